@@ -1,0 +1,79 @@
+# make demo      a tour in the terminal: needs only Python 3.11 or newer
+# make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
+# make check     lint, types and tests
+#
+# PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
+
+.SUFFIXES:
+.PHONY: help demo test lint format types check venv clean
+SHELL := /bin/sh
+VENV ?= .venv
+CONSTRAINTS ?=
+PYTEST_ARGS ?=
+CODE := $(wildcard sqla_jobs tests examples benchmarks)
+RUN := $(VENV)/bin/python -m
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+help:
+	@sed -n 's/^# //p' Makefile | head -n 3
+
+demo: $(VENV)/demo.stamp
+	@$(RUN) examples.demo
+
+test: $(VENV)/dev.stamp
+	$(RUN) pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+format: $(VENV)/dev.stamp
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+types: $(VENV)/dev.stamp
+	$(RUN) mypy --strict $(CODE)
+	$(RUN) pyright
+
+check: lint types test
+
+venv: $(VENV)/dev.stamp
+
+clean:
+	rm -rf $(VENV)
+
+# A stamp is newer than what was installed from: a changed pyproject.toml installs again.
+$(VENV)/demo.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/python.stamp
+	@echo "Installing sqla-jobs[demo] into $(VENV) ..."
+	@$(RUN) pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/python.stamp
+	@echo "Installing sqla-jobs[dev] into $(VENV) ..."
+	@$(RUN) pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[dev]"
+	@touch $(VENV)/demo.stamp $@
+
+# The first interpreter that is new enough and complete. It is run, not only looked up: a name on
+# PATH may be a shim of a version manager that then refuses, or a Python without ensurepip.
+$(VENV)/python.stamp:
+	@incomplete=; \
+	for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	        rm -rf "$(VENV)"; \
+	        "$$python" -m venv "$(VENV)" || { rm -rf "$(VENV)"; exit 1; }; \
+	        touch $@; \
+	        exit 0; \
+	    fi; \
+	    incomplete="$$incomplete $$python"; \
+	done; \
+	if [ -n "$$incomplete" ]; then \
+	    echo "No virtual environment can be made with:$$incomplete (the venv or ensurepip module is missing)." >&2; \
+	    echo "Install it (Debian, Ubuntu: apt-get install python3-venv), or name another Python: make PYTHON=/path/to/python3" >&2; \
+	else \
+	    echo "Python 3.11 or newer is needed, and none of these is one: $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)." >&2; \
+	    echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
+	fi; \
+	exit 1

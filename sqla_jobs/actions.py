@@ -1,0 +1,97 @@
+"""What people do to jobs and queues, in a transaction of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import case, delete, func, inspect, null, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import JobsError, UnknownJob
+from sqla_jobs.mapping import Models
+from sqla_jobs.models import LIVE, JobMixin
+
+
+def cancel(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
+    """A waiting job ends `cancelled`; a running one is asked to. False: it had ended already."""
+    table = models.Job
+    waiting = table.state.in_(["scheduled", "queued"])
+    return _change(
+        session,
+        models,
+        job,
+        table.state.in_(LIVE),
+        state=case((waiting, "cancelled"), else_=table.state),
+        finished_at=case((waiting, func.clock_timestamp()), else_=null()),
+        cancel_requested_at=func.coalesce(table.cancel_requested_at, func.clock_timestamp()),
+    )
+
+
+def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
+    """A job that ended or waits is queued at once, with at least one attempt left. False: it is under way."""
+    table = models.Job
+    try:
+        with session.begin_nested():
+            return _change(
+                session,
+                models,
+                job,
+                table.state.not_in(["queued", "running"]),
+                state="queued",
+                position=models.positions.next_value(),
+                run_at=func.clock_timestamp(),
+                max_attempts=func.greatest(table.max_attempts, table.attempt + 1),
+                finished_at=null(),
+                cancel_requested_at=null(),
+            )
+    except IntegrityError as error:
+        raise JobsError(
+            f"job {_id_of(session, job)} cannot be retried: another live job has its unique_key; "
+            "wait for that one, or cancel it"
+        ) from error
+
+
+def pause(session: Session, models: Models[Any], queue: str) -> None:
+    """No worker claims from `queue` any more, once the caller commits; running jobs go on."""
+    values = {"name": queue, "paused_at": func.clock_timestamp()}
+    statement = insert(models.Queue).values(values)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"paused_at": func.coalesce(models.Queue.paused_at, statement.excluded.paused_at)},
+        )
+    )
+
+
+def resume(session: Session, models: Models[Any], queue: str) -> None:
+    """Workers claim from `queue` again, once the caller commits."""
+    session.execute(delete(models.Queue).where(models.Queue.name == queue))
+
+
+def _id_of(session: Session, job: JobMixin | int) -> int:
+    if isinstance(job, int):
+        return job
+    if inspect(job).pending:
+        session.flush()
+    return job.id
+
+
+def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, **values: Any) -> bool:
+    job_id = _id_of(session, job)
+    table = models.Job
+    statement = update(table).where(table.id == job_id, when).values(values).returning(table.id)
+    changed = session.scalar(statement, execution_options={"synchronize_session": False}) is not None
+    if not changed and session.scalar(_exists(table, job_id)) is None:
+        raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
+    known = session.identity_map.get(session.identity_key(table, job_id))
+    if known is not None:
+        session.refresh(known, [*values])
+    return changed
+
+
+def _exists(table: Any, job_id: int) -> Any:
+    from sqlalchemy import select
+
+    return select(table.id).where(table.id == job_id)

@@ -1,0 +1,213 @@
+"""`Jobs`: one application's job models, tasks and database, and everything that is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from sqlalchemy.orm import registry
+
+from sqla_jobs import actions
+from sqla_jobs.binding import Bind, Binding
+from sqla_jobs.enqueue import AnySession, EnqueueOptions, plain_session
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.mapping import Models, map_models
+from sqla_jobs.models import JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
+from sqla_jobs.registry import Tasks
+from sqla_jobs.tasks import Task, TaskOptions, declare
+
+if TYPE_CHECKING:
+    from sqla_jobs.worker import Worker
+
+C = ParamSpec("C")
+R = TypeVar("R")
+T = TypeVar("T")
+J = TypeVar("J", bound=JobMixin)
+JT = TypeVar("JT", bound=JobMixin)
+
+
+class TaskDecorator(Protocol[J]):
+    """What `@jobs.task(…)` returns."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
+    @overload
+    def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...
+
+
+class Jobs(Generic[J]):
+    """The jobs of one application, on its own metadata and in its own database.
+
+    `base` is any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`; the models are mapped
+    there at once, as tables named `prefix` + jobs, runs, schedules, processes, queues in `schema`.
+    `tasks` names the modules that declare tasks: workers import them, this does not.
+    `session_factory` (or an engine, or a later `bind`) is what workers connect with; enqueueing uses the
+    caller's session and needs none. Raises `ConfigurationError`.
+    """
+
+    Job: type[J]
+    Run: type[RunMixin]
+    Schedule: type[ScheduleMixin]
+    Process: type[ProcessMixin]
+    Queue: type[QueueMixin]
+
+    @overload
+    def __init__(
+        self: Jobs[JobMixin],
+        base: type[Any] | registry,
+        *,
+        schema: str | None = None,
+        prefix: str = "sqla_",
+        tasks: Sequence[str] = (),
+        session_factory: Bind | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Jobs[JT],
+        base: type[Any] | registry,
+        *,
+        job_class: type[JT],
+        schema: str | None = None,
+        prefix: str = "sqla_",
+        tasks: Sequence[str] = (),
+        session_factory: Bind | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        base: type[Any] | registry,
+        *,
+        job_class: type[Any] = JobMixin,
+        schema: str | None = None,
+        prefix: str = "sqla_",
+        tasks: Sequence[str] = (),
+        session_factory: Bind | None = None,
+    ) -> None:
+        if isinstance(tasks, str):
+            raise ConfigurationError(f"tasks={tasks!r}: a list of module names, tasks=[{tasks!r}]")
+        self.models: Models[J] = map_models(base, schema, prefix, job_class)
+        self.Job = self.models.Job
+        self.Run = self.models.Run
+        self.Schedule = self.models.Schedule
+        self.Process = self.models.Process
+        self.Queue = self.models.Queue
+        self.tasks: Tasks[J] = Tasks(tuple(tasks))
+        self._binding: Binding | None = None
+        if session_factory is not None:
+            self.bind(session_factory)
+
+    def bind(self, bind: Bind) -> None:
+        """Say what workers connect with: an engine or a session factory of the database with these tables."""
+        self._binding = Binding(bind, self.Job)
+
+    def binding(self, bind: Bind | None = None) -> Binding:
+        """The database to work on: `bind`, else what was bound before. Raises `ConfigurationError`."""
+        if bind is not None:
+            return Binding(bind, self.Job)
+        if self._binding is None:
+            raise ConfigurationError(
+                "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
+                "or --database-url or DATABASE_URL on the command line"
+            )
+        return self._binding
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a database was given."""
+        return self._binding is not None
+
+    @overload
+    def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
+    @overload
+    def task(self, target: Callable[C, R], /) -> Task[C, R, J]: ...
+    @overload
+    def task(self, /, **options: Unpack[TaskOptions]) -> TaskDecorator[J]: ...
+    def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
+        """Register a function, or a dataclass with `execute`, as a task. Raises `DeclarationError`.
+
+        A function becomes a `Task`: still callable, and enqueued by `.enqueue(session, …)`. A class stays
+        what it is, and its instances are enqueued by `jobs.enqueue(session, instance)`.
+        """
+        if target is None:
+            return lambda later: self._register(later, options)
+        return self._register(target, options)
+
+    def _register(self, target: Any, options: TaskOptions) -> Any:
+        task: Task[..., Any, J] = Task(declare(target, options), self.models)
+        self.tasks.add(task)
+        return target if isinstance(target, type) else task
+
+    def enqueue(self, session: AnySession, instance: object, /, **options: Unpack[EnqueueOptions]) -> J:
+        """Add a job for an instance of a task class to the caller's session, as `Task.enqueue` does."""
+        task = self.tasks.of_class(type(instance))
+        return task.options(**options).enqueue(session, **_fields(task, instance))
+
+    def enqueue_many(
+        self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
+    ) -> int:
+        """Add a job for each instance, in order, and return how many; all or nothing, in flat memory."""
+
+        def grouped() -> Iterator[int]:
+            for kind, group in groupby(instances, key=type):
+                task = self.tasks.of_class(kind)
+                yield task.options(**options).enqueue_many(session, map(partial(_fields, task), group))
+
+        with plain_session(session).begin_nested():
+            return sum(grouped())
+
+    def cancel(self, session: AnySession, job: J | int, /) -> bool:
+        """Cancel a job once the caller commits: a waiting one ends `cancelled`, a running one is asked to.
+
+        Returns False where it had ended already. Raises `UnknownJob`.
+        """
+        return actions.cancel(plain_session(session), self.models, job)
+
+    def retry(self, session: AnySession, job: J | int, /) -> bool:
+        """Queue a job that ended, or waits for its time, at once; it gets at least one attempt more.
+
+        Returns False where it is queued or running. Raises `UnknownJob`, and `JobsError` where another
+        live job has its unique key.
+        """
+        return actions.retry(plain_session(session), self.models, job)
+
+    def pause(self, session: AnySession, queue: str, /) -> None:
+        """Stop all claiming from `queue` once the caller commits; what runs goes on."""
+        actions.pause(plain_session(session), self.models, queue)
+
+    def resume(self, session: AnySession, queue: str, /) -> None:
+        """Claim from `queue` again once the caller commits."""
+        actions.resume(plain_session(session), self.models, queue)
+
+    def worker(
+        self,
+        queues: Mapping[str, int] | Iterable[str] = ("default",),
+        *,
+        concurrency: int = 8,
+        bind: Bind | None = None,
+        heartbeat: float = 5.0,
+        lease: float = 30.0,
+        poll: float = 1.0,
+        grace: float = 30.0,
+    ) -> Worker:
+        """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
+
+        It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
+        every `poll` seconds; when stopped, running jobs have `grace` seconds to end.
+        Raises `ConfigurationError`.
+        """
+        from sqla_jobs.worker import Settings, Worker
+
+        settings = Settings.checked(
+            queues,
+            concurrency=concurrency,
+            heartbeat=heartbeat,
+            lease=lease,
+            poll=poll,
+            grace=grace,
+        )
+        return Worker(self, self.binding(bind), settings)
+
+
+def _fields(task: Task[..., Any, Any], instance: object) -> dict[str, Any]:
+    return {name: getattr(instance, name) for name in task.declaration.signature.arguments.parameters}

@@ -1,0 +1,37 @@
+"""Every error this package raises on purpose."""
+
+from __future__ import annotations
+
+
+class JobsError(Exception):
+    """The root of them all: its message names the value, the cause and the remedy."""
+
+
+class ConfigurationError(JobsError):
+    """The models, the database or the application are set up in a way that cannot work."""
+
+
+class DeclarationError(JobsError):
+    """A task or one of its options cannot be what it was declared to be."""
+
+
+class ArgumentsError(JobsError):
+    """Arguments do not fit their task, or could not be stored and read back unchanged."""
+
+
+class UnknownTask(JobsError, KeyError):
+    """No task of that name is registered."""
+
+    __str__ = Exception.__str__  # KeyError would show the message's repr
+
+
+class UnknownJob(JobsError, LookupError):
+    """There is no job with that id."""
+
+
+class EntityGone(JobsError):
+    """A row that was given as an argument has been deleted since: the run ends cancelled."""
+
+
+class LeaseLost(JobsError):
+    """Somebody else was given the job meanwhile, so this attempt may not record anything."""

@@ -1,0 +1,160 @@
+"""Runs one claimed job and says what came of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from sqla_jobs.arguments import encode_result
+from sqla_jobs.context import RunContext
+from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
+from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Succeeded, decide
+from sqla_jobs.queries import Claimed, Finish, Queries
+from sqla_jobs.tasks import Declaration, Task
+
+log = logging.getLogger("sqla_jobs.run")
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A claimed job in this process, from the claim until its end is stored."""
+
+    job: Claimed
+    claimed_at: float
+    started_at: float | None = None
+    """Both by `time.monotonic()`."""
+    context: RunContext | None = None
+    progress: tuple[float, str | None] | None = None
+    """Told by the run, and not stored yet."""
+
+    def publish(self, fraction: float, message: str | None) -> None:
+        self.progress = (fraction, message)
+
+    def ended(self, outcome: Outcome) -> Finish:
+        """The end of this attempt, now."""
+        started = self.started_at or self.claimed_at
+        return Finish(self.job, outcome, started - self.claimed_at, time.monotonic() - self.claimed_at)
+
+
+class Executor:
+    """Runs jobs of `tasks`; each transactional one in a session of its own from `sessions`."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[..., Any, Any]],
+        queries: Queries,
+        sessions: Callable[[], Session],
+    ) -> None:
+        self._tasks = tasks
+        self._queries = queries
+        self._sessions = sessions
+
+    def execute(self, held: Held) -> Finish | None:
+        """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
+
+        A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
+        Where that commit fails, or its answer is lost, the end returned is that of a failed attempt: the
+        fence lets it through only if the commit did not.
+        """
+        job, held.started_at = held.job, time.monotonic()
+        declaration: Declaration | None = None
+        try:
+            declaration = self._tasks[job.task].declaration
+            arguments = declaration.codec.decode(job.args)
+            if declaration.signature.wants_session:
+                self._run_in_transaction(held, declaration, arguments)
+                _tell(held, "succeeded")
+                return None
+            outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
+        except LeaseLost as lost:
+            log.warning("job %s %s attempt %s: %s", job.job_id, job.task, job.attempt, lost)
+            return None
+        except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
+            outcome = _outcome(held, declaration, error)
+        _tell(held, type(outcome).__name__.lower(), outcome)
+        return held.ended(outcome)
+
+    def _run_in_transaction(self, held: Held, declaration: Declaration, arguments: dict[str, Any]) -> None:
+        with self._sessions() as session:
+            loaded = declaration.codec.load(session, arguments)
+            result = _call(held, declaration, [session], loaded)
+            session.flush()
+            if not self._queries.finish_waiting(session, held.ended(Succeeded(result))):
+                raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
+            session.commit()
+
+
+class _UnstorableResult(Exception):
+    """The task did its work and returned what cannot be kept; running it again would not help."""
+
+
+def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
+    if declaration.signature.wants_context:
+        job, timeout = held.job, declaration.timeout
+        held.context = RunContext(
+            job.job_id,
+            job.run_id,
+            job.task,
+            job.queue,
+            job.attempt,
+            job.max_attempts,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            publish=held.publish,
+        )
+        injected.append(held.context)
+    result = declaration.signature.call(injected, arguments)
+    try:
+        return encode_result(result)
+    except ArgumentsError as error:
+        raise _UnstorableResult(f"{job_name(held)}: {error}; return plain JSON, or nothing") from None
+
+
+def job_name(held: Held) -> str:
+    return f"{held.job.task} (job {held.job.job_id})"
+
+
+def _outcome(held: Held, declaration: Declaration | None, error: BaseException) -> Outcome:
+    job = held.job
+    if isinstance(error, EntityGone):
+        return Cancelled(Failure("EntityGone", str(error)))
+    if declaration is None or isinstance(error, _UnstorableResult):
+        return Failed(Failure.of(error))
+    secrets = declaration.secrets(json.loads(job.args)) if declaration.sensitive else ()
+    since_claim = time.monotonic() - held.claimed_at
+    return decide(
+        error,
+        policy=declaration.policy,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        elapsed=job.elapsed + since_claim,
+        secrets=secrets,
+    )
+
+
+def _tell(held: Held, word: str, outcome: Outcome | None = None) -> None:
+    """One line for each attempt: at DEBUG where all is well, at WARNING where it failed."""
+    failure: Failure | None = getattr(outcome, "failure", None)
+    level = logging.DEBUG if failure is None else logging.WARNING
+    if not log.isEnabledFor(level):
+        return
+    job = held.job
+    delay = getattr(outcome, "delay", None)
+    log.log(
+        level,
+        "job %s %s attempt %s/%s %s after %.3f s%s%s",
+        job.job_id,
+        job.task,
+        job.attempt,
+        job.max_attempts,
+        word,
+        time.monotonic() - (held.started_at or held.claimed_at),
+        "" if delay is None else f", again in {delay:.1f} s",
+        "" if failure is None else f": {failure.type}: {failure.message:.500}",
+        extra={"job_id": job.job_id, "task": job.task, "attempt": job.attempt},
+    )

@@ -1,0 +1,185 @@
+"""Maps the five models on an application's registry and metadata, named by schema and prefix."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import (
+    CheckConstraint,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
+    Table,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.orm import foreign, registry, relationship
+from sqlalchemy.sql.elements import conv
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models import (
+    LIVE,
+    CatchUp,
+    JobMixin,
+    JobState,
+    ProcessMixin,
+    QueueMixin,
+    RunMixin,
+    RunOutcome,
+    ScheduleMixin,
+)
+
+J = TypeVar("J", bound=JobMixin)
+
+
+@dataclass(frozen=True)
+class Models(Generic[J]):
+    """The mapped classes of one `Jobs`, and the sequences behind them."""
+
+    Job: type[J]
+    Run: type[RunMixin]
+    Schedule: type[ScheduleMixin]
+    Process: type[ProcessMixin]
+    Queue: type[QueueMixin]
+    positions: Sequence
+    run_ids: Sequence
+
+
+def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:
+    """Map `job_class` and its four companions beside the application's own models.
+
+    Raises `ConfigurationError`, and maps nothing, where base, prefix or job class cannot be used.
+    """
+    mapper_registry, metadata = _registry_of(base)
+    if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
+        raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
+    schema = schema if schema is not None else metadata.schema
+    names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues")]
+    taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
+    if taken:
+        raise ConfigurationError(
+            f"the metadata already has a table {taken[0]!r}: a second Jobs on one base needs its own prefix= or schema="
+        )
+    _check_job_class(job_class)
+    jobs, runs, schedules, processes, queues = names
+    positions = Sequence(f"{jobs}_position_seq", schema=schema, metadata=metadata)
+    run_ids = Sequence(f"{runs}_id_seq", schema=schema, metadata=metadata)
+    camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}"))
+
+    def mapped(mixin: type[Any], table: str, *args: Any, **attributes: Any) -> type[Any]:
+        """`mixin` itself where it is an application's own class, else a class made from it."""
+        attributes |= {
+            "__tablename__": table,
+            "__table_args__": (*args, {"schema": schema}),
+            "metadata": metadata,
+        }
+        if mixin.__module__ == JobMixin.__module__:
+            noun = mixin.__name__.removesuffix("Mixin")
+            mixin = type(f"{camel}{noun}", (mixin,), attributes | {"__module__": __name__})
+        else:
+            for name, value in attributes.items():
+                setattr(mixin, name, value)
+        mapper_registry.map_declaratively(mixin)
+        return mixin
+
+    Job = mapped(job_class, jobs, *_job_rules(jobs), positions=positions)
+    Run = mapped(
+        RunMixin,
+        runs,
+        PrimaryKeyConstraint("id", name=conv(f"{runs}_pkey")),
+        _one_of(runs, "outcome", RunOutcome),
+        Index(f"{runs}_job_id", "job_id"),
+        ids=run_ids,
+    )
+    Schedule = mapped(
+        ScheduleMixin,
+        schedules,
+        PrimaryKeyConstraint("id", name=conv(f"{schedules}_pkey")),
+        UniqueConstraint("name", name=conv(f"{schedules}_name_key")),
+        _one_of(schedules, "catch_up", CatchUp),
+    )
+    Process = mapped(ProcessMixin, processes, PrimaryKeyConstraint("id", name=conv(f"{processes}_pkey")))
+    Queue = mapped(QueueMixin, queues, PrimaryKeyConstraint("name", name=conv(f"{queues}_pkey")))
+
+    _mapper(Job).add_property(
+        "runs",
+        relationship(
+            Run,
+            primaryjoin=lambda: Job.id == foreign(Run.job_id),
+            order_by=lambda: Run.id,
+            viewonly=True,
+        ),
+    )
+    _mapper(Run).add_property(
+        "job",
+        relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
+    )
+    return Models(Job, Run, Schedule, Process, Queue, positions, run_ids)
+
+
+def _mapper(entity: type[Any]) -> Any:
+    return sa_inspect(entity)
+
+
+def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
+    if isinstance(base, registry):
+        return base, base.metadata
+    found = getattr(base, "registry", None)
+    if not isinstance(found, registry):
+        raise ConfigurationError(
+            f"Jobs({base!r}): give your declarative base class, Flask-SQLAlchemy's db.Model, "
+            "or a sqlalchemy.orm.registry"
+        )
+    metadata = getattr(base, "metadata", None)
+    return found, metadata if isinstance(metadata, MetaData) else found.metadata
+
+
+def _check_job_class(job_class: type[Any]) -> None:
+    if not (isinstance(job_class, type) and issubclass(job_class, JobMixin)):
+        raise ConfigurationError(f"job_class={job_class!r}: subclass sqla_jobs.JobMixin")
+    if sa_inspect(job_class, raiseerr=False) is not None or isinstance(getattr(job_class, "__table__", None), Table):
+        raise ConfigurationError(
+            f"job_class={job_class.__name__} is mapped already: leave it unmapped "
+            "(class MyJob(JobMixin), without your Base), Jobs(…) maps it"
+        )
+
+
+def _one_of(table: str, column: str, words: Any) -> CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=conv(f"{table}_{column}_check"))
+
+
+def _job_rules(table: str) -> tuple[Any, ...]:
+    """The invariants of a job, and one narrow index for each state that something looks for."""
+    live = ", ".join(f"'{state}'" for state in LIVE)
+
+    def check(name: str, rule: str) -> CheckConstraint:
+        return CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
+
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _one_of(table, "state", JobState),
+        check("priority", "priority BETWEEN -10 AND 10"),
+        check("args", "jsonb_typeof(args) = 'object'"),
+        check("attempts", "attempt >= 0 AND max_attempts >= 1"),
+        check("lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
+        Index(
+            f"{table}_queued",
+            "queue",
+            "priority",
+            "position",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
+        Index(f"{table}_running", "process_id", postgresql_where=text("state = 'running'")),
+        Index(
+            f"{table}_unique_key",
+            "unique_key",
+            unique=True,
+            postgresql_where=text(f"unique_key IS NOT NULL AND state IN ({live})"),
+        ),
+    )

@@ -1,0 +1,218 @@
+"""The columns of the five models, as mixins. `mapping.py` maps them on an application's metadata.
+
+Every column has an explicit type, so that an application's `type_annotation_map` changes nothing, and
+every one but `Job.task` and `Job.args` has a default in the server, so that a plain INSERT from any
+language is a valid enqueue.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    Double,
+    Identity,
+    Integer,
+    Sequence,
+    SmallInteger,
+    Text,
+    TypeDecorator,
+    Uuid,
+    func,
+    inspect,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+Words = TypeVar("Words", bound=StrEnum)
+
+
+class JobState(StrEnum):
+    """Where a job stands. Equal to its plain string, in Python and in `where`."""
+
+    scheduled = "scheduled"
+    queued = "queued"
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+class RunOutcome(StrEnum):
+    """How one attempt ended."""
+
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+    retried = "retried"
+    snoozed = "snoozed"
+    lost = "lost"
+
+
+class CatchUp(StrEnum):
+    """What a schedule does about ticks that nobody was there to fire."""
+
+    skip = "skip"
+    latest = "latest"
+    all = "all"
+
+
+LIVE = (JobState.scheduled, JobState.queued, JobState.running)
+"""States of a job that still has something ahead of it; at most one such job per `unique_key`."""
+
+
+class WordType(TypeDecorator[Words], Generic[Words]):
+    """Text in the database, a StrEnum in Python; a word this version does not know stays plain text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, words: type[Words]) -> None:
+        super().__init__()
+        self.words = words
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return self.words.__members__.get(value, value) if value is not None else None
+
+
+def _now() -> Any:
+    return func.clock_timestamp()
+
+
+class Row:
+    """Built from keywords, whatever constructor the application's registry has."""
+
+    def __init__(self, **values: Any) -> None:
+        for name, value in values.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no column {name!r}")
+            setattr(self, name, value)
+
+    def __repr__(self) -> str:
+        loaded = inspect(self).dict
+        shown = {key: loaded[key] for key in ("id", "name", "task", "state", "outcome") if key in loaded}
+        return f"<{type(self).__name__} {' '.join(f'{key}={value!s}' for key, value in shown.items())}>"
+
+
+class JobMixin(Row):
+    """One enqueued call of a task.
+
+    Subclass it, unmapped, to add columns of your own (nullable, or with a server default) and give the
+    class as `Jobs(Base, job_class=…)`. In annotations it stands for `jobs.Job`.
+    """
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    task: Mapped[str] = mapped_column(Text, nullable=False)
+    queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
+    priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
+    args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
+    # 'scheduled' and due at once, so that an INSERT that gives only run_at is not run before it
+    state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
+    run_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    attempt: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
+    max_attempts: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("25"))
+    current_run_id: Mapped[int | None] = mapped_column(BigInteger)
+    process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    unique_key: Mapped[str | None] = mapped_column(Text)
+    progress: Mapped[float | None] = mapped_column(Double)
+    progress_message: Mapped[str | None] = mapped_column(Text)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    schedule_id: Mapped[int | None] = mapped_column(BigInteger)
+    scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    positions: Sequence
+    """Where `position` comes from each time a job becomes queued; set when the class is mapped."""
+
+    @declared_attr
+    @classmethod
+    def position(cls) -> Mapped[int]:
+        """Its place in the queue: positions only grow."""
+        return mapped_column(BigInteger, nullable=False, server_default=cls.positions.next_value())
+
+    if TYPE_CHECKING:
+        runs: Mapped[list[RunMixin]]
+        """Its attempts, oldest first; read only."""
+
+
+class RunMixin(Row):
+    """One attempt at a job, written when the attempt ends."""
+
+    ids: Sequence
+    """Where `id` comes from when a job is claimed: the lease of that attempt; set when mapped."""
+
+    @declared_attr
+    @classmethod
+    def id(cls) -> Mapped[int]:
+        """The lease under which the attempt ran."""
+        return mapped_column(BigInteger, cls.ids, primary_key=True, server_default=cls.ids.next_value())
+
+    job_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
+    attempt: Mapped[int] = mapped_column(Integer, nullable=False)
+    process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    finished_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    outcome: Mapped[RunOutcome] = mapped_column(WordType(RunOutcome), nullable=False)
+    result: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
+    error_type: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(Text)
+    traceback: Mapped[str | None] = mapped_column(Text)
+
+    if TYPE_CHECKING:
+        job: Mapped[JobMixin | None]
+        """The job it was an attempt at; read only."""
+
+
+class ScheduleMixin(Row):
+    """A cron rule that enqueues jobs."""
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(Text, nullable=False)
+    task: Mapped[str] = mapped_column(Text, nullable=False)
+    cron: Mapped[str] = mapped_column(Text, nullable=False)
+    timezone: Mapped[str] = mapped_column(Text, nullable=False, server_default="UTC")
+    args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
+    queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
+    priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
+    catch_up: Mapped[CatchUp] = mapped_column(WordType(CatchUp), nullable=False, server_default="latest")
+    enabled: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("true"))
+    next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    last_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
+    """Whether code declared it; otherwise an operator did."""
+
+
+class ProcessMixin(Row):
+    """One live worker or clock. It is alive while `beat_at` is younger than `lease` seconds."""
+
+    id: Mapped[uuid.UUID] = mapped_column(
+        Uuid, primary_key=True, server_default=text("gen_random_uuid()"), default=uuid.uuid4
+    )
+    kind: Mapped[str] = mapped_column(Text, nullable=False, server_default="worker")
+    host: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
+    pid: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
+    queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
+    """Name and concurrency of each queue it serves."""
+    lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    beat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+
+
+class QueueMixin(Row):
+    """What an operator said about a queue; a queue without a row is neither paused nor limited."""
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    paused_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -1,0 +1,155 @@
+"""What an attempt came to: decided purely here, stored in one place (`queries.finish`)."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+import tenacity
+
+from sqla_jobs.retry import MAX_DELAY, next_delay
+
+MAX_MESSAGE = 10_000
+MAX_TRACEBACK = 50_000
+"""Characters kept of an error's message and of its traceback."""
+
+
+class Snooze(Exception):
+    """Raised by a task to come back in `seconds` without using up an attempt."""
+
+    def __init__(self, seconds: float | timedelta) -> None:
+        self.seconds = seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds)
+        if not math.isfinite(self.seconds) or self.seconds < 0:
+            raise ValueError(f"Snooze({seconds!r}): the wait is a finite number of seconds, 0 or more")
+        super().__init__(f"come back in {self.seconds:g} s")
+
+
+class Cancel(Exception):
+    """Raised by a task to end its job as `cancelled`, for `reason`."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = str(reason)
+        super().__init__(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception in words that PostgreSQL can store."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, *, secrets: Collection[str] = ()) -> Failure:
+        """`error` described; each of `secrets` in it is shown as ***."""
+        try:
+            message = str(error)
+        except Exception as unprintable:
+            message = f"<its __str__ raised {type(unprintable).__name__}>"
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        return cls(
+            storable(name, 500),
+            storable(_redact(message, secrets), MAX_MESSAGE),
+            storable(_redact("".join(lines), secrets), MAX_TRACEBACK, keep_end=True),
+        )
+
+
+def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
+    """`text` without what PostgreSQL's text refuses (NUL, lone surrogates), cut to `limit` with a mark."""
+    cut = len(text) - limit
+    if cut > 0:
+        mark = f"… [{cut:,} characters left out] …"
+        text = mark + text[-limit:] if keep_end else text[:limit] + mark
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _redact(text: str, secrets: Collection[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """`result` is JSON text, `None` for a task that returned `None`."""
+
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Failed, and due again `delay` seconds after that."""
+
+    delay: float
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """Asked to come back in `delay` seconds; the attempt is given back."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Ended on purpose."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Ended for good."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Claimed but never started: given back without a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Started, and its worker stopped before the end."""
+
+    failure: Failure
+
+
+Outcome = Succeeded | Retried | Snoozed | Cancelled | Failed | Released | Lost
+
+
+def decide(
+    error: BaseException,
+    *,
+    policy: tenacity.BaseRetrying,
+    attempt: int,
+    max_attempts: int,
+    elapsed: float,
+    secrets: Collection[str] = (),
+) -> Outcome:
+    """What follows from `error`, raised by attempt number `attempt`, `elapsed` seconds after the first start.
+
+    Whichever of the policy's `stop` and `max_attempts` comes first ends the job. A policy that itself
+    raises ends it too, and both errors are told.
+    """
+    if isinstance(error, Snooze):
+        return Snoozed(min(error.seconds, MAX_DELAY))
+    if isinstance(error, Cancel):
+        return Cancelled(Failure("Cancel", storable(_redact(error.reason, secrets), MAX_MESSAGE)))
+    failure = Failure.of(error, secrets=secrets)
+    if attempt >= max_attempts:
+        return Failed(failure)
+    try:
+        delay = next_delay(policy, error, attempt=attempt, elapsed=elapsed)
+    except Exception as broken:
+        broken.__context__ = error
+        return Failed(Failure.of(broken, secrets=secrets))
+    return Failed(failure) if delay is None else Retried(delay, failure)

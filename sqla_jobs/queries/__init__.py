@@ -1,0 +1,207 @@
+"""Every statement of a job's way through a worker, and the only place that says FOR UPDATE.
+
+Each write to a running job names the lease it expects and tells which rows it changed. The statements
+are built once for each `Jobs` and load no ORM objects. All times are the server's.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Double,
+    Select,
+    Text,
+    and_,
+    any_,
+    cast,
+    exists,
+    func,
+    literal,
+    select,
+)
+from sqlalchemy.orm import Session
+
+from sqla_jobs.mapping import Models
+from sqla_jobs.models import LIVE
+from sqla_jobs.queries import claim, finish, held, rescue
+from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables
+
+__all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
+
+
+class Queries:
+    """The statements over one set of models."""
+
+    def __init__(self, models: Models[Any]) -> None:
+        self._models = models
+        self._tables = Tables(models)
+        self._on = {"mapper": models.Job}
+
+    def _run(self, connection: Connection | Session, statement: Any, values: dict[str, Any]) -> Any:
+        if isinstance(connection, Session):
+            return connection.execute(statement, values, bind_arguments=self._on)
+        return connection.execute(statement, values)
+
+    def claim(
+        self,
+        connection: Connection | Session,
+        process_id: uuid.UUID,
+        slots: dict[str, int],
+        tasks: Sequence[str],
+        probes: Iterable[Probe],
+    ) -> list[Claimed]:
+        """Take at most `slots[queue]` queued jobs of each queue that is not paused, in claim order."""
+        looks = list(probes)
+        values = {
+            "process_id": process_id,
+            "lanes": list(slots),
+            "slots": list(slots.values()),
+            "tasks": list(tasks),
+            "queues": [probe.queue for probe in looks],
+            "priorities": [probe.priority for probe in looks],
+            "floors": [probe.floor for probe in looks],
+        }
+        claimed = [Claimed(*row) for row in self._run(connection, self._claim, values)]
+        return sorted(claimed, key=lambda job: (job.priority, job.position))
+
+    @cached_property
+    def _claim(self) -> Any:
+        return claim.claim(self._tables)
+
+    def promote(self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000) -> int:
+        """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds."""
+        return int(self._run(connection, self._promote, {"ahead": ahead, "limit": limit}).rowcount)
+
+    @cached_property
+    def _promote(self) -> Any:
+        return claim.promote(self._tables)
+
+    def next_due(self, connection: Connection | Session) -> float | None:
+        """Seconds until the next scheduled job is due, `None` where there is none."""
+        wait: float | None = self._run(connection, self._next_due, {}).scalar()
+        return wait
+
+    @cached_property
+    def _next_due(self) -> Select[Any]:
+        jobs = self._tables.jobs
+        ahead = func.extract("epoch", func.min(jobs.c.run_at) - func.statement_timestamp())
+        return select(cast(ahead, Double)).where(jobs.c.state == "scheduled")
+
+    def finish(self, connection: Connection | Session, ends: Sequence[Finish]) -> dict[int, str]:
+        """Store the ends of attempts whose lease still stands; never waits for a locked row.
+
+        Returns by run id what became of each: "stored"; "locked" (somebody holds the row: try again);
+        "known" (its run is there already, an earlier commit of ours went through); "lost".
+        """
+        return dict(self._run(connection, self._finish, finish.parameters(ends)).tuples().all())
+
+    def finish_waiting(self, session: Session, end: Finish) -> bool:
+        """The same for one attempt inside its own transaction, waiting for the row. False: no lease."""
+        rows = self._run(session, self._finish_waiting, finish.parameters([end]))
+        return [fate for _, fate in rows] == ["stored"]
+
+    @cached_property
+    def _finish(self) -> Any:
+        return finish.finish(self._tables, skip_locked=True)
+
+    @cached_property
+    def _finish_waiting(self) -> Any:
+        return finish.finish(self._tables, skip_locked=False)
+
+    def rescue(self, connection: Connection | Session, *, limit: int = 1000) -> list[tuple[int, str]]:
+        """Take back running jobs without a live process, each with a `lost` run: ids and new states."""
+        return list(self._run(connection, self._rescue, {"limit": limit}).tuples().all())
+
+    @cached_property
+    def _rescue(self) -> Any:
+        return rescue.rescue(self._tables)
+
+    def stray(
+        self, connection: Connection, process_id: uuid.UUID, known: Collection[int], *, age: float
+    ) -> list[Lease]:
+        """Leases of this process, older than `age` seconds, that it does not know of."""
+        values = {"process_id": process_id, "known": list(known), "age": age}
+        return [Lease(*row) for row in self._run(connection, self._stray, values)]
+
+    @cached_property
+    def _stray(self) -> Any:
+        return held.stray(self._tables)
+
+    def cancel_requests(self, connection: Connection, process_id: uuid.UUID) -> set[int]:
+        """The run ids this process holds whose job somebody asked to cancel."""
+        return set(self._run(connection, self._cancel_requests, {"process_id": process_id}).scalars())
+
+    @cached_property
+    def _cancel_requests(self) -> Any:
+        return held.cancel_requests(self._tables)
+
+    def store_progress(
+        self, connection: Connection | Session, progress: Sequence[tuple[Lease, float, str | None]]
+    ) -> None:
+        """Show how far these attempts are, where their lease still stands and their row is free."""
+        self._run(connection, self._store_progress, held.progress_parameters(progress))
+
+    @cached_property
+    def _store_progress(self) -> Any:
+        return held.store_progress(self._tables)
+
+    def is_due(self, connection: Connection, queues: Sequence[str], tasks: Sequence[str]) -> bool:
+        """Whether a claim or a promotion would find something now; rows locked by others do not count."""
+        jobs = self._tables.jobs
+        here = and_(
+            jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
+            jobs.c.task == any_(literal(list(tasks), ARRAY(Text))),
+            ~exists().where(
+                self._tables.queues.c.name == jobs.c.queue,
+                self._tables.queues.c.paused_at.is_not(None),
+            ),
+        )
+        found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
+        queued = found.where(jobs.c.state == "queued")
+        due = found.where(jobs.c.state == "scheduled", jobs.c.run_at <= func.statement_timestamp())
+        return any(self._run(connection, rows, {}).first() is not None for rows in (queued, due))
+
+    def unknown_to(
+        self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str]
+    ) -> dict[str, int]:
+        """How many of the first 10,000 jobs waiting in `queues` are of each task not in `tasks`."""
+        jobs = self._tables.jobs
+        waiting = (
+            select(jobs.c.task)
+            .where(
+                jobs.c.state == "queued",
+                jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
+                ~(jobs.c.task == any_(literal(list(tasks), ARRAY(Text)))),
+            )
+            .limit(10_000)
+            .subquery()
+        )
+        counted = select(waiting.c.task, func.count()).group_by(waiting.c.task)
+        return dict(self._run(connection, counted, {}).tuples().all())
+
+    def hold_unique(self, session: Session, key: str) -> tuple[int, bool] | None:
+        """The live job of that key: its id, and whether nothing about that will change before our commit.
+
+        `None` where no job is live. A waiting one is share-locked, so that it cannot start before the
+        caller commits; `False` where somebody else holds its row at this moment.
+        """
+        job = self._models.Job
+        found = session.execute(
+            select(job.id, job.state).where(job.unique_key == key, job.state.in_(LIVE))
+        ).one_or_none()
+        if found is None:
+            return None
+        if found.state == "running":
+            return found.id, True
+        free = session.scalar(
+            select(job.id)
+            .where(job.id == found.id, job.state.in_(["scheduled", "queued"]))
+            .with_for_update(read=True, skip_locked=True)
+        )
+        return found.id, free is not None

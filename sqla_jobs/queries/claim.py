@@ -1,0 +1,124 @@
+"""Taking jobs: the claim, and the promotion of scheduled jobs that are due."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Double,
+    Integer,
+    SmallInteger,
+    Text,
+    any_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    null,
+    select,
+    true,
+    update,
+)
+
+from sqla_jobs.queries.parts import Tables, locked, seconds, unnest
+
+
+def claim(tables: Tables) -> Any:
+    """At most `slots` jobs of each lane, from the probes that lead to them, in claim order."""
+    jobs = tables.jobs
+    lane = unnest("lane", queue=("lanes", Text), slots=("slots", Integer))
+    probe = unnest(
+        "probe",
+        queue=("queues", Text),
+        priority=("priorities", SmallInteger),
+        floor=("floors", BigInteger),
+    )
+    # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
+    # would lock every row they offer, and not only those that the limit lets through
+    found = (
+        select(jobs.c.id, jobs.c.started_at)
+        .where(
+            jobs.c.state == "queued",
+            jobs.c.queue == probe.c.queue,
+            jobs.c.priority == probe.c.priority,
+            jobs.c.position > probe.c.floor,
+            jobs.c.task == any_(bindparam("tasks", type_=ARRAY(Text))),
+        )
+        .order_by(jobs.c.position)
+        .limit(lane.c.slots)
+        .with_for_update(skip_locked=True, key_share=True)
+        .correlate(probe, lane)
+        .lateral("found")
+    )
+    taken = (
+        select(found.c.id, found.c.started_at)
+        .select_from(probe.join(found, true()))
+        .where(probe.c.queue == lane.c.queue)
+        .limit(lane.c.slots)
+        .correlate(lane)
+        .lateral("taken")
+    )
+    paused = exists().where(tables.queues.c.name == lane.c.queue, tables.queues.c.paused_at.is_not(None))
+    due = (
+        select(taken.c.id, taken.c.started_at)
+        .select_from(_synchronous_commit().join(lane, true()).join(taken, true()))
+        .where(~paused)
+        .cte("due")
+        .prefix_with("MATERIALIZED")
+    )
+    first_start = (
+        select(func.min(tables.runs.c.started_at))
+        .where(tables.runs.c.job_id == jobs.c.id)
+        .correlate(jobs)
+        .scalar_subquery()
+    )
+    elapsed = func.extract("epoch", func.statement_timestamp() - first_start)
+    return (
+        update(jobs)
+        .where(jobs.c.id == due.c.id)
+        .values(
+            state="running",
+            attempt=jobs.c.attempt + 1,
+            current_run_id=tables.run_ids.next_value(),
+            process_id=bindparam("process_id"),
+            started_at=func.statement_timestamp(),
+            progress=null(),
+            progress_message=null(),
+        )
+        .returning(
+            jobs.c.id,
+            jobs.c.current_run_id,
+            jobs.c.process_id,
+            jobs.c.task,
+            jobs.c.queue,
+            jobs.c.priority,
+            jobs.c.position,
+            cast(jobs.c.args, Text),
+            jobs.c.attempt,
+            jobs.c.max_attempts,
+            case((due.c.started_at.is_(None), 0.0), else_=cast(func.coalesce(elapsed, 0), Double)),
+        )
+    )
+
+
+def promote(tables: Tables) -> Any:
+    """Scheduled jobs that are due become queued."""
+    jobs = tables.jobs
+    now = func.statement_timestamp() + seconds(bindparam("ahead"))
+    rows = select(jobs.c.id).where(jobs.c.state == "scheduled", jobs.c.run_at <= now)
+    due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
+    return update(jobs).where(jobs.c.id == due.c.id).values(state="queued", position=tables.positions.next_value())
+
+
+def _synchronous_commit() -> Any:
+    """Makes the statement's own commit wait for the disk, where the database does not already.
+
+    An asynchronous claim can be undone by a crash of the server together with its sequence value, and the
+    same lease be given out twice.
+    """
+    setting = func.current_setting("synchronous_commit")
+    forced = case((setting == "off", func.set_config("synchronous_commit", "on", True)), else_=setting)
+    return select(forced.label("setting")).cte("commits").prefix_with("MATERIALIZED")

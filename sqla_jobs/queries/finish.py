@@ -1,0 +1,153 @@
+"""Storing the ends of attempts: one fenced statement for any number of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Text,
+    Uuid,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sqla_jobs.outcomes import Cancelled, Failed, Lost, Released, Retried, Snoozed, Succeeded
+from sqla_jobs.queries.parts import Finish, Tables, locked, seconds, unnest
+
+_NAMES: dict[type[Any], str] = {
+    Succeeded: "succeeded",
+    Retried: "retried",
+    Snoozed: "snoozed",
+    Cancelled: "cancelled",
+    Failed: "failed",
+    Released: "released",
+    Lost: "lost",
+}
+
+_ENDS = ["succeeded", "failed", "cancelled"]
+
+
+def finish(tables: Tables, *, skip_locked: bool) -> Any:
+    """What `parameters` describes, where the lease still stands; tells the fate of each run."""
+    jobs, runs = tables.jobs, tables.runs
+    ended = unnest(
+        "ended",
+        job_id=("job_ids", BigInteger),
+        run_id=("run_ids", BigInteger),
+        process_id=("process_ids", Uuid),
+        outcome=("outcomes", Text),
+        delay=("delays", Double),
+        started=("started", Double),
+        finished=("finished", Double),
+        result=("results", Text),
+        error_type=("error_types", Text),
+        error=("errors", Text),
+        traceback=("tracebacks", Text),
+    )
+    leased = and_(
+        jobs.c.id == ended.c.job_id,
+        jobs.c.current_run_id == ended.c.run_id,
+        jobs.c.process_id == ended.c.process_id,
+        jobs.c.state == "running",
+    )
+    # locked in id order, so that two writers of the same rows cannot deadlock
+    finished_at = jobs.c.started_at + seconds(ended.c.finished)
+    state = case(
+        (ended.c.outcome.in_(_ENDS), ended.c.outcome),
+        (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
+        (and_(ended.c.outcome == "lost", jobs.c.attempt >= jobs.c.max_attempts), "failed"),
+        (ended.c.outcome.in_(["released", "lost"]), "queued"),
+        else_="scheduled",
+    )
+    # in id order, so that two writers of the same rows cannot deadlock
+    rows = (
+        select(*ended.c, jobs.c.attempt)
+        .add_columns(
+            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
+            finished_at.label("finished_at"),
+            (finished_at + seconds(ended.c.delay)).label("due_at"),
+            state.label("state"),
+        )
+        .select_from(jobs.join(ended, leased))
+        .order_by(jobs.c.id)
+    )
+    mine = locked(rows, "mine", of=jobs, skip=skip_locked)
+    given_back = case((mine.c.outcome.in_(["released", "snoozed"]), 1), else_=0)
+    done = (
+        update(jobs)
+        .where(jobs.c.id == mine.c.job_id)
+        .values(
+            state=mine.c.state,
+            position=case((mine.c.state == "queued", tables.positions.next_value()), else_=jobs.c.position),
+            run_at=func.coalesce(mine.c.due_at, jobs.c.run_at),
+            attempt=mine.c.attempt - given_back,
+            finished_at=case((mine.c.state.in_(_ENDS), mine.c.finished_at), else_=null()),
+            current_run_id=null(),
+            process_id=null(),
+        )
+        .returning(mine.c.run_id)
+        .cte("done")
+    )
+    # a cancel that came in time turns a retry into the end, and its run says so
+    cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
+    stored = (
+        insert(runs)
+        .from_select(
+            ["id", "job_id", "attempt", "process_id", "started_at", "finished_at"]
+            + ["outcome", "result", "error_type", "error", "traceback"],
+            select(
+                mine.c.run_id,
+                mine.c.job_id,
+                mine.c.attempt,
+                mine.c.process_id,
+                mine.c.started_at,
+                mine.c.finished_at,
+                case((cut_short, "cancelled"), else_=mine.c.outcome),
+                cast(mine.c.result, JSONB),
+                mine.c.error_type,
+                mine.c.error,
+                mine.c.traceback,
+            ).where(mine.c.outcome != "released"),
+        )
+        .cte("stored")
+    )
+    before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
+    fate = case(
+        (done.c.run_id.is_not(None), "stored"),
+        (exists(select(jobs.c.id).where(leased).correlate(ended)), "locked"),
+        (func.coalesce(before, "lost") != "lost", "known"),
+        else_="lost",
+    )
+    return (
+        select(ended.c.run_id, fate).select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id)).add_cte(stored)
+    )
+
+
+def parameters(finishes: Sequence[Finish]) -> dict[str, Any]:
+    leases = [finish.lease for finish in finishes]
+    outcomes = [finish.outcome for finish in finishes]
+    failures = [getattr(outcome, "failure", None) for outcome in outcomes]
+    return {
+        "job_ids": [job.job_id for job in leases],
+        "run_ids": [job.run_id for job in leases],
+        "process_ids": [job.process_id for job in leases],
+        "outcomes": [_NAMES[type(outcome)] for outcome in outcomes],
+        "delays": [getattr(outcome, "delay", None) for outcome in outcomes],
+        "started": [finish.started for finish in finishes],
+        "finished": [finish.finished for finish in finishes],
+        "results": [getattr(outcome, "result", None) for outcome in outcomes],
+        "error_types": [failure and failure.type for failure in failures],
+        "errors": [failure and failure.message for failure in failures],
+        "tracebacks": [failure and failure.traceback for failure in failures],
+    }

@@ -1,0 +1,102 @@
+"""The values that go into the statements and come out of them, and the pieces they are made of."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    ColumnElement,
+    Double,
+    Select,
+    Sequence,
+    bindparam,
+    cast,
+    column,
+    func,
+)
+from sqlalchemy.sql.selectable import TableValuedAlias
+
+from sqla_jobs.mapping import Models
+from sqla_jobs.outcomes import Outcome
+
+PRIORITIES = range(-10, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one process to finish one attempt at a job."""
+
+    job_id: int
+    run_id: int
+    process_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(Lease):
+    """A job this process holds. `args` is JSON text; `elapsed` seconds since its first start."""
+
+    task: str
+    queue: str
+    priority: int
+    position: int
+    args: str
+    attempt: int
+    max_attempts: int
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of one attempt. Both times are seconds after the claim, by this process's monotonic clock."""
+
+    lease: Lease
+    outcome: Outcome
+    started: float = 0.0
+    finished: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Where claiming looks: jobs of one queue and priority, of a position above `floor`."""
+
+    queue: str
+    priority: int
+    floor: int = -1
+
+
+class Tables:
+    """The tables behind the mapped classes; their columns are looked up by name."""
+
+    def __init__(self, models: Models[Any]) -> None:
+        self.jobs: Any = inspect(models.Job).local_table
+        self.runs: Any = inspect(models.Run).local_table
+        self.processes: Any = inspect(models.Process).local_table
+        self.queues: Any = inspect(models.Queue).local_table
+        self.positions: Sequence = models.positions
+        self.run_ids: Sequence = models.run_ids
+
+
+def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
+    """Arrays bound as parameters, side by side as the columns of a table: column=(parameter, type)."""
+    arrays = [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()]
+    named = [column(column_name, kind) for column_name, (_, kind) in columns.items()]
+    return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+
+
+def seconds(value: Any) -> ColumnElement[Any]:
+    """A number of seconds as an interval."""
+    return func.make_interval(0, 0, 0, 0, 0, 0, cast(value, Double))
+
+
+def locked(rows: Select[Any], name: str, *, of: Any, skip: bool = True) -> CTE:
+    """`rows`, locked once and then used as a table.
+
+    NO KEY UPDATE, so that a foreign key to a job, checked by somebody's open transaction, hides no job;
+    MATERIALIZED, so that the planner cannot lock more rows than the limit lets through.
+    """
+    chosen = rows.with_for_update(skip_locked=skip, key_share=True, of=of)
+    return chosen.cte(name).prefix_with("MATERIALIZED")

@@ -1,0 +1,99 @@
+"""The tasks of one `Jobs` by name, imported when somebody asks for one that is not there yet."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from sqla_jobs.errors import ConfigurationError, DeclarationError, UnknownTask
+from sqla_jobs.models import JobMixin
+from sqla_jobs.tasks import Task
+
+J = TypeVar("J", bound=JobMixin)
+
+
+class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
+    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `tasks=` if need be."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self._modules = modules
+        self._by_name: dict[str, Task[..., Any, J]] = {}
+        self._by_class: dict[type[Any], Task[..., Any, J]] = {}
+        self._loaded = False
+        self._lock = threading.RLock()
+
+    def add(self, task: Task[..., Any, J]) -> None:
+        """Register a task; the same function declared again (a reload) takes the place of the former.
+
+        Raises `DeclarationError` where another one has the name.
+        """
+        declaration = task.declaration
+        with self._lock:
+            for name in (declaration.name, *declaration.aliases):
+                other = self._by_name.get(name)
+                if other is not None and not _same_place(other, task):
+                    raise DeclarationError(
+                        f"two tasks are named {name!r}: {other.declaration.signature.place} and "
+                        f"{declaration.signature.place}; give one of them another name="
+                    )
+            for name, other in list(self._by_name.items()):
+                if _same_place(other, task) and other.name == declaration.name:
+                    del self._by_name[name]
+            for name in (declaration.name, *declaration.aliases):
+                self._by_name[name] = task
+            if isinstance(declaration.signature.target, type):
+                self._by_class[declaration.signature.target] = task
+
+    def load(self) -> None:
+        """Import the modules given as `tasks=`. Raises `ConfigurationError` naming the one that fails."""
+        for module in self._modules:
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                    raise
+                raise ConfigurationError(
+                    f"tasks=[{module!r}]: there is no module {error.name!r}; it is looked for in the "
+                    "current folder and among installed packages"
+                ) from None
+        self._loaded = True
+
+    def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
+        """The task that this class is. Raises `UnknownTask`."""
+        task = self._by_class.get(kind)
+        if task is None:
+            raise UnknownTask(
+                f"{kind.__qualname__} is not a task: write @jobs.task above the class, "
+                "and enqueue functions by fn.enqueue(session, …)"
+            )
+        return task
+
+    def __getitem__(self, name: str) -> Task[..., Any, J]:
+        if name not in self._by_name and not self._loaded:
+            self.load()
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(sorted(self._by_name)) or "none at all"
+            raise UnknownTask(
+                f"no task is named {name!r}; registered: {known}. Give the module that declares it as "
+                "Jobs(…, tasks=[…]), or import it first"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._by_name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
+    """Whether both are the same definition: a reload, or one file run as a script and imported as well."""
+    a, b = one.declaration.signature, other.declaration.signature
+    if a.qualname != b.qualname:
+        return False
+    codes = [getattr(signature.target, "__code__", None) for signature in (a, b)]
+    same_file = all(codes) and codes[0].co_filename == codes[1].co_filename  # type: ignore[union-attr]
+    return a.module == b.module or (same_file and "__main__" in (a.module, b.module))

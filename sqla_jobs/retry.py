@@ -1,0 +1,71 @@
+"""How long a failed job waits, by tenacity's strategies evaluated once on stored facts."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+
+import tenacity
+from tenacity.after import after_nothing
+from tenacity.before import before_nothing
+from tenacity.nap import sleep as tenacity_sleep
+from tenacity.wait import wait_base, wait_none
+
+from sqla_jobs.errors import DeclarationError
+
+MAX_DELAY = 365 * 86400.0
+"""Seconds; a longer wait is clamped to it."""
+
+
+class wait_backoff(wait_base):
+    """2, 4, 8 … seconds after each attempt, an hour at most, each ± 25 % so that failures spread out."""
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
+        return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * random.uniform(0.75, 1.25)
+
+
+BACKOFF = wait_backoff()
+DEFAULT_POLICY = tenacity.Retrying(retry=tenacity.retry_if_exception_type(BaseException), wait=BACKOFF)
+"""Retries whatever was raised; `max_attempts` ends it."""
+
+
+def check_policy(policy: object) -> tenacity.BaseRetrying:
+    """The policy, or a `DeclarationError` where a part of it could never take effect in a job."""
+    if isinstance(policy, tenacity.AsyncRetrying) or not isinstance(policy, tenacity.BaseRetrying):
+        raise DeclarationError(
+            f"retry={policy!r} is not a tenacity.Retrying: write retry=tenacity.Retrying(stop=…, wait=…, retry=…)"
+        )
+    callbacks = {
+        "before": policy.before is not before_nothing,
+        "after": policy.after is not after_nothing,
+        "before_sleep": policy.before_sleep is not None,
+        "retry_error_callback": policy.retry_error_callback is not None,
+        "sleep": policy.sleep is not tenacity_sleep,
+    }
+    if used := [name for name, given in callbacks.items() if given]:
+        raise DeclarationError(
+            f"retry=Retrying({', '.join(used)}=…) would never be called: a job waits in the database "
+            "and not in the worker, so only stop, wait and retry take effect; leave the others out"
+        )
+    return policy
+
+
+def next_delay(policy: tenacity.BaseRetrying, error: BaseException, *, attempt: int, elapsed: float) -> float | None:
+    """Seconds to wait before the next attempt, from 0 to `MAX_DELAY`; `None` to give up.
+
+    `attempt` counts from 1; `elapsed` is the seconds since the job was first started. The order is
+    tenacity's own: `retry`, then `wait`, then `stop` (which may look at the coming wait).
+    """
+    state = tenacity.RetryCallState(policy, fn=None, args=(), kwargs={})
+    state.attempt_number = attempt
+    state.start_time = time.monotonic() - elapsed
+    state.set_exception((type(error), error, error.__traceback__))
+    if not (isinstance(error, tenacity.TryAgain) or policy.retry(state)):
+        return None
+    wait = BACKOFF if isinstance(policy.wait, wait_none) else policy.wait
+    delay = float(wait(state))
+    state.upcoming_sleep = delay
+    if policy.stop and policy.stop(state):
+        return None
+    return 0.0 if math.isnan(delay) else min(max(delay, 0.0), MAX_DELAY)

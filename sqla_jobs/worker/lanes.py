@@ -1,0 +1,139 @@
+"""One queue inside a worker: its backlog of claimed jobs, how many more it can take, where claiming looks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from queue import Empty, SimpleQueue
+
+from sqla_jobs.executor import Held
+from sqla_jobs.queries import PRIORITIES, Claimed, Probe
+
+MAX_PREFETCH = 1000
+_AHEAD = 0.1
+"""Seconds' worth of jobs, at the lane's recent rate, that are claimed before a thread is free for them."""
+_STALLED = 0.5
+"""Seconds without a thread taking a job, after which what was claimed ahead is given back."""
+
+
+class Lane:
+    """The jobs of one queue in this process. The claiming thread fills it, `concurrency` threads empty it."""
+
+    def __init__(self, name: str, concurrency: int) -> None:
+        self.name = name
+        self.concurrency = concurrency
+        self.empty_until = 0.0
+        """No point in asking the server before that moment, unless something wakes us."""
+        self._backlog: SimpleQueue[Held | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._outstanding = 0
+        self._done = 0
+        self._prefetch = 0
+        self._measured = (time.monotonic(), 0)
+        self._taken_at = time.monotonic()
+
+    def room(self, now: float) -> int:
+        """How many jobs to claim: none while a batch would be small and no thread is waiting for it."""
+        if now < self.empty_until:
+            return 0
+        free = self.concurrency + self._prefetch - self._outstanding
+        waiting = self._outstanding < self.concurrency
+        return free if waiting or free * 2 >= self.concurrency + self._prefetch else 0
+
+    @property
+    def outstanding(self) -> int:
+        """Jobs claimed and not yet through."""
+        return self._outstanding
+
+    def fill(self, jobs: list[Held]) -> None:
+        """Hand claimed jobs to the threads."""
+        with self._lock:
+            self._outstanding += len(jobs)
+        for held in jobs:
+            self._backlog.put(held)
+
+    def take(self) -> Held | None:
+        """The next job for a thread; waits. `None`: the thread is to end."""
+        held = self._backlog.get()
+        self._taken_at = time.monotonic()
+        return held
+
+    def through(self) -> bool:
+        """A thread is through with a job. Returns whether it is time to claim more."""
+        with self._lock:
+            self._outstanding -= 1
+            self._done += 1
+        return self.room(time.monotonic()) > 0
+
+    def measure(self, now: float) -> None:
+        """Claim ahead what the threads did in the last tenth of a second or so."""
+        since, done = self._measured
+        if now - since >= _AHEAD / 2:
+            rate = (self._done - done) / (now - since)
+            self._prefetch = min(MAX_PREFETCH, int(rate * _AHEAD))
+            self._measured = (now, self._done)
+
+    def give_back(self) -> list[Held]:
+        """Everything claimed that no thread has taken; it is no longer here."""
+        given: list[Held] = []
+        try:
+            while (held := self._backlog.get_nowait()) is not None:
+                given.append(held)
+        except Empty:
+            pass
+        with self._lock:
+            self._outstanding -= len(given)
+        return given
+
+    def stalled(self, now: float) -> list[Held]:
+        """What was claimed ahead and is held up behind long jobs, given back for other workers to take."""
+        if self._backlog.empty() or now - self._taken_at < _STALLED:
+            return []
+        self._prefetch = 0
+        return self.give_back()
+
+    def close(self) -> None:
+        """Let each thread end after the job it has."""
+        for _ in range(self.concurrency):
+            self._backlog.put(None)
+
+
+class Floors:
+    """Where each probe begins, so that claiming skips the dead index entries of jobs that were claimed.
+
+    A floor trails the highest claimed position by at least a second. A job whose transaction committed
+    late may lie below it: hence a sweep without floors every second, or every twenty times what the
+    last sweep took, if that is longer.
+    """
+
+    def __init__(self, queues: Iterable[str]) -> None:
+        self._keys = [(queue, priority) for queue in queues for priority in PRIORITIES]
+        self._floor = dict.fromkeys(self._keys, -1)
+        self._highest = dict.fromkeys(self._keys, -1)
+        self._trailing = dict.fromkeys(self._keys, -1)
+        self._moved_at = 0.0
+        self.sweep_at = 0.0
+
+    def probes(self, queues: Iterable[str], *, sweep: bool) -> list[Probe]:
+        """The probes of these queues; without floors in a sweep."""
+        wanted = set(queues)
+        return [
+            Probe(queue, priority, -1 if sweep else self._floor[queue, priority])
+            for queue, priority in self._keys
+            if queue in wanted
+        ]
+
+    def swept(self, began: float, ended: float) -> None:
+        """A sweep took that long."""
+        self.sweep_at = ended + max(1.0, 20 * (ended - began))
+
+    def claimed(self, jobs: list[Claimed], now: float) -> None:
+        """Remember how far claiming has come."""
+        for job in jobs:
+            key = (job.queue, job.priority)
+            if job.position > self._highest[key]:
+                self._highest[key] = job.position
+        if now - self._moved_at >= 1.0:
+            self._floor, self._trailing = self._trailing, dict(self._highest)
+            self._moved_at = now

