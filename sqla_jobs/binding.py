@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -36,6 +36,13 @@ class Binding:
                 raise ConfigurationError(f"bind={self._bind!r} makes AsyncSessions: tasks run in threads, so {_REMEDY}")
             found = session.get_bind(self._entity)
         return _checked(found.engine if isinstance(found, Connection) else found)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session of the application's, committed at the end, rolled back after an error."""
+        with self.session_factory() as session:
+            yield session
+            session.commit()
 
     def own_engine(self) -> Engine:
         """A new engine that connects as the application's does, whatever that one's pool and settings are.
@@ -81,13 +88,11 @@ def _session_factory(bind: Any) -> SessionFactory:
     if isinstance(bind, Engine):
         return sessionmaker(bind)
     if isinstance(bind, scoped_session):
-        factory: SessionFactory = bind.session_factory  # each run has a session of its own
-        return factory
+        return cast("SessionFactory", bind.session_factory)  # each run has a session of its own
     if isinstance(bind, AsyncEngine | async_sessionmaker):
         raise ConfigurationError(f"bind={bind!r} is asynchronous: tasks run in threads, so {_REMEDY}")
     if callable(bind):
-        plain: SessionFactory = bind
-        return plain
+        return cast("SessionFactory", bind)
     raise ConfigurationError(f"bind={bind!r} is neither an Engine nor a session factory: {_REMEDY}")
 
 

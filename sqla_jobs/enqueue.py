@@ -61,9 +61,7 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     """`options` without its `None`s. Raises `ArgumentsError` for what no job could have."""
     unknown = options.keys() - EnqueueOptions.__annotations__.keys()
     if unknown:
-        raise ArgumentsError(
-            f"unknown option {min(unknown)!r}: there are {', '.join(EnqueueOptions.__annotations__)}"
-        )
+        raise ArgumentsError(f"unknown option {min(unknown)!r}: there are {', '.join(EnqueueOptions.__annotations__)}")
     given = {name: value for name, value in options.items() if value is not None}
     if "delay" in given:
         if "run_at" in given:

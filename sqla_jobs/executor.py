@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,17 +44,17 @@ class Held:
 
 
 class Executor:
-    """Runs jobs of `tasks`; each transactional one in a session of its own from `sessions`."""
+    """Runs jobs of `tasks`; each transactional one in a session from `transaction`, which commits when left."""
 
     def __init__(
         self,
         tasks: Mapping[str, Task[..., Any, Any]],
         queries: Queries,
-        sessions: Callable[[], Session],
+        transaction: Callable[[], AbstractContextManager[Session]],
     ) -> None:
         self._tasks = tasks
         self._queries = queries
-        self._sessions = sessions
+        self._transaction = transaction
 
     def execute(self, held: Held) -> Finish | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
@@ -81,13 +82,12 @@ class Executor:
         return held.ended(outcome)
 
     def _run_in_transaction(self, held: Held, declaration: Declaration, arguments: dict[str, Any]) -> None:
-        with self._sessions() as session:
+        with self._transaction() as session:
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)
             session.flush()
             if not self._queries.finish_waiting(session, held.ended(Succeeded(result))):
                 raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
-            session.commit()
 
 
 class _UnstorableResult(Exception):

@@ -91,9 +91,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
     """Check a task and its options. Raises `DeclarationError` that names what is wrong and the remedy."""
     unknown = options.keys() - TaskOptions.__annotations__.keys()
     if unknown:
-        raise DeclarationError(
-            f"task option {min(unknown)!r}: there are {', '.join(TaskOptions.__annotations__)}"
-        )
+        raise DeclarationError(f"task option {min(unknown)!r}: there are {', '.join(TaskOptions.__annotations__)}")
     signature = inspect_target(target)
     closure = getattr(target, "__closure__", None)
     if closure and "name" not in options:

@@ -35,6 +35,10 @@ _NAMES: dict[type[Any], str] = {
     Lost: "lost",
 }
 
+_RUN_COLUMNS = [
+    *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
+    *("outcome", "result", "error_type", "error", "traceback"),
+]
 _ENDS = ["succeeded", "failed", "cancelled"]
 
 
@@ -104,8 +108,7 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
     stored = (
         insert(runs)
         .from_select(
-            ["id", "job_id", "attempt", "process_id", "started_at", "finished_at"]
-            + ["outcome", "result", "error_type", "error", "traceback"],
+            _RUN_COLUMNS,
             select(
                 mine.c.run_id,
                 mine.c.job_id,

@@ -17,6 +17,7 @@ from sqlalchemy import (
     cast,
     column,
     func,
+    inspect,
 )
 from sqlalchemy.sql.selectable import TableValuedAlias
 
@@ -72,12 +73,16 @@ class Tables:
     """The tables behind the mapped classes; their columns are looked up by name."""
 
     def __init__(self, models: Models[Any]) -> None:
-        self.jobs: Any = inspect(models.Job).local_table
-        self.runs: Any = inspect(models.Run).local_table
-        self.processes: Any = inspect(models.Process).local_table
-        self.queues: Any = inspect(models.Queue).local_table
+        self.jobs = _table(models.Job)
+        self.runs = _table(models.Run)
+        self.processes = _table(models.Process)
+        self.queues = _table(models.Queue)
         self.positions: Sequence = models.positions
         self.run_ids: Sequence = models.run_ids
+
+
+def _table(model: type[Any]) -> Any:
+    return inspect(model).local_table
 
 
 def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
@@ -92,11 +97,11 @@ def seconds(value: Any) -> ColumnElement[Any]:
     return func.make_interval(0, 0, 0, 0, 0, 0, cast(value, Double))
 
 
-def locked(rows: Select[Any], name: str, *, of: Any, skip: bool = True) -> CTE:
+def locked(rows: Any, name: str, *, of: Any, skip: bool = True) -> CTE:
     """`rows`, locked once and then used as a table.
 
     NO KEY UPDATE, so that a foreign key to a job, checked by somebody's open transaction, hides no job;
     MATERIALIZED, so that the planner cannot lock more rows than the limit lets through.
     """
-    chosen = rows.with_for_update(skip_locked=skip, key_share=True, of=of)
+    chosen: Select[Any] = rows.with_for_update(skip_locked=skip, key_share=True, of=of)
     return chosen.cte(name).prefix_with("MATERIALIZED")

@@ -8,6 +8,8 @@ from sqlalchemy import bindparam, case, exists, func, insert, literal_column, nu
 
 from sqla_jobs.queries.parts import Tables, locked, seconds
 
+_RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
+
 
 def rescue(tables: Tables) -> Any:
     """Running jobs whose process has no row end with a `lost` run and go on by what that costs them."""
@@ -48,7 +50,7 @@ def rescue(tables: Tables) -> Any:
     stored = (
         insert(runs)
         .from_select(
-            ["id", "job_id", "attempt", "process_id", "started_at", "finished_at"] + ["outcome", "error_type", "error"],
+            _RUN_COLUMNS,
             select(
                 orphan.c.current_run_id,
                 orphan.c.id,

@@ -150,7 +150,7 @@ class Heart:
             self._on_stray(leases)
 
     def _look(self, connection: Connection) -> None:
-        told = []
+        told: list[tuple[Lease, float, str | None]] = []
         for held in list(self._held.values()):
             progress, held.progress = held.progress, None
             if progress:

@@ -93,7 +93,7 @@ class Worker:
         for name in self._names:
             self._jobs.tasks[name].declaration.codec.check()
         self._engine = self._binding.own_engine()
-        self._executor = Executor(self._jobs.tasks, self._queries, self._binding.session_factory)
+        self._executor = Executor(self._jobs.tasks, self._queries, self._binding.transaction)
         self._finisher = Finisher(self._engine, self._queries, self._on_stored)
         self._heart = Heart(
             self._engine,

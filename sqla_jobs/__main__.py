@@ -1,0 +1,5 @@
+"""`python -m sqla_jobs`."""
+
+from sqla_jobs.cli import main
+
+main(prog_name="python -m sqla_jobs")

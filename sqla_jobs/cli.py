@@ -1,0 +1,137 @@
+"""The command line: `sqla-jobs`, `python -m sqla_jobs` and `python -m sqla_jobs.worker`.
+
+Exit codes: 0 done, 1 something went wrong and is named on standard error, 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+from sqlalchemy.exc import DBAPIError
+
+from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ConfigurationError, JobsError
+from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.status import Status, read_status
+
+P = ParamSpec("P")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What a person can cause is one message and exit code 1, without a traceback."""
+    try:
+        yield
+    except JobsError as error:
+        raise click.ClickException(str(error)) from error
+    except DBAPIError as error:
+        raise click.ClickException(f"the database says: {str(error.orig).strip()}") from error
+
+
+def _on_application(command: Callable[[Jobs[Any]], None]) -> Callable[..., None]:
+    """A command on the application named by MODULE:ATTR, bound to its database."""
+
+    @click.argument("application", metavar="MODULE:ATTR")
+    @click.option("--database-url", metavar="URL", help="Instead of the application's own; else DATABASE_URL.")
+    @wraps(command)
+    def run(application: str, database_url: str | None, **options: Any) -> None:
+        with _plain_errors():
+            jobs = load_jobs(application)
+            bind_for_command_line(jobs, database_url)
+            command(jobs, **options)
+
+    return run
+
+
+def parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
+    """`mail=2,default=8`, or names alone with `concurrency` each. Raises `ConfigurationError`."""
+    queues: dict[str, int] = {}
+    for item in (text or "default").split(","):
+        name, given, number = item.strip().partition("=")
+        if given and not number.isdecimal():
+            raise ConfigurationError(f"--queues {text}: {item!r} is not NAME or NAME=NUMBER")
+        queues[name] = int(number) if given else concurrency
+    return queues
+
+
+@click.group()
+def main() -> None:
+    """Background jobs in your own PostgreSQL database."""
+
+
+@main.command()
+@_on_application
+@click.option("--queues", metavar="mail=2,default=8", help="Queues to serve, each with its number of jobs at once.")
+@click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue named without a number.")
+@click.option("--drain", is_flag=True, help="Run what is due, then end.")
+@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
+@click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
+@click.option("--grace", default=30.0, show_default=True, help="Seconds running jobs have to end on SIGTERM.")
+@click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
+def worker(
+    jobs: Jobs[Any],
+    queues: str | None,
+    concurrency: int,
+    drain: bool,
+    heartbeat: float,
+    lease: float,
+    grace: float,
+    log_level: str,
+) -> None:
+    """Run jobs until SIGTERM or SIGINT; a second signal ends at once."""
+    if log_level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigurationError(f"--log-level {log_level}: DEBUG, INFO, WARNING or ERROR")
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    one = jobs.worker(parse_queues(queues, concurrency), heartbeat=heartbeat, lease=lease, grace=grace)
+    if drain:
+        click.echo(f"{one.drain()} runs")
+    else:
+        one.run()
+    _leave_threads_behind()
+
+
+def _leave_threads_behind() -> None:
+    """Threads that jobs started and forgot would keep the process alive for ever."""
+    ours = (threading.main_thread(), threading.current_thread())
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
+    if left:
+        logging.getLogger("sqla_jobs.worker").warning("ending although jobs left threads behind: %s", ", ".join(left))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+
+
+@main.command()
+@_on_application
+def status(jobs: Jobs[Any]) -> None:
+    """Queues, processes, and what waits for a task that nobody knows."""
+    jobs.tasks.load()
+    with jobs.binding().session_factory() as session:
+        _print_status(read_status(session, jobs))
+
+
+def _print_status(status: Status) -> None:
+    click.echo("QUEUE                 QUEUED  SCHEDULED  RUNNING  OLDEST WAIT")
+    for queue in status.queues:
+        paused = "  paused" if queue.paused else ""
+        wait = "-" if queue.oldest_wait is None else f"{queue.oldest_wait:.0f} s"
+        click.echo(f"{queue.name:<20}  {queue.queued:>6}  {queue.scheduled:>9}  {queue.running:>7}  {wait:>11}{paused}")
+    click.echo("\nPROCESS                               HOST                    PID  LAST BEAT  QUEUES")
+    for process in status.processes:
+        served = ",".join(f"{name}={number}" for name, number in process.queues.items())
+        dead = "" if process.alive else "  dead"
+        click.echo(
+            f"{process.id}  {process.host:<18}  {process.pid:>7}  {process.beat_age:>6.0f} s ago  {served}{dead}"
+        )
+    for warning in status.warnings:
+        click.echo(f"\nwarning: {warning}", err=True)

@@ -1,0 +1,80 @@
+"""Finds an application's `Jobs` from MODULE:ATTR, for the command lines."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ConfigurationError
+
+
+def load_jobs(spec: str) -> Jobs[Any]:
+    """The `Jobs` that MODULE:ATTR names, with the current folder importable.
+
+    ATTR is a `Jobs`, an application with one in `extensions["sqla_jobs"]`, or a factory of either
+    (`shop:create_app()`, with the brackets or without). Raises `ConfigurationError`; an error inside
+    the application itself comes through as it is.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(f"{spec!r}: write MODULE:ATTR, such as shop.jobs:jobs or shop:create_app()")
+    found: Any = _import(module_name, spec)
+    name, called = attribute.removesuffix("()"), attribute.endswith("()")
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = ", ".join(key for key, value in vars(found).items() if isinstance(value, Jobs)) or "none"
+            raise ConfigurationError(f"{spec!r}: {found!r} has no {part!r}; names of a Jobs in it: {near}")
+        found = getattr(found, part)
+    jobs = _jobs_in(found() if called else found)
+    if jobs is None and not called and callable(found):
+        jobs = _jobs_in(found())
+    if jobs is None:
+        raise ConfigurationError(
+            f"{spec!r} is a {type(found).__name__}: name a Jobs, an application with one in "
+            'extensions["sqla_jobs"], or a factory of either'
+        )
+    return jobs
+
+
+def _import(module_name: str, spec: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(
+            f"{spec!r}: there is no module {error.name!r} in {Path.cwd()} or among installed packages; "
+            "run this in the folder of the application"
+        ) from None
+
+
+def _jobs_in(found: Any) -> Jobs[Any] | None:
+    extension = getattr(found, "extensions", {})
+    carried = extension.get("sqla_jobs") if isinstance(extension, dict) else None
+    inner = getattr(carried, "jobs", carried)  # pyright: ignore[reportUnknownArgumentType]
+    return next((one for one in (found, inner) if isinstance(one, Jobs)), None)
+
+
+def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
+    """Bind to `database_url`, else leave an existing bind, else take DATABASE_URL. Raises `ConfigurationError`."""
+    url = database_url or (None if jobs.is_bound else os.environ.get("DATABASE_URL"))
+    if url is None:
+        return
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError(
+            "the database URL cannot be read: write postgresql+psycopg://user:password@host:port/database"
+        ) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    jobs.bind(create_engine(parsed))

@@ -1,0 +1,96 @@
+"""How the queues and processes stand right now, for people."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Double, case, cast, func, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.core import Jobs
+from sqla_jobs.models import LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """One queue; `oldest_wait` is the seconds its first queued job has been due."""
+
+    name: str
+    queued: int
+    scheduled: int
+    running: int
+    oldest_wait: float | None
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process; `beat_age` is the seconds since its last heartbeat."""
+
+    id: uuid.UUID
+    kind: str
+    host: str
+    pid: int
+    queues: dict[str, int]
+    beat_age: float
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole picture, and in plain words what is wrong with it."""
+
+    queues: list[QueueStatus]
+    processes: list[ProcessStatus]
+    warnings: list[str]
+
+
+def read_status(session: Session, jobs: Jobs[Any]) -> Status:
+    """The status of all queues and processes; the tasks must have been imported for the warnings."""
+    queues, processes = _queues(session, jobs), _processes(session, jobs)
+    served = {name for process in processes if process.alive for name in process.queues}
+    warnings = [
+        f"{queue.queued} jobs wait in queue {queue.name!r}, which no live worker serves"
+        for queue in queues
+        if queue.queued and queue.name not in served
+    ]
+    for task, count in _unknown(session, jobs).items():
+        warnings.append(f"{count} jobs wait for task {task!r}, which is registered nowhere in this application")
+    return Status(queues, processes, warnings)
+
+
+def _queues(session: Session, jobs: Jobs[Any]) -> list[QueueStatus]:
+    job = jobs.Job
+    counts = [func.count(case((job.state == state, 1))) for state in ("queued", "scheduled", "running")]
+    wait = func.extract("epoch", func.clock_timestamp() - func.min(case((job.state == "queued", job.run_at))))
+    rows = session.execute(
+        select(job.queue, *counts, cast(wait, Double)).where(job.state.in_(LIVE)).group_by(job.queue)
+    )
+    paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
+    found = {row[0]: QueueStatus(*row, paused=row[0] in paused) for row in rows}
+    idle = {name: QueueStatus(name, 0, 0, 0, None, paused=True) for name in paused - found.keys()}
+    return sorted([*found.values(), *idle.values()], key=lambda queue: queue.name)
+
+
+def _processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
+    process = jobs.Process
+    age = cast(func.extract("epoch", func.clock_timestamp() - process.beat_at), Double)
+    rows = session.execute(
+        select(process.id, process.kind, process.host, process.pid, process.queues, age, age < process.lease).order_by(
+            process.started_at
+        )
+    )
+    return [ProcessStatus(*row) for row in rows]
+
+
+def _unknown(session: Session, jobs: Jobs[Any]) -> dict[str, int]:
+    job = jobs.Job
+    rows = session.execute(
+        select(job.task, func.count())
+        .where(job.state == "queued", job.task.not_in(list(jobs.tasks)))
+        .group_by(job.task)
+        .order_by(job.task)
+    )
+    return {task: count for task, count in rows}

@@ -1,0 +1,92 @@
+"""For the tests of applications: run what is due in the test's own session and thread."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.core import Jobs
+from sqla_jobs.enqueue import AnySession, plain_session
+from sqla_jobs.errors import JobsError
+from sqla_jobs.executor import Executor, Held
+from sqla_jobs.queries import PRIORITIES, Claimed, Probe, Queries
+
+
+def drain(
+    jobs: Jobs[Any],
+    session: AnySession,
+    *,
+    queues: Iterable[str] | None = None,
+    ahead: timedelta | float = 0.0,
+    max_runs: int = 1000,
+) -> int:
+    """Run what is due, and what that enqueues, in this session and thread. Returns the number of runs.
+
+    The real claim, execution and finish, each transactional task in a savepoint of `session`, which is
+    never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is.
+    `ahead` also runs what is due within that time from now, retries and delayed jobs, without waiting.
+    `queues` limits it to some. A task that raises does so inside its run, recorded as ever.
+    Raises `JobsError` where after `max_runs` there is still something due.
+    """
+    own = plain_session(session)
+    seconds = ahead.total_seconds() if isinstance(ahead, timedelta) else float(ahead)
+    jobs.tasks.load()
+    queries = Queries(jobs.models)
+    executor = Executor(jobs.tasks, queries, lambda: _savepoint(own))
+    runs = 0
+    while (job := _next(jobs, own, queries, queues, seconds)) is not None:
+        if runs == max_runs:
+            raise JobsError(f"after {runs} runs job {job.job_id} ({job.task}) is still due; does it enqueue itself?")
+        held = Held(job, time.monotonic())
+        end = executor.execute(held)
+        if held.progress is not None:
+            queries.store_progress(own, [(job, *held.progress)])
+        if end is not None:
+            queries.finish(own, [end])
+        runs += 1
+        _expire_jobs(jobs, own)
+    return runs
+
+
+@contextmanager
+def _savepoint(session: Session) -> Iterator[Session]:
+    """The run's transaction; a task that itself commits or rolls back has ended it already."""
+    savepoint = session.begin_nested()
+    try:
+        yield session
+    except BaseException:
+        if savepoint.is_active:
+            savepoint.rollback()
+        raise
+    if savepoint.is_active:
+        savepoint.commit()
+
+
+def _next(
+    jobs: Jobs[Any], session: Session, queries: Queries, queues: Iterable[str] | None, ahead: float
+) -> Claimed | None:
+    session.flush()
+    while queries.promote(session, ahead=ahead):
+        pass
+    job = jobs.Job
+    waiting = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
+    for queue in set(waiting) if queues is None else queues:
+        probes = [Probe(queue, priority) for priority in PRIORITIES]
+        if claimed := queries.claim(session, uuid.uuid4(), {queue: 1}, list(jobs.tasks), probes):
+            _expire_jobs(jobs, session)
+            return claimed[0]
+    return None
+
+
+def _expire_jobs(jobs: Jobs[Any], session: Session) -> None:
+    """What the session knows of jobs was changed below it."""
+    for entity in list(session.identity_map.values()):
+        if isinstance(entity, jobs.Job) and not session.is_modified(entity):
+            session.expire(entity)
