@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from typing import Any, cast
 
@@ -38,7 +38,7 @@ class Binding:
         return _checked(found.engine if isinstance(found, Connection) else found)
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
+    def transaction(self) -> Generator[Session]:
         """A session of the application's, committed at the end, rolled back after an error."""
         with self.session_factory() as session:
             yield session

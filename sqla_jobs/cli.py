@@ -9,10 +9,10 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import click
 from sqlalchemy.exc import DBAPIError
@@ -26,7 +26,7 @@ P = ParamSpec("P")
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _plain_errors() -> Generator[None]:
     """What a person can cause is one message and exit code 1, without a traceback."""
     try:
         yield
@@ -36,17 +36,17 @@ def _plain_errors() -> Iterator[None]:
         raise click.ClickException(f"the database says: {str(error.orig).strip()}") from error
 
 
-def _on_application(command: Callable[[Jobs[Any]], None]) -> Callable[..., None]:
+def _on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callable[..., None]:
     """A command on the application named by MODULE:ATTR, bound to its database."""
 
     @click.argument("application", metavar="MODULE:ATTR")
     @click.option("--database-url", metavar="URL", help="Instead of the application's own; else DATABASE_URL.")
     @wraps(command)
-    def run(application: str, database_url: str | None, **options: Any) -> None:
+    def run(application: str, database_url: str | None, *args: P.args, **options: P.kwargs) -> None:
         with _plain_errors():
             jobs = load_jobs(application)
             bind_for_command_line(jobs, database_url)
-            command(jobs, **options)
+            command(jobs, *args, **options)
 
     return run
 

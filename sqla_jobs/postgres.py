@@ -22,7 +22,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from sqla_jobs.errors import ConfigurationError
 
@@ -86,15 +86,19 @@ class LocalServer:
         assert self._guard.stdin is not None
         self._pipe = self._guard.stdin
         os.register_at_fork(after_in_child=self._pipe.close)  # a forked child may live on
-        self._folder.mkdir(mode=0o700)
-        self._own(self._folder)
-        self._binaries = self._reachable(binaries)
-        home = kept or self._folder
-        self._data = home / "data"
-        if fresh:
-            self._initialise(home)
-        self._password = (home / _PASSWORD).read_text()
-        self.port = _free_port()
+        try:
+            self._folder.mkdir(mode=0o700)
+            self._own(self._folder)
+            self._binaries = self._reachable(binaries)
+            home = kept or self._folder
+            self._data = home / "data"
+            if fresh:
+                self._initialise(home)
+            self._password = (home / _PASSWORD).read_text()
+            self.port = _free_port()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def url(self) -> str:
@@ -110,14 +114,19 @@ class LocalServer:
 
     def start(self) -> None:
         """Start the server unless it runs; returns when it accepts connections."""
-        if self._server is None:
-            settings = _SETTINGS if self._durable else _SETTINGS + _NOT_DURABLE
-            options = [f"--{setting}" for setting in settings]
+        if self._server is not None:
+            return
+        settings = _SETTINGS if self._durable else _SETTINGS + _NOT_DURABLE
+        options = [f"--{setting}" for setting in settings]
+        try:
             self._server = self._launch("postgres", "-p", str(self.port), *options)
             while not self._is_ready(self._server.pid):
                 if self._server.poll() is not None:
-                    self._fail("PostgreSQL did not start")
+                    raise self._failure("PostgreSQL did not start")
                 time.sleep(0.01)
+        except BaseException:
+            self.close()
+            raise
 
     def stop(self) -> None:
         """Shut down in order, cutting all connections; the data stays."""
@@ -150,7 +159,7 @@ class LocalServer:
         failed = self._launch("initdb", *options).wait()
         self._pipe.write(b"\n")
         if failed:
-            self._fail("initdb failed")
+            raise self._failure("initdb failed")
         password.rename(home / _PASSWORD)
 
     def _launch(self, program: str, *options: str) -> subprocess.Popen[bytes]:
@@ -182,12 +191,11 @@ class LocalServer:
             return lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
         return False
 
-    def _fail(self, what: str) -> NoReturn:
+    def _failure(self, what: str) -> ConfigurationError:
         said = (self._folder / "log").read_text(errors="replace").strip()
         if self._user:
             said += f"\n(run as uid {self._user['user']}, not as root: that user needs access too)"
-        self.close()
-        raise ConfigurationError(f"{what} in {str(self._data)!r}:\n{said}")
+        return ConfigurationError(f"{what} in {str(self._data)!r}:\n{said}")
 
     def _own(self, *paths: Path) -> None:
         for path in paths if self._user else ():

@@ -69,8 +69,11 @@ def _queues(session: Session, jobs: Jobs[Any]) -> list[QueueStatus]:
         select(job.queue, *counts, cast(wait, Double)).where(job.state.in_(LIVE)).group_by(job.queue)
     )
     paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
-    found = {row[0]: QueueStatus(*row, paused=row[0] in paused) for row in rows}
-    idle = {name: QueueStatus(name, 0, 0, 0, None, paused=True) for name in paused - found.keys()}
+    found = {
+        name: QueueStatus(name, queued, scheduled, running, oldest, name in paused)
+        for name, queued, scheduled, running, oldest in rows
+    }
+    idle = {name: QueueStatus(name, 0, 0, 0, None, True) for name in paused - found.keys()}
     return sorted([*found.values(), *idle.values()], key=lambda queue: queue.name)
 
 
@@ -93,4 +96,4 @@ def _unknown(session: Session, jobs: Jobs[Any]) -> dict[str, int]:
         .group_by(job.task)
         .order_by(job.task)
     )
-    return {task: count for task, count in rows}
+    return {row[0]: row[1] for row in rows}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -56,7 +56,7 @@ def drain(
 
 
 @contextmanager
-def _savepoint(session: Session) -> Iterator[Session]:
+def _savepoint(session: Session) -> Generator[Session]:
     """The run's transaction; a task that itself commits or rolls back has ended it already."""
     savepoint = session.begin_nested()
     try:

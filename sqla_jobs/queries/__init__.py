@@ -99,7 +99,7 @@ class Queries:
         Returns by run id what became of each: "stored"; "locked" (somebody holds the row: try again);
         "known" (its run is there already, an earlier commit of ours went through); "lost".
         """
-        return dict(self._run(connection, self._finish, finish.parameters(ends)).tuples().all())
+        return dict(self._run(connection, self._finish, finish.parameters(ends)).all())
 
     def finish_waiting(self, session: Session, end: Finish) -> bool:
         """The same for one attempt inside its own transaction, waiting for the row. False: no lease."""
@@ -116,7 +116,7 @@ class Queries:
 
     def rescue(self, connection: Connection | Session, *, limit: int = 1000) -> list[tuple[int, str]]:
         """Take back running jobs without a live process, each with a `lost` run: ids and new states."""
-        return list(self._run(connection, self._rescue, {"limit": limit}).tuples().all())
+        return list(self._run(connection, self._rescue, {"limit": limit}).all())
 
     @cached_property
     def _rescue(self) -> Any:
@@ -183,7 +183,7 @@ class Queries:
             .subquery()
         )
         counted = select(waiting.c.task, func.count()).group_by(waiting.c.task)
-        return dict(self._run(connection, counted, {}).tuples().all())
+        return dict(self._run(connection, counted, {}).all())
 
     def hold_unique(self, session: Session, key: str) -> tuple[int, bool] | None:
         """The live job of that key: its id, and whether nothing about that will change before our commit.

@@ -1,0 +1,165 @@
+"""An application for the tests of workers, in this process and in others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+from sqlalchemy import ForeignKey, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tenacity import Retrying, wait_fixed
+
+from sqla_jobs import Cancel, JobMixin, Jobs, RunContext, Snooze
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class MyJob(JobMixin):
+    note: Mapped[str | None] = mapped_column(Text)
+
+
+jobs = Jobs(Base, job_class=MyJob)
+
+
+class Effect(Base):
+    """What a job did; a doubled one shows as two rows of one n."""
+
+    __tablename__ = "effects"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    n: Mapped[int]
+    kind: Mapped[str]
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(MyJob.id))
+
+
+FAST = Retrying(wait=wait_fixed(0))
+gate = threading.Event()
+"""Closed until a test opens it; only for workers in this process."""
+
+
+@jobs.task
+def write(session: Session, n: int, seconds: float = 0.0) -> int:
+    """A transactional effect."""
+    session.add(Effect(n=n, kind="transactional"))
+    session.flush()
+    time.sleep(seconds)
+    return n
+
+
+@jobs.task
+def mark(n: int, seconds: float = 0.0) -> int:
+    """A plain effect: committed on its own, and then the job goes on."""
+    with jobs.binding().session_factory() as session:
+        session.add(Effect(n=n, kind="plain"))
+        session.commit()
+    time.sleep(seconds)
+    return n
+
+
+@jobs.task
+def chain(session: Session, n: int) -> None:
+    """An effect, and a job for the next one, in one commit."""
+    session.add(Effect(n=n, kind="chain"))
+    if n:
+        chain.enqueue(session, n=n - 1)
+
+
+@jobs.task
+def wait(n: int) -> int:
+    gate.wait(30)
+    return n
+
+
+@jobs.task
+def write_and_wait(session: Session, n: int) -> None:
+    session.add(Effect(n=n, kind="transactional"))
+    session.flush()
+    gate.wait(30)
+
+
+@jobs.task(retry=FAST, max_attempts=3)
+def flaky(run: RunContext, good_from: int) -> str:
+    if run.attempt < good_from:
+        raise ValueError(f"attempt {run.attempt} is too early")
+    return f"attempt {run.attempt}"
+
+
+@jobs.task(retry=FAST, max_attempts=2)
+def write_and_fail(session: Session, n: int) -> None:
+    session.add(Effect(n=n, kind="transactional"))
+    raise RuntimeError("after the write")
+
+
+@jobs.task
+def snooze_once(session: Session, run: RunContext, n: int) -> None:
+    session.add(Effect(n=n, kind="transactional"))
+    session.flush()
+    if session.get_one(jobs.Job, run.job_id).created_at is not None and not os.environ.get(f"AWAKE_{run.job_id}"):
+        os.environ[f"AWAKE_{run.job_id}"] = "1"
+        raise Snooze(0)
+
+
+@jobs.task
+def give_up(session: Session, n: int) -> None:
+    session.add(Effect(n=n, kind="transactional"))
+    raise Cancel("not needed any more")
+
+
+@jobs.task
+def report(run: RunContext) -> None:
+    run.progress(0.5, "half way")
+    gate.wait(30)
+
+
+@jobs.task(max_attempts=2)
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@jobs.task(max_attempts=1)
+def misbehave(how: str) -> object:
+    """Each way in which a job can be hostile."""
+
+    class Unprintable(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    def forever() -> None:
+        forever()
+
+    match how:
+        case "exit":
+            sys.exit(3)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "recursion":
+            forever()
+        case "unprintable":
+            raise Unprintable
+        case "megabyte":
+            raise ValueError("x" * 2_000_000)
+        case "nul":
+            raise ValueError("a\x00b")
+        case "surrogate":
+            raise ValueError("\ud800")
+        case "result-object":
+            return object()
+        case "result-nan":
+            return float("nan")
+        case "result-nul":
+            return "a\x00b"
+        case "result-surrogate":
+            return "\ud800"
+        case "result-huge":
+            return "x" * 2_000_000
+        case "thread":
+            threading.Thread(target=gate.wait, args=(30,)).start()
+        case "base-exception":
+            raise BaseException("directly")
+        case _:
+            raise NotImplementedError(how)
+    return None
