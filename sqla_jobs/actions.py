@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import case, delete, func, inspect, null, update
+from sqlalchemy import case, delete, func, inspect, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.errors import JobsError, UnknownJob
+from sqla_jobs.enqueue import check_common
+from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE, JobMixin
 
@@ -55,6 +56,7 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
 
 def pause(session: Session, models: Models[Any], queue: str) -> None:
     """No worker claims from `queue` any more, once the caller commits; running jobs go on."""
+    check_common({"queue": queue})
     values = {"name": queue, "paused_at": func.clock_timestamp()}
     statement = insert(models.Queue).values(values)
     session.execute(
@@ -67,12 +69,15 @@ def pause(session: Session, models: Models[Any], queue: str) -> None:
 
 def resume(session: Session, models: Models[Any], queue: str) -> None:
     """Workers claim from `queue` again, once the caller commits."""
+    check_common({"queue": queue})
     session.execute(delete(models.Queue).where(models.Queue.name == queue))
 
 
 def _id_of(session: Session, job: JobMixin | int) -> int:
     if isinstance(job, int):
         return job
+    if not isinstance(job, JobMixin):
+        raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, a whole number")
     if inspect(job).pending:
         session.flush()
     return job.id
@@ -83,15 +88,9 @@ def _change(session: Session, models: Models[Any], job: JobMixin | int, when: An
     table = models.Job
     statement = update(table).where(table.id == job_id, when).values(values).returning(table.id)
     changed = session.scalar(statement, execution_options={"synchronize_session": False}) is not None
-    if not changed and session.scalar(_exists(table, job_id)) is None:
+    if not changed and session.scalar(select(table.id).where(table.id == job_id)) is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     known = session.identity_map.get(session.identity_key(table, job_id))
     if known is not None:
         session.refresh(known, [*values])
     return changed
-
-
-def _exists(table: Any, job_id: int) -> Any:
-    from sqlalchemy import select
-
-    return select(table.id).where(table.id == job_id)

@@ -2,89 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import re
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, NotRequired, cast
 
 import pydantic
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic_core import from_json, to_json
-from sqlalchemy import inspect, select, tuple_
-from sqlalchemy.orm import Mapper, Session, object_session
+from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
 
-from sqla_jobs.errors import ArgumentsError, DeclarationError, EntityGone
+from sqla_jobs.entities import Entity, entity_of
+from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.signatures import Signature, injection_of
 
 MAX_BYTES = 1024 * 1024
+_ERRORS = 5
+"""As many misfits are told at once."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]")
 _CONFIG = ConfigDict(
     extra="forbid",
     hide_input_in_errors=True,
     ser_json_bytes="base64",
     val_json_bytes="base64",
 )
-
-
-@dataclass(frozen=True)
-class Entity:
-    """A parameter annotated with a mapped class: stored as primary keys, loaded from the run's session."""
-
-    mapper: Mapper[Any]
-    many: bool
-
-    def key_of(self, where: str, session: Session, value: Any) -> Any:
-        """The primary key (or a list of them); flushes the session where the row has none yet."""
-        if value is None:
-            return None
-        if self.many:
-            return [self._key_of(where, session, item) for item in value]
-        return self._key_of(where, session, value)
-
-    def _key_of(self, where: str, session: Session, value: Any) -> Any:
-        name = self.mapper.class_.__name__
-        if not isinstance(value, self.mapper.class_):
-            raise ArgumentsError(f"{where} takes a {name}, not a {type(value).__name__}")
-        state = inspect(value)
-        if state.pending and object_session(value) is session:
-            session.flush()
-        if state.deleted or state.was_deleted:
-            raise ArgumentsError(f"{where}: that {name} has been deleted")
-        if state.identity is None:
-            raise ArgumentsError(f"{where}: that {name} is not in this session; session.add() it first")
-        return state.identity if len(state.identity) > 1 else state.identity[0]
-
-    def load(self, where: str, session: Session, key: Any) -> Any:
-        """The row (or the list of rows). Raises `EntityGone` where one is no longer there."""
-        if key is None:
-            return None
-        keys = [item if isinstance(item, tuple) else (item,) for item in (key if self.many else [key])]
-        columns = self.mapper.primary_key
-        found = session.scalars(select(self.mapper).where(tuple_(*columns).in_(keys))) if keys else ()
-        rows = {tuple(inspect(row).identity): row for row in found}
-        for item in keys:
-            if item not in rows:
-                shown = item if len(item) > 1 else item[0]
-                raise EntityGone(f"{where}: {self.mapper.class_.__name__} {shown} is gone")
-        loaded = [rows[item] for item in keys]
-        return loaded if self.many else loaded[0]
-
-    @property
-    def key_type(self) -> Any:
-        """The type of one key, as pydantic is to read it back."""
-        types_ = [_python_type(column) for column in self.mapper.primary_key]
-        return types_[0] if len(types_) == 1 else tuple[tuple(types_)]  # type: ignore[misc]
-
-
-def _python_type(column: Any) -> Any:
-    try:
-        return column.type.python_type
-    except NotImplementedError:
-        return Any
 
 
 class Codec:
@@ -100,28 +47,24 @@ class Codec:
 
         No message of it shows a value. The session is flushed where an entity has no key yet.
         """
-        plain = {
+        keys = {
             name: entity.key_of(self._where(name), session, values[name])
             for name, entity in self._entities.items()
             if name in values
         }
-        adapter = self._adapter
         try:
-            checked = adapter.validate_python({**values, **plain})
-            encoded = adapter.dump_json(checked, round_trip=True, by_alias=True, warnings=False)
+            checked = self._adapter.validate_python({**values, **keys})
         except pydantic.ValidationError as error:
             raise self._unfit(error) from None
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ArgumentsError(f"{self._task}: the arguments cannot be written as JSON: {error}") from None
+        encoded = self._dump(checked)
         if len(encoded) > MAX_BYTES:
             raise ArgumentsError(
                 f"{self._task}: the arguments are {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are taken; "
                 "store the data and pass its key"
             )
         if _NUL.search(encoded):
-            raise ArgumentsError(
-                f"{self._task}: a string among the arguments holds a NUL character, which PostgreSQL cannot store"
-            )
+            culprit = next(name for name, value in checked.items() if _NUL.search(self._dump({name: value})))
+            raise ArgumentsError(f"{self._where(culprit)} holds a NUL character, which PostgreSQL cannot store")
         self._refuse_changed(checked, encoded)
         return encoded
 
@@ -133,7 +76,7 @@ class Codec:
             raise self._unfit(error) from None
 
     def load(self, session: Session, values: dict[str, Any]) -> dict[str, Any]:
-        """`values` with each key of an entity replaced by its row."""
+        """`values` with each key of an entity replaced by its row. Raises `EntityGone`."""
         for name, entity in self._entities.items():
             if name in values:
                 values[name] = entity.load(self._where(name), session, values[name])
@@ -146,29 +89,42 @@ class Codec:
     def _where(self, name: str) -> str:
         return f"{self._task}: argument {name!r}"
 
+    def _dump(self, checked: dict[str, Any]) -> bytes:
+        try:
+            return self._adapter.dump_json(checked, round_trip=True, by_alias=True, warnings=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            if len(checked) == 1:
+                (name,) = checked
+                detail = "" if name in self._sensitive else f": {error}"
+                raise ArgumentsError(f"{self._where(name)} cannot be written as JSON{detail}") from None
+            for name, value in checked.items():
+                self._dump({name: value})
+            raise
+
     def _refuse_changed(self, checked: dict[str, Any], encoded: bytes) -> None:
         try:
-            back = self._adapter.validate_json(encoded)
+            back = self._adapter.validate_json(_as_jsonb(encoded))
         except pydantic.ValidationError as error:
             raise self._unfit(error, "does not read back from JSON") from None
+        except (ValueError, RecursionError):
+            raise ArgumentsError(f"{self._task}: the arguments hold numbers too long for JSON") from None
         for name, value in checked.items():
-            try:
-                same = bool(back[name] == value)
-            except Exception:  # noqa: BLE001 - an == that raises or answers with an array is not equal
-                same = False
-            if not same:
+            if not _is_same(back[name], value):
                 raise ArgumentsError(
-                    f"{self._where(name)}: the {type(value).__name__} reads back from JSON as a different "
-                    f"{type(back[name]).__name__}; annotate the parameter with the exact type, or pass plain JSON"
+                    f"{self._where(name)}: the {type(value).__name__} does not read back from JSON as it was; "
+                    "annotate the parameter with the exact type, or pass plain JSON"
                 )
 
     def _unfit(self, error: pydantic.ValidationError, cause: str = "does not fit") -> ArgumentsError:
         lines: list[str] = []
         for item in error.errors(include_url=False, include_context=False, include_input=False):
             path = [str(part) for part in item["loc"]]
-            hidden = bool(path) and path[0] in self._sensitive
-            lines.append(f"{'.'.join(path)} {cause}" + ("" if hidden else f": {item['msg']}"))
-        return ArgumentsError(f"{self._task}: " + "; ".join(lines))
+            if path and path[0] in self._sensitive:
+                lines.append(f"{path[0]} {cause}")
+            else:
+                lines.append(f"{'.'.join(path) or 'what was given'} {cause}: {item['msg']}")
+        more = f"; and {len(lines) - _ERRORS:,} more" if len(lines) > _ERRORS else ""
+        return ArgumentsError(f"{self._task}: " + "; ".join(lines[:_ERRORS]) + more)
 
     @cached_property
     def _annotations(self) -> dict[str, Any]:
@@ -188,28 +144,28 @@ class Codec:
 
     @cached_property
     def _adapter(self) -> TypeAdapter[dict[str, Any]]:
-        fields: dict[str, Any] = {}
+        shape: dict[str, Any] = {}
         for name, parameter in self._signature.arguments.parameters.items():
             annotation = self._annotations[name]
             if entity := self._entities.get(name):
-                key = entity.key_type
-                annotation = (list[key] if entity.many else key) | None  # type: ignore[valid-type]
+                annotation = entity.key_type
                 if not self._signature.wants_session:
                     raise self.entity_without_session(name)
-            required = parameter.default is parameter.empty
-            fields[name] = annotation if required else NotRequired[annotation]
+            shape[name] = annotation if parameter.default is parameter.empty else NotRequired[annotation]
         try:
-            return _adapter_of(fields)
-        except pydantic.errors.PydanticUserError:
-            for name, annotation in fields.items():
-                try:
-                    _adapter_of({name: annotation})
-                except pydantic.errors.PydanticUserError as error:
-                    raise DeclarationError(
-                        f"{self._where(name)}: {self._annotations[name]!r} cannot be stored: "
-                        f"{str(error).splitlines()[0]}"
-                    ) from None
+            return _adapter_of(shape)
+        except Exception:
+            for name, annotation in shape.items():
+                self._refuse_unusable(name, annotation)
             raise
+
+    def _refuse_unusable(self, name: str, annotation: Any) -> None:
+        try:
+            _adapter_of({name: annotation})
+        except Exception as error:
+            raise DeclarationError(
+                f"{self._where(name)}: a {self._annotations[name]!r} cannot be stored: {str(error).splitlines()[0]}"
+            ) from error
 
     def entity_without_session(self, name: str) -> DeclarationError:
         return DeclarationError(
@@ -218,23 +174,48 @@ class Codec:
         )
 
 
-def _adapter_of(fields: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
-    shape = cast("Any", TypedDict)("Arguments", fields)
-    shape.__pydantic_config__ = _CONFIG
-    return TypeAdapter(shape)
+def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
+    arguments = cast("Any", TypedDict)("Arguments", shape)
+    arguments.__pydantic_config__ = _CONFIG
+    return TypeAdapter(arguments)
 
 
-def entity_of(annotation: Any) -> Entity | None:
-    """What `Order`, `Order | None` or `list[Order]` says, `None` for any other annotation."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        rest = [arg for arg in args if arg is not type(None)]
-        return entity_of(rest[0]) if len(rest) == 1 else None
-    if origin is list:
-        one = entity_of(args[0])
-        return Entity(one.mapper, many=True) if one else None
-    mapper = inspect(annotation, raiseerr=False) if isinstance(annotation, type) else None
-    return Entity(mapper, many=False) if isinstance(mapper, Mapper) else None
+def _as_jsonb(encoded: bytes) -> bytes:
+    """`encoded` as jsonb gives it back, which writes out all digits: 1e23 becomes a whole number."""
+    if not _EXPONENT.search(encoded):
+        return encoded
+    return json.dumps(json.loads(encoded, parse_float=_written_out)).encode()
+
+
+def _written_out(number: str) -> int | float:
+    digits = f"{Decimal(number):f}"
+    return float(number) if "." in digits else int(digits)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether both are equal, or of one type and made of the same parts.
+
+    `==` alone would refuse an hour that a change of clocks repeats: such a moment of one zone equals
+    none of another zone (PEP 495).
+    """
+    try:
+        if bool(one == other):
+            return True
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, datetime):
+            return one.utcoffset() is not None and one.astimezone(UTC) == other.astimezone(UTC)
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+        if isinstance(one, list | tuple):
+            return len(one) == len(other) and all(map(_is_same, one, other))
+        if isinstance(one, BaseModel):
+            return _is_same(one.__getstate__(), other.__getstate__())
+        if is_dataclass(one):
+            return all(_is_same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+    except Exception:  # noqa: BLE001 - an == that raises, or answers with an array, is not equal
+        return False
+    return False
 
 
 def encode_result(value: Any) -> str | None:

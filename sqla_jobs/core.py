@@ -11,12 +11,13 @@ from sqlalchemy.orm import registry
 
 from sqla_jobs import actions
 from sqla_jobs.binding import Bind, Binding
+from sqla_jobs.declaration import TaskOptions, declare
 from sqla_jobs.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
 from sqla_jobs.registry import Tasks
-from sqla_jobs.tasks import Task, TaskOptions, declare
+from sqla_jobs.tasks import Task
 
 if TYPE_CHECKING:
     from sqla_jobs.worker import Worker
@@ -130,7 +131,7 @@ class Jobs(Generic[J]):
         what it is, and its instances are enqueued by `jobs.enqueue(session, instance)`.
         """
         if target is None:
-            return lambda later: self._register(later, options)
+            return partial(self._register, options=options)
         return self._register(target, options)
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
@@ -141,7 +142,7 @@ class Jobs(Generic[J]):
     def enqueue(self, session: AnySession, instance: object, /, **options: Unpack[EnqueueOptions]) -> J:
         """Add a job for an instance of a task class to the caller's session, as `Task.enqueue` does."""
         task = self.tasks.of_class(type(instance))
-        return task.options(**options).enqueue(session, **_fields(task, instance))
+        return task.options(**options).enqueue(session, **task.declaration.signature.arguments_of(instance))
 
     def enqueue_many(
         self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
@@ -149,9 +150,11 @@ class Jobs(Generic[J]):
         """Add a job for each instance, in order, and return how many; all or nothing, in flat memory."""
 
         def grouped() -> Iterator[int]:
-            for kind, group in groupby(instances, key=type):
+            for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
                 task = self.tasks.of_class(kind)
-                yield task.options(**options).enqueue_many(session, map(partial(_fields, task), group))
+                arguments_of = task.declaration.signature.arguments_of
+                numbered = ((number, arguments_of(instance)) for number, instance in group)
+                yield task.options(**options).enqueue_numbered(session, numbered)
 
         with plain_session(session).begin_nested():
             return sum(grouped())
@@ -207,7 +210,3 @@ class Jobs(Generic[J]):
             grace=grace,
         )
         return Worker(self, self.binding(bind), settings)
-
-
-def _fields(task: Task[..., Any, Any], instance: object) -> dict[str, Any]:
-    return {name: getattr(instance, name) for name in task.declaration.signature.arguments.parameters}

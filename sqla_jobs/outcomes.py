@@ -21,9 +21,10 @@ class Snooze(Exception):
     """Raised by a task to come back in `seconds` without using up an attempt."""
 
     def __init__(self, seconds: float | timedelta) -> None:
-        self.seconds = seconds.total_seconds() if isinstance(seconds, timedelta) else float(seconds)
-        if not math.isfinite(self.seconds) or self.seconds < 0:
-            raise ValueError(f"Snooze({seconds!r}): the wait is a finite number of seconds, 0 or more")
+        wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        if not isinstance(wait, int | float) or not 0 <= wait < math.inf:
+            raise ValueError(f"Snooze({seconds!r:.60}): the wait is a finite number of seconds, 0 or more")
+        self.seconds = float(min(wait, MAX_DELAY))
         super().__init__(f"come back in {self.seconds:g} s")
 
 
@@ -48,15 +49,16 @@ class Failure:
         """`error` described; each of `secrets` in it is shown as ***."""
         try:
             message = str(error)
-        except Exception as unprintable:
+        except BaseException as unprintable:  # noqa: BLE001 - nothing that an error does may stop its being told
             message = f"<its __str__ raised {type(unprintable).__name__}>"
         lines = traceback.format_exception(type(error), error, error.__traceback__)
+        shown = "".join(storable(_redact(line, secrets), MAX_MESSAGE) for line in lines)
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         return cls(
             storable(name, 500),
             storable(_redact(message, secrets), MAX_MESSAGE),
-            storable(_redact("".join(lines), secrets), MAX_TRACEBACK, keep_end=True),
+            storable(shown, MAX_TRACEBACK, keep_end=True),
         )
 
 
@@ -70,7 +72,7 @@ def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
 
 
 def _redact(text: str, secrets: Collection[str]) -> str:
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # the longest first: one may hold another
         text = text.replace(secret, "***")
     return text
 
@@ -141,7 +143,7 @@ def decide(
     raises ends it too, and both errors are told.
     """
     if isinstance(error, Snooze):
-        return Snoozed(min(error.seconds, MAX_DELAY))
+        return Snoozed(error.seconds)
     if isinstance(error, Cancel):
         return Cancelled(Failure("Cancel", storable(_redact(error.reason, secrets), MAX_MESSAGE)))
     failure = Failure.of(error, secrets=secrets)
@@ -149,7 +151,7 @@ def decide(
         return Failed(failure)
     try:
         delay = next_delay(policy, error, attempt=attempt, elapsed=elapsed)
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001 - whatever a policy raises is told with what the task raised
         broken.__context__ = error
         return Failed(Failure.of(broken, secrets=secrets))
     return Failed(failure) if delay is None else Retried(delay, failure)

@@ -92,8 +92,5 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
     """Whether both are the same definition: a reload, or one file run as a script and imported as well."""
     a, b = one.declaration.signature, other.declaration.signature
-    if a.qualname != b.qualname:
-        return False
-    codes = [getattr(signature.target, "__code__", None) for signature in (a, b)]
-    same_file = all(codes) and codes[0].co_filename == codes[1].co_filename  # type: ignore[union-attr]
-    return a.module == b.module or (same_file and "__main__" in (a.module, b.module))
+    as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
+    return a.qualname == b.qualname and (a.module == b.module or as_script)

@@ -22,7 +22,7 @@ class wait_backoff(wait_base):
     """2, 4, 8 … seconds after each attempt, an hour at most, each ± 25 % so that failures spread out."""
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
-        return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * random.uniform(0.75, 1.25)
+        return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 BACKOFF = wait_backoff()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
 
 from sqla_jobs.context import RunContext
 from sqla_jobs.errors import ArgumentsError, DeclarationError
@@ -34,10 +34,20 @@ class Signature:
     """The parameters that are stored, annotations as written."""
 
     @property
+    def code(self) -> types.CodeType:
+        """What runs, below all decorators."""
+        code: types.CodeType = inspect.unwrap(getattr(self.target, "execute", self.target)).__code__
+        return code
+
+    @property
     def place(self) -> str:
         """Where it is declared, for people."""
-        code = getattr(self.target, "__code__", None)
-        return f"{self.module}.{self.qualname}" + (f" ({code.co_filename}:{code.co_firstlineno})" if code else "")
+        return f"{self.module}.{self.qualname} ({self.code.co_filename}:{self.code.co_firstlineno})"
+
+    @property
+    def is_closure(self) -> bool:
+        """Whether it uses variables of a function around it."""
+        return bool(set(self.code.co_freevars) - {"__class__"})
 
     def annotation(self, name: str) -> Any:
         """The type that parameter `name` is annotated with, `Any` without an annotation."""
@@ -48,7 +58,16 @@ class Signature:
         try:
             return self.arguments.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise ArgumentsError(f"{task}{self.arguments.replace(return_annotation=_EMPTY)}: {error}") from None
+            raise ArgumentsError(f"{task}({self._summary()}): {error}") from None
+
+    def _summary(self) -> str:
+        parameters = self.arguments.parameters.values()
+        return ", ".join(p.name if p.default is p.empty else f"{p.name}=…" for p in parameters)
+
+    def arguments_of(self, instance: object) -> dict[str, Any]:
+        """The arguments that an instance of a task class stands for, by parameter name."""
+        fields = _fields(type(instance))
+        return {name: getattr(instance, fields[name]) for name in self.arguments.parameters}
 
     def call(self, injected: list[Any], arguments: dict[str, Any]) -> Any:
         """Run the task."""
@@ -56,9 +75,6 @@ class Signature:
             return self.target(**arguments).execute(*injected)
         bound = inspect.BoundArguments(self.arguments, arguments)
         return self.target(*injected, *bound.args, **bound.kwargs)
-
-
-_EMPTY = inspect.Signature.empty
 
 
 def inspect_target(target: Callable[..., Any]) -> Signature:
@@ -71,8 +87,7 @@ def inspect_target(target: Callable[..., Any]) -> Signature:
             kind = f"a {type(target).__name__}"
         raise DeclarationError(f"{target!r} is {kind}: a task is a plain function or a dataclass with execute()")
     _refuse_function(target)
-    parameters = list(_signature(target).parameters.values())
-    injected, rest = _split(target, parameters)
+    injected, rest = _split(target, list(_signature(target).parameters.values()))
     return Signature(
         target,
         target.__module__,
@@ -88,7 +103,7 @@ def _refuse_function(target: types.FunctionType) -> None:
     if target.__name__ == "<lambda>":
         raise DeclarationError(f"{name} is a lambda: a task needs a stable name, so write a def")
     if _is_async(target):
-        raise DeclarationError(f"{name} is a coroutine: write a plain def, with asyncio.run(…) inside where needed")
+        raise DeclarationError(f"{name} is asynchronous: write a plain def, with asyncio.run(…) inside where needed")
     if inspect.isgeneratorfunction(target):
         raise DeclarationError(f"{name} is a generator: nothing would iterate over it; return a value instead")
     owner, _, _ = name.rpartition(".")
@@ -106,30 +121,55 @@ def _inspect_class(target: type[Any]) -> Signature:
     if not inspect.isfunction(execute):
         raise DeclarationError(f"{name} has no method execute(self): that is what a task of the class form runs")
     if _is_async(execute) or inspect.isgeneratorfunction(execute):
-        raise DeclarationError(f"{name}.execute is a coroutine or generator: write a plain def")
+        raise DeclarationError(f"{name}.execute is asynchronous or a generator: write a plain def")
     if not (dataclasses.is_dataclass(target) or issubclass(target, BaseModel)):
         raise DeclarationError(
             f"{name} is neither a dataclass nor a pydantic model, so its arguments are not known: "
             "write @jobs.task above @dataclass"
         )
-    own, *parameters = _signature(execute).parameters.values()
-    injected, rest = _split(execute, parameters)
+    injected, rest = _split(execute, list(_signature(execute).parameters.values())[1:])
     if rest:
         raise DeclarationError(
             f"{name}.execute(…, {rest[0].name}) can only take an injected Session and RunContext: "
             f"arguments are fields of {name}"
         )
-    del own
-    fields = list(_signature(target).parameters.values())
-    _refuse_parameters(name, fields)
+    parameters = list(_signature(target).parameters.values())
+    _refuse_parameters(name, parameters)
+    _refuse_unstorable_fields(target, [parameter.name for parameter in parameters])
+    for parameter in parameters:
+        if _injection(target, parameter):
+            raise DeclarationError(f"{name}.{parameter.name} is no argument: write execute(self, {parameter})")
     return Signature(
         target,
         target.__module__,
         name,
         wants_session="session" in injected,
         wants_context="context" in injected,
-        arguments=inspect.Signature(fields),
+        arguments=inspect.Signature(parameters),
     )
+
+
+def _refuse_unstorable_fields(target: type[Any], parameters: list[str]) -> None:
+    name, fields = target.__qualname__, _fields(target)
+    if lost := [parameter for parameter in parameters if parameter not in fields]:
+        raise DeclarationError(f"{name}: {lost[0]!r} is not kept as a field, so it could not be stored")
+    if not issubclass(target, BaseModel) or target.model_config.get("populate_by_name"):
+        return
+    for field, info in target.model_fields.items():
+        if (alias := info.validation_alias) is not None and alias not in parameters:
+            raise DeclarationError(
+                f"{name}.{field} can only be given as {alias!r}, which is no Python name to store it by: "
+                "set populate_by_name in its model_config"
+            )
+
+
+def _fields(target: type[Any]) -> dict[str, str]:
+    """Attributes of a dataclass or pydantic model, by the parameter of its constructor that sets them."""
+    if not issubclass(target, BaseModel):
+        return {field.name: field.name for field in dataclasses.fields(target)}
+    fields = target.model_fields.items()
+    aliases = {info.validation_alias: name for name, info in fields if isinstance(info.validation_alias, str)}
+    return aliases | {name: name for name, _ in fields}
 
 
 def _split(
@@ -162,20 +202,29 @@ def _refuse_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
             raise DeclarationError(f"{name} takes {parameter}: arguments are stored by name and type, so name each one")
 
 
-def _injection(function: types.FunctionType, parameter: inspect.Parameter) -> str | None:
+def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str | None:
     try:
-        annotation = _resolve(function, parameter.name, parameter.annotation)
+        annotation = _resolve(owner, parameter.name, parameter.annotation)
     except DeclarationError:
         return None  # a name defined later: the arguments' types are resolved at the first enqueue
-    return injection_of(function.__qualname__, parameter.name, annotation)
+    return injection_of(owner.__qualname__, parameter.name, annotation)
 
 
 def injection_of(owner: str, name: str, annotation: Any) -> str | None:
     """Whether a parameter of that type is injected: "session", "context" or `None`."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return injection_of(owner, name, args[0])
+    if origin in (typing.Union, types.UnionType) and any(injection_of(owner, name, arg) for arg in args):
+        raise DeclarationError(f"{owner}: {name!r} is always given, so annotate it with one type: Session, RunContext")
+    annotation = origin or annotation
     if not isinstance(annotation, type):
         return None
-    if issubclass(annotation, AsyncSession):
-        raise DeclarationError(f"{owner}: {name!r} is an AsyncSession, but tasks run in threads: take a Session")
+    for kind in (AsyncSession, async_scoped_session, scoped_session):
+        if issubclass(annotation, kind):
+            raise DeclarationError(
+                f"{owner}: {name!r} is a {kind.__name__}, but each run has a Session of its own: annotate it so"
+            )
     if issubclass(annotation, Session):
         return "session"
     return "context" if issubclass(annotation, RunContext) else None
@@ -194,12 +243,19 @@ def _resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
     if annotation is inspect.Parameter.empty:
         return Any
     holder = types.SimpleNamespace(__annotations__={name: annotation})
-    module = sys.modules.get(owner.__module__)
-    scope = getattr(owner, "__globals__", None) or (vars(module) if module else {})
     try:
-        return typing.get_type_hints(holder, scope, {}, include_extras=True)[name]
+        return typing.get_type_hints(holder, _scope(owner, name), {}, include_extras=True)[name]
     except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise DeclarationError(
             f"{owner.__qualname__}: the annotation {annotation!r} of {name!r} cannot be resolved ({error}); "
             "import that name at the top of the module, not only under TYPE_CHECKING"
         ) from None
+
+
+def _scope(owner: Callable[..., Any], name: str) -> dict[str, Any]:
+    """The names that an annotation is written in terms of: those of the module that it stands in."""
+    if isinstance(owner, type):
+        writer = next((base for base in owner.__mro__ if name in vars(base).get("__annotations__", {})), owner)
+        return vars(sys.modules[writer.__module__]) if writer.__module__ in sys.modules else {}
+    scope: dict[str, Any] = inspect.unwrap(owner).__globals__
+    return scope

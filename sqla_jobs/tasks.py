@@ -3,158 +3,68 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-import tenacity
 from sqlalchemy.orm import Session
 
-from sqla_jobs.arguments import Codec, entity_of
 from sqla_jobs.context import RunContext
-from sqla_jobs.enqueue import (
-    AnySession,
-    EnqueueOptions,
-    add_many,
-    add_one,
-    check_common,
-    check_options,
-    plain_session,
-)
-from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.declaration import Declaration
+from sqla_jobs.enqueue import AnySession, EnqueueOptions, add_many, add_one, check_options, plain_session
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import JobMixin
-from sqla_jobs.retry import DEFAULT_POLICY, check_policy
-from sqla_jobs.signatures import Signature, inspect_target
+
+__all__ = ["Declaration", "Enqueue", "Enqueuer", "Task"]
 
 C = ParamSpec("C")
 P = ParamSpec("P")
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R", covariant=True)
 S = TypeVar("S", bound=Session)
 J = TypeVar("J", bound=JobMixin)
+J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
 
 
-class TaskOptions(TypedDict, total=False):
-    """What is said about a task where it is declared."""
+class Enqueue(Protocol[P, J_co]):
+    """What `task.enqueue` is: a session, then the arguments of the task without those that are injected."""
 
-    name: str
-    """Stored with each job; by default the function's or the class's own name."""
-    queue: str
-    priority: int
-    """From -10 to 10, lower runs first."""
-    max_attempts: int
-    timeout: float | timedelta | None
-    """Seconds one attempt may take."""
-    retry: tenacity.BaseRetrying
-    """When an attempt that raised is followed by another: `retry`, `stop` and `wait` of tenacity."""
-    aliases: Sequence[str]
-    """Names it had before, under which jobs may still be waiting."""
-    sensitive: Sequence[str]
-    """Arguments that no log, error, command or page shows."""
+    def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
+        """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
+
+        Returns the job, pending like any object that was added. With a `unique_key` it is in the
+        database already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
+        do not fit, having changed nothing.
+        """
+        ...
 
 
-@dataclass(frozen=True)
-class Declaration:
-    """A task as it was declared and checked."""
+class _Anything(Protocol):
+    """A target of which only the name is known, as in `jobs.tasks["mail.send"]`."""
 
-    name: str
-    signature: Signature
-    codec: Codec
-    policy: tenacity.BaseRetrying
-    timeout: float | None
-    aliases: tuple[str, ...]
-    sensitive: frozenset[str]
-    defaults: Mapping[str, Any]
-
-    def secrets(self, arguments: Mapping[str, Any]) -> set[str]:
-        """Texts among the sensitive arguments (as stored) that no message may show."""
-        found: set[str] = set()
-
-        def collect(value: Any) -> None:
-            if isinstance(value, dict):
-                for item in cast("dict[str, Any]", value).values():
-                    collect(item)
-            elif isinstance(value, list):
-                for item in value:
-                    collect(item)
-            elif len(str(value)) > 2:
-                found.add(str(value))
-
-        for name in self.sensitive & arguments.keys():
-            collect(arguments[name])
-        return found
+    def __call__(self, *, only_known_by_name: None) -> object: ...
 
 
-def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
-    """Check a task and its options. Raises `DeclarationError` that names what is wrong and the remedy."""
-    unknown = options.keys() - TaskOptions.__annotations__.keys()
-    if unknown:
-        raise DeclarationError(f"task option {min(unknown)!r}: there are {', '.join(TaskOptions.__annotations__)}")
-    signature = inspect_target(target)
-    closure = getattr(target, "__closure__", None)
-    if closure and "name" not in options:
-        raise DeclarationError(
-            f"{signature.qualname} is a closure: a worker can only find it if importing the application makes it "
-            "again, so give it a name= of its own, or move it to the top of a module"
-        )
-    aliases, sensitive = _words("aliases", options), frozenset(_words("sensitive", options))
-    name = options.get("name", target.__name__)
-    for word in (name, *aliases):
-        if not (isinstance(word, str) and 0 < len(word) <= 200 and word.isprintable()):
-            raise DeclarationError(f"task name {word!r:.60}: a text of 1 to 200 printable characters")
-    if missing := sensitive - signature.arguments.parameters.keys():
-        raise DeclarationError(f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}")
-    given: dict[str, Any] = {key: options[key] for key in ("queue", "priority", "max_attempts") if key in options}
-    try:
-        check_common(given)
-    except ArgumentsError as error:
-        raise DeclarationError(f"{name}: {error}") from None
-    codec = Codec(name, signature, sensitive)
-    _refuse_rows_without_session(codec, signature)
-    return Declaration(
-        name,
-        signature,
-        codec,
-        check_policy(options["retry"]) if options.get("retry") is not None else DEFAULT_POLICY,
-        _timeout(name, options.get("timeout")),
-        aliases,
-        sensitive,
-        {"queue": "default", "priority": 0, "max_attempts": 25} | given,
-    )
+class _Injected(Protocol[C, E_co]):
+    def without_injected(self, target: Callable[C, object], /) -> E_co: ...
 
 
-def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    words = options.get(option, ())
-    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        raise DeclarationError(f"{option}={words!r}: a list of names")
-    return tuple(words)
+class _EnqueueOf(Generic[C]):
+    """Finds the overload when `task.enqueue` is looked up, so that a call has one signature to fit.
 
+    Overloads on `enqueue` itself would let a wrong call fall through to the last of them, and there
+    the injected parameters are arguments like any other.
+    """
 
-def _timeout(name: str, timeout: object) -> float | None:
-    if timeout is None:
-        return None
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise DeclarationError(f"{name}: timeout={timeout!r}: a number of seconds above 0, or None")
-    return float(seconds)
-
-
-def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:
-    if signature.wants_session:
-        return
-    for name in signature.arguments.parameters:
-        try:
-            annotation = signature.annotation(name)
-        except DeclarationError:
-            continue  # a name defined later: looked at again at the first enqueue
-        if entity_of(annotation):
-            raise codec.entity_without_session(name)
+    def __get__(self, enqueuer: _Injected[C, E], owner: object = None, /) -> E:
+        return enqueuer.without_injected(lambda *_, **__: None)
 
 
 class Enqueuer(Generic[C, R, J]):
     """Enqueues one task with some options; what `options()` returns, and what a `Task` is."""
+
+    enqueue: _EnqueueOf[C] = _EnqueueOf()
 
     def __init__(self, declaration: Declaration, models: Models[J], options: Mapping[str, Any]) -> None:
         self._declaration = declaration
@@ -162,38 +72,20 @@ class Enqueuer(Generic[C, R, J]):
         self._options = options
 
     @overload
-    def enqueue(
-        self: Enqueuer[Concatenate[S, RunContext, P], Any, J],
-        session: AnySession,
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> J: ...
+    def without_injected(self, target: _Anything, /) -> Enqueue[..., J]: ...
     @overload
-    def enqueue(
-        self: Enqueuer[Concatenate[S, P], Any, J],
-        session: AnySession,
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> J: ...
+    def without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def enqueue(
-        self: Enqueuer[Concatenate[RunContext, P], Any, J],
-        session: AnySession,
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> J: ...
+    def without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
     @overload
-    def enqueue(self: Enqueuer[P, Any, J], session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J: ...
-    def enqueue(self, session: AnySession, /, *args: Any, **kwargs: Any) -> J:
-        """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
+    def without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Enqueue[P, J]: ...
+    @overload
+    def without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
+    def without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
+        """How `enqueue` is called for a task of this kind."""
+        return self._enqueue
 
-        Returns the job, pending like any object that was added. With a `unique_key` it is in the
-        database already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
-        do not fit, having changed nothing.
-        """
+    def _enqueue(self, session: AnySession, /, *args: Any, **kwargs: Any) -> J:
         into, declaration = plain_session(session), self._declaration
         values = self._bind(args, kwargs)
         encoded = declaration.codec.encode(into, values)
@@ -212,14 +104,20 @@ class Enqueuer(Generic[C, R, J]):
         Any iterable, also one of millions: memory stays flat. They are inserted at once, in the caller's
         transaction; an error among them takes all of them back and names the position of the culprit.
         """
+        return self.enqueue_numbered(session, enumerate(arguments))
+
+    def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> int:
+        """The same, where each mapping comes with the number that an error is to name it by."""
         into, declaration = plain_session(session), self._declaration
 
         def encoded() -> Iterator[bytes]:
-            for position, values in enumerate(arguments):
+            for number, values in arguments:
+                if not isinstance(values, Mapping):
+                    raise ArgumentsError(f"item {number} is no mapping of arguments, but a {type(values).__name__}")
                 try:
                     yield declaration.codec.encode(into, self._bind((), values))
                 except ArgumentsError as error:
-                    raise ArgumentsError(f"item {position}: {error}") from None
+                    raise ArgumentsError(f"item {number}: {error}") from None
 
         return add_many(into, self._models, declaration.name, declaration.defaults, self._options, encoded())
 

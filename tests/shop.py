@@ -157,9 +157,9 @@ def misbehave(how: str) -> object:
         case "result-huge":
             return "x" * 2_000_000
         case "thread":
-            threading.Thread(target=gate.wait, args=(30,)).start()
+            threading.Thread(target=gate.wait, args=(30,), daemon=False).start()
         case "base-exception":
-            raise BaseException("directly")
+            raise GeneratorExit("directly")
         case _:
             raise NotImplementedError(how)
     return None

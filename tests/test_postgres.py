@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @contextmanager
-def connected(url: str) -> Iterator[psycopg.Connection]:
+def connected(url: str) -> Generator[psycopg.Connection]:
     dsn = url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(dsn, autocommit=True, connect_timeout=10) as connection:
         yield connection
@@ -68,7 +68,7 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def program(code: str) -> Iterator[subprocess.Popen[str]]:
+def program(code: str) -> Generator[subprocess.Popen[str]]:
     """Another Python program; its first line of output is a URL. It is killed at the end."""
     command = [sys.executable, "-c", textwrap.dedent(code)]
     with subprocess.Popen(
@@ -147,9 +147,12 @@ def test_a_file_is_refused(temporary: Path) -> None:
 
 
 def test_a_directory_whose_making_was_cut_short_is_made_again(temporary: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalServer, "_launch", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        patch.setattr(LocalServer, "_launch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
             LocalServer(data_directory=temporary / "kept")
     (temporary / "kept" / "data").mkdir()
     (temporary / "kept" / "data" / "PG_VERSION").write_text("half")

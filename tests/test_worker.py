@@ -41,7 +41,9 @@ def job(session: Session, job_id: int) -> shop.MyJob:
 
 def outcomes(session: Session, job_id: int) -> list[str]:
     session.rollback()
-    return [str(o) for o in session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))]
+    return [
+        str(o) for o in session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
+    ]
 
 
 def effects(session: Session) -> list[int]:
@@ -51,7 +53,9 @@ def effects(session: Session) -> list[int]:
 
 def states(session: Session) -> dict[str, int]:
     session.rollback()
-    return {str(state): n for state, n in session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))}
+    return {
+        str(state): n for state, n in session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
+    }
 
 
 def test_a_job_runs_and_leaves_a_run_with_its_result(session: Session) -> None:
@@ -419,7 +423,7 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     with pytest.raises(ConfigurationError, match=r"jobs\.bind"):
         none.worker()
     none.bind(engine)
-    with pytest.raises(ConfigurationError, match="knows no task.*tasks="):
+    with pytest.raises(ConfigurationError, match=r"knows no task.*tasks="):
         none.worker().start()
 
     @none.task
@@ -450,8 +454,8 @@ def test_options_of_a_worker_are_checked(session: Session, options: dict[str, An
 def test_a_worker_works_whatever_isolation_the_application_chose(session: Session, engine: Engine) -> None:
     with engine.connect() as connection:
         name = connection.scalar(text("SELECT current_database()"))
-        connection.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_isolation = \'serializable\''))
-        connection.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = \'off\''))
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"))
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET synchronous_commit = 'off'"))
         connection.commit()
     engine.dispose()
     shop.write.enqueue(session, n=1)

@@ -1,0 +1,214 @@
+"""`python -m examples.demo`: a shop takes orders, two workers do the rest, and one of them is killed on the way.
+
+Everything is real: the PostgreSQL server, the two worker processes, the SMTP server, the kill -9. At the end the
+program counts what happened, and exits with 1 if anything that is promised did not come true.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.orm import Session
+
+from examples.database import demo_database
+from examples.mail import MailServer, mail_server
+from examples.report import Facts, Killed, account, check
+from examples.shop import Base, CardDeclined, LedgerEntry, jobs, place_order
+from examples.terminal import Progress
+
+ORDERS = Path(__file__).with_name("orders.csv")
+KILL_AFTER = 60
+"""Mails delivered before one of the workers is killed."""
+PATIENCE = 45.0
+"""Seconds after which the demo stops waiting, and its checks say what is missing."""
+
+
+def main() -> int:
+    """Run the demo. Returns the exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    began = time.monotonic()
+    try:
+        with demo_database() as url, mail_server() as mail:
+            failed = run(url, mail)
+    except KeyboardInterrupt:
+        print("\nStopped: workers and servers are down, nothing is left behind.")
+        return 130
+    print(f"\nIt took {time.monotonic() - began:.1f} s.")
+    if failed:
+        print("FAILED: " + "; ".join(failed), file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(url: str, mail: MailServer) -> list[str]:
+    """The whole story, printed. Returns the checks that failed."""
+    with engine_of(url) as engine, tempfile.TemporaryDirectory() as folder:
+        Base.metadata.create_all(engine)
+        introduce(engine)
+        with (
+            worker(url, mail, Path(folder, "first.log")) as first,
+            worker(url, mail, Path(folder, "second.log")) as second,
+        ):
+            day = Day(engine, mail, first, second)
+            for number, accepted in place_orders(engine):
+                (day.placed if accepted else day.declined).append(number)
+                day.look()
+            day.placing = False
+            while not day.is_over():
+                day.look()
+                time.sleep(0.02)
+        with Session(engine) as session:
+            facts = Facts(session, mail, day.placed, day.declined, day.killed, second.returncode)
+            print(account(facts))
+            checks = check(facts)
+        print("\nCHECKED")
+        for one in checks:
+            print(f"  {'ok    ' if one.holds else 'FAILED'}  {one.claim}: {one.found}")
+        failed = [one.claim for one in checks if not one.holds]
+        for log in sorted(Path(folder).iterdir()) if failed else ():
+            print(f"\nThe end of {log.name}:", *log.read_text(errors="replace").splitlines()[-15:], sep="\n  ")
+    return failed
+
+
+def introduce(engine: Engine) -> None:
+    """Say what is about to be seen."""
+    with engine.connect() as connection:
+        version = str(connection.scalar(select(func.current_setting("server_version")))).split()[0]
+    where = (
+        "where DATABASE_URL points, in a schema of its own" if os.environ.get("DATABASE_URL") else "started for this"
+    )
+    print(
+        f"PostgreSQL {version} ({where}), an SMTP server that refuses now and then,\n"
+        "two worker processes, and a shop that takes the orders of examples/orders.csv.\n"
+        "Each order enqueues a mail and a booking in its own transaction. One worker will be killed.\n",
+        flush=True,
+    )
+
+
+def place_orders(engine: Engine) -> Iterator[tuple[str, bool]]:
+    """Each order in a transaction of its own, with its jobs. A declined card takes all of it back."""
+    with ORDERS.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            try:
+                with Session(engine) as session, session.begin():
+                    place_order(session, line)
+            except CardDeclined:
+                yield line["number"], False
+            else:
+                yield line["number"], True
+
+
+class Day:
+    """The shop's day as it goes on: what was placed, how far the workers are, who was killed."""
+
+    def __init__(
+        self, engine: Engine, mail: MailServer, first: subprocess.Popen[bytes], second: subprocess.Popen[bytes]
+    ) -> None:
+        self.placed: list[str] = []
+        self.declined: list[str] = []
+        self.placing = True
+        self.killed: Killed | None = None
+        self._engine, self._mail, self._first, self._second = engine, mail, first, second
+        self._progress = Progress()
+        self._began = time.monotonic()
+        self._looked_at = 0.0
+        self._live = 0
+
+    def look(self) -> None:
+        """Show how far things are, ten times a second; kill a worker once it is time."""
+        if time.monotonic() - self._looked_at < 0.1:
+            return
+        with Session(self._engine) as session:
+            job, run = jobs.Job, jobs.Run
+            live = job.state.in_(["scheduled", "queued", "running"])
+            self._live = session.scalar(select(func.count()).where(live)) or 0
+            settled = session.scalar(select(func.count()).select_from(LedgerEntry))
+            again = select(func.count()).select_from(run)
+            retried = session.scalar(again.where(run.outcome == "retried"))
+            lost = session.scalar(again.where(run.outcome == "lost"))
+            if self.killed is None and self._mail.delivered.total() >= KILL_AFTER:
+                self._kill(session)
+        self._looked_at = time.monotonic()
+        self._progress.show(
+            f"  {len(self.placed):>3} placed  {len(self._mail.delivered):>3} mailed  {settled:>3} booked  "
+            f"{retried:>2} retried  {lost:>2} lost  {self._live:>3} jobs to go"
+        )
+
+    def _kill(self, session: Session) -> None:
+        """kill -9 the first worker, when the database says that it is in the middle of both kinds of jobs."""
+        job, process = jobs.Job, jobs.Process
+        held = (
+            select(process.id, job.task, func.count())
+            .join(job, job.process_id == process.id)
+            .where(process.pid == self._first.pid, job.state == "running")
+            .group_by(process.id, job.task)
+        )
+        rows = session.execute(held).all()
+        if len(rows) == 2:
+            self._first.kill()
+            self._first.wait()
+            self.killed = Killed(rows[0][0], {row[1]: row[2] for row in rows})
+            what = " and ".join(f"{count} of {task}" for task, count in self.killed.held.items())
+            self._progress.say(f"  kill -9 {self._first.pid}: a worker dies holding {what}")
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, or no hope that it will be done."""
+        stuck = time.monotonic() - self._began > PATIENCE or self._second.poll() is not None
+        if (over := not self.placing and self._live == 0 and self._looked_at > 0) or stuck:
+            self._progress.say("  no job is left" if over else "  gave up waiting")
+        return over or stuck
+
+
+@contextmanager
+def worker(url: str, mail: MailServer, log: Path) -> Generator[subprocess.Popen[bytes]]:
+    """A worker process for the length of the block, stopped in order at its end. The lease is short, for the demo."""
+    command = [sys.executable, "-m", "sqla_jobs.worker", "examples.shop:jobs", "--queues", "default=4,mail=4"]
+    command += ["--heartbeat", "0.5", "--lease", "3", "--log-level", "WARNING"]
+    environment = os.environ | {"DATABASE_URL": url, "SHOP_SMTP_PORT": str(mail.port)}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the demo alone, which then stops its workers
+        )
+    try:
+        yield process
+    finally:
+        try:
+            process.terminate()
+            process.wait(timeout=15)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def engine_of(url: str) -> Generator[Engine]:
+    """The shop's own engine."""
+    engine = create_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What the demo prints: a line of progress, and plain tables."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+
+
+class Progress:
+    """One line that changes in place on a terminal; elsewhere a line about every second."""
+
+    def __init__(self) -> None:
+        self._in_place = sys.stdout.isatty()
+        self._shown_at = 0.0
+
+    def show(self, text: str) -> None:
+        """The newest state."""
+        if self._in_place:
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\x1b[2K{text[: columns - 1]}", end="", flush=True)
+        elif time.monotonic() - self._shown_at >= 1:
+            self._shown_at = time.monotonic()
+            print(text, flush=True)
+
+    def say(self, text: str) -> None:
+        """Something that stays on the screen."""
+        print(f"\r\x1b[2K{text}" if self._in_place else text, flush=True)
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as they need to be, numbers to the right; indented by two."""
+    lines = [[str(cell) for cell in row] for row in (heading, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
+    right = [bool(rows) and all(isinstance(row[column], int | float) for row in rows) for column in range(len(heading))]
+
+    def laid_out(line: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        return ("  " + "  ".join(cells)).rstrip()
+
+    return "\n".join(map(laid_out, lines))

@@ -1,0 +1,125 @@
+"""Arguments that are rows of the database: stored as primary keys, loaded from the run's session."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import Dialect, TypeDecorator, inspect, select, tuple_
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.orm import Mapper, Session, object_session
+
+from sqla_jobs.errors import ArgumentsError, EntityGone
+
+_DIALECT: Dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+_AT_ONCE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Entity:
+    """What a parameter annotated `Order`, `Order | None` or `list[Order]` takes."""
+
+    mapper: Mapper[Any]
+    many: bool = False
+    optional: bool = False
+
+    @property
+    def key_type(self) -> Any:
+        """The type of what is stored, as pydantic is to read it back."""
+        parts = [_python_type(column.type) for column in self.mapper.primary_key]
+        key: Any = parts[0] if len(parts) == 1 else tuple[tuple(parts)]  # type: ignore[misc]
+        whole = list[key] if self.many else key
+        return whole | None if self.optional else whole
+
+    def key_of(self, where: str, session: Session, value: Any) -> Any:
+        """The primary key, or a list of them; flushes the session where the row has none yet."""
+        if value is None and self.optional:
+            return None
+        if not self.many:
+            return self._key_of(where, session, value)
+        if not isinstance(value, Iterable):
+            raise ArgumentsError(f"{where} takes a list of {self._name}, not a {type(value).__name__}")
+        return [self._key_of(where, session, item) for item in value]
+
+    def _key_of(self, where: str, session: Session, value: Any) -> Any:
+        if not isinstance(value, self.mapper.class_):
+            raise ArgumentsError(f"{where} takes a {self._name}, not a {type(value).__name__}")
+        state = inspect(value)
+        if state.pending and object_session(value) is session:
+            session.flush()
+        if state.deleted or state.was_deleted or value in session.deleted:
+            raise ArgumentsError(f"{where}: that {self._name} has been deleted")
+        if state.identity is None:
+            raise ArgumentsError(f"{where}: that {self._name} is not in this session; session.add() it first")
+        return self._convert(state.identity, "process_bind_param")
+
+    def load(self, where: str, session: Session, key: Any) -> Any:
+        """The row, or the list of rows. Raises `EntityGone` where one is no longer there."""
+        if key is None:
+            return None
+        keys = [self._convert(item, "process_result_value") for item in (key if self.many else [key])]
+        known = list(self._rows(session, keys)) if self.many else []
+        rows = [session.get(self.mapper, item) for item in keys]
+        del known  # until here: a session forgets what nobody refers to
+        for item, row in zip(keys, rows, strict=True):
+            if row is None:
+                raise EntityGone(f"{where}: {self._name} {item} is gone")
+        return rows if self.many else rows[0]
+
+    def _rows(self, session: Session, keys: list[Any]) -> Iterator[Any]:
+        columns = self.mapper.primary_key
+        for start in range(0, len(keys), _AT_ONCE):
+            some = [key if isinstance(key, tuple) else (key,) for key in keys[start : start + _AT_ONCE]]
+            yield from session.scalars(select(self.mapper).where(tuple_(*columns).in_(some))).unique()
+
+    @property
+    def _name(self) -> str:
+        name: str = self.mapper.class_.__name__
+        return name
+
+    def _convert(self, key: Any, method: str) -> Any:
+        """A key as the application's own column types turn it into what the database has, or back."""
+        parts = key if isinstance(key, tuple) else (key,)
+        columns = self.mapper.primary_key
+        converted = tuple(_converted(column.type, method, part) for column, part in zip(columns, parts, strict=True))
+        return converted if len(converted) > 1 else converted[0]
+
+
+def _converted(kind: Any, method: str, value: Any) -> Any:
+    if isinstance(kind, TypeDecorator):
+        with suppress(NotImplementedError):
+            return getattr(kind, method)(value, _DIALECT)
+    return value
+
+
+def _python_type(kind: Any) -> Any:
+    if isinstance(kind, TypeDecorator):
+        kind = kind.load_dialect_impl(_DIALECT)
+    try:
+        return kind.python_type
+    except NotImplementedError:
+        return Any
+
+
+def entity_of(annotation: Any) -> Entity | None:
+    """What the annotation says about rows, `None` for any other one."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return entity_of(args[0])
+    if origin in (typing.Union, types.UnionType):
+        rest = [entity_of(arg) for arg in args if arg is not types.NoneType]
+        return dataclasses.replace(rest[0], optional=True) if len(rest) == 1 and rest[0] else None
+    if origin is list:
+        mapper = _mapper_of(args[0])
+        return Entity(mapper, many=True) if mapper else None
+    mapper = _mapper_of(annotation)
+    return Entity(mapper) if mapper else None
+
+
+def _mapper_of(annotation: Any) -> Mapper[Any] | None:
+    mapper = inspect(annotation, raiseerr=False) if isinstance(annotation, type) else None
+    return mapper if isinstance(mapper, Mapper) else None

@@ -1,0 +1,252 @@
+"""The statements of a job's life, raced on real connections and walked through at random."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
+from sqlalchemy.orm import Session
+
+from sqla_jobs import JobState, processes
+from sqla_jobs.outcomes import (
+    Cancelled,
+    Failed,
+    Failure,
+    Outcome,
+    Released,
+    Retried,
+    Snoozed,
+    Succeeded,
+)
+from sqla_jobs.queries import PRIORITIES, Claimed, Finish, Probe, Queries
+from tests import shop
+from tests.shop import jobs
+
+QUERIES = Queries(jobs.models)
+PROBES = [Probe("default", priority) for priority in PRIORITIES]
+WHY = Failure("Error", "because")
+
+
+def claim(connection: Connection, process_id: uuid.UUID, limit: int) -> list[Claimed]:
+    return QUERIES.claim(connection, process_id, {"default": limit}, list(jobs.tasks), PROBES)
+
+
+def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:
+    shop.Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(4000)))
+        session.commit()
+    barrier = threading.Barrier(8)
+
+    def claim_all(_: int) -> list[Claimed]:
+        mine: list[Claimed] = []
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            process_id = uuid.uuid4()
+            barrier.wait()
+            while batch := claim(connection, process_id, 7):
+                mine += batch
+        return mine
+
+    with ThreadPoolExecutor(8) as threads:
+        claimed = [job for mine in threads.map(claim_all, range(8)) for job in mine]
+    assert len(claimed) == len({job.job_id for job in claimed}) == len({job.run_id for job in claimed}) == 4000
+
+
+def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_once(engine: Engine) -> None:
+    """Eight threads that all try to finish every lease: one end is stored, and no deadlock happens."""
+    shop.Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(200)))
+        session.commit()
+    with engine.begin() as connection:
+        claimed = claim(connection, uuid.uuid4(), 200)
+    barrier = threading.Barrier(8)
+
+    def finish_all(number: int) -> list[str]:
+        ends = [Finish(job, Succeeded(str(number))) for job in claimed]
+        fates: list[str] = []
+        barrier.wait()
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while ends:
+                told = QUERIES.finish(connection, ends)
+                ends = [end for end in ends if told[end.lease.run_id] == "locked"]
+                fates += [fate for fate in told.values() if fate != "locked"]
+        return fates
+
+    with ThreadPoolExecutor(8) as threads:
+        fates = Counter(fate for told in threads.map(finish_all, range(8)) for fate in told)
+    assert fates == {"stored": 200, "known": 1400}
+    with Session(engine) as session:
+        assert session.scalar(select(func.count()).select_from(jobs.Run)) == 200
+
+
+class JobLife(RuleBasedStateMachine):
+    """Jobs, processes and users at random; after each step the guarantees hold."""
+
+    engine: Engine
+    leases: Bundle[Claimed] = Bundle("leases")
+    workers: Bundle[uuid.UUID] = Bundle("workers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        for model in (jobs.Run, jobs.Job, jobs.Process):
+            self.connection.execute(text(f"DELETE FROM {model.__tablename__}"))
+        self.ended: set[int] = set()
+        self.positions: dict[int, int] = {}
+
+    def teardown(self) -> None:
+        self.connection.close()
+
+    @rule(target=workers)
+    def start_worker(self) -> uuid.UUID:
+        return processes.register(self.connection, jobs.models, kind="worker", queues={}, lease=30)
+
+    @rule(attempts=st.integers(1, 3), priority=st.integers(-10, 10), delay=st.sampled_from([None, 0, 3600]))
+    def enqueue(self, attempts: int, priority: int, delay: int | None) -> None:
+        with Session(self.engine) as session:
+            options = shop.mark.options(max_attempts=attempts, priority=priority, delay=delay)
+            options.enqueue(session, n=1)
+            session.commit()
+
+    @rule(target=leases, worker=workers, limit=st.integers(1, 3))
+    def claim(self, worker: uuid.UUID, limit: int) -> Any:
+        waiting = select(jobs.Job.id).where(jobs.Job.state == "queued")
+        in_order = waiting.order_by(jobs.Job.priority, jobs.Job.position).limit(limit)
+        expected = list(self.connection.scalars(in_order))
+        claimed = claim(self.connection, worker, limit)
+        assert [job.job_id for job in claimed] == expected
+        return multiple(*claimed)
+
+    def finish(self, lease: Claimed, outcome: Outcome) -> None:
+        stands = self.connection.scalar(
+            select(jobs.Job.current_run_id == lease.run_id).where(jobs.Job.id == lease.job_id)
+        )
+        (fate,) = QUERIES.finish(self.connection, [Finish(lease, outcome, 0.0, 0.001)]).values()
+        assert (fate == "stored") == bool(stands)
+
+    @rule(lease=leases)
+    def succeed(self, lease: Claimed) -> None:
+        self.finish(lease, Succeeded())
+
+    @rule(lease=leases)
+    def fail(self, lease: Claimed) -> None:
+        self.finish(lease, Failed(WHY))
+
+    @rule(lease=leases, delay=st.sampled_from([0.0, 3600.0]))
+    def retry_later(self, lease: Claimed, delay: float) -> None:
+        self.finish(lease, Retried(delay, WHY) if lease.attempt < lease.max_attempts else Failed(WHY))
+
+    @rule(lease=consumes(leases))
+    def snooze(self, lease: Claimed) -> None:
+        self.finish(lease, Snoozed(0.0))
+
+    @rule(lease=consumes(leases))
+    def release(self, lease: Claimed) -> None:
+        self.finish(lease, Released())
+
+    @rule(lease=leases)
+    def cancel_from_inside(self, lease: Claimed) -> None:
+        self.finish(lease, Cancelled(WHY))
+
+    @rule(lease=leases)
+    def cancel_from_outside(self, lease: Claimed) -> None:
+        with Session(self.engine) as session:
+            jobs.cancel(session, lease.job_id)
+            session.commit()
+
+    @rule(lease=leases)
+    def retry_from_outside(self, lease: Claimed) -> None:
+        with Session(self.engine) as session:
+            jobs.retry(session, lease.job_id)
+            session.commit()
+
+    @rule(worker=consumes(workers))
+    def lose_a_worker_and_rescue(self, worker: uuid.UUID) -> None:
+        held = select(func.count()).where(jobs.Job.state == "running", jobs.Job.process_id == worker)
+        count = self.connection.scalar(held)
+        stale = update(jobs.Process).where(jobs.Process.id == worker)
+        self.connection.execute(stale.values(beat_at=func.now() - text("interval '1 minute'")))
+        assert processes.bury_dead(self.connection, jobs.models) == [worker]
+        assert len(QUERIES.rescue(self.connection)) == count
+
+    @rule()
+    def promote(self) -> None:
+        QUERIES.promote(self.connection)
+
+    @invariant()
+    def a_running_job_has_a_lease_of_its_own_and_no_other_has_one(self) -> None:
+        rows = self.connection.execute(
+            select(jobs.Job.state, jobs.Job.current_run_id, jobs.Job.process_id, jobs.Job.finished_at)
+        ).all()
+        leases = [row.current_run_id for row in rows if row.current_run_id is not None]
+        assert len(leases) == len(set(leases))
+        for row in rows:
+            assert (row.state == "running") == (row.current_run_id is not None) == (row.process_id is not None)
+            assert (row.state in ("succeeded", "failed", "cancelled")) == (row.finished_at is not None)
+            assert isinstance(row.state, JobState)
+
+    @invariant()
+    def every_attempt_that_ended_has_one_run(self) -> None:
+        charged = func.count().filter(jobs.Run.outcome != "snoozed")
+        rows = self.connection.execute(
+            select(jobs.Job.id, jobs.Job.state, jobs.Job.attempt, jobs.Job.max_attempts, charged.label("runs"))
+            .outerjoin(jobs.Run, jobs.Run.job_id == jobs.Job.id)
+            .group_by(jobs.Job.id)
+        )
+        for row in rows:
+            under_way = row.state == "running"
+            assert row.runs == row.attempt - under_way
+            assert row.attempt <= row.max_attempts
+
+    @invariant()
+    def positions_only_grow(self) -> None:
+        for job_id, position in self.connection.execute(select(jobs.Job.id, jobs.Job.position)):
+            assert position >= self.positions.get(job_id, -1)
+            self.positions[job_id] = position
+
+
+def test_the_guarantees_hold_after_any_sequence_of_steps(engine: Engine) -> None:
+    shop.Base.metadata.create_all(engine)
+    machine = type("Life", (JobLife,), {"engine": engine})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+def test_a_process_that_beats_again_just_before_it_is_buried_keeps_its_jobs(engine: Engine) -> None:
+    shop.Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=1)
+        connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
+        claim(connection, process_id, 1)
+        connection.execute(update(jobs.Process).values(beat_at=func.now() - text("interval '1 minute'")))
+    with engine.begin() as beating, engine.connect() as burying:
+        assert processes.beat(beating, jobs.models, process_id)
+        buried: list[list[uuid.UUID]] = []
+        thread = threading.Thread(target=lambda: buried.append(processes.bury_dead(burying, jobs.models)))
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive(), "it waits for the beat under way"
+        beating.commit()
+        thread.join(10)
+        assert buried == [[]]
+        assert QUERIES.rescue(burying) == []
