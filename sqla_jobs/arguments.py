@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from sqla_jobs.entities import Entity, entity_of
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.signatures import Signature, injection_of
+from sqla_jobs.signatures import IMPORT_IT, Signature, injection_of
 
 MAX_BYTES = 1024 * 1024
 _ERRORS = 5
@@ -163,8 +163,10 @@ class Codec:
         try:
             _adapter_of({name: annotation})
         except Exception as error:
+            remedy = f"; {IMPORT_IT}" if isinstance(error, NameError) else ""
             raise DeclarationError(
-                f"{self._where(name)}: a {self._annotations[name]!r} cannot be stored: {str(error).splitlines()[0]}"
+                f"{self._where(name)}: {self._annotations[name]!r} cannot be stored: "
+                f"{str(error).splitlines()[0]}{remedy}"
             ) from error
 
     def entity_without_session(self, name: str) -> DeclarationError:
@@ -177,7 +179,10 @@ class Codec:
 def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
     arguments = cast("Any", TypedDict)("Arguments", shape)
     arguments.__pydantic_config__ = _CONFIG
-    return TypeAdapter(arguments)
+    adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
+    if hasattr(adapter, "rebuild"):  # from 2.10 on pydantic puts off what it cannot resolve
+        adapter.rebuild()
+    return adapter
 
 
 def _as_jsonb(encoded: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypedDict, cast
@@ -109,7 +109,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
 
 def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     words = options.get(option, ())
-    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+    if not isinstance(words, Sequence | Set) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
         raise DeclarationError(f"{option}={words!r}: a list of names")
     return tuple(words)
 

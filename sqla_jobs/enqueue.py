@@ -190,7 +190,8 @@ def _load(session: Session, job: type[J], job_id: int) -> J:
         raise JobsError(f"job {job_id} was deleted while it was being returned; enqueue it again")
     if known is not None:
         state = inspect(found)
-        unchanged = [name for name in state.mapper.column_attrs.keys() if not state.attrs[name].history.has_changes()]
+        names = [column.key for column in state.mapper.column_attrs]
+        unchanged = [name for name in names if not state.attrs[name].history.has_changes()]
         session.refresh(found, unchanged)
     return found
 
@@ -213,12 +214,13 @@ def add_many(
     values = _values(task, defaults, options)
     values.pop("unique_key")
     element = func.jsonb_array_elements(cast(_BATCH, JSONB)).column_valued("element")
-    table: Any = job.__table__
-    columns: dict[str, Any] = {
-        name: value if isinstance(value, ColumnElement) else literal(value, table.c[name].type)
-        for name, value in values.items()
-    }
-    statement = insert(table).from_select([*columns, "args"], select(*columns.values(), element))
+    mapper = inspect(job)
+    columns = [mapper.columns[name] for name in values]
+    selected = [
+        value if isinstance(value, ColumnElement) else literal(value, column.type)
+        for value, column in zip(values.values(), columns, strict=True)
+    ]
+    statement = insert(mapper.local_table).from_select([*columns, job.args], select(*selected, element))
     count = 0
     with session.begin_nested():
         for batch in _batches(encoded):

@@ -12,7 +12,6 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
-    Table,
     UniqueConstraint,
     text,
 )
@@ -57,6 +56,8 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     mapper_registry, metadata = _registry_of(base)
     if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
         raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
+    if schema == "":
+        raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
     names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues")]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
@@ -68,7 +69,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     jobs, runs, schedules, processes, queues = names
     positions = Sequence(f"{jobs}_position_seq", schema=schema, metadata=metadata)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema, metadata=metadata)
-    camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}"))
+    camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
 
     def mapped(mixin: type[Any], table: str, *args: Any, **attributes: Any) -> type[Any]:
         """`mixin` itself where it is an application's own class, else a class made from it."""
@@ -87,6 +88,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         return mixin
 
     Job = mapped(job_class, jobs, *_job_rules(jobs), positions=positions)
+    _refuse_columns_to_fill(Job)
     Run = mapped(
         RunMixin,
         runs,
@@ -132,7 +134,7 @@ def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
     if not isinstance(found, registry):
         raise ConfigurationError(
             f"Jobs({base!r}): give your declarative base class, Flask-SQLAlchemy's db.Model, "
-            "or a sqlalchemy.orm.registry"
+            "or a sqlalchemy.orm.registry, as in Jobs(registry(metadata=SQLModel.metadata))"
         )
     metadata = getattr(base, "metadata", None)
     return found, metadata if isinstance(metadata, MetaData) else found.metadata
@@ -141,11 +143,22 @@ def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
 def _check_job_class(job_class: type[Any]) -> None:
     if not (isinstance(job_class, type) and issubclass(job_class, JobMixin)):
         raise ConfigurationError(f"job_class={job_class!r}: subclass sqla_jobs.JobMixin")
-    if sa_inspect(job_class, raiseerr=False) is not None or isinstance(getattr(job_class, "__table__", None), Table):
+    if sa_inspect(job_class, raiseerr=False) is not None or isinstance(getattr(job_class, "registry", None), registry):
         raise ConfigurationError(
             f"job_class={job_class.__name__} is mapped already: leave it unmapped "
-            "(class MyJob(JobMixin), without your Base), Jobs(…) maps it"
+            "(class MyJob(JobMixin), without your Base), Jobs(…) maps it; each Jobs takes a class of its own"
         )
+
+
+def _refuse_columns_to_fill(job_class: type[Any]) -> None:
+    """Whoever enqueues without knowing the class (the command line, a clock, a plain INSERT) must be able to."""
+    for name, column in _mapper(job_class).columns.items():
+        given = name in ("task", "args") or column.nullable
+        if not given and column.server_default is None:
+            raise ConfigurationError(
+                f"{job_class.__name__}.{name} is NOT NULL without a default in the server: give it server_default=, "
+                "or make it nullable (Mapped[… | None]), since jobs are inserted from elsewhere too"
+            )
 
 
 def _one_of(table: str, column: str, words: Any) -> CheckConstraint:

@@ -18,6 +18,9 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
     """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `tasks=` if need be."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
+        for name in modules:
+            if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+                raise ConfigurationError(f"tasks=[{name!r}]: the full names of modules, such as 'shop.mail'")
         self._modules = modules
         self._by_name: dict[str, Task[..., Any, J]] = {}
         self._by_class: dict[type[Any], Task[..., Any, J]] = {}

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqla_jobs.context import RunContext
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 
+IMPORT_IT = "import that name at the top of the module, not only under TYPE_CHECKING"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -247,8 +248,7 @@ def _resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
         return typing.get_type_hints(holder, _scope(owner, name), {}, include_extras=True)[name]
     except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise DeclarationError(
-            f"{owner.__qualname__}: the annotation {annotation!r} of {name!r} cannot be resolved ({error}); "
-            "import that name at the top of the module, not only under TYPE_CHECKING"
+            f"{owner.__qualname__}: the annotation {annotation!r} of {name!r} cannot be resolved ({error}); {IMPORT_IT}"
         ) from None
 
 

@@ -21,7 +21,7 @@ C = ParamSpec("C")
 P = ParamSpec("P")
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
-R = TypeVar("R", covariant=True)
+R = TypeVar("R")
 S = TypeVar("S", bound=Session)
 J = TypeVar("J", bound=JobMixin)
 J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
@@ -40,10 +40,10 @@ class Enqueue(Protocol[P, J_co]):
         ...
 
 
-class _Anything(Protocol):
-    """A target of which only the name is known, as in `jobs.tasks["mail.send"]`."""
+class _KnownByName(Protocol):
+    """Fits a task of which only the name is known, `jobs.tasks["mail.send"]`, and no other."""
 
-    def __call__(self, *, only_known_by_name: None) -> object: ...
+    def __call__(self, *, known_by_name_alone: None) -> object: ...
 
 
 class _Injected(Protocol[C, E_co]):
@@ -51,17 +51,18 @@ class _Injected(Protocol[C, E_co]):
 
 
 class _EnqueueOf(Generic[C]):
-    """Finds the overload when `task.enqueue` is looked up, so that a call has one signature to fit.
+    """Chooses among the overloads where `task.enqueue` is looked up, so that a call has one signature to fit.
 
-    Overloads on `enqueue` itself would let a wrong call fall through to the last of them, and there
-    the injected parameters are arguments like any other.
+    If `enqueue` itself were overloaded, a wrong call would be tried on each overload in turn, and fit
+    the last, for which what is injected are arguments like any other. (mypy moreover does not
+    compare the types that stand before a ParamSpec when it chooses by the type of `self`.)
     """
 
     def __get__(self, enqueuer: _Injected[C, E], owner: object = None, /) -> E:
-        return enqueuer.without_injected(lambda *_, **__: None)
+        return enqueuer.without_injected(lambda *_, **__: None)  # of interest to type checkers alone
 
 
-class Enqueuer(Generic[C, R, J]):
+class Enqueuer(Generic[C, J]):
     """Enqueues one task with some options; what `options()` returns, and what a `Task` is."""
 
     enqueue: _EnqueueOf[C] = _EnqueueOf()
@@ -72,7 +73,7 @@ class Enqueuer(Generic[C, R, J]):
         self._options = options
 
     @overload
-    def without_injected(self, target: _Anything, /) -> Enqueue[..., J]: ...
+    def without_injected(self, target: _KnownByName, /) -> Enqueue[..., J]: ...
     @overload
     def without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload
@@ -133,7 +134,7 @@ class Enqueuer(Generic[C, R, J]):
         return declaration.signature.bind(declaration.name, args, kwargs)
 
 
-class Task(Enqueuer[C, R, J]):
+class Task(Enqueuer[C, J], Generic[C, R, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
     def __init__(self, declaration: Declaration, models: Models[J]) -> None:
@@ -158,7 +159,7 @@ class Task(Enqueuer[C, R, J]):
         """A plain call, in this process."""
         return cast("R", self.__wrapped__(*args, **kwargs))
 
-    def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, R, J]:
+    def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
         """The same task, enqueued otherwise. Raises `ArgumentsError` for what no job could have."""
         return Enqueuer(self._declaration, self._models, check_options(self._models.Job, options))
 

@@ -31,7 +31,8 @@ class Lane:
         self._done = 0
         self._prefetch = 0
         self._measured = (time.monotonic(), 0)
-        self._taken_at = time.monotonic()
+        self._moved_at = time.monotonic()
+        """When a job last came into the backlog or left it."""
 
     def room(self, now: float) -> int:
         """How many jobs to claim: none while a batch would be small and no thread is waiting for it."""
@@ -50,13 +51,14 @@ class Lane:
         """Hand claimed jobs to the threads."""
         with self._lock:
             self._outstanding += len(jobs)
+        self._moved_at = time.monotonic()
         for held in jobs:
             self._backlog.put(held)
 
     def take(self) -> Held | None:
         """The next job for a thread; waits. `None`: the thread is to end."""
         held = self._backlog.get()
-        self._taken_at = time.monotonic()
+        self._moved_at = time.monotonic()
         return held
 
     def through(self) -> bool:
@@ -88,7 +90,7 @@ class Lane:
 
     def stalled(self, now: float) -> list[Held]:
         """What was claimed ahead and is held up behind long jobs, given back for other workers to take."""
-        if self._backlog.empty() or now - self._taken_at < _STALLED:
+        if self._backlog.empty() or now - self._moved_at < _STALLED:
             return []
         self._prefetch = 0
         return self.give_back()

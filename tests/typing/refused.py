@@ -1,0 +1,154 @@
+"""Mistakes. Both type checkers refuse each line that is marked, and no other one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sqla_jobs import JobMixin, Jobs, JobState, RunContext
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class MyJob(JobMixin):
+    tenant_id: Mapped[int | None] = mapped_column()
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+jobs = Jobs(Base, job_class=MyJob)
+db = SQLAlchemy(model_class=Base)
+
+
+@jobs.task
+def send_email(email: str, body: str, *, copies: int = 1) -> None: ...
+
+
+@jobs.task(queue="billing")
+def settle(session: Session, run: RunContext, order: Order, lines: list[dict[str, int]]) -> int:
+    return 1
+
+
+@jobs.task
+def archive(session: Session, order: Order) -> None: ...
+
+
+@jobs.task
+def watch(run: RunContext, minutes: int) -> None: ...
+
+
+@jobs.task
+def tidy() -> None: ...
+
+
+@jobs.task
+@dataclass
+class SendEmail:
+    email: str
+
+    def execute(self) -> None: ...
+
+
+def wrong_calls() -> None:
+    send_email("a@b.c")  # error
+    send_email("a@b.c", 7)  # error
+    tidy(1)  # error
+    SendEmail(mail="a@b.c")  # error
+
+
+def wrong_arguments(session: Session, order: Order) -> None:
+    send_email.enqueue(session, email=7, body="hi")  # error
+    send_email.enqueue(session, "a@b.c", b"hi")  # error
+    send_email.enqueue(session, email="a@b.c", body="hi", copies="2")  # error
+    settle.enqueue(session, order=7, lines=[])  # error
+    settle.enqueue(session, order=order, lines=[{"a": "b"}])  # error
+    send_email.options(queue="x").enqueue(session, email=7, body="hi")  # error
+    watch.enqueue(session, "5")  # error
+
+
+def missing_arguments(session: Session, order: Order) -> None:
+    send_email.enqueue(session, email="a@b.c")  # error
+    send_email.enqueue(session, body="hi")  # error
+    send_email.enqueue(session)  # error
+    send_email.enqueue(email="a@b.c", body="hi")  # error
+    settle.enqueue(session, order=order)  # error
+    archive.enqueue(session)  # error
+    archive.options(delay=5).enqueue(session)  # error
+    watch.enqueue(session)  # error
+
+
+def unknown_arguments(session: Session, order: Order) -> None:
+    send_email.enqueue(session, email="a@b.c", body="hi", cc="d@e.f")  # error
+    send_email.enqueue(session, "a@b.c", "hi", 2)  # error
+    archive.enqueue(session, order=order, force=True)  # error
+    tidy.enqueue(session, 1)  # error
+    tidy.enqueue(session, delay=5)  # error
+    send_email.enqueue(session, email="a@b.c", body="hi", delay=5)  # error
+    settle.enqueue(session, order=order, lines=[], priority=3)  # error
+
+
+def injected_arguments(session: Session, run: RunContext, order: Order) -> None:
+    archive.enqueue(session, session, order)  # error
+    archive.enqueue(session, session=session, order=order)  # error
+    settle.enqueue(session, session, run, order, [])  # error
+    settle.enqueue(session, run=run, order=order, lines=[])  # error
+    watch.enqueue(session, run, 5)  # error
+    watch.options(delay=5).enqueue(session, run=run, minutes=5)  # error
+
+
+def wrong_sessions(session: AsyncSession) -> None:
+    tidy.enqueue(session)  # error
+    jobs.enqueue(session, SendEmail("a@b.c"))  # error
+    send_email.enqueue_many(session, [])  # error
+    tidy.enqueue(db)  # error
+    jobs.cancel("7", 7)  # error
+
+
+def wrong_options(session: Session) -> None:
+    send_email.options(dely=5)  # error
+    send_email.options(delay="5 minutes")  # error
+    send_email.options(priority="high")  # error
+    send_email.options(run_at="tomorrow")  # error
+    send_email.options(columns=["tenant_id"])  # error
+    jobs.enqueue(session, SendEmail("a@b.c"), dely=5)  # error
+    jobs.enqueue(session, SendEmail("a@b.c"), queue=3)  # error
+    jobs.enqueue_many(session, [SendEmail("a@b.c")], max_attempts="3")  # error
+    send_email.enqueue_many(session, ["a@b.c"])  # error
+    jobs.tasks["send_email"].options(when=5)  # error
+    jobs.worker("default", threads=4)  # error
+    jobs.worker({"default": "8"})  # error
+
+
+@jobs.task(que="mail")  # error
+def wrong_name() -> None: ...
+
+
+@jobs.task(max_attempts="3")  # error
+def wrong_type() -> None: ...
+
+
+@jobs.task(retry=3)  # error
+def wrong_policy() -> None: ...
+
+
+def wrong_states(job: MyJob) -> None:
+    job.state = JobState.nope  # error
+    job.state = "nope"  # error
+    job.tenant_id = "acme"  # error
+    job.priority = "high"  # error
+    job.nope  # error
+    jobs.Job.nope  # error
+
+
+Jobs(Base, prefixes="x")  # error
+Jobs(Base, job_class=Order)  # error
+Jobs("shop")  # error
+jobs.bind("postgresql+psycopg://localhost/shop")  # error

@@ -1,0 +1,215 @@
+"""A script: a task of each form, enqueued in each way, and a worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, assert_type
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import ForeignKey, create_engine, func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from sqla_jobs import ArgumentsError, Cancel, JobMixin, Jobs, JobsError, JobState, RunContext, RunOutcome, Snooze
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+engine = create_engine("postgresql+psycopg://localhost/shop")
+factory = sessionmaker(engine)
+jobs = Jobs(Base, prefix="shop_", tasks=["shop.mail", "shop.billing.tasks"], session_factory=factory)
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    total: Mapped[Decimal]
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(jobs.Job.id, ondelete="SET NULL"))
+    job: Mapped[JobMixin | None] = relationship(jobs.Job)
+
+
+class Address(BaseModel):
+    city: str
+
+
+class TracedSession(Session):
+    """A Session of the application's own."""
+
+
+@jobs.task
+def send_email(email: str, body: str, *, copies: int = 1) -> None:
+    logging.info("to %s: %s, %d times", email, body, copies)
+
+
+@jobs.task(
+    name="mail.send",
+    queue="mail",
+    priority=-5,
+    max_attempts=25,
+    timeout=30.0,
+    aliases=["old.name"],
+    sensitive=["password"],
+    retry=Retrying(
+        stop=stop_after_attempt(5), wait=wait_exponential(max=60), retry=retry_if_exception_type(ConnectionError)
+    ),
+)
+def send_password(email: str, password: str) -> str:
+    return email
+
+
+@jobs.task(timeout=timedelta(minutes=1))
+def settle(session: Session, run: RunContext, order: Order, note: str = "") -> dict[str, Any]:
+    run.progress(0.5, "half way")
+    if run.cancel_requested:
+        raise Cancel("not wanted any more")
+    if run.remaining is not None and run.remaining < 1:
+        raise Snooze(60)
+    session.add(order)
+    send_email.enqueue(session, email="a@b.c", body=f"settled in attempt {run.attempt}")
+    return {"total": str(order.total)}
+
+
+@jobs.task
+def settle_all(session: Session, orders: list[Order], to: Address | None = None) -> int:
+    return len(orders)
+
+
+@jobs.task
+def settle_traced(session: TracedSession, order: Order | None) -> None: ...
+
+
+@jobs.task
+def watch(run: RunContext, *, account: UUID, since: datetime) -> None: ...
+
+
+@jobs.task()
+def import_rows(rows: list[dict[str, Any]], options: dict[str, Any] | None = None) -> Any:
+    return rows
+
+
+@jobs.task
+def tidy() -> None: ...
+
+
+@jobs.task
+@dataclass
+class SendEmail:
+    email: str
+    body: str = ""
+
+    def execute(self) -> None: ...
+
+
+@jobs.task(queue="mail", priority=3)
+@dataclass(frozen=True)
+class Invoice:
+    number: int
+
+    def execute(self, session: Session, run: RunContext) -> int:
+        return self.number
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    for number in range(1_000_000):
+        yield {"email": f"{number}@b.c", "body": "hi"}
+
+
+def call() -> None:
+    assert_type(send_email("a@b.c", body="hi"), None)
+    assert_type(send_password(email="a@b.c", password="…"), str)
+    with factory() as session:
+        order = session.get_one(Order, 1)
+        assert_type(settle_all(session, [order]), int)
+        assert_type(settle_all(session=session, orders=[order], to=Address(city="Paris")), int)
+    SendEmail("a@b.c").execute()
+    assert_type(send_password.name, str)
+
+
+def enqueue(session: Session, order: Order) -> None:
+    job = send_email.enqueue(session, email="a@b.c", body="hi")
+    assert_type(job, JobMixin)
+    send_email.enqueue(session, "a@b.c", "hi", copies=2)
+    send_password.enqueue(session, "a@b.c", password="…")
+    assert_type(settle.enqueue(session, order=order), JobMixin)
+    settle.enqueue(session, order, "by position")
+    settle_all.enqueue(session, [order], to=Address(city="Paris"))
+    settle_traced.enqueue(session, order=None)
+    watch.enqueue(session, account=UUID(int=1), since=datetime.now(UTC))
+    import_rows.enqueue(session, rows=[{"a": 1}], options={})
+    tidy.enqueue(session)
+    order.job = job
+
+    later = send_email.options(delay=timedelta(minutes=5), queue="slow", priority=10, max_attempts=3, unique_key="k")
+    assert_type(later.enqueue(session, email="a@b.c", body="hi"), JobMixin)
+    settle.options(delay=2.5).enqueue(session, order=order)
+    settle_all.options(run_at=datetime.now(UTC), columns={"tenant_id": 3}).enqueue(session, orders=[order])
+    tidy.options(delay=None, queue=None).enqueue(session)
+
+    assert_type(send_email.enqueue_many(session, rows()), int)
+    send_email.options(queue="bulk").enqueue_many(session, [{"email": "a@b.c", "body": "hi"}])
+
+    assert_type(jobs.enqueue(session, SendEmail(email="a@b.c", body="hi")), JobMixin)
+    jobs.enqueue(session, Invoice(7), delay=timedelta(hours=1), priority=-1, unique_key="invoice:7")
+    assert_type(jobs.enqueue_many(session, (Invoice(number) for number in range(9)), queue="bulk"), int)
+
+    by_name = jobs.tasks["mail.send"]
+    assert_type(by_name.enqueue(session, email="a@b.c", password="…"), JobMixin)
+    by_name.options(delay=5).enqueue(session, email="a@b.c", password="…")
+    if "tidy" in jobs.tasks and len(jobs.tasks) > 1:
+        jobs.tasks["tidy"].enqueue(session)
+
+
+def look(session: Session) -> None:
+    failed = session.scalars(select(jobs.Job).where(jobs.Job.state == "failed", jobs.Job.run_at < func.now())).all()
+    for job in failed:
+        assert_type(job, JobMixin)
+        assert_type(job.state, JobState)
+        for run in job.runs:
+            assert_type(run.outcome, RunOutcome)
+            assert_type(run.job, JobMixin | None)
+            logging.info("%s %s %s", run.id, run.started_at.isoformat(), run.error or "")
+    states = select(jobs.Job.state, func.count()).group_by(jobs.Job.state)
+    counts = {state: count for state, count in session.execute(states)}
+    assert_type(counts, dict[JobState, int])
+    waiting = select(jobs.Job.id).where(jobs.Job.state.in_([JobState.queued, JobState.scheduled]))
+    assert_type(list(session.scalars(waiting)), list[int])
+    paused = session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None)))
+    alive = session.scalars(select(jobs.Process).order_by(jobs.Process.beat_at)).first()
+    schedule = session.scalars(select(jobs.Schedule).where(jobs.Schedule.enabled)).first()
+    logging.info("%s %s %s", paused.all(), alive and alive.host, schedule and schedule.cron)
+
+
+def act(session: Session, job: JobMixin) -> None:
+    assert_type(jobs.cancel(session, job), bool)
+    assert_type(jobs.retry(session, 7), bool)
+    jobs.pause(session, "mail")
+    jobs.resume(session, "mail")
+    job.state = JobState.failed
+    job.priority = 3
+
+
+def main() -> None:
+    jobs.bind(engine)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        try:
+            tidy.enqueue(session)
+            session.commit()
+        except ArgumentsError as error:
+            raise SystemExit(str(error)) from None
+        except JobsError:
+            raise
+    assert_type(jobs.worker(["default"]).drain(), int)
+    jobs.worker(["default", "mail"], concurrency=2, bind=lambda: Session(engine)).drain()
+    jobs.worker(queues={"default": 8, "mail": 2}, heartbeat=1.0, lease=10.0, poll=0.5, grace=5).run()
+
+
+if __name__ == "__main__":
+    main()
