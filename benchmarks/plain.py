@@ -87,9 +87,9 @@ class Plain:
                 listener.execute("LISTEN plain_jobs")
                 ready.set()
                 while not stop.is_set():
-                    for _ in listener.notifies(timeout=0.2, stop_after=1):
-                        for job_id in other._claim(10):
-                            claimed_at[job_id] = time.perf_counter()
+                    list(listener.notifies(timeout=0.2, stop_after=1))
+                    for job_id in other._claim(10):
+                        claimed_at[job_id] = time.perf_counter()
 
         thread = threading.Thread(target=listen)
         thread.start()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import case, delete, func, inspect, null, select, update
+from sqlalchemy import case, delete, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
@@ -78,7 +79,7 @@ def _id_of(session: Session, job: JobMixin | int) -> int:
         return job
     if not isinstance(job, JobMixin):
         raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, a whole number")
-    if inspect(job).pending:
+    if instance_state(job).pending:
         session.flush()
     return job.id
 

@@ -79,7 +79,7 @@ class Codec:
         """`values` with each key of an entity replaced by its row. Raises `EntityGone`."""
         for name, entity in self._entities.items():
             if name in values:
-                values[name] = entity.load(self._where(name), session, values[name])
+                values[name] = entity.load(self._where(name), session, values[name], hide=name in self._sensitive)
         return values
 
     def check(self) -> None:
@@ -179,7 +179,10 @@ class Codec:
 def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
     arguments = cast("Any", TypedDict)("Arguments", shape)
     arguments.__pydantic_config__ = _CONFIG
-    adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
+    # `| None`, because an adapter takes no config for a TypedDict alone, and of the TypedDict's own one
+    # only what concerns reading would be heeded
+    optional: Any = arguments | None
+    adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(optional, config=_CONFIG)
     if hasattr(adapter, "rebuild"):  # from 2.10 on pydantic puts off what it cannot resolve
         adapter.rebuild()
     return adapter

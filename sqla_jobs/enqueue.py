@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
@@ -13,10 +12,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE, JobMixin, JobState
+from sqla_jobs.outcomes import storable
 from sqla_jobs.queries import PRIORITIES, Queries
 
 J = TypeVar("J", bound=JobMixin)
@@ -74,8 +75,10 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
         )
     check_common(given)
     key = given.get("unique_key")
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 500 and "\x00" not in key):
-        raise ArgumentsError(f"unique_key={key!r:.60}: a text of 1 to 500 characters")
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 500 and key == storable(key, 500)):
+        raise ArgumentsError(f"unique_key={key!r:.60}: a text of 1 to 500 characters, without NUL and surrogates")
+    if not isinstance(given.get("columns", {}), Mapping):
+        raise ArgumentsError("columns= takes a mapping of the names of your own columns to values")
     own = set(inspect(job_class).column_attrs.keys()) - _LIBRARY_COLUMNS
     for name in given.get("columns", {}):
         if name not in own:
@@ -103,14 +106,9 @@ def check_common(given: Mapping[str, Any]) -> None:
 
 
 def _delay(delay: timedelta | float) -> timedelta:
-    if isinstance(delay, timedelta):
-        seconds = delay.total_seconds()
-    elif isinstance(delay, int | float):
-        seconds = float(delay)
-    else:
-        seconds = math.nan
-    if not 0 <= seconds <= 100 * 365 * 86400:
-        raise ArgumentsError(f"delay={delay!r}: a timedelta or a number of seconds, not negative")
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= 100 * 365 * 86400:
+        raise ArgumentsError(f"delay={delay!r:.60}: a timedelta or a number of seconds, from 0 to 100 years")
     return timedelta(seconds=seconds)
 
 
@@ -189,7 +187,7 @@ def _load(session: Session, job: type[J], job_id: int) -> J:
     if found is None:
         raise JobsError(f"job {job_id} was deleted while it was being returned; enqueue it again")
     if known is not None:
-        state = inspect(found)
+        state = instance_state(found)
         names = [column.key for column in state.mapper.column_attrs]
         unchanged = [name for name in names if not state.attrs[name].history.has_changes()]
         session.refresh(found, unchanged)

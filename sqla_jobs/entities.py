@@ -57,8 +57,8 @@ class Entity:
             raise ArgumentsError(f"{where}: that {self._name} is not in this session; session.add() it first")
         return self._convert(state.identity, "process_bind_param")
 
-    def load(self, where: str, session: Session, key: Any) -> Any:
-        """The row, or the list of rows. Raises `EntityGone` where one is no longer there."""
+    def load(self, where: str, session: Session, key: Any, *, hide: bool) -> Any:
+        """The row, or the list of rows. Raises `EntityGone` where one is no longer there; `hide` its key."""
         if key is None:
             return None
         keys = [self._convert(item, "process_result_value") for item in (key if self.many else [key])]
@@ -67,7 +67,7 @@ class Entity:
         del known  # until here: a session forgets what nobody refers to
         for item, row in zip(keys, rows, strict=True):
             if row is None:
-                raise EntityGone(f"{where}: {self._name} {item} is gone")
+                raise EntityGone(f"{where}: {self._name} {'***' if hide else item} is gone")
         return rows if self.many else rows[0]
 
     def _rows(self, session: Session, keys: list[Any]) -> Iterator[Any]:
@@ -86,7 +86,7 @@ class Entity:
         parts = key if isinstance(key, tuple) else (key,)
         columns = self.mapper.primary_key
         converted = tuple(_converted(column.type, method, part) for column, part in zip(columns, parts, strict=True))
-        return converted if len(converted) > 1 else converted[0]
+        return converted[0] if len(converted) == 1 else converted
 
 
 def _converted(kind: Any, method: str, value: Any) -> Any:
@@ -107,17 +107,15 @@ def _python_type(kind: Any) -> Any:
 
 def entity_of(annotation: Any) -> Entity | None:
     """What the annotation says about rows, `None` for any other one."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    origin: Any = typing.get_origin(annotation)
+    args: list[Any] = [arg for arg in typing.get_args(annotation) if arg is not types.NoneType]
     if origin is typing.Annotated:
         return entity_of(args[0])
     if origin in (typing.Union, types.UnionType):
-        rest = [entity_of(arg) for arg in args if arg is not types.NoneType]
-        return dataclasses.replace(rest[0], optional=True) if len(rest) == 1 and rest[0] else None
-    if origin is list:
-        mapper = _mapper_of(args[0])
-        return Entity(mapper, many=True) if mapper else None
-    mapper = _mapper_of(annotation)
-    return Entity(mapper) if mapper else None
+        one = entity_of(args[0]) if len(args) == 1 else None
+        return dataclasses.replace(one, optional=True) if one else None
+    mapper = _mapper_of(args[0] if origin is list else annotation)
+    return Entity(mapper, many=origin is list) if mapper else None
 
 
 def _mapper_of(annotation: Any) -> Mapper[Any] | None:

@@ -51,7 +51,8 @@ class Models(Generic[J]):
 def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:
     """Map `job_class` and its four companions beside the application's own models.
 
-    Raises `ConfigurationError`, and maps nothing, where base, prefix or job class cannot be used.
+    Raises `ConfigurationError` where base, schema, prefix or job class cannot be used, before anything is
+    mapped; only what the columns of a job class turn out to be shows when it is mapped itself.
     """
     mapper_registry, metadata = _registry_of(base)
     if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):

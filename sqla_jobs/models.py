@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Double,
+    FromClause,
     Identity,
     Integer,
     Sequence,
@@ -26,11 +27,11 @@ from sqlalchemy import (
     TypeDecorator,
     Uuid,
     func,
-    inspect,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm.attributes import instance_state
 
 Words = TypeVar("Words", bound=StrEnum)
 
@@ -93,6 +94,10 @@ def _now() -> Any:
 class Row:
     """Built from keywords, whatever constructor the application's registry has."""
 
+    if TYPE_CHECKING:
+        __table__: ClassVar[FromClause]
+        __tablename__: ClassVar[str]
+
     def __init__(self, **values: Any) -> None:
         for name, value in values.items():
             if not hasattr(type(self), name):
@@ -100,7 +105,7 @@ class Row:
             setattr(self, name, value)
 
     def __repr__(self) -> str:
-        loaded = inspect(self).dict
+        loaded = instance_state(self).dict
         shown = {key: loaded[key] for key in ("id", "name", "task", "state", "outcome") if key in loaded}
         return f"<{type(self).__name__} {' '.join(f'{key}={value!s}' for key, value in shown.items())}>"
 

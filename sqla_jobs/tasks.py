@@ -40,10 +40,8 @@ class Enqueue(Protocol[P, J_co]):
         ...
 
 
-class _KnownByName(Protocol):
-    """Fits a task of which only the name is known, `jobs.tasks["mail.send"]`, and no other."""
-
-    def __call__(self, *, known_by_name_alone: None) -> object: ...
+class _Nobody:
+    """Only what takes anything takes one: `Any` comes first, or the task is known by its name alone."""
 
 
 class _Injected(Protocol[C, E_co]):
@@ -73,7 +71,7 @@ class Enqueuer(Generic[C, J]):
         self._options = options
 
     @overload
-    def without_injected(self, target: _KnownByName, /) -> Enqueue[..., J]: ...
+    def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
     def without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
     @overload

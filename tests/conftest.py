@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -39,9 +39,9 @@ def server_url() -> Iterator[str]:
             yield url
 
 
-@pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
-    """The URL of a new, empty database."""
+@contextmanager
+def new_database(server_url: str) -> Generator[str]:
+    """The URL of an empty database, dropped afterwards."""
     server = make_url(server_url)
     name = f"sqla_jobs_test_{uuid.uuid4().hex}"
     dsn = server.set(drivername="postgresql").render_as_string(hide_password=False)
@@ -53,11 +53,27 @@ def database_url(server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    with new_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     """An engine on a new, empty database."""
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def module_engine(server_url: str) -> Iterator[Engine]:
+    """An engine on a database that the tests of one module share: they roll back what they do."""
+    with new_database(server_url) as url:
+        engine = create_engine(url)
+        yield engine
+        engine.dispose()
 
 
 def processes_of_ours(mark: str) -> list[str]:

@@ -70,7 +70,7 @@ class Finisher:
                 except Exception:
                     log.exception("%d outcomes could not be stored before the worker ended", len(batch))
                     return
-            elif self._closing and not self._locked:
+            if self._closing and not self._locked and self._queue.empty():
                 return
 
     def _gather(self) -> list[Finish]:

@@ -44,7 +44,8 @@ def send_email(run: RunContext, email: str, body: str) -> None: ...
 
 @shop.post("/users")
 def create() -> ResponseReturnValue:
-    user = User(email=request.form["email"])
+    user = User()
+    user.email = request.form["email"]
     db.session.add(user)
     job = welcome.enqueue(db.session, user=user)
     send_email.options(delay=60, columns={"user_id": 3}).enqueue(db.session, email=user.email, body="hi")
@@ -78,7 +79,7 @@ def create_app() -> Flask:
     app = Flask(__name__)
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://localhost/shop"
     app.register_blueprint(shop)
-    app.extensions["sqla_jobs"] = jobs
+    app.extensions["sqla_jobs"] = jobs  # pyright: ignore[reportUnknownMemberType]  # a bare dict in Flask 3.0
     db.init_app(app)
     with app.app_context():
         db.create_all()

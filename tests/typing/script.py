@@ -17,6 +17,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from sqla_jobs import ArgumentsError, Cancel, JobMixin, Jobs, JobsError, JobState, RunContext, RunOutcome, Snooze
 
+log = logging.getLogger(__name__)
+
 
 class Base(DeclarativeBase):
     pass
@@ -45,7 +47,7 @@ class TracedSession(Session):
 
 @jobs.task
 def send_email(email: str, body: str, *, copies: int = 1) -> None:
-    logging.info("to %s: %s, %d times", email, body, copies)
+    log.info("to %s: %s, %d times", email, body, copies)
 
 
 @jobs.task(
@@ -92,6 +94,10 @@ def watch(run: RunContext, *, account: UUID, since: datetime) -> None: ...
 @jobs.task()
 def import_rows(rows: list[dict[str, Any]], options: dict[str, Any] | None = None) -> Any:
     return rows
+
+
+@jobs.task
+def keep(value: Any, note: str = "") -> None: ...
 
 
 @jobs.task
@@ -143,6 +149,8 @@ def enqueue(session: Session, order: Order) -> None:
     settle_traced.enqueue(session, order=None)
     watch.enqueue(session, account=UUID(int=1), since=datetime.now(UTC))
     import_rows.enqueue(session, rows=[{"a": 1}], options={})
+    assert_type(keep.enqueue(session, value=[1, 2], note="two"), JobMixin)
+    keep.enqueue(session, {"a": None})
     tidy.enqueue(session)
     order.job = job
 
@@ -174,16 +182,15 @@ def look(session: Session) -> None:
         for run in job.runs:
             assert_type(run.outcome, RunOutcome)
             assert_type(run.job, JobMixin | None)
-            logging.info("%s %s %s", run.id, run.started_at.isoformat(), run.error or "")
+            log.info("%s %s %s", run.id, run.started_at.isoformat(), run.error or "")
     states = select(jobs.Job.state, func.count()).group_by(jobs.Job.state)
-    counts = {state: count for state, count in session.execute(states)}
-    assert_type(counts, dict[JobState, int])
+    assert_type(dict(session.execute(states).tuples().all()), dict[JobState, int])
     waiting = select(jobs.Job.id).where(jobs.Job.state.in_([JobState.queued, JobState.scheduled]))
     assert_type(list(session.scalars(waiting)), list[int])
     paused = session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None)))
     alive = session.scalars(select(jobs.Process).order_by(jobs.Process.beat_at)).first()
     schedule = session.scalars(select(jobs.Schedule).where(jobs.Schedule.enabled)).first()
-    logging.info("%s %s %s", paused.all(), alive and alive.host, schedule and schedule.cron)
+    log.info("%s %s %s", paused.all(), alive and alive.host, schedule and schedule.cron)
 
 
 def act(session: Session, job: JobMixin) -> None:

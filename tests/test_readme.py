@@ -1,0 +1,241 @@
+"""README and docs: every block of code in them is run as it is printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.orm import Session
+
+from tests.helpers import wait_until
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted(ROOT.glob("docs/*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `line` is that of its first line of code."""
+
+    page: Path
+    language: str
+    line: int
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    source = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL)
+    return [
+        Block(page, fence[1], source.count("\n", 0, fence.start(2)) + 1, fence[2])
+        for fence in found
+        if fence[1] == language
+    ]
+
+
+(QUICK_START,) = blocks(ROOT / "README.md", "python")
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the README's shop.py, where it can be imported."""
+    tmp_path.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("shop", None)
+    yield tmp_path
+    sys.modules.pop("shop", None)
+
+
+@pytest.fixture
+def page(shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module in which the blocks of one page are run, with an engine, its tables and a session."""
+    from importlib import import_module
+
+    import_module("shop").Base.metadata.create_all(engine)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    with Session(engine) as session:
+        vars(module).update(engine=engine, session=session)
+        yield module
+
+
+def run_block(block: Block, module: ModuleType) -> None:
+    """In place, so that an error shows the line of the page."""
+    code = compile("\n" * (block.line - 1) + block.code, str(block.page), "exec")
+    exec(code, vars(module))
+
+
+def test_the_readme_is_short_and_so_is_its_quick_start() -> None:
+    lines = ROOT.joinpath("README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 120
+    assert len(QUICK_START.code.splitlines()) <= 25
+
+
+def test_the_quick_start_runs_as_printed(shop: Path) -> None:
+    done = subprocess.run([sys.executable, "shop.py"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("settled\n", "", 0)
+
+
+def test_the_quick_start_is_the_example() -> None:
+    def code(source: str) -> list[str]:
+        return [line for line in source.splitlines() if line and not line.startswith('"""')]
+
+    example = ROOT.joinpath("examples/quickstart.py").read_text(encoding="utf-8")
+    assert code(example) == code(QUICK_START.code)
+
+
+@pytest.mark.parametrize("name", ["tasks", "transactions", "workers"])
+def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks(ROOT / f"docs/{name}.md", "python"):
+        run_block(block, page)
+    assert not capsys.readouterr().err
+
+
+def test_every_page_is_run_by_a_test() -> None:
+    assert {page.stem for page in DOCS} == {"tasks", "testing", "transactions", "workers"}
+
+
+def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) -> None:
+    from fastapi.testclient import TestClient
+
+    for block in blocks(ROOT / "docs/workers.md", "python"):
+        run_block(block, page)
+    with TestClient(vars(page)["app"]) as client, Session(engine) as session:
+        order = client.post("/orders").json()["order"]
+        status = text("SELECT status FROM orders WHERE id = :id")
+        wait_until(lambda: session.scalar(status, {"id": order}) == "settled" or session.rollback())
+    assert session.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
+
+
+def test_the_tests_of_the_docs_pass(shop: Path) -> None:
+    for block in blocks(ROOT / "docs/testing.md", "python"):
+        name = block.code.splitlines()[0].removeprefix("# ")
+        shop.joinpath(name).write_text(block.code, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
+    jobs: Any = vars(sys.modules["shop"])["jobs"]
+    (simple, *more) = blocks(ROOT / "docs/transactions.md", "sql")
+    with Session(engine) as session:
+        for block in (simple, *more, *more):
+            session.execute(text(block.code))
+        session.execute(
+            text(
+                "INSERT INTO sqla_jobs (task, args, state, run_at) "
+                """VALUES ('settle', '{"order": 4}', 'queued', now() + interval '1 day')"""
+            )
+        )
+        session.execute(text("INSERT INTO orders (id, status) SELECT n, 'new' FROM generate_series(1, 4) n"))
+        session.commit()
+        jobs.worker(bind=engine).drain()
+        ended = select(jobs.Job.args["order"].as_integer()).where(jobs.Job.state == "succeeded")
+        assert sorted(session.scalars(ended)) == [1, 3, 4]
+        waiting = session.scalars(select(jobs.Job).where(jobs.Job.state == "scheduled")).all()
+        assert [job.priority for job in waiting] == [-5, -5]
+
+
+@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "toml")], ids=str)
+def test_settings_in_the_docs_do_what_they_say(block: Block, shop: Path) -> None:
+    """Ruff leaves the imports of tasks alone, in the module that makes the Jobs and in another."""
+    assert tomllib.loads(block.code)["tool"]["ruff"]["lint"]
+    settings = '[tool.ruff]\ntarget-version = "py311"\n[tool.ruff.lint]\nselect = ["TC"]\n'
+    other = (
+        "from decimal import Decimal\n\nfrom shop import jobs\n\n\n@jobs.task\ndef pay(amount: Decimal) -> None: ...\n"
+    )
+    future = "from __future__ import annotations\n\n"
+    shop.joinpath("other.py").write_text(future + other)
+    shop.joinpath("shop.py").write_text(
+        future + QUICK_START.code + "\nfrom decimal import Decimal\n\n@jobs.task\ndef pay(amount: Decimal): ...\n"
+    )
+    for given, complaints in {settings: 2, settings + block.code: 0}.items():
+        shop.joinpath("pyproject.toml").write_text(given)
+        command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.count("`decimal.Decimal`") == complaints, done.stdout
+
+
+COMMANDS = [
+    pytest.param(line.partition("  #")[0].strip(), id=f"{block.page.name}-{line.strip():.60}")
+    for page in PAGES
+    for block in blocks(page, "sh")
+    for line in block.code.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_in_the_docs_is_one_that_works(
+    command: str, shop: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    match shlex.split(command):
+        case ["export", setting]:
+            name, _, url = setting.partition("=")
+            assert (name, create_engine(url).dialect.driver) == ("DATABASE_URL", "psycopg")
+        case ["pip", "install", package]:
+            _is_an_extra_of_ours(package)
+        case ["make", *arguments]:
+            make = ["make", "--dry-run", "--directory", str(ROOT), *arguments]
+            assert subprocess.run(make, capture_output=True, text=True, check=False).returncode == 0
+        case ["python", "-m", "sqla_jobs.worker", *arguments]:
+            _create_tables(database_url)
+            _worker_starts_and_stops([sys.executable, "-m", "sqla_jobs.worker", *arguments])
+        case ["python", "-m", "sqla_jobs", *arguments]:
+            _create_tables(database_url)
+            subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], capture_output=True, check=True)
+        case [".venv/bin/python", "-m", "pytest", *arguments]:
+            collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+            done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+        case [program, *_]:
+            assert ROOT.joinpath(program).is_file(), f"no test knows how to try: {command}"
+        case []:
+            raise AssertionError("an empty line")
+
+
+def _is_an_extra_of_ours(package: str) -> None:
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name, _, extra = package.rstrip("]").partition("[")
+    assert name == project["name"]
+    assert extra in project["optional-dependencies"]
+
+
+def _create_tables(database_url: str) -> None:
+    from importlib import import_module
+
+    engine = create_engine(database_url)
+    import_module("shop").Base.metadata.create_all(engine)
+    engine.dispose()
+
+
+def _worker_starts_and_stops(command: list[str]) -> None:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
+        assert worker.stderr is not None
+        said = ""
+        while "serves" not in said:
+            line = worker.stderr.readline()
+            assert line, said
+            said += line
+        worker.send_signal(signal.SIGTERM)
+        rest = worker.stderr.read()
+    assert (worker.returncode, "ERROR" in said + rest) == (0, False), said + rest
