@@ -51,7 +51,10 @@ class Failure:
             message = str(error)
         except BaseException as unprintable:  # noqa: BLE001 - nothing that an error does may stop its being told
             message = f"<its __str__ raised {type(unprintable).__name__}>"
-        lines = traceback.format_exception(type(error), error, error.__traceback__)
+        try:
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+        except BaseException:  # noqa: BLE001
+            lines = [f"<its traceback cannot be written: {message}>"]
         shown = "".join(storable(_redact(line, secrets), MAX_MESSAGE) for line in lines)
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

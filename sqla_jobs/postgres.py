@@ -35,11 +35,13 @@ _UNFINISHED = _PASSWORD + ".new"
 # by SIGKILL, then stops what still runs and removes the temporary folder, $1. Each line it reads is
 # the pid of what runs now, or empty.
 _GUARD = """
+trap '' HUP INT TERM
 pid=
 while read -r line; do pid=$line; done
 if [ -n "$pid" ] && kill -INT "$pid"; then
     tries=0
     while kill -0 "$pid" && [ "$tries" -lt 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+    kill -QUIT "$pid"
 fi
 rm -rf "$1"
 """
@@ -114,7 +116,7 @@ class LocalServer:
 
     def start(self) -> None:
         """Start the server unless it runs; returns when it accepts connections."""
-        if self._server is not None:
+        if self._server is not None and self._server.poll() is None:
             return
         settings = _SETTINGS if self._durable else _SETTINGS + _NOT_DURABLE
         options = [f"--{setting}" for setting in settings]
@@ -205,9 +207,9 @@ class LocalServer:
         """The same, or a copy of the package where only root can reach it (a venv under /root)."""
         if not self._user or binaries.parent.name != "pginstall":
             return binaries
-        with suppress(PermissionError):
+        with suppress(PermissionError, subprocess.CalledProcessError):
             command = [str(binaries / "postgres"), "--version"]
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True, **self._user)
+            subprocess.run(command, capture_output=True, check=True, **self._user)
             return binaries
         package = binaries.parent.parent
         copy = self._folder / "programs"
@@ -264,9 +266,16 @@ def _candidates() -> Iterator[Path]:
     with suppress(OSError, subprocess.CalledProcessError):
         yield Path(os.fsdecode(subprocess.check_output(["pg_config", "--bindir"]).strip()))
     debian = Path("/usr/lib/postgresql").glob("*/bin")
-    yield from sorted(debian, key=lambda path: float(path.parent.name), reverse=True)
+    yield from sorted(debian, key=_version, reverse=True)
     if found := shutil.which("postgres"):
         yield Path(found).resolve().parent
+
+
+def _version(directory: Path) -> float:
+    """Of /usr/lib/postgresql/VERSION/bin; 0 where the folder is named otherwise."""
+    with suppress(ValueError):
+        return float(directory.parent.name)
+    return 0.0
 
 
 def _free_port() -> int:

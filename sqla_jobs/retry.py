@@ -18,11 +18,15 @@ MAX_DELAY = 365 * 86400.0
 """Seconds; a longer wait is clamped to it."""
 
 
+_RANDOM = random.SystemRandom()
+"""Not the global one, which a task may seed: its retries would all fall on the same moments."""
+
+
 class wait_backoff(wait_base):
     """2, 4, 8 … seconds after each attempt, an hour at most, each ± 25 % so that failures spread out."""
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
-        return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * random.uniform(0.75, 1.25)  # noqa: S311
+        return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * _RANDOM.uniform(0.75, 1.25)
 
 
 BACKOFF = wait_backoff()
@@ -65,7 +69,9 @@ def next_delay(policy: tenacity.BaseRetrying, error: BaseException, *, attempt: 
         return None
     wait = BACKOFF if isinstance(policy.wait, wait_none) else policy.wait
     delay = float(wait(state))
+    if math.isnan(delay):
+        delay = BACKOFF(state)
     state.upcoming_sleep = delay
     if policy.stop and policy.stop(state):
         return None
-    return 0.0 if math.isnan(delay) else min(max(delay, 0.0), MAX_DELAY)
+    return min(max(delay, 0.0), MAX_DELAY)

@@ -69,10 +69,7 @@ def _queues(session: Session, jobs: Jobs[Any]) -> list[QueueStatus]:
         select(job.queue, *counts, cast(wait, Double)).where(job.state.in_(LIVE)).group_by(job.queue)
     )
     paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
-    found = {
-        name: QueueStatus(name, queued, scheduled, running, oldest, name in paused)
-        for name, queued, scheduled, running, oldest in rows
-    }
+    found = {row[0]: QueueStatus(row[0], row[1], row[2], row[3], row[4], row[0] in paused) for row in rows}
     idle = {name: QueueStatus(name, 0, 0, 0, None, True) for name in paused - found.keys()}
     return sorted([*found.values(), *idle.values()], key=lambda queue: queue.name)
 

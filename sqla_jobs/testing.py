@@ -73,7 +73,7 @@ def _next(
     jobs: Jobs[Any], session: Session, queries: Queries, queues: Iterable[str] | None, ahead: float
 ) -> Claimed | None:
     session.flush()
-    while queries.promote(session, ahead=ahead):
+    while queries.promote(session, ahead=ahead)[0]:
         pass
     job = jobs.Job
     waiting = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))

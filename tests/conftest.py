@@ -81,8 +81,8 @@ def processes_of_ours(mark: str) -> list[str]:
     found: list[str] = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile, or belongs to somebody else
-            parent = process.joinpath("stat").read_text().rpartition(")")[2].split()[1]
-            command = process.joinpath("cmdline").read_text().replace("\0", " ")
+            parent = process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+            command = process.joinpath("cmdline").read_text(errors="replace").replace("\0", " ")
             is_child = parent == str(os.getpid()) and "multiprocessing.resource_tracker" not in command
             if is_child or mark in process.joinpath("environ").read_text(errors="replace"):
                 found.append(f"{process.name}: {command}")

@@ -136,8 +136,8 @@ def test_a_job_is_pending_like_any_object_that_is_added(session: Session) -> Non
 def test_a_job_has_the_options_of_its_task_and_those_it_was_given(session: Session) -> None:
     job = stored(session, send.enqueue(session, "ann"))
     assert (job.queue, job.priority, job.max_attempts, job.tenant) == ("mail", 2, 7, None)
-    options = {"queue": "slow", "priority": -10, "max_attempts": 1, "columns": {"tenant": "acme"}}
-    for job in (send.options(**options).enqueue(session, "ann"), jobs.enqueue(session, Send("ann"), **options)):  # type: ignore[typeddict-item]
+    options: Any = {"queue": "slow", "priority": -10, "max_attempts": 1, "columns": {"tenant": "acme"}}
+    for job in (send.options(**options).enqueue(session, "ann"), jobs.enqueue(session, Send("ann"), **options)):
         stored(session, job)
         assert (job.queue, job.priority, job.max_attempts, job.tenant) == ("slow", -10, 1, "acme")
 
@@ -337,16 +337,18 @@ class TestTransactions:
         assert session.get(Order, 1) is not None
         assert count(session) == 0
 
-    def test_nothing_is_committed_or_sent_before_the_caller_does(self, tables: Engine) -> None:
-        statements: list[str] = []
-        with Session(tables) as session:
-            session.connection()
-            event.listen(tables, "before_cursor_execute", lambda *args: statements.append(args[2]))
-            event.listen(tables, "commit", lambda _: statements.append("COMMIT"))
+    def test_nothing_is_sent_before_the_caller_flushes_and_nothing_is_committed_at_all(self, tables: Engine) -> None:
+        engine = create_engine(tables.url)
+        told: list[str] = []
+        event.listen(engine, "before_cursor_execute", lambda *args: told.append(args[2]))
+        event.listen(engine, "commit", lambda *args: told.append("COMMIT"))
+        with Session(engine) as session:
             send.enqueue(session, "ann")
-            assert statements == []
+            assert told == []
             session.flush()
-        assert len(statements) == 1
+        engine.dispose()
+        (statement,) = told
+        assert statement.startswith("INSERT INTO sqla_jobs")
 
 
 class TestMany:

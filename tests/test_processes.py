@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,7 @@ def test_cut_connections_cost_nothing(database: Engine, database_url: str, start
     enqueue_both(database, 100, 0.05)
     worker = start_worker(database_url, "--concurrency", "4")
     for done in (10, 50, 90):
-        wait_until(lambda done=done: states(database)["succeeded"] > done)
+        wait_until(partial(_more_than, database, done))
         with database.connect() as connection:
             connection.execute(
                 text(
@@ -184,6 +185,10 @@ def test_cut_connections_cost_nothing(database: Engine, database_url: str, start
     assert effects(database, "transactional") == dict.fromkeys(range(100), 1)
     assert set(effects(database, "plain")) == set(range(100))
     assert worker.poll() is None
+
+
+def _more_than(engine: Engine, done: int) -> bool:
+    return states(engine)["succeeded"] > done
 
 
 def test_a_crash_of_the_server_is_survived_without_a_restart_of_the_worker(

@@ -36,7 +36,7 @@ def test_it_runs_what_is_due_in_the_callers_thread_and_session(
     seen: list[object] = []
     one = shop.write.enqueue(session, n=3)
     session.flush()
-    monkeypatch.setattr(shop.time, "sleep", lambda seconds: seen.append(threading.current_thread()))
+    monkeypatch.setattr("time.sleep", lambda _: seen.append(threading.current_thread()))
     monkeypatch.setattr(session, "add", seen.append)
     assert drain(jobs, session) == 1
     assert one.state == "succeeded"

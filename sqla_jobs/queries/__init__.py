@@ -14,12 +14,9 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     Connection,
-    Double,
-    Select,
     Text,
     and_,
     any_,
-    cast,
     exists,
     func,
     literal,
@@ -74,24 +71,18 @@ class Queries:
     def _claim(self) -> Any:
         return claim.claim(self._tables)
 
-    def promote(self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000) -> int:
-        """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds."""
-        return int(self._run(connection, self._promote, {"ahead": ahead, "limit": limit}).rowcount)
+    def promote(self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000) -> tuple[int, float]:
+        """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
+
+        Returns how many, and the seconds until the next one is due: infinite where there is none, 0 where
+        `limit` was reached.
+        """
+        count, due_in = self._run(connection, self._promote, {"ahead": ahead, "limit": limit}).one()
+        return count, 0.0 if count == limit else due_in
 
     @cached_property
     def _promote(self) -> Any:
         return claim.promote(self._tables)
-
-    def next_due(self, connection: Connection | Session) -> float | None:
-        """Seconds until the next scheduled job is due, `None` where there is none."""
-        wait: float | None = self._run(connection, self._next_due, {}).scalar()
-        return wait
-
-    @cached_property
-    def _next_due(self) -> Select[Any]:
-        jobs = self._tables.jobs
-        ahead = func.extract("epoch", func.min(jobs.c.run_at) - func.statement_timestamp())
-        return select(cast(ahead, Double)).where(jobs.c.state == "scheduled")
 
     def finish(self, connection: Connection | Session, ends: Sequence[Finish]) -> dict[int, str]:
         """Store the ends of attempts whose lease still stands; never waits for a locked row.

@@ -107,10 +107,20 @@ def claim(tables: Tables) -> Any:
 def promote(tables: Tables) -> Any:
     """Scheduled jobs that are due become queued."""
     jobs = tables.jobs
-    now = func.statement_timestamp() + seconds(bindparam("ahead"))
-    rows = select(jobs.c.id).where(jobs.c.state == "scheduled", jobs.c.run_at <= now)
+    now = func.statement_timestamp()
+    rows = select(jobs.c.id).where(jobs.c.state == "scheduled", jobs.c.run_at <= now + seconds(bindparam("ahead")))
     due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
-    return update(jobs).where(jobs.c.id == due.c.id).values(state="queued", position=tables.positions.next_value())
+    promoted = (
+        update(jobs)
+        .where(jobs.c.id == due.c.id)
+        .values(state="queued", position=tables.positions.next_value())
+        .returning(jobs.c.id)
+        .cte("promoted")
+    )
+    # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
+    next_at = select(func.min(jobs.c.run_at)).where(jobs.c.state == "scheduled", jobs.c.run_at > now).scalar_subquery()
+    due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
+    return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in)
 
 
 def _synchronous_commit() -> Any:

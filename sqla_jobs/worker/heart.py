@@ -96,10 +96,7 @@ class Heart:
     def _loop(self) -> None:
         patience = Patience("the heartbeat", self._stop)
         while not self._stop.wait(min(_LOOK, self._settings.heartbeat)):
-            try:
-                patience.call(self._tick)
-            except Exception:
-                log.exception("the last heartbeat before the end failed")
+            patience.run(self._tick)
 
     def _tick(self) -> None:
         now = time.monotonic()

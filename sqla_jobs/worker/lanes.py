@@ -39,13 +39,12 @@ class Lane:
         if now < self.empty_until:
             return 0
         free = self.concurrency + self._prefetch - self._outstanding
-        waiting = self._outstanding < self.concurrency
-        return free if waiting or free * 2 >= self.concurrency + self._prefetch else 0
+        return free if self.has_idle_thread or free * 2 >= self.concurrency + self._prefetch else 0
 
     @property
-    def outstanding(self) -> int:
-        """Jobs claimed and not yet through."""
-        return self._outstanding
+    def has_idle_thread(self) -> bool:
+        """Whether a thread waits for a job."""
+        return self._outstanding < self.concurrency
 
     def fill(self, jobs: list[Held]) -> None:
         """Hand claimed jobs to the threads."""

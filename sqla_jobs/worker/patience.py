@@ -35,6 +35,13 @@ class Patience:
             log.info("%s works again after %d tries", self._what, tries)
         return result
 
+    def run(self, step: Callable[[], object]) -> None:
+        """The same for a loop that ends when `stop` is set: an error after that is told, and is the end."""
+        try:
+            self.call(step)
+        except Exception:
+            log.exception("%s still failed when it was stopped", self._what)
+
     def _say_once(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
             error = state.outcome.exception()

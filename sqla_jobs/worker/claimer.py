@@ -1,0 +1,168 @@
+"""Takes jobs from the database into the lanes, on a connection of its own."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Engine
+
+from sqla_jobs.executor import Held
+from sqla_jobs.outcomes import Released
+from sqla_jobs.queries import Queries
+from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.heart import Heart
+from sqla_jobs.worker.lanes import Floors, Lane
+from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.settings import Settings
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_UNWRITTEN = 5000
+"""Ends waiting to be stored, above which no more is claimed."""
+_REPORT = 60.0
+"""Seconds between two looks for waiting jobs of tasks that nobody here knows."""
+
+
+class Claimer:
+    """One thread that promotes what is due, claims what its lanes have room for, and gives back what is held up.
+
+    It polls every `poll` seconds, give or take a fifth, and exactly when the next scheduled job is due;
+    `wake()` makes it look at once.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        queries: Queries,
+        settings: Settings,
+        tasks: Sequence[str],
+        *,
+        lanes: Sequence[Lane],
+        held: dict[int, Held],
+        claiming: threading.Lock,
+        heart: Heart,
+        finisher: Finisher,
+    ) -> None:
+        self._engine = engine
+        self._queries = queries
+        self._settings = settings
+        self._tasks = tasks
+        self._lanes = lanes
+        self._held = held
+        self._claiming = claiming
+        self._heart = heart
+        self._finisher = finisher
+        self._floors = Floors(settings.queues)
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._promote_at = 0.0
+        self._report_at = 0.0
+        self._reported: set[str] = set()
+        self.thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Claim no more. A claim under way is waited for, a while: its jobs are among those to give back."""
+        self._stopping.set()
+        self._wake.set()
+        if self._claiming.acquire(timeout=5.0):
+            self._claiming.release()
+
+    def wake(self) -> None:
+        """There is room for more."""
+        self._wake.set()
+
+    def look_again(self) -> None:
+        """There may be jobs anywhere."""
+        for lane in self._lanes:
+            lane.empty_until = 0.0
+        self._floors.sweep_at = self._promote_at = 0.0
+        self._wake.set()
+
+    def expect(self, delay: float) -> None:
+        """A job will be due in `delay` seconds."""
+        at = time.monotonic() + delay
+        if at < self._promote_at:
+            self._promote_at = at
+            self._wake.set()
+
+    def is_due(self) -> bool:
+        """Whether the database has something for these lanes right now."""
+        with self._engine.begin() as connection:
+            return self._queries.is_due(connection, list(self._settings.queues), self._tasks)
+
+    def _loop(self) -> None:
+        patience = Patience("claiming", self._stopping)
+        while not self._stopping.is_set():
+            patience.run(self._step)
+            self._wake.wait(max(0.0, self._next_step_at() - time.monotonic()))
+            self._wake.clear()
+
+    def _next_step_at(self) -> float:
+        waiting = [lane.empty_until for lane in self._lanes if lane.has_idle_thread]
+        return min([self._promote_at, *waiting])
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        if now >= self._promote_at:
+            self._promote(now)
+        for lane in self._lanes:
+            lane.measure(now)
+            for held in lane.stalled(now):
+                self._finisher.put(held.ended(Released()))
+        slots = {lane.name: room for lane in self._lanes if (room := lane.room(now))}
+        if slots and self._heart.is_sure and self._finisher.waiting < _UNWRITTEN:
+            self._claim(slots, now)
+
+    def _promote(self, now: float) -> None:
+        with self._engine.begin() as connection:
+            promoted, due_in = self._queries.promote(connection)
+        if promoted:
+            for lane in self._lanes:
+                lane.empty_until = 0.0
+        self._promote_at = now + min(self._poll(), due_in)
+        if now >= self._report_at:
+            self._report_at = now + _REPORT
+            self._report_unknown()
+
+    def _poll(self) -> float:
+        return self._settings.poll * random.uniform(0.8, 1.2)  # noqa: S311 - so that workers do not poll in step
+
+    def _claim(self, slots: dict[str, int], now: float) -> None:
+        sweep = now >= self._floors.sweep_at
+        probes = self._floors.probes(slots, sweep=sweep)
+        with self._claiming:
+            if self._stopping.is_set():
+                return
+            with self._engine.begin() as connection:
+                jobs = self._queries.claim(connection, self._heart.process_id, slots, self._tasks, probes)
+            at = time.monotonic()
+            # never twice: should the server give out a lease again that we hold, it is ignored
+            fresh = [Held(job, at) for job in jobs if job.run_id not in self._held]
+            self._held.update((held.job.run_id, held) for held in fresh)
+            for lane in self._lanes:
+                lane.fill([held for held in fresh if held.job.queue == lane.name])
+        if sweep:
+            self._floors.swept(now, at)
+        self._floors.claimed(jobs, at)
+        empty_until = min(now + self._poll(), self._floors.sweep_at)
+        for lane in self._lanes:
+            if sum(job.queue == lane.name for job in jobs) < slots.get(lane.name, 0):
+                lane.empty_until = empty_until
+
+    def _report_unknown(self) -> None:
+        with self._engine.begin() as connection:
+            waiting = self._queries.unknown_to(connection, list(self._settings.queues), self._tasks)
+        for task in waiting.keys() - self._reported:
+            self._reported.add(task)
+            log.warning(
+                "%d queued jobs are of task %r, which this worker does not know; they wait for one that does",
+                waiting[task],
+                task,
+            )
