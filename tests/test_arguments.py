@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
+import pydantic
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -152,6 +153,9 @@ JANUARY = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone(timedelta(hours=1))
 UUID = uuid.UUID("9f2e2f4e-5b3c-4f5c-8a64-0c1f4f8ad7c1")
 ANN = Person(fullName="Ann", born=date(2000, 1, 1))
 
+LARGEST = 1.5e300 if tuple(map(int, pydantic.VERSION.split(".")[:2])) >= (2, 12) else 1.5e17
+"""Before 2.12 pydantic reads no larger whole number as a float, and jsonb writes it as one."""
+
 Seen = list[Any]
 
 
@@ -221,7 +225,7 @@ def taking_rows(jobs: Jobs[JobMixin], annotation: Any, **options: Any) -> tuple[
         (str, "é\n\"'\\ \\u0000 😀", "é\n\"'\\ \\u0000 😀"),
         (int, 2**70, 2**70),
         (bool, True, True),
-        (float, 1e300, None),
+        (float, LARGEST, None),
         (uuid.UUID, UUID, str(UUID)),
         (datetime, JANUARY, "2026-01-02T03:04:05.000678+01:00"),
         (datetime, JANUARY.replace(tzinfo=None), "2026-01-02T03:04:05.000678"),
@@ -669,7 +673,7 @@ CASES: dict[Any, st.SearchStrategy[Any]] = {
     Any: plain,
     str: words,
     int: st.integers(),
-    float: st.floats(allow_nan=False, allow_infinity=False),
+    float: st.floats(-LARGEST, LARGEST),
     bytes: st.binary(max_size=40),
     uuid.UUID: st.uuids(),
     datetime: moments,

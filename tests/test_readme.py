@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,8 +65,6 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def page(shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A module in which the blocks of one page are run, with an engine, its tables and a session."""
-    from importlib import import_module
-
     import_module("shop").Base.metadata.create_all(engine)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
@@ -116,11 +114,16 @@ def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) 
 
     for block in blocks(ROOT / "docs/workers.md", "python"):
         run_block(block, page)
-    with TestClient(vars(page)["app"]) as client, Session(engine) as session:
+
+    def status(order: int) -> Any:
+        with engine.connect() as connection:
+            return connection.scalar(text("SELECT status FROM orders WHERE id = :id"), {"id": order})
+
+    with TestClient(vars(page)["app"]) as client:
         order = client.post("/orders").json()["order"]
-        status = text("SELECT status FROM orders WHERE id = :id")
-        wait_until(lambda: session.scalar(status, {"id": order}) == "settled" or session.rollback())
-    assert session.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
+        wait_until(lambda: status(order) == "settled")
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
 
 
 def test_the_tests_of_the_docs_pass(shop: Path) -> None:
@@ -198,10 +201,11 @@ def test_a_command_in_the_docs_is_one_that_works(
             make = ["make", "--dry-run", "--directory", str(ROOT), *arguments]
             assert subprocess.run(make, capture_output=True, text=True, check=False).returncode == 0
         case ["python", "-m", "sqla_jobs.worker", *arguments]:
-            _create_tables(database_url)
-            _worker_starts_and_stops([sys.executable, "-m", "sqla_jobs.worker", *arguments])
+            _place_an_order(database_url)
+            worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
+            assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
         case ["python", "-m", "sqla_jobs", *arguments]:
-            _create_tables(database_url)
+            _place_an_order(database_url)
             subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], capture_output=True, check=True)
         case [".venv/bin/python", "-m", "pytest", *arguments]:
             collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
@@ -209,7 +213,7 @@ def test_a_command_in_the_docs_is_one_that_works(
             assert done.returncode == 0, done.stdout
         case [program, *_]:
             assert ROOT.joinpath(program).is_file(), f"no test knows how to try: {command}"
-        case []:
+        case _:
             raise AssertionError("an empty line")
 
 
@@ -220,22 +224,12 @@ def _is_an_extra_of_ours(package: str) -> None:
     assert extra in project["optional-dependencies"]
 
 
-def _create_tables(database_url: str) -> None:
-    from importlib import import_module
-
+def _place_an_order(database_url: str) -> None:
+    shop: Any = import_module("shop")
     engine = create_engine(database_url)
-    import_module("shop").Base.metadata.create_all(engine)
+    shop.Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(order := shop.Order())
+        shop.settle.enqueue(session, order=order)
+        session.commit()
     engine.dispose()
-
-
-def _worker_starts_and_stops(command: list[str]) -> None:
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as worker:
-        assert worker.stderr is not None
-        said = ""
-        while "serves" not in said:
-            line = worker.stderr.readline()
-            assert line, said
-            said += line
-        worker.send_signal(signal.SIGTERM)
-        rest = worker.stderr.read()
-    assert (worker.returncode, "ERROR" in said + rest) == (0, False), said + rest

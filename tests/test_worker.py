@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from sqla_jobs import ConfigurationError, Jobs, JobState
@@ -470,3 +471,82 @@ def test_a_used_worker_is_not_started_again(session: Session) -> None:
     worker.drain()
     with pytest.raises(ConfigurationError, match="make a new one"):
         worker.start()
+
+
+def test_a_worker_that_cannot_beat_stops_claiming(session: Session, engine: Engine) -> None:
+    """Its row is held locked, so its beats wait; it may be dead to the others, and so takes on nothing new."""
+    with jobs.worker(heartbeat=0.1, lease=1.0), Session(engine) as user:
+        user.execute(select(jobs.Process).with_for_update())
+        before = time.monotonic()
+        wait_until(lambda: time.monotonic() - before > 0.8)
+        one = shop.mark.enqueue(session, n=1)
+        session.commit()
+        before = time.monotonic()
+        wait_until(lambda: time.monotonic() - before > 1.5)
+        assert job(session, one.id).state == "queued"
+        user.rollback()
+        wait_until(lambda: job(session, one.id).state == "succeeded")
+
+
+class AnswerLost(Session):
+    """Its COMMIT goes through, and the answer is lost."""
+
+    def commit(self) -> None:
+        super().commit()
+        raise OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+
+
+class CommitLost(Session):
+    """Its COMMIT never arrives."""
+
+    def commit(self) -> None:
+        self.rollback()
+        raise OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+
+
+def test_a_commit_whose_answer_is_lost_is_found_to_have_happened(session: Session, engine: Engine) -> None:
+    one = shop.write.enqueue(session, n=1)
+    session.commit()
+    assert drain(bind=sessionmaker(engine, class_=AnswerLost)) == 1
+    assert effects(session) == [1]
+    assert job(session, one.id).state == "succeeded"
+    assert outcomes(session, one.id) == ["succeeded"]
+
+
+def test_a_commit_that_never_arrived_is_a_failed_attempt(session: Session, engine: Engine) -> None:
+    one = shop.write.enqueue(session, n=1)
+    session.commit()
+    assert drain(bind=sessionmaker(engine, class_=CommitLost)) == 1
+    assert effects(session) == []
+    assert job(session, one.id).state == "scheduled"
+    assert outcomes(session, one.id) == ["retried"]
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_tasks_may_run_under_stricter_isolation(session: Session, engine: Engine, isolation: Any) -> None:
+    shop.write.enqueue_many(session, ({"n": n} for n in range(50)))
+    session.commit()
+    strict = engine.execution_options(isolation_level=isolation)
+    drain(bind=strict)
+    wait_until(lambda: drain(bind=strict) == 0 and states(session) == {"succeeded": 50})
+    assert effects(session) == list(range(50))
+
+
+def test_no_line_is_logged_for_a_job_that_succeeds_unless_asked_for(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = shop.mark.enqueue(session, n=1)
+    two = shop.misbehave.enqueue(session, how="nul")
+    session.commit()
+    with caplog.at_level(logging.INFO, "sqla_jobs"):
+        drain()
+    lines = [record for record in caplog.records if record.name == "sqla_jobs.run"]
+    assert [record.levelname for record in lines] == ["WARNING"]
+    assert f"job {two.id} misbehave attempt 1/1 failed after 0." in lines[0].getMessage()
+    assert (lines[0].job_id, lines[0].task, lines[0].attempt) == (two.id, "misbehave", 1)  # type: ignore[attr-defined]
+    assert job(session, one.id).state == "succeeded"
+    with caplog.at_level(logging.DEBUG, "sqla_jobs"):
+        shop.mark.enqueue(session, n=2)
+        session.commit()
+        drain()
+    assert "mark attempt 1/25 succeeded after" in caplog.text
