@@ -14,6 +14,7 @@ from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE, JobMixin
+from sqla_jobs.wakeup import after_commit
 
 
 def cancel(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
@@ -34,6 +35,7 @@ def cancel(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
 def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
     """A job that ended or waits is queued at once, with at least one attempt left. False: it is under way."""
     table = models.Job
+    after_commit(session, table, models.channel, "")
     try:
         with session.begin_nested():
             return _change(
@@ -72,6 +74,7 @@ def resume(session: Session, models: Models[Any], queue: str) -> None:
     """Workers claim from `queue` again, once the caller commits."""
     check_common({"queue": queue})
     session.execute(delete(models.Queue).where(models.Queue.name == queue))
+    after_commit(session, models.Job, models.channel, queue)
 
 
 def _id_of(session: Session, job: JobMixin | int) -> int:

@@ -19,6 +19,7 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE, JobMixin, JobState
 from sqla_jobs.outcomes import storable
 from sqla_jobs.queries import PRIORITIES, Queries
+from sqla_jobs.wakeup import after_commit
 
 J = TypeVar("J", bound=JobMixin)
 AnySession = Session | scoped_session[Any]
@@ -142,6 +143,7 @@ def add_one(
 ) -> J:
     """A job pending in the session; with a `unique_key`, inserted at once or the live one of that key."""
     values = {**_values(task, defaults, options), "args": args}
+    after_commit(session, models.Job, models.channel, values["queue"])
     if values["unique_key"] is not None:
         return _unique(session, models, values)
     job = models.Job(**values)
@@ -228,6 +230,7 @@ def add_many(
                 bind_arguments={"mapper": job},
             )
             count += len(batch)
+    after_commit(session, job, models.channel, values["queue"])
     return count
 
 

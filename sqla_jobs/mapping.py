@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import (
@@ -46,6 +47,12 @@ class Models(Generic[J]):
     Queue: type[QueueMixin]
     positions: Sequence
     run_ids: Sequence
+
+    @property
+    def channel(self) -> str:
+        """The name under which processes tell one another of new jobs; PostgreSQL takes 63 bytes."""
+        name = f"{self.positions.schema or ''}.{self.positions.name}"
+        return name if len(name) < 64 else f"sqla_jobs_{sha256(name.encode()).hexdigest()[:32]}"
 
 
 def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:

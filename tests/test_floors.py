@@ -14,8 +14,8 @@ FLOORS = """
     context retry
     outcomes
     models
-    mapping
-    queries.*
+    mapping connections
+    queries.* wakeup
     entities signatures processes
     arguments enqueue
     declaration

@@ -79,11 +79,18 @@ class Claimer:
         self._wake.set()
 
     def look_again(self) -> None:
-        """There may be jobs anywhere."""
-        for lane in self._lanes:
+        """There may be jobs anywhere, also such as were passed over."""
+        self._floors.sweep_at = 0.0
+        self.heard("")
+
+    def heard(self, queue: str) -> None:
+        """There are new jobs in `queue`, or anywhere for ""."""
+        lanes = [lane for lane in self._lanes if queue in ("", lane.name)]
+        for lane in lanes:
             lane.empty_until = 0.0
-        self._floors.sweep_at = self._promote_at = 0.0
-        self._wake.set()
+        if any(lane.has_idle_thread for lane in lanes):
+            self._promote_at = 0.0  # a delayed one may be due before the next poll
+            self._wake.set()
 
     def expect(self, delay: float) -> None:
         """A job will be due in `delay` seconds."""
@@ -110,8 +117,6 @@ class Claimer:
 
     def _step(self) -> None:
         now = time.monotonic()
-        if now >= self._promote_at:
-            self._promote(now)
         for lane in self._lanes:
             lane.measure(now)
             for held in lane.stalled(now):
@@ -119,6 +124,8 @@ class Claimer:
         slots = {lane.name: room for lane in self._lanes if (room := lane.room(now))}
         if slots and self._heart.is_sure and self._finisher.waiting < _UNWRITTEN:
             self._claim(slots, now)
+        if now >= self._promote_at:
+            self._promote(now)
 
     def _promote(self, now: float) -> None:
         with self._engine.begin() as connection:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.binding import Binding
+from sqla_jobs.connections import own_engine
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor, Held
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
@@ -23,6 +24,7 @@ from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.heart import Heart
 from sqla_jobs.worker.lanes import Lane
+from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.settings import Settings
 
@@ -103,7 +105,7 @@ class Worker:
         if self._threads:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
-        engine = self._binding.own_engine()
+        engine = own_engine(self._binding.engine)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
         self._executor = Executor(self._jobs.tasks, queries, self._binding.transaction)
@@ -145,6 +147,8 @@ class Worker:
         for thread in self._threads:
             thread.start()
         self._claimer.start()
+        self._listener = Listener(engine, self._jobs.models.channel, self._claimer.heard)
+        self._listener.start()
         log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
 
     def _known_tasks(self) -> list[str]:
@@ -170,6 +174,7 @@ class Worker:
             return
         self._stopped = True
         self._stop_requested.set()
+        self._listener.stop()
         self._claimer.stop()
         for lane in self._lanes:
             self._end(lane.give_back(), Released())

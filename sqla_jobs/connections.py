@@ -1,0 +1,63 @@
+"""Connections of the library's own, made as the application makes its."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, func, select
+
+from sqla_jobs.errors import ConfigurationError
+
+REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
+
+_POOL = 5
+"""One each for claims, finishes, heartbeats and listening, and one for looking."""
+
+
+def check_engine(engine: Engine) -> Engine:
+    """The same, or a `ConfigurationError` where it is not one of PostgreSQL through psycopg 3."""
+    if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "psycopg"):
+        raise ConfigurationError(
+            f"the engine is {engine.dialect.name}+{engine.dialect.driver}; workers need PostgreSQL through psycopg 3: "
+            f"{REMEDY}"
+        )
+    return engine
+
+
+def own_engine(app: Engine) -> Engine:
+    """A small new engine that connects as `app` does, whatever that one's pool and settings are.
+
+    Statements commit one by one under READ COMMITTED, nothing is set in the server's session, and
+    nothing is prepared there: a generic plan made on an empty table would scan for ever.
+    """
+    engine = _connecting_as(app, "AUTOCOMMIT")
+    with engine.connect() as connection:
+        default = connection.scalar(select(func.current_setting("default_transaction_isolation")))
+    if default != "read committed":
+        engine.dispose()
+        engine = _connecting_as(app, "READ COMMITTED")
+    return engine
+
+
+def _connecting_as(app: Engine, isolation: Any) -> Engine:
+    source = check_engine(app).pool.recreate()
+
+    def connect() -> Any:
+        borrowed = source.connect()
+        borrowed.detach()
+        return borrowed.dbapi_connection
+
+    engine = create_engine(
+        app.url,
+        creator=connect,
+        pool_size=_POOL,
+        max_overflow=0,
+        pool_reset_on_return=None,
+        isolation_level=isolation,
+    )
+
+    @event.listens_for(engine, "connect")
+    def never_prepare(dbapi_connection: Any, _: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        dbapi_connection.prepare_threshold = None
+
+    return engine

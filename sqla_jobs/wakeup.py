@@ -1,0 +1,175 @@
+"""Tells workers after a commit that there is something to do, so that they need not wait for their next poll.
+
+Never inside the caller's transaction (NOTIFY there makes commits wait for one another), but from a thread
+and a connection of this process's own. A message that is lost costs one poll: polling is the truth.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine, event, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from sqla_jobs.connections import own_engine
+from sqla_jobs.errors import ConfigurationError
+
+log = logging.getLogger("sqla_jobs.wakeup")
+
+_INFO = "sqla_jobs.wakeup"
+_APART = 0.005
+"""Seconds between two messages of one process: what commits in between shares one."""
+_IDLE = 30.0
+"""Seconds without a message after which thread and connection are given up until the next one."""
+_EXIT = 1.0
+"""Seconds a program that ends right after its commit may take for the last message."""
+
+Subscriber = Callable[[str], None]
+
+
+class _Pending:
+    """What one session has enqueued in its present transaction, by channel."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, set[str]] = {}
+        self.entities: dict[str, type[Any]] = {}
+        self.committed = False
+
+
+def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
+    """Once the session's outermost transaction commits, tell who serves `queue`; "" is every queue."""
+    _listen_to_sessions()
+    pending: _Pending = session.info.setdefault(_INFO, _Pending())
+    pending.queues.setdefault(channel, set()).add(queue)
+    pending.entities[channel] = entity
+
+
+@cache
+def _listen_to_sessions() -> None:
+    """Once, and only where something is enqueued: importing the package changes nothing."""
+    event.listen(Session, "after_commit", _note_commit)
+    event.listen(Session, "after_transaction_end", _tell)
+    atexit.register(_flush_all)
+    os.register_at_fork(after_in_child=_forget_everything)
+
+
+def _note_commit(session: Session) -> None:
+    pending: _Pending | None = session.info.get(_INFO)
+    if pending and not session.in_nested_transaction():  # SQLAlchemy 2.1 also tells of released savepoints
+        pending.committed = True
+
+
+def _tell(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is not None or _INFO not in session.info:
+        return
+    pending: _Pending = session.info.pop(_INFO)
+    if not pending.committed:
+        return
+    for channel, queues in pending.queues.items():
+        bind = session.get_bind(pending.entities[channel])
+        if isinstance(bind, Engine):  # a session joined to a connection has committed nothing yet
+            for queue in queues:
+                for subscriber in list(_subscribers.get(channel, ())):
+                    subscriber(queue)
+            _notifier(bind).send(channel, queues)
+
+
+_subscribers: dict[str, list[Subscriber]] = {}
+
+
+def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
+    """Be called in the committing thread for each queue that got jobs from this process. Returns the end of it."""
+    _subscribers.setdefault(channel, []).append(subscriber)
+    return lambda: _subscribers[channel].remove(subscriber)
+
+
+class _Notifier:
+    """Sends the messages of this process to one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._app = engine
+        self._lock = threading.Lock()
+        self._waiting: set[tuple[str, str]] = set()
+        self._there_is = threading.Event()
+        self._sent = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def send(self, channel: str, queues: set[str]) -> None:
+        """Soon; returns at once."""
+        with self._lock:
+            self._sent.clear()
+            self._waiting.update((channel, queue) for queue in queues)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="sqla_jobs-wakeup", daemon=True)
+                self._thread.start()
+        self._there_is.set()
+
+    def flush(self, timeout: float) -> None:
+        """Wait for what is under way."""
+        if self._thread is not None:
+            self._sent.wait(timeout)
+
+    def _loop(self) -> None:
+        try:
+            engine = own_engine(self._app)
+        except (SQLAlchemyError, ConfigurationError) as error:
+            log.debug("no wake-up can be sent, workers will poll: %s", error)
+            self._give_up()
+            return
+        while self._there_is.wait(_IDLE) or not self._give_up():
+            self._there_is.clear()
+            with self._lock:
+                messages, self._waiting = self._waiting, set()
+            try:
+                with engine.begin() as connection:
+                    for channel, queue in messages:
+                        connection.execute(select(func.pg_notify(channel, queue)))
+            except SQLAlchemyError as error:
+                log.debug("a wake-up was not sent, workers will poll: %s", error)
+            with self._lock:
+                if not self._waiting:
+                    self._sent.set()
+            time.sleep(_APART)
+        engine.dispose()
+
+    def _give_up(self) -> bool:
+        """End the thread, unless there is something to send after all."""
+        with self._lock:
+            if self._there_is.is_set():
+                return False
+            self._thread = None
+            self._sent.set()
+            return True
+
+
+_notifiers: WeakKeyDictionary[Engine, _Notifier] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def _notifier(engine: Engine) -> _Notifier:
+    with _making:
+        if engine not in _notifiers:
+            _notifiers[engine] = _Notifier(engine)
+        return _notifiers[engine]
+
+
+def _forget_everything() -> None:
+    """In a forked child neither the threads nor the connections are its own."""
+    global _notifiers, _making
+    _notifiers, _making = WeakKeyDictionary(), threading.Lock()
+    _subscribers.clear()
+
+
+def _flush_all() -> None:
+    deadline = time.monotonic() + _EXIT
+    for notifier in list(_notifiers.values()):
+        notifier.flush(max(0.0, deadline - time.monotonic()))

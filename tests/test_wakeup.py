@@ -1,0 +1,145 @@
+"""An idle worker hears of new jobs at once. Its poll is a minute here: only a message can be in time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
+
+from tests import shop
+from tests.helpers import wait_until
+from tests.shop import Effect, jobs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def worker(engine: Engine) -> Iterator[Engine]:
+    shop.Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    with jobs.worker(poll=60):
+        wait_until(lambda: is_listening(engine))
+        yield engine
+
+
+def is_listening(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        return bool(connection.scalar(text("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")))
+
+
+def effects(engine: Engine) -> set[int]:
+    with Session(engine) as session:
+        return set(session.scalars(select(Effect.n)))
+
+
+def test_a_commit_in_this_process_wakes_it(worker: Engine) -> None:
+    with Session(worker) as session:
+        shop.write.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: effects(worker) == {1})
+        with session.begin_nested():
+            shop.write.enqueue_many(session, [{"n": 2}, {"n": 3}])
+        session.commit()
+        wait_until(lambda: effects(worker) == {1, 2, 3})
+
+
+def test_a_short_delay_is_kept_to(worker: Engine) -> None:
+    with Session(worker) as session:
+        shop.write.options(delay=0.2).enqueue(session, n=1)
+        session.commit()
+    wait_until(lambda: effects(worker) == {1})
+
+
+PROGRAM = """
+import sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from tests import shop
+with Session(create_engine(sys.argv[1])) as session:
+    shop.write.enqueue(session, n=7)
+    session.commit()
+"""
+
+
+def test_a_program_that_ends_right_after_its_commit_wakes_it(worker: Engine, database_url: str) -> None:
+    subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
+    wait_until(lambda: effects(worker) == {7})
+
+
+FORKING = """
+import os, sys
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from tests import shop
+engine = create_engine(sys.argv[1])
+with Session(engine) as session:  # the parent has thread and connection already when it forks
+    shop.write.enqueue(session, n=1)
+    session.commit()
+child = os.fork()
+if child == 0:
+    engine.dispose(close=False)
+    with Session(engine) as session:
+        shop.write.enqueue(session, n=2)
+        session.commit()
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+with Session(engine) as session:
+    shop.write.enqueue(session, n=3)
+    session.commit()
+"""
+
+
+def test_parent_and_child_of_a_fork_both_wake_it(worker: Engine, database_url: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, database_url]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=30, env=os.environ)
+    wait_until(lambda: effects(worker) == {1, 2, 3})
+
+
+def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine: Engine, database_url: str) -> None:
+    shop.Base.metadata.create_all(engine)
+    dsn = database_url.replace("+psycopg", "")
+    with psycopg.connect(dsn, autocommit=True) as listener, Session(engine) as session:
+        listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
+        for _ in range(2):
+            shop.write.enqueue(session, n=1)
+            with session.begin_nested():
+                shop.write.options(queue="mail").enqueue(session, n=2)
+            assert list(listener.notifies(timeout=0.2)) == []
+            session.rollback()
+        with engine.connect() as connection, connection.begin():
+            with Session(connection, join_transaction_mode="create_savepoint") as joined:
+                shop.write.enqueue(joined, n=3)
+                joined.commit()
+            assert list(listener.notifies(timeout=0.2)) == []
+        shop.write.options(queue="mail").enqueue(session, n=4)
+        session.commit()
+        assert [notify.payload for notify in listener.notifies(timeout=10, stop_after=1)] == ["mail"]
+
+
+def test_it_listens_again_after_its_connection_was_cut(worker: Engine, database_url: str) -> None:
+    with worker.connect() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"))
+    wait_until(lambda: is_listening(worker))
+    subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
+    wait_until(lambda: effects(worker) == {7})
+
+
+def test_resume_and_retry_wake_it_too(worker: Engine) -> None:
+    with Session(worker) as session:
+        jobs.pause(session, "default")
+        one = shop.write.enqueue(session, n=1)
+        session.commit()
+        jobs.cancel(session, one)
+        session.commit()
+        jobs.resume(session, "default")
+        jobs.retry(session, one)
+        session.commit()
+    wait_until(lambda: effects(worker) == {1})
