@@ -143,7 +143,7 @@ def add_one(
 ) -> J:
     """A job pending in the session; with a `unique_key`, inserted at once or the live one of that key."""
     values = {**_values(task, defaults, options), "args": args}
-    after_commit(session, models.Job, models.channel, values["queue"])
+    after_commit(session, models.Job, models.channel, str(values["queue"]))
     if values["unique_key"] is not None:
         return _unique(session, models, values)
     job = models.Job(**values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.registry import import_named
 
 
 def load_jobs(spec: str) -> Jobs[Any]:
@@ -27,16 +28,17 @@ def load_jobs(spec: str) -> Jobs[Any]:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise ConfigurationError(f"{spec!r}: write MODULE:ATTR, such as shop.jobs:jobs or shop:create_app()")
-    found: Any = _import(module_name, spec)
+    found: Any = import_named(module_name, repr(spec))
     name, called = attribute.removesuffix("()"), attribute.endswith("()")
     for part in name.split("."):
         if not hasattr(found, part):
-            near = ", ".join(key for key, value in vars(found).items() if isinstance(value, Jobs)) or "none"
+            names = getattr(found, "__dict__", {})
+            near = ", ".join(key for key, value in names.items() if isinstance(value, Jobs)) or "none"
             raise ConfigurationError(f"{spec!r}: {found!r} has no {part!r}; names of a Jobs in it: {near}")
         found = getattr(found, part)
-    jobs = _jobs_in(found() if called else found)
-    if jobs is None and not called and callable(found):
-        jobs = _jobs_in(found())
+    jobs = _jobs_in(_made_by(found, spec) if called else found)
+    if jobs is None and inspect.isroutine(found) and not called:
+        jobs = _jobs_in(_made_by(found, spec))
     if jobs is None:
         raise ConfigurationError(
             f"{spec!r} is a {type(found).__name__}: name a Jobs, an application with one in "
@@ -45,16 +47,14 @@ def load_jobs(spec: str) -> Jobs[Any]:
     return jobs
 
 
-def _import(module_name: str, spec: str) -> Any:
+def _made_by(factory: Any, spec: str) -> Any:
     try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
+        inspect.signature(factory).bind()
+    except TypeError as error:
         raise ConfigurationError(
-            f"{spec!r}: there is no module {error.name!r} in {Path.cwd()} or among installed packages; "
-            "run this in the folder of the application"
+            f"{spec!r} cannot be called without arguments ({error}): name a Jobs, or a factory that needs none"
         ) from None
+    return factory()
 
 
 def _jobs_in(found: Any) -> Jobs[Any] | None:

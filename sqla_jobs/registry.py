@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from sqla_jobs.errors import ConfigurationError, DeclarationError, UnknownTask
@@ -52,15 +54,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
     def load(self) -> None:
         """Import the modules given as `tasks=`. Raises `ConfigurationError` naming the one that fails."""
         for module in self._modules:
-            try:
-                importlib.import_module(module)
-            except ModuleNotFoundError as error:
-                if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                    raise
-                raise ConfigurationError(
-                    f"tasks=[{module!r}]: there is no module {error.name!r}; it is looked for in the "
-                    "current folder and among installed packages"
-                ) from None
+            import_named(module, f"tasks=[{module!r}]")
         self._loaded = True
 
     def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
@@ -90,6 +84,22 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+
+def import_named(module: str, given: str) -> ModuleType:
+    """The module that a person named as `given`. Raises `ConfigurationError` where there is none.
+
+    An error inside the module, also a missing import of its own, comes through as it is.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(
+            f"{given}: there is no module {error.name!r} in {Path.cwd()} or among installed packages; "
+            "run this in the folder of the application"
+        ) from None
 
 
 def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:

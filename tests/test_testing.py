@@ -36,7 +36,11 @@ def test_it_runs_what_is_due_in_the_callers_thread_and_session(
     seen: list[object] = []
     one = shop.write.enqueue(session, n=3)
     session.flush()
-    monkeypatch.setattr("time.sleep", lambda _: seen.append(threading.current_thread()))
+
+    def sleep(seconds: float) -> None:
+        seen.append(threading.current_thread())
+
+    monkeypatch.setattr("time.sleep", sleep)
     monkeypatch.setattr(session, "add", seen.append)
     assert drain(jobs, session) == 1
     assert one.state == "succeeded"
