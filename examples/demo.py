@@ -25,7 +25,7 @@ from examples.database import demo_database
 from examples.mail import MailServer, mail_server
 from examples.report import Facts, Killed, account, check
 from examples.shop import Base, CardDeclined, LedgerEntry, jobs, place_order
-from examples.terminal import Progress
+from examples.terminal import Progress, table
 
 ORDERS = Path(__file__).with_name("orders.csv")
 KILL_AFTER = 60
@@ -72,9 +72,8 @@ def run(url: str, mail: MailServer) -> list[str]:
             facts = Facts(session, mail, day.placed, day.declined, day.killed, second.returncode)
             print(account(facts))
             checks = check(facts)
-        print("\nCHECKED")
-        for one in checks:
-            print(f"  {'ok    ' if one.holds else 'FAILED'}  {one.claim}: {one.found}")
+        verdicts = [["ok" if one.holds else "FAILED", one.claim, one.found] for one in checks]
+        print(f"\nCHECKED\n{table(['', 'PROMISE', 'FOUND'], verdicts)}")
         failed = [one.claim for one in checks if not one.holds]
         for log in sorted(Path(folder).iterdir()) if failed else ():
             print(f"\nThe end of {log.name}:", *log.read_text(errors="replace").splitlines()[-15:], sep="\n  ")
@@ -85,13 +84,12 @@ def introduce(engine: Engine) -> None:
     """Say what is about to be seen."""
     with engine.connect() as connection:
         version = str(connection.scalar(select(func.current_setting("server_version")))).split()[0]
-    where = (
-        "where DATABASE_URL points, in a schema of its own" if os.environ.get("DATABASE_URL") else "started for this"
-    )
+    where = "your DATABASE_URL" if os.environ.get("DATABASE_URL") else "a server of its own"
     print(
-        f"PostgreSQL {version} ({where}), an SMTP server that refuses now and then,\n"
-        "two worker processes, and a shop that takes the orders of examples/orders.csv.\n"
-        "Each order enqueues a mail and a booking in its own transaction. One worker will be killed.\n",
+        f"PostgreSQL {version} ({where}), two workers, an SMTP server\n"
+        "that refuses now and then, and a shop that takes the orders of orders.csv.\n"
+        "Each order enqueues a mail and a booking in its own transaction.\n"
+        "One worker will be killed on the way.\n",
         flush=True,
     )
 

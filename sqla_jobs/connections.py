@@ -15,11 +15,12 @@ _POOL = 5
 
 
 def check_engine(engine: Engine) -> Engine:
-    """The same, or a `ConfigurationError` where it is not one of PostgreSQL through psycopg 3."""
-    if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "psycopg"):
+    """The same, or a `ConfigurationError` where it is not one of PostgreSQL through psycopg 3, synchronous."""
+    dialect = engine.dialect
+    if (dialect.name, dialect.driver) != ("postgresql", "psycopg") or dialect.is_async:
+        kind = "an asynchronous " if dialect.is_async else ""
         raise ConfigurationError(
-            f"the engine is {engine.dialect.name}+{engine.dialect.driver}; workers need PostgreSQL through psycopg 3: "
-            f"{REMEDY}"
+            f"the engine is {kind}{dialect.name}+{dialect.driver}; workers need PostgreSQL through psycopg 3: {REMEDY}"
         )
     return engine
 

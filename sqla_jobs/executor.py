@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,7 +16,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.arguments import encode_result
 from sqla_jobs.context import RunContext
 from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
-from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Succeeded, decide
+from sqla_jobs.interrupt import Body, CancelRequested, TimedOut
+from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide
 from sqla_jobs.queries import Claimed, Finish, Queries
 from sqla_jobs.tasks import Declaration, Task
 
@@ -33,6 +35,16 @@ class Held:
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
     """Told by the run, and not stored yet."""
+    deadline: float | None = None
+    cancel_requested: bool = False
+    body: Body = field(default_factory=Body)
+
+    def cancel(self) -> None:
+        """Somebody cancelled the job: it does not start any more, or is interrupted."""
+        self.cancel_requested = True
+        if self.context is not None:
+            self.context.cancel_requested = True
+        self.body.interrupt(CancelRequested)
 
     def publish(self, fraction: float, message: str | None) -> None:
         self.progress = (fraction, message)
@@ -59,10 +71,13 @@ class Executor:
     def execute(self, held: Held) -> Finish | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
+        One that was cancelled before it started is given back, which ends it.
         A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
         Where that commit fails, or its answer is lost, the end returned is that of a failed attempt: the
         fence lets it through only if the commit did not.
         """
+        if held.cancel_requested:
+            return held.ended(Released())
         job, held.started_at = held.job, time.monotonic()
         declaration: Declaration | None = None
         try:
@@ -95,8 +110,10 @@ class _UnstorableResult(Exception):
 
 
 def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
+    if declaration.timeout is not None:
+        held.deadline = time.monotonic() + declaration.timeout
     if declaration.signature.wants_context:
-        job, timeout = held.job, declaration.timeout
+        job = held.job
         held.context = RunContext(
             job.job_id,
             job.run_id,
@@ -104,11 +121,11 @@ def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: 
             job.queue,
             job.attempt,
             job.max_attempts,
-            deadline=None if timeout is None else time.monotonic() + timeout,
+            deadline=held.deadline,
             publish=held.publish,
         )
         injected.append(held.context)
-    result = declaration.signature.call(injected, arguments)
+    result = held.body.run(partial(declaration.signature.call, injected, arguments))
     try:
         return encode_result(result)
     except ArgumentsError as error:
@@ -123,8 +140,13 @@ def _outcome(held: Held, declaration: Declaration | None, error: BaseException) 
     job = held.job
     if isinstance(error, EntityGone):
         return Cancelled(Failure("EntityGone", str(error)))
+    if isinstance(error, CancelRequested):
+        return Cancelled(Failure("Cancel", "cancelled while it ran"))
     if declaration is None or isinstance(error, _UnstorableResult):
         return Failed(Failure.of(error))
+    if isinstance(error, TimedOut):
+        overdue = TimeoutError(f"ran longer than its timeout of {declaration.timeout:g} s")
+        error = overdue.with_traceback(error.__traceback__)
     secrets = declaration.secrets(json.loads(job.args)) if declaration.sensitive else ()
     since_claim = time.monotonic() - held.claimed_at
     return decide(

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 from sqlalchemy import ForeignKey, Text, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -106,6 +107,36 @@ def snooze_once(session: Session, run: RunContext, n: int) -> None:
 def give_up(session: Session, n: int) -> None:
     session.add(Effect(n=n, kind="transactional"))
     raise Cancel("not needed any more")
+
+
+def _busy(seconds: float) -> None:
+    """In Python code, where an interrupt arrives."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@jobs.task(timeout=0.2, retry=FAST, max_attempts=2)
+def overrun(session: Session, n: int) -> None:
+    session.add(Effect(n=n, kind="transactional"))
+    session.flush()
+    _busy(30)
+
+
+@jobs.task
+def endless(session: Session, run: RunContext, n: int) -> None:
+    session.add(Effect(n=n, kind="transactional"))
+    session.flush()
+    run.progress(0.1)
+    _busy(30)
+
+
+@jobs.task
+def cooperative(run: RunContext) -> str:
+    while not run.cancel_requested:
+        with suppress(BaseException):
+            time.sleep(0.005)
+    return "saw it"
 
 
 @jobs.task

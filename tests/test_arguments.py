@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
-from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, delete, insert, select
+from sqlalchemy import CHAR, Dialect, Engine, ForeignKey, TypeDecorator, Uuid, delete, insert, select
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -94,6 +94,22 @@ class NumberType(TypeDecorator[Number]):
 class Ticket(Base):
     __tablename__ = "tickets"
     number: Mapped[Number] = mapped_column(NumberType, primary_key=True)
+
+
+class Guid(TypeDecorator[uuid.UUID]):
+    """What many applications have for UUIDs on any database."""
+
+    impl = CHAR
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        kind: Any = Uuid() if dialect.name == "postgresql" else CHAR(32)
+        return dialect.type_descriptor(kind)
+
+
+class Parcel(Base):
+    __tablename__ = "parcels"
+    id: Mapped[uuid.UUID] = mapped_column(Guid, primary_key=True)
 
 
 class Color(Enum):
@@ -521,6 +537,7 @@ class TestEntities:
             (lambda: Customer(id=UUID), str(UUID)),
             (lambda: Line(order_id=1, sku="a"), [1, "a"]),
             (lambda: Ticket(number=Number("12")), "12"),
+            (lambda: Parcel(id=UUID), str(UUID)),
             (lambda: Made(id=3), 3),
         ],
     )

@@ -11,7 +11,7 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
     errors
-    context retry
+    context retry interrupt
     outcomes
     models
     mapping connections
@@ -28,7 +28,7 @@ FLOORS = """
     cli flask
     __main__ worker.__main__
 """
-PURE = {"errors", "context", "retry", "outcomes"}
+PURE = {"errors", "context", "retry", "interrupt", "outcomes"}
 LATE = {("core", "worker")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 

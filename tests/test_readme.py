@@ -220,7 +220,7 @@ def test_a_command_in_the_docs_is_one_that_works(
 def _is_an_extra_of_ours(package: str) -> None:
     project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     name, _, extra = package.rstrip("]").partition("[")
-    assert name == project["name"]
+    assert name in (".", project["name"])
     assert extra in project["optional-dependencies"]
 
 

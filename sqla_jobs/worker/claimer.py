@@ -100,9 +100,9 @@ class Claimer:
             self._wake.set()
 
     def is_due(self) -> bool:
-        """Whether the database has something for these lanes right now."""
-        with self._engine.begin() as connection:
-            return self._queries.is_due(connection, list(self._settings.queues), self._tasks)
+        """Whether there is something for these lanes right now, in the database or just claimed from it."""
+        with self._claiming, self._engine.begin() as connection:  # what a claim under way holds locked would be missed
+            return bool(self._held) or self._queries.is_due(connection, list(self._settings.queues), self._tasks)
 
     def _loop(self) -> None:
         patience = Patience("claiming", self._stopping)
@@ -128,7 +128,7 @@ class Claimer:
             self._promote(now)
 
     def _promote(self, now: float) -> None:
-        with self._engine.begin() as connection:
+        with self._claiming, self._engine.begin() as connection:
             promoted, due_in = self._queries.promote(connection)
         if promoted:
             for lane in self._lanes:

@@ -155,6 +155,5 @@ class Heart:
         if told:
             self._queries.store_progress(connection, told)
         for run_id in self._queries.cancel_requests(connection, self.process_id):
-            held_job = self._held.get(run_id)
-            if held_job is not None and held_job.context is not None:
-                held_job.context.cancel_requested = True
+            if run_id in self._held:
+                self._held[run_id].cancel()

@@ -27,6 +27,7 @@ from sqla_jobs.worker.lanes import Lane
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.watch import Watch
 
 if TYPE_CHECKING:
     from sqla_jobs.core import Jobs
@@ -67,7 +68,7 @@ class Worker:
             patience = Patience("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
                 if not self._held:
-                    if not patience.call(self._claimer.is_due) and not self._held:
+                    if not patience.call(self._claimer.is_due):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
@@ -140,6 +141,8 @@ class Worker:
                 "create them with metadata.create_all(engine) or your migrations"
             ) from error
         self._finisher.start()
+        self._watch = Watch(self._held)
+        self._watch.start()
         for lane in self._lanes:
             for number in range(lane.concurrency):
                 name = f"sqla_jobs-{lane.name}-{number}"
@@ -174,7 +177,6 @@ class Worker:
             return
         self._stopped = True
         self._stop_requested.set()
-        self._listener.stop()
         self._claimer.stop()
         for lane in self._lanes:
             self._end(lane.give_back(), Released())
@@ -182,6 +184,8 @@ class Worker:
         deadline = time.monotonic() + self._settings.grace
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._watch.stop()
+        self._listener.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {self._settings.grace:g} s")
         self._end([held for held in list(self._held.values()) if held.started_at is not None], Lost(overdue))
         if not self._finisher.close(_FLUSH):
@@ -213,9 +217,9 @@ class Worker:
             self._finisher.put(held.ended(outcome))
 
     def _forget(self, run_id: int, *, runs: int = 1) -> None:
-        with self._counting:
-            self._runs += runs
-        self._held.pop(run_id, None)
+        if self._held.pop(run_id, None) is not None:
+            with self._counting:
+                self._runs += runs
 
     def _on_stored(self, end: Finish, fate: str) -> None:
         if fate == "lost" and not isinstance(end.outcome, Released | Lost):
