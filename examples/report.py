@@ -199,6 +199,6 @@ def _runs(facts: Facts) -> list[Check]:
         Check(
             "the other worker ended in order",
             facts.exit_code == 0 and processes == 0,
-            f"exit code {facts.exit_code}",
+            f"exit code {facts.exit_code}, {processes} alive",
         ),
     ]

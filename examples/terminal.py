@@ -9,19 +9,20 @@ from collections.abc import Sequence
 
 
 class Progress:
-    """One line that changes in place on a terminal; elsewhere a line about every second."""
+    """One line that changes in place on a terminal; elsewhere a line about every second, if it is a new one."""
 
     def __init__(self) -> None:
         self._in_place = sys.stdout.isatty()
         self._shown_at = 0.0
+        self._shown = ""
 
     def show(self, text: str) -> None:
         """The newest state."""
         if self._in_place:
             columns = shutil.get_terminal_size().columns
             print(f"\r\x1b[2K{text[: columns - 1]}", end="", flush=True)
-        elif time.monotonic() - self._shown_at >= 1:
-            self._shown_at = time.monotonic()
+        elif text != self._shown and time.monotonic() - self._shown_at >= 1:
+            self._shown, self._shown_at = text, time.monotonic()
             print(text, flush=True)
 
     def say(self, text: str) -> None:

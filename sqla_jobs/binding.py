@@ -36,6 +36,18 @@ class Binding:
             found = session.get_bind(self._entity)
         return check_engine(found.engine if isinstance(found, Connection) else found)
 
+    def check_isolation(self) -> str:
+        """The isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
+        with closing(self.session_factory()) as session:
+            connection = session.connection(bind_arguments={"mapper": self._entity})
+            level, raw = connection.get_isolation_level(), connection.connection.driver_connection
+        if getattr(raw, "autocommit", False):
+            raise ConfigurationError(
+                "the bound sessions are in AUTOCOMMIT, so a task's writes and its completion could never be one "
+                "commit: bind an engine without isolation_level='AUTOCOMMIT'"
+            )
+        return level
+
     @contextmanager
     def transaction(self) -> Generator[Session]:
         """A session of the application's, committed at the end, rolled back after an error."""

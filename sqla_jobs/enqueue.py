@@ -25,6 +25,8 @@ J = TypeVar("J", bound=JobMixin)
 AnySession = Session | scoped_session[Any]
 
 _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
+_LONG = 0.5
+"""Seconds; a pause of that length follows a second of waiting for somebody else's lock."""
 _BATCH: Any = bindparam("batch", type_=Text)
 
 
@@ -168,13 +170,13 @@ def _unique(session: Session, models: Models[J], values: dict[str, Any]) -> J:
         inserted = session.scalar(statement)
         if inserted is not None:
             return _load(session, job, inserted)
-        while (found := queries.hold_unique(session, key)) is not None:
+        while (found := queries.hold_unique(session, key, skip_locked=pause < _LONG)) is not None:
             job_id, settled = found
             if settled:
                 return _load(session, job, job_id)
             # somebody is claiming or changing it this very moment: what it is when they are done decides
             time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+            pause *= 2
 
 
 def literal_state(state: JobState) -> Any:

@@ -17,11 +17,14 @@ from sqla_jobs.arguments import encode_result
 from sqla_jobs.context import RunContext
 from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
 from sqla_jobs.interrupt import Body, CancelRequested, TimedOut
-from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide
+from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, storable
 from sqla_jobs.queries import Claimed, Finish, Queries
 from sqla_jobs.tasks import Declaration, Task
 
 log = logging.getLogger("sqla_jobs.run")
+
+_PROGRESS = 1000
+"""Characters kept of a progress message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +38,10 @@ class Held:
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
     """Told by the run, and not stored yet."""
+    is_silent: bool = False
+    """Progress would change the row that the run's own transaction is to change under a stricter isolation."""
+    is_over: bool = False
+    """Ended, and its end is on its way to the database."""
     deadline: float | None = None
     cancel_requested: bool = False
     body: Body = field(default_factory=Body)
@@ -47,7 +54,8 @@ class Held:
         self.body.interrupt(CancelRequested)
 
     def publish(self, fraction: float, message: str | None) -> None:
-        self.progress = (fraction, message)
+        if not self.is_silent:
+            self.progress = (fraction, None if message is None else storable(str(message), _PROGRESS))
 
     def ended(self, outcome: Outcome) -> Finish:
         """The end of this attempt, now."""
@@ -63,10 +71,13 @@ class Executor:
         tasks: Mapping[str, Task[..., Any, Any]],
         queries: Queries,
         transaction: Callable[[], AbstractContextManager[Session]],
+        *,
+        isolation: str = "READ COMMITTED",
     ) -> None:
         self._tasks = tasks
         self._queries = queries
         self._transaction = transaction
+        self._isolation = isolation
 
     def execute(self, held: Held) -> Finish | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
@@ -97,6 +108,7 @@ class Executor:
         return held.ended(outcome)
 
     def _run_in_transaction(self, held: Held, declaration: Declaration, arguments: dict[str, Any]) -> None:
+        held.is_silent = self._isolation != "READ COMMITTED"
         with self._transaction() as session:
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)

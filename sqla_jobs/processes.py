@@ -1,4 +1,4 @@
-"""The rows of live processes: how they are made, kept alive and buried."""
+"""The rows of live processes: how they are made, kept alive and taken away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, update
 
 from sqla_jobs.mapping import Models
-from sqla_jobs.queries.parts import seconds
 
 
 def register(
@@ -36,13 +35,6 @@ def beat(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> 
     process = models.Process
     statement = update(process).where(process.id == process_id).values(beat_at=func.clock_timestamp())
     return bool(connection.execute(statement).rowcount)
-
-
-def bury_dead(connection: Connection, models: Models[Any]) -> list[uuid.UUID]:
-    """Delete the rows of processes that did not beat for their whole lease, by the server's clock."""
-    process = models.Process
-    statement = delete(process).where(process.beat_at < func.statement_timestamp() - seconds(process.lease))
-    return list(connection.execute(statement.returning(process.id)).scalars())
 
 
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:

@@ -524,9 +524,7 @@ def test_a_commit_that_never_arrived_is_a_failed_attempt(session: Session, engin
 
 
 @pytest.mark.parametrize(("isolation", "threads"), [("REPEATABLE READ", 8), ("SERIALIZABLE", 1)])
-def test_tasks_may_run_under_stricter_isolation(
-    session: Session, engine: Engine, isolation: Any, threads: int
-) -> None:
+def test_tasks_may_run_under_stricter_isolation(session: Session, engine: Engine, isolation: Any, threads: int) -> None:
     """Two serializable transactions at once may fail one another on such small tables; that is a retry."""
     shop.write.enqueue_many(session, ({"n": n} for n in range(50)))
     session.commit()
@@ -553,3 +551,82 @@ def test_no_line_is_logged_for_a_job_that_succeeds_unless_asked_for(
         session.commit()
         drain()
     assert "mark attempt 1/25 succeeded after" in caplog.text
+
+
+def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Session, engine: Engine) -> None:
+    """A bulk whose transaction stayed open while later jobs were claimed."""
+    with jobs.worker(concurrency=4), Session(engine) as late:
+        shop.flaky.enqueue_many(late, ({"good_from": 1} for _ in range(2000)))
+        before = time.monotonic()
+        while time.monotonic() - before < 3:  # the floor trails by a second or two
+            one = shop.mark.enqueue(session, n=1)
+            session.commit()
+            wait_until(lambda: job(session, one.id).state == "succeeded")  # noqa: B023
+        late.commit()
+        wait_until(lambda: states(session).get("queued", 0) == 0, timeout=10)
+
+
+def test_a_row_of_a_dead_process_that_somebody_holds_stops_no_heart(session: Session, engine: Engine) -> None:
+    dead = jobs.Process(beat_at=func.now() - timedelta(minutes=5))
+    session.add(dead)
+    session.commit()
+    with jobs.worker(heartbeat=0.1, lease=0.5), Session(engine) as user:
+        user.execute(select(jobs.Process).where(jobs.Process.id == dead.id).with_for_update())
+        before = time.monotonic()
+        wait_until(lambda: time.monotonic() - before > 1.5)
+        one = shop.mark.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: job(session, one.id).state == "succeeded")
+
+
+def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = shop.wait.enqueue(session, n=1)
+    session.commit()
+    worker = jobs.worker(grace=1)
+    with worker:
+        wait_until(lambda: states(session) == {"running": 1})
+        run_id = job(session, bad.id).current_run_id
+        session.execute(
+            text("INSERT INTO sqla_runs (id, job_id, attempt, outcome) VALUES (:id, 0, 1, 'lost')"), {"id": run_id}
+        )
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(50)))
+        session.commit()
+        shop.gate.set()
+        wait_until(lambda: states(session) == {"running": 1, "succeeded": 50})
+        wait_until(lambda: "is refused by the server" in caplog.text)
+
+
+def test_an_outcome_the_server_refuses_is_recorded_as_a_failure_that_says_so(session: Session) -> None:
+    session.execute(text("ALTER TABLE sqla_runs ADD CONSTRAINT no_seven CHECK (result IS DISTINCT FROM '7'::jsonb)"))
+    many = [shop.mark.enqueue(session, n=n) for n in range(20)]
+    session.commit()
+    assert drain() == 20
+    assert states(session) == {"succeeded": 19, "failed": 1}
+    (run,) = job(session, many[7].id).runs
+    assert (run.error_type, run.result) == ("UnstorableOutcome", None)
+    assert "no_seven" in (run.error or "")
+
+
+def test_sessions_in_autocommit_are_refused(session: Session, engine: Engine) -> None:
+    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+        jobs.worker(bind=engine.execution_options(isolation_level="AUTOCOMMIT")).start()
+
+
+def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session) -> None:
+    from sqlalchemy import event
+
+    sent: list[float] = []
+    with jobs.worker():
+
+        @event.listens_for(Engine, "before_cursor_execute")
+        def counted(*args: Any) -> None:
+            sent.append(time.monotonic())
+
+        try:
+            before = time.monotonic()
+            wait_until(lambda: time.monotonic() - before > 11)
+        finally:
+            event.remove(Engine, "before_cursor_execute", counted)
+    assert len(sent) <= 33

@@ -113,6 +113,14 @@ class Queries:
     def _rescue(self) -> Any:
         return rescue.rescue(self._tables)
 
+    def bury(self, connection: Connection | Session) -> list[uuid.UUID]:
+        """Delete the rows of processes that did not beat for their whole lease; returns their ids."""
+        return list(self._run(connection, self._bury, {}).scalars())
+
+    @cached_property
+    def _bury(self) -> Any:
+        return rescue.bury(self._tables)
+
     def stray(
         self, connection: Connection, process_id: uuid.UUID, known: Collection[int], *, age: float
     ) -> list[Lease]:
@@ -176,11 +184,12 @@ class Queries:
         counted = select(waiting.c.task, func.count()).group_by(waiting.c.task)
         return dict(self._run(connection, counted, {}).all())
 
-    def hold_unique(self, session: Session, key: str) -> tuple[int, bool] | None:
+    def hold_unique(self, session: Session, key: str, *, skip_locked: bool = True) -> tuple[int, bool] | None:
         """The live job of that key: its id, and whether nothing about that will change before our commit.
 
         `None` where no job is live. A waiting one is share-locked, so that it cannot start before the
-        caller commits; `False` where somebody else holds its row at this moment.
+        caller commits; `False` where somebody else holds its row at this moment. Without `skip_locked`
+        that is waited for, so that a deadlock is found and `lock_timeout` holds.
         """
         job = self._models.Job
         found = session.execute(
@@ -193,6 +202,6 @@ class Queries:
         free = session.scalar(
             select(job.id)
             .where(job.id == found.id, job.state.in_(["scheduled", "queued"]))
-            .with_for_update(read=True, skip_locked=True)
+            .with_for_update(read=True, skip_locked=skip_locked)
         )
         return found.id, free is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, case, exists, func, insert, literal_column, null, select, update
+from sqlalchemy import bindparam, case, delete, func, insert, literal_column, null, select, update
 
 from sqla_jobs.queries.parts import Tables, locked, seconds
 
@@ -15,7 +15,9 @@ def rescue(tables: Tables) -> Any:
     """Running jobs whose process has no row end with a `lost` run and go on by what that costs them."""
     jobs, runs = tables.jobs, tables.runs
     now = func.statement_timestamp()
-    alive = exists().where(tables.processes.c.id == jobs.c.process_id)
+    # NOT IN and no anti-join: once a row is locked its process is looked for anew, so that a job that was
+    # rescued and claimed again meanwhile stays with its new owner
+    dead = jobs.c.process_id.not_in(select(tables.processes.c.id))
     losses = select(func.count()).where(runs.c.job_id == jobs.c.id, runs.c.outcome == "lost").scalar_subquery()
     # at once the first two times, then by the library's own backoff (retry.wait_backoff), counted from there
     backoff = func.least(func.power(2.0, losses - 1), 3600.0) * (0.75 + func.random() / 2)
@@ -29,7 +31,7 @@ def rescue(tables: Tables) -> Any:
     rows = select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt)
     chosen = (
         rows.add_columns(delay.label("delay"), state.label("state"))
-        .where(jobs.c.state == "running", ~alive)
+        .where(jobs.c.state == "running", dead)
         .limit(bindparam("limit"))
     )
     orphan = locked(chosen, "orphan", of=jobs)
@@ -66,3 +68,11 @@ def rescue(tables: Tables) -> Any:
         .cte("stored")
     )
     return select(done.c.id, done.c.state).add_cte(stored)
+
+
+def bury(tables: Tables) -> Any:
+    """Processes that did not beat for their whole lease lose their rows; one that somebody holds is left."""
+    processes = tables.processes
+    late = processes.c.beat_at < func.statement_timestamp() - seconds(processes.c.lease)
+    free = select(processes.c.id).where(late).with_for_update(skip_locked=True).cte("free").prefix_with("MATERIALIZED")
+    return delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id)

@@ -30,7 +30,7 @@ _REPORT = 60.0
 class Claimer:
     """One thread that promotes what is due, claims what its lanes have room for, and gives back what is held up.
 
-    It polls every `poll` seconds, give or take a fifth, and exactly when the next scheduled job is due;
+    It polls every `poll` seconds, or up to a fifth later, and exactly when the next scheduled job is due;
     `wake()` makes it look at once.
     """
 
@@ -139,7 +139,7 @@ class Claimer:
             self._report_unknown()
 
     def _poll(self) -> float:
-        return self._settings.poll * random.uniform(0.8, 1.2)  # noqa: S311 - so that workers do not poll in step
+        return self._settings.poll * random.uniform(1.0, 1.2)  # noqa: S311 - so that workers do not poll in step
 
     def _claim(self, slots: dict[str, int], now: float) -> None:
         sweep = now >= self._floors.sweep_at

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from queue import Empty, SimpleQueue
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.outcomes import MAX_MESSAGE, Failed, Failure, storable
 from sqla_jobs.queries import Finish, Queries
@@ -18,8 +19,14 @@ from sqla_jobs.worker.patience import Patience
 log = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
+_BATCH_SIZE = 8_000_000
+"""Characters of results and tracebacks after which a batch is full."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a row that somebody held locked is tried again."""
+_REFUSED_AGAIN = 60.0
+"""Seconds after which what the server refused in every form is tried again."""
+_CULPRITS = ("22", "23", "54", "P0")
+"""Classes of SQLSTATE that blame a row: its data, a constraint, a limit, a trigger of the application's."""
 
 
 class Finisher:
@@ -35,6 +42,8 @@ class Finisher:
         self._stored = stored
         self._queue: SimpleQueue[Finish | None] = SimpleQueue()
         self._locked: list[Finish] = []
+        self._refused: list[Finish] = []
+        self._refused_at = 0.0
         self._closing = False
         self._give_up = threading.Event()
         self._patience = Patience("storing outcomes", self._give_up)
@@ -59,7 +68,7 @@ class Finisher:
         self._thread.join(timeout)
         self._give_up.set()
         self._thread.join(1.0)
-        return not self._thread.is_alive() and not self._locked and self._queue.empty()
+        return not (self._thread.is_alive() or self._locked or self._refused) and self._queue.empty()
 
     def _loop(self) -> None:
         while not self._give_up.is_set():
@@ -76,12 +85,16 @@ class Finisher:
     def _gather(self) -> list[Finish]:
         """What is there now; waits for something to be there."""
         batch, self._locked = self._locked, []
+        if self._refused and time.monotonic() - self._refused_at > _REFUSED_AGAIN:
+            batch, self._refused = batch + self._refused, []
+        size = sum(map(_size, batch))
         try:
-            first = self._queue.get(timeout=_LOCKED_AGAIN if batch else None)
+            first = self._queue.get(timeout=_LOCKED_AGAIN if batch else _REFUSED_AGAIN)
             while True:
                 if first is not None:
                     batch.append(first)
-                if len(batch) >= _BATCH:
+                    size += _size(first)
+                if len(batch) >= _BATCH or size >= _BATCH_SIZE:
                     break
                 first = self._queue.get_nowait()
         except Empty:
@@ -98,7 +111,7 @@ class Finisher:
             with self._engine.begin() as connection:
                 fates = self._queries.finish(connection, part)
         except DBAPIError as error:
-            if isinstance(error, OperationalError) or error.connection_invalidated:
+            if not _blames_a_row(error):
                 raise
             if len(part) > 1:
                 middle = len(part) // 2
@@ -108,15 +121,36 @@ class Finisher:
             fates = self._write_plainly(part[0], error)
         for end in part:
             batch.remove(end)
-            fate = fates[end.lease.run_id]
-            if fate == "locked":
-                self._locked.append(end)
-            else:
-                self._stored(end, fate)
+            match fates[end.lease.run_id]:
+                case "locked":
+                    self._locked.append(end)
+                case "refused":
+                    self._refused.append(end)
+                    self._refused_at = time.monotonic()
+                case fate:
+                    self._stored(end, fate)
 
     def _write_plainly(self, end: Finish, error: DBAPIError) -> dict[int, str]:
-        """The server refused this very outcome: store a failure that says so, in plain words."""
-        reason = storable(str(error.orig).replace("\x00", ""), MAX_MESSAGE).encode("ascii", "replace").decode()
+        """The server refused this very outcome: store a failure that says so, in plain words.
+
+        Where it refuses that too, this one is put aside, so that the others go on.
+        """
+        reason = storable(str(error.orig), MAX_MESSAGE).encode("ascii", "replace").decode()
         failure = Failure("UnstorableOutcome", f"the outcome was refused by the server: {reason}")
-        with self._engine.begin() as connection:
-            return self._queries.finish(connection, [Finish(end.lease, Failed(failure), end.started, end.finished)])
+        try:
+            with self._engine.begin() as connection:
+                return self._queries.finish(connection, [Finish(end.lease, Failed(failure), end.started, end.finished)])
+        except DBAPIError as again:
+            if not _blames_a_row(again):
+                raise
+            log.error("the end of job %s is refused by the server, and tried again later: %s", end.lease.job_id, reason)  # noqa: TRY400
+            return {end.lease.run_id: "refused"}
+
+
+def _blames_a_row(error: DBAPIError) -> bool:
+    return (getattr(error.orig, "sqlstate", None) or "").startswith(_CULPRITS)
+
+
+def _size(end: Finish) -> int:
+    failure: Failure | None = getattr(end.outcome, "failure", None)
+    return len(getattr(end.outcome, "result", None) or "") + len((failure and failure.traceback) or "")

@@ -22,6 +22,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
 """Seconds between two looks at what this process holds: cancel requests in, progress out."""
+_SIGN_OFF = 5.0
+"""Seconds that a heartbeat under way may take when the worker stops."""
 
 
 class Heart:
@@ -77,7 +79,10 @@ class Heart:
     def stop(self) -> None:
         """Stop beating, and delete the row: what the process still held is free for others at once."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_SIGN_OFF)
+        if self._thread.is_alive():
+            log.warning("could not sign off, the server does not answer: the lease will run out by itself")
+            return
         with self._engine.begin() as connection:
             processes.unregister(connection, self._models, self.process_id)
 
@@ -102,9 +107,8 @@ class Heart:
         now = time.monotonic()
         if now - self._beat_at >= self._settings.heartbeat:
             self._beat(now)
-            with self._engine.begin() as connection:
-                self._give_back_stray(connection)
-                self._rescue(connection)
+            self._give_back_stray()
+            self._rescue()
         if self._held:
             with self._engine.begin() as connection:
                 self._look(connection)
@@ -125,22 +129,30 @@ class Heart:
             self._unbroken_since = now
         self._beat_at = now
 
-    def _rescue(self, connection: Connection) -> None:
+    def _rescue(self) -> None:
         """Take back the jobs of the dead, once our own beats prove that the server was there all along."""
         if self._beat_at - self._unbroken_since < self._settings.lease:
             return
-        for process_id in processes.bury_dead(connection, self._models):
+        with self._engine.begin() as connection:
+            buried = self._queries.bury(connection)
+        for process_id in buried:
             log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
-        while rescued := self._queries.rescue(connection):
+        while rescued := self._rescue_some():
             for job_id, state in rescued:
                 log.warning("job %s lost its process and is %s now", job_id, state)
 
-    def _give_back_stray(self, connection: Connection) -> None:
+    def _rescue_some(self) -> list[tuple[int, str]]:
+        with self._engine.begin() as connection:
+            return self._queries.rescue(connection)
+
+    def _give_back_stray(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
         if not self._claiming.acquire(blocking=False):
             return
         try:
-            leases = self._queries.stray(connection, self.process_id, list(self._held), age=self._settings.heartbeat)
+            with self._engine.begin() as connection:
+                held, age = list(self._held), self._settings.heartbeat
+                leases = self._queries.stray(connection, self.process_id, held, age=age)
         finally:
             self._claiming.release()
         if leases:

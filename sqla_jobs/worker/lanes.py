@@ -81,6 +81,7 @@ class Lane:
         try:
             while (held := self._backlog.get_nowait()) is not None:
                 given.append(held)
+            self._backlog.put(None)  # the mark that ends a thread stays
         except Empty:
             pass
         with self._lock:
@@ -133,8 +134,9 @@ class Floors:
         """Remember how far claiming has come."""
         for job in jobs:
             key = (job.queue, job.priority)
-            if job.position > self._highest[key]:
-                self._highest[key] = job.position
+            if job.position <= self._floor[key]:  # it came late, and more may have come with it
+                self._floor[key] = self._trailing[key] = self._highest[key] = -1
+            self._highest[key] = max(self._highest[key], job.position)
         if now - self._moved_at >= 1.0:
             self._floor, self._trailing = self._trailing, dict(self._highest)
             self._moved_at = now

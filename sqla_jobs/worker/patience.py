@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+import psycopg
 import tenacity
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -51,5 +52,5 @@ class Patience:
                 self._what,
                 type(error).__name__,
                 first_line,
-                exc_info=None if isinstance(error, SQLAlchemyError) else error,
+                exc_info=None if isinstance(error, SQLAlchemyError | psycopg.Error) else error,
             )

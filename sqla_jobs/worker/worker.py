@@ -106,10 +106,11 @@ class Worker:
         if self._threads:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
+        isolation = self._binding.check_isolation()
         engine = own_engine(self._binding.engine)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
-        self._executor = Executor(self._jobs.tasks, queries, self._binding.transaction)
+        self._executor = Executor(self._jobs.tasks, queries, self._binding.transaction, isolation=isolation)
         self._finisher = Finisher(engine, queries, self._on_stored)
         self._heart = Heart(
             engine,
@@ -187,7 +188,8 @@ class Worker:
         self._watch.stop()
         self._listener.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {self._settings.grace:g} s")
-        self._end([held for held in list(self._held.values()) if held.started_at is not None], Lost(overdue))
+        running = [held for held in list(self._held.values()) if held.started_at is not None and not held.is_over]
+        self._end(running, Lost(overdue))
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         try:
@@ -205,6 +207,7 @@ class Worker:
             except BaseException as error:
                 log.exception("running job %s failed inside the library", held.job.job_id)
                 end = held.ended(Failed(Failure.of(error)))
+            held.is_over = True
             if end is None:
                 self._forget(held.job.run_id)
             else:
