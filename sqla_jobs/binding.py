@@ -40,8 +40,9 @@ class Binding:
         """The isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
         with closing(self.session_factory()) as session:
             connection = session.connection(bind_arguments={"mapper": self._entity})
-            level, raw = connection.get_isolation_level(), connection.connection.driver_connection
-        if getattr(raw, "autocommit", False):
+            level = connection.get_isolation_level()
+            is_autocommit = getattr(connection.connection.driver_connection, "autocommit", False)
+        if is_autocommit:
             raise ConfigurationError(
                 "the bound sessions are in AUTOCOMMIT, so a task's writes and its completion could never be one "
                 "commit: bind an engine without isolation_level='AUTOCOMMIT'"
