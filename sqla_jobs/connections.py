@@ -25,6 +25,11 @@ def check_engine(engine: Engine) -> Engine:
     return engine
 
 
+def synchronous(app: Engine) -> Engine:
+    """The engine itself, or where it is that of an asynchronous one a new one of the same address."""
+    return create_engine(app.url.set(drivername="postgresql+psycopg")) if app.dialect.is_async else app
+
+
 def own_engine(app: Engine) -> Engine:
     """A small new engine that connects as `app` does, whatever that one's pool and settings are.
 

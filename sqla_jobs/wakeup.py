@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from sqla_jobs.connections import own_engine
+from sqla_jobs.connections import own_engine, synchronous
 from sqla_jobs.errors import ConfigurationError
 
 log = logging.getLogger("sqla_jobs.wakeup")
@@ -120,7 +120,7 @@ class _Notifier:
 
     def _loop(self) -> None:
         try:
-            engine = own_engine(self._app)
+            engine = own_engine(synchronous(self._app))
         except (SQLAlchemyError, ConfigurationError) as error:
             log.debug("no wake-up can be sent, workers will poll: %s", error)
             self._give_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, make_url, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from tests import shop
@@ -72,6 +74,19 @@ with Session(create_engine(sys.argv[1])) as session:
 def test_a_program_that_ends_right_after_its_commit_wakes_it(worker: Engine, database_url: str) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
     wait_until(lambda: effects(worker) == {7})
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_commit_of_an_async_session_wakes_it(worker: Engine, database_url: str, driver: str) -> None:
+    async def enqueue() -> None:
+        engine = create_async_engine(make_url(database_url).set(drivername=f"postgresql+{driver}"))
+        async with AsyncSession(engine) as session:
+            await session.run_sync(lambda plain: shop.write.enqueue(plain, n=8))
+            await session.commit()
+        await engine.dispose()
+
+    asyncio.run(enqueue())
+    wait_until(lambda: effects(worker) == {8})
 
 
 FORKING = """
