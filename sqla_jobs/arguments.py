@@ -162,12 +162,12 @@ class Codec:
     def _refuse_unusable(self, name: str, annotation: Any) -> None:
         try:
             _adapter_of({name: annotation})
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - of many kinds, each told in its first line
             remedy = f"; {IMPORT_IT}" if isinstance(error, NameError) else ""
             raise DeclarationError(
                 f"{self._where(name)}: {self._annotations[name]!r} cannot be stored: "
                 f"{str(error).splitlines()[0]}{remedy}"
-            ) from error
+            ) from None
 
     def entity_without_session(self, name: str) -> DeclarationError:
         return DeclarationError(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import QueuePool
 
-from sqla_jobs.connections import REMEDY, check_engine
+from sqla_jobs.connections import REMEDY, check_engine, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
+
+log = logging.getLogger("sqla_jobs.worker")
 
 SessionFactory = Callable[[], Session]
 Bind = Engine | SessionFactory
@@ -31,8 +34,6 @@ class Binding:
         if isinstance(self._bind, Engine):
             return check_engine(self._bind)
         with closing(self.session_factory()) as session:
-            if isinstance(session, AsyncSession):
-                raise ConfigurationError(f"bind={self._bind!r} makes AsyncSessions: tasks run in threads, so {REMEDY}")
             found = session.get_bind(self._entity)
         return check_engine(found.engine if isinstance(found, Connection) else found)
 
@@ -49,6 +50,19 @@ class Binding:
             )
         return level
 
+    def warn_of_small_pool(self, threads: int) -> None:
+        """Say so where transactional tasks in that many threads may wait in vain for a connection."""
+        pool = self.engine.pool
+        overflow: int = getattr(pool, "_max_overflow", -1)
+        if isinstance(pool, QueuePool) and overflow >= 0 and pool.size() + overflow < threads:
+            log.warning(
+                "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "
+                "create_engine(…, pool_size=%d), or run fewer",
+                pool.size() + overflow,
+                threads,
+                threads,
+            )
+
     @contextmanager
     def transaction(self) -> Generator[Session]:
         """A session of the application's, committed at the end, rolled back after an error."""
@@ -62,7 +76,7 @@ def _session_factory(bind: Any) -> SessionFactory:
         return sessionmaker(bind)
     if isinstance(bind, scoped_session):
         return cast("SessionFactory", bind.session_factory)  # each run has a session of its own
-    if isinstance(bind, AsyncEngine | async_sessionmaker):
+    if is_asynchronous(type(bind)):
         raise ConfigurationError(f"bind={bind!r} is asynchronous: tasks run in threads, so {REMEDY}")
     if callable(bind):
         return cast("SessionFactory", bind)

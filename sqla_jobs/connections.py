@@ -25,6 +25,11 @@ def check_engine(engine: Engine) -> Engine:
     return engine
 
 
+def is_asynchronous(kind: type[Any]) -> bool:
+    """Whether a class is one of SQLAlchemy's asyncio, which is not imported for that: it needs greenlet."""
+    return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)
+
+
 def synchronous(app: Engine) -> Engine:
     """The engine itself, or where it is that of an asynchronous one a new one of the same address."""
     return create_engine(app.url.set(drivername="postgresql+psycopg")) if app.dialect.is_async else app

@@ -10,10 +10,10 @@ from typing import Any, TypedDict, TypeVar
 from sqlalchemy import ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_jobs.connections import is_asynchronous
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE, JobMixin, JobState
@@ -54,7 +54,7 @@ def plain_session(session: AnySession) -> Session:
     if isinstance(session, scoped_session):
         inner: Session = session()
         return inner
-    if isinstance(session, AsyncSession | async_scoped_session):
+    if is_asynchronous(type(session)):
         raise ArgumentsError(
             "an AsyncSession cannot be used from here: write await session.run_sync(lambda s: task.enqueue(s, …))"
         )

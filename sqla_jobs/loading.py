@@ -77,4 +77,4 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
         ) from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
-    jobs.bind(create_engine(parsed))
+    jobs.bind(create_engine(parsed, max_overflow=-1))  # as many as the worker has threads

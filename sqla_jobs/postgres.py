@@ -158,8 +158,15 @@ class LocalServer:
         shutil.rmtree(self._data, ignore_errors=True)  # of a program that was killed right here
         options = ["--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"]
         options += ["--encoding=UTF8", "--locale=C", *([] if self._durable else ["--no-sync"])]
-        failed = self._launch("initdb", *options).wait()
-        self._pipe.write(b"\n")
+        initdb = self._launch("initdb", *options)
+        try:
+            failed = initdb.wait()
+        except BaseException:
+            initdb.kill()  # Ctrl-C: it is waited for, or the guard would wait for it
+            initdb.wait()
+            raise
+        finally:
+            self._pipe.write(b"\n")
         if failed:
             raise self._failure("initdb failed")
         password.rename(home / _PASSWORD)

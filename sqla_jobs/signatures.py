@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
+from sqla_jobs.connections import is_asynchronous
 from sqla_jobs.context import RunContext
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 
@@ -221,11 +221,10 @@ def injection_of(owner: str, name: str, annotation: Any) -> str | None:
     annotation = origin or annotation
     if not isinstance(annotation, type):
         return None
-    for kind in (AsyncSession, async_scoped_session, scoped_session):
-        if issubclass(annotation, kind):
-            raise DeclarationError(
-                f"{owner}: {name!r} is a {kind.__name__}, but each run has a Session of its own: annotate it so"
-            )
+    if issubclass(annotation, scoped_session) or is_asynchronous(annotation):
+        raise DeclarationError(
+            f"{owner}: {name!r} is a {annotation.__name__}, but each run has a Session of its own: annotate it so"
+        )
     if issubclass(annotation, Session):
         return "session"
     return "context" if issubclass(annotation, RunContext) else None

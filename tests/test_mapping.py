@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -397,6 +398,26 @@ def test_importing_the_package_loads_none_of_its_edges() -> None:
     program = f"import sys, sqla_jobs; print(sorted(set(sys.modules) & set({edges})))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_neither_importing_nor_running_needs_greenlet(database_url: str) -> None:
+    """SQLAlchemy 2.1 does not install it, and a fresh environment has it not."""
+    program = f"""
+import sys
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from tests import shop
+engine = create_engine({database_url!r})
+shop.Base.metadata.create_all(engine)
+with Session(engine) as session:
+    shop.write.enqueue(session, n=1)
+    session.commit()
+print(shop.jobs.worker(bind=engine).drain())
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert result.stdout == "1\n"
 
 
 def test_an_engine_is_not_needed_to_map() -> None:

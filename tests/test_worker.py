@@ -10,12 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy import Engine, create_engine, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from sqla_jobs import ConfigurationError, Jobs, JobState
 from sqla_jobs.worker import Worker
+from sqla_jobs.worker.worker import _StopRequest
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs
@@ -630,3 +631,25 @@ def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session
         finally:
             event.remove(Engine, "before_cursor_execute", counted)
     assert len(sent) <= 33
+
+
+def test_a_signal_is_seen_although_it_wakes_nobody() -> None:
+    request = _StopRequest()
+    ended = threading.Thread(target=request.wait)
+    ended.start()
+    request.is_signalled = True
+    ended.join(5)
+    assert not ended.is_alive()
+    assert request.is_set()
+    assert request.wait(0)
+
+
+def test_a_pool_too_small_for_the_threads_is_told(
+    session: Session, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = create_engine(database_url, pool_size=1, max_overflow=1)
+    drain(bind=small, concurrency=2)
+    assert "pool" not in caplog.text
+    drain(bind=small, concurrency=3)
+    assert "gives out 2 connections, but 3 jobs may run at once" in caplog.text
+    small.dispose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -34,8 +35,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sqla_jobs.worker")
 
+_STEP = 0.2
+"""Seconds after which a signal is seen at the latest."""
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
+
+
+class _StopRequest(threading.Event):
+    """Set by `stop()`, or by a signal handler: that one must not take a lock which the interrupted wait holds."""
+
+    is_signalled = False
+
+    def is_set(self) -> bool:
+        return self.is_signalled or super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """In steps, since a signal that arrives just before a wait begins does not end it."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.is_set() and (left := end - time.monotonic()) > 0:
+            super().wait(min(left, _STEP))
+        return self.is_set()
 
 
 class Worker:
@@ -51,7 +70,7 @@ class Worker:
         self._settings = settings
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
-        self._stop_requested = threading.Event()
+        self._stop_requested = _StopRequest()
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
@@ -90,7 +109,7 @@ class Worker:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._stop_requested.is_set():
             os._exit(128 + number)
-        self._stop_requested.set()
+        self._stop_requested.is_signalled = True
 
     def __enter__(self) -> Worker:
         self.start()
@@ -107,6 +126,7 @@ class Worker:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
         isolation = self._binding.check_isolation()
+        self._binding.warn_of_small_pool(sum(self._settings.queues.values()))
         engine = own_engine(self._binding.engine)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
