@@ -36,6 +36,7 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
     """A job that ended or waits is queued at once, with at least one attempt left. False: it is under way."""
     table = models.Job
     after_commit(session, table, models.channel, "")
+    session.flush()  # what is wrong with the caller's own rows is told as it is
     try:
         with session.begin_nested():
             return _change(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from typing import Any, cast
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
-from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.connections import REMEDY, check_engine, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
-
-log = logging.getLogger("sqla_jobs.worker")
 
 SessionFactory = Callable[[], Session]
 Bind = Engine | SessionFactory
@@ -49,19 +45,6 @@ class Binding:
                 "commit: bind an engine without isolation_level='AUTOCOMMIT'"
             )
         return level
-
-    def warn_of_small_pool(self, threads: int) -> None:
-        """Say so where transactional tasks in that many threads may wait in vain for a connection."""
-        pool = self.engine.pool
-        overflow: int = getattr(pool, "_max_overflow", -1)
-        if isinstance(pool, QueuePool) and overflow >= 0 and pool.size() + overflow < threads:
-            log.warning(
-                "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "
-                "create_engine(…, pool_size=%d), or run fewer",
-                pool.size() + overflow,
-                threads,
-                threads,
-            )
 
     @contextmanager
     def transaction(self) -> Generator[Session]:

@@ -51,7 +51,7 @@ def _on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Calla
     return run
 
 
-def parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
+def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
     """`mail=2,default=8`, or names alone with `concurrency` each. Raises `ConfigurationError`."""
     queues: dict[str, int] = {}
     for item in (text or "default").split(","):
@@ -92,7 +92,7 @@ def worker(
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
     )
-    one = jobs.worker(parse_queues(queues, concurrency), heartbeat=heartbeat, lease=lease, grace=grace)
+    one = jobs.worker(_parse_queues(queues, concurrency), heartbeat=heartbeat, lease=lease, grace=grace)
     if drain:
         click.echo(f"{one.drain()} runs")
     else:

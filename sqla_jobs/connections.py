@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.errors import ConfigurationError
+
+log = logging.getLogger("sqla_jobs.worker")
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
@@ -48,6 +52,20 @@ def own_engine(app: Engine) -> Engine:
         engine.dispose()
         engine = _connecting_as(app, "READ COMMITTED")
     return engine
+
+
+def warn_of_small_pool(app: Engine, threads: int) -> None:
+    """Say so where transactional tasks in that many threads may wait in vain for a connection."""
+    pool = app.pool
+    overflow: int = getattr(pool, "_max_overflow", -1)
+    if isinstance(pool, QueuePool) and overflow >= 0 and pool.size() + overflow < threads:
+        log.warning(
+            "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "
+            "create_engine(…, pool_size=%d), or run fewer",
+            pool.size() + overflow,
+            threads,
+            threads,
+        )
 
 
 def _connecting_as(app: Engine, isolation: Any) -> Engine:

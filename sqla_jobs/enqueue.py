@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar
 
-from sqlalchemy import ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select
+from sqlalchemy import ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.orm import Session, scoped_session
@@ -16,7 +16,7 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.connections import is_asynchronous
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import LIVE, JobMixin, JobState
+from sqla_jobs.models import HAS_LIVE_KEY, JobMixin, JobState
 from sqla_jobs.outcomes import storable
 from sqla_jobs.queries import PRIORITIES, Queries
 from sqla_jobs.wakeup import after_commit
@@ -105,7 +105,7 @@ def check_common(given: Mapping[str, Any]) -> None:
         raise ArgumentsError(f"priority={priority!r}: a whole number from -10 to 10, lower runs first")
     attempts = given.get("max_attempts", 1)
     if not isinstance(attempts, int) or not 1 <= attempts <= 1_000_000:
-        raise ArgumentsError(f"max_attempts={attempts!r}: a whole number, at least 1")
+        raise ArgumentsError(f"max_attempts={attempts!r}: a whole number from 1 to 1,000,000")
 
 
 def _delay(delay: timedelta | float) -> timedelta:
@@ -161,7 +161,7 @@ def _unique(session: Session, models: Models[J], values: dict[str, Any]) -> J:
         .values(**values)
         .on_conflict_do_nothing(
             index_elements=[job.unique_key],
-            index_where=job.unique_key.is_not(None) & job.state.in_([literal_state(state) for state in LIVE]),
+            index_where=text(HAS_LIVE_KEY),
         )
         .returning(job.id)
     )
@@ -177,11 +177,6 @@ def _unique(session: Session, models: Models[J], values: dict[str, Any]) -> J:
             # somebody is claiming or changing it this very moment: what it is when they are done decides
             time.sleep(pause)
             pause *= 2
-
-
-def literal_state(state: JobState) -> Any:
-    """The state written out, so that PostgreSQL recognises the predicate of a partial index."""
-    return literal(str(state), literal_execute=True)
 
 
 def _load(session: Session, job: type[J], job_id: int) -> J:

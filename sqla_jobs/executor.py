@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.arguments import encode_result
 from sqla_jobs.context import RunContext
+from sqla_jobs.declaration import Declaration
 from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
 from sqla_jobs.interrupt import Body, CancelRequested, TimedOut
-from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, storable
+from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, storable, word
 from sqla_jobs.queries import Claimed, Finish, Queries
-from sqla_jobs.tasks import Declaration, Task
+from sqla_jobs.tasks import Task
 
 log = logging.getLogger("sqla_jobs.run")
 
@@ -96,7 +97,7 @@ class Executor:
             arguments = declaration.codec.decode(job.args)
             if declaration.signature.wants_session:
                 self._run_in_transaction(held, declaration, arguments)
-                _tell(held, "succeeded")
+                _tell(held, Succeeded())
                 return None
             outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
         except LeaseLost as lost:
@@ -104,7 +105,7 @@ class Executor:
             return None
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
             outcome = _outcome(held, declaration, error)
-        _tell(held, type(outcome).__name__.lower(), outcome)
+        _tell(held, outcome)
         return held.ended(outcome)
 
     def _run_in_transaction(self, held: Held, declaration: Declaration, arguments: dict[str, Any]) -> None:
@@ -141,11 +142,9 @@ def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: 
     try:
         return encode_result(result)
     except ArgumentsError as error:
-        raise _UnstorableResult(f"{job_name(held)}: {error}; return plain JSON, or nothing") from None
-
-
-def job_name(held: Held) -> str:
-    return f"{held.job.task} (job {held.job.job_id})"
+        raise _UnstorableResult(
+            f"{held.job.task} (job {held.job.job_id}): {error}; return plain JSON, or nothing"
+        ) from None
 
 
 def _outcome(held: Held, declaration: Declaration | None, error: BaseException) -> Outcome:
@@ -171,7 +170,7 @@ def _outcome(held: Held, declaration: Declaration | None, error: BaseException) 
     )
 
 
-def _tell(held: Held, word: str, outcome: Outcome | None = None) -> None:
+def _tell(held: Held, outcome: Outcome) -> None:
     """One line for each attempt: at DEBUG where all is well, at WARNING where it failed."""
     failure: Failure | None = getattr(outcome, "failure", None)
     level = logging.DEBUG if failure is None else logging.WARNING
@@ -186,7 +185,7 @@ def _tell(held: Held, word: str, outcome: Outcome | None = None) -> None:
         job.task,
         job.attempt,
         job.max_attempts,
-        word,
+        word(outcome),
         time.monotonic() - (held.started_at or held.claimed_at),
         "" if delay is None else f", again in {delay:.1f} s",
         "" if failure is None else f": {failure.type}: {failure.message:.500}",

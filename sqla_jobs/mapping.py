@@ -22,7 +22,7 @@ from sqlalchemy.sql.elements import conv
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import (
-    LIVE,
+    HAS_LIVE_KEY,
     CatchUp,
     JobMixin,
     JobState,
@@ -176,7 +176,6 @@ def _one_of(table: str, column: str, words: Any) -> CheckConstraint:
 
 def _job_rules(table: str) -> tuple[Any, ...]:
     """The invariants of a job, and one narrow index for each state that something looks for."""
-    live = ", ".join(f"'{state}'" for state in LIVE)
 
     def check(name: str, rule: str) -> CheckConstraint:
         return CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
@@ -201,6 +200,6 @@ def _job_rules(table: str) -> tuple[Any, ...]:
             f"{table}_unique_key",
             "unique_key",
             unique=True,
-            postgresql_where=text(f"unique_key IS NOT NULL AND state IN ({live})"),
+            postgresql_where=text(HAS_LIVE_KEY),
         ),
     )

@@ -70,6 +70,10 @@ LIVE = (JobState.scheduled, JobState.queued, JobState.running)
 """States of a job that still has something ahead of it; at most one such job per `unique_key`."""
 
 
+HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)) for state in LIVE)})"
+"""The predicate of the unique index, in words that PostgreSQL recognises in ON CONFLICT."""
+
+
 class WordType(TypeDecorator[Words], Generic[Words]):
     """Text in the database, a StrEnum in Python; a word this version does not know stays plain text."""
 

@@ -131,6 +131,11 @@ class Lost:
 Outcome = Succeeded | Retried | Snoozed | Cancelled | Failed | Released | Lost
 
 
+def word(outcome: Outcome) -> str:
+    """What rows and logs call it."""
+    return type(outcome).__name__.lower()
+
+
 def decide(
     error: BaseException,
     *,

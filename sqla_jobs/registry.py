@@ -26,8 +26,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         self._modules = modules
         self._by_name: dict[str, Task[..., Any, J]] = {}
         self._by_class: dict[type[Any], Task[..., Any, J]] = {}
-        self._loaded = False
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def add(self, task: Task[..., Any, J]) -> None:
         """Register a task; the same function declared again (a reload) takes the place of the former.
@@ -55,7 +54,6 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         """Import the modules given as `tasks=`. Raises `ConfigurationError` naming the one that fails."""
         for module in self._modules:
             import_named(module, f"tasks=[{module!r}]")
-        self._loaded = True
 
     def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
         """The task that this class is. Raises `UnknownTask`."""
@@ -68,7 +66,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         return task
 
     def __getitem__(self, name: str) -> Task[..., Any, J]:
-        if name not in self._by_name and not self._loaded:
+        if name not in self._by_name:
             self.load()
         try:
             return self._by_name[name]

@@ -179,8 +179,8 @@ def _split(
     """What is injected, in order, and the parameters after that."""
     _refuse_parameters(function.__qualname__, parameters)
     kinds = [_injection(function, parameter) for parameter in parameters]
-    leading = [kind for kind in kinds[:2] if kind]
-    if len(leading) != len([kind for kind in kinds if kind]) or kinds[: len(leading)] != leading:
+    leading = [kind for kind in kinds if kind]
+    if kinds[: len(leading)] != leading:
         late = next(p.name for p, kind in list(zip(parameters, kinds, strict=True))[::-1] if kind)
         raise DeclarationError(
             f"{function.__qualname__}: injected parameters come first, so move {late!r} to the front"
@@ -194,7 +194,7 @@ def _split(
             raise DeclarationError(
                 f"{function.__qualname__}: {parameter.name!r} is injected by position, so it cannot be keyword-only"
             )
-    return [kind for kind in leading if kind], parameters[len(leading) :]
+    return leading, parameters[len(leading) :]
 
 
 def _refuse_parameters(name: str, parameters: list[inspect.Parameter]) -> None:

@@ -15,8 +15,6 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import JobMixin
 
-__all__ = ["Declaration", "Enqueue", "Enqueuer", "Task"]
-
 C = ParamSpec("C")
 P = ParamSpec("P")
 E = TypeVar("E")

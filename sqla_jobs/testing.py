@@ -40,8 +40,9 @@ def drain(
     jobs.tasks.load()
     queries = Queries(jobs.models)
     executor = Executor(jobs.tasks, queries, lambda: _savepoint(own))
+    chosen = None if queues is None else list(queues)
     runs = 0
-    while (job := _next(jobs, own, queries, queues, seconds)) is not None:
+    while (job := _next(jobs, own, queries, chosen, seconds)) is not None:
         if runs == max_runs:
             raise JobsError(f"after {runs} runs job {job.job_id} ({job.task}) is still due; does it enqueue itself?")
         held = Held(job, time.monotonic())
@@ -77,7 +78,7 @@ def _next(
         pass
     job = jobs.Job
     waiting = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
-    for queue in set(waiting) if queues is None else queues:
+    for queue in waiting.all() if queues is None else queues:
         probes = [Probe(queue, priority) for priority in PRIORITIES]
         if claimed := queries.claim(session, uuid.uuid4(), {queue: 1}, list(jobs.tasks), probes):
             _expire_jobs(jobs, session)

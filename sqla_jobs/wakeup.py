@@ -80,7 +80,7 @@ def _tell(session: Session, transaction: SessionTransaction) -> None:
             for queue in queues:
                 for subscriber in list(_subscribers.get(channel, ())):
                     subscriber(queue)
-            _notifier(bind).send(channel, queues)
+            _notifier(bind).send(bind, channel, queues)
 
 
 _subscribers: dict[str, list[Subscriber]] = {}
@@ -95,21 +95,20 @@ def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
 class _Notifier:
     """Sends the messages of this process to one database."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._app = engine
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: set[tuple[str, str]] = set()
         self._there_is = threading.Event()
         self._sent = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def send(self, channel: str, queues: set[str]) -> None:
-        """Soon; returns at once."""
+    def send(self, app: Engine, channel: str, queues: set[str]) -> None:
+        """Soon, by a connection as `app` makes them; returns at once."""
         with self._lock:
             self._sent.clear()
             self._waiting.update((channel, queue) for queue in queues)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="sqla_jobs-wakeup", daemon=True)
+                self._thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
                 self._thread.start()
         self._there_is.set()
 
@@ -118,9 +117,9 @@ class _Notifier:
         if self._thread is not None:
             self._sent.wait(timeout)
 
-    def _loop(self) -> None:
+    def _loop(self, app: Engine) -> None:
         try:
-            engine = own_engine(synchronous(self._app))
+            engine = own_engine(synchronous(app))
         except (SQLAlchemyError, ConfigurationError) as error:
             log.debug("no wake-up can be sent, workers will poll: %s", error)
             self._give_up()
@@ -158,7 +157,7 @@ _making = threading.Lock()
 def _notifier(engine: Engine) -> _Notifier:
     with _making:
         if engine not in _notifiers:
-            _notifiers[engine] = _Notifier(engine)
+            _notifiers[engine] = _Notifier()
         return _notifiers[engine]
 
 

@@ -38,6 +38,7 @@ class Effect(Base):
 
 
 FAST = Retrying(wait=wait_fixed(0))
+begun = threading.Event()
 gate = threading.Event()
 """Closed until a test opens it; only for workers in this process."""
 
@@ -77,6 +78,7 @@ def wait(n: int) -> int:
 
 @jobs.task
 def write_and_wait(session: Session, n: int) -> None:
+    begun.set()
     session.add(Effect(n=n, kind="transactional"))
     session.flush()
     gate.wait(30)

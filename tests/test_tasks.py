@@ -480,7 +480,7 @@ class TestNames:
         ({"queue": None}, "queue=None"),
         ({"priority": 11}, "priority=11: a whole number from -10 to 10"),
         ({"priority": "high"}, "priority='high'"),
-        ({"max_attempts": 0}, "max_attempts=0: a whole number, at least 1"),
+        ({"max_attempts": 0}, "max_attempts=0: a whole number from 1 to"),
         ({"max_attempts": 2.5}, "max_attempts=2.5"),
         ({"timeout": 0}, "timeout=0: a number of seconds above 0"),
         ({"timeout": "5"}, "timeout='5'"),

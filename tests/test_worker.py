@@ -27,6 +27,7 @@ def session(engine: Engine) -> Iterator[Session]:
     shop.Base.metadata.create_all(engine)
     jobs.bind(engine)
     shop.gate.clear()
+    shop.begun.clear()
     with Session(engine, expire_on_commit=False) as session:
         yield session
     shop.gate.set()
@@ -296,7 +297,7 @@ def test_what_does_not_end_within_the_grace_is_lost_and_cannot_commit_any_more(s
     session.commit()
     worker = jobs.worker(grace=0.1)
     worker.start()
-    wait_until(lambda: states(session) == {"running": 1})
+    assert shop.begun.wait(20)
     worker.stop()
     assert states(session) == {"queued": 1}
     assert outcomes(session, one.id) == ["lost"]

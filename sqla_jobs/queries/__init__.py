@@ -1,7 +1,7 @@
 """Every statement of a job's way through a worker, and the only place that says FOR UPDATE.
 
 Each write to a running job names the lease it expects and tells which rows it changed. The statements
-are built once for each `Jobs` and load no ORM objects. All times are the server's.
+of the hot path are built once for each `Queries` and load no ORM objects. All times are the server's.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Queries:
         counted = select(waiting.c.task, func.count()).group_by(waiting.c.task)
         return dict(self._run(connection, counted, {}).all())
 
-    def hold_unique(self, session: Session, key: str, *, skip_locked: bool = True) -> tuple[int, bool] | None:
+    def hold_unique(self, session: Session, key: str, *, skip_locked: bool) -> tuple[int, bool] | None:
         """The live job of that key: its id, and whether nothing about that will change before our commit.
 
         `None` where no job is live. A waiting one is share-locked, so that it cannot start before the

@@ -22,18 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sqla_jobs.outcomes import Cancelled, Failed, Lost, Released, Retried, Snoozed, Succeeded
-from sqla_jobs.queries.parts import Finish, Tables, locked, seconds, unnest
-
-_NAMES: dict[type[Any], str] = {
-    Succeeded: "succeeded",
-    Retried: "retried",
-    Snoozed: "snoozed",
-    Cancelled: "cancelled",
-    Failed: "failed",
-    Released: "released",
-    Lost: "lost",
-}
+from sqla_jobs.outcomes import word
+from sqla_jobs.queries.parts import Finish, Tables, leased, locked, seconds, unnest
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
@@ -59,13 +49,6 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
         error=("errors", Text),
         traceback=("tracebacks", Text),
     )
-    leased = and_(
-        jobs.c.id == ended.c.job_id,
-        jobs.c.current_run_id == ended.c.run_id,
-        jobs.c.process_id == ended.c.process_id,
-        jobs.c.state == "running",
-    )
-    # locked in id order, so that two writers of the same rows cannot deadlock
     finished_at = jobs.c.started_at + seconds(ended.c.finished)
     state = case(
         (ended.c.outcome.in_(_ENDS), ended.c.outcome),
@@ -83,7 +66,7 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
             (finished_at + seconds(ended.c.delay)).label("due_at"),
             state.label("state"),
         )
-        .select_from(jobs.join(ended, leased))
+        .select_from(jobs.join(ended, leased(jobs, ended)))
         .order_by(jobs.c.id)
     )
     mine = locked(rows, "mine", of=jobs, skip=skip_locked)
@@ -128,7 +111,7 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
     before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
     fate = case(
         (done.c.run_id.is_not(None), "stored"),
-        (exists(select(jobs.c.id).where(leased).correlate(ended)), "locked"),
+        (exists(select(jobs.c.id).where(leased(jobs, ended)).correlate(ended)), "locked"),
         (func.coalesce(before, "lost") != "lost", "known"),
         else_="lost",
     )
@@ -145,7 +128,7 @@ def parameters(finishes: Sequence[Finish]) -> dict[str, Any]:
         "job_ids": [job.job_id for job in leases],
         "run_ids": [job.run_id for job in leases],
         "process_ids": [job.process_id for job in leases],
-        "outcomes": [_NAMES[type(outcome)] for outcome in outcomes],
+        "outcomes": [word(outcome) for outcome in outcomes],
         "delays": [getattr(outcome, "delay", None) for outcome in outcomes],
         "started": [finish.started for finish in finishes],
         "finished": [finish.finished for finish in finishes],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Double, Text, and_, bindparam, func, select, update
+from sqlalchemy import ARRAY, BigInteger, Double, Text, Uuid, bindparam, func, select, update
 
-from sqla_jobs.queries.parts import Lease, Tables, locked, seconds, unnest
+from sqla_jobs.queries.parts import Lease, Tables, leased, locked, seconds, unnest
 
 
 def stray(tables: Tables) -> Any:
@@ -38,15 +38,11 @@ def store_progress(tables: Tables) -> Any:
         "told",
         job_id=("job_ids", BigInteger),
         run_id=("run_ids", BigInteger),
+        process_id=("process_ids", Uuid),
         fraction=("fractions", Double),
         message=("messages", Text),
     )
-    leased = and_(
-        jobs.c.id == told.c.job_id,
-        jobs.c.current_run_id == told.c.run_id,
-        jobs.c.state == "running",
-    )
-    rows = select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, leased))
+    rows = select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, leased(jobs, told)))
     mine = locked(rows, "mine", of=jobs)
     return update(jobs).where(jobs.c.id == mine.c.id).values(progress=mine.c.fraction, progress_message=mine.c.message)
 
@@ -56,6 +52,7 @@ def progress_parameters(progress: Sequence[tuple[Lease, float, str | None]]) -> 
     return {
         "job_ids": [lease.job_id for lease, _, _ in progress],
         "run_ids": [lease.run_id for lease, _, _ in progress],
+        "process_ids": [lease.process_id for lease, _, _ in progress],
         "fractions": [fraction for _, fraction, _ in progress],
         "messages": [message for _, _, message in progress],
     }

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Double,
     Select,
     Sequence,
+    and_,
     bindparam,
     cast,
     column,
@@ -90,6 +91,16 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
     arrays = [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()]
     named = [column(column_name, kind) for column_name, (_, kind) in columns.items()]
     return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+
+
+def leased(jobs: Any, given: Any) -> ColumnElement[bool]:
+    """The fence: that a lease in `given` still stands."""
+    return and_(
+        jobs.c.id == given.c.job_id,
+        jobs.c.current_run_id == given.c.run_id,
+        jobs.c.process_id == given.c.process_id,
+        jobs.c.state == "running",
+    )
 
 
 def seconds(value: Any) -> ColumnElement[Any]:

@@ -80,7 +80,7 @@ class Claimer:
 
     def look_again(self) -> None:
         """There may be jobs anywhere, also such as were passed over."""
-        self._floors.sweep_at = 0.0
+        self._floors.sweep_soon()
         self.heard("")
 
     def heard(self, queue: str) -> None:
@@ -142,8 +142,7 @@ class Claimer:
         return self._settings.poll * random.uniform(1.0, 1.2)  # noqa: S311 - so that workers do not poll in step
 
     def _claim(self, slots: dict[str, int], now: float) -> None:
-        sweep = now >= self._floors.sweep_at
-        probes = self._floors.probes(slots, sweep=sweep)
+        probes = self._floors.probes(slots, now)
         with self._claiming:
             if self._stopping.is_set():
                 return
@@ -155,13 +154,12 @@ class Claimer:
             self._held.update((held.job.run_id, held) for held in fresh)
             for lane in self._lanes:
                 lane.fill([held for held in fresh if held.job.queue == lane.name])
-        if sweep:
-            self._floors.swept(now, at)
+        self._floors.looked(slots, now, at)
         self._floors.claimed(jobs, at)
-        empty_until = min(now + self._poll(), self._floors.sweep_at)
+        poll_at = now + self._poll()
         for lane in self._lanes:
             if sum(job.queue == lane.name for job in jobs) < slots.get(lane.name, 0):
-                lane.empty_until = empty_until
+                lane.empty_until = min(poll_at, self._floors.sweep_at(lane.name))
 
     def _report_unknown(self) -> None:
         with self._engine.begin() as connection:

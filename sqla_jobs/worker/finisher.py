@@ -75,9 +75,10 @@ class Finisher:
             batch = self._gather()
             if batch:
                 try:
-                    self._patience.call(partial(self._store, batch))
+                    self._patience.call(partial(self._write_all, batch))
                 except Exception:
                     log.exception("%d outcomes could not be stored before the worker ended", len(batch))
+                    self._locked += batch
                     return
             if self._closing and not self._locked and self._queue.empty():
                 return
@@ -101,10 +102,9 @@ class Finisher:
             pass
         return batch
 
-    def _store(self, batch: list[Finish]) -> None:
+    def _write_all(self, batch: list[Finish]) -> None:
         """Write a batch; what has been written of it leaves it, so that a repetition writes the rest."""
-        while batch:
-            self._write(batch, list(batch))
+        self._write(batch, list(batch))
 
     def _write(self, batch: list[Finish], part: list[Finish]) -> None:
         try:

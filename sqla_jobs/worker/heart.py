@@ -167,5 +167,5 @@ class Heart:
         if told:
             self._queries.store_progress(connection, told)
         for run_id in self._queries.cancel_requests(connection, self.process_id):
-            if run_id in self._held:
-                self._held[run_id].cancel()
+            if (wanted := self._held.get(run_id)) is not None:
+                wanted.cancel()

@@ -115,20 +115,30 @@ class Floors:
         self._highest = dict.fromkeys(self._keys, -1)
         self._trailing = dict.fromkeys(self._keys, -1)
         self._moved_at = 0.0
-        self.sweep_at = 0.0
+        self._sweep_at = dict.fromkeys((queue for queue, _ in self._keys), 0.0)
 
-    def probes(self, queues: Iterable[str], *, sweep: bool) -> list[Probe]:
-        """The probes of these queues; without floors in a sweep."""
+    def probes(self, queues: Iterable[str], now: float) -> list[Probe]:
+        """The probes of these queues; without floors where a sweep is due."""
         wanted = set(queues)
         return [
-            Probe(queue, priority, -1 if sweep else self._floor[queue, priority])
+            Probe(queue, priority, -1 if now >= self._sweep_at[queue] else self._floor[queue, priority])
             for queue, priority in self._keys
             if queue in wanted
         ]
 
-    def swept(self, began: float, ended: float) -> None:
-        """A sweep took that long."""
-        self.sweep_at = ended + max(1.0, 20 * (ended - began))
+    def looked(self, queues: Iterable[str], began: float, ended: float) -> None:
+        """A claim from these queues took that long; where a sweep was due, that was it."""
+        for queue in queues:
+            if began >= self._sweep_at[queue]:
+                self._sweep_at[queue] = ended + max(1.0, 20 * (ended - began))
+
+    def sweep_at(self, queue: str) -> float:
+        """When the next sweep of a queue is due, by `time.monotonic()`."""
+        return self._sweep_at[queue]
+
+    def sweep_soon(self) -> None:
+        """The next claim from any queue is a sweep."""
+        self._sweep_at = dict.fromkeys(self._sweep_at, 0.0)
 
     def claimed(self, jobs: list[Claimed], now: float) -> None:
         """Remember how far claiming has come."""

@@ -14,10 +14,10 @@ class Settings:
     """All times are seconds; `queues` gives each queue's own number of jobs to run at once."""
 
     queues: dict[str, int]
-    heartbeat: float = 5.0
-    lease: float = 30.0
-    poll: float = 1.0
-    grace: float = 30.0
+    heartbeat: float
+    lease: float
+    poll: float
+    grace: float
 
     @classmethod
     def checked(
@@ -45,9 +45,9 @@ class Settings:
                 raise ConfigurationError(f"queue {name!r}: {number!r} jobs at once; a whole number from 1 to 1000")
         for option, value in {"heartbeat": heartbeat, "lease": lease, "poll": poll}.items():
             if not 0 < value < 86400:
-                raise ConfigurationError(f"{option}={value!r}: a number of seconds above 0")
+                raise ConfigurationError(f"{option}={value!r}: a number of seconds above 0, below a day")
         if not 0 <= grace < 7 * 86400:
-            raise ConfigurationError(f"grace={grace!r}: a number of seconds, 0 or more")
+            raise ConfigurationError(f"grace={grace!r}: a number of seconds from 0, below a week")
         if lease < 3 * heartbeat:
             raise ConfigurationError(
                 f"lease={lease:g} with heartbeat={heartbeat:g}: a worker that misses one beat would lose its jobs; "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.binding import Binding
-from sqla_jobs.connections import own_engine
+from sqla_jobs.connections import own_engine, warn_of_small_pool
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor, Held
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
@@ -125,9 +125,10 @@ class Worker:
         if self._threads:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
+        app = self._binding.engine
         isolation = self._binding.check_isolation()
-        self._binding.warn_of_small_pool(sum(self._settings.queues.values()))
-        engine = own_engine(self._binding.engine)
+        warn_of_small_pool(app, sum(self._settings.queues.values()))
+        engine = own_engine(app)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
         self._executor = Executor(self._jobs.tasks, queries, self._binding.transaction, isolation=isolation)
