@@ -36,7 +36,7 @@ PATIENCE = 45.0
 
 def main() -> int:
     """Run the demo. Returns the exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     began = time.monotonic()
     try:
@@ -125,6 +125,8 @@ class Day:
 
     def look(self) -> None:
         """Show how far things are, ten times a second; kill a worker once it is time."""
+        if _interrupts:
+            raise KeyboardInterrupt
         if time.monotonic() - self._looked_at < 0.1:
             return
         with Session(self._engine) as session:
@@ -204,7 +206,12 @@ def engine_of(url: str) -> Generator[Engine]:
         engine.dispose()
 
 
+_interrupts: list[int] = []
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Python drops what a handler raises where the signal met a callback of its own: `look` raises it again."""
+    _interrupts.append(number)
     raise KeyboardInterrupt
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.connections import REMEDY, check_engine, is_asynchronous
@@ -63,4 +63,6 @@ def _session_factory(bind: Any) -> SessionFactory:
         raise ConfigurationError(f"bind={bind!r} is asynchronous: tasks run in threads, so {REMEDY}")
     if callable(bind):
         return cast("SessionFactory", bind)
+    if isinstance(bind, str | URL):  # not shown: it may hold a password
+        raise ConfigurationError(f"bind= is a URL; it needs an engine: {REMEDY}")
     raise ConfigurationError(f"bind={bind!r} is neither an Engine nor a session factory: {REMEDY}")

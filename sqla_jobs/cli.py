@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 import click
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError, JobsError
@@ -32,6 +32,12 @@ def _plain_errors() -> Generator[None]:
         yield
     except JobsError as error:
         raise click.ClickException(str(error)) from error
+    except ProgrammingError as error:
+        first_line = str(error.orig).splitlines()[0]
+        raise click.ClickException(
+            f"the tables are not as this version needs them ({first_line}): "
+            "create them with metadata.create_all(engine) or your migrations"
+        ) from error
     except DBAPIError as error:
         raise click.ClickException(f"the database says: {str(error.orig).strip()}") from error
 
@@ -54,8 +60,10 @@ def _on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Calla
 def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
     """`mail=2,default=8`, or names alone with `concurrency` each. Raises `ConfigurationError`."""
     queues: dict[str, int] = {}
-    for item in (text or "default").split(","):
+    for item in ("default" if text is None else text).split(","):
         name, given, number = item.strip().partition("=")
+        if name in queues:
+            raise ConfigurationError(f"--queues {text}: {name!r} is named twice")
         if given and not number.isdecimal():
             raise ConfigurationError(f"--queues {text}: {item!r} is not NAME or NAME=NUMBER")
         queues[name] = int(number) if given else concurrency

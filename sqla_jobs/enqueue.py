@@ -47,7 +47,7 @@ class EnqueueOptions(TypedDict, total=False):
     """Values for the columns of your own `job_class`."""
 
 
-def plain_session(session: AnySession) -> Session:
+def plain_session(session: AnySession | None) -> Session:
     """The `Session` behind what applications pass around."""
     if isinstance(session, Session):
         return session
@@ -58,6 +58,8 @@ def plain_session(session: AnySession) -> Session:
         raise ArgumentsError(
             "an AsyncSession cannot be used from here: write await session.run_sync(lambda s: task.enqueue(s, …))"
         )
+    if session is None:
+        raise ArgumentsError("the Session to enqueue in is missing: it is the first argument, enqueue(session, …)")
     raise ArgumentsError(f"the first argument is the Session to enqueue in, not {type(session).__name__}")
 
 

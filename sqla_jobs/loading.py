@@ -36,12 +36,12 @@ def load_jobs(spec: str) -> Jobs[Any]:
             near = ", ".join(key for key, value in names.items() if isinstance(value, Jobs)) or "none"
             raise ConfigurationError(f"{spec!r}: {found!r} has no {part!r}; names of a Jobs in it: {near}")
         found = getattr(found, part)
-    jobs = _jobs_in(_made_by(found, spec) if called else found)
-    if jobs is None and inspect.isroutine(found) and not called:
-        jobs = _jobs_in(_made_by(found, spec))
+    if called or (inspect.isroutine(found) and _jobs_in(found) is None):
+        found = _made_by(found, spec)
+    jobs = _jobs_in(found)
     if jobs is None:
         raise ConfigurationError(
-            f"{spec!r} is a {type(found).__name__}: name a Jobs, an application with one in "
+            f"{spec!r} gives a {type(found).__name__}: name a Jobs, an application with one in "
             'extensions["sqla_jobs"], or a factory of either'
         )
     return jobs

@@ -58,6 +58,8 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
     def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
         """The task that this class is. Raises `UnknownTask`."""
         task = self._by_class.get(kind)
+        if issubclass(kind, Task):
+            raise UnknownTask("a task that is a function is enqueued by itself: task.enqueue(session, …)")
         if task is None:
             raise UnknownTask(
                 f"{kind.__qualname__} is not a task: write @jobs.task above the class, "

@@ -82,7 +82,7 @@ class Enqueuer(Generic[C, J]):
         """How `enqueue` is called for a task of this kind."""
         return self._enqueue
 
-    def _enqueue(self, session: AnySession, /, *args: Any, **kwargs: Any) -> J:
+    def _enqueue(self, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> J:
         into, declaration = plain_session(session), self._declaration
         values = self._bind(args, kwargs)
         encoded = declaration.codec.encode(into, values)
@@ -121,12 +121,16 @@ class Enqueuer(Generic[C, J]):
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         declaration = self._declaration
         parameters = declaration.signature.arguments.parameters
-        for name in kwargs.keys() - parameters.keys():
+        for name in sorted(kwargs.keys() - parameters.keys()):
             if name in EnqueueOptions.__annotations__:
                 raise ArgumentsError(
                     f"{declaration.name} has no argument {name!r}; it is an option: "
                     f"{declaration.name}.options({name}=…).enqueue(session, …)"
                 )
+            raise ArgumentsError(
+                f"{declaration.name} got an unexpected keyword argument {name!r}; it takes: "
+                f"{', '.join(parameters) or 'none'}"
+            )
         return declaration.signature.bind(declaration.name, args, kwargs)
 
 

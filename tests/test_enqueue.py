@@ -307,7 +307,7 @@ class TestTransactions:
             (sessionmaker(), "the first argument is the Session to enqueue in, not sessionmaker"),
             (create_engine("postgresql+psycopg://"), "not Engine"),
             ("ann", "not str"),
-            (None, "not NoneType"),
+            (None, "Session to enqueue in is missing"),
         ],
         ids=lambda value: type(value).__name__,
     )

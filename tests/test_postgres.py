@@ -309,9 +309,10 @@ def test_a_forked_child_that_leaves_the_block_does_not_stop_the_server() -> None
 
 def test_the_terminals_interrupt_reaches_the_program_first() -> None:
     code = """
-        import sys
+        import signal, sys
         from sqla_jobs.postgres import local_postgres
         import psycopg
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
         with local_postgres() as url:
             try:
                 print(url, flush=True)

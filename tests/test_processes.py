@@ -164,7 +164,7 @@ def test_a_second_signal_ends_the_worker_at_once(
     wait_until(lambda: effects(database, "plain") == {1: 1})
     worker.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
-        worker.wait(0.5)
+        worker.wait(0.6)
     worker.send_signal(signal.SIGINT)
     assert worker.wait(5) == 128 + signal.SIGINT
 

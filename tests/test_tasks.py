@@ -593,3 +593,28 @@ def test_arguments_that_do_not_fit_the_function_are_refused_without_showing_them
     with pytest.raises(ArgumentsError, match=reason) as refused:
         task.enqueue(Session(), *args, **kwargs)
     assert "secret" not in str(refused.value)
+
+
+def test_the_commonest_mistakes_are_told_with_their_remedy(engine: Engine) -> None:
+    """A session forgotten, a misspelled argument, a function given as if it were an instance, a URL as a bind."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    jobs = Jobs(Base)
+
+    @jobs.task
+    def mail(to: str, copies: int = 1) -> None: ...
+
+    untyped: Any = mail
+    with Session(engine) as session:
+        with pytest.raises(ArgumentsError, match="the Session to enqueue in is missing"):
+            untyped.enqueue(to="x")
+        with pytest.raises(ArgumentsError, match="unexpected keyword argument 'too'; it takes: to, copies"):
+            untyped.enqueue(session, too="x")
+        with pytest.raises(UnknownTask, match=r"task\.enqueue\(session"):
+            jobs.enqueue(session, mail)
+    bind: Any = "postgresql+psycopg://me:secret@nowhere/shop"
+    with pytest.raises(ConfigurationError, match="it needs an engine") as told:
+        jobs.bind(bind)
+    assert "secret" not in str(told.value)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sqla_jobs.worker")
 
+_ONE_SIGNAL = 0.3
+"""Seconds within which a second signal is the same one, sent to the process and to its group."""
 _STEP = 0.2
 """Seconds after which a signal is seen at the latest."""
 _FLUSH = 10.0
@@ -71,6 +73,7 @@ class Worker:
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
         self._stop_requested = _StopRequest()
+        self._signalled_at = 0.0
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
@@ -107,8 +110,9 @@ class Worker:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_requested.is_set():
+        if self._stop_requested.is_set() and time.monotonic() - self._signalled_at > _ONE_SIGNAL:
             os._exit(128 + number)
+        self._signalled_at = time.monotonic()
         self._stop_requested.is_signalled = True
 
     def __enter__(self) -> Worker:
@@ -203,14 +207,19 @@ class Worker:
         for lane in self._lanes:
             self._end(lane.give_back(), Released())
             lane.close()
+        if running := len(self._running()):
+            grace = self._settings.grace
+            log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
         deadline = time.monotonic() + self._settings.grace
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._watch.stop()
         self._listener.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {self._settings.grace:g} s")
-        running = [held for held in list(self._held.values()) if held.started_at is not None and not held.is_over]
-        self._end(running, Lost(overdue))
+        late = self._running()
+        for held in late:
+            log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
+        self._end(late, Lost(overdue))
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         try:
@@ -235,6 +244,9 @@ class Worker:
                 self._finisher.put(end)
             if lane.through():
                 self._claimer.wake()
+
+    def _running(self) -> list[Held]:
+        return [held for held in list(self._held.values()) if held.started_at is not None and not held.is_over]
 
     def _end(self, helds: list[Held], outcome: Outcome) -> None:
         for held in helds:
