@@ -103,13 +103,18 @@ def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
 def test_a_stopped_worker_loses_its_leases_and_works_again_when_continued(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
-    enqueue_both(database, 30, 0.2)
+    with Session(database) as session:  # of different lengths, so that not all are frozen at the same point
+        for task in (shop.write, shop.mark):
+            task.enqueue_many(session, ({"n": n, "seconds": 0.15 + n % 4 * 0.05} for n in range(30)))
+        session.commit()
     frozen = start_worker(database_url, "--concurrency", "4")
     wait_until(lambda: states(database)["running"] > 0 and states(database)["succeeded"] > 2)
     frozen.send_signal(signal.SIGSTOP)
     other = start_worker(database_url, "--concurrency", "8")
-    wait_until(lambda: runs(database, "lost") > 0 and states(database) == {"succeeded": 60}, timeout=40)
+    # one frozen between its fence and its COMMIT holds that job's row until it goes on
+    wait_until(lambda: runs(database, "lost") > 0 and states(database)["succeeded"] >= 57, timeout=40)
     frozen.send_signal(signal.SIGCONT)
+    wait_until(lambda: states(database) == {"succeeded": 60}, timeout=40)
     other.send_signal(signal.SIGTERM)
     assert other.wait(20) == 0
     enqueue_both(database, 10, 0.0)
