@@ -1,0 +1,101 @@
+"""A TCP proxy before a server, which can stall, cut and refuse connections, and change the server behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+
+class Proxy:
+    """Listens on 127.0.0.1, on `port`, and passes on to `target`; all methods may be called from any thread."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.target = target
+        """Where new connections go."""
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.accept()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.refuse()
+        self.cut()
+        self._call(self._cancel_all)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def stall(self) -> None:
+        """Keep connections open and accept new ones, and pass nothing on: a peer that answers nothing."""
+        self._call(self._open.clear)
+
+    def go_on(self) -> None:
+        """Pass on what was held up, and all that follows."""
+        self._call(self._open.set)
+
+    def cut(self) -> None:
+        """Reset all connections there are; new ones are passed on."""
+        self._call(self._abort_all)
+
+    def refuse(self) -> None:
+        """Accept no more connections; those there are stay."""
+        if self._server is not None:
+            self._call(self._server.close)
+            self._server = None
+
+    def accept(self) -> None:
+        """Accept connections, again, at the same port."""
+        if self._server is None:
+            listening = asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    def _call(self, function: Callable[[], object]) -> None:
+        async def called() -> None:
+            function()
+
+        asyncio.run_coroutine_threadsafe(called(), self._loop).result(10)
+
+    def _abort_all(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def _cancel_all(self) -> None:
+        for task in asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}:
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            await self._open.wait()
+            there, away = await asyncio.open_connection(*self.target)
+            self._writers.add(away)
+            try:
+                await asyncio.gather(self._pump(reader, away), self._pump(there, writer))
+            finally:
+                self._writers.discard(away)
+                away.transport.abort()
+        except (OSError, asyncio.CancelledError):
+            pass  # a server that is away, or our own end: the client sees its connection closed
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
