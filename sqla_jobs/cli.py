@@ -6,21 +6,23 @@ Exit codes: 0 done, 1 something went wrong and is named on standard error, 2 the
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 import click
-from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.core import Jobs
-from sqla_jobs.errors import ConfigurationError, JobsError
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.explain import EXPLAINED, explain
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.status import Status, read_status
+from sqla_jobs.worker.child import Order, set_up_logging
+from sqla_jobs.worker.reload import on_change
+from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.supervisor import Supervisor, Upkeep
 
 P = ParamSpec("P")
 
@@ -30,16 +32,8 @@ def _plain_errors() -> Generator[None]:
     """What a person can cause is one message and exit code 1, without a traceback."""
     try:
         yield
-    except JobsError as error:
-        raise click.ClickException(str(error)) from error
-    except ProgrammingError as error:
-        first_line = str(error.orig).splitlines()[0]
-        raise click.ClickException(
-            f"the tables are not as this version needs them ({first_line}): "
-            "create them with metadata.create_all(engine) or your migrations"
-        ) from error
-    except DBAPIError as error:
-        raise click.ClickException(f"the database says: {str(error.orig).strip()}") from error
+    except EXPLAINED as error:
+        raise click.ClickException(explain(error)) from error
 
 
 def _on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callable[..., None]:
@@ -76,47 +70,60 @@ def main() -> None:
 
 
 @main.command()
-@_on_application
+@click.argument("application", metavar="MODULE:ATTR")
+@click.option("--database-url", metavar="URL", help="Instead of the application's own; else DATABASE_URL.")
 @click.option("--queues", metavar="mail=2,default=8", help="Queues to serve, each with its number of jobs at once.")
 @click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue named without a number.")
+@click.option("--processes", default=1, show_default=True, help="Processes, each with all of these queues.")
 @click.option("--drain", is_flag=True, help="Run what is due, then end.")
+@click.option("--reload", is_flag=True, help="Start anew when a Python file changes; for development.")
 @click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds running jobs have to end on SIGTERM.")
+@click.option("--kill-after", default=10.0, show_default=True, help="Seconds past its timeout that a job may go on.")
+@click.option("--max-jobs", default=0, help="Replace a process after that many jobs.")
+@click.option("--max-memory", default=0, metavar="MB", help="Replace a process that was larger than this.")
+@click.option("--slow", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
 @click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
 def worker(
-    jobs: Jobs[Any],
+    application: str,
+    database_url: str | None,
     queues: str | None,
     concurrency: int,
+    processes: int,
     drain: bool,
+    reload: bool,
     heartbeat: float,
     lease: float,
     grace: float,
+    kill_after: float,
+    max_jobs: int,
+    max_memory: int,
+    slow: float,
     log_level: str,
 ) -> None:
-    """Run jobs until SIGTERM or SIGINT; a second signal ends at once."""
-    if log_level.upper() not in logging.getLevelNamesMapping():
-        raise ConfigurationError(f"--log-level {log_level}: DEBUG, INFO, WARNING or ERROR")
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
-    one = jobs.worker(_parse_queues(queues, concurrency), heartbeat=heartbeat, lease=lease, grace=grace)
-    if drain:
-        click.echo(f"{one.drain()} runs")
-    else:
-        one.run()
-    _leave_threads_behind()
-
-
-def _leave_threads_behind() -> None:
-    """Threads that jobs started and forgot would keep the process alive for ever."""
-    ours = (threading.main_thread(), threading.current_thread())
-    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
-    if left:
-        logging.getLogger("sqla_jobs.worker").warning("ending although jobs left threads behind: %s", ", ".join(left))
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
+    """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
+    with _plain_errors():
+        if log_level.upper() not in logging.getLevelNamesMapping():
+            raise ConfigurationError(f"--log-level {log_level}: DEBUG, INFO, WARNING or ERROR")
+        settings = Settings.checked(
+            _parse_queues(queues, concurrency),
+            concurrency=concurrency,
+            heartbeat=heartbeat,
+            lease=lease,
+            poll=1.0,
+            grace=grace,
+            slow=slow,
+        )
+        upkeep = Upkeep(processes, max_jobs, max_memory * 2**20, kill_after, reload)
+    set_up_logging(log_level)
+    supervisor = Supervisor(Order(application, database_url, settings, drain, log_level), upkeep)
+    if reload:
+        on_change(supervisor.replace_all)
+    code = supervisor.run()
+    if drain and code == 0:
+        click.echo(f"{supervisor.runs} runs")
+    sys.exit(code)
 
 
 @main.command()
@@ -141,5 +148,7 @@ def _print_status(status: Status) -> None:
         click.echo(
             f"{process.id}  {process.host:<18}  {process.pid:>7}  {process.beat_age:>6.0f} s ago  {served}{dead}"
         )
+        for job in process.running:
+            click.echo(f"    job {job.job_id} {job.task} attempt {job.attempt}, for {job.seconds:.0f} s")
     for warning in status.warnings:
         click.echo(f"\nwarning: {warning}", err=True)

@@ -192,11 +192,13 @@ class Jobs(Generic[J]):
         lease: float = 30.0,
         poll: float = 1.0,
         grace: float = 30.0,
+        slow: float = 300.0,
     ) -> Worker:
         """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
 
         It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
-        every `poll` seconds; when stopped, running jobs have `grace` seconds to end.
+        every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
+        takes longer than `slow` seconds is logged.
         Raises `ConfigurationError`.
         """
         from sqla_jobs.worker import Settings, Worker
@@ -208,5 +210,6 @@ class Jobs(Generic[J]):
             lease=lease,
             poll=poll,
             grace=grace,
+            slow=slow,
         )
         return Worker(self, self.binding(bind), settings)

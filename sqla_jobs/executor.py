@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from sqla_jobs.arguments import encode_result
+from sqla_jobs.board import Mark
 from sqla_jobs.context import RunContext
 from sqla_jobs.declaration import Declaration
 from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
@@ -46,6 +48,32 @@ class Held:
     deadline: float | None = None
     cancel_requested: bool = False
     body: Body = field(default_factory=Body)
+    mark: Mark | None = None
+    """Where a parent process sees that it was begun."""
+    thread: int | None = None
+    """The thread it runs in, by `threading.get_ident()`."""
+
+    @property
+    def is_running(self) -> bool:
+        """Begun, and not over."""
+        return self.started_at is not None and not self.is_over
+
+    def begin(self, mark: Mark | None) -> None:
+        """It starts, in the calling thread: charged from here on, should this process die."""
+        self.started_at, self.thread, self.mark = time.monotonic(), threading.get_ident(), mark
+        if mark is not None:
+            mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, self.started_at)
+
+    def end(self) -> None:
+        """It is over, and its end on its way to the database."""
+        self.is_over = True
+        if self.mark is not None:
+            self.mark.end()
+
+    def stored(self) -> None:
+        """Its end is in the database, or somebody else's business."""
+        if self.mark is not None:
+            self.mark.clear()
 
     def cancel(self) -> None:
         """Somebody cancelled the job: it does not start any more, or is interrupted."""
@@ -74,11 +102,13 @@ class Executor:
         transaction: Callable[[], AbstractContextManager[Session]],
         *,
         isolation: str = "READ COMMITTED",
+        mark: Callable[[], Mark | None] = lambda: None,
     ) -> None:
         self._tasks = tasks
         self._queries = queries
         self._transaction = transaction
         self._isolation = isolation
+        self._mark = mark
 
     def execute(self, held: Held) -> Finish | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
@@ -90,7 +120,8 @@ class Executor:
         """
         if held.cancel_requested:
             return held.ended(Released())
-        job, held.started_at = held.job, time.monotonic()
+        held.begin(self._mark())
+        job = held.job
         declaration: Declaration | None = None
         try:
             declaration = self._tasks[job.task].declaration
@@ -125,6 +156,9 @@ class _UnstorableResult(Exception):
 def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
     if declaration.timeout is not None:
         held.deadline = time.monotonic() + declaration.timeout
+        if held.mark is not None:
+            overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
+            held.mark.expire(held.deadline, getattr(overrun, "delay", None))
     if declaration.signature.wants_context:
         job = held.job
         held.context = RunContext(
@@ -147,7 +181,8 @@ def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: 
         ) from None
 
 
-def _outcome(held: Held, declaration: Declaration | None, error: BaseException) -> Outcome:
+def _outcome(held: Held, declaration: Declaration | None, error: BaseException, *, at: float | None = None) -> Outcome:
+    """What follows from `error`, raised now or at a moment to come."""
     job = held.job
     if isinstance(error, EntityGone):
         return Cancelled(Failure("EntityGone", str(error)))
@@ -159,7 +194,7 @@ def _outcome(held: Held, declaration: Declaration | None, error: BaseException) 
         overdue = TimeoutError(f"ran longer than its timeout of {declaration.timeout:g} s")
         error = overdue.with_traceback(error.__traceback__)
     secrets = declaration.secrets(json.loads(job.args)) if declaration.sensitive else ()
-    since_claim = time.monotonic() - held.claimed_at
+    since_claim = (at or time.monotonic()) - held.claimed_at
     return decide(
         error,
         policy=declaration.policy,

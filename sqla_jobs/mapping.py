@@ -34,6 +34,7 @@ from sqla_jobs.models import (
 )
 
 J = TypeVar("J", bound=JobMixin)
+_POSITIONS = "jobs_position_seq"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Models(Generic[J]):
     Queue: type[QueueMixin]
     positions: Sequence
     run_ids: Sequence
+
+    @property
+    def prefix(self) -> str:
+        """The first part of each table's name."""
+        return self.positions.name.removesuffix(_POSITIONS)
 
     @property
     def channel(self) -> str:
@@ -75,7 +81,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         )
     _check_job_class(job_class)
     jobs, runs, schedules, processes, queues = names
-    positions = Sequence(f"{jobs}_position_seq", schema=schema, metadata=metadata)
+    positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema, metadata=metadata)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema, metadata=metadata)
     camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
 

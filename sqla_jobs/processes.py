@@ -1,4 +1,4 @@
-"""The rows of live processes: how they are made, kept alive and taken away."""
+"""The rows of live processes: how they are made and taken away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import uuid
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, update
+from sqlalchemy import Connection, delete, insert
 
 from sqla_jobs.mapping import Models
 
@@ -28,13 +28,6 @@ def register(
         )
     )
     return process_id
-
-
-def beat(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> bool:
-    """Say that the process lives. False: it was taken for dead, and all its leases are lost."""
-    process = models.Process
-    statement = update(process).where(process.id == process_id).values(beat_at=func.clock_timestamp())
-    return bool(connection.execute(statement).rowcount)
 
 
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:

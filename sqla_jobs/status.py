@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs.core import Jobs
 from sqla_jobs.models import LIVE
 
+_SHOWN = 10
+"""Running jobs that are shown of one process."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
@@ -26,8 +29,18 @@ class QueueStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """A job that a process holds; `seconds` since it was claimed."""
+
+    job_id: int
+    task: str
+    attempt: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """One process; `beat_age` is the seconds since its last heartbeat."""
+    """One process; `beat_age` is the seconds since its last heartbeat, `running` what it has held longest."""
 
     id: uuid.UUID
     kind: str
@@ -36,6 +49,7 @@ class ProcessStatus:
     queues: dict[str, int]
     beat_age: float
     alive: bool
+    running: list[Running]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,25 @@ def _processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
             process.started_at
         )
     )
-    return [ProcessStatus(*row) for row in rows]
+    running = _running(session, jobs)
+    return [ProcessStatus(*row, running.get(row[0], [])) for row in rows]
+
+
+def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[Running]]:
+    """The longest of each process."""
+    job = jobs.Job
+    age = cast(func.extract("epoch", func.clock_timestamp() - job.started_at), Double)
+    place = func.row_number().over(partition_by=job.process_id, order_by=job.started_at)
+    held = (
+        select(job.process_id, job.id, job.task, job.attempt, age.label("age"), place.label("place"))
+        .where(job.state == "running")
+        .subquery()
+    )
+    found: dict[uuid.UUID, list[Running]] = {}
+    columns = (held.c.process_id, held.c.id, held.c.task, held.c.attempt, held.c.age)
+    for process_id, *rest in session.execute(select(*columns).where(held.c.place <= _SHOWN).order_by(held.c.place)):
+        found.setdefault(process_id, []).append(Running(*rest))
+    return found
 
 
 def _unknown(session: Session, jobs: Jobs[Any]) -> dict[str, int]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
+import sys
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,7 +17,10 @@ import pytest
 from sqlalchemy import Engine, create_engine, make_url
 
 from sqla_jobs.postgres import local_postgres
+from tests import shop
 from tests.helpers import wait_until
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,6 +80,42 @@ def module_engine(server_url: str) -> Iterator[Engine]:
         engine = create_engine(url)
         yield engine
         engine.dispose()
+
+
+StartWorker = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts `python -m sqla_jobs.worker`; whatever is left is killed at the end, and its log printed.
+
+    Each is a process group of its own, with its children. The log is `worker-N.log` in `tmp_path`.
+    """
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(url: str, *options: str) -> subprocess.Popen[bytes]:
+        path = tmp_path / f"worker-{len(started)}.log"
+        command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", "--database-url", url]
+        command += ["--heartbeat", "0.2", "--lease", "1.5", *options]
+        with path.open("wb") as log:
+            started.append(subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for log in sorted(tmp_path.glob("worker-*.log")):
+        print(log.name, log.read_text(), sep="\n")
+
+
+@pytest.fixture
+def database(engine: Engine) -> Engine:
+    """An engine on a new database with the tables of tests.shop."""
+    shop.Base.metadata.create_all(engine)
+    shop.jobs.bind(engine)
+    return engine
 
 
 def processes_of_ours(mark: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -195,3 +196,25 @@ def misbehave(how: str) -> object:
         case _:
             raise NotImplementedError(how)
     return None
+
+
+@jobs.task(timeout=0.3, retry=FAST, max_attempts=2)
+def hold_the_gil() -> None:
+    """Cannot be interrupted: C code that never comes back, and lets no other thread run."""
+    ctypes.PyDLL(None).sleep(60)
+
+
+@jobs.task
+def hold_the_gil_for(seconds: int) -> None:
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+@jobs.task(max_attempts=2)
+def die_by(how: str) -> None:
+    match how:
+        case "exit":
+            os._exit(7)
+        case "segfault":
+            ctypes.string_at(0)
+        case _:
+            os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out

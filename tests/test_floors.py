@@ -11,20 +11,20 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
     errors
-    context retry interrupt
+    context retry interrupt explain
     outcomes
     models
     mapping connections
     queries.* wakeup
-    entities signatures processes
+    entities signatures processes board
     arguments enqueue
     declaration
     tasks
     registry binding actions
     core
-    executor
+    executor loading
     worker.*
-    loading status testing postgres
+    status testing postgres
     cli flask
     __main__ worker.__main__
 """

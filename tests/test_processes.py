@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,68 +18,10 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.postgres import LocalServer
 from tests import shop
+from tests.conftest import ROOT, StartWorker
+from tests.counting import attempts_and_runs, effects, enqueue_both, runs, states
 from tests.helpers import wait_until
-from tests.shop import Effect, jobs
-
-ROOT = Path(__file__).parent.parent
-StartWorker = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts `python -m sqla_jobs.worker`; whatever is left is killed at the end, and its log printed."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(url: str, *options: str) -> subprocess.Popen[bytes]:
-        path = tmp_path / f"worker-{len(started)}.log"
-        command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", "--database-url", url]
-        command += ["--heartbeat", "0.2", "--lease", "1.5", *options]
-        with path.open("wb") as log:
-            started.append(subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-    for log in sorted(tmp_path.glob("worker-*.log")):
-        print(log.name, log.read_text(), sep="\n")
-
-
-@pytest.fixture
-def database(engine: Engine) -> Engine:
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    return engine
-
-
-def states(engine: Engine) -> Counter[str]:
-    with Session(engine) as session:
-        rows = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
-        return Counter({str(row[0]): row[1] for row in rows})
-
-
-def effects(engine: Engine, kind: str) -> Counter[int]:
-    with Session(engine) as session:
-        return Counter(session.scalars(select(Effect.n).where(Effect.kind == kind)))
-
-
-def runs(engine: Engine, outcome: str) -> int:
-    with Session(engine) as session:
-        return session.scalar(select(func.count()).where(jobs.Run.outcome == outcome)) or 0
-
-
-def enqueue_both(engine: Engine, count: int, seconds: float) -> None:
-    with Session(engine) as session:
-        shop.write.enqueue_many(session, ({"n": n, "seconds": seconds} for n in range(count)))
-        shop.mark.enqueue_many(session, ({"n": n, "seconds": seconds} for n in range(count)))
-        session.commit()
-
-
-def attempts_and_runs(engine: Engine) -> tuple[int, int]:
-    with Session(engine) as session:
-        attempts = session.scalar(select(func.sum(jobs.Job.attempt))) or 0
-        return attempts, session.scalar(select(func.count()).select_from(jobs.Run)) or 0
+from tests.shop import jobs
 
 
 def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
@@ -88,7 +30,7 @@ def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
     enqueue_both(database, 60, 0.1)
     victim = start_worker(database_url, "--concurrency", "4")
     wait_until(lambda: states(database)["running"] > 0 and states(database)["succeeded"] > 5)
-    victim.send_signal(signal.SIGKILL)
+    os.killpg(victim.pid, signal.SIGKILL)
     victim.wait()
     assert states(database)["running"] > 0
     start_worker(database_url, "--concurrency", "8")
@@ -109,11 +51,11 @@ def test_a_stopped_worker_loses_its_leases_and_works_again_when_continued(
         session.commit()
     frozen = start_worker(database_url, "--concurrency", "4")
     wait_until(lambda: states(database)["running"] > 0 and states(database)["succeeded"] > 2)
-    frozen.send_signal(signal.SIGSTOP)
+    os.killpg(frozen.pid, signal.SIGSTOP)
     other = start_worker(database_url, "--concurrency", "8")
     # one frozen between its fence and its COMMIT holds that job's row until it goes on
     wait_until(lambda: runs(database, "lost") > 0 and states(database)["succeeded"] >= 57, timeout=40)
-    frozen.send_signal(signal.SIGCONT)
+    os.killpg(frozen.pid, signal.SIGCONT)
     wait_until(lambda: states(database) == {"succeeded": 60}, timeout=40)
     other.send_signal(signal.SIGTERM)
     assert other.wait(20) == 0

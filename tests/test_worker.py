@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from sqla_jobs import ConfigurationError, Jobs, JobState
 from sqla_jobs.worker import Worker
-from sqla_jobs.worker.worker import _StopRequest
+from sqla_jobs.worker.stopping import StopRequest
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs
@@ -635,7 +635,7 @@ def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session
 
 
 def test_a_signal_is_seen_although_it_wakes_nobody() -> None:
-    request = _StopRequest()
+    request = StopRequest()
     ended = threading.Thread(target=request.wait)
     ended.start()
     request.is_signalled = True

@@ -121,6 +121,14 @@ class Queries:
     def _bury(self) -> Any:
         return rescue.bury(self._tables)
 
+    def beat(self, connection: Connection, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
+        """Say that these processes live. Returns those whose leases stand, and whether that could be said of each."""
+        return dict(self._run(connection, self._beat, {"process_ids": list(process_ids)}).all())
+
+    @cached_property
+    def _beat(self) -> Any:
+        return rescue.beat(self._tables)
+
     def stray(
         self, connection: Connection, process_id: uuid.UUID, known: Collection[int], *, age: float
     ) -> list[Lease]:

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.outcomes import word
-from sqla_jobs.queries.parts import Finish, Tables, leased, locked, seconds, unnest
+from sqla_jobs.queries.parts import Finish, Tables, leased, locked, loss_backoff, losses, seconds, unnest
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
@@ -54,16 +54,18 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
         (ended.c.outcome.in_(_ENDS), ended.c.outcome),
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
         (and_(ended.c.outcome == "lost", jobs.c.attempt >= jobs.c.max_attempts), "failed"),
-        (ended.c.outcome.in_(["released", "lost"]), "queued"),
+        (ended.c.outcome == "released", "queued"),
+        (and_(ended.c.outcome == "lost", losses(tables) < 2), "queued"),
         else_="scheduled",
     )
+    delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
     # in id order, so that two writers of the same rows cannot deadlock
     rows = (
         select(*ended.c, jobs.c.attempt)
         .add_columns(
             (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
             finished_at.label("finished_at"),
-            (finished_at + seconds(ended.c.delay)).label("due_at"),
+            (finished_at + seconds(delay)).label("due_at"),
             state.label("state"),
         )
         .select_from(jobs.join(ended, leased(jobs, ended)))
@@ -77,7 +79,7 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
         .values(
             state=mine.c.state,
             position=case((mine.c.state == "queued", tables.positions.next_value()), else_=jobs.c.position),
-            run_at=func.coalesce(mine.c.due_at, jobs.c.run_at),
+            run_at=case((mine.c.state == "scheduled", mine.c.due_at), else_=jobs.c.run_at),
             attempt=mine.c.attempt - given_back,
             finished_at=case((mine.c.state.in_(_ENDS), mine.c.finished_at), else_=null()),
             current_run_id=null(),

@@ -19,6 +19,7 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    select,
 )
 from sqlalchemy.sql.selectable import TableValuedAlias
 
@@ -101,6 +102,22 @@ def leased(jobs: Any, given: Any) -> ColumnElement[bool]:
         jobs.c.process_id == given.c.process_id,
         jobs.c.state == "running",
     )
+
+
+def losses(tables: Tables) -> Any:
+    """How often the job at hand has lost its process before."""
+    runs = tables.runs
+    return (
+        select(func.count())
+        .where(runs.c.job_id == tables.jobs.c.id, runs.c.outcome == "lost")
+        .correlate(tables.jobs)
+        .scalar_subquery()
+    )
+
+
+def loss_backoff(tables: Tables) -> ColumnElement[Any]:
+    """The wait after a loss that is not the first or second, by the library's own backoff (retry.BACKOFF)."""
+    return func.least(func.power(2.0, losses(tables) - 1), 3600.0) * (0.75 + func.random() / 2)
 
 
 def seconds(value: Any) -> ColumnElement[Any]:

@@ -1,12 +1,12 @@
-"""Taking jobs back from processes that are gone."""
+"""Which processes live, and taking jobs back from those that do not."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import bindparam, case, delete, func, insert, literal_column, null, select, update
+from sqlalchemy import ARRAY, Uuid, any_, bindparam, case, delete, func, insert, literal_column, null, select, update
 
-from sqla_jobs.queries.parts import Tables, locked, seconds
+from sqla_jobs.queries.parts import Tables, locked, loss_backoff, losses, seconds
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
 
@@ -18,19 +18,15 @@ def rescue(tables: Tables) -> Any:
     # NOT IN and no anti-join: once a row is locked its process is looked for anew, so that a job that was
     # rescued and claimed again meanwhile stays with its new owner
     dead = jobs.c.process_id.not_in(select(tables.processes.c.id))
-    losses = select(func.count()).where(runs.c.job_id == jobs.c.id, runs.c.outcome == "lost").scalar_subquery()
-    # at once the first two times, then by the library's own backoff (retry.wait_backoff), counted from there
-    backoff = func.least(func.power(2.0, losses - 1), 3600.0) * (0.75 + func.random() / 2)
-    delay = case((losses < 2, 0.0), else_=backoff)
     state = case(
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
         (jobs.c.attempt >= jobs.c.max_attempts, "failed"),
-        (losses < 2, "queued"),
+        (losses(tables) < 2, "queued"),
         else_="scheduled",
     )
     rows = select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt)
     chosen = (
-        rows.add_columns(delay.label("delay"), state.label("state"))
+        rows.add_columns(loss_backoff(tables).label("delay"), state.label("state"))
         .where(jobs.c.state == "running", dead)
         .limit(bindparam("limit"))
     )
@@ -76,3 +72,18 @@ def bury(tables: Tables) -> Any:
     late = processes.c.beat_at < func.statement_timestamp() - seconds(processes.c.lease)
     free = select(processes.c.id).where(late).with_for_update(skip_locked=True).cte("free").prefix_with("MATERIALIZED")
     return delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id)
+
+
+def beat(tables: Tables) -> Any:
+    """These processes live. Tells of each that has a row whether that was written: not where somebody holds it."""
+    processes = tables.processes
+    rows = select(processes.c.id).where(processes.c.id == any_(bindparam("process_ids", type_=ARRAY(Uuid))))
+    free = rows.with_for_update(skip_locked=True, key_share=True).cte("free").prefix_with("MATERIALIZED")
+    beaten = (
+        update(processes)
+        .where(processes.c.id.in_(select(free.c.id)))
+        .values(beat_at=func.clock_timestamp())
+        .returning(processes.c.id)
+        .cte("beaten")
+    )
+    return rows.add_columns(processes.c.id.in_(select(beaten.c.id)))

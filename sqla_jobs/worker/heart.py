@@ -1,4 +1,4 @@
-"""Keeps a process alive in the database, and looks after jobs that lost theirs."""
+"""Keeps a process alive in the database, and looks after the jobs it holds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sqla_jobs.executor import Held
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Lease, Queries
 from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.pulse import Keeper
 from sqla_jobs.worker.settings import Settings
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -27,7 +28,7 @@ _SIGN_OFF = 5.0
 
 
 class Heart:
-    """Beats on a connection of its own, in a thread that user code cannot hold up but by holding the GIL.
+    """Registers the process, has its keeper keep it alive, and looks at what it holds, in a thread of its own.
 
     `held` is shared with the worker; `lost` is called after this process was taken for dead: it goes on
     under a new id, and every lease of the old one is somebody else's. `stray` is given leases that the
@@ -40,6 +41,7 @@ class Heart:
         models: Models[Any],
         queries: Queries,
         settings: Settings,
+        keeper: Keeper,
         *,
         held: Mapping[int, Held],
         claiming: threading.Lock,
@@ -50,6 +52,7 @@ class Heart:
         self._models = models
         self._queries = queries
         self._settings = settings
+        self._keeper = keeper
         self._held = held
         self._claiming = claiming
         self._on_lost = lost
@@ -57,8 +60,7 @@ class Heart:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
-        self._beat_at = 0.0
-        self._unbroken_since = 0.0
+        self._stray_at = 0.0
 
     @property
     def process_id(self) -> uuid.UUID:
@@ -69,10 +71,10 @@ class Heart:
     @property
     def is_sure(self) -> bool:
         """Whether the last beat is recent enough to take on new work."""
-        return time.monotonic() - self._beat_at < self._settings.lease / 2
+        return time.monotonic() - self._keeper.beat_at < self._settings.lease / 2
 
     def start(self) -> None:
-        """Register, then go on beating. Raises what the database raises."""
+        """Register, then go on in a thread. Raises what the database raises."""
         self._register()
         self._thread.start()
 
@@ -83,11 +85,11 @@ class Heart:
         if self._thread.is_alive():
             log.warning("could not sign off, the server does not answer: the lease will run out by itself")
             return
+        self._keeper.leaving()
         with self._engine.begin() as connection:
             processes.unregister(connection, self._models, self.process_id)
 
     def _register(self) -> None:
-        began = time.monotonic()
         with self._engine.begin() as connection:
             self._process_id = processes.register(
                 connection,
@@ -96,7 +98,7 @@ class Heart:
                 queues=self._settings.queues,
                 lease=self._settings.lease,
             )
-        self._beat_at = self._unbroken_since = began
+        self._keeper.registered(self._process_id)
 
     def _loop(self) -> None:
         patience = Patience("the heartbeat", self._stop)
@@ -104,46 +106,21 @@ class Heart:
             patience.run(self._tick)
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        if now - self._beat_at >= self._settings.heartbeat:
-            self._beat(now)
-            self._give_back_stray()
-            self._rescue()
-        if self._held:
-            with self._engine.begin() as connection:
-                self._look(connection)
-
-    def _beat(self, now: float) -> None:
-        with self._engine.begin() as connection:
-            alive = processes.beat(connection, self._models, self.process_id)
-        if not alive:
+        if not self._keeper.keep(self.process_id):
             log.warning(
-                "this process was taken for dead after %.1f s without a heartbeat; its jobs are left to others, "
+                "this process was taken for dead, after no heartbeat for %g s; its jobs are left to others, "
                 "and it goes on under a new id",
-                now - self._beat_at,
+                self._settings.lease,
             )
             self._register()
             self._on_lost()
-            return
-        if now - self._beat_at > self._settings.lease / 2:
-            self._unbroken_since = now
-        self._beat_at = now
-
-    def _rescue(self) -> None:
-        """Take back the jobs of the dead, once our own beats prove that the server was there all along."""
-        if self._beat_at - self._unbroken_since < self._settings.lease:
-            return
-        with self._engine.begin() as connection:
-            buried = self._queries.bury(connection)
-        for process_id in buried:
-            log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
-        while rescued := self._rescue_some():
-            for job_id, state in rescued:
-                log.warning("job %s lost its process and is %s now", job_id, state)
-
-    def _rescue_some(self) -> list[tuple[int, str]]:
-        with self._engine.begin() as connection:
-            return self._queries.rescue(connection)
+        now = time.monotonic()
+        if now - self._stray_at >= self._settings.heartbeat:
+            self._give_back_stray()
+            self._stray_at = now
+        if self._held:
+            with self._engine.begin() as connection:
+                self._look(connection)
 
     def _give_back_stray(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""

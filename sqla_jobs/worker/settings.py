@@ -18,6 +18,7 @@ class Settings:
     lease: float
     poll: float
     grace: float
+    slow: float
 
     @classmethod
     def checked(
@@ -29,6 +30,7 @@ class Settings:
         lease: float,
         poll: float,
         grace: float,
+        slow: float,
     ) -> Settings:
         """The settings, or a `ConfigurationError` that names the one that cannot be."""
         if isinstance(queues, str):
@@ -43,7 +45,7 @@ class Settings:
                 raise ConfigurationError(str(error)) from None
             if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
                 raise ConfigurationError(f"queue {name!r}: {number!r} jobs at once; a whole number from 1 to 1000")
-        for option, value in {"heartbeat": heartbeat, "lease": lease, "poll": poll}.items():
+        for option, value in {"heartbeat": heartbeat, "lease": lease, "poll": poll, "slow": slow}.items():
             if not 0 < value < 86400:
                 raise ConfigurationError(f"{option}={value!r}: a number of seconds above 0, below a day")
         if not 0 <= grace < 7 * 86400:
@@ -53,4 +55,4 @@ class Settings:
                 f"lease={lease:g} with heartbeat={heartbeat:g}: a worker that misses one beat would lose its jobs; "
                 "make the lease at least three times the heartbeat"
             )
-        return cls(lanes, heartbeat, lease, poll, grace)
+        return cls(lanes, heartbeat, lease, poll, grace, slow)

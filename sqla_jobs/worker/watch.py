@@ -1,22 +1,34 @@
-"""Interrupts runs that take longer than their timeout, whatever the database is doing."""
+"""Looks at what runs here: interrupts what takes longer than its timeout, and tells where slow runs are."""
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 
 from sqla_jobs.executor import Held
 from sqla_jobs.interrupt import TimedOut
 
+log = logging.getLogger("sqla_jobs.worker")
+
 _LOOK = 0.1
 
 
 class Watch:
-    """Looks ten times a second at the deadlines of what runs here."""
+    """Looks ten times a second, whatever the database is doing.
 
-    def __init__(self, held: Mapping[int, Held]) -> None:
+    A run that takes longer than `slow` seconds has its stack logged, and again each time that doubles;
+    setting `stacks_wanted` logs those of all runs.
+    """
+
+    def __init__(self, held: Mapping[int, Held], slow: float) -> None:
         self._held = held
+        self._slow = slow
+        self._report_after: dict[int, float] = {}
+        self.stacks_wanted = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-watch", daemon=True)
 
@@ -29,7 +41,31 @@ class Watch:
 
     def _loop(self) -> None:
         while not self._stop.wait(_LOOK):
-            now = time.monotonic()
-            for held in list(self._held.values()):
-                if held.deadline is not None and now > held.deadline:
+            running = {run_id: held for run_id, held in list(self._held.items()) if held.is_running}
+            for held in running.values():
+                if held.deadline is not None and time.monotonic() > held.deadline:
                     held.body.interrupt(TimedOut)
+            self._report(running)
+
+    def _report(self, running: dict[int, Held]) -> None:
+        wanted, self.stacks_wanted = self.stacks_wanted, False
+        if wanted:
+            log.warning("%d jobs run here", len(running))
+        after = {run_id: self._report_after.get(run_id, self._slow) for run_id in running}
+        for run_id, held in running.items():
+            seconds = time.monotonic() - (held.started_at or 0.0)
+            is_slow = seconds > after[run_id]
+            if is_slow:
+                after[run_id] = 2 * seconds
+            if is_slow or wanted:
+                _log_stack(held, seconds)
+        self._report_after = after
+
+
+def _log_stack(held: Held, seconds: float) -> None:
+    frame = sys._current_frames().get(held.thread or 0)
+    stack = "".join(traceback.format_stack(frame)) if frame is not None else "its thread has ended"
+    job = held.job
+    log.warning(
+        "job %s %s attempt %s has run for %.1f s and is here:\n%s", job.job_id, job.task, job.attempt, seconds, stack
+    )

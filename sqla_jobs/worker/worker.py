@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
@@ -27,6 +26,7 @@ from sqla_jobs.worker.heart import Heart
 from sqla_jobs.worker.lanes import Lane
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.settings import Settings
 from sqla_jobs.worker.watch import Watch
 
@@ -37,26 +37,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _ONE_SIGNAL = 0.3
 """Seconds within which a second signal is the same one, sent to the process and to its group."""
-_STEP = 0.2
-"""Seconds after which a signal is seen at the latest."""
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
-
-
-class _StopRequest(threading.Event):
-    """Set by `stop()`, or by a signal handler: that one must not take a lock which the interrupted wait holds."""
-
-    is_signalled = False
-
-    def is_set(self) -> bool:
-        return self.is_signalled or super().is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """In steps, since a signal that arrives just before a wait begins does not end it."""
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while not self.is_set() and (left := end - time.monotonic()) > 0:
-            super().wait(min(left, _STEP))
-        return self.is_set()
 
 
 class Worker:
@@ -66,18 +48,20 @@ class Worker:
     program; `drain()` runs what is due and ends. One worker is used once.
     """
 
-    def __init__(self, jobs: Jobs[Any], binding: Binding, settings: Settings) -> None:
+    def __init__(self, jobs: Jobs[Any], binding: Binding, settings: Settings, keeper: Keeper | None = None) -> None:
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
-        self._stop_requested = _StopRequest()
+        self._keeper = keeper or Alone()
+        self._stop_requested = self._keeper.stop
         self._signalled_at = 0.0
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._watch = Watch(self._held, settings.slow)
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
@@ -103,6 +87,7 @@ class Worker:
             yield
             return
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._on_stacks_wanted)
         try:
             yield
         finally:
@@ -114,6 +99,14 @@ class Worker:
             os._exit(128 + number)
         self._signalled_at = time.monotonic()
         self._stop_requested.is_signalled = True
+
+    def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
+        self._watch.stacks_wanted = True
+
+    @property
+    def runs(self) -> int:
+        """How many runs have ended here."""
+        return self._runs
 
     def __enter__(self) -> Worker:
         self.start()
@@ -135,13 +128,16 @@ class Worker:
         engine = own_engine(app)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
-        self._executor = Executor(self._jobs.tasks, queries, self._binding.transaction, isolation=isolation)
+        self._executor = Executor(
+            self._jobs.tasks, queries, self._binding.transaction, isolation=isolation, mark=self._keeper.mark
+        )
         self._finisher = Finisher(engine, queries, self._on_stored)
         self._heart = Heart(
             engine,
             self._jobs.models,
             queries,
             self._settings,
+            self._keeper,
             held=self._held,
             claiming=claiming,
             lost=self._on_leases_lost,
@@ -159,6 +155,7 @@ class Worker:
             finisher=self._finisher,
         )
         try:
+            self._keeper.meet(engine, self._jobs.models, queries, self._settings)
             self._heart.start()
         except ProgrammingError as error:
             engine.dispose()
@@ -167,7 +164,6 @@ class Worker:
                 "create them with metadata.create_all(engine) or your migrations"
             ) from error
         self._finisher.start()
-        self._watch = Watch(self._held)
         self._watch.start()
         for lane in self._lanes:
             for number in range(lane.concurrency):
@@ -207,15 +203,15 @@ class Worker:
         for lane in self._lanes:
             self._end(lane.give_back(), Released())
             lane.close()
+        grace = min(self._settings.grace, self._stop_requested.grace)
         if running := len(self._running()):
-            grace = self._settings.grace
             log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
-        deadline = time.monotonic() + self._settings.grace
+        deadline = time.monotonic() + grace
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._watch.stop()
         self._listener.stop()
-        overdue = Failure("Lost", f"the worker stopped, and this did not end within {self._settings.grace:g} s")
+        overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
         late = self._running()
         for held in late:
             log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
@@ -237,7 +233,7 @@ class Worker:
             except BaseException as error:
                 log.exception("running job %s failed inside the library", held.job.job_id)
                 end = held.ended(Failed(Failure.of(error)))
-            held.is_over = True
+            held.end()
             if end is None:
                 self._forget(held.job.run_id)
             else:
@@ -246,14 +242,15 @@ class Worker:
                 self._claimer.wake()
 
     def _running(self) -> list[Held]:
-        return [held for held in list(self._held.values()) if held.started_at is not None and not held.is_over]
+        return [held for held in list(self._held.values()) if held.is_running]
 
     def _end(self, helds: list[Held], outcome: Outcome) -> None:
         for held in helds:
             self._finisher.put(held.ended(outcome))
 
     def _forget(self, run_id: int, *, runs: int = 1) -> None:
-        if self._held.pop(run_id, None) is not None:
+        if (held := self._held.pop(run_id, None)) is not None:
+            held.stored()
             with self._counting:
                 self._runs += runs
 

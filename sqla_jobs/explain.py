@@ -1,0 +1,23 @@
+"""What went wrong, for the person at the command line."""
+
+from __future__ import annotations
+
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+
+from sqla_jobs.errors import JobsError
+
+EXPLAINED = (JobsError, DBAPIError)
+"""What a person can cause: told as one message, without a traceback."""
+
+
+def explain(error: BaseException) -> str:
+    """The message for one of `EXPLAINED`."""
+    if isinstance(error, ProgrammingError):
+        first_line = str(error.orig).splitlines()[0]
+        return (
+            f"the tables are not as this version needs them ({first_line}): "
+            "create them with metadata.create_all(engine) or your migrations"
+        )
+    if isinstance(error, DBAPIError):
+        return f"the database says: {str(error.orig).strip()}"
+    return str(error)

@@ -1,0 +1,151 @@
+"""What a worker process and the parent that supervises it say to one another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, event
+
+from sqla_jobs.board import Board, Mark
+from sqla_jobs.mapping import Models
+from sqla_jobs.queries import Queries
+from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.stopping import StopRequest
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_LOOK = 0.5
+"""Seconds between two looks at how much this process has done and how large it is."""
+_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in which getrusage gives the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """To the parent: how to reach the database, as the application does now, and whose tables are ours."""
+
+    parameters: dict[str, Any]
+    schema: str | None
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """To the parent: beat for this process from now on, and for no other of mine."""
+
+    process_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """To the parent: I delete my row now, beat for me no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """To the parent: nothing is left to do, after that many runs."""
+
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To the child: give back what has not started, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """To the child: this process of yours was taken for dead."""
+
+    process_id: uuid.UUID
+
+
+class Link:
+    """The child's end: the parent keeps it alive in the database, and can read what it has started.
+
+    Where the parent is gone the child stops: what can end within half a lease does.
+    """
+
+    def __init__(self, pipe: Connection, memory: Any, lease: float) -> None:
+        self.stop = StopRequest()
+        self.runs: Callable[[], int] = lambda: 0
+        """How many runs have ended here."""
+        self._pipe = pipe
+        self._board = Board(memory)
+        self._lease = lease
+        self._sending = threading.Lock()
+        self._gone: uuid.UUID | None = None
+        self._models: Models[Any] | None = None
+        threading.Thread(target=self._listen, name="sqla_jobs-link", daemon=True).start()
+
+    @property
+    def beat_at(self) -> float:
+        return self._board.beat_at
+
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings) -> None:
+        self._models = models
+        event.listen(engine, "connect", lambda connection, _: self._tell_address(models, connection))
+        with engine.connect() as connection:
+            self._tell_address(models, connection.connection.driver_connection)
+
+    def registered(self, process_id: uuid.UUID) -> None:
+        self._board.beat_at = time.monotonic()
+        self.send(Registered(process_id))
+
+    def keep(self, process_id: uuid.UUID) -> bool:
+        return self._gone != process_id
+
+    def leaving(self) -> None:
+        self.send(Leaving())
+
+    def mark(self) -> Mark | None:
+        return self._board.take()
+
+    def send(self, message: object) -> None:
+        """Tell the parent."""
+        with self._sending:
+            try:
+                self._pipe.send(message)
+            except OSError:
+                self._orphaned()
+
+    def _tell_address(self, models: Models[Any], connection: Any) -> None:
+        info: psycopg.ConnectionInfo = connection.info
+        parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
+        self.send(Address(parameters, models.positions.schema, models.prefix))
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                if self._pipe.poll(_LOOK):
+                    self._obey(self._pipe.recv())
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+                self._board.vitals = (self.runs(), memory)
+        except (EOFError, OSError):
+            self._orphaned()
+
+    def _obey(self, message: Gone | Stop) -> None:
+        match message:
+            case Gone(process_id):
+                self._gone = process_id
+            case Stop():
+                self.stop.set()
+
+    def _orphaned(self) -> None:
+        if self._models is None:
+            os._exit(1)
+        if not self.stop.is_set():
+            log.error("the parent process is gone: this one stops")
+            self.stop.grace = self._lease / 2
+            self.stop.set()

@@ -1,0 +1,125 @@
+"""Who shows the server that a process lives, and takes back the jobs of processes that do not."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Collection
+from typing import Any, Protocol
+
+from sqlalchemy import Engine
+
+from sqla_jobs.board import Mark
+from sqla_jobs.mapping import Models
+from sqla_jobs.queries import Queries
+from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.stopping import StopRequest
+
+log = logging.getLogger("sqla_jobs.worker")
+
+
+class Pulse:
+    """Beats for processes of this host, and rescues what dead ones held."""
+
+    def __init__(self, engine: Engine, queries: Queries, settings: Settings) -> None:
+        self._engine = engine
+        self._queries = queries
+        self._heartbeat = settings.heartbeat
+        self._lease = settings.lease
+        self.beat_at = self._unbroken_since = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to beat."""
+        return time.monotonic() - self.beat_at >= self._heartbeat
+
+    def beat(self, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
+        """Say that these live. Returns those not taken for dead yet, and whether it could be said of each."""
+        now = time.monotonic()
+        with self._engine.begin() as connection:
+            alive = self._queries.beat(connection, process_ids)
+        if now - self.beat_at > self._lease / 2:
+            self._unbroken_since = now
+        self.beat_at = now
+        return alive
+
+    def rescue(self) -> None:
+        """Take back the jobs of the dead, once our own beats prove that the server was there all along."""
+        if self.beat_at - self._unbroken_since < self._lease:
+            return
+        with self._engine.begin() as connection:
+            buried = self._queries.bury(connection)
+        for process_id in buried:
+            log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
+        while rescued := self._rescue_some():
+            for job_id, state in rescued:
+                log.warning("job %s lost its process and is %s now", job_id, state)
+
+    def _rescue_some(self) -> list[tuple[int, str]]:
+        with self._engine.begin() as connection:
+            return self._queries.rescue(connection)
+
+
+class Keeper(Protocol):
+    """Keeps one worker alive in the database: itself, or through its parent process."""
+
+    stop: StopRequest
+
+    @property
+    def beat_at(self) -> float:
+        """When the server last heard that the worker lives, by `time.monotonic()`."""
+        ...
+
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings) -> None:
+        """Get to know the database, before all else."""
+        ...
+
+    def registered(self, process_id: uuid.UUID) -> None:
+        """The worker has a row, under this id from now on."""
+        ...
+
+    def keep(self, process_id: uuid.UUID) -> bool:
+        """Beat where it is time. False: the worker was taken for dead."""
+        ...
+
+    def leaving(self) -> None:
+        """The worker is about to delete its row."""
+        ...
+
+    def mark(self) -> Mark | None:
+        """Where to publish a run that begins."""
+        ...
+
+
+class Alone:
+    """A worker without a parent beats for itself, and rescues others."""
+
+    def __init__(self) -> None:
+        self.stop = StopRequest()
+        self._beat_at = time.monotonic()
+
+    @property
+    def beat_at(self) -> float:
+        return self._beat_at
+
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings) -> None:
+        self._pulse = Pulse(engine, queries, settings)
+
+    def registered(self, process_id: uuid.UUID) -> None:
+        self._beat_at = time.monotonic()
+
+    def keep(self, process_id: uuid.UUID) -> bool:
+        if not self._pulse.is_due:
+            return True
+        alive = self._pulse.beat([process_id])
+        if alive.get(process_id):
+            self._beat_at = self._pulse.beat_at
+        self._pulse.rescue()
+        return process_id in alive
+
+    def leaving(self) -> None:
+        """Nobody is to be told."""
+
+    def mark(self) -> Mark | None:
+        return None

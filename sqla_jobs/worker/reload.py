@@ -1,0 +1,26 @@
+"""For development: notices that code has changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from sqla_jobs.errors import ConfigurationError
+
+
+def on_change(call: Callable[[], None]) -> None:
+    """Call this whenever a Python file below the current folder changes, from a thread, while the program runs.
+
+    Raises `ConfigurationError` where watchfiles is not installed.
+    """
+    try:
+        from watchfiles import PythonFilter, watch
+    except ImportError:
+        raise ConfigurationError('--reload needs watchfiles: pip install "sqla-jobs[reload]"') from None
+
+    def loop() -> None:
+        for _ in watch(Path.cwd(), watch_filter=PythonFilter()):
+            call()
+
+    threading.Thread(target=loop, name="sqla_jobs-reload", daemon=True).start()

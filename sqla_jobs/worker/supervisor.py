@@ -1,0 +1,285 @@
+"""The parent of worker processes: starts them, keeps them alive, replaces them. It imports no application code."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import signal
+import time
+import uuid
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from types import FrameType
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.worker.caretaker import Caretaker
+from sqla_jobs.worker.child import Order
+from sqla_jobs.worker.link import Address, Drained, Gone, Registered
+from sqla_jobs.worker.spawned import Spawned
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_LOOK = 0.1
+"""Seconds between two looks at the children."""
+_MARGIN = 20.0
+"""Seconds beyond its grace that a child has for storing what it did, before it is killed."""
+_SETTLE = 5.0
+"""Seconds for recording what killed children held, when all ends."""
+_ONE_SIGNAL = 0.3
+"""Seconds within which a second signal is the same one, sent to the process and to its group."""
+_HEALTHY = 60.0
+"""Seconds after which an end is a new misfortune, and not the same one again."""
+_MAX_BACKOFF = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """How many children there are, and when one is replaced or killed. Times are seconds, memory bytes."""
+
+    processes: int = 1
+    max_jobs: int = 0
+    max_memory: int = 0
+    """0 sets no limit."""
+    kill_after: float = 10.0
+    """Beyond a job's timeout, in case it cannot be interrupted."""
+    reload: bool = False
+    """Whether an application that cannot be imported is waited for, since somebody is editing it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.processes <= 1000:
+            raise ConfigurationError(f"--processes {self.processes}: from 1 to 1000")
+        if self.max_jobs < 0 or self.max_memory < 0:
+            raise ConfigurationError("--max-jobs and --max-memory: 0 for no limit, or more")
+        if not 0 < self.kill_after < 86400:
+            raise ConfigurationError(f"--kill-after {self.kill_after}: a number of seconds above 0, below a day")
+
+
+class _Post:
+    """The place of one child, which others take after it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.child: Spawned | None = None
+        self.successor: Spawned | None = None
+        """Being started, to take over once it is ready."""
+        self.start_at = 0.0
+        self.failures = 0
+        self.is_done = False
+
+
+class Supervisor:
+    """Runs `order` in as many children as `upkeep` says.
+
+    SIGTERM and SIGINT stop all of them gracefully, a second one at once; SIGHUP replaces them one by one
+    by new ones, which import the application anew; SIGUSR1 makes each log where its jobs are.
+    """
+
+    def __init__(self, order: Order, upkeep: Upkeep) -> None:
+        self._order = order
+        self._upkeep = upkeep
+        self._posts = [_Post(number) for number in range(1, upkeep.processes + 1)]
+        self._leaving: list[Spawned] = []
+        self._to_replace: deque[_Post] = deque()
+        self._caretaker = Caretaker(order.settings, living=self._living, gone=self._gone, beaten=self._beaten)
+        self._has_worked = False
+        self._signals: set[int] = set()
+        self._stopping_since: float | None = None
+        self._exit_code = 0
+        self.runs = 0
+        """How many runs the children have told of when they ended."""
+
+    def run(self) -> int:
+        """Supervise until stopped, or until all is drained. Returns the exit code."""
+        with self._handling_signals():
+            while not self._is_over():
+                self._obey_signals()
+                self._start_missing()
+                self._listen()
+                self._take_leave()
+                self._kill_overdue()
+                self._replace()
+        if not self._caretaker.close(_SETTLE):
+            log.warning("what killed processes held could not be recorded; it is taken back when the lease ends")
+        return self._exit_code
+
+    def replace_all(self) -> None:
+        """Have every child replaced, one by one, soon; may be called from any thread or signal handler."""
+        self._signals.add(signal.SIGHUP)
+
+    @contextmanager
+    def _handling_signals(self) -> Generator[None]:
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            if self._stopping_since is not None and time.monotonic() - self._stopping_since > _ONE_SIGNAL:
+                for child in self._children():
+                    child.process.kill()
+                os._exit(128 + number)
+            self._stopping_since = self._stopping_since or time.monotonic()
+        self._signals.add(number)
+
+    def _obey_signals(self) -> None:
+        wanted, self._signals = self._signals, set()
+        if wanted & {signal.SIGTERM, signal.SIGINT}:
+            self._stop()
+        if signal.SIGHUP in wanted:
+            log.info("replacing all processes, one by one")
+            self._to_replace = deque(post for post in self._posts if post.child)
+            for post in self._posts:
+                post.start_at = 0.0
+        if signal.SIGUSR1 in wanted:
+            for child in self._children():
+                child.show_stacks()
+
+    def _stop(self) -> None:
+        self._stopping_since = self._stopping_since or time.monotonic()
+        self._to_replace.clear()
+        for child in self._children():
+            if not child.is_leaving:
+                child.ask_to_stop(self._order.settings.grace + _MARGIN)
+
+    def _children(self) -> Iterator[Spawned]:
+        for post in self._posts:
+            yield from (child for child in (post.child, post.successor) if child)
+        yield from list(self._leaving)
+
+    def _is_over(self) -> bool:
+        if any(self._children()):
+            return False
+        return self._stopping_since is not None or all(post.is_done for post in self._posts)
+
+    def _start_missing(self) -> None:
+        """Until one child has worked only one is tried: what is wrong is said once."""
+        if self._stopping_since is not None:
+            return
+        for post in self._posts if self._has_worked else self._posts[:1]:
+            if post.child is None and not post.is_done and time.monotonic() >= post.start_at:
+                post.child = Spawned(self._order, post.number)
+
+    def _listen(self) -> None:
+        pipes = {child.pipe: child for child in self._children() if not child.pipe.closed}
+        if not pipes:
+            time.sleep(_LOOK)
+        for pipe in wait(list(pipes), _LOOK):
+            child = pipes[pipe]  # type: ignore[index]
+            for message in child.messages():
+                self._hear(child, message)
+
+    def _hear(self, child: Spawned, message: object) -> None:
+        match message:
+            case Address():
+                self._caretaker.learn(message)
+            case Registered():
+                self._has_worked = True
+                self._take_over(child)
+            case Drained(runs):
+                self.runs += runs
+                self._finished(child)
+            case _:
+                child.process_id = None
+
+    def _take_over(self, child: Spawned) -> None:
+        for post in self._posts:
+            if post.successor is child:
+                old, post.child, post.successor = post.child, child, None
+                if old is not None:
+                    old.ask_to_stop(self._order.settings.grace + _MARGIN)
+                    self._leaving.append(old)
+
+    def _finished(self, child: Spawned) -> None:
+        for post in self._posts:
+            post.is_done = post.is_done or (post.child is child and not child.is_leaving)
+
+    def _take_leave(self) -> None:
+        for child in list(self._children()):
+            if child.process.is_alive():
+                if time.monotonic() > child.kill_at:
+                    log.error("process %d did not end in time: it is killed", child.pid)
+                    child.process.kill()
+                continue
+            for message in child.messages():
+                self._hear(child, message)
+            if (estate := child.estate()) is not None:
+                self._caretaker.settle(estate)
+            self._vacate(child)
+
+    def _vacate(self, child: Spawned) -> None:
+        if child in self._leaving:
+            self._leaving.remove(child)
+            return
+        post = next(post for post in self._posts if child in (post.child, post.successor))
+        if post.successor is child:
+            post.successor = None
+            self._to_replace.clear()
+            log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
+            return
+        post.child, post.successor = post.successor, None
+        if self._stopping_since is None and not post.is_done:
+            self._plan_restart(post, child)
+
+    def _plan_restart(self, post: _Post, child: Spawned) -> None:
+        now = time.monotonic()
+        if not self._has_worked and self._upkeep.reload:
+            post.start_at = math.inf  # until something changes
+            return
+        if not self._has_worked:  # it has said why
+            self._exit_code = 1
+            self._stop()
+            return
+        if child.process.exitcode == 0:
+            post.start_at = now
+            return
+        is_new = child.ready_at is not None and now - child.ready_at > _HEALTHY
+        post.failures = 1 if is_new else post.failures + 1
+        wait_for = 0.0 if post.failures == 1 else min(_MAX_BACKOFF, 0.25 * 2**post.failures)
+        wait_for *= random.uniform(0.75, 1.25)  # noqa: S311 - so that not all start at once
+        post.start_at = now + wait_for
+        log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), wait_for)
+
+    def _kill_overdue(self) -> None:
+        for child in self._children():
+            if overdue := child.overdue(self._upkeep.kill_after):
+                jobs = ", ".join(str(entry.job_id) for entry in overdue)
+                log.error("process %d is killed: job %s did not end after its timeout", child.pid, jobs)
+                child.process.kill()
+
+    def _replace(self) -> None:
+        for post in self._posts:
+            if post.child and post not in self._to_replace and self._is_spent(post.child):
+                self._to_replace.append(post)
+        is_changing = self._leaving or any(post.successor for post in self._posts)
+        if self._stopping_since is None and self._to_replace and not is_changing:
+            post = self._to_replace.popleft()
+            post.successor = Spawned(self._order, post.number)
+
+    def _is_spent(self, child: Spawned) -> bool:
+        runs, memory = child.board.vitals
+        return runs > 0 and (0 < self._upkeep.max_jobs <= runs or 0 < self._upkeep.max_memory < memory)
+
+    def _living(self) -> list[uuid.UUID]:
+        return [child.process_id for child in self._children() if child.process_id is not None]
+
+    def _gone(self, process_id: uuid.UUID) -> None:
+        for child in self._children():
+            if child.process_id == process_id:
+                child.process_id = None
+                child.send(Gone(process_id))
+
+    def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
+        for child in self._children():
+            if child.process_id in process_ids:
+                child.board.beat_at = max(child.board.beat_at, moment)

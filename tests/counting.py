@@ -1,0 +1,61 @@
+"""Counts what jobs of tests.shop came to, and finds the processes of a worker."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from tests import shop
+from tests.shop import Effect, jobs
+
+
+def states(engine: Engine) -> Counter[str]:
+    with Session(engine) as session:
+        rows = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
+        return Counter({str(row[0]): row[1] for row in rows})
+
+
+def effects(engine: Engine, kind: str) -> Counter[int]:
+    with Session(engine) as session:
+        return Counter(session.scalars(select(Effect.n).where(Effect.kind == kind)))
+
+
+def runs(engine: Engine, outcome: str) -> int:
+    with Session(engine) as session:
+        return session.scalar(select(func.count()).where(jobs.Run.outcome == outcome)) or 0
+
+
+def enqueue_both(engine: Engine, count: int, seconds: float) -> None:
+    with Session(engine) as session:
+        shop.write.enqueue_many(session, ({"n": n, "seconds": seconds} for n in range(count)))
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": seconds} for n in range(count)))
+        session.commit()
+
+
+def attempts_and_runs(engine: Engine) -> tuple[int, int]:
+    with Session(engine) as session:
+        attempts = session.scalar(select(func.sum(jobs.Job.attempt))) or 0
+        return attempts, session.scalar(select(func.count()).select_from(jobs.Run)) or 0
+
+
+def worker_pids(engine: Engine) -> list[int]:
+    """The processes that have a row in the database, oldest first."""
+    with Session(engine) as session:
+        return list(session.scalars(select(jobs.Process.pid).order_by(jobs.Process.started_at)))
+
+
+def children_of(parent: subprocess.Popen[bytes]) -> set[int]:
+    """The pids of its children that run Python workers."""
+    found: set[int] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            stat = process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()
+            command = process.joinpath("cmdline").read_text(errors="replace")
+            if stat[1] == str(parent.pid) and stat[0] != "Z" and "spawn_main" in command:
+                found.add(int(process.name))
+    return found

@@ -1,0 +1,261 @@
+"""The parent of worker processes: what it does when they die, hang, grow or are to be replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, Integer, select
+from sqlalchemy.orm import Session
+
+from tests import shop
+from tests.conftest import ROOT, StartWorker
+from tests.counting import attempts_and_runs, children_of, effects, enqueue_both, runs, states, worker_pids
+from tests.helpers import wait_until
+from tests.shop import jobs
+
+
+def log_of(tmp_path: Path) -> str:
+    return "".join(path.read_text() for path in sorted(tmp_path.glob("worker-*.log")))
+
+
+def test_a_killed_child_costs_what_it_had_begun_one_attempt_and_the_rest_nothing(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """The lease is an hour: all this is the parent's doing."""
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(100)))
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 2.0} for n in range(100, 140)))
+        session.commit()
+    start_worker(database_url, "--heartbeat", "1", "--lease", "3600", "--concurrency", "4")
+    wait_until(lambda: states(database)["running"] > 4 and len(effects(database, "plain")) > 100)
+    (victim,) = worker_pids(database)
+    begun = len(effects(database, "plain"))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: runs(database, "lost"))
+    wait_until(lambda: victim not in worker_pids(database) and len(effects(database, "plain")) > begun)
+    lost = runs(database, "lost")
+    assert 1 <= lost <= 4
+    with Session(database) as session:
+        charged = select(jobs.Job.attempt - (jobs.Job.state == "running").cast(Integer))
+        assert sum(session.scalars(charged)) == lost + runs(database, "succeeded")
+
+
+def test_children_share_the_work_and_a_signal_stops_them_all(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    parent = start_worker(database_url, "--processes", "3", "--concurrency", "2")
+    wait_until(lambda: len(worker_pids(database)) == 3)
+    assert set(worker_pids(database)) == children_of(parent)
+    enqueue_both(database, 30, 0.1)
+    wait_until(lambda: states(database) == {"succeeded": 60})
+    with Session(database) as session:
+        assert len(set(session.scalars(select(jobs.Run.process_id)))) == 3
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(20) == 0
+    assert worker_pids(database) == []
+
+
+def test_children_end_when_their_parent_is_gone(database: Engine, database_url: str, start_worker: StartWorker) -> None:
+    parent = start_worker(database_url, "--processes", "2", "--heartbeat", "1", "--lease", "60")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    children = children_of(parent)
+    enqueue_both(database, 10, 0.1)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(Path("/proc", str(pid), "cmdline").exists() for pid in children))
+    assert worker_pids(database) == []
+    assert states(database)["running"] == 0
+
+
+@pytest.mark.parametrize("how", ["exit", "segfault", "memory"])
+def test_a_job_that_kills_its_process_again_and_again_ends_as_failed(
+    database: Engine, database_url: str, start_worker: StartWorker, how: str
+) -> None:
+    with Session(database) as session:
+        shop.die_by.enqueue(session, how=how)
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(20)))
+        session.commit()
+    start_worker(database_url, "--lease", "3600", "--concurrency", "2")
+    wait_until(lambda: states(database) == {"failed": 1, "succeeded": 20}, timeout=40)
+    assert runs(database, "lost") >= 2
+    with Session(database) as session:
+        ended = session.scalars(select(jobs.Run.error).join(jobs.Job, jobs.Job.id == jobs.Run.job_id)).all()
+    expected = {"exit": "exit code 7", "segfault": "SIGSEGV", "memory": "SIGKILL"}[how]
+    assert any(expected in (error or "") for error in ended)
+
+
+def test_a_job_that_cannot_be_interrupted_is_killed_after_its_timeout_and_tried_by_its_policy(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        job = shop.hold_the_gil.enqueue(session)
+        session.commit()
+        start_worker(database_url, "--lease", "3600", "--kill-after", "0.5")
+        wait_until(lambda: states(database) == {"failed": 1}, timeout=40)
+        session.refresh(job)
+        assert [run.outcome for run in job.runs] == ["retried", "failed"]
+        assert {run.error_type for run in job.runs} == {"TimeoutError"}
+        assert "timeout of 0.3 s" in (job.runs[0].error or "")
+
+
+def test_user_code_that_holds_the_interpreter_costs_no_lease(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url)
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    with Session(database) as session:
+        shop.hold_the_gil_for.enqueue(session, seconds=4)  # the lease is 1.5 s
+        session.commit()
+    wait_until(lambda: states(database) == {"succeeded": 1})
+    assert runs(database, "lost") == 0
+
+
+def test_sighup_replaces_the_children_one_by_one(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    parent = start_worker(database_url, "--processes", "2", "--concurrency", "2")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    before = children_of(parent)
+    enqueue_both(database, 40, 0.1)
+    parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(worker_pids(database)) == 2 and not before & set(worker_pids(database)))
+    wait_until(lambda: states(database) == {"succeeded": 80})
+    assert effects(database, "plain") == dict.fromkeys(range(40), 1)
+    assert attempts_and_runs(database) == (80, 80)
+
+
+def test_new_code_that_does_not_start_leaves_the_old_at_work(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # two versions within a second look the same to its cache
+    module = tmp_path / "app.py"
+    code = f"""
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+
+class Base(DeclarativeBase): ...
+
+jobs = Jobs(Base, session_factory=create_engine({database_url!r}))
+
+@jobs.task
+def version() -> str:
+    return "old"
+
+Base.metadata.create_all(jobs.binding().engine)
+"""
+    module.write_text(code)
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1.5"]
+    with log.open("wb") as output:
+        parent = subprocess.Popen(
+            [*command, "--reload"], cwd=tmp_path, stderr=output, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        )
+    try:
+        wait_until(lambda: "serves" in log.read_text())
+        module.write_text("raise RuntimeError('half typed')")
+        wait_until(lambda: "the old ones go on" in log.read_text(), message=log.read_text())
+        assert parent.poll() is None
+        module.write_text(code.replace('"old"', '"new"'))
+        wait_until(lambda: log.read_text().count("serves") == 2, message=log.read_text())
+    finally:
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(20) == 0
+
+
+@pytest.mark.parametrize("limit", [("--max-jobs", "10"), ("--max-memory", "1")])
+def test_a_child_past_its_limits_is_replaced_and_nothing_is_lost(
+    database: Engine, database_url: str, start_worker: StartWorker, limit: tuple[str, str]
+) -> None:
+    start_worker(database_url, "--concurrency", "2", *limit)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (first,) = worker_pids(database)
+    enqueue_both(database, 50, 0.02)
+    wait_until(lambda: states(database) == {"succeeded": 100} and first not in worker_pids(database), timeout=40)
+    assert attempts_and_runs(database) == (100, 100)
+
+
+def test_a_child_that_was_taken_for_dead_goes_on_under_a_new_id(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    with Session(database) as session:
+        first = session.scalars(select(jobs.Process.id)).one()
+        session.delete(session.get_one(jobs.Process, first))
+        session.commit()
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    enqueue_both(database, 5, 0.0)
+    wait_until(lambda: states(database) == {"succeeded": 10})
+    with Session(database) as session:
+        assert session.scalars(select(jobs.Process.id)).one() != first
+
+
+def test_sigusr1_and_a_slow_job_show_where_jobs_are(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue(session, n=1, seconds=3.0)
+        session.commit()
+    parent = start_worker(database_url, "--slow", "0.5")
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    parent.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "1 jobs run here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
+    assert "in mark\n    time.sleep(seconds)" in log_of(tmp_path)
+
+
+def test_status_shows_what_each_process_runs_and_since_when(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        job = shop.mark.enqueue(session, n=1, seconds=10.0)
+        session.commit()
+        number = job.id
+    start_worker(database_url)
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert f"job {number} mark" in done.stdout
+
+
+def test_a_stop_gives_back_what_has_not_started_within_a_second(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(100)))
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 5.0} for n in range(100, 120)))
+        session.commit()
+    parent = start_worker(database_url, "--processes", "2", "--concurrency", "2")
+    wait_until(lambda: len(effects(database, "plain")) > 102)
+    parent.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    wait_until(lambda: states(database)["running"] <= 4)
+    print(f"given back after {time.monotonic() - began:.2f} s")
+    assert parent.wait(20) == 0
+    assert attempts_and_runs(database)[0] == attempts_and_runs(database)[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--processes", "0", "--processes 0: from 1 to 1000"),
+        ("--max-jobs", "-1", "0 for no limit"),
+        ("--kill-after", "0", "--kill-after 0"),
+        ("--lease", "1", "at least three times"),
+        ("--queues", "a,a", "named twice"),
+        ("--slow", "0", "slow=0"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, message: str) -> None:
+    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", option, value]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
