@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -61,13 +61,14 @@ def run(url: str, mail: MailServer) -> list[str]:
             worker(url, mail, Path(folder, "second.log")) as second,
         ):
             day = Day(engine, mail, first, second)
-            for number, accepted in place_orders(engine):
-                (day.placed if accepted else day.declined).append(number)
-                day.look()
-            day.placing = False
-            while not day.is_over():
-                day.look()
-                time.sleep(0.02)
+            with _noting_signals():
+                for number, accepted in place_orders(engine):
+                    (day.placed if accepted else day.declined).append(number)
+                    day.look()
+                day.placing = False
+                while not day.is_over():
+                    day.look()
+                    time.sleep(0.02)
         with Session(engine) as session:
             facts = Facts(session, mail, day.placed, day.declined, day.killed, second.returncode)
             print(account(facts))
@@ -146,17 +147,17 @@ class Day:
         )
 
     def _kill(self, session: Session) -> None:
-        """kill -9 the first worker, when the database says that it is in the middle of both kinds of jobs."""
+        """kill -9 all of the first worker, when the database says that it is in the middle of both kinds of jobs."""
         job, process = jobs.Job, jobs.Process
         held = (
             select(process.id, job.task, func.count())
             .join(job, job.process_id == process.id)
-            .where(process.pid == self._first.pid, job.state == "running")
+            .where(process.pid.in_(_group(self._first, session)), job.state == "running")
             .group_by(process.id, job.task)
         )
         rows = session.execute(held).all()
         if len(rows) == 2:
-            self._first.kill()
+            os.killpg(self._first.pid, signal.SIGKILL)
             self._first.wait()
             self.killed = Killed(rows[0][0], {row[1]: row[2] for row in rows})
             what = " and ".join(f"{count} of {task}" for task, count in self.killed.held.items())
@@ -192,8 +193,15 @@ def worker(url: str, mail: MailServer, log: Path) -> Generator[subprocess.Popen[
             process.terminate()
             process.wait(timeout=15)
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _group(worker: subprocess.Popen[bytes], session: Session) -> list[int]:
+    """The pids of a worker's own processes, among those the database knows."""
+    known = session.scalars(select(jobs.Process.pid)).all()
+    return [pid for pid in known if worker.poll() is None and os.getpgid(pid) == worker.pid]
 
 
 @contextmanager
@@ -213,6 +221,20 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Python drops what a handler raises where the signal met a callback of its own: `look` raises it again."""
     _interrupts.append(number)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def _noting_signals() -> Generator[None]:
+    """Within, `look` alone raises: not in the middle of a transaction."""
+    before = {
+        number: signal.signal(number, lambda number, _: _interrupts.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

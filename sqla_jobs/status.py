@@ -97,7 +97,10 @@ def _processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
         )
     )
     running = _running(session, jobs)
-    return [ProcessStatus(*row, running.get(row[0], [])) for row in rows]
+    return [
+        ProcessStatus(process_id, kind, host, pid, queues, float(beat_age), alive, running.get(process_id, []))
+        for process_id, kind, host, pid, queues, beat_age, alive in rows
+    ]
 
 
 def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[Running]]:

@@ -148,11 +148,6 @@ def report(run: RunContext) -> None:
     gate.wait(30)
 
 
-@jobs.task(max_attempts=2)
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @jobs.task(max_attempts=1)
 def misbehave(how: str) -> object:
     """Each way in which a job can be hostile."""

@@ -243,7 +243,7 @@ def test_a_process_that_beats_again_just_before_it_is_buried_keeps_its_jobs(engi
         claim(connection, process_id, 1)
         connection.execute(update(jobs.Process).values(beat_at=func.now() - text("interval '1 minute'")))
     with engine.begin() as beating, engine.connect() as burying:
-        assert processes.beat(beating, jobs.models, process_id)
+        assert QUERIES.beat(beating, [process_id]) == {process_id: True}
         buried: list[list[uuid.UUID]] = []
         thread = threading.Thread(target=lambda: buried.append(QUERIES.bury(burying)))
         thread.start()

@@ -68,19 +68,6 @@ def test_a_stopped_worker_loses_its_leases_and_works_again_when_continued(
     assert attempts == rows
 
 
-def test_a_job_that_kills_its_process_ends_as_failed(
-    database: Engine, database_url: str, start_worker: StartWorker
-) -> None:
-    with Session(database) as session:
-        shop.die.enqueue(session)
-        session.commit()
-    for _ in range(2):
-        assert start_worker(database_url).wait(30) == -signal.SIGKILL
-    start_worker(database_url)
-    wait_until(lambda: states(database) == {"failed": 1}, timeout=40)
-    assert runs(database, "lost") == 2
-
-
 def test_sigterm_gives_back_what_has_not_started_lets_the_rest_end_and_exits_0(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:

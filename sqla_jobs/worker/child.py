@@ -9,6 +9,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any
 
 from sqla_jobs.explain import EXPLAINED, explain
@@ -39,7 +40,7 @@ def set_up_logging(level: str) -> None:
 
 def main(order: Order, pipe: Connection, memory: Any) -> None:
     """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the parent too, which says what to do
+    signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     set_up_logging(order.log_level)
     link = Link(pipe, memory, order.settings.lease)
     try:
@@ -55,6 +56,10 @@ def main(order: Order, pipe: Connection, memory: Any) -> None:
         print(f"Error: {explain(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
     _leave_threads_behind()
+
+
+def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C reaches it too."""
 
 
 def _leave_threads_behind() -> None:

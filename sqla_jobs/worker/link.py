@@ -95,9 +95,13 @@ class Link:
 
     def meet(self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings) -> None:
         self._models = models
-        event.listen(engine, "connect", lambda connection, _: self._tell_address(models, connection))
+
+        def tell(connection: Any, _: object) -> None:
+            self._tell_address(models, connection.info)
+
+        event.listen(engine, "connect", tell)
         with engine.connect() as connection:
-            self._tell_address(models, connection.connection.driver_connection)
+            tell(connection.connection.driver_connection, None)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._board.beat_at = time.monotonic()
@@ -120,8 +124,7 @@ class Link:
             except OSError:
                 self._orphaned()
 
-    def _tell_address(self, models: Models[Any], connection: Any) -> None:
-        info: psycopg.ConnectionInfo = connection.info
+    def _tell_address(self, models: Models[Any], info: psycopg.ConnectionInfo) -> None:
         parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
         self.send(Address(parameters, models.positions.schema, models.prefix))
 

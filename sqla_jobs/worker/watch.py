@@ -63,7 +63,8 @@ class Watch:
 
 
 def _log_stack(held: Held, seconds: float) -> None:
-    frame = sys._current_frames().get(held.thread or 0)
+    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+    frame = frames.get(held.thread or 0)
     stack = "".join(traceback.format_stack(frame)) if frame is not None else "its thread has ended"
     job = held.job
     log.warning(
