@@ -13,7 +13,7 @@ FLOORS = """
     errors
     context retry interrupt
     outcomes
-    models
+    models deadlines
     mapping connections
     queries.* wakeup
     entities signatures processes

@@ -132,7 +132,7 @@ class Worker:
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, sum(self._settings.queues.values()))
-        engine = own_engine(app)
+        engine = own_engine(app, patience=self._settings.patience)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
         self._executor = Executor(self._jobs.tasks, queries, self._binding.transaction, isolation=isolation)
@@ -176,7 +176,9 @@ class Worker:
         for thread in self._threads:
             thread.start()
         self._claimer.start()
-        self._listener = Listener(engine, self._jobs.models.channel, self._claimer.heard)
+        self._listener = Listener(
+            engine, self._jobs.models.channel, self._claimer.heard, patience=self._settings.patience
+        )
         self._listener.start()
         log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
 
