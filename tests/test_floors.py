@@ -21,7 +21,7 @@ FLOORS = """
     declaration
     tasks
     registry binding actions
-    core
+    core transactions
     executor
     worker.*
     loading status testing postgres

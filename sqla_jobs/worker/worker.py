@@ -21,6 +21,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor, Held
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
 from sqla_jobs.queries import Finish, Lease, Queries
+from sqla_jobs.transactions import WorkerTransactions
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.heart import Heart
@@ -135,7 +136,10 @@ class Worker:
         engine = own_engine(app, patience=self._settings.patience)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
-        self._executor = Executor(self._jobs.tasks, queries, self._binding.transaction, isolation=isolation)
+        transactions = WorkerTransactions(
+            self._binding.transaction, queries, lease=self._settings.lease, patience=self._settings.patience
+        )
+        self._executor = Executor(self._jobs.tasks, transactions, isolation=isolation)
         self._finisher = Finisher(engine, queries, self._on_stored)
         self._heart = Heart(
             engine,
