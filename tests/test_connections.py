@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import capabilities
-from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -336,3 +336,204 @@ def _answers(engine: Engine) -> bool:
         return bool(pid_of(engine))
     except DBAPIError:
         return False
+
+
+def test_connections_that_answer_nothing_are_made_anew_without_cost(
+    place: Place, log: pytest.LogCaptureFixture
+) -> None:
+    """Half-open ones: the other end is gone and nobody says so, but the server can be reached."""
+    with jobs.worker(heartbeat=0.2, lease=3):
+        wait_until(lambda: is_listening(place.direct))
+        enqueue(place.direct, 5)
+        all_succeeded(place.direct, 5)  # the application's pool has connections now
+        with place.direct.connect() as connection:
+            listening = text("SELECT array_agg(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+            (before,) = connection.scalar(listening) or ()
+            place.proxy.strand()
+            with Session(place.direct) as session:
+                shop.write.enqueue_many(session, ({"n": n} for n in range(5, 10)))
+                shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(5)))
+                session.commit()
+            all_succeeded(place.direct, 10)
+            connection.rollback()
+            wait_until(lambda: _other_than(place.direct, before))
+            with Session(place.direct) as session:
+                assert set(session.scalars(select(jobs.Job.attempt))) == {1}
+    assert max(complaints(log).values()) == 1
+
+
+def _other_than(engine: Engine, before: int) -> bool:
+    statement = text("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND pid <> :before")
+    with engine.connect() as connection:
+        return bool(connection.scalar(statement, {"before": before}))
+
+
+def test_a_claim_whose_answer_is_lost_costs_nothing(place: Place, log: pytest.LogCaptureFixture) -> None:
+    with jobs.worker(heartbeat=0.2, lease=3, poll=0.2):
+        wait_until(lambda: is_listening(place.direct))
+        with place.direct.begin() as user:
+            user.execute(text("LOCK TABLE sqla_queues IN ACCESS EXCLUSIVE MODE"))
+            enqueue(place.direct, 3)
+            wait_until(lambda: _is_waiting(place.direct, "WITH commits AS%"))
+            place.proxy.strand()
+        wait_until(lambda: states(place.direct)["running"] == 6)  # on the server; nobody runs them
+        all_succeeded(place.direct, 3)
+        with Session(place.direct) as session:
+            assert set(session.scalars(select(jobs.Job.attempt))) == {1}
+    assert complaints(log)["claiming"] == 1
+
+
+def _is_waiting(engine: Engine, saying: str) -> bool:
+    statement = text("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE :saying")
+    with engine.connect() as connection:
+        return bool(connection.scalar(statement, {"saying": saying}))
+
+
+@pytest.mark.parametrize("how", ["stopped", "silent"])
+def test_after_an_outage_longer_than_the_lease_nobody_takes_the_jobs_of_the_living(
+    place: Place, log: pytest.LogCaptureFixture, how: str
+) -> None:
+    with Session(place.direct) as session:
+        shop.wait.enqueue_many(session, ({"n": n} for n in range(6)))
+        shop.write.options(queue="mail").enqueue_many(session, ({"n": n, "seconds": 3.5} for n in range(2)))
+        session.commit()
+    workers = [jobs.worker({"default": 3, "mail": 1}, **FAST) for _ in range(2)]
+    with workers[0], workers[1]:
+        wait_until(lambda: states(place.direct) == {"running": 8})
+        if how == "stopped":
+            place.server.stop()
+            passed(3.0)
+            place.server.start()
+        else:
+            place.proxy.stall()
+            passed(3.0)
+            place.proxy.go_on()
+        wait_until(lambda: beating(place.direct) == 2)
+        passed(3.5)  # by now each would have rescued what it takes to be lost
+        assert states(place.direct)["running"] >= 6
+        shop.gate.set()
+        wait_until(lambda: states(place.direct) == {"succeeded": 8})
+    assert effects(place.direct, "transactional") == {0: 1, 1: 1}
+    assert runs(place.direct, "lost") == 0
+    attempts, rows = attempts_and_runs(place.direct)
+    assert attempts == rows
+    assert "taken for dead" not in log.text
+    assert max(complaints(log).values()) <= 2, "once for each worker"
+
+
+def passed(seconds: float) -> None:
+    """Time itself is the condition."""
+    before = time.monotonic()
+    wait_until(lambda: time.monotonic() - before > seconds)
+
+
+def beating(engine: Engine) -> int:
+    """How many processes have beaten within the last half second."""
+    recent = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, 0.5)
+    with Session(engine) as session:
+        return session.scalar(select(func.count()).where(jobs.Process.beat_at > recent)) or 0
+
+
+def put_off(log: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in log.records
+        if "get no transaction" in record.getMessage() and record.levelno == logging.WARNING
+    ]
+
+
+def test_a_task_that_gets_no_connection_from_the_pool_comes_again_uncharged(
+    place: Place, log: pytest.LogCaptureFixture
+) -> None:
+    small = create_engine(place.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    with Session(place.direct) as session:
+        shop.write.enqueue_many(session, ({"n": n, "seconds": 0.3} for n in range(6)))
+        session.commit()
+        with jobs.worker(bind=small, concurrency=4):
+            wait_until(lambda: states(place.direct) == {"succeeded": 6})
+        assert set(session.scalars(select(jobs.Job.attempt))) == {1}
+    small.dispose()
+    assert effects(place.direct, "transactional") == dict.fromkeys(range(6), 1)
+    assert attempts_and_runs(place.direct) == (6, 6)
+    (said,) = put_off(log)
+    assert "QueuePool limit" in said
+
+
+def test_too_many_connections_are_waited_out(place: Place, log: pytest.LogCaptureFixture) -> None:
+    """First for the application's sessions alone, then, after a restart, for the worker's connections too."""
+    admin = create_engine(place.direct.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+
+    def execute(statement: str) -> None:
+        with admin.connect() as connection:
+            connection.execute(text(statement))
+
+    role = f"clerk_{place.proxy.port}"
+    execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    as_role = make_url(place.url).set(username=role, password="secret")
+    app = create_engine(as_role, poolclass=NullPool)
+    try:
+        with jobs.worker(bind=app, **FAST):
+            wait_until(lambda: is_listening(place.direct))
+            execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+            enqueue(place.direct, 3)
+            wait_until(lambda: states(place.direct) == {"succeeded": 3, "scheduled": 3})
+            place.server.restart()
+            wait_until(lambda: len(complaints(log)) >= 3)
+            execute(f"ALTER ROLE {role} CONNECTION LIMIT -1")
+            all_succeeded(place.direct, 3)
+            with Session(place.direct) as session:
+                assert set(session.scalars(select(jobs.Job.attempt))) == {1}
+    finally:
+        execute(f"DROP OWNED BY {role}")
+        execute(f"DROP ROLE {role}")
+        admin.dispose()
+    assert max(complaints(log).values()) == 1
+    (said,) = put_off(log)
+    assert "too many connections for role" in said
+
+
+def test_a_read_only_server_is_waited_out(place: Place, log: pytest.LogCaptureFixture) -> None:
+    """As the old primary after a failover is; connections to it would otherwise be kept for ever."""
+    admin = create_engine(place.direct.url, isolation_level="AUTOCOMMIT")
+
+    def switch(value: str) -> None:
+        with admin.connect() as connection:
+            connection.execute(text(f"ALTER SYSTEM SET default_transaction_read_only = {value}"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+
+    enqueue(place.direct, 40, 0.05)
+    try:
+        with jobs.worker(**FAST, concurrency=4):
+            wait_until(lambda: states(place.direct)["succeeded"] > 45)
+            switch("on")
+            wait_until(lambda: {"claiming", "the heartbeat"} <= complaints(log).keys())
+            switch("off")
+            all_succeeded(place.direct, 40)
+    finally:
+        switch("off")
+        admin.dispose()
+    assert max(complaints(log).values()) == 1
+
+
+def test_a_task_does_not_begin_in_a_session_that_cannot_write(place: Place, log: pytest.LogCaptureFixture) -> None:
+    """The application's pool still leads to a server that is a standby now; it is made to connect anew."""
+    seen = list[int]()
+    factory = sessionmaker(place.app)
+
+    @event.listens_for(factory, "after_begin")
+    def first_only(session: Session, transaction: Any, connection: Connection) -> None:
+        seen.append(connection.scalar(select(func.pg_backend_pid())) or 0)
+        if seen[-1] == seen[0]:
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+
+    with Session(place.direct) as session:
+        one = shop.write.enqueue(session, n=1)
+        session.commit()
+        with jobs.worker(bind=factory):
+            wait_until(lambda: states(place.direct) == {"succeeded": 1})
+        session.refresh(one)
+        assert (one.attempt, [run.outcome for run in one.runs]) == (1, ["succeeded"])
+    assert seen[0] == seen[1] != seen[2], "seen when the worker starts, then by the task, twice"
+    assert put_off(log) == ["transactional jobs get no transaction, and come again, uncharged: the server is read-only"]

@@ -34,6 +34,7 @@ class Listener:
     def __init__(self, engine: Engine, channel: str, heard: Callable[[str], None], *, patience: float) -> None:
         self._engine = engine
         self._channel = channel
+        self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         self._heard = heard
         self._patience = patience
         self._stop = threading.Event()
@@ -62,7 +63,7 @@ class Listener:
                 log.info("a pooler stands before the server: new jobs of other processes are found by polling")
                 connection.close()
                 return None
-            raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+            raw.execute(self._statement)
         except BaseException:
             _throw_away(connection)
             raise
@@ -86,9 +87,9 @@ class Listener:
             _throw_away(connection)
 
     def _ask(self, raw: psycopg.Connection[Any]) -> None:
-        """Whether the server is there; what it says meanwhile is not missed."""
+        """Whether the server is there: by listening again, which changes nothing. What it says meanwhile is heard."""
         raw.add_notify_handler(self._on_notify)
-        raw.execute("SELECT 1")
+        raw.execute(self._statement)
         raw.remove_notify_handler(self._on_notify)
 
     def _on_notify(self, notify: psycopg.Notify) -> None:
