@@ -154,12 +154,17 @@ def settings(session: Session) -> dict[str, str | None]:
     return {name: session.scalar(select(func.current_setting(name))) for name in names}
 
 
+def _freeze(_: Session) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.5)  # this thread may go on for a moment until the signal has reached it
+
+
 @jobs.task
 def freeze(session: Session, run: RunContext, n: int) -> None:
     """An effect; at the first attempt its process is frozen between the recorded end and COMMIT."""
     session.add(Effect(n=n, kind="transactional"))
     if run.attempt == 1:
-        event.listen(session, "before_commit", lambda _: os.kill(os.getpid(), signal.SIGSTOP))
+        event.listen(session, "before_commit", _freeze)
 
 
 @jobs.task(max_attempts=2)
