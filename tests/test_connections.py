@@ -208,7 +208,8 @@ def test_the_server_looks_after_the_transaction_of_a_task_and_forgets_it_afterwa
         def look(session: Session) -> None:
             seen.append(session.scalar(limit))
 
-        factory = sessionmaker(create_engine(place.url, pool_size=1, max_overflow=0))
+        app = create_engine(place.url, pool_size=1, max_overflow=0)
+        factory = sessionmaker(app)
         limit = select(func.current_setting("idle_in_transaction_session_timeout"))
         event.listen(factory, "before_commit", look)
         jobs.worker(bind=factory, concurrency=1, lease=24).drain()
@@ -220,7 +221,7 @@ def test_the_server_looks_after_the_transaction_of_a_task_and_forgets_it_afterwa
             assert after.scalar(limit) == "0"
             for name, value in told.items():
                 assert after.scalar(select(func.current_setting(name))) != value
-            after.get_bind().dispose()  # type: ignore[union-attr]
+        app.dispose()
 
 
 def test_nothing_is_set_in_the_session_of_an_applications_test(place: Place) -> None:
@@ -316,19 +317,20 @@ def test_a_failover_to_another_server_behind_the_same_address(log: pytest.LogCap
             jobs.bind(engine)
             shop.Base.metadata.create_all(engine)
             enqueue(engine, 40, 0.05)
-            with jobs.worker(**FAST, concurrency=4):
-                wait_until(lambda: states(engine)["succeeded"] > 50)
-                old.stop()
-                subprocess.run(["cp", "-a", home / "old", home / "new"], check=True)
-                with LocalServer(data_directory=home / "new") as new:
-                    proxy.target = ("127.0.0.1", new.port)
-                    wait_until(lambda: _answers(engine))
-                    all_succeeded(engine, 40)
-                    direct = create_engine(new.url)
-                    wait_until(lambda: is_listening(direct))
-                    assert sum(states(direct).values()) == 80
-                    direct.dispose()
-                    proxy.cut()
+            worker = jobs.worker(**FAST, concurrency=4)
+            worker.start()
+            wait_until(lambda: states(engine)["succeeded"] > 50)
+            old.stop()
+            subprocess.run(["cp", "-a", home / "old", home / "new"], check=True)
+            with LocalServer(data_directory=home / "new") as new:
+                proxy.target = ("127.0.0.1", new.port)
+                wait_until(lambda: _answers(engine))
+                all_succeeded(engine, 40)
+                direct = create_engine(new.url)
+                wait_until(lambda: is_listening(direct))
+                assert sum(states(direct).values()) == 80
+                direct.dispose()
+                worker.stop()
             engine.dispose()
     finally:
         shutil.rmtree(home)
@@ -479,7 +481,7 @@ def test_too_many_connections_are_waited_out(place: Place, log: pytest.LogCaptur
     try:
         with jobs.worker(bind=app, **FAST):
             wait_until(lambda: is_listening(place.direct))
-            execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+            execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
             enqueue(place.direct, 3)
             wait_until(lambda: states(place.direct) == {"succeeded": 3, "scheduled": 3})
             place.server.restart()

@@ -59,6 +59,8 @@ class Heart:
         self._process_id: uuid.UUID | None = None
         self._beat_at = 0.0
         self._unbroken_since = 0.0
+        self._is_behind = False
+        """The last round failed: the next one asks the server whatever the time, or it would be taken for a success."""
 
     @property
     def process_id(self) -> uuid.UUID:
@@ -106,13 +108,15 @@ class Heart:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if now - self._beat_at >= self._settings.heartbeat:
+        is_behind, self._is_behind = self._is_behind, True
+        if is_behind or now - self._beat_at >= self._settings.heartbeat:
             self._beat(now)
             self._give_back_stray()
             self._rescue()
         if self._held:
             with self._engine.begin() as connection:
                 self._look(connection)
+        self._is_behind = False
 
     def _beat(self, now: float) -> None:
         with self._engine.begin() as connection:
