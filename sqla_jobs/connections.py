@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
-from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.deadlines import bound, connect_within, keep_alive
@@ -104,7 +103,7 @@ def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
     return engine
 
 
-def _leave_read_only(context: ExceptionContext) -> None:
+def _leave_read_only(context: Any) -> None:
     if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
         context.is_disconnect = True
 
