@@ -196,6 +196,22 @@ def test_a_read_only_server_is_left(place: Place) -> None:
         assert pid_of(engine) != before
 
 
+def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_statements(place: Place) -> None:
+    with place.direct.begin() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"))
+    limit = select(func.current_setting("idle_in_transaction_session_timeout"))
+    with bounded_engine(place.app, 3) as engine:
+        with engine.begin() as connection:
+            assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
+            assert connection.scalar(limit) == "3s"
+        driver = engine.raw_connection()
+        with driver.cursor() as cursor:
+            cursor.execute("SHOW idle_in_transaction_session_timeout")
+            assert cursor.fetchone() == ("0",)
+        driver.close()
+
+
 # what is set for a task's transaction, and for nothing else
 
 
