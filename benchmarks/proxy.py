@@ -1,4 +1,4 @@
-"""A TCP proxy before a server, which can stall, cut and refuse connections, and change the server behind them."""
+"""A TCP proxy before a server, which can stall, strand, cut and refuse connections, and change the server."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ class Proxy:
         """Pass on what was held up, and all that follows."""
         self._call(self._open.set)
 
+    def strand(self) -> None:
+        """Keep the connections there are, and pass nothing on in them ever again; new ones are passed on."""
+        self._call(self._replace_gate)
+
     def cut(self) -> None:
         """Reset all connections there are; new ones are passed on."""
         self._call(self._abort_all)
@@ -67,6 +71,11 @@ class Proxy:
 
         asyncio.run_coroutine_threadsafe(called(), self._loop).result(10)
 
+    def _replace_gate(self) -> None:
+        self._open.clear()
+        self._open = asyncio.Event()
+        self._open.set()
+
     def _abort_all(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
@@ -77,12 +86,13 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        gate = self._open
         try:
-            await self._open.wait()
+            await gate.wait()
             there, away = await asyncio.open_connection(*self.target)
             self._writers.add(away)
             try:
-                await asyncio.gather(self._pump(reader, away), self._pump(there, writer))
+                await asyncio.gather(self._pump(reader, away, gate), self._pump(there, writer, gate))
             finally:
                 self._writers.discard(away)
                 away.transport.abort()
@@ -92,10 +102,10 @@ class Proxy:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                await self._open.wait()
+                await gate.wait()
                 writer.write(data)
                 await writer.drain()
         writer.close()

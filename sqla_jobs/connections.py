@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
+from sqla_jobs.deadlines import bound, connect_within, keep_alive
 from sqla_jobs.errors import ConfigurationError
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -16,6 +18,8 @@ REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of 
 
 _POOL = 5
 """One each for claims, finishes, heartbeats and listening, and one for looking."""
+_READ_ONLY = "25006"
+"""SQLSTATE of a server that takes no writes: a standby, such as the old primary after a failover."""
 
 
 def check_engine(engine: Engine) -> Engine:
@@ -39,18 +43,21 @@ def synchronous(app: Engine) -> Engine:
     return create_engine(app.url.set(drivername="postgresql+psycopg")) if app.dialect.is_async else app
 
 
-def own_engine(app: Engine) -> Engine:
+def own_engine(app: Engine, *, patience: float) -> Engine:
     """A small new engine that connects as `app` does, whatever that one's pool and settings are.
 
     Statements commit one by one under READ COMMITTED, nothing is set in the server's session, and
     nothing is prepared there: a generic plan made on an empty table would scan for ever.
+    Neither connecting nor a statement waits in silence for longer than `patience` seconds, and a
+    connection to a server that turns out to be read-only is given up.
     """
-    engine = _connecting_as(app, "AUTOCOMMIT")
+    engine = _connecting_as(app, "AUTOCOMMIT", patience)
     with engine.connect() as connection:
         default = connection.scalar(select(func.current_setting("default_transaction_isolation")))
     if default != "read committed":
         engine.dispose()
-        engine = _connecting_as(app, "READ COMMITTED")
+        engine = _connecting_as(app, "READ COMMITTED", patience)
+        event.listen(engine, "begin", partial(_limit_idling, patience))
     return engine
 
 
@@ -68,25 +75,40 @@ def warn_of_small_pool(app: Engine, threads: int) -> None:
         )
 
 
-def _connecting_as(app: Engine, isolation: Any) -> Engine:
+def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
     source = check_engine(app).pool.recreate()
 
-    def connect() -> Any:
+    def borrow() -> Any:
         borrowed = source.connect()
         borrowed.detach()
         return borrowed.dbapi_connection
+
+    def connect() -> Any:
+        connection = connect_within(patience, borrow)
+        connection.prepare_threshold = None
+        bound(connection, patience)
+        keep_alive(connection, patience)
+        return connection
 
     engine = create_engine(
         app.url,
         creator=connect,
         pool_size=_POOL,
         max_overflow=0,
+        pool_timeout=patience,
         pool_reset_on_return=None,
         isolation_level=isolation,
     )
-
-    @event.listens_for(engine, "connect")
-    def never_prepare(dbapi_connection: Any, _: Any) -> None:  # pyright: ignore[reportUnusedFunction]
-        dbapi_connection.prepare_threshold = None
-
+    event.listen(engine, "handle_error", _leave_read_only)
     return engine
+
+
+def _leave_read_only(context: Any) -> None:
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
+
+
+def _limit_idling(patience: float, connection: Connection) -> None:
+    """A process that vanishes before its COMMIT holds its locks no longer than `patience`."""
+    limit = func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
+    connection.execute(select(limit))

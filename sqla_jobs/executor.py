@@ -7,12 +7,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-
-from sqlalchemy.orm import Session
 
 from sqla_jobs.arguments import encode_result
 from sqla_jobs.board import Mark
@@ -21,8 +18,9 @@ from sqla_jobs.declaration import Declaration
 from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
 from sqla_jobs.interrupt import Body, CancelRequested, TimedOut
 from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, storable, word
-from sqla_jobs.queries import Claimed, Finish, Queries
+from sqla_jobs.queries import Claimed, Finish
 from sqla_jobs.tasks import Task
+from sqla_jobs.transactions import NotBegun, Transactions
 
 log = logging.getLogger("sqla_jobs.run")
 
@@ -93,27 +91,26 @@ class Held:
 
 
 class Executor:
-    """Runs jobs of `tasks`; each transactional one in a session from `transaction`, which commits when left."""
+    """Runs jobs of `tasks`; each transactional one in a transaction of `transactions`."""
 
     def __init__(
         self,
         tasks: Mapping[str, Task[..., Any, Any]],
-        queries: Queries,
-        transaction: Callable[[], AbstractContextManager[Session]],
+        transactions: Transactions,
         *,
         isolation: str = "READ COMMITTED",
         mark: Callable[[], Mark | None] = lambda: None,
     ) -> None:
         self._tasks = tasks
-        self._queries = queries
-        self._transaction = transaction
+        self._transactions = transactions
         self._isolation = isolation
         self._mark = mark
 
     def execute(self, held: Held) -> Finish | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
-        One that was cancelled before it started is given back, which ends it.
+        One that was cancelled before it started is given back, which ends it; one that gets no
+        transaction is given back for a little later.
         A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
         Where that commit fails, or its answer is lost, the end returned is that of a failed attempt: the
         fence lets it through only if the commit did not.
@@ -131,6 +128,8 @@ class Executor:
                 _tell(held, Succeeded())
                 return None
             outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
+        except NotBegun as reason:
+            return held.ended(Released(reason.delay))
         except LeaseLost as lost:
             log.warning("job %s %s attempt %s: %s", job.job_id, job.task, job.attempt, lost)
             return None
@@ -141,11 +140,11 @@ class Executor:
 
     def _run_in_transaction(self, held: Held, declaration: Declaration, arguments: dict[str, Any]) -> None:
         held.is_silent = self._isolation != "READ COMMITTED"
-        with self._transaction() as session:
+        with self._transactions.begin() as session:
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)
             session.flush()
-            if not self._queries.finish_waiting(session, held.ended(Succeeded(result))):
+            if not self._transactions.finish(session, held.ended(Succeeded(result))):
                 raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
 
 

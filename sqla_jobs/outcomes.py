@@ -118,7 +118,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Claimed but never started: given back without a run."""
+    """Claimed but never started: given back without a run, to be due at once or in `delay` seconds."""
+
+    delay: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.enqueue import AnySession, plain_session
 from sqla_jobs.errors import JobsError
 from sqla_jobs.executor import Executor, Held
-from sqla_jobs.queries import PRIORITIES, Claimed, Probe, Queries
+from sqla_jobs.queries import PRIORITIES, Claimed, Finish, Probe, Queries
 
 
 def drain(
@@ -39,7 +39,7 @@ def drain(
     seconds = ahead.total_seconds() if isinstance(ahead, timedelta) else float(ahead)
     jobs.tasks.load()
     queries = Queries(jobs.models)
-    executor = Executor(jobs.tasks, queries, lambda: _savepoint(own))
+    executor = Executor(jobs.tasks, _Savepoints(own, queries))
     chosen = None if queues is None else list(queues)
     runs = 0
     while (job := _next(jobs, own, queries, chosen, seconds)) is not None:
@@ -56,18 +56,28 @@ def drain(
     return runs
 
 
-@contextmanager
-def _savepoint(session: Session) -> Generator[Session]:
-    """The run's transaction; a task that itself commits or rolls back has ended it already."""
-    savepoint = session.begin_nested()
-    try:
-        yield session
-    except BaseException:
+class _Savepoints:
+    """Transactions that are savepoints in the caller's, in which nothing is set."""
+
+    def __init__(self, session: Session, queries: Queries) -> None:
+        self._session = session
+        self._queries = queries
+
+    @contextmanager
+    def begin(self) -> Generator[Session]:
+        """The run's savepoint; a task that itself commits or rolls back has ended it already."""
+        savepoint = self._session.begin_nested()
+        try:
+            yield self._session
+        except BaseException:
+            if savepoint.is_active:
+                savepoint.rollback()
+            raise
         if savepoint.is_active:
-            savepoint.rollback()
-        raise
-    if savepoint.is_active:
-        savepoint.commit()
+            savepoint.commit()
+
+    def finish(self, session: Session, end: Finish) -> bool:
+        return self._queries.finish_waiting(session, end)
 
 
 def _next(

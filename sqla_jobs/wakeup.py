@@ -30,6 +30,8 @@ _APART = 0.005
 """Seconds between two messages of one process: what commits in between shares one."""
 _IDLE = 30.0
 """Seconds without a message after which thread and connection are given up until the next one."""
+_PATIENCE = 10.0
+"""Seconds without an answer after which the server is taken to be away."""
 _EXIT = 1.0
 """Seconds a program that ends right after its commit may take for the last message."""
 
@@ -119,7 +121,7 @@ class _Notifier:
 
     def _loop(self, app: Engine) -> None:
         try:
-            engine = own_engine(synchronous(app))
+            engine = own_engine(synchronous(app), patience=_PATIENCE)
         except (SQLAlchemyError, ConfigurationError) as error:
             log.debug("no wake-up can be sent, workers will poll: %s", error)
             self._give_up()

@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import suppress
 
-from sqlalchemy import ForeignKey, Text, select
+from sqlalchemy import ForeignKey, Text, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
@@ -146,6 +146,26 @@ def cooperative(run: RunContext) -> str:
 def report(run: RunContext) -> None:
     run.progress(0.5, "half way")
     gate.wait(30)
+
+
+@jobs.task
+def settings(session: Session) -> dict[str, str | None]:
+    """What the server is told for the length of the transaction."""
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+    return {name: session.scalar(select(func.current_setting(name))) for name in names}
+
+
+def _freeze(_: Session) -> None:
+    os.killpg(0, signal.SIGSTOP)
+    time.sleep(0.5)  # this thread may go on for a moment until the signal has reached it
+
+
+@jobs.task
+def freeze(session: Session, run: RunContext, n: int) -> None:
+    """An effect; at the first attempt its process is frozen between the recorded end and COMMIT."""
+    session.add(Effect(n=n, kind="transactional"))
+    if run.attempt == 1:
+        event.listen(session, "before_commit", _freeze)
 
 
 @jobs.task(max_attempts=1)

@@ -13,7 +13,7 @@ FLOORS = """
     errors
     context retry interrupt explain
     outcomes
-    models
+    models deadlines
     mapping connections
     queries.* wakeup
     entities signatures processes board
@@ -21,7 +21,7 @@ FLOORS = """
     declaration
     tasks
     registry binding actions
-    core
+    core transactions
     executor loading
     worker.*
     status testing postgres

@@ -419,6 +419,22 @@ def test_no_statement_is_needed_for_each_single_job(session: Session, engine: En
     assert count < 2500
 
 
+def test_a_transactional_task_costs_two_statements_beside_its_own(session: Session, engine: Engine) -> None:
+    from sqlalchemy import event
+
+    sent: list[str] = []
+    shop.write.enqueue(session, n=1)
+    session.commit()
+    app = create_engine(engine.url)
+    event.listen(app, "before_cursor_execute", lambda *args: sent.append(args[2]))
+    assert drain(bind=app) == 1
+    app.dispose()
+    begin, write, end = sent
+    assert begin.startswith("SELECT current_setting")
+    assert write.startswith("INSERT INTO effects")
+    assert "set_config" in end
+
+
 def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: Engine) -> None:
     class Empty(DeclarativeBase):
         pass

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE
-from sqla_jobs.queries import claim, finish, held, rescue
+from sqla_jobs.queries import claim, finish, guard, held, rescue
 from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables
 
 __all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
@@ -96,6 +96,32 @@ class Queries:
         """The same for one attempt inside its own transaction, waiting for the row. False: no lease."""
         rows = self._run(session, self._finish_waiting, finish.parameters([end]))
         return [fate for _, fate in rows] == ["stored"]
+
+    def finish_and_commit_soon(self, session: Session, end: Finish, *, within: float) -> bool:
+        """The same; the server then ends a session that does not commit within so many seconds."""
+        values = finish.parameters([end]) | {"milliseconds": f"{1000 * within:.0f}"}
+        rows = self._run(session, self._finish_and_commit_soon, values)
+        return [fate for _, fate, _ in rows] == ["stored"]
+
+    @cached_property
+    def _finish_and_commit_soon(self) -> Any:
+        return guard.finish_and_commit_soon(self._tables)
+
+    def connection(self, session: Session) -> Connection:
+        """The session's connection to the database of the jobs."""
+        return session.connection(bind_arguments=self._on)
+
+    def begin(self, session: Session, *, noticed_within: float) -> bool:
+        """Begin the transaction of a task. False: the server takes no writes.
+
+        Until it ends the server looks whether the client's host is still there, and notices within so
+        many seconds, or a minute, that it is not.
+        """
+        return bool(self._run(session, self._begin, guard.begin_parameters(noticed_within)).scalar())
+
+    @cached_property
+    def _begin(self) -> Any:
+        return guard.begin()
 
     @cached_property
     def _finish(self) -> Any:

@@ -54,7 +54,7 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
         (ended.c.outcome.in_(_ENDS), ended.c.outcome),
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
         (and_(ended.c.outcome == "lost", jobs.c.attempt >= jobs.c.max_attempts), "failed"),
-        (ended.c.outcome == "released", "queued"),
+        (and_(ended.c.outcome == "released", ended.c.delay.is_(None)), "queued"),
         (and_(ended.c.outcome == "lost", losses(tables) < 2), "queued"),
         else_="scheduled",
     )

@@ -102,11 +102,11 @@ class Caretaker:
     def _loop(self) -> None:
         assert self._address is not None
         app = create_engine("postgresql+psycopg://", creator=self._connect, poolclass=NullPool)
-        engine = Patience("connecting", self._stop).call(lambda: own_engine(app))
+        engine = Patience("connecting", self._stop).call(lambda: own_engine(app, patience=self._settings.patience))
         models = map_models(registry(), self._address.schema, self._address.prefix, JobMixin)
         queries = Queries(models)
         pulse = Pulse(engine, queries, self._settings)
-        patience = Patience("the heartbeat", self._stop)
+        patience = Patience("the heartbeat", self._stop, longest=min(5.0, self._settings.heartbeat))
         while not self._stop.is_set():
             patience.run(lambda: self._tick(engine, models, queries, pulse))
             self._wake.wait(_AGAIN if self._estates else min(_LOOK, self._settings.heartbeat))

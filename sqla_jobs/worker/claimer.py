@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_jobs.executor import Held
 from sqla_jobs.outcomes import Released
@@ -116,7 +117,13 @@ class Claimer:
         return min([self._promote_at, *waiting])
 
     def _step(self) -> None:
-        now = time.monotonic()
+        try:
+            self._look(time.monotonic())
+        except SQLAlchemyError:
+            self._promote_at = 0.0  # the next try asks the server too, and does not take silence for success
+            raise
+
+    def _look(self, now: float) -> None:
         for lane in self._lanes:
             lane.measure(now)
             for held in lane.stalled(now):

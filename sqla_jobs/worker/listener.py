@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from sqla_jobs import wakeup
 from sqla_jobs.worker.patience import Patience
@@ -23,14 +24,19 @@ _LOOK = 0.5
 class Listener:
     """LISTENs on a connection of its own and calls `heard(queue)`; the shortcut, not the truth.
 
+    Every `patience` seconds it asks whether the server is still there: a connection whose other end is gone
+    is as silent as one on which there is nothing to say.
+
     Not through a pooler such as PgBouncer: it would leave the LISTEN behind in a connection that it hands
     to others. There, and while the connection is away, new jobs of other processes are found by polling.
     """
 
-    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], None]) -> None:
+    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], None], *, patience: float) -> None:
         self._engine = engine
         self._channel = channel
+        self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         self._heard = heard
+        self._patience = patience
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-listen", daemon=True)
 
@@ -45,19 +51,56 @@ class Listener:
 
     def _loop(self) -> None:
         patience = Patience("listening for new jobs", self._stop)
-        patience.run(self._listen)
+        while not self._stop.is_set() and (connection := patience.run(self._connect)) is not None:
+            self._listen(connection)
 
-    def _listen(self) -> None:
-        with self._engine.connect() as connection:
-            raw: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
+    def _connect(self) -> Connection | None:
+        """A connection that listens, or none where a pooler stands before the server."""
+        connection = self._engine.connect()
+        try:
+            raw = _driver(connection)
             if connection.scalar(select(func.pg_backend_pid())) != raw.info.backend_pid:
                 log.info("a pooler stands before the server: new jobs of other processes are found by polling")
-                return
-            try:
-                raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
-                self._heard("")  # whatever was said before
-                while not self._stop.is_set():
-                    for notify in raw.notifies(timeout=_LOOK):
-                        self._heard(notify.payload)
-            finally:
-                connection.invalidate()  # nobody else is to get a connection that listens
+                connection.close()
+                return None
+            raw.execute(self._statement)
+        except BaseException:
+            _throw_away(connection)
+            raise
+        return connection
+
+    def _listen(self, connection: Connection) -> None:
+        """Until it is to stop, or the connection is lost."""
+        raw, asked_at = _driver(connection), time.monotonic()
+        try:
+            self._heard("")  # whatever was said before
+            while not self._stop.is_set():
+                for notify in raw.notifies(timeout=_LOOK):
+                    self._heard(notify.payload)
+                if time.monotonic() - asked_at > self._patience:
+                    self._ask(raw)
+                    asked_at = time.monotonic()
+        except psycopg.Error as error:
+            log.warning("the connection that listened for new jobs is lost, and made anew: %s", error)
+            self._stop.wait(_LOOK)
+        finally:
+            _throw_away(connection)
+
+    def _ask(self, raw: psycopg.Connection[Any]) -> None:
+        """Whether the server is there: by listening again, which changes nothing. What it says meanwhile is heard."""
+        raw.add_notify_handler(self._on_notify)
+        raw.execute(self._statement)
+        raw.remove_notify_handler(self._on_notify)
+
+    def _on_notify(self, notify: psycopg.Notify) -> None:
+        self._heard(notify.payload)
+
+
+def _throw_away(connection: Connection) -> None:
+    """Nobody else is to get a connection that listens."""
+    connection.invalidate()
+    connection.close()
+
+
+def _driver(connection: Connection) -> psycopg.Connection[Any]:
+    return connection.connection.driver_connection  # type: ignore[return-value]

@@ -16,12 +16,12 @@ log = logging.getLogger("sqla_jobs.worker")
 
 
 class Patience:
-    """Calls that are repeated until they succeed or `stop` is set; the waits are tenacity's, 5 s at most."""
+    """Calls that are repeated until they succeed or `stop` is set; the waits are tenacity's, `longest` at most."""
 
-    def __init__(self, what: str, stop: threading.Event) -> None:
+    def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0) -> None:
         self._what = what
         self._retrying = tenacity.Retrying(
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=longest),
             sleep=tenacity.sleep_using_event(stop),
             stop=tenacity.stop_when_event_set(stop),
             before_sleep=self._say_once,
@@ -36,12 +36,13 @@ class Patience:
             log.info("%s works again after %d tries", self._what, tries)
         return result
 
-    def run(self, step: Callable[[], object]) -> None:
+    def run(self, step: Callable[[], T]) -> T | None:
         """The same for a loop that ends when `stop` is set: an error after that is told, and is the end."""
         try:
-            self.call(step)
+            return self.call(step)
         except Exception:
             log.exception("%s still failed when it was stopped", self._what)
+            return None
 
     def _say_once(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:

@@ -20,6 +20,11 @@ class Settings:
     grace: float
     slow: float
 
+    @property
+    def patience(self) -> float:
+        """How long the worker's own connections wait for a server that is silent."""
+        return max(1.0, self.lease / 3)
+
     @classmethod
     def checked(
         cls,

@@ -20,6 +20,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor, Held
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
 from sqla_jobs.queries import Finish, Lease, Queries
+from sqla_jobs.transactions import WorkerTransactions
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.heart import Heart
@@ -125,12 +126,13 @@ class Worker:
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, sum(self._settings.queues.values()))
-        engine = own_engine(app)
+        engine = own_engine(app, patience=self._settings.patience)
         queries, claiming = Queries(self._jobs.models), threading.Lock()
         self._engine = engine
-        self._executor = Executor(
-            self._jobs.tasks, queries, self._binding.transaction, isolation=isolation, mark=self._keeper.mark
+        transactions = WorkerTransactions(
+            self._binding.transaction, queries, lease=self._settings.lease, patience=self._settings.patience
         )
+        self._executor = Executor(self._jobs.tasks, transactions, isolation=isolation, mark=self._keeper.mark)
         self._finisher = Finisher(engine, queries, self._on_stored)
         self._heart = Heart(
             engine,
@@ -172,7 +174,9 @@ class Worker:
         for thread in self._threads:
             thread.start()
         self._claimer.start()
-        self._listener = Listener(engine, self._jobs.models.channel, self._claimer.heard)
+        self._listener = Listener(
+            engine, self._jobs.models.channel, self._claimer.heard, patience=self._settings.patience
+        )
         self._listener.start()
         log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
 

@@ -1,0 +1,99 @@
+"""The transactions in which transactional tasks run."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from sqla_jobs.deadlines import bounded
+from sqla_jobs.queries import Finish, Queries
+
+log = logging.getLogger("sqla_jobs.run")
+
+_AGAIN = (1.0, 2.0)
+"""Seconds after which a job that got no transaction is tried again: between these, so that not all come at once."""
+_SAY_AGAIN = 60.0
+"""Seconds after which it is said again that jobs get none."""
+
+
+class NotBegun(Exception):
+    """The database gave no transaction that a task could write in; nothing of it has run."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.delay = random.SystemRandom().uniform(*_AGAIN)  # the global one may be seeded by a task
+
+
+class Transactions(Protocol):
+    """Where transactional tasks write, and record their ends."""
+
+    def begin(self) -> AbstractContextManager[Session]:
+        """A session in a transaction, committed when left without an error. Raises `NotBegun` on entering."""
+        ...
+
+    def finish(self, session: Session, end: Finish) -> bool:
+        """Record the end of the attempt inside the transaction, as its last statement. False: no lease."""
+        ...
+
+
+class WorkerTransactions:
+    """Each its own, in a session from `transaction`, and such that a process which is gone soon holds nothing.
+
+    The server notices a vanished host within about `lease`, or a minute where that is less, and waits no
+    longer than `lease` between the recorded end and its COMMIT, also for a frozen process. `patience` is
+    how long a connection of the application's pool may be silent when a transaction begins on it.
+    """
+
+    def __init__(
+        self,
+        transaction: Callable[[], AbstractContextManager[Session]],
+        queries: Queries,
+        *,
+        lease: float,
+        patience: float,
+    ) -> None:
+        self._transaction = transaction
+        self._queries = queries
+        self._lease = lease
+        self._patience = patience
+        self._say_again_at = 0.0
+
+    @contextmanager
+    def begin(self) -> Generator[Session]:
+        with self._transaction() as session:
+            try:
+                is_writable = self._begin(session)
+            except (DBAPIError, PoolTimeout) as error:
+                raise self._told(NotBegun(str(getattr(error, "orig", error)).strip())) from error
+            if not is_writable:
+                raise self._told(NotBegun("the server is read-only"))
+            yield session
+
+    def finish(self, session: Session, end: Finish) -> bool:
+        return self._queries.finish_and_commit_soon(session, end, within=self._lease)
+
+    def _begin(self, session: Session) -> bool:
+        connection = self._queries.connection(session)
+        driver: psycopg.Connection[object] = connection.connection.driver_connection  # type: ignore[assignment]
+        with bounded(driver, self._patience):
+            is_writable = self._queries.begin(session, noticed_within=self._lease)
+        if not is_writable:
+            connection.invalidate()  # the pool is to connect anew: to the primary, once there is one
+        return is_writable
+
+    def _told(self, none: NotBegun) -> NotBegun:
+        """Once, and not for each of the many jobs that meet the same."""
+        now = time.monotonic()
+        level = logging.WARNING if now >= self._say_again_at else logging.DEBUG
+        self._say_again_at = now + _SAY_AGAIN
+        log.log(level, "transactional jobs get no transaction, and come again, uncharged: %.500s", none)
+        return none
