@@ -205,11 +205,10 @@ def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_stateme
         with engine.begin() as connection:
             assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
             assert connection.scalar(limit) == "3s"
-        driver = engine.raw_connection()
-        with driver.cursor() as cursor:
-            cursor.execute("SHOW idle_in_transaction_session_timeout")
-            assert cursor.fetchone() == ("0",)
-        driver.close()
+        with engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            assert driver.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("0",)
+            driver.rollback()
 
 
 # what is set for a task's transaction, and for nothing else
