@@ -286,7 +286,7 @@ def test_a_restart_of_the_server_is_survived_and_said_once(place: Place, log: py
 
 KINDS: dict[str, tuple[str, str, Any, dict[str, int]]] = {
     "claiming": ("sqla_queues", "WITH commits AS%", shop.flaky, {"good_from": 1}),
-    "beating": ("sqla_processes", "UPDATE sqla_processes%", shop.flaky, {"good_from": 1}),
+    "beating": ("sqla_processes", "WITH free AS%", shop.flaky, {"good_from": 1}),
     "storing": ("sqla_runs", "WITH mine AS%", shop.flaky, {"good_from": 1}),
     "committing": ("sqla_runs", "WITH mine AS%", shop.write, {"n": 1}),
     "writing": ("effects", "INSERT INTO effects%", shop.write, {"n": 1}),
