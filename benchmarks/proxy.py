@@ -10,11 +10,12 @@ from typing import Self
 
 
 class Proxy:
-    """Listens on 127.0.0.1, on `port`, and passes on to `target`; all methods may be called from any thread."""
+    """Listens at `listen`, on `port`, and passes on to `target`; all methods may be called from any thread."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], *, listen: str = "127.0.0.1") -> None:
         self.target = target
         """Where new connections go."""
+        self.listen = listen
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
@@ -57,7 +58,7 @@ class Proxy:
     def accept(self) -> None:
         """Accept connections, again, at the same port."""
         if self._server is None:
-            listening = asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            listening = asyncio.start_server(self._serve, self.listen, self.port)
             self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
             self.port = self._server.sockets[0].getsockname()[1]
 

@@ -1,0 +1,228 @@
+"""Carries out the plan: each fault, what ends it, and the services that are started again."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import click
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from benchmarks.proxy import Proxy
+from benchmarks.torture.hosts import Host
+from benchmarks.torture.monitor import Monitor
+from benchmarks.torture.plan import Planned
+from benchmarks.torture.services import Service
+from sqla_jobs.postgres import LocalServer
+
+_STEP = 0.05
+_LATER = 0.5
+"""Seconds after which a fault that cannot be now is tried again."""
+_BACKENDS = text(
+    "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> :ours ORDER BY pid"
+)
+_TERMINATE = text("SELECT pg_terminate_backend(:pid)")
+
+
+class Storm:
+    """Runs in the calling thread; everything random in it is of the plan's own generator."""
+
+    def __init__(
+        self,
+        rng: random.Random,
+        server: LocalServer,
+        hosts: Sequence[Host],
+        services: Sequence[Service],
+        *,
+        load: Proxy,
+        engine: Engine,
+        application_name: str,
+        monitor: Monitor,
+    ) -> None:
+        self._rng = rng
+        self._server = server
+        self._hosts = hosts
+        self._services = services
+        self._load = load
+        self._engine = engine
+        self._ours = application_name
+        self._monitor = monitor
+        self._began = time.monotonic()
+        self._agenda: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()
+        self._is_down = False
+        self._held_up: set[str] = set()
+        """Names of hosts behind a stall or a partition."""
+        self._frozen: set[int] = set()
+        self._ends_at = 0.0
+        self.counts: Counter[str] = Counter()
+
+    def run(self, faults: Sequence[Planned], seconds: float, *, faults_end: float) -> None:
+        """Faults at their times, and the services kept up, for so many seconds; all faults are over at `faults_end`."""
+        self._began = time.monotonic()
+        self._ends_at = self._began + faults_end
+        for fault in faults:
+            self._plan(fault.at, partial(self._try, fault.kind))
+        end = self._began + seconds
+        while (now := time.monotonic()) < end:
+            while self._agenda and self._agenda[0][0] <= now:
+                heapq.heappop(self._agenda)[2]()
+            self.keep()
+            time.sleep(_STEP)
+
+    def keep(self) -> None:
+        """Start the services that ended."""
+        for service in self._services:
+            service.keep()
+
+    def say(self, what: str) -> None:
+        click.echo(f"{time.monotonic() - self._began:7.1f} s  {what}")
+
+    def at(self, seconds: float, action: Callable[[], object]) -> None:
+        """Plan something else, so many seconds after the begin."""
+        self._plan(seconds, action)
+
+    def _plan(self, seconds: float, action: Callable[[], object]) -> None:
+        heapq.heappush(self._agenda, (self._began + seconds, next(self._numbers), action))
+
+    def _after(self, least: float, most: float, action: Callable[[], object]) -> float:
+        """Plan the end of a fault that has just begun; returns after how many seconds that is."""
+        now = time.monotonic()
+        length = max(0.0, min(self._rng.uniform(least, most), self._ends_at - now))
+        self._plan(now - self._began + length, action)
+        return length
+
+    def _try(self, kind: str) -> None:
+        told = {
+            "kill": self._kill,
+            "freeze": self._freeze,
+            "terminate": self._terminate,
+            "backends": self._kill_backends,
+            "cut": self._cut,
+            "stall": self._stall,
+            "partition": self._partition,
+            "crash": self._crash,
+            "restart": self._restart,
+        }[kind]()
+        if told is not None:
+            self.counts[kind] += 1
+            self.say(f"{kind:<10} {told}")
+        elif time.monotonic() + _LATER < self._ends_at:
+            self._plan(time.monotonic() - self._began + _LATER, partial(self._try, kind))
+        else:
+            self.say(f"{kind:<10} left out: there was no time left for it")
+
+    def _pick(self) -> tuple[Service, int, list[int]] | None:
+        running = [service for service in self._services if service.is_running]
+        if not running:
+            return None
+        service = self._rng.choice(running)
+        return service, *service.pick(self._rng)
+
+    def _kill(self) -> str | None:
+        if (picked := self._pick()) is None:
+            return None
+        service, pid, pids = picked
+        hit = self._monitor.hit("kill", pids)
+        service.signal(pid, signal.SIGKILL)
+        return f"kill -9 of pid {pid} on {service.name}, which ran {hit} jobs"
+
+    def _freeze(self) -> str | None:
+        if (picked := self._pick()) is None or picked[1] in self._frozen:
+            return None
+        service, pid, pids = picked
+        hit = self._monitor.hit("freeze", pids)
+        service.signal(pid, signal.SIGSTOP)
+        self._frozen.add(pid)
+        length = self._after(1.0, 12.0, partial(self._thaw, service, pid))
+        return f"SIGSTOP of pid {pid} on {service.name} for {length:.1f} s, which ran {hit} jobs"
+
+    def _thaw(self, service: Service, pid: int) -> None:
+        service.signal(pid, signal.SIGCONT)
+        self._frozen.discard(pid)
+
+    def _terminate(self) -> str | None:
+        if (picked := self._pick()) is None:
+            return None
+        service, _, _ = picked
+        pids = service.pids
+        hit = self._monitor.hit("terminate", pids)
+        service.signal(pids[0], signal.SIGTERM)
+        return f"SIGTERM to {service.name}, which ran {hit} jobs"
+
+    def _kill_backends(self) -> str | None:
+        try:
+            with self._engine.connect() as connection:
+                pids = list(connection.scalars(_BACKENDS, {"ours": self._ours}))
+                if not pids:
+                    return None
+                some = self._rng.sample(pids, min(len(pids), self._rng.randint(1, 5)))
+                hit = self._monitor.hit_all("backends")
+                for pid in some:
+                    connection.execute(_TERMINATE, {"pid": pid})
+        except DBAPIError:  # no server: later
+            return None
+        return f"pg_terminate_backend of {len(some)} of {len(pids)} connections, while {hit} jobs ran"
+
+    def _cut(self) -> str:
+        proxies = {"the load": self._load} | {host.name: host.proxy for host in self._hosts}
+        name = self._rng.choice([*proxies])
+        self._monitor.hit_all("cut")
+        proxies[name].cut()
+        return f"all connections of {name} reset"
+
+    def _stall(self) -> str | None:
+        free = [host for host in self._hosts if host.name not in self._held_up]
+        chosen = self._rng.choice([None, *free, *free])
+        if chosen is None:
+            self._load.stall()
+            return f"the load's connections pass nothing on for {self._after(1.0, 8.0, self._load.go_on):.1f} s"
+        proxy = chosen.proxy
+        hit = self._hold_up("stall", chosen)
+        proxy.stall()
+        length = self._after(1.0, 10.0, partial(self._let_go, chosen, proxy.go_on))
+        return f"connections of {chosen.name} pass nothing on for {length:.1f} s, which ran {hit} jobs"
+
+    def _partition(self) -> str | None:
+        free = [host for host in self._hosts if host.name not in self._held_up]
+        if not free:
+            return None
+        host = self._rng.choice(free)
+        hit = self._hold_up("partition", host)
+        host.partition()
+        length = self._after(2.0, 12.0, partial(self._let_go, host, host.heal))
+        return f"{host.name} is cut off for {length:.1f} s, which ran {hit} jobs"
+
+    def _hold_up(self, fault: str, host: Host) -> int:
+        self._held_up.add(host.name)
+        return self._monitor.hit(fault, [pid for s in self._services if s.host is host for pid in s.pids])
+
+    def _let_go(self, host: Host, end: Callable[[], object]) -> None:
+        end()
+        self._held_up.discard(host.name)
+
+    def _crash(self) -> str | None:
+        if self._is_down:
+            return None
+        self._is_down = True
+        self._server.crash()
+        return f"the server is gone for {self._after(0.2, 4.0, partial(self._start_server, 'crash')):.1f} s"
+
+    def _restart(self) -> str | None:
+        if self._is_down:
+            return None
+        self._is_down = True
+        self._server.stop()
+        return f"the server is shut down for {self._after(0.0, 2.0, partial(self._start_server, 'restart')):.1f} s"
+
+    def _start_server(self, fault: str) -> None:
+        self._server.start()
+        self._is_down = False
+        self._monitor.outage_ended(fault)
