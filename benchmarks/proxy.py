@@ -1,4 +1,4 @@
-"""A TCP proxy before a server, which can stall, cut and refuse connections, and change the server behind them."""
+"""A TCP proxy before a server, which can stall, mute, cut and refuse connections, and change the server behind them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
         self._open.set()
+        self._answers = asyncio.Event()
+        self._answers.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -41,9 +43,14 @@ class Proxy:
         """Keep connections open and accept new ones, and pass nothing on: a peer that answers nothing."""
         self._call(self._open.clear)
 
+    def mute(self) -> None:
+        """Pass requests on and hold back the answers: with a `cut()` after it, what was done is never known."""
+        self._call(self._answers.clear)
+
     def go_on(self) -> None:
         """Pass on what was held up, and all that follows."""
         self._call(self._open.set)
+        self._call(self._answers.set)
 
     def cut(self) -> None:
         """Reset all connections there are; new ones are passed on."""
@@ -83,7 +90,7 @@ class Proxy:
             there, away = await asyncio.open_connection(*self.target)
             self._writers.add(away)
             try:
-                await asyncio.gather(self._pump(reader, away), self._pump(there, writer))
+                await asyncio.gather(self._pump(reader, away), self._pump(there, writer, self._answers))
             finally:
                 self._writers.discard(away)
                 away.transport.abort()
@@ -93,10 +100,11 @@ class Proxy:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *gates: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                await self._open.wait()
+                for gate in (self._open, *gates):
+                    await gate.wait()
                 writer.write(data)
                 await writer.drain()
         writer.close()

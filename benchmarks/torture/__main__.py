@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.proxy import Proxy
 from benchmarks.torture.app import Base, jobs
-from benchmarks.torture.hosts import HostKind, NamespaceHost, ProxiedHost, can_make_namespaces, make_host
+from benchmarks.torture.hosts import HostMaker, NamespaceHost, ProxiedHost, can_make_namespaces
 from benchmarks.torture.load import Ledger, Load
 from benchmarks.torture.monitor import Monitor
 from benchmarks.torture.plan import plan
@@ -42,14 +42,12 @@ _STOP = 60.0
 class Torture:
     """Two hosts with workers, one server, a load, and what is done to them."""
 
-    def __init__(
-        self, stack: ExitStack, *, seed: int, rate: float, logs: Path, kind: type[NamespaceHost | ProxiedHost]
-    ) -> None:
+    def __init__(self, stack: ExitStack, *, seed: int, rate: float, logs: Path, make_host: HostMaker) -> None:
         self.server = stack.enter_context(LocalServer(durable=True))
         self.monitor_engine = stack.enter_context(_engine(self.server.url, application_name=_OURS))
         Base.metadata.create_all(self.monitor_engine)
         target = ("127.0.0.1", self.server.port)
-        self.hosts = [stack.enter_context(make_host(kind, number, target)) for number in range(2)]
+        self.hosts = [stack.enter_context(make_host(number, target)) for number in range(2)]
         self.load_proxy = stack.enter_context(Proxy(target))
         load_engine = stack.enter_context(_engine(_behind(self.server, self.load_proxy), options="-c lock_timeout=2s"))
         self.ledger = Ledger()
@@ -177,12 +175,12 @@ def main(minutes: float, seed: int, rate: float, drain_for: float, logs: Path | 
     """Steady load, two hosts of workers, and faults by a seeded plan; then count what was promised."""
     signal.signal(signal.SIGTERM, _on_sigterm)
     found_namespaces = network == "namespaces" or (network == "auto" and can_make_namespaces())
-    kind = NamespaceHost if found_namespaces else ProxiedHost
+    make_host = NamespaceHost if found_namespaces else ProxiedHost
     with ExitStack() as stack:
         if logs is None:
             logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
         logs.mkdir(parents=True, exist_ok=True)
-        torture = Torture(stack, seed=seed, rate=rate, logs=logs, kind=kind)
+        torture = Torture(stack, seed=seed, rate=rate, logs=logs, make_host=make_host)
         where = "network namespaces" if found_namespaces else "proxies"
         click.echo(f"seed {seed}, {minutes:g} minutes, {len(torture.services)} services on 2 hosts behind {where}")
         seconds = minutes * 60

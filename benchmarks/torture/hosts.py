@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Self
 
@@ -15,8 +16,8 @@ from benchmarks.proxy import Proxy
 class Host(AbstractContextManager["Host"], ABC):
     """Where workers run; they reach the server at `proxy` only."""
 
-    def __init__(self, name: str, proxy: Proxy) -> None:
-        self.name = name
+    def __init__(self, number: int, proxy: Proxy) -> None:
+        self.name = f"host-{'ab'[number]}"
         self.proxy = proxy
         self._stack = ExitStack()
 
@@ -41,11 +42,15 @@ class Host(AbstractContextManager["Host"], ABC):
         """Let packets through again."""
 
 
+HostMaker = Callable[[int, tuple[str, int]], Host]
+"""Makes the host of a number, 0 or 1, before the server at that address."""
+
+
 class ProxiedHost(Host):
     """This machine's own loopback; a partition is a proxy that passes nothing on."""
 
-    def __init__(self, name: str, server: tuple[str, int]) -> None:
-        super().__init__(name, Proxy(server))
+    def __init__(self, number: int, server: tuple[str, int]) -> None:
+        super().__init__(number, Proxy(server))
 
     @property
     def prefix(self) -> list[str]:
@@ -65,13 +70,13 @@ class NamespaceHost(Host):
     picked by the program's pid, so that two programs at once do not meet.
     """
 
-    def __init__(self, name: str, server: tuple[str, int], number: int) -> None:
+    def __init__(self, number: int, server: tuple[str, int]) -> None:
         base = (os.getpid() % 16_000 * 2 + number) * 4
         network = f"198.{18 + (base >> 16)}.{base >> 8 & 255}"
         self._outside, self._inside = f"{network}.{base % 256 + 1}", f"{network}.{base % 256 + 2}"
         self._namespace = f"torture-{os.getpid()}-{number}"
         self._cable = f"tort{os.getpid() % 10_000_000}-{number}"
-        super().__init__(name, Proxy(server, listen=self._outside))
+        super().__init__(number, Proxy(server, listen=self._outside))
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -113,15 +118,6 @@ def can_make_namespaces() -> bool:
     entered = not subprocess.run(["ip", "netns", "exec", name, "true"], check=False, capture_output=True).returncode
     _ip("netns", "del", name)
     return made and entered
-
-
-HostKind = type[NamespaceHost] | type[ProxiedHost]
-
-
-def make_host(kind: HostKind, number: int, server: tuple[str, int]) -> Host:
-    """The host of that number, of one of the two kinds."""
-    name = f"host-{'ab'[number]}"
-    return NamespaceHost(name, server, number) if kind is NamespaceHost else ProxiedHost(name, server)
 
 
 def _ip(*arguments: str) -> None:

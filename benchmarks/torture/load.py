@@ -35,6 +35,8 @@ _CANCELS = 0.06
 _CATCH_UP = 0.5
 """Seconds' worth of load that is made up for after an outage."""
 _AFTER_ERROR = 0.2
+_CANCELLED_AMONG = 30
+"""The youngest jobs are cancelled, since most end soon."""
 _NEVER_CANCELLED = {"poison"}
 
 
@@ -129,7 +131,7 @@ class Load:
             self._ledger.enqueued.update((n, (task, answer)) for n, task in numbered.items())
         if answer is Answer.acknowledged:
             self._ledger.recent += [job.id for job in made if job.task not in _NEVER_CANCELLED]
-            del self._ledger.recent[:-500]
+            del self._ledger.recent[:-_CANCELLED_AMONG]
         return True
 
     def _cancel(self, rng: random.Random) -> bool:
@@ -157,6 +159,6 @@ class Load:
 def _enqueue(session: Session, rng: random.Random, name: str, n: int) -> JobMixin:
     task: Task[Any, Any, JobMixin] = app.jobs.tasks[name]
     delay = rng.uniform(0.2, 5.0) if rng.random() < _DELAYED else None
-    seconds = rng.choice([0.0, 0.0, 0.02, 0.1, 0.3])
+    seconds = rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
     priority = rng.choice([0, 0, 0, 0, -5, 5])
     return task.options(delay=delay, priority=priority).enqueue(session, n=n, seconds=seconds)

@@ -54,13 +54,16 @@ class Monitor:
             self._thread.join()
 
     def hit(self, fault: str, pids: Collection[int]) -> int:
-        """A fault is about to hit these processes: watch what runs there now, and return how many jobs that are."""
-        mine = select(jobs.Process.id).where(jobs.Process.pid.in_(pids))
-        return self._watch(fault, jobs.Job.process_id.in_(mine))
-
-    def hit_all(self, fault: str) -> int:
-        """A fault is about to hit no process in particular: watch all that runs."""
-        return self._watch(fault)
+        """A fault hits these processes: watch what runs there now, and return how many jobs that are."""
+        try:
+            with self._engine.connect() as connection:
+                runs = _running(connection, pids)
+        except DBAPIError:  # there is no server at this moment, so nothing to measure
+            return 0
+        if runs:
+            with self._lock:
+                self._watches.append(_Watch(fault, time.monotonic(), runs))
+        return len(runs)
 
     def outage_ended(self, fault: str) -> None:
         """The server accepts connections again: watch for the first job that succeeds."""
@@ -79,17 +82,6 @@ class Monitor:
         with self._lock:
             for fault, seconds in sorted(self._seconds.items()):
                 yield fault, len(seconds), statistics.median(seconds), max(seconds)
-
-    def _watch(self, fault: str, *where: object) -> int:
-        try:
-            with self._engine.connect() as connection:
-                runs = _running(connection, *where)
-        except DBAPIError:  # there is no server at this moment, so nothing to measure
-            return 0
-        if runs:
-            with self._lock:
-                self._watches.append(_Watch(fault, time.monotonic(), runs))
-        return len(runs)
 
     def _loop(self) -> None:
         while not self._stop.wait(_POLL):
@@ -113,9 +105,13 @@ class Monitor:
         return [watch for watch in watches if watch.is_over(running, newest)]
 
 
-def _running(connection: Connection, *where: object) -> set[int]:
+def _running(connection: Connection, pids: Collection[int] | None = None) -> set[int]:
+    """The runs under way, everywhere or in some processes."""
     job = jobs.Job
-    return set(connection.scalars(select(job.current_run_id).where(job.state == "running", *where)))  # type: ignore[arg-type]
+    found = select(job.current_run_id).where(job.state == "running", job.current_run_id.is_not(None))
+    if pids is not None:
+        found = found.where(job.process_id.in_(select(jobs.Process.id).where(jobs.Process.pid.in_(pids))))
+    return {run_id for run_id in connection.scalars(found) if run_id is not None}
 
 
 def _newest_success(connection: Connection) -> int:

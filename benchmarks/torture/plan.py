@@ -10,6 +10,7 @@ KINDS = {
     "freeze": 3,
     "backends": 3,
     "cut": 2,
+    "answers": 3,
     "stall": 2,
     "partition": 2,
     "terminate": 1,
@@ -18,7 +19,7 @@ KINDS = {
 }
 """All kinds of faults, with their weights."""
 _MINUTE = 60.0
-_EVERY = 3.0
+_EVERY = 2.5
 """Seconds between two faults, on average."""
 
 

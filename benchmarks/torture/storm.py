@@ -106,6 +106,7 @@ class Storm:
             "terminate": self._terminate,
             "backends": self._kill_backends,
             "cut": self._cut,
+            "answers": self._lose_answers,
             "stall": self._stall,
             "partition": self._partition,
             "crash": self._crash,
@@ -130,6 +131,7 @@ class Storm:
         if (picked := self._pick()) is None:
             return None
         service, pid, pids = picked
+        service.signal(pid, signal.SIGSTOP)  # so that what is measured is what dies
         hit = self._monitor.hit("kill", pids)
         service.signal(pid, signal.SIGKILL)
         return f"kill -9 of pid {pid} on {service.name}, which ran {hit} jobs"
@@ -138,8 +140,8 @@ class Storm:
         if (picked := self._pick()) is None or picked[1] in self._frozen:
             return None
         service, pid, pids = picked
-        hit = self._monitor.hit("freeze", pids)
         service.signal(pid, signal.SIGSTOP)
+        hit = self._monitor.hit("freeze", pids)
         self._frozen.add(pid)
         length = self._after(1.0, 12.0, partial(self._thaw, service, pid))
         return f"SIGSTOP of pid {pid} on {service.name} for {length:.1f} s, which ran {hit} jobs"
@@ -164,7 +166,7 @@ class Storm:
                 if not pids:
                     return None
                 some = self._rng.sample(pids, min(len(pids), self._rng.randint(1, 5)))
-                hit = self._monitor.hit_all("backends")
+                hit = self._monitor.hit("backends", [pid for service in self._services for pid in service.pids])
                 for pid in some:
                     connection.execute(_TERMINATE, {"pid": pid})
         except DBAPIError:  # no server: later
@@ -172,11 +174,31 @@ class Storm:
         return f"pg_terminate_backend of {len(some)} of {len(pids)} connections, while {hit} jobs ran"
 
     def _cut(self) -> str:
-        proxies = {"the load": self._load} | {host.name: host.proxy for host in self._hosts}
-        name = self._rng.choice([*proxies])
-        self._monitor.hit_all("cut")
-        proxies[name].cut()
-        return f"all connections of {name} reset"
+        host = self._rng.choice([None, *self._hosts, *self._hosts])
+        if host is None:
+            self._load.cut()
+            return "all connections of the load reset"
+        hit = self._monitor.hit("cut", self._pids_on(host))
+        host.proxy.cut()
+        return f"all connections of {host.name} reset, which ran {hit} jobs"
+
+    def _pids_on(self, host: Host) -> list[int]:
+        return [pid for service in self._services if service.host is host for pid in service.pids]
+
+    def _lose_answers(self) -> str | None:
+        """What was asked is done, and nobody is told: the answers are held back, and then the connections cut."""
+        free = [host for host in self._hosts if host.name not in self._held_up]
+        chosen = self._rng.choice([None, *free, *free])
+        proxy = chosen.proxy if chosen else self._load
+        hit = self._hold_up("answers", chosen) if chosen else 0
+        proxy.mute()
+
+        def end() -> None:
+            proxy.cut()
+            proxy.go_on()
+
+        length = self._after(0.3, 2.0, partial(self._let_go, chosen, end) if chosen else end)
+        return f"answers to {chosen.name if chosen else 'the load'} are lost for {length:.1f} s, which ran {hit} jobs"
 
     def _stall(self) -> str | None:
         free = [host for host in self._hosts if host.name not in self._held_up]
@@ -202,7 +224,7 @@ class Storm:
 
     def _hold_up(self, fault: str, host: Host) -> int:
         self._held_up.add(host.name)
-        return self._monitor.hit(fault, [pid for s in self._services if s.host is host for pid in s.pids])
+        return self._monitor.hit(fault, self._pids_on(host))
 
     def _let_go(self, host: Host, end: Callable[[], object]) -> None:
         end()
