@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
 
@@ -20,8 +21,8 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
         self._open.set()
-        self._answers = asyncio.Event()
-        self._answers.set()
+        self._mute_after: bytes | None = None
+        self._unmuted: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -43,14 +44,16 @@ class Proxy:
         """Keep connections open and accept new ones, and pass nothing on: a peer that answers nothing."""
         self._call(self._open.clear)
 
-    def mute(self) -> None:
-        """Pass requests on and hold back the answers: with a `cut()` after it, what was done is never known."""
-        self._call(self._answers.clear)
+    def mute(self, after: bytes = b"") -> None:
+        """Hold answers back, on each connection from the next request on that contains `after`.
+
+        The requests are passed on: with a `cut()` after it, what was asked is done, and nobody is told.
+        """
+        self._call(partial(setattr, self, "_mute_after", after))
 
     def go_on(self) -> None:
         """Pass on what was held up, and all that follows."""
-        self._call(self._open.set)
-        self._call(self._answers.set)
+        self._call(self._pass_all_on)
 
     def cut(self) -> None:
         """Reset all connections there are; new ones are passed on."""
@@ -75,6 +78,12 @@ class Proxy:
 
         asyncio.run_coroutine_threadsafe(called(), self._loop).result(10)
 
+    def _pass_all_on(self) -> None:
+        self._mute_after = None
+        for unmuted in self._unmuted:
+            unmuted.set()
+        self._open.set()
+
     def _abort_all(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
@@ -88,10 +97,14 @@ class Proxy:
         try:
             await self._open.wait()
             there, away = await asyncio.open_connection(*self.target)
+            unmuted = asyncio.Event()
+            unmuted.set()
+            self._unmuted.add(unmuted)
             self._writers.add(away)
             try:
-                await asyncio.gather(self._pump(reader, away), self._pump(there, writer, self._answers))
+                await asyncio.gather(self._ask(reader, away, unmuted), self._answer(there, writer, unmuted))
             finally:
+                self._unmuted.discard(unmuted)
                 self._writers.discard(away)
                 away.transport.abort()
         except (OSError, asyncio.CancelledError):
@@ -100,11 +113,21 @@ class Proxy:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *gates: asyncio.Event) -> None:
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, unmuted: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
-                for gate in (self._open, *gates):
-                    await gate.wait()
+                await self._open.wait()
+                if self._mute_after is not None and self._mute_after in data:
+                    unmuted.clear()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, unmuted: asyncio.Event) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._open.wait()
+                await unmuted.wait()
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -210,9 +210,13 @@ def test_a_muted_proxy_passes_requests_on_and_holds_the_answers_back() -> None:
         socket.create_connection((proxy.listen, proxy.port), timeout=10) as client,
         server.accept()[0] as there,
     ):
-        proxy.mute()
-        client.sendall(b"question")
-        assert there.recv(100) == b"question"
+        proxy.mute(after=b"question")
+        client.sendall(b"hello")
+        assert there.recv(100) == b"hello"
+        there.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        client.sendall(b"a question")
+        assert there.recv(100) == b"a question"
         there.sendall(b"answer")
         client.settimeout(0.2)
         with pytest.raises(TimeoutError):

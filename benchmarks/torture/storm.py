@@ -189,16 +189,17 @@ class Storm:
         """What was asked is done, and nobody is told: the answers are held back, and then the connections cut."""
         free = [host for host in self._hosts if host.name not in self._held_up]
         chosen = self._rng.choice([None, *free, *free])
-        proxy = chosen.proxy if chosen else self._load
+        after = self._rng.choice([b"COMMIT", b"COMMIT", b"UPDATE"]) if chosen else b"COMMIT"
+        proxy, name = (chosen.proxy, chosen.name) if chosen else (self._load, "the load")
         hit = self._hold_up("answers", chosen) if chosen else 0
-        proxy.mute()
+        proxy.mute(after)
 
         def end() -> None:
             proxy.cut()
             proxy.go_on()
 
-        length = self._after(0.3, 2.0, partial(self._let_go, chosen, end) if chosen else end)
-        return f"answers to {chosen.name if chosen else 'the load'} are lost for {length:.1f} s, which ran {hit} jobs"
+        length = self._after(0.6, 2.0, partial(self._let_go, chosen, end) if chosen else end)
+        return f"answers to each {after.decode()} of {name} are lost for {length:.1f} s, which ran {hit} jobs"
 
     def _stall(self) -> str | None:
         free = [host for host in self._hosts if host.name not in self._held_up]
