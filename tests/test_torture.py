@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from benchmarks.torture import app
 from benchmarks.torture.load import Answer, Ledger
 from benchmarks.torture.plan import KINDS, plan
 from benchmarks.torture.verdict import breaches, read_facts
+from tests.conftest import processes_of_ours
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +40,23 @@ def test_a_minute_of_torture_breaks_no_promise() -> None:
     assert "no breach" in said
     for kind in KINDS:
         assert f"s  {kind}" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_torture_that_is_interrupted_leaves_nothing_behind(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "benchmarks.torture", "--seed", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the server runs as another user
+        environment = os.environ | {"TMPDIR": folder}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as torture:
+            assert torture.stdout is not None
+            _, first_fault = torture.stdout.readline(), torture.stdout.readline()
+            torture.send_signal(number)
+            assert torture.wait(60) != 0
+        assert " s  " in first_fault
+        assert list(Path(folder).iterdir()) == []
+    assert list(Path("/run/netns").glob(f"torture-{torture.pid}-*")) == []
+    assert processes_of_ours(f"TMPDIR={folder}") == []
 
 
 @pytest.mark.parametrize("seconds", [45, 105, 585])

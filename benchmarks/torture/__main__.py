@@ -53,6 +53,7 @@ class Torture:
         self.ledger = Ledger()
         self.load = Load(load_engine, self.ledger, seed=seed, rate=rate)
         stack.callback(self.load.stop)
+        stack.callback(self.load_proxy.go_on)  # what is held up would be waited for
         self.monitor = Monitor(self.monitor_engine)
         stack.callback(self.monitor.stop)
         self.services = self._make_services(logs)
@@ -84,9 +85,9 @@ class Torture:
         faults = plan(random.Random(f"plan-{seed}"), faults_end)
         at = 5.0
         while at < faults_end:
-            self.storm.at(at, self.load.poison)
+            self.storm.agenda.at(at, self.load.poison)
             at += _POISON_EVERY
-        self.storm.at(seconds - _LOAD_ENDS, self.load.stop)
+        self.storm.agenda.at(seconds - _LOAD_ENDS, self.load.stop)
         self.storm.keep()
         self.monitor.start()
         self.load.start()

@@ -82,6 +82,7 @@ def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
     session.flush()
     if not session.scalar(select(jobs.Run.id).where(jobs.Run.job_id == run.job_id, jobs.Run.outcome == "snoozed")):
         raise Snooze(seconds)
+    time.sleep(seconds)
 
 
 @jobs.task(retry=SOON)
@@ -99,7 +100,7 @@ def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Takes too long at first, after it wrote."""
     session.add(_effect(run, n))
     session.flush()
-    end = time.monotonic() + (60 if run.attempt == 1 else seconds)
+    end = time.monotonic() + (60.0 if run.attempt == 1 else min(seconds, 0.1))
     while time.monotonic() < end:
         time.sleep(0.005)
 

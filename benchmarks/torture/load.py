@@ -31,6 +31,8 @@ _WEIGHTS = {
 }
 _ROLLED_BACK = 0.02
 _DELAYED = 0.15
+_LONG = 0.04
+"""Jobs of some seconds: likely to be hit, and to run elsewhere while the one that lost them goes on."""
 _CANCELS = 0.06
 _CATCH_UP = 0.5
 """Seconds' worth of load that is made up for after an outage."""
@@ -94,7 +96,8 @@ class Load:
         """Enqueue no more; returns when the last transaction was answered."""
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
     def _loop(self, rng: random.Random, rate: float) -> None:
         due = time.monotonic()
@@ -159,6 +162,6 @@ class Load:
 def _enqueue(session: Session, rng: random.Random, name: str, n: int) -> JobMixin:
     task: Task[Any, Any, JobMixin] = app.jobs.tasks[name]
     delay = rng.uniform(0.2, 5.0) if rng.random() < _DELAYED else None
-    seconds = rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
+    seconds = rng.uniform(1.0, 6.0) if rng.random() < _LONG else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
     priority = rng.choice([0, 0, 0, 0, -5, 5])
     return task.options(delay=delay, priority=priority).enqueue(session, n=n, seconds=seconds)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import click
@@ -16,12 +14,14 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from benchmarks.proxy import Proxy
+from benchmarks.torture.agenda import Action, Agenda
 from benchmarks.torture.hosts import Host
 from benchmarks.torture.monitor import Monitor
 from benchmarks.torture.plan import Planned
 from benchmarks.torture.services import Service
 from sqla_jobs.postgres import LocalServer
 
+_LOAD = "the load"
 _STEP = 0.05
 _LATER = 0.5
 """Seconds after which a fault that cannot be now is tried again."""
@@ -54,26 +54,22 @@ class Storm:
         self._engine = engine
         self._ours = application_name
         self._monitor = monitor
-        self._began = time.monotonic()
-        self._agenda: list[tuple[float, int, Callable[[], object]]] = []
-        self._numbers = itertools.count()
+        self.agenda = Agenda()
         self._is_down = False
         self._held_up: set[str] = set()
-        """Names of hosts behind a stall or a partition."""
+        """Names of hosts, or of the load, behind a stall or a partition."""
         self._frozen: set[int] = set()
         self._ends_at = 0.0
         self.counts: Counter[str] = Counter()
 
     def run(self, faults: Sequence[Planned], seconds: float, *, faults_end: float) -> None:
         """Faults at their times, and the services kept up, for so many seconds; all faults are over at `faults_end`."""
-        self._began = time.monotonic()
-        self._ends_at = self._began + faults_end
+        self.agenda.begin()
+        self._ends_at = faults_end
         for fault in faults:
-            self._plan(fault.at, partial(self._try, fault.kind))
-        end = self._began + seconds
-        while (now := time.monotonic()) < end:
-            while self._agenda and self._agenda[0][0] <= now:
-                heapq.heappop(self._agenda)[2]()
+            self.agenda.at(fault.at, partial(self._try, fault.kind))
+        while self.agenda.now < seconds:
+            self.agenda.run_due()
             self.keep()
             time.sleep(_STEP)
 
@@ -82,21 +78,11 @@ class Storm:
         for service in self._services:
             service.keep()
 
-    def say(self, what: str) -> None:
-        click.echo(f"{time.monotonic() - self._began:7.1f} s  {what}")
-
-    def at(self, seconds: float, action: Callable[[], object]) -> None:
-        """Plan something else, so many seconds after the begin."""
-        self._plan(seconds, action)
-
-    def _plan(self, seconds: float, action: Callable[[], object]) -> None:
-        heapq.heappush(self._agenda, (self._began + seconds, next(self._numbers), action))
-
-    def _after(self, least: float, most: float, action: Callable[[], object]) -> float:
+    def _after(self, least: float, most: float, action: Action) -> float:
         """Plan the end of a fault that has just begun; returns after how many seconds that is."""
-        now = time.monotonic()
+        now = self.agenda.now
         length = max(0.0, min(self._rng.uniform(least, most), self._ends_at - now))
-        self._plan(now - self._began + length, action)
+        self.agenda.at(now + length, action)
         return length
 
     def _try(self, kind: str) -> None:
@@ -112,13 +98,12 @@ class Storm:
             "crash": self._crash,
             "restart": self._restart,
         }[kind]()
-        if told is not None:
-            self.counts[kind] += 1
-            self.say(f"{kind:<10} {told}")
-        elif time.monotonic() + _LATER < self._ends_at:
-            self._plan(time.monotonic() - self._began + _LATER, partial(self._try, kind))
-        else:
-            self.say(f"{kind:<10} left out: there was no time left for it")
+        now = self.agenda.now
+        if told is None and now + _LATER < self._ends_at:
+            self.agenda.at(now + _LATER, partial(self._try, kind))
+            return
+        self.counts[kind] += told is not None
+        click.echo(f"{now:7.1f} s  {kind:<10} {told or 'left out: there was no time left for it'}")
 
     def _pick(self) -> tuple[Service, int, list[int]] | None:
         running = [service for service in self._services if service.is_running]
@@ -187,49 +172,52 @@ class Storm:
 
     def _lose_answers(self) -> str | None:
         """What was asked is done, and nobody is told: the answers are held back, and then the connections cut."""
-        free = [host for host in self._hosts if host.name not in self._held_up]
-        chosen = self._rng.choice([None, *free, *free])
-        after = self._rng.choice([b"COMMIT", b"COMMIT", b"UPDATE"]) if chosen else b"COMMIT"
-        proxy, name = (chosen.proxy, chosen.name) if chosen else (self._load, "the load")
-        hit = self._hold_up("answers", chosen) if chosen else 0
+        if (chosen := self._pick_free()) is None:
+            return None
+        name, proxy, pids = chosen
+        after = self._rng.choice([b"COMMIT", b"COMMIT", b"UPDATE"]) if pids else b"COMMIT"
+        hit = self._hold_up("answers", name, pids)
         proxy.mute(after)
 
         def end() -> None:
             proxy.cut()
             proxy.go_on()
 
-        length = self._after(0.6, 2.0, partial(self._let_go, chosen, end) if chosen else end)
+        length = self._after(0.6, 2.0, partial(self._let_go, name, end))
         return f"answers to each {after.decode()} of {name} are lost for {length:.1f} s, which ran {hit} jobs"
 
     def _stall(self) -> str | None:
-        free = [host for host in self._hosts if host.name not in self._held_up]
-        chosen = self._rng.choice([None, *free, *free])
-        if chosen is None:
-            self._load.stall()
-            return f"the load's connections pass nothing on for {self._after(1.0, 8.0, self._load.go_on):.1f} s"
-        proxy = chosen.proxy
-        hit = self._hold_up("stall", chosen)
+        if (chosen := self._pick_free()) is None:
+            return None
+        name, proxy, pids = chosen
+        hit = self._hold_up("stall", name, pids)
         proxy.stall()
-        length = self._after(1.0, 10.0, partial(self._let_go, chosen, proxy.go_on))
-        return f"connections of {chosen.name} pass nothing on for {length:.1f} s, which ran {hit} jobs"
+        length = self._after(1.0, 10.0, partial(self._let_go, name, proxy.go_on))
+        return f"connections of {name} pass nothing on for {length:.1f} s, which ran {hit} jobs"
+
+    def _pick_free(self) -> tuple[str, Proxy, list[int]] | None:
+        """The load or a host that is not held up already: its name, its proxy and the pids there."""
+        free = [(host.name, host.proxy, self._pids_on(host)) for host in self._hosts]
+        free = [one for one in [(_LOAD, self._load, []), *free] if one[0] not in self._held_up]
+        return self._rng.choice(free) if free else None
 
     def _partition(self) -> str | None:
         free = [host for host in self._hosts if host.name not in self._held_up]
         if not free:
             return None
         host = self._rng.choice(free)
-        hit = self._hold_up("partition", host)
+        hit = self._hold_up("partition", host.name, self._pids_on(host))
         host.partition()
-        length = self._after(2.0, 12.0, partial(self._let_go, host, host.heal))
+        length = self._after(2.0, 12.0, partial(self._let_go, host.name, host.heal))
         return f"{host.name} is cut off for {length:.1f} s, which ran {hit} jobs"
 
-    def _hold_up(self, fault: str, host: Host) -> int:
-        self._held_up.add(host.name)
-        return self._monitor.hit(fault, self._pids_on(host))
+    def _hold_up(self, fault: str, name: str, pids: list[int]) -> int:
+        self._held_up.add(name)
+        return self._monitor.hit(fault, pids)
 
-    def _let_go(self, host: Host, end: Callable[[], object]) -> None:
+    def _let_go(self, name: str, end: Action) -> None:
         end()
-        self._held_up.discard(host.name)
+        self._held_up.discard(name)
 
     def _crash(self) -> str | None:
         if self._is_down:
