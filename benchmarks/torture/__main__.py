@@ -28,6 +28,7 @@ from benchmarks.torture.storm import Storm
 from benchmarks.torture.verdict import Facts, breaches, outcomes, read_facts
 from sqla_jobs.postgres import LocalServer
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OURS = "torture-monitor"
 _QUIET = 15.0
 """Seconds at the end without faults."""
@@ -161,7 +162,10 @@ def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counter.items())) or "none"
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> None:
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    """End in order, once: a second signal must not break off the cleaning up."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -174,7 +178,8 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 @click.option("--network", type=click.Choice(["auto", "namespaces", "proxy"]), default="auto", show_default=True)
 def main(minutes: float, seed: int, rate: float, drain_for: float, logs: Path | None, network: str) -> None:
     """Steady load, two hosts of workers, and faults by a seeded plan; then count what was promised."""
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for each in _SIGNALS:
+        signal.signal(each, _on_signal)
     found_namespaces = network == "namespaces" or (network == "auto" and can_make_namespaces())
     make_host = NamespaceHost if found_namespaces else ProxiedHost
     with ExitStack() as stack:
