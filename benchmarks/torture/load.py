@@ -31,7 +31,7 @@ _WEIGHTS = {
 }
 _ROLLED_BACK = 0.02
 _DELAYED = 0.15
-_LONG = 0.04
+_LONG = 0.05
 """Jobs of some seconds: likely to be hit, and to run elsewhere while the one that lost them goes on."""
 _CANCELS = 0.06
 _CATCH_UP = 0.5

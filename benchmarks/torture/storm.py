@@ -175,7 +175,7 @@ class Storm:
         if (chosen := self._pick_free()) is None:
             return None
         name, proxy, pids = chosen
-        after = self._rng.choice([b"COMMIT", b"COMMIT", b"UPDATE"]) if pids else b"COMMIT"
+        after = self._rng.choice([b"COMMIT", b"UPDATE"]) if pids else b"COMMIT"
         hit = self._hold_up("answers", name, pids)
         proxy.mute(after)
 
