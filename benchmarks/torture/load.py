@@ -34,6 +34,7 @@ _DELAYED = 0.15
 _LONG = 0.05
 """Jobs of some seconds: likely to be hit, and to run elsewhere while the one that lost them goes on."""
 _CANCELS = 0.06
+_MAY_BE_LONG = {"write", "mark", "chain"}
 _CATCH_UP = 0.5
 """Seconds' worth of load that is made up for after an outage."""
 _AFTER_ERROR = 0.2
@@ -162,6 +163,7 @@ class Load:
 def _enqueue(session: Session, rng: random.Random, name: str, n: int) -> JobMixin:
     task: Task[Any, Any, JobMixin] = app.jobs.tasks[name]
     delay = rng.uniform(0.2, 5.0) if rng.random() < _DELAYED else None
-    seconds = rng.uniform(1.0, 6.0) if rng.random() < _LONG else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
+    is_long = name in _MAY_BE_LONG and rng.random() < _LONG
+    seconds = rng.uniform(1.0, 6.0) if is_long else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
     priority = rng.choice([0, 0, 0, 0, -5, 5])
     return task.options(delay=delay, priority=priority).enqueue(session, n=n, seconds=seconds)
