@@ -14,7 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from sqlalchemy import Engine, create_engine, make_url, select
+from sqlalchemy import Engine, create_engine, func, make_url, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from benchmarks.proxy import Proxy
@@ -35,7 +36,8 @@ _QUIET = 15.0
 _LOAD_ENDS = 5.0
 """Seconds before the end at which the load ends."""
 _POISON_EVERY = 15.0
-_WORKER = ["--queues", "default=8", "--heartbeat", "1", "--lease", "6", "--grace", "10"]
+_PROGRESS_EVERY = 10.0
+_WORKER = ["--queues", "default=12", "--heartbeat", "1", "--lease", "6", "--grace", "10"]
 _STOP = 60.0
 """Seconds a worker may take to end after SIGTERM; more than its grace and its last writes."""
 
@@ -89,10 +91,22 @@ class Torture:
             self.storm.agenda.at(at, self.load.poison)
             at += _POISON_EVERY
         self.storm.agenda.at(seconds - _LOAD_ENDS, self.load.stop)
+        for k in range(1, int(seconds / _PROGRESS_EVERY)):
+            self.storm.agenda.at(k * _PROGRESS_EVERY, self._tell)
         self.storm.keep()
         self.monitor.start()
         self.load.start()
         self.storm.run(faults, seconds, faults_end=faults_end)
+
+    def _tell(self) -> None:
+        """How the jobs stand, on a line of its own."""
+        try:
+            with Session(self.monitor_engine) as session:
+                states = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state)).all()
+            told = _counts(Counter({str(state): count for state, count in states}))
+        except DBAPIError:  # what is told is only how it goes
+            told = "the server is away"
+        click.echo(f"{self.storm.agenda.now:7.1f} s  ({told})")
 
     def drain(self, timeout: float) -> float:
         """Wait until no job is left to run and no row of a dead process; returns how long that took, at most."""

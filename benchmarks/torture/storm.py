@@ -92,7 +92,8 @@ class Storm:
             "terminate": self._terminate,
             "backends": self._kill_backends,
             "cut": self._cut,
-            "answers": self._lose_answers,
+            "commits": self._lose_commits,
+            "claims": self._lose_claims,
             "stall": self._stall,
             "partition": self._partition,
             "crash": self._crash,
@@ -170,24 +171,29 @@ class Storm:
     def _pids_on(self, host: Host) -> list[int]:
         return [pid for service in self._services if service.host is host for pid in service.pids]
 
-    def _lose_answers(self) -> str | None:
+    def _lose_commits(self) -> str | None:
+        chosen = self._pick_free([*self._hosts, None])
+        return chosen and self._lose_answers("commits", b"COMMIT", *chosen)
+
+    def _lose_claims(self) -> str | None:
+        """And ends, and beats: the statements of the worker's own connections, which commit one by one."""
+        chosen = self._pick_free(self._hosts)
+        return chosen and self._lose_answers("claims", b"UPDATE", *chosen)
+
+    def _lose_answers(self, fault: str, to: bytes, name: str, proxy: Proxy, pids: list[int]) -> str:
         """What was asked is done, and nobody is told: the answers are held back, and then the connections cut."""
-        if (chosen := self._pick_free()) is None:
-            return None
-        name, proxy, pids = chosen
-        after = self._rng.choice([b"COMMIT", b"UPDATE"]) if pids else b"COMMIT"
-        hit = self._hold_up("answers", name, pids)
-        proxy.mute(after)
+        hit = self._hold_up(fault, name, pids)
+        proxy.mute(to)
 
         def end() -> None:
             proxy.cut()
             proxy.go_on()
 
         length = self._after(0.6, 2.0, partial(self._let_go, name, end))
-        return f"answers to each {after.decode()} of {name} are lost for {length:.1f} s, which ran {hit} jobs"
+        return f"answers to each {to.decode()} of {name} are lost for {length:.1f} s, which ran {hit} jobs"
 
     def _stall(self) -> str | None:
-        if (chosen := self._pick_free()) is None:
+        if (chosen := self._pick_free([*self._hosts, None])) is None:
             return None
         name, proxy, pids = chosen
         hit = self._hold_up("stall", name, pids)
@@ -195,10 +201,10 @@ class Storm:
         length = self._after(1.0, 10.0, partial(self._let_go, name, proxy.go_on))
         return f"connections of {name} pass nothing on for {length:.1f} s, which ran {hit} jobs"
 
-    def _pick_free(self) -> tuple[str, Proxy, list[int]] | None:
-        """The load or a host that is not held up already: its name, its proxy and the pids there."""
-        free = [(host.name, host.proxy, self._pids_on(host)) for host in self._hosts]
-        free = [one for one in [(_LOAD, self._load, []), *free] if one[0] not in self._held_up]
+    def _pick_free(self, among: Sequence[Host | None]) -> tuple[str, Proxy, list[int]] | None:
+        """A host, or `None` for the load, that is not held up already: its name, its proxy and the pids there."""
+        there = [(h.name, h.proxy, self._pids_on(h)) if h else (_LOAD, self._load, list[int]()) for h in among]
+        free = [one for one in there if one[0] not in self._held_up]
         return self._rng.choice(free) if free else None
 
     def _partition(self) -> str | None:
