@@ -1,4 +1,4 @@
-"""A TCP proxy before a server, which can stall, strand, cut and refuse connections, and change the server."""
+"""A TCP proxy before a server: stalls, strands, mutes, cuts and refuses connections, changes the server."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
 
 class Proxy:
-    """Listens on 127.0.0.1, on `port`, and passes on to `target`; all methods may be called from any thread."""
+    """Listens at `listen`, on `port`, and passes on to `target`; all methods may be called from any thread."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], *, listen: str = "127.0.0.1") -> None:
         self.target = target
         """Where new connections go."""
+        self.listen = listen
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
         self._open.set()
+        self._mute_after: bytes | None = None
+        self._unmuted: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -40,9 +44,16 @@ class Proxy:
         """Keep connections open and accept new ones, and pass nothing on: a peer that answers nothing."""
         self._call(self._open.clear)
 
+    def mute(self, after: bytes = b"") -> None:
+        """Hold answers back, on each connection from the next request on that contains `after`.
+
+        The requests are passed on: with a `cut()` after it, what was asked is done, and nobody is told.
+        """
+        self._call(partial(setattr, self, "_mute_after", after))
+
     def go_on(self) -> None:
         """Pass on what was held up, and all that follows."""
-        self._call(self._open.set)
+        self._call(self._pass_all_on)
 
     def strand(self) -> None:
         """Keep the connections there are, and pass nothing on in them ever again; new ones are passed on."""
@@ -61,7 +72,7 @@ class Proxy:
     def accept(self) -> None:
         """Accept connections, again, at the same port."""
         if self._server is None:
-            listening = asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            listening = asyncio.start_server(self._serve, self.listen, self.port)
             self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(10)
             self.port = self._server.sockets[0].getsockname()[1]
 
@@ -74,6 +85,13 @@ class Proxy:
     def _replace_gate(self) -> None:
         self._open.clear()
         self._open = asyncio.Event()
+        self._open.set()
+
+    def _pass_all_on(self) -> None:
+        self._mute_after = None
+        for unmuted in self._unmuted:
+            unmuted.set()
+        self._open.set()
         self._open.set()
 
     def _abort_all(self) -> None:
@@ -90,10 +108,14 @@ class Proxy:
         try:
             await gate.wait()
             there, away = await asyncio.open_connection(*self.target)
+            unmuted = asyncio.Event()
+            unmuted.set()
+            self._unmuted.add(unmuted)
             self._writers.add(away)
             try:
-                await asyncio.gather(self._pump(reader, away, gate), self._pump(there, writer, gate))
+                await asyncio.gather(self._ask(reader, away, gate, unmuted), _answer(there, writer, gate, unmuted))
             finally:
+                self._unmuted.discard(unmuted)
                 self._writers.discard(away)
                 away.transport.abort()
         except (OSError, asyncio.CancelledError):
@@ -102,10 +124,26 @@ class Proxy:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    async def _ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event, unmuted: asyncio.Event
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await gate.wait()
+                if self._mute_after is not None and self._mute_after in data:
+                    unmuted.clear()
                 writer.write(data)
                 await writer.drain()
         writer.close()
+
+
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event, unmuted: asyncio.Event
+) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            await gate.wait()
+            await unmuted.wait()
+            writer.write(data)
+            await writer.drain()
+    writer.close()

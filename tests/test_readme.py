@@ -106,7 +106,7 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 
 
 def test_every_page_is_run_by_a_test() -> None:
-    assert {page.stem for page in DOCS} == {"tasks", "testing", "transactions", "workers"}
+    assert {page.stem for page in DOCS} == {"reliability", "tasks", "testing", "transactions", "workers"}
 
 
 def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) -> None:
@@ -207,6 +207,9 @@ def test_a_command_in_the_docs_is_one_that_works(
         case ["python", "-m", "sqla_jobs", *arguments]:
             _place_an_order(database_url)
             subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], capture_output=True, check=True)
+        case ["python", "-m", "benchmarks.torture", *arguments]:  # it is run by tests/test_torture.py
+            usage = [sys.executable, "-m", "benchmarks.torture", *arguments, "--help"]
+            subprocess.run(usage, cwd=ROOT, capture_output=True, check=True)
         case [".venv/bin/python", "-m", "pytest", *arguments]:
             collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
             done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,0 +1,125 @@
+"""The application under torture: each task leaves effects that can be counted, and each job has a number of its own."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sqlalchemy import BigInteger, Text, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tenacity import Retrying, wait_random
+
+from sqla_jobs import Jobs, RunContext, Snooze
+
+POISONED = 86
+"""The exit code of a process that a job has killed."""
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+
+
+class Effect(Base):
+    """What one run did, whether or not it could say so afterwards."""
+
+    __tablename__ = "effects"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    n: Mapped[int] = mapped_column(BigInteger)
+    task: Mapped[str] = mapped_column(Text)
+    job_id: Mapped[int] = mapped_column(BigInteger)
+    run_id: Mapped[int] = mapped_column(BigInteger)
+
+
+SOON = Retrying(wait=wait_random(0.05, 0.5))
+
+
+def _effect(run: RunContext, n: int) -> Effect:
+    return Effect(n=n, task=run.task, job_id=run.job_id, run_id=run.run_id)
+
+
+@jobs.task(retry=SOON)
+def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
+    """A transactional effect, and then some work before the commit."""
+    session.add(_effect(run, n))
+    session.flush()
+    time.sleep(seconds)
+    return n
+
+
+@jobs.task(retry=SOON)
+def mark(run: RunContext, n: int, seconds: float) -> int:
+    """A plain effect, committed on its own, and then some work."""
+    with jobs.binding().session_factory() as session:
+        session.add(_effect(run, n))
+        session.commit()
+    time.sleep(seconds)
+    return n
+
+
+@jobs.task(retry=SOON)
+def chain(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    """A transactional effect and a follow-up job, in one commit."""
+    session.add(_effect(run, n))
+    follow.enqueue(session, n=n, seconds=seconds / 2)
+    session.flush()
+    time.sleep(seconds)
+
+
+@jobs.task(retry=SOON)
+def follow(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    """What `chain` enqueues."""
+    session.add(_effect(run, n))
+    time.sleep(seconds)
+
+
+@jobs.task(retry=SOON)
+def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    """Comes back once, however often it is lost in between."""
+    session.add(_effect(run, n))
+    session.flush()
+    if not session.scalar(select(jobs.Run.id).where(jobs.Run.job_id == run.job_id, jobs.Run.outcome == "snoozed")):
+        raise Snooze(seconds)
+    time.sleep(seconds)
+
+
+@jobs.task(retry=SOON)
+def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    """Fails at first, after it wrote."""
+    session.add(_effect(run, n))
+    session.flush()
+    time.sleep(seconds)
+    if run.attempt == 1:
+        raise RuntimeError("the first attempt fails")
+
+
+@jobs.task(retry=SOON, timeout=0.5)
+def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    """Takes too long at first, after it wrote."""
+    session.add(_effect(run, n))
+    session.flush()
+    end = time.monotonic() + (60.0 if run.attempt == 1 else min(seconds, 0.1))
+    while time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@jobs.task(retry=SOON, max_attempts=3)
+def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    """Always fails, after it wrote."""
+    session.add(_effect(run, n))
+    session.flush()
+    time.sleep(seconds)
+    raise RuntimeError("it always fails")
+
+
+@jobs.task(max_attempts=2)
+def poison(n: int, seconds: float) -> None:
+    """Ends its whole process."""
+    time.sleep(seconds)
+    os._exit(POISONED)
+
+
+TRANSACTIONAL = {"write", "chain", "follow", "snooze", "flaky", "overrun", "hopeless"}
+PLAIN = {"mark"}

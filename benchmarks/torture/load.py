@@ -1,0 +1,169 @@
+"""Steady load through an engine of its own, and a ledger of what each commit was answered."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from benchmarks.torture import app
+from sqla_jobs import JobMixin
+from sqla_jobs.errors import JobsError
+from sqla_jobs.tasks import Task
+
+_WEIGHTS = {
+    "write": 35,
+    "mark": 30,
+    "chain": 12,
+    "snooze": 6,
+    "flaky": 7,
+    "overrun": 3,
+    "hopeless": 3,
+}
+_ROLLED_BACK = 0.02
+_DELAYED = 0.15
+_LONG = 0.05
+"""Jobs of some seconds: likely to be hit, and to run elsewhere while the one that lost them goes on."""
+_CANCELS = 0.06
+_MAY_BE_LONG = {"write", "mark", "chain"}
+_CATCH_UP = 0.5
+"""Seconds' worth of load that is made up for after an outage."""
+_AFTER_ERROR = 0.2
+_CANCELLED_AMONG = 30
+"""The youngest jobs are cancelled, since most end soon."""
+_NEVER_CANCELLED = {"poison"}
+
+
+class Answer(StrEnum):
+    """What the server said to a transaction."""
+
+    acknowledged = "acknowledged"
+    refused = "refused"
+    """It was rolled back, or the connection broke before COMMIT was sent."""
+    unknown = "unknown"
+    """The connection broke between COMMIT and its answer."""
+
+
+@dataclass
+class Ledger:
+    """What was asked of the library, and what the server answered."""
+
+    enqueued: dict[int, tuple[str, Answer]] = field(default_factory=dict[int, tuple[str, Answer]])
+    """Task and answer by the job's own number."""
+    cancels: dict[int, Answer] = field(default_factory=dict[int, Answer])
+    """By job id, of those that were not told that the job had ended."""
+    recent: list[int] = field(default_factory=list[int])
+    """Ids of jobs that may be cancelled."""
+    surprises: list[str] = field(default_factory=list[str])
+    """What should not happen in any outage."""
+
+    @property
+    def answers(self) -> Counter[str]:
+        return Counter(str(answer) for _, answer in list(self.enqueued.values()))
+
+
+class Load:
+    """Threads that together enqueue `rate` jobs a second until `stop()`, also across outages."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, threads: int = 3) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._numbers = itertools.count(1)
+        self._stop = threading.Event()
+        self._poison = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._loop, args=(random.Random(f"{seed}-{k}"), rate / threads), name=f"load-{k}")
+            for k in range(threads)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def poison(self) -> None:
+        """Add one job that kills its process."""
+        self._poison.set()
+
+    def stop(self) -> None:
+        """Enqueue no more; returns when the last transaction was answered."""
+        self._stop.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def _loop(self, rng: random.Random, rate: float) -> None:
+        due = time.monotonic()
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            tasks = self._choose(rng)
+            due = max(due, time.monotonic() - _CATCH_UP) + len(tasks) * rng.uniform(0.5, 1.5) / rate
+            if not self._enqueue(rng, tasks) or (rng.random() < _CANCELS and not self._cancel(rng)):
+                self._stop.wait(_AFTER_ERROR)
+
+    def _choose(self, rng: random.Random) -> list[str]:
+        tasks = rng.choices([*_WEIGHTS], [*_WEIGHTS.values()], k=rng.choice([1, 1, 1, 2, 5]))
+        if self._poison.is_set():
+            self._poison.clear()
+            return [*tasks, "poison"]
+        return tasks
+
+    def _enqueue(self, rng: random.Random, tasks: list[str]) -> bool:
+        """One transaction. Returns whether the server answered."""
+        numbered = {next(self._numbers): task for task in tasks}
+        answer, made = Answer.refused, list[JobMixin]()
+        try:
+            with Session(self._engine, expire_on_commit=False) as session:
+                made = [_enqueue(session, rng, task, n) for n, task in numbered.items()]
+                session.flush()
+                if rng.random() < _ROLLED_BACK:
+                    session.rollback()
+                else:
+                    answer = Answer.unknown
+                    session.commit()
+                    answer = Answer.acknowledged
+        except DBAPIError:
+            return False
+        finally:
+            self._ledger.enqueued.update((n, (task, answer)) for n, task in numbered.items())
+        if answer is Answer.acknowledged:
+            self._ledger.recent += [job.id for job in made if job.task not in _NEVER_CANCELLED]
+            del self._ledger.recent[:-_CANCELLED_AMONG]
+        return True
+
+    def _cancel(self, rng: random.Random) -> bool:
+        if not self._ledger.recent:
+            return True
+        job_id = rng.choice(list(self._ledger.recent))  # a copy: other threads add to it
+        answer = Answer.refused
+        try:
+            with Session(self._engine) as session:
+                if not app.jobs.cancel(session, job_id):
+                    return True
+                answer = Answer.unknown
+                session.commit()
+                answer = Answer.acknowledged
+        except DBAPIError:
+            return False
+        except JobsError as error:
+            self._ledger.surprises.append(f"cancel of job {job_id}: {error}")
+        finally:
+            if answer is not Answer.refused and self._ledger.cancels.get(job_id) is not Answer.acknowledged:
+                self._ledger.cancels[job_id] = answer
+        return True
+
+
+def _enqueue(session: Session, rng: random.Random, name: str, n: int) -> JobMixin:
+    task: Task[Any, Any, JobMixin] = app.jobs.tasks[name]
+    delay = rng.uniform(0.2, 5.0) if rng.random() < _DELAYED else None
+    is_long = name in _MAY_BE_LONG and rng.random() < _LONG
+    seconds = rng.uniform(1.0, 6.0) if is_long else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
+    priority = rng.choice([0, 0, 0, 0, -5, 5])
+    return task.options(delay=delay, priority=priority).enqueue(session, n=n, seconds=seconds)

@@ -1,0 +1,119 @@
+"""Measures, on a direct connection to the server, how long work is held up by each fault."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import DBAPIError
+
+from benchmarks.torture.app import jobs
+
+_POLL = 0.05
+_LOOK_BACK = 1000
+"""Runs among which the first one after an outage is looked for."""
+
+
+@dataclass(eq=False)
+class _Watch:
+    """A fault; over once none of `runs` runs any more or, after an outage, once a later one succeeded."""
+
+    fault: str
+    began: float
+    runs: set[int] = field(default_factory=set[int])
+    later_than: int | None = None
+
+    def is_over(self, running: set[int], newest_success: int) -> bool:
+        self.runs &= running
+        return newest_success > self.later_than if self.later_than is not None else not self.runs
+
+
+class Monitor:
+    """A thread that looks twenty times a second at what became of the jobs that each fault hit."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._watches: list[_Watch] = []
+        self._seconds: dict[str, list[float]] = defaultdict(list)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="monitor")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; what is not over by then is in `unrecovered`."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def hit(self, fault: str, pids: Collection[int]) -> int:
+        """A fault hits these processes: watch what runs there now, and return how many jobs that are."""
+        try:
+            with self._engine.connect() as connection:
+                runs = _running(connection, pids)
+        except DBAPIError:  # there is no server at this moment, so nothing to measure
+            return 0
+        if runs:
+            with self._lock:
+                self._watches.append(_Watch(fault, time.monotonic(), runs))
+        return len(runs)
+
+    def outage_ended(self, fault: str) -> None:
+        """The server accepts connections again: watch for the first job that succeeds."""
+        with self._engine.connect() as connection:
+            newest = connection.scalar(select(func.max(jobs.Run.id))) or 0
+        with self._lock:
+            self._watches.append(_Watch(fault, time.monotonic(), later_than=newest))
+
+    @property
+    def unrecovered(self) -> list[str]:
+        with self._lock:
+            return [watch.fault for watch in self._watches]
+
+    def figures(self) -> Iterable[tuple[str, int, float, float]]:
+        """Fault, how often it was measured, the median and the longest recovery in seconds."""
+        with self._lock:
+            for fault, seconds in sorted(self._seconds.items()):
+                yield fault, len(seconds), statistics.median(seconds), max(seconds)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(_POLL):
+            with self._lock:
+                watches = list(self._watches)
+            if not watches:
+                continue
+            try:
+                over = self._look(watches)
+            except DBAPIError:  # an outage is part of the recovery
+                continue
+            now = time.monotonic()
+            with self._lock:
+                for watch in over:
+                    self._watches.remove(watch)
+                    self._seconds[watch.fault].append(now - watch.began)
+
+    def _look(self, watches: list[_Watch]) -> list[_Watch]:
+        with self._engine.connect() as connection:
+            running, newest = _running(connection), _newest_success(connection)
+        return [watch for watch in watches if watch.is_over(running, newest)]
+
+
+def _running(connection: Connection, pids: Collection[int] | None = None) -> set[int]:
+    """The runs under way, everywhere or in some processes."""
+    job = jobs.Job
+    found = select(job.current_run_id).where(job.state == "running", job.current_run_id.is_not(None))
+    if pids is not None:
+        found = found.where(job.process_id.in_(select(jobs.Process.id).where(jobs.Process.pid.in_(pids))))
+    return {run_id for run_id in connection.scalars(found) if run_id is not None}
+
+
+def _newest_success(connection: Connection) -> int:
+    last = select(jobs.Run.id, jobs.Run.outcome).order_by(jobs.Run.id.desc()).limit(_LOOK_BACK).subquery()
+    return connection.scalar(select(func.max(last.c.id)).where(last.c.outcome == "succeeded")) or 0

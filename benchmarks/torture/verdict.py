@@ -1,0 +1,186 @@
+"""Counts what was left behind, and names each promise that was broken."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from benchmarks.torture.app import PLAIN, TRANSACTIONAL, Effect, jobs
+from benchmarks.torture.load import Answer, Ledger
+
+_LIVE = ("scheduled", "queued", "running")
+
+
+@dataclass(frozen=True)
+class RunFact:
+    id: int
+    outcome: str
+
+
+@dataclass
+class JobFact:
+    """A job, its runs in order, and the run ids of the effects it left."""
+
+    id: int
+    n: int
+    task: str
+    state: str
+    attempt: int
+    max_attempts: int
+    cancel_requested: bool
+    runs: list[RunFact] = field(default_factory=list[RunFact])
+    effects: list[int] = field(default_factory=list[int])
+
+    def __str__(self) -> str:
+        runs = ", ".join(f"{run.id} {run.outcome}" for run in self.runs) or "none"
+        asked = ", cancel requested" if self.cancel_requested else ""
+        return (
+            f"job {self.id} ({self.task}, n={self.n}) is {self.state}{asked} after attempt {self.attempt} of "
+            f"{self.max_attempts}; runs: {runs}; effects of runs: {self.effects}"
+        )
+
+    @property
+    def succeeded(self) -> list[int]:
+        return [run.id for run in self.runs if run.outcome == "succeeded"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the database says at the end."""
+
+    jobs: dict[int, JobFact]
+    strays: list[str]
+    """Runs and effects of jobs that are not there."""
+    process_pids: list[int]
+
+
+def read_facts(session: Session) -> Facts:
+    """All of it; for some 100,000 jobs it fits into memory."""
+    job, run = jobs.Job, jobs.Run
+    columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts)
+    facts: dict[int, JobFact] = {}
+    for job_id, n, task, state, attempt, most, asked in session.execute(
+        select(*columns, job.cancel_requested_at.is_not(None))
+    ):
+        facts[job_id] = JobFact(job_id, n, task, str(state), attempt, most, asked)
+    strays: list[str] = []
+    for run_id, job_id, outcome in session.execute(select(run.id, run.job_id, run.outcome).order_by(run.id)):
+        if job_id in facts:
+            facts[job_id].runs.append(RunFact(run_id, str(outcome)))
+        else:
+            strays.append(f"run {run_id} is of job {job_id}, which is not there")
+    for effect in session.scalars(select(Effect).order_by(Effect.id)):
+        if effect.job_id in facts:
+            facts[effect.job_id].effects.append(effect.run_id)
+        else:
+            strays.append(f"an effect n={effect.n} is of job {effect.job_id}, which is not there")
+    return Facts(facts, strays, list(session.scalars(select(jobs.Process.pid))))
+
+
+def breaches(facts: Facts, ledger: Ledger, services: Collection[Collection[int]]) -> list[str]:
+    """Each broken promise in a line that names the job; `services` are the pids of each living service."""
+    found = [*facts.strays, *ledger.surprises]
+    found += _enqueued(facts, ledger)
+    for job in facts.jobs.values():
+        found += [f"{said}: {job}" for rule in _RULES for said in rule(job, ledger)]
+    found += _follow_ups(facts)
+    found += _processes(facts, services)
+    return found
+
+
+def _enqueued(facts: Facts, ledger: Ledger) -> Iterator[str]:
+    """A job exists if and only if its transaction committed."""
+    there = Counter(job.n for job in facts.jobs.values() if job.task != "follow")
+    for n, (task, answer) in ledger.enqueued.items():
+        allowed = {Answer.acknowledged: {1}, Answer.refused: {0}, Answer.unknown: {0, 1}}[answer]
+        if there[n] not in allowed:
+            yield f"{there[n]} jobs of n={n} ({task}), whose commit was {answer}"
+    for n in there.keys() - ledger.enqueued.keys():
+        yield f"nobody enqueued n={n}, and there is a job of it"
+
+
+def _ended(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    if job.state in _LIVE:
+        yield "stuck"
+
+
+def _effects(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    """Exactly once for transactional tasks, by the run that succeeded; at least once for plain ones."""
+    if job.task in TRANSACTIONAL and job.effects != (job.succeeded if job.state == "succeeded" else []):
+        yield "not exactly the effect of the run that succeeded"
+    if job.task in PLAIN:
+        if job.state == "succeeded" and not job.effects:
+            yield "no effect of a plain job that succeeded"
+        if unknown := set(job.effects) - {run.id for run in job.runs}:
+            yield f"effects of runs {sorted(unknown)} that have no row"
+        if len(set(job.effects)) < len(job.effects):
+            yield "one run was executed twice"
+
+
+def _attempts(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    """Every attempt leaves a run; a snooze gives its attempt back."""
+    charged = sum(run.outcome != "snoozed" for run in job.runs)
+    if charged != job.attempt:
+        yield f"{job.attempt} attempts and {charged} runs that were charged"
+
+
+def _outcome(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    """The state is that of its last run, and one that the task and its cancels allow."""
+    outcomes = [run.outcome for run in job.runs]
+    if outcomes.count("succeeded") != (job.state == "succeeded"):
+        yield "its state and its succeeded runs do not agree"
+    for ended in ("succeeded", "failed", "cancelled"):
+        if ended in outcomes[:-1]:
+            yield f"a run after one that {ended}"
+    if job.state == "cancelled" and not job.cancel_requested:
+        yield "cancelled, and nobody asked for it"
+    if job.state == "succeeded" and job.task in ("hopeless", "poison"):
+        yield "succeeded, which this task never does"
+    if job.state == "failed" and (job.task not in ("hopeless", "poison") or job.attempt < job.max_attempts):
+        yield "failed, and should have been tried again"
+    if job.task == "poison" and outcomes != ["lost"] * job.max_attempts:
+        yield "a job that kills its process was not lost as often as it may be tried"
+
+
+def _cancels(job: JobFact, ledger: Ledger) -> Iterator[str]:
+    answer = ledger.cancels.get(job.id)
+    if answer is Answer.acknowledged and not job.cancel_requested:
+        yield "an acknowledged cancel is forgotten"
+    if job.cancel_requested and answer is None:
+        yield "nobody cancelled it, and it says so"
+
+
+_RULES: list[Callable[[JobFact, Ledger], Iterator[str]]] = [_ended, _effects, _attempts, _outcome, _cancels]
+
+
+def _follow_ups(facts: Facts) -> Iterator[str]:
+    """Exactly one follow-up job for each effect of the job that enqueues it."""
+    follow_ups = Counter(job.n for job in facts.jobs.values() if job.task == "follow")
+    for job in facts.jobs.values():
+        if job.task == "chain" and follow_ups.pop(job.n, 0) != len(job.effects):
+            yield f"not one follow-up job for each effect: {job}"
+    for n in follow_ups:
+        yield f"a follow-up job of n={n}, which no job enqueued"
+
+
+def _processes(facts: Facts, services: Collection[Collection[int]]) -> Iterator[str]:
+    """The rows of processes are those of the living."""
+    living = {pid for pids in services for pid in pids}
+    for pid in facts.process_pids:
+        if pid not in living:
+            yield f"a row is left of a process, pid {pid}, that is not there"
+    for pids in services:
+        if not set(pids) & set(facts.process_pids):
+            yield f"no row is there of the living processes {sorted(pids)}"
+
+
+def outcomes(facts: Facts) -> dict[str, Counter[str]]:
+    """How many runs of each task ended how."""
+    counted: dict[str, Counter[str]] = defaultdict(Counter)
+    for job in facts.jobs.values():
+        counted[job.task].update(run.outcome for run in job.runs)
+    return counted
