@@ -52,8 +52,29 @@ class Codec:
             for name, entity in self._entities.items()
             if name in values
         }
+        return self._encode({**values, **keys})
+
+    def encode_without_rows(self, values: Mapping[str, Any]) -> bytes:
+        """The same outside of a session, where no argument can be a row of the database."""
+        if rows := sorted(self._entities.keys() & values.keys()):
+            raise ArgumentsError(
+                f"{self._where(rows[0])} is a row of the database, which a schedule cannot hold: "
+                "take its key as a plain argument, and load it in the task"
+            )
+        return self._encode(values)
+
+    @property
+    def is_resolvable(self) -> bool:
+        """Whether all names in the annotations are defined by now."""
         try:
-            checked = self._adapter.validate_python({**values, **keys})
+            self.check()
+        except DeclarationError:
+            return False
+        return True
+
+    def _encode(self, values: Mapping[str, Any]) -> bytes:
+        try:
+            checked = self._adapter.validate_python(dict(values))
         except pydantic.ValidationError as error:
             raise self._unfit(error) from None
         encoded = self._dump(checked)

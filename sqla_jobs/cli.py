@@ -9,11 +9,14 @@ import logging
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 import click
+from sqlalchemy import select
 
+from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.explain import EXPLAINED, explain
@@ -64,6 +67,11 @@ def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
     return queues
 
 
+def _check_log_level(level: str) -> None:
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigurationError(f"--log-level {level}: DEBUG, INFO, WARNING or ERROR")
+
+
 @click.group()
 def main() -> None:
     """Background jobs in your own PostgreSQL database."""
@@ -76,6 +84,7 @@ def main() -> None:
 @click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue named without a number.")
 @click.option("--processes", default=1, show_default=True, help="Processes, each with all of these queues.")
 @click.option("--drain", is_flag=True, help="Run what is due, then end.")
+@click.option("--clock/--no-clock", default=True, show_default=True, help="Enqueue what schedules say, too.")
 @click.option("--reload", is_flag=True, help="Start anew when a Python file changes; for development.")
 @click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
@@ -92,6 +101,7 @@ def worker(
     concurrency: int,
     processes: int,
     drain: bool,
+    clock: bool,
     reload: bool,
     heartbeat: float,
     lease: float,
@@ -104,8 +114,7 @@ def worker(
 ) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
     with _plain_errors():
-        if log_level.upper() not in logging.getLevelNamesMapping():
-            raise ConfigurationError(f"--log-level {log_level}: DEBUG, INFO, WARNING or ERROR")
+        _check_log_level(log_level)
         settings = Settings.checked(
             _parse_queues(queues, concurrency),
             concurrency=concurrency,
@@ -117,13 +126,58 @@ def worker(
         )
         upkeep = Upkeep(processes, max_jobs, max_memory * 2**20, kill_after, reload)
     set_up_logging(log_level)
-    supervisor = Supervisor(Order(application, database_url, settings, drain, log_level), upkeep)
+    supervisor = Supervisor(Order(application, database_url, settings, drain, clock, log_level), upkeep)
     if reload:
         on_change(supervisor.replace_all)
     code = supervisor.run()
     if drain and code == 0:
         click.echo(f"{supervisor.runs} runs")
     sys.exit(code)
+
+
+@main.command()
+@_on_application
+@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
+@click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
+@click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells more.")
+def clock(jobs: Jobs[Any], heartbeat: float, lease: float, log_level: str) -> None:
+    """Enqueue what schedules say, until SIGTERM or SIGINT. Workers do so too, unless told --no-clock."""
+    _check_log_level(log_level)
+    set_up_logging(log_level)
+    jobs.clock(heartbeat=heartbeat, lease=lease).run()
+
+
+@main.group()
+def schedule() -> None:
+    """Schedules: rows that say by cron what is enqueued when."""
+
+
+@schedule.command("list")
+@_on_application
+def list_schedules(jobs: Jobs[Any]) -> None:
+    """All schedules, with their next ticks."""
+    with jobs.binding().session_factory() as session:
+        for one in session.scalars(select(jobs.Schedule).order_by(jobs.Schedule.name)):
+            if not one.enabled:
+                then = f"disabled: {one.reason or 'no reason given'}"
+            else:
+                then = f"next {one.next_run_at}" if one.next_run_at else "no clock has seen it yet"
+            click.echo(f"{one.name}  {one.task}  {one.cron}  {one.timezone}  {then}")
+
+
+@schedule.command("sync")
+@_on_application
+@click.option("--prune", is_flag=True, help="Disable at once what code declared once and does not any more.")
+@click.option("--reset", is_flag=True, help="Take back what operators changed.")
+def sync_schedules(jobs: Jobs[Any], prune: bool, reset: bool) -> None:
+    """Make rows of what code declares. Clocks do so when they start."""
+    jobs.tasks.load()
+    with jobs.binding().transaction() as session:
+        sync(session, jobs.models, jobs.schedules, reset=reset)
+        retired = retire(session, jobs.models, jobs.schedules, timedelta(0)) if prune else []
+    click.echo(f"{len(jobs.schedules)} schedules are declared in code")
+    for name in retired:
+        click.echo(f"disabled: {name}")
 
 
 @main.command()

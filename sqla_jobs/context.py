@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 def _nowhere(fraction: float, message: str | None) -> None:
@@ -26,6 +27,8 @@ class RunContext:
     attempt: int
     max_attempts: int
     deadline: float | None = None
+    scheduled_for: datetime | None = None
+    """The tick of the schedule that enqueued the job; `None` where none did."""
     cancel_requested: bool = False
     """Whether somebody asked for this job to be cancelled; known within about a second."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)

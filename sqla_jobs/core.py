@@ -13,13 +13,16 @@ from sqla_jobs import actions
 from sqla_jobs.binding import Bind, Binding
 from sqla_jobs.declaration import TaskOptions, declare
 from sqla_jobs.enqueue import AnySession, EnqueueOptions, plain_session
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
 from sqla_jobs.registry import Tasks
+from sqla_jobs.schedules import ScheduleOptions, Schedules
 from sqla_jobs.tasks import Task
+from sqla_jobs.wakeup import tell_of_schedules
 
 if TYPE_CHECKING:
+    from sqla_jobs.clock import Clock
     from sqla_jobs.worker import Worker
 
 C = ParamSpec("C")
@@ -94,6 +97,9 @@ class Jobs(Generic[J]):
         self.Process = self.models.Process
         self.Queue = self.models.Queue
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
+        tell_of_schedules(self.Schedule, self.Job, self.models.channel)
+        self.schedules = Schedules()
+        """What code declares; the clock makes rows of it."""
         self._binding: Binding | None = None
         if session_factory is not None:
             self.bind(session_factory)
@@ -135,7 +141,7 @@ class Jobs(Generic[J]):
         return self._register(target, options)
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
-        task: Task[..., Any, J] = Task(declare(target, options), self.models)
+        task: Task[..., Any, J] = Task(declare(target, options), self.models, self.schedules)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
@@ -158,6 +164,14 @@ class Jobs(Generic[J]):
 
         with plain_session(session).begin_nested():
             return sum(grouped())
+
+    def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
+        """Declare that a job for an instance of a task class is enqueued by a cron rule, as `Task.schedule` does."""
+        if "args" in options:
+            raise ArgumentsError("jobs.schedule takes the arguments from the instance: leave args= out")
+        task = self.tasks.of_class(type(instance))
+        options["args"] = task.declaration.signature.arguments_of(instance)
+        task.schedule(cron, **options)
 
     def cancel(self, session: AnySession, job: J | int, /) -> bool:
         """Cancel a job once the caller commits: a waiting one ends `cancelled`, a running one is asked to.
@@ -213,3 +227,12 @@ class Jobs(Generic[J]):
             slow=slow,
         )
         return Worker(self, self.binding(bind), settings)
+
+    def clock(self, *, bind: Bind | None = None, heartbeat: float = 5.0, lease: float = 30.0) -> Clock:
+        """A clock: enqueues a job for each tick of each schedule, exactly once however many clocks there are.
+
+        It beats every `heartbeat` seconds and is taken for dead after `lease`. Raises `ConfigurationError`.
+        """
+        from sqla_jobs.clock import Clock
+
+        return Clock(self, self.binding(bind), heartbeat=heartbeat, lease=lease)

@@ -168,6 +168,7 @@ def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: 
             job.attempt,
             job.max_attempts,
             deadline=held.deadline,
+            scheduled_for=job.scheduled_for,
             publish=held.publish,
         )
         injected.append(held.context)

@@ -26,6 +26,7 @@ from sqla_jobs.models import (
     CatchUp,
     JobMixin,
     JobState,
+    Overlap,
     ProcessMixin,
     QueueMixin,
     RunMixin,
@@ -117,6 +118,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         PrimaryKeyConstraint("id", name=conv(f"{schedules}_pkey")),
         UniqueConstraint("name", name=conv(f"{schedules}_name_key")),
         _one_of(schedules, "catch_up", CatchUp),
+        _one_of(schedules, "overlap", Overlap),
     )
     Process = mapped(ProcessMixin, processes, PrimaryKeyConstraint("id", name=conv(f"{processes}_pkey")))
     Queue = mapped(QueueMixin, queues, PrimaryKeyConstraint("name", name=conv(f"{queues}_pkey")))
@@ -202,6 +204,13 @@ def _job_rules(table: str) -> tuple[Any, ...]:
         ),
         Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
         Index(f"{table}_running", "process_id", postgresql_where=text("state = 'running'")),
+        Index(
+            f"{table}_ticks",
+            "schedule_id",
+            "scheduled_for",
+            unique=True,
+            postgresql_where=text("schedule_id IS NOT NULL"),
+        ),
         Index(
             f"{table}_unique_key",
             "unique_key",

@@ -66,6 +66,13 @@ class CatchUp(StrEnum):
     all = "all"
 
 
+class Overlap(StrEnum):
+    """What a schedule does about a tick whose previous job has not ended."""
+
+    allow = "allow"
+    skip = "skip"
+
+
 LIVE = (JobState.scheduled, JobState.queued, JobState.running)
 """States of a job that still has something ahead of it; at most one such job per `unique_key`."""
 
@@ -197,11 +204,26 @@ class ScheduleMixin(Row):
     queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
     catch_up: Mapped[CatchUp] = mapped_column(WordType(CatchUp), nullable=False, server_default="latest")
+    overlap: Mapped[Overlap] = mapped_column(WordType(Overlap), nullable=False, server_default="allow")
+    jitter: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("0"))
+    """Each job is due up to that many seconds after its tick."""
     enabled: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("true"))
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why it is disabled."""
     next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """The next tick; worked out by the clock, also after `cron` or `timezone` was changed."""
     last_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """The last tick for which a job was enqueued."""
     declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
     """Whether code declared it; otherwise an operator did."""
+    declaration: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What code said last: a value that differs from it was set by an operator."""
+    declared_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When a process last had it in its code."""
+    retired_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When it was disabled because no code declares it any more."""
+    planned: Mapped[str | None] = mapped_column(Text)
+    """The rule for which `next_run_at` was worked out."""
 
 
 class ProcessMixin(Row):

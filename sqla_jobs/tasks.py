@@ -14,6 +14,7 @@ from sqla_jobs.enqueue import AnySession, EnqueueOptions, add_many, add_one, che
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import JobMixin
+from sqla_jobs.schedules import ScheduleOptions, Schedules
 
 C = ParamSpec("C")
 P = ParamSpec("P")
@@ -137,8 +138,9 @@ class Enqueuer(Generic[C, J]):
 class Task(Enqueuer[C, J], Generic[C, R, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
-    def __init__(self, declaration: Declaration, models: Models[J]) -> None:
+    def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules) -> None:
         super().__init__(declaration, models, {})
+        self._schedules = schedules
         self.__name__ = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
         self.__module__ = declaration.signature.module
@@ -162,6 +164,14 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
         """The same task, enqueued otherwise. Raises `ArgumentsError` for what no job could have."""
         return Enqueuer(self._declaration, self._models, check_options(self._models.Job, options))
+
+    def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
+        """Declare that it is enqueued by a cron rule: "30 2 * * *", six fields with seconds first, `every(…)`.
+
+        Workers and clocks make a row of it, which an operator may change. Raises `ConfigurationError`,
+        `ArgumentsError` or `DeclarationError`.
+        """
+        self._schedules.declare(self._declaration, cron, self._bind((), options.get("args", {})), options)
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"

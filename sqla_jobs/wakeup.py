@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, object_session
 
 from sqla_jobs.connections import own_engine, synchronous
 from sqla_jobs.errors import ConfigurationError
@@ -34,6 +34,9 @@ _PATIENCE = 10.0
 """Seconds without an answer after which the server is taken to be away."""
 _EXIT = 1.0
 """Seconds a program that ends right after its commit may take for the last message."""
+
+SCHEDULES = "=schedules"
+"""What is told instead of a queue's name, which holds no "=", where a schedule was changed."""
 
 Subscriber = Callable[[str], None]
 
@@ -53,6 +56,17 @@ def after_commit(session: Session, entity: type[Any], channel: str, queue: str) 
     pending: _Pending = session.info.setdefault(_INFO, _Pending())
     pending.queues.setdefault(channel, set()).add(queue)
     pending.entities[channel] = entity
+
+
+def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
+    """From now on clocks are told when rows of `entity` are changed through sessions."""
+
+    def changed(mapper: object, connection: object, schedule: Any) -> None:
+        if (session := object_session(schedule)) is not None:
+            after_commit(session, job, channel, SCHEDULES)
+
+    for kind in ("after_insert", "after_update", "after_delete"):
+        event.listen(entity, kind, changed)
 
 
 @cache

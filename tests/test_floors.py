@@ -11,7 +11,7 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
     errors
-    context retry interrupt explain
+    context retry interrupt explain cron
     outcomes
     models deadlines
     mapping connections
@@ -19,17 +19,19 @@ FLOORS = """
     entities signatures processes board
     arguments enqueue
     declaration
+    schedules
     tasks
     registry binding actions
     core transactions
     executor loading
     worker.*
+    clock.*
     status testing postgres
     cli flask
-    __main__ worker.__main__
+    __main__ worker.__main__ clock.__main__
 """
-PURE = {"errors", "context", "retry", "interrupt", "outcomes"}
-LATE = {("core", "worker")}
+PURE = {"errors", "context", "retry", "interrupt", "outcomes", "cron"}
+LATE = {("core", "worker"), ("core", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 
 

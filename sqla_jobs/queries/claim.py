@@ -100,6 +100,7 @@ def claim(tables: Tables) -> Any:
             jobs.c.attempt,
             jobs.c.max_attempts,
             case((due.c.started_at.is_(None), 0.0), else_=cast(func.coalesce(elapsed, 0), Double)),
+            jobs.c.scheduled_for,
         )
     )
 

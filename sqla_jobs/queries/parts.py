@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -50,6 +51,7 @@ class Claimed(Lease):
     attempt: int
     max_attempts: int
     elapsed: float
+    scheduled_for: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Tables:
         self.runs = _table(models.Run)
         self.processes = _table(models.Process)
         self.queues = _table(models.Queue)
+        self.schedules = _table(models.Schedule)
         self.positions: Sequence = models.positions
         self.run_ids: Sequence = models.run_ids
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -29,6 +30,8 @@ class Order:
     database_url: str | None
     settings: Settings
     drain: bool
+    clock: bool
+    """Whether to run a clock beside the worker."""
     log_level: str
 
 
@@ -51,7 +54,9 @@ def main(order: Order, pipe: Connection, memory: Any) -> None:
         if order.drain:
             link.send(Drained(worker.drain()))
         else:
-            worker.run()
+            settings = order.settings
+            with jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease) if order.clock else nullcontext():
+                worker.run()
     except EXPLAINED as error:
         print(f"Error: {explain(error)}", file=sys.stderr)  # noqa: T201
         sys.exit(1)

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sqla_jobs.board import MEMORY, Board, Entry
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Retried
@@ -29,6 +30,7 @@ class Spawned:
         memory = _SPAWN.RawArray(ctypes.c_ubyte, MEMORY)
         self.board = Board(memory)
         self.pipe, theirs = _SPAWN.Pipe()
+        order = replace(order, clock=order.clock and number == 1)  # one a worker is enough
         self.process = _SPAWN.Process(target=main, args=(order, theirs, memory), name=f"worker-{number}")
         self.process.start()
         theirs.close()

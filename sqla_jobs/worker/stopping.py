@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
 
+_ONE_SIGNAL = 0.3
+"""Seconds within which a second signal is the same one, sent to the process and to its group."""
 _STEP = 0.2
 """Seconds after which a signal is seen at the latest."""
 
@@ -26,3 +33,26 @@ class StopRequest(threading.Event):
         while not self.is_set() and (left := end - time.monotonic()) > 0:
             super().wait(min(left, _STEP))
         return self.is_set()
+
+
+@contextmanager
+def stopped_by_signals(request: StopRequest) -> Generator[None]:
+    """SIGTERM and SIGINT ask for a stop, a second one ends the process; only in the main thread can they be had."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signalled_at = 0.0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal signalled_at
+        if request.is_set() and time.monotonic() - signalled_at > _ONE_SIGNAL:
+            os._exit(128 + number)
+        signalled_at = time.monotonic()
+        request.is_signalled = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

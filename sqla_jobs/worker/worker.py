@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -29,6 +28,7 @@ from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.stopping import stopped_by_signals
 from sqla_jobs.worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sqla_jobs.worker")
 
-_ONE_SIGNAL = 0.3
-"""Seconds within which a second signal is the same one, sent to the process and to its group."""
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
 
@@ -57,7 +55,6 @@ class Worker:
         self._held: dict[int, Held] = {}
         self._keeper = keeper or Alone()
         self._stop_requested = self._keeper.stop
-        self._signalled_at = 0.0
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
@@ -83,23 +80,16 @@ class Worker:
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """SIGTERM and SIGINT ask for a stop, where this is the main thread and signals can be had."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._on_stacks_wanted)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._stop_requested.is_set() and time.monotonic() - self._signalled_at > _ONE_SIGNAL:
-            os._exit(128 + number)
-        self._signalled_at = time.monotonic()
-        self._stop_requested.is_signalled = True
+        """Where signals can be had SIGUSR1 shows where jobs are."""
+        with stopped_by_signals(self._stop_requested):
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            before = signal.signal(signal.SIGUSR1, self._on_stacks_wanted)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGUSR1, before)
 
     def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
         self._watch.stacks_wanted = True

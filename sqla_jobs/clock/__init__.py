@@ -1,0 +1,5 @@
+"""Enqueues what schedules say: `Clock`, and `python -m sqla_jobs.clock`."""
+
+from sqla_jobs.clock.clock import Clock
+
+__all__ = ["Clock"]

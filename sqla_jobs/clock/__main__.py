@@ -1,0 +1,5 @@
+"""`python -m sqla_jobs.clock MODULE:ATTR`."""
+
+from sqla_jobs.cli import clock
+
+clock(prog_name="python -m sqla_jobs.clock")

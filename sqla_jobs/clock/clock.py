@@ -1,0 +1,183 @@
+"""The clock: schedules in, jobs out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import DBAPIError
+
+from sqla_jobs import processes
+from sqla_jobs.binding import Binding
+from sqla_jobs.clock.firing import fire_due
+from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
+from sqla_jobs.connections import own_engine
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.wakeup import SCHEDULES
+from sqla_jobs.worker.listener import Listener
+from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.pulse import Pulse
+from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.stopping import StopRequest, stopped_by_signals
+
+if TYPE_CHECKING:
+    from sqla_jobs.core import Jobs
+
+log = logging.getLogger("sqla_jobs.clock")
+
+_LOOK = 2.0
+"""Seconds after which it looks again, since a schedule may have been changed by somebody who told nobody."""
+_HELD = 0.25
+_DECLARE_AGAIN = 3600.0
+"""Seconds between two times at which it says what its code declares."""
+
+
+class Clock:
+    """Enqueues a job for each tick of each schedule; any number of them, in any number of processes.
+
+    `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
+    program; `tick()` looks once. What code declares is made into rows at the first look.
+    """
+
+    def __init__(self, jobs: Jobs[Any], binding: Binding, *, heartbeat: float, lease: float) -> None:
+        self._jobs = jobs
+        self._binding = binding
+        self._settings = Settings.checked(
+            ["default"], concurrency=1, heartbeat=heartbeat, lease=lease, poll=1, grace=0, slow=1
+        )
+        self._queries = Queries(jobs.models)
+        self._schedules = ScheduleQueries(jobs.models)
+        self._declare_at = 0.0
+        self._has_synced = False
+        self._stop_requested = StopRequest()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-clock", daemon=True)
+        self._stopped = False
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
+        with stopped_by_signals(self._stop_requested), self:
+            self._stop_requested.wait()
+
+    def __enter__(self) -> Clock:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start, in a thread. Raises `ConfigurationError`, and what the database raises."""
+        if self._thread.ident is not None:
+            raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
+        self._jobs.tasks.load()
+        self._engine = self._connect()
+        try:
+            self._declare()
+            self._register()
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self._pulse = Pulse(self._engine, self._queries, self._settings)
+        channel = self._jobs.models.channel
+        self._listener = Listener(self._engine, channel, self._heard, patience=self._settings.patience)
+        self._listener.start()
+        self._thread.start()
+        log.info("clock %s runs, with %d schedules in its code", self._process_id, len(self._jobs.schedules))
+
+    def stop(self) -> None:
+        """Stop. A tick under way is finished."""
+        if self._thread.ident is None or self._stopped:
+            return
+        self._stopped = True
+        self._stop_requested.set()
+        self._wake.set()
+        self._listener.stop()
+        self._thread.join(2 * self._settings.patience)
+        try:
+            with self._engine.begin() as connection:
+                processes.unregister(connection, self._jobs.models, self._process_id)
+        except DBAPIError as error:
+            log.warning("could not sign off, the lease will run out by itself: %s", error.orig)
+        self._engine.dispose()
+
+    def tick(self) -> int:
+        """Enqueue what is due now, once. Returns how many jobs."""
+        self._jobs.tasks.load()
+        self._declare()
+        engine = self._connect()
+        try:
+            return self._fire(engine)
+        finally:
+            engine.dispose()
+
+    def _connect(self) -> Engine:
+        return own_engine(self._binding.engine, patience=self._settings.patience)
+
+    def _fire(self, engine: Engine) -> int:
+        count, is_more = 0, True
+        while is_more:
+            with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+                queues, is_more = fire_due(connection, self._schedules, self._jobs.tasks)
+            self._tell(engine, set(queues))
+            count += len(queues)
+        return count
+
+    def _tell(self, engine: Engine, queues: set[str]) -> None:
+        """Wake workers; after the commit, since NOTIFY in a transaction makes commits wait for one another."""
+        if queues:
+            with engine.begin() as connection:
+                for queue in queues:
+                    connection.execute(select(func.pg_notify(self._jobs.models.channel, queue)))
+
+    def _declare(self) -> None:
+        """At first make rows of what code declares; later say that it still does, and disable what nobody does."""
+        if time.monotonic() < self._declare_at:
+            return
+        with self._binding.transaction() as session:
+            if not self._has_synced:
+                sync(session, self._jobs.models, self._jobs.schedules)
+            else:
+                still_declared(session, self._jobs.models, self._jobs.schedules)
+            for name in retire(session, self._jobs.models, self._jobs.schedules, UNDECLARED_FOR):
+                log.warning("schedule %r is disabled: no process has declared it for a day", name)
+        self._has_synced = True
+        self._declare_at = time.monotonic() + _DECLARE_AGAIN
+
+    def _register(self) -> None:
+        with self._engine.begin() as connection:
+            self._process_id = processes.register(
+                connection, self._jobs.models, kind="clock", queues={}, lease=self._settings.lease
+            )
+
+    def _heard(self, what: str) -> None:
+        if what in ("", SCHEDULES):
+            self._wake.set()
+
+    def _loop(self) -> None:
+        patience = Patience("the clock", self._stop_requested, longest=min(5.0, self._settings.heartbeat))
+        while not self._stop_requested.is_set():
+            due_in = patience.run(self._step)
+            # what is due and still there is held by somebody else, and left for a moment
+            self._wake.wait(min(_LOOK, due_in) if due_in and due_in > 0 else _HELD)
+            self._wake.clear()
+
+    def _step(self) -> float:
+        """One look. Returns the seconds until the next."""
+        self._declare()
+        if self._pulse.is_due:
+            if self._process_id not in self._pulse.beat([self._process_id]):
+                self._register()
+            self._pulse.rescue()
+        if count := self._fire(self._engine):
+            log.info("%d jobs enqueued by schedules", count)
+        with self._engine.begin() as connection:
+            return self._schedules.due_in(connection)

@@ -1,0 +1,87 @@
+"""Makes rows of the schedules that code declares, and leaves alone what an operator changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from sqla_jobs.mapping import Models
+from sqla_jobs.models import ScheduleMixin
+from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.schedules import Declared
+
+UNDECLARED_FOR = timedelta(hours=24)
+"""After that long without a process that declares it a schedule is disabled."""
+
+
+def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared], *, reset: bool = False) -> None:
+    """Insert what is new, and bring up to date what code changed, in the caller's transaction.
+
+    A value that an operator set since code last declared it stays, unless `reset`. What was disabled
+    because no code declared it is enabled again.
+    """
+    wanted = {name: declared[name].row() for name in sorted(declared)}
+    if not wanted:
+        return
+    missing = insert(models.Schedule).on_conflict_do_nothing(index_elements=["name"])
+    rows = [
+        {"name": name, **row, "declared": True, "declaration": row, "declared_at": func.clock_timestamp()}
+        for name, row in wanted.items()
+    ]
+    for row in rows:
+        session.execute(missing.values(row))
+    for schedule in ScheduleQueries(models).hold(session, list(wanted)):
+        _bring_up_to_date(schedule, wanted[schedule.name], reset=reset)
+    session.flush()
+    still_declared(session, models, declared)
+
+
+def _bring_up_to_date(schedule: ScheduleMixin, row: dict[str, Any], *, reset: bool) -> None:
+    before = schedule.declaration if schedule.declaration is not None else row  # an operator's own: nothing is ours
+    if schedule.retired_at is not None:
+        schedule.retired_at, schedule.reason, schedule.enabled = None, None, before["enabled"]
+    for column, value in row.items():
+        if reset or getattr(schedule, column) == before[column]:
+            setattr(schedule, column, value)
+    schedule.declaration, schedule.declared = row, True
+
+
+def still_declared(session: Session, models: Models[Any], declared: Mapping[str, Declared]) -> None:
+    """Say that this process has these schedules in its code."""
+    schedule = models.Schedule
+    session.execute(
+        update(schedule)
+        .where(schedule.name.in_(list(declared)), schedule.retired_at.is_(None))
+        .values(declared_at=func.clock_timestamp())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def retire(session: Session, models: Models[Any], declared: Mapping[str, Declared], after: timedelta) -> list[str]:
+    """Disable what code declared once, and no process has declared for that long; returns the names."""
+    schedule = models.Schedule
+    why = func.concat("no code declares it any more; the last did at ", schedule.declared_at)
+    return list(
+        session.scalars(
+            update(schedule)
+            .where(
+                schedule.declared,
+                schedule.enabled,
+                schedule.name.not_in(list(declared)),
+                schedule.declared_at <= func.clock_timestamp() - after,
+            )
+            .values(enabled=False, reason=why, retired_at=func.clock_timestamp())
+            .returning(schedule.name)
+            .execution_options(synchronize_session=False)
+        )
+    )
+
+
+def names_of(session: Session, models: Models[Any]) -> list[str]:
+    """All schedules there are."""
+    return list(session.scalars(select(models.Schedule.name).order_by(models.Schedule.name)))

@@ -1,0 +1,204 @@
+"""When a schedule is due: cron expressions and intervals, in a time zone. Pure, over croniter.
+
+Five fields, minute hour day month weekday; six with seconds first. `every(minutes=5)` and `@every 300` are
+intervals counted from 1970-01-01 UTC, so that they neither drift nor depend on when anybody looked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cron_descriptor import get_description  # pyright: ignore[reportMissingTypeStubs]
+from croniter import croniter
+from croniter.croniter import CroniterError
+
+from sqla_jobs.errors import ConfigurationError
+
+_FIELDS = ("second", "minute", "hour", "day of month", "month", "day of week")
+_RANGES = ("0-59", "0-59", "0-23", "1-31 or L", "1-12 or JAN-DEC", "0-7 or SUN-SAT")
+_ALIASES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_LENGTH = 200
+_TOKEN = re.compile(r"[0-9A-Za-z*?,/#-]+", re.ASCII)
+_NOT_OURS = re.compile(r"\d{5}|[A-Z]{4}|(?<![A-Z])[RHW](?![A-Z])|[RH]\(", re.ASCII)
+_EVERY = re.compile(r"@every +(\d{1,9}(?:\.\d{1,6})?)", re.ASCII)
+_SECOND = timedelta(seconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def every(*, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0) -> str:
+    """The text of an interval for `schedule`, such as "@every 300". Raises `ConfigurationError`."""
+    total = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+    text = f"@every {total:f}".rstrip("0").rstrip(".")
+    return Cron.parse(text).text
+
+
+@dataclass(frozen=True)
+class Cron:
+    """A rule that says when something is due.
+
+    A rule with a fixed hour fires once on every day that it names: where daylight saving skips its time, at
+    the first moment after the gap; where it comes twice, the first time. A rule whose hour is a wildcard
+    (`*`, `*/2`) follows the hours as they pass: nothing in the gap, and both passes of a repeated hour.
+    Where both day of month and day of week are given, either is enough, as in every cron.
+    """
+
+    text: str
+    timezone: str = "UTC"
+
+    @classmethod
+    def parse(cls, text: str, timezone: str = "UTC") -> Cron:
+        """The rule. Raises `ConfigurationError`, naming the field that is wrong."""
+        return _parsed(" ".join(text.split()) if len(text) <= _LENGTH else text, timezone)
+
+    def next_after(self, moment: datetime) -> datetime:
+        """The first time it is due after `moment`, which must be aware; in UTC. Raises `ConfigurationError`."""
+        if moment.utcoffset() is None:
+            raise ConfigurationError(f"{moment!r} has no time zone: give an aware datetime")
+        moment = moment.astimezone(UTC)
+        if self._interval is not None:
+            return _EPOCH + ((moment - _EPOCH) // self._interval + 1) * self._interval
+        moment = moment.replace(microsecond=0)
+        return self._next_hour_by_hour(moment) if self._is_wildcard else self._next_day_by_day(moment)
+
+    @property
+    def description(self) -> str:
+        """In plain English."""
+        if self._interval is not None:
+            return f"Every {self._interval}"
+        said = get_description(self._expression)
+        return said if self.timezone == "UTC" else f"{said}, {self.timezone} time"
+
+    @cached_property
+    def _zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+    @cached_property
+    def _interval(self) -> timedelta | None:
+        found = _EVERY.fullmatch(self.text)
+        return timedelta(seconds=float(found[1])) if found else None
+
+    @cached_property
+    def _expression(self) -> str:
+        return _ALIASES.get(self.text.lower(), self.text)
+
+    @cached_property
+    def _is_wildcard(self) -> bool:
+        hour = self._expression.split()[-4]
+        return hour.startswith(("*", "?")) or hour in ("0-23", "0-23/1")
+
+    def check(self) -> None:
+        """Raises `ConfigurationError` for what is no rule."""
+        try:
+            self._zone  # noqa: B018 - whether there is one
+        except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
+            raise ConfigurationError(
+                f"timezone={self.timezone!r:.100} is not an IANA time zone such as 'Europe/Paris'"
+            ) from None
+        if len(self.text) > _LENGTH:
+            raise ConfigurationError(f"cron {self.text!r:.50} has {len(self.text):,} characters, {_LENGTH} at most")
+        if self._interval is not None:
+            if not _SECOND <= self._interval <= timedelta(days=3650):
+                raise ConfigurationError(f"{self.text!r}: an interval is from 1 second to ten years")
+            return
+        if self._expression.startswith("@"):
+            raise ConfigurationError(f"cron {self.text!r}: there are {', '.join(_ALIASES)} and '@every SECONDS'")
+        self._check_fields(self._expression.split())
+        try:
+            self._after(datetime(2000, 1, 1))  # noqa: DTZ001 - local time
+        except CroniterError:
+            raise ConfigurationError(f"cron {self.text!r} never comes: there is no such day") from None
+
+    def _check_fields(self, fields: list[str]) -> None:
+        if len(fields) not in (5, 6):
+            raise ConfigurationError(
+                f"cron {self.text!r} has {len(fields)} fields: five (minute hour day month weekday), "
+                "or six with seconds first"
+            )
+        first = 6 - len(fields)
+        for place, value in enumerate(fields, first):
+            alone = ["0" if place else value, "*", "*", "*", "*", "*"]
+            alone[place] = value
+            is_ours = _TOKEN.fullmatch(value) and not _NOT_OURS.search(value.upper())
+            if not is_ours or not croniter.is_valid(" ".join(alone), second_at_beginning=True):
+                raise ConfigurationError(
+                    f"cron {self.text!r}: {value!r} is no {_FIELDS[place]}; {_RANGES[place]}, *, lists and ranges "
+                    "of them, and steps such as */5"
+                )
+        day, weekday = fields[-3], fields[-1]
+        if re.search("[#Ll]", weekday) and not day.startswith(("*", "?")):
+            raise ConfigurationError(f"cron {self.text!r}: {weekday!r} goes with any day of month only, '*'")
+
+    def _after(self, local: datetime) -> datetime:
+        """The next match in a calendar without time zones."""
+        found: datetime = croniter(self._expression, local, second_at_beginning=True).get_next(datetime)
+        return found
+
+    def _next_day_by_day(self, moment: datetime) -> datetime:
+        here = moment.astimezone(self._zone)
+        local = here.replace(tzinfo=None)
+        if here.fold:  # what comes twice was due the first time
+            change = self._change_between(moment - self._shift_at(local), moment)
+            local = max(local, self._local(change) + self._shift_at(local) - _SECOND)
+        while True:
+            local = self._after(local)
+            due = self._instant(local, 0)
+            if self._local(due) != local:
+                due = self._change_between(self._instant(local, 1), due)
+            if due > moment:
+                return due
+
+    def _next_hour_by_hour(self, moment: datetime) -> datetime:
+        here = moment.astimezone(self._zone)
+        local = start = here.replace(tzinfo=None)
+        while True:
+            local = self._after(local)
+            passes = [self._instant(local, fold) for fold in (0, 1)]
+            if due := [one for one in passes if one > moment and self._local(one) == local]:
+                break
+        shift = self._shift_at(start)
+        if here.fold or shift <= timedelta(0) or self._instant(start, 0) == self._instant(start, 1):
+            return min(due)
+        second_pass = self._local(self._change_between(moment, moment + shift))
+        again = self._after(second_pass - _SECOND)
+        return min(*due, self._instant(again, 1))
+
+    def _local(self, moment: datetime) -> datetime:
+        return moment.astimezone(self._zone).replace(tzinfo=None)
+
+    def _instant(self, local: datetime, fold: int) -> datetime:
+        return local.replace(tzinfo=self._zone, fold=fold).astimezone(UTC)
+
+    def _shift_at(self, local: datetime) -> timedelta:
+        """By how much the clock is set back at a local time that comes twice; 0 or less for all others."""
+        return self._instant(local, 1) - self._instant(local, 0)
+
+    def _change_between(self, before: datetime, after: datetime) -> datetime:
+        """The second at which the zone's offset changes, in (before, after]."""
+        offset = before.astimezone(self._zone).utcoffset()
+        while after - before > _SECOND:
+            middle = before + (after - before) // 2
+            middle = middle.replace(microsecond=0)
+            if middle.astimezone(self._zone).utcoffset() == offset:
+                before = middle
+            else:
+                after = middle
+        return after
+
+
+@lru_cache(4096)
+def _parsed(text: str, timezone: str) -> Cron:
+    cron = Cron(text, timezone)
+    cron.check()
+    return cron

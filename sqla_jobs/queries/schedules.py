@@ -1,0 +1,180 @@
+"""What the clock asks and writes: due schedules, their jobs, their next ticks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Connection,
+    DateTime,
+    Double,
+    Integer,
+    SmallInteger,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlalchemy.orm import Session
+
+from sqla_jobs.mapping import Models
+from sqla_jobs.models import LIVE, ScheduleMixin
+from sqla_jobs.queries.parts import Tables, unnest
+
+_MOMENT = DateTime(timezone=True)
+
+
+class ScheduleQueries:
+    """The statements over one set of models; all but `hold` on a connection of the library's own."""
+
+    def __init__(self, models: Models[Any]) -> None:
+        self._models = models
+        self._tables = Tables(models)
+
+    def due(self, connection: Connection, *, limit: int) -> list[Any]:
+        """Schedules that are due or whose rule was changed, locked: rows with `is_changed` and the server's `now`."""
+        return list(connection.execute(due(self._tables), {"limit": limit}).all())
+
+    def still_live(self, connection: Connection, schedule_ids: Sequence[int]) -> set[int]:
+        """The schedules with a job that has not ended."""
+        return set(connection.execute(still_live(self._tables), {"ids": list(schedule_ids)}).scalars())
+
+    def fire(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A job for each tick, unless there is one; returns the queue of each that was made."""
+        return list(connection.execute(fire(self._tables), _columns(ticks)).scalars())
+
+    def advance(self, connection: Connection, plans: Sequence[Mapping[str, Any]]) -> None:
+        """Store what was worked out of each schedule."""
+        connection.execute(advance(self._tables), _columns(plans))
+
+    def due_in(self, connection: Connection) -> float:
+        """Seconds until the next tick of any schedule; infinite where there is none."""
+        found = connection.execute(due_in(self._tables)).scalar()
+        return math.inf if found is None else float(found)
+
+    def hold(self, session: Session, names: Sequence[str]) -> list[ScheduleMixin]:
+        """The schedules of these names, locked against clocks and operators until the caller commits."""
+        return list(session.scalars(held(self._models), {"names": list(names)}))
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as the arrays that a statement takes."""
+    return {f"all_{name}": [row[name] for row in rows] for name in rows[0]}
+
+
+def due(tables: Tables) -> Any:
+    """Schedules that are due, were changed or disabled, locked, with the server's time; not what others hold."""
+    s = tables.schedules
+    now = func.clock_timestamp()
+    is_changed = s.c.planned.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
+    return (
+        select(*s.c, is_changed.label("is_changed"), now.label("now"))
+        .where(
+            or_(
+                and_(s.c.enabled, or_(is_changed, s.c.next_run_at.is_(None), s.c.next_run_at <= now)),
+                and_(~s.c.enabled, s.c.planned.is_not(None)),
+            )
+        )
+        .order_by(s.c.next_run_at)
+        .limit(bindparam("limit"))
+        .with_for_update(skip_locked=True, key_share=True)
+    )
+
+
+def still_live(tables: Tables) -> Any:
+    """Those of the schedules that have a job which has not ended."""
+    jobs = tables.jobs
+    return (
+        select(jobs.c.schedule_id)
+        .where(jobs.c.schedule_id == any_(bindparam("ids", type_=ARRAY(BigInteger))), jobs.c.state.in_(LIVE))
+        .distinct()
+    )
+
+
+def fire(tables: Tables) -> Any:
+    """One job for each tick, unless it is there already; returns their queues."""
+    jobs = tables.jobs
+    tick = unnest(
+        "tick",
+        task=("all_task", Text),
+        queue=("all_queue", Text),
+        priority=("all_priority", SmallInteger),
+        args=("all_args", Text),
+        max_attempts=("all_max_attempts", Integer),
+        schedule_id=("all_schedule_id", BigInteger),
+        scheduled_for=("all_scheduled_for", _MOMENT),
+        run_at=("all_run_at", _MOMENT),
+    )
+    later = tick.c.run_at > func.clock_timestamp()
+    columns = ["task", "queue", "priority", "max_attempts", "schedule_id", "scheduled_for", "run_at"]
+    rows = select(
+        *(tick.c[name] for name in columns),
+        cast(tick.c.args, JSONB),
+        case((later, "scheduled"), else_="queued"),
+    ).order_by(tick.c.scheduled_for, tick.c.schedule_id)
+    return (
+        insert(jobs)
+        .from_select([*columns, "args", "state"], rows)
+        .on_conflict_do_nothing(
+            index_elements=["schedule_id", "scheduled_for"], index_where=text("schedule_id IS NOT NULL")
+        )
+        .returning(jobs.c.queue)
+    )
+
+
+def advance(tables: Tables) -> Any:
+    """What is worked out of each schedule: its next tick, the last one fired, and what is wrong with it."""
+    s = tables.schedules
+    plan = unnest(
+        "plan",
+        id=("all_id", BigInteger),
+        planned=("all_planned", Text),
+        next_run_at=("all_next_run_at", _MOMENT),
+        last_run_at=("all_last_run_at", _MOMENT),
+        enabled=("all_enabled", Boolean),
+        reason=("all_reason", Text),
+    )
+    return (
+        update(s)
+        .where(s.c.id == plan.c.id)
+        .values(
+            planned=plan.c.planned,
+            next_run_at=plan.c.next_run_at,
+            last_run_at=func.coalesce(plan.c.last_run_at, s.c.last_run_at),
+            enabled=plan.c.enabled,
+            reason=func.coalesce(plan.c.reason, s.c.reason),
+        )
+    )
+
+
+def due_in(tables: Tables) -> Any:
+    """Seconds until the next tick of all; null where there is none."""
+    s = tables.schedules
+    return select(cast(func.extract("epoch", func.min(s.c.next_run_at) - func.clock_timestamp()), Double)).where(
+        s.c.enabled
+    )
+
+
+def held(models: Any) -> Any:
+    """The rows of some schedules, locked in the order of their names."""
+    schedule = models.Schedule
+    return (
+        select(schedule)
+        .where(schedule.name == any_(bindparam("names", type_=ARRAY(Text))))
+        .order_by(schedule.name)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )

@@ -1,0 +1,307 @@
+"""When schedules are due: worked out by hand from the rules of IANA's time zones, and as properties."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo, available_timezones
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sqla_jobs.cron import Cron, every
+from sqla_jobs.errors import ConfigurationError
+
+
+def ticks(text: str, zone: str, after: str, until: str) -> list[str]:
+    """The ticks between two local times, as local time with its offset."""
+    cron, here = Cron.parse(text, zone), ZoneInfo(zone)
+    end = datetime.fromisoformat(until).replace(tzinfo=here).astimezone(UTC)
+    moment = datetime.fromisoformat(after).replace(tzinfo=here)
+    found: list[str] = []
+    while (moment := cron.next_after(moment)) <= end:
+        found.append(moment.astimezone(here).strftime("%d %H:%M %z"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "after", "until", "expected"),
+    [
+        # New York, 8 March 2026: 02:00 EST is 03:00 EDT
+        (
+            "30 2 * * *",
+            "America/New_York",
+            "2026-03-07",
+            "2026-03-10",
+            ["07 02:30 -0500", "08 03:00 -0400", "09 02:30 -0400"],
+        ),
+        ("0,30 2 * * *", "America/New_York", "2026-03-08", "2026-03-08 23:00", ["08 03:00 -0400"]),
+        (
+            "30 * * * *",
+            "America/New_York",
+            "2026-03-08 01:00",
+            "2026-03-08 04:00",
+            ["08 01:30 -0500", "08 03:30 -0400"],
+        ),
+        ("*/15 2 * * *", "America/New_York", "2026-03-08", "2026-03-08 23:00", ["08 03:00 -0400"]),
+        ("0 3 * * *", "America/New_York", "2026-03-08", "2026-03-08 23:00", ["08 03:00 -0400"]),
+        # 1 November 2026: 02:00 EDT is 01:00 EST
+        (
+            "30 1 * * *",
+            "America/New_York",
+            "2026-10-31",
+            "2026-11-03",
+            ["31 01:30 -0400", "01 01:30 -0400", "02 01:30 -0500"],
+        ),
+        (
+            "30 * * * *",
+            "America/New_York",
+            "2026-11-01",
+            "2026-11-01 03:00",
+            ["01 00:30 -0400", "01 01:30 -0400", "01 01:30 -0500", "01 02:30 -0500"],
+        ),
+        (
+            "30 */1 * * *",
+            "America/New_York",
+            "2026-11-01 01:00",
+            "2026-11-01 02:00",
+            ["01 01:30 -0400", "01 01:30 -0500"],
+        ),
+        ("0 0 1 1 *", "America/New_York", "2026-01-01", "2027-06-01", ["01 00:00 -0500"]),
+        # Paris, 29 March 2026: 02:00 CET is 03:00 CEST; 25 October 2026: 03:00 CEST is 02:00 CET
+        ("30 2 * * *", "Europe/Paris", "2026-03-28 12:00", "2026-03-30 12:00", ["29 03:00 +0200", "30 02:30 +0200"]),
+        ("30 2 * * *", "Europe/Paris", "2026-10-24 12:00", "2026-10-26 12:00", ["25 02:30 +0200", "26 02:30 +0100"]),
+        (
+            "0 * * * *",
+            "Europe/Paris",
+            "2026-10-25 01:00",
+            "2026-10-25 03:00",
+            ["25 02:00 +0200", "25 02:00 +0100", "25 03:00 +0100"],
+        ),
+        ("0 2-3 * * *", "Europe/Paris", "2026-10-25", "2026-10-25 12:00", ["25 02:00 +0200", "25 03:00 +0100"]),
+        ("59 2 * * sun", "Europe/Paris", "2026-10-24", "2026-10-26", ["25 02:59 +0200"]),
+        # Lord Howe, 5 April 2026: 02:00 +11 is 01:30 +10:30; 4 October 2026: 02:00 +10:30 is 02:30 +11
+        (
+            "45 1 * * *",
+            "Australia/Lord_Howe",
+            "2026-04-04 12:00",
+            "2026-04-06 12:00",
+            ["05 01:45 +1100", "06 01:45 +1030"],
+        ),
+        (
+            "*/30 * * * *",
+            "Australia/Lord_Howe",
+            "2026-04-05 00:40",
+            "2026-04-05 02:00",
+            ["05 01:00 +1100", "05 01:30 +1100", "05 01:30 +1030", "05 02:00 +1030"],
+        ),
+        (
+            "15 2 * * *",
+            "Australia/Lord_Howe",
+            "2026-10-03 12:00",
+            "2026-10-05 12:00",
+            ["04 02:30 +1100", "05 02:15 +1100"],
+        ),
+        (
+            "15 * * * *",
+            "Australia/Lord_Howe",
+            "2026-10-04 01:00",
+            "2026-10-04 04:00",
+            ["04 01:15 +1030", "04 03:15 +1100"],
+        ),
+        # Kathmandu and Tokyo know no daylight saving
+        ("0 6 * * *", "Asia/Kathmandu", "2026-03-28 12:00", "2026-03-30 12:00", ["29 06:00 +0545", "30 06:00 +0545"]),
+        (
+            "15 */6 * * *",
+            "Asia/Kathmandu",
+            "2026-10-25",
+            "2026-10-25 13:00",
+            ["25 00:15 +0545", "25 06:15 +0545", "25 12:15 +0545"],
+        ),
+        (
+            "0 0 9 * * mon-fri",
+            "Asia/Tokyo",
+            "2026-11-27 12:00",
+            "2026-12-01 12:00",
+            ["30 09:00 +0900", "01 09:00 +0900"],
+        ),
+        # Apia had no 30 December 2011
+        (
+            "30 0 * * *",
+            "Pacific/Apia",
+            "2011-12-29",
+            "2011-12-31 12:00",
+            ["29 00:30 -1000", "31 00:00 +1400", "31 00:30 +1400"],
+        ),
+    ],
+)
+def test_ticks_worked_out_by_hand(text: str, zone: str, after: str, until: str, expected: list[str]) -> None:
+    assert ticks(text, zone, after, until) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "expected"),
+    [
+        ("0 9 * * *", "2026-11-25T09:00:00Z", "2026-11-26T09:00:00Z"),
+        ("0 0 9 * * *", "2026-11-25T08:59:59.999999Z", "2026-11-25T09:00:00Z"),
+        ("*/10 * * * * *", "2026-11-25T08:00:01Z", "2026-11-25T08:00:10Z"),
+        ("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
+        ("0 0 13 * fri", "2026-11-25T00:00:00Z", "2026-11-27T00:00:00Z"),
+        ("0 0 L * *", "2026-11-25T00:00:00Z", "2026-11-30T00:00:00Z"),
+        ("0 0 * * MON#1", "2026-11-25T00:00:00Z", "2026-12-07T00:00:00Z"),
+        ("0 22-2 * * *", "2026-11-25T23:30:00Z", "2026-11-26T00:00:00Z"),
+        ("@hourly", "2026-11-25T08:59:00Z", "2026-11-25T09:00:00Z"),
+        ("@daily", "2026-11-25T08:59:00Z", "2026-11-26T00:00:00Z"),
+        ("@weekly", "2026-11-25T08:59:00Z", "2026-11-29T00:00:00Z"),
+        ("@Monthly", "2026-11-25T08:59:00Z", "2026-12-01T00:00:00Z"),
+        ("@yearly", "2026-11-25T08:59:00Z", "2027-01-01T00:00:00Z"),
+        ("@every 90", "2026-11-25T00:00:00Z", "2026-11-25T00:01:30Z"),
+    ],
+)
+def test_next_after(text: str, after: str, expected: str) -> None:
+    assert Cron.parse(text).next_after(datetime.fromisoformat(after)) == datetime.fromisoformat(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("61 * * * *", "'61' is no minute"),
+        ("* 25 * * *", "'25' is no hour"),
+        ("* * 0 * *", "'0' is no day of month"),
+        ("* * * 13 *", "'13' is no month"),
+        ("* * * * 8", "'8' is no day of week"),
+        ("60 * * * * *", "'60' is no second"),
+        ("* * * * MONDAY", "'MONDAY' is no day of week"),
+        ("*/0 * * * *", "'*/0' is no minute"),
+        ("H * * * *", "'H' is no minute"),
+        ("R(1-5) * * * *", "is no minute"),
+        ("1.5 * * * *", "is no minute"),
+        ("٣ * * * *", "is no minute"),
+        ("9" * 150 + " * * * *", "is no minute"),
+        ("* * * *", "has 4 fields"),
+        ("* * * * * * *", "has 7 fields"),
+        ("", "has 0 fields"),
+        ("@reboot", "there are @yearly"),
+        ("@every 0.5", "from 1 second"),
+        ("@every -5", "there are @yearly"),
+        ("0 0 31 2 *", "never comes"),
+        ("0 0 31 4,6,9,11 *", "never comes"),
+        ("0 0 1 * MON#1", "goes with any day of month only"),
+        (",".join("1" * 100_000) + " * * * *", "200 at most"),
+        ("1" * 5_000_000, "200 at most"),
+        ("* " * 99, "fields"),
+    ],
+)
+def test_what_is_wrong_is_named_and_quickly(text: str, said: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ConfigurationError) as caught:
+        Cron.parse(text)
+    assert time.process_time() - began < 0.05
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "", "../etc/passwd", "europe paris", "x" * 5000])
+def test_a_time_zone_that_is_none_is_named(zone: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not an IANA time zone"):
+        Cron.parse("* * * * *", zone)
+
+
+def test_a_naive_moment_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="aware"):
+        Cron.parse("* * * * *").next_after(datetime(2026, 1, 1))  # noqa: DTZ001
+
+
+def test_intervals_do_not_drift_whenever_one_looks() -> None:
+    cron = Cron.parse(every(minutes=7), "America/New_York")
+    first = cron.next_after(datetime(2026, 3, 8, 6, 59, 59, 999_999, tzinfo=UTC))
+    found = [first]
+    for late in range(100):
+        found.append(cron.next_after(found[-1] + timedelta(seconds=late)))
+    assert {b - a for a, b in pairwise(found)} == {timedelta(minutes=7)}
+    assert every(hours=1, seconds=0.5) == "@every 3600.5"
+    for wrong in (0, -1, 0.1, 1e12):
+        with pytest.raises(ConfigurationError):
+            every(seconds=wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "said"),
+    [
+        ("0 0 9 * * *", "UTC", "At 09:00 AM"),
+        ("30 2 * * MON-FRI", "Europe/Paris", "At 02:30 AM, Monday through Friday, Europe/Paris time"),
+        ("@hourly", "UTC", "Every hour"),
+        ("@every 90", "UTC", "Every 0:01:30"),
+    ],
+)
+def test_a_description_for_people(text: str, zone: str, said: str) -> None:
+    assert Cron.parse(text, zone).description == said
+
+
+LOOKS = [datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(0, 365 * 20, 5)]
+
+
+def shifts(zone: ZoneInfo) -> Iterator[date]:
+    """For each change of the zone's offset in 20 years a day from which it is at most five days away."""
+    for before, after in pairwise(LOOKS):
+        if before.astimezone(zone).utcoffset() != after.astimezone(zone).utcoffset():
+            yield before.date() - timedelta(days=1)
+
+
+def test_a_daily_rule_fires_once_on_each_day_around_every_shift_of_20_years_in_every_zone() -> None:
+    alike = {
+        tuple(look.astimezone(ZoneInfo(name)).utcoffset() for look in LOOKS): name for name in available_timezones()
+    }
+    assert len(alike) > 50
+    for name in alike.values():
+        zone = ZoneInfo(name)
+        for day in shifts(zone):
+            for hour in range(4):
+                cron = Cron.parse(f"30 {hour} * * *", name)
+                moment = datetime(day.year, day.month, day.day, 12, tzinfo=zone)
+                found = [moment]
+                for _ in range(8):
+                    found.append(cron.next_after(found[-1]).astimezone(zone))
+                days = [tick.date() for tick in found]
+                assert {b - a for a, b in pairwise(days)} == {timedelta(days=1)}, (name, days)
+
+
+SINCE = datetime(2000, 1, 1, tzinfo=UTC)
+TEXTS = ["30 2 * * *", "*/15 2 * * *", "* * * * *", "0 */2 * * *", "15,45 1-3 * * *", "0 0 1 * *", "*/7 * * * * *"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.sampled_from([*TEXTS, "@every 3600"]),
+    zone=st.sampled_from(sorted(available_timezones())),
+    moment=st.integers(0, 40 * 365 * 86400).map(
+        lambda seconds: datetime(2000, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    ),
+)
+def test_ticks_strictly_increase_and_none_is_passed_over(text: str, zone: str, moment: datetime) -> None:
+    cron = Cron.parse(text, zone)
+    first = cron.next_after(moment)
+    second = cron.next_after(first)
+    assert moment < first < second
+    between = moment + (first - moment) / 2
+    assert cron.next_after(between) == first
+    assert cron.next_after(first - timedelta(microseconds=1)) == first
+
+
+@pytest.mark.parametrize(
+    "name", ["America/New_York", "Europe/Paris", "Australia/Lord_Howe", "Africa/Casablanca", "Antarctica/Troll"]
+)
+def test_a_wildcard_hour_fires_each_hour_of_real_time(name: str) -> None:
+    """An oracle that asks each minute of UTC what the clock on the wall shows."""
+    zone, cron = ZoneInfo(name), Cron.parse("*/10 * * * *", name)
+    for day in list(shifts(zone))[:6]:
+        start = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+        minutes = [start + timedelta(minutes=n) for n in range(1, 60 * 24 * 7)]
+        expected = [minute for minute in minutes if minute.astimezone(zone).minute % 10 == 0]
+        found, moment = [], start
+        while (moment := cron.next_after(moment)) <= minutes[-1]:
+            found.append(moment)
+        assert found == expected
