@@ -9,15 +9,18 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.cron import Cron
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +101,7 @@ def test_the_quick_start_is_the_example() -> None:
     assert code(example) == code(QUICK_START.code)
 
 
-@pytest.mark.parametrize("name", ["tasks", "transactions", "workers"])
+@pytest.mark.parametrize("name", ["schedules", "tasks", "transactions", "workers"])
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         run_block(block, page)
@@ -106,7 +109,25 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 
 
 def test_every_page_is_run_by_a_test() -> None:
-    assert {page.stem for page in DOCS} == {"reliability", "tasks", "testing", "transactions", "workers"}
+    assert {page.stem for page in DOCS} == {"reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+
+
+def test_the_table_of_daylight_saving_is_true() -> None:
+    table = ROOT.joinpath("docs/schedules.md").read_text(encoding="utf-8").partition("<!-- checked by")[2]
+    zone = ZoneInfo("America/New_York")
+    rows = re.findall(r"^\| `(.+?)`(?:, until (\S+))? \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
+    assert len(rows) == 7
+    for rule, until, *said in rows:
+        cron = Cron.parse(rule, zone.key)
+        for day, ticks in zip(
+            [datetime(2026, 3, 8, tzinfo=zone), datetime(2026, 11, 1, tzinfo=zone)], said, strict=True
+        ):
+            end = day.replace(hour=int(until[:2])) if until else day + timedelta(hours=23)
+            found, tick = list[str](), cron.next_after(day - timedelta(seconds=1))
+            while tick.astimezone(zone) <= end:
+                found.append(f"{tick.astimezone(zone):%H:%M %Z}")
+                tick = cron.next_after(tick)
+            assert ", ".join(found) == ticks, rule
 
 
 def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) -> None:
@@ -204,6 +225,9 @@ def test_a_command_in_the_docs_is_one_that_works(
             _place_an_order(database_url)
             worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
             assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
+        case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/test_clock.py
+            usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
+            subprocess.run(usage, capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs", *arguments]:
             _place_an_order(database_url)
             subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], capture_output=True, check=True)

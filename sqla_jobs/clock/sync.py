@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -80,8 +80,3 @@ def retire(session: Session, models: Models[Any], declared: Mapping[str, Declare
             .execution_options(synchronize_session=False)
         )
     )
-
-
-def names_of(session: Session, models: Models[Any]) -> list[str]:
-    """All schedules there are."""
-    return list(session.scalars(select(models.Schedule.name).order_by(models.Schedule.name)))
