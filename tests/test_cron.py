@@ -170,7 +170,7 @@ def test_next_after(text: str, after: str, expected: str) -> None:
     [
         ("61 * * * *", "'61' is no minute"),
         ("* 25 * * *", "'25' is no hour"),
-        ("* * 0 * *", "'0' is no day of month"),
+        ("* * 0 * *", "'* * 0 * *'"),
         ("* * * 13 *", "'13' is no month"),
         ("* * * * 8", "'8' is no day of week"),
         ("60 * * * * *", "'60' is no second"),
