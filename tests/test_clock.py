@@ -29,11 +29,6 @@ from sqla_jobs.models import CatchUp
 from sqla_jobs.testing import drain
 from tests.helpers import wait_until
 
-
-class Base(DeclarativeBase):
-    pass
-
-
 seen: list[datetime | None] = []
 
 
