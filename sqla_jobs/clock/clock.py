@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs import processes
@@ -19,7 +19,7 @@ from sqla_jobs.connections import own_engine
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.wakeup import SCHEDULES
+from sqla_jobs.wakeup import SCHEDULES, notify
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
@@ -127,16 +127,11 @@ class Clock:
         while is_more:
             with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
                 queues, is_more = fire_due(connection, self._schedules, self._jobs.tasks)
-            self._tell(engine, set(queues))
+            if queues:  # after the commit, since NOTIFY in a transaction makes commits wait for one another
+                with engine.begin() as connection:
+                    notify(connection, self._jobs.models.channel, set(queues))
             count += len(queues)
         return count
-
-    def _tell(self, engine: Engine, queues: set[str]) -> None:
-        """Wake workers; after the commit, since NOTIFY in a transaction makes commits wait for one another."""
-        if queues:
-            with engine.begin() as connection:
-                for queue in queues:
-                    connection.execute(select(func.pg_notify(self._jobs.models.channel, queue)))
 
     def _declare(self) -> None:
         """At first make rows of what code declares; later say that it still does, and disable what nobody does."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, NullPool, create_engine, func, select
+from sqlalchemy import Connection, Engine, NullPool, create_engine
 from sqlalchemy.orm import registry
 
 from sqla_jobs import processes
@@ -20,6 +20,7 @@ from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin
 from sqla_jobs.outcomes import Released, word
 from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.wakeup import notify
 from sqla_jobs.worker.link import Address
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
@@ -117,7 +118,7 @@ class Caretaker:
         for estate in list(self._estates):
             with engine.begin() as connection:
                 if _settle(connection, queries, estate):
-                    connection.execute(select(func.pg_notify(models.channel, "")))
+                    notify(connection, models.channel, [""])
                 elif not estate.begun and time.monotonic() > estate.until:
                     processes.unregister(connection, models, estate.process_id)
                     self._estates.remove(estate)
