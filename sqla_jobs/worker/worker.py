@@ -17,6 +17,7 @@ from sqla_jobs.binding import Binding
 from sqla_jobs.connections import own_engine, warn_of_small_pool
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor, Held
+from sqla_jobs.explain import explain
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.transactions import WorkerTransactions
@@ -151,10 +152,7 @@ class Worker:
             self._heart.start()
         except ProgrammingError as error:
             engine.dispose()
-            raise ConfigurationError(
-                f"the tables are not as this version needs them ({str(error.orig).splitlines()[0]}): "
-                "create them with metadata.create_all(engine) or your migrations"
-            ) from error
+            raise ConfigurationError(explain(error)) from error
         self._finisher.start()
         self._watch.start()
         for lane in self._lanes:
