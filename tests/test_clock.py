@@ -174,6 +174,13 @@ def test_one_name_is_one_schedule(jobs: Jobs[Any]) -> None:
     assert jobs.schedules["mine"].cron.text == "@hourly"
 
 
+def test_the_rhythm_of_a_clock_is_checked(jobs: Jobs[Any]) -> None:
+    with pytest.raises(ConfigurationError, match="heartbeat=0"):
+        jobs.clock(heartbeat=0)
+    with pytest.raises(ConfigurationError, match="three times"):
+        jobs.clock(heartbeat=5, lease=6)
+
+
 # code and operators
 
 

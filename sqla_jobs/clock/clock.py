@@ -23,7 +23,7 @@ from sqla_jobs.wakeup import SCHEDULES, notify
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
-from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.settings import Rhythm
 from sqla_jobs.worker.stopping import StopRequest, stopped_by_signals
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ class Clock:
     def __init__(self, jobs: Jobs[Any], binding: Binding, *, heartbeat: float, lease: float) -> None:
         self._jobs = jobs
         self._binding = binding
-        self._settings = Settings.checked(
-            ["default"], concurrency=1, heartbeat=heartbeat, lease=lease, poll=1, grace=0, slow=1
-        )
+        self._rhythm = Rhythm(heartbeat, lease)
         self._queries = Queries(jobs.models)
         self._schedules = ScheduleQueries(jobs.models)
         self._declare_at = 0.0
@@ -86,9 +84,9 @@ class Clock:
         except BaseException:
             self._engine.dispose()
             raise
-        self._pulse = Pulse(self._engine, self._queries, self._settings)
+        self._pulse = Pulse(self._engine, self._queries, self._rhythm)
         channel = self._jobs.models.channel
-        self._listener = Listener(self._engine, channel, self._heard, patience=self._settings.patience)
+        self._listener = Listener(self._engine, channel, self._heard, patience=self._rhythm.patience)
         self._listener.start()
         self._thread.start()
         log.info("clock %s runs, with %d schedules in its code", self._process_id, len(self._jobs.schedules))
@@ -101,7 +99,7 @@ class Clock:
         self._stop_requested.set()
         self._wake.set()
         self._listener.stop()
-        self._thread.join(2 * self._settings.patience)
+        self._thread.join(2 * self._rhythm.patience)
         try:
             with self._engine.begin() as connection:
                 processes.unregister(connection, self._jobs.models, self._process_id)
@@ -120,7 +118,7 @@ class Clock:
             engine.dispose()
 
     def _connect(self) -> Engine:
-        return own_engine(self._binding.engine, patience=self._settings.patience)
+        return own_engine(self._binding.engine, patience=self._rhythm.patience)
 
     def _fire(self, engine: Engine) -> int:
         count, is_more = 0, True
@@ -150,7 +148,7 @@ class Clock:
     def _register(self) -> None:
         with self._engine.begin() as connection:
             self._process_id = processes.register(
-                connection, self._jobs.models, kind="clock", queues={}, lease=self._settings.lease
+                connection, self._jobs.models, kind="clock", queues={}, lease=self._rhythm.lease
             )
 
     def _heard(self, what: str) -> None:
@@ -158,7 +156,7 @@ class Clock:
             self._wake.set()
 
     def _loop(self) -> None:
-        patience = Patience("the clock", self._stop_requested, longest=min(5.0, self._settings.heartbeat))
+        patience = Patience("the clock", self._stop_requested, longest=self._rhythm.longest_wait)
         while not self._stop_requested.is_set():
             due_in = patience.run(self._step)
             # what is due and still there is held by somebody else, and left for a moment
