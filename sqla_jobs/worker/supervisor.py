@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType
@@ -21,6 +19,7 @@ from sqla_jobs.worker.caretaker import Caretaker
 from sqla_jobs.worker.child import Order
 from sqla_jobs.worker.link import Address, Drained, Gone, Registered
 from sqla_jobs.worker.spawned import Spawned
+from sqla_jobs.worker.stopping import StopRequest, handled, stopped_by_signals
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -30,8 +29,6 @@ _MARGIN = 20.0
 """Seconds beyond its grace that a child has for storing what it did, before it is killed."""
 _SETTLE = 5.0
 """Seconds for recording what killed children held, when all ends."""
-_ONE_SIGNAL = 0.3
-"""Seconds within which a second signal is the same one, sent to the process and to its group."""
 _HEALTHY = 60.0
 """Seconds after which an end is a new misfortune, and not the same one again."""
 _MAX_BACKOFF = 30.0
@@ -88,14 +85,17 @@ class Supervisor:
         self._caretaker = Caretaker(order.settings, living=self._living, gone=self._gone, beaten=self._beaten)
         self._has_worked = False
         self._signals: set[int] = set()
-        self._stopping_since: float | None = None
+        self._stop_requested = StopRequest()
         self._exit_code = 0
         self.runs = 0
         """How many runs the children have told of when they ended."""
 
     def run(self) -> int:
         """Supervise until stopped, or until all is drained. Returns the exit code."""
-        with self._handling_signals():
+        with (
+            stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
+            handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
+        ):
             while not self._is_over():
                 self._obey_signals()
                 self._start_missing()
@@ -111,30 +111,16 @@ class Supervisor:
         """Have every child replaced, one by one, soon; may be called from any thread or signal handler."""
         self._signals.add(signal.SIGHUP)
 
-    @contextmanager
-    def _handling_signals(self) -> Generator[None]:
-        before = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
-            if self._stopping_since is not None and time.monotonic() - self._stopping_since > _ONE_SIGNAL:
-                for child in self._children():
-                    child.process.kill()
-                os._exit(128 + number)
-            self._stopping_since = self._stopping_since or time.monotonic()
         self._signals.add(number)
+
+    def _kill_all(self) -> None:
+        for child in self._children():
+            child.process.kill()
 
     def _obey_signals(self) -> None:
         wanted, self._signals = self._signals, set()
-        if wanted & {signal.SIGTERM, signal.SIGINT}:
+        if self._stop_requested.is_set():
             self._stop()
         if signal.SIGHUP in wanted:
             log.info("replacing all processes, one by one")
@@ -146,7 +132,6 @@ class Supervisor:
                 child.show_stacks()
 
     def _stop(self) -> None:
-        self._stopping_since = self._stopping_since or time.monotonic()
         self._to_replace.clear()
         for child in self._children():
             if not child.is_leaving:
@@ -160,11 +145,11 @@ class Supervisor:
     def _is_over(self) -> bool:
         if any(self._children()):
             return False
-        return self._stopping_since is not None or all(post.is_done for post in self._posts)
+        return self._stop_requested.is_set() or all(post.is_done for post in self._posts)
 
     def _start_missing(self) -> None:
         """Until one child has worked only one is tried: what is wrong is said once."""
-        if self._stopping_since is not None:
+        if self._stop_requested.is_set():
             return
         for post in self._posts if self._has_worked else self._posts[:1]:
             if post.child is None and not post.is_done and time.monotonic() >= post.start_at:
@@ -228,7 +213,7 @@ class Supervisor:
             log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
             return
         post.child, post.successor = post.successor, None
-        if self._stopping_since is None and not post.is_done:
+        if not self._stop_requested.is_set() and not post.is_done:
             self._plan_restart(post, child)
 
     def _plan_restart(self, post: _Post, child: Spawned) -> None:
@@ -238,7 +223,7 @@ class Supervisor:
             return
         if not self._has_worked:  # it has said why
             self._exit_code = 1
-            self._stop()
+            self._stop_requested.set()
             return
         if child.process.exitcode == 0:
             post.start_at = now
@@ -262,7 +247,7 @@ class Supervisor:
             if post.child and post not in self._to_replace and self._is_spent(post.child):
                 self._to_replace.append(post)
         is_changing = self._leaving or any(post.successor for post in self._posts)
-        if self._stopping_since is None and self._to_replace and not is_changing:
+        if self._to_replace and not self._stop_requested.is_set() and not is_changing:
             post = self._to_replace.popleft()
             post.successor = Spawned(self._order, post.number)
 

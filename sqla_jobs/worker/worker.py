@@ -29,7 +29,7 @@ from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.settings import Settings
-from sqla_jobs.worker.stopping import stopped_by_signals
+from sqla_jobs.worker.stopping import handled, stopped_by_signals
 from sqla_jobs.worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -81,16 +81,9 @@ class Worker:
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """Where signals can be had SIGUSR1 shows where jobs are."""
-        with stopped_by_signals(self._stop_requested):
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            before = signal.signal(signal.SIGUSR1, self._on_stacks_wanted)
-            try:
-                yield
-            finally:
-                signal.signal(signal.SIGUSR1, before)
+        """SIGUSR1 shows where jobs are."""
+        with stopped_by_signals(self._stop_requested), handled({signal.SIGUSR1: self._on_stacks_wanted}):
+            yield
 
     def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
         self._watch.stacks_wanted = True
