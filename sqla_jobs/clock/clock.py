@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -23,8 +22,9 @@ from sqla_jobs.wakeup import SCHEDULES, notify
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
+from sqla_jobs.worker.service import Service
 from sqla_jobs.worker.settings import Rhythm
-from sqla_jobs.worker.stopping import StopRequest, stopped_by_signals
+from sqla_jobs.worker.stopping import StopRequest
 
 if TYPE_CHECKING:
     from sqla_jobs.core import Jobs
@@ -38,7 +38,7 @@ _DECLARE_AGAIN = 3600.0
 """Seconds between two times at which it says what its code declares."""
 
 
-class Clock:
+class Clock(Service):
     """Enqueues a job for each tick of each schedule; any number of them, in any number of processes.
 
     `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
@@ -46,6 +46,7 @@ class Clock:
     """
 
     def __init__(self, jobs: Jobs[Any], binding: Binding, *, heartbeat: float, lease: float) -> None:
+        super().__init__(StopRequest())
         self._jobs = jobs
         self._binding = binding
         self._rhythm = Rhythm(heartbeat, lease)
@@ -53,24 +54,9 @@ class Clock:
         self._schedules = ScheduleQueries(jobs.models)
         self._declare_at = 0.0
         self._has_synced = False
-        self._stop_requested = StopRequest()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-clock", daemon=True)
         self._stopped = False
-
-    def run(self) -> None:
-        """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
-        with stopped_by_signals(self._stop_requested), self:
-            self._stop_requested.wait()
-
-    def __enter__(self) -> Clock:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start, in a thread. Raises `ConfigurationError`, and what the database raises."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError, ProgrammingError
@@ -28,6 +28,7 @@ from sqla_jobs.worker.lanes import Lane
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Alone, Keeper
+from sqla_jobs.worker.service import Service
 from sqla_jobs.worker.settings import Settings
 from sqla_jobs.worker.stopping import handled, stopped_by_signals
 from sqla_jobs.worker.watch import Watch
@@ -41,7 +42,7 @@ _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
 
 
-class Worker:
+class Worker(Service):
     """Claims jobs of its queues and runs them in threads, until it is stopped.
 
     `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
@@ -49,23 +50,18 @@ class Worker:
     """
 
     def __init__(self, jobs: Jobs[Any], binding: Binding, settings: Settings, keeper: Keeper | None = None) -> None:
+        self._keeper = keeper or Alone()
+        super().__init__(self._keeper.stop)
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
-        self._keeper = keeper or Alone()
-        self._stop_requested = self._keeper.stop
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._watch = Watch(self._held, settings.slow)
-
-    def run(self) -> None:
-        """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
-        with self._signals(), self:
-            self._stop_requested.wait()
 
     def drain(self) -> int:
         """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
@@ -92,15 +88,6 @@ class Worker:
     def runs(self) -> int:
         """How many runs have ended here."""
         return self._runs
-
-    def __enter__(self) -> Worker:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start working in threads. Raises `ConfigurationError` where there is nothing it could run."""
