@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sqla_jobs import processes
-from sqla_jobs.executor import Held
+from sqla_jobs.held import Held
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Lease, Queries
 from sqla_jobs.worker.patience import Patience

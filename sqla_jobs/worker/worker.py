@@ -16,8 +16,9 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqla_jobs.binding import Binding
 from sqla_jobs.connections import own_engine, warn_of_small_pool
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.executor import Executor, Held
+from sqla_jobs.executor import Executor
 from sqla_jobs.explain import explain
+from sqla_jobs.held import Held
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.transactions import WorkerTransactions
