@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.binding import Binding
@@ -56,6 +57,7 @@ class Worker(Service):
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
+        self._queries = Queries(jobs.models)
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
         self._stopped = False
@@ -98,9 +100,29 @@ class Worker(Service):
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, sum(self._settings.queues.values()))
-        engine = own_engine(app, patience=self._settings.patience)
-        queries, claiming = Queries(self._jobs.models), threading.Lock()
-        self._engine = engine
+        self._engine = own_engine(app, patience=self._settings.patience)
+        self._build(self._engine, tasks, isolation)
+        try:
+            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings)
+            self._heart.start()
+        except ProgrammingError as error:
+            self._engine.dispose()
+            raise ConfigurationError(explain(error)) from error
+        self._finisher.start()
+        self._watch.start()
+        for lane in self._lanes:
+            for number in range(lane.concurrency):
+                name = f"sqla_jobs-{lane.name}-{number}"
+                self._threads.append(threading.Thread(target=self._work, args=(lane,), name=name, daemon=True))
+        for thread in self._threads:
+            thread.start()
+        self._claimer.start()
+        self._listener.start()
+        log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
+
+    def _build(self, engine: Engine, tasks: list[str], isolation: str) -> None:
+        """Make the parts, which work on `engine`; none is started."""
+        queries, claiming = self._queries, threading.Lock()
         transactions = WorkerTransactions(
             self._binding.transaction, queries, lease=self._settings.lease, patience=self._settings.patience
         )
@@ -128,26 +150,8 @@ class Worker(Service):
             heart=self._heart,
             finisher=self._finisher,
         )
-        try:
-            self._keeper.meet(engine, self._jobs.models, queries, self._settings)
-            self._heart.start()
-        except ProgrammingError as error:
-            engine.dispose()
-            raise ConfigurationError(explain(error)) from error
-        self._finisher.start()
-        self._watch.start()
-        for lane in self._lanes:
-            for number in range(lane.concurrency):
-                name = f"sqla_jobs-{lane.name}-{number}"
-                self._threads.append(threading.Thread(target=self._work, args=(lane,), name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
-        self._claimer.start()
-        self._listener = Listener(
-            engine, self._jobs.models.channel, self._claimer.heard, patience=self._settings.patience
-        )
-        self._listener.start()
-        log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
+        channel = self._jobs.models.channel
+        self._listener = Listener(engine, channel, self._claimer.heard, patience=self._settings.patience)
 
     def _known_tasks(self) -> list[str]:
         """The names of all tasks, imported and complete."""
