@@ -14,6 +14,7 @@ from sqla_jobs.arguments import Codec
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.entities import entity_of
 from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.models import MAX_ATTEMPTS
 from sqla_jobs.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.signatures import Signature, inspect_target
 
@@ -103,7 +104,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
         _timeout(name, options.get("timeout")),
         aliases,
         sensitive,
-        {"queue": "default", "priority": 0, "max_attempts": 25} | given,
+        {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
     )
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,78 +14,14 @@ from sqla_jobs.board import Mark
 from sqla_jobs.context import RunContext
 from sqla_jobs.declaration import Declaration
 from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
-from sqla_jobs.interrupt import Body, CancelRequested, TimedOut
-from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, storable, word
-from sqla_jobs.queries import Claimed, Finish
+from sqla_jobs.held import Held
+from sqla_jobs.interrupt import CancelRequested, TimedOut
+from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
+from sqla_jobs.queries import Finish
 from sqla_jobs.tasks import Task
 from sqla_jobs.transactions import NotBegun, Transactions
 
 log = logging.getLogger("sqla_jobs.run")
-
-_PROGRESS = 1000
-"""Characters kept of a progress message."""
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A claimed job in this process, from the claim until its end is stored."""
-
-    job: Claimed
-    claimed_at: float
-    started_at: float | None = None
-    """Both by `time.monotonic()`."""
-    context: RunContext | None = None
-    progress: tuple[float, str | None] | None = None
-    """Told by the run, and not stored yet."""
-    is_silent: bool = False
-    """Progress would change the row that the run's own transaction is to change under a stricter isolation."""
-    is_over: bool = False
-    """Ended, and its end is on its way to the database."""
-    deadline: float | None = None
-    cancel_requested: bool = False
-    body: Body = field(default_factory=Body)
-    mark: Mark | None = None
-    """Where a parent process sees that it was begun."""
-    thread: int | None = None
-    """The thread it runs in, by `threading.get_ident()`."""
-
-    @property
-    def is_running(self) -> bool:
-        """Begun, and not over."""
-        return self.started_at is not None and not self.is_over
-
-    def begin(self, mark: Mark | None) -> None:
-        """It starts, in the calling thread: charged from here on, should this process die."""
-        self.started_at, self.thread, self.mark = time.monotonic(), threading.get_ident(), mark
-        if mark is not None:
-            mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, self.started_at)
-
-    def end(self) -> None:
-        """It is over, and its end on its way to the database."""
-        self.is_over = True
-        if self.mark is not None:
-            self.mark.end()
-
-    def stored(self) -> None:
-        """Its end is in the database, or somebody else's business."""
-        if self.mark is not None:
-            self.mark.clear()
-
-    def cancel(self) -> None:
-        """Somebody cancelled the job: it does not start any more, or is interrupted."""
-        self.cancel_requested = True
-        if self.context is not None:
-            self.context.cancel_requested = True
-        self.body.interrupt(CancelRequested)
-
-    def publish(self, fraction: float, message: str | None) -> None:
-        if not self.is_silent:
-            self.progress = (fraction, None if message is None else storable(str(message), _PROGRESS))
-
-    def ended(self, outcome: Outcome) -> Finish:
-        """The end of this attempt, now."""
-        started = self.started_at or self.claimed_at
-        return Finish(self.job, outcome, started - self.claimed_at, time.monotonic() - self.claimed_at)
 
 
 class Executor:

@@ -35,6 +35,9 @@ from sqlalchemy.orm.attributes import instance_state
 
 Words = TypeVar("Words", bound=StrEnum)
 
+MAX_ATTEMPTS = 25
+"""Of a job whose task and enqueueing say nothing else."""
+
 
 class JobState(StrEnum):
     """Where a job stands. Equal to its plain string, in Python and in `where`."""
@@ -137,7 +140,7 @@ class JobMixin(Row):
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     run_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     attempt: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
-    max_attempts: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("25"))
+    max_attempts: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text(str(MAX_ATTEMPTS)))
     current_run_id: Mapped[int | None] = mapped_column(BigInteger)
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     unique_key: Mapped[str | None] = mapped_column(Text)

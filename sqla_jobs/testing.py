@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.core import Jobs
 from sqla_jobs.enqueue import AnySession, plain_session
 from sqla_jobs.errors import JobsError
-from sqla_jobs.executor import Executor, Held
+from sqla_jobs.executor import Executor
+from sqla_jobs.held import Held
 from sqla_jobs.queries import PRIORITIES, Claimed, Finish, Probe, Queries
 
 

@@ -11,12 +11,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction, object_session
 
@@ -39,6 +39,12 @@ SCHEDULES = "=schedules"
 """What is told instead of a queue's name, which holds no "=", where a schedule was changed."""
 
 Subscriber = Callable[[str], None]
+
+
+def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
+    """Tell who listens on other connections that there are jobs in these queues; "" is every queue."""
+    for queue in queues:
+        connection.execute(select(func.pg_notify(channel, queue)))
 
 
 class _Pending:
@@ -147,7 +153,7 @@ class _Notifier:
             try:
                 with engine.begin() as connection:
                     for channel, queue in messages:
-                        connection.execute(select(func.pg_notify(channel, queue)))
+                        notify(connection, channel, [queue])
             except SQLAlchemyError as error:
                 log.debug("a wake-up was not sent, workers will poll: %s", error)
             with self._lock:

@@ -96,7 +96,7 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     def start(url: str, *options: str) -> subprocess.Popen[bytes]:
         path = tmp_path / f"worker-{len(started)}.log"
         command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", "--database-url", url]
-        command += ["--heartbeat", "0.2", "--lease", "1.5", *options]
+        command += ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", *options]
         with path.open("wb") as log:
             started.append(subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, start_new_session=True))
         return started[-1]

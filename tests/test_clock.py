@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, func, insert, select, text, update
+from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs, RunContext
@@ -29,15 +29,10 @@ from sqla_jobs.models import CatchUp
 from sqla_jobs.testing import drain
 from tests.helpers import wait_until
 
-
-class Base(DeclarativeBase):
-    pass
-
-
 seen: list[datetime | None] = []
 
 
-def application() -> Jobs[Any]:
+def application(engine: Engine) -> Jobs[Any]:
     """A new one for each test: what code declares differs."""
 
     class Base(DeclarativeBase):
@@ -49,23 +44,14 @@ def application() -> Jobs[Any]:
     def report(run: RunContext, kind: str = "daily") -> None:
         seen.append(run.scheduled_for)
 
-    Base.metadata.create_all(jobs_engine())
-    jobs.bind(jobs_engine())
+    Base.metadata.create_all(engine)
+    jobs.bind(engine)
     return jobs
 
 
-_engines: list[Engine] = []
-
-
-def jobs_engine() -> Engine:
-    return _engines[-1]
-
-
 @pytest.fixture
-def jobs(engine: Engine) -> Iterator[Jobs[Any]]:
-    _engines.append(engine)
-    yield application()
-    _engines.pop()
+def jobs(engine: Engine) -> Jobs[Any]:
+    return application(engine)
 
 
 @pytest.fixture
@@ -179,6 +165,13 @@ def test_one_name_is_one_schedule(jobs: Jobs[Any]) -> None:
     assert jobs.schedules["mine"].cron.text == "@hourly"
 
 
+def test_the_rhythm_of_a_clock_is_checked(jobs: Jobs[Any]) -> None:
+    with pytest.raises(ConfigurationError, match="heartbeat=0"):
+        jobs.clock(heartbeat=0)
+    with pytest.raises(ConfigurationError, match="three times"):
+        jobs.clock(heartbeat=5, lease=6)
+
+
 # code and operators
 
 
@@ -225,13 +218,13 @@ def test_an_operators_own_schedule_of_that_name_keeps_its_values(session: Sessio
 
 
 def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
-    session: Session, jobs: Jobs[Any]
+    session: Session, jobs: Jobs[Any], engine: Engine
 ) -> None:
     jobs.tasks["report"].schedule("0 3 * * *", name="nightly")
     jobs.clock().tick()
     session.add(jobs.Schedule(name="an operator's", task="report", cron="@daily"))
     session.commit()
-    without = application()
+    without = application(engine)
     without.clock().tick()
     enabled = select(jobs.Schedule.enabled).where(jobs.Schedule.name == "nightly")
     assert session.scalar(enabled) is True
@@ -250,9 +243,9 @@ def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
 
 
 def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_declares(
-    session: Session, jobs: Jobs[Any]
+    session: Session, jobs: Jobs[Any], engine: Engine
 ) -> None:
-    old, new = jobs, application()
+    old, new = jobs, application(engine)
     old.tasks["report"].schedule("@daily", name="both")
     old.tasks["report"].schedule("@daily", name="gone")
     new.tasks["report"].schedule("@daily", name="both")
@@ -383,7 +376,6 @@ def test_clocks_at_once_share_the_work(session: Session, jobs: Jobs[Any]) -> Non
     clocks = [jobs.clock() for _ in range(3)]
     for clock in clocks:
         clock.tick()
-    make_due(session, jobs)
     session.execute(update(jobs.Schedule).values(next_run_at=func.date_trunc("day", func.now())))
     session.commit()
     with ThreadPoolExecutor() as pool:
@@ -424,7 +416,6 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Engine) -> None:
-    """With ticks that wait in transactions that are killed in their middle."""
     clocks = [start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2") for _ in range(3)]
     ticks = text(
         "SELECT count(*), count(DISTINCT scheduled_for), min(scheduled_for), max(scheduled_for) FROM sqla_jobs"
@@ -447,7 +438,6 @@ def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Eng
             assert [clock.wait(20) for clock in clocks] == [0, 0, 0]
             count, distinct, first, last = connection.execute(ticks).one()
             assert count == distinct == (last - first).total_seconds() + 1
-            wait_until(lambda: not connection.scalar(text("SELECT count(*) FROM sqla_processes WHERE pid = 0")))
     finally:
         for clock in clocks:
             clock.kill()
@@ -478,7 +468,7 @@ def test_a_worker_runs_a_clock_unless_told_otherwise(folder: Path, engine: Engin
 
 
 def test_the_clock_of_the_host_decides_nothing(
-    session: Session, jobs: Jobs[Any], engine: Engine, monkeypatch: pytest.MonkeyPatch
+    session: Session, jobs: Jobs[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host two hours ahead: the clock asks the server, whose word is replaced by nothing of ours."""
 
@@ -509,30 +499,26 @@ def test_a_server_whose_clock_steps_back_fires_nothing_twice(session: Session, j
     assert only(session, jobs).next_run_at > datetime.now(UTC)
 
 
-def test_a_running_clock_follows_a_change_at_once_and_sleeps_until_the_next_tick(
-    session: Session, jobs: Jobs[Any], engine: Engine
+def test_a_running_clock_follows_a_change_at_once_and_in_time_one_it_was_not_told_of(
+    session: Session, jobs: Jobs[Any]
 ) -> None:
     jobs.tasks["report"].schedule("@yearly", name="one")
     with jobs.clock():
         wait_until(lambda: only(session, jobs).next_run_at is not None)
-        began = time.monotonic()
         only(session, jobs).cron = "* * * * * *"
         session.commit()
         wait_until(lambda: enqueued(session, jobs), timeout=2.5)
-        assert time.monotonic() - began < 2.5
         session.execute(text("UPDATE sqla_schedules SET enabled = false"))  # nobody is told
         session.commit()
         wait_until(lambda: only(session, jobs).next_run_at is None, timeout=3)
 
 
-def test_ticks_are_on_time_and_an_idle_clock_says_little(session: Session, jobs: Jobs[Any], engine: Engine) -> None:
+def test_ticks_are_on_time(session: Session, jobs: Jobs[Any]) -> None:
     jobs.tasks["report"].schedule(every(seconds=1))
     with jobs.clock():
         wait_until(lambda: len(enqueued(session, jobs)) >= 5)
     lags = [(job.created_at - job.scheduled_for).total_seconds() for job in enqueued(session, jobs)]
     assert sorted(lags)[len(lags) // 2] < 0.2
-    session.execute(delete(jobs.Schedule))
-    session.commit()
 
 
 def test_ten_thousand_schedules_due_at_once_are_fired(session: Session, jobs: Jobs[Any]) -> None:
@@ -545,9 +531,7 @@ def test_ten_thousand_schedules_due_at_once_are_fired(session: Session, jobs: Jo
     clock.tick()
     session.execute(update(jobs.Schedule).values(next_run_at=func.date_trunc("day", func.now()) - timedelta(days=1)))
     session.commit()
-    began = time.monotonic()
     assert clock.tick() == 10_000
-    print(f"10,000 schedules in {time.monotonic() - began:.2f} s")
 
 
 # the command line

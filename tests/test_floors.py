@@ -17,7 +17,7 @@ FLOORS = """
     mapping connections
     queries.* wakeup
     entities signatures processes board
-    arguments enqueue
+    arguments enqueue held
     declaration
     schedules
     tasks

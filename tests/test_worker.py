@@ -283,7 +283,7 @@ def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
     wait_until(lambda: "sqla_jobs-claim" not in [thread.name for thread in threading.enumerate()])
-    assert states(session) == {"running": 2, "queued": 4}
+    wait_until(lambda: states(session) == {"running": 2, "queued": 4})
     shop.gate.set()
     stopper.join(20)
     assert states(session) == {"succeeded": 2, "queued": 4}

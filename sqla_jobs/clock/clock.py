@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs import processes
@@ -19,12 +18,13 @@ from sqla_jobs.connections import own_engine
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.wakeup import SCHEDULES
+from sqla_jobs.wakeup import SCHEDULES, notify
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
-from sqla_jobs.worker.settings import Settings
-from sqla_jobs.worker.stopping import StopRequest, stopped_by_signals
+from sqla_jobs.worker.service import Service
+from sqla_jobs.worker.settings import Rhythm
+from sqla_jobs.worker.stopping import StopRequest
 
 if TYPE_CHECKING:
     from sqla_jobs.core import Jobs
@@ -38,7 +38,7 @@ _DECLARE_AGAIN = 3600.0
 """Seconds between two times at which it says what its code declares."""
 
 
-class Clock:
+class Clock(Service):
     """Enqueues a job for each tick of each schedule; any number of them, in any number of processes.
 
     `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
@@ -46,33 +46,17 @@ class Clock:
     """
 
     def __init__(self, jobs: Jobs[Any], binding: Binding, *, heartbeat: float, lease: float) -> None:
+        super().__init__(StopRequest())
         self._jobs = jobs
         self._binding = binding
-        self._settings = Settings.checked(
-            ["default"], concurrency=1, heartbeat=heartbeat, lease=lease, poll=1, grace=0, slow=1
-        )
+        self._rhythm = Rhythm(heartbeat, lease)
         self._queries = Queries(jobs.models)
         self._schedules = ScheduleQueries(jobs.models)
         self._declare_at = 0.0
         self._has_synced = False
-        self._stop_requested = StopRequest()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-clock", daemon=True)
         self._stopped = False
-
-    def run(self) -> None:
-        """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
-        with stopped_by_signals(self._stop_requested), self:
-            self._stop_requested.wait()
-
-    def __enter__(self) -> Clock:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start, in a thread. Raises `ConfigurationError`, and what the database raises."""
@@ -86,9 +70,9 @@ class Clock:
         except BaseException:
             self._engine.dispose()
             raise
-        self._pulse = Pulse(self._engine, self._queries, self._settings)
+        self._pulse = Pulse(self._engine, self._queries, self._rhythm)
         channel = self._jobs.models.channel
-        self._listener = Listener(self._engine, channel, self._heard, patience=self._settings.patience)
+        self._listener = Listener(self._engine, channel, self._heard, patience=self._rhythm.patience)
         self._listener.start()
         self._thread.start()
         log.info("clock %s runs, with %d schedules in its code", self._process_id, len(self._jobs.schedules))
@@ -101,7 +85,7 @@ class Clock:
         self._stop_requested.set()
         self._wake.set()
         self._listener.stop()
-        self._thread.join(2 * self._settings.patience)
+        self._thread.join(2 * self._rhythm.patience)
         try:
             with self._engine.begin() as connection:
                 processes.unregister(connection, self._jobs.models, self._process_id)
@@ -120,23 +104,18 @@ class Clock:
             engine.dispose()
 
     def _connect(self) -> Engine:
-        return own_engine(self._binding.engine, patience=self._settings.patience)
+        return own_engine(self._binding.engine, patience=self._rhythm.patience)
 
     def _fire(self, engine: Engine) -> int:
         count, is_more = 0, True
         while is_more:
             with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
                 queues, is_more = fire_due(connection, self._schedules, self._jobs.tasks)
-            self._tell(engine, set(queues))
+            if queues:  # after the commit, since NOTIFY in a transaction makes commits wait for one another
+                with engine.begin() as connection:
+                    notify(connection, self._jobs.models.channel, set(queues))
             count += len(queues)
         return count
-
-    def _tell(self, engine: Engine, queues: set[str]) -> None:
-        """Wake workers; after the commit, since NOTIFY in a transaction makes commits wait for one another."""
-        if queues:
-            with engine.begin() as connection:
-                for queue in queues:
-                    connection.execute(select(func.pg_notify(self._jobs.models.channel, queue)))
 
     def _declare(self) -> None:
         """At first make rows of what code declares; later say that it still does, and disable what nobody does."""
@@ -155,7 +134,7 @@ class Clock:
     def _register(self) -> None:
         with self._engine.begin() as connection:
             self._process_id = processes.register(
-                connection, self._jobs.models, kind="clock", queues={}, lease=self._settings.lease
+                connection, self._jobs.models, kind="clock", queues={}, lease=self._rhythm.lease
             )
 
     def _heard(self, what: str) -> None:
@@ -163,7 +142,7 @@ class Clock:
             self._wake.set()
 
     def _loop(self) -> None:
-        patience = Patience("the clock", self._stop_requested, longest=min(5.0, self._settings.heartbeat))
+        patience = Patience("the clock", self._stop_requested, longest=self._rhythm.longest_wait)
         while not self._stop_requested.is_set():
             due_in = patience.run(self._step)
             # what is due and still there is held by somebody else, and left for a moment

@@ -14,14 +14,13 @@ from sqlalchemy import Connection
 from sqla_jobs.clock.ticks import ticks_due
 from sqla_jobs.cron import Cron
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.models import CatchUp, Overlap
+from sqla_jobs.models import MAX_ATTEMPTS, CatchUp, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
 
 log = logging.getLogger("sqla_jobs.clock")
 
 BATCH = 1000
 """Schedules looked at in one transaction."""
-_ATTEMPTS = 25
 
 
 def fire_due(connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any]) -> tuple[list[str], bool]:
@@ -76,7 +75,7 @@ def _job(row: Any, tick: datetime, tasks: Mapping[str, Any]) -> dict[str, Any]:
         "queue": row.queue,
         "priority": row.priority,
         "args": json.dumps(row.args),
-        "max_attempts": tasks[row.task].declaration.defaults["max_attempts"] if row.task in tasks else _ATTEMPTS,
+        "max_attempts": tasks[row.task].declaration.defaults["max_attempts"] if row.task in tasks else MAX_ATTEMPTS,
         "schedule_id": row.id,
         "scheduled_for": tick,
         "run_at": tick + timedelta(seconds=random.uniform(0, row.jitter)),  # noqa: S311

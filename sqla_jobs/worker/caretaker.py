@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, NullPool, create_engine, func, select
+from sqlalchemy import Connection, Engine, NullPool, create_engine
 from sqlalchemy.orm import registry
 
 from sqla_jobs import processes
@@ -20,10 +20,11 @@ from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin
 from sqla_jobs.outcomes import Released, word
 from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.wakeup import notify
 from sqla_jobs.worker.link import Address
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
-from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.settings import Rhythm
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -56,13 +57,13 @@ class Caretaker:
 
     def __init__(
         self,
-        settings: Settings,
+        rhythm: Rhythm,
         *,
         living: Callable[[], list[uuid.UUID]],
         gone: Callable[[uuid.UUID], None],
         beaten: Callable[[set[uuid.UUID], float], None],
     ) -> None:
-        self._settings = settings
+        self._rhythm = rhythm
         self._living = living
         self._gone = gone
         self._beaten = beaten
@@ -102,14 +103,14 @@ class Caretaker:
     def _loop(self) -> None:
         assert self._address is not None
         app = create_engine("postgresql+psycopg://", creator=self._connect, poolclass=NullPool)
-        engine = Patience("connecting", self._stop).call(lambda: own_engine(app, patience=self._settings.patience))
+        engine = Patience("connecting", self._stop).call(lambda: own_engine(app, patience=self._rhythm.patience))
         models = map_models(registry(), self._address.schema, self._address.prefix, JobMixin)
         queries = Queries(models)
-        pulse = Pulse(engine, queries, self._settings)
-        patience = Patience("the heartbeat", self._stop, longest=min(5.0, self._settings.heartbeat))
+        pulse = Pulse(engine, queries, self._rhythm)
+        patience = Patience("the heartbeat", self._stop, longest=self._rhythm.longest_wait)
         while not self._stop.is_set():
             patience.run(lambda: self._tick(engine, models, queries, pulse))
-            self._wake.wait(_AGAIN if self._estates else min(_LOOK, self._settings.heartbeat))
+            self._wake.wait(_AGAIN if self._estates else min(_LOOK, self._rhythm.heartbeat))
             self._wake.clear()
         engine.dispose()
 
@@ -117,7 +118,7 @@ class Caretaker:
         for estate in list(self._estates):
             with engine.begin() as connection:
                 if _settle(connection, queries, estate):
-                    connection.execute(select(func.pg_notify(models.channel, "")))
+                    notify(connection, models.channel, [""])
                 elif not estate.begun and time.monotonic() > estate.until:
                     processes.unregister(connection, models, estate.process_id)
                     self._estates.remove(estate)

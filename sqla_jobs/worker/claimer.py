@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from sqla_jobs.executor import Held
+from sqla_jobs.held import Held
 from sqla_jobs.outcomes import Released
 from sqla_jobs.queries import Queries
 from sqla_jobs.worker.finisher import Finisher

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sqla_jobs import processes
-from sqla_jobs.executor import Held
+from sqla_jobs.held import Held
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Lease, Queries
 from sqla_jobs.worker.patience import Patience
@@ -101,8 +101,7 @@ class Heart:
         self._keeper.registered(self._process_id)
 
     def _loop(self) -> None:
-        # after an outage every living process is to have beaten before another one may take it for dead
-        patience = Patience("the heartbeat", self._stop, longest=min(5.0, self._settings.heartbeat))
+        patience = Patience("the heartbeat", self._stop, longest=self._settings.longest_wait)
         while not self._stop.wait(min(_LOOK, self._settings.heartbeat)):
             patience.run(self._tick)
 

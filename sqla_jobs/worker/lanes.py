@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from queue import Empty, SimpleQueue
 
-from sqla_jobs.executor import Held
+from sqla_jobs.held import Held
 from sqla_jobs.queries import PRIORITIES, Claimed, Probe
 
 MAX_PREFETCH = 1000

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, event
 from sqla_jobs.board import Board, Mark
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Queries
-from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.settings import Rhythm
 from sqla_jobs.worker.stopping import StopRequest
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -93,7 +93,7 @@ class Link:
     def beat_at(self) -> float:
         return self._board.beat_at
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings) -> None:
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
         self._models = models
 
         def tell(connection: Any, _: object) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqla_jobs.board import Mark
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Queries
-from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.settings import Rhythm
 from sqla_jobs.worker.stopping import StopRequest
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -22,31 +22,30 @@ log = logging.getLogger("sqla_jobs.worker")
 class Pulse:
     """Beats for processes of this host, and rescues what dead ones held."""
 
-    def __init__(self, engine: Engine, queries: Queries, settings: Settings) -> None:
+    def __init__(self, engine: Engine, queries: Queries, rhythm: Rhythm) -> None:
         self._engine = engine
         self._queries = queries
-        self._heartbeat = settings.heartbeat
-        self._lease = settings.lease
+        self._rhythm = rhythm
         self.beat_at = self._unbroken_since = time.monotonic()
 
     @property
     def is_due(self) -> bool:
         """Whether it is time to beat."""
-        return time.monotonic() - self.beat_at >= self._heartbeat
+        return time.monotonic() - self.beat_at >= self._rhythm.heartbeat
 
     def beat(self, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
         """Say that these live. Returns those not taken for dead yet, and whether it could be said of each."""
         now = time.monotonic()
         with self._engine.begin() as connection:
             alive = self._queries.beat(connection, process_ids)
-        if now - self.beat_at > self._lease / 2:
+        if now - self.beat_at > self._rhythm.lease / 2:
             self._unbroken_since = now
         self.beat_at = now
         return alive
 
     def rescue(self) -> None:
         """Take back the jobs of the dead, once our own beats prove that the server was there all along."""
-        if self.beat_at - self._unbroken_since < self._lease:
+        if self.beat_at - self._unbroken_since < self._rhythm.lease:
             return
         with self._engine.begin() as connection:
             buried = self._queries.bury(connection)
@@ -71,7 +70,7 @@ class Keeper(Protocol):
         """When the server last heard that the worker lives, by `time.monotonic()`."""
         ...
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings) -> None:
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
         """Get to know the database, before all else."""
         ...
 
@@ -103,8 +102,8 @@ class Alone:
     def beat_at(self) -> float:
         return self._beat_at
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings) -> None:
-        self._pulse = Pulse(engine, queries, settings)
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
+        self._pulse = Pulse(engine, queries, rhythm)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._beat_at = time.monotonic()

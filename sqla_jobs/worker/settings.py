@@ -1,4 +1,4 @@
-"""How a worker works, checked where it enters."""
+"""How a worker works, and how it shows that it lives; checked where it enters."""
 
 from __future__ import annotations
 
@@ -10,20 +10,39 @@ from sqla_jobs.errors import ArgumentsError, ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """All times are seconds; `queues` gives each queue's own number of jobs to run at once."""
+class Rhythm:
+    """A process beats every `heartbeat` seconds, and is taken for dead after `lease`. Raises `ConfigurationError`."""
 
-    queues: dict[str, int]
     heartbeat: float
     lease: float
-    poll: float
-    grace: float
-    slow: float
+
+    def __post_init__(self) -> None:
+        _check_seconds(heartbeat=self.heartbeat, lease=self.lease)
+        if self.lease < 3 * self.heartbeat:
+            raise ConfigurationError(
+                f"lease={self.lease:g} with heartbeat={self.heartbeat:g}: a worker that misses one beat would lose "
+                "its jobs; make the lease at least three times the heartbeat"
+            )
 
     @property
     def patience(self) -> float:
-        """How long the worker's own connections wait for a server that is silent."""
+        """How long the process's own connections wait for a server that is silent."""
         return max(1.0, self.lease / 3)
+
+    @property
+    def longest_wait(self) -> float:
+        """Between two tries to beat: after an outage all that live have beaten before one may take another for dead."""
+        return min(5.0, self.heartbeat)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Rhythm):
+    """All times are seconds; `queues` gives each queue's own number of jobs to run at once."""
+
+    queues: dict[str, int]
+    poll: float
+    grace: float
+    slow: float
 
     @classmethod
     def checked(
@@ -50,14 +69,13 @@ class Settings:
                 raise ConfigurationError(str(error)) from None
             if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
                 raise ConfigurationError(f"queue {name!r}: {number!r} jobs at once; a whole number from 1 to 1000")
-        for option, value in {"heartbeat": heartbeat, "lease": lease, "poll": poll, "slow": slow}.items():
-            if not 0 < value < 86400:
-                raise ConfigurationError(f"{option}={value!r}: a number of seconds above 0, below a day")
+        _check_seconds(poll=poll, slow=slow)
         if not 0 <= grace < 7 * 86400:
             raise ConfigurationError(f"grace={grace!r}: a number of seconds from 0, below a week")
-        if lease < 3 * heartbeat:
-            raise ConfigurationError(
-                f"lease={lease:g} with heartbeat={heartbeat:g}: a worker that misses one beat would lose its jobs; "
-                "make the lease at least three times the heartbeat"
-            )
-        return cls(lanes, heartbeat, lease, poll, grace, slow)
+        return cls(heartbeat, lease, lanes, poll, grace, slow)
+
+
+def _check_seconds(**options: float) -> None:
+    for option, value in options.items():
+        if not 0 < value < 86400:
+            raise ConfigurationError(f"{option}={value!r}: a number of seconds above 0, below a day")

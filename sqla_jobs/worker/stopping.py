@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _ONE_SIGNAL = 0.3
 """Seconds within which a second signal is the same one, sent to the process and to its group."""
@@ -36,23 +37,31 @@ class StopRequest(threading.Event):
 
 
 @contextmanager
-def stopped_by_signals(request: StopRequest) -> Generator[None]:
-    """SIGTERM and SIGINT ask for a stop, a second one ends the process; only in the main thread can they be had."""
+def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> Generator[None]:
+    """These signals call these handlers within the block; in the main thread, for only there can they be had."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signalled_at = 0.0
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal signalled_at
-        if request.is_set() and time.monotonic() - signalled_at > _ONE_SIGNAL:
-            os._exit(128 + number)
-        signalled_at = time.monotonic()
-        request.is_signalled = True
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stopped_by_signals(request: StopRequest, *, before_exit: Callable[[], None] = lambda: None) -> Generator[None]:
+    """SIGTERM and SIGINT ask for a stop; a second one ends the process at once, after `before_exit`."""
+    signalled_at = 0.0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal signalled_at
+        if request.is_set() and time.monotonic() - signalled_at > _ONE_SIGNAL:
+            before_exit()
+            os._exit(128 + number)
+        signalled_at = time.monotonic()
+        request.is_signalled = True
+
+    with handled({signal.SIGTERM: on_signal, signal.SIGINT: on_signal}):
+        yield

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import random
 import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType
@@ -20,7 +17,9 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.worker.caretaker import Caretaker
 from sqla_jobs.worker.child import Order
 from sqla_jobs.worker.link import Address, Drained, Gone, Registered
+from sqla_jobs.worker.post import Post
 from sqla_jobs.worker.spawned import Spawned
+from sqla_jobs.worker.stopping import StopRequest, handled, stopped_by_signals
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -30,11 +29,6 @@ _MARGIN = 20.0
 """Seconds beyond its grace that a child has for storing what it did, before it is killed."""
 _SETTLE = 5.0
 """Seconds for recording what killed children held, when all ends."""
-_ONE_SIGNAL = 0.3
-"""Seconds within which a second signal is the same one, sent to the process and to its group."""
-_HEALTHY = 60.0
-"""Seconds after which an end is a new misfortune, and not the same one again."""
-_MAX_BACKOFF = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +52,9 @@ class Upkeep:
         if not 0 < self.kill_after < 86400:
             raise ConfigurationError(f"--kill-after {self.kill_after}: a number of seconds above 0, below a day")
 
-
-class _Post:
-    """The place of one child, which others take after it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.child: Spawned | None = None
-        self.successor: Spawned | None = None
-        """Being started, to take over once it is ready."""
-        self.start_at = 0.0
-        self.failures = 0
-        self.is_done = False
+    def is_spent(self, runs: int, memory: int) -> bool:
+        """Whether a child that ended so many runs, and was that large, is to be replaced."""
+        return runs > 0 and (0 < self.max_jobs <= runs or 0 < self.max_memory < memory)
 
 
 class Supervisor:
@@ -82,20 +67,23 @@ class Supervisor:
     def __init__(self, order: Order, upkeep: Upkeep) -> None:
         self._order = order
         self._upkeep = upkeep
-        self._posts = [_Post(number) for number in range(1, upkeep.processes + 1)]
+        self._posts = [Post(number) for number in range(1, upkeep.processes + 1)]
         self._leaving: list[Spawned] = []
-        self._to_replace: deque[_Post] = deque()
+        self._to_replace: deque[Post] = deque()
         self._caretaker = Caretaker(order.settings, living=self._living, gone=self._gone, beaten=self._beaten)
         self._has_worked = False
         self._signals: set[int] = set()
-        self._stopping_since: float | None = None
+        self._stop_requested = StopRequest()
         self._exit_code = 0
         self.runs = 0
         """How many runs the children have told of when they ended."""
 
     def run(self) -> int:
         """Supervise until stopped, or until all is drained. Returns the exit code."""
-        with self._handling_signals():
+        with (
+            stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
+            handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
+        ):
             while not self._is_over():
                 self._obey_signals()
                 self._start_missing()
@@ -111,30 +99,16 @@ class Supervisor:
         """Have every child replaced, one by one, soon; may be called from any thread or signal handler."""
         self._signals.add(signal.SIGHUP)
 
-    @contextmanager
-    def _handling_signals(self) -> Generator[None]:
-        before = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
-            if self._stopping_since is not None and time.monotonic() - self._stopping_since > _ONE_SIGNAL:
-                for child in self._children():
-                    child.process.kill()
-                os._exit(128 + number)
-            self._stopping_since = self._stopping_since or time.monotonic()
         self._signals.add(number)
+
+    def _kill_all(self) -> None:
+        for child in self._children():
+            child.process.kill()
 
     def _obey_signals(self) -> None:
         wanted, self._signals = self._signals, set()
-        if wanted & {signal.SIGTERM, signal.SIGINT}:
+        if self._stop_requested.is_set():
             self._stop()
         if signal.SIGHUP in wanted:
             log.info("replacing all processes, one by one")
@@ -146,7 +120,6 @@ class Supervisor:
                 child.show_stacks()
 
     def _stop(self) -> None:
-        self._stopping_since = self._stopping_since or time.monotonic()
         self._to_replace.clear()
         for child in self._children():
             if not child.is_leaving:
@@ -154,20 +127,20 @@ class Supervisor:
 
     def _children(self) -> Iterator[Spawned]:
         for post in self._posts:
-            yield from (child for child in (post.child, post.successor) if child)
+            yield from post.children
         yield from list(self._leaving)
 
     def _is_over(self) -> bool:
         if any(self._children()):
             return False
-        return self._stopping_since is not None or all(post.is_done for post in self._posts)
+        return self._stop_requested.is_set() or all(post.is_done for post in self._posts)
 
     def _start_missing(self) -> None:
         """Until one child has worked only one is tried: what is wrong is said once."""
-        if self._stopping_since is not None:
+        if self._stop_requested.is_set():
             return
         for post in self._posts if self._has_worked else self._posts[:1]:
-            if post.child is None and not post.is_done and time.monotonic() >= post.start_at:
+            if post.is_vacant:
                 post.child = Spawned(self._order, post.number)
 
     def _listen(self) -> None:
@@ -194,11 +167,9 @@ class Supervisor:
 
     def _take_over(self, child: Spawned) -> None:
         for post in self._posts:
-            if post.successor is child:
-                old, post.child, post.successor = post.child, child, None
-                if old is not None:
-                    old.ask_to_stop(self._order.settings.grace + _MARGIN)
-                    self._leaving.append(old)
+            if post.successor is child and (old := post.succeed()) is not None:
+                old.ask_to_stop(self._order.settings.grace + _MARGIN)
+                self._leaving.append(old)
 
     def _finished(self, child: Spawned) -> None:
         for post in self._posts:
@@ -221,34 +192,29 @@ class Supervisor:
         if child in self._leaving:
             self._leaving.remove(child)
             return
-        post = next(post for post in self._posts if child in (post.child, post.successor))
+        post = next(post for post in self._posts if child in post.children)
         if post.successor is child:
             post.successor = None
             self._to_replace.clear()
             log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
             return
-        post.child, post.successor = post.successor, None
-        if self._stopping_since is None and not post.is_done:
+        post.succeed()
+        if not self._stop_requested.is_set() and not post.is_done:
             self._plan_restart(post, child)
 
-    def _plan_restart(self, post: _Post, child: Spawned) -> None:
-        now = time.monotonic()
+    def _plan_restart(self, post: Post, child: Spawned) -> None:
         if not self._has_worked and self._upkeep.reload:
             post.start_at = math.inf  # until something changes
             return
         if not self._has_worked:  # it has said why
             self._exit_code = 1
-            self._stop()
+            self._stop_requested.set()
             return
         if child.process.exitcode == 0:
-            post.start_at = now
+            post.start_at = 0.0
             return
-        is_new = child.ready_at is not None and now - child.ready_at > _HEALTHY
-        post.failures = 1 if is_new else post.failures + 1
-        wait_for = 0.0 if post.failures == 1 else min(_MAX_BACKOFF, 0.25 * 2**post.failures)
-        wait_for *= random.uniform(0.75, 1.25)  # noqa: S311 - so that not all start at once
-        post.start_at = now + wait_for
-        log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), wait_for)
+        seconds = post.hold_back(child)
+        log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), seconds)
 
     def _kill_overdue(self) -> None:
         for child in self._children():
@@ -259,16 +225,12 @@ class Supervisor:
 
     def _replace(self) -> None:
         for post in self._posts:
-            if post.child and post not in self._to_replace and self._is_spent(post.child):
+            if post.child and post not in self._to_replace and self._upkeep.is_spent(*post.child.board.vitals):
                 self._to_replace.append(post)
         is_changing = self._leaving or any(post.successor for post in self._posts)
-        if self._stopping_since is None and self._to_replace and not is_changing:
+        if self._to_replace and not self._stop_requested.is_set() and not is_changing:
             post = self._to_replace.popleft()
             post.successor = Spawned(self._order, post.number)
-
-    def _is_spent(self, child: Spawned) -> bool:
-        runs, memory = child.board.vitals
-        return runs > 0 and (0 < self._upkeep.max_jobs <= runs or 0 < self._upkeep.max_memory < memory)
 
     def _living(self) -> list[uuid.UUID]:
         return [child.process_id for child in self._children() if child.process_id is not None]

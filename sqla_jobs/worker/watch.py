@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Mapping
 
-from sqla_jobs.executor import Held
+from sqla_jobs.held import Held
 from sqla_jobs.interrupt import TimedOut
 
 log = logging.getLogger("sqla_jobs.worker")

@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.binding import Binding
 from sqla_jobs.connections import own_engine, warn_of_small_pool
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.executor import Executor, Held
+from sqla_jobs.executor import Executor
+from sqla_jobs.explain import explain
+from sqla_jobs.held import Held
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.transactions import WorkerTransactions
@@ -27,8 +30,9 @@ from sqla_jobs.worker.lanes import Lane
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Alone, Keeper
+from sqla_jobs.worker.service import Service
 from sqla_jobs.worker.settings import Settings
-from sqla_jobs.worker.stopping import stopped_by_signals
+from sqla_jobs.worker.stopping import handled, stopped_by_signals
 from sqla_jobs.worker.watch import Watch
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
 
 
-class Worker:
+class Worker(Service):
     """Claims jobs of its queues and runs them in threads, until it is stopped.
 
     `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
@@ -48,23 +52,19 @@ class Worker:
     """
 
     def __init__(self, jobs: Jobs[Any], binding: Binding, settings: Settings, keeper: Keeper | None = None) -> None:
+        self._keeper = keeper or Alone()
+        super().__init__(self._keeper.stop)
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
+        self._queries = Queries(jobs.models)
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
-        self._keeper = keeper or Alone()
-        self._stop_requested = self._keeper.stop
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._watch = Watch(self._held, settings.slow)
-
-    def run(self) -> None:
-        """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
-        with self._signals(), self:
-            self._stop_requested.wait()
 
     def drain(self) -> int:
         """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
@@ -80,16 +80,9 @@ class Worker:
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """Where signals can be had SIGUSR1 shows where jobs are."""
-        with stopped_by_signals(self._stop_requested):
-            if threading.current_thread() is not threading.main_thread():
-                yield
-                return
-            before = signal.signal(signal.SIGUSR1, self._on_stacks_wanted)
-            try:
-                yield
-            finally:
-                signal.signal(signal.SIGUSR1, before)
+        """SIGUSR1 shows where jobs are."""
+        with stopped_by_signals(self._stop_requested), handled({signal.SIGUSR1: self._on_stacks_wanted}):
+            yield
 
     def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
         self._watch.stacks_wanted = True
@@ -99,15 +92,6 @@ class Worker:
         """How many runs have ended here."""
         return self._runs
 
-    def __enter__(self) -> Worker:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     def start(self) -> None:
         """Start working in threads. Raises `ConfigurationError` where there is nothing it could run."""
         if self._threads:
@@ -116,9 +100,29 @@ class Worker:
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, sum(self._settings.queues.values()))
-        engine = own_engine(app, patience=self._settings.patience)
-        queries, claiming = Queries(self._jobs.models), threading.Lock()
-        self._engine = engine
+        self._engine = own_engine(app, patience=self._settings.patience)
+        self._build(self._engine, tasks, isolation)
+        try:
+            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings)
+            self._heart.start()
+        except ProgrammingError as error:
+            self._engine.dispose()
+            raise ConfigurationError(explain(error)) from error
+        self._finisher.start()
+        self._watch.start()
+        for lane in self._lanes:
+            for number in range(lane.concurrency):
+                name = f"sqla_jobs-{lane.name}-{number}"
+                self._threads.append(threading.Thread(target=self._work, args=(lane,), name=name, daemon=True))
+        for thread in self._threads:
+            thread.start()
+        self._claimer.start()
+        self._listener.start()
+        log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
+
+    def _build(self, engine: Engine, tasks: list[str], isolation: str) -> None:
+        """Make the parts, which work on `engine`; none is started."""
+        queries, claiming = self._queries, threading.Lock()
         transactions = WorkerTransactions(
             self._binding.transaction, queries, lease=self._settings.lease, patience=self._settings.patience
         )
@@ -146,29 +150,8 @@ class Worker:
             heart=self._heart,
             finisher=self._finisher,
         )
-        try:
-            self._keeper.meet(engine, self._jobs.models, queries, self._settings)
-            self._heart.start()
-        except ProgrammingError as error:
-            engine.dispose()
-            raise ConfigurationError(
-                f"the tables are not as this version needs them ({str(error.orig).splitlines()[0]}): "
-                "create them with metadata.create_all(engine) or your migrations"
-            ) from error
-        self._finisher.start()
-        self._watch.start()
-        for lane in self._lanes:
-            for number in range(lane.concurrency):
-                name = f"sqla_jobs-{lane.name}-{number}"
-                self._threads.append(threading.Thread(target=self._work, args=(lane,), name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
-        self._claimer.start()
-        self._listener = Listener(
-            engine, self._jobs.models.channel, self._claimer.heard, patience=self._settings.patience
-        )
-        self._listener.start()
-        log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
+        channel = self._jobs.models.channel
+        self._listener = Listener(engine, channel, self._claimer.heard, patience=self._settings.patience)
 
     def _known_tasks(self) -> list[str]:
         """The names of all tasks, imported and complete."""

@@ -1,0 +1,42 @@
+"""What a worker and a clock have in common: how they are run and stopped."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
+
+from sqla_jobs.worker.stopping import StopRequest, stopped_by_signals
+
+
+class Service(ABC):
+    """Works in threads of its own, until `stop_requested` is set or somebody calls `stop()`."""
+
+    def __init__(self, stop_requested: StopRequest) -> None:
+        self._stop_requested = stop_requested
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin, in threads."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End in order, where it was started; once."""
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
+        with self._signals(), self:
+            self._stop_requested.wait()
+
+    def _signals(self) -> AbstractContextManager[None]:
+        return stopped_by_signals(self._stop_requested)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
