@@ -131,6 +131,22 @@ def test_sighup_replaces_the_children_one_by_one(
     assert attempts_and_runs(database) == (80, 80)
 
 
+def test_a_signal_to_the_whole_group_lets_a_replaced_child_end_gracefully(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 4.0} for n in range(2)))
+        session.commit()
+    parent = start_worker(database_url, "--lease", "3600", "--concurrency", "2")
+    wait_until(lambda: len(effects(database, "plain")) == 2)
+    parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: "stopping: 2 running" in log_of(tmp_path))
+    os.killpg(parent.pid, signal.SIGTERM)
+    assert parent.wait(20) == 0
+    assert states(database) == {"succeeded": 2}
+    assert attempts_and_runs(database) == (2, 2)
+
+
 def test_new_code_that_does_not_start_leaves_the_old_at_work(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,14 +204,14 @@ def test_a_child_that_was_taken_for_dead_goes_on_under_a_new_id(
     start_worker(database_url)
     wait_until(lambda: len(worker_pids(database)) == 1)
     with Session(database) as session:
-        first = session.scalars(select(jobs.Process.id)).one()
+        first = session.scalars(select(jobs.Process.id).where(jobs.Process.kind == "worker")).one()
         session.delete(session.get_one(jobs.Process, first))
         session.commit()
     wait_until(lambda: len(worker_pids(database)) == 1)
     enqueue_both(database, 5, 0.0)
     wait_until(lambda: states(database) == {"succeeded": 10})
     with Session(database) as session:
-        assert session.scalars(select(jobs.Process.id)).one() != first
+        assert session.scalars(select(jobs.Process.id).where(jobs.Process.kind == "worker")).one() != first
 
 
 def test_sigusr1_and_a_slow_job_show_where_jobs_are(

@@ -37,7 +37,11 @@ class StopRequest(threading.Event):
 
 @contextmanager
 def stopped_by_signals(request: StopRequest) -> Generator[None]:
-    """SIGTERM and SIGINT ask for a stop, a second one ends the process; only in the main thread can they be had."""
+    """SIGTERM and SIGINT ask for a stop, a second one ends the process; only in the main thread can they be had.
+
+    The first also where somebody else has asked before: a service manager signals the children too, and one
+    that the parent is replacing, or has just told to stop, goes on to end gracefully.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -45,7 +49,7 @@ def stopped_by_signals(request: StopRequest) -> Generator[None]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal signalled_at
-        if request.is_set() and time.monotonic() - signalled_at > _ONE_SIGNAL:
+        if request.is_signalled and time.monotonic() - signalled_at > _ONE_SIGNAL:
             os._exit(128 + number)
         signalled_at = time.monotonic()
         request.is_signalled = True
