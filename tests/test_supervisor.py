@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, Integer, select
+from sqlalchemy import Engine, Integer, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from tests import shop
@@ -184,6 +184,48 @@ Base.metadata.create_all(jobs.binding().engine)
     finally:
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(20) == 0
+
+
+def test_tables_found_by_what_the_application_sets_at_each_connection(database_url: str, tmp_path: Path) -> None:
+    """The parent, which imports no application, finds them too, and its beats keep the worker claiming."""
+    (tmp_path / "app.py").write_text(f"""
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+
+engine = create_engine({database_url!r})
+
+@event.listens_for(engine, "connect")
+def set_search_path(connection, record):
+    connection.execute("SET search_path TO application")
+    connection.commit()
+
+class Base(DeclarativeBase): ...
+
+jobs = Jobs(Base, session_factory=engine)
+
+@jobs.task
+def work() -> None: ...
+
+def prepare():
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA application"))
+        Base.metadata.create_all(connection)
+""")
+    subprocess.run([sys.executable, "-c", "import app; app.prepare()"], cwd=tmp_path, check=True, timeout=60)
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1"]
+    engine = create_engine(database_url)
+    beats = text("SELECT count(*) FROM application.sqla_processes WHERE beat_at > started_at + interval '2 seconds'")
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        parent = subprocess.Popen([*command, "--no-clock"], cwd=tmp_path, stderr=output)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            wait_until(lambda: connection.scalar(beats), message=log.read_text())
+    finally:
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(20) == 0
+        engine.dispose()
 
 
 @pytest.mark.parametrize("limit", [("--max-jobs", "10"), ("--max-memory", "1")])
