@@ -44,9 +44,10 @@ def attempts_and_runs(engine: Engine) -> tuple[int, int]:
 
 
 def worker_pids(engine: Engine) -> list[int]:
-    """The processes that have a row in the database, oldest first."""
+    """The workers that have a row in the database, oldest first."""
+    rows = select(jobs.Process.pid).where(jobs.Process.kind == "worker").order_by(jobs.Process.started_at)
     with Session(engine) as session:
-        return list(session.scalars(select(jobs.Process.pid).order_by(jobs.Process.started_at)))
+        return list(session.scalars(rows))
 
 
 def children_of(parent: subprocess.Popen[bytes]) -> set[int]:

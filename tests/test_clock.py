@@ -464,6 +464,37 @@ def test_a_worker_runs_a_clock_unless_told_otherwise(folder: Path, engine: Engin
         worker.wait()
 
 
+def test_a_schedule_that_somebody_holds_locked_stops_neither_workers_nor_other_schedules(
+    folder: Path, engine: Engine
+) -> None:
+    """Also of a worker that starts meanwhile, whose code declares the schedule."""
+    succeeded = text("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded' AND task = :task")
+    declare = "\n@jobs.task\ndef tock() -> None: ...\n\ntock.schedule(every(seconds=1))\n"
+    (folder / "app.py").write_text(APP.format(url=engine.url.render_as_string(hide_password=False)) + declare)
+
+    def runs_of(task: str, at_least: int) -> bool:
+        with engine.connect() as connection:
+            return bool(connection.scalar(succeeded, {"task": task}) >= at_least)
+
+    worker = start(folder, "sqla_jobs.worker", "app:jobs")
+    try:
+        wait_until(lambda: runs_of("tick", 1) and runs_of("tock", 1))
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE sqla_schedules SET priority = 1 WHERE name = 'each second'"))
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+            with engine.begin() as other:
+                before = other.scalar(succeeded, {"task": "tock"}) or 0
+            worker = start(folder, "sqla_jobs.worker", "app:jobs")
+            wait_until(lambda: runs_of("tock", before + 3), message=(folder / "log").read_text())
+            assert "somebody holds schedules locked" in (folder / "log").read_text()
+            before = connection.scalar(succeeded, {"task": "tick"}) or 0
+        wait_until(lambda: runs_of("tick", before + 2))
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
 # time
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, Integer, select
+from sqlalchemy import Engine, Integer, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from tests import shop
@@ -131,6 +131,22 @@ def test_sighup_replaces_the_children_one_by_one(
     assert attempts_and_runs(database) == (80, 80)
 
 
+def test_a_signal_to_the_whole_group_lets_a_replaced_child_end_gracefully(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 4.0} for n in range(2)))
+        session.commit()
+    parent = start_worker(database_url, "--lease", "3600", "--concurrency", "2")
+    wait_until(lambda: len(effects(database, "plain")) == 2)
+    parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: "stopping: 2 running" in log_of(tmp_path))
+    os.killpg(parent.pid, signal.SIGTERM)
+    assert parent.wait(20) == 0
+    assert states(database) == {"succeeded": 2}
+    assert attempts_and_runs(database) == (2, 2)
+
+
 def test_new_code_that_does_not_start_leaves_the_old_at_work(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +186,48 @@ Base.metadata.create_all(jobs.binding().engine)
         assert parent.wait(20) == 0
 
 
+def test_tables_found_by_what_the_application_sets_at_each_connection(database_url: str, tmp_path: Path) -> None:
+    """The parent, which imports no application, finds them too, and its beats keep the worker claiming."""
+    (tmp_path / "app.py").write_text(f"""
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+
+engine = create_engine({database_url!r})
+
+@event.listens_for(engine, "connect")
+def set_search_path(connection, record):
+    connection.execute("SET search_path TO application")
+    connection.commit()
+
+class Base(DeclarativeBase): ...
+
+jobs = Jobs(Base, session_factory=engine)
+
+@jobs.task
+def work() -> None: ...
+
+def prepare():
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA application"))
+        Base.metadata.create_all(connection)
+""")
+    subprocess.run([sys.executable, "-c", "import app; app.prepare()"], cwd=tmp_path, check=True, timeout=60)
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1"]
+    engine = create_engine(database_url)
+    beats = text("SELECT count(*) FROM application.sqla_processes WHERE beat_at > started_at + interval '2 seconds'")
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        parent = subprocess.Popen([*command, "--no-clock"], cwd=tmp_path, stderr=output)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            wait_until(lambda: connection.scalar(beats), message=log.read_text())
+    finally:
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(20) == 0
+        engine.dispose()
+
+
 @pytest.mark.parametrize("limit", [("--max-jobs", "10"), ("--max-memory", "1")])
 def test_a_child_past_its_limits_is_replaced_and_nothing_is_lost(
     database: Engine, database_url: str, start_worker: StartWorker, limit: tuple[str, str]
@@ -188,14 +246,14 @@ def test_a_child_that_was_taken_for_dead_goes_on_under_a_new_id(
     start_worker(database_url)
     wait_until(lambda: len(worker_pids(database)) == 1)
     with Session(database) as session:
-        first = session.scalars(select(jobs.Process.id)).one()
+        first = session.scalars(select(jobs.Process.id).where(jobs.Process.kind == "worker")).one()
         session.delete(session.get_one(jobs.Process, first))
         session.commit()
     wait_until(lambda: len(worker_pids(database)) == 1)
     enqueue_both(database, 5, 0.0)
     wait_until(lambda: states(database) == {"succeeded": 10})
     with Session(database) as session:
-        assert session.scalars(select(jobs.Process.id)).one() != first
+        assert session.scalars(select(jobs.Process.id).where(jobs.Process.kind == "worker")).one() != first
 
 
 def test_sigusr1_and_a_slow_job_show_where_jobs_are(

@@ -7,8 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
 
 from sqla_jobs import processes
 from sqla_jobs.binding import Binding
@@ -36,6 +37,9 @@ _LOOK = 2.0
 _HELD = 0.25
 _DECLARE_AGAIN = 3600.0
 """Seconds between two times at which it says what its code declares."""
+_LOCK_TIMEOUT, _LOCKED = "500ms", "55P03"
+"""How long it waits for a row that somebody holds, and the SQLSTATE then."""
+_LOCKED_AGAIN = 5.0
 
 
 class Clock(Service):
@@ -65,7 +69,7 @@ class Clock(Service):
         self._jobs.tasks.load()
         self._engine = self._connect()
         try:
-            self._declare()
+            self._declare(self._engine)
             self._register()
         except BaseException:
             self._engine.dispose()
@@ -96,9 +100,9 @@ class Clock(Service):
     def tick(self) -> int:
         """Enqueue what is due now, once. Returns how many jobs."""
         self._jobs.tasks.load()
-        self._declare()
         engine = self._connect()
         try:
+            self._declare(engine)
             return self._fire(engine)
         finally:
             engine.dispose()
@@ -109,7 +113,7 @@ class Clock(Service):
     def _fire(self, engine: Engine) -> int:
         count, is_more = 0, True
         while is_more:
-            with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+            with _read_committed(engine).begin() as connection:
                 queues, is_more = fire_due(connection, self._schedules, self._jobs.tasks)
             if queues:  # after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
@@ -117,19 +121,36 @@ class Clock(Service):
             count += len(queues)
         return count
 
-    def _declare(self) -> None:
-        """At first make rows of what code declares; later say that it still does, and disable what nobody does."""
+    def _declare(self, engine: Engine) -> None:
+        """At first make rows of what code declares; later say that it still does, and disable what nobody does.
+
+        Rows that somebody holds locked are not waited for: what is due is fired meanwhile.
+        """
         if time.monotonic() < self._declare_at:
             return
-        with self._binding.transaction() as session:
-            if not self._has_synced:
-                sync(session, self._jobs.models, self._jobs.schedules)
-            else:
-                still_declared(session, self._jobs.models, self._jobs.schedules)
-            for name in retire(session, self._jobs.models, self._jobs.schedules, UNDECLARED_FOR):
-                log.warning("schedule %r is disabled: no process has declared it for a day", name)
+        try:
+            with Session(_read_committed(engine)) as session, session.begin():
+                self._declare_in(session)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCKED:
+                raise
+            log.warning(
+                "what code declares is not stored yet, since somebody holds schedules locked: tried again in %g s",
+                _LOCKED_AGAIN,
+            )
+            self._declare_at = time.monotonic() + _LOCKED_AGAIN
+            return
         self._has_synced = True
         self._declare_at = time.monotonic() + _DECLARE_AGAIN
+
+    def _declare_in(self, session: Session) -> None:
+        session.execute(select(func.set_config("lock_timeout", _LOCK_TIMEOUT, True)))
+        if not self._has_synced:
+            sync(session, self._jobs.models, self._jobs.schedules)
+        else:
+            still_declared(session, self._jobs.models, self._jobs.schedules)
+        for name in retire(session, self._jobs.models, self._jobs.schedules, UNDECLARED_FOR):
+            log.warning("schedule %r is disabled: no process has declared it for a day", name)
 
     def _register(self) -> None:
         with self._engine.begin() as connection:
@@ -151,7 +172,7 @@ class Clock(Service):
 
     def _step(self) -> float:
         """One look. Returns the seconds until the next."""
-        self._declare()
+        self._declare(self._engine)
         if self._pulse.is_due:
             if self._process_id not in self._pulse.beat([self._process_id]):
                 self._register()
@@ -160,3 +181,8 @@ class Clock(Service):
             log.info("%d jobs enqueued by schedules", count)
         with self._engine.begin() as connection:
             return self._schedules.due_in(connection)
+
+
+def _read_committed(engine: Engine) -> Engine:
+    """The same, for several statements in one transaction."""
+    return engine.execution_options(isolation_level="READ COMMITTED")

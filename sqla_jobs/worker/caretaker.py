@@ -98,7 +98,7 @@ class Caretaker:
 
     def _connect(self) -> psycopg.Connection[Any]:
         assert self._address is not None
-        return psycopg.connect(**self._address.parameters)
+        return self._address.connect()
 
     def _loop(self) -> None:
         assert self._address is not None

@@ -27,6 +27,7 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 """Seconds between two looks at how much this process has done and how large it is."""
+_SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 _UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in which getrusage gives the memory."""
 
@@ -36,8 +37,26 @@ class Address:
     """To the parent: how to reach the database, as the application does now, and whose tables are ours."""
 
     parameters: dict[str, Any]
+    session: dict[str, str]
+    """What the application may set at each connection, and tables are found by."""
     schema: str | None
     prefix: str
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A new connection like the application's."""
+        connection = psycopg.connect(**self.parameters)
+        before = _session_of(connection)
+        for name, value in self.session.items():
+            if value != before[name]:
+                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.commit()
+        return connection
+
+
+def _session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    settings = dict(connection.execute(_SESSION).fetchall())
+    connection.rollback()
+    return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +115,12 @@ class Link:
     def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
         self._models = models
 
-        def tell(connection: Any, _: object) -> None:
-            self._tell_address(models, connection.info)
+        def tell(connection: psycopg.Connection[Any], _: object) -> None:
+            self._tell_address(models, connection)
 
         event.listen(engine, "connect", tell)
         with engine.connect() as connection:
-            tell(connection.connection.driver_connection, None)
+            tell(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._board.beat_at = time.monotonic()
@@ -124,9 +143,10 @@ class Link:
             except OSError:
                 self._orphaned()
 
-    def _tell_address(self, models: Models[Any], info: psycopg.ConnectionInfo) -> None:
+    def _tell_address(self, models: Models[Any], connection: psycopg.Connection[Any]) -> None:
+        info = connection.info
         parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
-        self.send(Address(parameters, models.positions.schema, models.prefix))
+        self.send(Address(parameters, _session_of(connection), models.positions.schema, models.prefix))
 
     def _listen(self) -> None:
         try:

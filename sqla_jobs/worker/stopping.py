@@ -52,12 +52,16 @@ def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> 
 
 @contextmanager
 def stopped_by_signals(request: StopRequest, *, before_exit: Callable[[], None] = lambda: None) -> Generator[None]:
-    """SIGTERM and SIGINT ask for a stop; a second one ends the process at once, after `before_exit`."""
+    """SIGTERM and SIGINT ask for a stop; a second one ends the process at once, after `before_exit`.
+
+    The first also where somebody else has asked before: a service manager signals the children too, and one
+    that the parent is replacing, or has just told to stop, goes on to end gracefully.
+    """
     signalled_at = 0.0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal signalled_at
-        if request.is_set() and time.monotonic() - signalled_at > _ONE_SIGNAL:
+        if request.is_signalled and time.monotonic() - signalled_at > _ONE_SIGNAL:
             before_exit()
             os._exit(128 + number)
         signalled_at = time.monotonic()
