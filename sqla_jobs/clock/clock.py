@@ -34,7 +34,8 @@ log = logging.getLogger("sqla_jobs.clock")
 
 _LOOK = 2.0
 """Seconds after which it looks again, since a schedule may have been changed by somebody who told nobody."""
-_HELD = 0.25
+_HELD_AGAIN = 0.25
+"""Seconds after which it looks again at what is due and held locked by somebody else."""
 _DECLARE_AGAIN = 3600.0
 """Seconds between two times at which it says what its code declares."""
 _LOCK_TIMEOUT, _LOCKED = "500ms", "55P03"
@@ -165,9 +166,8 @@ class Clock(Service):
     def _loop(self) -> None:
         patience = Patience("the clock", self._stop_requested, longest=self._rhythm.longest_wait)
         while not self._stop_requested.is_set():
-            due_in = patience.run(self._step)
-            # what is due and still there is held by somebody else, and left for a moment
-            self._wake.wait(min(_LOOK, due_in) if due_in and due_in > 0 else _HELD)
+            due_in = patience.run(self._step) or 0.0
+            self._wake.wait(min(_LOOK, due_in) if due_in > 0 else _HELD_AGAIN)
             self._wake.clear()
 
     def _step(self) -> float:

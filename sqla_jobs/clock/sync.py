@@ -29,12 +29,9 @@ def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared]
     if not wanted:
         return
     missing = insert(models.Schedule).on_conflict_do_nothing(index_elements=["name"])
-    rows = [
-        {"name": name, **row, "declared": True, "declaration": row, "declared_at": func.clock_timestamp()}
-        for name, row in wanted.items()
-    ]
-    for row in rows:
-        session.execute(missing.values(row))
+    for name, row in wanted.items():
+        values = {"name": name, **row, "declared": True, "declaration": row, "declared_at": func.clock_timestamp()}
+        session.execute(missing.values(values))
     for schedule in ScheduleQueries(models).hold(session, list(wanted)):
         _bring_up_to_date(schedule, wanted[schedule.name], reset=reset)
     session.flush()
