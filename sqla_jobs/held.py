@@ -50,13 +50,13 @@ class Held:
         if mark is not None:
             mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, self.started_at)
 
-    def end(self) -> None:
+    def conclude(self) -> None:
         """It is over, and its end on its way to the database."""
         self.is_over = True
         if self.mark is not None:
             self.mark.end()
 
-    def stored(self) -> None:
+    def let_go(self) -> None:
         """Its end is in the database, or somebody else's business."""
         if self.mark is not None:
             self.mark.clear()

@@ -210,7 +210,7 @@ class Worker(Service):
             except BaseException as error:
                 log.exception("running job %s failed inside the library", held.job.job_id)
                 end = held.ended(Failed(Failure.of(error)))
-            held.end()
+            held.conclude()
             if end is None:
                 self._forget(held.job.run_id)
             else:
@@ -227,7 +227,7 @@ class Worker(Service):
 
     def _forget(self, run_id: int, *, runs: int = 1) -> None:
         if (held := self._held.pop(run_id, None)) is not None:
-            held.stored()
+            held.let_go()
             with self._counting:
                 self._runs += runs
 
