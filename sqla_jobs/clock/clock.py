@@ -188,7 +188,7 @@ class Clock:
         while not self._stop_requested.is_set():
             due_in = patience.run(self._step)
             # what is due and still there is held by somebody else, and left for a moment
-            self._wake.wait(min(_LOOK, due_in) if due_in and due_in > 0 else _HELD)
+            self._wake.wait(min(_LOOK, self._settings.heartbeat, due_in) if due_in and due_in > 0 else _HELD)
             self._wake.clear()
 
     def _step(self) -> float:
