@@ -49,6 +49,25 @@ def test_a_killed_child_costs_what_it_had_begun_one_attempt_and_the_rest_nothing
         assert sum(session.scalars(charged)) == lost + runs(database, "succeeded")
 
 
+def test_what_a_dead_child_was_just_claiming_costs_nothing_and_goes_on(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """The server is still at it, for two seconds, when the child has long been dead. The lease is an hour."""
+    start_worker(database_url, "--heartbeat", "1", "--lease", "3600")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    slow = "IF NEW.state = 'running' THEN PERFORM pg_sleep(2); END IF; RETURN NEW;"
+    _execute(database, f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {slow} END $$")
+    _execute(database, "CREATE TRIGGER slow BEFORE UPDATE ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION slow()")
+    with Session(database) as session:
+        shop.mark.enqueue(session, n=1)
+        session.commit()
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    wait_until(lambda: _execute(database, sleeping).all())
+    os.kill(worker_pids(database)[0], signal.SIGKILL)
+    wait_until(lambda: states(database) == {"succeeded": 1})
+    assert attempts_and_runs(database) == (1, 1)
+
+
 def test_children_share_the_work_and_a_signal_stops_them_all(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
