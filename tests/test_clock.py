@@ -26,6 +26,7 @@ from sqla_jobs.clock.ticks import ticks_due
 from sqla_jobs.cron import Cron, every
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.models import CatchUp
+from sqla_jobs.queries import Queries
 from sqla_jobs.testing import drain
 from tests.helpers import wait_until
 
@@ -550,6 +551,20 @@ def test_ticks_are_on_time(session: Session, jobs: Jobs[Any]) -> None:
         wait_until(lambda: len(enqueued(session, jobs)) >= 5)
     lags = [(job.created_at - job.scheduled_for).total_seconds() for job in enqueued(session, jobs)]
     assert sorted(lags)[len(lags) // 2] < 0.2
+
+
+def test_an_idle_clock_beats_as_often_as_it_is_told_to(session: Session, jobs: Jobs[Any], engine: Engine) -> None:
+    queries = Queries(jobs.models)
+    beaten = select(jobs.Process).where(jobs.Process.beat_at > jobs.Process.started_at + timedelta(seconds=2.5))
+
+    def is_beaten() -> bool:
+        with engine.begin() as connection:
+            assert queries.bury(connection) == []
+        session.commit()
+        return session.scalars(beaten).one_or_none() is not None
+
+    with jobs.clock(heartbeat=0.2, lease=1.2):
+        wait_until(is_beaten)
 
 
 def test_ten_thousand_schedules_due_at_once_are_fired(session: Session, jobs: Jobs[Any]) -> None:

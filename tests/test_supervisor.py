@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Integer, create_engine, select, text
+from sqlalchemy import Engine, Integer, create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
 from tests import shop
@@ -33,7 +36,8 @@ def test_a_killed_child_costs_what_it_had_begun_one_attempt_and_the_rest_nothing
         shop.mark.enqueue_many(session, ({"n": n, "seconds": 2.0} for n in range(100, 140)))
         session.commit()
     start_worker(database_url, "--heartbeat", "1", "--lease", "3600", "--concurrency", "4")
-    wait_until(lambda: states(database)["running"] > 4 and len(effects(database, "plain")) > 100)
+    wait_until(lambda: states(database)["running"] > 4 and states(database)["succeeded"] == 100)
+    wait_until(lambda: len(effects(database, "plain")) > 100)
     (victim,) = worker_pids(database)
     begun = len(effects(database, "plain"))
     os.kill(victim, signal.SIGKILL)
@@ -44,6 +48,25 @@ def test_a_killed_child_costs_what_it_had_begun_one_attempt_and_the_rest_nothing
     with Session(database) as session:
         charged = select(jobs.Job.attempt - (jobs.Job.state == "running").cast(Integer))
         assert sum(session.scalars(charged)) == lost + runs(database, "succeeded")
+
+
+def test_what_a_dead_child_was_just_claiming_costs_nothing_and_goes_on(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """The server is still at it, for two seconds, when the child has long been dead. The lease is an hour."""
+    start_worker(database_url, "--heartbeat", "1", "--lease", "3600")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    slow = "IF NEW.state = 'running' THEN PERFORM pg_sleep(2); END IF; RETURN NEW;"
+    _execute(database, f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {slow} END $$")
+    _execute(database, "CREATE TRIGGER slow BEFORE UPDATE ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION slow()")
+    with Session(database) as session:
+        shop.mark.enqueue(session, n=1)
+        session.commit()
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    wait_until(lambda: _execute(database, sleeping).all())
+    os.kill(worker_pids(database)[0], signal.SIGKILL)
+    wait_until(lambda: states(database) == {"succeeded": 1})
+    assert attempts_and_runs(database) == (1, 1)
 
 
 def test_children_share_the_work_and_a_signal_stops_them_all(
@@ -226,6 +249,62 @@ def prepare():
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(20) == 0
         engine.dispose()
+
+
+def test_a_parent_whose_password_expired_is_told_the_new_one(
+    database: Engine, database_url: str, tmp_path: Path
+) -> None:
+    """As with tokens that live for minutes: its connection breaks, and no other does."""
+    role = f"sqla_jobs_{uuid.uuid4().hex}"
+    log, password = tmp_path / "log", tmp_path / "password"
+    password.write_text("one")
+    dsn = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    (tmp_path / "app.py").write_text(f"""
+from pathlib import Path
+import psycopg
+from sqlalchemy import create_engine
+from tests.shop import jobs
+
+def connect():
+    return psycopg.connect({dsn!r}, user={role!r}, password=Path("password").read_text())
+
+jobs.bind(create_engine("postgresql+psycopg://", creator=connect))
+""")
+    execute = partial(_execute, database)
+    execute(f"CREATE ROLE {role} LOGIN PASSWORD 'one'")
+    execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1.5"]
+    with log.open("wb") as output:
+        parent = subprocess.Popen(
+            [*command, "--no-clock"],
+            cwd=tmp_path,
+            stderr=output,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+    try:
+        enqueue_both(database, 5, 0.0)
+        wait_until(lambda: states(database) == {"succeeded": 10})
+        password.write_text("two")
+        execute(f"ALTER ROLE {role} PASSWORD 'two'")
+        beats = f"SELECT pid FROM pg_stat_activity WHERE usename = '{role}' AND query LIKE '%SET beat_at%'"
+        wait_until(lambda: execute(f"SELECT pg_terminate_backend(pid) FROM ({beats}) AS beating").all())
+        wait_until(lambda: "heartbeat failed" in log.read_text(), message=log.read_text())
+        wait_until(lambda: "heartbeat works again" in log.read_text(), message=log.read_text())
+        enqueue_both(database, 5, 0.0)
+        wait_until(lambda: states(database) == {"succeeded": 20})
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait()
+        execute(f"DROP OWNED BY {role}")
+        execute(f"DROP ROLE {role}")
+
+
+def _execute(engine: Engine, statement: str) -> Any:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        result = connection.execute(text(statement))
+        return result.freeze()() if result.returns_rows else None
 
 
 @pytest.mark.parametrize("limit", [("--max-jobs", "10"), ("--max-memory", "1")])

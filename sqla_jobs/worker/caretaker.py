@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -31,7 +32,8 @@ log = logging.getLogger("sqla_jobs.worker")
 _LOOK = 0.5
 _AGAIN = 0.1
 """Seconds between two looks at what a dead process left."""
-_LINGER = 1.0
+_LINGER, _LINGER_AT_END = 5.0, 1.0
+"""Seconds, once the server answers, for which a claim of a dead process is waited for that may be under way there."""
 
 
 @dataclass(slots=True)
@@ -41,12 +43,11 @@ class Estate:
     process_id: uuid.UUID
     begun: list[Finish]
     known: list[int] = field(init=False)
-    until: float = field(init=False)
-    """A claim that was under way may still bring something."""
+    seen_at: float = field(init=False, default=math.inf)
+    """When it was looked at first. A claim that was under way may still bring something."""
 
     def __post_init__(self) -> None:
         self.known = [end.lease.run_id for end in self.begun]
-        self.until = time.monotonic() + _LINGER
 
 
 class Caretaker:
@@ -69,6 +70,7 @@ class Caretaker:
         self._beaten = beaten
         self._address: Address | None = None
         self._estates: list[Estate] = []
+        self._linger = _LINGER
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-caretaker", daemon=True)
@@ -88,6 +90,7 @@ class Caretaker:
         """Settle what is left, for at most `timeout` seconds. Returns whether all of it is."""
         if self._address is None:
             return True
+        self._linger = _LINGER_AT_END
         deadline = time.monotonic() + timeout
         while self._estates and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -119,9 +122,10 @@ class Caretaker:
             with engine.begin() as connection:
                 if _settle(connection, queries, estate):
                     notify(connection, models.channel, [""])
-                elif not estate.begun and time.monotonic() > estate.until:
+                elif not estate.begun and time.monotonic() > estate.seen_at + self._linger:
                     processes.unregister(connection, models, estate.process_id)
                     self._estates.remove(estate)
+            estate.seen_at = min(estate.seen_at, time.monotonic())
         if pulse.is_due:
             living = self._living()
             alive = pulse.beat([*living, *(estate.process_id for estate in self._estates)])

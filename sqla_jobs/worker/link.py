@@ -105,6 +105,8 @@ class Link:
         self._lease = lease
         self._sending = threading.Lock()
         self._gone: uuid.UUID | None = None
+        self._engine: Engine | None = None
+        self._tell_at = 0.0
         self._models: Models[Any] | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-link", daemon=True).start()
 
@@ -113,7 +115,7 @@ class Link:
         return self._board.beat_at
 
     def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
-        self._models = models
+        self._engine, self._models = engine, models
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:
             self._tell_address(models, connection)
@@ -127,7 +129,13 @@ class Link:
         self.send(Registered(process_id))
 
     def keep(self, process_id: uuid.UUID) -> bool:
-        return self._gone != process_id
+        if self._gone == process_id:
+            return False
+        now = time.monotonic()
+        if now - self.beat_at > self._lease / 2 and now >= self._tell_at:
+            self._tell_at = now + self._lease / 2
+            self._tell_anew()
+        return True
 
     def leaving(self) -> None:
         self.send(Leaving())
@@ -142,6 +150,13 @@ class Link:
                 self._pipe.send(message)
             except OSError:
                 self._orphaned()
+
+    def _tell_anew(self) -> None:
+        """The parent does not beat: what it was told may have expired, as a password can. A new connection tells it."""
+        assert self._engine is not None, "meet() comes first"
+        pool = self._engine.pool.recreate()
+        pool.connect().close()
+        pool.dispose()
 
     def _tell_address(self, models: Models[Any], connection: psycopg.Connection[Any]) -> None:
         info = connection.info
