@@ -9,7 +9,7 @@
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 3 --dist worksteal
 CODE := $(wildcard sqla_jobs tests examples benchmarks)
 RUN := $(VENV)/bin/python -m
 

@@ -1,5 +1,5 @@
 """`python -m sqla_jobs`."""
 
-from sqla_jobs.cli import main
+from sqla_jobs.cli.main import main
 
 main(prog_name="python -m sqla_jobs")

@@ -15,7 +15,7 @@ from sqla_jobs.declaration import TaskOptions, declare
 from sqla_jobs.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.mapping import Models, map_models
-from sqla_jobs.models import JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
+from sqla_jobs.models import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
 from sqla_jobs.registry import Tasks
 from sqla_jobs.schedules import ScheduleOptions, Schedules
 from sqla_jobs.tasks import Task
@@ -45,7 +45,7 @@ class Jobs(Generic[J]):
     """The jobs of one application, on its own metadata and in its own database.
 
     `base` is any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`; the models are mapped
-    there at once, as tables named `prefix` + jobs, runs, schedules, processes, queues in `schema`.
+    there at once, as tables named `prefix` + jobs, runs, schedules, processes, queues, audit in `schema`.
     `tasks` names the modules that declare tasks: workers import them, this does not.
     `session_factory` (or an engine, or a later `bind`) is what workers connect with; enqueueing uses the
     caller's session and needs none. Raises `ConfigurationError`.
@@ -56,6 +56,7 @@ class Jobs(Generic[J]):
     Schedule: type[ScheduleMixin]
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
+    Audit: type[AuditMixin]
 
     @overload
     def __init__(
@@ -96,6 +97,7 @@ class Jobs(Generic[J]):
         self.Schedule = self.models.Schedule
         self.Process = self.models.Process
         self.Queue = self.models.Queue
+        self.Audit = self.models.Audit
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
         self.schedules = Schedules()

@@ -1,4 +1,4 @@
-"""Maps the five models on an application's registry and metadata, named by schema and prefix."""
+"""Maps the six models on an application's registry and metadata, named by schema and prefix."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sqlalchemy.sql.elements import conv
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import (
     HAS_LIVE_KEY,
+    AuditMixin,
     CatchUp,
     JobMixin,
     JobState,
@@ -47,6 +48,7 @@ class Models(Generic[J]):
     Schedule: type[ScheduleMixin]
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
+    Audit: type[AuditMixin]
     positions: Sequence
     run_ids: Sequence
 
@@ -63,7 +65,7 @@ class Models(Generic[J]):
 
 
 def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:
-    """Map `job_class` and its four companions beside the application's own models.
+    """Map `job_class` and its five companions beside the application's own models.
 
     Raises `ConfigurationError` where base, schema, prefix or job class cannot be used, before anything is
     mapped; only what the columns of a job class turn out to be shows when it is mapped itself.
@@ -74,14 +76,14 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     if schema == "":
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
-    names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues")]
+    names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues", "audit")]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:
         raise ConfigurationError(
             f"the metadata already has a table {taken[0]!r}: a second Jobs on one base needs its own prefix= or schema="
         )
     _check_job_class(job_class)
-    jobs, runs, schedules, processes, queues = names
+    jobs, runs, schedules, processes, queues, audit = names
     positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema, metadata=metadata)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema, metadata=metadata)
     camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
@@ -122,6 +124,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     )
     Process = mapped(ProcessMixin, processes, PrimaryKeyConstraint("id", name=conv(f"{processes}_pkey")))
     Queue = mapped(QueueMixin, queues, PrimaryKeyConstraint("name", name=conv(f"{queues}_pkey")))
+    Audit = mapped(AuditMixin, audit, PrimaryKeyConstraint("id", name=conv(f"{audit}_pkey")))
 
     _mapper(Job).add_property(
         "runs",
@@ -136,7 +139,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         "job",
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
-    return Models(Job, Run, Schedule, Process, Queue, positions, run_ids)
+    return Models(Job, Run, Schedule, Process, Queue, Audit, positions, run_ids)
 
 
 def _mapper(entity: type[Any]) -> Any:
@@ -204,6 +207,12 @@ def _job_rules(table: str) -> tuple[Any, ...]:
         ),
         Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
         Index(f"{table}_running", "process_id", postgresql_where=text("state = 'running'")),
+        Index(
+            f"{table}_ended",
+            "state",
+            "finished_at",
+            postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
+        ),
         Index(
             f"{table}_ticks",
             "schedule_id",

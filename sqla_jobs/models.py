@@ -1,4 +1,4 @@
-"""The columns of the five models, as mixins. `mapping.py` maps them on an application's metadata.
+"""The columns of the six models, as mixins. `mapping.py` maps them on an application's metadata.
 
 Every column has an explicit type, so that an application's `type_annotation_map` changes nothing, and
 every one but `Job.task` and `Job.args` has a default in the server, so that a plain INSERT from any
@@ -250,3 +250,16 @@ class QueueMixin(Row):
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     paused_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
+class AuditMixin(Row):
+    """One change that a person made through the dashboard: who, when, what. Rows are only ever added."""
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    actor: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
+    action: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
+    """Such as `retry`."""
+    subject: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
+    """Such as `job 17`."""
+    details: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))

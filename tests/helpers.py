@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -18,3 +19,8 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"{message} (waited {timeout} s)")
         time.sleep(0.01)
+
+
+def as_id(value: object) -> str:
+    """A test's name for a parameter: its text without addresses, which each process of a test run has its own of."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))

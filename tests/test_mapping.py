@@ -1,4 +1,4 @@
-"""The five models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
+"""The six models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
 
 import re
 import subprocess
@@ -177,7 +177,14 @@ def test_the_models_are_classes_on_the_metadata_of_the_base() -> None:
     base = plain_base()
     jobs = Jobs(base)
 
-    assert set(base.metadata.tables) == {"sqla_jobs", "sqla_runs", "sqla_schedules", "sqla_processes", "sqla_queues"}
+    assert set(base.metadata.tables) == {
+        "sqla_jobs",
+        "sqla_runs",
+        "sqla_schedules",
+        "sqla_processes",
+        "sqla_queues",
+        "sqla_audit",
+    }
     names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Process, jobs.Queue)]
     assert names == ["SqlaJob", "SqlaRun", "SqlaSchedule", "SqlaProcess", "SqlaQueue"]
     assert not issubclass(jobs.Job, base)

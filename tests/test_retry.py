@@ -16,6 +16,7 @@ from tenacity import RetryCallState, Retrying, TryAgain
 from sqla_jobs import Cancel, Snooze
 from sqla_jobs.outcomes import MAX_MESSAGE, MAX_TRACEBACK, Cancelled, Failed, Failure, Outcome, Retried, Snoozed, decide
 from sqla_jobs.retry import DEFAULT_POLICY, MAX_DELAY, next_delay
+from tests.helpers import as_id
 
 
 def raised(error: BaseException) -> BaseException:
@@ -195,7 +196,7 @@ class TestDecide:
             (Cancel("why"), {}, Cancelled),
             (Cancel("why"), {"attempt": 25}, Cancelled),
         ],
-        ids=str,
+        ids=as_id,
     )
     def test_what_follows(self, error: BaseException, facts: dict[str, Any], kind: type[Outcome]) -> None:
         assert type(decided(error, **facts)) is kind

@@ -23,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, regi
 
 from sqla_jobs import ArgumentsError, ConfigurationError, DeclarationError, JobMixin, Jobs, RunContext, UnknownTask
 from sqla_jobs.testing import drain
+from tests.helpers import as_id
 
 
 class Base(DeclarativeBase):
@@ -501,7 +502,7 @@ class TestNames:
         ({"retry": tenacity.Retrying(sleep=print)}, "sleep=…"),
         ({"delay": 5}, "task option 'delay': there are name, queue, priority"),
     ],
-    ids=str,
+    ids=as_id,
 )
 def test_each_option_is_checked_when_the_task_is_declared(
     jobs: Jobs[JobMixin], options: dict[str, Any], reason: str

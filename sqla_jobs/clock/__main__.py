@@ -1,5 +1,5 @@
 """`python -m sqla_jobs.clock MODULE:ATTR`."""
 
-from sqla_jobs.cli import clock
+from sqla_jobs.cli.running import clock
 
 clock(prog_name="python -m sqla_jobs.clock")

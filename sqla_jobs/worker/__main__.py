@@ -1,5 +1,5 @@
 """`python -m sqla_jobs.worker MODULE:ATTR`."""
 
-from sqla_jobs.cli import worker
+from sqla_jobs.cli.running import worker
 
 worker(prog_name="python -m sqla_jobs.worker")

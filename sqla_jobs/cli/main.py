@@ -1,0 +1,24 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+import click
+
+from sqla_jobs.cli import reading, running, schedules
+
+COMMANDS: tuple[click.Command, ...] = (
+    running.worker,
+    running.clock,
+    reading.status,
+    schedules.schedule,
+)
+
+
+@click.group()
+@click.version_option(package_name="sqla-jobs")
+def main() -> None:
+    """Background jobs in your own PostgreSQL database."""
+
+
+for command in COMMANDS:
+    main.add_command(command)

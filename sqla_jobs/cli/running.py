@@ -1,0 +1,111 @@
+"""`worker` and `clock`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+
+from sqla_jobs.cli.application import (
+    ApplicationCommand,
+    application_options,
+    named_application,
+    on_application,
+    plain_errors,
+)
+from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.worker.child import Order, set_up_logging
+from sqla_jobs.worker.reload import on_change
+from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.supervisor import Supervisor, Upkeep
+
+
+def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
+    """`mail=2,default=8`, or names alone with `concurrency` each. Raises `ConfigurationError`."""
+    queues: dict[str, int] = {}
+    for item in ("default" if text is None else text).split(","):
+        name, given, number = item.strip().partition("=")
+        if name in queues:
+            raise ConfigurationError(f"--queues {text}: {name!r} is named twice")
+        if given and not number.isdecimal():
+            raise ConfigurationError(f"--queues {text}: {item!r} is not NAME or NAME=NUMBER")
+        queues[name] = int(number) if given else concurrency
+    return queues
+
+
+def _check_log_level(level: str) -> None:
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigurationError(f"--log-level {level}: DEBUG, INFO, WARNING or ERROR")
+
+
+@click.command(cls=ApplicationCommand)
+@application_options
+@click.option("--queues", metavar="mail=2,default=8", help="Queues to serve, each with its number of jobs at once.")
+@click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue named without a number.")
+@click.option("--processes", default=1, show_default=True, help="Processes, each with all of these queues.")
+@click.option("--drain", is_flag=True, help="Run what is due, then end.")
+@click.option("--clock/--no-clock", default=True, show_default=True, help="Enqueue what schedules say, too.")
+@click.option("--reload", is_flag=True, help="Start anew when a Python file changes; for development.")
+@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
+@click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
+@click.option("--grace", default=30.0, show_default=True, help="Seconds running jobs have to end on SIGTERM.")
+@click.option("--kill-after", default=10.0, show_default=True, help="Seconds past its timeout that a job may go on.")
+@click.option("--max-jobs", default=0, help="Replace a process after that many jobs.")
+@click.option("--max-memory", default=0, metavar="MB", help="Replace a process that was larger than this.")
+@click.option("--slow", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
+@click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
+def worker(
+    application: str | None,
+    database_url: str | None,
+    queues: str | None,
+    concurrency: int,
+    processes: int,
+    drain: bool,
+    clock: bool,
+    reload: bool,
+    heartbeat: float,
+    lease: float,
+    grace: float,
+    kill_after: float,
+    max_jobs: int,
+    max_memory: int,
+    slow: float,
+    log_level: str,
+) -> None:
+    """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
+    with plain_errors():
+        spec = named_application(application)
+        _check_log_level(log_level)
+        settings = Settings.checked(
+            _parse_queues(queues, concurrency),
+            concurrency=concurrency,
+            heartbeat=heartbeat,
+            lease=lease,
+            poll=1.0,
+            grace=grace,
+            slow=slow,
+        )
+        upkeep = Upkeep(processes, max_jobs, max_memory * 2**20, kill_after, reload)
+    set_up_logging(log_level)
+    supervisor = Supervisor(Order(spec, database_url, settings, drain, clock, log_level), upkeep)
+    if reload:
+        on_change(supervisor.replace_all)
+    code = supervisor.run()
+    if drain and code == 0:
+        click.echo(f"{supervisor.runs} runs")
+    sys.exit(code)
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
+@click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
+@click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells more.")
+def clock(jobs: Jobs[Any], heartbeat: float, lease: float, log_level: str) -> None:
+    """Enqueue what schedules say, until SIGTERM or SIGINT. Workers do so too, unless told --no-clock."""
+    _check_log_level(log_level)
+    set_up_logging(log_level)
+    jobs.clock(heartbeat=heartbeat, lease=lease).run()
