@@ -34,8 +34,11 @@ from sqla_jobs.models import (
     RunOutcome,
     ScheduleMixin,
 )
+from sqla_jobs.version import LATEST, comment_of
 
 J = TypeVar("J", bound=JobMixin)
+MARK = "sqla_jobs"
+"""Where the `info` of a jobs' table says its prefix."""
 _POSITIONS = "jobs_position_seq"
 
 
@@ -71,8 +74,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     mapped; only what the columns of a job class turn out to be shows when it is mapped itself.
     """
     mapper_registry, metadata = _registry_of(base)
-    if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
-        raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
+    check_prefix(prefix)
     if schema == "":
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
@@ -84,15 +86,16 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         )
     _check_job_class(job_class)
     jobs, runs, schedules, processes, queues, audit = names
-    positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema, metadata=metadata)
-    run_ids = Sequence(f"{runs}_id_seq", schema=schema, metadata=metadata)
+    # those of the identity columns, which PostgreSQL names so
+    positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
+    run_ids = Sequence(f"{runs}_id_seq", schema=schema)
     camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
 
-    def mapped(mixin: type[Any], table: str, *args: Any, **attributes: Any) -> type[Any]:
+    def mapped(mixin: type[Any], table: str, *args: Any, **options: Any) -> type[Any]:
         """`mixin` itself where it is an application's own class, else a class made from it."""
-        attributes |= {
+        attributes: dict[str, Any] = {
             "__tablename__": table,
-            "__table_args__": (*args, {"schema": schema}),
+            "__table_args__": (*args, {"schema": schema, **options}),
             "metadata": metadata,
         }
         if mixin.__module__ == JobMixin.__module__:
@@ -104,7 +107,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         mapper_registry.map_declaratively(mixin)
         return mixin
 
-    Job = mapped(job_class, jobs, *_job_rules(jobs), positions=positions)
+    Job = mapped(job_class, jobs, *_job_rules(jobs), comment=comment_of(LATEST), info={MARK: prefix})
     _refuse_columns_to_fill(Job)
     Run = mapped(
         RunMixin,
@@ -112,7 +115,6 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         PrimaryKeyConstraint("id", name=conv(f"{runs}_pkey")),
         _one_of(runs, "outcome", RunOutcome),
         Index(f"{runs}_job_id", "job_id"),
-        ids=run_ids,
     )
     Schedule = mapped(
         ScheduleMixin,
@@ -140,6 +142,12 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
     return Models(Job, Run, Schedule, Process, Queue, Audit, positions, run_ids)
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise `ConfigurationError` for what no table's name can begin with."""
+    if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
+        raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
 
 
 def _mapper(entity: type[Any]) -> Any:
