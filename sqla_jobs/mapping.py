@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import (
     CheckConstraint,
@@ -13,6 +13,7 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
+    Table,
     UniqueConstraint,
     text,
 )
@@ -59,6 +60,12 @@ class Models(Generic[J]):
     def prefix(self) -> str:
         """The first part of each table's name."""
         return self.positions.name.removesuffix(_POSITIONS)
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """By what their names have after the prefix: jobs, runs and so on."""
+        mapped = (self.Job, self.Run, self.Schedule, self.Process, self.Queue, self.Audit)
+        return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
     @property
     def channel(self) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
-from sqla_jobs.cli import reading, running, schedules
+from sqla_jobs.cli import reading, running, schedules, schema
 
 COMMANDS: tuple[click.Command, ...] = (
     running.worker,
     running.clock,
     reading.status,
     schedules.schedule,
+    schema.migrate,
+    schema.check,
 )
 
 

@@ -1,4 +1,4 @@
-"""For the revisions of `versions/`, which any application's history may contain: its tables are found by its metadata."""
+"""For the revisions of `versions/`, part of any application's history: its metadata says what is whose."""
 
 from __future__ import annotations
 

@@ -95,11 +95,13 @@ CREATE TABLE {table} (
         f"CREATE INDEX {jobs}_queued ON {table} (queue, priority, position) WHERE state = 'queued'",
         f"CREATE INDEX {jobs}_scheduled ON {table} (run_at) WHERE state = 'scheduled'",
         f"CREATE INDEX {jobs}_running ON {table} (process_id) WHERE state = 'running'",
-        f"CREATE INDEX {jobs}_ended ON {table} (state, finished_at) "
-        "WHERE state IN ('succeeded', 'failed', 'cancelled')",
+        f"""
+CREATE INDEX {jobs}_ended ON {table} (state, finished_at)
+    WHERE state IN ('succeeded', 'failed', 'cancelled')""",
         f"CREATE UNIQUE INDEX {jobs}_ticks ON {table} (schedule_id, scheduled_for) WHERE schedule_id IS NOT NULL",
-        f"CREATE UNIQUE INDEX {jobs}_unique_key ON {table} (unique_key) "
-        "WHERE unique_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running')",
+        f"""
+CREATE UNIQUE INDEX {jobs}_unique_key ON {table} (unique_key)
+    WHERE unique_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running')""",
     )
 
 
