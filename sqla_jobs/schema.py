@@ -82,15 +82,19 @@ def _differences(table: str, expected: Facts, found: Facts) -> Iterator[Differen
     for key in sorted(expected.keys() | found.keys()):
         kind, name = key
         if key not in found:
-            yield Difference(table, f"{kind} {name}", expected[key].get("definition", ""), None)
+            yield Difference(table, f"{kind} {name}", _shown(expected[key]), None)
         elif key not in expected:
-            yield Difference(table, f"{kind} {name}", None, found[key].get("definition", ""))
+            yield Difference(table, f"{kind} {name}", None, _shown(found[key]))
         else:
             for facet in expected[key].keys() - {"columns"}:
                 wanted = expected[key][facet]
                 if (had := found[key][facet]) != wanted:
                     what = f"{kind} {name}" if facet == "definition" else f"{facet} of {kind} {name}"
                     yield Difference(table, what, wanted, had)
+
+
+def _shown(facts: dict[str, str]) -> str:
+    return facts.get("definition") or f"{facts['type']} {facts['nullability']}"
 
 
 def _columns(facts: Facts) -> set[str]:
