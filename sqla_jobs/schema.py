@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, bindparam, text
+from sqlalchemy import Connection, MetaData, Table, bindparam, text
 from sqlalchemy.orm import registry
 
 from sqla_jobs.mapping import Models, map_models
@@ -47,8 +47,7 @@ def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
     The application's own columns only have to be there, and its indexes and constraints on them, or
     declared on its model, are its own business; so is the order of columns. Rolls back what it made.
     """
-    oids = {noun: _oid(connection, _quoted(connection, table)) for noun, table in models.tables.items()}
-    live = {noun: _read(connection, oid) for noun, oid in oids.items() if oid is not None}
+    live = read_tables(connection, models)
     with connection.begin_nested() as savepoint:
         expected = _expected(connection, models.prefix)
         savepoint.rollback()
@@ -66,9 +65,15 @@ def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
             found += _missing_own(name, own - _columns(expected[noun]), live[noun])
             live[noun] = _without_own(live[noun], expected[noun], own, declared)
         found += _differences(name, expected[noun], live[noun])
-    if (jobs := oids["jobs"]) is not None and models.prefix:
-        found += _extra_tables(connection, jobs, models)
+    if "jobs" in live and models.prefix:
+        found += _extra_tables(connection, models)
     return found
+
+
+def read_tables(connection: Connection, models: Models[Any]) -> dict[str, Facts]:
+    """What the server says of the tables that are there, by what their names have after the prefix."""
+    oids = {noun: _oid(connection, table) for noun, table in models.tables.items()}
+    return {noun: _read(connection, oid) for noun, oid in oids.items() if oid is not None}
 
 
 def _version(connection: Connection, models: Models[Any]) -> Iterator[Difference]:
@@ -124,20 +129,11 @@ def _expected(connection: Connection, prefix: str) -> dict[str, Facts]:
     metadata = MetaData()
     models = map_models(registry(metadata=metadata), "pg_temp", prefix, JobMixin)
     metadata.create_all(connection, checkfirst=False)
-    read: dict[str, Facts] = {}
-    for noun, table in models.tables.items():
-        oid = _oid(connection, _quoted(connection, table))
-        assert oid is not None
-        read[noun] = _read(connection, oid)
-    return read
+    return read_tables(connection, models)
 
 
-def _quoted(connection: Connection, table: Any) -> str:
-    preparer: Any = connection.dialect.identifier_preparer
-    return str(preparer.format_table(table))
-
-
-def _oid(connection: Connection, name: str) -> int | None:
+def _oid(connection: Connection, table: Table) -> int | None:
+    name: Any = connection.dialect.identifier_preparer.format_table(table)
     oid: int | None = connection.scalar(text("SELECT to_regclass(:name)::oid::bigint"), {"name": name})
     return oid
 
@@ -189,11 +185,11 @@ _BESIDE = text("""
 """).bindparams(bindparam("known", expanding=True))
 
 
-def _extra_tables(connection: Connection, jobs: int, models: Models[Any]) -> Iterator[Difference]:
+def _extra_tables(connection: Connection, models: Models[Any]) -> Iterator[Difference]:
     """Tables that begin with the prefix; not the application's, and not those of another `Jobs`."""
     table = models.tables["jobs"]
     known = [one.name for one in table.metadata.tables.values()]
-    given = {"jobs": jobs, "prefix": models.prefix, "known": known}
+    given = {"jobs": _oid(connection, table), "prefix": models.prefix, "known": known}
     rest: Sequence[str] = connection.scalars(_BESIDE, given).all()
     for name in rest:
         if not name.endswith(tuple(models.tables)):

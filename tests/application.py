@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module, invalidate_caches
+from io import StringIO
 from pathlib import Path
+from typing import Any
+
+from alembic.config import CommandLine, Config
+from click.testing import CliRunner
+
+from sqla_jobs.cli.main import main
 
 SHOP = """
 import os
 from typing import Any
 
-from sqlalchemy import ForeignKey, MetaData, create_engine
+from sqlalchemy import ForeignKey, MetaData, NullPool, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqla_jobs import JobMixin, Jobs
@@ -34,7 +43,7 @@ class Order(Base):
 """
 JOBS = """
 jobs = Jobs(Base, {options})
-jobs.bind(create_engine(os.environ["DATABASE_URL"]))
+jobs.bind(create_engine(os.environ["DATABASE_URL"], poolclass=NullPool))
 
 @jobs.task
 def double(n: int) -> int:
@@ -82,25 +91,54 @@ class Application:
         """The ids of its own revisions, by what was said with -m."""
         return {path.stem.partition("_")[2]: path.stem.partition("_")[0] for path in self.revisions()}
 
+    def shop(self) -> Any:
+        """Its module, imported anew, as a new process would."""
+        with self._here():
+            return import_module("shop")
+
     def alembic(self, *arguments: str, code: int = 0) -> str:
-        """What `alembic` prints."""
-        return self.run("alembic", *arguments, code=code)
+        """What `alembic` prints, once its exit code was as expected."""
+        printed = StringIO()
+        with self._here(), redirect_stdout(printed), redirect_stderr(printed):
+            ended: str | int | None = 0
+            try:
+                command = CommandLine("alembic")
+                options = command.parser.parse_args(arguments)
+                config = Config(
+                    "alembic.ini",
+                    toml_file="pyproject.toml",
+                    output_buffer=printed,
+                    stdout=printed,
+                    cmd_opts=options,
+                )
+                command.run_cmd(config, options)
+            except SystemExit as exit_:
+                ended = exit_.code
+        assert ended == code, f"alembic {' '.join(arguments)}: {ended}\n{printed.getvalue()}"
+        return printed.getvalue()
 
     def sqla_jobs(self, *arguments: str, code: int = 0) -> str:
-        """What `sqla-jobs` prints."""
-        return self.run("sqla_jobs", *arguments, code=code)
+        """What `sqla-jobs` prints, once its exit code was as expected."""
+        with self._here():
+            done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == code, f"sqla-jobs {' '.join(arguments)}: {done.exit_code}\n{done.output}"
+        return done.output
 
-    def run(self, module: str, *arguments: str, code: int = 0) -> str:
-        """What a command prints on both streams, once its exit code was as expected."""
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.folder,
-            env=os.environ | {"DATABASE_URL": self.url, "PYTHONPATH": str(self.folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == code, f"{module} {' '.join(arguments)}\n{done.stdout}"
-        return done.stdout
+    @contextmanager
+    def _here(self) -> Generator[None]:
+        """In its folder and environment, and with nothing imported from it before."""
+        path, environment = [*sys.path], {**os.environ}
+        os.environ["DATABASE_URL"] = self.url
+        sys.path.insert(0, str(self.folder))
+        sys.modules.pop("shop", None)
+        invalidate_caches()  # "." was another folder before
+        sys.dont_write_bytecode = True  # the file is written again within the second
+        try:
+            with chdir(self.folder):
+                yield
+        finally:
+            sys.path[:] = path
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.modules.pop("shop", None)
+            sys.dont_write_bytecode = False

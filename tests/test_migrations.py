@@ -15,8 +15,9 @@ import psycopg
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Engine, MetaData, create_engine, text
+from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, registry
+from sqlalchemy.schema import CreateSchema
 
 from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.migrations import LATEST, downgrade, upgrade
@@ -70,6 +71,12 @@ def catalog(url: str) -> list[tuple[Any, ...]]:
         return connection.execute(CATALOG.encode()).fetchall()
 
 
+def execute(url: str, sql: str) -> None:
+    """As psql does: one statement after another, each committed unless it stands between BEGIN and COMMIT."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(sql.encode())
+
+
 def objects(url: str) -> list[tuple[Any, ...]]:
     """The catalog without comments of schemas: who makes one before `create_all` need not say so there."""
     return [row for row in catalog(url) if row[0] != "schema"]
@@ -89,9 +96,8 @@ def fresh(folder: Path, url: str, variant: dict[str, str], template: str = "gene
     app = Application(folder, url)
     metadata = variant.get("metadata", "")
     app.write_shop(metadata=metadata)
-    with create_engine(url).begin() as connection:
-        if "schema" in metadata:
-            connection.execute(text('CREATE SCHEMA "Our Shop"'))
+    if "schema" in metadata:
+        execute(url, 'CREATE SCHEMA "Our Shop"')
     is_schema = "schema" in str(variant)
     app.begin_history(template=template, configure="include_schemas=True" if is_schema else "")
     app.alembic("revision", "--autogenerate", "-m", "orders")
@@ -113,6 +119,24 @@ def by_revisions_of_its_own(app: Application) -> None:
     app.alembic("upgrade", "head")
 
 
+def create(shop: Any, url: str) -> None:
+    """`create_all` on an empty database."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for schema in {table.schema for table in shop.Base.metadata.tables.values()} - {None}:
+            connection.execute(CreateSchema(schema))
+        shop.Base.metadata.create_all(connection)
+    engine.dispose()
+
+
+def run_a_job(shop: Any) -> None:
+    with shop.jobs.binding().transaction() as session:
+        shop.double.enqueue(session, n=21)
+    assert shop.jobs.worker().drain() == 1
+    with shop.jobs.binding().transaction() as session:
+        assert session.scalars(select(shop.jobs.Run.result)).all() == [42]
+
+
 WAYS = {"branch": by_the_branch, "own revisions": by_revisions_of_its_own}
 
 
@@ -131,26 +155,20 @@ def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
     way(app)
     assert "No new upgrade operations" in app.alembic("check")
     assert app.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
-    assert app.run("sqla_jobs.worker", "shop:jobs", "--drain").endswith("0 runs\n")
+    run_a_job(app.shop())
 
     with new_database(server_url) as created:
-        program = (
-            "import os, shop, sqlalchemy as sa\n"
-            "engine = sa.create_engine(os.environ['DATABASE_URL'])\n"
-            "with engine.begin() as connection:\n"
-            "    for name in {table.schema for table in shop.Base.metadata.tables.values()} - {None}:\n"
-            "        connection.execute(sa.schema.CreateSchema(name))\n"
-            "    shop.Base.metadata.create_all(connection)\n"
-        )
         other = Application(tmp_path, created)
-        app.folder.joinpath("create.py").write_text(program)
-        other.run("create")
+        create(other.shop(), created)
         assert objects(created) == objects(database_url)
         assert other.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
         other.alembic("stamp", "heads")
         assert "No new upgrade operations" in other.alembic("check")
 
-    app.alembic("downgrade", app.revisions_by_message()["orders"])
+    if way is by_the_branch:
+        app.alembic("downgrade", "sqla_jobs@base")
+    else:
+        app.alembic("downgrade", "-1")
     assert catalog(database_url) == before
 
 
@@ -175,7 +193,7 @@ def test_the_branch_is_found_by_each_form_of_version_locations(
         path.write_text(path.read_text().replace("[tool.alembic]\n", f"[tool.alembic]\n{line}"))
 
     assert "sqla_jobs_0001 (sqla_jobs) (head)" in app.alembic("heads")
-    assert "Multiple head revisions" in app.alembic("upgrade", "head", code=255)
+    assert "Multiple head revisions" in app.alembic("upgrade", "head", code=-1)
     app.alembic("upgrade", "heads")
     app.alembic("merge", "heads", "-m", "merge")
     app.alembic("upgrade", "head")
@@ -214,7 +232,7 @@ def test_columns_of_the_application_are_found_by_its_own_autogenerate(
     way(app)
     own = (
         "class MyJob(JobMixin):\n"
-        "    order_id: Mapped[int | None] = mapped_column(ForeignKey('orders.id'), index=True)\n"
+        "    order_id: Mapped[int | None] = mapped_column(ForeignKey('orders.id', name='job_of_order'), index=True)\n"
         "    origin: Mapped[str] = mapped_column(server_default='web')\n"
     )
     app.write_shop(more=own + JOBS.format(options="job_class=MyJob"))
@@ -237,17 +255,9 @@ def test_sql_written_offline_makes_the_same_tables(
         way(Application(tmp_path, other))
         offline = app.folder / "alembic/env.py"
         offline.write_text(offline.read_text().replace("compare_server_default=True, ", ""))
-        sql = subprocess.run(
-            [sys.executable, "-m", "alembic", "upgrade", "heads", "--sql"],
-            cwd=tmp_path,
-            env=os.environ | {"DATABASE_URL": database_url, "PYTHONPATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        sql = app.alembic("upgrade", "heads", "--sql")
         with new_database(server_url) as third:
-            with psycopg.connect(third.replace("+psycopg", ""), autocommit=True) as connection:
-                connection.execute(sql.encode())
+            execute(third, sql)
             assert catalog(third) == catalog(other)
 
 
@@ -279,8 +289,7 @@ def test_the_sql_of_migrate_makes_the_same_tables(tmp_path: Path, database_url: 
     assert app.sqla_jobs("migrate", "shop:jobs") == "nothing to do: the tables are of version 1, or newer\n"
     assert app.sqla_jobs("migrate", "shop:jobs", "--sql") == ""
     with new_database(server_url) as other:
-        with psycopg.connect(other.replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(sql.encode())
+        execute(other, sql)
         assert catalog(other) == catalog(database_url)
 
 
@@ -323,9 +332,11 @@ def test_the_branch_says_what_its_environment_lacks(tmp_path: Path, database_url
     app.set("path_separator", "space")
     app.set("version_locations", "%(here)s/alembic/versions sqla_jobs:migrations/versions")
     app.write_shop()
-    assert "holds no Jobs: in env.py import the module" in app.alembic("upgrade", "heads", code=1)
+    with pytest.raises(ConfigurationError, match=r"holds no Jobs: in env\.py import the module"):
+        app.alembic("upgrade", "heads")
     app.write_shop(more=JOBS.format(options="") + "Jobs(Base, prefix='x_')")
-    assert "holds several Jobs (sqla_jobs, x_jobs)" in app.alembic("upgrade", "heads", code=1)
+    with pytest.raises(ConfigurationError, match=r"holds several Jobs \(sqla_jobs, x_jobs\)"):
+        app.alembic("upgrade", "heads")
 
 
 def run(engine: Engine, step: Callable[[Operations], None]) -> None:
@@ -392,7 +403,10 @@ def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:
 
     def definition() -> Any:
         with engine.connect() as connection:
-            query = "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indexrelid = to_regclass('sqla_runs_finished') AND indisvalid"
+            query = """
+                SELECT pg_get_indexdef(indexrelid) FROM pg_index
+                WHERE indexrelid = to_regclass('sqla_runs_finished') AND indisvalid
+            """
             return connection.scalar(text(query))
 
     with engine.connect() as connection:
@@ -425,7 +439,9 @@ def test_the_history_of_this_repository_runs(database_url: str, server_url: str)
     alembic("upgrade", "heads")
     assert "No new upgrade operations" in alembic("check")
     with new_database(server_url) as created:
-        Base.metadata.create_all(create_engine(created))
+        engine = create_engine(created)
+        Base.metadata.create_all(engine)
+        engine.dispose()
         assert catalog(created) == catalog(database_url)
     alembic("downgrade", "base")
     assert catalog(database_url) == [("schema", "public", "standard public schema")]
