@@ -30,7 +30,7 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
     is_there, comment = connection.execute(select(oid.is_not(None), func.obj_description(oid, "pg_class"))).one()
     if not is_there:
         return 0
-    said = re.search(r"\bsqla_jobs schema (\d+)\b", comment or "")
+    said = re.search(r"\bsqla_jobs schema ([1-9]\d*)\b", comment or "")
     return int(said[1]) if said else None
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from sqlalchemy import Connection, Engine, ForeignKey, Index, Text, create_engine, make_url, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry
 
-from sqla_jobs import ConfigurationError, JobMixin, Jobs
+from sqla_jobs import ConfigurationError, JobMixin, Jobs, version
 from sqla_jobs.cli.main import main
 from sqla_jobs.migrations import upgrade
 from sqla_jobs.schema import Facts, compare, read_tables
@@ -170,11 +170,9 @@ def say(engine: Engine, comment: str) -> None:
 
 
 VERSIONS = {
-    "too old": (comment_of(LATEST - 1), "", "there is no table") if LATEST == 0 else
-    (comment_of(0), "the tables are of version 0, and this sqla_jobs works on", "`sqla-jobs migrate`"),
     "too new": (comment_of(LATEST + 2), f"the tables are of version {LATEST + 2}", "pip install --upgrade sqla-jobs"),
     "unsaid": ("", "does not say its version", "`sqla-jobs check` compares the tables"),
-}  # fmt: skip
+}
 STARTS: dict[str, Callable[[], Any]] = {
     "worker": lambda: shop.jobs.worker().drain(),
     "clock": lambda: shop.jobs.clock().start(),
@@ -191,6 +189,16 @@ def test_nothing_starts_on_tables_of_a_version_it_does_not_know(
     with pytest.raises(ConfigurationError, match=re.escape(cause)) as refusal:
         start()
     assert remedy in str(refusal.value)
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_later_code_does_not_start_on_tables_of_an_earlier_version(
+    start: Callable[[], Any], database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version, "LATEST", LATEST + 1)
+    with pytest.raises(ConfigurationError, match=f"the tables are of version {LATEST}, and this sqla_jobs") as refusal:
+        start()
+    assert f"works on {LATEST + 1} and {LATEST + 2}: upgrade them with `sqla-jobs migrate`" in str(refusal.value)
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
@@ -237,9 +245,9 @@ def breaks(before: dict[str, Facts], after: dict[str, Facts]) -> list[str]:
             if kind == "column" and now is None:
                 found.append(f"{noun}.{name} is gone")
             elif kind == "column" and now is not None:
-                for facet in ("type", "default"):
-                    if now[facet] != was[facet]:
-                        found.append(f"{noun}.{name} has another {facet}")
+                found += [
+                    f"{noun}.{name} has another {facet}" for facet in ("type", "default") if now[facet] != was[facet]
+                ]
                 if now["nullability"] != was["nullability"]:
                     found.append(f"{noun}.{name} is {now['nullability']} now")
             elif kind == "index" and "UNIQUE" in was["definition"] and now != was:
@@ -263,21 +271,21 @@ WIDENED: dict[tuple[int, str], str] = {}
 """Constraints of a version that only allow more than before, and why that is certain."""
 
 
-def at_version(engine: Engine, version: int) -> dict[str, Facts]:
+def at_version(engine: Engine, number: int) -> dict[str, Facts]:
     plain = Jobs(registry())
     with engine.connect() as connection:
-        if version:
+        if number:
             context = MigrationContext.configure(connection)
-            upgrade(Operations(context), from_=0, to=version)
+            upgrade(Operations(context), from_=0, to=number)
         tables = read_tables(connection, plain.models)
         connection.rollback()
     return tables
 
 
-@pytest.mark.parametrize("version", range(1, LATEST + 1))
-def test_code_of_the_version_before_runs_on_the_tables_of_each_version(version: int, engine: Engine) -> None:
-    broken = breaks(at_version(engine, version - 1), at_version(engine, version))
-    assert [one for one in broken if (version, one) not in WIDENED] == []
+@pytest.mark.parametrize("number", range(1, LATEST + 1))
+def test_code_of_the_version_before_runs_on_the_tables_of_each_version(number: int, engine: Engine) -> None:
+    broken = breaks(at_version(engine, number - 1), at_version(engine, number))
+    assert [one for one in broken if (number, one) not in WIDENED] == []
 
 
 STEPS = {
@@ -319,7 +327,7 @@ def test_the_rule_for_rolling_upgrades_sees_what_breaks_the_version_before(
 def test_workers_and_clocks_go_on_with_tables_of_the_next_version(database: Engine) -> None:
     """One that keeps the rule: a column, an index and a table more."""
     with database.begin() as connection:
-        connection.execute(text("ALTER TABLE sqla_jobs ADD note text NOT NULL DEFAULT ''"))
+        connection.execute(text("ALTER TABLE sqla_jobs ADD remark text NOT NULL DEFAULT ''"))
         connection.execute(text("ALTER TABLE sqla_runs ADD note text"))
         connection.execute(text("CREATE INDEX sqla_runs_note ON sqla_runs (note); CREATE TABLE sqla_notes (id int)"))
     say(database, comment_of(LATEST + 1))
