@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,10 +139,9 @@ def test_comparing_needs_no_right_but_to_make_temporary_tables(connection: Conne
     assert not connection.scalar(text(left)), "nothing is left of them"
 
 
-def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: Engine, database_url: str) -> None:
+def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: Engine) -> None:
     def check(*options: str) -> tuple[int, str]:
-        arguments = ["check", "tests.shop:jobs", "--database-url", database_url, *options]
-        done = CliRunner().invoke(main, arguments)
+        done = CliRunner().invoke(main, ["check", "tests.shop:jobs", *options])
         return done.exit_code, done.output
 
     assert check() == (0, f"the tables are those of version {LATEST}\n")
@@ -210,9 +208,9 @@ def test_nothing_starts_without_tables_and_says_how_to_make_them(start: Callable
     assert "docs/migrations.md" in str(refusal.value)
 
 
-def test_a_lost_comment_is_written_again_only_where_the_tables_fit(database: Engine, database_url: str) -> None:
+def test_a_lost_comment_is_written_again_only_where_the_tables_fit(database: Engine) -> None:
     def migrate() -> str:
-        return CliRunner().invoke(main, ["migrate", "tests.shop:jobs", "--database-url", database_url]).output
+        return CliRunner().invoke(main, ["migrate", "tests.shop:jobs"]).output
 
     with database.begin() as connection:
         connection.execute(text("COMMENT ON TABLE sqla_jobs IS NULL; ALTER TABLE sqla_jobs DROP COLUMN progress"))
@@ -339,7 +337,7 @@ def test_workers_and_clocks_go_on_with_tables_of_the_next_version(database: Engi
     assert shop.jobs.worker().drain() == 3
 
 
-def test_an_old_table_keeps_its_data(tmp_path: Path, database: Engine) -> None:
+def test_an_old_table_keeps_its_data(database: Engine) -> None:
     """The version is no data: `create_all` on tables that are there leaves all as it is."""
     say(database, comment_of(LATEST + 1))
     shop.Base.metadata.create_all(database)
