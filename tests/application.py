@@ -68,7 +68,7 @@ class Application:
         env = self.folder / "alembic/env.py"
         text = env.read_text().replace(
             "target_metadata = None",
-            "import os, shop\ntarget_metadata = shop.Base.metadata\n"
+            "import os\nimport shop\ntarget_metadata = shop.Base.metadata\n"
             "config.set_main_option('sqlalchemy.url', os.environ['DATABASE_URL'].replace('%', '%%'))",
         )
         text = text.replace(

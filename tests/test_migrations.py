@@ -140,7 +140,7 @@ def run_a_job(shop: Any) -> None:
 WAYS = {"branch": by_the_branch, "own revisions": by_revisions_of_its_own}
 
 
-@pytest.fixture(params=WAYS.values(), ids=WAYS)
+@pytest.fixture(params=WAYS.values(), ids=list(WAYS))
 def way(request: pytest.FixtureRequest) -> Callable[[Application], None]:
     taken: Callable[[Application], None] = request.param
     return taken

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.cron import Cron
+from tests.application import Application
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,15 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 
 
 def test_every_page_is_run_by_a_test() -> None:
-    assert {page.stem for page in DOCS} == {"reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    assert {page.stem for page in DOCS} == {
+        "migrations",
+        "reliability",
+        "schedules",
+        "tasks",
+        "testing",
+        "transactions",
+        "workers",
+    }
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
@@ -178,7 +187,64 @@ def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
         assert [job.priority for job in waiting] == [-5, -5]
 
 
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "toml")], ids=str)
+MIGRATIONS = ROOT / "docs/migrations.md"
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    return [shlex.split(line) for line in block.code.splitlines()]
+
+
+def begin_history(shop: Path, url: str, template: str) -> Application:
+    """`alembic init` in the folder of the shop, and what the page says about env.py."""
+    app = Application(shop, url)
+    app.begin_history(template=template)
+    env = shop / "alembic/env.py"
+    by_page = blocks(MIGRATIONS, "python")[0].code
+    env.write_text(env.read_text().replace("import shop\ntarget_metadata = shop.Base.metadata\n", f"{by_page}\n"))
+    assert by_page in env.read_text()
+    return app
+
+
+@pytest.mark.parametrize("language", ["ini", "toml"])
+def test_the_branch_of_the_docs_is_joined_with_an_empty_history(language: str, shop: Path, database_url: str) -> None:
+    app = begin_history(shop, database_url, {"ini": "generic", "toml": "pyproject"}[language])
+    (settings,) = blocks(MIGRATIONS, language)
+    path = shop / {"ini": "alembic.ini", "toml": "pyproject.toml"}[language]
+    kept = re.sub(r"^(path_separator|version_locations) *=.*\n", "", path.read_text(), flags=re.MULTILINE)
+    heading = settings.code.splitlines()[0]
+    assert kept.count(f"{heading}\n") == 1
+    path.write_text(kept.replace(f"{heading}\n", settings.code))
+    start, join, *_ = blocks(MIGRATIONS, "sh")
+    for program, *arguments in (*commands_of(start), *commands_of(join)):
+        assert program == "alembic"
+        app.alembic(*arguments)
+    app.alembic("revision", "--autogenerate", "-m", "orders")
+    app.alembic("upgrade", "head")
+    assert "No new upgrade operations" in app.alembic("check")
+    assert len(app.revisions()) == 3
+    app.alembic("downgrade", "sqla_jobs@base")
+
+
+def test_the_other_ways_of_the_docs_make_the_tables(shop: Path, database_url: str) -> None:
+    app = begin_history(shop, database_url, "generic")
+    _, _, own, direct, check = blocks(MIGRATIONS, "sh")
+    for program, *arguments in (*commands_of(direct), *commands_of(check)):
+        assert program == "sqla-jobs"
+        app.sqla_jobs(*arguments)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    engine.dispose()
+    for program, *arguments in commands_of(own):
+        app.alembic(*arguments) if program == "alembic" else app.sqla_jobs(*arguments)
+    (written,) = app.revisions()
+    calls = re.findall(r"migrations\.\w+grade\(.*\)", blocks(MIGRATIONS, "python")[1].code)
+    assert re.findall(r"migrations\.\w+grade\(.*\)", written.read_text()) == calls
+
+
+@pytest.mark.parametrize(
+    "block", [block for page in PAGES if page != MIGRATIONS for block in blocks(page, "toml")], ids=str
+)
 def test_settings_in_the_docs_do_what_they_say(block: Block, shop: Path) -> None:
     """Ruff leaves the imports of tasks alone, in the module that makes the Jobs and in another."""
     assert tomllib.loads(block.code)["tool"]["ruff"]["lint"]
@@ -238,6 +304,10 @@ def test_a_command_in_the_docs_is_one_that_works(
             collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
             done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout
+        case ["alembic", *_]:
+            pass  # it is run by test_the_branch_of_the_docs_is_joined_with_an_empty_history and the test after it
+        case ["sqla-jobs", *arguments]:
+            subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments, "--help"], capture_output=True, check=True)
         case [program, *_]:
             assert ROOT.joinpath(program).is_file(), f"no test knows how to try: {command}"
         case _:
