@@ -347,13 +347,13 @@ def run(engine: Engine, step: Callable[[Operations], None]) -> None:
             step(Operations(context))
 
 
-WRONG = {
+WRONG: dict[str, tuple[Callable[[Operations], None], str]] = {
     "later": (lambda op: upgrade(op, from_=0, to=LATEST + 1), f"from_=0, to={LATEST + 1}: this sqla_jobs knows"),
     "down": (lambda op: upgrade(op, from_=1, to=0), "upgrade goes up and downgrade goes down"),
     "up": (lambda op: downgrade(op, from_=0, to=1), "upgrade goes up and downgrade goes down"),
     "prefix": (lambda op: upgrade(op, from_=0, to=1, prefix="My-"), "prefix='My-': use lower-case letters"),
     "schema": (lambda op: upgrade(op, from_=0, to=1, schema=""), "schema='': name a schema"),
-}  # type: dict[str, tuple[Callable[[Operations], None], str]]
+}
 
 
 @pytest.mark.parametrize(("step", "message"), WRONG.values(), ids=WRONG)

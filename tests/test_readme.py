@@ -225,12 +225,15 @@ def test_the_branch_of_the_docs_is_joined_with_an_empty_history(language: str, s
     app.alembic("downgrade", "sqla_jobs@base")
 
 
-def test_the_other_ways_of_the_docs_make_the_tables(shop: Path, database_url: str) -> None:
+def test_the_other_ways_of_the_docs_make_the_tables(
+    shop: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
     app = begin_history(shop, database_url, "generic")
     _, _, own, direct, check = blocks(MIGRATIONS, "sh")
     for program, *arguments in (*commands_of(direct), *commands_of(check)):
         assert program == "sqla-jobs"
-        app.sqla_jobs(*arguments)
+        subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], check=True)
     engine = create_engine(database_url)
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
