@@ -16,7 +16,8 @@ def explain(error: BaseException) -> str:
         first_line = str(error.orig).splitlines()[0]
         return (
             f"the tables are not as this version needs them ({first_line}): "
-            "create them with metadata.create_all(engine) or your migrations"
+            "`sqla-jobs check` names what differs; `sqla-jobs migrate`, your Alembic history or "
+            "metadata.create_all(engine) makes them (docs/migrations.md)"
         )
     if isinstance(error, DBAPIError):
         return f"the database says: {str(error.orig).strip()}"

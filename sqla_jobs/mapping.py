@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import (
     CheckConstraint,
@@ -13,6 +13,7 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
+    Table,
     UniqueConstraint,
     text,
 )
@@ -34,8 +35,11 @@ from sqla_jobs.models import (
     RunOutcome,
     ScheduleMixin,
 )
+from sqla_jobs.version import LATEST, comment_of
 
 J = TypeVar("J", bound=JobMixin)
+MARK = "sqla_jobs"
+"""Where the `info` of a jobs' table says its prefix."""
 _POSITIONS = "jobs_position_seq"
 
 
@@ -58,6 +62,12 @@ class Models(Generic[J]):
         return self.positions.name.removesuffix(_POSITIONS)
 
     @property
+    def tables(self) -> dict[str, Table]:
+        """By what their names have after the prefix: jobs, runs and so on."""
+        mapped = (self.Job, self.Run, self.Schedule, self.Process, self.Queue, self.Audit)
+        return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
+
+    @property
     def channel(self) -> str:
         """The name under which processes tell one another of new jobs; PostgreSQL takes 63 bytes."""
         name = f"{self.positions.schema or ''}.{self.positions.name}"
@@ -71,8 +81,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     mapped; only what the columns of a job class turn out to be shows when it is mapped itself.
     """
     mapper_registry, metadata = _registry_of(base)
-    if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
-        raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
+    check_prefix(prefix)
     if schema == "":
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
@@ -84,15 +93,16 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         )
     _check_job_class(job_class)
     jobs, runs, schedules, processes, queues, audit = names
-    positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema, metadata=metadata)
-    run_ids = Sequence(f"{runs}_id_seq", schema=schema, metadata=metadata)
+    # those of the identity columns, which PostgreSQL names so
+    positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
+    run_ids = Sequence(f"{runs}_id_seq", schema=schema)
     camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
 
-    def mapped(mixin: type[Any], table: str, *args: Any, **attributes: Any) -> type[Any]:
+    def mapped(mixin: type[Any], table: str, *args: Any, **options: Any) -> type[Any]:
         """`mixin` itself where it is an application's own class, else a class made from it."""
-        attributes |= {
+        attributes: dict[str, Any] = {
             "__tablename__": table,
-            "__table_args__": (*args, {"schema": schema}),
+            "__table_args__": (*args, {"schema": schema, **options}),
             "metadata": metadata,
         }
         if mixin.__module__ == JobMixin.__module__:
@@ -104,7 +114,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         mapper_registry.map_declaratively(mixin)
         return mixin
 
-    Job = mapped(job_class, jobs, *_job_rules(jobs), positions=positions)
+    Job = mapped(job_class, jobs, *_job_rules(jobs), comment=comment_of(LATEST), info={MARK: prefix})
     _refuse_columns_to_fill(Job)
     Run = mapped(
         RunMixin,
@@ -112,7 +122,6 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         PrimaryKeyConstraint("id", name=conv(f"{runs}_pkey")),
         _one_of(runs, "outcome", RunOutcome),
         Index(f"{runs}_job_id", "job_id"),
-        ids=run_ids,
     )
     Schedule = mapped(
         ScheduleMixin,
@@ -140,6 +149,12 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
     return Models(Job, Run, Schedule, Process, Queue, Audit, positions, run_ids)
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise `ConfigurationError` for what no table's name can begin with."""
+    if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
+        raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
 
 
 def _mapper(entity: type[Any]) -> Any:

@@ -21,7 +21,6 @@ from sqlalchemy import (
     FromClause,
     Identity,
     Integer,
-    Sequence,
     SmallInteger,
     Text,
     TypeDecorator,
@@ -30,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import instance_state
 
 Words = TypeVar("Words", bound=StrEnum)
@@ -155,15 +154,8 @@ class JobMixin(Row):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-
-    positions: Sequence
-    """Where `position` comes from each time a job becomes queued; set when the class is mapped."""
-
-    @declared_attr
-    @classmethod
-    def position(cls) -> Mapped[int]:
-        """Its place in the queue: positions only grow."""
-        return mapped_column(BigInteger, nullable=False, server_default=cls.positions.next_value())
+    position: Mapped[int] = mapped_column(BigInteger, Identity(), nullable=False)
+    """Its place in the queue: a new one from the same sequence each time it becomes queued, so positions only grow."""
 
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]
@@ -173,15 +165,8 @@ class JobMixin(Row):
 class RunMixin(Row):
     """One attempt at a job, written when the attempt ends."""
 
-    ids: Sequence
-    """Where `id` comes from when a job is claimed: the lease of that attempt; set when mapped."""
-
-    @declared_attr
-    @classmethod
-    def id(cls) -> Mapped[int]:
-        """The lease under which the attempt ran."""
-        return mapped_column(BigInteger, cls.ids, primary_key=True, server_default=cls.ids.next_value())
-
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    """The lease under which the attempt ran: taken from the sequence when the job is claimed."""
     job_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
     attempt: Mapped[int] = mapped_column(Integer, nullable=False)
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)

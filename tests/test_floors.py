@@ -13,9 +13,10 @@ FLOORS = """
     errors
     context retry interrupt explain cron retention
     outcomes
-    models deadlines
+    models deadlines version
     mapping connections
-    queries.* wakeup
+    queries.* wakeup schema
+    migrations.*
     entities signatures processes board
     arguments enqueue held
     declaration

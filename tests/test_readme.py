@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.cli.application import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
+from tests.application import Application
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +115,7 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing"}
     structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
-    run = {"cli", "operating", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    run = {"cli", "migrations", "operating", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
     assert {page.stem for page in DOCS} == run | included | structure
 
 
@@ -189,7 +190,7 @@ def test_what_starts_workers_in_the_docs_names_a_command_that_is_one_and_waits_f
     (compose,) = blocks(ROOT / "docs/operating.md", "yaml")
     service = dict(line.split("=", 1) for line in unit.code.splitlines() if re.match(r"[A-Z]\w+=", line))
     container = yaml.safe_load(compose.code)["services"]["worker"]
-    grace = next(option.default for option in worker.params if option.name == "grace")
+    grace = worker.make_context("worker", ["shop:jobs"]).params["grace"]
     for command, patience in (
         (service["ExecStart"], f"{service['TimeoutStopSec']}s"),
         (container["command"], container["stop_grace_period"]),
@@ -217,6 +218,64 @@ def test_the_queries_of_the_docs_are_answered(page: ModuleType, engine: Engine) 
 def test_an_application_named_in_pyproject_is_found(block: Block, shop: Path) -> None:
     shop.joinpath("pyproject.toml").write_text(block.code)
     assert named_application(None) == "shop:jobs"
+
+
+MIGRATIONS = ROOT / "docs/migrations.md"
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    return [shlex.split(line) for line in block.code.splitlines()]
+
+
+def begin_history(shop: Path, url: str, template: str) -> Application:
+    """`alembic init` in the folder of the shop, and what the page says about env.py."""
+    app = Application(shop, url)
+    app.begin_history(template=template)
+    env = shop / "alembic/env.py"
+    by_page = blocks(MIGRATIONS, "python")[0].code
+    env.write_text(env.read_text().replace("import shop\ntarget_metadata = shop.Base.metadata\n", f"{by_page}\n"))
+    assert by_page in env.read_text()
+    return app
+
+
+@pytest.mark.parametrize("language", ["ini", "toml"])
+def test_the_branch_of_the_docs_is_joined_with_an_empty_history(language: str, shop: Path, database_url: str) -> None:
+    app = begin_history(shop, database_url, {"ini": "generic", "toml": "pyproject"}[language])
+    (settings,) = blocks(MIGRATIONS, language)
+    path = shop / {"ini": "alembic.ini", "toml": "pyproject.toml"}[language]
+    kept = re.sub(r"^(path_separator|version_locations) *=.*\n", "", path.read_text(), flags=re.MULTILINE)
+    heading = settings.code.splitlines()[0]
+    assert kept.count(f"{heading}\n") == 1
+    path.write_text(kept.replace(f"{heading}\n", settings.code))
+    start, join, *_ = blocks(MIGRATIONS, "sh")
+    for program, *arguments in (*commands_of(start), *commands_of(join)):
+        assert program == "alembic"
+        app.alembic(*arguments)
+    app.alembic("revision", "--autogenerate", "-m", "orders")
+    app.alembic("upgrade", "head")
+    assert "No new upgrade operations" in app.alembic("check")
+    assert len(app.revisions()) == 3
+    app.alembic("downgrade", "sqla_jobs@base")
+
+
+def test_the_other_ways_of_the_docs_make_the_tables(
+    shop: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    app = begin_history(shop, database_url, "generic")
+    _, _, own, direct, check = blocks(MIGRATIONS, "sh")
+    for program, *arguments in (*commands_of(direct), *commands_of(check)):
+        assert program == "sqla-jobs"
+        subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], check=True)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    engine.dispose()
+    for program, *arguments in commands_of(own):
+        app.alembic(*arguments) if program == "alembic" else app.sqla_jobs(*arguments)
+    (written,) = app.revisions()
+    calls = re.findall(r"migrations\.\w+grade\(.*\)", blocks(MIGRATIONS, "python")[1].code)
+    assert re.findall(r"migrations\.\w+grade\(.*\)", written.read_text()) == calls
 
 
 @pytest.mark.parametrize("block", blocks(ROOT / "docs/tasks.md", "toml"), ids=str)
@@ -273,9 +332,9 @@ def test_a_command_in_the_docs_is_one_that_works(
             _place_an_order(database_url)
             if arguments[0] == "schedule":
                 _add_a_schedule(shop, *arguments[1:])
-            done = subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], capture_output=True, check=False)
-            tried = "retry", "shop:jobs", "1"
-            assert done.returncode == (1 if tuple(arguments) == tried else 0), done.stderr  # it is queued already
+            is_queued_already = arguments == ["retry", "shop:jobs", "1"]
+            command_of_ours = [sys.executable, "-m", "sqla_jobs", *arguments]
+            assert subprocess.run(command_of_ours, check=False).returncode == int(is_queued_already)
         case ["python", "-m", "benchmarks.torture" | "benchmarks.recovery" as module, *arguments]:  # they take minutes
             usage = [sys.executable, "-m", module, *arguments, "--help"]
             subprocess.run(usage, cwd=ROOT, capture_output=True, check=True)
@@ -283,6 +342,10 @@ def test_a_command_in_the_docs_is_one_that_works(
             collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
             done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout
+        case ["alembic", *_]:
+            pass  # it is run by test_the_branch_of_the_docs_is_joined_with_an_empty_history and the test after it
+        case ["sqla-jobs", *arguments]:
+            subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments, "--help"], capture_output=True, check=True)
         case [program, *_]:
             assert ROOT.joinpath(program).is_file(), f"no test knows how to try: {command}"
         case _:

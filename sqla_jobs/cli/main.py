@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sqla_jobs.cli import changing, reading, running, schedules, upkeep
+from sqla_jobs.cli import changing, reading, running, schedules, schema, upkeep
 
 COMMANDS: tuple[click.Command, ...] = (
     running.worker,
@@ -21,6 +21,8 @@ COMMANDS: tuple[click.Command, ...] = (
     schedules.schedule,
     upkeep.prune,
     upkeep.doctor,
+    schema.migrate,
+    schema.check,
 )
 
 

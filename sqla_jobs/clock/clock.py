@@ -19,6 +19,7 @@ from sqla_jobs.connections import own_engine
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.version import check_version
 from sqla_jobs.wakeup import SCHEDULES, notify
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
@@ -109,7 +110,14 @@ class Clock(Service):
             engine.dispose()
 
     def _connect(self) -> Engine:
-        return own_engine(self._binding.engine, patience=self._rhythm.patience)
+        engine = own_engine(self._binding.engine, patience=self._rhythm.patience)
+        try:
+            with engine.connect() as connection:
+                check_version(connection, self._jobs.models.tables["jobs"])
+        except BaseException:
+            engine.dispose()
+            raise
+        return engine
 
     def _fire(self, engine: Engine) -> int:
         count, is_more = 0, True

@@ -23,6 +23,7 @@ from sqla_jobs.held import Held
 from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.transactions import WorkerTransactions
+from sqla_jobs.version import check_version
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.heart import Heart
@@ -104,9 +105,11 @@ class Worker(Service):
         self._engine = own_engine(app, patience=self._settings.patience)
         self._build(self._engine, tasks, isolation)
         try:
+            with self._engine.connect() as connection:
+                check_version(connection, self._jobs.models.tables["jobs"])
             self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings)
             self._heart.start()
-        except ProgrammingError as error:
+        except (ConfigurationError, ProgrammingError) as error:
             self._engine.dispose()
             raise ConfigurationError(explain(error)) from error
         self._finisher.start()

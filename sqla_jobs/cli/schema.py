@@ -1,0 +1,76 @@
+"""`migrate` and `check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.schema import compare
+from sqla_jobs.version import LATEST
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--sql", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--revision", is_flag=True, help="Write a revision for the application's own Alembic history.")
+@click.option("--config", metavar="PATH", help="With --revision: the alembic.ini or pyproject.toml.")
+def migrate(jobs: Jobs[Any], sql: bool, revision: bool, config: str | None) -> None:
+    """Upgrade the tables, in a database that has no Alembic history."""
+    if sql and revision:
+        raise ConfigurationError("--sql and --revision: one of them")
+    if config is not None and not revision:
+        raise ConfigurationError(f"--config {config} goes with --revision")
+    if revision:
+        _write_revision(jobs, config)
+    elif sql:
+        _print_sql(jobs)
+    else:
+        _migrate(jobs)
+
+
+def _migrate(jobs: Jobs[Any]) -> None:
+    from sqla_jobs.migrations.applying import migrate
+
+    done = migrate(jobs.binding().engine, jobs.models)
+    for line in done:
+        click.echo(line)
+    if not done:
+        click.echo(f"nothing to do: the tables are of version {LATEST}, or newer")
+
+
+def _print_sql(jobs: Jobs[Any]) -> None:
+    from sqla_jobs.migrations.applying import print_migration
+
+    engine = jobs.binding().engine if jobs.is_bound else None
+    print_migration(engine, jobs.models, sys.stdout)
+
+
+def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
+    from sqla_jobs.migrations.writing import write_revision
+
+    path = write_revision(config, jobs.models)
+    click.echo(f"nothing to write: the history reaches version {LATEST}" if path is None else f"written: {path}")
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
+def check(jobs: Jobs[Any], as_json: bool) -> None:
+    """Compare the tables with what this version expects; exits with 1 and a line for each difference."""
+    with jobs.binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        found = compare(connection, jobs.models)
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        for one in found:
+            click.echo(one)
+        if not found:
+            click.echo(f"the tables are those of version {LATEST}")
+    sys.exit(1 if found else 0)

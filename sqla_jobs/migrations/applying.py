@@ -1,0 +1,94 @@
+"""Upgrades a database whose application has no Alembic history."""
+
+from __future__ import annotations
+
+from typing import Any, TextIO
+
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, Engine, text
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.mapping import Models
+from sqla_jobs.migrations.running import STEPS, upgrade
+from sqla_jobs.schema import compare
+from sqla_jobs.version import LATEST, comment_of, found_version
+
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+_HISTORIES = text("""
+    SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relname = 'alembic_version' AND c.relkind IN ('r', 'p') ORDER BY 1
+""")
+
+
+def migrate(engine: Engine, models: Models[Any]) -> list[str]:
+    """Upgrade the tables to the latest version, and return a line for each thing done.
+
+    It is one transaction, but where a step builds an index online; of several callers at once one does it.
+    Raises `ConfigurationError` where an Alembic history is kept in the database.
+    """
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction():
+            connection.execute(_LOCK, {"name": f"migrate {models.channel}"})
+            table = models.tables["jobs"]
+            found = found_version(connection, table)
+            if found is None:
+                return [_write_version(connection, models)]
+            if found >= LATEST:
+                return []
+            _refuse_histories(connection)
+            upgrade(Operations(context), from_=found, to=LATEST, schema=table.schema, prefix=models.prefix)
+            return _told(found)
+
+
+def print_migration(engine: Engine | None, models: Models[Any], output: TextIO) -> None:
+    """Write the SQL of `migrate` for this database, or where none is given, for one without these tables."""
+    table = models.tables["jobs"]
+    found: int | None = 0
+    if engine is not None:
+        with engine.connect() as connection:
+            found = found_version(connection, table)
+    if found is None:
+        raise ConfigurationError(
+            f"the comment of table {table.fullname} does not say its version: run `sqla-jobs migrate`, "
+            "which writes it where the tables fit"
+        )
+    if found >= LATEST:
+        return
+    context = MigrationContext.configure(
+        dialect_name="postgresql", opts={"as_sql": True, "output_buffer": output, "literal_binds": True}
+    )
+    with context.begin_transaction():
+        upgrade(Operations(context), from_=found, to=LATEST, schema=table.schema, prefix=models.prefix)
+
+
+def _told(found: int) -> list[str]:
+    steps = enumerate(STEPS[found:], start=found + 1)
+    return [f"version {number}: {(step.__doc__ or '').strip()}" for number, step in steps]
+
+
+def _write_version(connection: Connection, models: Models[Any]) -> str:
+    """Tables that only lack the comment get it; what else they are nobody knows."""
+    table = models.tables["jobs"]
+    others = [one for one in compare(connection, models) if one.what != "version"]
+    if others:
+        raise ConfigurationError(
+            f"the comment of table {table.fullname} does not say its version, and the tables are not those of version "
+            f"{LATEST} ({others[0]}): `sqla-jobs check` names all differences; once it is known which version they "
+            f"are of, say so: COMMENT ON TABLE {table.fullname} IS 'sqla_jobs schema …'"
+        )
+    name: Any = connection.dialect.identifier_preparer.format_table(table)
+    connection.execute(text(f"COMMENT ON TABLE {name} IS '{comment_of(LATEST)}'"))
+    return f"version {LATEST}: the tables fit, and their comment says so again"
+
+
+def _refuse_histories(connection: Connection) -> None:
+    schemas = connection.scalars(_HISTORIES).all()
+    if schemas:
+        raise ConfigurationError(
+            f"this database has an Alembic history (table {schemas[0]}.alembic_version), which would not know of what "
+            "is done here: `sqla-jobs migrate --revision` writes a revision for it, or take the branch of "
+            "docs/migrations.md, then `alembic upgrade heads`. Where the history is another application's: "
+            "`sqla-jobs migrate --sql | psql …`"
+        )

@@ -1,0 +1,45 @@
+"""For the revisions of `versions/`, part of any application's history: its metadata says what is whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sqlalchemy import MetaData, Table
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.mapping import MARK
+from sqla_jobs.migrations import running
+
+if TYPE_CHECKING:
+    from alembic.operations import Operations
+
+
+def upgrade(op: Operations, *, from_: int, to: int) -> None:
+    """As `migrations.upgrade`, for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
+    jobs = _jobs_of(op)
+    running.upgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
+
+
+def downgrade(op: Operations, *, from_: int, to: int) -> None:
+    """As `migrations.downgrade`, for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
+    jobs = _jobs_of(op)
+    running.downgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
+
+
+def _jobs_of(op: Operations) -> Table:
+    target = op.get_context().opts.get("target_metadata")
+    several: Iterable[MetaData] = [target] if isinstance(target, MetaData) else target or ()
+    found = [table for metadata in several for table in metadata.tables.values() if MARK in table.info]
+    if not found:
+        raise ConfigurationError(
+            "the target_metadata of this Alembic environment holds no Jobs: in env.py import the module that makes it, "
+            "and set target_metadata to the metadata of its base"
+        )
+    if len(found) > 1:
+        names = ", ".join(table.fullname for table in found)
+        raise ConfigurationError(
+            f"the target_metadata holds several Jobs ({names}), and the branch sqla_jobs serves one: call "
+            "sqla_jobs.migrations.upgrade for each in revisions of your own, which sqla-jobs migrate --revision writes"
+        )
+    return found[0]

@@ -1,0 +1,35 @@
+"""What the tables are called in one application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.mapping import check_prefix
+
+if TYPE_CHECKING:
+    from alembic.operations import Operations
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names as they stand in SQL: what needs quotes has them."""
+
+    prefix: str
+    schema: str | None
+
+    @classmethod
+    def of(cls, op: Operations, schema: str | None, prefix: str) -> Names:
+        """Raises `ConfigurationError` for a schema or prefix that `Jobs` would not take."""
+        check_prefix(prefix)
+        if schema == "":
+            raise ConfigurationError("schema='': name a schema, or leave it out for the first of the search path")
+        dialect = op.get_context().dialect
+        if dialect.name != "postgresql":
+            raise ConfigurationError(f"this migration runs on {dialect.name}; sqla_jobs needs PostgreSQL")
+        return cls(prefix, schema and dialect.identifier_preparer.quote(schema))
+
+    def table(self, noun: str) -> str:
+        """A table, or an index, as other statements than its own CREATE name it."""
+        return f"{self.schema}.{self.prefix}{noun}" if self.schema else f"{self.prefix}{noun}"

@@ -1,0 +1,56 @@
+"""Runs the steps between two versions, in whatever migration it is called from."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.migrations.names import Names
+from sqla_jobs.migrations.steps import v0001
+from sqla_jobs.version import LATEST, comment_of
+
+if TYPE_CHECKING:
+    from alembic.operations import Operations
+
+STEPS: tuple[ModuleType, ...] = (v0001,)
+"""The step to version 1, to version 2, and so on. A step that was released is not changed any more."""
+
+
+def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
+    """Bring the tables from version `from_` (0: there are none) up to version `to`, online or as SQL.
+
+    `op` is Alembic's. A migration says the versions once and for all, since a later release has more of
+    them. A schema that is not there is made. Raises `ConfigurationError` before anything is done.
+    """
+    _check(from_, to, first=from_, last=to)
+    names = Names.of(op, schema, prefix)
+    for version in range(from_ + 1, to + 1):
+        STEPS[version - 1].upgrade(op, names)
+        _say_version(op, names, version)
+
+
+def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
+    """Take the tables from version `from_` back to version `to`; to 0 drops them with all that is in them.
+
+    At 0 nothing is left, also not a schema that `upgrade` made, if it is empty then. Raises
+    `ConfigurationError` before anything is done.
+    """
+    _check(from_, to, first=to, last=from_)
+    names = Names.of(op, schema, prefix)
+    for version in range(from_, to, -1):
+        STEPS[version - 1].downgrade(op, names)
+        if version > 1:
+            _say_version(op, names, version - 1)
+
+
+def _check(from_: int, to: int, *, first: int, last: int) -> None:
+    if not 0 <= first < last <= LATEST:
+        raise ConfigurationError(
+            f"from_={from_}, to={to}: this sqla_jobs knows the versions 1 to {LATEST}, and 0 for no tables; "
+            "upgrade goes up and downgrade goes down, and a later version needs a newer sqla_jobs"
+        )
+
+
+def _say_version(op: Operations, names: Names, version: int) -> None:
+    op.execute(f"COMMENT ON TABLE {names.table('jobs')} IS '{comment_of(version)}'")

@@ -1,0 +1,20 @@
+"""sqla_jobs: version 1 of its tables."""
+
+from alembic import op
+
+from sqla_jobs.migrations import branch
+
+revision = "sqla_jobs_0001"
+down_revision = None
+branch_labels = ("sqla_jobs",)
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    branch.upgrade(op, from_=0, to=1)  # type: ignore[arg-type]
+
+
+def downgrade() -> None:
+    """Drop the tables."""
+    branch.downgrade(op, from_=1, to=0)  # type: ignore[arg-type]

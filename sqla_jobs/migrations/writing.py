@@ -1,0 +1,85 @@
+"""Writes a revision for an application's own Alembic history."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError, rev_id
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.mapping import Models
+from sqla_jobs.version import LATEST
+
+
+def write_revision(config: str | None, models: Models[Any]) -> Path | None:
+    """Write a revision that upgrades the tables from where the history leaves them, and return its path.
+
+    Returns None where the history has it all. `config` is an alembic.ini or a pyproject.toml; without it
+    they are looked for in the current folder, as Alembic does. No database is needed. Raises
+    `ConfigurationError`.
+    """
+    try:
+        scripts = ScriptDirectory.from_config(_config(config))
+        sources = [Path(script.path) for script in scripts.walk_revisions()]
+        if any("sqla_jobs" in script.branch_labels for script in scripts.walk_revisions()):
+            raise ConfigurationError(
+                "this history has the branch sqla_jobs, which comes with the library: `alembic upgrade heads`, "
+                "and `alembic merge heads` where there are several"
+            )
+        table, prefix = models.tables["jobs"], models.prefix
+        schema = table.schema
+        found = max((to for path in sources for to in _reached(path, schema, prefix)), default=0)
+        if found >= LATEST:
+            return None
+        made = scripts.generate_revision(
+            rev_id(),
+            f"{table.fullname} schema {LATEST}",
+            imports="from sqla_jobs import migrations",
+            upgrades=_call("upgrade", found, LATEST, schema, prefix),
+            downgrades=_call("downgrade", LATEST, found, schema, prefix),
+        )
+    except CommandError as error:
+        raise ConfigurationError(f"Alembic says: {error}") from error
+    assert made is not None
+    return Path(made.path)
+
+
+def _call(name: str, from_: int, to: int, schema: str | None, prefix: str) -> str:
+    quoted = None if schema is None else json.dumps(schema)
+    return f'migrations.{name}(op, from_={from_}, to={to}, schema={quoted}, prefix="{prefix}")'
+
+
+def _config(given: str | None) -> Config:
+    """Raises `ConfigurationError` where there is no such file."""
+    for name in [given] if given else ["alembic.ini", "pyproject.toml"]:
+        path = Path(name)
+        if not path.is_file():
+            continue
+        if path.suffix != ".toml":
+            beside = Path("pyproject.toml")
+            return Config(path, toml_file=beside if beside.is_file() else None)
+        if given or "[tool.alembic" in path.read_text(encoding="utf-8"):
+            return Config(toml_file=path)
+    raise ConfigurationError(
+        f"there is no {given or 'alembic.ini, and no [tool.alembic] in pyproject.toml,'} in {Path.cwd()}: "
+        "run this where the command alembic is run, or give --config PATH; `alembic init` begins a history"
+    )
+
+
+def _reached(path: Path, schema: str | None, prefix: str) -> Iterator[int]:
+    """The versions to which the calls of `migrations.upgrade` in a revision bring these tables."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="upgrade") | ast.Name(id="upgrade"), keywords=given):
+                said = {one.arg: one.value.value for one in given if isinstance(one.value, ast.Constant)}
+                of_these = (said.get("schema"), said.get("prefix", "sqla_")) == (schema, prefix)
+                if "from_" in said and of_these and isinstance(to := said.get("to"), int):
+                    yield to
+            case _:
+                pass

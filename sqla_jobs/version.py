@@ -1,0 +1,59 @@
+"""The version of the tables: which one this code makes, and which one a database has.
+
+It stands in the comment of the jobs' table, which `create_all` writes as migrations do. Code of version N
+runs on tables of version N and N + 1, so that the tables are upgraded before the workers, while these run.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, select
+
+from sqla_jobs.errors import ConfigurationError
+
+LATEST = 1
+"""The version that this code makes."""
+HELP = "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them (docs/migrations.md)"
+
+
+def comment_of(version: int) -> str:
+    """The comment of a jobs' table of that version."""
+    return f"sqla_jobs schema {version}"
+
+
+def found_version(connection: Connection, jobs: Table) -> int | None:
+    """The version of the tables in this database, 0 where there are none, None where they do not say."""
+    name: Any = connection.dialect.identifier_preparer.format_table(jobs)
+    oid = func.to_regclass(name)
+    is_there, comment = connection.execute(select(oid.is_not(None), func.obj_description(oid, "pg_class"))).one()
+    if not is_there:
+        return 0
+    said = re.search(r"\bsqla_jobs schema ([1-9]\d*)\b", comment or "")
+    return int(said[1]) if said else None
+
+
+def check_version(connection: Connection, jobs: Table) -> None:
+    """Raise `ConfigurationError` where this code cannot work on the tables of this database."""
+    found = found_version(connection, jobs)
+    if found == 0:
+        raise ConfigurationError(
+            f"there is no table {jobs.fullname} in this database: make the tables with {HELP}, "
+            "or with metadata.create_all(engine)"
+        )
+    if found is None:
+        raise ConfigurationError(
+            f"the comment of table {jobs.fullname} does not say its version, such as {comment_of(LATEST)!r}; a restore "
+            "without comments loses it: `sqla-jobs check` compares the tables, and `sqla-jobs migrate` writes it again"
+        )
+    if found < LATEST:
+        raise ConfigurationError(
+            f"the tables are of version {found}, and this sqla_jobs works on {LATEST} and {LATEST + 1}: "
+            f"upgrade them with {HELP}"
+        )
+    if found > LATEST + 1:
+        raise ConfigurationError(
+            f"the tables are of version {found}, and this sqla_jobs works on {LATEST} and {LATEST + 1}: "
+            "install a newer one, pip install --upgrade sqla-jobs"
+        )
