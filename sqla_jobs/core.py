@@ -106,7 +106,7 @@ class Jobs(Generic[J]):
         """What was given by `session_factory=` or `bind`."""
         self._within: Within | None = None
         self.host: Callable[[Bind | None], Binding] | None = None
-        """Says what to work on, given the `bind=` that somebody asked for; set by what runs applications, such as Flask."""
+        """Says what to work on, given the `bind=` that somebody asked for; set where an application has its own say."""
         if session_factory is not None:
             self.bind(session_factory)
 

@@ -43,9 +43,11 @@ def defaults_of(config: Mapping[str, Any]) -> Defaults:
         names = ", ".join(sorted(known[worker] | known[clock]))
         raise ConfigurationError(f"app.config[{min(unknown)!r}]: there is no such setting; there are {names}")
     return {
-        str(command.name): {str(option.name): _value(key, given[key], option) for key, option in options.items() if key in given}
+        str(command.name): {
+            str(options[key].name): _value(key, given[key], options[key]) for key in options.keys() & given.keys()
+        }
         for command, options in known.items()
-    }  # fmt: skip
+    }
 
 
 def _settings(command: click.Command) -> dict[str, click.Option]:
@@ -141,6 +143,6 @@ def _read_defaults(spec: str) -> Defaults | str:
         return defaults_of(load_named(spec).config)
     except EXPLAINED as error:
         return explain(error)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the application's own
         traceback.print_exc()
         return f"the application cannot be loaded: {type(error).__name__}"
