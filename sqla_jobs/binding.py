@@ -24,10 +24,17 @@ class Binding:
     own: an application's context, such as Flask's. Nothing is opened before something is asked for.
     """
 
-    def __init__(self, bind: Bind, entity: type[Any], *, within: Within | None = None) -> None:
+    def __init__(
+        self,
+        bind: Bind,
+        entity: type[Any],
+        *,
+        within: Within | None = None,
+        run_session: SessionFactory | None = None,
+    ) -> None:
         self.session_factory = _session_factory(bind)
         self.within: Within = within or nullcontext
-        self._is_shared = within is not None and isinstance(bind, scoped_session)
+        self._run_session = run_session or self.session_factory
         self._bind = bind
         self._entity = entity
 
@@ -70,10 +77,9 @@ class Binding:
     def of_run(self) -> Generator[Session]:
         """The session of a run that is `within` already, committed at the end, rolled back after an error.
 
-        There a `scoped_session` gives its own, which is also what the application's helpers get from it.
+        It is a new one, or what `run_session` gives there: that in which the application's helpers write.
         """
-        make = cast("SessionFactory", self._bind) if self._is_shared else self.session_factory
-        with closing(make()) as session:
+        with closing(self._run_session()) as session:
             yield session
             session.commit()
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Generic, TypeVar, cast
 from weakref import ref
 
 from flask import Flask, current_app, has_app_context
 from sqlalchemy.orm import Session, scoped_session
 
-from sqla_jobs.binding import Bind, Binding
+from sqla_jobs.binding import Bind, Binding, SessionFactory
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask_cli import cli, defaults_of, loaded
@@ -56,23 +55,69 @@ class FlaskJobs(Generic[J]):
 
     def binding(self, app: Flask, bind: Bind | None = None) -> Binding:
         """The database of `app`, or `bind`, with a context of `app` around each run. Raises `ConfigurationError`."""
-        chosen = bind or self.bind or self._bind_of(app)
-        scoped = chosen if isinstance(chosen, scoped_session) else None
-        return Binding(cast("Bind", chosen), self.jobs.Job, within=partial(_context, app, scoped))
-
-    def _bind_of(self, app: Flask) -> AnyBind:
+        chosen = bind or self.bind
         db, bound = app.extensions.get("sqlalchemy"), self.jobs.bound
-        if db is None and bound is None:
+        if chosen is None and db is None and bound is None:
             raise ConfigurationError(
                 f"{app!r} has no Flask-SQLAlchemy or Flask-SQLAlchemy-Lite: call db.init_app(app), or give its own "
                 "engine or sessions, FlaskJobs(jobs, app, bind=…)"
             )
-        if db is None or bound is None:
-            return _sessions_of(db) if bound is None else bound
-        raise ConfigurationError(
-            f"{app!r} has db.session, and its jobs are bound to something else: leave jobs.bind or session_factory= "
-            "out, so that a run's session is db.session, or say FlaskJobs(jobs, app, bind=…)"
-        )
+        if chosen is None and db is not None and bound is not None:
+            raise ConfigurationError(
+                f"{app!r} has db.session, and its jobs are bound to something else: leave jobs.bind or "
+                "session_factory= out, so that a run's session is db.session, or say FlaskJobs(jobs, app, bind=…)"
+            )
+        if (chosen := chosen or bound) is not None:
+            return _AppBinding(app, chosen, self.jobs.Job, chosen if isinstance(chosen, scoped_session) else None)
+        make, shared = _sessions_of(db)
+        return _AppBinding(app, make, self.jobs.Job, shared)
+
+
+class _AppBinding(Binding):
+    """The database of one application. `shared` gives what its helpers write in, inside a context."""
+
+    def __init__(self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None) -> None:
+        super().__init__(cast("Bind", bind), entity, within=self._context, run_session=shared)
+        self._app = app
+        self._shared = shared
+
+    @contextmanager
+    def session(self) -> Generator[Session]:
+        """In the context that the caller is in: the end of another one might take the caller's session away."""
+        is_inside = has_app_context() and current_app == self._app
+        with nullcontext() if is_inside else self._app.app_context(), closing(self.session_factory()) as session:
+            yield session
+
+    @contextmanager
+    def _context(self) -> Generator[None]:
+        """A new one. A session left open in it is closed, also where a teardown function raises."""
+        left: Session | None = None
+        try:
+            with self._app.app_context():
+                try:
+                    yield
+                finally:
+                    left = self._left()
+        finally:
+            if left is not None:
+                left.close()
+
+    def _left(self) -> Session | None:
+        is_unused = isinstance(self._shared, scoped_session) and not self._shared.registry.has()
+        return None if is_unused or self._shared is None else self._shared()
+
+
+def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
+    """What makes sessions, and what gives `db.session`; both to be called inside a context."""
+    session = vars(db).get("session")
+    if isinstance(session, scoped_session):
+        return session, session
+
+    def make() -> Session:  # Flask-SQLAlchemy-Lite's
+        factory = db.sessionmaker
+        return cast("Session", factory())
+
+    return make, lambda: db.session
 
 
 class _Applications:
@@ -110,25 +155,3 @@ def _applications(jobs: Jobs[Any]) -> _Applications:
     if not isinstance(jobs.host, _Applications):
         jobs.host = _Applications(jobs)
     return jobs.host
-
-
-def _sessions_of(db: Any) -> AnyBind:
-    """Flask-SQLAlchemy's is a `scoped_session`; that of -Lite is asked for inside a context."""
-    own = vars(db).get("session")
-    return own if isinstance(own, scoped_session) else lambda: db.session
-
-
-@contextmanager
-def _context(app: Flask, scoped: scoped_session[Any] | None) -> Generator[None]:
-    """A context of `app`; a session left open in it is closed, also where a teardown function raises."""
-    left: Session | None = None
-    try:
-        with app.app_context():
-            try:
-                yield
-            finally:
-                if scoped is not None and scoped.registry.has():
-                    left = scoped()
-    finally:
-        if left is not None:
-            left.close()

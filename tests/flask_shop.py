@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ class Shop:
     """What each context ended with."""
 
     @contextmanager
-    def tables(self) -> Iterator[None]:
+    def tables(self) -> Generator[None]:
         """With its tables, until the database is dropped."""
         with self.app.app_context():
             engine = self.engine()
@@ -63,7 +63,7 @@ def build(kind: str, url: str) -> Shop:
         jobs = Jobs(fsa.Model)
         FlaskJobs(jobs, app)
         fsa.init_app(app)
-        shop = Shop(app, jobs, _effect(fsa.Model), lambda: fsa.session(), lambda: fsa.engine, [])
+        shop = Shop(app, jobs, _effect(fsa.Model), fsa.session, lambda: fsa.engine, [])
     elif kind == "lite":
         app.config["SQLALCHEMY_ENGINES"] = {"default": url}
         lite = flask_sqlalchemy_lite.SQLAlchemy(app)
@@ -75,7 +75,7 @@ def build(kind: str, url: str) -> Shop:
         sessions = scoped_session(sessionmaker(engine))
         jobs = Jobs(Base)
         FlaskJobs(jobs, app, bind=sessions)
-        shop = Shop(app, jobs, _effect(Base), lambda: sessions(), lambda: engine, [])
+        shop = Shop(app, jobs, _effect(Base), sessions, lambda: engine, [])
 
         @app.teardown_appcontext
         def remove(error: BaseException | None) -> None:

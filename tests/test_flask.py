@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -202,9 +201,7 @@ class TestWhichApplication:
 
         @jobs.task(name="where")
         def where(session: Session) -> str:
-            from flask import current_app
-
-            return current_app.config["NAME"]
+            return str(current_app.config["NAME"])
 
         return jobs
 
@@ -231,7 +228,7 @@ class TestWhichApplication:
                 worker.drain()
                 session.refresh(job)
                 assert job.runs[0].result == app.config["NAME"]
-        with pytest.raises(ConfigurationError, match="2 applications were initialised .* inside of one's context"):
+        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside of one's context"):
             jobs.worker()
         apps[1].extensions["sqla_jobs"].use(apps[1])
         assert jobs.worker()
@@ -249,7 +246,7 @@ class TestWhichApplication:
         SQLAlchemy(app)
         jobs.bind(engine)
         FlaskJobs(jobs, app)
-        with pytest.raises(ConfigurationError, match="bound to something else: leave jobs.bind"):
+        with pytest.raises(ConfigurationError, match=r"bound to something else: leave jobs\.bind"):
             jobs.worker()
 
     def test_an_application_carries_one(self, jobs: Jobs[Any], engine: Engine) -> None:
@@ -310,8 +307,7 @@ def test_settings_are_checked_when_the_application_is_made() -> None:
         FlaskJobs(jobs, app)
     app.config.pop("SQLA_JOBS_QUEUE")
     app.config["SQLA_JOBS_CONCURRENCY"] = "many"
-    with pytest.raises(ConfigurationError, match=r"\['SQLA_JOBS_CONCURRENCY'\] = 'many': 'many' is not a valid integer"):
+    with pytest.raises(
+        ConfigurationError, match=r"\['SQLA_JOBS_CONCURRENCY'\] = 'many': 'many' is not a valid integer"
+    ):
         FlaskJobs(jobs, app)
-
-
-logging.getLogger("flask").setLevel(logging.CRITICAL)
