@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
     shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
     code, out, err = flask("status")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "\nwarning: 1 jobs wait in queue 'default', which no live worker serves\n")
     assert "default                    1" in out
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 runs\n", "")
     assert session.scalar(select(func.count()).select_from(shop.Effect)) == 1
@@ -154,20 +155,20 @@ class TestOnFlaskSQLAlchemy:
         assert (code, "--queues" in out) == (0, True)
 
     def test_the_program_of_an_application_has_the_commands_too(
-        self, shop: Shop, session: Session, tmp_path: Path, start: Start
+        self, shop: Shop, session: Session, tmp_path: Path
     ) -> None:
         tmp_path.joinpath("shopctl.py").write_text(
             "from flask.cli import FlaskGroup\n"
             "from tests.flask_shop import create_app\n"
-            "FlaskGroup(create_app=create_app)()\n"
+            "if __name__ == '__main__':\n"
+            "    FlaskGroup(create_app=create_app)()\n"
         )
         shop.jobs.tasks["record"].enqueue(session, n=1)
         session.commit()
-        code = "import runpy, sys; sys.argv[0] = 'shopctl'; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-        pipe, environment = subprocess.PIPE, {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         for arguments, said in ((["status"], "default "), (["worker", "--drain"], "1 runs\n")):
-            command = [sys.executable, "-c", code, str(tmp_path / "shopctl.py"), "jobs", *arguments]
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=pipe, text=True, timeout=60, check=True)
+            command = [sys.executable, str(tmp_path / "shopctl.py"), "jobs", *arguments]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
             assert said in done.stdout
 
 
@@ -208,6 +209,7 @@ def order(session: Session) -> None:
 """
 
 
+@pytest.mark.skipif(find_spec("sqla_jobs.migrations") is None, reason="the tables own sequences apart")
 def test_flask_migrate_makes_and_checks_the_tables(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
