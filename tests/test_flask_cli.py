@@ -230,3 +230,31 @@ def test_flask_migrate_makes_and_checks_the_tables(
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True)
     assert flask("jobs", "worker", "--drain", "--log-level", "ERROR") == "1 runs\n"
     flask("db", "downgrade")
+
+
+def test_the_example_works_by_the_commands_of_its_readme(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT.joinpath("examples/flask_shop/README.md").read_text(encoding="utf-8")
+    commands = page.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert [line for line in commands if line.startswith("export")] == [
+        "export FLASK_APP=examples.flask_shop",
+        "export FLASK_SQLALCHEMY_DATABASE_URI=postgresql+psycopg://user:password@localhost/flask_shop",
+    ]
+    assert commands[2:] == ["flask create-tables", "flask jobs worker", "flask run"]
+    monkeypatch.setenv("FLASK_APP", "examples.flask_shop")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
+
+    def flask(*arguments: str) -> str:
+        command = [sys.executable, "-m", "flask", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    flask("create-tables")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO \"order\" VALUES (1, 'Tea', 'ada@example.com', 9.5, 'paid')")
+        connection.exec_driver_sql("INSERT INTO sqla_jobs (task, args) VALUES ('settle', '{\"order\": 1}')")
+    assert flask("jobs", "worker", "--drain") == "2 runs\n"
+    assert "close-day  close_day  5 0 * * *  Europe/Paris" in flask("jobs", "schedule", "list")
+    assert "/orders/<int:number>/pay" in flask("routes")

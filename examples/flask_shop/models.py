@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import ForeignKey, Numeric, func
@@ -18,8 +19,13 @@ class Base(DeclarativeBase): ...
 db = SQLAlchemy(model_class=Base)
 jobs = Jobs(db.Model, tasks=["examples.flask_shop.tasks"])
 
+if TYPE_CHECKING:
+    Model = Base  # type checkers cannot see db.Model, which is made when this runs
+else:
+    Model = db.Model
 
-class Order(db.Model):  # type: ignore[name-defined, misc]  # Flask-SQLAlchemy makes db.Model when it runs
+
+class Order(Model):
     """What a customer wants. `status` is "new", "paid", then "booked"."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -29,7 +35,7 @@ class Order(db.Model):  # type: ignore[name-defined, misc]  # Flask-SQLAlchemy m
     status: Mapped[str] = mapped_column(default="new")
 
 
-class LedgerEntry(db.Model):  # type: ignore[name-defined, misc]
+class LedgerEntry(Model):
     """Money that came in."""
 
     id: Mapped[int] = mapped_column(primary_key=True)
