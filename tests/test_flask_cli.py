@@ -97,6 +97,11 @@ def _fresh(session: Session, job: Any) -> Any:
     return job
 
 
+def _count(session: Session, entity: type[Any]) -> int | None:
+    session.rollback()
+    return session.scalar(select(func.count()).select_from(entity))
+
+
 def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, session: Session, flask: Run) -> None:
     shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
@@ -110,7 +115,7 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
 
 def test_a_clock_runs_and_stops(shop: Shop, start: Start, session: Session) -> None:
     clock = start("flask", "--app", "tests.flask_shop:create_app", "jobs", "clock")
-    wait_until(lambda: session.scalar(select(func.count()).select_from(shop.jobs.Process)) == 1 or session.rollback())
+    wait_until(lambda: _count(session, shop.jobs.Process) == 1)
     clock.terminate()
     clock.communicate(timeout=30)
     assert clock.returncode == 0
@@ -127,7 +132,7 @@ class TestOnFlaskSQLAlchemy:
         monkeypatch.setenv("FLASK_SQLA_JOBS_CLOCK", "false")
         start("flask", "--app", "tests.flask_shop:create_app", "jobs", "worker", "--heartbeat", "0.2")
         process = shop.jobs.Process
-        wait_until(lambda: session.scalar(select(func.count()).select_from(process)) or session.rollback())
+        wait_until(lambda: _count(session, process) == 1)
         assert session.scalars(select(process.queues)).all() == [{"mail": 3, "default": 2}]
         said = flask("worker", "--queues", "other=x")
         assert (said[0], "other=x" in said[2]) == (1, True)
@@ -256,5 +261,6 @@ def test_the_example_works_by_the_commands_of_its_readme(
         connection.exec_driver_sql("INSERT INTO \"order\" VALUES (1, 'Tea', 'ada@example.com', 9.5, 'paid')")
         connection.exec_driver_sql("INSERT INTO sqla_jobs (task, args) VALUES ('settle', '{\"order\": 1}')")
     assert flask("jobs", "worker", "--drain") == "2 runs\n"
+    flask("jobs", "schedule", "sync")
     assert "close-day  close_day  5 0 * * *  Europe/Paris" in flask("jobs", "schedule", "list")
     assert "/orders/<int:number>/pay" in flask("routes")

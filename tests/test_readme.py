@@ -109,7 +109,8 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 
 
 def test_every_page_is_run_by_a_test() -> None:
-    assert {page.stem for page in DOCS} == {"reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    pages = {"flask", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    assert {page.stem for page in DOCS} == pages
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
@@ -155,6 +156,42 @@ def test_the_tests_of_the_docs_pass(shop: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
+
+
+def test_the_flask_applications_of_the_docs_work(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in blocks(ROOT / "docs/flask.md", "python"):
+        tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
+    monkeypatch.setenv("FLASK_DATABASE", database_url)
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    in_shop = "from shop import *; app = create_app(); app.testing = True; app.app_context().push(); "
+    python("-c", in_shop + "db.create_all()")
+    assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", ".")
+    python(
+        "-c",
+        in_shop + "app.testing = False; c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')",
+    )
+    assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 runs\n"
+    assert "default" in python("-m", "flask", "--app", "shop", "jobs", "status")
+    with create_engine(database_url).connect() as connection:
+        notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
+        assert notes == ["shop: order 1 is settled", "shop: order 3 is settled"]
+        connection.engine.dispose()
+    python("-c", "from plain import *; compare.enqueue(db_session); db_session.commit(); jobs.worker().drain()")
+    code = (
+        "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
+    )
+    assert python("-c", code) == "[None, None, True]\n"
+    code = "import config; from sqla_jobs.flask_cli import defaults_of; print(defaults_of(vars(config))['worker'])"
+    assert python("-c", code) == "{'queues': 'default=8,mail=2', 'processes': 2}\n"
 
 
 def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
@@ -215,7 +252,8 @@ def test_a_command_in_the_docs_is_one_that_works(
     match shlex.split(command):
         case ["export", setting]:
             name, _, url = setting.partition("=")
-            assert (name, create_engine(url).dialect.driver) == ("DATABASE_URL", "psycopg")
+            assert name in {"DATABASE_URL", "FLASK_SQLALCHEMY_DATABASE_URI"}
+            assert create_engine(url).dialect.driver == "psycopg"
         case ["pip", "install", package]:
             _is_an_extra_of_ours(package)
         case ["make", *arguments]:
@@ -225,6 +263,8 @@ def test_a_command_in_the_docs_is_one_that_works(
             _place_an_order(database_url)
             worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
             assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
+        case ["flask", *arguments]:  # it is run by test_the_flask_applications_of_the_docs_work
+            subprocess.run([sys.executable, "-m", "flask", *arguments, "--help"], capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/test_clock.py
             usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
             subprocess.run(usage, capture_output=True, check=True)
