@@ -177,7 +177,7 @@ def test_the_flask_applications_of_the_docs_work(
     assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
     python("-c", in_shop + "c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')")
     assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 runs\n"
-    assert "default" in python("-m", "flask", "--app", "shop", "jobs", "status")
+    assert "QUEUED" in python("-m", "flask", "--app", "shop", "jobs", "status")
     with create_engine(database_url).connect() as connection:
         notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
         assert notes == ["shop: order 1 is settled", "shop: order 3 is settled"]
