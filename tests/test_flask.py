@@ -292,6 +292,7 @@ def test_models_may_be_in_a_bind_of_their_own(database_url: str) -> None:
         assert jobs.worker().drain() == 1
         db.session.refresh(job)
         assert job.runs[0].result == "hello"
+        db.session.remove()
         for engine in db.engines.values():
             engine.dispose()
     elsewhere.dispose()

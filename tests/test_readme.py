@@ -159,7 +159,7 @@ def test_the_tests_of_the_docs_pass(shop: Path) -> None:
 
 
 def test_the_flask_applications_of_the_docs_work(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for block in blocks(ROOT / "docs/flask.md", "python"):
         tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
@@ -178,10 +178,9 @@ def test_the_flask_applications_of_the_docs_work(
     python("-c", in_shop + "c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')")
     assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 runs\n"
     assert "QUEUED" in python("-m", "flask", "--app", "shop", "jobs", "status")
-    with create_engine(database_url).connect() as connection:
+    with engine.connect() as connection:
         notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
-        assert notes == ["shop: order 1 is settled", "shop: order 3 is settled"]
-        connection.engine.dispose()
+    assert notes == ["shop: order 1 is settled", "shop: order 3 is settled"]
     python("-c", "from plain import *; compare.enqueue(db_session); db_session.commit(); jobs.worker().drain()")
     code = (
         "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
