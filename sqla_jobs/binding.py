@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, cast
 
 from sqlalchemy import URL, Connection, Engine
@@ -14,13 +14,27 @@ from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
 Bind = Engine | SessionFactory
+Within = Callable[[], AbstractContextManager[Any]]
 
 
 class Binding:
-    """One application's database. Raises `ConfigurationError` for what jobs cannot run on."""
+    """One application's database. Raises `ConfigurationError` for what jobs cannot run on.
 
-    def __init__(self, bind: Bind, entity: type[Any]) -> None:
+    Each run, and whatever else opens a session or asks for the engine, happens inside a `within()` of its
+    own: an application's context, such as Flask's. Nothing is opened before something is asked for.
+    """
+
+    def __init__(
+        self,
+        bind: Bind,
+        entity: type[Any],
+        *,
+        within: Within | None = None,
+        run_session: SessionFactory | None = None,
+    ) -> None:
         self.session_factory = _session_factory(bind)
+        self.within: Within = within or nullcontext
+        self._run_session = run_session or self.session_factory
         self._bind = bind
         self._entity = entity
 
@@ -29,13 +43,13 @@ class Binding:
         """The engine behind the application's sessions."""
         if isinstance(self._bind, Engine):
             return check_engine(self._bind)
-        with closing(self.session_factory()) as session:
+        with self.session() as session:
             found = session.get_bind(self._entity)
         return check_engine(found.engine if isinstance(found, Connection) else found)
 
     def check_isolation(self) -> str:
         """The isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
-        with closing(self.session_factory()) as session:
+        with self.session() as session:
             connection = session.connection(bind_arguments={"mapper": self._entity})
             level = connection.get_isolation_level()
             is_autocommit = getattr(connection.connection.driver_connection, "autocommit", False)
@@ -47,9 +61,25 @@ class Binding:
         return level
 
     @contextmanager
+    def session(self) -> Generator[Session]:
+        """A new session of the application's, closed at the end; what is not committed is rolled back."""
+        with self.within(), closing(self.session_factory()) as session:
+            yield session
+
+    @contextmanager
     def transaction(self) -> Generator[Session]:
-        """A session of the application's, committed at the end, rolled back after an error."""
-        with self.session_factory() as session:
+        """The same, committed at the end, rolled back after an error."""
+        with self.session() as session:
+            yield session
+            session.commit()
+
+    @contextmanager
+    def of_run(self) -> Generator[Session]:
+        """The session of a run that is `within` already, committed at the end, rolled back after an error.
+
+        It is a new one, or what `run_session` gives there: that in which the application's helpers write.
+        """
+        with closing(self._run_session()) as session:
             yield session
             session.commit()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 from sqlalchemy.orm import registry
 
 from sqla_jobs import actions
-from sqla_jobs.binding import Bind, Binding
+from sqla_jobs.binding import Bind, Binding, Within
 from sqla_jobs.declaration import TaskOptions, declare
 from sqla_jobs.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
@@ -104,29 +104,38 @@ class Jobs(Generic[J]):
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
         self.schedules = Schedules()
         """What code declares; the clock makes rows of it."""
-        self._binding: Binding | None = None
+        self.bound: Bind | None = None
+        """What was given by `session_factory=` or `bind`."""
+        self._within: Within | None = None
+        self.host: Callable[[Bind | None], Binding] | None = None
+        """Says what to work on, given the `bind=` that somebody asked for; set where an application has its own say."""
         if session_factory is not None:
             self.bind(session_factory)
 
-    def bind(self, bind: Bind) -> None:
-        """Say what workers connect with: an engine or a session factory of the database with these tables."""
-        self._binding = Binding(bind, self.Job)
+    def bind(self, bind: Bind, *, within: Within | None = None) -> None:
+        """Say what workers connect with: an engine or a session factory of the database with these tables.
+
+        `within()` is a context manager: each run happens inside one, and whatever else opens a session.
+        """
+        Binding(bind, self.Job)  # refuses what is neither
+        self.bound, self._within = bind, within
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """The database to work on: `bind`, else what was bound before. Raises `ConfigurationError`."""
-        if bind is not None:
-            return Binding(bind, self.Job)
-        if self._binding is None:
+        if self.host is not None:
+            return self.host(bind)
+        chosen = self.bound if bind is None else bind
+        if chosen is None:
             raise ConfigurationError(
                 "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
                 "or --database-url or DATABASE_URL on the command line"
             )
-        return self._binding
+        return Binding(chosen, self.Job, within=self._within)
 
     @property
     def is_bound(self) -> bool:
-        """Whether a database was given."""
-        return self._binding is not None
+        """Whether a database was given, or an application that has one."""
+        return self.bound is not None or self.host is not None
 
     @overload
     def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 from sqla_jobs.arguments import encode_result
+from sqla_jobs.binding import Within
 from sqla_jobs.board import Mark
 from sqla_jobs.context import RunContext
 from sqla_jobs.declaration import Declaration
@@ -17,7 +19,7 @@ from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
 from sqla_jobs.held import Held
 from sqla_jobs.interrupt import CancelRequested, TimedOut
 from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
-from sqla_jobs.queries import Finish
+from sqla_jobs.queries import Claimed, Finish
 from sqla_jobs.tasks import Task
 from sqla_jobs.transactions import NotBegun, Transactions
 
@@ -25,7 +27,7 @@ log = logging.getLogger("sqla_jobs.run")
 
 
 class Executor:
-    """Runs jobs of `tasks`; each transactional one in a transaction of `transactions`."""
+    """Runs jobs of `tasks`, each inside a `within()`; a transactional one in a transaction of `transactions`."""
 
     def __init__(
         self,
@@ -33,11 +35,13 @@ class Executor:
         transactions: Transactions,
         *,
         isolation: str = "READ COMMITTED",
+        within: Within = nullcontext,
         mark: Callable[[], Mark | None] = lambda: None,
     ) -> None:
         self._tasks = tasks
         self._transactions = transactions
         self._isolation = isolation
+        self._within = within
         self._mark = mark
 
     def execute(self, held: Held) -> Finish | None:
@@ -56,12 +60,13 @@ class Executor:
         declaration: Declaration | None = None
         try:
             declaration = self._tasks[job.task].declaration
-            arguments = declaration.codec.decode(job.args)
-            if declaration.signature.wants_session:
-                self._run_in_transaction(held, declaration, arguments)
-                _tell(held, Succeeded())
-                return None
-            outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
+            with _surrounded(self._within, held):
+                arguments = declaration.codec.decode(job.args)
+                if declaration.signature.wants_session:
+                    self._run_in_transaction(held, declaration, arguments)
+                    _tell(held, Succeeded())
+                    return None
+                outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
         except NotBegun as reason:
             return held.ended(Released(reason.delay))
         except LeaseLost as lost:
@@ -80,6 +85,27 @@ class Executor:
             session.flush()
             if not self._transactions.finish(session, held.ended(Succeeded(result))):
                 raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
+
+
+@contextmanager
+def _surrounded(within: Within, held: Held) -> Generator[None]:
+    """Inside `within()`, whose own end is not the job's: what it raises then is logged, and changes no outcome."""
+    surroundings = within()
+    surroundings.__enter__()
+    try:
+        yield
+    except BaseException as error:
+        _leave(surroundings, held.job, error)
+        raise
+    _leave(surroundings, held.job, None)
+
+
+def _leave(surroundings: AbstractContextManager[Any], job: Claimed, raised: BaseException | None) -> None:
+    try:
+        surroundings.__exit__(type(raised) if raised else None, raised, raised.__traceback__ if raised else None)
+    except BaseException as error:
+        if error is not raised:
+            log.exception("job %s %s attempt %s: its context did not end well", job.job_id, job.task, job.attempt)
 
 
 class _UnstorableResult(Exception):

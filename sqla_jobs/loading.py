@@ -20,9 +20,23 @@ def load_jobs(spec: str) -> Jobs[Any]:
     """The `Jobs` that MODULE:ATTR names, with the current folder importable.
 
     ATTR is a `Jobs`, an application with one in `extensions["sqla_jobs"]`, or a factory of either
-    (`shop:create_app()`, with the brackets or without). Raises `ConfigurationError`; an error inside
-    the application itself comes through as it is.
+    (`shop:create_app()`, with the brackets or without); of an application, bound to that one. Raises
+    `ConfigurationError`; an error inside the application itself comes through as it is.
     """
+    found = load_named(spec)
+    jobs = _jobs_in(found)
+    if jobs is None:
+        raise ConfigurationError(
+            f"{spec!r} gives a {type(found).__name__}: name a Jobs, an application with one in "
+            'extensions["sqla_jobs"], or a factory of either'
+        )
+    if jobs is not found and hasattr(carried := found.extensions["sqla_jobs"], "use"):
+        carried.use(found)
+    return jobs
+
+
+def load_named(spec: str) -> Any:
+    """The `Jobs` or the application itself, as `load_jobs` finds it."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     module_name, _, attribute = spec.partition(":")
@@ -38,13 +52,7 @@ def load_jobs(spec: str) -> Jobs[Any]:
         found = getattr(found, part)
     if called or (inspect.isroutine(found) and _jobs_in(found) is None):
         found = _made_by(found, spec)
-    jobs = _jobs_in(found)
-    if jobs is None:
-        raise ConfigurationError(
-            f"{spec!r} gives a {type(found).__name__}: name a Jobs, an application with one in "
-            'extensions["sqla_jobs"], or a factory of either'
-        )
-    return jobs
+    return found
 
 
 def _made_by(factory: Any, spec: str) -> Any:
@@ -66,6 +74,12 @@ def _jobs_in(found: Any) -> Jobs[Any] | None:
 
 def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
     """Bind to `database_url`, else leave an existing bind, else take DATABASE_URL. Raises `ConfigurationError`."""
+    if database_url and jobs.host is not None:
+        raise ConfigurationError(
+            "--database-url: this application opens its sessions itself, and what its code writes through them would "
+            "go to another database than its jobs; change the application's own setting instead, such as "
+            "SQLALCHEMY_DATABASE_URI"
+        )
     url = database_url or (None if jobs.is_bound else os.environ.get("DATABASE_URL"))
     if url is None:
         return

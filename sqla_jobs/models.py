@@ -91,16 +91,27 @@ class WordType(TypeDecorator[Words], Generic[Words]):
 
     impl = Text
     cache_ok = True
+    __module__ = "sqlalchemy.types"  # Alembic's autogenerate is to write sa.Text(), which needs no import of ours
 
     def __init__(self, words: type[Words]) -> None:
         super().__init__()
         self.words = words
+
+    def __repr__(self) -> str:
+        return "Text()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _word_type, (self.words,)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else str(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return self.words.__members__.get(value, value) if value is not None else None
+
+
+def _word_type(words: type[Words]) -> WordType[Words]:
+    return WordType(words)
 
 
 def _now() -> Any:

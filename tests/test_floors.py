@@ -29,7 +29,9 @@ FLOORS = """
     worker.*
     clock.*
     status testing postgres doctor
-    cli.* flask
+    cli.*
+    flask_cli
+    flask
     __main__ worker.__main__ clock.__main__
 """
 PURE = {"errors", "context", "retry", "interrupt", "outcomes", "cron", "retention"}

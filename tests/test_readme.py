@@ -115,7 +115,8 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing"}
     structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
-    run = {"cli", "migrations", "operating", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    adopting = {"cli", "flask", "migrations", "operating"}
+    run = adopting | {"reliability", "schedules", "tasks", "testing", "transactions", "workers"}
     assert {page.stem for page in DOCS} == run | included | structure
 
 
@@ -162,6 +163,40 @@ def test_the_tests_of_the_docs_pass(shop: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
+
+
+def test_the_flask_applications_of_the_docs_work(
+    tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in blocks(ROOT / "docs/flask.md", "python"):
+        tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
+    monkeypatch.setenv("FLASK_DATABASE", database_url)
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    in_shop = "from shop import *; app = create_app(); "
+    python("-c", in_shop + "app.app_context().push(); db.create_all()")
+    assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
+    python("-c", in_shop + "c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')")
+    assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 runs\n"
+    assert "QUEUED" in python("-m", "flask", "--app", "shop", "jobs", "status")
+    with engine.connect() as connection:
+        notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
+    assert notes == ["shop: order 1 is settled", "shop: order 3 is settled"]
+    python("-c", "from plain import *; compare.enqueue(db_session); db_session.commit(); jobs.worker().drain()")
+    code = (
+        "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
+    )
+    assert python("-c", code) == "[None, None, True]\n"
+    code = (
+        "import config; from sqla_jobs.flask import defaults_of; print(*defaults_of(vars(config))['worker'].values())"
+    )
+    assert set(python("-c", code).split()) == {"2", "default=8,mail=2"}
 
 
 def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
@@ -315,7 +350,8 @@ def test_a_command_in_the_docs_is_one_that_works(
     match shlex.split(command):
         case ["export", setting]:
             name, _, url = setting.partition("=")
-            assert (name, create_engine(url).dialect.driver) == ("DATABASE_URL", "psycopg")
+            assert name in {"DATABASE_URL", "FLASK_SQLALCHEMY_DATABASE_URI"}
+            assert create_engine(url).dialect.driver == "psycopg"
         case ["pip", "install", package]:
             _is_an_extra_of_ours(package)
         case ["make", *arguments]:
@@ -325,6 +361,8 @@ def test_a_command_in_the_docs_is_one_that_works(
             _place_an_order(database_url)
             worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
             assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
+        case ["flask", *arguments]:  # it is run by test_the_flask_applications_of_the_docs_work
+            subprocess.run([sys.executable, "-m", "flask", *arguments, "--help"], capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/test_clock.py
             usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
             subprocess.run(usage, capture_output=True, check=True)

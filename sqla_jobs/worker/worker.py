@@ -129,9 +129,11 @@ class Worker(Service):
         """Make the parts, which work on `engine`; none is started."""
         queries, claiming = self._queries, threading.Lock()
         transactions = WorkerTransactions(
-            self._binding.transaction, queries, lease=self._settings.lease, patience=self._settings.patience
+            self._binding.of_run, queries, lease=self._settings.lease, patience=self._settings.patience
         )
-        self._executor = Executor(self._jobs.tasks, transactions, isolation=isolation, mark=self._keeper.mark)
+        self._executor = Executor(
+            self._jobs.tasks, transactions, isolation=isolation, within=self._binding.within, mark=self._keeper.mark
+        )
         self._finisher = Finisher(engine, queries, self._on_stored)
         self._heart = Heart(
             engine,

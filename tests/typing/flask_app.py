@@ -7,10 +7,19 @@ from typing import assert_type
 from flask import Blueprint, Flask, jsonify, request
 from flask.typing import ResponseReturnValue
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import ForeignKey, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy import Engine, ForeignKey, select
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    relationship,
+    scoped_session,
+    sessionmaker,
+)
 
 from sqla_jobs import JobMixin, Jobs, JobState, RunContext
+from sqla_jobs.flask import FlaskJobs
 
 
 class Base(DeclarativeBase):
@@ -24,6 +33,7 @@ class MyJob(JobMixin):
 
 db = SQLAlchemy(model_class=Base)
 jobs = Jobs(db.Model, job_class=MyJob, tasks=["shop.tasks"])
+flask_jobs = FlaskJobs(jobs)
 shop = Blueprint("shop", __name__)
 
 
@@ -79,14 +89,21 @@ def create_app() -> Flask:
     app = Flask(__name__)
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://localhost/shop"
     app.register_blueprint(shop)
-    app.extensions["sqla_jobs"] = jobs  # pyright: ignore[reportUnknownMemberType]  # a bare dict in Flask 3.0
     db.init_app(app)
-    with app.app_context():
-        db.create_all()
-        jobs.bind(db.engine)
+    flask_jobs.init_app(app)
+    assert_type(flask_jobs.jobs, Jobs[MyJob])
+    return app
+
+
+def create_app_with_sessions_of_its_own(engine: Engine) -> Flask:
+    app = Flask(__name__)
+    FlaskJobs(jobs, app, bind=engine)
+    FlaskJobs(jobs, app, bind=sessionmaker(engine))
+    FlaskJobs(jobs, app, bind=scoped_session(sessionmaker(engine)))
     return app
 
 
 if __name__ == "__main__":
+    app = create_app()
     with jobs.worker(["default", "mail"]):
-        create_app().run()
+        app.run()

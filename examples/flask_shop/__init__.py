@@ -1,0 +1,29 @@
+"""A shop on Flask, Flask-SQLAlchemy and sqla_jobs: what is paid is booked and answered by mail in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+
+from examples.flask_shop.models import db, jobs
+from examples.flask_shop.views import shop
+from sqla_jobs.flask import FlaskJobs
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """The application, configured by `config` or by FLASK_SQLALCHEMY_DATABASE_URI and the like."""
+    app = Flask(__name__)
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI="postgresql+psycopg://localhost/flask_shop",
+        SQLA_JOBS_QUEUES={"default": 4, "mail": 2},  # how many of each `flask jobs worker` runs at once
+        MAIL_HOST=None,  # such as "localhost"; without one mails are only logged
+    )
+    app.config.from_prefixed_env()
+    app.config.update(config or {})
+    db.init_app(app)
+    FlaskJobs(jobs, app)
+    app.register_blueprint(shop)
+    app.cli.command("create-tables")(db.create_all)
+    return app

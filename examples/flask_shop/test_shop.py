@@ -1,0 +1,97 @@
+"""The shop's tests: the pages, and the jobs they lead to."""
+
+from __future__ import annotations
+
+import smtplib
+from collections.abc import Iterator
+from decimal import Decimal
+from email.message import EmailMessage
+from typing import Self
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import select
+
+from examples.flask_shop import create_app
+from examples.flask_shop.models import LedgerEntry, Order, db, jobs
+from examples.flask_shop.tasks import close_day
+from sqla_jobs.postgres import local_postgres
+from sqla_jobs.testing import drain
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Flask]:
+    with local_postgres() as url:
+        app = create_app({"SQLALCHEMY_DATABASE_URI": url, "MAIL_HOST": "mail.example.com", "TESTING": True})
+        with app.app_context():
+            engine = db.engine
+        yield app
+        engine.dispose()
+
+
+@pytest.fixture
+def client(app: Flask) -> Iterator[FlaskClient]:
+    """A browser, on a shop without orders; inside of an application context, so that `db.session` can be used."""
+    with app.app_context():
+        db.create_all()
+        yield app.test_client()
+        db.session.remove()
+        db.drop_all()
+
+
+@pytest.fixture
+def mails(monkeypatch: pytest.MonkeyPatch) -> list[EmailMessage]:
+    sent: list[EmailMessage] = []
+
+    class Server:
+        def __init__(self, host: str, timeout: float) -> None:
+            assert host == "mail.example.com"
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def send_message(self, mail: EmailMessage) -> None:
+            sent.append(mail)
+
+    monkeypatch.setattr(smtplib, "SMTP", Server)
+    return sent
+
+
+def order(client: FlaskClient) -> int:
+    client.post("/orders", data={"item": "Tea", "email": "ada@example.com", "total": "9.50"})
+    return db.session.scalars(select(Order.id)).one()
+
+
+def test_what_is_paid_is_booked_and_a_receipt_is_sent(client: FlaskClient, mails: list[EmailMessage]) -> None:
+    number = order(client)
+    client.post(f"/orders/{number}/pay")
+    assert "paid" in client.get("/").text
+    assert drain(jobs, db.session) == 2
+    db.session.commit()
+    assert "booked" in client.get("/").text
+    assert db.session.scalars(select(LedgerEntry.amount)).all() == [Decimal("9.50")]
+    assert [(mail["To"], mail["Subject"]) for mail in mails] == [("ada@example.com", f"Your order {number}")]
+
+
+def test_an_order_is_paid_once(client: FlaskClient) -> None:
+    number = order(client)
+    assert [client.post(f"/orders/{number}/pay").status_code for _ in range(2)] == [302, 409]
+    assert len(db.session.scalars(select(jobs.Job)).all()) == 1
+
+
+def test_a_worker_does_the_same_in_its_threads(client: FlaskClient, mails: list[EmailMessage]) -> None:
+    client.post(f"/orders/{order(client)}/pay")
+    assert jobs.worker(["default", "mail"]).drain() == 2
+    assert "booked" in client.get("/").text
+    assert len(mails) == 1
+
+
+def test_each_night_the_day_is_closed(client: FlaskClient) -> None:
+    jobs.clock().tick()
+    assert db.session.scalars(select(jobs.Schedule.name)).all() == ["close-day"]
+    job = close_day.enqueue(db.session)
+    drain(jobs, db.session)
+    assert str(job.runs[0].result).endswith(": 0 EUR")
