@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import case, delete, func, null, select, update
@@ -13,49 +14,63 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import LIVE, JobMixin
+from sqla_jobs.models import ENDED, LIVE, JobMixin
+from sqla_jobs.queries.removal import Removal
+from sqla_jobs.retention import seconds_of
 from sqla_jobs.wakeup import after_commit
 
 
 def cancel(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
     """A waiting job ends `cancelled`; a running one is asked to. False: it had ended already."""
-    table = models.Job
-    waiting = table.state.in_(["scheduled", "queued"])
-    return _change(
-        session,
-        models,
-        job,
-        table.state.in_(LIVE),
-        state=case((waiting, "cancelled"), else_=table.state),
-        finished_at=case((waiting, func.clock_timestamp()), else_=null()),
-        cancel_requested_at=func.coalesce(table.cancel_requested_at, func.clock_timestamp()),
-    )
+    return _change(session, models, job, models.Job.state.in_(LIVE), cancelled(models))
+
+
+def cancelled(models: Models[Any]) -> dict[str, Any]:
+    """What cancelling sets in a live job."""
+    job = models.Job
+    waiting = job.state.in_(["scheduled", "queued"])
+    return {
+        "state": case((waiting, "cancelled"), else_=job.state),
+        "finished_at": case((waiting, func.clock_timestamp()), else_=null()),
+        "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
+    }
 
 
 def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
     """A job that ended or waits is queued at once, with at least one attempt left. False: it is under way."""
-    table = models.Job
-    after_commit(session, table, models.channel, "")
+    after_commit(session, models.Job, models.channel, "")
     session.flush()  # what is wrong with the caller's own rows is told as it is
     try:
         with session.begin_nested():
-            return _change(
-                session,
-                models,
-                job,
-                table.state.not_in(["queued", "running"]),
-                state="queued",
-                position=models.positions.next_value(),
-                run_at=func.clock_timestamp(),
-                max_attempts=func.greatest(table.max_attempts, table.attempt + 1),
-                finished_at=null(),
-                cancel_requested_at=null(),
-            )
+            return _change(session, models, job, models.Job.state.not_in(["queued", "running"]), retried(models))
     except IntegrityError as error:
         raise JobsError(
             f"job {_id_of(session, job)} cannot be retried: another live job has its unique_key; "
             "wait for that one, or cancel it"
         ) from error
+
+
+def retried(models: Models[Any]) -> dict[str, Any]:
+    """What a retry sets in a job that ended or waits."""
+    job = models.Job
+    return {
+        "state": "queued",
+        "position": models.positions.next_value(),
+        "run_at": func.clock_timestamp(),
+        "max_attempts": func.greatest(job.max_attempts, job.attempt + 1),
+        "finished_at": null(),
+        "cancel_requested_at": null(),
+    }
+
+
+def prune(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
+    """Delete the jobs that ended so long ago, with their runs; returns how many.
+
+    What somebody holds locked, and what rows of the application refer to, stays.
+    """
+    seconds, removal = seconds_of(older_than, "older_than"), Removal(models)
+    references = removal.references(session)
+    return sum(removal.remove_ended(session, state, references, older_than=seconds, limit=None) for state in ENDED)
 
 
 def pause(session: Session, models: Models[Any], queue: str) -> None:
@@ -88,7 +103,7 @@ def _id_of(session: Session, job: JobMixin | int) -> int:
     return job.id
 
 
-def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, **values: Any) -> bool:
+def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, values: dict[str, Any]) -> bool:
     job_id = _id_of(session, job)
     table = models.Job
     statement = update(table).where(table.id == job_id, when).values(values).returning(table.id)

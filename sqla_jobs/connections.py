@@ -16,8 +16,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
-_POOL = 5
-"""One each for claims, finishes, heartbeats and listening, and one for looking."""
+_POOL = 6
+"""One each for claims, finishes, heartbeats, listening and pruning, and one for looking."""
 _READ_ONLY = "25006"
 """SQLSTATE of a server that takes no writes: a standby, such as the old primary after a failover."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -17,6 +18,7 @@ from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
 from sqla_jobs.registry import Tasks
+from sqla_jobs.retention import KEPT, Retention
 from sqla_jobs.schedules import ScheduleOptions, Schedules
 from sqla_jobs.tasks import Task
 from sqla_jobs.wakeup import tell_of_schedules
@@ -198,6 +200,15 @@ class Jobs(Generic[J]):
         """Claim from `queue` again once the caller commits."""
         actions.resume(plain_session(session), self.models, queue)
 
+    def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
+        """Delete the jobs that ended `older_than` (a timedelta, or seconds) ago, and their runs; returns how many.
+
+        All in the caller's transaction. Left alone are jobs that somebody holds locked, and those to which a row
+        of the application refers, unless its foreign key says ON DELETE CASCADE or SET NULL. Workers prune by
+        themselves too. Raises `ConfigurationError`.
+        """
+        return actions.prune(plain_session(session), self.models, older_than=older_than)
+
     def worker(
         self,
         queues: Mapping[str, int] | Iterable[str] = ("default",),
@@ -209,12 +220,14 @@ class Jobs(Generic[J]):
         poll: float = 1.0,
         grace: float = 30.0,
         slow: float = 300.0,
+        retention: Retention = KEPT,
     ) -> Worker:
         """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
 
         It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
         every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
-        takes longer than `slow` seconds is logged.
+        takes longer than `slow` seconds is logged. Jobs that ended are deleted after their `retention`, such
+        as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed.
         Raises `ConfigurationError`.
         """
         from sqla_jobs.worker import Settings, Worker
@@ -227,6 +240,7 @@ class Jobs(Generic[J]):
             poll=poll,
             grace=grace,
             slow=slow,
+            retention=retention,
         )
         return Worker(self, self.binding(bind), settings)
 

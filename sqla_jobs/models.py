@@ -79,6 +79,9 @@ class Overlap(StrEnum):
 LIVE = (JobState.scheduled, JobState.queued, JobState.running)
 """States of a job that still has something ahead of it; at most one such job per `unique_key`."""
 
+ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)
+"""States of a job that is through, unless somebody retries it."""
+
 
 HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)) for state in LIVE)})"
 """The predicate of the unique index, in words that PostgreSQL recognises in ON CONFLICT."""

@@ -11,7 +11,7 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
     errors
-    context retry interrupt explain cron
+    context retry interrupt explain cron retention
     outcomes
     models deadlines
     mapping connections
@@ -21,7 +21,8 @@ FLOORS = """
     declaration
     schedules
     tasks
-    registry binding actions
+    registry binding actions selection
+    bulk
     core transactions
     executor loading
     worker.*
@@ -30,7 +31,7 @@ FLOORS = """
     cli.* flask
     __main__ worker.__main__ clock.__main__
 """
-PURE = {"errors", "context", "retry", "interrupt", "outcomes", "cron"}
+PURE = {"errors", "context", "retry", "interrupt", "outcomes", "cron", "retention"}
 LATE = {("core", "worker"), ("core", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 

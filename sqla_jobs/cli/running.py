@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import (
     ApplicationCommand,
     application_options,
@@ -17,6 +18,7 @@ from sqla_jobs.cli.application import (
 )
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.retention import Retention
 from sqla_jobs.worker.child import Order, set_up_logging
 from sqla_jobs.worker.reload import on_change
 from sqla_jobs.worker.settings import Settings
@@ -56,6 +58,13 @@ def _check_log_level(level: str) -> None:
 @click.option("--max-jobs", default=0, help="Replace a process after that many jobs.")
 @click.option("--max-memory", default=0, metavar="MB", help="Replace a process that was larger than this.")
 @click.option("--slow", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
+@click.option(
+    "--retention",
+    metavar="succeeded=7d,failed=never",
+    callback=durations.retention,
+    default="",
+    help="How long jobs that ended are kept: 7d, and 30d where they failed, unless said otherwise.",
+)
 @click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
 def worker(
     application: str | None,
@@ -73,6 +82,7 @@ def worker(
     max_jobs: int,
     max_memory: int,
     slow: float,
+    retention: Retention,
     log_level: str,
 ) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
@@ -87,6 +97,7 @@ def worker(
             poll=1.0,
             grace=grace,
             slow=slow,
+            retention=retention,
         )
         upkeep = Upkeep(processes, max_jobs, max_memory * 2**20, kill_after, reload)
     set_up_logging(log_level)

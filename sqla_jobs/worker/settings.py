@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.retention import Retention, seconds_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Settings(Rhythm):
     poll: float
     grace: float
     slow: float
+    retention: dict[str, float]
+    """Seconds that jobs are kept, by the state in which they ended; no mention, no end."""
 
     @classmethod
     def checked(
@@ -55,6 +58,7 @@ class Settings(Rhythm):
         poll: float,
         grace: float,
         slow: float,
+        retention: Retention,
     ) -> Settings:
         """The settings, or a `ConfigurationError` that names the one that cannot be."""
         if isinstance(queues, str):
@@ -72,7 +76,7 @@ class Settings(Rhythm):
         _check_seconds(poll=poll, slow=slow)
         if not 0 <= grace < 7 * 86400:
             raise ConfigurationError(f"grace={grace!r}: a number of seconds from 0, below a week")
-        return cls(heartbeat, lease, lanes, poll, grace, slow)
+        return cls(heartbeat, lease, lanes, poll, grace, slow, seconds_kept(retention))
 
 
 def _check_seconds(**options: float) -> None:

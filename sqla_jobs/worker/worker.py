@@ -29,6 +29,7 @@ from sqla_jobs.worker.heart import Heart
 from sqla_jobs.worker.lanes import Lane
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.service import Service
 from sqla_jobs.worker.settings import Settings
@@ -118,6 +119,7 @@ class Worker(Service):
             thread.start()
         self._claimer.start()
         self._listener.start()
+        self._pruner.start()
         log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
 
     def _build(self, engine: Engine, tasks: list[str], isolation: str) -> None:
@@ -152,6 +154,7 @@ class Worker(Service):
         )
         channel = self._jobs.models.channel
         self._listener = Listener(engine, channel, self._claimer.heard, patience=self._settings.patience)
+        self._pruner = Pruner(engine, self._jobs.models, self._settings.retention)
 
     def _known_tasks(self) -> list[str]:
         """The names of all tasks, imported and complete."""
@@ -188,6 +191,7 @@ class Worker(Service):
             thread.join(max(0.0, deadline - time.monotonic()))
         self._watch.stop()
         self._listener.stop()
+        self._pruner.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
         late = self._running()
         for held in late:

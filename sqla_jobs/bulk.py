@@ -1,0 +1,130 @@
+"""Changing many jobs: in batches of one short transaction each, past whatever somebody else holds or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sqlalchemy import any_, bindparam, func, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from sqla_jobs.actions import cancelled, retried
+from sqla_jobs.binding import Binding
+from sqla_jobs.mapping import Models
+from sqla_jobs.models import ENDED, LIVE, JobState
+from sqla_jobs.queries.parts import locked
+from sqla_jobs.queries.removal import Removal
+from sqla_jobs.selection import Selection
+from sqla_jobs.wakeup import after_commit
+
+_BATCH = 500
+_TRIES = 5
+
+Apply: TypeAlias = Callable[[Session, Models[Any], Sequence[int]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What can be done to many jobs: `apply` changes those of the given ids that are in `states` and free.
+
+    It returns how many those were, and waits for no locked row.
+    """
+
+    name: str
+    states: tuple[JobState, ...]
+    apply: Apply
+
+    def count(self, session: Session, models: Models[Any], selection: Selection) -> int:
+        """How many of the selected jobs are in a state that allows it."""
+        counted = select(func.count()).select_from(models.Job).where(*selection.where(models), self._applies(models))
+        return session.scalar(counted) or 0
+
+    def in_batches(self, binding: Binding, models: Models[Any], selection: Selection) -> Iterator[Progress]:
+        """Change the selected jobs in order of their ids, each batch in a transaction; tells how far it is.
+
+        Jobs enqueued meanwhile are not among them. It may be left at any point: what was told is committed.
+        """
+        done, last = Progress(0, 0), -1
+        with binding.transaction() as session:
+            end = session.scalar(select(func.max(models.Job.id))) or -1
+        wanted = [*selection.where(models), self._applies(models), models.Job.id <= end]
+        while True:
+            with binding.transaction() as session:
+                of_batch = select(models.Job.id).where(*wanted, models.Job.id > last).order_by(models.Job.id)
+                ids = session.scalars(of_batch.limit(_BATCH)).all()
+                changed = self.apply(session, models, ids) if ids else 0
+            if not ids:
+                return
+            last, done = ids[-1], Progress(done.seen + len(ids), done.changed + changed)
+            yield done
+
+    def _applies(self, models: Models[Any]) -> Any:
+        return models.Job.state.in_(self.states)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`seen` jobs were looked at, and `changed` of them changed."""
+
+    seen: int
+    changed: int
+
+    @property
+    def left_alone(self) -> int:
+        """Those that somebody held or changed meanwhile, or that something forbids to change."""
+        return self.seen - self.changed
+
+
+def _ids(models: Models[Any]) -> Any:
+    return models.Job.id == any_(bindparam("all_ids", type_=ARRAY(models.Job.id.type)))
+
+
+def _update(session: Session, models: Models[Any], ids: Sequence[int], when: Any, values: Mapping[str, Any]) -> int:
+    job = models.Job
+    free = locked(select(job.id).where(_ids(models), when), "free", of=job)
+    statement = update(job).where(job.id.in_(select(free.c.id))).values(values).returning(job.id)
+    options = {"synchronize_session": False}
+    return len(session.execute(statement, {"all_ids": list(ids)}, execution_options=options).all())
+
+
+def _cancel(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
+    return _update(session, models, ids, models.Job.state.in_(LIVE), cancelled(models))
+
+
+def _retry(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
+    """Of several that would have one unique key the newest; none whose key a live job has."""
+    job, other = models.Job, aliased(models.Job)
+    has_rival = select(other.id).where(
+        other.unique_key == job.unique_key,
+        other.id != job.id,
+        or_(other.state.in_(LIVE), other.id.in_(ids) & other.state.in_(ENDED) & (other.id > job.id)),
+    )
+    after_commit(session, job, models.channel, "")
+    when = job.state.not_in(["queued", "running"]) & ~has_rival.exists()
+    return _where_possible(session, lambda: _update(session, models, ids, when, retried(models)))
+
+
+def _delete(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
+    removal = Removal(models)
+    references = removal.references(session)
+    return _where_possible(session, lambda: removal.remove(session, ids, references))
+
+
+def _where_possible(session: Session, step: Callable[[], int]) -> int:
+    """`step` again, with what was committed meanwhile, where that made its choice a wrong one."""
+    for _ in range(_TRIES - 1):
+        try:
+            with session.begin_nested():
+                return step()
+        except IntegrityError:
+            continue
+    with session.begin_nested():
+        return step()
+
+
+CANCEL = Change("cancel", LIVE, _cancel)
+RETRY = Change("retry", (*ENDED, JobState.scheduled), _retry)
+DELETE = Change("delete", (*ENDED, JobState.scheduled, JobState.queued), _delete)

@@ -1,0 +1,30 @@
+"""Lengths of time as people write them; callbacks of options."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import click
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(context: click.Context, option: click.Parameter, text: str) -> timedelta:
+    """`90s`, `15m`, `12h`, `7d` or `2w`."""
+    parts = re.fullmatch(r"(\d{1,5})([smhdw])", text.strip())
+    if parts is None:
+        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 15m, 12h, 7d or 2w", context, option)
+    return timedelta(**{_UNITS[parts[2]]: int(parts[1])})
+
+
+def retention(context: click.Context, option: click.Parameter, text: str) -> dict[str, timedelta | None]:
+    """`succeeded=7d,failed=never`."""
+    found: dict[str, timedelta | None] = {}
+    for item in filter(None, text.split(",")):
+        state, given, length = item.strip().partition("=")
+        if not given:
+            wanted = "is not STATE=TIME, such as succeeded=7d or failed=never"
+            raise click.BadParameter(f"{item!r} {wanted}", context, option)
+        found[state] = None if length == "never" else duration(context, option, length)
+    return found
