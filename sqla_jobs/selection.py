@@ -18,7 +18,8 @@ class Selection:
     """All jobs that fit everything given; a tuple means any of its members, and an empty one says nothing.
 
     `args` are arguments as they are stored, of which a job may have more; `error` is part of the error of
-    a job's last run, whatever its case; `before` and `after` are about `created_at`.
+    a job's last run, whatever its case; `before` and `after` are about `created_at`. Jobs of `not_tasks`
+    never fit.
     """
 
     ids: tuple[int, ...] = ()
@@ -29,6 +30,9 @@ class Selection:
     error: str | None = None
     before: datetime | None = None
     after: datetime | None = None
+    schedules: tuple[int, ...] = ()
+    unique_keys: tuple[str, ...] = ()
+    not_tasks: tuple[str, ...] = ()
 
     @property
     def is_everything(self) -> bool:
@@ -44,8 +48,12 @@ class Selection:
             (job.state, self.states),
             (job.task, self.tasks),
             (job.queue, self.queues),
+            (job.schedule_id, self.schedules),
+            (job.unique_key, self.unique_keys),
         ]
         found += [column.in_(values) for column, values in columns if values]
+        if self.not_tasks:
+            found.append(job.task.not_in(self.not_tasks))
         if self.args:
             found.append(job.args.contains(dict(self.args)))
         if self.error is not None:

@@ -63,7 +63,7 @@ class Status:
 
 def read_status(session: Session, jobs: Jobs[Any]) -> Status:
     """The status of all queues and processes; the tasks must have been imported for the warnings."""
-    queues, processes = _queues(session, jobs), _processes(session, jobs)
+    queues, processes = _queues(session, jobs), read_processes(session, jobs)
     served = {name for process in processes if process.alive for name in process.queues}
     warnings = [
         f"{queue.queued} jobs wait in queue {queue.name!r}, which no live worker serves"
@@ -88,7 +88,8 @@ def _queues(session: Session, jobs: Jobs[Any]) -> list[QueueStatus]:
     return sorted([*found.values(), *idle.values()], key=lambda queue: queue.name)
 
 
-def _processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
+def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
+    """All processes, and what each has been running longest."""
     process = jobs.Process
     age = cast(func.extract("epoch", func.clock_timestamp() - process.beat_at), Double)
     rows = session.execute(

@@ -28,6 +28,7 @@ FLOORS = """
     worker.*
     clock.*
     status testing postgres
+    dashboard.*
     cli.* flask
     __main__ worker.__main__ clock.__main__
 """
