@@ -22,7 +22,7 @@ FLOORS = """
     schedules
     tasks
     registry binding actions selection
-    bulk
+    bulk schedule_actions
     core transactions
     executor loading
     worker.*
