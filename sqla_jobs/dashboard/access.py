@@ -128,7 +128,7 @@ class Cookies:
     def notice(self) -> str | None:
         """What the last change left to be shown."""
         given = request.cookies.get(self._cookie("notice"))
-        if given is None:
+        if given is None or request.headers.get("X-Refresh"):
             return None
         g.sqla_jobs_notice_shown = True
         try:

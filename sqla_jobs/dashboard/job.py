@@ -18,7 +18,7 @@ from sqla_jobs.dashboard import json_text, story
 from sqla_jobs.dashboard.hiding import HIDDEN, Shown
 from sqla_jobs.dashboard.site import Changing, Site
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
-from sqla_jobs.models import ENDED, LIVE, JobState
+from sqla_jobs.models import ENDED, LIVE, JobMixin, JobState
 
 _RUNS = 20
 _LONG = 100_000
@@ -54,6 +54,7 @@ def show(site: Site, job_id: int) -> Response:
             is_live=job.state in LIVE,
             progress_message=shown.text(job.progress_message),
             unique_key=shown.text(job.unique_key),
+            extras=_own_columns(jobs, job, shown),
         )
 
 
@@ -87,6 +88,14 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     if row is None:
         raise UnknownJob(f"There is no job {job_id}. It may have been deleted, or pruned some time after it ended.")
     return row
+
+
+def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
+    """The columns of an application's own job class that hold something."""
+    table: Any = jobs.Job.__table__
+    own = [column.name for column in table.c if not hasattr(JobMixin, column.name)]
+    values = [(name, job._mapping[name]) for name in own]
+    return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
 
 
 def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:

@@ -93,7 +93,6 @@ def show(site: Site) -> Response:
         next_url=found.next_key and site.url("jobs", **kept, after=order.write(found.next_key)),
         previous_url=found.previous_key and site.url("jobs", **kept, before=order.write(found.previous_key)),
         first_url=site.url("jobs", **kept),
-        back=request.full_path.rstrip("?") if not request.root_path else request.root_path + request.full_path,
     )
 
 

@@ -96,6 +96,7 @@ class Site:
             here=request.endpoint.rpartition(".")[2] if request.endpoint else "",
             now=now,
             when=when,
+            address=request.root_path + request.full_path.removesuffix("?"),
             **values,
         )
         return Response(html, status, mimetype="text/html")
