@@ -40,6 +40,11 @@ class Filter:
         """Whether anything was asked for beside the state."""
         return bool(self.given.keys() - {"state"})
 
+    @property
+    def has_rare_ones(self) -> bool:
+        """Whether any of those is set that a page folds away."""
+        return bool(self.given.keys() & {"created_after", "created_before", "key", "schedule"})
+
     def without(self, name: str) -> dict[str, str]:
         """The address without one of them."""
         return {key: value for key, value in self.given.items() if key != name}

@@ -93,7 +93,7 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
     """The columns of an application's own job class that hold something."""
     table: Any = jobs.Job.__table__
-    own = [column.name for column in table.c if not hasattr(JobMixin, column.name)]
+    own = [column.name for column in table.c if column.name not in {*JobMixin.__annotations__, "position"}]
     values = [(name, job._mapping[name]) for name in own]
     return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Double, Integer, SmallInteger, case, cast, column, func, literal, select, true, values
+from sqlalchemy import Double, Integer, SmallInteger, cast, column, func, literal, select, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
@@ -32,21 +32,11 @@ def read_queues(session: Session, jobs: Jobs[Any], served: Iterable[str]) -> lis
     """All queues that have jobs, are paused, or are served."""
     job: Any = jobs.Job
     on_jobs = {"mapper": job}
-    running = dict(
-        session.execute(
-            select(job.queue, func.count()).where(job.state == "running").group_by(job.queue), bind_arguments=on_jobs
-        )
-        .tuples()
-        .all()
-    )
-    first = (
-        select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED + 1).subquery("first")
-    )
-    scheduled = dict(
-        session.execute(select(first.c.queue, func.count()).group_by(first.c.queue), bind_arguments=on_jobs)
-        .tuples()
-        .all()
-    )
+    of_running = select(job.queue, func.count()).where(job.state == "running").group_by(job.queue)
+    running = {name: number for name, number in session.execute(of_running, bind_arguments=on_jobs)}
+    first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED + 1).subquery("first")
+    of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
+    scheduled = {name: number for name, number in session.execute(of_scheduled, bind_arguments=on_jobs)}
     all_scheduled = sum(scheduled.values()) <= COUNTED
     paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
     served = set(served)
@@ -85,19 +75,18 @@ def _queued(session: Session, jobs: Jobs[Any], names: list[str]) -> dict[str, tu
     job: Any = jobs.Job
     lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
     here = (job.state == "queued", job.queue == lane.c.name)
-    some = select(literal(1).label("one")).where(*here).limit(COUNTED + 1).lateral("some")
-    counted = select(func.count().label("number")).select_from(some).lateral("counted")
+    some = select(literal(1).label("one")).where(*here).limit(COUNTED + 1).correlate(lane).subquery("some")
+    number = select(func.count()).select_from(some).scalar_subquery()
     level = values(column("priority", SmallInteger), name="level").data([(one,) for one in PRIORITIES])
     head = (
         select(job.run_at)
         .where(*here, job.priority == level.c.priority)
         .order_by(job.position)
         .limit(1)
+        .correlate(lane, level)
         .lateral("head")
     )
-    oldest = select(func.min(head.c.run_at).label("due")).select_from(level.join(head, true())).lateral("oldest")
-    wait = cast(func.date_part("epoch", func.clock_timestamp() - oldest.c.due), Double)
-    query = select(lane.c.name, cast(counted.c.number, Integer), case((wait < 0, 0.0), else_=wait)).select_from(
-        lane.join(counted, true()).join(oldest, true())
-    )
+    oldest = select(func.min(head.c.run_at)).select_from(level.join(head, true())).correlate(lane).scalar_subquery()
+    wait = cast(func.date_part("epoch", func.clock_timestamp() - oldest), Double)
+    query = select(lane.c.name, cast(number, Integer), func.greatest(wait, 0.0))
     return {row[0]: (row[1], row[2]) for row in session.execute(query, bind_arguments={"mapper": job})}
