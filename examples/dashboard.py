@@ -211,8 +211,8 @@ def _live(connection: Connection, past: Past) -> None:
                 "progress_message": "region 5 of 8" if task == "reports.monthly" else None,
             }
         )
-    rows += [{"task": "images.resize", "state": "queued", "run_at": now - timedelta(seconds=n)} for n in range(14)]
-    rows += [{"task": "billing.charge", "state": "queued", "run_at": now - timedelta(minutes=n)} for n in range(1, 8)]
+    rows += [{"task": "images.resize", "state": "queued", "run_at": now - timedelta(seconds=n)} for n in range(14, 0, -1)]
+    rows += [{"task": "billing.charge", "state": "queued", "run_at": now - timedelta(minutes=n)} for n in range(7, 0, -1)]
     rows += [{"task": "mail.send", "state": "scheduled", "run_at": now + timedelta(minutes=7 * n)} for n in range(1, 30)]
     for row in rows:
         defaults = jobs.tasks[row["task"]].declaration.defaults

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy import Row, select
+from sqlalchemy import Row, literal, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.core import Jobs
@@ -108,6 +108,21 @@ def _read(site: Site, wanted: Filter) -> tuple[Order, Found, list[Line], list[tu
 def state_counts(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
     """How many jobs there are in each state."""
     job: Any = jobs.Job
-    return [(str(state), counted(session, jobs, select(job.id).where(job.state == state))) for state in JobState]
+    order = {
+        JobState.scheduled: [job.run_at],
+        JobState.queued: [job.queue, job.priority, job.position],
+        JobState.running: [job.process_id],
+    }
+    return [
+        (
+            str(state),
+            counted(
+                session,
+                jobs,
+                select(literal(1)).where(job.state == state).order_by(*order.get(state, [job.finished_at])),
+            ),
+        )
+        for state in JobState
+    ]
 
 

@@ -17,7 +17,7 @@ from sqla_jobs.models import JobState
 from sqla_jobs.selection import Selection
 
 SIZE = 50
-_WINDOWS = (5_000, 20_000)
+_WINDOWS = (5_000, 50_000)
 """Jobs looked through in one statement where no index helps: the first time, and then."""
 _BUDGET = 1.0
 """Seconds after which a page is shown with what was found so far."""

@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Double, Integer, SmallInteger, cast, column, func, literal, select, true, values
+from sqlalchemy import Double, Integer, SmallInteger, case, cast, column, func, literal, select, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.core import Jobs
-from sqla_jobs.dashboard.reading import COUNTED, Count
+from sqla_jobs.dashboard.reading import Count
 from sqla_jobs.queries import PRIORITIES
+
+
+COUNTED = 10_000
+"""Jobs of a queue that are counted; there may be more."""
 
 
 @dataclass(frozen=True)
@@ -88,5 +92,5 @@ def _queued(session: Session, jobs: Jobs[Any], names: list[str]) -> dict[str, tu
     )
     oldest = select(func.min(head.c.run_at)).select_from(level.join(head, true())).correlate(lane).scalar_subquery()
     wait = cast(func.date_part("epoch", func.clock_timestamp() - oldest), Double)
-    query = select(lane.c.name, cast(number, Integer), func.greatest(wait, 0.0))
+    query = select(lane.c.name, cast(number, Integer), case((wait < 0, 0.0), else_=wait))
     return {row[0]: (row[1], row[2]) for row in session.execute(query, bind_arguments={"mapper": job})}

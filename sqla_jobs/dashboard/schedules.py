@@ -35,14 +35,18 @@ class Rule:
     error: str | None = None
 
 
-def rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = None) -> Rule:
+def rule_of(
+    cron: str, timezone: str, now: datetime, first: datetime | None = None, *, count: int = _UPCOMING
+) -> Rule:
     """In plain English, and the next times, in its zone; or what is wrong with it."""
     try:
         rule = Cron.parse(cron, timezone)
         said, upcoming = rule.description, list[datetime]()
         tick = first if first is not None and first > now else rule.next_after(now)
-        for _ in range(_UPCOMING):
+        while True:
             upcoming.append(tick.astimezone(ZoneInfo(timezone)))
+            if len(upcoming) == count:
+                break
             tick = rule.next_after(tick)
     except ConfigurationError as error:
         return Rule("This rule cannot be read", [], str(error))
@@ -64,7 +68,7 @@ def show_all(site: Site) -> Response:
             )
         )
     listed = [
-        (row, rule_of(row.cron, row.timezone, now, row.next_run_at), recent.get(row.id, [])) for row in rows
+        (row, rule_of(row.cron, row.timezone, now, row.next_run_at, count=1), recent.get(row.id, [])) for row in rows
     ]
     return site.render("schedules.html", now, listed=listed, has_clock=bool(live))
 
