@@ -1,4 +1,4 @@
-"""A shop with a past, to look at the dashboard with: `python -m examples.dashboard`, then open the address it prints."""
+"""A shop with a past, to look at the dashboard with: `python -m examples.dashboard` prints an address to open."""
 
 from __future__ import annotations
 
@@ -92,14 +92,15 @@ class Past:
         pick = self.random
         order = 40_000 + pick.randrange(9000)
         amount = f"{pick.uniform(5, 400):.2f}"
-        return {
+        made: dict[str, dict[str, Any]] = {
             "mail.send": {"to": f"{pick.choice(PEOPLE)}@example.com", "template": "confirmation", "order": order},
             "orders.settle": {"order": order, "amount": amount},
             "billing.charge": {"card": "4000 0012 3456 7899", "order": order, "amount": amount},
             "images.resize": {"path": f"uploads/{pick.getrandbits(32):08x}.jpg", "width": pick.choice([320, 1280])},
             "reports.monthly": {"month": "2026-10", "region": pick.choice(["fr", "uk", "de"])},
             "search.reindex": {"index": "products"},
-        }[task]
+        }
+        return made[task]
 
     def ended(self, count: int) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
         """Jobs that ended, with their runs; more of them lately, and by day."""
@@ -196,7 +197,12 @@ def _processes(connection: Connection, past: Past) -> None:
 def _live(connection: Connection, past: Past) -> None:
     now, rows = past.now, list[dict[str, Any]]()
     for place, (task, seconds, progress) in enumerate(
-        [("reports.monthly", 34, 0.62), ("images.resize", 2, None), ("mail.send", 0.4, None), ("search.reindex", 12, 0.2)]
+        [
+            ("reports.monthly", 34, 0.62),
+            ("images.resize", 2, None),
+            ("mail.send", 0.4, None),
+            ("search.reindex", 12, 0.2),
+        ]
     ):
         rows.append(
             {
@@ -211,14 +217,22 @@ def _live(connection: Connection, past: Past) -> None:
                 "progress_message": "region 5 of 8" if task == "reports.monthly" else None,
             }
         )
-    rows += [{"task": "images.resize", "state": "queued", "run_at": now - timedelta(seconds=n)} for n in range(14, 0, -1)]
-    rows += [{"task": "billing.charge", "state": "queued", "run_at": now - timedelta(minutes=n)} for n in range(7, 0, -1)]
-    rows += [{"task": "mail.send", "state": "scheduled", "run_at": now + timedelta(minutes=7 * n)} for n in range(1, 30)]
+    rows += [
+        {"task": "images.resize", "state": "queued", "run_at": now - timedelta(seconds=n)} for n in range(14, 0, -1)
+    ]
+    rows += [
+        {"task": "billing.charge", "state": "queued", "run_at": now - timedelta(minutes=n)} for n in range(7, 0, -1)
+    ]
+    rows += [
+        {"task": "mail.send", "state": "scheduled", "run_at": now + timedelta(minutes=7 * n)} for n in range(1, 30)
+    ]
     for row in rows:
         defaults = jobs.tasks[row["task"]].declaration.defaults
         args = past.args(row["task"])
         created = row.get("started_at", min(row["run_at"], now))
-        connection.execute(insert(jobs.Job).values(**{"queue": defaults["queue"], "args": args, "created_at": created, **row}))
+        connection.execute(
+            insert(jobs.Job).values(**{"queue": defaults["queue"], "args": args, "created_at": created, **row})
+        )
     connection.execute(insert(jobs.Queue).values(name="billing", paused_at=now - timedelta(minutes=9)))
 
 
@@ -246,12 +260,14 @@ def _schedules(connection: Connection, past: Past) -> None:
             )
             .returning(jobs.Schedule.id)
         ).scalar_one()
-        ids = connection.execute(
-            select(job.id, job.created_at)
-            .where(job.task == task, job.state.in_(["succeeded", "failed"]))
-            .order_by(job.state == "succeeded", job.id.desc())
-            .limit(2)
-        ).all()
+        ids: list[Any] = list(
+            connection.execute(
+                select(job.id, job.created_at)
+                .where(job.task == task, job.state.in_(["succeeded", "failed"]))
+                .order_by(job.state == "succeeded", job.id.desc())
+                .limit(2)
+            ).all()
+        )
         ids += connection.execute(
             select(job.id, job.created_at)
             .where(job.task == task, job.state == "succeeded", job.id.not_in([row.id for row in ids]))

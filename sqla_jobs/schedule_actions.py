@@ -52,7 +52,9 @@ def disable(session: Session, models: Models[Any], schedule_id: int, reason: str
     return schedule
 
 
-def add(session: Session, models: Models[Any], tasks: Tasks[Any], name: str, values: Mapping[str, Any]) -> ScheduleMixin:
+def add(
+    session: Session, models: Models[Any], tasks: Tasks[Any], name: str, values: Mapping[str, Any]
+) -> ScheduleMixin:
     """A new schedule of an operator's. Raises `JobsError` where there is one of that name."""
     if not (0 < len(name) <= 200 and name.isprintable()):
         raise ArgumentsError(f"name {name!r:.60}: a text of 1 to 200 printable characters")

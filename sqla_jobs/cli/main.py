@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from sqla_jobs.cli import reading, running, schedules
+from sqla_jobs.cli import dashboard, reading, running, schedules
 
 COMMANDS: tuple[click.Command, ...] = (
     running.worker,
     running.clock,
     reading.status,
     schedules.schedule,
+    dashboard.dashboard,
 )
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from flask import Flask, Request, Response, abort, current_app, g, request
+from flask import Request, Response, abort, current_app, g, request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 from sqla_jobs.errors import ConfigurationError
@@ -57,9 +57,9 @@ def check_authorize(authorize: object) -> None:
         )
 
 
-def check_secret(app: Flask) -> None:
+def check_secret(secret: object) -> None:
     """Raises `ConfigurationError` where nothing could be signed."""
-    if not app.secret_key:
+    if not secret:
         raise ConfigurationError(
             "the dashboard signs its forms with the application's SECRET_KEY, and there is none: "
             'set app.config["SECRET_KEY"] to a long random text before app.register_blueprint(…)'
@@ -109,10 +109,8 @@ class Cookies:
         """Aborts with 403 where another site sent the form."""
         site = asked.headers.get("Sec-Fetch-Site")
         origin = asked.headers.get("Origin")
-        if site is not None:
-            is_ours = site == "same-origin"
-        else:
-            is_ours = origin is None or urlsplit(origin).netloc == asked.host
+        by_origin = origin is None or urlsplit(origin).netloc == asked.host
+        is_ours = by_origin if site is None else site == "same-origin"
         if not is_ours:
             abort(403, "This form was sent from another site, so nothing was changed.")
 

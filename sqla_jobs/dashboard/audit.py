@@ -17,7 +17,9 @@ def show(site: Site) -> Response:
     """GET /audit"""
     audit: Any = site.jobs.Audit
     order = Order("newest", "newest first", (audit.id,), True)
-    query = select(audit.id, audit.at, audit.actor, audit.action, audit.subject, cast(audit.details, Text).label("said"))
+    query = select(
+        audit.id, audit.at, audit.actor, audit.action, audit.subject, cast(audit.details, Text).label("said")
+    )
     subject = request.args.get("subject", "").strip()
     if subject:
         query = query.where(audit.subject == subject)

@@ -64,7 +64,7 @@ def create_blueprint(
 
 
 def _check(state: BlueprintSetupState) -> None:
-    check_secret(state.app)
+    check_secret(state.app.secret_key)
 
 
 def _is_static() -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqla_jobs.dashboard.figures import Bucket, Figures
-from sqla_jobs.dashboard.formatting import duration, short
+from sqla_jobs.dashboard.formatting import NOTHING, duration, short
 
 WIDTH, HEIGHT = 1000.0, 100.0
 
@@ -123,9 +123,7 @@ def throughput(figures: Figures) -> Chart:
     )
 
 
-def latency(
-    figures: Figures, name: str, title: str, of: Callable[[Bucket], tuple[float, float] | None]
-) -> Chart:
+def latency(figures: Figures, name: str, title: str, of: Callable[[Bucket], tuple[float, float] | None]) -> Chart:
     """A median and a 95th percentile over time."""
     values = [of(bucket) for bucket in figures.buckets]
     top = _nice_seconds(max([pair[1] for pair in values if pair] or [1.0]))
@@ -146,7 +144,7 @@ def latency(
         _times(figures),
         ["From (UTC)", "p50", "p95"],
         [
-            [label, duration(pair[0]) if pair else "–", duration(pair[1]) if pair else "–"]
+            [label, duration(pair[0]) if pair else NOTHING, duration(pair[1]) if pair else NOTHING]
             for label, pair in zip(labels, values, strict=True)
         ],
         whole is None,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Double, Integer, Text, case, column, func, literal, select, true
+from sqlalchemy import ARRAY, BigInteger, Double, Text, case, column, func, literal, select, true
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
@@ -19,10 +19,10 @@ from sqlalchemy.orm import Session
 from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard.listing import first_id
 
-EXACT = 20_000
-_SAMPLE = 5_000
+EXACT = 6_000
+_SAMPLE = 3_000
 _BAD = ("failed", "retried", "lost")
-_GROUPED = 2_000
+_GROUPED = 1_000
 """Newest failures that are looked at for their grouping."""
 _EPOCH = datetime(2000, 1, 3, tzinfo=UTC)  # a Monday
 
@@ -93,7 +93,7 @@ def read_figures(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -
     first = first_id(session, jobs, run.id, run.started_at, start)
     last = session.scalar(select(func.max(run.id))) or 0
     step = 1 if last - first < EXACT else (last - first) // _SAMPLE
-    figures.sampled = None if step == 1 else _SAMPLE
+    figures.sampled = None if step == 1 else (last - first) // step
     for row in session.execute(_totals(jobs, span, start, first, last, step), bind_arguments={"mapper": run}):
         bucket = figures.whole if row.bucket is None else by_start.get(row.bucket)
         if bucket is not None:
@@ -125,13 +125,12 @@ def _totals(jobs: Jobs[Any], span: Span, start: datetime, first: int, last: int,
     table: Any = jobs.Run
     named = [table.job_id, table.outcome, table.started_at, table.finished_at]
     if step == 1:
-        runs = select(*named).where(table.finished_at >= start).subquery("ended")
+        runs: Any = select(*named).where(table.finished_at >= start).subquery("ended")
         source: Any = runs
     else:  # LIMIT keeps each look-up one in the primary key
-        ids = func.generate_series(first, last, step).table_valued(column("id", Integer), name="picked")
-        runs = (
-            select(*named).where(table.id == ids.c.id, table.finished_at >= start).limit(1).lateral("ended")
-        )
+        ids = func.generate_series(first, last, step).table_valued(column("id", BigInteger), name="picked")
+        ids = ids.render_derived()
+        runs = select(*named).where(table.id == ids.c.id, table.finished_at >= start).limit(1).lateral("ended")
         source = ids.join(runs, true())
     bucket = _bucket(runs.c.finished_at, span)
     of_job = select(job.run_at).where(job.id == runs.c.job_id, job.finished_at == runs.c.finished_at)
@@ -173,7 +172,7 @@ def _count_failures(
     rows = session.execute(select(bucket, func.count()).group_by(bucket), bind_arguments={"mapper": run}).all()
     if sum(count for _, count in rows) == EXACT:
         return
-    counts: dict[Any, int] = {at: count for at, count in rows}
+    counts: dict[Any, int] = {row[0]: row[1] for row in rows}
     for at, one in by_start.items():
         one.failed = counts.get(at, 0)
     whole.failed = sum(counts.values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+NOTHING = "\N{EN DASH}"
+"""Where there is no value."""
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -23,7 +25,7 @@ def short(value: float) -> str:
 def duration(seconds: float | None) -> str:
     """Two units at most: 3 h 12 min, 4.2 s, 15 ms."""
     if seconds is None:
-        return "–"
+        return NOTHING
     if seconds < 0:
         return f"-{duration(-seconds)}"
     if seconds < 0.9995:

@@ -15,7 +15,7 @@ from sqla_jobs.dashboard.formatting import duration, plural
 from sqla_jobs.dashboard.queues import Queue
 from sqla_jobs.status import ProcessStatus
 
-_LOOKED_AT = 10_000
+_LOOKED_AT = 2_000
 """Queued jobs, the next to run first, among which unknown tasks are looked for: they gather there."""
 _LATE = timedelta(minutes=1)
 _OLD = timedelta(minutes=15)
@@ -84,9 +84,7 @@ def _unknown(session: Session, jobs: Jobs[Any]) -> list[Problem]:
     ]
 
 
-def _clock(
-    session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus], now: datetime
-) -> list[Problem]:
+def _clock(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus], now: datetime) -> list[Problem]:
     schedule: Any = jobs.Schedule
     query = select(func.count(), func.min(schedule.next_run_at)).where(schedule.enabled)
     enabled, next_at = session.execute(query, bind_arguments={"mapper": schedule}).one()

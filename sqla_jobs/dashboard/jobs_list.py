@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from flask import Response, request
-from sqlalchemy import Row, literal, select
+from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.core import Jobs
@@ -25,7 +25,7 @@ from sqla_jobs.models import JobState
 class Line:
     """One job in a list."""
 
-    job: Row[Any]
+    job: Any
     summary: str
     error_type: str | None
     error: str | None
@@ -50,10 +50,10 @@ class Line:
         job = self.job
         if job.finished_at is None or job.started_at is None or job.state == JobState.running:
             return None
-        return max(0.0, (job.finished_at - job.started_at).total_seconds())
+        return max(0.0, float((job.finished_at - job.started_at).total_seconds()))
 
 
-def lines(site: Site, session: Session, rows: Sequence[Row[Any]]) -> list[Line]:
+def lines(site: Site, session: Session, rows: Sequence[Any]) -> list[Line]:
     """Rows as they may be shown."""
     errors = last_errors(session, site.jobs, [row.id for row in rows]) if rows else {}
     made: list[Line] = []
@@ -124,5 +124,3 @@ def state_counts(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:
         )
         for state in JobState
     ]
-
-

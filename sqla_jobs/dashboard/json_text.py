@@ -27,9 +27,7 @@ def pretty(value: Any, indent: str = "") -> str:
     """Indented by two spaces; text as it is, with non-ASCII characters."""
     deeper = indent + "  "
     if isinstance(value, dict) and value:
-        items = [
-            f"{deeper}{_text(key)}: {pretty(item, deeper)}" for key, item in cast("dict[str, Any]", value).items()
-        ]
+        items = [f"{deeper}{_text(key)}: {pretty(item, deeper)}" for key, item in cast("dict[str, Any]", value).items()]
         return "{\n" + ",\n".join(items) + f"\n{indent}}}"
     if isinstance(value, list) and value:
         return "[\n" + ",\n".join(f"{deeper}{pretty(item, deeper)}" for item in value) + f"\n{indent}]"
@@ -43,7 +41,7 @@ def compact(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_text(k)}: {compact(v)}" for k, v in cast("dict[str, Any]", value).items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(compact(item) for item in cast("list[Any]", value)) + "]"
+        return "[" + ", ".join(compact(item) for item in value) + "]"
     return _text(value)
 
 
@@ -56,5 +54,5 @@ def python(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k!r}: {python(v)}" for k, v in cast("dict[str, Any]", value).items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(python(item) for item in cast("list[Any]", value)) + "]"
+        return "[" + ", ".join(python(item) for item in value) + "]"
     return repr(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, Select, Text, case, cast, func, select
+from sqlalchemy import Select, Text, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.core import Jobs
@@ -31,7 +31,7 @@ _SMALL = 2000
 class Found:
     """A page. Keys are None where nothing is beyond; `searched_to` is where a search ran out of time."""
 
-    rows: Sequence[Row[Any]]
+    rows: Sequence[Any]
     next_key: Sequence[Any] | None
     previous_key: Sequence[Any] | None
     ran_out_of_time: bool = False
@@ -41,6 +41,7 @@ class Found:
 def orders(jobs: Jobs[Any], state: JobState | None) -> list[Order]:
     """Those in which jobs of that state can be listed at any number; the first is the usual one."""
     job: Any = jobs.Job
+    columns: tuple[Any, ...]
     match state:
         case None:
             return [Order("newest", "newest first", (job.id,), True), Order("oldest", "oldest first", (job.id,))]
@@ -86,11 +87,11 @@ def find(
     return Found(rows, beyond, after and _edge(order, rows, 0, after), unfinished is not None, searched)
 
 
-def _edge(order: Order, rows: Sequence[Row[Any]], place: int, otherwise: Sequence[Any]) -> Sequence[Any]:
+def _edge(order: Order, rows: Sequence[Any], place: int, otherwise: Sequence[Any]) -> Sequence[Any]:
     return _key(order, rows[place]) if rows else otherwise
 
 
-def _key(order: Order, row: Row[Any]) -> list[Any]:
+def _key(order: Order, row: Any) -> list[Any]:
     return [getattr(row, column.key) for column in order.columns]
 
 
@@ -119,10 +120,10 @@ def _search(
     start: Sequence[Any] | None,
     *,
     backwards: bool,
-) -> tuple[Sequence[Row[Any]], Sequence[Any] | None, int]:
+) -> tuple[list[Any], Sequence[Any] | None, int]:
     """Window by window until the page is full, nothing is left, or the time is up: then also where that was."""
     until = time.monotonic() + _BUDGET
-    found: list[Row[Any]] = []
+    found: list[Any] = []
     searched, bounds = 0, _bounds(session, jobs, selection, order)
     windows = iter(_WINDOWS)
     size = 0
@@ -212,10 +213,10 @@ def _needed(job: Any) -> list[Any]:
 
 
 def _keys(query: Select[Any]) -> set[str]:
-    return {str(key) for key in query.selected_columns.keys()}
+    return {str(column.key) for column in query.selected_columns}
 
 
-def _run(session: Session, jobs: Jobs[Any], query: Select[Any]) -> list[Row[Any]]:
+def _run(session: Session, jobs: Jobs[Any], query: Select[Any]) -> list[Any]:
     return list(session.execute(query, bind_arguments={"mapper": jobs.Job}).all())
 
 

@@ -71,5 +71,3 @@ def _as(kind: type[Any], value: Any) -> Any:
     if kind is str and (not isinstance(value, str) or "\x00" in value):
         raise ValueError("no text")
     return value
-
-

@@ -14,7 +14,6 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard.reading import Count
 from sqla_jobs.queries import PRIORITIES
 
-
 COUNTED = 10_000
 """Jobs of a queue that are counted; there may be more."""
 
@@ -37,10 +36,10 @@ def read_queues(session: Session, jobs: Jobs[Any], served: Iterable[str]) -> lis
     job: Any = jobs.Job
     on_jobs = {"mapper": job}
     of_running = select(job.queue, func.count()).where(job.state == "running").group_by(job.queue)
-    running = {name: number for name, number in session.execute(of_running, bind_arguments=on_jobs)}
+    running = {row[0]: row[1] for row in session.execute(of_running, bind_arguments=on_jobs)}
     first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED + 1).subquery("first")
     of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
-    scheduled = {name: number for name, number in session.execute(of_scheduled, bind_arguments=on_jobs)}
+    scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
     all_scheduled = sum(scheduled.values()) <= COUNTED
     paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
     served = set(served)

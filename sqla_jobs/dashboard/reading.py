@@ -75,7 +75,7 @@ def counted(session: Session, jobs: Jobs[Any], query: Select[Any]) -> Count:
     on_jobs = {"mapper": jobs.Job}
     plan = session.connection(bind_arguments=on_jobs).execute(_Explain(query)).scalar_one()
     estimate = int(plan[0]["Plan"]["Plan Rows"])
-    if estimate > 4 * COUNTED:
+    if estimate > 2 * COUNTED:
         return Count(estimate, is_exact=False)
     bounded = select(func.count()).select_from(query.limit(COUNTED + 1).subquery())
     found = session.execute(bounded, bind_arguments=on_jobs).scalar_one()

@@ -35,9 +35,7 @@ class Rule:
     error: str | None = None
 
 
-def rule_of(
-    cron: str, timezone: str, now: datetime, first: datetime | None = None, *, count: int = _UPCOMING
-) -> Rule:
+def rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = None, *, count: int = _UPCOMING) -> Rule:
     """In plain English, and the next times, in its zone; or what is wrong with it."""
     try:
         rule = Cron.parse(cron, timezone)

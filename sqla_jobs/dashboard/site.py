@@ -80,7 +80,7 @@ class Site:
         """A page. `now` is the server's time, from which times on it are told."""
         role: Role | None = g.get("sqla_jobs_role")
 
-        def when(moment: datetime | None, empty: str = "–") -> Markup | str:
+        def when(moment: datetime | None, empty: str = formatting.NOTHING) -> Markup | str:
             if moment is None:
                 return empty
             said = formatting.ago(moment, now) if now is not None else formatting.exact(moment)

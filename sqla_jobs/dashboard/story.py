@@ -27,8 +27,7 @@ def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Event]:
     events = [Event("Created", job.created_at, "scheduled", "by a schedule" if job.schedule_id is not None else "")]
     if not is_whole:
         events.append(Event("Earlier attempts", None, "snoozed", "on an older page of its runs"))
-    for run in runs:
-        events.append(_ended(run))
+    events += [_ended(run) for run in runs]
     last = runs[-1].finished_at if runs else None
     if job.cancel_requested_at is not None:
         events.append(Event("Cancel asked for", job.cancel_requested_at, "cancelled"))
