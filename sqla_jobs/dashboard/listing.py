@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, Text, case, cast, func, select
+from sqlalchemy import Text, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.core import Jobs
@@ -101,10 +101,10 @@ def _is_indexed(selection: Selection) -> bool:
 
 def _from(
     jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None, *, backwards: bool
-) -> Select[Any]:
+) -> Any:
     """All jobs of the state from there on, in order: what an index gives."""
     job: Any = jobs.Job
-    query = select(*columns(job)).order_by(*order.by(backwards=backwards))
+    query: Any = select(*columns(job)).order_by(*order.by(backwards=backwards))
     if selection.states:
         query = query.where(job.state == selection.states[0])
     if start is not None:
@@ -212,11 +212,11 @@ def _needed(job: Any) -> list[Any]:
     return [job.args, job.schedule_id, job.unique_key]
 
 
-def _keys(query: Select[Any]) -> set[str]:
+def _keys(query: Any) -> set[str]:
     return {str(column.key) for column in query.selected_columns}
 
 
-def _run(session: Session, jobs: Jobs[Any], query: Select[Any]) -> list[Any]:
+def _run(session: Session, jobs: Jobs[Any], query: Any) -> list[Any]:
     return list(session.execute(query, bind_arguments={"mapper": jobs.Job}).all())
 
 

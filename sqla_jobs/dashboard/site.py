@@ -58,14 +58,15 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        made.filters.update(
-            number=formatting.number,
-            duration=formatting.duration,
-            exact=formatting.exact,
-            plural=formatting.plural,
-        )
-        made.globals["url"] = self.url
-        made.globals["static"] = self._static
+        named: Any = {
+            "number": formatting.number,
+            "duration": formatting.duration,
+            "exact": formatting.exact,
+            "plural": formatting.plural,
+        }
+        of_all: Any = {"url": self.url, "static": self._static}
+        made.filters.update(named)
+        made.globals.update(of_all)
         return made
 
     def url(self, endpoint: str, **values: Any) -> str:
