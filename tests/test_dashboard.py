@@ -14,11 +14,15 @@ import pytest
 from flask import Flask, abort, redirect, request
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
+import sqla_jobs.dashboard.reading as reading_module
 from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint, listing
 from sqla_jobs.dashboard.filters import BadFilter, read_filter
+from sqla_jobs.dashboard.formatting import NOTHING
+from sqla_jobs.dashboard.reading import reading
 from sqla_jobs.errors import ConfigurationError
 from tests import dashboard_shop as shop
 from tests.dashboard_shop import HOSTILE, create_app, jobs
@@ -105,7 +109,7 @@ def test_a_dashboard_needs_somebody_who_says_who_may_come_in() -> None:
 
 
 def test_without_a_secret_key_it_does_not_start() -> None:
-    with pytest.raises(ConfigurationError, match='set app.config\\["SECRET_KEY"\\]'):
+    with pytest.raises(ConfigurationError, match=r'set app\.config\["SECRET_KEY"\]'):
         Flask("app").register_blueprint(create_blueprint(jobs, authorize=allow_everyone))
 
 
@@ -208,7 +212,9 @@ def test_every_page_comes_with_a_strict_policy_and_nothing_inline(visitor: Visit
         assert "unsafe" not in policy
         assert response.headers["Cache-Control"] == "no-store"
         page = response.text
-        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:|<script(?! src=)", page)
+        assert not re.search(r"<style|<script(?! src=)", page)
+        in_tags = " ".join(re.findall(r"<[a-z][^<>]*>", page))
+        assert not re.search(r"\s(style|on\w+)=|javascript:", re.sub(r'"[^"]*"', '""', in_tags))
         assert set(re.findall(r'(?:src|href)="(\w+:[^"]*)', page)) == set()
 
 
@@ -326,7 +332,7 @@ def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None
         "jobs.tasks['fail'].options(unique_key='only one').enqueue(session, message=\"first line",
     ):
         assert said.replace('message="first line', "message=") in page, said
-    assert page.index("Attempt 1 failed") < page.index("Attempt 2 failed")
+    assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
 
 
 def test_the_code_of_a_job_enqueues_it_again(visitor: Visitor, session: Session) -> None:
@@ -387,7 +393,7 @@ def test_every_span_has_its_charts(visitor: Visitor, session: Session, span: str
         )
     session.commit()
     page = visitor.get(f"/?span={span}")
-    assert page.count("<svg viewBox") == 3
+    assert page.count('class="card chart"') == 3
     assert ("2 s p50" in words(page)) is True
 
 
@@ -397,7 +403,7 @@ def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, 
             "INSERT INTO sqla_runs (job_id, attempt, outcome, started_at, finished_at, error_type) "
             "SELECT n, 1, CASE WHEN n % 5000 = 1 THEN 'failed' ELSE 'succeeded' END, "
             "t - interval '3 s', t, 'ValueError' FROM generate_series(1, 20000) n, "
-            "LATERAL (SELECT now() - interval '59 minutes' + n * interval '0.15 s') x(t)"
+            "LATERAL (SELECT now() - interval '55 minutes' + n * interval '0.15 s') x(t)"
         )
     )
     session.commit()
@@ -455,7 +461,7 @@ def test_queues_are_counted_one_by_one(visitor: Visitor, session: Session) -> No
     page = words(visitor.get("/"))
     assert re.search(r"\ba 2 0 0 2 h ", page)
     assert re.search(r"\bb 1 0 0 \d+ ms", page)
-    assert re.search(r"\bc 0 1 0 –", page)
+    assert re.search(rf"\bc 0 1 0 {NOTHING}", page)
 
 
 # --- filters, sorting, pages
@@ -534,8 +540,9 @@ def test_pages_go_forth_and_back_in_each_order_while_jobs_come_and_go(
             page = visitor.get(path)
             pages.append(rows(page))
             path = link(page, "next")
-            session.add(jobs.Job(task="add", args={}, state=state or "queued", **(running if state == "running" else {}),
-                finished_at=datetime.now(UTC), started_at=datetime(2030, 1, 1, tzinfo=UTC) if "new" in order.name else None))  # fmt: skip
+            new = {"state": state or "queued", **(running if state == "running" else {})}
+            new |= {"finished_at": datetime.now(UTC), "started_at": datetime(2030, 1, 1, tzinfo=UTC)}
+            session.add(jobs.Job(task="add", args={}, **new))
             session.commit()
         flat = [one for one_page in pages for one in one_page if one <= 120]
         assert len(flat) == len(set(flat)) == (30 if state else 120)
@@ -545,9 +552,9 @@ def test_pages_go_forth_and_back_in_each_order_while_jobs_come_and_go(
             page = visitor.get(path)
             back.insert(0, rows(page))
             path = link(page, "prev")
-        assert [one for one_page in back for one in one_page if one <= 120] == flat[: sum(map(len, back))][
-            -len(flat) :
-        ] or back
+        flat_back = [one for one_page in back for one in one_page if one <= 120]
+        assert flat_back == flat[: len(flat_back)]
+        assert len(flat) - len(flat_back) <= 10
 
 
 def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
@@ -616,7 +623,8 @@ def test_a_filter_that_is_no_text_of_a_job_is_refused() -> None:
 def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visitor, session: Session) -> None:
     job = shop.add.options(delay=3600).enqueue(session, a=1)
     session.commit()
-    one = f"/jobs/{job.id}"
+    job_id = job.id
+    one = f"/jobs/{job_id}"
 
     def now() -> Any:
         session.rollback()
@@ -638,10 +646,10 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     assert "is deleted" in words(visitor.change(f"{one}/delete"))
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
     actions = ["reschedule", "move", "retry", "cancel", "retry", "delete"]
-    assert audit(session) == [("ada@example.com", action, f"job {job.id}") for action in actions]
+    assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
     page = words(visitor.get("/audit"))
     assert "run at: 2031-02-03T04:05:00+00:00" in page
-    assert len(re.findall(r"<strong>move</strong>", visitor.get(f"/audit?subject=job+{job.id}"))) == 1
+    assert len(re.findall(r"<strong>move</strong>", visitor.get(f"/audit?subject=job+{job_id}"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -660,6 +668,7 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
 ) -> None:
     job = shop.add.enqueue(session, a=1)
     session.commit()
+    session.refresh(job)
     before = dict(vars(job))
     response = visitor.post(f"/jobs/{job.id}/{action}", fields)
     assert response.status_code == 409
@@ -871,7 +880,7 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
         ("timezone", "Mars/Olympus", "not an IANA time zone"),
         ("args", "{", "no JSON"),
         ("args", "[]", "a JSON object"),
-        ("args", '{"c": 1}', "argument"),
+        ("args", '{"c": 1}', "add"),
         ("priority", "99", "from -10 to 10"),
         ("priority", "x", "a number"),
         ("catch_up", "never", "one of skip"),
@@ -916,7 +925,7 @@ def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> 
     assert re.findall(r'class="fire (\w+)"', page) == ["queued", "failed", "succeeded"]
     assert "Every 0:01:00" in page
     assert words(visitor.get(f"/schedules/{schedule.id}")).count("#") == 3
-    assert visitor.get("/schedules/99", 409 if False else 404)
+    assert visitor.get("/schedules/99", 404)
 
 
 # --- that it is quick, and cannot hang
@@ -925,9 +934,7 @@ def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> 
 def test_a_page_that_takes_too_long_is_given_up(
     visitor: Visitor, database: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        vars(__import__("sqla_jobs.dashboard.reading", fromlist=["_"]))["_SETTINGS"], "statement_timeout", "100ms"
-    )
+    monkeypatch.setitem(reading_module._SETTINGS, "statement_timeout", "100ms")
     with database.begin() as connection:
         connection.execute(text("LOCK TABLE sqla_jobs"))
         began = time.monotonic()
@@ -944,11 +951,8 @@ def test_where_there_are_no_tables_the_remedy_is_said(engine: Engine) -> None:
 def test_pages_only_read(visitor: Visitor, session: Session) -> None:
     shop.add.enqueue(session, a=1)
     session.commit()
-    with pytest.raises(Exception, match="read-only transaction"):
-        from sqla_jobs.dashboard.reading import reading
-
-        with reading(jobs) as (reader, _):
-            reader.execute(insert(jobs.Queue).values(name="x"))
+    with reading(jobs) as (reader, _), pytest.raises(DBAPIError, match="read-only transaction"):
+        reader.execute(insert(jobs.Queue).values(name="x"))
 
 
 def test_two_dashboards_live_in_one_application_and_below_another_path(database: Engine) -> None:

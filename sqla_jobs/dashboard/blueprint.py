@@ -17,6 +17,7 @@ from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_au
 from sqla_jobs.dashboard.site import Site
 from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
 from sqla_jobs.explain import explain
+from sqla_jobs.schedule_actions import UnknownSchedule
 
 View = Callable[..., Any]
 
@@ -103,7 +104,7 @@ def _refused(site: Site, error: HTTPException) -> Any:
 
 
 def _impossible(site: Site, error: JobsError) -> Any:
-    if isinstance(error, UnknownJob):
+    if isinstance(error, UnknownJob | UnknownSchedule):
         return site.render("error.html", None, 404, title="Not found", message=str(error))
     if isinstance(error, ConfigurationError):
         raise error

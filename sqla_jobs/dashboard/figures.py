@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
 from sqla_jobs.core import Jobs
-from sqla_jobs.dashboard.listing import first_id
+from sqla_jobs.dashboard.listing import where_since
 
 EXACT = 6_000
 _SAMPLE = 3_000
@@ -90,7 +90,7 @@ def read_figures(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -
     by_start = {start + span.width * place: Bucket(start + span.width * place) for place in range(span.buckets)}
     figures = Figures(span, list(by_start.values()), Bucket(None))
     run: Any = jobs.Run
-    first = first_id(session, jobs, run.id, run.started_at, start)
+    first, _ = where_since(session, jobs, run.id, run.started_at, start)
     last = session.scalar(select(func.max(run.id))) or 0
     step = 1 if last - first < EXACT else (last - first) // _SAMPLE
     figures.sampled = None if step == 1 else (last - first) // step

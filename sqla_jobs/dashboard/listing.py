@@ -99,9 +99,7 @@ def _is_indexed(selection: Selection) -> bool:
     return selection == Selection(states=selection.states)
 
 
-def _from(
-    jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None, *, backwards: bool
-) -> Any:
+def _from(jobs: Jobs[Any], selection: Selection, order: Order, start: Sequence[Any] | None, *, backwards: bool) -> Any:
     """All jobs of the state from there on, in order: what an index gives."""
     job: Any = jobs.Job
     query: Any = select(*columns(job)).order_by(*order.by(backwards=backwards))
@@ -158,9 +156,11 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
     first, *_ = order.columns
     if first is job.id:
         if selection.after is not None:
-            bounds.append(job.id >= first_id(session, jobs, job.id, job.created_at, selection.after - _MARGIN))
+            low, _ = where_since(session, jobs, job.id, job.created_at, selection.after - _MARGIN)
+            bounds.append(job.id >= low)
         if selection.before is not None:
-            bounds.append(job.id <= first_id(session, jobs, job.id, job.created_at, selection.before + _MARGIN))
+            _, high = where_since(session, jobs, job.id, job.created_at, selection.before + _MARGIN)
+            bounds.append(job.id <= high)
     elif first is job.finished_at and selection.after is not None:
         bounds.append(job.finished_at >= selection.after)
     if first is job.queue and selection.queues:
@@ -168,12 +168,12 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
     return bounds
 
 
-def first_id(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, moment: datetime) -> int:
-    """About the first id whose row has `column` at `moment` or later, where both grow together: by halving."""
+def where_since(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, moment: datetime) -> tuple[int, int]:
+    """Between which ids the first row is whose `column` is `moment` or later, where both grow: by halving."""
     on_jobs = {"mapper": jobs.Job}
     ends = session.execute(select(func.min(id_column), func.max(id_column)), bind_arguments=on_jobs).one()
     if ends[0] is None:
-        return 0
+        return 0, 0
     low, high = int(ends[0]), int(ends[1]) + 1
     while high - low > 64:
         middle = (low + high) // 2
@@ -183,7 +183,7 @@ def first_id(session: Session, jobs: Jobs[Any], id_column: Any, column: Any, mom
             high = middle
         else:
             low = int(row[0])
-    return low
+    return low, high
 
 
 def columns(job: Any) -> list[Any]:
