@@ -1,11 +1,12 @@
 # make demo      a tour in the terminal: needs only Python 3.11 or newer
 # make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
 # make check     lint, types and tests
+# make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo test lint format types check venv clean
+.PHONY: help demo test lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -17,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 3
+	@sed -n 's/^# //p' Makefile | head -n 4
 
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
@@ -38,6 +39,9 @@ types: $(VENV)/dev.stamp
 	$(RUN) pyright
 
 check: lint types test
+
+docs: $(VENV)/dev.stamp
+	$(RUN) sphinx --fail-on-warning --keep-going -q docs build/docs
 
 venv: $(VENV)/dev.stamp
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import ENDED, LIVE, JobMixin
+from sqla_jobs.models import ENDED, LIVE, MAX_ATTEMPTS, JobMixin, JobState, ScheduleMixin
 from sqla_jobs.queries.removal import Removal
 from sqla_jobs.retention import seconds_of
 from sqla_jobs.wakeup import after_commit
@@ -61,6 +62,23 @@ def retried(models: Models[Any]) -> dict[str, Any]:
         "finished_at": null(),
         "cancel_requested_at": null(),
     }
+
+
+def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin, tasks: Mapping[str, Any]) -> JobMixin:
+    """A job of a schedule for now, whatever its rule says and whether or not it is enabled."""
+    known = tasks[schedule.task].declaration.defaults if schedule.task in tasks else {}
+    after_commit(session, models.Job, models.channel, schedule.queue)
+    job: JobMixin = models.Job(
+        task=schedule.task,
+        queue=schedule.queue,
+        priority=schedule.priority,
+        args=schedule.args,
+        max_attempts=known.get("max_attempts", MAX_ATTEMPTS),
+        schedule_id=schedule.id,
+        state=JobState.queued,
+    )
+    session.add(job)
+    return job
 
 
 def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_at: datetime) -> bool:

@@ -18,6 +18,9 @@ from sqla_jobs.models import MAX_ATTEMPTS
 from sqla_jobs.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.signatures import Signature, inspect_target
 
+HIDDEN = "(hidden)"
+"""Stands for a sensitive argument."""
+
 
 class TaskOptions(TypedDict, total=False):
     """What is said about a task where it is declared."""
@@ -50,6 +53,10 @@ class Declaration:
     aliases: tuple[str, ...]
     sensitive: frozenset[str]
     defaults: Mapping[str, Any]
+
+    def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments (as stored) as people may see them."""
+        return {name: HIDDEN if name in self.sensitive else value for name, value in arguments.items()}
 
     def secrets(self, arguments: Mapping[str, Any]) -> set[str]:
         """Texts among the sensitive arguments (as stored) that no message may show."""

@@ -67,6 +67,11 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
             )
         return task
 
+    def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Stored arguments of a job as people may see them; those of a task nobody knows as they are."""
+        task = self._by_name.get(name)
+        return dict(arguments) if task is None else task.declaration.shown(arguments)
+
     def __getitem__(self, name: str) -> Task[..., Any, J]:
         if name not in self._by_name:
             self.load()

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from sqla_jobs.actions import run_schedule
 from sqla_jobs.cron import Cron
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import MAX_ATTEMPTS, CatchUp, JobMixin, JobState, Overlap, ScheduleMixin
+from sqla_jobs.models import CatchUp, JobMixin, Overlap, ScheduleMixin
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.registry import Tasks
-from sqla_jobs.wakeup import after_commit
 
 FIELDS = ("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter")
 """What can be set of a schedule, beside its name."""
@@ -82,21 +82,9 @@ def edit(
 
 def fire(session: Session, models: Models[Any], tasks: Tasks[Any], schedule_id: int) -> JobMixin:
     """A job as the schedule enqueues them, now and beside its ticks; also of one that is disabled."""
-    schedule = hold(session, models, schedule_id)
-    known = schedule.task in tasks
-    job = models.Job(
-        task=schedule.task,
-        queue=schedule.queue,
-        priority=schedule.priority,
-        args=schedule.args,
-        state=JobState.queued,
-        schedule_id=schedule.id,
-        max_attempts=tasks[schedule.task].declaration.defaults["max_attempts"] if known else MAX_ATTEMPTS,
-    )
-    session.add(job)
-    after_commit(session, models.Job, models.channel, schedule.queue)
+    job = run_schedule(session, models, hold(session, models, schedule_id), tasks)
     session.flush()
-    return cast("JobMixin", job)
+    return job
 
 
 def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:

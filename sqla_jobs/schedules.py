@@ -66,14 +66,14 @@ class Schedules(Mapping[str, Declared]):
         self, declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions
     ) -> None:
         """Remember a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
-        declared = _declared(declaration, cron, arguments, options)
-        other = self._by_name.get(declared.name)
+        one = declared(declaration, cron, arguments, options)
+        other = self._by_name.get(one.name)
         if other is not None and other.declaration.name != declaration.name:
             raise DeclarationError(
-                f"two schedules are named {declared.name!r}, of the tasks {other.declaration.name} and "
+                f"two schedules are named {one.name!r}, of the tasks {other.declaration.name} and "
                 f"{declaration.name}: give one of them another name="
             )
-        self._by_name[declared.name] = declared
+        self._by_name[one.name] = one
 
     def __getitem__(self, name: str) -> Declared:
         return self._by_name[name]
@@ -85,7 +85,8 @@ class Schedules(Mapping[str, Declared]):
         return len(self._by_name)
 
 
-def _declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions) -> Declared:
+def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions) -> Declared:
+    """A schedule, checked. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
     unknown = options.keys() - ScheduleOptions.__annotations__.keys()
     if unknown:
         raise DeclarationError(
@@ -107,10 +108,10 @@ def _declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any],
         check_common(values)
     except ArgumentsError as error:
         raise DeclarationError(f"schedule {name!r}: {error}") from None
-    declared = Declared(name, Cron.parse(cron, options.get("timezone", "UTC")), declaration, arguments, values)
+    one = Declared(name, Cron.parse(cron, options.get("timezone", "UTC")), declaration, arguments, values)
     if declaration.codec.is_resolvable:  # else names are defined later, and the clock looks again
-        declared.row()
-    return declared
+        one.row()
+    return one
 
 
 def _one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> str:

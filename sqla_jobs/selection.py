@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import aliased
 
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import JobState
@@ -18,8 +19,8 @@ class Selection:
     """All jobs that fit everything given; a tuple means any of its members, and an empty one says nothing.
 
     `args` are arguments as they are stored, of which a job may have more; `error` is part of the error of
-    a job's last run, whatever its case; `before` and `after` are about `created_at`. Jobs of `not_tasks`
-    never fit.
+    a job's last run, whatever its case; `before` and `after` are about `created_at`, `ended_before` about
+    `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
     """
 
     ids: tuple[int, ...] = ()
@@ -28,8 +29,9 @@ class Selection:
     queues: tuple[str, ...] = ()
     args: Mapping[str, Any] = field(default_factory=dict[str, Any])
     error: str | None = None
-    before: datetime | None = None
-    after: datetime | None = None
+    before: datetime | timedelta | None = None
+    after: datetime | timedelta | None = None
+    ended_before: datetime | timedelta | None = None
     schedules: tuple[int, ...] = ()
     unique_keys: tuple[str, ...] = ()
     not_tasks: tuple[str, ...] = ()
@@ -59,14 +61,21 @@ class Selection:
         if self.error is not None:
             found.append(_last_error_contains(models, self.error))
         if self.before is not None:
-            found.append(job.created_at < self.before)
+            found.append(job.created_at < _moment(self.before))
         if self.after is not None:
-            found.append(job.created_at >= self.after)
+            found.append(job.created_at >= _moment(self.after))
+        if self.ended_before is not None:
+            found.append(job.finished_at < _moment(self.ended_before))
         return found
+
+
+def _moment(given: datetime | timedelta) -> Any:
+    return given if isinstance(given, datetime) else func.statement_timestamp() - given
 
 
 def _last_error_contains(models: Models[Any], words: str) -> ColumnElement[bool]:
     job, run = models.Job, models.Run
-    last = select(func.max(run.id)).where(run.job_id == job.id).correlate(job).scalar_subquery()
+    of_job = aliased(run)
+    last = select(func.max(of_job.id)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
     named = or_(run.error.icontains(words, autoescape=True), run.error_type.icontains(words, autoescape=True))
     return select(run.id).where(run.id == last, named).exists()

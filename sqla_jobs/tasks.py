@@ -166,7 +166,7 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         return Enqueuer(self._declaration, self._models, check_options(self._models.Job, options))
 
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
-        """Declare that it is enqueued by a cron rule: "30 2 * * *", six fields with seconds first, `every(…)`.
+        """Declare that it is enqueued by a cron rule: `30 2 * * *`, six fields with seconds first, `every(…)`.
 
         Workers and clocks make a row of it, which an operator may change. Raises `ConfigurationError`,
         `ArgumentsError` or `DeclarationError`.

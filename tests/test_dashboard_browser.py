@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from axe_playwright_python.sync_playwright import Axe  # pyright: ignore[reportMissingTypeStubs]
 from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from sqlalchemy import Engine, create_engine, func, select, text
@@ -47,7 +47,7 @@ class Quiet(WSGIRequestHandler):
 
 
 @contextmanager
-def served(app: Flask) -> Iterator[str]:
+def served(app: Flask) -> Generator[str]:
     """The address at which `app` answers."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=server.serve_forever)
@@ -75,7 +75,7 @@ def origin(session: Session) -> Iterator[str]:
 
 
 @contextmanager
-def context_of(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
+def context_of(browser: Browser, **options: Any) -> Generator[BrowserContext]:
     """A browser window in which every complaint of the console, a broken policy for one, fails the test."""
     complaints: list[str] = []
     context = browser.new_context(**options)

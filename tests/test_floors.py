@@ -27,7 +27,7 @@ FLOORS = """
     executor loading
     worker.*
     clock.*
-    status testing postgres
+    status testing postgres doctor
     dashboard.*
     cli.* flask
     __main__ worker.__main__ clock.__main__

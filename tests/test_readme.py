@@ -17,9 +17,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Engine, create_engine, select, text
+import yaml
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.cli.application import named_application
+from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
 from tests.helpers import wait_until
 
@@ -109,7 +112,10 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 
 
 def test_every_page_is_run_by_a_test() -> None:
-    assert {page.stem for page in DOCS} == {"reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    included = {"quickstart", "changelog", "contributing"}
+    structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
+    run = {"cli", "operating", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    assert {page.stem for page in DOCS} == run | included | structure
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
@@ -178,7 +184,42 @@ def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
         assert [job.priority for job in waiting] == [-5, -5]
 
 
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page, "toml")], ids=str)
+def test_what_starts_workers_in_the_docs_names_a_command_that_is_one_and_waits_for_its_grace() -> None:
+    (unit,) = blocks(ROOT / "docs/operating.md", "ini")
+    (compose,) = blocks(ROOT / "docs/operating.md", "yaml")
+    service = dict(line.split("=", 1) for line in unit.code.splitlines() if re.match(r"[A-Z]\w+=", line))
+    container = yaml.safe_load(compose.code)["services"]["worker"]
+    grace = next(option.default for option in worker.params if option.name == "grace")
+    for command, patience in (
+        (service["ExecStart"], f"{service['TimeoutStopSec']}s"),
+        (container["command"], container["stop_grace_period"]),
+    ):
+        _, module, *arguments = shlex.split(command)[1:]
+        assert module == "sqla_jobs.worker"
+        assert worker.make_context("worker", arguments).params["application"] == "shop:jobs"
+        assert int(patience.rstrip("s")) > grace
+
+
+def test_the_queries_of_the_docs_are_answered(page: ModuleType, engine: Engine) -> None:
+    (block,) = blocks(ROOT / "docs/operating.md", "sql")
+    jobs: Any = vars(sys.modules["shop"])["jobs"]
+    with Session(engine) as session:
+        session.add(jobs.Job(task="settle", args={}, state="queued"))
+        session.add(jobs.Job(task="settle", args={}, state="failed", finished_at=func.now()))
+        session.commit()
+        waiting, failed, alive = (session.execute(text(one)).all() for one in block.code.strip().split(";")[:-1])
+    assert [row[0] for row in waiting] == ["default"]
+    assert failed == [("settle", 1)]
+    assert alive == [(0,)]
+
+
+@pytest.mark.parametrize("block", blocks(ROOT / "docs/cli.md", "toml"), ids=str)
+def test_an_application_named_in_pyproject_is_found(block: Block, shop: Path) -> None:
+    shop.joinpath("pyproject.toml").write_text(block.code)
+    assert named_application(None) == "shop:jobs"
+
+
+@pytest.mark.parametrize("block", blocks(ROOT / "docs/tasks.md", "toml"), ids=str)
 def test_settings_in_the_docs_do_what_they_say(block: Block, shop: Path) -> None:
     """Ruff leaves the imports of tasks alone, in the module that makes the Jobs and in another."""
     assert tomllib.loads(block.code)["tool"]["ruff"]["lint"]
@@ -230,9 +271,13 @@ def test_a_command_in_the_docs_is_one_that_works(
             subprocess.run(usage, capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs", *arguments]:
             _place_an_order(database_url)
-            subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], capture_output=True, check=True)
-        case ["python", "-m", "benchmarks.torture", *arguments]:  # it is run by tests/test_torture.py
-            usage = [sys.executable, "-m", "benchmarks.torture", *arguments, "--help"]
+            if arguments[0] == "schedule":
+                _add_a_schedule(shop, *arguments[1:])
+            done = subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], capture_output=True, check=False)
+            tried = "retry", "shop:jobs", "1"
+            assert done.returncode == (1 if tuple(arguments) == tried else 0), done.stderr  # it is queued already
+        case ["python", "-m", "benchmarks.torture" | "benchmarks.recovery" as module, *arguments]:  # they take minutes
+            usage = [sys.executable, "-m", module, *arguments, "--help"]
             subprocess.run(usage, cwd=ROOT, capture_output=True, check=True)
         case [".venv/bin/python", "-m", "pytest", *arguments]:
             collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
@@ -249,6 +294,16 @@ def _is_an_extra_of_ours(package: str) -> None:
     name, _, extra = package.rstrip("]").partition("[")
     assert name in (".", project["name"])
     assert extra in project["optional-dependencies"]
+
+
+def _add_a_schedule(shop: Path, command: str, *arguments: str) -> None:
+    """The task of docs/schedules.md, and unless that is what is tried a schedule of it."""
+    source = shop.joinpath("shop.py")
+    task = "@jobs.task\ndef close_books(region: str) -> None: ...\n\n\nif __name__"
+    source.write_text(source.read_text(encoding="utf-8").replace("if __name__", task), encoding="utf-8")
+    if command != "add":
+        add = ["schedule", "add", "shop:jobs", "nightly", "close_books", "@daily", '{"region": "eu"}']
+        subprocess.run([sys.executable, "-m", "sqla_jobs", *add], capture_output=True, check=True)
 
 
 def _place_an_order(database_url: str) -> None:

@@ -647,7 +647,7 @@ def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session
             wait_until(lambda: time.monotonic() - before > 11)
         finally:
             event.remove(Engine, "before_cursor_execute", counted)
-    assert len(sent) <= 33
+    assert len(sent) <= 33, len(sent)
 
 
 def test_a_signal_is_seen_although_it_wakes_nobody() -> None:

@@ -42,9 +42,14 @@ class ApplicationCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         place = self._first_argument(args)
-        if place is not None and _SPEC.fullmatch(args[place]) and not any(arg.startswith("--app") for arg in args):
+        is_named = any(arg.startswith("--app") for arg in args)
+        if place is not None and not is_named and (not self._has_arguments or _SPEC.fullmatch(args[place])):
             args = ["--app", args[place], *args[:place], *args[place + 1 :]]
         return super().parse_args(ctx, args)
+
+    @property
+    def _has_arguments(self) -> bool:
+        return any(isinstance(parameter, click.Argument) for parameter in self.params)
 
     def _first_argument(self, args: list[str]) -> int | None:
         takes_value = {

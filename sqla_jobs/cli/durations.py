@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import click
 
@@ -18,6 +20,11 @@ def duration(context: click.Context, option: click.Parameter, text: str) -> time
     return timedelta(**{_UNITS[parts[2]]: int(parts[1])})
 
 
+def optional(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:
+    """The same, where the option is given."""
+    return None if text is None else duration(context, option, text)
+
+
 def retention(context: click.Context, option: click.Parameter, text: str) -> dict[str, timedelta | None]:
     """`succeeded=7d,failed=never`."""
     found: dict[str, timedelta | None] = {}
@@ -28,3 +35,8 @@ def retention(context: click.Context, option: click.Parameter, text: str) -> dic
             raise click.BadParameter(f"{item!r} {wanted}", context, option)
         found[state] = None if length == "never" else duration(context, option, length)
     return found
+
+
+def duration_option(name: str, parameter: str, help: str) -> Callable[[Any], Any]:  # noqa: A002
+    """An option that takes a length of time."""
+    return click.option(name, parameter, metavar="TIME", callback=optional, help=help)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import click
 
-from sqla_jobs.cli import dashboard, reading, running, schedules
+from sqla_jobs.cli import changing, dashboard, reading, running, schedules, upkeep
 
 COMMANDS: tuple[click.Command, ...] = (
     running.worker,
     running.clock,
     reading.status,
+    reading.list_jobs,
+    reading.show,
+    changing.retry,
+    changing.cancel,
+    changing.delete,
+    changing.enqueue,
+    changing.pause,
+    changing.resume,
     schedules.schedule,
+    upkeep.prune,
+    upkeep.doctor,
     dashboard.dashboard,
 )
 

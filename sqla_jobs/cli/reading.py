@@ -1,39 +1,154 @@
-"""`status`."""
+"""`status`, `list` and `show`."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import click
+from sqlalchemy import inspect, select
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, seconds, shown
+from sqla_jobs.cli.selecting import selecting
 from sqla_jobs.core import Jobs
+from sqla_jobs.errors import UnknownJob
+from sqla_jobs.models import JobMixin, RunMixin
+from sqla_jobs.selection import Selection
 from sqla_jobs.status import Status, read_status
 
 
 @click.command(cls=ApplicationCommand)
 @on_application
-def status(jobs: Jobs[Any]) -> None:
-    """Queues, processes, and what waits for a task that nobody knows."""
+@as_json
+def status(jobs: Jobs[Any], as_json: bool) -> None:
+    """Queues, processes, what fails, and what is wrong."""
     jobs.tasks.load()
-    with jobs.binding().session_factory() as session:
-        _print_status(read_status(session, jobs))
+    with jobs.binding().transaction() as session:
+        found = read_status(session, jobs)
+    if as_json:
+        print_json(found)
+    else:
+        _print_status(found)
+    for warning in found.warnings:
+        click.echo(f"\nwarning: {shown(warning)}", err=True)
 
 
 def _print_status(status: Status) -> None:
-    click.echo("QUEUE                 QUEUED  SCHEDULED  RUNNING  OLDEST WAIT")
-    for queue in status.queues:
-        paused = "  paused" if queue.paused else ""
-        wait = "-" if queue.oldest_wait is None else f"{queue.oldest_wait:.0f} s"
-        click.echo(f"{queue.name:<20}  {queue.queued:>6}  {queue.scheduled:>9}  {queue.running:>7}  {wait:>11}{paused}")
-    click.echo("\nPROCESS                               HOST                    PID  LAST BEAT  QUEUES")
+    print_table(
+        ["QUEUE", "QUEUED", "SCHEDULED", "RUNNING", "DONE/MIN", "OLDEST WAIT", ""],
+        [
+            (
+                queue.name,
+                queue.queued,
+                queue.scheduled,
+                queue.running,
+                queue.per_minute,
+                seconds(queue.oldest_wait),
+                "paused" if queue.paused else " ",
+            )
+            for queue in status.queues
+        ],
+    )
+    click.echo()
+    rows: list[tuple[object, ...]] = []
     for process in status.processes:
         served = ",".join(f"{name}={number}" for name, number in process.queues.items())
-        dead = "" if process.alive else "  dead"
-        click.echo(
-            f"{process.id}  {process.host:<18}  {process.pid:>7}  {process.beat_age:>6.0f} s ago  {served}{dead}"
-        )
+        life = f"{seconds(process.beat_age)} ago" if process.alive else f"{seconds(process.beat_age)} ago: dead"
+        rows.append((str(process.id), process.kind, process.host, process.pid, life, served))
         for job in process.running:
-            click.echo(f"    job {job.job_id} {job.task} attempt {job.attempt}, for {job.seconds:.0f} s")
-    for warning in status.warnings:
-        click.echo(f"\nwarning: {warning}", err=True)
+            what = f"job {job.job_id} {job.task} attempt {job.attempt}, for {seconds(job.seconds)}"
+            rows.append(("", "runs", what, " ", " ", " "))
+    print_table(["PROCESS", "KIND", "HOST", "PID", "LAST BEAT", "QUEUES"], rows)
+    if status.failures:
+        click.echo()
+        print_table(
+            ["FAILED TODAY", "ERROR", "JOBS", "LAST", "MESSAGE"],
+            [
+                (failed.task, failed.error_type, failed.count, failed.last_job_id, _first_line(failed.last_error))
+                for failed in status.failures
+            ],
+        )
+
+
+def _first_line(text: str | None) -> str:
+    return ((text or "").strip().splitlines() or [""])[0][:200]
+
+
+@click.command("list", cls=ApplicationCommand)
+@on_application
+@selecting
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="Jobs at most.")
+@click.option("--below", type=int, metavar="ID", help="Only jobs of a smaller id: the next page.")
+@as_json
+def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | None, as_json: bool) -> None:
+    """Jobs, the newest first."""
+    jobs.tasks.load()
+    job = jobs.Job
+    wanted = select(job).where(*selection.where(jobs.models)).order_by(job.id.desc()).limit(limit + 1)
+    if below is not None:
+        wanted = wanted.where(job.id < below)
+    with jobs.binding().transaction() as session:
+        found = session.scalars(wanted).all()
+        rows = [_as_dict(one) | {"args": jobs.tasks.shown(one.task, one.args)} for one in found[:limit]]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["ID", "TASK", "QUEUE", "STATE", "ATTEMPT", "WHEN", "ARGUMENTS"],
+        [
+            (
+                row["id"],
+                row["task"],
+                row["queue"],
+                row["state"],
+                f"{row['attempt']}/{row['max_attempts']}",
+                row["finished_at"] or row["started_at"] or row["run_at"],
+                " ".join(f"{name}={value!r:.60}" for name, value in row["args"].items()),
+            )
+            for row in rows
+        ],
+    )
+    if len(found) > limit:
+        click.echo(f"There are more: --limit, or --below {rows[-1]['id']}", err=True)
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.argument("job_id", metavar="ID", type=int)
+@as_json
+def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
+    """A job: its arguments, and every run with its error."""
+    jobs.tasks.load()
+    with jobs.binding().transaction() as session:
+        job = session.get(jobs.Job, job_id)
+        if job is None:
+            raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
+        row = _as_dict(job) | {"args": jobs.tasks.shown(job.task, job.args)}
+        runs = [_as_dict(run) for run in job.runs]
+    if as_json:
+        print_json(row | {"runs": runs})
+        return
+    arguments = row.pop("args")
+    print_table(["JOB", str(job_id)], [(name, _value(value)) for name, value in row.items() if value is not None])
+    click.echo("\narguments")
+    console().print_json(data=arguments)
+    for run in runs:
+        took = (run["finished_at"] - run["started_at"]).total_seconds()
+        click.echo(
+            f"\nattempt {run['attempt']}: {run['outcome']} at {shown(run['finished_at'])}, after {seconds(took)}, "
+            f"in process {run['process_id'] or '-'}"
+        )
+        if run["result"] is not None:
+            console().print_json(data=run["result"])
+        if run["error"] is not None:
+            click.echo(shown(run["traceback"] or f"{run['error_type']}: {run['error']}").rstrip())
+
+
+def _value(value: Any) -> object:
+    return value if isinstance(value, datetime) else str(value)
+
+
+def _as_dict(row: JobMixin | RunMixin) -> dict[str, Any]:
+    mapper: Any = inspect(type(row))
+    return {attribute.key: getattr(row, attribute.key) for attribute in mapper.column_attrs}

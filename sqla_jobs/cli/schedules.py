@@ -7,10 +7,17 @@ from typing import Any
 
 import click
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
+from sqla_jobs import actions
 from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ConfigurationError, JobsError
+from sqla_jobs.models import CatchUp, Overlap, ScheduleMixin
+from sqla_jobs.schedules import declared
 
 
 @click.group()
@@ -20,15 +27,115 @@ def schedule() -> None:
 
 @schedule.command("list", cls=ApplicationCommand)
 @on_application
-def list_schedules(jobs: Jobs[Any]) -> None:
+@as_json
+def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
     """All schedules, with their next ticks."""
-    with jobs.binding().session_factory() as session:
-        for one in session.scalars(select(jobs.Schedule).order_by(jobs.Schedule.name)):
-            if not one.enabled:
-                then = f"disabled: {one.reason or 'no reason given'}"
-            else:
-                then = f"next {one.next_run_at}" if one.next_run_at else "no clock has seen it yet"
-            click.echo(f"{one.name}  {one.task}  {one.cron}  {one.timezone}  {then}")
+    jobs.tasks.load()
+    with jobs.binding().transaction() as session:
+        rows = [_row(jobs, one) for one in session.scalars(select(jobs.Schedule).order_by(jobs.Schedule.name))]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ["NAME", "TASK", "RULE", "TIME ZONE", "LAST", "NEXT", ""],
+        [
+            (row["name"], row["task"], row["cron"], row["timezone"], row["last_run_at"], row["next_run_at"], _note(row))
+            for row in rows
+        ],
+    )
+
+
+def _row(jobs: Jobs[Any], one: ScheduleMixin) -> dict[str, Any]:
+    plain = ("id", "name", "task", "cron", "timezone", "queue", "priority", "catch_up", "overlap", "jitter")
+    state = ("enabled", "reason", "next_run_at", "last_run_at", "declared")
+    return {name: getattr(one, name) for name in (*plain, *state)} | {"args": jobs.tasks.shown(one.task, one.args)}
+
+
+def _note(row: dict[str, Any]) -> str:
+    if not row["enabled"]:
+        return f"disabled: {row['reason'] or 'no reason given'}"
+    return " " if row["next_run_at"] else "no clock has seen it yet"
+
+
+@schedule.command("add", cls=ApplicationCommand)
+@on_application
+@click.argument("name")
+@click.argument("task")
+@click.argument("cron")
+@click.argument("arguments", metavar="[JSON]", default="{}")
+@click.option("--timezone", default="UTC", show_default=True, help="Of IANA, such as Europe/Paris.")
+@click.option("--queue", help="Instead of the task's own.")
+@click.option("--priority", type=int, help="Instead of the task's own.")
+@click.option("--catch-up", type=click.Choice([*CatchUp]), default="latest", show_default=True, help="On missed ticks.")
+@click.option("--overlap", type=click.Choice([*Overlap]), default="allow", show_default=True)
+@click.option("--jitter", type=float, default=0.0, metavar="SECONDS", help="Each job is due up to that much later.")
+def add_schedule(jobs: Jobs[Any], /, name: str, task: str, cron: str, arguments: str, **given: Any) -> None:
+    """Add a schedule of an operator's: NAME enqueues TASK by CRON, with the arguments in JSON."""
+    declaration = jobs.tasks[task].declaration
+    options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
+    row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
+    try:
+        with jobs.binding().transaction() as session:
+            session.add(jobs.Schedule(name=name, **row))
+    except IntegrityError as error:
+        raise ConfigurationError(f"there is a schedule {name!r} already: give another name, or remove it") from error
+    click.echo(f"added {name}")
+
+
+def _change(jobs: Jobs[Any], name: str, **values: Any) -> None:
+    with jobs.binding().transaction() as session:
+        one = _named(jobs, session, name)
+        for column, value in values.items():
+            setattr(one, column, value)
+
+
+def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
+    found = session.scalar(select(jobs.Schedule).where(jobs.Schedule.name == name))
+    if found is None:
+        raise JobsError(f"there is no schedule {name!r}: `schedule list` shows them")
+    return found
+
+
+@schedule.command(cls=ApplicationCommand)
+@on_application
+@click.argument("name")
+def enable(jobs: Jobs[Any], name: str) -> None:
+    """Fire again, from the next tick on."""
+    _change(jobs, name, enabled=True, reason=None, retired_at=None)
+
+
+@schedule.command(cls=ApplicationCommand)
+@on_application
+@click.argument("name")
+@click.option("--reason", help="Shown to whoever wonders.")
+def disable(jobs: Jobs[Any], name: str, reason: str | None) -> None:
+    """Fire no more, until somebody enables it."""
+    _change(jobs, name, enabled=False, reason=reason)
+
+
+@schedule.command(cls=ApplicationCommand)
+@on_application
+@click.argument("name")
+def remove(jobs: Jobs[Any], name: str) -> None:
+    """Delete a schedule that an operator added; what code declares would come back, and is to be disabled."""
+    with jobs.binding().transaction() as session:
+        one = _named(jobs, session, name)
+        if one.declared and one.retired_at is None:
+            raise JobsError(f"{name!r} is declared in code, and would come back: disable it instead")
+        session.delete(one)
+
+
+@schedule.command("run-now", cls=ApplicationCommand)
+@on_application
+@click.argument("name")
+def run_now(jobs: Jobs[Any], name: str) -> None:
+    """Enqueue a job of it at once, whatever its rule says; prints the job's id."""
+    jobs.tasks.load()
+    with jobs.binding().transaction() as session:
+        job = actions.run_schedule(session, jobs.models, _named(jobs, session, name), jobs.tasks)
+        session.flush()
+        job_id = job.id
+    click.echo(job_id)
 
 
 @schedule.command("sync", cls=ApplicationCommand)

@@ -8,11 +8,8 @@ from typing import Any
 
 from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard import json_text
-from sqla_jobs.declaration import Declaration
+from sqla_jobs.declaration import HIDDEN, Declaration
 from sqla_jobs.errors import UnknownTask
-
-HIDDEN = "•••••"
-"""Stands for a value that is not shown."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,7 @@ def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
         return Shown(None, frozenset())
     if declaration is None:
         return Shown(values, frozenset())
-    hidden = {name: HIDDEN if name in declaration.sensitive else value for name, value in values.items()}
-    return Shown(hidden, frozenset(declaration.secrets(values)))
+    return Shown(declaration.shown(values), frozenset(declaration.secrets(values)))
 
 
 def tasks_hiding(jobs: Jobs[Any], names: Iterable[str]) -> list[str]:

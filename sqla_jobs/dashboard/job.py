@@ -15,8 +15,9 @@ from sqla_jobs import actions
 from sqla_jobs.bulk import DELETE
 from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard import json_text, story
-from sqla_jobs.dashboard.hiding import HIDDEN, Shown
+from sqla_jobs.dashboard.hiding import Shown
 from sqla_jobs.dashboard.site import Changing, Site
+from sqla_jobs.declaration import HIDDEN
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models import ENDED, LIVE, JobMixin, JobState
 

@@ -155,10 +155,10 @@ def _bounds(session: Session, jobs: Jobs[Any], selection: Selection, order: Orde
     bounds: list[Any] = []
     first, *_ = order.columns
     if first is job.id:
-        if selection.after is not None:
+        if isinstance(selection.after, datetime):
             low, _ = where_since(session, jobs, job.id, job.created_at, selection.after - _MARGIN)
             bounds.append(job.id >= low)
-        if selection.before is not None:
+        if isinstance(selection.before, datetime):
             _, high = where_since(session, jobs, job.id, job.created_at, selection.before + _MARGIN)
             bounds.append(job.id <= high)
     elif first is job.finished_at and selection.after is not None:

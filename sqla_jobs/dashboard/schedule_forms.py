@@ -13,9 +13,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs import schedule_actions
 from sqla_jobs.dashboard import json_text
-from sqla_jobs.dashboard.hiding import HIDDEN, declaration_of
+from sqla_jobs.dashboard.hiding import declaration_of
 from sqla_jobs.dashboard.schedules import read_schedule, rule_of
 from sqla_jobs.dashboard.site import Site
+from sqla_jobs.declaration import HIDDEN
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models import CatchUp, Overlap
 

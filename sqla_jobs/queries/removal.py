@@ -70,11 +70,6 @@ class Removal:
         chosen = self._expired(state, older_than).order_by(self._tables.jobs.c.finished_at).limit(limit)
         return session.scalar(self._remove(chosen, references), bind_arguments=self._on) or 0
 
-    def count_kept(self, session: Session, state: str, reference: Reference, *, older_than: float, limit: int) -> int:
-        """How many of these, counted up to `limit`, stay because of one reference."""
-        kept = self._expired(state, older_than).where(reference.to(self._tables.jobs)).limit(limit).subquery()
-        return session.scalar(select(func.count()).select_from(kept), bind_arguments=self._on) or 0
-
     def _expired(self, state: str, older_than: float) -> Select[Any]:
         jobs = self._tables.jobs
         moment = func.statement_timestamp() - seconds(older_than)

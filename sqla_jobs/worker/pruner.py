@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Engine
@@ -14,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from sqla_jobs.mapping import Models
-from sqla_jobs.queries.removal import Removal
+from sqla_jobs.queries.removal import Reference, Removal
 from sqla_jobs.worker.patience import Patience
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -51,15 +50,19 @@ class Pruner:
     def _loop(self) -> None:
         patience = Patience("pruning", self._stop)
         while not self._stop.is_set():
-            for state, kept in self._retention.items():
-                while patience.run(partial(self._prune, state, kept)) == _BATCH:
-                    self._stop.wait(_PAUSE)
+            patience.run(self._look)
             self._stop.wait(_EVERY * random.uniform(0.75, 1.25))  # noqa: S311
 
-    def _prune(self, state: str, kept: float) -> int:
-        """One batch; returns how many jobs went."""
+    def _look(self) -> None:
         with Session(self._engine) as session:
             references = self._removal.references(session)
+        for state, kept in self._retention.items():
+            while self._prune(state, kept, references) == _BATCH and not self._stop.wait(_PAUSE):
+                pass
+
+    def _prune(self, state: str, kept: float, references: Sequence[Reference]) -> int:
+        """One batch; returns how many jobs went."""
+        with Session(self._engine) as session:
             try:
                 gone = self._removal.remove_ended(session, state, references, older_than=kept, limit=_BATCH)
             except IntegrityError:  # a row began to refer to one of them meanwhile: the next look leaves it out

@@ -1,0 +1,42 @@
+"""Sphinx: `make docs`."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from importlib import metadata
+from typing import Any
+
+project = "sqla_jobs"
+author = "The sqla_jobs authors"
+release = metadata.version("sqla-jobs")
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "sqla_jobs"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_class_signature = "separated"
+
+# autodoc looks at columns of mixins, which are columns only once they are mapped
+warnings.filterwarnings("ignore", "Unmanaged access of declarative attribute")
+
+
+def _within_the_docs(app: Any, name: str, source: list[str]) -> None:
+    """Pages link to one another as files of the repository; what is no page here loses its link."""
+    text = source[0].replace("](../README.md)", "](quickstart.md)")
+    text = text.replace("](../CHANGELOG.md)", "](changelog.md)").replace("](../CONTRIBUTING.md)", "](contributing.md)")
+    text = text.replace("](docs/", "](").replace("](CHANGELOG.md)", "](changelog.md)")
+    text = text.replace("](CONTRIBUTING.md)", "](contributing.md)")
+    source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)?(?:examples|benchmarks|tests)/[^)]*\)", r"\1", text)
+
+
+def _included(app: Any, relative: Any, parent: str, content: list[str]) -> None:
+    _within_the_docs(app, parent, content)
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", _within_the_docs)
+    app.connect("include-read", _included)

@@ -1,0 +1,82 @@
+"""What commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDE = 10_000
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(data: Any) -> None:
+    """One JSON document; moments in ISO 8601, lengths of time in seconds."""
+    click.echo(json.dumps(data, default=_plain, indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return asdict(value)
+        case _:
+            return str(value)
+
+
+def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns side by side, as wide as they need to be where nobody looks at a terminal; numbers to the right."""
+    lines = [list(row) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for place, name in enumerate(heading):
+        is_number = bool(lines) and all(isinstance(line[place], int | float) for line in lines)
+        table.add_column(
+            name, justify="right" if is_number else "left", overflow="fold", no_wrap=not sys.stdout.isatty()
+        )
+    for line in lines:
+        table.add_row(*(Text(shown(value)) for value in line))
+    console().print(table)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The terminal, or something as wide as need be."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
+
+
+def shown(value: object) -> str:
+    """A value for people. What could steer a terminal is written out."""
+    match value:
+        case None | "":
+            return "-"
+        case datetime():
+            return f"{value.astimezone():%Y-%m-%d %H:%M:%S%z}"
+        case timedelta():
+            return seconds(value.total_seconds())
+        case float():
+            return f"{value:.1f}"
+        case _:
+            return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in str(value))
+
+
+def seconds(value: float | None) -> str:
+    """A length of time in the one or two units that matter."""
+    if value is None:
+        return "-"
+    for size, unit, smaller, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if value >= size:
+            return f"{int(value // size)}{unit} {int(value % size // smaller)}{below}"
+    return f"{value:.1f}s" if value < 10 else f"{value:.0f}s"

@@ -1,0 +1,72 @@
+"""The options that say which jobs are meant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from functools import wraps
+from typing import Any
+
+import click
+
+from sqla_jobs.cli import durations
+from sqla_jobs.models import JobState
+from sqla_jobs.selection import Selection
+
+
+def _arguments(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """`order=17`; what is no JSON is a text."""
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{item!r} is not NAME=VALUE, such as order=17", context, option)
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+_OPTIONS = (
+    click.option("--state", "states", multiple=True, type=click.Choice([*JobState]), help="May be given again."),
+    click.option("--task", "tasks", multiple=True, help="By its name; may be given again."),
+    click.option("--queue", "queues", multiple=True, help="May be given again."),
+    click.option("--arg", "args", multiple=True, metavar="NAME=VALUE", callback=_arguments, help="As it is stored."),
+    click.option("--error", metavar="TEXT", help="Part of the last run's error, in any case."),
+    click.option(
+        "--older-than", "before", metavar="TIME", callback=durations.optional, help="Enqueued so long ago: 90s, 7d."
+    ),
+    click.option("--newer-than", "after", metavar="TIME", callback=durations.optional, help="Enqueued since then."),
+)
+
+
+def selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives the command a `selection`, made of these options."""
+
+    @wraps(command)
+    def run(
+        *args: Any,
+        states: tuple[str, ...],
+        tasks: tuple[str, ...],
+        queues: tuple[str, ...],
+        before: timedelta | None,
+        after: timedelta | None,
+        error: str | None,
+        **options: Any,
+    ) -> None:
+        selection = Selection(
+            states=tuple(JobState(state) for state in states),
+            tasks=tasks,
+            queues=queues,
+            args=options.pop("args"),
+            error=error,
+            before=before,
+            after=after,
+        )
+        command(*args, selection=selection, **options)
+
+    for option in reversed(_OPTIONS):
+        run = option(run)
+    return run

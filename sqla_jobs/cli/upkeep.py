@@ -1,0 +1,47 @@
+"""`prune` and `doctor`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from sqla_jobs.bulk import DELETE
+from sqla_jobs.cli import durations
+from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.changing import carry_out
+from sqla_jobs.cli.output import as_json, print_json, print_table, shown
+from sqla_jobs.core import Jobs
+from sqla_jobs.doctor import Verdict, examine
+from sqla_jobs.models import ENDED, JobState
+from sqla_jobs.selection import Selection
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--older-than", required=True, metavar="TIME", callback=durations.duration, help="Such as 12h or 7d.")
+@click.option("--state", "states", multiple=True, type=click.Choice([*ENDED]), help="All three, unless given.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def prune(jobs: Jobs[Any], older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
+    """Delete jobs that ended so long ago, with their runs, in batches. Workers do so too, by their --retention."""
+    wanted = tuple(JobState(state) for state in states) or ENDED
+    carry_out(jobs, DELETE, Selection(states=wanted, ended_before=older_than), ask=not yes)
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@as_json
+def doctor(jobs: Jobs[Any], as_json: bool) -> None:
+    """What makes a queue slow or stuck, and what to do about it. Exits with 1 where something is an error."""
+    with jobs.binding().transaction() as session:
+        findings = examine(session, jobs)
+    if as_json:
+        print_json(findings)
+    else:
+        print_table(["", "ABOUT", "FOUND"], [(one.verdict, one.about, one.found) for one in findings])
+        for one in findings:
+            if one.remedy:
+                click.echo(f"\n{one.verdict}: {one.about}: {shown(one.found)}\n    {shown(one.remedy)}")
+    if any(one.verdict is Verdict.error for one in findings):
+        click.get_current_context().exit(1)
