@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from examples.dashboard import create_app, jobs
 from examples.database import demo_database
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
+SHOWN = ("overview", "failed", "job", "schedules")
 Scheme = Literal["light", "dark"]
 
 
@@ -42,7 +44,7 @@ def _job(session: Session, state: str) -> int | None:
     )
 
 
-def shoot(browser: Browser, origin: str, folder: Path) -> None:
+def shoot(browser: Browser, origin: str, folder: Path, names: Collection[str], *, is_whole: bool) -> None:
     """Each page, wide and narrow, light and dark."""
     folder.mkdir(parents=True, exist_ok=True)
     schemes: tuple[Scheme, ...] = ("light", "dark")
@@ -51,16 +53,18 @@ def shoot(browser: Browser, origin: str, folder: Path) -> None:
             context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
             page = context.new_page()
             for name, path in pages().items():
+                if name not in names:
+                    continue
                 page.goto(origin + path)
                 too_wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 if too_wide > 0:
                     print(f"{name} at {width}: {too_wide} pixels too wide", file=sys.stderr)
-                page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+                page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=is_whole)
             context.close()
 
 
-def main(folder: Path = FOLDER) -> None:
-    """Make them all."""
+def main(folder: Path | None = None) -> None:
+    """The few that the documentation shows; in another folder all pages, whole."""
     chromium = shutil.which("chromium")
     if chromium is None:
         sys.exit("chromium is missing: apt-get install chromium")
@@ -71,7 +75,11 @@ def main(folder: Path = FOLDER) -> None:
         try:
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-                shoot(browser, f"http://127.0.0.1:{server.server_port}", folder)
+                origin = f"http://127.0.0.1:{server.server_port}"
+                if folder is None:
+                    shoot(browser, origin, FOLDER, SHOWN, is_whole=False)
+                else:
+                    shoot(browser, origin, folder, pages(), is_whole=True)
                 browser.close()
         finally:
             server.shutdown()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import html
 import json
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx2
 import pytest
+from click.testing import CliRunner
 from flask import Flask, abort, redirect, request
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, insert, select, text, update
@@ -19,12 +24,16 @@ from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
 import sqla_jobs.dashboard.reading as reading_module
+from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint, listing
+from sqla_jobs.dashboard.alone import Door
+from sqla_jobs.dashboard.alone import create_app as create_alone
 from sqla_jobs.dashboard.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.formatting import NOTHING
 from sqla_jobs.dashboard.reading import reading
 from sqla_jobs.errors import ConfigurationError
 from tests import dashboard_shop as shop
+from tests.conftest import ROOT
 from tests.dashboard_shop import HOSTILE, create_app, jobs
 
 
@@ -926,6 +935,52 @@ def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> 
     assert "Every 0:01:00" in page
     assert words(visitor.get(f"/schedules/{schedule.id}")).count("#") == 3
     assert visitor.get("/schedules/99", 404)
+
+
+# --- as a command
+
+
+def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "sqla_jobs", "dashboard", "tests.dashboard_shop:jobs", "--database-url", url]
+    with subprocess.Popen([*command, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            address = process.stdout.readline().split()[-1]
+            origin = address.partition("?")[0]
+            with httpx2.Client(follow_redirects=True) as mine, httpx2.Client(follow_redirects=True) as other:
+                assert mine.get(origin).status_code == 403
+                assert "Overview" in mine.get(address).text
+                refused = other.get(address)
+                assert (refused.status_code, "has been used already" in refused.text) == (403, True)
+                assert other.get(f"{origin}jobs").status_code == 403
+                assert mine.get(f"{origin}jobs").status_code == 200
+                assert mine.get(address).status_code == 200  # a reload
+                assert mine.get(f"{origin}jobs", headers={"Host": "evil.example"}).status_code == 403
+                assert mine.get(f"{origin}nothing").headers["X-Frame-Options"] == "DENY"
+                port = origin.rpartition(":")[2].strip("/")
+                taken = subprocess.run(
+                    [*command, "--port", port], cwd=ROOT, capture_output=True, text=True, check=False
+                )
+                assert (taken.returncode, f"port {port} of 127.0.0.1 cannot be had" in taken.stderr) == (1, True)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+
+
+def test_the_command_can_be_for_looking_only(database: Engine) -> None:
+    door = Door("token")
+    door.open_on(80)
+    client = create_alone(jobs, door, user="ada", read_only=True).test_client()
+    page = client.get("/?token=token", base_url="http://127.0.0.1:80", follow_redirects=True)
+    assert "read-only" in page.text
+
+
+def test_without_flask_the_command_says_what_to_install(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sqla_jobs.dashboard.alone", None)
+    done = CliRunner().invoke(main, ["dashboard", "tests.dashboard_shop:jobs"])
+    assert done.exit_code == 1
+    assert 'pip install "sqla-jobs[dashboard]"' in done.output
 
 
 # --- that it is quick, and cannot hang

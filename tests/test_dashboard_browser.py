@@ -24,6 +24,7 @@ from tests.conftest import new_database
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
 
+expect.set_options(timeout=15_000)  # an auto-refresh may be what is waited for
 MISSING = "the browser tests need Debian's chromium, and `chromium` is not on the PATH: apt-get install chromium"
 
 

@@ -104,7 +104,7 @@ def test_the_quick_start_is_the_example() -> None:
     assert code(example) == code(QUICK_START.code)
 
 
-@pytest.mark.parametrize("name", ["schedules", "tasks", "transactions", "workers"])
+@pytest.mark.parametrize("name", ["dashboard", "schedules", "tasks", "transactions", "workers"])
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         run_block(block, page)
@@ -268,6 +268,9 @@ def test_a_command_in_the_docs_is_one_that_works(
             assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
         case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/test_clock.py
             usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
+            subprocess.run(usage, capture_output=True, check=True)
+        case ["python", "-m", "sqla_jobs", "dashboard", *arguments]:  # it is run by tests/test_dashboard.py
+            usage = [sys.executable, "-m", "sqla_jobs", "dashboard", *arguments, "--help"]
             subprocess.run(usage, capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs", *arguments]:
             _place_an_order(database_url)
