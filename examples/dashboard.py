@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import Connection, create_engine, insert, select, update
+from sqlalchemy import Connection, create_engine, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase
 
 from examples.database import demo_database
@@ -301,6 +301,7 @@ def create_app(url: str, **data: Any) -> Flask:
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         fill(connection, datetime.now(UTC), **data)
+        connection.execute(text("ANALYZE"))
     jobs.bind(engine)
     app = Flask("shop")
     app.config["SECRET_KEY"] = "only for this example"

@@ -48,8 +48,8 @@ def read_queues(session: Session, jobs: Jobs[Any], served: Iterable[str]) -> lis
     return [
         Queue(
             name,
-            Count(min(queued[name][0], COUNTED), is_exact=queued[name][0] <= COUNTED),
-            Count(scheduled.get(name, 0), is_exact=all_scheduled),
+            Count(min(queued[name][0], COUNTED), is_least=queued[name][0] > COUNTED),
+            Count(scheduled.get(name, 0), is_least=not all_scheduled),
             running.get(name, 0),
             queued[name][1],
             name in paused,

@@ -54,15 +54,16 @@ def _compile(element: _Explain, compiler: Any, **options: Any) -> str:
 
 
 class Count(int):
-    """How many there are; `is_exact` is false for an estimate."""
+    """How many there are: exactly, about, or at least."""
 
     is_exact: bool
+    is_least: bool
 
-    def __new__(cls, number: int, *, is_exact: bool = True) -> Count:
+    def __new__(cls, number: int, *, is_exact: bool = True, is_least: bool = False) -> Count:
         """An estimate is rounded to two digits, so that it does not look exact."""
-        shown = number if is_exact else int(float(f"{number:.1e}"))
+        shown = number if is_exact or is_least else int(float(f"{number:.1e}"))
         made = super().__new__(cls, shown)
-        made.is_exact = is_exact
+        made.is_exact, made.is_least = is_exact and not is_least, is_least
         return made
 
 
@@ -79,4 +80,6 @@ def counted(session: Session, jobs: Jobs[Any], query: Select[Any]) -> Count:
         return Count(estimate, is_exact=False)
     bounded = select(func.count()).select_from(query.limit(COUNTED + 1).subquery())
     found = session.execute(bounded, bind_arguments=on_jobs).scalar_one()
-    return Count(found) if found <= COUNTED else Count(max(COUNTED, estimate), is_exact=False)
+    if found <= COUNTED:
+        return Count(found)
+    return Count(estimate, is_exact=False) if estimate > COUNTED else Count(COUNTED, is_least=True)
