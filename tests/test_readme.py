@@ -114,7 +114,7 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing"}
     structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
-    run = {"cli", "operating", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    run = {"cli", "dashboard", "operating", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
     assert {page.stem for page in DOCS} == run | included | structure
 
 
