@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import case, delete, func, null, select, update
@@ -79,6 +79,36 @@ def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin,
     )
     session.add(job)
     return job
+
+
+def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_at: datetime) -> bool:
+    """A waiting job waits until `run_at`, which has a time zone. False: it does not wait."""
+    if run_at.utcoffset() is None:
+        raise ArgumentsError(f"run_at={run_at!r}: give a datetime with a time zone")
+    table = models.Job
+    after_commit(session, table, models.channel, "")
+    values = {"state": "scheduled", "run_at": run_at}
+    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), values)
+
+
+def move(
+    session: Session,
+    models: Models[Any],
+    job: JobMixin | int,
+    *,
+    queue: str | None = None,
+    priority: int | None = None,
+) -> bool:
+    """A waiting job goes to the end of another queue or priority. False: it does not wait."""
+    given: dict[str, Any] = {"queue": queue, "priority": priority}
+    given = {name: value for name, value in given.items() if value is not None}
+    check_common(given)
+    if not given:
+        raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
+    table = models.Job
+    after_commit(session, table, models.channel, queue or "")
+    values = {**given, "position": models.positions.next_value()}
+    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), values)
 
 
 def prune(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:

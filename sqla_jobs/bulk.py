@@ -50,16 +50,26 @@ class Change:
         done, last = Progress(0, 0), -1
         with binding.transaction() as session:
             end = session.scalar(select(func.max(models.Job.id))) or -1
-        wanted = [*selection.where(models), self._applies(models), models.Job.id <= end]
         while True:
             with binding.transaction() as session:
-                of_batch = select(models.Job.id).where(*wanted, models.Job.id > last).order_by(models.Job.id)
-                ids = session.scalars(of_batch.limit(_BATCH)).all()
-                changed = self.apply(session, models, ids) if ids else 0
-            if not ids:
+                last, seen, changed = self.batch(session, models, selection, after=last, until=end)
+            if not seen:
                 return
-            last, done = ids[-1], Progress(done.seen + len(ids), done.changed + changed)
+            done = Progress(done.seen + seen, done.changed + changed)
             yield done
+
+    def batch(
+        self, session: Session, models: Models[Any], selection: Selection, *, after: int, until: int
+    ) -> tuple[int, int, int]:
+        """Change some of the selected jobs with ids in (after, until], in the caller's transaction.
+
+        Returns the id up to which it is done, how many were looked at, and how many of them changed.
+        """
+        job = models.Job
+        wanted = [*selection.where(models), self._applies(models), job.id > after, job.id <= until]
+        ids = session.scalars(select(job.id).where(*wanted).order_by(job.id).limit(_BATCH)).all()
+        changed = self.apply(session, models, ids) if ids else 0
+        return (ids[-1] if len(ids) == _BATCH else until), len(ids), changed
 
     def _applies(self, models: Models[Any]) -> Any:
         return models.Job.state.in_(self.states)

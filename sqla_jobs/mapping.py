@@ -122,6 +122,13 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         PrimaryKeyConstraint("id", name=conv(f"{runs}_pkey")),
         _one_of(runs, "outcome", RunOutcome),
         Index(f"{runs}_job_id", "job_id"),
+        # for the dashboard's charts: both cost the finish of a job that goes well next to nothing
+        Index(f"{runs}_finished_at", "finished_at", postgresql_using="brin"),
+        Index(
+            f"{runs}_failed",
+            "finished_at",
+            postgresql_where=text("outcome IN ('failed', 'retried', 'lost')"),
+        ),
     )
     Schedule = mapped(
         ScheduleMixin,

@@ -20,7 +20,7 @@ class Selection:
 
     `args` are arguments as they are stored, of which a job may have more; `error` is part of the error of
     a job's last run, whatever its case; `before` and `after` are about `created_at`, `ended_before` about
-    `finished_at`: a moment, or that long ago.
+    `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
     """
 
     ids: tuple[int, ...] = ()
@@ -32,6 +32,9 @@ class Selection:
     before: datetime | timedelta | None = None
     after: datetime | timedelta | None = None
     ended_before: datetime | timedelta | None = None
+    schedules: tuple[int, ...] = ()
+    unique_keys: tuple[str, ...] = ()
+    not_tasks: tuple[str, ...] = ()
 
     @property
     def is_everything(self) -> bool:
@@ -47,8 +50,12 @@ class Selection:
             (job.state, self.states),
             (job.task, self.tasks),
             (job.queue, self.queues),
+            (job.schedule_id, self.schedules),
+            (job.unique_key, self.unique_keys),
         ]
         found += [column.in_(values) for column, values in columns if values]
+        if self.not_tasks:
+            found.append(job.task.not_in(self.not_tasks))
         if self.args:
             found.append(job.args.contains(dict(self.args)))
         if self.error is not None:

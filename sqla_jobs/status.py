@@ -83,7 +83,7 @@ class Status:
 
 def read_status(session: Session, jobs: Jobs[Any]) -> Status:
     """The status of all queues and processes; the tasks must have been imported for the warnings."""
-    queues, processes = _queues(session, jobs), _processes(session, jobs)
+    queues, processes = _queues(session, jobs), read_processes(session, jobs)
     alive = [process for process in processes if process.alive]
     served = {name for process in alive for name in process.queues}
     warnings = [
@@ -154,7 +154,8 @@ def _ended_per_minute(session: Session, jobs: Jobs[Any]) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
+def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
+    """All processes, and what each has been running longest."""
     process = jobs.Process
     age = cast(func.extract("epoch", func.clock_timestamp() - process.beat_at), Double)
     rows = session.execute(

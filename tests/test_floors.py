@@ -23,12 +23,13 @@ FLOORS = """
     schedules
     tasks
     registry binding actions selection
-    bulk
+    bulk schedule_actions
     core transactions
     executor loading
     worker.*
     clock.*
     status testing postgres doctor
+    dashboard.*
     cli.*
     flask_cli
     flask

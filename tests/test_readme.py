@@ -105,7 +105,7 @@ def test_the_quick_start_is_the_example() -> None:
     assert code(example) == code(QUICK_START.code)
 
 
-@pytest.mark.parametrize("name", ["schedules", "tasks", "transactions", "workers"])
+@pytest.mark.parametrize("name", ["dashboard", "schedules", "tasks", "transactions", "workers"])
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         run_block(block, page)
@@ -115,7 +115,7 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing"}
     structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
-    adopting = {"cli", "flask", "migrations", "operating"}
+    adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     run = adopting | {"reliability", "schedules", "tasks", "testing", "transactions", "workers"}
     assert {page.stem for page in DOCS} == run | included | structure
 
@@ -365,6 +365,9 @@ def test_a_command_in_the_docs_is_one_that_works(
             subprocess.run([sys.executable, "-m", "flask", *arguments, "--help"], capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/test_clock.py
             usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
+            subprocess.run(usage, capture_output=True, check=True)
+        case ["python", "-m", "sqla_jobs", "dashboard", *arguments]:  # it is run by tests/test_dashboard.py
+            usage = [sys.executable, "-m", "sqla_jobs", "dashboard", *arguments, "--help"]
             subprocess.run(usage, capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs", *arguments]:
             _place_an_order(database_url)

@@ -126,6 +126,8 @@ CREATE TABLE {table} (
         CHECK (outcome IN ('succeeded', 'failed', 'cancelled', 'retried', 'snoozed', 'lost'))
 )""",
         f"CREATE INDEX {runs}_job_id ON {table} (job_id)",
+        f"CREATE INDEX {runs}_finished_at ON {table} USING brin (finished_at)",
+        f"CREATE INDEX {runs}_failed ON {table} (finished_at) WHERE outcome IN ('failed', 'retried', 'lost')",
     )
 
 

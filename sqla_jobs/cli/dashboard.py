@@ -1,0 +1,53 @@
+"""`dashboard`: for applications on another framework than Flask, and for a look at a database from a terminal."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+_HOST = "127.0.0.1"
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--port", default=8642, show_default=True, help="On 127.0.0.1; 0 takes a free one.")
+@click.option("--read-only", is_flag=True, help="Look, and change nothing.")
+def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
+    """Serve the dashboard to this machine, until SIGINT. The address it prints lets one browser in, once."""
+    try:
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        from sqla_jobs.dashboard.alone import Door, create_app
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f'the dashboard needs {error.name}, which is not installed: pip install "sqla-jobs[dashboard]"'
+        ) from None
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - its name there
+            """Addresses of requests hold what people look for."""
+
+    jobs.tasks.load()
+    door = Door(secrets.token_urlsafe(24))
+    app: Flask = create_app(jobs, door, user=getpass.getuser(), read_only=read_only)
+    try:
+        server = make_server(_HOST, port, app, threaded=True, request_handler=Quiet)
+    except (OSError, SystemExit, OverflowError):
+        raise ConfigurationError(f"port {port} of {_HOST} cannot be had: give another --port, or 0 for any") from None
+    door.open_on(server.server_port)
+    click.echo(f"Open http://{_HOST}:{server.server_port}/?token={door.token}")
+    click.echo("It works once, for one browser. Stop with Ctrl-C.")
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()

@@ -1,0 +1,119 @@
+"""The blueprint: which page is where, and what is checked before and said after each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from flask import Blueprint, Response, abort, g, request
+from flask.blueprints import BlueprintSetupState
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException
+
+from sqla_jobs.core import Jobs
+from sqla_jobs.dashboard import audit, bulk, job, jobs_list, overview, schedule_forms, schedules
+from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_authorize, check_secret, role_of
+from sqla_jobs.dashboard.site import Site
+from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
+from sqla_jobs.explain import explain
+from sqla_jobs.schedule_actions import UnknownSchedule
+
+View = Callable[..., Any]
+
+PAGES: tuple[tuple[str, str, str, View], ...] = (
+    ("GET", "/", "overview", overview.show),
+    ("POST", "/queues/pause", "pause", overview.pause),
+    ("POST", "/queues/resume", "resume", overview.resume),
+    ("GET", "/jobs", "jobs", jobs_list.show),
+    ("POST", "/jobs/change", "bulk", bulk.confirm),
+    ("POST", "/jobs/change/run", "bulk_run", bulk.run),
+    ("GET", "/jobs/<int:job_id>", "job", job.show),
+    ("POST", "/jobs/<int:job_id>/<action>", "change_job", job.change),
+    ("GET", "/schedules", "schedules", schedules.show_all),
+    ("GET", "/schedules/new", "new_schedule", schedule_forms.new),
+    ("POST", "/schedules/new", "add_schedule", schedule_forms.add),
+    ("GET", "/schedules/<int:schedule_id>", "schedule", schedules.show),
+    ("GET", "/schedules/<int:schedule_id>/edit", "edit_schedule", schedule_forms.edit),
+    ("POST", "/schedules/<int:schedule_id>/edit", "save_schedule", schedule_forms.save),
+    ("POST", "/schedules/<int:schedule_id>/<action>", "change_schedule", schedules.change),
+    ("GET", "/audit", "audit", audit.show),
+)
+
+
+def create_blueprint(
+    jobs: Jobs[Any], *, authorize: Authorize, actor: Actor | None = None, name: str = "sqla_jobs"
+) -> Blueprint:
+    """A dashboard over `jobs`, to be registered on a Flask application under a `url_prefix` of its own.
+
+    `authorize` is asked before every page and says what the visitor may do; `actor` names them for the
+    audit. A second dashboard in one application takes another `name`. Raises `ConfigurationError`, also
+    when it is registered on an application without a SECRET_KEY.
+    """
+    check_authorize(authorize)
+    site = Site(jobs, authorize, actor, name)
+    made = Blueprint(name, __name__, static_folder="static", static_url_path="/static")
+    made.record(_check)
+    made.before_request(partial(_before, site))
+    made.after_request(partial(_after, site))
+    made.register_error_handler(HTTPException, partial(_refused, site))
+    made.register_error_handler(JobsError, partial(_impossible, site))
+    made.register_error_handler(DBAPIError, partial(_database, site))
+    for method, path, endpoint, view in PAGES:
+        made.add_url_rule(path, endpoint, partial(view, site), methods=[method])
+    return made
+
+
+def _check(state: BlueprintSetupState) -> None:
+    check_secret(state.app.secret_key)
+
+
+def _is_static() -> bool:
+    return (request.endpoint or "").endswith(".static")
+
+
+def _before(site: Site) -> Response | None:
+    if _is_static():
+        return None
+    role = role_of(site.authorize)
+    if role is None:
+        abort(403, "You may not see this dashboard. Whoever runs the application can let you in.")
+    g.sqla_jobs_role = role
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        if site.cookies.is_missing_after_a_link:  # loaded once more, from here, the browser sends what it has
+            return Response('<!doctype html><title>Jobs</title><meta http-equiv="refresh" content="0">')
+        return None
+    if role is not Role.operator:
+        abort(403, "You may look at this dashboard, and not change anything: that takes the role of an operator.")
+    site.cookies.check_csrf()
+    return None
+
+
+def _after(site: Site, response: Response) -> Response:
+    response.headers.update(HEADERS)
+    if not _is_static():
+        response.headers["Cache-Control"] = "no-store"
+        site.cookies.finish(response)
+    return response
+
+
+def _refused(site: Site, error: HTTPException) -> Any:
+    if error.code is None or error.code < 400:  # a redirect that authorize raised, say to a login page
+        return error
+    return site.render("error.html", None, error.code, title=error.name, message=error.description)
+
+
+def _impossible(site: Site, error: JobsError) -> Any:
+    if isinstance(error, UnknownJob | UnknownSchedule):
+        return site.render("error.html", None, 404, title="Not found", message=str(error))
+    if isinstance(error, ConfigurationError):
+        raise error
+    return site.render("error.html", None, 409, title="That was not possible", message=str(error))
+
+
+def _database(site: Site, error: DBAPIError) -> Any:
+    if getattr(error.orig, "sqlstate", None) == "57014":
+        said = "The database took too long for this page. Narrow the filter, or try again when it has less to do."
+    else:
+        said = explain(error).capitalize()
+    return site.render("error.html", None, 503, title="The database did not answer as it should", message=said)

@@ -1,0 +1,136 @@
+"""What a visitor looks for: the part of an address that says which jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from sqla_jobs.core import Jobs
+from sqla_jobs.dashboard.hiding import tasks_hiding
+from sqla_jobs.errors import JobsError
+from sqla_jobs.models import JobState
+from sqla_jobs.selection import Selection
+
+NAMES = ("state", "task", "queue", "error", "args", "key", "schedule", "created_after", "created_before")
+_PAIR = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
+
+
+class BadFilter(JobsError):
+    """A filter that cannot be understood."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The filters of an address, as they were written, and what they select."""
+
+    given: Mapping[str, str]
+    selection: Selection
+
+    @property
+    def state(self) -> JobState | None:
+        """The only state, if one was chosen."""
+        return self.selection.states[0] if self.selection.states else None
+
+    @property
+    def has_more_than_state(self) -> bool:
+        """Whether anything was asked for beside the state."""
+        return bool(self.given.keys() - {"state"})
+
+    @property
+    def has_rare_ones(self) -> bool:
+        """Whether any of those is set that a page folds away."""
+        return bool(self.given.keys() & {"created_after", "created_before", "key", "schedule"})
+
+    def without(self, name: str) -> dict[str, str]:
+        """The address without one of them."""
+        return {key: value for key, value in self.given.items() if key != name}
+
+
+def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
+    """The filter in an address or a form. Raises `BadFilter` naming what cannot be understood."""
+    given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
+    if any("\x00" in text for text in given.values()):
+        raise BadFilter("a filter holds a NUL character, which no job can hold: leave it out")
+    args = _args(given["args"]) if "args" in given else {}
+    selection = Selection(
+        states=(_state(given["state"]),) if "state" in given else (),
+        tasks=(given["task"],) if "task" in given else (),
+        queues=(given["queue"],) if "queue" in given else (),
+        error=given.get("error"),
+        args=args,
+        unique_keys=(given["key"],) if "key" in given else (),
+        schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
+        after=_moment("created_after", given),
+        before=_moment("created_before", given),
+        not_tasks=tuple(tasks_hiding(jobs, args)) if args else (),  # else what is hidden could be guessed
+    )
+    return Filter(given, selection)
+
+
+def _state(text: str) -> JobState:
+    if text not in list(JobState):
+        raise BadFilter(f"state={text!r:.40}: one of {', '.join(JobState)}")
+    return JobState(text)
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise BadFilter(f"{name}={text!r:.40}: a whole number")
+    return int(text)
+
+
+def _moment(name: str, given: Mapping[str, str]) -> datetime | None:
+    if name not in given:
+        return None
+    try:
+        moment = datetime.fromisoformat(given[name])
+        return moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BadFilter(f"{name}={given[name]!r:.40}: a time such as 2026-03-29T14:30, in UTC") from None
+
+
+def _args(text: str) -> dict[str, Any]:
+    """`name=value, …`, values as JSON or plain text; or a JSON object."""
+    try:
+        return _object(text) if text.startswith("{") else _pairs(text)
+    except (ValueError, RecursionError):
+        raise BadFilter(
+            f'args={text!r:.60}: write name=value, such as order=17 or email="a@b.c", or a JSON object'
+        ) from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    found = json.loads(text, parse_constant=_refuse)
+    if not isinstance(found, dict):
+        raise TypeError
+    return cast("dict[str, Any]", found)
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    """Each value is JSON as far as it goes, else the text up to the next comma."""
+    found: dict[str, Any] = {}
+    decoder = json.JSONDecoder(parse_constant=_refuse)
+    while text.strip():
+        name = _PAIR.match(text)
+        if name is None:
+            raise ValueError(text)
+        text = text[name.end() :]
+        try:
+            value, end = decoder.raw_decode(text)
+            rest = text[end:].lstrip()
+            if rest and not rest.startswith(","):
+                raise ValueError(rest)
+            text = rest[1:]
+        except ValueError:
+            value, _, text = text.partition(",")
+            value = value.strip()
+        found[name[1]] = value
+    return found
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(word)

@@ -1,0 +1,147 @@
+"""What all pages share: the jobs they are about, how they read, change and are rendered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flask import Response, g, redirect, request, url_for
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response as AnyResponse
+
+from sqla_jobs.core import Jobs
+from sqla_jobs.dashboard import formatting, hiding
+from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
+from sqla_jobs.dashboard.reading import reading
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Changing:
+    """A transaction of a visitor's, in which each change leaves a line in the audit."""
+
+    session: Session
+    jobs: Jobs[Any]
+    actor: str
+
+    def record(self, action: str, subject: str, **details: Any) -> None:
+        """Say in the audit what is changed; committed together with the change, or not at all."""
+        line = self.jobs.Audit(actor=self.actor, action=action, subject=subject, details=details)
+        self.session.add(line)
+
+
+class Site:
+    """One dashboard."""
+
+    def __init__(self, jobs: Jobs[Any], authorize: Authorize, actor: Actor | None, name: str) -> None:
+        self.jobs = jobs
+        self.authorize = authorize
+        self.cookies = Cookies(name)
+        self._actor = actor
+
+    @cached_property
+    def environment(self) -> Environment:
+        """Its own, so that no setting, filter or template of the application's changes what is escaped."""
+        made = Environment(
+            loader=PackageLoader("sqla_jobs.dashboard"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        named: Any = {
+            "number": formatting.number,
+            "duration": formatting.duration,
+            "exact": formatting.exact,
+            "plural": formatting.plural,
+        }
+        of_all: Any = {"url": self.url, "static": self._static}
+        made.filters.update(named)
+        made.globals.update(of_all)
+        return made
+
+    def url(self, endpoint: str, **values: Any) -> str:
+        """The address of one of its pages."""
+        return url_for(f".{endpoint}", **{key: value for key, value in values.items() if value is not None})
+
+    def _static(self, filename: str) -> str:
+        """With a mark of its contents, so that browsers may keep it."""
+        return self.url("static", filename=filename, v=_digest(filename))
+
+    def render(self, template: str, now: datetime | None = None, /, status: int = 200, **values: Any) -> Response:
+        """A page. `now` is the server's time, from which times on it are told."""
+        role: Role | None = g.get("sqla_jobs_role")
+
+        def when(moment: datetime | None, empty: str = formatting.NOTHING) -> Markup | str:
+            if moment is None:
+                return empty
+            said = formatting.ago(moment, now) if now is not None else formatting.exact(moment)
+            return Markup('<time datetime="{}" title="{}">{}</time>').format(
+                moment.isoformat(), formatting.exact(moment), said
+            )
+
+        html = self.environment.get_template(f"sqla_jobs/{template}").render(
+            csrf_token=self.cookies.csrf_token(),
+            is_operator=role is Role.operator,
+            role=role,
+            notice=self.cookies.notice(),
+            here=request.endpoint.rpartition(".")[2] if request.endpoint else "",
+            now=now,
+            when=when,
+            address=request.root_path + request.full_path.removesuffix("?"),
+            **values,
+        )
+        return Response(html, status, mimetype="text/html")
+
+    @contextmanager
+    def reading(self) -> Generator[tuple[Session, datetime]]:
+        """A session that can only read, and the server's time."""
+        with reading(self.jobs) as found:
+            yield found
+
+    @contextmanager
+    def changing(self) -> Generator[Changing]:
+        """A transaction for one change, committed at the end."""
+        with self.jobs.binding().transaction() as session:
+            yield Changing(session, self.jobs, self.actor)
+
+    @property
+    def actor(self) -> str:
+        """Who is asking."""
+        named = self._actor() if self._actor is not None else request.remote_user
+        return str(named or "")[:200]
+
+    def go(self, url: str, notice: str) -> AnyResponse:
+        """To a page that says what was done."""
+        response = redirect(url, 303)
+        assert isinstance(response, Response)
+        self.cookies.leave_notice(response, notice)
+        return response
+
+    def back(self, fallback: str) -> str:
+        """Where the form came from, if that is a page of this dashboard; else `fallback`."""
+        given = request.form.get("back", "")
+        home = self.url("overview")
+        return given if given.startswith(home) and "\\" not in given and not given.startswith("//") else fallback
+
+    def shown(self, task: str, args: str) -> hiding.Shown:
+        """Arguments as they may be seen."""
+        return hiding.shown(self.jobs, task, args)
+
+
+def _digest(filename: str) -> str:
+    if filename not in _digests:
+        _digests[filename] = hashlib.sha256((_HERE / "static" / filename).read_bytes()).hexdigest()[:12]
+    return _digests[filename]
+
+
+_digests: dict[str, str] = {}

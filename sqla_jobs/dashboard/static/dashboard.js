@@ -1,0 +1,182 @@
+// Keeps a page up to date without losing what its reader is doing; copies; goes on with a change of many jobs.
+// Everything else works without it.
+"use strict";
+
+(() => {
+  const EVERY = 5000;
+  const KEY = "sqla_jobs.paused";
+  const button = document.getElementById("refresh");
+  const bulk = document.getElementById("bulk");
+
+  const said = (text) => {
+    document.getElementById("said").textContent = text;
+  };
+
+  // --- keeping up to date
+
+  const stored = (value) => {
+    try {
+      if (value === undefined) return localStorage.getItem(KEY) === "1";
+      localStorage.setItem(KEY, value ? "1" : "0");
+    } catch {
+      // private windows may refuse; then it lasts for this page
+    }
+    return value;
+  };
+
+  let paused = stored() === true;
+
+  const show = (state) => {
+    if (!button) return;
+    button.setAttribute("aria-pressed", String(!paused));
+    button.dataset.state = state;
+    button.querySelector(".said").textContent = { live: "Live", paused: "Paused", lost: "No answer" }[state];
+    button.title = paused ? "Paused. Press to keep this page up to date" : "Kept up to date. Press to pause";
+  };
+
+  const isBusy = (region) =>
+    region.querySelector("details.menu[open]") ||
+    (region.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]), select, textarea")) ||
+    (!getSelection().isCollapsed && region.contains(getSelection().anchorNode));
+
+  const hasTicked = () => bulk && bulk.querySelector("input[name=ids]:checked");
+
+  const keyOf = (element) =>
+    element.id ? `#${CSS.escape(element.id)}`
+    : element.dataset.key ? `[data-key="${CSS.escape(element.dataset.key)}"]`
+    : element.matches("a[href]") ? `a[href="${CSS.escape(element.getAttribute("href"))}"]`
+    : element.name && element.value ? `[name="${CSS.escape(element.name)}"][value="${CSS.escape(element.value)}"]`
+    : null;
+
+  const replaceAll = (region, fresh) => {
+    const opened = new Map([...region.querySelectorAll("details[data-key]")].map((one) => [one.dataset.key, one.open]));
+    const ticked = new Set([...region.querySelectorAll("input:checked")].map(keyOf));
+    const scrolled = new Map([...region.querySelectorAll(".scroll, pre")].map((one, at) => [at, [one.scrollLeft, one.scrollTop]]));
+    const active = region.contains(document.activeElement) ? document.activeElement : null;
+    const focused = active && keyOf(active.matches("summary") ? active.parentElement : active);
+    region.replaceChildren(...fresh.childNodes);
+    region.querySelectorAll("details[data-key]").forEach((one) => {
+      if (opened.has(one.dataset.key)) one.open = opened.get(one.dataset.key);
+    });
+    ticked.forEach((key) => {
+      const box = key && region.querySelector(key);
+      if (box) box.checked = true;
+    });
+    region.querySelectorAll(".scroll, pre").forEach((one, at) => {
+      if (scrolled.has(at)) [one.scrollLeft, one.scrollTop] = scrolled.get(at);
+    });
+    const again = focused && region.querySelector(focused);
+    if (again) (active.matches("summary") ? again.querySelector("summary") : again).focus({ preventScroll: true });
+  };
+
+  // while rows are ticked none comes or goes: each is brought up to date where it stands
+  const replaceRows = (region, fresh) => {
+    region.querySelectorAll("tr[data-id]").forEach((row) => {
+      const now = fresh.querySelector(`tr[data-id="${CSS.escape(row.dataset.id)}"]`);
+      if (!now) return;
+      [...row.children].forEach((cell, at) => {
+        if (!cell.classList.contains("tick") && !cell.contains(document.activeElement)) {
+          cell.replaceChildren(...now.children[at].childNodes);
+        }
+      });
+    });
+  };
+
+  const refresh = async () => {
+    const answer = await fetch(location.href, { headers: { "X-Refresh": "1" }, credentials: "same-origin" });
+    if (!answer.ok) throw new Error(String(answer.status));
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (paused) return;
+    document.querySelectorAll("[data-live]").forEach((region) => {
+      const fresh = page.getElementById(region.id);
+      if (!fresh || isBusy(region) || fresh.innerHTML === region.innerHTML) return;
+      if (region.dataset.live === "rows" && hasTicked()) replaceRows(region, fresh);
+      else replaceAll(region, fresh);
+    });
+    const clock = page.querySelector("footer");
+    if (clock) document.querySelector("footer").textContent = clock.textContent;
+    document.body.dataset.refreshed = String(Number(document.body.dataset.refreshed || 0) + 1);
+  };
+
+  if (button && document.querySelector("[data-live]")) {
+    button.hidden = false;
+    show(paused ? "paused" : "live");
+    button.addEventListener("click", () => {
+      paused = !paused;
+      stored(paused);
+      show(paused ? "paused" : "live");
+      said(paused ? "Auto-refresh is paused" : "Auto-refresh is on");
+      if (!paused) tick();
+    });
+    let timer;
+    const tick = async () => {
+      clearTimeout(timer);
+      if (!paused && !document.hidden) {
+        try {
+          await refresh();
+          show(paused ? "paused" : "live");
+        } catch {
+          show("lost");
+        }
+      }
+      timer = setTimeout(tick, EVERY);
+    };
+    timer = setTimeout(tick, EVERY);
+    document.addEventListener("visibilitychange", () => document.hidden || paused || tick());
+  }
+
+  // --- choosing rows
+
+  if (bulk && bulk.querySelector("[name=action]")) {
+    const all = document.getElementById("tick-all");
+    const told = document.getElementById("ticked");
+    const everything = bulk.querySelector("[name=all]");
+    const boxes = () => [...bulk.querySelectorAll("input[name=ids]")];
+    const tell = () => {
+      const on = boxes().filter((box) => box.checked).length;
+      all.checked = on > 0 && on === boxes().length;
+      all.indeterminate = on > 0 && !all.checked;
+      told.textContent = everything.checked ? "all that match" : on ? `${on} selected` : "";
+    };
+    document.getElementById("all-on-page").hidden = false;
+    all.addEventListener("change", () => {
+      boxes().forEach((box) => (box.checked = all.checked));
+      tell();
+    });
+    let last = null;
+    bulk.addEventListener("click", (event) => {
+      if (!event.target.matches("input[name=ids]")) return;
+      const list = boxes();
+      const [from, to] = [list.indexOf(last), list.indexOf(event.target)].sort((a, b) => a - b);
+      if (event.shiftKey && from >= 0) list.slice(from, to + 1).forEach((box) => (box.checked = event.target.checked));
+      last = event.target;
+    });
+    bulk.addEventListener("change", tell);
+    addEventListener("pageshow", tell);
+    tell();
+  }
+
+  // --- small helps
+
+  document.querySelectorAll("[data-copy]").forEach((one) => {
+    one.hidden = !navigator.clipboard;
+    one.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(one.dataset.copy).textContent);
+      one.textContent = "Copied";
+      said("Copied");
+    });
+  });
+
+  document.addEventListener("click", (event) => {
+    document.querySelectorAll("details.menu[open]").forEach((menu) => menu.contains(event.target) || (menu.open = false));
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    document.querySelectorAll("details.menu[open]").forEach((menu) => {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    });
+  });
+
+  document.querySelectorAll("form[data-auto]").forEach((form) => setTimeout(() => form.requestSubmit(), 150));
+})();
