@@ -77,7 +77,8 @@ class Claimer:
 
     def wake(self) -> None:
         """There is room for more."""
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def look_again(self) -> None:
         """There may be jobs anywhere, also such as were passed over."""

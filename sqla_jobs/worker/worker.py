@@ -129,7 +129,7 @@ class Worker(Service):
             self._binding.transaction, queries, lease=self._settings.lease, patience=self._settings.patience
         )
         self._executor = Executor(self._jobs.tasks, transactions, isolation=isolation, mark=self._keeper.mark)
-        self._finisher = Finisher(engine, queries, self._on_stored)
+        self._finisher = Finisher(engine, queries, self._on_settled)
         self._heart = Heart(
             engine,
             self._jobs.models,
@@ -216,7 +216,7 @@ class Worker(Service):
                 end = held.ended(Failed(Failure.of(error)))
             held.conclude()
             if end is None:
-                self._forget(held.job.run_id)
+                self._count(self._forget(held.job.run_id))
             else:
                 self._finisher.put(end)
             if lane.through():
@@ -229,19 +229,27 @@ class Worker(Service):
         for held in helds:
             self._finisher.put(held.ended(outcome))
 
-    def _forget(self, run_id: int, *, runs: int = 1) -> None:
-        if (held := self._held.pop(run_id, None)) is not None:
+    def _forget(self, run_id: int) -> bool:
+        """It is no longer ours. False: it was not before."""
+        held = self._held.pop(run_id, None)
+        if held is not None:
             held.let_go()
-            with self._counting:
-                self._runs += runs
+        return held is not None
 
-    def _on_stored(self, end: Finish, fate: str) -> None:
-        if fate == "lost" and not isinstance(end.outcome, Released | Lost):
-            log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
-        delay = getattr(end.outcome, "delay", None)
-        if delay is not None:
-            self._claimer.expect(delay)
-        self._forget(end.lease.run_id, runs=0 if isinstance(end.outcome, Released) else 1)
+    def _on_settled(self, ends: list[Finish]) -> None:
+        """These are stored, or somebody else's."""
+        runs = 0
+        for end in ends:
+            outcome = end.outcome
+            if self._forget(end.lease.run_id) and not isinstance(outcome, Released):
+                runs += 1
+            if (delay := getattr(outcome, "delay", None)) is not None:
+                self._claimer.expect(delay)
+        self._count(runs)
+
+    def _count(self, runs: int) -> None:
+        with self._counting:
+            self._runs += runs
 
     def _on_leases_lost(self) -> None:
         for lane in self._lanes:
