@@ -61,11 +61,13 @@ class Worker(Service):
         self._queries = Queries(jobs.models)
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
+        self._at_work: dict[int, Held] = {}
+        """What each thread runs."""
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._watch = Watch(self._held, settings.slow)
+        self._watch = Watch(self._at_work, settings.slow)
 
     def drain(self) -> int:
         """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
@@ -208,13 +210,16 @@ class Worker(Service):
         log.info("worker stopped after %d runs", self._runs)
 
     def _work(self, lane: Lane) -> None:
+        thread = threading.get_ident()
         while (held := lane.take()) is not None:
+            self._at_work[thread] = held
             try:
                 end = self._executor.execute(held)
             except BaseException as error:
                 log.exception("running job %s failed inside the library", held.job.job_id)
                 end = held.ended(Failed(Failure.of(error)))
             held.conclude()
+            del self._at_work[thread]
             if end is None:
                 self._count(self._forget(held.job.run_id))
             else:
@@ -223,7 +228,7 @@ class Worker(Service):
                 self._claimer.wake()
 
     def _running(self) -> list[Held]:
-        return [held for held in list(self._held.values()) if held.is_running]
+        return [held for held in list(self._at_work.values()) if held.is_running]
 
     def _end(self, helds: list[Held], outcome: Outcome) -> None:
         for held in helds:
