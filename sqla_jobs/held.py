@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 
 from sqla_jobs.board import Mark
 from sqla_jobs.context import RunContext
@@ -16,28 +15,28 @@ _PROGRESS = 1000
 """Characters kept of a progress message."""
 
 
-@dataclass(slots=True, eq=False)
 class Held:
-    """From the claim until its end is stored."""
+    """From the claim until its end is stored. All moments are of `time.monotonic()`."""
 
-    job: Claimed
-    claimed_at: float
     started_at: float | None = None
-    """Both by `time.monotonic()`."""
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
     """Told by the run, and not stored yet."""
-    is_silent: bool = False
+    is_silent = False
     """Progress would change the row that the run's own transaction is to change under a stricter isolation."""
-    is_over: bool = False
+    is_over = False
     """Ended, and its end is on its way to the database."""
     deadline: float | None = None
-    cancel_requested: bool = False
-    body: Body = field(default_factory=Body)
+    cancel_requested = False
     mark: Mark | None = None
     """Where a parent process sees that it was begun."""
     thread: int | None = None
     """The thread it runs in, by `threading.get_ident()`."""
+
+    def __init__(self, job: Claimed, claimed_at: float) -> None:
+        self.job = job
+        self.claimed_at = claimed_at
+        self.body = Body()
 
     @property
     def is_running(self) -> bool:

@@ -32,6 +32,7 @@ class Body:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._thread: int | None = None
+        self._was_interrupted = False
 
     def run(self, function: Callable[[], R]) -> R:
         """`function()`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
@@ -47,6 +48,7 @@ class Body:
         with self._lock:
             if self._thread is None:
                 return False
+            self._was_interrupted = True
             _raise_in(self._thread, kind)
             self._thread = None  # once is enough: user code may be cleaning up after it
             return True
@@ -56,7 +58,8 @@ class Body:
             try:
                 with self._lock:
                     self._thread = None
-                _raise_in(threading.get_ident(), None)
+                if self._was_interrupted:
+                    _raise_in(threading.get_ident(), None)
             except Interrupt:  # it arrived right here, after the end of the body
                 continue
             return

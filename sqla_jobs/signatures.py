@@ -74,8 +74,14 @@ class Signature:
         """Run the task."""
         if isinstance(self.target, type):
             return self.target(**arguments).execute(*injected)
+        if not self._has_positional_only:
+            return self.target(*injected, **arguments)
         bound = inspect.BoundArguments(self.arguments, arguments)
         return self.target(*injected, *bound.args, **bound.kwargs)
+
+    @functools.cached_property
+    def _has_positional_only(self) -> bool:
+        return any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in self.arguments.parameters.values())
 
 
 def inspect_target(target: Callable[..., Any]) -> Signature:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -27,9 +28,11 @@ from sqlalchemy.orm import Session
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE
 from sqla_jobs.queries import claim, finish, guard, held, rescue
-from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables
+from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, numbers, texts
 
 __all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
+
+_CLAIM_ORDER = attrgetter("priority", "position")
 
 
 class Queries:
@@ -57,15 +60,16 @@ class Queries:
         looks = list(probes)
         values = {
             "process_id": process_id,
-            "lanes": list(slots),
-            "slots": list(slots.values()),
-            "tasks": list(tasks),
-            "queues": [probe.queue for probe in looks],
-            "priorities": [probe.priority for probe in looks],
-            "floors": [probe.floor for probe in looks],
+            "lanes": texts([*slots]),
+            "slots": numbers(slots.values()),
+            "tasks": texts([*tasks]),
+            "queues": texts([probe.queue for probe in looks]),
+            "priorities": numbers(probe.priority for probe in looks),
+            "floors": numbers(probe.floor for probe in looks),
         }
-        claimed = [Claimed(*row) for row in self._run(connection, self._claim, values)]
-        return sorted(claimed, key=lambda job: (job.priority, job.position))
+        rows = self._run(connection, self._claim, values)
+        claimed = [Claimed(job_id, run_id, process_id, *rest) for job_id, run_id, *rest in rows]
+        return sorted(claimed, key=_CLAIM_ORDER)
 
     @cached_property
     def _claim(self) -> Any:
@@ -87,8 +91,8 @@ class Queries:
     def finish(self, connection: Connection | Session, ends: Sequence[Finish]) -> dict[int, str]:
         """Store the ends of attempts whose lease still stands; never waits for a locked row.
 
-        Returns by run id what became of each: "stored"; "locked" (somebody holds the row: try again);
-        "known" (its run is there already, an earlier commit of ours went through); "lost".
+        Returns by run id what became of those that were not stored: "locked" (somebody holds the row: try
+        again); "known" (its run is there already, an earlier commit of ours went through); "lost".
         """
         return dict(self._run(connection, self._finish, finish.parameters(ends)).all())
 
@@ -125,7 +129,7 @@ class Queries:
 
     @cached_property
     def _finish(self) -> Any:
-        return finish.finish(self._tables, skip_locked=True)
+        return finish.finish_many(self._tables)
 
     @cached_property
     def _finish_waiting(self) -> Any:
@@ -175,7 +179,7 @@ class Queries:
         return held.cancel_requests(self._tables)
 
     def store_progress(
-        self, connection: Connection | Session, progress: Sequence[tuple[Lease, float, str | None]]
+        self, connection: Connection | Session, progress: Sequence[tuple[Lease | Claimed, float, str | None]]
     ) -> None:
         """Show how far these attempts are, where their lease still stands and their row is free."""
         self._run(connection, self._store_progress, held.progress_parameters(progress))

@@ -23,14 +23,14 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.queries.parts import Tables, locked, seconds, unnest
+from sqla_jobs.queries.parts import Tables, locked, seconds, unnest_written
 
 
 def claim(tables: Tables) -> Any:
     """At most `slots` jobs of each lane, from the probes that lead to them, in claim order."""
     jobs = tables.jobs
-    lane = unnest("lane", queue=("lanes", Text), slots=("slots", Integer))
-    probe = unnest(
+    lane = unnest_written("lane", queue=("lanes", Text), slots=("slots", Integer))
+    probe = unnest_written(
         "probe",
         queue=("queues", Text),
         priority=("priorities", SmallInteger),
@@ -45,7 +45,7 @@ def claim(tables: Tables) -> Any:
             jobs.c.queue == probe.c.queue,
             jobs.c.priority == probe.c.priority,
             jobs.c.position > probe.c.floor,
-            jobs.c.task == any_(bindparam("tasks", type_=ARRAY(Text))),
+            jobs.c.task == any_(cast(bindparam("tasks", type_=Text), ARRAY(Text))),
         )
         .order_by(jobs.c.position)
         .limit(lane.c.slots)
@@ -91,7 +91,6 @@ def claim(tables: Tables) -> Any:
         .returning(
             jobs.c.id,
             jobs.c.current_run_id,
-            jobs.c.process_id,
             jobs.c.task,
             jobs.c.queue,
             jobs.c.priority,

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, Double, Text, Uuid, bindparam, func, select, update
 
-from sqla_jobs.queries.parts import Lease, Tables, leased, locked, seconds, unnest
+from sqla_jobs.queries.parts import Claimed, Lease, Tables, leased, locked, seconds, unnest
 
 
 def stray(tables: Tables) -> Any:
@@ -47,7 +47,7 @@ def store_progress(tables: Tables) -> Any:
     return update(jobs).where(jobs.c.id == mine.c.id).values(progress=mine.c.fraction, progress_message=mine.c.message)
 
 
-def progress_parameters(progress: Sequence[tuple[Lease, float, str | None]]) -> dict[str, Any]:
+def progress_parameters(progress: Sequence[tuple[Lease | Claimed, float, str | None]]) -> dict[str, Any]:
     """The parameters of `store_progress`."""
     return {
         "job_ids": [lease.job_id for lease, _, _ in progress],

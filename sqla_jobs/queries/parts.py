@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Double,
     Select,
     Sequence,
+    Text,
     and_,
     bindparam,
     cast,
@@ -30,8 +31,7 @@ from sqla_jobs.outcomes import Outcome
 PRIORITIES = range(-10, 11)
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right of one process to finish one attempt at a job."""
 
     job_id: int
@@ -39,10 +39,12 @@ class Lease:
     process_id: uuid.UUID
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed(Lease):
-    """A job this process holds. `args` is JSON text; `elapsed` seconds since its first start."""
+class Claimed(NamedTuple):
+    """A job this process holds, and its lease. `args` is JSON text; `elapsed` seconds since its first start."""
 
+    job_id: int
+    run_id: int
+    process_id: uuid.UUID
     task: str
     queue: str
     priority: int
@@ -54,18 +56,16 @@ class Claimed(Lease):
     scheduled_for: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The end of one attempt. Both times are seconds after the claim, by this process's monotonic clock."""
 
-    lease: Lease
+    lease: Lease | Claimed
     outcome: Outcome
     started: float = 0.0
     finished: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """Where claiming looks: jobs of one queue and priority, of a position above `floor`."""
 
     queue: str
@@ -95,6 +95,33 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
     arrays = [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()]
     named = [column(column_name, kind) for column_name, (_, kind) in columns.items()]
     return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+
+
+def unnest_written(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
+    """The same of arrays as PostgreSQL writes them, by `numbers` and `texts`: psycopg spends longer on lists.
+
+    Where one is shorter than the others, its column is NULL from there on.
+    """
+    arrays = [cast(bindparam(parameter, type_=Text), ARRAY(kind)) for parameter, kind in columns.values()]
+    named = [column(column_name, kind) for column_name, (_, kind) in columns.items()]
+    return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+
+
+def numbers(values: Iterable[object]) -> str:
+    """An array of values whose text needs no quotes: numbers, UUIDs, plain words."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def texts(values: list[str | None]) -> str:
+    """An array of texts, shortened to nothing where none is given."""
+    return "{}" if values.count(None) == len(values) else numbers(map(_quoted, values))
+
+
+def _quoted(text: str | None) -> str:
+    if text is None:
+        return "NULL"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def leased(jobs: Any, given: Any) -> ColumnElement[bool]:

@@ -141,8 +141,8 @@ def _settle(connection: Connection, queries: Queries, estate: Estate) -> bool:
     ended: list[Finish] = []
     if estate.begun:
         fates = queries.finish(connection, estate.begun)
-        ended = [end for end in estate.begun if fates[end.lease.run_id] == "stored"]
-        estate.begun = [end for end in estate.begun if fates[end.lease.run_id] == "locked"]
+        ended = [end for end in estate.begun if end.lease.run_id not in fates]
+        estate.begun = [end for end in estate.begun if fates.get(end.lease.run_id) == "locked"]
     for end in ended:
         log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, word(end.outcome))
     unstarted = queries.stray(connection, estate.process_id, estate.known, age=0)

@@ -24,6 +24,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
 """Ends waiting to be stored, above which no more is claimed."""
+_HELD_UP = 0.01
+"""Seconds until it looks again, while it may not claim."""
 _REPORT = 60.0
 """Seconds between two looks for waiting jobs of tasks that nobody here knows."""
 
@@ -77,7 +79,8 @@ class Claimer:
 
     def wake(self) -> None:
         """There is room for more."""
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def look_again(self) -> None:
         """There may be jobs anywhere, also such as were passed over."""
@@ -114,7 +117,13 @@ class Claimer:
 
     def _next_step_at(self) -> float:
         waiting = [lane.empty_until for lane in self._lanes if lane.has_idle_thread]
-        return min([self._promote_at, *waiting])
+        soonest = min([self._promote_at, *waiting])
+        return soonest if self._may_claim else max(soonest, time.monotonic() + _HELD_UP)
+
+    @property
+    def _may_claim(self) -> bool:
+        """Whether this process is sure to be alive, and not behind with storing what it ran."""
+        return self._heart.is_sure and self._finisher.waiting < _UNWRITTEN
 
     def _step(self) -> None:
         try:
@@ -129,7 +138,7 @@ class Claimer:
             for held in lane.stalled(now):
                 self._finisher.put(held.ended(Released()))
         slots = {lane.name: room for lane in self._lanes if (room := lane.room(now))}
-        if slots and self._heart.is_sure and self._finisher.waiting < _UNWRITTEN:
+        if slots and self._may_claim:
             self._claim(slots, now)
         if now >= self._promote_at:
             self._promote(now)

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from sqla_jobs.outcomes import MAX_MESSAGE, Failed, Failure, storable
+from sqla_jobs.outcomes import MAX_MESSAGE, Failed, Failure, Lost, Released, storable
 from sqla_jobs.queries import Finish, Queries
 from sqla_jobs.worker.patience import Patience
 
@@ -30,16 +30,16 @@ _CULPRITS = ("22", "23", "54", "P0")
 
 
 class Finisher:
-    """Takes the ends of attempts from any thread, and calls `stored(end, fate)` for each once it is known.
+    """Takes the ends of attempts from any thread, and calls `settled(ends)` for those stored, or nobody's any more.
 
     While one batch is written the next one gathers, so that batches are as large as the load makes them
     and a single end is written at once.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, stored: Callable[[Finish, str], None]) -> None:
+    def __init__(self, engine: Engine, queries: Queries, settled: Callable[[list[Finish]], None]) -> None:
         self._engine = engine
         self._queries = queries
-        self._stored = stored
+        self._settled = settled
         self._queue: SimpleQueue[Finish | None] = SimpleQueue()
         self._locked: list[Finish] = []
         self._refused: list[Finish] = []
@@ -104,31 +104,37 @@ class Finisher:
 
     def _write_all(self, batch: list[Finish]) -> None:
         """Write a batch; what has been written of it leaves it, so that a repetition writes the rest."""
-        self._write(batch, list(batch))
+        while batch:
+            self._write(batch, len(batch))
 
-    def _write(self, batch: list[Finish], part: list[Finish]) -> None:
+    def _write(self, batch: list[Finish], count: int) -> None:
+        """Write the first `count` of a batch, or where the server refuses that, the first half of them."""
+        part = batch[:count]
         try:
             with self._engine.begin() as connection:
                 fates = self._queries.finish(connection, part)
         except DBAPIError as error:
             if not _blames_a_row(error):
                 raise
-            if len(part) > 1:
-                middle = len(part) // 2
-                self._write(batch, part[:middle])
-                self._write(batch, part[middle:])
+            if count > 1:
+                self._write(batch, count // 2)
                 return
             fates = self._write_plainly(part[0], error)
-        for end in part:
-            batch.remove(end)
-            match fates[end.lease.run_id]:
-                case "locked":
-                    self._locked.append(end)
-                case "refused":
-                    self._refused.append(end)
-                    self._refused_at = time.monotonic()
-                case fate:
-                    self._stored(end, fate)
+        del batch[:count]
+        if fates:
+            part = [end for end in part if not self._put_aside(end, fates.get(end.lease.run_id))]
+        self._settled(part)
+
+    def _put_aside(self, end: Finish, fate: str | None) -> bool:
+        """Keep what is to be tried again."""
+        if fate == "locked":
+            self._locked.append(end)
+        elif fate == "refused":
+            self._refused.append(end)
+            self._refused_at = time.monotonic()
+        elif fate == "lost" and not isinstance(end.outcome, Released | Lost):
+            log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
+        return fate in ("locked", "refused")
 
     def _write_plainly(self, end: Finish, error: DBAPIError) -> dict[int, str]:
         """The server refused this very outcome: store a failure that says so, in plain words.

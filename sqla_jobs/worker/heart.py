@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqla_jobs import processes
 from sqla_jobs.held import Held
 from sqla_jobs.mapping import Models
-from sqla_jobs.queries import Lease, Queries
+from sqla_jobs.queries import Claimed, Lease, Queries
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Keeper
 from sqla_jobs.worker.settings import Settings
@@ -136,7 +136,7 @@ class Heart:
             self._on_stray(leases)
 
     def _look(self, connection: Connection) -> None:
-        told: list[tuple[Lease, float, str | None]] = []
+        told: list[tuple[Lease | Claimed, float, str | None]] = []
         for held in list(self._held.values()):
             progress, held.progress = held.progress, None
             if progress:

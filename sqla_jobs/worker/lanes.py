@@ -36,10 +36,13 @@ class Lane:
 
     def room(self, now: float) -> int:
         """How many jobs to claim: none while a batch would be small and no thread is waiting for it."""
-        if now < self.empty_until:
-            return 0
-        free = self.concurrency + self._prefetch - self._outstanding
-        return free if self.has_idle_thread or free * 2 >= self.concurrency + self._prefetch else 0
+        return self._free if self._free and now >= self.empty_until else 0
+
+    @property
+    def _free(self) -> int:
+        wanted = self.concurrency + self._prefetch
+        free = wanted - self._outstanding
+        return free if free * 2 >= wanted or self.has_idle_thread else 0
 
     @property
     def has_idle_thread(self) -> bool:
@@ -65,7 +68,7 @@ class Lane:
         with self._lock:
             self._outstanding -= 1
             self._done += 1
-        return self.room(time.monotonic()) > 0
+        return self._free > 0 and time.monotonic() >= self.empty_until
 
     def measure(self, now: float) -> None:
         """Claim ahead what the threads did in the last tenth of a second or so."""

@@ -30,7 +30,21 @@ class Patience:
 
     def call(self, step: Callable[[], T]) -> T:
         """`step()` until it succeeds. Raises its last error where `stop` is set before that."""
-        result = self._retrying(step)
+        try:
+            return step()
+        except Exception as error:  # noqa: BLE001 - tenacity decides; it is not asked where there is nothing to decide
+            return self._go_on(step, error)
+
+    def _go_on(self, step: Callable[[], T], error: Exception) -> T:
+        """After a first try that failed."""
+        failed: list[Exception] = [error]
+
+        def again() -> T:
+            if failed:
+                raise failed.pop()
+            return step()
+
+        result = self._retrying(again)
         tries = self._retrying.statistics.get("attempt_number", 1)
         if tries > 1:
             log.info("%s works again after %d tries", self._what, tries)

@@ -18,14 +18,14 @@ _LOOK = 0.1
 
 
 class Watch:
-    """Looks ten times a second, whatever the database is doing.
+    """Looks ten times a second at what each thread is at work on, whatever the database is doing.
 
     A run that takes longer than `slow` seconds has its stack logged, and again each time that doubles;
     setting `stacks_wanted` logs those of all runs.
     """
 
-    def __init__(self, held: Mapping[int, Held], slow: float) -> None:
-        self._held = held
+    def __init__(self, at_work: Mapping[int, Held], slow: float) -> None:
+        self._at_work = at_work
         self._slow = slow
         self._report_after: dict[int, float] = {}
         self.stacks_wanted = False
@@ -41,7 +41,7 @@ class Watch:
 
     def _loop(self) -> None:
         while not self._stop.wait(_LOOK):
-            running = {run_id: held for run_id, held in list(self._held.items()) if held.is_running}
+            running = {held.job.run_id: held for held in list(self._at_work.values()) if held.is_running}
             for held in running.values():
                 if held.deadline is not None and time.monotonic() > held.deadline:
                     held.body.interrupt(TimedOut)

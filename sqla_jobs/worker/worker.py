@@ -62,11 +62,13 @@ class Worker(Service):
         self._queries = Queries(jobs.models)
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
+        self._at_work: dict[int, Held] = {}
+        """What each thread runs."""
         self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._watch = Watch(self._held, settings.slow)
+        self._watch = Watch(self._at_work, settings.slow)
 
     def drain(self) -> int:
         """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
@@ -134,7 +136,7 @@ class Worker(Service):
         self._executor = Executor(
             self._jobs.tasks, transactions, isolation=isolation, within=self._binding.within, mark=self._keeper.mark
         )
-        self._finisher = Finisher(engine, queries, self._on_stored)
+        self._finisher = Finisher(engine, queries, self._on_settled)
         self._heart = Heart(
             engine,
             self._jobs.models,
@@ -213,40 +215,51 @@ class Worker(Service):
         log.info("worker stopped after %d runs", self._runs)
 
     def _work(self, lane: Lane) -> None:
+        thread = threading.get_ident()
         while (held := lane.take()) is not None:
+            self._at_work[thread] = held
             try:
                 end = self._executor.execute(held)
             except BaseException as error:
                 log.exception("running job %s failed inside the library", held.job.job_id)
                 end = held.ended(Failed(Failure.of(error)))
             held.conclude()
+            del self._at_work[thread]
             if end is None:
-                self._forget(held.job.run_id)
+                self._count(self._forget(held.job.run_id))
             else:
                 self._finisher.put(end)
             if lane.through():
                 self._claimer.wake()
 
     def _running(self) -> list[Held]:
-        return [held for held in list(self._held.values()) if held.is_running]
+        return [held for held in list(self._at_work.values()) if held.is_running]
 
     def _end(self, helds: list[Held], outcome: Outcome) -> None:
         for held in helds:
             self._finisher.put(held.ended(outcome))
 
-    def _forget(self, run_id: int, *, runs: int = 1) -> None:
-        if (held := self._held.pop(run_id, None)) is not None:
+    def _forget(self, run_id: int) -> bool:
+        """It is no longer ours. False: it was not before."""
+        held = self._held.pop(run_id, None)
+        if held is not None:
             held.let_go()
-            with self._counting:
-                self._runs += runs
+        return held is not None
 
-    def _on_stored(self, end: Finish, fate: str) -> None:
-        if fate == "lost" and not isinstance(end.outcome, Released | Lost):
-            log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
-        delay = getattr(end.outcome, "delay", None)
-        if delay is not None:
-            self._claimer.expect(delay)
-        self._forget(end.lease.run_id, runs=0 if isinstance(end.outcome, Released) else 1)
+    def _on_settled(self, ends: list[Finish]) -> None:
+        """These are stored, or somebody else's."""
+        runs = 0
+        for end in ends:
+            outcome = end.outcome
+            if self._forget(end.lease.run_id) and not isinstance(outcome, Released):
+                runs += 1
+            if (delay := getattr(outcome, "delay", None)) is not None:
+                self._claimer.expect(delay)
+        self._count(runs)
+
+    def _count(self, runs: int) -> None:
+        with self._counting:
+            self._runs += runs
 
     def _on_leases_lost(self) -> None:
         for lane in self._lanes:
