@@ -125,12 +125,12 @@ def test_a_teardown_that_raises_costs_no_outcome_and_no_connection(
         shop.jobs.tasks["commit"].enqueue(session, n=n)
         shop.jobs.tasks["record"].enqueue(session, n=10 * n)
     failing = shop.jobs.tasks["fail"].enqueue(session, n=5)
-    session.commit()
     worker = shop.jobs.worker()
     with shop.app.app_context():
         engine = shop.engine()
     with worker:
         armed.append(1)
+        session.commit()
         while session.scalar(select(func.count()).select_from(shop.jobs.Run)) != 6:
             session.rollback()
     armed.clear()
