@@ -247,7 +247,7 @@ def test_the_example_works_by_the_commands_of_its_readme(
         "export FLASK_APP=examples.flask_shop",
         "export FLASK_SQLALCHEMY_DATABASE_URI=postgresql+psycopg://user:password@localhost/flask_shop",
     ]
-    assert commands[2:] == ["flask create-tables", "flask jobs worker", "flask run"]
+    assert commands[2:] == ["flask db upgrade", "flask jobs worker", "flask run"]
     monkeypatch.setenv("FLASK_APP", "examples.flask_shop")
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
 
@@ -257,7 +257,7 @@ def test_the_example_works_by_the_commands_of_its_readme(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    flask("create-tables")
+    flask("db", "upgrade")
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO \"order\" VALUES (1, 'Tea', 'ada@example.com', 9.5, 'paid')")
         connection.exec_driver_sql("INSERT INTO sqla_jobs (task, args) VALUES ('settle', '{\"order\": 1}')")

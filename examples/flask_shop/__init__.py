@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from flask_migrate import Migrate
 
 from examples.flask_shop.models import db, jobs
 from examples.flask_shop.views import shop
@@ -24,6 +26,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(config or {})
     db.init_app(app)
     FlaskJobs(jobs, app)
+    Migrate(app, db, directory=str(Path(__file__).parent / "migrations"))
     app.register_blueprint(shop)
-    app.cli.command("create-tables")(db.create_all)
     return app

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from email.message import EmailMessage
@@ -95,3 +98,11 @@ def test_each_night_the_day_is_closed(client: FlaskClient) -> None:
     job = close_day.enqueue(db.session)
     drain(jobs, db.session)
     assert str(job.runs[0].result).endswith(": 0 EUR")
+
+
+def test_the_migrations_make_the_tables_and_take_them_back() -> None:
+    with local_postgres() as url:
+        settings = {**os.environ, "FLASK_APP": "examples.flask_shop", "FLASK_SQLALCHEMY_DATABASE_URI": url}
+        for command in (["upgrade"], ["check"], ["downgrade", "sqla_jobs@base"]):
+            done = [sys.executable, "-m", "flask", "db", *command]
+            subprocess.run(done, env=settings, capture_output=True, check=True)
