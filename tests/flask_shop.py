@@ -130,6 +130,14 @@ def _add_tasks(shop: Shop) -> None:
         while time.monotonic() < end:
             time.sleep(0.005)
 
+    @jobs.task(name="endless")
+    def endless(session: Session, n: int) -> None:
+        save(n)
+        session.flush()
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            time.sleep(0.005)
+
     @jobs.task(name="nested")
     def nested(session: Session, n: int) -> list[bool]:
         g.mark = n

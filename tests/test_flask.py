@@ -16,6 +16,7 @@ from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.flask import FlaskJobs
 from sqla_jobs.testing import drain
 from tests.flask_shop import Shop, build
+from tests.helpers import wait_until
 
 KINDS = ["sqlalchemy", "lite", "scoped"]
 
@@ -65,6 +66,23 @@ def test_it_is_rolled_back_when_the_task_fails_and_teardown_is_told(shop: Shop, 
 def test_it_is_rolled_back_when_the_task_overruns_its_timeout(shop: Shop, session: Session) -> None:
     job = ended(shop, session, "overrun", n=1)
     assert (job.state, job.runs[0].error_type) == ("failed", "TimeoutError")
+    assert effects(shop, session) == []
+
+
+def test_it_is_rolled_back_when_the_job_is_cancelled(shop: Shop, session: Session) -> None:
+    job = shop.jobs.tasks["endless"].enqueue(session, n=1)
+    session.commit()
+
+    def state() -> str:
+        session.rollback()
+        session.refresh(job)
+        return str(job.state)
+
+    with shop.jobs.worker(heartbeat=0.1, lease=2):
+        wait_until(lambda: state() == "running")
+        shop.jobs.cancel(session, job)
+        session.commit()
+        wait_until(lambda: state() == "cancelled")
     assert effects(shop, session) == []
 
 
