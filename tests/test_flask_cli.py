@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +214,6 @@ def order(session: Session) -> None:
 """
 
 
-@pytest.mark.skipif(find_spec("sqla_jobs.migrations") is None, reason="the tables own sequences apart")
 def test_flask_migrate_makes_and_checks_the_tables(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +234,29 @@ def test_flask_migrate_makes_and_checks_the_tables(
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True)
     assert flask("jobs", "worker", "--drain", "--log-level", "ERROR") == "1 runs\n"
     flask("db", "downgrade")
+
+
+def test_the_way_of_the_docs_with_flask_migrate_works(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("app.py").write_text(MIGRATED)
+    monkeypatch.setenv("SHOP_URL", database_url)
+    page = ROOT.joinpath("docs/flask.md").read_text(encoding="utf-8").partition("## With Flask-Migrate")[2]
+    settings, commands = re.findall(r"```(?:ini|sh)\n(.*?)```", page, re.DOTALL)
+
+    def flask(*arguments: str) -> str:
+        command = [sys.executable, "-m", "flask", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    flask("db", "init")
+    ini = tmp_path / "migrations/alembic.ini"
+    ini.write_text(ini.read_text().replace("[alembic]\n", f"[alembic]\n{settings}", 1))
+    for command in commands.splitlines():
+        flask(*command.split()[1:])
+    assert "No new upgrade operations detected" in flask("db", "check")
+    assert len(list(tmp_path.glob("migrations/versions/*.py"))) == 3
 
 
 def test_the_example_works_by_the_commands_of_its_readme(

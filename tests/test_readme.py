@@ -361,6 +361,8 @@ def test_a_command_in_the_docs_is_one_that_works(
             _place_an_order(database_url)
             worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
             assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
+        case ["flask", "db", *_]:
+            pass  # it is run by tests/test_flask_cli.py
         case ["flask", *arguments]:  # it is run by test_the_flask_applications_of_the_docs_work
             subprocess.run([sys.executable, "-m", "flask", *arguments, "--help"], capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/test_clock.py
