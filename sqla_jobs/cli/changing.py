@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -81,7 +82,9 @@ def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
     """The last of `steps`, with a bar on standard error; broken off by Ctrl-C, it says how far it came."""
     done = Done(0, 0)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    is_seen = sys.stderr.isatty()
+    bar = Progress(*columns, console=console(stderr=True), transient=True, disable=not is_seen)
+    with bar if is_seen else nullcontext():
         shown = bar.add_task(name, total=total)
         try:
             for done in steps:
