@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.models import CatchUp, JobMixin, Overlap, ScheduleMixin
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.registry import Tasks
+from sqla_jobs.schedules import jitter_of, one_of
 
 FIELDS = ("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter")
 """What can be set of a schedule, beside its name."""
@@ -96,12 +96,9 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     if not (isinstance(task, str) and 0 < len(task) <= 200 and task.isprintable()):
         raise ArgumentsError(f"task {task!r:.60}: the name of a task")
     check_common({"queue": found["queue"], "priority": found["priority"]})
-    for name, words in (("catch_up", CatchUp), ("overlap", Overlap)):
-        if found[name] not in list(words):
-            raise ArgumentsError(f"{name}={found[name]!r:.40}: one of {', '.join(words)}")
-    jitter = found["jitter"]
-    if not isinstance(jitter, int | float) or not (math.isfinite(jitter) and 0 <= jitter <= 86400):
-        raise ArgumentsError(f"jitter={jitter!r:.40}: a number of seconds from 0 to a day")
+    found["catch_up"] = one_of(CatchUp, "catch_up", found["catch_up"])
+    found["overlap"] = one_of(Overlap, "overlap", found["overlap"])
+    found["jitter"] = jitter_of(found["jitter"])
     if not isinstance(found["args"], dict):
         raise ArgumentsError("the arguments are a JSON object, such as {}")
     if task in tasks:

@@ -99,9 +99,9 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
     values: dict[str, Any] = {
         "queue": options.get("queue", defaults["queue"]),
         "priority": options.get("priority", defaults["priority"]),
-        "catch_up": _one_of(CatchUp, "catch_up", options.get("catch_up", "latest")),
-        "overlap": _one_of(Overlap, "overlap", options.get("overlap", "allow")),
-        "jitter": _jitter(options.get("jitter", 0.0)),
+        "catch_up": one_of(CatchUp, "catch_up", options.get("catch_up", "latest")),
+        "overlap": one_of(Overlap, "overlap", options.get("overlap", "allow")),
+        "jitter": jitter_of(options.get("jitter", 0.0)),
         "enabled": options.get("enabled", True),
     }
     try:
@@ -114,13 +114,15 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
     return one
 
 
-def _one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> str:
+def one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> str:
+    """One of the words that there are for the option. Raises `ConfigurationError`."""
     if value not in list(words):
         raise ConfigurationError(f"{option}={value!r}: one of {', '.join(words)}")
     return str(value)
 
 
-def _jitter(jitter: object) -> float:
+def jitter_of(jitter: object) -> float:
+    """A jitter in seconds. Raises `ConfigurationError`."""
     seconds = jitter.total_seconds() if isinstance(jitter, timedelta) else jitter
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
         raise ConfigurationError(f"jitter={jitter!r}: a number of seconds from 0 to a day")

@@ -7,15 +7,14 @@ from typing import Any
 
 import click
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from sqla_jobs import actions
+from sqla_jobs import schedule_actions
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.core import Jobs
-from sqla_jobs.errors import ConfigurationError, JobsError
+from sqla_jobs.errors import JobsError
 from sqla_jobs.models import CatchUp, Overlap, ScheduleMixin
 from sqla_jobs.schedules import declared
 
@@ -74,19 +73,9 @@ def add_schedule(jobs: Jobs[Any], /, name: str, task: str, cron: str, arguments:
     declaration = jobs.tasks[task].declaration
     options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
     row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
-    try:
-        with jobs.binding().transaction() as session:
-            session.add(jobs.Schedule(name=name, **row))
-    except IntegrityError as error:
-        raise ConfigurationError(f"there is a schedule {name!r} already: give another name, or remove it") from error
-    click.echo(f"added {name}")
-
-
-def _change(jobs: Jobs[Any], name: str, **values: Any) -> None:
     with jobs.binding().transaction() as session:
-        one = _named(jobs, session, name)
-        for column, value in values.items():
-            setattr(one, column, value)
+        schedule_actions.add(session, jobs.models, jobs.tasks, name, row)
+    click.echo(f"added {name}")
 
 
 def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
@@ -101,7 +90,8 @@ def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
 @click.argument("name")
 def enable(jobs: Jobs[Any], name: str) -> None:
     """Fire again, from the next tick on."""
-    _change(jobs, name, enabled=True, reason=None, retired_at=None)
+    with jobs.binding().transaction() as session:
+        schedule_actions.enable(session, jobs.models, _named(jobs, session, name).id)
 
 
 @schedule.command(cls=ApplicationCommand)
@@ -110,7 +100,8 @@ def enable(jobs: Jobs[Any], name: str) -> None:
 @click.option("--reason", help="Shown to whoever wonders.")
 def disable(jobs: Jobs[Any], name: str, reason: str | None) -> None:
     """Fire no more, until somebody enables it."""
-    _change(jobs, name, enabled=False, reason=reason)
+    with jobs.binding().transaction() as session:
+        schedule_actions.disable(session, jobs.models, _named(jobs, session, name).id, reason or "")
 
 
 @schedule.command(cls=ApplicationCommand)
@@ -132,9 +123,7 @@ def run_now(jobs: Jobs[Any], name: str) -> None:
     """Enqueue a job of it at once, whatever its rule says; prints the job's id."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
-        job = actions.run_schedule(session, jobs.models, _named(jobs, session, name), jobs.tasks)
-        session.flush()
-        job_id = job.id
+        job_id = schedule_actions.fire(session, jobs.models, jobs.tasks, _named(jobs, session, name).id).id
     click.echo(job_id)
 
 
