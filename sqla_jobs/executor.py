@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
 from typing import Any
 
 from sqla_jobs.arguments import encode_result
@@ -17,7 +17,7 @@ from sqla_jobs.context import RunContext
 from sqla_jobs.declaration import Declaration
 from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
 from sqla_jobs.held import Held
-from sqla_jobs.interrupt import CancelRequested, TimedOut
+from sqla_jobs.interrupt import CancelRequested, TimedOut, body
 from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
 from sqla_jobs.queries import Claimed, Finish
 from sqla_jobs.tasks import Task
@@ -60,7 +60,7 @@ class Executor:
         declaration: Declaration | None = None
         try:
             declaration = self._tasks[job.task].declaration
-            with _surrounded(self._within, held):
+            with _Surrounded(self._within(), job):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
                     self._run_in_transaction(held, declaration, arguments)
@@ -87,25 +87,25 @@ class Executor:
                 raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
 
 
-@contextmanager
-def _surrounded(within: Within, held: Held) -> Generator[None]:
-    """Inside `within()`, whose own end is not the job's: what it raises then is logged, and changes no outcome."""
-    surroundings = within()
-    surroundings.__enter__()
-    try:
-        yield
-    except BaseException as error:
-        _leave(surroundings, held.job, error)
-        raise
-    _leave(surroundings, held.job, None)
+class _Surrounded:
+    """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged."""
 
+    def __init__(self, surroundings: AbstractContextManager[Any], job: Claimed) -> None:
+        self._surroundings = surroundings
+        self._job = job
 
-def _leave(surroundings: AbstractContextManager[Any], job: Claimed, raised: BaseException | None) -> None:
-    try:
-        surroundings.__exit__(type(raised) if raised else None, raised, raised.__traceback__ if raised else None)
-    except BaseException as error:
-        if error is not raised:
-            log.exception("job %s %s attempt %s: its context did not end well", job.job_id, job.task, job.attempt)
+    def __enter__(self) -> None:
+        self._surroundings.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            self._surroundings.__exit__(kind, raised, at)
+        except BaseException as error:
+            if error is not raised:
+                job = self._job
+                log.exception("job %s %s attempt %s: its context did not end well", job.job_id, job.task, job.attempt)
 
 
 class _UnstorableResult(Exception):
@@ -132,7 +132,7 @@ def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: 
             publish=held.publish,
         )
         injected.append(held.context)
-    result = held.body.run(partial(declaration.signature.call, injected, arguments))
+    result = body().run(held, declaration.signature.call, injected, arguments)
     try:
         return encode_result(result)
     except ArgumentsError as error:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from sqla_jobs.board import Mark
 from sqla_jobs.context import RunContext
-from sqla_jobs.interrupt import Body, CancelRequested
+from sqla_jobs.interrupt import Body, CancelRequested, Interrupt, body
 from sqla_jobs.outcomes import Outcome, storable
 from sqla_jobs.queries import Claimed, Finish
 
@@ -30,13 +29,12 @@ class Held:
     cancel_requested = False
     mark: Mark | None = None
     """Where a parent process sees that it was begun."""
-    thread: int | None = None
-    """The thread it runs in, by `threading.get_ident()`."""
+    body: Body | None = None
+    """That of the thread it runs in."""
 
     def __init__(self, job: Claimed, claimed_at: float) -> None:
         self.job = job
         self.claimed_at = claimed_at
-        self.body = Body()
 
     @property
     def is_running(self) -> bool:
@@ -45,7 +43,7 @@ class Held:
 
     def begin(self, mark: Mark | None) -> None:
         """It starts, in the calling thread: charged from here on, should this process die."""
-        self.started_at, self.thread, self.mark = time.monotonic(), threading.get_ident(), mark
+        self.started_at, self.body, self.mark = time.monotonic(), body(), mark
         if mark is not None:
             mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, self.started_at)
 
@@ -65,7 +63,12 @@ class Held:
         self.cancel_requested = True
         if self.context is not None:
             self.context.cancel_requested = True
-        self.body.interrupt(CancelRequested)
+        self.interrupt(CancelRequested)
+
+    def interrupt(self, kind: type[Interrupt]) -> None:
+        """Raise `kind` in its code, if that runs at this moment."""
+        if self.body is not None:
+            self.body.interrupt(self, kind)
 
     def publish(self, fraction: float, message: str | None) -> None:
         if not self.is_silent:

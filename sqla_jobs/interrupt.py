@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -27,42 +28,57 @@ class CancelRequested(Interrupt):
 
 
 class Body:
-    """The part of a run that may be interrupted; flush, fence and commit lie outside of it."""
+    """The part of a run that may be interrupted; flush, fence and commit lie outside of it. A thread has one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread: int | None = None
+        self.thread = threading.get_ident()
+        self._owner: object = None
         self._was_interrupted = False
 
-    def run(self, function: Callable[[], R]) -> R:
-        """`function()`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
+    def run(self, owner: object, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`function(…)`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
+        outer = self._owner  # a task may itself run jobs, in a test
         try:
-            with self._lock:
-                self._thread = threading.get_ident()
-            return function()
+            self._owner = owner
+            return function(*args, **kwargs)
         finally:
-            self._close()
+            self._close(outer)
 
-    def interrupt(self, kind: type[Interrupt]) -> bool:
-        """Raise `kind` in the thread that runs the body. False: none does, at this moment."""
+    def interrupt(self, owner: object, kind: type[Interrupt]) -> bool:
+        """Raise `kind` in the thread, while it runs what `owner` has it run. False: it does not, at this moment."""
         with self._lock:
-            if self._thread is None:
+            if self._owner is not owner:
                 return False
             self._was_interrupted = True
-            _raise_in(self._thread, kind)
-            self._thread = None  # once is enough: user code may be cleaning up after it
+            _raise_in(self.thread, kind)
+            self._owner = None  # once is enough: user code may be cleaning up after it
             return True
 
-    def _close(self) -> None:
+    def _close(self, outer: object) -> None:
         while True:
             try:
                 with self._lock:
-                    self._thread = None
+                    self._owner = outer
                 if self._was_interrupted:
-                    _raise_in(threading.get_ident(), None)
+                    _raise_in(self.thread, None)
+                    self._was_interrupted = False
             except Interrupt:  # it arrived right here, after the end of the body
                 continue
             return
+
+
+class _Bodies(threading.local):
+    def __init__(self) -> None:
+        self.body = Body()
+
+
+_bodies = _Bodies()
+
+
+def body() -> Body:
+    """That of the calling thread."""
+    return _bodies.body
 
 
 def _raise_in(thread: int, kind: type[Interrupt] | None) -> None:

@@ -78,7 +78,7 @@ class _Savepoints:
             savepoint.commit()
 
     def finish(self, session: Session, end: Finish) -> bool:
-        return self._queries.finish_waiting(session, end)
+        return self._queries.succeed(session, end)
 
 
 def _next(

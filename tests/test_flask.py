@@ -96,7 +96,7 @@ def test_it_is_rolled_back_when_the_lease_is_lost(
     def give_away(*_: object, within: float) -> bool:
         return False
 
-    monkeypatch.setattr("sqla_jobs.queries.Queries.finish_and_commit_soon", give_away)
+    monkeypatch.setattr("sqla_jobs.queries.Queries.succeed_and_commit_soon", give_away)
     worker.start()
     while not shop.teardowns[2:]:  # the engine, the isolation level, the run
         pass

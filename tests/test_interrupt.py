@@ -90,16 +90,18 @@ def test_a_claimed_job_that_is_cancelled_before_it_starts_does_not_start(session
 
 
 def test_an_interrupt_arrives_inside_the_body_or_not_at_all() -> None:
-    body, seen, done = Body(), list[str](), threading.Event()
+    bodies, seen, done = list[Body](), list[str](), threading.Event()
 
     def work() -> str:
         time.sleep(0.0002)  # lets the other thread in
         return "ended"
 
     def run() -> None:
+        body = interrupt.body()
+        bodies.append(body)
         for _ in range(1000):
             try:
-                seen.append(body.run(work))
+                seen.append(body.run(seen, work))
             except TimedOut:
                 seen.append("interrupted")
             seen[-1] += ""  # outside of the body: nothing may be raised here
@@ -107,9 +109,10 @@ def test_an_interrupt_arrives_inside_the_body_or_not_at_all() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
+    wait_until(lambda: bool(bodies))
     sent = 0
     while not done.is_set() and thread.is_alive():
-        sent += body.interrupt(TimedOut)
+        sent += bodies[0].interrupt(seen, TimedOut)
     thread.join()
     assert len(seen) == 1000
     assert set(seen) <= {"ended", "interrupted"}
@@ -118,9 +121,11 @@ def test_an_interrupt_arrives_inside_the_body_or_not_at_all() -> None:
 
 def test_nothing_is_interrupted_before_or_after_the_body() -> None:
     body = Body()
-    assert not body.interrupt(TimedOut)
-    assert body.run(lambda: 1) == 1
-    assert not body.interrupt(TimedOut)
+    me, another = object(), object()
+    assert not body.interrupt(me, TimedOut)
+    assert not body.run(me, body.interrupt, another, TimedOut)
+    assert body.run(me, lambda: 1) == 1
+    assert not body.interrupt(me, TimedOut)
     assert issubclass(interrupt.CancelRequested, Interrupt)
     assert not issubclass(Interrupt, Exception)
     time.sleep(0)

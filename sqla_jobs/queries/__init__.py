@@ -27,7 +27,8 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE
-from sqla_jobs.queries import claim, finish, guard, held, rescue
+from sqla_jobs.outcomes import Succeeded
+from sqla_jobs.queries import claim, finish, guard, held, rescue, succeed
 from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, numbers, texts
 
 __all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
@@ -68,7 +69,7 @@ class Queries:
             "floors": numbers(probe.floor for probe in looks),
         }
         rows = self._run(connection, self._claim, values)
-        claimed = [Claimed(job_id, run_id, process_id, *rest) for job_id, run_id, *rest in rows]
+        claimed = [Claimed._make((job_id, run_id, process_id, *rest)) for job_id, run_id, *rest in rows]
         return sorted(claimed, key=_CLAIM_ORDER)
 
     @cached_property
@@ -94,22 +95,37 @@ class Queries:
         Returns by run id what became of those that were not stored: "locked" (somebody holds the row: try
         again); "known" (its run is there already, an earlier commit of ours went through); "lost".
         """
+        went_well = _of_one_process([end for end in ends if isinstance(end.outcome, Succeeded)])
+        if went_well:
+            stored = self._run(connection, self._succeed_many, succeed.many(went_well)).rowcount
+            if stored == len(ends):
+                return {}
         return dict(self._run(connection, self._finish, finish.parameters(ends)).all())
 
-    def finish_waiting(self, session: Session, end: Finish) -> bool:
-        """The same for one attempt inside its own transaction, waiting for the row. False: no lease."""
-        rows = self._run(session, self._finish_waiting, finish.parameters([end]))
-        return [fate for _, fate in rows] == ["stored"]
-
-    def finish_and_commit_soon(self, session: Session, end: Finish, *, within: float) -> bool:
-        """The same; the server then ends a session that does not commit within so many seconds."""
-        values = finish.parameters([end]) | {"milliseconds": f"{1000 * within:.0f}"}
-        rows = self._run(session, self._finish_and_commit_soon, values)
-        return [fate for _, fate, _ in rows] == ["stored"]
+    @cached_property
+    def _succeed_many(self) -> Any:
+        return succeed.succeed_many(self._tables)
 
     @cached_property
-    def _finish_and_commit_soon(self) -> Any:
-        return guard.finish_and_commit_soon(self._tables)
+    def _finish(self) -> Any:
+        return finish.finish(self._tables)
+
+    def succeed(self, session: Session, end: Finish) -> bool:
+        """Store inside its own transaction that an attempt went well, waiting for the row. False: no lease."""
+        return self._run(session, self._succeed_one, succeed.one(end)).first() is not None
+
+    @cached_property
+    def _succeed_one(self) -> Any:
+        return succeed.succeed_one(self._tables)
+
+    def succeed_and_commit_soon(self, session: Session, end: Finish, *, within: float) -> bool:
+        """The same; the server then ends a session that does not commit within so many seconds."""
+        values = succeed.one(end) | {"milliseconds": f"{1000 * within:.0f}"}
+        return self._run(session, self._succeed_and_commit_soon, values).first() is not None
+
+    @cached_property
+    def _succeed_and_commit_soon(self) -> Any:
+        return guard.succeed_and_commit_soon(self._tables)
 
     def connection(self, session: Session) -> Connection:
         """The session's connection to the database of the jobs."""
@@ -126,14 +142,6 @@ class Queries:
     @cached_property
     def _begin(self) -> Any:
         return guard.begin()
-
-    @cached_property
-    def _finish(self) -> Any:
-        return finish.finish_many(self._tables)
-
-    @cached_property
-    def _finish_waiting(self) -> Any:
-        return finish.finish(self._tables, skip_locked=False)
 
     def rescue(self, connection: Connection | Session, *, limit: int = 1000) -> list[tuple[int, str]]:
         """Take back running jobs without a live process, each with a `lost` run: ids and new states."""
@@ -243,3 +251,8 @@ class Queries:
             .with_for_update(read=True, skip_locked=skip_locked)
         )
         return found.id, free is not None
+
+
+def _of_one_process(ends: list[Finish]) -> list[Finish]:
+    """Those under leases of the process that the first is of: all, but after this process was taken for dead."""
+    return [end for end in ends if end.lease.process_id == ends[0].lease.process_id]

@@ -39,7 +39,7 @@ def claim(tables: Tables) -> Any:
     # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
     # would lock every row they offer, and not only those that the limit lets through
     found = (
-        select(jobs.c.id, jobs.c.started_at)
+        select(jobs.c.ctid, jobs.c.started_at)
         .where(
             jobs.c.state == "queued",
             jobs.c.queue == probe.c.queue,
@@ -54,7 +54,7 @@ def claim(tables: Tables) -> Any:
         .lateral("found")
     )
     taken = (
-        select(found.c.id, found.c.started_at)
+        select(found.c.ctid, found.c.started_at)
         .select_from(probe.join(found, true()))
         .where(probe.c.queue == lane.c.queue)
         .limit(lane.c.slots)
@@ -63,7 +63,7 @@ def claim(tables: Tables) -> Any:
     )
     paused = exists().where(tables.queues.c.name == lane.c.queue, tables.queues.c.paused_at.is_not(None))
     due = (
-        select(taken.c.id, taken.c.started_at)
+        select(taken.c.ctid, taken.c.started_at)
         .select_from(_synchronous_commit().join(lane, true()).join(taken, true()))
         .where(~paused)
         .cte("due")
@@ -78,7 +78,7 @@ def claim(tables: Tables) -> Any:
     elapsed = func.extract("epoch", func.statement_timestamp() - first_start)
     return (
         update(jobs)
-        .where(jobs.c.id == due.c.id)
+        .where(jobs.c.ctid == due.c.ctid)
         .values(
             state="running",
             attempt=jobs.c.attempt + 1,

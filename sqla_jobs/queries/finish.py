@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Double,
     Text,
     Uuid,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal_column,
     null,
     select,
     update,
@@ -40,20 +42,14 @@ _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
     *("outcome", "result", "error_type", "error", "traceback"),
 ]
-_ENDS = ["succeeded", "failed", "cancelled"]
+_ENDS: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in ("succeeded", "failed", "cancelled")]
 
 
-def finish_many(tables: Tables) -> Any:
+def finish(tables: Tables) -> Any:
     """What `parameters` describes, where the lease still stands and the row is free.
 
-    Tells the fate of each run that was not stored: nearly all are, and each row told of takes its time.
+    Tells the fate of each run that was not stored.
     """
-    fates = finish(tables, skip_locked=True).subquery("fates")
-    return select(fates).where(fates.c.fate != "stored")
-
-
-def finish(tables: Tables, *, skip_locked: bool) -> Any:
-    """What `parameters` describes, where the lease still stands; tells the fate of each run."""
     jobs, runs = tables.jobs, tables.runs
     ended = unnest_written(
         "ended",
@@ -69,6 +65,7 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
         error=("errors", Text),
         traceback=("tracebacks", Text),
     )
+    held = leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
     finished_at = jobs.c.started_at + seconds(ended.c.finished)
     state = case(
         (ended.c.outcome.in_(_ENDS), ended.c.outcome),
@@ -88,10 +85,10 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
             (finished_at + seconds(delay)).label("due_at"),
             state.label("state"),
         )
-        .select_from(jobs.join(ended, leased(jobs, ended)))
+        .select_from(jobs.join(ended, held))
         .order_by(jobs.c.id)
     )
-    mine = locked(rows, "mine", of=jobs, skip=skip_locked)
+    mine = locked(rows, "mine", of=jobs)
     given_back = case((mine.c.outcome.in_(["released", "snoozed"]), 1), else_=0)
     done = (
         update(jobs)
@@ -132,14 +129,14 @@ def finish(tables: Tables, *, skip_locked: bool) -> Any:
     )
     before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
     fate = case(
-        (done.c.run_id.is_not(None), "stored"),
-        (exists(select(jobs.c.id).where(leased(jobs, ended)).correlate(ended)), "locked"),
+        (exists(select(jobs.c.id).where(held).correlate(ended)), "locked"),
         (func.coalesce(before, "lost") != "lost", "known"),
         else_="lost",
     )
     return (
         select(ended.c.run_id, fate.label("fate"))
         .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
+        .where(done.c.run_id.is_(None))
         .add_cte(stored)
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Text, bindparam, func, select
 
-from sqla_jobs.queries import finish
 from sqla_jobs.queries.parts import Tables
+from sqla_jobs.queries.succeed import succeed_one
 
 _PROBES = 3
 
@@ -38,7 +38,7 @@ def begin_parameters(seconds: float) -> dict[str, str]:
     return {"idle": str(idle), "interval": str(interval)}
 
 
-def finish_and_commit_soon(tables: Tables) -> Any:
-    """The end of an attempt, waiting for the row; then the server waits `milliseconds` for the COMMIT, at most."""
+def succeed_and_commit_soon(tables: Tables) -> Any:
+    """That an attempt went well, waiting for the row; then the server waits `milliseconds` for the COMMIT, at most."""
     limit = func.set_config("idle_in_transaction_session_timeout", bindparam("milliseconds", type_=Text), True)
-    return finish.finish(tables, skip_locked=False).add_columns(limit)
+    return succeed_one(tables).returning(limit)

@@ -42,7 +42,8 @@ def store_progress(tables: Tables) -> Any:
         fraction=("fractions", Double),
         message=("messages", Text),
     )
-    rows = select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, leased(jobs, told)))
+    held = leased(jobs, told.c.job_id, told.c.run_id, told.c.process_id)
+    rows = select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, held))
     mine = locked(rows, "mine", of=jobs)
     return update(jobs).where(jobs.c.id == mine.c.id).values(progress=mine.c.fraction, progress_message=mine.c.message)
 

@@ -21,7 +21,9 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    literal_column,
     select,
+    table,
 )
 from sqlalchemy.sql.selectable import TableValuedAlias
 
@@ -74,10 +76,16 @@ class Probe(NamedTuple):
 
 
 class Tables:
-    """The tables behind the mapped classes; their columns are looked up by name."""
+    """The tables behind the mapped classes; their columns are looked up by name.
+
+    `jobs.c.ctid` is where a version of a row lies. A row that the same statement has locked stays there, and
+    needs no index to be found again; one that was changed after the statement began is not found.
+    """
 
     def __init__(self, models: Models[Any]) -> None:
-        self.jobs = _table(models.Job)
+        jobs = _table(models.Job)
+        columns = [column(name, kind.type) for name, kind in jobs.c.items()]
+        self.jobs: Any = table(jobs.name, *columns, column("ctid"), schema=jobs.schema)
         self.runs = _table(models.Run)
         self.processes = _table(models.Process)
         self.queues = _table(models.Queue)
@@ -124,13 +132,13 @@ def _quoted(text: str | None) -> str:
     return f'"{escaped}"'
 
 
-def leased(jobs: Any, given: Any) -> ColumnElement[bool]:
-    """The fence: that a lease in `given` still stands."""
+def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
+    """The fence: that this lease still stands."""
     return and_(
-        jobs.c.id == given.c.job_id,
-        jobs.c.current_run_id == given.c.run_id,
-        jobs.c.process_id == given.c.process_id,
-        jobs.c.state == "running",
+        jobs.c.id == job_id,
+        jobs.c.current_run_id == run_id,
+        jobs.c.process_id == process_id,
+        jobs.c.state == literal_column("'running'"),
     )
 
 

@@ -10,7 +10,8 @@ from queue import Empty, SimpleQueue
 from sqla_jobs.held import Held
 from sqla_jobs.queries import PRIORITIES, Claimed, Probe
 
-MAX_PREFETCH = 1000
+MAX_PREFETCH = 4000
+_BATCH = 1000
 _AHEAD = 0.1
 """Seconds' worth of jobs, at the lane's recent rate, that are claimed before a thread is free for them."""
 _STALLED = 0.5
@@ -36,13 +37,13 @@ class Lane:
 
     def room(self, now: float) -> int:
         """How many jobs to claim: none while a batch would be small and no thread is waiting for it."""
-        return self._free if self._free and now >= self.empty_until else 0
+        return min(self._free, _BATCH) if now >= self.empty_until else 0
 
     @property
     def _free(self) -> int:
         wanted = self.concurrency + self._prefetch
         free = wanted - self._outstanding
-        return free if free * 2 >= wanted or self.has_idle_thread else 0
+        return free if free * 2 >= min(wanted, _BATCH) or self.has_idle_thread else 0
 
     @property
     def has_idle_thread(self) -> bool:
@@ -73,9 +74,9 @@ class Lane:
     def measure(self, now: float) -> None:
         """Claim ahead what the threads did in the last tenth of a second or so."""
         since, done = self._measured
-        if now - since >= _AHEAD / 2:
+        if now - since >= _AHEAD / 10:
             rate = (self._done - done) / (now - since)
-            self._prefetch = min(MAX_PREFETCH, int(rate * _AHEAD))
+            self._prefetch = min(MAX_PREFETCH, max(int(rate * _AHEAD), self._prefetch // 2))
             self._measured = (now, self._done)
 
     def give_back(self) -> list[Held]:
@@ -144,12 +145,13 @@ class Floors:
         self._sweep_at = dict.fromkeys(self._sweep_at, 0.0)
 
     def claimed(self, jobs: list[Claimed], now: float) -> None:
-        """Remember how far claiming has come."""
-        for job in jobs:
-            key = (job.queue, job.priority)
-            if job.position <= self._floor[key]:  # it came late, and more may have come with it
+        """Remember how far claiming has come: `jobs` are in claim order."""
+        highest = {(job.queue, job.priority): job.position for job in jobs}
+        lowest = {(job.queue, job.priority): job.position for job in reversed(jobs)}
+        for key, position in lowest.items():
+            if position <= self._floor[key]:  # it came late, and more may have come with it
                 self._floor[key] = self._trailing[key] = self._highest[key] = -1
-            self._highest[key] = max(self._highest[key], job.position)
+            self._highest[key] = max(self._highest[key], highest[key])
         if now - self._moved_at >= 1.0:
             self._floor, self._trailing = self._trailing, dict(self._highest)
             self._moved_at = now

@@ -44,7 +44,7 @@ class Watch:
             running = {held.job.run_id: held for held in list(self._at_work.values()) if held.is_running}
             for held in running.values():
                 if held.deadline is not None and time.monotonic() > held.deadline:
-                    held.body.interrupt(TimedOut)
+                    held.interrupt(TimedOut)
             self._report(running)
 
     def _report(self, running: dict[int, Held]) -> None:
@@ -64,7 +64,7 @@ class Watch:
 
 def _log_stack(held: Held, seconds: float) -> None:
     frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
-    frame = frames.get(held.thread or 0)
+    frame = frames.get(held.body.thread) if held.body else None
     stack = "".join(traceback.format_stack(frame)) if frame is not None else "its thread has ended"
     job = held.job
     log.warning(

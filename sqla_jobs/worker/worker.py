@@ -20,7 +20,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor
 from sqla_jobs.explain import explain
 from sqla_jobs.held import Held
-from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released
+from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released, Retried, Snoozed
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.transactions import WorkerTransactions
 from sqla_jobs.version import check_version
@@ -253,8 +253,8 @@ class Worker(Service):
             outcome = end.outcome
             if self._forget(end.lease.run_id) and not isinstance(outcome, Released):
                 runs += 1
-            if (delay := getattr(outcome, "delay", None)) is not None:
-                self._claimer.expect(delay)
+            if isinstance(outcome, Retried | Snoozed | Released) and outcome.delay is not None:
+                self._claimer.expect(outcome.delay)
         self._count(runs)
 
     def _count(self, runs: int) -> None:

@@ -1,0 +1,138 @@
+"""Storing that attempts went well, which nearly all do: with as little work for the server as can be.
+
+What is not as expected is left as it is, for `finish` to tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Text,
+    Uuid,
+    bindparam,
+    cast,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from sqla_jobs.queries.parts import (
+    Finish,
+    Tables,
+    leased,
+    locked,
+    numbers,
+    seconds,
+    texts,
+    unnest_written,
+)
+
+_RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
+_PROCESS = bindparam("lease_process_id", type_=Uuid)
+
+
+def succeed_many(tables: Tables) -> Any:
+    """What `many` describes, where the lease still stands and the row is free; its row count is that of those."""
+    jobs = tables.jobs
+    ended = unnest_written(
+        "ended",
+        job_id=("job_ids", BigInteger),
+        run_id=("run_ids", BigInteger),
+        started=("all_started", Double),
+        finished=("all_finished", Double),
+        result=("results", Text),
+    )
+    # in id order, so that two writers of the same rows cannot deadlock
+    rows = (
+        select(
+            jobs.c.ctid,
+            ended.c.run_id,
+            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
+            (jobs.c.started_at + seconds(ended.c.finished)).label("finished_at"),
+            ended.c.result,
+        )
+        .select_from(jobs.join(ended, leased(jobs, ended.c.job_id, ended.c.run_id, _PROCESS)))
+        .order_by(jobs.c.id)
+    )
+    mine = locked(rows, "mine", of=jobs)
+    done = _done(
+        jobs,
+        mine.c.finished_at,
+        jobs.c.ctid == mine.c.ctid,
+        [mine.c.run_id, jobs.c.id, jobs.c.attempt, mine.c.started_at, jobs.c.finished_at, mine.c.result],
+    )
+    return _runs(tables, done).execution_options(preserve_rowcount=True)
+
+
+def succeed_one(tables: Tables) -> Any:
+    """What `one` describes, waiting for the row: the id of the run, or nothing where the lease is gone."""
+    jobs = tables.jobs
+    run_id = bindparam("run_id", type_=BigInteger)
+    started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
+    done = _done(
+        jobs,
+        jobs.c.started_at + finished,
+        leased(jobs, bindparam("job_id", type_=BigInteger), run_id, _PROCESS),
+        [
+            cast(run_id, BigInteger).label("run_id"),
+            jobs.c.id,
+            jobs.c.attempt,
+            (jobs.c.started_at + started).label("started_at"),
+            jobs.c.finished_at,
+            cast(bindparam("all_results", type_=Text), Text).label("result"),
+        ],
+    )
+    return _runs(tables, done).returning(tables.runs.c.id)
+
+
+def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
+    """Those jobs are over."""
+    values = {"state": literal_column("'succeeded'"), "current_run_id": null(), "process_id": null()}
+    return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
+
+
+def _runs(tables: Tables, done: Any) -> Any:
+    """A run for each job that is over."""
+    rows = select(
+        done.c.run_id,
+        done.c.id,
+        done.c.attempt,
+        _PROCESS,
+        done.c.started_at,
+        done.c.finished_at,
+        literal_column("'succeeded'"),
+        cast(done.c.result, JSONB),
+    )
+    return insert(tables.runs).from_select(_RUN_COLUMNS, rows)
+
+
+def many(ends: Sequence[Finish]) -> dict[str, Any]:
+    """The parameters of `succeed_many`: ends that went well, under leases of one process."""
+    leases, outcomes, started, finished = zip(*ends, strict=True)
+    return {
+        "job_ids": numbers([lease.job_id for lease in leases]),
+        "run_ids": numbers([lease.run_id for lease in leases]),
+        "lease_process_id": leases[0].process_id,
+        "all_started": numbers([f"{moment:.6f}" for moment in started]),
+        "all_finished": numbers([f"{moment:.6f}" for moment in finished]),
+        "results": texts([outcome.result for outcome in outcomes]),
+    }
+
+
+def one(end: Finish) -> dict[str, Any]:
+    """The parameters of `succeed_one`."""
+    return {
+        "job_id": end.lease.job_id,
+        "run_id": end.lease.run_id,
+        "lease_process_id": end.lease.process_id,
+        "all_started": end.started,
+        "all_finished": end.finished,
+        "all_results": getattr(end.outcome, "result", None),
+    }
