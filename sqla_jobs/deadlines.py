@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
 from os import dup
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import capabilities
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 
 T = TypeVar("T")
 log = logging.getLogger("sqla_jobs.connections")
@@ -73,14 +74,31 @@ def bound(connection: psycopg.Connection[Any], patience: float) -> None:
     vars(connection)["wait"] = bounded
 
 
-@contextmanager
-def bounded(connection: psycopg.Connection[Any], patience: float) -> Generator[None]:
-    """The same for the length of the block, on a connection that is somebody else's."""
-    bound(connection, patience)
-    try:
-        yield
-    finally:
-        del vars(connection)["wait"]
+def ask(connection: psycopg.Connection[Any], question: str, patience: float) -> PGresult:
+    """The last answer to one or more statements, sent together, on a connection that is somebody else's.
+
+    Raises `NoAnswer` after `patience` seconds without one, or what the server said instead.
+    """
+    server, answer = connection.pgconn, None
+    server.send_query(question.encode())
+    while (following := _next_answer(connection, patience)) is not None:
+        answer = following
+        if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise psycopg.OperationalError(answer.get_error_message())
+    assert answer is not None, "libpq gives one answer to each statement"
+    return answer
+
+
+def _next_answer(connection: psycopg.Connection[Any], patience: float) -> PGresult | None:
+    server = connection.pgconn
+    look = select.poll()
+    look.register(server.socket, select.POLLIN)
+    while server.is_busy():
+        if not look.poll(1000 * patience):
+            _abandon(connection, patience)
+            raise NoAnswer(f"no answer from the server for {patience:g} s")
+        server.consume_input()
+    return server.get_result()
 
 
 def _listening(gen: Any, connection: psycopg.Connection[Any], patience: float) -> Generator[Any, Any, Any]:

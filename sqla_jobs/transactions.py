@@ -14,7 +14,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from sqla_jobs.deadlines import bounded
 from sqla_jobs.queries import Finish, Queries
 
 log = logging.getLogger("sqla_jobs.run")
@@ -66,29 +65,35 @@ class WorkerTransactions:
         self._lease = lease
         self._patience = patience
         self._say_again_at = 0.0
+        self._may_prepare = False
 
     @contextmanager
     def begin(self) -> Generator[Session]:
         with self._transaction() as session:
             try:
                 is_writable = self._begin(session)
-            except (DBAPIError, PoolTimeout) as error:
+            except (DBAPIError, PoolTimeout, psycopg.Error) as error:
                 raise self._told(NotBegun(str(getattr(error, "orig", error)).strip())) from error
             if not is_writable:
                 raise self._told(NotBegun("the server is read-only"))
             yield session
 
     def finish(self, session: Session, end: Finish) -> bool:
-        return self._queries.succeed_and_commit_soon(session, end, within=self._lease)
+        return self._queries.succeed_and_commit_soon(
+            session, end, within=self._lease, may_prepare=self._may_prepare
+        )
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)
-        driver: psycopg.Connection[object] = connection.connection.driver_connection  # type: ignore[assignment]
-        with bounded(driver, self._patience):
-            is_writable = self._queries.begin(session, noticed_within=self._lease)
-        if not is_writable:
+        try:
+            begun = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
+        except psycopg.Error:
+            connection.exec_driver_sql("SELECT 1")  # fails too, and SQLAlchemy gives up what its pool has
+            raise
+        if not begun.is_writable:
             connection.invalidate()  # the pool is to connect anew: to the primary, once there is one
-        return is_writable
+        self._may_prepare = begun.is_large
+        return begun.is_writable
 
     def _told(self, none: NotBegun) -> NotBegun:
         """Once, and not for each of the many jobs that meet the same."""

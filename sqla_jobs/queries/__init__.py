@@ -29,7 +29,7 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import claim, finish, guard, held, rescue, succeed
-from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, numbers, texts
+from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, driver, name, numbers, texts
 
 __all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
 
@@ -112,36 +112,40 @@ class Queries:
 
     def succeed(self, session: Session, end: Finish) -> bool:
         """Store inside its own transaction that an attempt went well, waiting for the row. False: no lease."""
-        return self._run(session, self._succeed_one, succeed.one(end)).first() is not None
+        return bool(self._run(session, self._succeed_one, succeed.one(end)).rowcount == 1)
 
     @cached_property
     def _succeed_one(self) -> Any:
         return succeed.succeed_one(self._tables)
 
-    def succeed_and_commit_soon(self, session: Session, end: Finish, *, within: float) -> bool:
-        """The same; the server then ends a session that does not commit within so many seconds."""
+    def succeed_and_commit_soon(self, session: Session, end: Finish, *, within: float, may_prepare: bool) -> bool:
+        """The same; the server then ends a session that does not commit within so many seconds.
+
+        Where the statement may be prepared, that is left to the application's connection.
+        """
         values = succeed.one(end) | {"milliseconds": f"{1000 * within:.0f}"}
-        return self._run(session, self._succeed_and_commit_soon, values).first() is not None
+        prepare = None if may_prepare else False
+        return self._succeed_and_commit_soon.execute(self.connection(session), values, prepare=prepare).rowcount == 1
 
     @cached_property
-    def _succeed_and_commit_soon(self) -> Any:
-        return guard.succeed_and_commit_soon(self._tables)
+    def _succeed_and_commit_soon(self) -> Written:
+        return Written(guard.succeed_and_commit_soon(self._tables))
+
+    def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> guard.Begun:
+        """Begin the transaction of a task on a connection of the application's, in one round trip.
+
+        The server notices within `noticed_within` seconds, or a minute, that the client's host is gone.
+        Raises psycopg's errors, also after `patience` seconds without an answer.
+        """
+        return guard.begin(driver(connection), self._name, noticed_within=noticed_within, patience=patience)
+
+    @cached_property
+    def _name(self) -> str:
+        return name(self._tables.jobs)
 
     def connection(self, session: Session) -> Connection:
         """The session's connection to the database of the jobs."""
         return session.connection(bind_arguments=self._on)
-
-    def begin(self, session: Session, *, noticed_within: float) -> bool:
-        """Begin the transaction of a task. False: the server takes no writes.
-
-        Until it ends the server looks whether the client's host is still there, and notices within so
-        many seconds, or a minute, that it is not.
-        """
-        return bool(self._run(session, self._begin, guard.begin_parameters(noticed_within)).scalar())
-
-    @cached_property
-    def _begin(self) -> Any:
-        return guard.begin()
 
     def rescue(self, connection: Connection | Session, *, limit: int = 1000) -> list[tuple[int, str]]:
         """Take back running jobs without a live process, each with a `lost` run: ids and new states."""

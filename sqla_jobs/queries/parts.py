@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import psycopg
 from sqlalchemy import (
     ARRAY,
     CTE,
     ColumnElement,
+    Connection,
     Double,
+    Interval,
     Select,
     Sequence,
     Text,
@@ -25,6 +28,7 @@ from sqlalchemy import (
     select,
     table,
 )
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as psycopg_dialect
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from sqla_jobs.mapping import Models
@@ -75,6 +79,26 @@ class Probe(NamedTuple):
     floor: int = -1
 
 
+class Written:
+    """A statement as psycopg takes it, for where SQLAlchemy takes longer over executing it than the server does."""
+
+    def __init__(self, statement: Any) -> None:
+        compiled = statement.compile(dialect=psycopg_dialect())
+        self._text = str(compiled).encode()
+        self._values = compiled.params
+
+    def execute(
+        self, connection: Connection, values: dict[str, Any], *, prepare: bool | None = False
+    ) -> psycopg.Cursor[Any]:
+        """Execute it in the connection's transaction, prepared in the server as psycopg understands `prepare`."""
+        return driver(connection).execute(self._text, {**self._values, **values}, prepare=prepare)
+
+
+def driver(connection: Connection) -> psycopg.Connection[Any]:
+    """What is below a connection."""
+    return connection.connection.driver_connection  # type: ignore[return-value]
+
+
 class Tables:
     """The tables behind the mapped classes; their columns are looked up by name.
 
@@ -92,6 +116,11 @@ class Tables:
         self.schedules = _table(models.Schedule)
         self.positions: Sequence = models.positions
         self.run_ids: Sequence = models.run_ids
+
+
+def name(jobs: Any) -> str:
+    """A table's name as it stands inside of quotes in SQL."""
+    return str(psycopg_dialect().identifier_preparer.format_table(jobs)).replace("'", "''")
 
 
 def _table(model: type[Any]) -> Any:
@@ -160,7 +189,7 @@ def loss_backoff(tables: Tables) -> ColumnElement[Any]:
 
 def seconds(value: Any) -> ColumnElement[Any]:
     """A number of seconds as an interval."""
-    return func.make_interval(0, 0, 0, 0, 0, 0, cast(value, Double))
+    return cast(value, Double).op("*", return_type=Interval())(literal_column("INTERVAL '1 second'"))
 
 
 def locked(rows: Any, name: str, *, of: Any, skip: bool = True) -> CTE:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Double,
     Text,
     Uuid,
@@ -68,11 +69,11 @@ def succeed_many(tables: Tables) -> Any:
         jobs.c.ctid == mine.c.ctid,
         [mine.c.run_id, jobs.c.id, jobs.c.attempt, mine.c.started_at, jobs.c.finished_at, mine.c.result],
     )
-    return _runs(tables, done).execution_options(preserve_rowcount=True)
+    return _runs(tables, done)
 
 
-def succeed_one(tables: Tables) -> Any:
-    """What `one` describes, waiting for the row: the id of the run, or nothing where the lease is gone."""
+def succeed_one(tables: Tables, *conditions: ColumnElement[bool]) -> Any:
+    """What `one` describes, waiting for the row, under conditions; its row count is 0 where the lease is gone."""
     jobs = tables.jobs
     run_id = bindparam("run_id", type_=BigInteger)
     started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
@@ -89,7 +90,7 @@ def succeed_one(tables: Tables) -> Any:
             cast(bindparam("all_results", type_=Text), Text).label("result"),
         ],
     )
-    return _runs(tables, done).returning(tables.runs.c.id)
+    return _runs(tables, done, *conditions)
 
 
 def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
@@ -98,7 +99,7 @@ def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
     return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
 
 
-def _runs(tables: Tables, done: Any) -> Any:
+def _runs(tables: Tables, done: Any, *conditions: ColumnElement[bool]) -> Any:
     """A run for each job that is over."""
     rows = select(
         done.c.run_id,
@@ -109,8 +110,8 @@ def _runs(tables: Tables, done: Any) -> Any:
         done.c.finished_at,
         literal_column("'succeeded'"),
         cast(done.c.result, JSONB),
-    )
-    return insert(tables.runs).from_select(_RUN_COLUMNS, rows)
+    ).where(*conditions)
+    return insert(tables.runs).from_select(_RUN_COLUMNS, rows).execution_options(preserve_rowcount=True)
 
 
 def many(ends: Sequence[Finish]) -> dict[str, Any]:

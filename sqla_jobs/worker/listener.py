@@ -13,6 +13,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, func, select
 
 from sqla_jobs import wakeup
+from sqla_jobs.queries.parts import driver
 from sqla_jobs.worker.patience import Patience
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -58,7 +59,7 @@ class Listener:
         """A connection that listens, or none where a pooler stands before the server."""
         connection = self._engine.connect()
         try:
-            raw = _driver(connection)
+            raw = driver(connection)
             if connection.scalar(select(func.pg_backend_pid())) != raw.info.backend_pid:
                 log.info("a pooler stands before the server: new jobs of other processes are found by polling")
                 connection.close()
@@ -71,7 +72,7 @@ class Listener:
 
     def _listen(self, connection: Connection) -> None:
         """Until it is to stop, or the connection is lost."""
-        raw, asked_at = _driver(connection), time.monotonic()
+        raw, asked_at = driver(connection), time.monotonic()
         try:
             self._heard("")  # whatever was said before
             while not self._stop.is_set():
@@ -100,7 +101,3 @@ def _throw_away(connection: Connection) -> None:
     """Nobody else is to get a connection that listens."""
     connection.invalidate()
     connection.close()
-
-
-def _driver(connection: Connection) -> psycopg.Connection[Any]:
-    return connection.connection.driver_connection  # type: ignore[return-value]
