@@ -6,6 +6,7 @@ import logging
 from functools import partial
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
@@ -41,6 +42,11 @@ def is_asynchronous(kind: type[Any]) -> bool:
 def synchronous(app: Engine) -> Engine:
     """The engine itself, or where it is that of an asynchronous one a new one of the same address."""
     return create_engine(app.url.set(drivername="postgresql+psycopg")) if app.dialect.is_async else app
+
+
+def driver(connection: Connection) -> psycopg.Connection[Any]:
+    """What is below a connection."""
+    return connection.connection.driver_connection  # type: ignore[return-value]
 
 
 def own_engine(app: Engine, *, patience: float) -> Engine:

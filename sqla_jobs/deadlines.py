@@ -138,10 +138,20 @@ def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
     connection.close()
 
 
+def hang_up(connection: psycopg.Connection[Any]) -> None:
+    """Let a wait of another thread for something to read end at once; the connection is of no more use."""
+    with _end_of(connection) as end:
+        end.shutdown(socket.SHUT_RD)
+
+
+def _end_of(connection: psycopg.Connection[Any]) -> socket.socket:
+    return socket.socket(fileno=dup(connection.pgconn.socket))
+
+
 def keep_alive(connection: psycopg.Connection[Any], patience: float) -> None:
     """Let the system find out within about twice `patience` seconds that the other end of an idle one is gone."""
     seconds = max(1, round(patience))
-    with socket.socket(fileno=dup(connection.pgconn.socket)) as end:
+    with _end_of(connection) as end:
         if end.family == getattr(socket, "AF_UNIX", None):
             return
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

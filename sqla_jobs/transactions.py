@@ -79,9 +79,7 @@ class WorkerTransactions:
             yield session
 
     def finish(self, session: Session, end: Finish) -> bool:
-        return self._queries.succeed_and_commit_soon(
-            session, end, within=self._lease, may_prepare=self._may_prepare
-        )
+        return self._queries.succeed_and_commit_soon(session, end, within=self._lease, may_prepare=self._may_prepare)
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)

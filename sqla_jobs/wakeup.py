@@ -16,11 +16,14 @@ from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import psycopg
+from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction, object_session
 
-from sqla_jobs.connections import own_engine, synchronous
+from sqla_jobs.connections import driver, own_engine, synchronous
+from sqla_jobs.deadlines import ask
 from sqla_jobs.errors import ConfigurationError
 
 log = logging.getLogger("sqla_jobs.wakeup")
@@ -45,6 +48,18 @@ def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
     """Tell who listens on other connections that there are jobs in these queues; "" is every queue."""
     for queue in queues:
         connection.execute(select(func.pg_notify(channel, queue)))
+
+
+def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
+    """Tell who listens to channels of queues. That commits at once, without waiting for the disk: no row is written."""
+    said = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in messages]
+    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(said))
+    with engine.connect() as connection:
+        try:
+            ask(driver(connection), question.as_string(driver(connection)), _PATIENCE)
+        except psycopg.Error:
+            connection.invalidate()
+            raise
 
 
 class _Pending:
@@ -151,10 +166,8 @@ class _Notifier:
             with self._lock:
                 messages, self._waiting = self._waiting, set()
             try:
-                with engine.begin() as connection:
-                    for channel, queue in messages:
-                        notify(connection, channel, [queue])
-            except SQLAlchemyError as error:
+                _send(engine, messages)
+            except (SQLAlchemyError, psycopg.Error) as error:
                 log.debug("a wake-up was not sent, workers will poll: %s", error)
             with self._lock:
                 if not self._waiting:

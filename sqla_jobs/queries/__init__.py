@@ -6,12 +6,14 @@ of the hot path are built once for each `Queries` and load no ORM objects. All t
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
+import psycopg
 from sqlalchemy import (
     ARRAY,
     Connection,
@@ -25,13 +27,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import claim, finish, guard, held, rescue, succeed
-from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, driver, name, numbers, texts
+from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, name, numbers, texts
 
 __all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
+
+log = logging.getLogger("sqla_jobs.queries")
 
 _CLAIM_ORDER = attrgetter("priority", "position")
 
@@ -68,13 +73,28 @@ class Queries:
             "priorities": numbers(probe.priority for probe in looks),
             "floors": numbers(probe.floor for probe in looks),
         }
-        rows = self._run(connection, self._claim, values)
-        claimed = [Claimed._make((job_id, run_id, process_id, *rest)) for job_id, run_id, *rest in rows]
+        rows = self._run_written(connection, self._claim, values)
+        elapsed = self._elapsed(connection, [job_id for job_id, *_, was_started in rows if was_started])
+        claimed = [
+            Claimed._make((job_id, run_id, process_id, *rest, elapsed.get(job_id, 0.0)))
+            for job_id, run_id, *rest, _ in rows
+        ]
         return sorted(claimed, key=_CLAIM_ORDER)
 
+    def _run_written(self, connection: Connection | Session, statement: Written, values: dict[str, Any]) -> list[Any]:
+        if isinstance(connection, Connection):
+            try:
+                return statement.execute(connection, values).fetchall()
+            except psycopg.Error as error:
+                log.debug("asked again in SQLAlchemy's way, which knows what follows for its pool: %s", error)
+        return list(self._run(connection, statement.origin, values).all())
+
+    def _elapsed(self, connection: Connection | Session, ids: list[int]) -> dict[int, float]:
+        return dict(self._run(connection, claim.elapsed(self._tables), {"ids": ids}).all()) if ids else {}
+
     @cached_property
-    def _claim(self) -> Any:
-        return claim.claim(self._tables)
+    def _claim(self) -> Written:
+        return Written(claim.claim(self._tables))
 
     def promote(self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000) -> tuple[int, float]:
         """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.

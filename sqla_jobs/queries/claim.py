@@ -27,9 +27,14 @@ from sqla_jobs.queries.parts import Tables, locked, seconds, unnest_written
 
 
 def claim(tables: Tables) -> Any:
-    """At most `slots` jobs of each lane, from the probes that lead to them, in claim order."""
+    """At most `slots` jobs of each lane, from the probes that lead to them; and whether each was started before."""
     jobs = tables.jobs
-    lane = unnest_written("lane", queue=("lanes", Text), slots=("slots", Integer))
+    # an asynchronous claim can be undone by a crash of the server together with its sequence value, and the same
+    # lease be given out twice: its commit waits for the disk, also where the database says otherwise
+    setting = func.current_setting("synchronous_commit")
+    is_set = case((setting == "off", func.set_config("synchronous_commit", "on", True)), else_=setting).is_not(None)
+    lanes = case((is_set, bindparam("lanes", type_=Text)))
+    lane = unnest_written("lane", queue=(lanes, Text), slots=("slots", Integer))
     probe = unnest_written(
         "probe",
         queue=("queues", Text),
@@ -64,18 +69,11 @@ def claim(tables: Tables) -> Any:
     paused = exists().where(tables.queues.c.name == lane.c.queue, tables.queues.c.paused_at.is_not(None))
     due = (
         select(taken.c.ctid, taken.c.started_at)
-        .select_from(_synchronous_commit().join(lane, true()).join(taken, true()))
+        .select_from(lane.join(taken, true()))
         .where(~paused)
         .cte("due")
         .prefix_with("MATERIALIZED")
     )
-    first_start = (
-        select(func.min(tables.runs.c.started_at))
-        .where(tables.runs.c.job_id == jobs.c.id)
-        .correlate(jobs)
-        .scalar_subquery()
-    )
-    elapsed = func.extract("epoch", func.statement_timestamp() - first_start)
     return (
         update(jobs)
         .where(jobs.c.ctid == due.c.ctid)
@@ -98,9 +96,20 @@ def claim(tables: Tables) -> Any:
             cast(jobs.c.args, Text),
             jobs.c.attempt,
             jobs.c.max_attempts,
-            case((due.c.started_at.is_(None), 0.0), else_=cast(func.coalesce(elapsed, 0), Double)),
             jobs.c.scheduled_for,
+            due.c.started_at.is_not(None),
         )
+    )
+
+
+def elapsed(tables: Tables) -> Any:
+    """The seconds since the first start of each of some jobs that were started before."""
+    runs = tables.runs
+    first_start = func.min(runs.c.started_at)
+    return (
+        select(runs.c.job_id, cast(func.extract("epoch", func.statement_timestamp() - first_start), Double))
+        .where(runs.c.job_id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+        .group_by(runs.c.job_id)
     )
 
 
@@ -121,14 +130,3 @@ def promote(tables: Tables) -> Any:
     next_at = select(func.min(jobs.c.run_at)).where(jobs.c.state == "scheduled", jobs.c.run_at > now).scalar_subquery()
     due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
     return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in)
-
-
-def _synchronous_commit() -> Any:
-    """Makes the statement's own commit wait for the disk, where the database does not already.
-
-    An asynchronous claim can be undone by a crash of the server together with its sequence value, and the
-    same lease be given out twice.
-    """
-    setting = func.current_setting("synchronous_commit")
-    forced = case((setting == "off", func.set_config("synchronous_commit", "on", True)), else_=setting)
-    return select(forced.label("setting")).cte("commits").prefix_with("MATERIALIZED")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Text, bindparam, func, literal_column, true
+from sqlalchemy import ColumnElement, Text, bindparam, func, literal_column, true
 
 from sqla_jobs.deadlines import ask
 from sqla_jobs.queries.parts import Tables
@@ -69,5 +69,6 @@ def _begin(connection: psycopg.Connection[Any]) -> str:
 
 def succeed_and_commit_soon(tables: Tables) -> Any:
     """That an attempt went well, waiting for the row; then the server waits `milliseconds` for the COMMIT, at most."""
-    limit = literal_column("'idle_in_transaction_session_timeout'"), bindparam("milliseconds", type_=Text), true()
-    return succeed_one(tables, func.set_config(*limit).is_not(None))
+    name: ColumnElement[str] = literal_column("'idle_in_transaction_session_timeout'")
+    limit = func.set_config(name, bindparam("milliseconds", type_=Text), true())
+    return succeed_one(tables, limit.is_not(None))

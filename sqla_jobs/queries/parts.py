@@ -28,13 +28,15 @@ from sqlalchemy import (
     select,
     table,
 )
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg as psycopg_dialect
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.selectable import TableValuedAlias
 
+from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
+_DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 class Lease(NamedTuple):
@@ -58,8 +60,8 @@ class Claimed(NamedTuple):
     args: str
     attempt: int
     max_attempts: int
+    scheduled_for: datetime | None
     elapsed: float
-    scheduled_for: datetime | None = None
 
 
 class Finish(NamedTuple):
@@ -83,7 +85,8 @@ class Written:
     """A statement as psycopg takes it, for where SQLAlchemy takes longer over executing it than the server does."""
 
     def __init__(self, statement: Any) -> None:
-        compiled = statement.compile(dialect=psycopg_dialect())
+        self.origin = statement
+        compiled = statement.compile(dialect=_DIALECT)
         self._text = str(compiled).encode()
         self._values = compiled.params
 
@@ -92,11 +95,6 @@ class Written:
     ) -> psycopg.Cursor[Any]:
         """Execute it in the connection's transaction, prepared in the server as psycopg understands `prepare`."""
         return driver(connection).execute(self._text, {**self._values, **values}, prepare=prepare)
-
-
-def driver(connection: Connection) -> psycopg.Connection[Any]:
-    """What is below a connection."""
-    return connection.connection.driver_connection  # type: ignore[return-value]
 
 
 class Tables:
@@ -120,7 +118,7 @@ class Tables:
 
 def name(jobs: Any) -> str:
     """A table's name as it stands inside of quotes in SQL."""
-    return str(psycopg_dialect().identifier_preparer.format_table(jobs)).replace("'", "''")
+    return str(_DIALECT.identifier_preparer.format_table(jobs)).replace("'", "''")
 
 
 def _table(model: type[Any]) -> Any:
@@ -134,12 +132,15 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
     return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
 
 
-def unnest_written(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
+def unnest_written(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
     """The same of arrays as PostgreSQL writes them, by `numbers` and `texts`: psycopg spends longer on lists.
 
     Where one is shorter than the others, its column is NULL from there on.
     """
-    arrays = [cast(bindparam(parameter, type_=Text), ARRAY(kind)) for parameter, kind in columns.values()]
+    arrays = [
+        cast(bindparam(written, type_=Text) if isinstance(written, str) else written, ARRAY(kind))
+        for written, kind in columns.values()
+    ]
     named = [column(column_name, kind) for column_name, (_, kind) in columns.items()]
     return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
 

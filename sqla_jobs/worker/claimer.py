@@ -24,6 +24,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
 """Ends waiting to be stored, above which no more is claimed."""
+_SOON = 0.005
+"""Seconds until it promotes, after it was told of new jobs."""
 _HELD_UP = 0.01
 """Seconds until it looks again, while it may not claim."""
 _REPORT = 60.0
@@ -93,7 +95,8 @@ class Claimer:
         for lane in lanes:
             lane.empty_until = 0.0
         if any(lane.has_idle_thread for lane in lanes):
-            self._promote_at = 0.0  # a delayed one may be due before the next poll
+            # a delayed one may be due before the next poll; what is there now is to start first
+            self._promote_at = min(self._promote_at, time.monotonic() + _SOON)
             self._wake.set()
 
     def expect(self, delay: float) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -13,7 +14,8 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, func, select
 
 from sqla_jobs import wakeup
-from sqla_jobs.queries.parts import driver
+from sqla_jobs.connections import driver
+from sqla_jobs.deadlines import hang_up
 from sqla_jobs.worker.patience import Patience
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -39,6 +41,8 @@ class Listener:
         self._heard = heard
         self._patience = patience
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._listening: psycopg.Connection[Any] | None = None
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-listen", daemon=True)
 
     def start(self) -> None:
@@ -48,6 +52,9 @@ class Listener:
     def stop(self) -> None:
         self._unsubscribe()
         self._stop.set()
+        with self._lock, suppress(psycopg.Error, OSError):  # it may be gone already
+            if self._listening is not None:
+                hang_up(self._listening)
         self._thread.join(2 * _LOOK)
 
     def _loop(self) -> None:
@@ -74,6 +81,7 @@ class Listener:
         """Until it is to stop, or the connection is lost."""
         raw, asked_at = driver(connection), time.monotonic()
         try:
+            self._listening = raw
             self._heard("")  # whatever was said before
             while not self._stop.is_set():
                 for notify in raw.notifies(timeout=_LOOK):
@@ -82,9 +90,12 @@ class Listener:
                     self._ask(raw)
                     asked_at = time.monotonic()
         except psycopg.Error as error:
-            log.warning("the connection that listened for new jobs is lost, and made anew: %s", error)
-            self._stop.wait(_LOOK)
+            if not self._stop.is_set():
+                log.warning("the connection that listened for new jobs is lost, and made anew: %s", error)
+                self._stop.wait(_LOOK)
         finally:
+            with self._lock:
+                self._listening = None
             _throw_away(connection)
 
     def _ask(self, raw: psycopg.Connection[Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +28,7 @@ class Service(ABC):
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
-        with self._signals(), self:
+        with self._signals(), self, _settled():
             self._stop_requested.wait()
 
     def _signals(self) -> AbstractContextManager[None]:
@@ -40,3 +42,14 @@ class Service(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+@contextmanager
+def _settled() -> Generator[None]:
+    """All that is there when work begins is there to stay: the garbage collector need not look through it again."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
