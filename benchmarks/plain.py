@@ -1,4 +1,4 @@
-"""The same work by hand: what PostgreSQL gives through psycopg, without a library."""
+"""The same work by hand: what PostgreSQL gives through psycopg, or through SQLAlchemy, without a library."""
 
 from __future__ import annotations
 
@@ -8,103 +8,171 @@ from typing import LiteralString
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import Engine, insert
+from sqlalchemy.orm import Session
+
+from benchmarks.work import SCHEMA, Effect, jobs
 
 Connection = psycopg.Connection[tuple[object, ...]]
+THREADS = 8
 
 
 class Plain:
-    """One table of jobs and one of runs; enqueue, claim and finish in batches on one connection."""
+    """One table of jobs and one of runs; enqueue, claim and finish in batches on one connection, in turn."""
 
-    def __init__(self, connection: Connection, schema: str) -> None:
-        self._connection = connection
-        self._schema = schema
+    def __init__(self, engine: Engine) -> None:
+        self._dsn = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._connection = psycopg.connect(self._dsn, autocommit=True)
         self._run(
-            """CREATE TABLE {schema}.plain_jobs (id bigserial PRIMARY KEY, task text, args jsonb,
-                state text DEFAULT 'queued', created_at timestamptz DEFAULT now(), started_at timestamptz,
-                finished_at timestamptz)"""
+            """CREATE TABLE IF NOT EXISTS {schema}.plain_jobs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                queue text NOT NULL, task text NOT NULL, args jsonb NOT NULL, state text NOT NULL DEFAULT 'queued',
+                priority smallint NOT NULL DEFAULT 0, attempt int NOT NULL DEFAULT 0,
+                run_at timestamptz NOT NULL DEFAULT now(), created_at timestamptz NOT NULL DEFAULT now(),
+                started_at timestamptz, worker_id int, finished_at timestamptz)"""
         )
-        self._run("CREATE INDEX ON {schema}.plain_jobs (id) WHERE state = 'queued'")
         self._run(
-            """CREATE TABLE {schema}.plain_runs (job_id bigint, started_at timestamptz, finished_at timestamptz,
-                outcome text)"""
+            "CREATE INDEX IF NOT EXISTS plain_queued ON {schema}.plain_jobs (queue, priority, id) "
+            "WHERE state = 'queued'"
         )
+        self._run(
+            """CREATE TABLE IF NOT EXISTS {schema}.plain_runs (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                job_id bigint NOT NULL, attempt int NOT NULL, outcome text NOT NULL,
+                started_at timestamptz NOT NULL, finished_at timestamptz NOT NULL)"""
+        )
+        self._run("CREATE INDEX IF NOT EXISTS plain_runs_job ON {schema}.plain_runs (job_id)")
 
     def _run(self, statement: LiteralString, *values: object) -> psycopg.Cursor[tuple[object, ...]]:
-        return self._connection.execute(sql.SQL(statement).format(schema=sql.Identifier(self._schema)), values or None)
+        return self._connection.execute(sql.SQL(statement).format(schema=sql.Identifier(SCHEMA)), values or None)
 
-    def clean(self) -> None:
+    def close(self) -> None:
+        self._connection.close()
+
+    def empty(self) -> None:
         self._run("TRUNCATE {schema}.plain_jobs, {schema}.plain_runs")
 
-    def enqueue(self, count: int) -> float:
-        began = time.perf_counter()
-        for i in range(count):
-            with self._connection.transaction():
-                self._run("INSERT INTO {schema}.plain_jobs (task, args) VALUES ('nothing', %s)", f'{{"i": {i}}}')
-        return count / (time.perf_counter() - began)
-
     def enqueue_many(self, count: int) -> float:
+        """Jobs a second, 1,000 a statement, in one transaction."""
         began = time.perf_counter()
-        args = [f'{{"i": {i}}}' for i in range(count)]
-        self._run(
-            "INSERT INTO {schema}.plain_jobs (task, args) SELECT 'nothing', x::jsonb FROM unnest(%s::text[]) x", args
-        )
+        with self._connection.transaction():
+            for start in range(0, count, 1000):
+                args = [f'{{"i": {i}}}' for i in range(start, min(start + 1000, count))]
+                self._run(
+                    "INSERT INTO {schema}.plain_jobs (queue, task, args) "
+                    "SELECT 'default', 'nothing', x::jsonb FROM unnest(%s::text[]) x",
+                    args,
+                )
         return count / (time.perf_counter() - began)
 
-    def drain(self, batch: int) -> float:
+    def drain(self) -> float:
+        """Jobs a second, claimed and finished by 1,000 in turn."""
         began, done = time.perf_counter(), 0
-        while claimed := self._claim(batch):
+        while claimed := self._claim(1000):
             self._finish(claimed)
             done += len(claimed)
         return done / (time.perf_counter() - began)
 
     def _claim(self, batch: int) -> list[object]:
         rows = self._run(
-            """WITH due AS MATERIALIZED (SELECT id FROM {schema}.plain_jobs WHERE state = 'queued'
-                ORDER BY id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
-            UPDATE {schema}.plain_jobs j SET state = 'running', started_at = now() FROM due
-            WHERE j.id = due.id RETURNING j.id, j.task, j.args""",
+            """UPDATE {schema}.plain_jobs SET state = 'running', started_at = now(), worker_id = 1,
+                attempt = attempt + 1 WHERE id = ANY (ARRAY(SELECT id FROM {schema}.plain_jobs
+                    WHERE queue = 'default' AND state = 'queued' AND run_at <= now() ORDER BY priority, id LIMIT %s
+                    FOR UPDATE SKIP LOCKED))
+                RETURNING id, task, args, attempt, started_at""",
             batch,
         )
-        return [row[0] for row in rows]
+        return [row[0] for row in rows.fetchall()]
 
     def _finish(self, ids: list[object]) -> None:
         self._run(
             """WITH done AS (UPDATE {schema}.plain_jobs SET state = 'succeeded', finished_at = now()
-                WHERE id = ANY(%s) AND state = 'running' RETURNING id, started_at)
-            INSERT INTO {schema}.plain_runs SELECT id, started_at, now(), 'succeeded' FROM done""",
+                WHERE id = ANY(%s) AND state = 'running' RETURNING id, attempt, started_at)
+            INSERT INTO {schema}.plain_runs (job_id, attempt, outcome, started_at, finished_at)
+                SELECT id, attempt, 'succeeded', started_at, now() FROM done""",
             ids,
         )
 
-    def pick_up(self, dsn: str, count: int) -> list[float]:
-        """Milliseconds from just before INSERT, NOTIFY and COMMIT to a listener having claimed the row."""
+    def pick_up(self, count: int) -> tuple[list[float], list[float]]:
+        """Milliseconds until a listener has claimed the row: from before its INSERT, and from after its COMMIT."""
         claimed_at: dict[object, float] = {}
         ready, stop = threading.Event(), threading.Event()
 
         def listen() -> None:
-            with psycopg.connect(dsn, autocommit=True) as listener:
+            with psycopg.connect(self._dsn, autocommit=True) as listener:
                 other = Plain.__new__(Plain)
-                other._connection, other._schema = listener, self._schema
+                other._connection = listener
                 listener.execute("LISTEN plain_jobs")
                 ready.set()
                 while not stop.is_set():
                     list(listener.notifies(timeout=0.2, stop_after=1))
                     for job_id in other._claim(10):
-                        claimed_at[job_id] = time.perf_counter()
+                        claimed_at[job_id] = time.monotonic()
 
         thread = threading.Thread(target=listen)
         thread.start()
         ready.wait(10)
-        waits: list[float] = []
+        waits, after = list[float](), list[float]()
         for i in range(count):
             time.sleep(0.02 + (i % 7) * 0.005)
-            began = time.perf_counter()
+            began = time.monotonic()
             with self._connection.transaction():
-                rows = self._run("INSERT INTO {schema}.plain_jobs (task, args) VALUES ('nothing', '{{}}') RETURNING id")
+                rows = self._run(
+                    "INSERT INTO {schema}.plain_jobs (queue, task, args) VALUES ('default', 'nothing', '{{}}') "
+                    "RETURNING id"
+                )
                 (job_id,) = rows.fetchone() or (None,)
                 self._connection.execute("NOTIFY plain_jobs")
-            while job_id not in claimed_at and time.perf_counter() < began + 10:
+            committed = time.monotonic()
+            while job_id not in claimed_at and time.monotonic() < began + 10:
                 time.sleep(0.0002)
-            waits.append((claimed_at[job_id] - began) * 1000)
+            waits.append(1000 * (claimed_at[job_id] - began))
+            after.append(1000 * (claimed_at[job_id] - committed))
         stop.set()
         thread.join()
-        return sorted(waits)
+        return sorted(waits), sorted(after)
+
+
+def insert_rows(engine: Engine, count: int) -> float:
+    """Rows a second of the jobs' own table, each an INSERT and a COMMIT through one SQLAlchemy session."""
+    row = {
+        "task": "nothing",
+        "args": {"i": 1},
+        "queue": "default",
+        "priority": 0,
+        "max_attempts": 25,
+        "state": "queued",
+    }
+    statement = insert(jobs.Job)
+    began = time.perf_counter()
+    with Session(engine) as session:
+        for _ in range(count):
+            session.execute(statement, row)
+            session.commit()
+    return count / (time.perf_counter() - began)
+
+
+def add_objects(engine: Engine, count: int) -> float:
+    """The same as objects that are added to the session."""
+    began = time.perf_counter()
+    with Session(engine) as session:
+        for i in range(count):
+            session.add(jobs.Job(task="nothing", args={"i": i}, queue="default", state="queued"))
+            session.commit()
+    return count / (time.perf_counter() - began)
+
+
+def session_loop(engine: Engine, count: int) -> float:
+    """Transactions a second, each a new session that inserts one row, in as many threads as a worker has."""
+
+    def work() -> None:
+        for i in range(count // THREADS):
+            with Session(engine) as session:
+                session.add(Effect(n=i))
+                session.commit()
+
+    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return count / (time.perf_counter() - began)

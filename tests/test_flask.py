@@ -93,7 +93,7 @@ def test_it_is_rolled_back_when_the_lease_is_lost(
     session.commit()
     worker = shop.jobs.worker()
 
-    def give_away(*_: object, within: float) -> bool:
+    def give_away(*_: object, **__: object) -> bool:
         return False
 
     monkeypatch.setattr("sqla_jobs.queries.Queries.succeed_and_commit_soon", give_away)

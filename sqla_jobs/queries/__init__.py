@@ -62,7 +62,10 @@ class Queries:
         tasks: Sequence[str],
         probes: Iterable[Probe],
     ) -> list[Claimed]:
-        """Take at most `slots[queue]` queued jobs of each queue that is not paused, in claim order."""
+        """Take at most `slots[queue]` queued jobs of each queue that is not paused, in claim order.
+
+        Raises psycopg's errors too, where the connection is lost.
+        """
         looks = list(probes)
         values = {
             "process_id": process_id,
@@ -86,6 +89,9 @@ class Queries:
             try:
                 return statement.execute(connection, values).fetchall()
             except psycopg.Error as error:
+                if driver(connection).closed:
+                    connection.invalidate(error)
+                    raise
                 log.debug("asked again in SQLAlchemy's way, which knows what follows for its pool: %s", error)
         return list(self._run(connection, statement.origin, values).all())
 

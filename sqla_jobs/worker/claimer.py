@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -131,7 +132,7 @@ class Claimer:
     def _step(self) -> None:
         try:
             self._look(time.monotonic())
-        except SQLAlchemyError:
+        except (SQLAlchemyError, psycopg.Error):
             self._promote_at = 0.0  # the next try asks the server too, and does not take silence for success
             raise
 

@@ -1,0 +1,167 @@
+"""Whether it stays as fast: under a held snapshot, beside many other rows, queues and connections."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy.orm import Session
+
+from benchmarks import work
+from benchmarks.report import Figure
+from benchmarks.speed import claims, done, drain, fill
+from benchmarks.work import SCHEMA, Worker, jobs, workers
+
+_MILLION = 1_000_000
+_IN_FRONT = 3000
+"""Jobs that are kept waiting while a held snapshot is measured."""
+
+
+def pinned(engine: Engine, *, processes: int, seconds: int, dead: int = 0) -> tuple[float, float]:
+    """Jobs a second in the first and in the last ten seconds, while a transaction holds a snapshot."""
+    work.empty(engine)
+    snapshot = create_engine(engine.url, isolation_level="REPEATABLE READ")
+    with ExitStack() as stack:
+        stack.callback(snapshot.dispose)
+        started = stack.enter_context(workers(engine, processes))
+        connection = stack.enter_context(snapshot.connect())
+        connection.execute(text("SELECT 1 FROM pg_class LIMIT 1"))
+        _leave_dead(engine, dead)
+        for worker in started:
+            worker.go()
+        return _feed(engine, seconds)
+
+
+def _leave_dead(engine: Engine, count: int) -> None:
+    """So many versions of rows, and entries of the index that claims go by, that nobody sees and nobody may remove."""
+    if count:
+        fill(engine, count)
+        _execute(engine, f"UPDATE {SCHEMA}.sqla_jobs SET state = 'cancelled', finished_at = now()")
+
+
+def _feed(engine: Engine, seconds: int) -> tuple[float, float]:
+    run, sent, series = jobs.Run, 0, list[tuple[float, int]]()
+    began = time.monotonic()
+    reading = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    with reading as connection, Session(engine) as session:
+        ended = select(func.count()).select_from(run)
+        while (now := time.monotonic() - began) < seconds:
+            ran = connection.scalar(ended) or 0 if not series or now - series[-1][0] > 0.2 else series[-1][1]
+            if not series or ran != series[-1][1]:
+                series.append((now, ran))
+            if sent - ran < _IN_FRONT:
+                sent += work.nothing.enqueue_many(session, ({"i": i} for i in range(1000)))
+                session.commit()
+    return _rate(series, 0, 10), _rate(series, seconds - 10, seconds)
+
+
+def _rate(series: list[tuple[float, int]], start: float, end: float) -> float:
+    within = [point for point in series if start <= point[0] <= end]
+    (first, ran), (last, ran_then) = within[0], within[-1]
+    return (ran_then - ran) / (last - first)
+
+
+_FINISHED = """WITH ended AS (INSERT INTO {jobs} (task, args, state, attempt, started_at, finished_at)
+        SELECT 'nothing', '{{"i": 1}}', 'succeeded', 1, now(), now() FROM generate_series(1, {n}) RETURNING id)
+    INSERT INTO {runs} (id, job_id, attempt, started_at, finished_at, outcome)
+        SELECT -id, id, 1, now(), now(), 'succeeded' FROM ended"""
+_TOMORROW = """INSERT INTO {jobs} (task, args, state, run_at)
+    SELECT 'nothing', '{{"i": 1}}', 'scheduled', now() + interval '1 day' FROM generate_series(1, {n})"""
+_ELSEWHERE = """INSERT INTO {jobs} (task, args, state, queue)
+    SELECT 'nothing', '{{"i": 1}}', 'queued', 'queue ' || n % 1000 FROM generate_series(1, 100000) n"""
+
+
+def scale(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
+    """The drain under each condition, and just before it without."""
+    conditions: dict[str, Callable[[], float]] = {
+        "1,000,000 finished jobs": lambda: _beside(engine, count, _FINISHED),
+        "1,000,000 jobs for tomorrow": lambda: _beside(engine, count, _TOMORROW),
+        "100,000 jobs in 1,000 other queues": lambda: _beside(engine, count, _ELSEWHERE),
+        "a worker of 100 queues": lambda: _many_queues(engine, count),
+        "100 connections of other workers": lambda: _among_workers(engine, count),
+        "statistics of 20 jobs": lambda: _unanalyzed(engine, 5 * count),
+    }
+    for name, run in conditions.items():
+        alone = statistics.median(drain(engine, count) for _ in range(repetitions))
+        yield Figure("scale", name, "jobs/s", statistics.median(run() for _ in range(repetitions)), alone)
+
+
+def _beside(engine: Engine, count: int, rows: str) -> float:
+    work.empty(engine)
+    with workers(engine) as (worker,):
+        with engine.begin() as connection:
+            connection.execute(text(rows.format(jobs=f"{SCHEMA}.sqla_jobs", runs=f"{SCHEMA}.sqla_runs", n=_MILLION)))
+        fill(engine, count)
+        work.settle(engine)
+        before = claims(engine)
+        worker.go()
+        return done(engine, count, claims_before=before)
+
+
+def _many_queues(engine: Engine, count: int) -> float:
+    names = tuple(f"queue{n}" for n in range(100))
+    work.empty(engine)
+    worker = Worker(engine, concurrency=1, queues=names)
+    try:
+        with Session(engine) as session:
+            for name in names:
+                args = [{"i": i} for i in range(count // len(names))]
+                work.nothing.options(queue=name).enqueue_many(session, args)
+            session.commit()
+        work.settle(engine)
+        before = claims(engine)
+        worker.go()
+        return done(engine, count, claims_before=before)
+    finally:
+        worker.stop()
+
+
+def _among_workers(engine: Engine, count: int) -> float:
+    """17 idle workers have some six connections each."""
+    with ExitStack() as stack:
+        for _ in range(17):
+            stack.enter_context(jobs.worker(["another"], concurrency=1, bind=engine))
+        return drain(engine, count)
+
+
+def _unanalyzed(engine: Engine, count: int) -> float:
+    """The tables are new, a worker has run 20 jobs, one by one; then the rest is there at once, and no statistics."""
+    names = [f"{SCHEMA}.sqla_{name}" for name in ("jobs", "runs")]
+    _execute(engine, *(f"DROP TABLE {name}" for name in names))
+    work.Base.metadata.create_all(engine)
+    _execute(engine, *(f"ALTER TABLE {name} SET (autovacuum_enabled = off)" for name in names))
+    with workers(engine) as (worker,), Session(engine) as session:
+        worker.go()
+        for _ in range(20):
+            before = claims(engine)
+            fill(engine, 1)
+            done(engine, 1, claims_before=before)
+        jobs.pause(session, "default")
+        session.commit()
+        fill(engine, count)
+        before = claims(engine)
+        jobs.resume(session, "default")
+        session.commit()
+        rate = done(engine, count, claims_before=before)
+    _execute(engine, *(f"ALTER TABLE {name} RESET (autovacuum_enabled)" for name in names))
+    return rate
+
+
+def _execute(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def held(engine: Engine, seconds: int) -> Iterator[Figure]:
+    """The last ten seconds beside the first ten, while a snapshot is held."""
+    for name, processes, dead in (
+        ("one worker", 1, 0),
+        ("two workers", 2, 0),
+        ("1,000,000 dead rows before", 1, _MILLION),
+    ):
+        first, last = pinned(engine, processes=processes, seconds=seconds, dead=dead)
+        yield Figure("held snapshot", name, "jobs/s", last, first)

@@ -1,0 +1,72 @@
+"""Figures, each beside what the same takes by hand, as a table and as a plot."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from matplotlib.figure import Figure as Canvas
+from sqlalchemy import Engine, func, select
+
+
+class Figure(NamedTuple):
+    """One measurement; `share` is how near to the plain one, 1 being equal and more being better."""
+
+    section: str
+    name: str
+    unit: str
+    ours: float
+    plain: float | None = None
+    """The same by hand, or under the condition that it is compared with."""
+    less_is_better: bool = False
+
+    @property
+    def share(self) -> float | None:
+        if self.plain is None:
+            return None
+        return self.plain / self.ours if self.less_is_better else self.ours / self.plain
+
+
+def machine(engine: Engine) -> str:
+    """What it was measured on."""
+    names = ("server_version", "fsync", "synchronous_commit")
+    with engine.connect() as connection:
+        version, *durable = (connection.scalar(select(func.current_setting(name))) for name in names)
+    return (
+        f"Python {platform.python_version()}, PostgreSQL {version} (fsync {durable[0]}, synchronous_commit "
+        f"{durable[1]}), {os.cpu_count()} cores, {platform.machine()}"
+    )
+
+
+def table(figures: Sequence[Figure]) -> None:
+    width = max(len(figure.name) for figure in figures)
+    section = ""
+    for figure in figures:
+        if figure.section != section:
+            section = figure.section
+            click.echo(f"\n{section:<{width}}  {'sqla_jobs':>12}  {'beside':>12}")
+        beside = "" if figure.plain is None else f"{_number(figure.plain):>12}  {figure.share:>7.0%}"
+        click.echo(f"{figure.name:<{width}}  {_number(figure.ours):>12}  {beside}  {figure.unit}")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def plot(figures: Sequence[Figure], path: Path) -> None:
+    """A bar for each figure that has something beside it: how near it comes."""
+    shown = [(f"{figure.section}: {figure.name}", figure.share) for figure in figures if figure.share is not None]
+    canvas = Canvas(figsize=(8, 0.9 + 0.32 * len(shown)), layout="constrained")
+    axes = canvas.subplots()
+    bars = axes.barh([name for name, _ in shown], [100 * share for _, share in shown], color="#3b6ea5")
+    axes.bar_label(bars, fmt="%.0f %%", padding=3)
+    axes.axvline(100, color="#888888", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("% of the same by hand, or without the condition; more is better")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12)
+    canvas.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -1,0 +1,160 @@
+"""How fast jobs go in, are picked up, and are done."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, exists, func, select, text
+from sqlalchemy.orm import Session
+
+from benchmarks import plain, work
+from benchmarks.plain import Plain
+from benchmarks.report import Figure
+from benchmarks.work import MARKS, SCHEMA, jobs, workers
+
+_PATIENCE = 120.0
+_PICK_UPS = 100
+
+
+def median(run: Callable[[], float], repetitions: int) -> float:
+    return statistics.median(run() for _ in range(repetitions))
+
+
+def fill(engine: Engine, count: int, task: Any = work.nothing) -> float:
+    """Jobs a second by `enqueue_many`, in one transaction."""
+    began = time.perf_counter()
+    with Session(engine) as session:
+        task.enqueue_many(session, ({"i": i} for i in range(count)))
+        session.commit()
+    return count / (time.perf_counter() - began)
+
+
+def claims(engine: Engine) -> int:
+    """How many there have been: each draws the number of its run from a sequence."""
+    with engine.connect() as connection:
+        return connection.scalar(text(f"SELECT last_value - (NOT is_called)::int FROM {SCHEMA}.sqla_runs_id_seq")) or 0
+
+
+def done(engine: Engine, count: int, *, claims_before: int) -> float:
+    """Jobs a second, from the first start until none waits or runs, by the server's clock."""
+    job, run = jobs.Job, jobs.Run
+    unfinished = select(exists().where(job.state.in_(["queued", "running"]), ~job.queue.contains(" ")))
+    ours = run.id > claims_before
+    first = select(func.min(run.started_at)).where(ours).scalar_subquery()
+    deadline = time.monotonic() + _PATIENCE
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while claims(engine) < claims_before + count or connection.scalar(unfinished):
+            assert time.monotonic() < deadline, "the jobs are not done"
+            time.sleep(0.005)
+        now = connection.scalar(select(func.clock_timestamp()))
+        began, ran = connection.execute(select(first, select(func.count()).where(ours).scalar_subquery())).one()
+    assert ran == count, f"{ran} runs of {count} jobs"
+    took: timedelta = now - began
+    return count / took.total_seconds()
+
+
+def drain(engine: Engine, count: int, *, processes: int = 1, task: Any = work.nothing) -> float:
+    """Jobs a second, of so many that wait when the workers begin."""
+    work.empty(engine)
+    with workers(engine, processes) as started:
+        fill(engine, count, task)
+        work.settle(engine)
+        before = claims(engine)
+        for worker in started:
+            worker.go()
+        return done(engine, count, claims_before=before)
+
+
+def one_by_one(engine: Engine, count: int) -> float:
+    with Session(engine) as session:
+        began = time.perf_counter()
+        for i in range(count):
+            work.nothing.enqueue(session, i=i)
+            session.commit()
+        return count / (time.perf_counter() - began)
+
+
+def at_once(engine: Engine, count: int, enqueue: Callable[[Engine, int], float]) -> float:
+    """The same in eight threads, together."""
+    threads = [threading.Thread(target=enqueue, args=(engine, count // 8)) for _ in range(8)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return count / (time.perf_counter() - began)
+
+
+def pick_up(engine: Engine) -> tuple[list[float], list[float]]:
+    """Milliseconds until a job's first line, on an idle worker: from before its enqueue, and from after its commit."""
+    work.empty(engine)
+    with tempfile.NamedTemporaryFile() as file, workers(engine) as (worker,), Session(engine) as session:
+        worker.go()
+        time.sleep(1)
+        said = list[tuple[float, float]]()
+        for i in range(_PICK_UPS):
+            time.sleep(0.02 + (i % 7) * 0.005)
+            began = time.monotonic()
+            work.mark.enqueue(session, i=i, path=file.name)
+            session.commit()
+            said.append((began, time.monotonic()))
+        deadline = time.monotonic() + 10
+        while Path(file.name).stat().st_size < _PICK_UPS * MARKS.size and time.monotonic() < deadline:
+            time.sleep(0.01)
+        started = dict(MARKS.iter_unpack(Path(file.name).read_bytes()))
+    waits = sorted(1000 * (started[i] - began) for i, (began, _) in enumerate(said))
+    return waits, sorted(1000 * (started[i] - committed) for i, (_, committed) in enumerate(said))
+
+
+def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
+    by_hand = Plain(engine)
+
+    def refilled(run: Callable[[], float]) -> Callable[[], float]:
+        def again() -> float:
+            work.empty(engine)
+            by_hand.empty()
+            return run()
+
+        return again
+
+    def plain_drain() -> float:
+        by_hand.enqueue_many(count)
+        work.settle(engine)
+        return by_hand.drain()
+
+    singles = count // 15
+    ours = median(refilled(lambda: one_by_one(engine, singles)), repetitions)
+    for name, way in (("insert()", plain.insert_rows), ("session.add()", plain.add_objects)):
+        beside = median(refilled(partial(way, engine, singles)), repetitions)
+        yield Figure("enqueue", f"one by one, beside {name}", "jobs/s", ours, beside)
+    ours = median(refilled(lambda: at_once(engine, singles, one_by_one)), repetitions)
+    beside = median(refilled(lambda: at_once(engine, singles, plain.add_objects)), repetitions)
+    yield Figure("enqueue", "by 8 threads, beside session.add()", "jobs/s", ours, beside)
+    ours = median(refilled(lambda: fill(engine, count)), repetitions)
+    beside = median(refilled(lambda: by_hand.enqueue_many(count)), repetitions)
+    yield Figure("enqueue", "enqueue_many", "jobs/s", ours, beside)
+
+    beside = median(refilled(plain_drain), repetitions)
+    for processes in (1, 2):
+        ours = median(partial(drain, engine, count, processes=processes), repetitions)
+        yield Figure("drain", f"{processes} process{'es' * (processes - 1)}", "jobs/s", ours, beside)
+    transactional = count // 5
+    ours = median(lambda: drain(engine, transactional, task=work.write), repetitions)
+    beside = median(refilled(lambda: plain.session_loop(engine, transactional)), repetitions)
+    yield Figure("drain", "transactional, beside 8 threads of sessions", "jobs/s", ours, beside)
+
+    work.empty(engine)
+    ours_waits, plain_waits = pick_up(engine), by_hand.pick_up(_PICK_UPS)
+    for name, which in (("from before the enqueue", 0), ("from after the commit", 1)):
+        for label, at in (("p50", 0.5), ("p95", 0.95)):
+            mine, theirs = (waits[which][int(_PICK_UPS * at)] for waits in (ours_waits, plain_waits))
+            yield Figure("pick-up", f"{name}, {label}", "ms", mine, theirs, less_is_better=True)
+    by_hand.close()

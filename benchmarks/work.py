@@ -1,0 +1,179 @@
+"""What the benchmarks run, and the process of a worker: `python -m benchmarks.work URL [CONCURRENCY [QUEUE ...]]`.
+
+The process says when it is ready, works from "go" on, and answers "usage", on its standard input and output.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sqla_jobs import Jobs
+from sqla_jobs.postgres import local_postgres
+
+SCHEMA = "sqla_jobs_benchmark"
+MARKS = struct.Struct("qd")
+_PATIENCE = 60.0
+
+
+class Base(DeclarativeBase): ...
+
+
+class Effect(Base):
+    __tablename__ = "effects"
+    __table_args__ = {"schema": SCHEMA}  # noqa: RUF012
+    id: Mapped[int] = mapped_column(primary_key=True)
+    n: Mapped[int]
+
+
+jobs = Jobs(Base, schema=SCHEMA)
+
+
+@jobs.task
+def nothing(i: int) -> None: ...
+
+
+@jobs.task
+def carry(i: int, ballast: str) -> None: ...
+
+
+@jobs.task
+def write(session: Session, i: int) -> None:
+    session.add(Effect(n=i))
+
+
+@jobs.task
+def mark(i: int, path: str) -> None:
+    """Say in a file when this began; the clock is that of all processes."""
+    began = time.monotonic()
+    with Path(path).open("ab") as file:
+        file.write(MARKS.pack(i, began))
+
+
+@contextmanager
+def database() -> Generator[Engine]:
+    """Tables in a schema of their own, dropped afterwards, on DATABASE_URL or a durable PostgreSQL made for that."""
+    if url := os.environ.get("DATABASE_URL"):
+        with _schema(url) as engine:
+            yield engine
+    else:
+        with local_postgres(durable=True) as url, _schema(url) as engine:
+            yield engine
+
+
+@contextmanager
+def _schema(url: str) -> Generator[Engine]:
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), pool_size=20)
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"))
+        connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
+    try:
+        Base.metadata.create_all(engine)
+        yield engine
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP SCHEMA {SCHEMA} CASCADE"))
+        engine.dispose()
+
+
+def settle(engine: Engine) -> None:
+    """What autovacuum would do within a minute."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+
+
+def empty(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for table in (jobs.Job, jobs.Run):
+            connection.execute(text(f"TRUNCATE {table.__table__.fullname}"))  # type: ignore[attr-defined]
+    settle(engine)
+
+
+def fill_with_ballast(engine: Engine, count: int, size: int) -> None:
+    """Jobs whose arguments take so many bytes that cannot be compressed."""
+    with Session(engine) as session:
+        carry.enqueue_many(session, ({"i": i, "ballast": os.urandom(size // 2).hex()} for i in range(count)))
+        session.commit()
+
+
+class Worker:
+    """One in a process of its own, which has imported everything and waits."""
+
+    def __init__(self, engine: Engine, *, concurrency: int = 8, queues: tuple[str, ...] = ("default",)) -> None:
+        url = engine.url.render_as_string(hide_password=False)
+        command = [sys.executable, "-m", "benchmarks.work", url, str(concurrency), *queues]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._ask("") == "ready"
+
+    def _ask(self, question: str) -> str:
+        said, heard = self._pipes
+        if question:
+            said.write(question + "\n")
+            said.flush()
+        return heard.readline().strip()
+
+    @property
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+    def go(self) -> None:
+        assert self._ask("go") == "goes"
+
+    def usage(self) -> tuple[float, float]:
+        """Seconds of CPU, and MB of resident memory, so far."""
+        cpu, memory = self._ask("usage").split()
+        return float(cpu), float(memory)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(_PATIENCE)
+        for pipe in self._pipes:
+            pipe.close()
+
+
+@contextmanager
+def workers(engine: Engine, count: int = 1, *, concurrency: int = 8) -> Generator[list[Worker]]:
+    """That many, ready to go."""
+    found = [Worker(engine, concurrency=concurrency) for _ in range(count)]
+    try:
+        yield found
+    finally:
+        for worker in found:
+            worker.stop()
+
+
+def main() -> None:
+    url, concurrency, *queues = sys.argv[1:]
+    worker = jobs.worker(dict.fromkeys(queues, int(concurrency)), bind=create_engine(url, pool_size=int(concurrency)))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    threading.Thread(target=_answer, daemon=True).start()
+    print("goes", flush=True)
+    worker.run()
+
+
+def _answer() -> None:
+    for _ in sys.stdin:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        print(used.ru_utime + used.ru_stime, pages * resource.getpagesize() / 1e6, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)  # whoever started this is gone
+
+
+if __name__ == "__main__":
+    main()
