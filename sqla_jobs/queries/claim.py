@@ -11,11 +11,11 @@ from sqlalchemy import (
     Integer,
     SmallInteger,
     Text,
+    all_,
     any_,
     bindparam,
     case,
     cast,
-    exists,
     func,
     null,
     select,
@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.queries.parts import Tables, locked, seconds, unnest_written
+from sqla_jobs.queries.parts import Tables, array_of, locked, seconds, unnest_written
 
 
 def claim(tables: Tables) -> Any:
@@ -44,7 +44,7 @@ def claim(tables: Tables) -> Any:
     # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
     # would lock every row they offer, and not only those that the limit lets through
     found = (
-        select(jobs.c.ctid, jobs.c.started_at)
+        select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
         .where(
             jobs.c.state == "queued",
             jobs.c.queue == probe.c.queue,
@@ -59,24 +59,25 @@ def claim(tables: Tables) -> Any:
         .lateral("found")
     )
     taken = (
-        select(found.c.ctid, found.c.started_at)
+        select(*found.c)
         .select_from(probe.join(found, true()))
         .where(probe.c.queue == lane.c.queue)
         .limit(lane.c.slots)
         .correlate(lane)
         .lateral("taken")
     )
-    paused = exists().where(tables.queues.c.name == lane.c.queue, tables.queues.c.paused_at.is_not(None))
+    queues = tables.queues
+    paused = array_of(select(queues.c.name).where(queues.c.paused_at.is_not(None)))
     due = (
-        select(taken.c.ctid, taken.c.started_at)
+        select(*taken.c)
         .select_from(lane.join(taken, true()))
-        .where(~paused)
+        .where(lane.c.queue != all_(paused))
         .cte("due")
         .prefix_with("MATERIALIZED")
     )
     return (
         update(jobs)
-        .where(jobs.c.ctid == due.c.ctid)
+        .where(jobs.c.ctid == any_(array_of(select(due.c.ctid))))
         .values(
             state="running",
             attempt=jobs.c.attempt + 1,
@@ -97,7 +98,7 @@ def claim(tables: Tables) -> Any:
             jobs.c.attempt,
             jobs.c.max_attempts,
             jobs.c.scheduled_for,
-            due.c.started_at.is_not(None),
+            jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
         )
     )
 

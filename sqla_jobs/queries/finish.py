@@ -12,6 +12,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     and_,
+    any_,
     case,
     cast,
     exists,
@@ -28,8 +29,10 @@ from sqla_jobs.outcomes import word
 from sqla_jobs.queries.parts import (
     Finish,
     Tables,
+    array_of,
+    each_locked,
+    in_order,
     leased,
-    locked,
     loss_backoff,
     losses,
     numbers,
@@ -76,23 +79,18 @@ def finish(tables: Tables) -> Any:
         else_="scheduled",
     )
     delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
-    # in id order, so that two writers of the same rows cannot deadlock
-    rows = (
-        select(*ended.c, jobs.c.attempt)
-        .add_columns(
-            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
-            finished_at.label("finished_at"),
-            (finished_at + seconds(delay)).label("due_at"),
-            state.label("state"),
-        )
-        .select_from(jobs.join(ended, held))
-        .order_by(jobs.c.id)
-    )
-    mine = locked(rows, "mine", of=jobs)
+    found = select(
+        jobs.c.attempt,
+        (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
+        finished_at.label("finished_at"),
+        (finished_at + seconds(delay)).label("due_at"),
+        state.label("state"),
+    ).where(held)
+    mine = each_locked(ended, found, "mine")
     given_back = case((mine.c.outcome.in_(["released", "snoozed"]), 1), else_=0)
     done = (
         update(jobs)
-        .where(jobs.c.id == mine.c.job_id)
+        .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
         .values(
             state=mine.c.state,
             position=case((mine.c.state == "queued", tables.positions.next_value()), else_=jobs.c.position),
@@ -143,7 +141,7 @@ def finish(tables: Tables) -> Any:
 
 def parameters(finishes: Sequence[Finish]) -> dict[str, Any]:
     """The parameters of `finish`, each an array as PostgreSQL writes it."""
-    leases, outcomes, started, finished = zip(*finishes, strict=True)
+    leases, outcomes, started, finished = zip(*in_order(finishes), strict=True)
     processes = {lease.process_id: str(lease.process_id) for lease in leases}
     failures = [getattr(outcome, "failure", None) for outcome in outcomes]
     delays = [getattr(outcome, "delay", None) for outcome in outcomes]

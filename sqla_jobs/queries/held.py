@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Double, Text, Uuid, bindparam, func, select, update
+from sqlalchemy import ARRAY, BigInteger, Double, Text, Uuid, any_, bindparam, func, select, update
 
 from sqla_jobs.queries.parts import Claimed, Lease, Tables, leased, locked, seconds, unnest
 
@@ -22,10 +22,10 @@ def stray(tables: Tables) -> Any:
 
 
 def cancel_requests(tables: Tables) -> Any:
-    """Runs of one process whose job somebody asked to cancel."""
+    """Those runs, of some jobs under leases of one process, whose job somebody asked to cancel."""
     jobs = tables.jobs
     return select(jobs.c.current_run_id).where(
-        jobs.c.state == "running",
+        jobs.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))),
         jobs.c.process_id == bindparam("process_id"),
         jobs.c.cancel_requested_at.is_not(None),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import psycopg
@@ -27,6 +28,7 @@ from sqlalchemy import (
     literal_column,
     select,
     table,
+    true,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.selectable import TableValuedAlias
@@ -163,12 +165,16 @@ def _quoted(text: str | None) -> str:
 
 
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
-    """The fence: that this lease still stands."""
+    """The fence: that this lease still stands.
+
+    LIKE, so that the job is looked up by its id and not in the index of those that run: under a held snapshot
+    that one keeps an entry for each job that has run.
+    """
     return and_(
         jobs.c.id == job_id,
         jobs.c.current_run_id == run_id,
         jobs.c.process_id == process_id,
-        jobs.c.state == literal_column("'running'"),
+        jobs.c.state.like(literal_column("'running'")),
     )
 
 
@@ -201,3 +207,29 @@ def locked(rows: Any, name: str, *, of: Any, skip: bool = True) -> CTE:
     """
     chosen: Select[Any] = rows.with_for_update(skip_locked=skip, key_share=True, of=of)
     return chosen.cte(name).prefix_with("MATERIALIZED")
+
+
+def in_order(ends: Iterable[Finish]) -> list[Finish]:
+    """By job id, so that two writers of the same rows, who lock them in this order, cannot deadlock."""
+    return sorted(ends, key=_JOB_ID)
+
+
+_JOB_ID = attrgetter("lease.job_id")
+
+
+def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
+    """The rows of `given`, in their order, each with what `found` finds for it, locked, and then used as a table.
+
+    One by one, whatever the planner knows or believes: it would read the whole table where it has no statistics.
+    """
+    free = found.with_for_update(skip_locked=True, key_share=True).correlate(given).lateral("found")
+    return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
+
+
+def array_of(rows: Select[Any]) -> ColumnElement[Any]:
+    """The one column of `rows` as an array.
+
+    Rows whose key is ANY of it are looked up, whatever the planner believes of their number and of the table:
+    of an array it expects few elements.
+    """
+    return func.array(rows.scalar_subquery())

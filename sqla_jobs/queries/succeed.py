@@ -14,6 +14,8 @@ from sqlalchemy import (
     Double,
     Text,
     Uuid,
+    and_,
+    any_,
     bindparam,
     cast,
     insert,
@@ -27,8 +29,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqla_jobs.queries.parts import (
     Finish,
     Tables,
+    array_of,
+    each_locked,
+    in_order,
     leased,
-    locked,
     numbers,
     seconds,
     texts,
@@ -50,23 +54,16 @@ def succeed_many(tables: Tables) -> Any:
         finished=("all_finished", Double),
         result=("results", Text),
     )
-    # in id order, so that two writers of the same rows cannot deadlock
-    rows = (
-        select(
-            jobs.c.ctid,
-            ended.c.run_id,
-            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
-            (jobs.c.started_at + seconds(ended.c.finished)).label("finished_at"),
-            ended.c.result,
-        )
-        .select_from(jobs.join(ended, leased(jobs, ended.c.job_id, ended.c.run_id, _PROCESS)))
-        .order_by(jobs.c.id)
-    )
-    mine = locked(rows, "mine", of=jobs)
+    found = select(
+        jobs.c.ctid,
+        (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
+        (jobs.c.started_at + seconds(ended.c.finished)).label("finished_at"),
+    ).where(leased(jobs, ended.c.job_id, ended.c.run_id, _PROCESS))
+    mine = each_locked(ended, found, "mine")
     done = _done(
         jobs,
         mine.c.finished_at,
-        jobs.c.ctid == mine.c.ctid,
+        and_(jobs.c.ctid == mine.c.ctid, jobs.c.ctid == any_(array_of(select(mine.c.ctid)))),
         [mine.c.run_id, jobs.c.id, jobs.c.attempt, mine.c.started_at, jobs.c.finished_at, mine.c.result],
     )
     return _runs(tables, done)
@@ -116,7 +113,7 @@ def _runs(tables: Tables, done: Any, *conditions: ColumnElement[bool]) -> Any:
 
 def many(ends: Sequence[Finish]) -> dict[str, Any]:
     """The parameters of `succeed_many`: ends that went well, under leases of one process."""
-    leases, outcomes, started, finished = zip(*ends, strict=True)
+    leases, outcomes, started, finished = zip(*in_order(ends), strict=True)
     return {
         "job_ids": numbers([lease.job_id for lease in leases]),
         "run_ids": numbers([lease.run_id for lease in leases]),

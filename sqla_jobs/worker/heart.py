@@ -118,9 +118,9 @@ class Heart:
         if now - self._stray_at >= self._settings.heartbeat:
             self._give_back_stray()
             self._stray_at = now
-        if self._held:
+        if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
             with self._engine.begin() as connection:
-                self._look(connection)
+                self._look(connection, held)
 
     def _give_back_stray(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
@@ -135,14 +135,14 @@ class Heart:
         if leases:
             self._on_stray(leases)
 
-    def _look(self, connection: Connection) -> None:
+    def _look(self, connection: Connection, held: list[Held]) -> None:
         told: list[tuple[Lease | Claimed, float, str | None]] = []
-        for held in list(self._held.values()):
-            progress, held.progress = held.progress, None
+        for one in held:
+            progress, one.progress = one.progress, None
             if progress:
-                told.append((held.job, *progress))
+                told.append((one.job, *progress))
         if told:
             self._queries.store_progress(connection, told)
-        for run_id in self._queries.cancel_requests(connection, self.process_id):
+        for run_id in self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in held]):
             if (wanted := self._held.get(run_id)) is not None:
                 wanted.cancel()
