@@ -7,7 +7,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,11 @@ def done(engine: Engine, count: int, *, claims_before: int) -> float:
         while claims(engine) < claims_before + count or connection.scalar(unfinished):
             assert time.monotonic() < deadline, "the jobs are not done"
             time.sleep(0.005)
-        now = connection.scalar(select(func.clock_timestamp()))
-        began, ran = connection.execute(select(first, select(func.count()).where(ours).scalar_subquery())).one()
+        took, ran = connection.execute(
+            select(func.clock_timestamp() - first, select(func.count()).where(ours).scalar_subquery())
+        ).one()
     assert ran == count, f"{ran} runs of {count} jobs"
-    took: timedelta = now - began
-    return count / took.total_seconds()
+    return count / float(took.total_seconds())
 
 
 def drain(engine: Engine, count: int, *, processes: int = 1, task: Any = work.nothing) -> float:

@@ -108,12 +108,12 @@ class Queries:
         Returns how many, and the seconds until the next one is due: infinite where there is none, 0 where
         `limit` was reached.
         """
-        count, due_in = self._run(connection, self._promote, {"ahead": ahead, "limit": limit}).one()
+        ((count, due_in),) = self._run_written(connection, self._promote, {"ahead": ahead, "limit": limit})
         return count, 0.0 if count == limit else due_in
 
     @cached_property
-    def _promote(self) -> Any:
-        return claim.promote(self._tables)
+    def _promote(self) -> Written:
+        return Written(claim.promote(self._tables))
 
     def finish(self, connection: Connection | Session, ends: Sequence[Finish]) -> dict[int, str]:
         """Store the ends of attempts whose lease still stands; never waits for a locked row.

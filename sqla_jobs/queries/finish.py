@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Double,
+    Select,
     Text,
     Uuid,
     and_,
@@ -79,7 +80,7 @@ def finish(tables: Tables) -> Any:
         else_="scheduled",
     )
     delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
-    found = select(
+    found: Select[Any] = select(
         jobs.c.attempt,
         (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
         finished_at.label("finished_at"),

@@ -20,8 +20,12 @@ from sqla_jobs.worker.patience import Patience
 
 log = logging.getLogger("sqla_jobs.worker")
 
-_LOOK = 0.5
-"""Seconds between two looks at whether it is to stop."""
+_LOOK = 2.0
+"""Seconds between two looks at whether to ask."""
+_PAUSE = 0.5
+"""Seconds before it connects again."""
+_STOP = 1.0
+"""Seconds that stopping may take."""
 
 
 class Listener:
@@ -55,7 +59,7 @@ class Listener:
         with self._lock, suppress(psycopg.Error, OSError):  # it may be gone already
             if self._listening is not None:
                 hang_up(self._listening)
-        self._thread.join(2 * _LOOK)
+        self._thread.join(_STOP)
 
     def _loop(self) -> None:
         patience = Patience("listening for new jobs", self._stop)
@@ -84,7 +88,7 @@ class Listener:
             self._listening = raw
             self._heard("")  # whatever was said before
             while not self._stop.is_set():
-                for notify in raw.notifies(timeout=_LOOK):
+                for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
                     self._heard(notify.payload)
                 if time.monotonic() - asked_at > self._patience:
                     self._ask(raw)
@@ -92,7 +96,7 @@ class Listener:
         except psycopg.Error as error:
             if not self._stop.is_set():
                 log.warning("the connection that listened for new jobs is lost, and made anew: %s", error)
-                self._stop.wait(_LOOK)
+                self._stop.wait(_PAUSE)
         finally:
             with self._lock:
                 self._listening = None

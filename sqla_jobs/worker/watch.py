@@ -14,11 +14,11 @@ from sqla_jobs.interrupt import TimedOut
 
 log = logging.getLogger("sqla_jobs.worker")
 
-_LOOK = 0.1
+_LOOK, _LOOK_IDLE = 0.1, 0.25
 
 
 class Watch:
-    """Looks ten times a second at what each thread is at work on, whatever the database is doing.
+    """Looks ten times a second, where anything runs, at what each thread is at work on.
 
     A run that takes longer than `slow` seconds has its stack logged, and again each time that doubles;
     setting `stacks_wanted` logs those of all runs.
@@ -40,7 +40,7 @@ class Watch:
         self._thread.join()
 
     def _loop(self) -> None:
-        while not self._stop.wait(_LOOK):
+        while not self._stop.wait(_LOOK if self._at_work else _LOOK_IDLE):
             running = {held.job.run_id: held for held in list(self._at_work.values()) if held.is_running}
             for held in running.values():
                 if held.deadline is not None and time.monotonic() > held.deadline:
