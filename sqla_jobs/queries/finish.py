@@ -7,9 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Double,
-    Select,
     Text,
     Uuid,
     and_,
@@ -46,7 +44,10 @@ _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
     *("outcome", "result", "error_type", "error", "traceback"),
 ]
-_ENDS: list[ColumnElement[str]] = [literal_column(f"'{state}'") for state in ("succeeded", "failed", "cancelled")]
+_ENDS, _GIVEN_BACK = (
+    [literal_column(f"'{word}'", Text) for word in words]
+    for words in (("succeeded", "failed", "cancelled"), ("released", "snoozed"))
+)
 
 
 def finish(tables: Tables) -> Any:
@@ -80,7 +81,7 @@ def finish(tables: Tables) -> Any:
         else_="scheduled",
     )
     delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
-    found: Select[Any] = select(
+    found: Any = select(
         jobs.c.attempt,
         (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
         finished_at.label("finished_at"),
@@ -88,7 +89,7 @@ def finish(tables: Tables) -> Any:
         state.label("state"),
     ).where(held)
     mine = each_locked(ended, found, "mine")
-    given_back = case((mine.c.outcome.in_(["released", "snoozed"]), 1), else_=0)
+    given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
     done = (
         update(jobs)
         .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))

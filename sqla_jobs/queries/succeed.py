@@ -12,7 +12,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Double,
-    Select,
     Text,
     Uuid,
     and_,
@@ -55,7 +54,7 @@ def succeed_many(tables: Tables) -> Any:
         finished=("all_finished", Double),
         result=("results", Text),
     )
-    found: Select[Any] = select(
+    found: Any = select(
         jobs.c.ctid,
         (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
         (jobs.c.started_at + seconds(ended.c.finished)).label("finished_at"),

@@ -10,8 +10,10 @@ from queue import Empty, SimpleQueue
 from sqla_jobs.held import Held
 from sqla_jobs.queries import PRIORITIES, Claimed, Probe
 
-MAX_PREFETCH = 4000
+MAX_PREFETCH = 2000
+"""Jobs that are claimed ahead at most."""
 _BATCH = 1000
+"""Jobs that are claimed at once at most."""
 _AHEAD = 0.1
 """Seconds' worth of jobs, at the lane's recent rate, that are claimed before a thread is free for them."""
 _STALLED = 0.5
@@ -72,7 +74,7 @@ class Lane:
         return self._free > 0 and time.monotonic() >= self.empty_until
 
     def measure(self, now: float) -> None:
-        """Claim ahead what the threads did in the last tenth of a second or so."""
+        """Claim ahead what the threads did of late in a tenth of a second, or half as much as before."""
         since, done = self._measured
         if now - since >= _AHEAD / 10:
             rate = (self._done - done) / (now - since)

@@ -1,0 +1,192 @@
+"""What does not depend on the machine: how much is asked of the database for a job, and by which plans."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import processes
+from sqla_jobs.outcomes import Failed, Failure, Retried, Succeeded
+from sqla_jobs.queries import PRIORITIES, Finish, Probe, Queries
+from sqla_jobs.queries.parts import Written
+from tests import shop
+from tests.counting import states
+from tests.helpers import wait_until
+from tests.shop import jobs
+
+QUERIES = Queries(jobs.models)
+PROBES = [Probe("default", priority) for priority in PRIORITIES]
+BATCH = 1000
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    shop.Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    shop.gate.clear()
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+    shop.gate.set()
+
+
+def enqueue(engine: Engine, count: int) -> None:
+    with Session(engine) as session:
+        shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(count)))
+        session.commit()
+
+
+def test_a_drain_costs_few_statements_and_each_is_a_transaction_of_its_own(
+    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def counted(self: psycopg.Cursor[Any], query: Any, *args: Any, **options: Any) -> Any:
+        sent.append(str(query))
+        return execute(self, query, *args, **options)
+
+    enqueue(engine, 5000)
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    assert jobs.worker().drain() == 5000
+    monkeypatch.undo()
+    assert len(sent) <= 0.05 * 5000
+    assert not [query for query in sent if query.upper().startswith(("BEGIN", "COMMIT"))]
+
+
+class Explained:
+    """Executes the statements of `Queries` in its place, and keeps their plans."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.plans: list[dict[str, Any]] = []
+        self._patch = monkeypatch
+
+    def __enter__(self) -> list[dict[str, Any]]:
+        """From here on each statement is executed by EXPLAIN, and returns nothing."""
+
+        def run(_: Queries, connection: Connection, statement: Any, values: dict[str, Any]) -> Any:
+            origin = statement.origin if isinstance(statement, Written) else statement
+            compiled = origin.compile(connection)
+            told = connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, WAL, FORMAT JSON) {compiled}", compiled.construct_params(values)
+            ).scalar_one()
+            self.plans.append(told[0]["Plan"])
+            return connection.execute(select(text("1")).where(text("false")))
+
+        def run_written(queries: Queries, connection: Connection, statement: Written, values: dict[str, Any]) -> Any:
+            return list(run(queries, connection, statement, values))
+
+        self._patch.setattr(Queries, "_run", run)
+        self._patch.setattr(Queries, "_run_written", run_written)
+        return self.plans
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes(below)
+
+
+def bytes_of_log(plan: dict[str, Any]) -> float:
+    """Without images of whole pages, of 8 kB each, where the server writes some."""
+    return float(plan["WAL Bytes"] - 8192 * plan["WAL FPI"])
+
+
+def test_a_job_costs_at_most_1250_bytes_of_log(
+    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(engine, 3 * BATCH)
+    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks), PROBES)
+    with Explained(monkeypatch) as plans:
+        QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks), PROBES)
+        QUERIES.finish(connection, [Finish(job, Succeeded('{"a": 1}'), 0.001, 0.002) for job in held[:BATCH]])
+    claimed, stored = plans[:2]
+    assert states(engine) == {"running": 2 * BATCH, "succeeded": BATCH}
+    assert bytes_of_log(claimed) / BATCH > 100
+    assert bytes_of_log(claimed) / BATCH + bytes_of_log(stored) / BATCH <= 1250
+
+
+@pytest.mark.parametrize("size", [1_500, 50_000])
+def test_large_arguments_are_not_written_again(
+    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Up to some 2 kB they lie in the row, and are written with each new version of it; larger ones lie apart."""
+    with Session(engine) as session:
+        ballast = [{"n": n, "ballast": uuid.uuid4().hex * (size // 32)} for n in range(100)]
+        session.add_all(jobs.Job(task="mark", state="queued", queue="default", args=args) for args in ballast)
+        session.commit()
+    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    with Explained(monkeypatch) as plans:
+        QUERIES.claim(connection, me, {"default": 100}, list(jobs.tasks), PROBES)
+    assert states(engine) == {"running": 100}
+    assert bytes_of_log(plans[0]) / 100 < 1000 + 2000
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("is_analyzed", [False, True])
+def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
+    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch, is_analyzed: bool
+) -> None:
+    name = jobs.Job.__tablename__
+    connection.execute(text(f"ALTER TABLE {name} SET (autovacuum_enabled = off)"))
+    connection.execute(
+        text(
+            f"INSERT INTO {name} (task, args, state) SELECT 'mark', '{{\"n\": 1}}', "
+            "CASE WHEN n % 2 = 0 THEN 'queued' ELSE 'succeeded' END FROM generate_series(1, 1000000) n"
+        )
+    )
+    if is_analyzed:
+        connection.execute(text("ANALYZE"))
+    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks), PROBES)
+    why = Failure("ValueError", "no")
+    with Explained(monkeypatch) as plans:
+        QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks), PROBES)
+        QUERIES.finish(connection, [Finish(job, Succeeded(), 0.001, 0.002) for job in held[:BATCH]])
+        QUERIES.finish(connection, [Finish(job, Failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]])
+        QUERIES.finish(connection, [Finish(job, Retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]])
+        with pytest.raises(ValueError, match="unpack"):  # EXPLAIN gives it no row
+            QUERIES.promote(connection)
+        QUERIES.cancel_requests(connection, me, [job.job_id for job in held])
+    connection.execute(text(f"ALTER TABLE {name} RESET (autovacuum_enabled)"))
+    assert len(plans) >= 6
+    for plan in plans:
+        found = json.dumps(plan, indent=1)
+        reading = [node for node in nodes(plan) if node.get("Relation Name") == name]
+        assert not [node for node in reading if node["Node Type"] == "Seq Scan"], found
+        read = sum(node["Actual Rows"] * node["Actual Loops"] for node in reading)
+        assert read <= 8 * BATCH, found
+        assert sum(node.get("Rows Removed by Filter", 0) for node in reading) <= 2 * BATCH, found
+
+
+def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(
+    connection: Connection, engine: Engine
+) -> None:
+    """Long jobs are strewn among short ones, after many short ones: the worker claims far ahead by then."""
+    with Session(engine) as session:
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(3000)))
+        for long in range(3):
+            shop.wait.enqueue(session, n=long)
+            shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
+        session.commit()
+    with jobs.worker(concurrency=4):
+        wait_until(lambda: states(engine) == {"succeeded": 3900, "running": 3})
+        with Session(engine) as session:
+            shop.wait.enqueue(session, n=3)
+            shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
+            session.commit()
+        wait_until(lambda: states(engine)["running"] == 4)
+        with jobs.worker(concurrency=1):  # what the first one claimed ahead is not kept from this one
+            wait_until(lambda: states(engine) == {"succeeded": 4200, "running": 4})
+        shop.gate.set()
+        wait_until(lambda: states(engine) == {"succeeded": 4204})
