@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import processes
@@ -21,6 +26,7 @@ from tests.counting import states
 from tests.helpers import wait_until
 from tests.shop import jobs
 
+ROOT = Path(__file__).parent.parent
 QUERIES = Queries(jobs.models)
 PROBES = [Probe("default", priority) for priority in PRIORITIES]
 BATCH = 1000
@@ -190,3 +196,44 @@ def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(
             wait_until(lambda: states(engine) == {"succeeded": 4200, "running": 4})
         shop.gate.set()
         wait_until(lambda: states(engine) == {"succeeded": 4204})
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_end_of_a_transactional_task_is_prepared_only_where_its_plan_stays_good(
+    connection: Connection, engine: Engine, is_large: bool
+) -> None:
+    """A plan that is kept, and was made for a table of one page, would read all of what is there later."""
+    if is_large:
+        connection.execute(
+            text(
+                f"INSERT INTO {jobs.Job.__tablename__} (task, args, state) "
+                "SELECT 'mark', '{\"n\": 1}', 'succeeded' FROM generate_series(1, 10000)"
+            )
+        )
+    app = create_engine(engine.url, pool_size=1, max_overflow=0)
+    with Session(engine) as session:
+        shop.write.enqueue_many(session, ({"n": n} for n in range(20)))
+        session.commit()
+    assert jobs.worker(bind=app, concurrency=1).drain() == 20
+    with app.connect() as same:
+        prepared = same.scalar(text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'WITH done AS%'"))
+    app.dispose()
+    assert prepared == is_large
+
+
+@pytest.mark.timeout(180)
+def test_the_benchmark_measures_each_section_and_draws(database_url: str, tmp_path: Path) -> None:
+    picture = tmp_path / "figures.svg"
+    command = [sys.executable, "-m", "benchmarks", "--only", "speed", "--jobs", "1500", "--repetitions", "1"]
+    ran = subprocess.run(
+        [*command, "--plot", str(picture)],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for name in ("one by one, beside session.add()", "enqueue_many", "1 process", "transactional", "p95"):
+        assert re.search(rf"^.*{re.escape(name)}.* [\d.,]+ +[\d.,]+ +\d+%", ran.stdout, re.MULTILINE), ran.stdout
+    assert "<svg" in picture.read_text(encoding="utf-8")

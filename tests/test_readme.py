@@ -116,7 +116,7 @@ def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing"}
     structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
-    run = adopting | {"reliability", "schedules", "tasks", "testing", "transactions", "workers"}
+    run = adopting | {"performance", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
     assert {page.stem for page in DOCS} == run | included | structure
 
 
@@ -378,7 +378,12 @@ def test_a_command_in_the_docs_is_one_that_works(
             is_queued_already = arguments == ["retry", "shop:jobs", "1"]
             command_of_ours = [sys.executable, "-m", "sqla_jobs", *arguments]
             assert subprocess.run(command_of_ours, check=False).returncode == int(is_queued_already)
-        case ["python", "-m", "benchmarks.torture" | "benchmarks.recovery" as module, *arguments]:  # they take minutes
+        case [
+            "python",
+            "-m",
+            "benchmarks" | "benchmarks.torture" | "benchmarks.recovery" as module,
+            *arguments,
+        ]:  # they take minutes
             usage = [sys.executable, "-m", module, *arguments, "--help"]
             subprocess.run(usage, cwd=ROOT, capture_output=True, check=True)
         case [".venv/bin/python", "-m", "pytest", *arguments]:

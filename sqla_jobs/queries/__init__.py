@@ -14,24 +14,14 @@ from operator import attrgetter
 from typing import Any
 
 import psycopg
-from sqlalchemy import (
-    ARRAY,
-    Connection,
-    Text,
-    and_,
-    any_,
-    exists,
-    func,
-    literal,
-    select,
-)
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE
 from sqla_jobs.outcomes import Succeeded
-from sqla_jobs.queries import claim, finish, guard, held, rescue, succeed
+from sqla_jobs.queries import claim, finish, guard, held, rescue, succeed, waiting
 from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, name, numbers, texts
 
 __all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
@@ -231,37 +221,14 @@ class Queries:
 
     def is_due(self, connection: Connection, queues: Sequence[str], tasks: Sequence[str]) -> bool:
         """Whether a claim or a promotion would find something now; rows locked by others do not count."""
-        jobs = self._tables.jobs
-        here = and_(
-            jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
-            jobs.c.task == any_(literal(list(tasks), ARRAY(Text))),
-            ~exists().where(
-                self._tables.queues.c.name == jobs.c.queue,
-                self._tables.queues.c.paused_at.is_not(None),
-            ),
-        )
-        found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
-        queued = found.where(jobs.c.state == "queued")
-        due = found.where(jobs.c.state == "scheduled", jobs.c.run_at <= func.statement_timestamp())
-        return any(self._run(connection, rows, {}).first() is not None for rows in (queued, due))
+        looks = waiting.is_due(self._tables, queues, tasks)
+        return any(self._run(connection, rows, {}).first() is not None for rows in looks)
 
     def unknown_to(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str]
     ) -> dict[str, int]:
         """How many of the first 10,000 jobs waiting in `queues` are of each task not in `tasks`."""
-        jobs = self._tables.jobs
-        waiting = (
-            select(jobs.c.task)
-            .where(
-                jobs.c.state == "queued",
-                jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
-                ~(jobs.c.task == any_(literal(list(tasks), ARRAY(Text)))),
-            )
-            .limit(10_000)
-            .subquery()
-        )
-        counted = select(waiting.c.task, func.count()).group_by(waiting.c.task)
-        return dict(self._run(connection, counted, {}).all())
+        return dict(self._run(connection, waiting.unknown_to(self._tables, queues, tasks), {}).all())
 
     def hold_unique(self, session: Session, key: str, *, skip_locked: bool) -> tuple[int, bool] | None:
         """The live job of that key: its id, and whether nothing about that will change before our commit.

@@ -108,7 +108,7 @@ class Tables:
 
     def __init__(self, models: Models[Any]) -> None:
         jobs = _table(models.Job)
-        columns = [column(name, kind.type) for name, kind in jobs.c.items()]
+        columns = [column(kind.name, kind.type) for kind in jobs.c]
         self.jobs: Any = table(jobs.name, *columns, column("ctid"), schema=jobs.schema)
         self.runs = _table(models.Run)
         self.processes = _table(models.Process)

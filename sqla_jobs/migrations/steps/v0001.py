@@ -87,7 +87,7 @@ CREATE TABLE {table} (
     CONSTRAINT {jobs}_state_check
         CHECK (state IN ('scheduled', 'queued', 'running', 'succeeded', 'failed', 'cancelled')),
     CONSTRAINT {jobs}_priority_check CHECK (priority BETWEEN -10 AND 10),
-    CONSTRAINT {jobs}_args_check CHECK (jsonb_typeof(args) = 'object'),
+    CONSTRAINT {jobs}_args_check CHECK (state NOT IN ('scheduled', 'queued') OR jsonb_typeof(args) = 'object'),
     CONSTRAINT {jobs}_attempts_check CHECK (attempt >= 0 AND max_attempts >= 1),
     CONSTRAINT {jobs}_lease_check
         CHECK (state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL))
