@@ -282,7 +282,7 @@ def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session
     session.commit()
     worker = jobs.worker(concurrency=2)
     worker.start()
-    wait_until(lambda: states(session).get("running", 0) >= 2)
+    wait_until(lambda: len(worker._running()) == 2)  # claimed is not started
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
     wait_until(lambda: "sqla_jobs-claim" not in [thread.name for thread in threading.enumerate()])

@@ -56,15 +56,16 @@ class Queries:
 
         Raises psycopg's errors too, where the connection is lost.
         """
-        looks = list(probes)
+        looks: dict[str, list[Probe]] = {queue: [] for queue in slots}
+        for probe in probes:
+            looks[probe.queue].append(probe)
         values = {
             "process_id": process_id,
+            "tasks": texts([*tasks]),
             "lanes": texts([*slots]),
             "slots": numbers(slots.values()),
-            "tasks": texts([*tasks]),
-            "queues": texts([probe.queue for probe in looks]),
-            "priorities": numbers(probe.priority for probe in looks),
-            "floors": numbers(probe.floor for probe in looks),
+            "priorities": texts([numbers(probe.priority for probe in of_lane) for of_lane in looks.values()]),
+            "floors": texts([numbers(probe.floor for probe in of_lane) for of_lane in looks.values()]),
         }
         rows = self._run_written(connection, self._claim, values)
         elapsed = self._elapsed(connection, [job_id for job_id, *_, was_started in rows if was_started])

@@ -34,20 +34,17 @@ def claim(tables: Tables) -> Any:
     setting = func.current_setting("synchronous_commit")
     is_set = case((setting == "off", func.set_config("synchronous_commit", "on", True)), else_=setting).is_not(None)
     lanes = case((is_set, bindparam("lanes", type_=Text)))
-    lane = unnest_written("lane", queue=(lanes, Text), slots=("slots", Integer))
-    probe = unnest_written(
-        "probe",
-        queue=("queues", Text),
-        priority=("priorities", SmallInteger),
-        floor=("floors", BigInteger),
+    lane = unnest_written(
+        "lane", queue=(lanes, Text), slots=("slots", Integer), priorities=("priorities", Text), floors=("floors", Text)
     )
+    probe = unnest_written("probe", priority=(lane.c.priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
     # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
     # would lock every row they offer, and not only those that the limit lets through
     found = (
         select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
         .where(
             jobs.c.state == "queued",
-            jobs.c.queue == probe.c.queue,
+            jobs.c.queue == lane.c.queue,
             jobs.c.priority == probe.c.priority,
             jobs.c.position > probe.c.floor,
             jobs.c.task == any_(cast(bindparam("tasks", type_=Text), ARRAY(Text))),
@@ -58,14 +55,7 @@ def claim(tables: Tables) -> Any:
         .correlate(probe, lane)
         .lateral("found")
     )
-    taken = (
-        select(*found.c)
-        .select_from(probe.join(found, true()))
-        .where(probe.c.queue == lane.c.queue)
-        .limit(lane.c.slots)
-        .correlate(lane)
-        .lateral("taken")
-    )
+    taken = select(*found.c).select_from(probe.join(found, true())).limit(lane.c.slots).correlate(lane).lateral("taken")
     queues = tables.queues
     paused = array_of(select(queues.c.name).where(queues.c.paused_at.is_not(None)))
     due = (
