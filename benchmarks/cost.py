@@ -25,7 +25,8 @@ class Reading(NamedTuple):
 
 
 def _read(engine: Engine) -> Reading:
-    """What a server process counts it tells within a second or so."""
+    """What a server process counts it tells within a second or so, or when it ends."""
+    engine.dispose()
     time.sleep(1.5)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         found = connection.execute(
@@ -59,7 +60,7 @@ def _idle(engine: Engine, worker: Worker) -> Iterator[Figure]:
 
 
 def _log(engine: Engine, count: int, size: int) -> Figure:
-    """Bytes of log for a claim, an end and a run. A checkpoint before fills the log with images of whole pages."""
+    """Bytes of log for a claim, an end and a run; images of whole pages are among them."""
     work.empty(engine)
     with workers(engine) as (worker,):
         if size:

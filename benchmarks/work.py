@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import Jobs
@@ -90,9 +91,11 @@ def _schema(url: str) -> Generator[Engine]:
 
 
 def settle(engine: Engine) -> None:
-    """What autovacuum would do within a minute."""
+    """What autovacuum would do within a minute, and, where we may, what the next checkpoint would."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
+        with suppress(ProgrammingError):
+            connection.execute(text("CHECKPOINT"))
 
 
 def empty(engine: Engine) -> None:
