@@ -113,12 +113,12 @@ class Queries:
         again); "known" (its run is there already, an earlier commit of ours went through); "lost". Where not
         all that went well could be stored at once, those that were are "known" too.
         """
-        went_well = _of_one_process([end for end in ends if isinstance(end.outcome, Succeeded)])
+        went_well, others = _apart(ends)
         if went_well:
             stored = self._run(connection, self._succeed_many, succeed.many(went_well)).rowcount
-            if stored == len(ends):
-                return {}
-        return dict(self._run(connection, self._finish, finish.parameters(ends)).all())
+            if stored < len(went_well):
+                others = list(ends)
+        return dict(self._run(connection, self._finish, finish.parameters(others)).all()) if others else {}
 
     @cached_property
     def _succeed_many(self) -> Any:
@@ -254,6 +254,11 @@ class Queries:
         return found.id, free is not None
 
 
-def _of_one_process(ends: list[Finish]) -> list[Finish]:
-    """Those under leases of the process that the first is of: all, but after this process was taken for dead."""
-    return [end for end in ends if end.lease.process_id == ends[0].lease.process_id]
+def _apart(ends: Sequence[Finish]) -> tuple[list[Finish], list[Finish]]:
+    """Those that went well, under leases of one process; and the rest, such as are of a process taken for dead."""
+    went_well: list[Finish] = []
+    others: list[Finish] = []
+    for end in ends:
+        is_alike = not went_well or end.lease.process_id == went_well[0].lease.process_id
+        (went_well if is_alike and isinstance(end.outcome, Succeeded) else others).append(end)
+    return went_well, others
