@@ -18,7 +18,8 @@ from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import HAS_LIVE_KEY, JobMixin, JobState
 from sqla_jobs.outcomes import storable
-from sqla_jobs.queries import PRIORITIES, Queries
+from sqla_jobs.queries import PRIORITIES
+from sqla_jobs.queries.unique import hold_unique
 from sqla_jobs.wakeup import after_commit
 
 J = TypeVar("J", bound=JobMixin)
@@ -167,12 +168,12 @@ def _unique(session: Session, models: Models[J], values: dict[str, Any]) -> J:
         )
         .returning(job.id)
     )
-    queries, pause = Queries(models), 0.001
+    pause = 0.001
     while True:
         inserted = session.scalar(statement)
         if inserted is not None:
             return _load(session, job, inserted)
-        while (found := queries.hold_unique(session, key, skip_locked=pause < _LONG)) is not None:
+        while (found := hold_unique(session, job, key, skip_locked=pause < _LONG)) is not None:
             job_id, settled = found
             if settled:
                 return _load(session, job, job_id)

@@ -14,12 +14,11 @@ from operator import attrgetter
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import LIVE
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import claim, finish, guard, held, rescue, succeed, waiting
 from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, name, numbers, texts
@@ -35,7 +34,6 @@ class Queries:
     """The statements over one set of models."""
 
     def __init__(self, models: Models[Any]) -> None:
-        self._models = models
         self._tables = Tables(models)
         self._on = {"mapper": models.Job}
 
@@ -68,7 +66,8 @@ class Queries:
             "floors": texts([numbers(probe.floor for probe in of_lane) for of_lane in looks.values()]),
         }
         rows = self._run_written(connection, self._claim, values)
-        elapsed = self._elapsed(connection, [job_id for job_id, *_, was_started in rows if was_started])
+        again = [job_id for job_id, *_, was_started in rows if was_started]
+        elapsed = dict(self._run(connection, self._elapsed, {"ids": again}).all()) if again else {}
         claimed = [
             Claimed._make((job_id, run_id, process_id, *rest, elapsed.get(job_id, 0.0)))
             for job_id, run_id, *rest, _ in rows
@@ -86,8 +85,9 @@ class Queries:
                 log.debug("asked again in SQLAlchemy's way, which knows what follows for its pool: %s", error)
         return list(self._run(connection, statement.origin, values).all())
 
-    def _elapsed(self, connection: Connection | Session, ids: list[int]) -> dict[int, float]:
-        return dict(self._run(connection, claim.elapsed(self._tables), {"ids": ids}).all()) if ids else {}
+    @cached_property
+    def _elapsed(self) -> Any:
+        return claim.elapsed(self._tables)
 
     @cached_property
     def _claim(self) -> Written:
@@ -230,28 +230,6 @@ class Queries:
     ) -> dict[str, int]:
         """How many of the first 10,000 jobs waiting in `queues` are of each task not in `tasks`."""
         return dict(self._run(connection, waiting.unknown_to(self._tables, queues, tasks), {}).all())
-
-    def hold_unique(self, session: Session, key: str, *, skip_locked: bool) -> tuple[int, bool] | None:
-        """The live job of that key: its id, and whether nothing about that will change before our commit.
-
-        `None` where no job is live. A waiting one is share-locked, so that it cannot start before the
-        caller commits; `False` where somebody else holds its row at this moment. Without `skip_locked`
-        that is waited for, so that a deadlock is found and `lock_timeout` holds.
-        """
-        job = self._models.Job
-        found = session.execute(
-            select(job.id, job.state).where(job.unique_key == key, job.state.in_(LIVE))
-        ).one_or_none()
-        if found is None:
-            return None
-        if found.state == "running":
-            return found.id, True
-        free = session.scalar(
-            select(job.id)
-            .where(job.id == found.id, job.state.in_(["scheduled", "queued"]))
-            .with_for_update(read=True, skip_locked=skip_locked)
-        )
-        return found.id, free is not None
 
 
 def _apart(ends: Sequence[Finish]) -> tuple[list[Finish], list[Finish]]:

@@ -129,9 +129,11 @@ def _table(model: type[Any]) -> Any:
 
 def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
     """Arrays bound as parameters, side by side as the columns of a table: column=(parameter, type)."""
-    arrays = [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()]
-    named = [column(column_name, kind) for column_name, (_, kind) in columns.items()]
-    return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+    return _side_by_side(
+        name,
+        [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()],
+        {column_name: kind for column_name, (_, kind) in columns.items()},
+    )
 
 
 def unnest_written(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
@@ -139,11 +141,18 @@ def unnest_written(name: str, **columns: tuple[str | ColumnElement[str], Any]) -
 
     Where one is shorter than the others, its column is NULL from there on.
     """
-    arrays = [
-        cast(bindparam(written, type_=Text) if isinstance(written, str) else written, ARRAY(kind))
-        for written, kind in columns.values()
-    ]
-    named = [column(column_name, kind) for column_name, (_, kind) in columns.items()]
+    return _side_by_side(
+        name,
+        [
+            cast(bindparam(written, type_=Text) if isinstance(written, str) else written, ARRAY(kind))
+            for written, kind in columns.values()
+        ],
+        {column_name: kind for column_name, (_, kind) in columns.items()},
+    )
+
+
+def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> TableValuedAlias:
+    named = [column(column_name, kind) for column_name, kind in columns.items()]
     return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
 
 
@@ -199,13 +208,13 @@ def seconds(value: Any) -> ColumnElement[Any]:
     return cast(value, Double).op("*", return_type=Interval())(literal_column("INTERVAL '1 second'"))
 
 
-def locked(rows: Any, name: str, *, of: Any, skip: bool = True) -> CTE:
+def locked(rows: Any, name: str, *, of: Any) -> CTE:
     """`rows`, locked once and then used as a table.
 
     NO KEY UPDATE, so that a foreign key to a job, checked by somebody's open transaction, hides no job;
     MATERIALIZED, so that the planner cannot lock more rows than the limit lets through.
     """
-    chosen: Select[Any] = rows.with_for_update(skip_locked=skip, key_share=True, of=of)
+    chosen: Select[Any] = rows.with_for_update(skip_locked=True, key_share=True, of=of)
     return chosen.cte(name).prefix_with("MATERIALIZED")
 
 
