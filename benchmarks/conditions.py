@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from benchmarks import work
 from benchmarks.report import Figure
 from benchmarks.speed import claims, done, drain, fill
-from benchmarks.work import SCHEMA, Worker, jobs, workers
+from benchmarks.work import SCHEMA, jobs, workers
 
 _MILLION = 1_000_000
 _IN_FRONT = 3000
@@ -100,21 +100,17 @@ def _beside(engine: Engine, count: int, rows: str) -> float:
 
 
 def _many_queues(engine: Engine, count: int) -> float:
-    names = tuple(f"queue{n}" for n in range(100))
+    names = [f"queue{n}" for n in range(100)]
     work.empty(engine)
-    worker = Worker(engine, concurrency=1, queues=names)
-    try:
-        with Session(engine) as session:
-            for name in names:
-                args = [{"i": i} for i in range(count // len(names))]
-                work.nothing.options(queue=name).enqueue_many(session, args)
-            session.commit()
+    with workers(engine, concurrency=1, queues=names) as (worker,), Session(engine) as session:
+        for name in names:
+            args = [{"i": i} for i in range(count // len(names))]
+            work.nothing.options(queue=name).enqueue_many(session, args)
+        session.commit()
         work.settle(engine)
         before = claims(engine)
         worker.go()
         return done(engine, count, claims_before=before)
-    finally:
-        worker.stop()
 
 
 def _among_workers(engine: Engine, count: int) -> float:

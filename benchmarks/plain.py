@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import LiteralString
 
 import psycopg
@@ -131,48 +132,55 @@ class Plain:
         return sorted(waits), sorted(after)
 
 
-def insert_rows(engine: Engine, count: int) -> float:
-    """Rows a second of the jobs' own table, each an INSERT and a COMMIT through one SQLAlchemy session."""
-    row = {
-        "task": "nothing",
-        "args": {"i": 1},
-        "queue": "default",
-        "priority": 0,
-        "max_attempts": 25,
-        "state": "queued",
-    }
-    statement = insert(jobs.Job)
+def rate(count: int, step: Callable[[int], None]) -> float:
+    """Steps a second."""
     began = time.perf_counter()
-    with Session(engine) as session:
-        for _ in range(count):
-            session.execute(statement, row)
-            session.commit()
+    for i in range(count):
+        step(i)
     return count / (time.perf_counter() - began)
 
 
-def add_objects(engine: Engine, count: int) -> float:
-    """The same as objects that are added to the session."""
-    began = time.perf_counter()
-    with Session(engine) as session:
-        for i in range(count):
-            session.add(jobs.Job(task="nothing", args={"i": i}, queue="default", state="queued"))
-            session.commit()
-    return count / (time.perf_counter() - began)
-
-
-def session_loop(engine: Engine, count: int) -> float:
-    """Transactions a second, each a new session that inserts one row, in as many threads as a worker has."""
-
-    def work() -> None:
-        for i in range(count // THREADS):
-            with Session(engine) as session:
-                session.add(Effect(n=i))
-                session.commit()
-
-    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+def at_once(engine: Engine, count: int, loop: Callable[[Engine, int], float]) -> float:
+    """Steps a second of as many threads as a worker has, together."""
+    threads = [threading.Thread(target=loop, args=(engine, count // THREADS)) for _ in range(THREADS)]
     began = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     return count / (time.perf_counter() - began)
+
+
+def insert_rows(engine: Engine, count: int) -> float:
+    """Rows a second of the jobs' own table, each an INSERT and a COMMIT through one SQLAlchemy session."""
+    row = {"task": "nothing", "args": {"i": 1}, "queue": "default", "state": "queued"}
+    statement = insert(jobs.Job)
+    with Session(engine) as session:
+
+        def step(_: int) -> None:
+            session.execute(statement, row)
+            session.commit()
+
+        return rate(count, step)
+
+
+def add_objects(engine: Engine, count: int) -> float:
+    """The same as objects that are added to the session."""
+    with Session(engine) as session:
+
+        def step(i: int) -> None:
+            session.add(jobs.Job(task="nothing", args={"i": i}, queue="default", state="queued"))
+            session.commit()
+
+        return rate(count, step)
+
+
+def add_effects(engine: Engine, count: int) -> float:
+    """Transactions a second, each a new session that inserts one row."""
+
+    def step(i: int) -> None:
+        with Session(engine) as session:
+            session.add(Effect(n=i))
+            session.commit()
+
+    return rate(count, step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -73,23 +72,14 @@ def drain(engine: Engine, count: int, *, processes: int = 1, task: Any = work.no
 
 
 def one_by_one(engine: Engine, count: int) -> float:
+    """Jobs a second, each enqueued and committed by itself."""
     with Session(engine) as session:
-        began = time.perf_counter()
-        for i in range(count):
+
+        def step(i: int) -> None:
             work.nothing.enqueue(session, i=i)
             session.commit()
-        return count / (time.perf_counter() - began)
 
-
-def at_once(engine: Engine, count: int, enqueue: Callable[[Engine, int], float]) -> float:
-    """The same in eight threads, together."""
-    threads = [threading.Thread(target=enqueue, args=(engine, count // 8)) for _ in range(8)]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return count / (time.perf_counter() - began)
+        return plain.rate(count, step)
 
 
 def pick_up(engine: Engine) -> tuple[list[float], list[float]]:
@@ -134,8 +124,8 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
     for name, way in (("insert()", plain.insert_rows), ("session.add()", plain.add_objects)):
         beside = median(refilled(partial(way, engine, singles)), repetitions)
         yield Figure("enqueue", f"one by one, beside {name}", "jobs/s", ours, beside)
-    ours = median(refilled(lambda: at_once(engine, singles, one_by_one)), repetitions)
-    beside = median(refilled(lambda: at_once(engine, singles, plain.add_objects)), repetitions)
+    ours = median(refilled(lambda: plain.at_once(engine, singles, one_by_one)), repetitions)
+    beside = median(refilled(lambda: plain.at_once(engine, singles, plain.add_objects)), repetitions)
     yield Figure("enqueue", "by 8 threads, beside session.add()", "jobs/s", ours, beside)
     ours = median(refilled(lambda: fill(engine, count)), repetitions)
     beside = median(refilled(lambda: by_hand.enqueue_many(count)), repetitions)
@@ -147,7 +137,7 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
         yield Figure("drain", f"{processes} process{'es' * (processes - 1)}", "jobs/s", ours, beside)
     transactional = count // 5
     ours = median(lambda: drain(engine, transactional, task=work.write), repetitions)
-    beside = median(refilled(lambda: plain.session_loop(engine, transactional)), repetitions)
+    beside = median(refilled(lambda: plain.at_once(engine, transactional, plain.add_effects)), repetitions)
     yield Figure("drain", "transactional, beside 8 threads of sessions", "jobs/s", ours, beside)
 
     work.empty(engine)

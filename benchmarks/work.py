@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -35,7 +35,7 @@ class Base(DeclarativeBase): ...
 
 class Effect(Base):
     __tablename__ = "effects"
-    __table_args__ = {"schema": SCHEMA}  # noqa: RUF012
+    __table_args__ = ({"schema": SCHEMA},)
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int]
 
@@ -100,8 +100,7 @@ def settle(engine: Engine) -> None:
 
 def empty(engine: Engine) -> None:
     with engine.begin() as connection:
-        for table in (jobs.Job, jobs.Run):
-            connection.execute(text(f"TRUNCATE {table.__table__.fullname}"))  # type: ignore[attr-defined]
+        connection.execute(text(f"TRUNCATE {SCHEMA}.sqla_jobs, {SCHEMA}.sqla_runs"))
     settle(engine)
 
 
@@ -115,7 +114,7 @@ def fill_with_ballast(engine: Engine, count: int, size: int) -> None:
 class Worker:
     """One in a process of its own, which has imported everything and waits."""
 
-    def __init__(self, engine: Engine, *, concurrency: int = 8, queues: tuple[str, ...] = ("default",)) -> None:
+    def __init__(self, engine: Engine, concurrency: int, queues: Sequence[str]) -> None:
         url = engine.url.render_as_string(hide_password=False)
         command = [sys.executable, "-m", "benchmarks.work", url, str(concurrency), *queues]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -150,9 +149,11 @@ class Worker:
 
 
 @contextmanager
-def workers(engine: Engine, count: int = 1, *, concurrency: int = 8) -> Generator[list[Worker]]:
+def workers(
+    engine: Engine, count: int = 1, *, concurrency: int = 8, queues: Sequence[str] = ("default",)
+) -> Generator[list[Worker]]:
     """That many, ready to go."""
-    found = [Worker(engine, concurrency=concurrency) for _ in range(count)]
+    found = [Worker(engine, concurrency, queues) for _ in range(count)]
     try:
         yield found
     finally:
