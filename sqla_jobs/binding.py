@@ -73,15 +73,12 @@ class Binding:
             yield session
             session.commit()
 
-    @contextmanager
-    def of_run(self) -> Generator[Session]:
-        """The session of a run that is `within` already, committed at the end, rolled back after an error.
+    def of_run(self) -> Session:
+        """The session of a run that is `within` already.
 
         It is a new one, or what `run_session` gives there: that in which the application's helpers write.
         """
-        with closing(self._run_session()) as session:
-            yield session
-            session.commit()
+        return self._run_session()
 
 
 def _session_factory(bind: Any) -> SessionFactory:

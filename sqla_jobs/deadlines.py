@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import capabilities
+from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
@@ -74,31 +75,37 @@ def bound(connection: psycopg.Connection[Any], patience: float) -> None:
     vars(connection)["wait"] = bounded
 
 
-def ask(connection: psycopg.Connection[Any], question: str, patience: float) -> PGresult:
-    """The last answer to one or more statements, sent together, on a connection that is somebody else's.
+def ask(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> list[PGresult]:
+    """The answers to one or more statements, sent together, on a connection that is somebody else's.
 
-    Raises `NoAnswer` after `patience` seconds without one, or what the server said instead.
+    Raises the error of the statement that failed, after which the server leaves out the rest, or `NoAnswer`
+    after `patience` seconds of silence.
     """
-    server, answer = connection.pgconn, None
-    server.send_query(question.encode())
-    while (following := _next_answer(connection, patience)) is not None:
-        answer = following
-        if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-            raise psycopg.OperationalError(answer.get_error_message())
-    assert answer is not None, "libpq gives one answer to each statement"
-    return answer
-
-
-def _next_answer(connection: psycopg.Connection[Any], patience: float) -> PGresult | None:
     server = connection.pgconn
-    look = select.poll()
-    look.register(server.socket, select.POLLIN)
-    while server.is_busy():
-        if not look.poll(1000 * patience):
-            _abandon(connection, patience)
-            raise NoAnswer(f"no answer from the server for {patience:g} s")
+    server.send_query(question.encode(connection.info.encoding))
+    while server.flush():
+        _wait(connection, select.POLLIN | select.POLLOUT, patience)
         server.consume_input()
-    return server.get_result()
+    answers: list[PGresult] = []
+    while True:
+        while server.is_busy():
+            _wait(connection, select.POLLIN, patience)
+            server.consume_input()
+        if (answer := server.get_result()) is None:
+            break
+        answers.append(answer)
+    for answer in answers:
+        if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise error_from_result(answer, connection.info.encoding)
+    return answers
+
+
+def _wait(connection: psycopg.Connection[Any], events: int, patience: float | None) -> None:
+    look = select.poll()
+    look.register(connection.pgconn.socket, events)
+    if not look.poll(None if patience is None else 1000 * patience):
+        _abandon(connection, patience or 0.0)
+        raise NoAnswer(f"no answer from the server for {patience:g} s")
 
 
 def _listening(gen: Any, connection: psycopg.Connection[Any], patience: float) -> Generator[Any, Any, Any]:

@@ -83,8 +83,7 @@ class Executor:
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)
             session.flush()
-            if not self._transactions.finish(session, held.ended(Succeeded(result))):
-                raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
+            self._transactions.commit(session, held.ended(Succeeded(result)))
 
 
 class _Surrounded:

@@ -26,7 +26,12 @@ from typing import Any, Self
 
 from sqla_jobs.errors import ConfigurationError
 
-_SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200")
+_SETTINGS = (
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=200",
+    "max_prepared_transactions=20",
+)
 _NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _PASSWORD = "local_postgres.password"  # noqa: S105 - a file's name
 _UNFINISHED = _PASSWORD + ".new"

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.core import Jobs
 from sqla_jobs.enqueue import AnySession, plain_session
-from sqla_jobs.errors import JobsError
+from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.executor import Executor
 from sqla_jobs.held import Held
 from sqla_jobs.queries import PRIORITIES, Claimed, Finish, Probe, Queries
@@ -77,8 +77,9 @@ class _Savepoints:
         if savepoint.is_active:
             savepoint.commit()
 
-    def finish(self, session: Session, end: Finish) -> bool:
-        return self._queries.succeed(session, end)
+    def commit(self, session: Session, end: Finish) -> None:
+        if not self._queries.succeed(session, end):
+            raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
 
 
 def _next(

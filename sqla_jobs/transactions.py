@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Protocol
 
 import psycopg
@@ -36,40 +36,38 @@ class Transactions(Protocol):
     """Where transactional tasks write, and record their ends."""
 
     def begin(self) -> AbstractContextManager[Session]:
-        """A session in a transaction, committed when left without an error. Raises `NotBegun` on entering."""
+        """A session in a transaction, of which nothing is left without `commit`. Raises `NotBegun`."""
         ...
 
-    def finish(self, session: Session, end: Finish) -> bool:
-        """Record the end of the attempt inside the transaction, as its last statement. False: no lease."""
+    def commit(self, session: Session, end: Finish) -> None:
+        """Record the end of the attempt, as the transaction's last statement, and commit. Raises `LeaseLost`."""
         ...
 
 
 class WorkerTransactions:
     """Each its own, in a session from `transaction`, and such that a process which is gone soon holds nothing.
 
-    The server notices a vanished host within about `lease`, or a minute where that is less, and waits no
-    longer than `lease` between the recorded end and its COMMIT, also for a frozen process. `patience` is
+    The server notices a vanished host within about `lease`, or a minute where that is less. `patience` is
     how long a connection of the application's pool may be silent when a transaction begins on it.
     """
 
     def __init__(
         self,
-        transaction: Callable[[], AbstractContextManager[Session]],
+        session: Callable[[], Session],
         queries: Queries,
         *,
         lease: float,
         patience: float,
     ) -> None:
-        self._transaction = transaction
+        self._session = session
         self._queries = queries
         self._lease = lease
         self._patience = patience
         self._say_again_at = 0.0
-        self._may_prepare = False
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        with self._transaction() as session:
+        with closing(self._session()) as session:
             try:
                 is_writable = self._begin(session)
             except (DBAPIError, PoolTimeout, psycopg.Error) as error:
@@ -78,20 +76,20 @@ class WorkerTransactions:
                 raise self._told(NotBegun("the server is read-only"))
             yield session
 
-    def finish(self, session: Session, end: Finish) -> bool:
-        return self._queries.succeed_and_commit_soon(session, end, within=self._lease, may_prepare=self._may_prepare)
+    def commit(self, session: Session, end: Finish) -> None:
+        with self._queries.commit.storing(self._queries.connection(session), end):
+            session.commit()
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)
         try:
-            begun = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
+            is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
         except psycopg.Error:
             connection.exec_driver_sql("SELECT 1")  # fails too, and SQLAlchemy gives up what its pool has
             raise
-        if not begun.is_writable:
+        if not is_writable:
             connection.invalidate()  # the pool is to connect anew: to the primary, once there is one
-        self._may_prepare = begun.is_large
-        return begun.is_writable
+        return is_writable
 
     def _told(self, none: NotBegun) -> NotBegun:
         """Once, and not for each of the many jobs that meet the same."""

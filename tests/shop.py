@@ -54,6 +54,16 @@ def write(session: Session, n: int, seconds: float = 0.0) -> int:
 
 
 @jobs.task
+def commit_and_roll_back(session: Session, n: int) -> None:
+    """A task that ends its transaction by itself, twice."""
+    session.add(Effect(n=n, kind="kept"))
+    session.commit()
+    session.add(Effect(n=n + 1, kind="rolled back"))
+    session.flush()
+    session.rollback()
+
+
+@jobs.task
 def mark(n: int, seconds: float = 0.0) -> int:
     """A plain effect: committed on its own, and then the job goes on."""
     with jobs.binding().session_factory() as session:
@@ -162,7 +172,7 @@ def _freeze(_: Session) -> None:
 
 @jobs.task
 def freeze(session: Session, run: RunContext, n: int) -> None:
-    """An effect; at the first attempt its process is frozen between the recorded end and COMMIT."""
+    """An effect; at the first attempt its process is frozen right before the COMMIT."""
     session.add(Effect(n=n, kind="transactional"))
     if run.attempt == 1:
         event.listen(session, "before_commit", _freeze)

@@ -14,6 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.flask import FlaskJobs
+from sqla_jobs.queries import Finish
+from sqla_jobs.queries.succeed import one
 from sqla_jobs.testing import drain
 from tests.flask_shop import Shop, build
 from tests.helpers import wait_until
@@ -93,10 +95,10 @@ def test_it_is_rolled_back_when_the_lease_is_lost(
     session.commit()
     worker = shop.jobs.worker()
 
-    def give_away(*_: object, **__: object) -> bool:
-        return False
+    def of_another_run(end: Finish) -> dict[str, Any]:
+        return one(end) | {"run_id": end.lease.run_id + 1}
 
-    monkeypatch.setattr("sqla_jobs.queries.Queries.succeed_and_commit_soon", give_away)
+    monkeypatch.setattr("sqla_jobs.queries.commit.one", of_another_run)
     worker.start()
     while not shop.teardowns[2:]:  # the engine, the isolation level, the run
         pass

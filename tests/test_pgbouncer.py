@@ -101,6 +101,7 @@ def url_of(engine: Engine) -> str:
 
 
 LEFT = (
+    "SELECT 'prepared: ' || statement FROM pg_prepared_statements WHERE from_sql",
     "SELECT 'listens to ' || pg_listening_channels()",
     "SELECT name || ' is ' || setting FROM pg_settings WHERE source = 'session'",
     "SELECT 'advisory lock ' || objid FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",

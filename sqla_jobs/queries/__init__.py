@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
-from sqla_jobs.queries import claim, finish, guard, held, rescue, succeed, waiting
-from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, name, numbers, texts
+from sqla_jobs.queries import claim, commit, finish, guard, held, rescue, succeed, waiting
+from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, numbers, texts
 
 __all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
 
@@ -136,30 +136,18 @@ class Queries:
     def _succeed_one(self) -> Any:
         return succeed.succeed_one(self._tables)
 
-    def succeed_and_commit_soon(self, session: Session, end: Finish, *, within: float, may_prepare: bool) -> bool:
-        """The same; the server then ends a session that does not commit within so many seconds.
-
-        Where the statement may be prepared, that is left to the application's connection.
-        """
-        values = succeed.one(end) | {"milliseconds": f"{1000 * within:.0f}"}
-        prepare = None if may_prepare else False
-        return self._succeed_and_commit_soon.execute(self.connection(session), values, prepare=prepare).rowcount == 1
-
-    @cached_property
-    def _succeed_and_commit_soon(self) -> Written:
-        return Written(guard.succeed_and_commit_soon(self._tables))
-
-    def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> guard.Begun:
-        """Begin the transaction of a task on a connection of the application's, in one round trip.
+    def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:
+        """Begin the transaction of a task on a connection of the application's, in one round trip. False: read-only.
 
         The server notices within `noticed_within` seconds, or a minute, that the client's host is gone.
         Raises psycopg's errors, also after `patience` seconds without an answer.
         """
-        return guard.begin(driver(connection), self._name, noticed_within=noticed_within, patience=patience)
+        return guard.begin(driver(connection), noticed_within=noticed_within, patience=patience)
 
     @cached_property
-    def _name(self) -> str:
-        return name(self._tables.jobs)
+    def commit(self) -> commit.Commit:
+        """How such a transaction ends."""
+        return commit.Commit(self._tables)
 
     def connection(self, session: Session) -> Connection:
         """The session's connection to the database of the jobs."""

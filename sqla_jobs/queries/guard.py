@@ -1,63 +1,46 @@
-"""What a worker does first and last in the transaction of a task, so that its own end cannot hold up others.
-
-All of it is set for the transaction alone: a pooler may hand the same session to somebody else afterwards.
-"""
+"""What a worker does first in the transaction of a task, so that its own end cannot hold up others."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import ColumnElement, Text, bindparam, func, literal_column, true
 
 from sqla_jobs.deadlines import ask
-from sqla_jobs.queries.parts import Tables
-from sqla_jobs.queries.succeed import succeed_one
 
 _PROBES = 3
-_LARGE = 1_000_000
-"""Bytes, above which finding one job by reading them all costs any planner more than an index does."""
 
 
-class Begun(NamedTuple):
-    """What is found when a transaction begins."""
-
-    is_writable: bool
-    is_large: bool
-    """The table of jobs is so large that no plan made now would read all of it: one that is kept stays good."""
-
-
-def begin(connection: psycopg.Connection[Any], jobs: str, *, noticed_within: float, patience: float) -> Begun:
-    """Begin a transaction, in one round trip; `jobs` is the table's name as in SQL.
+def begin(connection: psycopg.Connection[Any], *, noticed_within: float, patience: float) -> bool:
+    """Begin a transaction, in one round trip. False: the server takes no writes.
 
     Until it ends the server looks whether the client's host is still there, and notices within so many
     seconds, or a minute, that it is not. Not by tcp_user_timeout: that would also end a transaction whose
-    client reads a large answer slowly.
+    client reads a large answer slowly. It is set for the transaction alone: a pooler may hand the same
+    session to somebody else afterwards.
     """
-    question = _question(jobs, noticed_within)
+    question = _question(noticed_within)
     if connection.pgconn.transaction_status == TransactionStatus.IDLE:
-        question = f"{_begin(connection)}; {question}"
-    answer = ask(connection, question, patience)
-    is_read_only, size = (answer.get_value(0, column) or b"0" for column in (0, 1))
-    return Begun(is_read_only == b"off", int(size) > _LARGE)
+        question = f"{beginning(connection)}; {question}"
+    return ask(connection, question, patience)[-1].get_value(0, 0) == b"off"
 
 
 @cache
-def _question(jobs: str, noticed_within: float) -> str:
+def _question(noticed_within: float) -> str:
     within = min(noticed_within, 60.0)
     settings = {
         "tcp_keepalives_idle": max(1, round(within / 2)),
         "tcp_keepalives_interval": max(1, round(within / 2 / _PROBES)),
         "tcp_keepalives_count": _PROBES,
     }
-    set_all = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
-    return f"SELECT current_setting('transaction_read_only'), pg_relation_size('{jobs}'), {set_all}"
+    set_all = "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
+    return f"{set_all}; SHOW transaction_read_only"
 
 
-def _begin(connection: psycopg.Connection[Any]) -> str:
-    """What psycopg would say, by what the application set."""
+def beginning(connection: psycopg.Connection[Any]) -> str:
+    """What psycopg would say to begin, by what the application set."""
     level = connection.isolation_level
     said = ["BEGIN"] if level is None else [f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"]
     if connection.read_only is not None:
@@ -65,10 +48,3 @@ def _begin(connection: psycopg.Connection[Any]) -> str:
     if connection.deferrable is not None:
         said.append("DEFERRABLE" if connection.deferrable else "NOT DEFERRABLE")
     return " ".join(said)
-
-
-def succeed_and_commit_soon(tables: Tables) -> Any:
-    """That an attempt went well, waiting for the row; then the server waits `milliseconds` for the COMMIT, at most."""
-    name: ColumnElement[str] = literal_column("'idle_in_transaction_session_timeout'")
-    limit = func.set_config(name, bindparam("milliseconds", type_=Text), true())
-    return succeed_one(tables, limit.is_not(None))

@@ -89,14 +89,13 @@ class Written:
     def __init__(self, statement: Any) -> None:
         self.origin = statement
         compiled = statement.compile(dialect=_DIALECT)
-        self._text = str(compiled).encode()
-        self._values = compiled.params
+        self.text = str(compiled)
+        self.parameters = compiled.params
+        self._encoded = self.text.encode()
 
-    def execute(
-        self, connection: Connection, values: dict[str, Any], *, prepare: bool | None = False
-    ) -> psycopg.Cursor[Any]:
-        """Execute it in the connection's transaction, prepared in the server as psycopg understands `prepare`."""
-        return driver(connection).execute(self._text, {**self._values, **values}, prepare=prepare)
+    def execute(self, connection: Connection, values: dict[str, Any]) -> psycopg.Cursor[Any]:
+        """Execute it in the connection's transaction, without preparing it in the server."""
+        return driver(connection).execute(self._encoded, {**self.parameters, **values}, prepare=False)
 
 
 class Tables:
@@ -116,11 +115,6 @@ class Tables:
         self.schedules = _table(models.Schedule)
         self.positions: Sequence = models.positions
         self.run_ids: Sequence = models.run_ids
-
-
-def name(jobs: Any) -> str:
-    """A table's name as it stands inside of quotes in SQL."""
-    return str(_DIALECT.identifier_preparer.format_table(jobs)).replace("'", "''")
 
 
 def _table(model: type[Any]) -> Any:

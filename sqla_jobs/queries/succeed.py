@@ -10,7 +10,6 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Double,
     Text,
     Uuid,
@@ -69,8 +68,8 @@ def succeed_many(tables: Tables) -> Any:
     return _runs(tables, done)
 
 
-def succeed_one(tables: Tables, *conditions: ColumnElement[bool]) -> Any:
-    """What `one` describes, waiting for the row, under conditions; its row count is 0 where the lease is gone."""
+def succeed_one(tables: Tables) -> Any:
+    """What `one` describes, waiting for the row; its row count is 0 where the lease is gone."""
     jobs = tables.jobs
     run_id = bindparam("run_id", type_=BigInteger)
     started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
@@ -87,7 +86,7 @@ def succeed_one(tables: Tables, *conditions: ColumnElement[bool]) -> Any:
             cast(bindparam("all_results", type_=Text), Text).label("result"),
         ],
     )
-    return _runs(tables, done, *conditions)
+    return _runs(tables, done)
 
 
 def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
@@ -96,7 +95,7 @@ def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
     return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
 
 
-def _runs(tables: Tables, done: Any, *conditions: ColumnElement[bool]) -> Any:
+def _runs(tables: Tables, done: Any) -> Any:
     """A run for each job that is over."""
     rows = select(
         done.c.run_id,
@@ -107,7 +106,7 @@ def _runs(tables: Tables, done: Any, *conditions: ColumnElement[bool]) -> Any:
         done.c.finished_at,
         literal_column("'succeeded'"),
         cast(done.c.result, JSONB),
-    ).where(*conditions)
+    )
     return insert(tables.runs).from_select(_RUN_COLUMNS, rows).execution_options(preserve_rowcount=True)
 
 

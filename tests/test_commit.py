@@ -1,0 +1,144 @@
+"""How the transaction of a task ends: its writes, its end and COMMIT."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from tests import shop
+from tests.shop import Effect, jobs
+
+CONNECTIONS = 2
+
+
+@pytest.fixture
+def app(engine: Engine) -> Iterator[Engine]:
+    """The application's engine, of which each connection is used again and again."""
+    shop.Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    app = create_engine(engine.url, pool_size=CONNECTIONS, max_overflow=0)
+    yield app
+    app.dispose()
+
+
+def run(app: Engine, task: Any, *arguments: dict[str, Any], bind: Any = None) -> list[list[tuple[str, str | None]]]:
+    """The outcome and the error of each run of each of these jobs, drained once."""
+    with Session(app) as session:
+        task.enqueue_many(session, arguments)
+        session.commit()
+        jobs.worker(bind=bind or app, concurrency=CONNECTIONS).drain()
+        return [
+            [(run.outcome, run.error) for run in job.runs]
+            for job in session.scalars(select(jobs.Job).order_by(jobs.Job.id))
+        ]
+
+
+def effects(app: Engine) -> dict[int, str]:
+    with Session(app) as session:
+        rows = session.execute(select(Effect.n, Effect.kind).order_by(Effect.n)).all()
+    assert len(dict(rows)) == len(rows)
+    return dict(rows)
+
+
+WENT_WELL = [("succeeded", None)]
+
+
+def test_what_the_application_writes_before_each_commit_is_part_of_it(app: Engine) -> None:
+    factory = sessionmaker(app)
+
+    def also(session: Session) -> None:
+        session.add(Effect(n=100 + len(effects(app)), kind="before commit"))
+
+    event.listen(factory, "before_commit", also)
+    assert run(app, shop.write, {"n": 1}, bind=factory) == [WENT_WELL]
+    assert effects(app) == {1: "transactional", 100: "before commit"}
+
+
+def test_nothing_that_is_written_before_a_commit_stays_where_the_lease_was_lost(app: Engine) -> None:
+    factory, is_taken = sessionmaker(app), threading.Event()
+
+    def take_away(session: Session) -> None:
+        session.add(Effect(n=100, kind="before commit"))
+        with app.begin() as other:
+            other.execute(text(f"UPDATE {jobs.Job.__tablename__} SET current_run_id = 0 WHERE state = 'running'"))
+        is_taken.set()
+
+    event.listen(factory, "before_commit", take_away)
+    with Session(app) as session:
+        job = shop.write.enqueue(session, n=1)
+        session.commit()
+        with jobs.worker(bind=factory, concurrency=1):
+            assert is_taken.wait(20)
+        session.refresh(job)
+        assert (job.state, job.runs) == ("running", [])
+    assert effects(app) == {}
+    assert app.pool.checkedout() == 0  # type: ignore[attr-defined]
+    with app.connect() as first, app.connect() as second:  # and both are as good as new
+        assert [first.scalar(text("SELECT 1")), second.scalar(text("SELECT 1"))] == [1, 1]
+
+
+def test_a_commit_that_the_server_refuses_is_the_error_of_the_attempt(app: Engine) -> None:
+    with app.begin() as connection:
+        connection.execute(text("ALTER TABLE effects ADD CONSTRAINT once UNIQUE (n) DEFERRABLE INITIALLY DEFERRED"))
+        connection.execute(text("INSERT INTO effects (n, kind) VALUES (7, 'first')"))
+    first, second = run(app, shop.write, {"n": 7}, {"n": 8})
+    assert second == WENT_WELL
+    assert [outcome for outcome, _ in first] == ["retried"]
+    assert "once" in str(first[0][1])
+    assert effects(app) == {7: "first", 8: "transactional"}
+
+
+def test_what_was_prepared_may_be_forgotten(app: Engine) -> None:
+    """psycopg does that after a ROLLBACK, if it has itself prepared anything."""
+    count = 0
+
+    def forget(connection: Any, *_: object) -> None:
+        nonlocal count
+        count += 1
+        if count % 5 == 0:
+            connection.execute("SELECT 1", prepare=True)
+        connection.rollback()
+
+    event.listen(app, "reset", forget)
+    found = run(app, shop.write, *({"n": n} for n in range(100)))
+    assert found == [WENT_WELL] * 100
+    assert effects(app) == dict.fromkeys(range(100), "transactional")
+    assert count >= 100
+
+
+def test_a_task_that_rolls_back_or_commits_by_itself_ends_in_a_transaction_of_its_own(app: Engine) -> None:
+    assert run(app, shop.commit_and_roll_back, {"n": 1}) == [WENT_WELL]
+    assert effects(app) == {1: "kept"}
+
+
+def test_a_transaction_in_two_phases(app: Engine) -> None:
+    with app.connect() as connection:
+        can = connection.scalar(text("SELECT current_setting('max_prepared_transactions')")) != "0"
+    found = run(app, shop.write, {"n": 1}, bind=sessionmaker(app, twophase=True))
+    if can:
+        assert found == [WENT_WELL]
+        assert effects(app) == {1: "transactional"}
+    else:
+        assert "max_prepared_transactions" in str(found)
+        assert effects(app) == {}
+
+
+def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:
+    """As in a test suite, whose sessions join a transaction that is rolled back at the end."""
+    with app.connect() as outer:
+        outer.begin()
+        factory = sessionmaker(app, join_transaction_mode="create_savepoint")
+
+        def joined() -> Session:
+            return factory(bind=outer)
+
+        found = run(app, shop.write, {"n": 1}, bind=joined)
+    ((outcome, error),) = found[0]
+    assert outcome == "retried"
+    assert "join an outer transaction" in str(error)
+    assert effects(app) == {}
