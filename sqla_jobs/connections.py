@@ -52,8 +52,9 @@ def driver(connection: Connection) -> psycopg.Connection[Any]:
 def own_engine(app: Engine, *, patience: float) -> Engine:
     """A small new engine that connects as `app` does, whatever that one's pool and settings are.
 
-    Statements commit one by one under READ COMMITTED, nothing is set in the server's session, and
-    nothing is prepared there: a generic plan made on an empty table would scan for ever.
+    Statements commit one by one under READ COMMITTED. They are prepared, and planned anew each time: a
+    generic plan made on an empty table would scan for ever. Behind a pooler, which may give the server's
+    session to somebody else, nothing is prepared there and nothing set.
     Neither connecting nor a statement waits in silence for longer than `patience` seconds, and a
     connection to a server that turns out to be read-only is given up.
     """
@@ -91,9 +92,10 @@ def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
 
     def connect() -> Any:
         connection = connect_within(patience, borrow)
-        connection.prepare_threshold = None
         bound(connection, patience)
         keep_alive(connection, patience)
+        if not _plans_anew(connection):
+            connection.prepare_threshold = None
         return connection
 
     engine = create_engine(
@@ -107,6 +109,17 @@ def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
     )
     event.listen(engine, "handle_error", _leave_read_only)
     return engine
+
+
+def _plans_anew(connection: psycopg.Connection[Any]) -> bool:
+    """Whether what is prepared is planned each time from now on. Not behind a pooler, whose process is another one."""
+    found = connection.execute(
+        "SELECT CASE pg_backend_pid() WHEN %s THEN set_config('plan_cache_mode', 'force_custom_plan', false) END",
+        [connection.info.backend_pid],
+        prepare=False,
+    ).fetchone()
+    connection.commit()
+    return found is not None and found[0] is not None
 
 
 def _leave_read_only(context: Any) -> None:

@@ -17,7 +17,7 @@ from sqla_jobs.enqueue import AnySession, plain_session
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.executor import Executor
 from sqla_jobs.held import Held
-from sqla_jobs.queries import PRIORITIES, Claimed, Finish, Probe, Queries
+from sqla_jobs.queries import Claimed, Finish, Queries
 
 
 def drain(
@@ -91,8 +91,7 @@ def _next(
     job = jobs.Job
     waiting = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
     for queue in waiting.all() if queues is None else queues:
-        probes = [Probe(queue, priority) for priority in PRIORITIES]
-        if claimed := queries.claim(session, uuid.uuid4(), {queue: 1}, list(jobs.tasks), probes):
+        if claimed := queries.claim(session, uuid.uuid4(), {queue: 1}, list(jobs.tasks)):
             _expire_jobs(jobs, session)
             return claimed[0]
     return None

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -52,14 +52,19 @@ def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
 
 def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
     """Tell who listens to channels of queues. That commits at once, without waiting for the disk: no row is written."""
-    said = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in messages]
-    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(said))
     with engine.connect() as connection:
         try:
-            ask(driver(connection), question.as_string(driver(connection)), _PATIENCE)
+            ask(driver(connection), _question(frozenset(messages)), _PATIENCE)
         except psycopg.Error:
             connection.invalidate()
             raise
+
+
+@lru_cache(maxsize=64)
+def _question(messages: frozenset[tuple[str, str]]) -> str:
+    said = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
+    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(said))
+    return question.as_string(None)
 
 
 class _Pending:

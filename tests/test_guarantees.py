@@ -33,17 +33,16 @@ from sqla_jobs.outcomes import (
     Snoozed,
     Succeeded,
 )
-from sqla_jobs.queries import PRIORITIES, Claimed, Finish, Probe, Queries
+from sqla_jobs.queries import Claimed, Finish, Queries
 from tests import shop
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
-PROBES = [Probe("default", priority) for priority in PRIORITIES]
 WHY = Failure("Error", "because")
 
 
 def claim(connection: Connection, process_id: uuid.UUID, limit: int) -> list[Claimed]:
-    return QUERIES.claim(connection, process_id, {"default": limit}, list(jobs.tasks), PROBES)
+    return QUERIES.claim(connection, process_id, {"default": limit}, list(jobs.tasks))
 
 
 def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import processes
 from sqla_jobs.outcomes import Failed, Failure, Retried, Succeeded
-from sqla_jobs.queries import PRIORITIES, Finish, Probe, Queries
+from sqla_jobs.queries import Finish, Queries
 from sqla_jobs.queries.parts import Written
 from tests import shop
 from tests.counting import states
@@ -28,7 +28,6 @@ from tests.shop import jobs
 
 ROOT = Path(__file__).parent.parent
 QUERIES = Queries(jobs.models)
-PROBES = [Probe("default", priority) for priority in PRIORITIES]
 BATCH = 1000
 
 
@@ -112,9 +111,9 @@ def test_a_job_costs_at_most_1250_bytes_of_log(
 ) -> None:
     enqueue(engine, 3 * BATCH)
     me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
-    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks), PROBES)
+    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks))
     with Explained(monkeypatch) as plans:
-        QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks), PROBES)
+        QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
         QUERIES.finish(connection, [Finish(job, Succeeded('{"a": 1}'), 0.001, 0.002) for job in held[:BATCH]])
     claimed, stored = plans[:2]
     assert states(engine) == {"running": 2 * BATCH, "succeeded": BATCH}
@@ -133,7 +132,7 @@ def test_large_arguments_are_not_written_again(
         session.commit()
     me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
     with Explained(monkeypatch) as plans:
-        QUERIES.claim(connection, me, {"default": 100}, list(jobs.tasks), PROBES)
+        QUERIES.claim(connection, me, {"default": 100}, list(jobs.tasks))
     assert states(engine) == {"running": 100}
     assert bytes_of_log(plans[0]) / 100 < 1000 + 2000
 
@@ -154,10 +153,10 @@ def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
     if is_analyzed:
         connection.execute(text("ANALYZE"))
     me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
-    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks), PROBES)
+    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks))
     why = Failure("ValueError", "no")
     with Explained(monkeypatch) as plans:
-        QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks), PROBES)
+        QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
         QUERIES.finish(connection, [Finish(job, Succeeded(), 0.001, 0.002) for job in held[:BATCH]])
         QUERIES.finish(connection, [Finish(job, Failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]])
         QUERIES.finish(connection, [Finish(job, Retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]])

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -21,13 +21,18 @@ from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import claim, commit, finish, guard, held, rescue, succeed, waiting
-from sqla_jobs.queries.parts import PRIORITIES, Claimed, Finish, Lease, Probe, Tables, Written, numbers, texts
+from sqla_jobs.queries.parts import EVERYWHERE, PRIORITIES, Claimed, Finish, Lease, Tables, Written, numbers, texts
 
-__all__ = ["PRIORITIES", "Claimed", "Finish", "Lease", "Probe", "Queries"]
+__all__ = ["EVERYWHERE", "PRIORITIES", "Claimed", "Finish", "Lease", "Queries"]
 
 log = logging.getLogger("sqla_jobs.queries")
 
 _CLAIM_ORDER = attrgetter("priority", "position")
+
+
+@lru_cache(maxsize=64)
+def _names(given: tuple[str, ...]) -> str:
+    return texts([*given])
 
 
 class Queries:
@@ -48,22 +53,19 @@ class Queries:
         process_id: uuid.UUID,
         slots: dict[str, int],
         tasks: Sequence[str],
-        probes: Iterable[Probe],
+        floors: Mapping[str, Sequence[int]] | None = None,
     ) -> list[Claimed]:
         """Take at most `slots[queue]` queued jobs of each queue that is not paused, in claim order.
 
-        Raises psycopg's errors too, where the connection is lost.
+        Those of a priority lie above its place in `floors[queue]`, where that is given. Raises psycopg's
+        errors too, where the connection is lost.
         """
-        looks: dict[str, list[Probe]] = {queue: [] for queue in slots}
-        for probe in probes:
-            looks[probe.queue].append(probe)
         values = {
             "process_id": process_id,
-            "tasks": texts([*tasks]),
-            "lanes": texts([*slots]),
+            "tasks": _names(tuple(tasks)),
+            "lanes": _names(tuple(slots)),
             "slots": numbers(slots.values()),
-            "priorities": texts([numbers(probe.priority for probe in of_lane) for of_lane in looks.values()]),
-            "floors": texts([numbers(probe.floor for probe in of_lane) for of_lane in looks.values()]),
+            "floors": texts([numbers((floors or {}).get(queue, EVERYWHERE)) for queue in slots]),
         }
         rows = self._run_written(connection, self._claim, values)
         again = [job_id for job_id, *_, was_started in rows if was_started]

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnElement,
     Double,
     Integer,
     SmallInteger,
@@ -17,27 +18,27 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    literal_column,
     null,
     select,
     true,
     update,
 )
 
-from sqla_jobs.queries.parts import Tables, array_of, locked, seconds, unnest_written
+from sqla_jobs.queries.parts import PRIORITIES, Tables, array_of, locked, numbers, seconds, unnest_written
 
 
 def claim(tables: Tables) -> Any:
-    """At most `slots` jobs of each lane, from the probes that lead to them; and whether each was started before."""
+    """At most `slots` jobs of each lane, from above its floors; and whether each was started before."""
     jobs = tables.jobs
     # an asynchronous claim can be undone by a crash of the server together with its sequence value, and the same
     # lease be given out twice: its commit waits for the disk, also where the database says otherwise
     setting = func.current_setting("synchronous_commit")
     is_set = case((setting == "off", func.set_config("synchronous_commit", "on", True)), else_=setting).is_not(None)
     lanes = case((is_set, bindparam("lanes", type_=Text)))
-    lane = unnest_written(
-        "lane", queue=(lanes, Text), slots=("slots", Integer), priorities=("priorities", Text), floors=("floors", Text)
-    )
-    probe = unnest_written("probe", priority=(lane.c.priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
+    lane = unnest_written("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
+    priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
+    probe = unnest_written("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
     # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
     # would lock every row they offer, and not only those that the limit lets through
     found = (

@@ -38,6 +38,8 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
+EVERYWHERE = [-1] * len(PRIORITIES)
+"""Floors for claims: the position at and below which they do not look, for each priority."""
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
@@ -75,14 +77,6 @@ class Finish(NamedTuple):
     finished: float = 0.0
 
 
-class Probe(NamedTuple):
-    """Where claiming looks: jobs of one queue and priority, of a position above `floor`."""
-
-    queue: str
-    priority: int
-    floor: int = -1
-
-
 class Written:
     """A statement as psycopg takes it, for where SQLAlchemy takes longer over executing it than the server does."""
 
@@ -94,8 +88,8 @@ class Written:
         self._encoded = self.text.encode()
 
     def execute(self, connection: Connection, values: dict[str, Any]) -> psycopg.Cursor[Any]:
-        """Execute it in the connection's transaction, without preparing it in the server."""
-        return driver(connection).execute(self._encoded, {**self.parameters, **values}, prepare=False)
+        """Execute it in the connection's transaction."""
+        return driver(connection).execute(self._encoded, {**self.parameters, **values})
 
 
 class Tables:

@@ -56,7 +56,7 @@ class Claimer:
         self._engine = engine
         self._queries = queries
         self._settings = settings
-        self._tasks = tasks
+        self._tasks = tuple(tasks)
         self._lanes = lanes
         self._held = held
         self._claiming = claiming
@@ -65,6 +65,7 @@ class Claimer:
         self._floors = Floors(settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._looking = threading.Lock()
         self._promote_at = 0.0
         self._report_at = 0.0
         self._reported: set[str] = set()
@@ -91,14 +92,30 @@ class Claimer:
         self.heard("")
 
     def heard(self, queue: str) -> None:
-        """There are new jobs in `queue`, or anywhere for ""."""
+        """There are new jobs in `queue`, or anywhere for "". Returns at once."""
+        if self._may_serve(queue):
+            self._wake.set()
+
+    def look_for(self, queue: str) -> None:
+        """The same; claims them in the calling thread, which spares the time until another one is awake."""
+        if self._may_serve(queue):
+            try:
+                if not self._looking.locked():
+                    self._step()
+            except (SQLAlchemyError, psycopg.Error) as error:
+                log.debug("asked again in the thread that tells of errors: %s", error)
+            self._wake.set()
+
+    def _may_serve(self, queue: str) -> bool:
+        """Whether a thread is free for new jobs in `queue`."""
         lanes = [lane for lane in self._lanes if queue in ("", lane.name)]
         for lane in lanes:
             lane.empty_until = 0.0
-        if any(lane.has_idle_thread for lane in lanes):
-            # a delayed one may be due before the next poll; what is there now is to start first
-            self._promote_at = min(self._promote_at, time.monotonic() + _SOON)
-            self._wake.set()
+        if not any(lane.has_idle_thread for lane in lanes):
+            return False
+        # a delayed one may be due before the next poll; what is there now is to start first
+        self._promote_at = min(self._promote_at, time.monotonic() + _SOON)
+        return True
 
     def expect(self, delay: float) -> None:
         """A job will be due in `delay` seconds."""
@@ -130,11 +147,12 @@ class Claimer:
         return self._heart.is_sure and self._finisher.waiting < _UNWRITTEN
 
     def _step(self) -> None:
-        try:
-            self._look(time.monotonic())
-        except (SQLAlchemyError, psycopg.Error):
-            self._promote_at = 0.0  # the next try asks the server too, and does not take silence for success
-            raise
+        with self._looking:
+            try:
+                self._look(time.monotonic())
+            except (SQLAlchemyError, psycopg.Error):
+                self._promote_at = 0.0  # the next try asks the server too, and does not take silence for success
+                raise
 
     def _look(self, now: float) -> None:
         for lane in self._lanes:
@@ -162,24 +180,23 @@ class Claimer:
         return self._settings.poll * random.uniform(1.0, 1.2)  # noqa: S311 - so that workers do not poll in step
 
     def _claim(self, slots: dict[str, int], now: float) -> None:
-        probes = self._floors.probes(slots, now)
+        floors = self._floors.of(slots, now)
         with self._claiming:
             if self._stopping.is_set():
                 return
             with self._engine.begin() as connection:
-                jobs = self._queries.claim(connection, self._heart.process_id, slots, self._tasks, probes)
+                jobs = self._queries.claim(connection, self._heart.process_id, slots, self._tasks, floors)
             at = time.monotonic()
             # never twice: should the server give out a lease again that we hold, it is ignored
             fresh = [Held(job, at) for job in jobs if job.run_id not in self._held]
             self._held.update((held.job.run_id, held) for held in fresh)
+            self._floors.looked(slots, now, at)
+            self._floors.claimed(jobs, at)
+            poll_at = now + self._poll()
             for lane in self._lanes:
+                if sum(job.queue == lane.name for job in jobs) < slots.get(lane.name, 0):
+                    lane.empty_until = min(poll_at, self._floors.sweep_at(lane.name))
                 lane.fill([held for held in fresh if held.job.queue == lane.name])
-        self._floors.looked(slots, now, at)
-        self._floors.claimed(jobs, at)
-        poll_at = now + self._poll()
-        for lane in self._lanes:
-            if sum(job.queue == lane.name for job in jobs) < slots.get(lane.name, 0):
-                lane.empty_until = min(poll_at, self._floors.sweep_at(lane.name))
 
     def _report_unknown(self) -> None:
         with self._engine.begin() as connection:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from queue import Empty, SimpleQueue
 
 from sqla_jobs.held import Held
-from sqla_jobs.queries import PRIORITIES, Claimed, Probe
+from sqla_jobs.queries import EVERYWHERE, PRIORITIES, Claimed
 
 MAX_PREFETCH = 2000
 """Jobs that are claimed ahead at most."""
@@ -108,7 +108,7 @@ class Lane:
 
 
 class Floors:
-    """Where each probe begins, so that claiming skips the dead index entries of jobs that were claimed.
+    """Where looking for jobs of each priority begins: claiming skips the dead index entries of jobs that were claimed.
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed
     late may lie below it: hence a sweep without floors every second, or every twenty times what the
@@ -116,21 +116,15 @@ class Floors:
     """
 
     def __init__(self, queues: Iterable[str]) -> None:
-        self._keys = [(queue, priority) for queue in queues for priority in PRIORITIES]
-        self._floor = dict.fromkeys(self._keys, -1)
-        self._highest = dict.fromkeys(self._keys, -1)
-        self._trailing = dict.fromkeys(self._keys, -1)
+        self._floor = {queue: [*EVERYWHERE] for queue in queues}
+        self._highest = {queue: [*EVERYWHERE] for queue in self._floor}
+        self._trailing = {queue: [*EVERYWHERE] for queue in self._floor}
         self._moved_at = 0.0
-        self._sweep_at = dict.fromkeys((queue for queue, _ in self._keys), 0.0)
+        self._sweep_at = dict.fromkeys(self._floor, 0.0)
 
-    def probes(self, queues: Iterable[str], now: float) -> list[Probe]:
-        """The probes of these queues; without floors where a sweep is due."""
-        wanted = set(queues)
-        return [
-            Probe(queue, priority, -1 if now >= self._sweep_at[queue] else self._floor[queue, priority])
-            for queue, priority in self._keys
-            if queue in wanted
-        ]
+    def of(self, queues: Iterable[str], now: float) -> dict[str, list[int]]:
+        """The floors of those of these queues that have any now: of which no sweep is due."""
+        return {queue: self._floor[queue] for queue in queues if now < self._sweep_at[queue]}
 
     def looked(self, queues: Iterable[str], began: float, ended: float) -> None:
         """A claim from these queues took that long; where a sweep was due, that was it."""
@@ -148,12 +142,12 @@ class Floors:
 
     def claimed(self, jobs: list[Claimed], now: float) -> None:
         """Remember how far claiming has come: `jobs` are in claim order."""
-        highest = {(job.queue, job.priority): job.position for job in jobs}
-        lowest = {(job.queue, job.priority): job.position for job in reversed(jobs)}
-        for key, position in lowest.items():
-            if position <= self._floor[key]:  # it came late, and more may have come with it
-                self._floor[key] = self._trailing[key] = self._highest[key] = -1
-            self._highest[key] = max(self._highest[key], highest[key])
+        highest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in jobs}
+        lowest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in reversed(jobs)}
+        for (queue, at), position in lowest.items():
+            if position <= self._floor[queue][at]:  # it came late, and more may have come with it
+                self._floor[queue][at] = self._trailing[queue][at] = self._highest[queue][at] = -1
+            self._highest[queue][at] = max(self._highest[queue][at], highest[queue, at])
         if now - self._moved_at >= 1.0:
-            self._floor, self._trailing = self._trailing, dict(self._highest)
+            self._floor, self._trailing = self._trailing, {queue: [*them] for queue, them in self._highest.items()}
             self._moved_at = now

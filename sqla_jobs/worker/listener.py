@@ -29,7 +29,10 @@ _STOP = 1.0
 
 
 class Listener:
-    """LISTENs on a connection of its own and calls `heard(queue)`; the shortcut, not the truth.
+    """LISTENs on a connection of its own; the shortcut, not the truth.
+
+    Calls `look_for(queue)` in its own thread, and `heard(queue)`, which is to return at once, for what this
+    process commits itself, in the thread that does.
 
     Every `patience` seconds it asks whether the server is still there: a connection whose other end is gone
     is as silent as one on which there is nothing to say.
@@ -38,11 +41,20 @@ class Listener:
     to others. There, and while the connection is away, new jobs of other processes are found by polling.
     """
 
-    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], None], *, patience: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        channel: str,
+        heard: Callable[[str], None],
+        *,
+        look_for: Callable[[str], None] | None = None,
+        patience: float,
+    ) -> None:
         self._engine = engine
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         self._heard = heard
+        self._look_for = look_for or heard
         self._patience = patience
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -89,7 +101,7 @@ class Listener:
             self._heard("")  # whatever was said before
             while not self._stop.is_set():
                 for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
-                    self._heard(notify.payload)
+                    self._look_for(notify.payload)
                 if time.monotonic() - asked_at > self._patience:
                     self._ask(raw)
                     asked_at = time.monotonic()

@@ -160,7 +160,9 @@ class Worker(Service):
             finisher=self._finisher,
         )
         channel = self._jobs.models.channel
-        self._listener = Listener(engine, channel, self._claimer.heard, patience=self._settings.patience)
+        self._listener = Listener(
+            engine, channel, self._claimer.heard, look_for=self._claimer.look_for, patience=self._settings.patience
+        )
         self._pruner = Pruner(engine, self._jobs.models, self._settings.retention)
 
     def _known_tasks(self) -> list[str]:
