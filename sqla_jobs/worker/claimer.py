@@ -192,11 +192,18 @@ class Claimer:
             self._held.update((held.job.run_id, held) for held in fresh)
             self._floors.looked(slots, now, at)
             self._floors.claimed(jobs, at)
-            poll_at = now + self._poll()
-            for lane in self._lanes:
-                if sum(job.queue == lane.name for job in jobs) < slots.get(lane.name, 0):
+            self._hand_out(fresh, slots, now + self._poll())
+
+    def _hand_out(self, claimed: list[Held], slots: dict[str, int], poll_at: float) -> None:
+        """Fill the lanes that were to get so many; those that got fewer are empty for now."""
+        of_lane: dict[str, list[Held]] = {name: [] for name in slots}
+        for held in claimed:
+            of_lane[held.job.queue].append(held)
+        for lane in self._lanes:
+            if (mine := of_lane.get(lane.name)) is not None:
+                if len(mine) < slots[lane.name]:
                     lane.empty_until = min(poll_at, self._floors.sweep_at(lane.name))
-                lane.fill([held for held in fresh if held.job.queue == lane.name])
+                lane.fill(mine)
 
     def _report_unknown(self) -> None:
         with self._engine.begin() as connection:
