@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from sqla_jobs import processes
 from sqla_jobs.outcomes import Failed, Failure, Retried, Succeeded
 from sqla_jobs.queries import Finish, Queries
 from sqla_jobs.queries.parts import Written
+from sqla_jobs.worker.pulse import Pulse, next_look
+from sqla_jobs.worker.settings import Rhythm
 from tests import shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -195,6 +198,33 @@ def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(
             wait_until(lambda: states(engine) == {"succeeded": 4200, "running": 4})
         shop.gate.set()
         wait_until(lambda: states(engine) == {"succeeded": 4204})
+
+
+def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a held snapshot, where the index of running jobs keeps an entry for each job that has run."""
+    looks = 0
+
+    def look(self: Queries, connection: Connection) -> list[tuple[int, str]]:
+        nonlocal looks
+        looks += 1
+        time.sleep(0.5)
+        return []
+
+    monkeypatch.setattr(Queries, "rescue", look)
+    pulse = Pulse(connection.engine, QUERIES, Rhythm(0.1, 1.0))
+
+    def has_looked() -> bool:
+        pulse.beat([])
+        pulse.rescue()
+        return looks > 0
+
+    wait_until(has_looked)
+    pulse.rescue()
+    assert looks == 1
+    began = time.monotonic()
+    assert began <= next_look(began) < began + 1.0
 
 
 def test_the_end_of_a_transactional_task_is_prepared_with_a_plan_that_stays_good(

@@ -16,7 +16,7 @@ from sqla_jobs.held import Held
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Claimed, Lease, Queries
 from sqla_jobs.worker.patience import Patience
-from sqla_jobs.worker.pulse import Keeper
+from sqla_jobs.worker.pulse import Keeper, next_look
 from sqla_jobs.worker.settings import Settings
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -60,7 +60,7 @@ class Heart:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
-        self._stray_at = 0.0
+        self._stray_at = time.monotonic() + settings.heartbeat
 
     @property
     def process_id(self) -> uuid.UUID:
@@ -115,9 +115,9 @@ class Heart:
             self._register()
             self._on_lost()
         now = time.monotonic()
-        if now - self._stray_at >= self._settings.heartbeat:
+        if now >= self._stray_at:
             self._give_back_stray()
-            self._stray_at = now
+            self._stray_at = max(now + self._settings.heartbeat, next_look(now))
         if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
             with self._engine.begin() as connection:
                 self._look(connection, held)

@@ -19,6 +19,19 @@ from sqla_jobs.worker.stopping import StopRequest
 log = logging.getLogger("sqla_jobs.worker")
 
 
+_REST = 50
+"""So many times as long as a look at all that runs took, until the next one."""
+
+
+def next_look(began: float) -> float:
+    """When to look again at all that runs, after a look that ends now: at once, where that took next to no time.
+
+    Under a held snapshot the index of running jobs keeps an entry for each job that has run.
+    """
+    now = time.monotonic()
+    return now + _REST * (now - began)
+
+
 class Pulse:
     """Beats for processes of this host, and rescues what dead ones held."""
 
@@ -27,6 +40,7 @@ class Pulse:
         self._queries = queries
         self._rhythm = rhythm
         self.beat_at = self._unbroken_since = time.monotonic()
+        self._rescue_at = 0.0
 
     @property
     def is_due(self) -> bool:
@@ -44,8 +58,12 @@ class Pulse:
         return alive
 
     def rescue(self) -> None:
-        """Take back the jobs of the dead, once our own beats prove that the server was there all along."""
-        if self.beat_at - self._unbroken_since < self._rhythm.lease:
+        """Take back the jobs of the dead, once our own beats prove that the server was there all along.
+
+        Not with each beat where that takes long.
+        """
+        began = time.monotonic()
+        if self.beat_at - self._unbroken_since < self._rhythm.lease or began < self._rescue_at:
             return
         with self._engine.begin() as connection:
             buried = self._queries.bury(connection)
@@ -54,6 +72,7 @@ class Pulse:
         while rescued := self._rescue_some():
             for job_id, state in rescued:
                 log.warning("job %s lost its process and is %s now", job_id, state)
+        self._rescue_at = next_look(began)
 
     def _rescue_some(self) -> list[tuple[int, str]]:
         with self._engine.begin() as connection:
