@@ -21,7 +21,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
         self._open.set()
-        self._mute_after: bytes | None = None
+        self._mute_after: tuple[bytes, ...] = ()
         self._unmuted: set[asyncio.Event] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
@@ -44,12 +44,12 @@ class Proxy:
         """Keep connections open and accept new ones, and pass nothing on: a peer that answers nothing."""
         self._call(self._open.clear)
 
-    def mute(self, after: bytes = b"") -> None:
-        """Hold answers back, on each connection from the next request on that contains `after`.
+    def mute(self, *after: bytes) -> None:
+        """Hold answers back, on each connection from the next request on that contains one of these.
 
         The requests are passed on: with a `cut()` after it, what was asked is done, and nobody is told.
         """
-        self._call(partial(setattr, self, "_mute_after", after))
+        self._call(partial(setattr, self, "_mute_after", after or (b"",)))
 
     def go_on(self) -> None:
         """Pass on what was held up, and all that follows."""
@@ -88,7 +88,7 @@ class Proxy:
         self._open.set()
 
     def _pass_all_on(self) -> None:
-        self._mute_after = None
+        self._mute_after = ()
         for unmuted in self._unmuted:
             unmuted.set()
         self._open.set()
@@ -130,7 +130,7 @@ class Proxy:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await gate.wait()
-                if self._mute_after is not None and self._mute_after in data:
+                if any(said in data for said in self._mute_after):
                     unmuted.clear()
                 writer.write(data)
                 await writer.drain()

@@ -232,7 +232,7 @@ def test_a_muted_proxy_passes_requests_on_and_holds_the_answers_back() -> None:
         socket.create_connection((proxy.listen, proxy.port), timeout=10) as client,
         server.accept()[0] as there,
     ):
-        proxy.mute(after=b"question")
+        proxy.mute(b"question")
         client.sendall(b"hello")
         assert there.recv(100) == b"hello"
         there.sendall(b"hello")

@@ -22,6 +22,8 @@ from benchmarks.torture.services import Service
 from sqla_jobs.postgres import LocalServer
 
 _LOAD = "the load"
+_PREPARED = b"_pg3_"
+"""How psycopg names what it prepares."""
 _STEP = 0.05
 _LATER = 0.5
 """Seconds after which a fault that cannot be now is tried again."""
@@ -173,24 +175,24 @@ class Storm:
 
     def _lose_commits(self) -> str | None:
         chosen = self._pick_free([*self._hosts, None])
-        return chosen and self._lose_answers("commits", b"COMMIT", *chosen)
+        return chosen and self._lose_answers("commits", (b"COMMIT",), *chosen)
 
     def _lose_claims(self) -> str | None:
-        """And ends, and beats: the statements of the worker's own connections, which commit one by one."""
+        """And ends, and beats: what the own connections of workers say, where each statement commits."""
         chosen = self._pick_free(self._hosts)
-        return chosen and self._lose_answers("claims", b"UPDATE", *chosen)
+        return chosen and self._lose_answers("claims", (b"UPDATE", _PREPARED), *chosen)
 
-    def _lose_answers(self, fault: str, to: bytes, name: str, proxy: Proxy, pids: list[int]) -> str:
+    def _lose_answers(self, fault: str, to: tuple[bytes, ...], name: str, proxy: Proxy, pids: list[int]) -> str:
         """What was asked is done, and nobody is told: the answers are held back, and then the connections cut."""
         hit = self._hold_up(fault, name, pids)
-        proxy.mute(to)
+        proxy.mute(*to)
 
         def end() -> None:
             proxy.cut()
             proxy.go_on()
 
         length = self._after(0.6, 2.0, partial(self._let_go, name, end))
-        return f"answers to each {to.decode()} of {name} are lost for {length:.1f} s, which ran {hit} jobs"
+        return f"answers to each {to[0].decode()} of {name} are lost for {length:.1f} s, which ran {hit} jobs"
 
     def _stall(self) -> str | None:
         if (chosen := self._pick_free([*self._hosts, None])) is None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sqla_jobs.worker")
 
+_COME_BACK = (Retried, Snoozed, Released)
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
 
@@ -255,7 +256,7 @@ class Worker(Service):
             outcome = end.outcome
             if self._forget(end.lease.run_id) and not isinstance(outcome, Released):
                 runs += 1
-            if isinstance(outcome, Retried | Snoozed | Released) and outcome.delay is not None:
+            if isinstance(outcome, _COME_BACK) and outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
         self._count(runs)
 
