@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,15 @@ def done(engine: Engine, count: int, *, claims_before: int) -> float:
     run = jobs.Run
     ran = select(func.count(), func.clock_timestamp() - func.min(run.started_at)).where(run.id > claims_before)
     deadline = time.monotonic() + _PATIENCE
+    number, took = 0, timedelta()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while True:
-            while claims(engine) < claims_before + count:
-                assert time.monotonic() < deadline, "the jobs are not claimed"
-                time.sleep(0.005)
-            number, took = connection.execute(ran).one()
-            assert number <= count, f"{number} runs of {count} jobs"
-            if number == count:
-                return count / float(took.total_seconds())
+        while number < count:
             assert time.monotonic() < deadline, "the jobs are not done"
+            time.sleep(0.005)
+            if claims(engine) >= claims_before + count:
+                number, took = connection.execute(ran).one()
+    assert number == count, f"{number} runs of {count} jobs"
+    return count / took.total_seconds()
 
 
 def drain(engine: Engine, count: int, *, processes: int = 1, task: Any = work.nothing) -> float:

@@ -34,7 +34,8 @@ class Binding:
     ) -> None:
         self.session_factory = _session_factory(bind)
         self.within: Within = within or nullcontext
-        self._run_session = run_session or self.session_factory
+        self.run_session = run_session or self.session_factory
+        """Gives the session of a run, inside of its `within`: a new one, or that in which the application writes."""
         self._bind = bind
         self._entity = entity
 
@@ -72,13 +73,6 @@ class Binding:
         with self.session() as session:
             yield session
             session.commit()
-
-    def of_run(self) -> Session:
-        """The session of a run that is `within` already.
-
-        It is a new one, or what `run_session` gives there: that in which the application's helpers write.
-        """
-        return self._run_session()
 
 
 def _session_factory(bind: Any) -> SessionFactory:

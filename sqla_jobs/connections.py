@@ -94,8 +94,11 @@ def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
         connection = connect_within(patience, borrow)
         bound(connection, patience)
         keep_alive(connection, patience)
-        if not _plans_anew(connection):
+        if is_direct(connection):
+            connection.execute("SET plan_cache_mode = force_custom_plan")
+        else:
             connection.prepare_threshold = None
+        connection.commit()
         return connection
 
     engine = create_engine(
@@ -111,15 +114,10 @@ def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
     return engine
 
 
-def _plans_anew(connection: psycopg.Connection[Any]) -> bool:
-    """Whether what is prepared is planned each time from now on. Not behind a pooler, whose process is another one."""
-    found = connection.execute(
-        "SELECT CASE pg_backend_pid() WHEN %s THEN set_config('plan_cache_mode', 'force_custom_plan', false) END",
-        [connection.info.backend_pid],
-        prepare=False,
-    ).fetchone()
-    connection.commit()
-    return found is not None and found[0] is not None
+def is_direct(connection: psycopg.Connection[Any]) -> bool:
+    """Whether no pooler stands before the server: its process is another one."""
+    found = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
+    return found is not None and found[0] == connection.info.backend_pid
 
 
 def _leave_read_only(context: Any) -> None:

@@ -78,8 +78,8 @@ def bound(connection: psycopg.Connection[Any], patience: float) -> None:
 def ask(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> list[PGresult]:
     """The answers to one or more statements, sent together, on a connection that is somebody else's.
 
-    Raises the error of the statement that failed, after which the server leaves out the rest, or `NoAnswer`
-    after `patience` seconds of silence.
+    Raises the error of the statement that failed, after which the server leaves out the rest, or, where a
+    `patience` is given, `NoAnswer` after so many seconds of silence.
     """
     server = connection.pgconn
     server.send_query(question.encode(connection.info.encoding))
@@ -103,8 +103,10 @@ def ask(connection: psycopg.Connection[Any], question: str, patience: float | No
 def _wait(connection: psycopg.Connection[Any], events: int, patience: float | None) -> None:
     look = select.poll()
     look.register(connection.pgconn.socket, events)
-    if not look.poll(None if patience is None else 1000 * patience):
-        _abandon(connection, patience or 0.0)
+    if patience is None:
+        look.poll()
+    elif not look.poll(1000 * patience):
+        _abandon(connection, patience)
         raise NoAnswer(f"no answer from the server for {patience:g} s")
 
 

@@ -35,3 +35,6 @@ class EntityGone(JobsError):
 
 class LeaseLost(JobsError):
     """Somebody else was given the job meanwhile, so this attempt may not record anything."""
+
+    def __init__(self) -> None:
+        super().__init__("the job was given to somebody else meanwhile; its writes are rolled back")

@@ -79,7 +79,7 @@ class _Savepoints:
 
     def commit(self, session: Session, end: Finish) -> None:
         if not self._queries.succeed(session, end):
-            raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back")
+            raise LeaseLost
 
 
 def _next(

@@ -45,7 +45,7 @@ class Transactions(Protocol):
 
 
 class WorkerTransactions:
-    """Each its own, in a session from `transaction`, and such that a process which is gone soon holds nothing.
+    """Each its own, in a session from `session`, and such that a process which is gone soon holds nothing.
 
     The server notices a vanished host within about `lease`, or a minute where that is less. `patience` is
     how long a connection of the application's pool may be silent when a transaction begins on it.
@@ -77,8 +77,7 @@ class WorkerTransactions:
             yield session
 
     def commit(self, session: Session, end: Finish) -> None:
-        with self._queries.commit.storing(self._queries.connection(session), end):
-            session.commit()
+        self._queries.commit(session, end)
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)

@@ -179,5 +179,11 @@ def test_what_would_be_left_in_a_session_would_be_seen(pooled: Engine) -> None:
         connection.execute(text("SET statement_timeout = 5000"))
         connection.execute(text("LISTEN something"))
         connection.execute(text("SELECT pg_advisory_lock(7)"))
+        connection.execute(text("PREPARE it AS SELECT 1"))
         connection.commit()
-    assert left_in_sessions(pooled) == {"statement_timeout is 5000", "listens to something", "advisory lock 7"}
+    assert left_in_sessions(pooled) == {
+        "statement_timeout is 5000",
+        "listens to something",
+        "advisory lock 7",
+        "prepared: PREPARE it AS SELECT 1",
+    }

@@ -158,3 +158,25 @@ def test_resume_and_retry_wake_it_too(worker: Engine) -> None:
         jobs.retry(session, one)
         session.commit()
     wait_until(lambda: effects(worker) == {1})
+
+
+def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, database_url: str) -> None:
+    """Its connections are not in autocommit there, and what is said is only heard outside of a transaction."""
+    name, dsn = sql.Identifier(str(engine.url.database)), database_url.replace("+psycopg", "")
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'").format(name))
+    engine.dispose()
+    shop.Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    with jobs.worker(poll=60, lease=180), Session(engine) as session, psycopg.connect(dsn) as other:
+        shop.write.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: effects(engine) == {1})
+        other.execute("INSERT INTO sqla_jobs (task, args) VALUES ('write', '{\"n\": 2}')")
+
+        def is_told() -> bool:
+            other.execute("SELECT pg_notify(%s, '')", [jobs.models.channel])
+            other.commit()
+            return effects(engine) == {1, 2}
+
+        wait_until(is_told)

@@ -11,12 +11,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, event, func, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, func, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from sqla_jobs import ConfigurationError, Jobs, JobState, deadlines
-from sqla_jobs.queries import commit, guard
+from sqla_jobs.queries import begin, commit
+from sqla_jobs.queries.parts import Written
 from sqla_jobs.worker import Worker
 from sqla_jobs.worker.stopping import StopRequest
 from tests import shop
@@ -425,24 +426,30 @@ def test_a_transactional_task_costs_two_round_trips_beside_its_own(
     session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    ask = deadlines.ask
+    ask, execute = deadlines.ask, Written.execute
 
     def asked(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> Any:
         sent.append(question)
         return ask(connection, question, patience)
 
+    def executed(self: Written, connection: Connection, *args: Any) -> Any:
+        if connection.engine is app:
+            sent.append(self.text)
+        return execute(self, connection, *args)
+
     shop.write.enqueue(session, n=1)
     session.commit()
     app = create_engine(engine.url)
     event.listen(app, "before_cursor_execute", lambda *args: sent.append(args[2]))
-    monkeypatch.setattr(guard, "ask", asked)
+    monkeypatch.setattr(Written, "execute", executed)
+    monkeypatch.setattr(begin, "ask", asked)
     monkeypatch.setattr(commit, "ask", asked)
     assert drain(bind=app) == 1
     app.dispose()
-    begin, write, end = sent
-    assert begin.startswith("BEGIN; SET LOCAL")
+    first, write, last = sent
+    assert first.startswith("BEGIN; SET LOCAL")
     assert write.startswith("INSERT INTO effects")
-    assert end.endswith("COMMIT")
+    assert last.endswith("COMMIT")
 
 
 def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: Engine) -> None:

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
-from sqla_jobs.queries import claim, commit, finish, guard, held, rescue, succeed, waiting
+from sqla_jobs.queries import begin, claim, finish, held, rescue, succeed, waiting
+from sqla_jobs.queries.commit import Commit
 from sqla_jobs.queries.parts import EVERYWHERE, PRIORITIES, Claimed, Finish, Lease, Tables, Written, numbers, texts
 
 __all__ = ["EVERYWHERE", "PRIORITIES", "Claimed", "Finish", "Lease", "Queries"]
@@ -144,12 +145,16 @@ class Queries:
         The server notices within `noticed_within` seconds, or a minute, that the client's host is gone.
         Raises psycopg's errors, also after `patience` seconds without an answer.
         """
-        return guard.begin(driver(connection), noticed_within=noticed_within, patience=patience)
+        return begin.begin(driver(connection), noticed_within=noticed_within, patience=patience)
+
+    def commit(self, session: Session, end: Finish) -> None:
+        """Commit such a transaction together with the end of its attempt. Raises `LeaseLost`."""
+        with self._commit.storing(self.connection(session), end):
+            session.commit()
 
     @cached_property
-    def commit(self) -> commit.Commit:
-        """How such a transaction ends."""
-        return commit.Commit(self._tables)
+    def _commit(self) -> Commit:
+        return Commit(self._tables)
 
     def connection(self, session: Session) -> Connection:
         """The session's connection to the database of the jobs."""

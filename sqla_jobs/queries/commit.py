@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from enum import Enum, auto
 from typing import Any
 from zlib import crc32
 
 import psycopg
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
-from psycopg.pq import TransactionStatus
 from psycopg.pq.abc import PGresult
-from sqlalchemy import Connection, Integer, TwoPhaseTransaction, case, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, TwoPhaseTransaction, literal_column, select
 
 from sqla_jobs.connections import driver
 from sqla_jobs.deadlines import ask
 from sqla_jobs.errors import JobsError, LeaseLost
-from sqla_jobs.queries.guard import beginning
+from sqla_jobs.queries.begin import beginning
 from sqla_jobs.queries.parts import Finish, Tables, Written
 from sqla_jobs.queries.succeed import one, succeed_one
 
 _NO_LEASE = "sqla_jobs: no lease"
-
-
-class _Way(Enum):
-    """How the statement is sent on a connection: plainly the first time, prepared the second, from then on known."""
-
-    first = auto()
-    preparing = auto()
-    prepared = auto()
-    plain = auto()
 
 
 class Commit:
@@ -42,22 +31,19 @@ class Commit:
     """
 
     def __init__(self, tables: Tables) -> None:
-        stored = succeed_one(tables).returning(tables.runs.c.id).cte("stored")
-        is_one = case(
-            (func.count() == literal_column("1"), literal_column("'1'")), else_=literal_column(f"'{_NO_LEASE}'")
-        )
-        written = Written(select(cast(is_one, Integer)).select_from(stored))
-        self._plain, names = written.text, list(written.parameters)
+        # where nothing was stored the cast fails, and the COMMIT that follows in the message is not reached
+        told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
+        written = Written(select(told).select_from(succeed_one(tables).returning(tables.runs.c.id).cte("stored")))
+        self._plain = written.text
         self._name = f"sqla_jobs_{crc32(self._plain.encode()):08x}"
-        numbered = self._plain % {name: f"${number}" for number, name in enumerate(names, 1)}
-        arguments = ", ".join(f"%({name})s" for name in names)
-        execute = f"SET LOCAL enable_seqscan = off; EXECUTE {self._name} ({arguments})"
-        self._statements = {
-            _Way.first: f"SELECT pg_backend_pid(); {self._plain}",
-            _Way.preparing: f"PREPARE {self._name} AS {numbered}; {execute}",
-            _Way.prepared: f"SAVEPOINT {self._name}; {execute}",
-            _Way.plain: self._plain,
-        }
+        numbered = self._plain % {name: f"${number}" for number, name in enumerate(written.parameters, 1)}
+        arguments = ", ".join(f"%({name})s" for name in written.parameters)
+        execute = (
+            f"SET LOCAL enable_seqscan = off; EXECUTE {self._name} ({arguments}); SET LOCAL enable_seqscan TO DEFAULT"
+        )
+        self._first = f"SELECT pg_backend_pid(); {self._plain}"
+        self._preparing = f"PREPARE {self._name} AS {numbered}; {execute}"
+        self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
     @contextmanager
     def storing(self, connection: Connection, end: Finish) -> Generator[None]:
@@ -77,11 +63,13 @@ class Commit:
             try:
                 self._commit(raw, connection.info, end)
             except BaseException:
-                with suppress(psycopg.Error):  # that is lost too, then; what failed first is told
-                    raw.rollback()  # SQLAlchemy will not: a COMMIT that fails has done so
+                # SQLAlchemy takes a failed COMMIT to have ended the transaction; what failed may stand before it
+                with suppress(psycopg.Error):  # then the connection is lost, and what failed first is told
+                    raw.rollback()
                 raise
             has_committed = True
 
+        # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
         vars(raw)["commit"] = commit
         try:
             yield
@@ -94,21 +82,23 @@ class Commit:
             )
 
     def _commit(self, raw: psycopg.Connection[Any], known: dict[Any, Any], end: Finish) -> None:
-        is_begun = raw.pgconn.transaction_status != TransactionStatus.IDLE
-        begin = "" if is_begun else f"{beginning(raw)}; "
-        way: _Way = known.get(self._name, _Way.first)
-        if way is _Way.preparing:
-            known[self._name] = _Way.prepared  # even if what follows fails
+        """`known` says what to send on this connection."""
+        statements: str = known.get(self._name, self._first)
+        if statements == self._preparing:
+            known[self._name] = self._prepared  # whatever follows: no rollback undoes PREPARE
         try:
-            answers = self._ask(raw, f"{begin}{self._statements[way]}; COMMIT", end)
+            answers = self._ask(raw, f"{beginning(raw)}{statements}; COMMIT", end)
         except InvalidSqlStatementName:
-            # thrown away: psycopg does so after a ROLLBACK, a pool may with DISCARD ALL
+            if statements != self._prepared:
+                raise
+            # it was thrown away: psycopg does so after a ROLLBACK, a pool may with DISCARD ALL
             del known[self._name]
             self._ask(raw, f"ROLLBACK TO SAVEPOINT {self._name}; {self._plain}; COMMIT", end)
             return
-        if way is _Way.first:
-            is_direct = int(answers[-3].get_value(0, 0) or 0) == raw.info.backend_pid
-            known[self._name] = _Way.preparing if is_direct and raw.prepare_threshold is not None else _Way.plain
+        if statements == self._first:
+            pid, _, _ = answers[-3:]
+            is_direct = int(pid.get_value(0, 0) or 0) == raw.info.backend_pid
+            known[self._name] = self._preparing if is_direct and raw.prepare_threshold is not None else self._plain
 
     def _ask(self, raw: psycopg.Connection[Any], statements: str, end: Finish) -> list[PGresult]:
         try:
@@ -116,4 +106,4 @@ class Commit:
         except InvalidTextRepresentation as error:
             if _NO_LEASE not in str(error):
                 raise
-            raise LeaseLost("the job was given to somebody else meanwhile; its writes are rolled back") from None
+            raise LeaseLost from None

@@ -38,7 +38,7 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
-EVERYWHERE = [-1] * len(PRIORITIES)
+EVERYWHERE = (-1,) * len(PRIORITIES)
 """Floors for claims: the position at and below which they do not look, for each priority."""
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
@@ -85,11 +85,11 @@ class Written:
         compiled = statement.compile(dialect=_DIALECT)
         self.text = str(compiled)
         self.parameters = compiled.params
-        self._encoded = self.text.encode()
+        self._bytes = self.text.encode()
 
     def execute(self, connection: Connection, values: dict[str, Any]) -> psycopg.Cursor[Any]:
         """Execute it in the connection's transaction."""
-        return driver(connection).execute(self._encoded, {**self.parameters, **values})
+        return driver(connection).execute(self._bytes, {**self.parameters, **values})
 
 
 class Tables:

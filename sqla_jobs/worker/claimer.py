@@ -34,7 +34,9 @@ _REPORT = 60.0
 
 
 class Claimer:
-    """One thread that promotes what is due, claims what its lanes have room for, and gives back what is held up.
+    """Promotes what is due, claims what its lanes have room for, and gives back what is held up, one at a time.
+
+    In a thread of its own, and in that of the listener.
 
     It polls every `poll` seconds, or up to a fifth later, and exactly when the next scheduled job is due;
     `wake()` makes it look at once.
@@ -65,7 +67,7 @@ class Claimer:
         self._floors = Floors(settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._looking = threading.Lock()
+        self._looking = threading.RLock()
         self._promote_at = 0.0
         self._report_at = 0.0
         self._reported: set[str] = set()
@@ -93,21 +95,24 @@ class Claimer:
 
     def heard(self, queue: str) -> None:
         """There are new jobs in `queue`, or anywhere for "". Returns at once."""
-        if self._may_serve(queue):
+        if self._expect_in(queue):
             self._wake.set()
 
     def look_for(self, queue: str) -> None:
         """The same; claims them in the calling thread, which spares the time until another one is awake."""
-        if self._may_serve(queue):
+        if not self._expect_in(queue):
+            return
+        if self._looking.acquire(blocking=False):
             try:
-                if not self._looking.locked():
-                    self._step()
+                self._step()
             except (SQLAlchemyError, psycopg.Error) as error:
-                log.debug("asked again in the thread that tells of errors: %s", error)
-            self._wake.set()
+                log.debug("left to the claiming thread, which tells of errors: %s", error)
+            finally:
+                self._looking.release()
+        self._wake.set()  # to look again after an error, and else to reckon anew how long to wait
 
-    def _may_serve(self, queue: str) -> bool:
-        """Whether a thread is free for new jobs in `queue`."""
+    def _expect_in(self, queue: str) -> bool:
+        """Let the lanes of `queue` look at once. Returns whether a thread is free for one of them."""
         lanes = [lane for lane in self._lanes if queue in ("", lane.name)]
         for lane in lanes:
             lane.empty_until = 0.0
@@ -192,17 +197,18 @@ class Claimer:
             self._held.update((held.job.run_id, held) for held in fresh)
             self._floors.looked(slots, now, at)
             self._floors.claimed(jobs, at)
-            self._hand_out(fresh, slots, now + self._poll())
+            again_at = {queue: self._floors.sweep_at(queue) for queue in floors}  # what was swept is empty
+            self._hand_out(fresh, slots, now + self._poll(), again_at)
 
-    def _hand_out(self, claimed: list[Held], slots: dict[str, int], poll_at: float) -> None:
-        """Fill the lanes that were to get so many; those that got fewer are empty for now."""
+    def _hand_out(self, claimed: list[Held], slots: dict[str, int], poll_at: float, again_at: dict[str, float]) -> None:
+        """Fill the lanes that were to get so many; those that got fewer look again at `poll_at`, or before that."""
         of_lane: dict[str, list[Held]] = {name: [] for name in slots}
         for held in claimed:
             of_lane[held.job.queue].append(held)
         for lane in self._lanes:
             if (mine := of_lane.get(lane.name)) is not None:
                 if len(mine) < slots[lane.name]:
-                    lane.empty_until = min(poll_at, self._floors.sweep_at(lane.name))
+                    lane.empty_until = min(poll_at, again_at.get(lane.name, poll_at))
                 lane.fill(mine)
 
     def _report_unknown(self) -> None:

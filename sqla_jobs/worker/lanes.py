@@ -21,7 +21,7 @@ _STALLED = 0.5
 
 
 class Lane:
-    """The jobs of one queue in this process. The claiming thread fills it, `concurrency` threads empty it."""
+    """The jobs of one queue in this process. Whoever claims fills it, `concurrency` threads empty it."""
 
     def __init__(self, name: str, concurrency: int) -> None:
         self.name = name
@@ -123,7 +123,7 @@ class Floors:
         self._sweep_at = dict.fromkeys(self._floor, 0.0)
 
     def of(self, queues: Iterable[str], now: float) -> dict[str, list[int]]:
-        """The floors of those of these queues that have any now: of which no sweep is due."""
+        """The floors of these queues, but for those that are to be swept now."""
         return {queue: self._floor[queue] for queue in queues if now < self._sweep_at[queue]}
 
     def looked(self, queues: Iterable[str], began: float, ended: float) -> None:
@@ -144,10 +144,10 @@ class Floors:
         """Remember how far claiming has come: `jobs` are in claim order."""
         highest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in jobs}
         lowest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in reversed(jobs)}
-        for (queue, at), position in lowest.items():
-            if position <= self._floor[queue][at]:  # it came late, and more may have come with it
-                self._floor[queue][at] = self._trailing[queue][at] = self._highest[queue][at] = -1
-            self._highest[queue][at] = max(self._highest[queue][at], highest[queue, at])
+        for (queue, level), position in lowest.items():
+            if position <= self._floor[queue][level]:  # it came late, and more may have come with it
+                self._floor[queue][level] = self._trailing[queue][level] = self._highest[queue][level] = -1
+            self._highest[queue][level] = max(self._highest[queue][level], highest[queue, level])
         if now - self._moved_at >= 1.0:
             self._floor, self._trailing = self._trailing, {queue: [*them] for queue, them in self._highest.items()}
             self._moved_at = now

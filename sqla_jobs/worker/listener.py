@@ -11,10 +11,10 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine
 
 from sqla_jobs import wakeup
-from sqla_jobs.connections import driver
+from sqla_jobs.connections import driver, is_direct
 from sqla_jobs.deadlines import hang_up
 from sqla_jobs.worker.patience import Patience
 
@@ -31,8 +31,8 @@ _STOP = 1.0
 class Listener:
     """LISTENs on a connection of its own; the shortcut, not the truth.
 
-    Calls `look_for(queue)` in its own thread, and `heard(queue)`, which is to return at once, for what this
-    process commits itself, in the thread that does.
+    `look_for(queue)` may take its time; `heard(queue)` returns at once: it is called in the thread that commits
+    jobs, or in the middle of a statement.
 
     Every `patience` seconds it asks whether the server is still there: a connection whose other end is gone
     is as silent as one on which there is nothing to say.
@@ -83,11 +83,12 @@ class Listener:
         connection = self._engine.connect()
         try:
             raw = driver(connection)
-            if connection.scalar(select(func.pg_backend_pid())) != raw.info.backend_pid:
+            if not is_direct(raw):
                 log.info("a pooler stands before the server: new jobs of other processes are found by polling")
                 connection.close()
                 return None
             raw.execute(self._statement)
+            raw.commit()
         except BaseException:
             _throw_away(connection)
             raise
@@ -118,6 +119,7 @@ class Listener:
         """Whether the server is there: by listening again, which changes nothing. What it says meanwhile is heard."""
         raw.add_notify_handler(self._on_notify)
         raw.execute(self._statement)
+        raw.commit()
         raw.remove_notify_handler(self._on_notify)
 
     def _on_notify(self, notify: psycopg.Notify) -> None:

@@ -23,13 +23,12 @@ _REST = 50
 """So many times as long as a look at all that runs took, until the next one."""
 
 
-def next_look(began: float) -> float:
-    """When to look again at all that runs, after a look that ends now: at once, where that took next to no time.
+def next_look(began: float, ended: float) -> float:
+    """When to look again at all that runs: at once, where that took next to no time.
 
     Under a held snapshot the index of running jobs keeps an entry for each job that has run.
     """
-    now = time.monotonic()
-    return now + _REST * (now - began)
+    return ended + _REST * (ended - began)
 
 
 class Pulse:
@@ -62,21 +61,24 @@ class Pulse:
 
         Not with each beat where that takes long.
         """
-        began = time.monotonic()
-        if self.beat_at - self._unbroken_since < self._rhythm.lease or began < self._rescue_at:
+        if self.beat_at - self._unbroken_since < self._rhythm.lease or time.monotonic() < self._rescue_at:
             return
         with self._engine.begin() as connection:
             buried = self._queries.bury(connection)
         for process_id in buried:
             log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
-        while rescued := self._rescue_some():
-            for job_id, state in rescued:
-                log.warning("job %s lost its process and is %s now", job_id, state)
-        self._rescue_at = next_look(began)
+        while self._rescue_some():
+            pass
 
-    def _rescue_some(self) -> list[tuple[int, str]]:
+    def _rescue_some(self) -> bool:
+        began = time.monotonic()
         with self._engine.begin() as connection:
-            return self._queries.rescue(connection)
+            rescued = self._queries.rescue(connection)
+        for job_id, state in rescued:
+            log.warning("job %s lost its process and is %s now", job_id, state)
+        if not rescued:
+            self._rescue_at = next_look(began, time.monotonic())
+        return bool(rescued)
 
 
 class Keeper(Protocol):

@@ -132,7 +132,7 @@ class Worker(Service):
         """Make the parts, which work on `engine`; none is started."""
         queries, claiming = self._queries, threading.Lock()
         transactions = WorkerTransactions(
-            self._binding.of_run, queries, lease=self._settings.lease, patience=self._settings.patience
+            self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
         self._executor = Executor(
             self._jobs.tasks, transactions, isolation=isolation, within=self._binding.within, mark=self._keeper.mark

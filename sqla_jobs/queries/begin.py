@@ -21,10 +21,8 @@ def begin(connection: psycopg.Connection[Any], *, noticed_within: float, patienc
     client reads a large answer slowly. It is set for the transaction alone: a pooler may hand the same
     session to somebody else afterwards.
     """
-    question = _question(noticed_within)
-    if connection.pgconn.transaction_status == TransactionStatus.IDLE:
-        question = f"{beginning(connection)}; {question}"
-    return ask(connection, question, patience)[-1].get_value(0, 0) == b"off"
+    answers = ask(connection, beginning(connection) + _question(noticed_within), patience)
+    return answers[-1].get_value(0, 0) == b"off"
 
 
 @cache
@@ -40,11 +38,13 @@ def _question(noticed_within: float) -> str:
 
 
 def beginning(connection: psycopg.Connection[Any]) -> str:
-    """What psycopg would say to begin, by what the application set."""
+    """What psycopg would say to begin, by what the application set; nothing inside of a transaction."""
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        return ""
     level = connection.isolation_level
     said = ["BEGIN"] if level is None else [f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"]
     if connection.read_only is not None:
         said.append("READ ONLY" if connection.read_only else "READ WRITE")
     if connection.deferrable is not None:
         said.append("DEFERRABLE" if connection.deferrable else "NOT DEFERRABLE")
-    return " ".join(said)
+    return f"{' '.join(said)}; "
