@@ -19,8 +19,9 @@ REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of 
 
 _POOL = 6
 """One each for claims, finishes, heartbeats, listening and pruning, and one for looking."""
-_READ_ONLY = "25006"
-"""SQLSTATE of a server that takes no writes: a standby, such as the old primary after a failover."""
+_OF_NO_MORE_USE = ("25006", "0A000")
+"""SQLSTATEs on which to connect anew: of a server that takes no writes (a standby, such as the old primary after a
+failover), and of what was prepared before a column changed its type."""
 
 
 def check_engine(engine: Engine) -> Engine:
@@ -56,7 +57,7 @@ def own_engine(app: Engine, *, patience: float) -> Engine:
     generic plan made on an empty table would scan for ever. Behind a pooler, which may give the server's
     session to somebody else, nothing is prepared there and nothing set.
     Neither connecting nor a statement waits in silence for longer than `patience` seconds, and a
-    connection to a server that turns out to be read-only is given up.
+    connection that is of no more use, such as one to a server that turns out to be read-only, is given up.
     """
     engine = _connecting_as(app, "AUTOCOMMIT", patience)
     with engine.connect() as connection:
@@ -92,13 +93,17 @@ def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
 
     def connect() -> Any:
         connection = connect_within(patience, borrow)
-        bound(connection, patience)
-        keep_alive(connection, patience)
-        if is_direct(connection):
-            connection.execute("SET plan_cache_mode = force_custom_plan")
-        else:
-            connection.prepare_threshold = None
-        connection.commit()
+        try:
+            bound(connection, patience)
+            keep_alive(connection, patience)
+            if is_direct(connection):
+                connection.execute("SET plan_cache_mode = force_custom_plan")
+            else:
+                connection.prepare_threshold = None
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     engine = create_engine(
@@ -110,7 +115,7 @@ def _connecting_as(app: Engine, isolation: Any, patience: float) -> Engine:
         pool_reset_on_return=None,
         isolation_level=isolation,
     )
-    event.listen(engine, "handle_error", _leave_read_only)
+    event.listen(engine, "handle_error", _give_up_if_useless)
     return engine
 
 
@@ -120,8 +125,8 @@ def is_direct(connection: psycopg.Connection[Any]) -> bool:
     return found is not None and found[0] == connection.info.backend_pid
 
 
-def _leave_read_only(context: Any) -> None:
-    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+def _give_up_if_useless(context: Any) -> None:
+    if getattr(context.original_exception, "sqlstate", None) in _OF_NO_MORE_USE:
         context.is_disconnect = True
 
 

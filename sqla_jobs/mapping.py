@@ -85,6 +85,10 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     if schema == "":
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
+    if schema and "%" in schema:
+        raise ConfigurationError(
+            f"schema={schema!r}: a % stands for a parameter in statements; name the schema otherwise"
+        )
     names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues", "audit")]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:

@@ -7,13 +7,16 @@ import random
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import cache
 from typing import Protocol
 
 import psycopg
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries import Finish, Queries
 
 log = logging.getLogger("sqla_jobs.run")
@@ -22,6 +25,20 @@ _AGAIN = (1.0, 2.0)
 """Seconds after which a job that got no transaction is tried again: between these, so that not all come at once."""
 _SAY_AGAIN = 60.0
 """Seconds after which it is said again that jobs get none."""
+
+
+_DATABASES = "sqla_jobs.databases"
+"""Where the `info` of a run's session has the engines that it has begun transactions with."""
+
+
+@cache
+def _listen_to_sessions() -> None:
+    event.listen(Session, "after_begin", _note_database)
+
+
+def _note_database(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if (databases := session.info.get(_DATABASES)) is not None:
+        databases.add(connection.engine)
 
 
 class NotBegun(Exception):
@@ -64,10 +81,12 @@ class WorkerTransactions:
         self._lease = lease
         self._patience = patience
         self._say_again_at = 0.0
+        _listen_to_sessions()
 
     @contextmanager
     def begin(self) -> Generator[Session]:
         with closing(self._session()) as session:
+            session.info[_DATABASES] = set[Engine]()
             try:
                 is_writable = self._begin(session)
             except (DBAPIError, PoolTimeout, psycopg.Error) as error:
@@ -77,7 +96,12 @@ class WorkerTransactions:
             yield session
 
     def commit(self, session: Session, end: Finish) -> None:
-        self._queries.commit(session, end)
+        if session.twophase or len(session.info[_DATABASES]) > 1:  # the fence stands before all that is committed
+            if not self._queries.succeed(session, end):
+                raise LeaseLost
+            session.commit()
+        else:
+            self._queries.commit(session, end)
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)

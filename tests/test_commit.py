@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests import shop
+from tests.conftest import new_database
+from tests.helpers import wait_until
 from tests.shop import Effect, jobs
 
 CONNECTIONS = 2
@@ -126,6 +128,36 @@ def test_a_transaction_in_two_phases(app: Engine) -> None:
     else:
         assert "max_prepared_transactions" in str(found)
         assert effects(app) == {}
+
+
+def test_an_attempt_without_a_lease_commits_in_no_other_database_either(app: Engine, server_url: str) -> None:
+    """A session that writes to two databases commits one after the other, in no order."""
+    with new_database(server_url) as url:
+        elsewhere = create_engine(url, pool_size=CONNECTIONS)
+        metadata = MetaData()
+        other = Table("elsewhere", metadata, Column("n", Integer))
+        metadata.create_all(elsewhere)
+        factory, seen = sessionmaker(app, binds={other: elsewhere}), list[int]()
+
+        def also(session: Session, flushed: Any) -> None:
+            (n,) = (one.n for one in session.new if isinstance(one, Effect))
+            session.execute(insert(other).values(n=n))
+            if n % 2:
+                with app.begin() as connection:
+                    jobs_of_n = text(f"UPDATE {jobs.Job.__tablename__} SET current_run_id = -id WHERE args->>'n' = :n")
+                    connection.execute(jobs_of_n, {"n": str(n)})
+            seen.append(n)
+
+        event.listen(factory, "after_flush", also)
+        with Session(app) as session:
+            shop.write.enqueue_many(session, ({"n": n} for n in range(20)))
+            session.commit()
+        with jobs.worker(bind=factory, concurrency=1):
+            wait_until(lambda: len(seen) == 20)
+        with elsewhere.connect() as connection:
+            assert sorted(connection.scalars(select(other.c.n))) == list(range(0, 20, 2))
+        elsewhere.dispose()
+    assert len(effects(app)) == 10
 
 
 def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:

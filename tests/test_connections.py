@@ -210,6 +210,20 @@ def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_stateme
         driver.close()
 
 
+def test_a_column_may_change_its_type_under_a_worker(place: Place) -> None:
+    """As a migration may do: what was prepared before cannot be used any more."""
+    with jobs.worker(poll=0.2), Session(place.direct) as session:
+        for n in range(10):  # and is prepared by then
+            shop.write.enqueue(session, n=n)
+            session.commit()
+            wait_until(lambda: states(place.direct).keys() == {"succeeded"})
+        session.execute(text("ALTER TABLE sqla_jobs ALTER COLUMN task TYPE varchar(500)"))
+        shop.write.enqueue(session, n=10)
+        session.commit()
+        wait_until(lambda: states(place.direct) == {"succeeded": 11})
+    assert effects(place.direct, "transactional") == dict.fromkeys(range(11), 1)
+
+
 # what is set for a task's transaction, and for nothing else
 
 

@@ -324,6 +324,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "prefix": (lambda: plain(prefix="My-"), "prefix='My-': use lower-case letters"),
     "long prefix": (lambda: plain(prefix="x" * 32), "at most 31"),
     "schema": (lambda: plain(schema=""), "schema='': name a schema, or leave it out"),
+    "schema with %": (lambda: plain(schema="100%"), "schema='100%': a % stands for a parameter"),
     "one string": (lambda: plain(tasks="shop.mail"), "tasks='shop.mail': a list of module names"),
     "same prefix": (twice, "already has a table 'sqla_jobs': a second Jobs on one base needs its own prefix="),
     "same schema": (lambda: twice(schema="ops"), "already has a table 'sqla_jobs'"),

@@ -223,7 +223,8 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
     wait_until(has_looked)
     pulse.rescue()
     assert looks == 1
-    assert next_look(10.0, 10.5) == 35.5
+    assert next_look(10.0, 10.5, longest=30.0) == 35.5
+    assert next_look(10.0, 20.0, longest=30.0) == 50.0  # a lock that was waited for, say
 
 
 def test_the_end_of_a_transactional_task_is_prepared_with_a_plan_that_stays_good(

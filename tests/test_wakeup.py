@@ -6,16 +6,19 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, make_url, select, text
+from sqlalchemy import Engine, create_engine, event, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from sqla_jobs.queries import Queries
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs
@@ -180,3 +183,62 @@ def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, dat
             return effects(engine) == {1, 2}
 
         wait_until(is_told)
+
+
+def test_what_is_told_while_a_claim_is_under_way_is_looked_for_at_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would wait for the next poll: the claim did not see it."""
+    shop.Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    claim, is_late = Queries.claim, threading.Event()
+
+    def say_nothing(*_: object) -> None: ...
+
+    def and_one_comes_late(self: Queries, *args: Any) -> Any:
+        claimed = claim(self, *args)
+        if not claimed and not is_late.is_set():
+            is_late.set()
+            with Session(engine) as session:
+                shop.write.enqueue(session, n=1)
+                session.commit()
+        return claimed
+
+    monkeypatch.setattr(Queries, "claim", and_one_comes_late)
+    monkeypatch.setattr("sqla_jobs.wakeup._send", say_nothing)  # which would tell again, after the claim
+    with jobs.worker(poll=60):
+        wait_until(lambda: effects(engine) == {1})
+
+
+def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, database_url: str) -> None:
+    """Such as the error of a service that gives out passwords."""
+    shop.Base.metadata.create_all(engine)
+    has_no_token, refused = threading.Event(), list[bool]()
+
+    def refuse(*_: object) -> None:
+        if has_no_token.is_set():
+            refused.append(True)
+            raise RuntimeError("no token")
+
+    app = create_engine(database_url)
+    event.listen(app, "do_connect", refuse)
+    jobs.bind(app)
+    dsn = database_url.replace("+psycopg", "")
+    with jobs.worker(poll=60), psycopg.connect(dsn, autocommit=True) as other:
+        wait_until(lambda: is_listening(engine))
+        has_no_token.set()
+        engine.dispose()
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        other.execute(f"SELECT pg_terminate_backend(pid) {others} AND query NOT LIKE 'LISTEN%'")
+
+        def has_been_refused_often() -> bool:
+            other.execute("SELECT pg_notify(%s, 'default')", [jobs.models.channel])
+            return len(refused) >= 20
+
+        wait_until(has_been_refused_often)
+        has_no_token.clear()
+        subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
+        wait_until(lambda: effects(engine) == {7})
+        wait_until(lambda: is_listening(engine))
+        assert "sqla_jobs-listen" in {thread.name for thread in threading.enumerate()}
+    app.dispose()

@@ -148,7 +148,7 @@ class Queries:
         return begin.begin(driver(connection), noticed_within=noticed_within, patience=patience)
 
     def commit(self, session: Session, end: Finish) -> None:
-        """Commit such a transaction together with the end of its attempt. Raises `LeaseLost`."""
+        """Commit such a transaction, in this database alone, with the end of its attempt. Raises `LeaseLost`."""
         with self._commit.storing(self.connection(session), end):
             session.commit()
 

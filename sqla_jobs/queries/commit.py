@@ -10,13 +10,13 @@ from zlib import crc32
 import psycopg
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
-from sqlalchemy import ColumnElement, Connection, TwoPhaseTransaction, literal_column, select
+from sqlalchemy import ColumnElement, Connection, literal_column, select
 
 from sqla_jobs.connections import driver
 from sqla_jobs.deadlines import ask
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.queries.begin import beginning
-from sqla_jobs.queries.parts import Finish, Tables, Written
+from sqla_jobs.queries.parts import Finish, Tables, Written, as_query
 from sqla_jobs.queries.succeed import one, succeed_one
 
 _NO_LEASE = "sqla_jobs: no lease"
@@ -47,16 +47,8 @@ class Commit:
 
     @contextmanager
     def storing(self, connection: Connection, end: Finish) -> Generator[None]:
-        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`.
-
-        Of a transaction in two phases it is the last statement before the first of them.
-        """
-        raw = driver(connection)
-        if isinstance(connection.get_transaction(), TwoPhaseTransaction):
-            self._ask(raw, self._plain, end)
-            yield
-            return
-        has_committed = False
+        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`."""
+        raw, has_committed = driver(connection), False
 
         def commit() -> None:
             nonlocal has_committed
@@ -102,7 +94,7 @@ class Commit:
 
     def _ask(self, raw: psycopg.Connection[Any], statements: str, end: Finish) -> list[PGresult]:
         try:
-            return ask(raw, psycopg.ClientCursor(raw).mogrify(statements.encode(), one(end)))
+            return ask(raw, psycopg.ClientCursor(raw).mogrify(as_query(statements), one(end)))
         except InvalidTextRepresentation as error:
             if _NO_LEASE not in str(error):
                 raise

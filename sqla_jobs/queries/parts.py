@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
+from typing import cast as cast_type
 
 import psycopg
+from psycopg import sql
 from sqlalchemy import (
     ARRAY,
     CTE,
@@ -85,11 +87,16 @@ class Written:
         compiled = statement.compile(dialect=_DIALECT)
         self.text = str(compiled)
         self.parameters = compiled.params
-        self._bytes = self.text.encode()
+        self._query = as_query(self.text)
 
     def execute(self, connection: Connection, values: dict[str, Any]) -> psycopg.Cursor[Any]:
         """Execute it in the connection's transaction."""
-        return driver(connection).execute(self._bytes, {**self.parameters, **values})
+        return driver(connection).execute(self._query, {**self.parameters, **values})
+
+
+def as_query(statement: str) -> sql.SQL:
+    """What psycopg is to send, in the encoding of its connection."""
+    return sql.SQL(cast_type("Any", statement))
 
 
 class Tables:

@@ -6,11 +6,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-import psycopg
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_jobs.held import Held
 from sqla_jobs.outcomes import Released
@@ -105,7 +103,7 @@ class Claimer:
         if self._looking.acquire(blocking=False):
             try:
                 self._step()
-            except (SQLAlchemyError, psycopg.Error) as error:
+            except Exception as error:  # noqa: BLE001 - whatever the application's way of connecting may raise
                 log.debug("left to the claiming thread, which tells of errors: %s", error)
             finally:
                 self._looking.release()
@@ -115,7 +113,7 @@ class Claimer:
         """Let the lanes of `queue` look at once. Returns whether a thread is free for one of them."""
         lanes = [lane for lane in self._lanes if queue in ("", lane.name)]
         for lane in lanes:
-            lane.empty_until = 0.0
+            lane.wake()
         if not any(lane.has_idle_thread for lane in lanes):
             return False
         # a delayed one may be due before the next poll; what is there now is to start first
@@ -155,7 +153,7 @@ class Claimer:
         with self._looking:
             try:
                 self._look(time.monotonic())
-            except (SQLAlchemyError, psycopg.Error):
+            except Exception:
                 self._promote_at = 0.0  # the next try asks the server too, and does not take silence for success
                 raise
 
@@ -175,7 +173,7 @@ class Claimer:
             promoted, due_in = self._queries.promote(connection)
         if promoted:
             for lane in self._lanes:
-                lane.empty_until = 0.0
+                lane.wake()
         self._promote_at = now + min(self._poll(), due_in)
         if now >= self._report_at:
             self._report_at = now + _REPORT
@@ -195,20 +193,21 @@ class Claimer:
             # never twice: should the server give out a lease again that we hold, it is ignored
             fresh = [Held(job, at) for job in jobs if job.run_id not in self._held]
             self._held.update((held.job.run_id, held) for held in fresh)
-            self._floors.looked(slots, now, at)
+            self._floors.swept(slots.keys() - floors.keys(), now, at)
             self._floors.claimed(jobs, at)
-            again_at = {queue: self._floors.sweep_at(queue) for queue in floors}  # what was swept is empty
-            self._hand_out(fresh, slots, now + self._poll(), again_at)
+            self._hand_out(fresh, slots, floors.keys(), now)
 
-    def _hand_out(self, claimed: list[Held], slots: dict[str, int], poll_at: float, again_at: dict[str, float]) -> None:
-        """Fill the lanes that were to get so many; those that got fewer look again at `poll_at`, or before that."""
+    def _hand_out(self, claimed: list[Held], slots: dict[str, int], not_swept: Collection[str], began: float) -> None:
+        """Fill the lanes that were to get so many. Those that got fewer rest until the next poll, or a sweep."""
+        poll_at = began + self._poll()
         of_lane: dict[str, list[Held]] = {name: [] for name in slots}
         for held in claimed:
             of_lane[held.job.queue].append(held)
         for lane in self._lanes:
             if (mine := of_lane.get(lane.name)) is not None:
                 if len(mine) < slots[lane.name]:
-                    lane.empty_until = min(poll_at, again_at.get(lane.name, poll_at))
+                    sweep_at = self._floors.sweep_at(lane.name) if lane.name in not_swept else poll_at
+                    lane.rest(min(poll_at, sweep_at), since=began)
                 lane.fill(mine)
 
     def _report_unknown(self) -> None:

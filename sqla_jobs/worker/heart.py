@@ -117,7 +117,8 @@ class Heart:
         now = time.monotonic()
         if now >= self._stray_at:
             self._give_back_stray()
-            self._stray_at = max(now + self._settings.heartbeat, next_look(now, time.monotonic()))
+            rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
+            self._stray_at = max(now + self._settings.heartbeat, rested_at)
         if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
             with self._engine.begin() as connection:
                 self._look(connection, held)

@@ -28,6 +28,7 @@ class Lane:
         self.concurrency = concurrency
         self.empty_until = 0.0
         """No point in asking the server before that moment, unless something wakes us."""
+        self._woken_at = 0.0
         self._backlog: SimpleQueue[Held | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._outstanding = 0
@@ -51,6 +52,16 @@ class Lane:
     def has_idle_thread(self) -> bool:
         """Whether a thread waits for a job."""
         return self._outstanding < self.concurrency
+
+    def wake(self) -> None:
+        """There may be new jobs."""
+        self._woken_at = time.monotonic()
+        self.empty_until = 0.0
+
+    def rest(self, until: float, *, since: float) -> None:
+        """There were no more jobs, in a look that began at `since`, unless it was woken after that."""
+        if self._woken_at < since:
+            self.empty_until = until
 
     def fill(self, jobs: list[Held]) -> None:
         """Hand claimed jobs to the threads."""
@@ -126,11 +137,10 @@ class Floors:
         """The floors of these queues, but for those that are to be swept now."""
         return {queue: self._floor[queue] for queue in queues if now < self._sweep_at[queue]}
 
-    def looked(self, queues: Iterable[str], began: float, ended: float) -> None:
-        """A claim from these queues took that long; where a sweep was due, that was it."""
+    def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
+        """These queues were looked through without floors, which took that long."""
         for queue in queues:
-            if began >= self._sweep_at[queue]:
-                self._sweep_at[queue] = ended + max(1.0, 20 * (ended - began))
+            self._sweep_at[queue] = ended + max(1.0, 20 * (ended - began))
 
     def sweep_at(self, queue: str) -> float:
         """When the next sweep of a queue is due, by `time.monotonic()`."""

@@ -23,12 +23,12 @@ _REST = 50
 """So many times as long as a look at all that runs took, until the next one."""
 
 
-def next_look(began: float, ended: float) -> float:
-    """When to look again at all that runs: at once, where that took next to no time.
+def next_look(began: float, ended: float, *, longest: float) -> float:
+    """When to look again at all that runs: at once where that took next to no time, `longest` seconds later at most.
 
     Under a held snapshot the index of running jobs keeps an entry for each job that has run.
     """
-    return ended + _REST * (ended - began)
+    return ended + min(_REST * (ended - began), longest)
 
 
 class Pulse:
@@ -77,7 +77,7 @@ class Pulse:
         for job_id, state in rescued:
             log.warning("job %s lost its process and is %s now", job_id, state)
         if not rescued:
-            self._rescue_at = next_look(began, time.monotonic())
+            self._rescue_at = next_look(began, time.monotonic(), longest=self._rhythm.lease)
         return bool(rescued)
 
 
