@@ -14,10 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine, create_engine, event, make_url, select, text
+from sqlalchemy import Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from sqla_jobs.enqueue import EnqueueOptions
 from sqla_jobs.queries import Queries
 from tests import shop
 from tests.helpers import wait_until
@@ -185,28 +186,33 @@ def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, dat
         wait_until(is_told)
 
 
-def test_what_is_told_while_a_claim_is_under_way_is_looked_for_at_once(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("look", "options"), [("claim", {}), ("promote", {"delay": 0.2})])
+def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, look: str, options: EnqueueOptions
 ) -> None:
-    """Else it would wait for the next poll: the claim did not see it."""
+    """Else it would wait for the next poll: that look did not see it."""
     shop.Base.metadata.create_all(engine)
     jobs.bind(engine)
-    claim, is_late = Queries.claim, threading.Event()
+    plain, is_armed = getattr(Queries, look), threading.Event()
 
     def say_nothing(*_: object) -> None: ...
 
     def and_one_comes_late(self: Queries, *args: Any) -> Any:
-        claimed = claim(self, *args)
-        if not claimed and not is_late.is_set():
-            is_late.set()
+        found = plain(self, *args)
+        if is_armed.is_set():
+            is_armed.clear()
             with Session(engine) as session:
-                shop.write.enqueue(session, n=1)
+                shop.write.options(**options).enqueue(session, n=1)
                 session.commit()
-        return claimed
+        return found
 
-    monkeypatch.setattr(Queries, "claim", and_one_comes_late)
-    monkeypatch.setattr("sqla_jobs.wakeup._send", say_nothing)  # which would tell again, after the claim
-    with jobs.worker(poll=60):
+    monkeypatch.setattr(Queries, look, and_one_comes_late)
+    monkeypatch.setattr("sqla_jobs.wakeup._send", say_nothing)  # which would tell again, after the look
+    with jobs.worker(poll=60), engine.connect() as connection:
+        wait_until(lambda: is_listening(engine))
+        is_armed.set()
+        connection.execute(select(func.pg_notify(jobs.models.channel, "")))
+        connection.commit()
         wait_until(lambda: effects(engine) == {1})
 
 

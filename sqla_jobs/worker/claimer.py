@@ -169,12 +169,13 @@ class Claimer:
             self._promote(now)
 
     def _promote(self, now: float) -> None:
+        self._promote_at = now + self._poll()
         with self._claiming, self._engine.begin() as connection:
             promoted, due_in = self._queries.promote(connection)
         if promoted:
             for lane in self._lanes:
                 lane.wake()
-        self._promote_at = now + min(self._poll(), due_in)
+        self._promote_at = min(self._promote_at, now + due_in)  # something may have been told of meanwhile
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()
