@@ -400,7 +400,8 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
                 found.append(f"{name}: wider than {width}")
         page.goto(f"{example_origin}/jobs?state=failed")
         page.get_by_label("All that match").check()
-        page.get_by_role("button", name="Delete…").click()
+        with page.expect_navigation():  # and until its styles are there
+            page.get_by_role("button", name="Delete…").click()
         found += findings(page, "confirm")
         failed = page.goto(f"{example_origin}/jobs/{pages()['scheduled'].rpartition('/')[2]}")
         assert failed
