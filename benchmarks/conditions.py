@@ -154,7 +154,7 @@ def held(engine: Engine, seconds: int) -> Iterator[Figure]:
     """The last ten seconds beside the first ten, while a snapshot is held."""
     for name, processes, dead in (
         ("one worker", 1, 0),
-        ("two workers", 2, 0),
+        ("8 worker processes", 8, 0),
         ("1,000,000 dead rows before", 1, _MILLION),
     ):
         first, last = pinned(engine, processes=processes, seconds=seconds, dead=dead)
