@@ -69,6 +69,16 @@ def own_engine(app: Engine, *, patience: float) -> Engine:
     return engine
 
 
+def close_engine(engine: Engine) -> None:
+    """Close its connections: those that are in use, by a thread that has not ended yet, when they are given back."""
+
+    def close(connection: object, record: Any) -> None:
+        record.invalidate()
+
+    event.listen(engine.pool, "checkin", close)
+    engine.dispose()
+
+
 def warn_of_small_pool(app: Engine, threads: int) -> None:
     """Say so where transactional tasks in that many threads may wait in vain for a connection."""
     pool = app.pool

@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.proxy import Proxy
-from sqla_jobs.connections import own_engine
+from sqla_jobs.connections import close_engine, driver, own_engine
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.testing import drain
 from tests import shop
@@ -208,6 +208,15 @@ def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_stateme
         cursor.execute("SHOW idle_in_transaction_session_timeout")
         assert cursor.fetchone() == ("0",)
         driver.close()
+
+
+def test_a_connection_that_is_in_use_when_its_engine_retires_is_closed_when_it_is_given_back(place: Place) -> None:
+    engine = own_engine(place.direct, patience=3)
+    with engine.connect() as connection:
+        raw = driver(connection)
+        close_engine(engine)
+        assert connection.scalar(text("SELECT 1")) == 1
+    assert raw.closed
 
 
 def test_a_column_may_change_its_type_under_a_worker(place: Place) -> None:

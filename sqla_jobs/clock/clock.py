@@ -15,7 +15,7 @@ from sqla_jobs import processes
 from sqla_jobs.binding import Binding
 from sqla_jobs.clock.firing import fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
-from sqla_jobs.connections import own_engine
+from sqla_jobs.connections import close_engine, own_engine
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.schedules import ScheduleQueries
@@ -97,7 +97,7 @@ class Clock(Service):
                 processes.unregister(connection, self._jobs.models, self._process_id)
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", error.orig)
-        self._engine.dispose()
+        close_engine(self._engine)
 
     def tick(self) -> int:
         """Enqueue what is due now, once. Returns how many jobs."""

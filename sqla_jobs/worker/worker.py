@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.binding import Binding
-from sqla_jobs.connections import own_engine, warn_of_small_pool
+from sqla_jobs.connections import close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor
 from sqla_jobs.explain import explain
@@ -214,7 +214,7 @@ class Worker(Service):
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", error.orig)
         self._claimer.thread.join(1.0)
-        self._engine.dispose()
+        close_engine(self._engine)
         log.info("worker stopped after %d runs", self._runs)
 
     def _work(self, lane: Lane) -> None:
