@@ -114,7 +114,7 @@ def _many_queues(engine: Engine, count: int) -> float:
 
 
 def _among_workers(engine: Engine, count: int) -> float:
-    """17 idle workers have some six connections each."""
+    """17 idle workers have some seven connections each."""
     with ExitStack() as stack:
         for _ in range(17):
             stack.enter_context(jobs.worker(["another"], concurrency=1, bind=engine))

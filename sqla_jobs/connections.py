@@ -17,8 +17,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
-_POOL = 6
-"""One each for claims, finishes, heartbeats, listening and pruning, and one for looking."""
+_POOL = 7
+"""One each for claims, heartbeats, listening and pruning, two for finishes, and one for looking."""
 _OF_NO_MORE_USE = ("25006", "0A000")
 """SQLSTATEs on which to connect anew: of a server that takes no writes (a standby, such as the old primary after a
 failover), and of what was prepared before a column changed its type."""

@@ -224,6 +224,31 @@ def test_a_row_held_by_a_user_delays_that_job_alone(session: Session, engine: En
     assert all(outcomes(session, one.id) == ["succeeded"] for one in rest)
 
 
+def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(session: Session, engine: Engine) -> None:
+    shop.mark.enqueue_many(session, ({"n": n} for n in range(3000)))
+    session.execute(
+        text(
+            "CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NULL; END $$"
+        )
+    )
+    session.execute(
+        text("CREATE TRIGGER held_up BEFORE INSERT ON sqla_runs FOR EACH STATEMENT EXECUTE FUNCTION held_up()")
+    )
+    session.commit()
+    held_up = select(func.count()).select_from(text("pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+    running = select(jobs.Job.id).where(jobs.Job.state == "running").with_for_update(skip_locked=True).limit(5)
+    with Session(engine) as holder, Session(engine) as user, jobs.worker():
+        holder.execute(select(func.pg_advisory_lock(42)))
+        wait_until(lambda: holder.scalar(held_up) == 2 and states(session) == {"running": 3000})
+        assert len(user.scalars(running).all()) == 5
+        holder.execute(select(func.pg_advisory_unlock(42)))
+        wait_until(lambda: states(session) == {"succeeded": 2995, "running": 5})
+        user.commit()
+        wait_until(lambda: states(session) == {"succeeded": 3000})
+    assert session.scalar(select(func.count()).select_from(jobs.Run)) == 3000
+
+
 def test_a_paused_queue_is_left_alone_until_it_is_resumed(session: Session) -> None:
     shop.mark.options(queue="mail").enqueue(session, n=1)
     jobs.pause(session, "mail")

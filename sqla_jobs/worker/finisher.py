@@ -1,4 +1,4 @@
-"""Stores the ends of attempts in batches, on a connection of its own, beside the claims."""
+"""Stores the ends of attempts in batches, on connections of its own, beside the claims."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from sqla_jobs.worker.patience import Patience
 log = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
+_CROWD = 500
+"""Ends waiting to be taken up, from which on a second thread writes beside the first."""
 _BATCH_SIZE = 8_000_000
 """Characters of results and tracebacks after which a batch is full."""
 _LOCKED_AGAIN = 0.05
@@ -33,7 +35,8 @@ class Finisher:
     """Takes the ends of attempts from any thread, and calls `settled(ends)` for those stored, or nobody's any more.
 
     While one batch is written the next one gathers, so that batches are as large as the load makes them
-    and a single end is written at once.
+    and a single end is written at once. Under full load two are written at a time: while one waits for the
+    disk, or for its turn in Python, the server works at the other.
     """
 
     def __init__(self, engine: Engine, queries: Queries, settled: Callable[[list[Finish]], None]) -> None:
@@ -44,17 +47,24 @@ class Finisher:
         self._locked: list[Finish] = []
         self._refused: list[Finish] = []
         self._refused_at = 0.0
+        self._putting_aside = threading.Lock()
+        self._crowd = threading.Event()
+        self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
         self._patience = Patience("storing outcomes", self._give_up)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-finisher", daemon=True)
+        self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        self._helper.start()
 
     def put(self, end: Finish) -> None:
         """Store this soon."""
         self._queue.put(end)
+        if self._queue.qsize() >= _CROWD and not self._crowd.is_set():
+            self._crowd.set()
 
     @property
     def waiting(self) -> int:
@@ -63,43 +73,64 @@ class Finisher:
 
     def close(self, timeout: float) -> bool:
         """Store what is left, for at most `timeout` seconds. Returns whether all of it was."""
+        deadline = time.monotonic() + timeout
+        self._may_help = False
+        self._crowd.set()
+        self._helper.join(timeout)
         self._closing = True
         self._queue.put(None)
-        self._thread.join(timeout)
+        self._thread.join(max(0.0, deadline - time.monotonic()))
         self._give_up.set()
         self._thread.join(1.0)
-        return not (self._thread.is_alive() or self._locked or self._refused) and self._queue.empty()
+        self._helper.join(1.0)
+        at_work = self._thread.is_alive() or self._helper.is_alive()
+        return not (at_work or self._locked or self._refused) and self._queue.empty()
 
     def _loop(self) -> None:
         while not self._give_up.is_set():
-            batch = self._gather()
-            if batch:
-                try:
-                    self._patience.call(partial(self._write_all, batch))
-                except Exception:
-                    log.exception("%d outcomes could not be stored before the worker ended", len(batch))
-                    self._locked += batch
-                    return
+            self._store(self._gather())
             if self._closing and not self._locked and self._queue.empty():
                 return
 
+    def _help(self) -> None:
+        while self._crowd.wait() and self._may_help:
+            self._crowd.clear()
+            self._store(self._take([]))
+            if self._locked:
+                self._queue.put(None)  # the first thread, which may be waiting, looks after these
+
+    def _store(self, batch: list[Finish]) -> None:
+        """Write a batch, however long the server is away. What it could not until the end stays behind."""
+        try:
+            self._patience.call(partial(self._write_all, batch))
+        except Exception:
+            log.exception("%d outcomes could not be stored before the worker ended", len(batch))
+            with self._putting_aside:
+                self._locked += batch
+
     def _gather(self) -> list[Finish]:
         """What is there now; waits for something to be there."""
-        batch, self._locked = self._locked, []
-        if self._refused and time.monotonic() - self._refused_at > _REFUSED_AGAIN:
-            batch, self._refused = batch + self._refused, []
-        size = sum(map(_size, batch))
+        with self._putting_aside:
+            batch, self._locked = self._locked, []
+            if self._refused and time.monotonic() - self._refused_at > _REFUSED_AGAIN:
+                batch, self._refused = batch + self._refused, []
         try:
             first = self._queue.get(timeout=_LOCKED_AGAIN if batch else _REFUSED_AGAIN)
-            while True:
-                if first is not None:
-                    batch.append(first)
-                    size += _size(first)
-                if len(batch) >= _BATCH or size >= _BATCH_SIZE:
-                    break
-                first = self._queue.get_nowait()
         except Empty:
-            pass
+            return batch
+        return self._take(batch if first is None else [*batch, first])
+
+    def _take(self, batch: list[Finish]) -> list[Finish]:
+        """A batch with what else waits, as much as goes in."""
+        size = sum(map(_size, batch))
+        while len(batch) < _BATCH and size < _BATCH_SIZE:
+            try:
+                end = self._queue.get_nowait()
+            except Empty:
+                break
+            if end is not None:
+                batch.append(end)
+                size += _size(end)
         return batch
 
     def _write_all(self, batch: list[Finish]) -> None:
@@ -128,10 +159,12 @@ class Finisher:
     def _put_aside(self, end: Finish, fate: str | None) -> bool:
         """Keep what is to be tried again."""
         if fate == "locked":
-            self._locked.append(end)
+            with self._putting_aside:
+                self._locked.append(end)
         elif fate == "refused":
-            self._refused.append(end)
-            self._refused_at = time.monotonic()
+            with self._putting_aside:
+                self._refused.append(end)
+                self._refused_at = time.monotonic()
         elif fate == "lost" and not isinstance(end.outcome, Released | Lost):
             log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
         return fate in ("locked", "refused")
