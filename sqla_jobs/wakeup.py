@@ -29,7 +29,7 @@ from sqla_jobs.errors import ConfigurationError
 log = logging.getLogger("sqla_jobs.wakeup")
 
 _INFO = "sqla_jobs.wakeup"
-_APART = 0.005
+_APART = 0.01
 """Seconds between two messages of one process: what commits in between shares one."""
 _IDLE = 30.0
 """Seconds without a message after which thread and connection are given up until the next one."""
