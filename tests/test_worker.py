@@ -225,7 +225,7 @@ def test_a_row_held_by_a_user_delays_that_job_alone(session: Session, engine: En
 
 
 def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(session: Session, engine: Engine) -> None:
-    shop.mark.enqueue_many(session, ({"n": n} for n in range(3000)))
+    shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(3000)))
     session.execute(
         text(
             "CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql "
@@ -307,7 +307,7 @@ def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session
     session.commit()
     worker = jobs.worker(concurrency=2)
     worker.start()
-    wait_until(lambda: len(worker._running()) == 2)  # claimed is not started
+    wait_until(lambda: len(worker._crew.running) == 2)  # claimed is not started
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
     wait_until(lambda: "sqla_jobs-claim" not in [thread.name for thread in threading.enumerate()])

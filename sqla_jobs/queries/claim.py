@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.queries.parts import PRIORITIES, Tables, array_of, locked, numbers, seconds, unnest_written
+from sqla_jobs.queries.parts import PRIORITIES, Tables, array_of, in_state, locked, numbers, seconds, unnest_written
 
 
 def claim(tables: Tables) -> Any:
@@ -44,7 +44,7 @@ def claim(tables: Tables) -> Any:
     found = (
         select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
         .where(
-            jobs.c.state == "queued",
+            in_state(jobs, "queued"),
             jobs.c.queue == lane.c.queue,
             jobs.c.priority == probe.c.priority,
             jobs.c.position > probe.c.floor,
@@ -109,7 +109,7 @@ def promote(tables: Tables) -> Any:
     """Scheduled jobs that are due become queued."""
     jobs = tables.jobs
     now = func.statement_timestamp()
-    rows = select(jobs.c.id).where(jobs.c.state == "scheduled", jobs.c.run_at <= now + seconds(bindparam("ahead")))
+    rows = select(jobs.c.id).where(in_state(jobs, "scheduled"), jobs.c.run_at <= now + seconds(bindparam("ahead")))
     due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
     promoted = (
         update(jobs)
@@ -119,6 +119,6 @@ def promote(tables: Tables) -> Any:
         .cte("promoted")
     )
     # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
-    next_at = select(func.min(jobs.c.run_at)).where(jobs.c.state == "scheduled", jobs.c.run_at > now).scalar_subquery()
+    next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), jobs.c.run_at > now).scalar_subquery()
     due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
     return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in)

@@ -14,7 +14,6 @@ from sqlalchemy import (
     any_,
     case,
     cast,
-    exists,
     func,
     insert,
     literal_column,
@@ -127,9 +126,11 @@ def finish(tables: Tables) -> Any:
         )
         .cte("stored")
     )
+    # looked up one by one: EXISTS may read the whole table first
+    still = select(jobs.c.id).where(held).correlate(ended).scalar_subquery()
     before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
     fate = case(
-        (exists(select(jobs.c.id).where(held).correlate(ended)), "locked"),
+        (still.is_not(None), "locked"),
         (func.coalesce(before, "lost") != "lost", "known"),
         else_="lost",
     )

@@ -168,6 +168,11 @@ def _quoted(text: str | None) -> str:
     return f'"{escaped}"'
 
 
+def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
+    """Said outright and not as a parameter, so that also a plan that is kept may use the index of these jobs."""
+    return cast_type("ColumnElement[bool]", jobs.c.state == literal_column(f"'{state}'"))
+
+
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
     """The fence: that this lease still stands.
 

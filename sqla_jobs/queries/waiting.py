@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, and_, any_, exists, func, literal, select
 
-from sqla_jobs.queries.parts import Tables
+from sqla_jobs.queries.parts import Tables, in_state
 
 
 def is_due(tables: Tables, queues: Sequence[str], tasks: Sequence[str]) -> list[Any]:
@@ -19,8 +19,8 @@ def is_due(tables: Tables, queues: Sequence[str], tasks: Sequence[str]) -> list[
         ~exists().where(tables.queues.c.name == jobs.c.queue, tables.queues.c.paused_at.is_not(None)),
     )
     found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
-    queued = found.where(jobs.c.state == "queued")
-    due = found.where(jobs.c.state == "scheduled", jobs.c.run_at <= func.statement_timestamp())
+    queued = found.where(in_state(jobs, "queued"))
+    due = found.where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
     return [queued, due]
 
 
@@ -30,7 +30,7 @@ def unknown_to(tables: Tables, queues: Sequence[str], tasks: Sequence[str]) -> A
     waiting = (
         select(jobs.c.task)
         .where(
-            jobs.c.state == "queued",
+            in_state(jobs, "queued"),
             jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
             ~(jobs.c.task == any_(literal(list(tasks), ARRAY(Text)))),
         )

@@ -1,4 +1,4 @@
-"""Takes jobs from the database into the lanes, on a connection of its own."""
+"""Takes jobs from the database into the lanes, on connections of its own."""
 
 from __future__ import annotations
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.binding import Binding
-from sqla_jobs.connections import close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.connections import PLANNED_ONCE, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.executor import Executor
 from sqla_jobs.explain import explain
 from sqla_jobs.held import Held
-from sqla_jobs.outcomes import Failed, Failure, Lost, Outcome, Released, Retried, Snoozed
+from sqla_jobs.outcomes import Failure, Lost, Outcome, Released, Retried, Snoozed
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.transactions import WorkerTransactions
 from sqla_jobs.version import check_version
 from sqla_jobs.worker.claimer import Claimer
+from sqla_jobs.worker.crew import Crew
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.heart import Heart
 from sqla_jobs.worker.lanes import Lane
@@ -35,7 +34,6 @@ from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.service import Service
 from sqla_jobs.worker.settings import Settings
 from sqla_jobs.worker.stopping import handled, stopped_by_signals
-from sqla_jobs.worker.watch import Watch
 
 if TYPE_CHECKING:
     from sqla_jobs.core import Jobs
@@ -63,13 +61,10 @@ class Worker(Service):
         self._queries = Queries(jobs.models)
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
-        self._at_work: dict[int, Held] = {}
-        """What each thread runs."""
-        self._stopped = False
+        self._crew = Crew(self._lanes, settings.slow)
+        self._started = self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._watch = Watch(self._at_work, settings.slow)
 
     def drain(self) -> int:
         """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
@@ -90,7 +85,7 @@ class Worker(Service):
             yield
 
     def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
-        self._watch.stacks_wanted = True
+        self._crew.show_stacks()
 
     @property
     def runs(self) -> int:
@@ -99,38 +94,36 @@ class Worker(Service):
 
     def start(self) -> None:
         """Start working in threads. Raises `ConfigurationError` where there is nothing it could run."""
-        if self._threads:
+        if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, sum(self._settings.queues.values()))
         self._engine = own_engine(app, patience=self._settings.patience)
-        self._build(self._engine, tasks, isolation)
+        self._claims = own_engine(app, patience=self._settings.patience, planning=PLANNED_ONCE)
+        self._build(tasks, isolation)
         try:
-            with self._engine.connect() as connection:
+            # should the server give no more: one listens, the others share the second, and claims have their own
+            with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, self._jobs.models.tables["jobs"])
             self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings)
             self._heart.start()
         except (ConfigurationError, ProgrammingError) as error:
             self._engine.dispose()
+            self._claims.dispose()
             raise ConfigurationError(explain(error)) from error
+        self._started = True
         self._finisher.start()
-        self._watch.start()
-        for lane in self._lanes:
-            for number in range(lane.concurrency):
-                name = f"sqla_jobs-{lane.name}-{number}"
-                self._threads.append(threading.Thread(target=self._work, args=(lane,), name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
+        self._crew.start(self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake)
         self._claimer.start()
         self._listener.start()
         self._pruner.start()
         log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
 
-    def _build(self, engine: Engine, tasks: list[str], isolation: str) -> None:
-        """Make the parts, which work on `engine`; none is started."""
-        queries, claiming = self._queries, threading.Lock()
+    def _build(self, tasks: list[str], isolation: str) -> None:
+        """Make the parts; none is started."""
+        engine, queries, claiming = self._engine, self._queries, threading.Lock()
         transactions = WorkerTransactions(
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
@@ -150,7 +143,7 @@ class Worker(Service):
             stray=self._on_stray,
         )
         self._claimer = Claimer(
-            engine,
+            self._claims,
             queries,
             self._settings,
             tasks,
@@ -185,7 +178,7 @@ class Worker(Service):
         What still runs after that is recorded as `lost` and left to other workers; its thread can no
         longer commit anything through its session.
         """
-        if self._stopped or not self._threads:
+        if self._stopped or not self._started:
             return
         self._stopped = True
         self._stop_requested.set()
@@ -194,16 +187,13 @@ class Worker(Service):
             self._end(lane.give_back(), Released())
             lane.close()
         grace = min(self._settings.grace, self._stop_requested.grace)
-        if running := len(self._running()):
+        if running := len(self._crew.running):
             log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
-        deadline = time.monotonic() + grace
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        self._watch.stop()
+        self._crew.wait(grace)
         self._listener.stop()
         self._pruner.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
-        late = self._running()
+        late = self._crew.running
         for held in late:
             log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
         self._end(late, Lost(overdue))
@@ -215,28 +205,14 @@ class Worker(Service):
             log.warning("could not sign off, the lease will run out by itself: %s", error.orig)
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
+        close_engine(self._claims)
         log.info("worker stopped after %d runs", self._runs)
 
-    def _work(self, lane: Lane) -> None:
-        thread = threading.get_ident()
-        while (held := lane.take()) is not None:
-            self._at_work[thread] = held
-            try:
-                end = self._executor.execute(held)
-            except BaseException as error:
-                log.exception("running job %s failed inside the library", held.job.job_id)
-                end = held.ended(Failed(Failure.of(error)))
-            held.conclude()
-            del self._at_work[thread]
-            if end is None:
-                self._count(self._forget(held.job.run_id))
-            else:
-                self._finisher.put(end)
-            if lane.through():
-                self._claimer.wake()
-
-    def _running(self) -> list[Held]:
-        return [held for held in list(self._at_work.values()) if held.is_running]
+    def _on_ended(self, held: Held, end: Finish | None) -> None:
+        if end is None:
+            self._count(self._forget(held.job.run_id))
+        else:
+            self._finisher.put(end)
 
     def _end(self, helds: list[Held], outcome: Outcome) -> None:
         for held in helds:
