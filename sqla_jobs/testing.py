@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.core import Jobs
 from sqla_jobs.enqueue import AnySession, plain_session
-from sqla_jobs.errors import JobsError, LeaseLost
+from sqla_jobs.errors import JobsError
 from sqla_jobs.executor import Executor
 from sqla_jobs.held import Held
 from sqla_jobs.queries import Claimed, Finish, Queries
@@ -78,8 +78,7 @@ class _Savepoints:
             savepoint.commit()
 
     def commit(self, session: Session, end: Finish) -> None:
-        if not self._queries.succeed(session, end):
-            raise LeaseLost
+        self._queries.succeed(session, end)
 
 
 def _next(

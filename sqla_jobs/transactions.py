@@ -16,7 +16,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
-from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries import Finish, Queries
 
 log = logging.getLogger("sqla_jobs.run")
@@ -97,8 +96,7 @@ class WorkerTransactions:
 
     def commit(self, session: Session, end: Finish) -> None:
         if session.twophase or len(session.info[_DATABASES]) > 1:  # the fence stands before all that is committed
-            if not self._queries.succeed(session, end):
-                raise LeaseLost
+            self._queries.succeed(session, end)
             session.commit()
         else:
             self._queries.commit(session, end)

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from sqla_jobs.connections import driver
+from sqla_jobs.errors import LeaseLost
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import begin, claim, finish, held, rescue, succeed, waiting
@@ -131,9 +132,10 @@ class Queries:
     def _finish(self) -> Any:
         return finish.finish(self._tables)
 
-    def succeed(self, session: Session, end: Finish) -> bool:
-        """Store inside its own transaction that an attempt went well, waiting for the row. False: no lease."""
-        return bool(self._run(session, self._succeed_one, succeed.one(end)).rowcount == 1)
+    def succeed(self, session: Session, end: Finish) -> None:
+        """Store inside its own transaction that an attempt went well, waiting for the row. Raises `LeaseLost`."""
+        if self._run(session, self._succeed_one, succeed.one(end)).rowcount != 1:
+            raise LeaseLost
 
     @cached_property
     def _succeed_one(self) -> Any:
