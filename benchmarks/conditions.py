@@ -114,9 +114,9 @@ def _many_queues(engine: Engine, count: int) -> float:
 
 
 def _among_workers(engine: Engine, count: int) -> float:
-    """17 idle workers have some seven connections each."""
+    """28 idle workers have three connections each, and the one that drains up to nine."""
     with ExitStack() as stack:
-        for _ in range(17):
+        for _ in range(28):
             stack.enter_context(jobs.worker(["another"], concurrency=1, bind=engine))
         return drain(engine, count)
 

@@ -18,15 +18,15 @@ log = logging.getLogger("sqla_jobs.worker")
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
 _POOL = 6
-"""One each for heartbeats, listening and pruning, two for finishes, and one to spare."""
+"""Of a worker one each for heartbeats, listening and pruning, two for finishes, and one to spare; others need less."""
 PLANNED_ANEW: LiteralString = "SET plan_cache_mode = force_custom_plan"
 """Each time a statement is executed: a plan made on an empty table, and kept, might scan for ever."""
 PLANNED_ONCE: LiteralString = (
     "SET plan_cache_mode = force_generic_plan; SET jit = off; "
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off"
 )
-"""And kept, which spares a third of a short statement's time. For such as find rows by indexes, in the order of
-indexes, and not by a list of unknown length: what else the planner might choose, knowing nothing, is ruled out."""
+"""Once, and kept, which spares a third of a short statement's time. For statements that say themselves which rows they
+look up: a plan that is kept knows no numbers, so scans, bitmaps and sorts are off."""
 _OF_NO_MORE_USE = ("25006", "0A000")
 """SQLSTATEs on which to connect anew: of a server that takes no writes (a standby, such as the old primary after a
 failover), and of what was prepared before a column changed its type."""

@@ -149,28 +149,31 @@ def test_large_arguments_are_not_written_again(
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("scheduled", [0.0, 0.9])
 @pytest.mark.parametrize("is_analyzed", [False, True])
-@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE])
+@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE], ids=["anew", "once"])
 def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch, planning: LiteralString, is_analyzed: bool
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    planning: LiteralString,
+    is_analyzed: bool,
+    scheduled: float,
 ) -> None:
-    """Those of claims and promotions are kept, and were made while the tables were empty; others are made anew.
-
-    Behind a pooler those of claims are too.
-    """
+    """Those of claims and promotions are kept, and were made while the tables were empty, but for behind a pooler."""
     name = jobs.Job.__tablename__
     connection.execute(text(f"ALTER TABLE {name} SET (autovacuum_enabled = off)"))
     driver(connection).execute(planning)
     me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
     explained = Explained(monkeypatch)
     with explained:
-        claim(connection, me, planning)
+        claim_and_promote(connection, me)
     connection.execute(
         text(
-            f"INSERT INTO {name} (task, args, state) SELECT 'mark', '{{\"n\": 1}}', "
-            "CASE n % 4 WHEN 0 THEN 'scheduled' WHEN 1 THEN 'succeeded' ELSE 'queued' END "
-            "FROM generate_series(1, 1000000) n"
-        )
+            f"INSERT INTO {name} (task, args, state, run_at) SELECT 'mark', '{{\"n\": 1}}', "
+            "CASE WHEN n <= 1000000 * :scheduled THEN 'scheduled' WHEN n % 2 = 0 THEN 'queued' ELSE 'succeeded' END, "
+            "now() + (n - 500) * interval '1 minute' FROM generate_series(1, 1000000) n"
+        ),
+        {"scheduled": scheduled},
     )
     if is_analyzed:
         connection.execute(text("ANALYZE"))
@@ -178,14 +181,14 @@ def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
     why = Failure("ValueError", "no")
     explained.plans.clear()
     with explained as plans:
-        claim(connection, me, planning)
+        claim_and_promote(connection, me)
         if planning == PLANNED_ANEW:
             QUERIES.finish(connection, [Finish(job, Succeeded(), 0.001, 0.002) for job in held[:BATCH]])
             QUERIES.finish(connection, [Finish(job, Failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]])
             QUERIES.finish(connection, [Finish(job, Retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]])
             QUERIES.cancel_requests(connection, me, [job.job_id for job in held])
     connection.execute(text(f"ALTER TABLE {name} RESET (autovacuum_enabled)"))
-    assert len(plans) >= (5 if planning == PLANNED_ANEW else 2)
+    assert len(plans) >= (6 if planning == PLANNED_ANEW else 2)
     for plan in plans:
         found = json.dumps(plan, indent=1)
         reading = [node for node in nodes(plan) if node.get("Relation Name") == name]
@@ -195,11 +198,32 @@ def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
         assert sum(node.get("Rows Removed by Filter", 0) for node in reading) <= 2 * BATCH, found
 
 
-def claim(connection: Connection, me: uuid.UUID, planning: str) -> None:
+def claim_and_promote(connection: Connection, me: uuid.UUID) -> None:
     QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
-    if planning == PLANNED_ONCE:
-        with pytest.raises(ValueError, match="unpack"):  # EXPLAIN gives it no row
-            QUERIES.promote(connection)
+    with pytest.raises(ValueError, match="unpack"):  # EXPLAIN gives it no row
+        QUERIES.promote(connection)
+
+
+@pytest.mark.parametrize("is_analyzed", [False, True])
+@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE], ids=["anew", "once"])
+def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
+    connection: Connection, planning: LiteralString, is_analyzed: bool
+) -> None:
+    driver(connection).execute(planning)
+    for _ in range(6):  # from then on psycopg has prepared it
+        assert QUERIES.promote(connection)[0] == 0
+    job = jobs.Job
+    connection.execute(
+        text(
+            f"INSERT INTO {job.__tablename__} (task, args, run_at) "
+            "SELECT 'mark', '{}', now() - n * interval '1 second' FROM generate_series(1, 3000) n"
+        )
+    )
+    if is_analyzed:
+        connection.execute(text("ANALYZE"))
+    assert [QUERIES.promote(connection)[0] for _ in range(4)] == [1000, 1000, 1000, 0]
+    queued = connection.scalars(select(job.id).order_by(job.position)).all()
+    assert queued == connection.scalars(select(job.id).order_by(job.run_at)).all()
 
 
 def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(

@@ -109,11 +109,11 @@ def promote(tables: Tables) -> Any:
     """Scheduled jobs that are due become queued."""
     jobs = tables.jobs
     now = func.statement_timestamp()
-    rows = select(jobs.c.id).where(in_state(jobs, "scheduled"), jobs.c.run_at <= now + seconds(bindparam("ahead")))
+    rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), jobs.c.run_at <= now + seconds(bindparam("ahead")))
     due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
     promoted = (
         update(jobs)
-        .where(jobs.c.id == due.c.id)
+        .where(jobs.c.ctid == due.c.ctid, jobs.c.ctid == any_(array_of(select(due.c.ctid))))
         .values(state="queued", position=tables.positions.next_value())
         .returning(jobs.c.id)
         .cte("promoted")

@@ -169,8 +169,9 @@ def _quoted(text: str | None) -> str:
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
-    """Said outright and not as a parameter, so that also a plan that is kept may use the index of these jobs."""
-    return cast_type("ColumnElement[bool]", jobs.c.state == literal_column(f"'{state}'"))
+    """Said outright, not as a parameter: a plan that is kept could not use the index of these jobs."""
+    said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
+    return said
 
 
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:

@@ -121,7 +121,7 @@ class Claimer:
         return True
 
     def expect(self, delay: float) -> None:
-        """A job will be due in `delay` seconds."""
+        """A job will be due in `delay` seconds. Of two threads that say so at once one may go unheard, for one poll."""
         at = time.monotonic() + delay
         if at < self._promote_at:
             self._promote_at = at

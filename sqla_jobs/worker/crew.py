@@ -17,7 +17,7 @@ log = logging.getLogger("sqla_jobs.worker")
 
 
 class Crew:
-    """For each lane as many threads as jobs may run at once, each of which runs one after the other."""
+    """For each lane as many threads as jobs may run at once, each running one job after another."""
 
     def __init__(self, lanes: Sequence[Lane], slow: float) -> None:
         self._lanes = lanes
@@ -44,7 +44,7 @@ class Crew:
             thread.start()
 
     def wait(self, timeout: float) -> None:
-        """Wait until each has ended, once their lanes are closed, and do not interrupt any job from then on."""
+        """Wait, for at most `timeout` seconds, until all have ended, and interrupt no job after that."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

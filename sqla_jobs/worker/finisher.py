@@ -36,7 +36,7 @@ class Finisher:
 
     While one batch is written the next one gathers, so that batches are as large as the load makes them
     and a single end is written at once. Under full load two are written at a time: while one waits for the
-    disk, or for its turn in Python, the server works at the other.
+    disk, or for its turn in Python, the server works at the other. Where that fails each says so.
     """
 
     def __init__(self, engine: Engine, queries: Queries, settled: Callable[[list[Finish]], None]) -> None:
@@ -84,7 +84,7 @@ class Finisher:
         self._thread.join(1.0)
         self._helper.join(1.0)
         at_work = self._thread.is_alive() or self._helper.is_alive()
-        return not (at_work or self._locked or self._refused) and self._queue.empty()
+        return not (at_work or self._locked or self._refused or self._take([]))
 
     def _loop(self) -> None:
         while not self._give_up.is_set():
@@ -93,11 +93,13 @@ class Finisher:
                 return
 
     def _help(self) -> None:
-        while self._crowd.wait() and self._may_help:
-            self._crowd.clear()
+        while self._crowd.wait():
+            self._crowd.clear()  # before the look: what is set after it is seen the next time
+            if not self._may_help:
+                return
             self._store(self._take([]))
             if self._locked:
-                self._queue.put(None)  # the first thread, which may be waiting, looks after these
+                self._queue.put(None)  # for the first thread, which may wait for an end for up to a minute
 
     def _store(self, batch: list[Finish]) -> None:
         """Write a batch, however long the server is away. What it could not until the end stays behind."""
@@ -118,7 +120,9 @@ class Finisher:
             first = self._queue.get(timeout=_LOCKED_AGAIN if batch else _REFUSED_AGAIN)
         except Empty:
             return batch
-        return self._take(batch if first is None else [*batch, first])
+        if first is not None:
+            batch.append(first)
+        return self._take(batch)
 
     def _take(self, batch: list[Finish]) -> list[Finish]:
         """A batch with what else waits, as much as goes in."""
@@ -158,15 +162,14 @@ class Finisher:
 
     def _put_aside(self, end: Finish, fate: str | None) -> bool:
         """Keep what is to be tried again."""
-        if fate == "locked":
-            with self._putting_aside:
+        if fate == "lost" and not isinstance(end.outcome, Released | Lost):
+            log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
+        with self._putting_aside:
+            if fate == "locked":
                 self._locked.append(end)
-        elif fate == "refused":
-            with self._putting_aside:
+            elif fate == "refused":
                 self._refused.append(end)
                 self._refused_at = time.monotonic()
-        elif fate == "lost" and not isinstance(end.outcome, Released | Lost):
-            log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
         return fate in ("locked", "refused")
 
     def _write_plainly(self, end: Finish, error: DBAPIError) -> dict[int, str]:

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -100,19 +100,14 @@ class Worker(Service):
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, sum(self._settings.queues.values()))
-        self._engine = own_engine(app, patience=self._settings.patience)
-        self._claims = own_engine(app, patience=self._settings.patience, planning=PLANNED_ONCE)
-        self._build(tasks, isolation)
-        try:
-            # should the server give no more: one listens, the others share the second, and claims have their own
-            with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
-                check_version(connection, self._jobs.models.tables["jobs"])
-            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings)
-            self._heart.start()
-        except (ConfigurationError, ProgrammingError) as error:
-            self._engine.dispose()
-            self._claims.dispose()
-            raise ConfigurationError(explain(error)) from error
+        with ExitStack() as made:
+            self._engine = own_engine(app, patience=self._settings.patience)
+            made.callback(self._engine.dispose)
+            self._claims = own_engine(app, patience=self._settings.patience, planning=PLANNED_ONCE)
+            made.callback(self._claims.dispose)
+            self._build(tasks, isolation)
+            self._sign_on()
+            made.pop_all()
         self._started = True
         self._finisher.start()
         self._crew.start(self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake)
@@ -120,6 +115,16 @@ class Worker(Service):
         self._listener.start()
         self._pruner.start()
         log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
+
+    def _sign_on(self) -> None:
+        try:
+            # should the server give no more: one listens, the others share the second, and claims have their own
+            with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
+                check_version(connection, self._jobs.models.tables["jobs"])
+            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings)
+            self._heart.start()
+        except (ConfigurationError, ProgrammingError) as error:
+            raise ConfigurationError(explain(error)) from error
 
     def _build(self, tasks: list[str], isolation: str) -> None:
         """Make the parts; none is started."""
