@@ -22,19 +22,21 @@ def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_jus
     shop.Base.metadata.create_all(engine)
     with engine.begin() as connection:
         me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
-    clear = threading.Event.clear
-
-    def late(event: threading.Event) -> None:
-        time.sleep(0.05)
-        clear(event)
-
     settled: list[Finish] = []
     finisher = Finisher(engine, Queries(jobs.models), settled.extend)
-    monkeypatch.setattr(threading.Event, "clear", late)
+    clear, is_called = finisher._crowd.clear, threading.Event()
+
+    def late() -> None:
+        is_called.set()
+        time.sleep(0.05)
+        clear()
+
+    monkeypatch.setattr(finisher._crowd, "clear", late)
     finisher.start()
     ends = [Finish(Lease(n, n, me), Succeeded()) for n in range(1500)]  # of nobody's jobs, which is an end too
     for end in ends:
         finisher.put(end)
+    assert is_called.wait(20)
     began = time.monotonic()
     assert finisher.close(20.0)
     assert time.monotonic() - began < 10
