@@ -35,9 +35,7 @@ def main(only: Sequence[str], count: int, repetitions: int, seconds: int, plot: 
     with work.database() as engine:
         click.echo(report.machine(engine))
         for name in only:
-            found = list(sections[name](engine))
-            report.table(found)
-            figures += found
+            figures += report.table(sections[name](engine))
     if plot is not None:
         report.plot(figures, plot)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks import work
 from benchmarks.report import Figure
-from benchmarks.speed import claims, done, drain, fill
+from benchmarks.speed import claims, done, drain, fill, in_turn
 from benchmarks.work import SCHEMA, jobs, workers
 
 _MILLION = 1_000_000
@@ -73,7 +72,7 @@ _ELSEWHERE = """INSERT INTO {jobs} (task, args, state, queue)
 
 
 def scale(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
-    """The drain under each condition, and just before it without."""
+    """The drain under each condition, beside the same without, in turn."""
     conditions: dict[str, Callable[[], float]] = {
         "1,000,000 finished jobs": lambda: _beside(engine, count, _FINISHED),
         "1,000,000 jobs for tomorrow": lambda: _beside(engine, count, _TOMORROW),
@@ -83,8 +82,8 @@ def scale(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
         "statistics of 20 jobs": lambda: _unanalyzed(engine, 5 * count),
     }
     for name, run in conditions.items():
-        alone = statistics.median(drain(engine, count) for _ in range(repetitions))
-        yield Figure("scale", name, "jobs/s", statistics.median(run() for _ in range(repetitions)), alone)
+        ours, without = in_turn(repetitions, run, lambda: drain(engine, count))
+        yield Figure("scale", name, "jobs/s", ours, without)
 
 
 def _beside(engine: Engine, count: int, rows: str) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import click
-from matplotlib.figure import Figure as Canvas
 from sqlalchemy import Engine, func, select
+
+_WIDTH = 48
 
 
 class Figure(NamedTuple):
@@ -42,15 +43,16 @@ def machine(engine: Engine) -> str:
     )
 
 
-def table(figures: Sequence[Figure]) -> None:
-    width = max(len(figure.name) for figure in figures)
+def table(figures: Iterable[Figure]) -> Iterator[Figure]:
+    """Prints each figure as soon as it is there, and passes it on."""
     section = ""
     for figure in figures:
         if figure.section != section:
             section = figure.section
-            click.echo(f"\n{section:<{width}}  {'sqla_jobs':>12}  {'beside':>12}")
+            click.echo(f"\n{section:<{_WIDTH}}  {'sqla_jobs':>12}  {'beside':>12}  more is better")
         beside = "" if figure.plain is None else f"{_number(figure.plain):>12}  {figure.share:>7.0%}"
-        click.echo(f"{figure.name:<{width}}  {_number(figure.ours):>12}  {beside}  {figure.unit}")
+        click.echo(f"{figure.name:<{_WIDTH}}  {_number(figure.ours):>12}  {beside}  {figure.unit}")
+        yield figure
 
 
 def _number(value: float) -> str:
@@ -58,7 +60,9 @@ def _number(value: float) -> str:
 
 
 def plot(figures: Sequence[Figure], path: Path) -> None:
-    """A bar for each figure that has something beside it: how near it comes."""
+    """A bar for each figure that has something beside it: how near it comes. Needs matplotlib."""
+    from matplotlib.figure import Figure as Canvas
+
     shown = [(f"{figure.section}: {figure.name}", figure.share) for figure in figures if figure.share is not None]
     canvas = Canvas(figsize=(8, 0.9 + 0.32 * len(shown)), layout="constrained")
     axes = canvas.subplots()

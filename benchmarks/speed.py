@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,10 @@ _PATIENCE = 120.0
 _PICK_UPS = 100
 
 
-def median(run: Callable[[], float], repetitions: int) -> float:
-    return statistics.median(run() for _ in range(repetitions))
+def in_turn(repetitions: int, *runs: Callable[[], float]) -> list[float]:
+    """The median of each, which take turns: what else the machine does meanwhile hits all of them."""
+    rounds = [[run() for run in runs] for _ in range(repetitions)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 def fill(engine: Engine, count: int, task: Any = work.nothing) -> float:
@@ -118,25 +119,38 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
         work.settle(engine)
         return by_hand.drain()
 
-    singles = count // 15
-    ours = median(refilled(lambda: one_by_one(engine, singles)), repetitions)
-    for name, way in (("insert()", plain.insert_rows), ("session.add()", plain.add_objects)):
-        beside = median(refilled(partial(way, engine, singles)), repetitions)
-        yield Figure("enqueue", f"one by one, beside {name}", "jobs/s", ours, beside)
-    ours = median(refilled(lambda: plain.at_once(engine, singles, one_by_one)), repetitions)
-    beside = median(refilled(lambda: plain.at_once(engine, singles, plain.add_objects)), repetitions)
+    singles, transactional = count // 15, count // 5
+    ours, inserted, added = in_turn(
+        repetitions,
+        refilled(lambda: one_by_one(engine, singles)),
+        refilled(lambda: plain.insert_rows(engine, singles)),
+        refilled(lambda: plain.add_objects(engine, singles)),
+    )
+    yield Figure("enqueue", "one by one, beside insert()", "jobs/s", ours, inserted)
+    yield Figure("enqueue", "one by one, beside session.add()", "jobs/s", ours, added)
+    ours, beside = in_turn(
+        repetitions,
+        refilled(lambda: plain.at_once(engine, singles, one_by_one)),
+        refilled(lambda: plain.at_once(engine, singles, plain.add_objects)),
+    )
     yield Figure("enqueue", "by 8 threads, beside session.add()", "jobs/s", ours, beside)
-    ours = median(refilled(lambda: fill(engine, count)), repetitions)
-    beside = median(refilled(lambda: by_hand.enqueue_many(count)), repetitions)
-    yield Figure("enqueue", "enqueue_many", "jobs/s", ours, beside)
-
-    beside = median(refilled(plain_drain), repetitions)
-    for processes in (1, 2):
-        ours = median(partial(drain, engine, count, processes=processes), repetitions)
-        yield Figure("drain", f"{processes} process{'es' * (processes - 1)}", "jobs/s", ours, beside)
-    transactional = count // 5
-    ours = median(lambda: drain(engine, transactional, task=work.write), repetitions)
-    beside = median(refilled(lambda: plain.at_once(engine, transactional, plain.add_effects)), repetitions)
+    ours, beside = in_turn(
+        repetitions, refilled(lambda: fill(engine, count)), refilled(lambda: by_hand.enqueue_many(count))
+    )
+    yield Figure("enqueue", "enqueue_many, beside psycopg", "jobs/s", ours, beside)
+    one, two, beside = in_turn(
+        repetitions,
+        lambda: drain(engine, count),
+        lambda: drain(engine, count, processes=2),
+        refilled(plain_drain),
+    )
+    yield Figure("drain", "one process, beside psycopg", "jobs/s", one, beside)
+    yield Figure("drain", "two processes, beside psycopg", "jobs/s", two, beside)
+    ours, beside = in_turn(
+        repetitions,
+        lambda: drain(engine, transactional, task=work.write),
+        refilled(lambda: plain.at_once(engine, transactional, plain.add_effects)),
+    )
     yield Figure("drain", "transactional, beside 8 threads of sessions", "jobs/s", ours, beside)
 
     work.empty(engine)
@@ -144,5 +158,5 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
     for name, which in (("from before the enqueue", 0), ("from after the commit", 1)):
         for label, at in (("p50", 0.5), ("p95", 0.95)):
             mine, theirs = (waits[which][int(_PICK_UPS * at)] for waits in (ours_waits, plain_waits))
-            yield Figure("pick-up", f"{name}, {label}", "ms", mine, theirs, less_is_better=True)
+            yield Figure("pick-up", f"{name}, {label}, beside psycopg", "ms", mine, theirs, less_is_better=True)
     by_hand.close()

@@ -89,6 +89,10 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
         raise ConfigurationError(
             "the database URL cannot be read: write postgresql+psycopg://user:password@host:port/database"
         ) from None
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("postgres", "postgresql"):
+        raise ConfigurationError(
+            f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: "
+            "write postgresql+psycopg://user:password@host:port/database"
+        )
+    parsed = parsed.set(drivername="postgresql+psycopg")  # also where the application takes the same through asyncpg
     jobs.bind(create_engine(parsed, max_overflow=-1))  # as many as the worker has threads

@@ -112,6 +112,22 @@ class TestWhichApplication:
         done = command("list")
         assert (done.returncode, reason in done.stderr) == (1, True)
 
+    @pytest.mark.parametrize("driver", ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg_async"])
+    def test_the_address_may_be_that_of_another_driver(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str, driver: str
+    ) -> None:
+        url = database_url.replace("postgresql+psycopg", driver)
+        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url)
+        assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+
+    def test_another_kind_of_database_is_refused(
+        self, command: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        done = command("status", "tests.shop:jobs", DATABASE_URL="sqlite:///shop.db")
+        assert done.returncode == 1
+        assert "the database URL is of sqlite, and jobs live in PostgreSQL: write postgresql+psycopg://" in done.stderr
+        assert "Traceback" not in done.stderr
+
     def test_tables_that_are_not_there_are_one_message(
         self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str
     ) -> None:

@@ -325,6 +325,6 @@ def test_the_benchmark_measures_each_section_and_draws(database_url: str, tmp_pa
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    for name in ("one by one, beside session.add()", "enqueue_many", "1 process", "transactional", "p95"):
+    for name in ("one by one, beside session.add()", "enqueue_many", "one process", "transactional", "p95"):
         assert re.search(rf"^.*{re.escape(name)}.* [\d.,]+ +[\d.,]+ +\d+%", ran.stdout, re.MULTILINE), ran.stdout
     assert "<svg" in picture.read_text(encoding="utf-8")
