@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.connections import driver
+from sqla_jobs.connections import OF_NO_MORE_USE, driver
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
@@ -83,9 +83,11 @@ class Queries:
             try:
                 return statement.execute(connection, values).fetchall()
             except psycopg.Error as error:
-                if driver(connection).closed:
+                if driver(connection).closed or error.sqlstate in OF_NO_MORE_USE:
                     connection.invalidate(error)
                     raise
+                if driver(connection).info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
+                    raise  # asked again it would say that the transaction is aborted, and not why
                 log.debug("asked again in SQLAlchemy's way, which knows what follows for its pool: %s", error)
         return list(self._run(connection, statement.origin, values).all())
 

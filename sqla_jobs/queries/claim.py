@@ -111,10 +111,13 @@ def promote(tables: Tables) -> Any:
     now = func.statement_timestamp()
     rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), jobs.c.run_at <= now + seconds(bindparam("ahead")))
     due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
+    # in this order, whatever the one in which the planner has the rows changed
+    position = tables.positions.next_value().label("position")
+    numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
     promoted = (
         update(jobs)
-        .where(jobs.c.ctid == due.c.ctid, jobs.c.ctid == any_(array_of(select(due.c.ctid))))
-        .values(state="queued", position=tables.positions.next_value())
+        .where(jobs.c.ctid == numbered.c.ctid, jobs.c.ctid == any_(array_of(select(due.c.ctid))))
+        .values(state="queued", position=numbered.c.position)
         .returning(jobs.c.id)
         .cte("promoted")
     )

@@ -63,6 +63,9 @@ class Finisher:
     def put(self, end: Finish) -> None:
         """Store this soon."""
         self._queue.put(end)
+        self._look_for_crowd()
+
+    def _look_for_crowd(self) -> None:
         if self._queue.qsize() >= _CROWD and not self._crowd.is_set():
             self._crowd.set()
 
@@ -100,6 +103,7 @@ class Finisher:
             self._store(self._take([]))
             if self._locked:
                 self._queue.put(None)  # for the first thread, which may wait for an end for up to a minute
+            self._look_for_crowd()  # nothing more may be put while so much waits
 
     def _store(self, batch: list[Finish]) -> None:
         """Write a batch, however long the server is away. What it could not until the end stays behind."""
@@ -113,7 +117,8 @@ class Finisher:
     def _gather(self) -> list[Finish]:
         """What is there now; waits for something to be there."""
         with self._putting_aside:
-            batch, self._locked = self._locked, []
+            half = _BATCH // 2  # the rest is for what is new
+            batch, self._locked = self._locked[:half], self._locked[half:]
             if self._refused and time.monotonic() - self._refused_at > _REFUSED_AGAIN:
                 batch, self._refused = batch + self._refused, []
         try:
