@@ -380,10 +380,12 @@ class TestUpkeep:
         lease: dict[str, Any] = {"state": "running", "current_run_id": 1, "process_id": jobs.Process().id}
         lease["process_id"] = "00000000-0000-0000-0000-000000000001"
         session.add(jobs.Job(task="mark", args={"n": 1}, **lease))
+        shop.mark.options(queue="mail").enqueue(session, 1)
         session.commit()
         found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
         assert found["jobs of vanished processes"]["verdict"] == "warning"
         assert found["foreign keys to jobs"]["found"] == "effects.job_id has no index"
+        assert found["what waits"]["found"] == "1 jobs wait in queue 'mail', which no live worker serves"
         assert found["server version"]["verdict"] == "ok"
         assert found["oldest transaction"]["verdict"] == "ok"
         out = run("doctor").output

@@ -13,9 +13,12 @@ from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.changing import carry_out
 from sqla_jobs.cli.output import as_json, print_json, print_table, shown
 from sqla_jobs.core import Jobs
-from sqla_jobs.doctor import Verdict, examine
+from sqla_jobs.doctor import Finding, Verdict, examine
 from sqla_jobs.models import ENDED, JobState
 from sqla_jobs.selection import Selection
+from sqla_jobs.status import read_status
+
+_NOBODY = "python -m sqla_jobs.worker starts one; --queues and the application's tasks= say what it serves"
 
 
 @click.command(cls=ApplicationCommand)
@@ -34,8 +37,11 @@ def prune(jobs: Jobs[Any], older_than: timedelta, states: tuple[str, ...], yes: 
 @as_json
 def doctor(jobs: Jobs[Any], as_json: bool) -> None:
     """What makes a queue slow or stuck, and what to do about it. Exits with 1 where something is an error."""
+    jobs.tasks.load()
     with jobs.binding().transaction() as session:
         findings = examine(session, jobs)
+        warnings = read_status(session, jobs).warnings
+    findings += [Finding("what waits", Verdict.warning, warning, _NOBODY) for warning in warnings]
     if as_json:
         print_json(findings)
     else:
