@@ -25,7 +25,7 @@ class Reading(NamedTuple):
 
 
 def _read(engine: Engine) -> Reading:
-    """What a server process counts it tells within a second or so, or when it ends."""
+    """What a server process counts it tells within a second or so, within ten where it idles, or when it ends."""
     engine.dispose()
     time.sleep(1.5)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -49,7 +49,7 @@ def cost(engine: Engine, jobs_in_all: int) -> Iterator[Figure]:
 
 
 def _idle(engine: Engine, worker: Worker) -> Iterator[Figure]:
-    time.sleep(2)
+    time.sleep(12)  # what it took to start has been told
     before, (cpu, _) = _read(engine), worker.usage()
     time.sleep(_IDLE)
     (cpu_then, memory), after = worker.usage(), _read(engine)
