@@ -27,7 +27,7 @@ PLANNED_ONCE: LiteralString = (
 )
 """Once, and kept, which spares a third of a short statement's time. For statements that say themselves which rows they
 look up: a plan that is kept knows no numbers, so scans, bitmaps and sorts are off."""
-OF_NO_MORE_USE = ("25006", "0A000")
+_OF_NO_MORE_USE = ("25006", "0A000")
 """SQLSTATEs on which to connect anew: of a server that takes no writes (a standby, such as the old primary after a
 failover), and of what was prepared before a column changed its type."""
 
@@ -142,8 +142,13 @@ def is_direct(connection: psycopg.Connection[Any]) -> bool:
     return found is not None and found[0] == connection.info.backend_pid
 
 
+def is_useless_after(error: BaseException) -> bool:
+    """Whether a connection that raised this is of no more use, although it is not lost."""
+    return getattr(error, "sqlstate", None) in _OF_NO_MORE_USE
+
+
 def _give_up_if_useless(context: Any) -> None:
-    if getattr(context.original_exception, "sqlstate", None) in OF_NO_MORE_USE:
+    if is_useless_after(context.original_exception):
         context.is_disconnect = True
 
 

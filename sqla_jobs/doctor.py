@@ -39,7 +39,7 @@ class Finding:
 
 
 def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
-    """All that `sqla-jobs doctor` looks at. Reads only; needs no rights beyond the application's own."""
+    """What `sqla-jobs doctor` looks at in the database. Reads only; needs no rights beyond the application's own."""
     return [finding for look in _LOOKS for finding in look(session, jobs)]
 
 

@@ -15,6 +15,8 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.registry import import_named
 
+_ADDRESS = "postgresql+psycopg://user:password@host:port/database"
+
 
 def load_jobs(spec: str) -> Jobs[Any]:
     """The `Jobs` that MODULE:ATTR names, with the current folder importable.
@@ -86,13 +88,10 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise ConfigurationError(
-            "the database URL cannot be read: write postgresql+psycopg://user:password@host:port/database"
-        ) from None
+        raise ConfigurationError(f"the database URL cannot be read: write {_ADDRESS}") from None
     if parsed.get_backend_name() not in ("postgres", "postgresql"):
         raise ConfigurationError(
-            f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: "
-            "write postgresql+psycopg://user:password@host:port/database"
+            f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"
         )
     parsed = parsed.set(drivername="postgresql+psycopg")  # also where the application takes the same through asyncpg
     jobs.bind(create_engine(parsed, max_overflow=-1))  # as many as the worker has threads

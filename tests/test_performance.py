@@ -214,23 +214,19 @@ def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
     for _ in range(6):  # from then on psycopg has prepared it
         assert QUERIES.promote(connection)[0] == 0
     job = jobs.Job
-    for first, last, due in (
-        (1, 100_000, "now() + n * interval '1 day'"),
-        (1, 3000, "now() - n * interval '1 second'"),
-    ):
+    for count, due in ((100_000, "now() + n * interval '1 day'"), (3000, "now() - n * interval '1 second'")):
         connection.execute(
             text(
                 f"INSERT INTO {job.__tablename__} (task, args, run_at) "
-                f"SELECT 'mark', '{{}}', {due} FROM generate_series({first}, {last}) n"
+                f"SELECT 'mark', '{{}}', {due} FROM generate_series(1, {count}) n"
             )
         )
     if looked:
         connection.execute(text(looked))
     assert [QUERIES.promote(connection)[0] for _ in range(4)] == [1000, 1000, 1000, 0]
     queued = select(job.id).where(job.state == "queued")
-    assert (
-        connection.scalars(queued.order_by(job.position)).all() == connection.scalars(queued.order_by(job.run_at)).all()
-    )
+    in_order, as_due = (connection.scalars(queued.order_by(by)).all() for by in (job.position, job.run_at))
+    assert in_order == as_due
 
 
 def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(

@@ -17,7 +17,7 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.connections import OF_NO_MORE_USE, driver
+from sqla_jobs.connections import driver, is_useless_after
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
@@ -83,7 +83,7 @@ class Queries:
             try:
                 return statement.execute(connection, values).fetchall()
             except psycopg.Error as error:
-                if driver(connection).closed or error.sqlstate in OF_NO_MORE_USE:
+                if driver(connection).closed or is_useless_after(error):
                     connection.invalidate(error)
                     raise
                 if driver(connection).info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
