@@ -415,12 +415,13 @@ def test_a_claim_whose_answer_was_lost_is_given_back(session: Session) -> None:
 def test_jobs_claimed_ahead_are_given_back_when_long_ones_hold_them_up(session: Session) -> None:
     """Many short jobs make the worker claim ahead; what then waits behind long ones goes to another worker."""
     shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
-    shop.wait.enqueue_many(session, ({"n": n} for n in range(2)))
+    shop.report.enqueue_many(session, ({} for _ in range(2)))
     shop.mark.enqueue_many(session, ({"n": n} for n in range(300, 600)))
     session.commit()
     first, second = jobs.worker(concurrency=2), jobs.worker(concurrency=2)
+    half_way = select(func.count()).where(jobs.Job.progress == 0.5)
     with first:
-        wait_until(lambda: states(session).get("succeeded", 0) == 300)
+        wait_until(lambda: session.scalar(half_way) == 2)
         with second:
             wait_until(lambda: states(session).get("succeeded", 0) == 600)
             shop.gate.set()
