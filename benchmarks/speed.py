@@ -52,7 +52,7 @@ def done(engine: Engine, count: int, *, claims_before: int) -> float:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         while number < count:
             assert time.monotonic() < deadline, "the jobs are not done"
-            time.sleep(0.005)
+            time.sleep(0.02)
             if claims(engine) >= claims_before + count:
                 number, took = connection.execute(ran).one()
     assert number == count, f"{number} runs of {count} jobs"
