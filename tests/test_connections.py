@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from benchmarks.proxy import Proxy
 from sqla_jobs.connections import close_engine, driver, own_engine
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.queries import Queries
+from sqla_jobs.queries import Promotion, Queries
 from sqla_jobs.testing import drain
 from tests import shop
 from tests.conftest import StartWorker, new_database
@@ -534,9 +534,9 @@ def test_a_read_only_server_is_waited_out(
     """As the old primary after a failover is: connections to it stay read-only for ever."""
     promote, looks = Queries.promote, list[float]()
 
-    def counted(*args: Any) -> tuple[int, float]:
+    def counted(*args: Any, **options: Any) -> Promotion:
         looks.append(time.monotonic())
-        return promote(*args)
+        return promote(*args, **options)
 
     monkeypatch.setattr(Queries, "promote", counted)
     name = place.direct.url.database

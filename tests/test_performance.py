@@ -23,6 +23,7 @@ from sqla_jobs.connections import PLANNED_ANEW, PLANNED_ONCE, driver
 from sqla_jobs.outcomes import Failed, Failure, Retried, Succeeded
 from sqla_jobs.queries import Finish, Queries
 from sqla_jobs.queries.parts import Written, as_query
+from sqla_jobs.worker.lanes import Floors
 from sqla_jobs.worker.pulse import Pulse, next_look
 from sqla_jobs.worker.settings import Rhythm
 from tests import shop
@@ -227,6 +228,17 @@ def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
     queued = select(job.id).where(job.state == "queued")
     in_order, as_due = (connection.scalars(queued.order_by(by)).all() for by in (job.position, job.run_at))
     assert in_order == as_due
+
+
+def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(connection: Connection) -> None:
+    """Each would take a twentieth of its time for them, and eight on two cores a fifth of the machine."""
+    for kind, queues in (("worker", ["default"]), ("worker", ["default", "mail"]), ("worker", ["x"]), ("clock", [])):
+        processes.register(connection, jobs.models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30.0)
+    floors = Floors(["default", 'quoted "queue"'])
+    floors.workers = QUERIES.promote(connection, queues=["default", 'quoted "queue"']).workers
+    assert floors.workers == 2
+    floors.swept(["default"], began=100.0, ended=100.1)
+    assert floors.sweep_at("default") == pytest.approx(100.1 + 2 * 20 * 0.1)
 
 
 def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(

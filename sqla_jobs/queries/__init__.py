@@ -23,9 +23,20 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import begin, claim, finish, held, rescue, succeed, waiting
 from sqla_jobs.queries.commit import Commit
-from sqla_jobs.queries.parts import EVERYWHERE, PRIORITIES, Claimed, Finish, Lease, Tables, Written, numbers, texts
+from sqla_jobs.queries.parts import (
+    EVERYWHERE,
+    PRIORITIES,
+    Claimed,
+    Finish,
+    Lease,
+    Promotion,
+    Tables,
+    Written,
+    numbers,
+    texts,
+)
 
-__all__ = ["EVERYWHERE", "PRIORITIES", "Claimed", "Finish", "Lease", "Queries"]
+__all__ = ["EVERYWHERE", "PRIORITIES", "Claimed", "Finish", "Lease", "Promotion", "Queries"]
 
 log = logging.getLogger("sqla_jobs.queries")
 
@@ -99,14 +110,16 @@ class Queries:
     def _claim(self) -> Written:
         return Written(claim.claim(self._tables))
 
-    def promote(self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000) -> tuple[int, float]:
+    def promote(
+        self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000, queues: Sequence[str] = ()
+    ) -> Promotion:
         """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
 
-        Returns how many, and the seconds until the next one is due: infinite where there is none, 0 where
-        `limit` was reached.
+        Counts the workers that serve any of `queues`, too.
         """
-        ((count, due_in),) = self._run_written(connection, self._promote, {"ahead": ahead, "limit": limit})
-        return count, 0.0 if count == limit else due_in
+        values = {"ahead": ahead, "limit": limit, "queues": _names(tuple(queues))}
+        ((count, due_in, workers),) = self._run_written(connection, self._promote, values)
+        return Promotion(count, 0.0 if count == limit else due_in, workers)
 
     @cached_property
     def _promote(self) -> Written:

@@ -106,7 +106,7 @@ def elapsed(tables: Tables) -> Any:
 
 
 def promote(tables: Tables) -> Any:
-    """Scheduled jobs that are due become queued."""
+    """Scheduled jobs that are due become queued. Tells of the next one too, and how many workers serve some queues."""
     jobs = tables.jobs
     now = func.statement_timestamp()
     rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), jobs.c.run_at <= now + seconds(bindparam("ahead")))
@@ -124,4 +124,7 @@ def promote(tables: Tables) -> Any:
     # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
     next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), jobs.c.run_at > now).scalar_subquery()
     due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
-    return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in)
+    processes = tables.processes
+    serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
+    workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
+    return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in, workers)

@@ -70,6 +70,16 @@ class Claimed(NamedTuple):
     elapsed: float
 
 
+class Promotion(NamedTuple):
+    """What was queued because it is due, and what else a worker wants to know every now and then."""
+
+    promoted: int
+    due_in: float
+    """Seconds until the next scheduled job is due: infinite where there is none, 0 where there may be more now."""
+    workers: int
+    """How many serve a queue that was asked for."""
+
+
 class Finish(NamedTuple):
     """The end of one attempt. Both times are seconds after the claim, by this process's monotonic clock."""
 

@@ -171,11 +171,12 @@ class Claimer:
     def _promote(self, now: float) -> None:
         self._promote_at = now + self._poll()
         with self._claiming, self._engine.begin() as connection:
-            promoted, due_in = self._queries.promote(connection)
-        if promoted:
+            promotion = self._queries.promote(connection, queues=tuple(self._settings.queues))
+        self._floors.workers = promotion.workers
+        if promotion.promoted:
             for lane in self._lanes:
                 lane.wake()
-        self._promote_at = min(self._promote_at, now + due_in)  # something may have been told of meanwhile
+        self._promote_at = min(self._promote_at, now + promotion.due_in)  # something may have been told of meanwhile
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()

@@ -123,10 +123,12 @@ class Floors:
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed
     late may lie below it: hence a sweep without floors every second, or every twenty times what the
-    last sweep took, if that is longer.
+    last sweep took, if that is longer, and as much rarer as there are more workers that sweep.
     """
 
     def __init__(self, queues: Iterable[str]) -> None:
+        self.workers = 1
+        """How many look through these queues: together their sweeps take a twentieth of the time of one."""
         self._floor = {queue: [*EVERYWHERE] for queue in queues}
         self._highest = {queue: [*EVERYWHERE] for queue in self._floor}
         self._trailing = {queue: [*EVERYWHERE] for queue in self._floor}
@@ -140,7 +142,7 @@ class Floors:
     def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
         """These queues were looked through without floors, which took that long."""
         for queue in queues:
-            self._sweep_at[queue] = ended + max(1.0, 20 * (ended - began))
+            self._sweep_at[queue] = ended + max(1.0, 20 * (ended - began) * self.workers)
 
     def sweep_at(self, queue: str) -> float:
         """When the next sweep of a queue is due, by `time.monotonic()`."""
