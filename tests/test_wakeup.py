@@ -197,8 +197,8 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
 
     def say_nothing(*_: object) -> None: ...
 
-    def and_one_comes_late(self: Queries, *args: Any) -> Any:
-        found = plain(self, *args)
+    def and_one_comes_late(self: Queries, *args: Any, **given: Any) -> Any:
+        found = plain(self, *args, **given)
         if is_armed.is_set():
             is_armed.clear()
             with Session(engine) as session:
