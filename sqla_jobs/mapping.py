@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Generic, TypeVar, cast
 
@@ -67,7 +68,7 @@ class Models(Generic[J]):
         mapped = (self.Job, self.Run, self.Schedule, self.Process, self.Queue, self.Audit)
         return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
-    @property
+    @cached_property
     def channel(self) -> str:
         """The name under which processes tell one another of new jobs; PostgreSQL takes 63 bytes."""
         name = f"{self.positions.schema or ''}.{self.positions.name}"

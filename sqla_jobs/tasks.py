@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
+from pydantic_core import from_json
 from sqlalchemy.orm import Session
 
 from sqla_jobs.context import RunContext
@@ -93,7 +93,7 @@ class Enqueuer(Generic[C, J]):
             declaration.name,
             declaration.defaults,
             self._options,
-            json.loads(encoded),
+            from_json(encoded),
         )
 
     def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> int:
@@ -120,19 +120,23 @@ class Enqueuer(Generic[C, J]):
         return add_many(into, self._models, declaration.name, declaration.defaults, self._options, encoded())
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        declaration = self._declaration
-        parameters = declaration.signature.arguments.parameters
+        name, signature = self._declaration.name, self._declaration.signature
+        try:
+            return signature.bind(name, args, kwargs)
+        except ArgumentsError:
+            self._refuse_unknown(kwargs)
+            raise
+
+    def _refuse_unknown(self, kwargs: Mapping[str, Any]) -> None:
+        task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         for name in sorted(kwargs.keys() - parameters.keys()):
             if name in EnqueueOptions.__annotations__:
                 raise ArgumentsError(
-                    f"{declaration.name} has no argument {name!r}; it is an option: "
-                    f"{declaration.name}.options({name}=…).enqueue(session, …)"
-                )
+                    f"{task} has no argument {name!r}; it is an option: {task}.options({name}=…).enqueue(session, …)"
+                ) from None
             raise ArgumentsError(
-                f"{declaration.name} got an unexpected keyword argument {name!r}; it takes: "
-                f"{', '.join(parameters) or 'none'}"
-            )
-        return declaration.signature.bind(declaration.name, args, kwargs)
+                f"{task} got an unexpected keyword argument {name!r}; it takes: {', '.join(parameters) or 'none'}"
+            ) from None
 
 
 class Task(Enqueuer[C, J], Generic[C, R, J]):
