@@ -147,12 +147,13 @@ class _Notifier:
     def send(self, app: Engine, channel: str, queues: set[str]) -> None:
         """Soon, by a connection as `app` makes them; returns at once."""
         with self._lock:
-            self._sent.clear()
+            if not self._waiting:
+                self._sent.clear()
+                self._there_is.set()
             self._waiting.update((channel, queue) for queue in queues)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
                 self._thread.start()
-        self._there_is.set()
 
     def flush(self, timeout: float) -> None:
         """Wait for what is under way."""
@@ -164,12 +165,11 @@ class _Notifier:
             engine = own_engine(synchronous(app), patience=_PATIENCE)
         except (SQLAlchemyError, ConfigurationError) as error:
             log.debug("no wake-up can be sent, workers will poll: %s", error)
-            self._give_up()
+            while not self._give_up():
+                self._take()
             return
         while self._there_is.wait(_IDLE) or not self._give_up():
-            self._there_is.clear()
-            with self._lock:
-                messages, self._waiting = self._waiting, set()
+            messages = self._take()
             try:
                 _send(engine, messages)
             except (SQLAlchemyError, psycopg.Error) as error:
@@ -180,10 +180,16 @@ class _Notifier:
             time.sleep(_APART)
         engine.dispose()
 
+    def _take(self) -> set[tuple[str, str]]:
+        with self._lock:
+            self._there_is.clear()
+            messages, self._waiting = self._waiting, set()
+            return messages
+
     def _give_up(self) -> bool:
         """End the thread, unless there is something to send after all."""
         with self._lock:
-            if self._there_is.is_set():
+            if self._waiting:
                 return False
             self._thread = None
             self._sent.set()
