@@ -133,6 +133,27 @@ def test_a_job_is_pending_like_any_object_that_is_added(session: Session) -> Non
     assert isinstance(job, jobs.Job)
 
 
+def test_an_insert_tells_the_id_alone_and_the_rest_is_there_when_it_is_read(session: Session, tables: Engine) -> None:
+    sent: list[str] = []
+    job = send.enqueue(session, "a@example.org")
+
+    def noted(*args: Any) -> None:
+        sent.append(args[2])
+
+    event.listen(tables, "before_cursor_execute", noted)
+    try:
+        session.flush()
+        assert job.id > 0
+        (inserted,) = sent
+        _, asked_for = inserted.split(" RETURNING ")
+        assert asked_for == "sqla_jobs.id"
+        assert (job.priority, job.attempt) == (2, 0)
+        assert job.run_at.utcoffset() is not None
+        assert len(sent) == 2
+    finally:
+        event.remove(tables, "before_cursor_execute", noted)
+
+
 def test_a_job_has_the_options_of_its_task_and_those_it_was_given(session: Session) -> None:
     job = stored(session, send.enqueue(session, "ann"))
     assert (job.queue, job.priority, job.max_attempts, job.tenant) == ("mail", 2, 7, None)
