@@ -120,23 +120,22 @@ class Enqueuer(Generic[C, J]):
         return add_many(into, self._models, declaration.name, declaration.defaults, self._options, encoded())
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        name, signature = self._declaration.name, self._declaration.signature
         try:
-            return signature.bind(name, args, kwargs)
-        except ArgumentsError:
-            self._refuse_unknown(kwargs)
-            raise
+            return self._declaration.signature.bind(self._declaration.name, args, kwargs)
+        except ArgumentsError as error:
+            raise self._unknown(kwargs) or error from None
 
-    def _refuse_unknown(self, kwargs: Mapping[str, Any]) -> None:
+    def _unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         for name in sorted(kwargs.keys() - parameters.keys()):
             if name in EnqueueOptions.__annotations__:
-                raise ArgumentsError(
+                return ArgumentsError(
                     f"{task} has no argument {name!r}; it is an option: {task}.options({name}=…).enqueue(session, …)"
-                ) from None
-            raise ArgumentsError(
+                )
+            return ArgumentsError(
                 f"{task} got an unexpected keyword argument {name!r}; it takes: {', '.join(parameters) or 'none'}"
-            ) from None
+            )
+        return None
 
 
 class Task(Enqueuer[C, J], Generic[C, R, J]):

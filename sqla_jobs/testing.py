@@ -85,7 +85,7 @@ def _next(
     jobs: Jobs[Any], session: Session, queries: Queries, queues: Iterable[str] | None, ahead: float
 ) -> Claimed | None:
     session.flush()
-    while queries.promote(session, ahead=ahead)[0]:
+    while queries.promote(session, ahead=ahead).promoted:
         pass
     job = jobs.Job
     waiting = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))

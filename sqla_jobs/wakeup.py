@@ -19,12 +19,10 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction, object_session
 
 from sqla_jobs.connections import driver, own_engine, synchronous
 from sqla_jobs.deadlines import ask
-from sqla_jobs.errors import ConfigurationError
 
 log = logging.getLogger("sqla_jobs.wakeup")
 
@@ -143,17 +141,29 @@ class _Notifier:
         self._there_is = threading.Event()
         self._sent = threading.Event()
         self._thread: threading.Thread | None = None
+        self._hopeless_until = 0.0
 
     def send(self, app: Engine, channel: str, queues: set[str]) -> None:
-        """Soon, by a connection as `app` makes them; returns at once."""
+        """Soon, by a connection as `app` makes them; returns at once, and never fails: it is after a commit."""
         with self._lock:
-            if not self._waiting:
+            if self._thread is None and not self._start(app):
+                return
+            self._waiting.update((channel, queue) for queue in queues)
+            if not self._there_is.is_set():
                 self._sent.clear()
                 self._there_is.set()
-            self._waiting.update((channel, queue) for queue in queues)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
-                self._thread.start()
+
+    def _start(self, app: Engine) -> bool:
+        if time.monotonic() < self._hopeless_until:
+            return False
+        thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter ends, or the system gives no more threads
+            log.debug("no wake-up can be sent, workers will poll: %s", error)
+            return False
+        self._thread = thread
+        return True
 
     def flush(self, timeout: float) -> None:
         """Wait for what is under way."""
@@ -163,8 +173,9 @@ class _Notifier:
     def _loop(self, app: Engine) -> None:
         try:
             engine = own_engine(synchronous(app), patience=_PATIENCE)
-        except (SQLAlchemyError, ConfigurationError) as error:
-            log.debug("no wake-up can be sent, workers will poll: %s", error)
+        except Exception as error:  # noqa: BLE001 - whatever the application's way of connecting may raise
+            log.debug("no wake-up can be sent for a while, workers will poll: %s", error)
+            self._hopeless_until = time.monotonic() + _IDLE
             while not self._give_up():
                 self._take()
             return
@@ -172,7 +183,7 @@ class _Notifier:
             messages = self._take()
             try:
                 _send(engine, messages)
-            except (SQLAlchemyError, psycopg.Error) as error:
+            except Exception as error:  # noqa: BLE001 - the same
                 log.debug("a wake-up was not sent, workers will poll: %s", error)
             with self._lock:
                 if not self._waiting:

@@ -213,7 +213,7 @@ def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
     """Whatever the planner knows of the tables."""
     driver(connection).execute(planning)
     for _ in range(6):  # from then on psycopg has prepared it
-        assert QUERIES.promote(connection)[0] == 0
+        assert QUERIES.promote(connection).promoted == 0
     job = jobs.Job
     for count, due in ((100_000, "now() + n * interval '1 day'"), (3000, "now() - n * interval '1 second'")):
         connection.execute(
@@ -224,7 +224,7 @@ def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
         )
     if looked:
         connection.execute(text(looked))
-    assert [QUERIES.promote(connection)[0] for _ in range(4)] == [1000, 1000, 1000, 0]
+    assert [QUERIES.promote(connection).promoted for _ in range(4)] == [1000, 1000, 1000, 0]
     queued = select(job.id).where(job.state == "queued")
     in_order, as_due = (connection.scalars(queued.order_by(by)).all() for by in (job.position, job.run_at))
     assert in_order == as_due

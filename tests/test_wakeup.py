@@ -18,6 +18,7 @@ from sqlalchemy import Engine, create_engine, event, func, make_url, select, tex
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from sqla_jobs import wakeup
 from sqla_jobs.enqueue import EnqueueOptions
 from sqla_jobs.queries import Queries
 from tests import shop
@@ -248,3 +249,82 @@ def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, databas
         wait_until(lambda: is_listening(engine))
         assert "sqla_jobs-listen" in {thread.name for thread in threading.enumerate()}
     app.dispose()
+
+
+Sent = list[set[str]]
+
+
+@pytest.fixture
+def sent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """The queues that each message tells of."""
+    shop.Base.metadata.create_all(engine)
+    messages: Sent = []
+
+    def noted(_: Engine, told: set[tuple[str, str]]) -> None:
+        messages.append({queue for _, queue in told})
+
+    monkeypatch.setattr(wakeup, "_send", noted)
+    return messages
+
+
+def commit_in(engine: Engine, *queues: str) -> None:
+    for queue in queues:
+        with Session(engine) as session:
+            shop.write.options(queue=queue).enqueue(session, n=1)
+            session.commit()
+
+
+def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(
+    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    def fail(*_: object, **__: object) -> Engine:
+        nonlocal attempts
+        attempts += 1
+        raise RuntimeError("no token")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(wakeup, "own_engine", fail)
+        commit_in(engine, *"abcdefgh")
+        notifier = wakeup._notifier(engine)
+        wait_until(lambda: notifier._thread is None)
+        commit_in(engine, *"abcdefgh")
+        assert attempts == 1
+    notifier._hopeless_until = 0.0
+    commit_in(engine, "later")
+    wait_until(lambda: sent == [{"later"}])
+
+
+def test_what_is_said_while_the_thread_gives_up_is_sent(
+    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakeup, "_IDLE", 0.0)
+    monkeypatch.setattr(wakeup, "_APART", 0.0)
+    for n in range(1, 51):
+        commit_in(engine, f"queue {n}")
+        wait_until(lambda: len(sent) == n)  # noqa: B023
+    assert sent == [{f"queue {n}"} for n in range(1, 51)]
+
+
+def test_what_is_said_during_a_message_is_in_the_next_one_whatever_becomes_of_the_first(
+    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, begun, go_on = wakeup._send, threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> None:
+        send(*args)
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(20)
+            raise RuntimeError("no token")
+
+    monkeypatch.setattr(wakeup, "_send", slow)
+    commit_in(engine, "first")
+    assert begun.wait(20)
+    commit_in(engine, "second", "third")
+    notifier = wakeup._notifier(engine)
+    assert not notifier._sent.is_set()
+    go_on.set()
+    wait_until(lambda: sent == [{"first"}, {"second", "third"}])
+    assert notifier._sent.wait(20)

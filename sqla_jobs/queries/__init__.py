@@ -111,7 +111,7 @@ class Queries:
         return Written(claim.claim(self._tables))
 
     def promote(
-        self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000, queues: Sequence[str] = ()
+        self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000, queues: Collection[str] = ()
     ) -> Promotion:
         """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
 

@@ -106,7 +106,7 @@ def elapsed(tables: Tables) -> Any:
 
 
 def promote(tables: Tables) -> Any:
-    """Scheduled jobs that are due become queued. Tells of the next one too, and how many workers serve some queues."""
+    """Scheduled jobs that are due become queued; tells when the next one is, and how many workers serve `queues`."""
     jobs = tables.jobs
     now = func.statement_timestamp()
     rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), jobs.c.run_at <= now + seconds(bindparam("ahead")))

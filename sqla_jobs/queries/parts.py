@@ -71,13 +71,13 @@ class Claimed(NamedTuple):
 
 
 class Promotion(NamedTuple):
-    """What was queued because it is due, and what else a worker wants to know every now and then."""
+    """What was queued because it is due, when the next one is, and who serves the queues that were asked for."""
 
     promoted: int
     due_in: float
     """Seconds until the next scheduled job is due: infinite where there is none, 0 where there may be more now."""
     workers: int
-    """How many serve a queue that was asked for."""
+    """How many serve any of these queues."""
 
 
 class Finish(NamedTuple):

@@ -171,7 +171,7 @@ class Claimer:
     def _promote(self, now: float) -> None:
         self._promote_at = now + self._poll()
         with self._claiming, self._engine.begin() as connection:
-            promotion = self._queries.promote(connection, queues=tuple(self._settings.queues))
+            promotion = self._queries.promote(connection, queues=self._settings.queues)
         self._floors.workers = promotion.workers
         if promotion.promoted:
             for lane in self._lanes:

@@ -16,6 +16,8 @@ _BATCH = 1000
 """Jobs that are claimed at once at most."""
 _AHEAD = 0.1
 """Seconds' worth of jobs, at the lane's recent rate, that are claimed before a thread is free for them."""
+_SHARED = 30.0
+"""Seconds between two sweeps of a worker at most, on account of others."""
 _STALLED = 0.5
 """Seconds without a thread taking a job, after which what was claimed ahead is given back."""
 
@@ -123,12 +125,12 @@ class Floors:
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed
     late may lie below it: hence a sweep without floors every second, or every twenty times what the
-    last sweep took, if that is longer, and as much rarer as there are more workers that sweep.
+    last sweep took, if that is longer; times the number of workers, as long as that is half a minute at most.
     """
 
     def __init__(self, queues: Iterable[str]) -> None:
         self.workers = 1
-        """How many look through these queues: together their sweeps take a twentieth of the time of one."""
+        """How many look through some of these queues, and share the time for sweeps."""
         self._floor = {queue: [*EVERYWHERE] for queue in queues}
         self._highest = {queue: [*EVERYWHERE] for queue in self._floor}
         self._trailing = {queue: [*EVERYWHERE] for queue in self._floor}
@@ -141,8 +143,9 @@ class Floors:
 
     def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
         """These queues were looked through without floors, which took that long."""
+        rest = 20 * (ended - began)
         for queue in queues:
-            self._sweep_at[queue] = ended + max(1.0, 20 * (ended - began) * self.workers)
+            self._sweep_at[queue] = ended + max(1.0, rest, min(rest * self.workers, _SHARED))
 
     def sweep_at(self, queue: str) -> float:
         """When the next sweep of a queue is due, by `time.monotonic()`."""
