@@ -58,7 +58,7 @@ class Signature:
         """The given arguments by name. Raises `ArgumentsError`; no message of it shows a value."""
         is_by_name = not args and not self._has_positional_only
         if is_by_name and kwargs.keys() == self.arguments.parameters.keys():
-            return dict(kwargs)  # which inspect takes ten times as long to find out
+            return dict(kwargs)  # inspect would take six times as long over it
         try:
             return self.arguments.bind(*args, **kwargs).arguments
         except TypeError as error:
