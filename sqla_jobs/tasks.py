@@ -127,15 +127,16 @@ class Enqueuer(Generic[C, J]):
 
     def _unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
-        for name in sorted(kwargs.keys() - parameters.keys()):
-            if name in EnqueueOptions.__annotations__:
-                return ArgumentsError(
-                    f"{task} has no argument {name!r}; it is an option: {task}.options({name}=…).enqueue(session, …)"
-                )
+        name = min(kwargs.keys() - parameters.keys(), default=None)
+        if name is None:
+            return None
+        if name in EnqueueOptions.__annotations__:
             return ArgumentsError(
-                f"{task} got an unexpected keyword argument {name!r}; it takes: {', '.join(parameters) or 'none'}"
+                f"{task} has no argument {name!r}; it is an option: {task}.options({name}=…).enqueue(session, …)"
             )
-        return None
+        return ArgumentsError(
+            f"{task} got an unexpected keyword argument {name!r}; it takes: {', '.join(parameters) or 'none'}"
+        )
 
 
 class Task(Enqueuer[C, J], Generic[C, R, J]):
