@@ -148,7 +148,8 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         _one_of(schedules, "overlap", Overlap),
         _check(schedules, "id", POSITIVE.format("id")),
         _check(schedules, "priority", "priority BETWEEN -10 AND 10"),
-        _check(schedules, "args", "jsonb_typeof(args) = 'object'"),
+        _check(schedules, "args", _object("args")),
+        _check(schedules, "declaration", _object("declaration")),
         _check(schedules, "jitter", "jitter BETWEEN 0 AND 86400"),
         _check(schedules, "times", _in_range("next_run_at", "last_run_at", "declared_at", "retired_at")),
     )
@@ -156,8 +157,8 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         ProcessMixin,
         processes,
         PrimaryKeyConstraint("id", name=conv(f"{processes}_pkey")),
-        _check(processes, "queues", "jsonb_typeof(queues) = 'object'"),
-        _check(processes, "set_aside", "jsonb_typeof(set_aside) = 'object'"),
+        _check(processes, "queues", _object("queues")),
+        _check(processes, "set_aside", _object("set_aside")),
         _check(processes, "lease", "lease > 0 AND lease <= 86400"),
         _check(processes, "times", _in_range("started_at", "beat_at")),
     )
@@ -172,7 +173,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         audit,
         PrimaryKeyConstraint("id", name=conv(f"{audit}_pkey")),
         _check(audit, "id", POSITIVE.format("id")),
-        _check(audit, "details", "jsonb_typeof(details) = 'object'"),
+        _check(audit, "details", _object("details")),
         _check(audit, "times", _in_range("at")),
     )
 
@@ -249,9 +250,17 @@ POSITIVE = "{0} > 0 AND {0} <= 9000000000000000000"
 """What an id may be: one more, or one less, is a number that the server and drivers can take too."""
 
 
+def _object(column: str) -> str:
+    """An object, of no more levels than each JSON parser can take."""
+    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '$.**{{100}}')"
+
+
 def _in_range(*columns: str) -> str:
     """Moments that every driver can read in every time zone. (NULL passes; 'infinity' does not.)"""
     return " AND ".join(f"{column} >= '1000-01-01 UTC' AND {column} < '9000-01-01 UTC'" for column in columns)
+
+
+_IS_PARKED = "run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
 
 
 def _job_rules(table: str) -> tuple[Any, ...]:
@@ -272,7 +281,9 @@ def _job_rules(table: str) -> tuple[Any, ...]:
         _check(table, "progress", "progress BETWEEN 0 AND 1"),
         _check(table, "times", moments),
         # 'infinity' parks it
-        _check(table, "run_at", f"{_in_range('run_at')} OR run_at = 'infinity'"),
+        _check(
+            table, "run_at", f"{_in_range('run_at')} OR run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
+        ),
         Index(
             f"{table}_queued",
             "queue",

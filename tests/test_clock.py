@@ -29,7 +29,8 @@ from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationErro
 from sqla_jobs.models import CatchUp
 from sqla_jobs.queries import Queries
 from sqla_jobs.testing import drain
-from tests.helpers import wait_until
+from sqla_jobs.worker.sightings import Sightings
+from tests.helpers import refuse, wait_until
 
 seen: list[datetime | None] = []
 
@@ -558,9 +559,12 @@ def test_an_idle_clock_beats_as_often_as_it_is_told_to(session: Session, jobs: J
     queries = Queries(jobs.models)
     beaten = select(jobs.Process).where(jobs.Process.beat_at > jobs.Process.started_at + timedelta(seconds=2.5))
 
+    seen = Sightings()
+
     def is_beaten() -> bool:
         with engine.begin() as connection:
-            assert queries.bury(connection) == []
+            now, heartbeats = time.monotonic(), queries.heartbeats(connection)
+        assert not seen.silent(heartbeats, asked_at=now, answered_at=time.monotonic())
         session.commit()
         return session.scalars(beaten).one_or_none() is not None
 
@@ -596,3 +600,17 @@ def test_schedules_on_the_command_line(folder: Path, engine: Engine) -> None:
     app.write_text(app.read_text().replace('name="each second"', 'name="renamed"'))
     assert run("sync", "app:jobs", "--prune") == "1 schedules are declared in code\ndisabled: each second\n"
     assert "disabled: no code declares it any more" in run("list", "app:jobs")
+
+
+def test_a_schedule_that_cannot_be_fired_holds_up_no_others(jobs: Jobs[Any], session: Session) -> None:
+    for number in range(20):
+        session.add(jobs.Schedule(name=f"s{number}", task="report", cron="* * * * *", queue=f"q{number}"))
+    refuse(session, "NEW.queue = 'q7'", when="BEFORE INSERT")
+    clock = jobs.clock()
+    clock.tick()
+    session.execute(text("UPDATE sqla_schedules SET next_run_at = now() - interval '1 second'"))
+    session.commit()
+    assert clock.tick() == 19
+    assert session.scalar(select(func.count()).where(jobs.Job.queue == "q7")) == 0
+    enabled = select(func.count()).where(jobs.Schedule.enabled)
+    assert session.scalar(enabled) == 20, "it is tried again"

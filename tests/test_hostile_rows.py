@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import html
 import logging
+import random
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine, func, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from sqla_jobs import processes
+from sqla_jobs import JobState, processes
+from sqla_jobs.cli.main import main
 from sqla_jobs.models import PARKED
 from sqla_jobs.queries import Among, Queries
-from sqla_jobs.worker.set_aside import SetAside
-from tests import shop
+from sqla_jobs.worker.set_aside import SetAside, blames_a_row
+from tests import dashboard_shop, shop
 from tests.counting import runs, states
 from tests.helpers import refuse, wait_until
 from tests.shop import jobs
@@ -219,3 +224,197 @@ def test_a_claim_that_may_be_committed_is_not_asked_again(session: Session, data
         (claimed,) = Queries(jobs.models).claim(connection, process_id, {"default": 10}, list(jobs.tasks))
     assert claimed.scheduled_for is not None
     assert claimed.scheduled_for.isoformat() == "2026-11-26T12:00:00.123456+00:00"
+
+
+NUMBERS = ["-2147483648", "-1", "0", "1", "2147483647", "NULL", "DEFAULT"]
+BIG = ["-9223372036854775808", "0", "9000000000000000000", "9223372036854775807", "NULL", "DEFAULT"]
+MOMENTS = [
+    *("'infinity'", "'-infinity'", "'1000-01-01 UTC'", "'8999-12-31 UTC'", "'294276-12-31'", "'4713-01-01 BC'"),
+    *("now() - interval '1 year'", "now() + interval '1 year'", "NULL", "DEFAULT"),
+]
+TEXTS = [
+    "''",
+    "' '",
+    "'<script>alert(1)</script>'",
+    "E'\\n\\t\\x1b[31m'",
+    "repeat('x', 100000)",
+    "'%s {} $1'",
+    "'\u202e'",
+]
+FRACTIONS = ["'NaN'", "'Infinity'", "'-Infinity'", "-1", "0", "1", "1e308", "NULL"]
+DEEP = f"'{{\"a\": {'[' * 3000}{']' * 3000}}}'"
+JSON = ["'{}'", "'[]'", "'null'", "'7'", """'"x"'""", DEEP, """'{"a": 1e400}'""", """'{"a": 1, "\\u0000x": 2}'"""]
+IDS = [*(f"'{uuid.UUID(int=n)}'" for n in (0, 2**128 - 1)), "NULL", "gen_random_uuid()"]
+
+COLUMNS = {
+    "jobs": {
+        "id": BIG,
+        "task": ["'add'", "'fail'", "'login'", *TEXTS],
+        "queue": ["'default'", *TEXTS],
+        "priority": ["-10", "0", "10", "11", "32767"],
+        "args": ["""'{"a": 1}'""", *JSON],
+        "state": [
+            f"'{state}'" for state in ("scheduled", "queued", "running", "succeeded", "failed", "cancelled", "x")
+        ],
+        "run_at": MOMENTS,
+        "attempt": NUMBERS,
+        "max_attempts": NUMBERS,
+        "current_run_id": BIG,
+        "process_id": IDS,
+        "unique_key": ["NULL", *TEXTS],
+        "progress": FRACTIONS,
+        "progress_message": ["NULL", *TEXTS],
+        "cancel_requested_at": MOMENTS,
+        "schedule_id": BIG,
+        "scheduled_for": MOMENTS,
+        "created_at": MOMENTS,
+        "started_at": MOMENTS,
+        "finished_at": MOMENTS,
+        "position": BIG,
+        "note": ["NULL", *TEXTS],
+    },
+    "runs": {
+        "id": BIG,
+        "job_id": BIG,
+        "attempt": NUMBERS,
+        "process_id": IDS,
+        "started_at": MOMENTS,
+        "finished_at": MOMENTS,
+        "outcome": [
+            f"'{outcome}'" for outcome in ("succeeded", "failed", "cancelled", "retried", "snoozed", "lost", "x")
+        ],
+        "result": ["NULL", *JSON],
+        "error_type": ["NULL", *TEXTS],
+        "error": ["NULL", *TEXTS],
+        "traceback": ["NULL", *TEXTS],
+    },
+    "schedules": {
+        "id": BIG,
+        "name": TEXTS,
+        "task": ["'add'", *TEXTS],
+        "cron": ["'* * * * *'", "'0 0 31 2 *'", "'@every 1'", "'R R * * *'", *TEXTS],
+        "timezone": ["'UTC'", "'Mars/Olympus'", *TEXTS],
+        "args": JSON,
+        "queue": TEXTS,
+        "priority": ["-10", "10", "11"],
+        "catch_up": ["'skip'", "'all'", "'x'"],
+        "jitter": FRACTIONS,
+        "next_run_at": MOMENTS,
+        "last_run_at": MOMENTS,
+        "declaration": ["NULL", *JSON],
+        "declared_at": MOMENTS,
+        "retired_at": MOMENTS,
+        "planned": ["NULL", *TEXTS],
+    },
+    "processes": {
+        "id": IDS,
+        "kind": ["'worker'", *TEXTS],
+        "host": TEXTS,
+        "pid": NUMBERS,
+        "queues": ["""'{"default": "x"}'""", *JSON],
+        "set_aside": ["""'{"x": [1]}'""", *JSON],
+        "lease": ["1", *FRACTIONS],
+        "started_at": MOMENTS,
+        "beat_at": MOMENTS,
+    },
+    "queues": {"name": TEXTS, "paused_at": MOMENTS},
+    "audit": {"id": BIG, "at": MOMENTS, "actor": TEXTS, "action": TEXTS, "subject": TEXTS, "details": JSON},
+}
+
+
+def insert_hostile(engine: Engine, chance: random.Random) -> int:
+    """Rows of one, two or all odd values; those that a constraint refuses are left out. Returns how many there are."""
+    made = 0
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table, columns in COLUMNS.items():
+            usual: dict[str, str] = {
+                "jobs": {"task": "'add'", "args": """'{"a": 1}'"""},
+                "runs": {"job_id": "1", "attempt": "1", "outcome": "'failed'"},
+                "schedules": {"name": "gen_random_uuid()::text", "task": "'add'", "cron": "'* * * * *'"},
+                "queues": {"name": "gen_random_uuid()::text"},
+            }.get(table, {})
+            odd = [{name: value} for name, values in columns.items() for value in values]
+            odd += [
+                {name: chance.choice(values) for name, values in chance.sample([*columns.items()], 2)}
+                for _ in range(40)
+            ]
+            odd += [{name: chance.choice(values) for name, values in columns.items()} for _ in range(40)]
+            if table == "jobs":
+                odd = [one | {"state": chance.choice(columns["state"])} if len(one) == 1 else one for one in odd]
+                odd = [
+                    {"process_id": "gen_random_uuid()", "current_run_id": "nextval('sqla_runs_id_seq')"} | one
+                    if one.get("state") == "'running'"
+                    else one
+                    for one in odd
+                ]
+            for one in odd:
+                values = usual | one
+                statement = f"INSERT INTO sqla_{table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+                try:
+                    connection.execute(text(statement.replace(":", "\\:")))
+                    made += 1
+                except DBAPIError as error:
+                    if not blames_a_row(error):
+                        raise
+    return made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_a_row_holds_all_good_jobs_run_and_every_page_and_command_answers(
+    seed: int, engine: Engine, database_url: str
+) -> None:
+    app = dashboard_shop
+    app.Base.metadata.create_all(engine)
+    app.jobs.bind(engine)
+    chance = random.Random(seed)
+    assert insert_hostile(engine, chance) > 200
+    with Session(engine) as session:
+        made = [app.add.options(priority=chance.randint(-10, 10)).enqueue(session, a=n) for n in range(100)]
+        made += [app.add.options(delay=0.5).enqueue(session, a=n) for n in range(100)]
+        session.commit()
+        good = [job.id for job in made]
+    ended = select(func.count()).where(app.jobs.Job.id.in_(good), app.jobs.Job.state == "succeeded")
+    with app.jobs.worker(**FAST), app.jobs.clock(heartbeat=0.2, lease=1.0), Session(engine) as session:
+        wait_until(lambda: session.scalar(ended) == 200 or session.rollback(), timeout=60)
+    visit_all_pages(engine)
+    run_all_commands(engine, database_url)
+
+
+def visit_all_pages(engine: Engine) -> None:
+    app = dashboard_shop
+    visitor = app.create_app().test_client()
+    with Session(engine) as session:
+        ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
+        schedules = session.scalars(text("SELECT id FROM sqla_schedules")).all()
+    in_states = ("", *JobState)
+    orders = ("", "newest", "oldest", "soonest", "latest", "next", "last", "longest", "started", "ended", "first")
+    pages = ["/", "/jobs", "/schedules", "/schedules/new", "/audit"]
+    pages += [f"/jobs?state={state}&order={order}" for state in in_states for order in orders]
+    pages += [f"/jobs?{which}" for which in ("task=add", "error=x", "args=a=1", "key=x", "created_after=2026-01-01")]
+    pages += [f"/jobs/{job_id}" for job_id in ids]
+    pages += [f"/schedules/{one}{part}" for one in schedules for part in ("", "/edit")]
+    seen: set[str] = set()
+    while pages:
+        seen.add(page := pages.pop())
+        answer = visitor.get(f"/ops{page}")
+        assert answer.status_code == 200 or (answer.status_code == 400 and "order" in page), (page, answer.text)
+        following = [html.unescape(link) for link in re.findall(r'rel="(?:next|prev)" href="/ops([^"]+)"', answer.text)]
+        pages += [link for link in following if link not in seen]
+
+
+def run_all_commands(engine: Engine, url: str) -> None:
+    with Session(engine) as session:
+        ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
+    commands = [["status"], ["list"], ["list", "--limit", "10000"], ["doctor"], ["check"], ["schedule", "list"]]
+    commands += [["show", str(job_id)] for job_id in ids[::7]]
+    commands += [[*command, "--json"] for command in commands]
+    commands += [["prune", "--older-than", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
+    commands += [["cancel", "--state", "scheduled", "--yes"], ["delete", "--state", "cancelled", "--yes"]]
+    commands += [["schedule", "sync"], ["resume", "default"]]
+    for first, *rest in commands:
+        name = [first, rest.pop(0)] if first == "schedule" else [first]
+        arguments = [*name, "tests.dashboard_shop:jobs", *rest, "--database-url", url]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exception is None or isinstance(done.exception, SystemExit), (arguments, done.exception)
+        assert "Traceback" not in done.output, (arguments, done.output)
+        assert done.exit_code == 0, (arguments, done.output)

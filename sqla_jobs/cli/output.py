@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sqla_jobs.models import PARKED
+
 _WIDE = 10_000
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -62,6 +64,8 @@ def shown(value: object) -> str:
     match value:
         case None | "":
             return "-"
+        case datetime() if value == PARKED:
+            return "parked"
         case datetime():
             return f"{value.astimezone():%Y-%m-%d %H:%M:%S%z}"
         case timedelta():

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import processes
 from sqla_jobs.binding import Binding
-from sqla_jobs.clock.firing import fire_due
+from sqla_jobs.clock.firing import BATCH, fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
 from sqla_jobs.connections import close_engine, own_engine
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.queries import Queries
+from sqla_jobs.queries import Among, Queries
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.version import check_version
 from sqla_jobs.wakeup import SCHEDULES, notify
@@ -59,6 +59,7 @@ class Clock(Service):
         self._rhythm = Rhythm(heartbeat, lease)
         self._queries = Queries(jobs.models)
         self._schedules = ScheduleQueries(jobs.models)
+        self._set_aside = SetAside("schedule")
         self._declare_at = 0.0
         self._has_synced = False
         self._wake = threading.Event()
@@ -121,14 +122,23 @@ class Clock(Service):
         return engine
 
     def _fire(self, engine: Engine) -> int:
+        def fire(which: Among) -> tuple[list[str], bool]:
+            with _read_committed(engine).begin() as connection:
+                return fire_due(connection, self._schedules, self._jobs.tasks, which)
+
+        def candidates(which: Among) -> list[int]:
+            with _read_committed(engine).begin() as connection:
+                return [row.id for row in self._schedules.due(connection, which, limit=BATCH)]
+
         count, is_more = 0, True
         while is_more:
-            with _read_committed(engine).begin() as connection:
-                queues, is_more = fire_due(connection, self._schedules, self._jobs.tasks)
+            fired = self._set_aside.around("a tick of it", fire, candidates)
+            queues = {queue for of_part, _ in fired for queue in of_part}
+            is_more = any(is_full for _, is_full in fired)
             if queues:  # after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
-                    notify(connection, self._jobs.models.channel, set(queues))
-            count += len(queues)
+                    notify(connection, self._jobs.models.channel, queues)
+            count += sum(len(of_part) for of_part, _ in fired)
         return count
 
     def _declare(self, engine: Engine) -> None:

@@ -13,9 +13,10 @@ from sqlalchemy import Connection
 
 from sqla_jobs.clock.ticks import ticks_due
 from sqla_jobs.cron import Cron
-from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import MAX_ATTEMPTS, CatchUp, Overlap
+from sqla_jobs.outcomes import storable
 from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.queries.values import Among
 
 log = logging.getLogger("sqla_jobs.clock")
 
@@ -23,9 +24,11 @@ BATCH = 1000
 """Schedules looked at in one transaction."""
 
 
-def fire_due(connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any]) -> tuple[list[str], bool]:
+def fire_due(
+    connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], which: Among
+) -> tuple[list[str], bool]:
     """Enqueue what is due. Returns the queue of each job, and whether there may be more."""
-    due = queries.due(connection, limit=BATCH)
+    due = queries.due(connection, which, limit=BATCH)
     if not due:
         return [], False
     skipping = [row.id for row in due if row.overlap == Overlap.skip]
@@ -54,10 +57,15 @@ def _plan(row: Any, is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
     if not row.enabled:  # what it would have fired meanwhile is nothing to catch up on
         return plan | {"enabled": False, "planned": None}, []
     try:
-        cron = Cron.parse(row.cron, row.timezone)
-    except ConfigurationError as error:
+        return _due(row, plan, is_busy)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are fired
         log.error("schedule %r is disabled: %s", row.name, error)  # noqa: TRY400
-        return plan | {"enabled": False, "planned": None, "reason": str(error)}, []
+        return plan | {"enabled": False, "planned": None, "reason": storable(str(error), 1000)}, []
+
+
+def _due(row: Any, plan: dict[str, Any], is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
+    """The same for one that is enabled. Raises `ConfigurationError` for what is no rule."""
+    cron = Cron.parse(row.cron, row.timezone)
     if row.is_changed or row.next_run_at is None:
         return plan | {"next_run_at": cron.next_after(row.now)}, []
     fired, plan["next_run_at"] = ticks_due(cron, row.next_run_at, row.now, CatchUp(row.catch_up))

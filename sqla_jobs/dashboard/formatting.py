@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from sqla_jobs.models import PARKED
+
 NOTHING = "\N{EN DASH}"
 """Where there is no value."""
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -58,6 +60,8 @@ def ago(moment: datetime, now: datetime) -> str:
 
 def exact(moment: datetime) -> str:
     """In UTC, to the millisecond."""
+    if moment == PARKED:
+        return "parked"
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
 
 

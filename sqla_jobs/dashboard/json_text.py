@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, cast
+
+_DEEPEST = 100
+"""Levels of nesting that can be shown."""
 
 
 class Number(str):
@@ -18,9 +22,21 @@ class Number(str):
 def parse(text: str) -> Any:
     """What `text` says, numbers as `Number`. Raises `ValueError` for what is no JSON, or nested too deep."""
     try:
-        return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+        value = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [item for one in level for item in _items(one)]
+        if not level:
+            return value
+    raise ValueError("nested too deep")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return value if isinstance(value, list) else ()
 
 
 def pretty(value: Any, indent: str = "") -> str:

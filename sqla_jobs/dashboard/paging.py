@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, literal, tuple_
+from sqlalchemy import ColumnElement, and_, literal, or_, tuple_
 
 from sqla_jobs.errors import JobsError
 
@@ -33,13 +33,24 @@ class Order:
         return [column.desc() if down else column.asc() for column in self.columns]
 
     def beyond(self, key: Sequence[Any], *, backwards: bool = False) -> ColumnElement[bool]:
-        """The rows after the one with `key`, or before it."""
-        first, *_ = self.columns
+        """The rows after the one with `key`, or before it.
+
+        Rows without a value in the first column stand where the server puts them: first where the order descends.
+        Where it ascends only the first page has them, since an index could not be told of both.
+        """
+        first, *rest = self.columns
+        if key[0] is None:
+            same = and_(first.is_(None), self._beyond_rest(rest, key[1:], backwards))
+            return or_(same, first.is_not(None)) if self.is_descending != backwards else same
         if self.is_descending != backwards:
             past = tuple_(*self.columns) < tuple_(*self._typed(key))
             return and_(past, first <= literal(key[0], first.type))  # said again for the index
         past = tuple_(*self.columns) > tuple_(*self._typed(key))
         return and_(past, first >= literal(key[0], first.type))
+
+    def _beyond_rest(self, rest: Sequence[Any], key: Sequence[Any], backwards: bool) -> ColumnElement[bool]:
+        given = tuple_(*(literal(value, column.type) for value, column in zip(key, rest, strict=True)))
+        return tuple_(*rest) < given if self.is_descending != backwards else tuple_(*rest) > given
 
     def _typed(self, key: Sequence[Any]) -> list[Any]:
         return [literal(value, column.type) for value, column in zip(key, self.columns, strict=True)]
@@ -53,7 +64,10 @@ class Order:
         """The key in an address. Raises `BadCursor`."""
         try:
             values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            return [_as(column.type.python_type, value) for column, value in zip(self.columns, values, strict=True)]
+            return [
+                _as(column.type.python_type, value) if value is not None or column is not self.columns[0] else None
+                for column, value in zip(self.columns, values, strict=True)
+            ]
         except (ValueError, TypeError, RecursionError):
             raise BadCursor(
                 f"{text!r:.40} names no place in this list: start from its first page, without after= and before="

@@ -21,6 +21,7 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard import formatting, hiding
 from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
 from sqla_jobs.dashboard.reading import reading
+from sqla_jobs.models import PARKED
 
 _HERE = Path(__file__).parent
 
@@ -84,6 +85,8 @@ class Site:
         def when(moment: datetime | None, empty: str = formatting.NOTHING) -> Markup | str:
             if moment is None:
                 return empty
+            if moment == PARKED:
+                return formatting.exact(moment)
             said = formatting.ago(moment, now) if now is not None else formatting.exact(moment)
             return Markup('<time datetime="{}" title="{}">{}</time>').format(
                 moment.isoformat(), formatting.exact(moment), said

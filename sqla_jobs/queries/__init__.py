@@ -263,10 +263,10 @@ class Queries:
     def _store_progress(self) -> Any:
         return held.store_progress(self._tables)
 
-    def is_due(self, connection: Connection, queues: Sequence[str], tasks: Sequence[str]) -> bool:
+    def is_due(self, connection: Connection, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL) -> bool:
         """Whether a claim or a promotion would find something now; rows locked by others do not count."""
         looks = waiting.is_due(self._tables, queues, tasks)
-        return any(self._run(connection, rows, {}).first() is not None for rows in looks)
+        return any(self._run(connection, rows, among.parameters()).first() is not None for rows in looks)
 
     def unknown_to(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str]

@@ -32,7 +32,8 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import LIVE, ScheduleMixin
-from sqla_jobs.queries.parts import Tables, unnest
+from sqla_jobs.queries.parts import Tables, among, unnest
+from sqla_jobs.queries.values import Among
 
 _MOMENT = DateTime(timezone=True)
 
@@ -44,9 +45,9 @@ class ScheduleQueries:
         self._models = models
         self._tables = Tables(models)
 
-    def due(self, connection: Connection, *, limit: int) -> list[Any]:
+    def due(self, connection: Connection, which: Among, *, limit: int) -> list[Any]:
         """Schedules that are due or whose rule was changed, locked: rows with `is_changed` and the server's `now`."""
-        return list(connection.execute(due(self._tables), {"limit": limit}).all())
+        return list(connection.execute(due(self._tables), {"limit": limit, **which.parameters()}).all())
 
     def still_live(self, connection: Connection, schedule_ids: Sequence[int]) -> set[int]:
         """The schedules with a job that has not ended."""
@@ -83,10 +84,11 @@ def due(tables: Tables) -> Any:
     return (
         select(*s.c, is_changed.label("is_changed"), now.label("now"))
         .where(
+            among(s),
             or_(
                 and_(s.c.enabled, or_(is_changed, s.c.next_run_at.is_(None), s.c.next_run_at <= now)),
                 and_(~s.c.enabled, s.c.planned.is_not(None)),
-            )
+            ),
         )
         .order_by(s.c.next_run_at)
         .limit(bindparam("limit"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, and_, any_, exists, func, literal, select
 
-from sqla_jobs.queries.parts import Tables, in_state
+from sqla_jobs.queries.parts import Tables, among, in_state
 
 
 def is_due(tables: Tables, queues: Sequence[str], tasks: Sequence[str]) -> list[Any]:
@@ -17,6 +17,7 @@ def is_due(tables: Tables, queues: Sequence[str], tasks: Sequence[str]) -> list[
         jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
         jobs.c.task == any_(literal(list(tasks), ARRAY(Text))),
         ~exists().where(tables.queues.c.name == jobs.c.queue, tables.queues.c.paused_at.is_not(None)),
+        among(jobs),
     )
     found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
     queued = found.where(in_state(jobs, "queued"))

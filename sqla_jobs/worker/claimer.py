@@ -137,8 +137,10 @@ class Claimer:
 
     def is_due(self) -> bool:
         """Whether there is something for these lanes right now, in the database or just claimed from it."""
+        others = Among(set_aside=self._set_aside.reasons)
         with self._claiming, self._engine.begin() as connection:  # what a claim under way holds locked would be missed
-            return bool(self._held) or self._queries.is_due(connection, list(self._settings.queues), self._tasks)
+            due = self._queries.is_due(connection, list(self._settings.queues), self._tasks, others)
+            return due or bool(self._held)
 
     def _loop(self) -> None:
         patience = Patience("claiming", self._stopping)

@@ -1,4 +1,4 @@
-"""Jobs that the server refuses to have changed: they are passed over, so that they hold up nothing but themselves."""
+"""Rows that the server refuses to have changed: they are passed over, so that they hold up nothing but themselves."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def primary_message(error: Exception) -> str:
 
 
 class SetAside:
-    """The jobs that this process passes over at the moment, each with the reason. Used by several threads."""
+    """The rows that this process passes over at the moment, each with the reason. Used by several threads."""
 
-    def __init__(self, *, again: float = 60.0) -> None:
+    def __init__(self, kind: str = "job", *, again: float = 60.0) -> None:
+        self._kind = kind
         self._again = again
         """Seconds after which one is tried again."""
         self._lock = threading.Lock()
@@ -46,33 +47,34 @@ class SetAside:
 
     @property
     def reasons(self) -> dict[int, str]:
-        """By job id, of those passed over now; the others are tried again."""
+        """By id, of those passed over now; the others are tried again."""
         if not self._until:
             return {}
         with self._lock:
             now = time.monotonic()
-            self._until = {job_id: until for job_id, until in self._until.items() if until > now}
-            return {job_id: self._reasons[job_id] for job_id in self._until}
+            self._until = {row_id: until for row_id, until in self._until.items() if until > now}
+            return {row_id: self._reasons[row_id] for row_id in self._until}
 
-    def add(self, job_id: int, what: str, error: Exception) -> None:
+    def add(self, row_id: int, what: str, error: Exception) -> None:
         """Pass over this one for a while, since the server refuses `what`."""
         reason = f"{what} is refused by the server: {primary_message(error)}"
         with self._lock:
-            self._reasons[job_id], self._until[job_id] = reason, time.monotonic() + self._again
-            is_new = job_id not in self._told
-            self._told.add(job_id)
+            self._reasons[row_id], self._until[row_id] = reason, time.monotonic() + self._again
+            is_new = row_id not in self._told
+            self._told.add(row_id)
         log.log(
             logging.ERROR if is_new else logging.DEBUG,
-            "job %s is set aside, and tried again every %.0f s: %s",
-            job_id,
+            "%s %s is set aside, and tried again every %.0f s: %s",
+            self._kind,
+            row_id,
             self._again,
             reason,
         )
 
     def around(self, what: str, change: Callable[[Among], T], candidates: Callable[[Among], Sequence[int]]) -> list[T]:
-        """`change` of all jobs but those set aside; where the server refuses it for one of them, in ever smaller parts.
+        """`change` of all rows but those set aside; where the server refuses it for one of them, in ever smaller parts.
 
-        `candidates` tells which jobs `change` would look at. Returns what each call of `change` returned.
+        `candidates` tells the ids of those that `change` would look at. Returns what each call of `change` returned.
         """
         others = Among(set_aside=self.reasons)
         try:

@@ -57,6 +57,10 @@ EXCEPTION WHEN dependent_objects_still_exist THEN
 END $$"""
 
 
+def _object(column: str) -> str:
+    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '$.**{{100}}')"
+
+
 def _in_range(*columns: str) -> str:
     return " AND ".join(f"{column} >= '1000-01-01 UTC' AND {column} < '9000-01-01 UTC'" for column in columns)
 
@@ -101,7 +105,8 @@ CREATE TABLE {table} (
     CONSTRAINT {jobs}_progress_check CHECK (progress BETWEEN 0 AND 1),
     CONSTRAINT {jobs}_times_check
         CHECK ({_in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")}),
-    CONSTRAINT {jobs}_run_at_check CHECK ({_in_range("run_at")} OR run_at = 'infinity')
+    CONSTRAINT {jobs}_run_at_check
+        CHECK ({_in_range("run_at")} OR run_at = 'infinity' AND state IN ('scheduled', 'cancelled'))
 )""",
         f"CREATE INDEX {jobs}_queued ON {table} (queue, priority, position) WHERE state = 'queued'",
         f"CREATE INDEX {jobs}_scheduled ON {table} (run_at) WHERE state = 'scheduled'",
@@ -176,7 +181,8 @@ CREATE TABLE {table} (
     CONSTRAINT {schedules}_overlap_check CHECK (overlap IN ('allow', 'skip')),
     CONSTRAINT {schedules}_id_check CHECK (id > 0 AND id <= 9000000000000000000),
     CONSTRAINT {schedules}_priority_check CHECK (priority BETWEEN -10 AND 10),
-    CONSTRAINT {schedules}_args_check CHECK (jsonb_typeof(args) = 'object'),
+    CONSTRAINT {schedules}_args_check CHECK ({_object("args")}),
+    CONSTRAINT {schedules}_declaration_check CHECK ({_object("declaration")}),
     CONSTRAINT {schedules}_jitter_check CHECK (jitter BETWEEN 0 AND 86400),
     CONSTRAINT {schedules}_times_check
         CHECK ({_in_range("next_run_at", "last_run_at", "declared_at", "retired_at")})
@@ -198,8 +204,8 @@ CREATE TABLE {names.table("processes")} (
     started_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     beat_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT {names.prefix}processes_pkey PRIMARY KEY (id),
-    CONSTRAINT {names.prefix}processes_queues_check CHECK (jsonb_typeof(queues) = 'object'),
-    CONSTRAINT {names.prefix}processes_set_aside_check CHECK (jsonb_typeof(set_aside) = 'object'),
+    CONSTRAINT {names.prefix}processes_queues_check CHECK ({_object("queues")}),
+    CONSTRAINT {names.prefix}processes_set_aside_check CHECK ({_object("set_aside")}),
     CONSTRAINT {names.prefix}processes_lease_check CHECK (lease > 0 AND lease <= 86400),
     CONSTRAINT {names.prefix}processes_times_check CHECK ({_in_range("started_at", "beat_at")})
 )""",
@@ -220,7 +226,7 @@ CREATE TABLE {names.table("audit")} (
     details JSONB DEFAULT '{{}}' NOT NULL,
     CONSTRAINT {names.prefix}audit_pkey PRIMARY KEY (id),
     CONSTRAINT {names.prefix}audit_id_check CHECK (id > 0 AND id <= 9000000000000000000),
-    CONSTRAINT {names.prefix}audit_details_check CHECK (jsonb_typeof(details) = 'object'),
+    CONSTRAINT {names.prefix}audit_details_check CHECK ({_object("details")}),
     CONSTRAINT {names.prefix}audit_times_check CHECK ({_in_range("at")})
 )""",
     )
