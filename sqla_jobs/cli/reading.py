@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqla_jobs.cli.selecting import selecting
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.models import JobMixin, RunMixin
+from sqla_jobs.redaction import Secrets
 from sqla_jobs.selection import Selection
 from sqla_jobs.status import Status, read_status
 
@@ -90,7 +92,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
         wanted = wanted.where(job.id < below)
     with jobs.binding().transaction() as session:
         found = session.scalars(wanted).all()
-        rows = [_as_dict(one) | {"args": jobs.tasks.shown(one.task, one.args)} for one in found[:limit]]
+        rows = [_job(jobs, one) for one in found[:limit]]
     if as_json:
         print_json(rows)
         return
@@ -124,8 +126,9 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         job = session.get(jobs.Job, job_id)
         if job is None:
             raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-        row = _as_dict(job) | {"args": jobs.tasks.shown(job.task, job.args)}
-        runs = [_as_dict(run) for run in job.runs]
+        row = _job(jobs, job)
+        secrets = jobs.tasks.secrets(job.task, job.args)
+        runs = [_as_dict(run, secrets, _OF_RUNS) for run in job.runs]
     if as_json:
         print_json(row | {"runs": runs})
         return
@@ -149,6 +152,19 @@ def _value(value: Any) -> object:
     return value if isinstance(value, datetime) else str(value)
 
 
-def _as_dict(row: JobMixin | RunMixin) -> dict[str, Any]:
+_OF_RUNS = frozenset({"result", "error", "traceback"})
+_OF_JOBS = frozenset({"unique_key", "progress_message"})
+"""What tasks and callers write freely; so they do in columns of the application's own."""
+
+
+def _job(jobs: Jobs[Any], job: JobMixin) -> dict[str, Any]:
+    own = {attribute.key for attribute in inspect(jobs.Job).column_attrs} - {*JobMixin.__annotations__, "position"}
+    found = _as_dict(job, jobs.tasks.secrets(job.task, job.args), _OF_JOBS | own)
+    return found | {"args": jobs.tasks.shown(job.task, job.args)}
+
+
+def _as_dict(row: JobMixin | RunMixin, secrets: Secrets, free: Set[str]) -> dict[str, Any]:
+    """All columns, the `free` ones without secrets."""
     mapper: Any = inspect(type(row))
-    return {attribute.key: getattr(row, attribute.key) for attribute in mapper.column_attrs}
+    values = {attribute.key: getattr(row, attribute.key) for attribute in mapper.column_attrs}
+    return {name: secrets.json(value) if name in free else value for name, value in values.items()}

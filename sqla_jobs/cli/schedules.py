@@ -47,7 +47,9 @@ def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
 def _row(jobs: Jobs[Any], one: ScheduleMixin) -> dict[str, Any]:
     plain = ("id", "name", "task", "cron", "timezone", "queue", "priority", "catch_up", "overlap", "jitter")
     state = ("enabled", "reason", "next_run_at", "last_run_at", "declared")
-    return {name: getattr(one, name) for name in (*plain, *state)} | {"args": jobs.tasks.shown(one.task, one.args)}
+    reason = one.reason and jobs.tasks.secrets(one.task, one.args).text(one.reason)
+    shown = {"reason": reason, "args": jobs.tasks.shown(one.task, one.args)}
+    return {name: getattr(one, name) for name in (*plain, *state)} | shown
 
 
 def _note(row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from sqla_jobs.cli import durations
+from sqla_jobs.core import Jobs
 from sqla_jobs.models import JobState
 from sqla_jobs.selection import Selection
 
@@ -47,6 +48,8 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(
+        jobs: Jobs[Any],
+        /,
         *args: Any,
         states: tuple[str, ...],
         tasks: tuple[str, ...],
@@ -56,16 +59,18 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         error: str | None,
         **options: Any,
     ) -> None:
+        arguments = options.pop("args")
         selection = Selection(
             states=tuple(JobState(state) for state in states),
             tasks=tasks,
             queues=queues,
-            args=options.pop("args"),
+            args=arguments,
+            not_tasks=jobs.tasks.hiding(*arguments) if arguments else (),
             error=error,
             before=before,
             after=after,
         )
-        command(*args, selection=selection, **options)
+        command(jobs, *args, selection=selection, **options)
 
     for option in reversed(_OPTIONS):
         run = option(run)

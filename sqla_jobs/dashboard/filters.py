@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqla_jobs.core import Jobs
-from sqla_jobs.dashboard.hiding import tasks_hiding
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models import JobState
 from sqla_jobs.selection import Selection
@@ -66,9 +65,16 @@ def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
         schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
         after=_moment("created_after", given),
         before=_moment("created_before", given),
-        not_tasks=tuple(tasks_hiding(jobs, args)) if args else (),  # else what is hidden could be guessed
+        not_tasks=_unsearchable(jobs, args, given),
     )
     return Filter(given, selection)
+
+
+def _unsearchable(jobs: Jobs[Any], args: Mapping[str, Any], given: Mapping[str, str]) -> tuple[str, ...]:
+    """Tasks whose jobs are not looked for, else what is hidden could be guessed. A unique key may hold a secret."""
+    if "key" in given:
+        return jobs.tasks.hiding()
+    return jobs.tasks.hiding(*args) if args else ()
 
 
 def _state(text: str) -> JobState:

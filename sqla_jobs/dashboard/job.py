@@ -17,7 +17,6 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard import json_text, story
 from sqla_jobs.dashboard.hiding import Shown
 from sqla_jobs.dashboard.site import Changing, Site
-from sqla_jobs.declaration import HIDDEN
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models import ENDED, LIVE, JobMixin, JobState
 
@@ -55,6 +54,7 @@ def show(site: Site, job_id: int) -> Response:
             is_live=job.state in LIVE,
             progress_message=shown.text(job.progress_message),
             unique_key=shown.text(job.unique_key),
+            key_url=_key_url(site, job),
             extras=_own_columns(jobs, job, shown),
         )
 
@@ -67,14 +67,13 @@ class _Run:
         self.seconds = max(0.0, (row.finished_at - row.started_at).total_seconds())
         self.error = shown.text(row.error)
         self.traceback = shown.text(row.traceback)
-        self.result = None if row.result_text is None else _cut(shown.text(_pretty(row.result_text)) or "")
+        self.result = None if row.result_text is None else _cut(shown.json(row.result_text))
 
 
-def _pretty(text: str) -> str:
-    try:
-        return json_text.pretty(json_text.parse(text))
-    except (ValueError, RecursionError):
-        return text
+def _key_url(site: Site, job: Any) -> str:
+    """The jobs of the same unique key, or of the same task where keys cannot be searched for."""
+    is_hidden = job.task in site.jobs.tasks.hiding()
+    return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
 
 
 def _cut(text: str) -> str:
@@ -142,7 +141,8 @@ def _as_code(job: Any, shown: Shown) -> str:
         said += f".options({', '.join(changed)})"
     args = shown.args or {}
     if all(name.isidentifier() for name in args):
-        given = [f"{name}={'...' if value == HIDDEN else json_text.python(value)}" for name, value in args.items()]
+        values = {name: "..." if name in shown.withheld else json_text.python(value) for name, value in args.items()}
+        given = [f"{name}={value}" for name, value in values.items()]
         return f"{said}.enqueue({', '.join(['session', *given])})"
     return f"{said}.enqueue(session, **{json_text.python(args)})"
 

@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-
-class Number(str):
-    """A number as it is written, since a float would lose digits and a long int cannot be converted at all."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
+from sqla_jobs.redaction import Digits
 
 
 def parse(text: str) -> Any:
-    """What `text` says, numbers as `Number`. Raises `ValueError` for what is no JSON, or nested too deep."""
+    """What `text` says, numbers as `Digits`. Raises `ValueError` for what is no JSON, or nested too deep."""
     try:
-        return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+        return json.loads(text, parse_int=Digits, parse_float=Digits, parse_constant=Digits)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -36,7 +29,7 @@ def pretty(value: Any, indent: str = "") -> str:
 
 def compact(value: Any) -> str:
     """On one line."""
-    if isinstance(value, Number):
+    if isinstance(value, Digits):
         return str(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_text(k)}: {compact(v)}" for k, v in cast("dict[str, Any]", value).items()) + "}"
