@@ -19,6 +19,7 @@ from sqla_jobs.held import Held
 from sqla_jobs.interrupt import CancelRequested, TimedOut, body
 from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
 from sqla_jobs.queries import Finish
+from sqla_jobs.redaction import NOTHING
 from sqla_jobs.tasks import Task
 from sqla_jobs.transactions import NotBegun, Transactions
 
@@ -165,7 +166,7 @@ def _outcome(held: Held, declaration: Declaration | None, error: BaseException, 
         attempt=job.attempt,
         max_attempts=job.max_attempts,
         elapsed=job.elapsed + since_claim,
-        secrets=held.secrets,
+        secrets=held.secrets if at is None else NOTHING,  # of a moment to come only the delay is asked for
     )
 
 
