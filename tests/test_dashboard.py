@@ -280,6 +280,57 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
     assert reason.headers["Location"].startswith("/ops/")
 
 
+AWAY = [
+    "https://evil.example/", "//evil.example", "/\t/evil.example", "/\n/evil.example", "/\r\n//evil.example",
+    "\t//evil.example", " //evil.example", "\x00//evil.example", "\x1f/ops/jobs", "/\\evil.example", "\\\\evil.example",
+    "/\t\\evil.example", "///evil.example", "/ops//evil.example", "/ops/../../evil", "/ops/jobs/../../x",
+    "javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "http:/ops/jobs", "http:jobs", "ops/jobs",
+    "?x=1", "/%09/evil.example", "/%5Cevil.example", "/ops@evil.example", "//ops/jobs", "//[evil",
+    "/ops\t/../..//evil.example", "/elsewhere", "/opsevil/", "/ops/nothing", "/ops/static/dashboard.js", "/ops/jobs/change",
+    "", "/", "/x" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", [None, "/ops"])
+@pytest.mark.parametrize("root", ["", "/mounted"])
+def test_a_form_leads_back_only_to_pages_of_this_dashboard(
+    database: Engine, session: Session, prefix: str | None, root: str
+) -> None:
+    session.add(schedule := jobs.Schedule(name="s", task="add", cron="* * * * *", args={"a": 1}))
+    session.commit()
+    app = Flask("back")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix=prefix)
+    client = app.test_client()
+    home = f"{root}{prefix or ''}"
+    environ = {"SCRIPT_NAME": root}
+    page = client.get(f"{prefix or ''}/schedules/new", environ_overrides=environ).text
+    token = re.search(r'name="csrf_token" value="([^"]+)"', page)
+    assert token
+
+    def leads_to(back: str) -> str:
+        fields = {"csrf_token": token[1], "back": back}
+        path = f"{prefix or ''}/schedules/{schedule.id}/enable"
+        response = client.post(path, data=fields, environ_overrides=environ)
+        assert response.status_code == 303
+        return response.headers["Location"]
+
+    fallback = f"{home}/schedules/{schedule.id}"
+    for back in AWAY:
+        if back != "/" or prefix:
+            assert leads_to(back) == fallback, back
+        assert leads_to(f"{home}\t/{back}") == fallback, back
+    assert leads_to(f"{home}/?_external=1&_scheme=javascript") == f"{home}/?_external=1&_scheme=javascript"
+    for back in (
+        "/",
+        "/jobs",
+        f"/schedules/{schedule.id}",
+        "/jobs?state=failed&args=x%3D%22%C3%A9%22&error=a+b",
+        "/audit",
+    ):
+        assert leads_to(f"{home}{back}") == f"{home}{back}"
+
+
 def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Session) -> None:
     secret = "tr0ub4dor&3"
     shop.login.enqueue(session, user="ada", password=secret)
