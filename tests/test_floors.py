@@ -11,7 +11,7 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
     errors escapes telling
-    redaction
+    redaction written
     context retry interrupt explain cron retention
     outcomes
     models deadlines version
@@ -36,7 +36,21 @@ FLOORS = """
     flask
     __main__ worker.__main__ clock.__main__
 """
-PURE = {"errors", "context", "retry", "interrupt", "outcomes", "cron", "retention", "escapes", "redaction", "telling"}
+PURE = set(
+    [
+        "errors",
+        "context",
+        "retry",
+        "interrupt",
+        "outcomes",
+        "cron",
+        "retention",
+        "escapes",
+        "redaction",
+        "telling",
+        "written",
+    ]
+)
 LATE = {("core", "worker"), ("core", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 

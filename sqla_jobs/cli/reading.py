@@ -11,7 +11,7 @@ from sqlalchemy import inspect, select
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, seconds, shown
-from sqla_jobs.cli.selecting import selecting
+from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.models import JobMixin, RunMixin
@@ -80,8 +80,8 @@ def _first_line(text: str | None) -> str:
 @click.command("list", cls=ApplicationCommand)
 @on_application
 @selecting
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="Jobs at most.")
-@click.option("--below", type=int, metavar="ID", help="Only jobs of a smaller id: the next page.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Jobs at most.")
+@click.option("--below", type=JOB_ID, metavar="ID", help="Only jobs of a smaller id: the next page.")
 @as_json
 def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | None, as_json: bool) -> None:
     """Jobs, the newest first."""
@@ -117,7 +117,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.argument("job_id", metavar="ID", type=int)
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @as_json
 def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """A job: its arguments, and every run with its error."""

@@ -17,6 +17,7 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models import CatchUp, Overlap, ScheduleMixin
 from sqla_jobs.schedules import declared
+from sqla_jobs.written import check_text
 
 
 @click.group()
@@ -81,7 +82,7 @@ def add_schedule(jobs: Jobs[Any], /, name: str, task: str, cron: str, arguments:
 
 
 def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
-    found = session.scalar(select(jobs.Schedule).where(jobs.Schedule.name == name))
+    found = session.scalar(select(jobs.Schedule).where(jobs.Schedule.name == check_text("name", name)))
     if found is None:
         raise JobsError(f"there is no schedule {name!r}: `schedule list` shows them")
     return found

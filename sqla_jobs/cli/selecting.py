@@ -12,8 +12,12 @@ import click
 
 from sqla_jobs.cli import durations
 from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models import JobState
 from sqla_jobs.selection import Selection
+from sqla_jobs.written import MAX_ID
+
+JOB_ID = click.IntRange(0, MAX_ID)
 
 
 def _arguments(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -25,7 +29,7 @@ def _arguments(context: click.Context, option: click.Parameter, given: tuple[str
             raise click.BadParameter(f"{item!r} is not NAME=VALUE, such as order=17", context, option)
         try:
             found[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             found[name] = value
     return found
 
@@ -60,16 +64,19 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         arguments = options.pop("args")
-        selection = Selection(
-            states=tuple(JobState(state) for state in states),
-            tasks=tasks,
-            queues=queues,
-            args=arguments,
-            not_tasks=jobs.tasks.hiding(*arguments) if arguments else (),
-            error=error,
-            before=before,
-            after=after,
-        )
+        try:
+            selection = Selection(
+                states=tuple(JobState(state) for state in states),
+                tasks=tasks,
+                queues=queues,
+                args=arguments,
+                not_tasks=jobs.tasks.hiding(*arguments) if arguments else (),
+                error=error,
+                before=before,
+                after=after,
+            )
+        except ArgumentsError as wrong:
+            raise click.UsageError(str(wrong)) from None
         command(jobs, *args, selection=selection, **options)
 
     for option in reversed(_OPTIONS):

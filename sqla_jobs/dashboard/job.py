@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, abort, request
@@ -19,6 +18,7 @@ from sqla_jobs.dashboard.hiding import Shown
 from sqla_jobs.dashboard.site import Changing, Site
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models import ENDED, LIVE, JobMixin, JobState
+from sqla_jobs.written import read_id, read_moment
 
 _RUNS = 20
 _LONG = 100_000
@@ -27,7 +27,7 @@ _LONG = 100_000
 
 def show(site: Site, job_id: int) -> Response:
     """GET /jobs/<id>"""
-    jobs, before = site.jobs, request.args.get("before", type=int)
+    jobs, before = site.jobs, request.args.get("before", type=read_id)
     with site.reading() as (session, now):
         job = _job(session, jobs, job_id)
         shown = site.shown(job.task, job.args_text)
@@ -185,13 +185,7 @@ def _delete(changing: Changing, job_id: int) -> str:
 
 
 def _reschedule(changing: Changing, job_id: int) -> str:
-    given = request.form.get("run_at", "").strip()
-    try:
-        run_at = datetime.fromisoformat(given)
-        run_at = run_at.replace(tzinfo=UTC) if run_at.utcoffset() is None else run_at.astimezone(UTC)
-        _ = run_at - timedelta(days=1), run_at + timedelta(days=1)
-    except (ValueError, OverflowError):
-        raise ArgumentsError(f"{given!r:.40} is no time: write it as 2026-03-29T14:30, in UTC.") from None
+    run_at = read_moment("run_at", request.form.get("run_at", "").strip())
     if not actions.reschedule(changing.session, changing.jobs.models, job_id, run_at):
         raise JobsError(f"Job {job_id} does not wait any more, so it was not rescheduled.")
     changing.record("reschedule", f"job {job_id}", run_at=run_at.isoformat())
