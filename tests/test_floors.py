@@ -36,21 +36,10 @@ FLOORS = """
     flask
     __main__ worker.__main__ clock.__main__
 """
-PURE = set(
-    [
-        "errors",
-        "context",
-        "retry",
-        "interrupt",
-        "outcomes",
-        "cron",
-        "retention",
-        "escapes",
-        "redaction",
-        "telling",
-        "written",
-    ]
-)
+PURE = {
+    "errors", "context", "retry", "interrupt", "outcomes", "cron", "retention",
+    "escapes", "redaction", "telling", "written",
+}  # fmt: skip
 LATE = {("core", "worker"), ("core", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 
