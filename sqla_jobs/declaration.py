@@ -15,11 +15,9 @@ from sqla_jobs.enqueue import check_common
 from sqla_jobs.entities import entity_of
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models import MAX_ATTEMPTS
+from sqla_jobs.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.signatures import Signature, inspect_target
-
-HIDDEN = "(hidden)"
-"""Stands for a sensitive argument."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -54,27 +52,19 @@ class Declaration:
     sensitive: frozenset[str]
     defaults: Mapping[str, Any]
 
+    def secrets(self, stored: object) -> Secrets:
+        """What no text may show of arguments, as JSON or as its text; what is no object is kept back as a whole."""
+        if not self.sensitive:
+            return NOTHING
+        values = parse(stored) if isinstance(stored, str) else stored
+        if not isinstance(values, dict):
+            return Secrets([values])
+        return Secrets([value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive])
+
     def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments (as stored) as people may see them."""
-        return {name: HIDDEN if name in self.sensitive else value for name, value in arguments.items()}
-
-    def secrets(self, arguments: Mapping[str, Any]) -> set[str]:
-        """Texts among the sensitive arguments (as stored) that no message may show."""
-        found: set[str] = set()
-
-        def collect(value: Any) -> None:
-            if isinstance(value, dict):
-                for item in cast("dict[str, Any]", value).values():
-                    collect(item)
-            elif isinstance(value, list):
-                for item in value:
-                    collect(item)
-            elif not isinstance(value, bool | None) and len(str(value)) > 2:
-                found.add(str(value))
-
-        for name in self.sensitive & arguments.keys():
-            collect(arguments[name])
-        return found
+        secrets = self.secrets(arguments)
+        return {name: HIDDEN if name in self.sensitive else secrets.json(value) for name, value in arguments.items()}
 
 
 def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:

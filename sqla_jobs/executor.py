@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,8 @@ from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.held import Held
 from sqla_jobs.interrupt import CancelRequested, TimedOut, body
 from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
-from sqla_jobs.queries import Claimed, Finish
+from sqla_jobs.queries import Finish
+from sqla_jobs.redaction import NOTHING
 from sqla_jobs.tasks import Task
 from sqla_jobs.transactions import NotBegun, Transactions
 
@@ -59,7 +59,8 @@ class Executor:
         declaration: Declaration | None = None
         try:
             declaration = self._tasks[job.task].declaration
-            with _Surrounded(self._within(), job):
+            held.secrets = declaration.secrets(job.args)
+            with _Surrounded(self._within(), held):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
                     self._run_in_transaction(held, declaration, arguments)
@@ -85,9 +86,9 @@ class Executor:
 class _Surrounded:
     """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged."""
 
-    def __init__(self, surroundings: AbstractContextManager[Any], job: Claimed) -> None:
+    def __init__(self, surroundings: AbstractContextManager[Any], held: Held) -> None:
         self._surroundings = surroundings
-        self._job = job
+        self._held = held
 
     def __enter__(self) -> None:
         self._surroundings.__enter__()
@@ -97,10 +98,16 @@ class _Surrounded:
     ) -> None:
         try:
             self._surroundings.__exit__(kind, raised, at)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             if error is not raised:
-                job = self._job
-                log.exception("job %s %s attempt %s: its context did not end well", job.job_id, job.task, job.attempt)
+                job = self._held.job
+                log.error(  # noqa: TRY400 - its own traceback may show secrets
+                    "job %s %s attempt %s: its context did not end well\n%s",
+                    job.job_id,
+                    job.task,
+                    job.attempt,
+                    Failure.of(error, secrets=self._held.secrets).traceback,
+                )
 
 
 class _UnstorableResult(Exception):
@@ -140,15 +147,14 @@ def _outcome(held: Held, declaration: Declaration | None, error: BaseException, 
     """What follows from `error`, raised now or at a moment to come."""
     job = held.job
     if isinstance(error, EntityGone):
-        return Cancelled(Failure("EntityGone", str(error)))
+        return Cancelled(Failure("EntityGone", held.secrets.text(str(error))))
     if isinstance(error, CancelRequested):
         return Cancelled(Failure("Cancel", "cancelled while it ran"))
     if declaration is None or isinstance(error, _UnstorableResult):
-        return Failed(Failure.of(error))
+        return Failed(Failure.of(error, secrets=held.secrets))
     if isinstance(error, TimedOut):
         overdue = TimeoutError(f"ran longer than its timeout of {declaration.timeout:g} s")
         error = overdue.with_traceback(error.__traceback__)
-    secrets = declaration.secrets(json.loads(job.args)) if declaration.sensitive else ()
     since_claim = (at or time.monotonic()) - held.claimed_at
     return decide(
         error,
@@ -156,7 +162,7 @@ def _outcome(held: Held, declaration: Declaration | None, error: BaseException, 
         attempt=job.attempt,
         max_attempts=job.max_attempts,
         elapsed=job.elapsed + since_claim,
-        secrets=secrets,
+        secrets=held.secrets if at is None else NOTHING,  # of a moment to come only the delay is asked for
     )
 
 

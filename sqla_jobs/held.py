@@ -9,6 +9,7 @@ from sqla_jobs.context import RunContext
 from sqla_jobs.interrupt import Body, CancelRequested, Interrupt, body
 from sqla_jobs.outcomes import Outcome, storable
 from sqla_jobs.queries import Claimed, Finish
+from sqla_jobs.redaction import NOTHING, Secrets
 
 _PROGRESS = 1000
 """Characters kept of a progress message."""
@@ -29,6 +30,8 @@ class Held:
     cancel_requested = False
     mark: Mark | None = None
     """Where a parent process sees that it was begun."""
+    secrets: Secrets = NOTHING
+    """What nothing that is told of it may show."""
     body: Body | None = None
     """That of the thread it runs in."""
 
@@ -82,7 +85,8 @@ class Held:
 
     def publish(self, fraction: float, message: str | None) -> None:
         if not self.is_silent:
-            self.progress = (fraction, None if message is None else storable(str(message), _PROGRESS))
+            said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)
+            self.progress = (fraction, said)
 
     def ended(self, outcome: Outcome) -> Finish:
         """The end of this attempt, now."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import traceback
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
 import tenacity
 
+from sqla_jobs.redaction import NOTHING, Secrets
 from sqla_jobs.retry import MAX_DELAY, next_delay
+from sqla_jobs.telling import message_of, traceback_of
 
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 50_000
@@ -45,23 +45,18 @@ class Failure:
     traceback: str | None = None
 
     @classmethod
-    def of(cls, error: BaseException, *, secrets: Collection[str] = ()) -> Failure:
-        """`error` described; each of `secrets` in it is shown as ***."""
-        try:
-            message = str(error)
-        except BaseException as unprintable:  # noqa: BLE001 - nothing that an error does may stop its being told
-            message = f"<its __str__ raised {type(unprintable).__name__}>"
-        try:
-            lines = traceback.format_exception(type(error), error, error.__traceback__)
-        except BaseException:  # noqa: BLE001
-            lines = [f"<its traceback cannot be written: {message}>"]
-        shown = "".join(storable(_redact(line, secrets), MAX_MESSAGE) for line in lines)
+    def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
+        """`error` described, without secrets and without data of the application's that the database shows."""
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+        def clean(text: str) -> str:
+            return storable(secrets.text(text), MAX_MESSAGE)
+
         return cls(
             storable(name, 500),
-            storable(_redact(message, secrets), MAX_MESSAGE),
-            storable(shown, MAX_TRACEBACK, keep_end=True),
+            clean(message_of(error)),
+            storable(secrets.text(traceback_of(error, clean)), MAX_TRACEBACK, keep_end=True),
         )
 
 
@@ -72,12 +67,6 @@ def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
         mark = f"… [{cut:,} characters left out] …"
         text = mark + text[-limit:] if keep_end else text[:limit] + mark
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _redact(text: str, secrets: Collection[str]) -> str:
-    for secret in sorted(secrets, key=len, reverse=True):  # the longest first: one may hold another
-        text = text.replace(secret, "***")
-    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +134,7 @@ def decide(
     attempt: int,
     max_attempts: int,
     elapsed: float,
-    secrets: Collection[str] = (),
+    secrets: Secrets = NOTHING,
 ) -> Outcome:
     """What follows from `error`, raised by attempt number `attempt`, `elapsed` seconds after the first start.
 
@@ -155,7 +144,7 @@ def decide(
     if isinstance(error, Snooze):
         return Snoozed(error.seconds)
     if isinstance(error, Cancel):
-        return Cancelled(Failure("Cancel", storable(_redact(error.reason, secrets), MAX_MESSAGE)))
+        return Cancelled(Failure("Cancel", storable(secrets.text(error.reason), MAX_MESSAGE)))
     failure = Failure.of(error, secrets=secrets)
     if attempt >= max_attempts:
         return Failed(failure)

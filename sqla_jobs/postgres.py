@@ -101,6 +101,7 @@ class LocalServer:
             self._data = home / "data"
             if fresh:
                 self._initialise(home)
+            (home / _PASSWORD).chmod(0o600)  # earlier versions left it as the umask made it
             self._password = (home / _PASSWORD).read_text()
             self.port = _free_port()
         except BaseException:
@@ -157,7 +158,11 @@ class LocalServer:
 
     def _initialise(self, home: Path) -> None:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(PermissionError):  # it belongs to somebody else, who shares it
+            home.chmod(0o700)
         password = home / _UNFINISHED
+        password.unlink(missing_ok=True)
+        password.touch(mode=0o600, exist_ok=False)
         password.write_text(secrets.token_hex(16))
         self._own(home, password)
         shutil.rmtree(self._data, ignore_errors=True)  # of a program that was killed right here

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from sqla_jobs.errors import ConfigurationError, DeclarationError, UnknownTask
 from sqla_jobs.models import JobMixin
+from sqla_jobs.redaction import NOTHING, Secrets
 from sqla_jobs.tasks import Task
 
 J = TypeVar("J", bound=JobMixin)
@@ -69,8 +70,29 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Stored arguments of a job as people may see them; those of a task nobody knows as they are."""
-        task = self._by_name.get(name)
+        task = self._known(name)
         return dict(arguments) if task is None else task.declaration.shown(arguments)
+
+    def secrets(self, name: str, arguments: object) -> Secrets:
+        """What nothing may show of such a job, as far as the task is known."""
+        task = self._known(name)
+        return NOTHING if task is None else task.declaration.secrets(arguments)
+
+    def hiding(self, *arguments: str) -> tuple[str, ...]:
+        """The tasks, by name and alias, of which one of these arguments is sensitive; without any, any argument.
+
+        Nobody may search there: what is hidden could be guessed.
+        """
+        self.load()
+        wanted = set(arguments)
+        sensitive = {name: task.declaration.sensitive for name, task in self.items()}
+        return tuple(name for name, hidden in sensitive.items() if (hidden & wanted if wanted else hidden))
+
+    def _known(self, name: str) -> Task[..., Any, J] | None:
+        try:
+            return self[name]
+        except UnknownTask:
+            return None
 
     def __getitem__(self, name: str) -> Task[..., Any, J]:
         if name not in self._by_name:

@@ -19,6 +19,7 @@ from sqla_jobs.models import CatchUp, JobMixin, Overlap, ScheduleMixin
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.registry import Tasks
 from sqla_jobs.schedules import jitter_of, one_of
+from sqla_jobs.written import check_json, check_text
 
 FIELDS = ("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter")
 """What can be set of a schedule, beside its name."""
@@ -48,7 +49,7 @@ def enable(session: Session, models: Models[Any], schedule_id: int) -> ScheduleM
 def disable(session: Session, models: Models[Any], schedule_id: int, reason: str) -> ScheduleMixin:
     """It fires nothing more. The reason is for whoever finds it so."""
     schedule = hold(session, models, schedule_id)
-    schedule.enabled, schedule.reason = False, reason or None
+    schedule.enabled, schedule.reason = False, check_text("reason", reason) or None
     return schedule
 
 
@@ -101,6 +102,7 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     found["jitter"] = jitter_of(found["jitter"])
     if not isinstance(found["args"], dict):
         raise ArgumentsError("the arguments are a JSON object, such as {}")
+    check_json("args", found["args"])
     if task in tasks:
         tasks[task].declaration.codec.decode(json.dumps(found["args"]))
     return found

@@ -10,8 +10,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import aliased
 
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import JobState
+from sqla_jobs.written import MAX_ID, check_json, check_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,8 @@ class Selection:
     `args` are arguments as they are stored, of which a job may have more; `error` is part of the error of
     a job's last run, whatever its case; `before` and `after` are about `created_at`, `ended_before` about
     `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
+
+    Raises `ArgumentsError` for what no job could have.
     """
 
     ids: tuple[int, ...] = ()
@@ -35,6 +39,15 @@ class Selection:
     schedules: tuple[int, ...] = ()
     unique_keys: tuple[str, ...] = ()
     not_tasks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        named = {"task": self.tasks, "queue": self.queues, "key": self.unique_keys, "error": (self.error or "",)}
+        for name, texts in named.items():
+            for text in texts:
+                check_text(name, text)
+        check_json("args", dict(self.args))
+        if wrong := [one for one in (*self.ids, *self.schedules) if abs(one) > MAX_ID]:
+            raise ArgumentsError(f"{wrong[0]} is no id: ids go up to {MAX_ID}")
 
     @property
     def is_everything(self) -> bool:

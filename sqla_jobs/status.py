@@ -117,12 +117,17 @@ def read_failures(session: Session, jobs: Jobs[Any]) -> list[Failures]:
         .group_by(failed.c.task, kind)
         .order_by(func.count().desc(), failed.c.task)
     ).all()
-    examples = session.scalars(select(run).where(run.id.in_([group[3] for group in groups])))
-    of_run = {example.id: example for example in examples}
-    return [
-        Failures(task, error_type, count, of_run[run_id].job_id, of_run[run_id].error or "")
-        for task, error_type, count, run_id in groups
-    ]
+    examples = session.execute(
+        select(run.id, job.id, run.error, job.args)
+        .join(job, job.id == run.job_id)
+        .where(run.id.in_([group[3] for group in groups]))
+    )
+    of_run = {row[0]: row[1:] for row in examples}
+    found: list[Failures] = []
+    for task, error_type, count, run_id in groups:
+        job_id, error, args = of_run[run_id]
+        found.append(Failures(task, error_type, count, job_id, jobs.tasks.secrets(task, args).text(error or "")))
+    return found
 
 
 def _enabled_schedules(session: Session, jobs: Jobs[Any]) -> int:

@@ -19,6 +19,7 @@ from sqla_jobs.cli.main import main
 from sqla_jobs.models import JobMixin
 from tests import shop
 from tests.conftest import ROOT
+from tests.helpers import as_id
 from tests.shop import jobs
 
 Run = Callable[..., Result]
@@ -397,3 +398,35 @@ class TestUpkeep:
     def test_retention_is_an_option_of_workers(self, run: Run) -> None:
         assert "'succeeded' is not STATE=TIME" in run("worker", "--retention", "succeeded", code=2).output
         assert "'x' is none of succeeded" in run("worker", "--retention", "x=7d", code=1).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["list", "--task", "\x00"], 2, "a NUL character"),
+        (["list", "--queue", "\udcff"], 2, "half of a surrogate pair"),
+        (["cancel", "--yes", "--error", "\udcff"], 2, "half of a surrogate pair"),
+        (["list", "--arg", "x=1e999"], 2, "a number beyond 1.8e308"),
+        (["list", "--arg", 'x="\\u0000"'], 2, "a NUL character"),
+        (["list", "--arg", 'x={"\\ud800": 1}'], 2, "half of a surrogate pair"),
+        (["list", "--arg", f"x={'[' * 300}{']' * 300}"], 2, "nested more than 200 levels"),
+        (["list", "--arg", f"x={'9' * 5000}"], 0, ""),
+        (["list", "--older-than", "99999w"], 0, ""),
+        (["list", "--newer-than", "99999w", "--json"], 0, "[]"),
+        (["list", "--newer-than", "999999w"], 2, "no length of time"),
+        (["prune", "--older-than", "99999w", "--yes"], 0, "0 jobs"),
+        (["list", "--limit", str(2**63)], 2, "not in the range"),
+        (["list", "--below", str(2**63)], 2, "not in the range"),
+        (["show", str(2**63)], 2, "not in the range"),
+        (["show", str(2**63 - 1)], 1, "there is no job"),
+        (["retry", "9" * 30], 2, "not in the range"),
+        (["enqueue", "misbehave", '{"how": "no"}', "--delay", "99999w"], 1, "0 to 100 years"),
+        (["schedule", "enable", "\x00"], 1, "a NUL character"),
+        (["schedule", "enable", "\udcff"], 1, "half of a surrogate pair"),
+        (["worker", "--queues", f"mail={'9' * 5000}"], 1, "is not NAME or NAME=NUMBER"),
+        (["worker", "--retention", "succeeded=99999w"], 1, "retention of succeeded"),
+    ],
+    ids=as_id,
+)
+def test_extreme_values_are_told_in_one_message(run: Run, arguments: list[str], code: int, said: str) -> None:
+    assert said in run(*arguments, code=code).output

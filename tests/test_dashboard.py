@@ -280,6 +280,57 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
     assert reason.headers["Location"].startswith("/ops/")
 
 
+AWAY = [
+    "https://evil.example/", "//evil.example", "/\t/evil.example", "/\n/evil.example", "/\r\n//evil.example",
+    "\t//evil.example", " //evil.example", "\x00//evil.example", "\x1f/ops/jobs", "/\\evil.example", "\\\\evil.example",
+    "/\t\\evil.example", "///evil.example", "/ops//evil.example", "/ops/../../evil", "/ops/jobs/../../x",
+    "javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "http:/ops/jobs", "http:jobs", "ops/jobs",
+    "?x=1", "/%09/evil.example", "/%5Cevil.example", "/ops@evil.example", "//ops/jobs", "//[evil",
+    "/ops\t/../..//evil.example", "/elsewhere", "/opsevil/", "/ops/nothing", "/ops/static/dashboard.js",
+    "/ops/jobs/change", "", "/", "/x" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", [None, "/ops"])
+@pytest.mark.parametrize("root", ["", "/mounted"])
+def test_a_form_leads_back_only_to_pages_of_this_dashboard(
+    database: Engine, session: Session, prefix: str | None, root: str
+) -> None:
+    session.add(schedule := jobs.Schedule(name="s", task="add", cron="* * * * *", args={"a": 1}))
+    session.commit()
+    app = Flask("back")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix=prefix)
+    client = app.test_client()
+    home = f"{root}{prefix or ''}"
+    environ = {"SCRIPT_NAME": root}
+    page = client.get(f"{prefix or ''}/schedules/new", environ_overrides=environ).text
+    token = re.search(r'name="csrf_token" value="([^"]+)"', page)
+    assert token
+
+    def leads_to(back: str) -> str:
+        fields = {"csrf_token": token[1], "back": back}
+        path = f"{prefix or ''}/schedules/{schedule.id}/enable"
+        response = client.post(path, data=fields, environ_overrides=environ)
+        assert response.status_code == 303
+        return response.headers["Location"]
+
+    fallback = f"{home}/schedules/{schedule.id}"
+    for back in AWAY:
+        if back != "/" or prefix:
+            assert leads_to(back) == fallback, back
+        assert leads_to(f"{home}\t/{back}") == fallback, back
+    assert leads_to(f"{home}/?_external=1&_scheme=javascript") == f"{home}/?_external=1&_scheme=javascript"
+    for back in (
+        "/",
+        "/jobs",
+        f"/schedules/{schedule.id}",
+        "/jobs?state=failed&args=x%3D%22%C3%A9%22&error=a+b",
+        "/audit",
+    ):
+        assert leads_to(f"{home}{back}") == f"{home}{back}"
+
+
 def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Session) -> None:
     secret = "tr0ub4dor&3"
     shop.login.enqueue(session, user="ada", password=secret)
@@ -294,7 +345,7 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
         assert secret not in page, path
     job = visitor.get("/jobs/1")
     assert "(hidden)" in job
-    assert "in, by (hidden)" in job
+    assert "in, by ***" in job
     assert "password=..." in words(job)
     confirm = visitor.post("/jobs/change", {"action": "cancel", "all": "1", "task": "login"})
     assert secret not in html.unescape(confirm.text)
@@ -591,6 +642,16 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
         ("args={", "a JSON object"),
         ("created_after=yesterday", "a time such as"),
         ("created_after=0001-01-01T00:00%2B23:00", "a time such as"),
+        ("created_after=0001-01-01T00:00", "between 0001-01-02 and 9999-12-30"),
+        ("created_before=9999-12-31T23:59:59", "between 0001-01-02 and 9999-12-30"),
+        ("args=x=1e999", "a number beyond 1.8e308"),
+        ('args={"x":[-1e999]}', "a number beyond 1.8e308"),
+        ('args=x="\\u0000"', "a NUL character"),
+        ('args={"a":{"\\u0000":1}}', "a NUL character"),
+        ('args=x="\\ud800"', "half of a surrogate pair"),
+        (f"args=x={'[' * 300}{']' * 300}", "nested more than 200 levels"),
+        ("state=queued&after=WyJcdWQ4MDAiLCAwLCAwLCAwXQ", "names no place"),
+        ("state=queued&after=WyJxIiwgMTA5OTUxMTYyNzc3NiwgMCwgMF0", "names no place"),
         ("schedule=x", "a whole number"),
         ("after=nonsense", "names no place in this list"),
         ("state=failed&after=WzFd", "names no place in this list"),
@@ -600,6 +661,31 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
 )
 def test_an_address_that_makes_no_sense_is_told_what_is_wrong(visitor: Visitor, query: str, said: str) -> None:
     assert said in html.unescape(visitor.get(f"/jobs?{query}", 400))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/jobs?created_after=0001-01-02T00:00&created_before=9999-12-30T00:00", 200),
+        ("/jobs?state=failed&created_after=0001-01-02T00:00", 200),
+        (f"/jobs/{2**63}", 404),
+        (f"/jobs/{'9' * 100}", 404),
+        (f"/jobs/{2**63 - 1}", 404),
+        (f"/schedules/{2**63}", 404),
+        (f"/schedules/{2**63}/edit", 404),
+        ("/audit?subject=%00", 400),
+        ("/audit?after=WzkyMjMzNzIwMzY4NTQ3NzU4MDhd", 400),
+    ],
+)
+def test_extreme_values_in_an_address_are_no_fault_of_the_database(visitor: Visitor, path: str, status: int) -> None:
+    visitor.get(path, status)
+
+
+def test_a_page_of_runs_that_cannot_be_is_the_first_one(visitor: Visitor, session: Session) -> None:
+    shop.add.enqueue(session, a=1)
+    session.commit()
+    for before in (2**63, "9" * 5000, -(2**63), "x"):
+        visitor.get(f"/jobs/1?before={before}")
 
 
 @pytest.mark.parametrize(
@@ -666,6 +752,9 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
         ("retry", {}, "queued or running already"),
         ("reschedule", {"run_at": "tomorrow"}, "is no time"),
         ("reschedule", {"run_at": "9999-12-31T23:59"}, "is no time"),
+        ("reschedule", {"run_at": "0001-01-01T00:00"}, "is no time"),
+        ("move", {"queue": "a\x00b", "priority": "0"}, "a name of 1 to 200"),
+        ("move", {"queue": "mail", "priority": "9" * 5000}, "from -10 to 10"),
         ("move", {"queue": "a=b", "priority": "0"}, "a name of 1 to 200"),
         ("move", {"queue": "mail", "priority": "11"}, "from -10 to 10"),
         ("move", {"queue": "mail", "priority": "x"}, "from -10 to 10"),
@@ -864,6 +953,7 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     session.refresh(schedule)
     assert (schedule.cron, schedule.args, schedule.queue, schedule.priority) == ("0 4 * * *", {"a": 2}, "mail", 5)
     assert visitor.post(f"{one}/disable", {"reason": " "}).status_code == 409
+    assert "NUL character" in visitor.post(f"{one}/disable", {"reason": "a\x00b"}).text
     assert "ticket 4711" in visitor.change(f"{one}/disable", {"reason": "see ticket 4711"})
     session.refresh(schedule)
     assert (schedule.enabled, schedule.reason) == (False, "see ticket 4711")
@@ -889,6 +979,11 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
         ("args", "{", "no JSON"),
         ("args", "[]", "a JSON object"),
         ("args", '{"c": 1}', "add"),
+        ("args", '{"a": 1e999}', "a number beyond 1.8e308"),
+        ("args", '{"a": "\\u0000"}', "a NUL character"),
+        ("name", "a\x00b", "1 to 200"),
+        ("priority", "9" * 5000, "a number"),
+        ("jitter", "1e999", "from 0 to a day"),
         ("priority", "99", "from -10 to 10"),
         ("priority", "x", "a number"),
         ("catch_up", "never", "one of skip"),

@@ -10,7 +10,8 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
-    errors
+    errors escapes telling
+    redaction written
     context retry interrupt explain cron retention
     outcomes
     models deadlines version
@@ -35,7 +36,10 @@ FLOORS = """
     flask
     __main__ worker.__main__ clock.__main__
 """
-PURE = {"errors", "context", "retry", "interrupt", "outcomes", "cron", "retention"}
+PURE = {
+    "errors", "context", "retry", "interrupt", "outcomes", "cron", "retention",
+    "escapes", "redaction", "telling", "written",
+}  # fmt: skip
 LATE = {("core", "worker"), ("core", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 

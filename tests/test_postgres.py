@@ -128,6 +128,37 @@ def test_a_given_directory_keeps_its_data(temporary: Path) -> None:
     assert list((temporary / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_nobody_else_reads_the_password_or_the_data_in_a_directory_that_was_open(temporary: Path, mode: int) -> None:
+    directory = temporary / "open"
+    directory.mkdir()
+    directory.chmod(mode)
+    password = directory / "local_postgres.password"
+    unfinished = directory / "local_postgres.password.new"
+    unfinished.write_text("of a program that was killed")
+    unfinished.chmod(0o644)
+    with local_postgres(data_directory=directory):
+        assert not unfinished.exists()
+        open_ones = [path for path in (directory, *directory.rglob("*")) if path.stat().st_mode & 0o077]
+        assert open_ones == []
+
+    directory.chmod(mode)
+    password.chmod(0o644)  # as earlier versions left it
+    with local_postgres(data_directory=directory) as url:
+        assert password.stat().st_mode & 0o777 == 0o600
+        assert answers(url)
+
+
+def test_a_link_in_the_place_of_the_password_is_not_followed(temporary: Path) -> None:
+    directory, other = temporary / "open", temporary / "of somebody else"
+    directory.mkdir()
+    other.write_text("mine")
+    (directory / "local_postgres.password.new").symlink_to(other)
+    with local_postgres(data_directory=directory) as url:
+        assert answers(url)
+    assert other.read_text() == "mine"
+
+
 def test_a_directory_of_something_else_is_refused_and_unchanged(temporary: Path) -> None:
     directory = temporary / "else"
     directory.mkdir()

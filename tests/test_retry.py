@@ -15,6 +15,7 @@ from tenacity import RetryCallState, Retrying, TryAgain
 
 from sqla_jobs import Cancel, Snooze
 from sqla_jobs.outcomes import MAX_MESSAGE, MAX_TRACEBACK, Cancelled, Failed, Failure, Outcome, Retried, Snoozed, decide
+from sqla_jobs.redaction import Secrets
 from sqla_jobs.retry import DEFAULT_POLICY, MAX_DELAY, next_delay
 from tests.helpers import as_id
 
@@ -219,7 +220,7 @@ class TestDecide:
         assert "the task failed" in (outcome.failure.traceback or "")
 
     def test_a_cancel_says_why_without_the_secret(self) -> None:
-        outcome = decided(Cancel("hunter2\x00 is gone"), secrets=["hunter2"])
+        outcome = decided(Cancel("hunter2\x00 is gone"), secrets=Secrets(["hunter2"]))
         assert outcome == Cancelled(Failure("Cancel", "***\\x00 is gone"))
 
 
@@ -337,12 +338,12 @@ class TestFailure:
         ],
     )
     def test_secrets_are_shown_as_stars_in_message_and_traceback(self, secrets: list[str], message: str) -> None:
-        failure = Failure.of(raised(ValueError("hunter2 and hunter2s are no passwords")), secrets=secrets)
+        failure = Failure.of(raised(ValueError("hunter2 and hunter2s are no passwords")), secrets=Secrets(secrets))
         assert failure.message == message
         assert ("hunter2" in (failure.traceback or "")) == (not secrets)
 
     def test_a_secret_at_the_cut_leaves_no_part_of_it(self) -> None:
-        failure = Failure.of(raised(ValueError("x" * (MAX_MESSAGE - 3) + "hunter2")), secrets=["hunter2"])
+        failure = Failure.of(raised(ValueError("x" * (MAX_MESSAGE - 3) + "hunter2")), secrets=Secrets(["hunter2"]))
         assert failure.message == "x" * (MAX_MESSAGE - 3) + "***"
 
 

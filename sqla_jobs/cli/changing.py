@@ -17,7 +17,7 @@ from sqla_jobs.bulk import Progress as Done
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import console
-from sqla_jobs.cli.selecting import selecting
+from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models import JobMixin, JobState
@@ -28,7 +28,7 @@ def _command(change: Change, help: str) -> click.Command:  # noqa: A002
     """The command that makes `change` of the jobs named by ids or by a filter."""
 
     @on_application
-    @click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+    @click.argument("ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
     @click.option("--all", "everything", is_flag=True, help="All jobs that there are.")
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @selecting

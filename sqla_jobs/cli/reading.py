@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Set
 from datetime import datetime
 from typing import Any
 
 import click
-from sqlalchemy import inspect, select
+from sqlalchemy import Text, cast, inspect, select
+from sqlalchemy.orm import defer
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, seconds, shown
-from sqla_jobs.cli.selecting import selecting
+from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.core import Jobs
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.models import JobMixin, RunMixin
+from sqla_jobs.redaction import Secrets, check_depth
 from sqla_jobs.selection import Selection
 from sqla_jobs.status import Status, read_status
 
@@ -78,19 +82,19 @@ def _first_line(text: str | None) -> str:
 @click.command("list", cls=ApplicationCommand)
 @on_application
 @selecting
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="Jobs at most.")
-@click.option("--below", type=int, metavar="ID", help="Only jobs of a smaller id: the next page.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Jobs at most.")
+@click.option("--below", type=JOB_ID, metavar="ID", help="Only jobs of a smaller id: the next page.")
 @as_json
 def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | None, as_json: bool) -> None:
     """Jobs, the newest first."""
     jobs.tasks.load()
     job = jobs.Job
-    wanted = select(job).where(*selection.where(jobs.models)).order_by(job.id.desc()).limit(limit + 1)
+    wanted = _jobs(jobs).where(*selection.where(jobs.models)).order_by(job.id.desc()).limit(limit + 1)
     if below is not None:
         wanted = wanted.where(job.id < below)
     with jobs.binding().transaction() as session:
-        found = session.scalars(wanted).all()
-        rows = [_as_dict(one) | {"args": jobs.tasks.shown(one.task, one.args)} for one in found[:limit]]
+        found = session.execute(wanted).all()
+        rows = [_job(jobs, *one) for one in found[:limit]]
     if as_json:
         print_json(rows)
         return
@@ -104,7 +108,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
                 row["state"],
                 f"{row['attempt']}/{row['max_attempts']}",
                 row["finished_at"] or row["started_at"] or row["run_at"],
-                " ".join(f"{name}={value!r:.60}" for name, value in row["args"].items()),
+                _summary(row["args"]),
             )
             for row in rows
         ],
@@ -115,17 +119,24 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.argument("job_id", metavar="ID", type=int)
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @as_json
 def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """A job: its arguments, and every run with its error."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
-        job = session.get(jobs.Job, job_id)
-        if job is None:
+        found = session.execute(_jobs(jobs).where(jobs.Job.id == job_id)).one_or_none()
+        if found is None:
             raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-        row = _as_dict(job) | {"args": jobs.tasks.shown(job.task, job.args)}
-        runs = [_as_dict(run) for run in job.runs]
+        job, args = found
+        row = _job(jobs, job, args)
+        secrets = jobs.tasks.secrets(job.task, args)
+        run = jobs.Run
+        of_job = select(run, cast(run.result, Text)).options(defer(run.result)).where(run.job_id == job_id)
+        runs = [
+            _as_dict(one, secrets, _OF_RUNS, result=_read(result))
+            for one, result in session.execute(of_job.order_by(run.id))
+        ]
     if as_json:
         print_json(row | {"runs": runs})
         return
@@ -149,6 +160,40 @@ def _value(value: Any) -> object:
     return value if isinstance(value, datetime) else str(value)
 
 
-def _as_dict(row: JobMixin | RunMixin) -> dict[str, Any]:
+_OF_RUNS = frozenset({"result", "error", "traceback"})
+_OF_JOBS = frozenset({"unique_key", "progress_message"})
+"""What tasks and callers write freely; so they do in columns of the application's own."""
+
+
+def _jobs(jobs: Jobs[Any]) -> Any:
+    """Jobs, and their arguments as text, which can be read whatever they are."""
+    return select(jobs.Job, cast(jobs.Job.args, Text)).options(defer(jobs.Job.args))
+
+
+def _read(stored: str | None) -> Any:
+    """JSON, or where it is nested too deep to be shown the text that it is."""
+    try:
+        return None if stored is None else check_depth(json.loads(stored))
+    except (ValueError, RecursionError):
+        return stored
+
+
+def _summary(args: Any) -> str:
+    if not isinstance(args, dict):
+        return f"{args!r:.60}"
+    return " ".join(f"{name}={value!r:.60}" for name, value in args.items())
+
+
+def _job(jobs: Jobs[Any], job: JobMixin, stored: str) -> dict[str, Any]:
+    own = {attribute.key for attribute in inspect(jobs.Job).column_attrs} - {*JobMixin.__annotations__, "position"}
+    args = _read(stored)
+    seen = jobs.tasks.shown(job.task, args) if isinstance(args, dict) else args
+    return _as_dict(job, jobs.tasks.secrets(job.task, stored), _OF_JOBS | own, args=seen)
+
+
+def _as_dict(row: JobMixin | RunMixin, secrets: Secrets, free: Set[str], **read: Any) -> dict[str, Any]:
+    """All columns, those `read` otherwise from there, the `free` ones without secrets."""
     mapper: Any = inspect(type(row))
-    return {attribute.key: getattr(row, attribute.key) for attribute in mapper.column_attrs}
+    names = [attribute.key for attribute in mapper.column_attrs]
+    values = {name: read[name] if name in read else getattr(row, name) for name in names}
+    return {name: secrets.json(value) if name in free else value for name, value in values.items()}

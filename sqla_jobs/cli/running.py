@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Any
 
@@ -33,7 +34,7 @@ def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
         name, given, number = item.strip().partition("=")
         if name in queues:
             raise ConfigurationError(f"--queues {text}: {name!r} is named twice")
-        if given and not number.isdecimal():
+        if given and not re.fullmatch("[0-9]{1,6}", number):
             raise ConfigurationError(f"--queues {text}: {item!r} is not NAME or NAME=NUMBER")
         queues[name] = int(number) if given else concurrency
     return queues

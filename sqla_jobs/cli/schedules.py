@@ -17,6 +17,7 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.errors import JobsError
 from sqla_jobs.models import CatchUp, Overlap, ScheduleMixin
 from sqla_jobs.schedules import declared
+from sqla_jobs.written import check_text
 
 
 @click.group()
@@ -47,7 +48,9 @@ def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
 def _row(jobs: Jobs[Any], one: ScheduleMixin) -> dict[str, Any]:
     plain = ("id", "name", "task", "cron", "timezone", "queue", "priority", "catch_up", "overlap", "jitter")
     state = ("enabled", "reason", "next_run_at", "last_run_at", "declared")
-    return {name: getattr(one, name) for name in (*plain, *state)} | {"args": jobs.tasks.shown(one.task, one.args)}
+    reason = one.reason and jobs.tasks.secrets(one.task, one.args).text(one.reason)
+    shown = {"reason": reason, "args": jobs.tasks.shown(one.task, one.args)}
+    return {name: getattr(one, name) for name in (*plain, *state)} | shown
 
 
 def _note(row: dict[str, Any]) -> str:
@@ -79,7 +82,7 @@ def add_schedule(jobs: Jobs[Any], /, name: str, task: str, cron: str, arguments:
 
 
 def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
-    found = session.scalar(select(jobs.Schedule).where(jobs.Schedule.name == name))
+    found = session.scalar(select(jobs.Schedule).where(jobs.Schedule.name == check_text("name", name)))
     if found is None:
         raise JobsError(f"there is no schedule {name!r}: `schedule list` shows them")
     return found

@@ -11,8 +11,13 @@ from typing import Any
 import click
 
 from sqla_jobs.cli import durations
+from sqla_jobs.core import Jobs
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models import JobState
 from sqla_jobs.selection import Selection
+from sqla_jobs.written import MAX_ID
+
+JOB_ID = click.IntRange(0, MAX_ID)
 
 
 def _arguments(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -24,7 +29,7 @@ def _arguments(context: click.Context, option: click.Parameter, given: tuple[str
             raise click.BadParameter(f"{item!r} is not NAME=VALUE, such as order=17", context, option)
         try:
             found[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             found[name] = value
     return found
 
@@ -47,6 +52,8 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(
+        jobs: Jobs[Any],
+        /,
         *args: Any,
         states: tuple[str, ...],
         tasks: tuple[str, ...],
@@ -56,16 +63,21 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         error: str | None,
         **options: Any,
     ) -> None:
-        selection = Selection(
-            states=tuple(JobState(state) for state in states),
-            tasks=tasks,
-            queues=queues,
-            args=options.pop("args"),
-            error=error,
-            before=before,
-            after=after,
-        )
-        command(*args, selection=selection, **options)
+        arguments = options.pop("args")
+        try:
+            selection = Selection(
+                states=tuple(JobState(state) for state in states),
+                tasks=tasks,
+                queues=queues,
+                args=arguments,
+                not_tasks=jobs.tasks.hiding(*arguments) if arguments else (),
+                error=error,
+                before=before,
+                after=after,
+            )
+        except ArgumentsError as wrong:
+            raise click.UsageError(str(wrong)) from None
+        command(jobs, *args, selection=selection, **options)
 
     for option in reversed(_OPTIONS):
         run = option(run)

@@ -11,6 +11,8 @@ from sqla_jobs.dashboard import json_text
 from sqla_jobs.dashboard.listing import SIZE
 from sqla_jobs.dashboard.paging import BadCursor, Order
 from sqla_jobs.dashboard.site import Site
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.written import check_text
 
 
 def show(site: Site) -> Response:
@@ -21,13 +23,14 @@ def show(site: Site) -> Response:
         audit.id, audit.at, audit.actor, audit.action, audit.subject, cast(audit.details, Text).label("said")
     )
     subject = request.args.get("subject", "").strip()
-    if subject:
-        query = query.where(audit.subject == subject)
-    if key := request.args.get("after"):
-        try:
+    key = request.args.get("after")
+    try:
+        if subject:
+            query = query.where(audit.subject == check_text("subject", subject))
+        if key:
             query = query.where(order.beyond(order.read(key)))
-        except BadCursor as error:
-            return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
+    except (ArgumentsError, BadCursor) as error:
+        return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
     with site.reading() as (session, now):
         rows = session.execute(
             query.order_by(*order.by()).limit(SIZE + 1), bind_arguments={"mapper": site.jobs.Audit}

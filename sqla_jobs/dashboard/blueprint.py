@@ -18,6 +18,7 @@ from sqla_jobs.dashboard.site import Site
 from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
 from sqla_jobs.explain import explain
 from sqla_jobs.schedule_actions import UnknownSchedule
+from sqla_jobs.written import MAX_ID
 
 View = Callable[..., Any]
 
@@ -79,6 +80,8 @@ def _before(site: Site) -> Response | None:
     if role is None:
         abort(403, "You may not see this dashboard. Whoever runs the application can let you in.")
     g.sqla_jobs_role = role
+    if any(isinstance(value, int) and value > MAX_ID for value in (request.view_args or {}).values()):
+        abort(404, f"There is nothing of that number: ids go up to {MAX_ID}.")
     if request.method in ("GET", "HEAD", "OPTIONS"):
         if site.cookies.is_missing_after_a_link:  # loaded once more, from here, the browser sends what it has
             return Response('<!doctype html><title>Jobs</title><meta http-equiv="refresh" content="0">')

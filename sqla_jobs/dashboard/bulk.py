@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqla_jobs.dashboard.listing import columns
 from sqla_jobs.dashboard.reading import PATIENCE, Count
 from sqla_jobs.dashboard.site import Site
 from sqla_jobs.models import JobState
+from sqla_jobs.redaction import HIDDEN
 from sqla_jobs.selection import Selection
 
 _SAMPLE = 5
@@ -139,7 +141,7 @@ def run(site: Site) -> Response:
                 changing.session, site.jobs.models, selection, after=last, until=reach
             )
             if done:
-                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": dict(fields)}
+                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": _as_recorded(site, selection, fields)}
                 changing.record(f"{action} many", f"{done} jobs", changed=done, up_to=last, **said)
         seen, changed = seen + looked_at, changed + done
         if time.monotonic() > stop_at:
@@ -160,6 +162,12 @@ def run(site: Site) -> Response:
         is_done=last >= until,
         back=site.back(site.url("jobs")),
     )
+
+
+def _as_recorded(site: Site, selection: Selection, fields: Mapping[str, str]) -> dict[str, str]:
+    """The filter, without values of arguments that are sensitive in some task."""
+    is_sensitive = bool(selection.args) and bool(site.jobs.tasks.hiding(*selection.args))
+    return {**fields, "args": HIDDEN} if is_sensitive else dict(fields)
 
 
 def _whole(name: str) -> int:

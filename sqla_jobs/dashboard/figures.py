@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
 from sqla_jobs.core import Jobs
+from sqla_jobs.dashboard.hiding import READ
 from sqla_jobs.dashboard.listing import where_since
 
 EXACT = 6_000
@@ -207,7 +208,7 @@ def failure_groups(session: Session, jobs: Jobs[Any], start: datetime) -> list[A
     query = (
         select(
             *grouped.c,
-            func.left(run.error, 300).label("error"),
+            func.left(run.error, READ).label("error"),
             run.finished_at,
             run.job_id,
             sql_cast(job.args, Text).label("args_text"),

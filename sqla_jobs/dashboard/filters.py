@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqla_jobs.core import Jobs
-from sqla_jobs.dashboard.hiding import tasks_hiding
-from sqla_jobs.errors import JobsError
+from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models import JobState
 from sqla_jobs.selection import Selection
+from sqla_jobs.written import read_moment
 
 NAMES = ("state", "task", "queue", "error", "args", "key", "schedule", "created_after", "created_before")
 _PAIR = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
@@ -53,10 +52,15 @@ class Filter:
 def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
     """The filter in an address or a form. Raises `BadFilter` naming what cannot be understood."""
     given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
-    if any("\x00" in text for text in given.values()):
-        raise BadFilter("a filter holds a NUL character, which no job can hold: leave it out")
+    try:
+        return Filter(given, _selection(jobs, given))
+    except ArgumentsError as error:
+        raise BadFilter(str(error)) from None
+
+
+def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
     args = _args(given["args"]) if "args" in given else {}
-    selection = Selection(
+    return Selection(
         states=(_state(given["state"]),) if "state" in given else (),
         tasks=(given["task"],) if "task" in given else (),
         queues=(given["queue"],) if "queue" in given else (),
@@ -64,11 +68,17 @@ def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
         args=args,
         unique_keys=(given["key"],) if "key" in given else (),
         schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
-        after=_moment("created_after", given),
-        before=_moment("created_before", given),
-        not_tasks=tuple(tasks_hiding(jobs, args)) if args else (),  # else what is hidden could be guessed
+        after=read_moment("created_after", given["created_after"]) if "created_after" in given else None,
+        before=read_moment("created_before", given["created_before"]) if "created_before" in given else None,
+        not_tasks=_unsearchable(jobs, args, given),
     )
-    return Filter(given, selection)
+
+
+def _unsearchable(jobs: Jobs[Any], args: Mapping[str, Any], given: Mapping[str, str]) -> tuple[str, ...]:
+    """Tasks whose jobs are not looked for, else what is hidden could be guessed. A unique key may hold a secret."""
+    if "key" in given:
+        return jobs.tasks.hiding()
+    return jobs.tasks.hiding(*args) if args else ()
 
 
 def _state(text: str) -> JobState:
@@ -81,16 +91,6 @@ def _whole_number(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise BadFilter(f"{name}={text!r:.40}: a whole number")
     return int(text)
-
-
-def _moment(name: str, given: Mapping[str, str]) -> datetime | None:
-    if name not in given:
-        return None
-    try:
-        moment = datetime.fromisoformat(given[name])
-        return moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise BadFilter(f"{name}={given[name]!r:.40}: a time such as 2026-03-29T14:30, in UTC") from None
 
 
 def _args(text: str) -> dict[str, Any]:

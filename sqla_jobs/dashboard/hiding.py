@@ -1,15 +1,19 @@
-"""Keeps sensitive arguments off the pages, and their values out of what is shown beside them."""
+"""The arguments of a job, and what else a page shows of it, without what is sensitive."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard import json_text
-from sqla_jobs.declaration import HIDDEN, Declaration
-from sqla_jobs.errors import UnknownTask
+from sqla_jobs.redaction import HIDDEN, Secrets, parse
+
+READ = 2_000
+"""Characters that are read of an error of which the beginning is shown."""
+_SAID = 300
+_MAY_BE_CUT = 200
+"""Characters at the end of what was read that may be too short a piece of a secret to be known."""
 
 
 @dataclass(frozen=True)
@@ -17,18 +21,29 @@ class Shown:
     """The arguments of one job as they may be seen; `None` where they are no JSON that can be read."""
 
     args: dict[str, Any] | None
-    secrets: frozenset[str]
+    secrets: Secrets
+    withheld: frozenset[str]
+    """The names of those that are not shown as they are."""
 
     def text(self, text: str | None) -> str | None:
-        """`text` without the values of sensitive arguments."""
-        if text is not None:
-            for secret in sorted(self.secrets, key=len, reverse=True):
-                text = text.replace(secret, HIDDEN)
-        return text
+        """`text` without secrets."""
+        return None if text is None else self.secrets.text(text)
+
+    def beginning(self, text: str) -> str:
+        """Of a text of which `READ` characters were read."""
+        said = self.secrets.text(text)
+        return (said[:-_MAY_BE_CUT] if len(text) >= READ else said)[:_SAID]
+
+    def json(self, text: str) -> str:
+        """JSON over several lines, without secrets."""
+        try:
+            return json_text.pretty(self.secrets.json(json_text.parse(text)))
+        except (ValueError, RecursionError):
+            return self.secrets.text(text)
 
     @property
     def pretty(self) -> str:
-        """Over several lines."""
+        """The arguments over several lines."""
         return HIDDEN if self.args is None else json_text.pretty(self.args)
 
     @property
@@ -40,28 +55,12 @@ class Shown:
         return said if len(said) <= 160 else f"{said[:159]}…"
 
 
-def declaration_of(jobs: Jobs[Any], task: str) -> Declaration | None:
-    """How the task was declared; `None` for one that this application does not know."""
-    try:
-        return jobs.tasks[task].declaration
-    except UnknownTask:
-        return None
-
-
 def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
     """The stored arguments of a job of `task`. Those of an unknown task are shown as they are."""
-    declaration = declaration_of(jobs, task)
-    try:
-        values: dict[str, Any] = json_text.parse(args)
-    except ValueError:
-        return Shown(None, frozenset())
-    if declaration is None:
-        return Shown(values, frozenset())
-    return Shown(declaration.shown(values), frozenset(declaration.secrets(values)))
-
-
-def tasks_hiding(jobs: Jobs[Any], names: Iterable[str]) -> list[str]:
-    """The tasks, by name and alias, for which one of these arguments is sensitive: nobody may search there."""
-    jobs.tasks.load()
-    wanted = set(names)
-    return [name for name, task in jobs.tasks.items() if task.declaration.sensitive & wanted]
+    secrets = jobs.tasks.secrets(task, args)
+    values = parse(args)
+    if not isinstance(values, dict):
+        return Shown(None, secrets, frozenset())
+    values = cast("dict[str, Any]", values)
+    seen = jobs.tasks.shown(task, values)
+    return Shown(seen, secrets, frozenset(name for name, value in values.items() if seen[name] != value))

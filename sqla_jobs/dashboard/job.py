@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, abort, request
@@ -17,9 +16,9 @@ from sqla_jobs.core import Jobs
 from sqla_jobs.dashboard import json_text, story
 from sqla_jobs.dashboard.hiding import Shown
 from sqla_jobs.dashboard.site import Changing, Site
-from sqla_jobs.declaration import HIDDEN
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models import ENDED, LIVE, JobMixin, JobState
+from sqla_jobs.written import read_id, read_moment
 
 _RUNS = 20
 _LONG = 100_000
@@ -28,7 +27,7 @@ _LONG = 100_000
 
 def show(site: Site, job_id: int) -> Response:
     """GET /jobs/<id>"""
-    jobs, before = site.jobs, request.args.get("before", type=int)
+    jobs, before = site.jobs, request.args.get("before", type=read_id)
     with site.reading() as (session, now):
         job = _job(session, jobs, job_id)
         shown = site.shown(job.task, job.args_text)
@@ -55,6 +54,7 @@ def show(site: Site, job_id: int) -> Response:
             is_live=job.state in LIVE,
             progress_message=shown.text(job.progress_message),
             unique_key=shown.text(job.unique_key),
+            key_url=_key_url(site, job),
             extras=_own_columns(jobs, job, shown),
         )
 
@@ -67,14 +67,13 @@ class _Run:
         self.seconds = max(0.0, (row.finished_at - row.started_at).total_seconds())
         self.error = shown.text(row.error)
         self.traceback = shown.text(row.traceback)
-        self.result = None if row.result_text is None else _cut(shown.text(_pretty(row.result_text)) or "")
+        self.result = None if row.result_text is None else _cut(shown.json(row.result_text))
 
 
-def _pretty(text: str) -> str:
-    try:
-        return json_text.pretty(json_text.parse(text))
-    except (ValueError, RecursionError):
-        return text
+def _key_url(site: Site, job: Any) -> str:
+    """The jobs of the same unique key, or of the same task where keys cannot be searched for."""
+    is_hidden = job.task in site.jobs.tasks.hiding()
+    return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
 
 
 def _cut(text: str) -> str:
@@ -142,7 +141,8 @@ def _as_code(job: Any, shown: Shown) -> str:
         said += f".options({', '.join(changed)})"
     args = shown.args or {}
     if all(name.isidentifier() for name in args):
-        given = [f"{name}={'...' if value == HIDDEN else json_text.python(value)}" for name, value in args.items()]
+        values = {name: "..." if name in shown.withheld else json_text.python(value) for name, value in args.items()}
+        given = [f"{name}={value}" for name, value in values.items()]
         return f"{said}.enqueue({', '.join(['session', *given])})"
     return f"{said}.enqueue(session, **{json_text.python(args)})"
 
@@ -185,13 +185,7 @@ def _delete(changing: Changing, job_id: int) -> str:
 
 
 def _reschedule(changing: Changing, job_id: int) -> str:
-    given = request.form.get("run_at", "").strip()
-    try:
-        run_at = datetime.fromisoformat(given)
-        run_at = run_at.replace(tzinfo=UTC) if run_at.utcoffset() is None else run_at.astimezone(UTC)
-        _ = run_at - timedelta(days=1), run_at + timedelta(days=1)
-    except (ValueError, OverflowError):
-        raise ArgumentsError(f"{given!r:.40} is no time: write it as 2026-03-29T14:30, in UTC.") from None
+    run_at = read_moment("run_at", request.form.get("run_at", "").strip())
     if not actions.reschedule(changing.session, changing.jobs.models, job_id, run_at):
         raise JobsError(f"Job {job_id} does not wait any more, so it was not rescheduled.")
     changing.record("reschedule", f"job {job_id}", run_at=run_at.isoformat())

@@ -63,7 +63,7 @@ def lines(site: Site, session: Session, rows: Sequence[Any]) -> list[Line]:
             made.append(Line(row, "large arguments", kind, None if kind is None else "see the job"))
         else:
             shown = site.shown(row.task, row.args_text)
-            made.append(Line(row, shown.summary, kind, shown.text(error)))
+            made.append(Line(row, shown.summary, kind, error and shown.beginning(error)))
     return made
 
 

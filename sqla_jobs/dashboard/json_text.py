@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any, cast
 
-_DEEPEST = 100
-"""Levels of nesting that can be shown."""
-
-
-class Number(str):
-    """A number as it is written, since a float would lose digits and a long int cannot be converted at all."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
+from sqla_jobs.redaction import Digits, check_depth
 
 
 def parse(text: str) -> Any:
-    """What `text` says, numbers as `Number`. Raises `ValueError` for what is no JSON, or nested too deep."""
+    """What `text` says, numbers as `Digits`. Raises `ValueError` for what is no JSON, or nested too deep."""
     try:
-        value = json.loads(text, parse_int=Number, parse_float=Number, parse_constant=Number)
+        value = json.loads(text, parse_int=Digits, parse_float=Digits, parse_constant=Digits)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [item for one in level for item in _items(one)]
-        if not level:
-            return value
-    raise ValueError("nested too deep")
-
-
-def _items(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return cast("dict[str, Any]", value).values()
-    return value if isinstance(value, list) else ()
+    return check_depth(value)
 
 
 def pretty(value: Any, indent: str = "") -> str:
@@ -52,7 +30,7 @@ def pretty(value: Any, indent: str = "") -> str:
 
 def compact(value: Any) -> str:
     """On one line."""
-    if isinstance(value, Number):
+    if isinstance(value, Digits):
         return str(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_text(k)}: {compact(v)}" for k, v in cast("dict[str, Any]", value).items()) + "}"

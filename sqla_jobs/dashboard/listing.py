@@ -12,6 +12,7 @@ from sqlalchemy import Text, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.core import Jobs
+from sqla_jobs.dashboard.hiding import READ
 from sqla_jobs.dashboard.paging import Order
 from sqla_jobs.models import JobState
 from sqla_jobs.selection import Selection
@@ -224,6 +225,6 @@ def last_errors(session: Session, jobs: Jobs[Any], job_ids: Sequence[int]) -> di
     """Of each of these jobs whose last run ended badly: the error's type and the beginning of its message."""
     run: Any = jobs.Run
     last = select(func.max(run.id)).where(run.job_id.in_(job_ids)).group_by(run.job_id)
-    said = func.left(run.error, 300)
+    said = func.left(run.error, READ)
     query = select(run.job_id, run.error_type, said).where(run.id.in_(last), run.error_type.is_not(None))
     return {row[0]: (row[1], row[2] or "") for row in session.execute(query, bind_arguments={"mapper": run})}

@@ -25,7 +25,7 @@ def show(site: Site) -> Response:
         figures = read_figures(session, jobs, span, now)
         problems = health.warnings(session, jobs, queues, processes, now)
         counts = state_counts(session, jobs)
-    groups = [(group, site.shown(group.task, group.args_text).text(group.error) or "") for group in figures.groups]
+    groups = [(group, site.shown(group.task, group.args_text).beginning(group.error or "")) for group in figures.groups]
     return site.render(
         "overview.html",
         now,

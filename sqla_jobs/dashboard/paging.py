@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, literal, or_, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Integer, SmallInteger, and_, literal, or_, tuple_
 
-from sqla_jobs.errors import JobsError
+from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.written import check_text
 
 
 class BadCursor(JobsError):
@@ -65,23 +66,29 @@ class Order:
         try:
             values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             return [
-                _as(column.type.python_type, value) if value is not None or column is not self.columns[0] else None
+                _as(column.type, value) if value is not None or column is not self.columns[0] else None
                 for column, value in zip(self.columns, values, strict=True)
             ]
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, RecursionError, OverflowError, ArgumentsError):
             raise BadCursor(
                 f"{text!r:.40} names no place in this list: start from its first page, without after= and before="
             ) from None
 
 
-def _as(kind: type[Any], value: Any) -> Any:
+_BITS = {SmallInteger: 15, Integer: 31, BigInteger: 63}
+
+
+def _as(column_type: Any, value: Any) -> Any:
+    kind = column_type.python_type
     if kind is datetime:
         moment = datetime.fromisoformat(value)
         if moment.utcoffset() is None:
             raise ValueError("no time zone")
         return moment
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63):
-        raise ValueError("no bigint")
-    if kind is str and (not isinstance(value, str) or "\x00" in value):
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError("no number")
+    if kind is int and not -(limit := 2 ** _BITS[type(column_type)]) <= value < limit:
+        raise ValueError("too large for the column")
+    if kind is str and not isinstance(value, str):
         raise ValueError("no text")
-    return value
+    return check_text("after", value) if isinstance(value, str) else value

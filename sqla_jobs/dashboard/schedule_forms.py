@@ -13,10 +13,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs import schedule_actions
 from sqla_jobs.dashboard import json_text
-from sqla_jobs.dashboard.hiding import declaration_of
 from sqla_jobs.dashboard.schedules import read_schedule, rule_of
 from sqla_jobs.dashboard.site import Site
-from sqla_jobs.declaration import HIDDEN
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models import CatchUp, Overlap
 
@@ -60,7 +58,7 @@ def edit(site: Site, schedule_id: int) -> Response:
     with site.reading() as (session, _):
         row, shown = read_schedule(session, site, schedule_id)
     given = {name: str(getattr(row, name, "")) for name in _EMPTY}
-    visible = {name: value for name, value in (shown.args or {}).items() if value != HIDDEN}
+    visible = {name: value for name, value in (shown.args or {}).items() if name not in shown.withheld}
     given["args"] = json_text.pretty(visible)
     given["jitter"] = f"{row.jitter:g}"
     return _form(site, given, row)
@@ -75,7 +73,7 @@ def save(site: Site, schedule_id: int) -> AnyResponse:
         with site.changing() as changing:
             row = schedule_actions.hold(changing.session, jobs.models, schedule_id)
             given["name"] = row.name
-            hidden = _sensitive(site, row.task, row.args) if given["task"] == row.task else {}
+            hidden = _withheld(site, row.task, row.args) if given["task"] == row.task else {}
             values = _values(site, given, hidden=hidden)
             changed = schedule_actions.edit(changing.session, jobs.models, jobs.tasks, schedule_id, values)
             if "args" in changed:  # not shown: some of them may be sensitive
@@ -90,16 +88,16 @@ def save(site: Site, schedule_id: int) -> AnyResponse:
     return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is saved.")
 
 
-def _sensitive(site: Site, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    declaration = declaration_of(site.jobs, task)
-    names = declaration.sensitive if declaration else frozenset[str]()
-    return {name: value for name, value in args.items() if name in names}
+def _withheld(site: Site, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that the form did not show: they stay unless new ones are given."""
+    shown = site.jobs.tasks.shown(task, args)
+    return {name: value for name, value in args.items() if shown[name] != value}
 
 
 def _values(site: Site, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the form as a row has them. Raises `JobsError`."""
-    declaration = declaration_of(site.jobs, given["task"])
-    defaults = declaration.defaults if declaration else {"queue": "default", "priority": 0}
+    jobs, task = site.jobs, given["task"]
+    defaults = jobs.tasks[task].declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
     return {
         **{name: given[name] for name in ("task", "cron", "catch_up", "overlap")},
         "timezone": given["timezone"] or "UTC",
@@ -144,10 +142,5 @@ def _form(site: Site, given: Mapping[str, str], row: Any, error: JobsError | Non
         timezones=sorted(available_timezones()),
         catch_ups=list(CatchUp),
         overlaps=list(Overlap),
-        hides=bool(row is not None and _hides(site, row)),
+        hides=row is not None and row.task in site.jobs.tasks.hiding(),
     )
-
-
-def _hides(site: Site, row: Any) -> bool:
-    declaration = declaration_of(site.jobs, row.task)
-    return bool(declaration and declaration.sensitive)

@@ -66,7 +66,13 @@ def show_all(site: Site) -> Response:
             )
         )
     listed = [
-        (row, rule_of(row.cron, row.timezone, now, row.next_run_at, count=1), recent.get(row.id, [])) for row in rows
+        (
+            row,
+            rule_of(row.cron, row.timezone, now, row.next_run_at, count=1),
+            recent.get(row.id, []),
+            site.shown(row.task, row.args_text).text(row.reason),
+        )
+        for row in rows
     ]
     return site.render("schedules.html", now, listed=listed, has_clock=bool(live))
 
@@ -131,6 +137,7 @@ def show(site: Site, schedule_id: int) -> Response:
         schedule=row,
         rule=rule_of(row.cron, row.timezone, now, row.next_run_at if row.enabled else None),
         arguments=shown.pretty,
+        reason=shown.text(row.reason),
         fires=fires,
         is_known=row.task in site.jobs.tasks,
     )
@@ -156,7 +163,8 @@ def _disable(changing: Changing, schedule_id: int) -> str:
     if not reason:
         raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
     schedule = schedule_actions.disable(changing.session, changing.jobs.models, schedule_id, reason)
-    changing.record("disable", f"schedule {schedule.name}", reason=reason)
+    schedule.reason = changing.jobs.tasks.secrets(schedule.task, schedule.args).text(reason)
+    changing.record("disable", f"schedule {schedule.name}", reason=schedule.reason)
     return f"Schedule {schedule.name} is disabled."
 
 

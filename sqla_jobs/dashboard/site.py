@@ -10,11 +10,13 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from flask import Response, g, redirect, request, url_for
+from flask import Response, current_app, g, redirect, request, url_for
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from sqlalchemy.orm import Session
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.core import Jobs
@@ -132,13 +134,30 @@ class Site:
 
     def back(self, fallback: str) -> str:
         """Where the form came from, if that is a page of this dashboard; else `fallback`."""
-        given = request.form.get("back", "")
-        home = self.url("overview")
-        return given if given.startswith(home) and "\\" not in given and not given.startswith("//") else fallback
+        return _own_page(request.form.get("back", "")) or fallback
 
     def shown(self, task: str, args: str) -> hiding.Shown:
         """Arguments as they may be seen."""
         return hiding.shown(self.jobs, task, args)
+
+
+def _own_page(address: str) -> str | None:
+    """The page of this dashboard that `address` names, made anew: what browsers read otherwise is not passed on."""
+    adapter = current_app.create_url_adapter(request)
+    if adapter is None or not address.isprintable() or "\\" in address:
+        return None
+    try:
+        parts = urlsplit(address)
+        if parts.scheme or parts.netloc or not parts.path.startswith(f"{request.root_path}/"):
+            return None
+        endpoint, values = adapter.match(parts.path.removeprefix(request.root_path), method="GET")
+    except (ValueError, HTTPException):
+        return None
+    owner, _, page = endpoint.rpartition(".")
+    if owner != request.blueprint or page == "static":
+        return None
+    query = urlencode(parse_qsl(parts.query, keep_blank_values=True))
+    return url_for(endpoint, **values) + (f"?{query}" if query else "")
 
 
 def _digest(filename: str) -> str:

@@ -11,6 +11,8 @@ import psycopg
 import tenacity
 from sqlalchemy.exc import SQLAlchemyError
 
+from sqla_jobs.telling import message_of
+
 T = TypeVar("T")
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -54,18 +56,26 @@ class Patience:
         """The same for a loop that ends when `stop` is set: an error after that is told, and is the end."""
         try:
             return self.call(step)
-        except Exception:
-            log.exception("%s still failed when it was stopped", self._what)
+        except Exception as error:
+            log.error("%s still failed when it was stopped: %s", self._what, _first_line(error), exc_info=_trace(error))
             return None
 
     def _say_once(self, state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1 and state.outcome is not None:
             error = state.outcome.exception()
-            first_line = (str(error).strip().splitlines() or [""])[0]
             log.error(
                 "%s failed, and is tried again until it works: %s: %s",
                 self._what,
                 type(error).__name__,
-                first_line,
-                exc_info=None if isinstance(error, SQLAlchemyError | psycopg.Error) else error,
+                "" if error is None else _first_line(error),
+                exc_info=_trace(error),
             )
+
+
+def _first_line(error: BaseException) -> str:
+    return (message_of(error).strip().splitlines() or [""])[0]
+
+
+def _trace(error: BaseException | None) -> BaseException | None:
+    """Of an error of the database the message says all; its traceback would show an application's data."""
+    return None if isinstance(error, SQLAlchemyError | psycopg.Error) else error

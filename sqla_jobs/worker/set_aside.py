@@ -12,6 +12,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.queries import Among
+from sqla_jobs.telling import message_of
 
 T = TypeVar("T")
 log = logging.getLogger("sqla_jobs.worker")
@@ -26,11 +27,10 @@ def blames_a_row(error: Exception) -> bool:
     return (getattr(cause, "sqlstate", None) or "").startswith(_CULPRITS)
 
 
-def primary_message(error: Exception) -> str:
+def server_message(error: Exception) -> str:
     """What the server said, without the row that it may quote."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
-    return said or str(cause)
+    return message_of(cause or error).strip()
 
 
 class SetAside:
@@ -57,7 +57,7 @@ class SetAside:
 
     def add(self, row_id: int, what: str, error: Exception) -> None:
         """Pass over this one for a while, since the server refuses `what`."""
-        reason = f"{what} is refused by the server: {primary_message(error)}"
+        reason = f"{what} is refused by the server: {server_message(error)}"
         with self._lock:
             self._reasons[row_id], self._until[row_id] = reason, time.monotonic() + self._again
             is_new = row_id not in self._told

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.outcomes import MAX_MESSAGE, Failed, Failure, Released, storable
 from sqla_jobs.queries import Finish, Queries
-from sqla_jobs.worker.set_aside import blames_a_row, primary_message
+from sqla_jobs.worker.set_aside import blames_a_row, server_message
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -24,7 +24,7 @@ def store_one(engine: Engine, queries: Queries, end: Finish) -> str | None:
     except DBAPIError as error:
         if not blames_a_row(error):
             raise
-        reason = storable(primary_message(error), MAX_MESSAGE).encode("ascii", "replace").decode()
+        reason = storable(server_message(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     if not isinstance(end.outcome, Released):
         failure = Failure("UnstorableOutcome", f"the outcome was refused by the server: {reason}")
         try:

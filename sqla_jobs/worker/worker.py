@@ -32,7 +32,7 @@ from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.service import Service
-from sqla_jobs.worker.set_aside import SetAside
+from sqla_jobs.worker.set_aside import SetAside, server_message
 from sqla_jobs.worker.settings import Settings
 from sqla_jobs.worker.stopping import handled, stopped_by_signals
 
@@ -221,7 +221,7 @@ class Worker(Service):
         try:
             self._heart.stop()
         except DBAPIError as error:
-            log.warning("could not sign off, the lease will run out by itself: %s", error.orig)
+            log.warning("could not sign off, the lease will run out by itself: %s", server_message(error))
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)

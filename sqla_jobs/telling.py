@@ -1,0 +1,105 @@
+"""What is told of an exception: errors of the database without the application's data. Pure.
+
+SQLAlchemy shows the parameters of a statement, and PostgreSQL the row that it refuses (DETAIL, CONTEXT). Both are
+data of the application's, of any task, and neither is kept: the server's primary message and the SQL are.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+
+def message_of(error: BaseException) -> str:
+    """`str(error)` without what the database and SQLAlchemy add of the application's data. Never raises."""
+    return _without(_data_of(error), _own_message(error))
+
+
+def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
+    """The traceback with all causes, each message passed through `clean`. Never raises."""
+    data = _data_of(error)
+    try:
+        told = traceback.TracebackException.from_exception(error)
+        _retell(told, error, lambda text: clean(_without(data, text)))
+        return "".join(told.format())
+    except BaseException:  # noqa: BLE001 - nothing that an error does may stop its being told
+        return f"<its traceback cannot be written: {clean(_without(data, _own_message(error)))}>"
+
+
+def _retell(told: Any, error: BaseException, clean: Callable[[str], str]) -> None:
+    """Replace the messages in `told`, which was made of `error`."""
+    waiting: list[tuple[Any, Any]] = [(told, error)]
+    while waiting:
+        told, error = waiting.pop()
+        # its one way to another message; what Python adds to its own ones ("Did you mean") stays
+        told._str = clean(_of_database(error) or told._str)
+        notes = getattr(told, "__notes__", None)
+        if isinstance(notes, list):
+            told.__notes__ = [clean(_text_of(note)) for note in cast("list[object]", notes)]
+        pairs: list[tuple[Any, Any]] = [
+            (told.__cause__, error.__cause__),
+            (told.__context__, error.__context__),
+            *zip(told.exceptions or (), _part(error, "exceptions") or (), strict=False),
+        ]
+        waiting += [(one, cause) for one, cause in pairs if one is not None and cause is not None]
+
+
+def _own_message(error: BaseException) -> str:
+    return _of_database(error) or _text_of(error)
+
+
+def _of_database(error: BaseException) -> str | None:
+    """What is kept of SQLAlchemy's `StatementError` and of an error of psycopg's, known by their attributes."""
+    original = _part(error, "orig")
+    if not isinstance(original, BaseException):
+        primary: str | None = _part(_part(error, "diag"), "message_primary")
+        return primary
+    kind, statement = type(original), _part(error, "statement")
+    lines = [f"({detail})" for detail in _part(error, "detail") or ()]
+    lines.append(f"({kind.__module__}.{kind.__qualname__}) {_own_message(original)}")
+    return "\n".join([*lines, f"[SQL: {statement}]"] if statement else lines)
+
+
+def _part(owner: object, name: str) -> Any:
+    """An attribute, `None` where there is none, or where looking at it raises."""
+    try:
+        return getattr(owner, name, None)
+    except BaseException:  # noqa: BLE001
+        return None
+
+
+def _text_of(value: object) -> str:
+    try:
+        return str(value)
+    except BaseException as unprintable:  # noqa: BLE001
+        return f"<its __str__ raised {type(unprintable).__name__}>"
+
+
+def _data_of(error: BaseException) -> list[tuple[str, str]]:
+    """How errors of the database print themselves, anywhere below `error`, and what is told instead."""
+    found: dict[str, str] = {}
+    for one in _all_below(error):
+        full, told = _text_of(one), _own_message(one)
+        if full != told:
+            found[full] = told
+            found[repr(full)[1:-1]] = repr(told)[1:-1]
+    return sorted(found.items(), key=lambda pair: len(pair[0]), reverse=True)
+
+
+def _without(data: list[tuple[str, str]], text: str) -> str:
+    for full, told in data:
+        text = text.replace(full, told)
+    return text
+
+
+def _all_below(error: BaseException) -> Iterator[BaseException]:
+    """It, its causes, and the members of groups."""
+    waiting: list[Any] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__, _part(one, "orig"), *(_part(one, "exceptions") or ())]
