@@ -75,8 +75,9 @@ def test_a_plan_has_every_fault_in_every_minute_and_is_that_of_its_seed(seconds:
 def ledger(engine: Engine) -> Ledger:
     """After a small load that a worker of this process has run without any fault."""
     app.Base.metadata.create_all(engine)
+    app.SecondBase.metadata.create_all(engine)
     jobs.bind(engine)
-    names = ["write", "mark", "chain", "snooze", "flaky", "hopeless", "write", "mark"]
+    names = ["write", "mark", "chain", "snooze", "flaky", "hopeless", "write", "mark", "once", "write", "both"]
     with Session(engine) as session:
         for n, name in enumerate(names):
             jobs.tasks[name].enqueue(session, n=n, seconds=0.01)
@@ -97,7 +98,7 @@ def _wait_until_ended(engine: Engine) -> None:
 
 def verdict(engine: Engine, ledger: Ledger, *services: set[int]) -> list[str]:
     with Session(engine) as session:
-        return breaches(read_facts(session), ledger, services)
+        return breaches(read_facts(session, session), ledger, services)
 
 
 def of(session: Session, task: str) -> int:
@@ -164,6 +165,16 @@ def cancel_by_itself(session: Session) -> None:
     session.execute(update(jobs.Job).where(jobs.Job.task == "hopeless").values(state="cancelled"))
 
 
+def begin_twice(session: Session) -> None:
+    job_id = of(session, "once")
+    session.add(Effect(n=8, task="once", job_id=job_id, run_id=1000))
+    session.add(jobs.Run(id=1000, job_id=job_id, attempt=1, outcome="lost"))
+
+
+def lose_an_echo(session: Session) -> None:
+    session.execute(delete(app.Echo).where(app.Echo.job_id == of(session, "both")))
+
+
 def leave_a_row(session: Session) -> None:
     session.add(jobs.Process(pid=123))
 
@@ -188,6 +199,8 @@ def test_the_verdict_of_a_quiet_run_is_clean(engine: Engine, ledger: Ledger) -> 
         (succeed_twice, "a run after one that succeeded: job 1 (write"),
         (give_up_early, "failed, and should have been tried again: job 6 (hopeless"),
         (cancel_by_itself, "cancelled, and nobody asked for it: job 6 (hopeless"),
+        (begin_twice, "begun more often than it may be tried: job 9 (once"),
+        (lose_an_echo, "succeeded, and what that run wrote to the second database is missing: job 11 (both"),
         (leave_a_row, "a row is left of a process, pid 123, that is not there"),
     ],
 )
