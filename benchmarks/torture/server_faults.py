@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,10 @@ _BACKENDS = text(
 _TERMINATE = text("SELECT pg_terminate_backend(:pid)")
 _STEP = (7.0, 120.0)
 """Seconds by which the clock steps: more than the lease."""
+
+
+_ALIVE = 3.0
+"""Seconds since its last heartbeat in which a process is far from the end of its lease."""
 
 
 class ServerFaults:
@@ -84,7 +88,8 @@ class ServerFaults:
     def step_quietly(self) -> None:
         """The same while nothing else happens: no run of a living process is to be lost for it."""
         job, process = jobs.Job, jobs.Process
-        living = select(process.id).where(process.pid.in_(self._field.pids))
+        just_now = func.statement_timestamp() - timedelta(seconds=_ALIVE)
+        living = select(process.id).where(process.pid.in_(self._field.pids), process.beat_at > just_now)
         running = select(job.current_run_id).where(
             job.state == "running", job.process_id.in_(living), job.task.not_in(STOPPING), job.oddity.is_(None)
         )
