@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-_HEADER = struct.Struct("dqq")
-_BEAT, _VITALS = struct.Struct("d"), struct.Struct("qq")
+_HEADER = struct.Struct("dqqdd")
+_MOMENT, _VITALS = struct.Struct("d"), struct.Struct("qq")
+_VITALS_AT, _ALIVE_AT, _REVOKED_AT = 8, 24, 32
 _BEGUN, _DUE, _RUN_ID = struct.Struct("qdd"), struct.Struct("dd"), struct.Struct("q")
 _ENTRY = struct.Struct("qddddq")
 _PLACES = 10_000
@@ -45,7 +46,10 @@ class Mark:
         self._at = at
 
     def begin(self, job_id: int, run_id: int, claimed_at: float, started_at: float) -> None:
-        """The run begins: from here on it is charged if the process dies. Its id is written last and makes it count."""
+        """The run begins: from here on it is charged if the process dies. Its id is written last and makes it count.
+
+        Whether it may is looked up after that: see `Board.revoke`.
+        """
         _BEGUN.pack_into(self._memory, self._at, job_id, claimed_at, started_at)
         _DUE.pack_into(self._memory, self._at + _BEGUN.size, 0.0, _NEVER)
         _RUN_ID.pack_into(self._memory, self._at + _ENTRY.size - _RUN_ID.size, run_id)
@@ -58,8 +62,13 @@ class Mark:
         """It is over, and its end not stored yet."""
         _DUE.pack_into(self._memory, self._at + _BEGUN.size, 0.0, _NEVER)
 
+    @property
+    def revoked_at(self) -> float:
+        """What was claimed before this moment may not begin."""
+        return self._board.revoked_at
+
     def clear(self) -> None:
-        """Its end is stored: the place is free for another run."""
+        """Its end is stored, or it did not begin after all: the place is free for another run."""
         _RUN_ID.pack_into(self._memory, self._at + _ENTRY.size - _RUN_ID.size, 0)
         self._board.free(self)
 
@@ -90,21 +99,46 @@ class Board:
                 job_id, claimed_at, started_at, deadline, delay, _ = found
                 yield Entry(job_id, claimed_at, started_at, deadline, None if delay == _NEVER else delay, run_id)
 
+    def revoke(self, moment: float) -> None:
+        """Let no job begin any more that was claimed before `moment`; the parent writes it.
+
+        The process publishes that a run begins, and looks for this after that; the parent writes this, and
+        looks for what has begun after that. So of the two one at least sees the other.
+        """
+        _MOMENT.pack_into(self._memory, _REVOKED_AT, moment)
+
+    @property
+    def revoked_at(self) -> float:
+        """What was claimed before this moment may not begin."""
+        return self._moment(_REVOKED_AT)
+
     @property
     def beat_at(self) -> float:
         """When the process last was shown to be alive in the database; the parent writes it."""
-        return float(_BEAT.unpack_from(self._memory)[0])
+        return self._moment(0)
 
     @beat_at.setter
     def beat_at(self, moment: float) -> None:
-        _BEAT.pack_into(self._memory, 0, moment)
+        _MOMENT.pack_into(self._memory, 0, moment)
+
+    @property
+    def alive_at(self) -> float:
+        """When Python code of the process last ran; the process writes it, twice a second."""
+        return self._moment(_ALIVE_AT)
+
+    @alive_at.setter
+    def alive_at(self, moment: float) -> None:
+        _MOMENT.pack_into(self._memory, _ALIVE_AT, moment)
+
+    def _moment(self, at: int) -> float:
+        return float(_MOMENT.unpack_from(self._memory, at)[0])
 
     @property
     def vitals(self) -> tuple[int, int]:
         """How many runs the process has ended, and its peak memory in bytes; the process writes them."""
-        runs, memory = _VITALS.unpack_from(self._memory, _BEAT.size)
+        runs, memory = _VITALS.unpack_from(self._memory, _VITALS_AT)
         return runs, memory
 
     @vitals.setter
     def vitals(self, vitals: tuple[int, int]) -> None:
-        _VITALS.pack_into(self._memory, _BEAT.size, *vitals)
+        _VITALS.pack_into(self._memory, _VITALS_AT, *vitals)

@@ -34,7 +34,11 @@ class EntityGone(JobsError):
 
 
 class LeaseLost(JobsError):
-    """Somebody else was given the job meanwhile, so this attempt may not record anything."""
+    """The end of an attempt changed no row in the transaction of its run, so that nothing of it is committed."""
 
     def __init__(self) -> None:
-        super().__init__("the job was given to somebody else meanwhile; its writes are rolled back")
+        super().__init__(
+            "the run's transaction does not see the job as its own, so what it wrote is rolled back. If the job was "
+            "not given to somebody else meanwhile, the task has changed what its session sees of the jobs' table: "
+            "look for SET search_path, SET ROLE, row level security, and triggers that return NULL"
+        )

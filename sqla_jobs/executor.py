@@ -15,7 +15,7 @@ from sqla_jobs.binding import Within
 from sqla_jobs.board import Mark
 from sqla_jobs.context import RunContext
 from sqla_jobs.declaration import Declaration
-from sqla_jobs.errors import ArgumentsError, EntityGone, LeaseLost
+from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.held import Held
 from sqla_jobs.interrupt import CancelRequested, TimedOut, body
 from sqla_jobs.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
@@ -47,15 +47,14 @@ class Executor:
     def execute(self, held: Held) -> Finish | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
-        One that was cancelled before it started is given back, which ends it; one that gets no
-        transaction is given back for a little later.
+        One that was cancelled before it started is given back, which ends it; one that may not start, or gets
+        no transaction, is given back too.
         A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
-        Where that commit fails, or its answer is lost, the end returned is that of a failed attempt: the
-        fence lets it through only if the commit did not.
+        Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
+        a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
-        if held.cancel_requested:
+        if held.cancel_requested or not held.begin(self._mark()):
             return held.ended(Released())
-        held.begin(self._mark())
         job = held.job
         declaration: Declaration | None = None
         try:
@@ -69,9 +68,6 @@ class Executor:
                 outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
         except NotBegun as reason:
             return held.ended(Released(reason.delay))
-        except LeaseLost as lost:
-            log.warning("job %s %s attempt %s: %s", job.job_id, job.task, job.attempt, lost)
-            return None
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
             outcome = _outcome(held, declaration, error)
         _tell(held, outcome)

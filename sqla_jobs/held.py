@@ -32,20 +32,30 @@ class Held:
     body: Body | None = None
     """That of the thread it runs in."""
 
-    def __init__(self, job: Claimed, claimed_at: float) -> None:
+    def __init__(self, job: Claimed, claimed_at: float, *, asked_at: float = 0.0) -> None:
         self.job = job
         self.claimed_at = claimed_at
+        """When the answer of the claim came; the server may have committed it a while before, but after `asked_at`."""
+        self.asked_at = asked_at
 
     @property
     def is_running(self) -> bool:
         """Begun, and not over."""
         return self.started_at is not None and not self.is_over
 
-    def begin(self, mark: Mark | None) -> None:
-        """It starts, in the calling thread: charged from here on, should this process die."""
-        self.started_at, self.body, self.mark = time.monotonic(), body(), mark
+    def begin(self, mark: Mark | None) -> bool:
+        """It starts, in the calling thread: charged from here on, should this process die.
+
+        False: it may not, since the parent process has given back what this one held before.
+        """
+        started_at = time.monotonic()
         if mark is not None:
-            mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, self.started_at)
+            mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, started_at)
+            if self.asked_at <= mark.revoked_at:
+                mark.clear()
+                return False
+        self.started_at, self.body, self.mark = started_at, body(), mark
+        return True
 
     def conclude(self) -> None:
         """It is over, and its end on its way to the database."""

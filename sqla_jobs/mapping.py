@@ -25,6 +25,7 @@ from sqlalchemy.sql.elements import conv
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import (
     HAS_LIVE_KEY,
+    MOST_ATTEMPTS,
     AuditMixin,
     CatchUp,
     JobMixin,
@@ -126,6 +127,9 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         runs,
         PrimaryKeyConstraint("id", name=conv(f"{runs}_pkey")),
         _one_of(runs, "outcome", RunOutcome),
+        _check(runs, "id", POSITIVE.format("id")),
+        _check(runs, "attempt", "attempt >= 0"),
+        _check(runs, "times", _in_range("started_at", "finished_at")),
         Index(f"{runs}_job_id", "job_id"),
         # for the dashboard's charts: both cost the finish of a job that goes well next to nothing
         Index(f"{runs}_finished_at", "finished_at", postgresql_using="brin"),
@@ -142,10 +146,35 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         UniqueConstraint("name", name=conv(f"{schedules}_name_key")),
         _one_of(schedules, "catch_up", CatchUp),
         _one_of(schedules, "overlap", Overlap),
+        _check(schedules, "id", POSITIVE.format("id")),
+        _check(schedules, "priority", "priority BETWEEN -10 AND 10"),
+        _check(schedules, "args", "jsonb_typeof(args) = 'object'"),
+        _check(schedules, "jitter", "jitter BETWEEN 0 AND 86400"),
+        _check(schedules, "times", _in_range("next_run_at", "last_run_at", "declared_at", "retired_at")),
     )
-    Process = mapped(ProcessMixin, processes, PrimaryKeyConstraint("id", name=conv(f"{processes}_pkey")))
-    Queue = mapped(QueueMixin, queues, PrimaryKeyConstraint("name", name=conv(f"{queues}_pkey")))
-    Audit = mapped(AuditMixin, audit, PrimaryKeyConstraint("id", name=conv(f"{audit}_pkey")))
+    Process = mapped(
+        ProcessMixin,
+        processes,
+        PrimaryKeyConstraint("id", name=conv(f"{processes}_pkey")),
+        _check(processes, "queues", "jsonb_typeof(queues) = 'object'"),
+        _check(processes, "set_aside", "jsonb_typeof(set_aside) = 'object'"),
+        _check(processes, "lease", "lease > 0 AND lease <= 86400"),
+        _check(processes, "times", _in_range("started_at", "beat_at")),
+    )
+    Queue = mapped(
+        QueueMixin,
+        queues,
+        PrimaryKeyConstraint("name", name=conv(f"{queues}_pkey")),
+        _check(queues, "times", _in_range("paused_at")),
+    )
+    Audit = mapped(
+        AuditMixin,
+        audit,
+        PrimaryKeyConstraint("id", name=conv(f"{audit}_pkey")),
+        _check(audit, "id", POSITIVE.format("id")),
+        _check(audit, "details", "jsonb_typeof(details) = 'object'"),
+        _check(audit, "times", _in_range("at")),
+    )
 
     _mapper(Job).add_property(
         "runs",
@@ -207,25 +236,43 @@ def _refuse_columns_to_fill(job_class: type[Any]) -> None:
             )
 
 
+def _check(table: str, name: str, rule: str) -> CheckConstraint:
+    return CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
+
+
 def _one_of(table: str, column: str, words: Any) -> CheckConstraint:
     listed = ", ".join(f"'{word}'" for word in words)
-    return CheckConstraint(f"{column} IN ({listed})", name=conv(f"{table}_{column}_check"))
+    return _check(table, column, f"{column} IN ({listed})")
+
+
+POSITIVE = "{0} > 0 AND {0} <= 9000000000000000000"
+"""What an id may be: one more, or one less, is a number that the server and drivers can take too."""
+
+
+def _in_range(*columns: str) -> str:
+    """Moments that every driver can read in every time zone. (NULL passes; 'infinity' does not.)"""
+    return " AND ".join(f"{column} >= '1000-01-01 UTC' AND {column} < '9000-01-01 UTC'" for column in columns)
 
 
 def _job_rules(table: str) -> tuple[Any, ...]:
     """The invariants of a job, and one narrow index for each state that something looks for."""
-
-    def check(name: str, rule: str) -> CheckConstraint:
-        return CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
-
+    moments = _in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "state", JobState),
-        check("priority", "priority BETWEEN -10 AND 10"),
+        _check(table, "id", POSITIVE.format("id")),
+        _check(table, "priority", "priority BETWEEN -10 AND 10"),
+        _check(table, "position", "position > 0"),
         # not of those that were checked before: large arguments would be read for it with each change of the row
-        check("args", "state NOT IN ('scheduled', 'queued') OR jsonb_typeof(args) = 'object'"),
-        check("attempts", "attempt >= 0 AND max_attempts >= 1"),
-        check("lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
+        _check(table, "args", "state NOT IN ('scheduled', 'queued') OR jsonb_typeof(args) = 'object'"),
+        _check(
+            table, "attempts", f"attempt BETWEEN 0 AND {MOST_ATTEMPTS} AND max_attempts BETWEEN 1 AND {MOST_ATTEMPTS}"
+        ),
+        _check(table, "lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
+        _check(table, "progress", "progress BETWEEN 0 AND 1"),
+        _check(table, "times", moments),
+        # 'infinity' parks it
+        _check(table, "run_at", f"{_in_range('run_at')} OR run_at = 'infinity'"),
         Index(
             f"{table}_queued",
             "queue",

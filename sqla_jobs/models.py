@@ -8,13 +8,14 @@ language is a valid enqueue.
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    ColumnElement,
     DateTime,
     Dialect,
     Double,
@@ -25,7 +26,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     Uuid,
+    case,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -36,6 +39,8 @@ Words = TypeVar("Words", bound=StrEnum)
 
 MAX_ATTEMPTS = 25
 """Of a job whose task and enqueueing say nothing else."""
+MOST_ATTEMPTS = 1_000_000_000
+"""What attempts are counted to: the last number stays, and the count never overflows."""
 
 
 class JobState(StrEnum):
@@ -114,6 +119,35 @@ def _word_type(words: type[Words]) -> WordType[Words]:
     return WordType(words)
 
 
+PARKED = datetime(9999, 12, 31, tzinfo=UTC)
+"""A `run_at` that never comes: `'infinity'` in the database. The job waits until somebody gives it another one."""
+
+
+class RunAtType(TypeDecorator[datetime]):
+    """A moment with a time zone, and `PARKED` for the database's 'infinity', which no `datetime` can be."""
+
+    impl = DateTime
+    cache_ok = True
+    __module__ = "sqlalchemy.types"  # as above
+
+    def __init__(self) -> None:
+        super().__init__(timezone=True)
+
+    def __repr__(self) -> str:
+        return "DateTime(timezone=True)"
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return case((column == _INFINITY, _PARKED), else_=column)
+
+    def bind_expression(self, bindparam: Any) -> ColumnElement[Any]:
+        return case((bindparam == _PARKED, _INFINITY), else_=bindparam)
+
+
+_INFINITY, _PARKED = (
+    literal_column(f"TIMESTAMPTZ '{moment}'", DateTime(timezone=True)) for moment in ("infinity", "9999-12-31 UTC")
+)
+
+
 def _now() -> Any:
     return func.clock_timestamp()
 
@@ -156,7 +190,8 @@ class JobMixin(Row):
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
     # 'scheduled' and due at once, so that an INSERT that gives only run_at is not run before it
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
-    run_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=_now())
+    """When a scheduled job is due. 'infinity' in the database parks it; here that is the last day of the year 9999."""
     attempt: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     max_attempts: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text(str(MAX_ATTEMPTS)))
     current_run_id: Mapped[int | None] = mapped_column(BigInteger)
@@ -244,6 +279,8 @@ class ProcessMixin(Row):
     pid: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """Name and concurrency of each queue it serves."""
+    set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
+    """Jobs that the server does not let it change, by id, each with the reason."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     beat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import Connection, delete, insert, update
 
 from sqla_jobs.mapping import Models
+from sqla_jobs.outcomes import storable
 
 
 def register(
@@ -33,3 +35,11 @@ def register(
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:
     """Delete the row of a process that ends: what it still held is free at once."""
     connection.execute(delete(models.Process).where(models.Process.id == process_id))
+
+
+def show_set_aside(
+    connection: Connection, models: Models[Any], process_id: uuid.UUID, reasons: Mapping[int, str]
+) -> None:
+    """Let everybody see which jobs this process passes over, and why."""
+    values = {"set_aside": {str(job_id): storable(reason, 500) for job_id, reason in reasons.items()}}
+    connection.execute(update(models.Process).where(models.Process.id == process_id).values(values))

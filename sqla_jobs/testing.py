@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
+from sqla_jobs import processes
 from sqla_jobs.core import Jobs
 from sqla_jobs.enqueue import AnySession, plain_session
 from sqla_jobs.errors import JobsError
@@ -43,18 +44,37 @@ def drain(
     executor = Executor(jobs.tasks, _Savepoints(own, queries))
     chosen = None if queues is None else list(queues)
     runs = 0
-    while (job := _next(jobs, own, queries, chosen, seconds)) is not None:
-        if runs == max_runs:
-            raise JobsError(f"after {runs} runs job {job.job_id} ({job.task}) is still due; does it enqueue itself?")
-        held = Held(job, time.monotonic())
-        end = executor.execute(held)
-        if held.progress is not None:
-            queries.store_progress(own, [(job, *held.progress)])
-        if end is not None:
-            queries.finish(own, [end])
-        runs += 1
-        _expire_jobs(jobs, own)
+    with _process(jobs, own) as process_id:
+        while (job := _next(jobs, own, queries, process_id, chosen, seconds)) is not None:
+            if runs == max_runs:
+                raise JobsError(
+                    f"after {runs} runs job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
+                )
+            held = Held(job, time.monotonic())
+            end = executor.execute(held)
+            if held.progress is not None:
+                queries.store_progress(own, [(job, *held.progress)])
+            if end is not None:
+                queries.finish(own, [end])
+            runs += 1
+            _expire_jobs(jobs, own)
     return runs
+
+
+@contextmanager
+def _process(jobs: Jobs[Any], session: Session) -> Generator[uuid.UUID]:
+    """A process that claims may be made for, in the session's transaction."""
+
+    def connection() -> Connection:
+        return session.connection(bind_arguments={"mapper": jobs.Process})
+
+    session.flush()
+    process_id = processes.register(connection(), jobs.models, kind="test", queues={}, lease=30.0)
+    try:
+        yield process_id
+    finally:
+        if session.is_active:
+            processes.unregister(connection(), jobs.models, process_id)
 
 
 class _Savepoints:
@@ -82,7 +102,12 @@ class _Savepoints:
 
 
 def _next(
-    jobs: Jobs[Any], session: Session, queries: Queries, queues: Iterable[str] | None, ahead: float
+    jobs: Jobs[Any],
+    session: Session,
+    queries: Queries,
+    process_id: uuid.UUID,
+    queues: Iterable[str] | None,
+    ahead: float,
 ) -> Claimed | None:
     session.flush()
     while queries.promote(session, ahead=ahead).promoted:
@@ -90,7 +115,7 @@ def _next(
     job = jobs.Job
     waiting = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
     for queue in waiting.all() if queues is None else queues:
-        if claimed := queries.claim(session, uuid.uuid4(), {queue: 1}, list(jobs.tasks)):
+        if claimed := queries.claim(session, process_id, {queue: 1}, list(jobs.tasks)):
             _expire_jobs(jobs, session)
             return claimed[0]
     return None

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Protocol
 
 import psycopg
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
@@ -26,18 +26,24 @@ _SAY_AGAIN = 60.0
 """Seconds after which it is said again that jobs get none."""
 
 
-_DATABASES = "sqla_jobs.databases"
-"""Where the `info` of a run's session has the engines that it has begun transactions with."""
+_CONNECTIONS = "sqla_jobs.connections"
+"""Where the `info` of a run's session has the connections that it has begun transactions on."""
 
 
 @cache
 def _listen_to_sessions() -> None:
-    event.listen(Session, "after_begin", _note_database)
+    event.listen(Session, "after_begin", _note_connection)
 
 
-def _note_database(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    if (databases := session.info.get(_DATABASES)) is not None:
-        databases.add(connection.engine)
+def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if (connections := session.info.get(_CONNECTIONS)) is not None and connection not in connections:
+        connections.append(connection)
+
+
+def _others(session: Session, own: Connection) -> list[Connection]:
+    """The session's connections to other databases, on which it has a transaction."""
+    connections: list[Connection] = session.info[_CONNECTIONS]
+    return [one for one in connections if one is not own and one.in_transaction()]
 
 
 class NotBegun(Exception):
@@ -85,7 +91,7 @@ class WorkerTransactions:
     @contextmanager
     def begin(self) -> Generator[Session]:
         with closing(self._session()) as session:
-            session.info[_DATABASES] = set[Engine]()
+            session.info[_CONNECTIONS] = list[Connection]()
             try:
                 is_writable = self._begin(session)
             except (DBAPIError, PoolTimeout, psycopg.Error) as error:
@@ -95,11 +101,11 @@ class WorkerTransactions:
             yield session
 
     def commit(self, session: Session, end: Finish) -> None:
-        if session.twophase or len(session.info[_DATABASES]) > 1:  # the fence stands before all that is committed
+        if session.twophase:  # the fence stands before all that is committed
             self._queries.succeed(session, end)
             session.commit()
         else:
-            self._queries.commit(session, end)
+            self._queries.commit(session, end, others=lambda own: _others(session, own))
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, func, select, text
 
 from sqla_jobs.errors import ConfigurationError
 
@@ -32,6 +32,19 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
         return 0
     said = re.search(r"\bsqla_jobs schema ([1-9]\d*)\b", comment or "")
     return int(said[1]) if said else None
+
+
+def schema_of(connection: Connection, jobs: Table) -> str | None:
+    """The schema in which this connection finds the jobs' table; None where there is no such table."""
+    name: Any = connection.dialect.identifier_preparer.format_table(jobs)
+    schema: str | None = connection.scalar(_SCHEMA, {"name": name})
+    return schema
+
+
+_SCHEMA = text(
+    "SELECT nspname FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace "
+    "WHERE pg_class.oid = to_regclass(:name)"
+)
 
 
 def check_version(connection: Connection, jobs: Table) -> None:

@@ -6,6 +6,9 @@ import re
 import time
 from collections.abc import Callable
 
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
 
 def wait_until(
     condition: Callable[[], object],
@@ -24,3 +27,19 @@ def wait_until(
 def as_id(value: object) -> str:
     """A test's name for a parameter: its text without addresses, which each process of a test run has its own of."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def refuse(session: Session, condition: str, *, table: str = "sqla_jobs", when: str = "BEFORE UPDATE") -> None:
+    """From now on a trigger, as an application might have one, raises an error where `condition` holds of a row."""
+    session.execute(
+        text(
+            f"""
+            CREATE OR REPLACE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF {condition} THEN RAISE EXCEPTION 'not this one'; END IF;
+                RETURN NEW;
+            END $$;
+            CREATE OR REPLACE TRIGGER refuse {when} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_{table}();
+            """
+        )
+    )
+    session.commit()

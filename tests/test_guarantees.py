@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Connection, Engine, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobState, processes
@@ -35,10 +35,20 @@ from sqla_jobs.outcomes import (
 )
 from sqla_jobs.queries import Claimed, Finish, Queries
 from tests import shop
+from tests.helpers import wait_until
 from tests.shop import jobs
 
 QUERIES = Queries(jobs.models)
 WHY = Failure("Error", "because")
+
+
+def a_process(connection: Connection) -> uuid.UUID:
+    return processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+
+
+def last_heartbeat(connection: Connection, process_id: uuid.UUID) -> dict[uuid.UUID, float]:
+    heartbeat, _ = QUERIES.heartbeats(connection)[process_id]
+    return {process_id: heartbeat}
 
 
 def claim(connection: Connection, process_id: uuid.UUID, limit: int) -> list[Claimed]:
@@ -55,7 +65,7 @@ def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:
     def claim_all(_: int) -> list[Claimed]:
         mine: list[Claimed] = []
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            process_id = uuid.uuid4()
+            process_id = a_process(connection)
             barrier.wait()
             while batch := claim(connection, process_id, 7):
                 mine += batch
@@ -73,7 +83,7 @@ def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_o
         shop.mark.enqueue_many(session, ({"n": n} for n in range(200)))
         session.commit()
     with engine.begin() as connection:
-        claimed = claim(connection, uuid.uuid4(), 200)
+        claimed = claim(connection, a_process(connection), 200)
     barrier = threading.Barrier(8)
 
     def finish_all(number: int) -> list[str]:
@@ -117,7 +127,7 @@ class JobLife(RuleBasedStateMachine):
 
     @rule(target=workers)
     def start_worker(self) -> uuid.UUID:
-        return processes.register(self.connection, jobs.models, kind="worker", queues={}, lease=30)
+        return a_process(self.connection)
 
     @rule(attempts=st.integers(1, 3), priority=st.integers(-10, 10), delay=st.sampled_from([None, 0, 3600]))
     def enqueue(self, attempts: int, priority: int, delay: int | None) -> None:
@@ -182,9 +192,7 @@ class JobLife(RuleBasedStateMachine):
     def lose_a_worker_and_rescue(self, worker: uuid.UUID) -> None:
         held = select(func.count()).where(jobs.Job.state == "running", jobs.Job.process_id == worker)
         count = self.connection.scalar(held)
-        stale = update(jobs.Process).where(jobs.Process.id == worker)
-        self.connection.execute(stale.values(beat_at=func.now() - text("interval '1 minute'")))
-        assert QUERIES.bury(self.connection) == [worker]
+        assert QUERIES.bury(self.connection, last_heartbeat(self.connection, worker)) == [worker]
         assert len(QUERIES.rescue(self.connection)) == count
 
     @rule()
@@ -240,16 +248,79 @@ def test_the_guarantees_hold_after_any_sequence_of_steps(engine: Engine) -> None
 def test_a_process_that_beats_again_just_before_it_is_buried_keeps_its_jobs(engine: Engine) -> None:
     shop.Base.metadata.create_all(engine)
     with engine.begin() as connection:
-        process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=1)
+        process_id = a_process(connection)
         connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
         claim(connection, process_id, 1)
-        connection.execute(update(jobs.Process).values(beat_at=func.now() - text("interval '1 minute'")))
+        seen = last_heartbeat(connection, process_id)
     with engine.begin() as beating, engine.connect() as burying:
         assert QUERIES.beat(beating, [process_id]) == {process_id: True}
         buried: list[list[uuid.UUID]] = []
-        thread = threading.Thread(target=lambda: buried.append(QUERIES.bury(burying)))
+        thread = threading.Thread(target=lambda: buried.append(QUERIES.bury(burying, seen)))
         thread.start()
         thread.join(0.3)
         assert not thread.is_alive(), "it does not wait for the beat under way"
         assert buried == [[]]
+    with engine.connect() as burying:
+        assert QUERIES.bury(burying, seen) == [], "it has beaten since"
         assert QUERIES.rescue(burying) == []
+
+
+def test_no_claim_gives_jobs_to_a_process_that_was_taken_for_dead(engine: Engine) -> None:
+    """One that was under way at the server when its process died, say."""
+    shop.Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        dead = a_process(connection)
+        connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
+    with engine.begin() as claiming, engine.begin() as settling:
+        assert len(claim(claiming, dead, 1)) == 1
+        assert not QUERIES.sign_off(settling, dead), "its claim is not committed yet"
+        assert QUERIES.bury(settling, last_heartbeat(settling, dead)) == []
+        claiming.rollback()
+    with engine.begin() as settling, engine.begin() as claiming:
+        assert QUERIES.sign_off(settling, dead)
+        assert claim(claiming, dead, 1) == [], "whether or not that is committed"
+    with engine.begin() as claiming:
+        assert claim(claiming, dead, 1) == []
+        assert len(claim(claiming, a_process(claiming), 1)) == 1
+
+
+def test_a_rescue_takes_no_job_from_a_process_that_it_cannot_see(engine: Engine) -> None:
+    """It waits between its snapshot and its locks, while the job is rescued, and claimed by a new process."""
+    shop.Base.metadata.create_all(engine)
+    wait_here = """
+        CREATE FUNCTION wait_here() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock_shared(1); RETURN true;
+        END $$"""
+    with engine.begin() as connection:
+        connection.execute(text(wait_here))
+        connection.execute(text("CREATE ROLE slow_rescuer; GRANT ALL ON ALL TABLES IN SCHEMA public TO slow_rescuer"))
+        connection.execute(text("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO slow_rescuer"))
+        connection.execute(text("ALTER TABLE sqla_processes ENABLE ROW LEVEL SECURITY"))
+        connection.execute(text("CREATE POLICY p ON sqla_processes TO slow_rescuer USING (wait_here())"))
+        a_process(connection)
+        connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
+        dead = a_process(connection)
+        claim(connection, dead, 1)
+        QUERIES.sign_off(connection, dead)
+    taken: list[list[tuple[int, str]]] = []
+
+    def rescue_slowly() -> None:
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL ROLE slow_rescuer"))
+            taken.append(QUERIES.rescue(connection))
+
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with engine.begin() as holding:
+            holding.execute(text("SELECT pg_advisory_xact_lock(1)"))
+            thread = threading.Thread(target=rescue_slowly)
+            thread.start()
+            waits = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            wait_until(lambda: connection.scalar(waits))
+            assert [state for _, state in QUERIES.rescue(connection)] == ["queued"]
+            (lease,) = claim(connection, a_process(connection), 1)
+        thread.join()
+        assert taken == [[]]
+        assert QUERIES.finish(connection, [Finish(lease, Succeeded())]) == {}
+        outcomes = connection.scalars(select(jobs.Run.outcome).order_by(jobs.Run.id)).all()
+        assert outcomes == ["lost", "succeeded"]
+        connection.execute(text("DROP OWNED BY slow_rescuer; DROP ROLE slow_rescuer"))

@@ -21,10 +21,11 @@ from sqlalchemy.orm import Session
 from sqla_jobs import processes
 from sqla_jobs.connections import PLANNED_ANEW, PLANNED_ONCE, driver
 from sqla_jobs.outcomes import Failed, Failure, Retried, Succeeded
-from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.queries import Among, Finish, Queries
 from sqla_jobs.queries.parts import Written, as_query
 from sqla_jobs.worker.lanes import Floors
 from sqla_jobs.worker.pulse import Pulse, next_look
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Rhythm
 from tests import shop
 from tests.counting import states
@@ -270,14 +271,14 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
     """As under a held snapshot, where the index of running jobs keeps an entry for each job that has run."""
     looks = 0
 
-    def look(self: Queries, connection: Connection) -> list[tuple[int, str]]:
+    def look(self: Queries, connection: Connection, among: Among) -> list[tuple[int, str]]:
         nonlocal looks
         looks += 1
         time.sleep(0.5)
         return []
 
     monkeypatch.setattr(Queries, "rescue", look)
-    pulse = Pulse(connection.engine, QUERIES, Rhythm(0.1, 1.0))
+    pulse = Pulse(connection.engine, jobs.models, QUERIES, Rhythm(0.1, 1.0), SetAside())
 
     def has_looked() -> bool:
         pulse.beat([])

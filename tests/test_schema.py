@@ -213,10 +213,12 @@ def test_a_lost_comment_is_written_again_only_where_the_tables_fit(database: Eng
         return CliRunner().invoke(main, ["migrate", "tests.shop:jobs"]).output
 
     with database.begin() as connection:
-        connection.execute(text("COMMENT ON TABLE sqla_jobs IS NULL; ALTER TABLE sqla_jobs DROP COLUMN progress"))
-    assert "column progress is missing" in migrate()
+        connection.execute(
+            text("COMMENT ON TABLE sqla_jobs IS NULL; ALTER TABLE sqla_jobs DROP COLUMN progress_message")
+        )
+    assert "column progress_message is missing" in migrate()
     with database.begin() as connection:
-        connection.execute(text("ALTER TABLE sqla_jobs ADD progress double precision"))
+        connection.execute(text("ALTER TABLE sqla_jobs ADD progress_message text"))
     assert migrate() == f"version {LATEST}: the tables fit, and their comment says so again\n"
     assert shop.jobs.worker().drain() == 0
 
@@ -294,8 +296,8 @@ STEPS = {
     "ALTER TABLE sqla_jobs DROP CONSTRAINT sqla_jobs_priority_check": [],
     "CREATE TABLE sqla_new ()": [],
     "DROP TABLE sqla_audit": ["audit is gone"],
-    "ALTER TABLE sqla_jobs DROP COLUMN progress": ["jobs.progress is gone"],
-    "ALTER TABLE sqla_jobs RENAME progress TO fraction": ["jobs.progress is gone"],
+    "ALTER TABLE sqla_jobs DROP COLUMN progress_message": ["jobs.progress_message is gone"],
+    "ALTER TABLE sqla_jobs RENAME progress_message TO fraction": ["jobs.progress_message is gone"],
     "ALTER TABLE sqla_jobs ADD note text NOT NULL": [
         "jobs.note has to be given, and the version before does not know it"
     ],

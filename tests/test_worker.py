@@ -21,7 +21,7 @@ from sqla_jobs.queries.parts import Written
 from sqla_jobs.worker import Worker
 from sqla_jobs.worker.stopping import StopRequest
 from tests import shop
-from tests.helpers import wait_until
+from tests.helpers import refuse, wait_until
 from tests.shop import Effect, jobs
 
 
@@ -641,6 +641,22 @@ def test_a_row_of_a_dead_process_that_somebody_holds_stops_no_heart(session: Ses
         wait_until(lambda: job(session, one.id).state == "succeeded")
 
 
+def test_an_end_whose_run_id_is_taken_gets_another(session: Session) -> None:
+    ended = shop.wait.enqueue(session, n=1)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: states(session) == {"running": 1})
+        run_id = job(session, ended.id).current_run_id
+        foreign = "INSERT INTO sqla_runs (id, job_id, attempt, outcome) VALUES (:id, 0, 1, 'lost')"
+        session.execute(text(foreign), {"id": run_id})
+        session.commit()
+        shop.gate.set()
+        wait_until(lambda: states(session) == {"succeeded": 1})
+    (run,) = job(session, ended.id).runs
+    assert run.outcome == "succeeded"
+    assert run.id > (run_id or 0)
+
+
 def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -649,10 +665,7 @@ def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(
     worker = jobs.worker(grace=1)
     with worker:
         wait_until(lambda: states(session) == {"running": 1})
-        run_id = job(session, bad.id).current_run_id
-        session.execute(
-            text("INSERT INTO sqla_runs (id, job_id, attempt, outcome) VALUES (:id, 0, 1, 'lost')"), {"id": run_id}
-        )
+        refuse(session, f"OLD.id = {bad.id} AND NEW.state <> 'running'")
         shop.mark.enqueue_many(session, ({"n": n} for n in range(50)))
         session.commit()
         shop.gate.set()

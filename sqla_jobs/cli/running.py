@@ -22,7 +22,8 @@ from sqla_jobs.retention import Retention
 from sqla_jobs.worker.child import Order, set_up_logging
 from sqla_jobs.worker.reload import on_change
 from sqla_jobs.worker.settings import Settings
-from sqla_jobs.worker.supervisor import Supervisor, Upkeep
+from sqla_jobs.worker.supervisor import Supervisor
+from sqla_jobs.worker.upkeep import Upkeep
 
 
 def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
@@ -55,6 +56,12 @@ def _check_log_level(level: str) -> None:
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds running jobs have to end on SIGTERM.")
 @click.option("--kill-after", default=10.0, show_default=True, help="Seconds past its timeout that a job may go on.")
+@click.option(
+    "--hung-after",
+    default=300.0,
+    show_default=True,
+    help="Seconds without any progress after which a process is killed; 0: never.",
+)
 @click.option("--max-jobs", default=0, help="Replace a process after that many jobs.")
 @click.option("--max-memory", default=0, metavar="MB", help="Replace a process that was larger than this.")
 @click.option("--slow", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
@@ -79,6 +86,7 @@ def worker(
     lease: float,
     grace: float,
     kill_after: float,
+    hung_after: float,
     max_jobs: int,
     max_memory: int,
     slow: float,
@@ -99,7 +107,7 @@ def worker(
             slow=slow,
             retention=retention,
         )
-        upkeep = Upkeep(processes, max_jobs, max_memory * 2**20, kill_after, reload)
+        upkeep = Upkeep(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
     set_up_logging(log_level)
     supervisor = Supervisor(Order(spec, database_url, settings, drain, clock, log_level), upkeep)
     if reload:

@@ -25,6 +25,7 @@ from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
 from sqla_jobs.worker.service import Service
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Rhythm
 from sqla_jobs.worker.stopping import StopRequest
 
@@ -76,7 +77,7 @@ class Clock(Service):
         except BaseException:
             self._engine.dispose()
             raise
-        self._pulse = Pulse(self._engine, self._queries, self._rhythm)
+        self._pulse = Pulse(self._engine, self._jobs.models, self._queries, self._rhythm, SetAside())
         channel = self._jobs.models.channel
         self._listener = Listener(self._engine, channel, self._heard, patience=self._rhythm.patience)
         self._listener.start()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Any
@@ -23,24 +24,28 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import begin, claim, finish, held, rescue, succeed, waiting
 from sqla_jobs.queries.commit import Commit
-from sqla_jobs.queries.parts import (
+from sqla_jobs.queries.parts import Tables, Written
+from sqla_jobs.queries.values import (
+    ALL,
     EVERYWHERE,
     PRIORITIES,
+    Among,
     Claimed,
     Finish,
     Lease,
     Promotion,
-    Tables,
-    Written,
     numbers,
     texts,
 )
 
-__all__ = ["EVERYWHERE", "PRIORITIES", "Claimed", "Finish", "Lease", "Promotion", "Queries"]
+__all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Finish", "Lease", "Promotion", "Queries"]
 
 log = logging.getLogger("sqla_jobs.queries")
 
+MANY = 1000
+"""Jobs that one statement changes at most."""
 _CLAIM_ORDER = attrgetter("priority", "position")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @lru_cache(maxsize=64)
@@ -49,10 +54,10 @@ def _names(given: tuple[str, ...]) -> str:
 
 
 class Queries:
-    """The statements over one set of models."""
+    """The statements over one set of models, in `schema` where these name none: else wherever a session finds them."""
 
-    def __init__(self, models: Models[Any]) -> None:
-        self._tables = Tables(models)
+    def __init__(self, models: Models[Any], schema: str | None = None) -> None:
+        self._tables = Tables(models, schema)
         self._on = {"mapper": models.Job}
 
     def _run(self, connection: Connection | Session, statement: Any, values: dict[str, Any]) -> Any:
@@ -67,11 +72,12 @@ class Queries:
         slots: dict[str, int],
         tasks: Sequence[str],
         floors: Mapping[str, Sequence[int]] | None = None,
+        among: Among = ALL,
     ) -> list[Claimed]:
         """Take at most `slots[queue]` queued jobs of each queue that is not paused, in claim order.
 
-        Those of a priority lie above its place in `floors[queue]`, where that is given. Raises psycopg's
-        errors too, where the connection is lost.
+        Those of a priority lie above its place in `floors[queue]`, where that is given. A process without a
+        row gets none. Raises psycopg's errors too, where the connection is lost.
         """
         values = {
             "process_id": process_id,
@@ -79,13 +85,14 @@ class Queries:
             "lanes": _names(tuple(slots)),
             "slots": numbers(slots.values()),
             "floors": texts([numbers((floors or {}).get(queue, EVERYWHERE)) for queue in slots]),
+            **among.parameters(),
         }
         rows = self._run_written(connection, self._claim, values)
         again = [job_id for job_id, *_, was_started in rows if was_started]
         elapsed = dict(self._run(connection, self._elapsed, {"ids": again}).all()) if again else {}
         claimed = [
-            Claimed._make((job_id, run_id, process_id, *rest, elapsed.get(job_id, 0.0)))
-            for job_id, run_id, *rest, _ in rows
+            Claimed._make((job_id, run_id, process_id, *rest, _moment(scheduled_for), elapsed.get(job_id, 0.0)))
+            for job_id, run_id, *rest, scheduled_for, _ in rows
         ]
         return sorted(claimed, key=_CLAIM_ORDER)
 
@@ -99,6 +106,8 @@ class Queries:
                     raise
                 if driver(connection).info.transaction_status == psycopg.pq.TransactionStatus.INERROR:
                     raise  # asked again it would say that the transaction is aborted, and not why
+                if error.sqlstate is None:
+                    raise  # the server did not refuse it: what it did may be committed
                 log.debug("asked again in SQLAlchemy's way, which knows what follows for its pool: %s", error)
         return list(self._run(connection, statement.origin, values).all())
 
@@ -111,13 +120,19 @@ class Queries:
         return Written(claim.claim(self._tables))
 
     def promote(
-        self, connection: Connection | Session, *, ahead: float = 0.0, limit: int = 1000, queues: Collection[str] = ()
+        self,
+        connection: Connection | Session,
+        *,
+        ahead: float = 0.0,
+        limit: int = MANY,
+        queues: Collection[str] = (),
+        among: Among = ALL,
     ) -> Promotion:
         """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
 
         Counts the workers that serve any of `queues`, too.
         """
-        values = {"ahead": ahead, "limit": limit, "queues": _names(tuple(queues))}
+        values = {"ahead": ahead, "limit": limit, "queues": _names(tuple(queues)), **among.parameters()}
         ((count, due_in, workers),) = self._run_written(connection, self._promote, values)
         return Promotion(count, 0.0 if count == limit else due_in, workers)
 
@@ -137,7 +152,11 @@ class Queries:
             stored = self._run(connection, self._succeed_many, succeed.many(went_well)).rowcount
             if stored < len(went_well):
                 others = list(ends)
-        return dict(self._run(connection, self._finish, finish.parameters(others)).all()) if others else {}
+        return self.finish_any(connection, others) if others else {}
+
+    def finish_any(self, connection: Connection | Session, ends: Sequence[Finish]) -> dict[int, str]:
+        """The same by the one statement that knows all ends, and gives a run a new id where its own is taken."""
+        return dict(self._run(connection, self._finish, finish.parameters(ends)).all())
 
     @cached_property
     def _succeed_many(self) -> Any:
@@ -164,9 +183,13 @@ class Queries:
         """
         return begin.begin(driver(connection), noticed_within=noticed_within, patience=patience)
 
-    def commit(self, session: Session, end: Finish) -> None:
-        """Commit such a transaction, in this database alone, with the end of its attempt. Raises `LeaseLost`."""
-        with self._commit.storing(self.connection(session), end):
+    def commit(self, session: Session, end: Finish, *, others: Callable[[Connection], Sequence[Connection]]) -> None:
+        """Commit such a transaction with the end of its attempt. Raises `LeaseLost`.
+
+        `others`, given the session's connection to this database, names those to others.
+        """
+        connection = self.connection(session)
+        with self._commit.storing(connection, end, lambda: others(connection)):
             session.commit()
 
     @cached_property
@@ -177,21 +200,33 @@ class Queries:
         """The session's connection to the database of the jobs."""
         return session.connection(bind_arguments=self._on)
 
-    def rescue(self, connection: Connection | Session, *, limit: int = 1000) -> list[tuple[int, str]]:
+    def rescue(
+        self, connection: Connection | Session, *, limit: int = MANY, among: Among = ALL
+    ) -> list[tuple[int, str]]:
         """Take back running jobs without a live process, each with a `lost` run: ids and new states."""
-        return list(self._run(connection, self._rescue, {"limit": limit}).all())
+        return list(self._run(connection, self._rescue, {"limit": limit, **among.parameters()}).all())
 
     @cached_property
     def _rescue(self) -> Any:
         return rescue.rescue(self._tables)
 
-    def bury(self, connection: Connection | Session) -> list[uuid.UUID]:
-        """Delete the rows of processes that did not beat for their whole lease; returns their ids."""
-        return list(self._run(connection, self._bury, {}).scalars())
+    def heartbeats(self, connection: Connection) -> dict[uuid.UUID, tuple[float, float]]:
+        """Of each process its last heartbeat, as a number that tells it from others, and its lease in seconds."""
+        rows = self._run(connection, self._heartbeats, {})
+        return {process_id: (heartbeat, lease) for process_id, heartbeat, lease in rows}
 
     @cached_property
-    def _bury(self) -> Any:
-        return rescue.bury(self._tables)
+    def _heartbeats(self) -> Any:
+        return rescue.heartbeats(self._tables)
+
+    def bury(self, connection: Connection | Session, silent: Mapping[uuid.UUID, float]) -> list[uuid.UUID]:
+        """Delete the rows of processes that have not beaten since the heartbeat given for each; returns their ids."""
+        values = {"process_ids": list(silent), "heartbeats": list(silent.values())}
+        return list(self._run(connection, rescue.bury(self._tables), values).scalars())
+
+    def sign_off(self, connection: Connection, process_id: uuid.UUID) -> bool:
+        """Delete the row of a process that ended. False: a claim of its own is still under way at the server."""
+        return bool(connection.scalar(rescue.sign_off(self._tables), {"process_id": process_id}))
 
     def beat(self, connection: Connection, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
         """Say that these processes live. Returns those whose leases stand, and whether that could be said of each."""
@@ -242,6 +277,10 @@ class Queries:
     ) -> dict[str, int]:
         """How many of the first 10,000 jobs waiting in `queues` are of each task not in `tasks`."""
         return dict(self._run(connection, waiting.unknown_to(self._tables, queues, tasks), {}).all())
+
+
+def _moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _apart(ends: Sequence[Finish]) -> tuple[list[Finish], list[Finish]]:

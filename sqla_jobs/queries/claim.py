@@ -12,7 +12,9 @@ from sqlalchemy import (
     Integer,
     SmallInteger,
     Text,
+    Uuid,
     all_,
+    and_,
     any_,
     bindparam,
     case,
@@ -25,17 +27,34 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.queries.parts import PRIORITIES, Tables, array_of, in_state, locked, numbers, seconds, unnest_written
+from sqla_jobs.models import MOST_ATTEMPTS
+from sqla_jobs.queries.parts import (
+    Tables,
+    among,
+    array_of,
+    committed_to_disk,
+    in_state,
+    locked,
+    seconds,
+    unnest_written,
+)
+from sqla_jobs.queries.values import PRIORITIES, numbers
 
 
 def claim(tables: Tables) -> Any:
     """At most `slots` jobs of each lane, from above its floors; and whether each was started before."""
-    jobs = tables.jobs
-    # an asynchronous claim can be undone by a crash of the server together with its sequence value, and the same
-    # lease be given out twice: its commit waits for the disk, also where the database says otherwise
-    setting = func.current_setting("synchronous_commit")
-    is_set = case((setting == "off", func.set_config("synchronous_commit", "on", True)), else_=setting).is_not(None)
-    lanes = case((is_set, bindparam("lanes", type_=Text)))
+    jobs, processes = tables.jobs, tables.processes
+    # what was undone by a crash of the server would be given out again, under the same lease
+    lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
+    # until this commits nobody can delete the row of the process, and without one it gets nothing: no claim that
+    # was still under way gives jobs to a process that has been taken for dead
+    process_id = bindparam("process_id", type_=Uuid)
+    owner: Any = (
+        select(processes.c.id)
+        .where(processes.c.id == process_id)
+        .with_for_update(skip_locked=True, read=True, key_share=True)
+    )
+    owner = owner.cte("owner").prefix_with("MATERIALIZED")
     lane = unnest_written("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
     priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
     probe = unnest_written("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
@@ -49,6 +68,7 @@ def claim(tables: Tables) -> Any:
             jobs.c.priority == probe.c.priority,
             jobs.c.position > probe.c.floor,
             jobs.c.task == any_(cast(bindparam("tasks", type_=Text), ARRAY(Text))),
+            among(jobs),
         )
         .order_by(jobs.c.position)
         .limit(lane.c.slots)
@@ -62,7 +82,7 @@ def claim(tables: Tables) -> Any:
     due = (
         select(*taken.c)
         .select_from(lane.join(taken, true()))
-        .where(lane.c.queue != all_(paused))
+        .where(lane.c.queue != all_(paused), select(owner.c.id).scalar_subquery().is_not(None))
         .cte("due")
         .prefix_with("MATERIALIZED")
     )
@@ -71,9 +91,9 @@ def claim(tables: Tables) -> Any:
         .where(jobs.c.ctid == any_(array_of(select(due.c.ctid))))
         .values(
             state="running",
-            attempt=jobs.c.attempt + 1,
+            attempt=func.least(jobs.c.attempt, MOST_ATTEMPTS - 1) + 1,
             current_run_id=tables.run_ids.next_value(),
-            process_id=bindparam("process_id"),
+            process_id=process_id,
             started_at=func.statement_timestamp(),
             progress=null(),
             progress_message=null(),
@@ -88,7 +108,8 @@ def claim(tables: Tables) -> Any:
             cast(jobs.c.args, Text),
             jobs.c.attempt,
             jobs.c.max_attempts,
-            jobs.c.scheduled_for,
+            # a number: whatever moment that is, and however the session writes moments, the driver can read it
+            cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
             jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
         )
     )
@@ -109,7 +130,8 @@ def promote(tables: Tables) -> Any:
     """Scheduled jobs that are due become queued; tells when the next one is, and how many workers serve `queues`."""
     jobs = tables.jobs
     now = func.statement_timestamp()
-    rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), jobs.c.run_at <= now + seconds(bindparam("ahead")))
+    is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
+    rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, among(jobs))
     due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
     # in this order, whatever the one in which the planner has the rows changed
     position = tables.positions.next_value().label("position")
@@ -122,7 +144,8 @@ def promote(tables: Tables) -> Any:
         .cte("promoted")
     )
     # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
-    next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), jobs.c.run_at > now).scalar_subquery()
+    ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
+    next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
     due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
     processes = tables.processes
     serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from zlib import crc32
@@ -16,8 +16,9 @@ from sqla_jobs.connections import driver
 from sqla_jobs.deadlines import ask
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.queries.begin import beginning
-from sqla_jobs.queries.parts import Finish, Tables, Written, as_query
+from sqla_jobs.queries.parts import Tables, Written, as_query
 from sqla_jobs.queries.succeed import one, succeed_one
+from sqla_jobs.queries.values import Finish
 
 _NO_LEASE = "sqla_jobs: no lease"
 
@@ -46,14 +47,23 @@ class Commit:
         self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
     @contextmanager
-    def storing(self, connection: Connection, end: Finish) -> Generator[None]:
-        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`."""
+    def storing(
+        self, connection: Connection, end: Finish, others: Callable[[], Sequence[Connection]]
+    ) -> Generator[None]:
+        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`.
+
+        `others` gives, at that moment, the session's connections to other databases. They are committed once the
+        lease has been found to stand, and before this one.
+        """
         raw, has_committed = driver(connection), False
 
         def commit() -> None:
             nonlocal has_committed
             try:
-                self._commit(raw, connection.info, end)
+                if elsewhere := others():
+                    self._commit_last(raw, elsewhere, end)
+                else:
+                    self._commit(raw, connection.info, end)
             except BaseException:
                 # SQLAlchemy takes a failed COMMIT to have ended the transaction; what failed may stand before it
                 with suppress(psycopg.Error):  # then the connection is lost, and what failed first is told
@@ -72,6 +82,17 @@ class Commit:
                 "the session of the run did not commit on its connection, so its end is not stored: "
                 "let the session factory give sessions of their own, not such as join an outer transaction"
             )
+
+    def _commit_last(self, raw: psycopg.Connection[Any], others: Sequence[Connection], end: Finish) -> None:
+        """SQLAlchemy commits a session's connections in no order.
+
+        Should one of the others fail after this one, what was written there would be lost, and the job have
+        succeeded.
+        """
+        self._ask(raw, f"{beginning(raw)}{self._plain}", end)
+        for other in others:
+            other.dialect.do_commit(other.connection)
+        ask(raw, "COMMIT")
 
     def _commit(self, raw: psycopg.Connection[Any], known: dict[Any, Any], end: Finish) -> None:
         """`known` says what to send on this connection."""

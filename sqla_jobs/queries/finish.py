@@ -12,6 +12,7 @@ from sqlalchemy import (
     Uuid,
     and_,
     any_,
+    bindparam,
     case,
     cast,
     func,
@@ -25,19 +26,18 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.outcomes import word
 from sqla_jobs.queries.parts import (
-    Finish,
     Tables,
     array_of,
+    committed_to_disk,
     each_locked,
-    in_order,
+    free_run_id,
     leased,
     loss_backoff,
     losses,
-    numbers,
     seconds,
-    texts,
     unnest_written,
 )
+from sqla_jobs.queries.values import Finish, in_order, numbers, texts
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
@@ -57,7 +57,7 @@ def finish(tables: Tables) -> Any:
     jobs, runs = tables.jobs, tables.runs
     ended = unnest_written(
         "ended",
-        job_id=("job_ids", BigInteger),
+        job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
         run_id=("run_ids", BigInteger),
         process_id=("process_ids", Uuid),
         outcome=("outcomes", Text),
@@ -96,7 +96,7 @@ def finish(tables: Tables) -> Any:
             state=mine.c.state,
             position=case((mine.c.state == "queued", tables.positions.next_value()), else_=jobs.c.position),
             run_at=case((mine.c.state == "scheduled", mine.c.due_at), else_=jobs.c.run_at),
-            attempt=mine.c.attempt - given_back,
+            attempt=func.greatest(mine.c.attempt - given_back, 0),
             finished_at=case((mine.c.state.in_(_ENDS), mine.c.finished_at), else_=null()),
             current_run_id=null(),
             process_id=null(),
@@ -111,7 +111,7 @@ def finish(tables: Tables) -> Any:
         .from_select(
             _RUN_COLUMNS,
             select(
-                mine.c.run_id,
+                free_run_id(tables, mine.c.run_id),
                 mine.c.job_id,
                 mine.c.attempt,
                 mine.c.process_id,

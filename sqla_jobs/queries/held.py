@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, Double, Text, Uuid, any_, bindparam, func, select, update
 
-from sqla_jobs.queries.parts import Claimed, Lease, Tables, leased, locked, seconds, unnest
+from sqla_jobs.queries.parts import Tables, leased, locked, seconds, unnest
+from sqla_jobs.queries.values import Claimed, Lease
 
 
 def stray(tables: Tables) -> Any:

@@ -1,12 +1,8 @@
-"""The values that go into the statements and come out of them, and the pieces they are made of."""
+"""The pieces that the statements are made of."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable
-from datetime import datetime
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 from typing import cast as cast_type
 
 import psycopg
@@ -14,20 +10,26 @@ from psycopg import sql
 from sqlalchemy import (
     ARRAY,
     CTE,
+    BigInteger,
     ColumnElement,
     Connection,
     Double,
     Interval,
+    MetaData,
     Select,
     Sequence,
     Text,
+    all_,
     and_,
+    any_,
     bindparam,
+    case,
     cast,
     column,
     func,
     inspect,
     literal_column,
+    or_,
     select,
     table,
     true,
@@ -37,56 +39,8 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 
 from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
-from sqla_jobs.outcomes import Outcome
 
-PRIORITIES = range(-10, 11)
-EVERYWHERE = (-1,) * len(PRIORITIES)
-"""Floors for claims: the position at and below which they do not look, for each priority."""
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-
-
-class Lease(NamedTuple):
-    """The right of one process to finish one attempt at a job."""
-
-    job_id: int
-    run_id: int
-    process_id: uuid.UUID
-
-
-class Claimed(NamedTuple):
-    """A job this process holds, and its lease. `args` is JSON text; `elapsed` seconds since its first start."""
-
-    job_id: int
-    run_id: int
-    process_id: uuid.UUID
-    task: str
-    queue: str
-    priority: int
-    position: int
-    args: str
-    attempt: int
-    max_attempts: int
-    scheduled_for: datetime | None
-    elapsed: float
-
-
-class Promotion(NamedTuple):
-    """What was queued because it is due, when the next one is, and who serves the queues that were asked for."""
-
-    promoted: int
-    due_in: float
-    """Seconds until the next scheduled job is due: infinite where there is none, 0 where there may be more now."""
-    workers: int
-    """How many serve any of these queues."""
-
-
-class Finish(NamedTuple):
-    """The end of one attempt. Both times are seconds after the claim, by this process's monotonic clock."""
-
-    lease: Lease | Claimed
-    outcome: Outcome
-    started: float = 0.0
-    finished: float = 0.0
 
 
 class Written:
@@ -116,20 +70,22 @@ class Tables:
     needs no index to be found again; one that was changed after the statement began is not found.
     """
 
-    def __init__(self, models: Models[Any]) -> None:
-        jobs = _table(models.Job)
+    def __init__(self, models: Models[Any], schema: str | None = None) -> None:
+        jobs = _table(models.Job, schema)
         columns = [column(kind.name, kind.type) for kind in jobs.c]
         self.jobs: Any = table(jobs.name, *columns, column("ctid"), schema=jobs.schema)
-        self.runs = _table(models.Run)
-        self.processes = _table(models.Process)
-        self.queues = _table(models.Queue)
-        self.schedules = _table(models.Schedule)
-        self.positions: Sequence = models.positions
-        self.run_ids: Sequence = models.run_ids
+        self.runs = _table(models.Run, schema)
+        self.processes = _table(models.Process, schema)
+        self.queues = _table(models.Queue, schema)
+        self.schedules = _table(models.Schedule, schema)
+        self.positions, self.run_ids = (
+            Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)
+        )
 
 
-def _table(model: type[Any]) -> Any:
-    return inspect(model).local_table
+def _table(model: type[Any], schema: str | None) -> Any:
+    mapped = inspect(model).local_table
+    return mapped if mapped.schema or schema is None else mapped.to_metadata(MetaData(), schema=schema)
 
 
 def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
@@ -161,23 +117,6 @@ def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> Tabl
     return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
 
 
-def numbers(values: Iterable[object]) -> str:
-    """An array of values whose text needs no quotes: numbers, UUIDs, plain words."""
-    return f"{{{','.join(map(str, values))}}}"
-
-
-def texts(values: list[str | None]) -> str:
-    """An array of texts, shortened to nothing where none is given."""
-    return "{}" if values.count(None) == len(values) else numbers(map(_quoted, values))
-
-
-def _quoted(text: str | None) -> str:
-    if text is None:
-        return "NULL"
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
     """Said outright, not as a parameter: a plan that is kept could not use the index of these jobs."""
     said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
@@ -198,6 +137,21 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
     )
 
 
+def among(jobs: Any) -> ColumnElement[bool]:
+    """Whether the job at hand is one of those that the parameters of an `Among` let through."""
+    only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
+    return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
+
+
+def committed_to_disk() -> ColumnElement[bool]:
+    """Makes the transaction's COMMIT wait for the disk, also where the database says otherwise. Always true.
+
+    A crash of the server can undo an asynchronous one, also together with what a sequence gave out.
+    """
+    setting = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true)"
+    return literal_column(f"{setting} ELSE '' END", Text).is_not(None)
+
+
 def losses(tables: Tables) -> Any:
     """How often the job at hand has lost its process before."""
     runs = tables.runs
@@ -211,7 +165,14 @@ def losses(tables: Tables) -> Any:
 
 def loss_backoff(tables: Tables) -> ColumnElement[Any]:
     """The wait after a loss that is not the first or second, by the library's own backoff (retry.BACKOFF)."""
-    return func.least(func.power(2.0, losses(tables) - 1), 3600.0) * (0.75 + func.random() / 2)
+    return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
+
+
+def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
+    """The id of a lease, or a new one where somebody has made a run of that id meanwhile."""
+    runs = tables.runs
+    taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
+    return case((taken.is_(None), run_id), else_=tables.run_ids.next_value())
 
 
 def seconds(value: Any) -> ColumnElement[Any]:
@@ -227,14 +188,6 @@ def locked(rows: Any, name: str, *, of: Any) -> CTE:
     """
     chosen: Select[Any] = rows.with_for_update(skip_locked=True, key_share=True, of=of)
     return chosen.cte(name).prefix_with("MATERIALIZED")
-
-
-def in_order(ends: Iterable[Finish]) -> list[Finish]:
-    """By job id, so that two writers of the same rows, who lock them in this order, cannot deadlock."""
-    return sorted(ends, key=_JOB_ID)
-
-
-_JOB_ID = attrgetter("lease.job_id")
 
 
 def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ARRAY, Uuid, any_, bindparam, case, delete, func, insert, literal_column, null, select, update
+from sqlalchemy import (
+    ARRAY,
+    Double,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    literal_column,
+    null,
+    select,
+    update,
+)
 
-from sqla_jobs.queries.parts import Tables, locked, loss_backoff, losses, seconds
+from sqla_jobs.queries.parts import Tables, among, array_of, free_run_id, locked, loss_backoff, losses, seconds, unnest
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
 
@@ -15,25 +31,24 @@ def rescue(tables: Tables) -> Any:
     """Running jobs whose process has no row end with a `lost` run and go on by what that costs them."""
     jobs, runs = tables.jobs, tables.runs
     now = func.statement_timestamp()
-    # NOT IN and no anti-join: once a row is locked its process is looked for anew, so that a job that was
-    # rescued and claimed again meanwhile stays with its new owner
-    dead = jobs.c.process_id.not_in(select(tables.processes.c.id))
     state = case(
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
         (jobs.c.attempt >= jobs.c.max_attempts, "failed"),
         (losses(tables) < 2, "queued"),
         else_="scheduled",
     )
-    rows = select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt)
+    rows = select(jobs.c.ctid, jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt)
     chosen = (
         rows.add_columns(loss_backoff(tables).label("delay"), state.label("state"))
-        .where(jobs.c.state == "running", dead)
+        .where(is_orphaned(tables), among(jobs))
         .limit(bindparam("limit"))
     )
     orphan = locked(chosen, "orphan", of=jobs)
     done = (
         update(jobs)
-        .where(jobs.c.id == orphan.c.id)
+        # a job that changed after the snapshot lies elsewhere and is left: rescued and claimed again meanwhile, it
+        # may belong to a process that this statement cannot see
+        .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
         .values(
             state=orphan.c.state,
             position=case((orphan.c.state == "queued", tables.positions.next_value()), else_=jobs.c.position),
@@ -42,7 +57,14 @@ def rescue(tables: Tables) -> Any:
             current_run_id=null(),
             process_id=null(),
         )
-        .returning(jobs.c.id, jobs.c.state)
+        .returning(
+            jobs.c.id,
+            jobs.c.state,
+            orphan.c.current_run_id,
+            orphan.c.attempt,
+            orphan.c.process_id,
+            orphan.c.started_at,
+        )
         .cte("done")
     )
     stored = (
@@ -50,15 +72,15 @@ def rescue(tables: Tables) -> Any:
         .from_select(
             _RUN_COLUMNS,
             select(
-                orphan.c.current_run_id,
-                orphan.c.id,
-                orphan.c.attempt,
-                orphan.c.process_id,
-                func.least(orphan.c.started_at, now),
+                free_run_id(tables, done.c.current_run_id),
+                done.c.id,
+                done.c.attempt,
+                done.c.process_id,
+                func.least(done.c.started_at, now),
                 now,
                 literal_column("'lost'"),
                 literal_column("'Lost'"),
-                func.concat("process ", orphan.c.process_id, " stopped before the job ended"),
+                func.concat("process ", done.c.process_id, " stopped before the job ended"),
             ),
         )
         .cte("stored")
@@ -66,12 +88,40 @@ def rescue(tables: Tables) -> Any:
     return select(done.c.id, done.c.state).add_cte(stored)
 
 
-def bury(tables: Tables) -> Any:
-    """Processes that did not beat for their whole lease lose their rows; one that somebody holds is left."""
+def is_orphaned(tables: Tables) -> Any:
+    """Whether the job at hand runs and its process has no row."""
+    jobs = tables.jobs
+    return and_(jobs.c.state == "running", jobs.c.process_id.not_in(select(tables.processes.c.id)))
+
+
+def heartbeats(tables: Tables) -> Any:
+    """Of each process its last heartbeat, as a number that tells it from others, and its lease in seconds."""
     processes = tables.processes
-    late = processes.c.beat_at < func.statement_timestamp() - seconds(processes.c.lease)
-    free = select(processes.c.id).where(late).with_for_update(skip_locked=True).cte("free").prefix_with("MATERIALIZED")
+    return select(processes.c.id, _heartbeat(processes), processes.c.lease)
+
+
+def _heartbeat(processes: Any) -> Any:
+    return cast(func.extract("epoch", processes.c.beat_at), Double)
+
+
+def bury(tables: Tables) -> Any:
+    """Processes lose their rows that have not beaten since the heartbeat that was seen; not what somebody holds."""
+    processes = tables.processes
+    seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", Double))
+    silent = and_(processes.c.id == seen.c.id, _heartbeat(processes) == seen.c.heartbeat)
+    rows = select(processes.c.id).select_from(processes.join(seen, silent))
+    free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")
     return delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id)
+
+
+def sign_off(tables: Tables) -> Any:
+    """A process that ended loses its row. False: not while a claim of its own is still under way there."""
+    processes = tables.processes
+    rows = select(processes.c.id).where(processes.c.id == bindparam("process_id", type_=Uuid))
+    free = rows.with_for_update(skip_locked=True).cte("free").prefix_with("MATERIALIZED")
+    gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
+    there, left = (select(func.count()).select_from(which).scalar_subquery() for which in (rows.subquery(), gone))
+    return select(there == left)
 
 
 def beat(tables: Tables) -> Any:

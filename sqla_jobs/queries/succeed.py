@@ -16,6 +16,7 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
+    case,
     cast,
     insert,
     literal_column,
@@ -25,18 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sqla_jobs.queries.parts import (
-    Finish,
-    Tables,
-    array_of,
-    each_locked,
-    in_order,
-    leased,
-    numbers,
-    seconds,
-    texts,
-    unnest_written,
-)
+from sqla_jobs.queries.parts import Tables, array_of, committed_to_disk, each_locked, leased, seconds, unnest_written
+from sqla_jobs.queries.values import Finish, in_order, numbers, texts
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
 _PROCESS = bindparam("lease_process_id", type_=Uuid)
@@ -47,7 +38,7 @@ def succeed_many(tables: Tables) -> Any:
     jobs = tables.jobs
     ended = unnest_written(
         "ended",
-        job_id=("job_ids", BigInteger),
+        job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
         run_id=("run_ids", BigInteger),
         started=("all_started", Double),
         finished=("all_finished", Double),
@@ -73,10 +64,11 @@ def succeed_one(tables: Tables) -> Any:
     jobs = tables.jobs
     run_id = bindparam("run_id", type_=BigInteger)
     started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
+    job_id = select(case((committed_to_disk(), bindparam("job_id", type_=BigInteger)))).scalar_subquery()
     done = _done(
         jobs,
         jobs.c.started_at + finished,
-        leased(jobs, bindparam("job_id", type_=BigInteger), run_id, _PROCESS),
+        leased(jobs, job_id, run_id, _PROCESS),
         [
             cast(run_id, BigInteger).label("run_id"),
             jobs.c.id,

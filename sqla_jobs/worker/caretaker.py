@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 import uuid
@@ -12,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, NullPool, create_engine
+from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import registry
 
-from sqla_jobs import processes
 from sqla_jobs.connections import own_engine
 from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin
@@ -25,15 +24,17 @@ from sqla_jobs.wakeup import notify
 from sqla_jobs.worker.link import Address
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
+from sqla_jobs.worker.set_aside import SetAside, blames_a_row
 from sqla_jobs.worker.settings import Rhythm
+from sqla_jobs.worker.storing import store_one
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 _AGAIN = 0.1
 """Seconds between two looks at what a dead process left."""
-_LINGER, _LINGER_AT_END = 5.0, 1.0
-"""Seconds, once the server answers, for which a claim of a dead process is waited for that may be under way there."""
+_ONE_BY_ONE = 0.5
+"""Seconds for storing ends one by one, until it is looked again whether it is time to beat."""
 
 
 @dataclass(slots=True)
@@ -42,12 +43,9 @@ class Estate:
 
     process_id: uuid.UUID
     begun: list[Finish]
-    known: list[int] = field(init=False)
-    seen_at: float = field(init=False, default=math.inf)
-    """When it was looked at first. A claim that was under way may still bring something."""
-
-    def __post_init__(self) -> None:
-        self.known = [end.lease.run_id for end in self.begun]
+    refused: set[int] = field(init=False, default_factory=set[int])
+    """Run ids of what the server does not let end: it is left to whoever rescues it."""
+    one_by_one: bool = field(init=False, default=False)
 
 
 class Caretaker:
@@ -70,7 +68,7 @@ class Caretaker:
         self._beaten = beaten
         self._address: Address | None = None
         self._estates: list[Estate] = []
-        self._linger = _LINGER
+        self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-caretaker", daemon=True)
@@ -86,11 +84,15 @@ class Caretaker:
         self._estates.append(estate)
         self._wake.set()
 
+    def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
+        """Give back soon what a living process holds and has not begun: `revoke` stops that, and tells the others."""
+        self._hung.append((process_id, revoke))
+        self._wake.set()
+
     def close(self, timeout: float) -> bool:
         """Settle what is left, for at most `timeout` seconds. Returns whether all of it is."""
         if self._address is None:
             return True
-        self._linger = _LINGER_AT_END
         deadline = time.monotonic() + timeout
         while self._estates and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -109,7 +111,7 @@ class Caretaker:
         engine = Patience("connecting", self._stop).call(lambda: own_engine(app, patience=self._rhythm.patience))
         models = map_models(registry(), self._address.schema, self._address.prefix, JobMixin)
         queries = Queries(models)
-        pulse = Pulse(engine, queries, self._rhythm)
+        pulse = Pulse(engine, models, queries, self._rhythm, SetAside())
         patience = Patience("the heartbeat", self._stop, longest=self._rhythm.longest_wait)
         while not self._stop.is_set():
             patience.run(lambda: self._tick(engine, models, queries, pulse))
@@ -118,34 +120,103 @@ class Caretaker:
         engine.dispose()
 
     def _tick(self, engine: Engine, models: Models[Any], queries: Queries, pulse: Pulse) -> None:
-        for estate in list(self._estates):
-            with engine.begin() as connection:
-                if _settle(connection, queries, estate):
-                    notify(connection, models.channel, [""])
-                elif not estate.begun and time.monotonic() > estate.seen_at + self._linger:
-                    processes.unregister(connection, models, estate.process_id)
-                    self._estates.remove(estate)
-            estate.seen_at = min(estate.seen_at, time.monotonic())
+        """Beat first: whatever is wrong with what the dead have left, the living live."""
         if pulse.is_due:
-            living = self._living()
-            alive = pulse.beat([*living, *(estate.process_id for estate in self._estates)])
-            self._beaten({process_id for process_id, said in alive.items() if said}, pulse.beat_at)
-            for process_id in living:
-                if process_id not in alive:
-                    self._gone(process_id)
-            pulse.rescue()
+            self._beat(pulse)
+        while self._hung:
+            self._give_back(engine, queries, *self._hung[0])
+            del self._hung[0]
+            self._tell(engine, models)
+        for estate in list(self._estates):
+            if _settle(engine, queries, estate):
+                self._tell(engine, models)
+            if not estate.begun and _sign_off(engine, queries, estate):
+                self._estates.remove(estate)
+
+    def _beat(self, pulse: Pulse) -> None:
+        living = self._living()
+        alive = pulse.beat([*living, *(estate.process_id for estate in self._estates)])
+        self._beaten({process_id for process_id, said in alive.items() if said}, pulse.beat_at)
+        for process_id in living:
+            if process_id not in alive:
+                self._gone(process_id)
+        pulse.rescue()
+
+    @staticmethod
+    def _tell(engine: Engine, models: Models[Any]) -> None:
+        """Something is free for others now."""
+        with engine.begin() as connection:
+            notify(connection, models.channel, [""])
+
+    @staticmethod
+    def _give_back(engine: Engine, queries: Queries, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
+        """What it claims from now on is its own business; so what it holds is read before that."""
+        with engine.begin() as connection:
+            held = queries.stray(connection, process_id, [], age=0)
+        begun = set(revoke())
+        for lease in held:
+            if lease.run_id not in begun:
+                store_one(engine, queries, Finish(lease, Released()))
 
 
-def _settle(connection: Connection, queries: Queries, estate: Estate) -> bool:
-    """Returns whether something is free for others now; what a user holds locked stays."""
-    ended: list[Finish] = []
-    if estate.begun:
-        fates = queries.finish(connection, estate.begun)
-        ended = [end for end in estate.begun if end.lease.run_id not in fates]
-        estate.begun = [end for end in estate.begun if fates.get(end.lease.run_id) == "locked"]
+def _settle(engine: Engine, queries: Queries, estate: Estate) -> bool:
+    """Store the ends, and give back the rest. Returns whether something is free for others now.
+
+    What a user holds locked stays for the next time. What the server refuses is done one by one.
+    """
+    before = len(estate.begun)
+    _store_ends(engine, queries, estate)
+    known = [*(end.lease.run_id for end in estate.begun), *estate.refused]
+    with engine.begin() as connection:
+        unstarted = queries.stray(connection, estate.process_id, known, age=0)
+    for lease in unstarted:
+        if store_one(engine, queries, Finish(lease, Released())) == "refused":
+            estate.refused.add(lease.run_id)
+    return len(estate.begun) < before or bool(unstarted)
+
+
+def _store_ends(engine: Engine, queries: Queries, estate: Estate) -> None:
+    if estate.begun and not estate.one_by_one:
+        try:
+            with engine.begin() as connection:
+                fates = queries.finish(connection, estate.begun)
+        except DBAPIError as error:
+            if not blames_a_row(error):
+                raise
+            estate.one_by_one = True
+        else:
+            _told(estate, [end for end in estate.begun if end.lease.run_id not in fates])
+            estate.begun = [end for end in estate.begun if fates.get(end.lease.run_id) == "locked"]
+            return
+    until, left = time.monotonic() + _ONE_BY_ONE, list[Finish]()
+    for number, end in enumerate(estate.begun):
+        if time.monotonic() > until:
+            left += estate.begun[number:]
+            break
+        fate = store_one(engine, queries, end)
+        if fate == "locked":
+            left.append(end)
+        elif fate == "refused":
+            estate.refused.add(end.lease.run_id)
+        elif fate is None:
+            _told(estate, [end])
+    estate.begun = left
+
+
+def _told(estate: Estate, ended: list[Finish]) -> None:
     for end in ended:
         log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, word(end.outcome))
-    unstarted = queries.stray(connection, estate.process_id, estate.known, age=0)
-    if unstarted:
-        queries.finish(connection, [Finish(lease, Released()) for lease in unstarted])
-    return bool(ended or unstarted)
+
+
+def _sign_off(engine: Engine, queries: Queries, estate: Estate) -> bool:
+    """Delete its row, once nothing that it held is left. False: there is, or a claim of its own is under way.
+
+    In one transaction: from the moment its row is locked no claim can give it anything.
+    """
+    with engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
+        is_through = queries.sign_off(connection, estate.process_id) and not queries.stray(
+            connection, estate.process_id, list(estate.refused), age=0
+        )
+        if is_through:
+            connection.commit()
+    return is_through

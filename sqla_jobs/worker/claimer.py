@@ -7,16 +7,20 @@ import random
 import threading
 import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from sqlalchemy import Engine
 
 from sqla_jobs.held import Held
+from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Released
-from sqla_jobs.queries import Queries
+from sqla_jobs.queries import Among, Claimed, Promotion, Queries
+from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.heart import Heart
 from sqla_jobs.worker.lanes import Floors, Lane
 from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Settings
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -43,6 +47,7 @@ class Claimer:
     def __init__(
         self,
         engine: Engine,
+        models: Models[Any],
         queries: Queries,
         settings: Settings,
         tasks: Sequence[str],
@@ -50,16 +55,19 @@ class Claimer:
         lanes: Sequence[Lane],
         held: dict[int, Held],
         claiming: threading.Lock,
+        set_aside: SetAside,
         heart: Heart,
         finisher: Finisher,
     ) -> None:
         self._engine = engine
         self._queries = queries
+        self._candidates = Candidates(models)
         self._settings = settings
         self._tasks = tuple(tasks)
         self._lanes = lanes
         self._held = held
         self._claiming = claiming
+        self._set_aside = set_aside
         self._heart = heart
         self._finisher = finisher
         self._floors = Floors(settings.queues)
@@ -170,16 +178,26 @@ class Claimer:
 
     def _promote(self, now: float) -> None:
         self._promote_at = now + self._poll()
-        with self._claiming, self._engine.begin() as connection:
-            promotion = self._queries.promote(connection, queues=self._settings.queues)
-        self._floors.workers = promotion.workers
-        if promotion.promoted:
-            for lane in self._lanes:
-                lane.wake()
-        self._promote_at = min(self._promote_at, now + promotion.due_in)  # something may have been told of meanwhile
+        with self._claiming:
+            promotions = self._set_aside.around("its promotion", self._promote_among, self._promotable)
+        for promotion in promotions:
+            self._floors.workers = promotion.workers
+            if promotion.promoted:
+                for lane in self._lanes:
+                    lane.wake()
+            # something may have been told of meanwhile
+            self._promote_at = min(self._promote_at, now + promotion.due_in)
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()
+
+    def _promote_among(self, which: Among) -> Promotion:
+        with self._engine.begin() as connection:
+            return self._queries.promote(connection, queues=self._settings.queues, among=which)
+
+    def _promotable(self, which: Among) -> list[int]:
+        with self._engine.begin() as connection:
+            return self._candidates.to_promote(connection, which)
 
     def _poll(self) -> float:
         return self._settings.poll * random.uniform(1.0, 1.2)  # noqa: S311 - so that workers do not poll in step
@@ -189,15 +207,30 @@ class Claimer:
         with self._claiming:
             if self._stopping.is_set():
                 return
-            with self._engine.begin() as connection:
-                jobs = self._queries.claim(connection, self._heart.process_id, slots, self._tasks, floors)
+            jobs = self._claim_some(slots, floors)
             at = time.monotonic()
             # never twice: should the server give out a lease again that we hold, it is ignored
-            fresh = [Held(job, at) for job in jobs if job.run_id not in self._held]
+            fresh = [Held(job, at, asked_at=now) for job in jobs if job.run_id not in self._held]
             self._held.update((held.job.run_id, held) for held in fresh)
             self._floors.swept(slots.keys() - floors.keys(), now, at)
             self._floors.claimed(jobs, at)
             self._hand_out(fresh, slots, floors.keys(), now)
+
+    def _claim_some(self, slots: dict[str, int], floors: dict[str, list[int]]) -> list[Claimed]:
+        left = dict(slots)
+
+        def claim(which: Among) -> list[Claimed]:
+            with self._engine.begin() as connection:
+                claimed = self._queries.claim(connection, self._heart.process_id, left, self._tasks, floors, which)
+            for job in claimed:
+                left[job.queue] -= 1
+            return claimed
+
+        def candidates(which: Among) -> list[int]:
+            with self._engine.begin() as connection:
+                return self._candidates.to_claim(connection, list(slots), self._tasks, which)
+
+        return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
 
     def _hand_out(self, claimed: list[Held], slots: dict[str, int], not_swept: Collection[str], began: float) -> None:
         """Fill the lanes that were to get so many. Those that got fewer rest until the next poll, or a sweep."""

@@ -12,9 +12,11 @@ from queue import Empty, SimpleQueue
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from sqla_jobs.outcomes import MAX_MESSAGE, Failed, Failure, Lost, Released, storable
+from sqla_jobs.outcomes import Failure, Lost, Released
 from sqla_jobs.queries import Finish, Queries
 from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.set_aside import blames_a_row
+from sqla_jobs.worker.storing import store_one
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -27,8 +29,6 @@ _LOCKED_AGAIN = 0.05
 """Seconds after which a row that somebody held locked is tried again."""
 _REFUSED_AGAIN = 60.0
 """Seconds after which what the server refused in every form is tried again."""
-_CULPRITS = ("22", "23", "54", "P0")
-"""Classes of SQLSTATE that blame a row: its data, a constraint, a limit, a trigger of the application's."""
 
 
 class Finisher:
@@ -154,12 +154,13 @@ class Finisher:
             with self._engine.begin() as connection:
                 fates = self._queries.finish(connection, part)
         except DBAPIError as error:
-            if not _blames_a_row(error):
+            if not blames_a_row(error):
                 raise
             if count > 1:
                 self._write(batch, count // 2)
                 return
-            fates = self._write_plainly(part[0], error)
+            fate = store_one(self._engine, self._queries, part[0])
+            fates = {} if fate is None else {part[0].lease.run_id: fate}
         del batch[:count]
         if fates:
             part = [end for end in part if not self._put_aside(end, fates.get(end.lease.run_id))]
@@ -176,26 +177,6 @@ class Finisher:
                 self._refused.append(end)
                 self._refused_at = time.monotonic()
         return fate in ("locked", "refused")
-
-    def _write_plainly(self, end: Finish, error: DBAPIError) -> dict[int, str]:
-        """The server refused this very outcome: store a failure that says so, in plain words.
-
-        Where it refuses that too, this one is put aside, so that the others go on.
-        """
-        reason = storable(str(error.orig), MAX_MESSAGE).encode("ascii", "replace").decode()
-        failure = Failure("UnstorableOutcome", f"the outcome was refused by the server: {reason}")
-        try:
-            with self._engine.begin() as connection:
-                return self._queries.finish(connection, [Finish(end.lease, Failed(failure), end.started, end.finished)])
-        except DBAPIError as again:
-            if not _blames_a_row(again):
-                raise
-            log.error("the end of job %s is refused by the server, and tried again later: %s", end.lease.job_id, reason)  # noqa: TRY400
-            return {end.lease.run_id: "refused"}
-
-
-def _blames_a_row(error: DBAPIError) -> bool:
-    return (getattr(error.orig, "sqlstate", None) or "").startswith(_CULPRITS)
 
 
 def _size(end: Finish) -> int:

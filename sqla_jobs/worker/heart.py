@@ -17,6 +17,7 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Claimed, Lease, Queries
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Keeper, next_look
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Settings
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -45,6 +46,7 @@ class Heart:
         *,
         held: Mapping[int, Held],
         claiming: threading.Lock,
+        set_aside: SetAside,
         lost: Callable[[], None],
         stray: Callable[[list[Lease]], None],
     ) -> None:
@@ -55,6 +57,8 @@ class Heart:
         self._keeper = keeper
         self._held = held
         self._claiming = claiming
+        self._set_aside = set_aside
+        self._shown: dict[int, str] = {}
         self._on_lost = lost
         self._on_stray = stray
         self._stop = threading.Event()
@@ -91,14 +95,15 @@ class Heart:
 
     def _register(self) -> None:
         with self._engine.begin() as connection:
-            self._process_id = processes.register(
+            process_id = processes.register(
                 connection,
                 self._models,
                 kind="worker",
                 queues=self._settings.queues,
                 lease=self._settings.lease,
             )
-        self._keeper.registered(self._process_id)
+        self._keeper.registered(process_id)  # before anything is claimed under it
+        self._process_id, self._shown = process_id, {}
 
     def _loop(self) -> None:
         patience = Patience("the heartbeat", self._stop, longest=self._settings.longest_wait)
@@ -114,6 +119,10 @@ class Heart:
             )
             self._register()
             self._on_lost()
+        if (reasons := self._set_aside.reasons) != self._shown:
+            with self._engine.begin() as connection:
+                processes.show_set_aside(connection, self._models, self.process_id, reasons)
+            self._shown = reasons
         now = time.monotonic()
         if now >= self._stray_at:
             self._give_back_stray()

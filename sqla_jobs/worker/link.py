@@ -20,6 +20,7 @@ from sqlalchemy import Engine, event
 from sqla_jobs.board import Board, Mark
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Queries
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Rhythm
 from sqla_jobs.worker.stopping import StopRequest
 
@@ -114,7 +115,7 @@ class Link:
     def beat_at(self) -> float:
         return self._board.beat_at
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
         self._engine, self._models = engine, models
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:
@@ -166,6 +167,7 @@ class Link:
     def _listen(self) -> None:
         try:
             while True:
+                self._board.alive_at = time.monotonic()
                 if self._pipe.poll(_LOOK):
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT

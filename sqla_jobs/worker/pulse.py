@@ -12,8 +12,11 @@ from sqlalchemy import Engine
 
 from sqla_jobs.board import Mark
 from sqla_jobs.mapping import Models
-from sqla_jobs.queries import Queries
+from sqla_jobs.queries import Among, Queries
+from sqla_jobs.queries.candidates import Candidates
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Rhythm
+from sqla_jobs.worker.sightings import Sightings
 from sqla_jobs.worker.stopping import StopRequest
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -32,13 +35,22 @@ def next_look(began: float, ended: float, *, longest: float) -> float:
 
 
 class Pulse:
-    """Beats for processes of this host, and rescues what dead ones held."""
+    """Beats for processes of this host, and rescues what dead ones held.
 
-    def __init__(self, engine: Engine, queries: Queries, rhythm: Rhythm) -> None:
+    A process is dead when this one has seen its heartbeat unchanged for a whole lease, and has itself beaten
+    without a gap meanwhile: otherwise a server that was away, or stood still, would make all look dead.
+    """
+
+    def __init__(
+        self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside
+    ) -> None:
         self._engine = engine
         self._queries = queries
+        self._candidates = Candidates(models)
         self._rhythm = rhythm
-        self.beat_at = self._unbroken_since = time.monotonic()
+        self._set_aside = set_aside
+        self._sightings = Sightings()
+        self.beat_at = time.monotonic()
         self._rescue_at = 0.0
 
     @property
@@ -51,29 +63,48 @@ class Pulse:
         now = time.monotonic()
         with self._engine.begin() as connection:
             alive = self._queries.beat(connection, process_ids)
-        if now - self.beat_at > self._rhythm.lease / 2:
-            self._unbroken_since = now
+        if self._has_gap:
+            self._sightings.forget()
         self.beat_at = now
         return alive
 
-    def rescue(self) -> None:
-        """Take back the jobs of the dead, once our own beats prove that the server was there all along.
+    @property
+    def _has_gap(self) -> bool:
+        """Whether too much time has passed since the last beat to conclude anything from the silence of others."""
+        return time.monotonic() - self.beat_at > self._rhythm.lease / 2
 
-        Not with each beat where that takes long.
-        """
-        if self.beat_at - self._unbroken_since < self._rhythm.lease or time.monotonic() < self._rescue_at:
-            return
+    def rescue(self) -> None:
+        """Take back the jobs of the dead; not with each beat where that takes long."""
+        self._bury()
+        if time.monotonic() >= self._rescue_at:
+            while self._rescue_some():
+                pass
+
+    def _bury(self) -> None:
+        asked_at = time.monotonic()
         with self._engine.begin() as connection:
-            buried = self._queries.bury(connection)
-        for process_id in buried:
-            log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
-        while self._rescue_some():
-            pass
+            heartbeats = self._queries.heartbeats(connection)
+        silent = self._sightings.silent(heartbeats, asked_at=asked_at, answered_at=time.monotonic())
+        if self._has_gap:
+            self._sightings.forget()
+        elif silent:
+            with self._engine.begin() as connection:
+                buried = self._queries.bury(connection, silent)
+            for process_id in buried:
+                log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
 
     def _rescue_some(self) -> bool:
         began = time.monotonic()
-        with self._engine.begin() as connection:
-            rescued = self._queries.rescue(connection)
+
+        def rescue(which: Among) -> list[tuple[int, str]]:
+            with self._engine.begin() as connection:
+                return self._queries.rescue(connection, among=which)
+
+        def candidates(which: Among) -> list[int]:
+            with self._engine.begin() as connection:
+                return self._candidates.to_rescue(connection, which)
+
+        rescued = [job for part in self._set_aside.around("its rescue", rescue, candidates) for job in part]
         for job_id, state in rescued:
             log.warning("job %s lost its process and is %s now", job_id, state)
         if not rescued:
@@ -91,7 +122,7 @@ class Keeper(Protocol):
         """When the server last heard that the worker lives, by `time.monotonic()`."""
         ...
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
         """Get to know the database, before all else."""
         ...
 
@@ -123,8 +154,8 @@ class Alone:
     def beat_at(self) -> float:
         return self._beat_at
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm) -> None:
-        self._pulse = Pulse(engine, queries, rhythm)
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
+        self._pulse = Pulse(engine, models, queries, rhythm, set_aside)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._beat_at = time.monotonic()

@@ -38,6 +38,11 @@ class Spawned:
         """Its row in the database."""
         self.ready_at: float | None = None
         self.kill_at = math.inf
+        self.is_hung = False
+        """Whether its parent has said that it makes no progress, and has given back what it had not begun."""
+        self.killed_after: float | None = None
+        """For how many seconds it had made no progress when it was killed for that."""
+        self._watched_since = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._sending = threading.Lock()
@@ -86,6 +91,24 @@ class Spawned:
         if self.ready_at is not None and self.process.is_alive():
             os.kill(self.pid, signal.SIGUSR1)
 
+    def watch_anew(self) -> None:
+        """Its parent did not run for a while, and perhaps neither could the child."""
+        self._watched_since = time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since Python code of it last ran, as far as its parent has been watching."""
+        return time.monotonic() - max(self.board.alive_at, self._watched_since)
+
+    def revoke(self) -> list[int]:
+        """Let it begin nothing more of what it holds; returns the run ids of what it has begun.
+
+        Between the two its processor has time to show what it wrote before it could see that.
+        """
+        self.board.revoke(time.monotonic())
+        time.sleep(0.01)
+        return [entry.run_id for entry in self.board.entries()]
+
     def overdue(self, kill_after: float) -> list[Entry]:
         """The runs that did not end though `kill_after` seconds have passed since their deadline.
 
@@ -110,6 +133,9 @@ class Spawned:
         return Finish(lease, self._outcome(entry), entry.started_at - entry.claimed_at, ended_at)
 
     def _outcome(self, entry: Entry) -> Outcome:
+        if self.killed_after is not None:
+            hung = f"process {self.pid} made no progress for {self.killed_after:.0f} s and was killed"
+            return Lost(Failure("Lost", f"{hung}; --hung-after says how long that may last"))
         if entry.run_id not in self._overdue or not entry.deadline:
             return Lost(Failure("Lost", f"process {self.pid} {_how(self.process.exitcode)} before the job ended"))
         failure = Failure(

@@ -9,52 +9,27 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from types import FrameType
 
-from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.worker.caretaker import Caretaker
 from sqla_jobs.worker.child import Order
 from sqla_jobs.worker.link import Address, Drained, Gone, Registered
 from sqla_jobs.worker.post import Post
 from sqla_jobs.worker.spawned import Spawned
 from sqla_jobs.worker.stopping import StopRequest, handled, stopped_by_signals
+from sqla_jobs.worker.upkeep import Upkeep
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.1
 """Seconds between two looks at the children."""
+_ABSENT = 1.0
+"""Seconds between two looks after which the parent itself was held up, and cannot judge its children."""
 _MARGIN = 20.0
 """Seconds beyond its grace that a child has for storing what it did, before it is killed."""
 _SETTLE = 5.0
 """Seconds for recording what killed children held, when all ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upkeep:
-    """How many children there are, and when one is replaced or killed. Times are seconds, memory bytes."""
-
-    processes: int = 1
-    max_jobs: int = 0
-    max_memory: int = 0
-    """0 sets no limit."""
-    kill_after: float = 10.0
-    """Beyond a job's timeout, in case it cannot be interrupted."""
-    reload: bool = False
-    """Whether an application that cannot be imported is waited for, since somebody is editing it."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.processes <= 1000:
-            raise ConfigurationError(f"--processes {self.processes}: from 1 to 1000")
-        if self.max_jobs < 0 or self.max_memory < 0:
-            raise ConfigurationError("--max-jobs and --max-memory: 0 for no limit, or more")
-        if not 0 < self.kill_after < 86400:
-            raise ConfigurationError(f"--kill-after {self.kill_after}: a number of seconds above 0, below a day")
-
-    def is_spent(self, runs: int, memory: int) -> bool:
-        """Whether a child that ended so many runs, and was that large, is to be replaced."""
-        return runs > 0 and (0 < self.max_jobs <= runs or 0 < self.max_memory < memory)
 
 
 class Supervisor:
@@ -72,6 +47,7 @@ class Supervisor:
         self._to_replace: deque[Post] = deque()
         self._caretaker = Caretaker(order.settings, living=self._living, gone=self._gone, beaten=self._beaten)
         self._has_worked = False
+        self._looked_at = time.monotonic()
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
         self._exit_code = 0
@@ -90,6 +66,7 @@ class Supervisor:
                 self._listen()
                 self._take_leave()
                 self._kill_overdue()
+                self._look_for_hung()
                 self._replace()
         if not self._caretaker.close(_SETTLE):
             log.warning("what killed processes held could not be recorded; it is taken back when the lease ends")
@@ -221,6 +198,33 @@ class Supervisor:
             if overdue := child.overdue(self._upkeep.kill_after):
                 jobs = ", ".join(str(entry.job_id) for entry in overdue)
                 log.error("process %d is killed: job %s did not end after its timeout", child.pid, jobs)
+                child.process.kill()
+
+    def _look_for_hung(self) -> None:
+        """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself."""
+        looked_at, self._looked_at = self._looked_at, time.monotonic()
+        for child in self._children():
+            if self._looked_at - looked_at > _ABSENT:
+                child.watch_anew()
+            if child.process_id is None:
+                continue
+            silence = child.silence
+            is_hung = silence > self._upkeep.silent_after
+            if child.is_hung and not is_hung:
+                log.warning("process %d goes on", child.pid)
+            elif is_hung and not child.is_hung:
+                log.error(
+                    "process %d makes no progress: nothing of it has run for %.0f s. It holds %s. "
+                    "What it has not begun is given to others",
+                    child.pid,
+                    silence,
+                    ", ".join(f"job {entry.job_id}" for entry in child.board.entries()) or "no job that has begun",
+                )
+                self._caretaker.relieve(child.process_id, child.revoke)
+            child.is_hung = is_hung
+            if 0 < self._upkeep.hung_after < silence and child.killed_after is None:
+                child.killed_after = silence
+                log.error("process %d is killed: it has made no progress for %.0f s", child.pid, silence)
                 child.process.kill()
 
     def _replace(self) -> None:

@@ -21,7 +21,7 @@ from sqla_jobs.held import Held
 from sqla_jobs.outcomes import Failure, Lost, Outcome, Released, Retried, Snoozed
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.transactions import WorkerTransactions
-from sqla_jobs.version import check_version
+from sqla_jobs.version import check_version, schema_of
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.crew import Crew
 from sqla_jobs.worker.finisher import Finisher
@@ -32,6 +32,7 @@ from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.service import Service
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Settings
 from sqla_jobs.worker.stopping import handled, stopped_by_signals
 
@@ -58,9 +59,9 @@ class Worker(Service):
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
-        self._queries = Queries(jobs.models)
         self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Held] = {}
+        self._set_aside = SetAside()
         self._crew = Crew(self._lanes, settings.slow)
         self._started = self._stopped = False
         self._runs = 0
@@ -105,6 +106,8 @@ class Worker(Service):
             made.callback(self._engine.dispose)
             self._claims = own_engine(app, patience=self._settings.patience, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
+            # wherever a task's own connection looks for tables: those of the jobs are known by their schema
+            self._queries = Queries(self._jobs.models, self._find_tables())
             self._build(tasks, isolation)
             self._sign_on()
             made.pop_all()
@@ -116,12 +119,20 @@ class Worker(Service):
         self._pruner.start()
         log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
 
-    def _sign_on(self) -> None:
+    def _find_tables(self) -> str | None:
+        """The schema that has them."""
+        table = self._jobs.models.tables["jobs"]
         try:
             # should the server give no more: one listens, the others share the second, and claims have their own
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
-                check_version(connection, self._jobs.models.tables["jobs"])
-            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings)
+                check_version(connection, table)
+                return schema_of(connection, table)
+        except (ConfigurationError, ProgrammingError) as error:
+            raise ConfigurationError(explain(error)) from error
+
+    def _sign_on(self) -> None:
+        try:
+            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings, self._set_aside)
             self._heart.start()
         except (ConfigurationError, ProgrammingError) as error:
             raise ConfigurationError(explain(error)) from error
@@ -144,17 +155,20 @@ class Worker(Service):
             self._keeper,
             held=self._held,
             claiming=claiming,
+            set_aside=self._set_aside,
             lost=self._on_leases_lost,
             stray=self._on_stray,
         )
         self._claimer = Claimer(
             self._claims,
+            self._jobs.models,
             queries,
             self._settings,
             tasks,
             lanes=self._lanes,
             held=self._held,
             claiming=claiming,
+            set_aside=self._set_aside,
             heart=self._heart,
             finisher=self._finisher,
         )

@@ -57,6 +57,10 @@ EXCEPTION WHEN dependent_objects_still_exist THEN
 END $$"""
 
 
+def _in_range(*columns: str) -> str:
+    return " AND ".join(f"{column} >= '1000-01-01 UTC' AND {column} < '9000-01-01 UTC'" for column in columns)
+
+
 def _jobs(names: Names) -> tuple[str, ...]:
     table, jobs = names.table("jobs"), f"{names.prefix}jobs"
     return (
@@ -86,11 +90,18 @@ CREATE TABLE {table} (
     CONSTRAINT {jobs}_pkey PRIMARY KEY (id),
     CONSTRAINT {jobs}_state_check
         CHECK (state IN ('scheduled', 'queued', 'running', 'succeeded', 'failed', 'cancelled')),
+    CONSTRAINT {jobs}_id_check CHECK (id > 0 AND id <= 9000000000000000000),
     CONSTRAINT {jobs}_priority_check CHECK (priority BETWEEN -10 AND 10),
+    CONSTRAINT {jobs}_position_check CHECK (position > 0),
     CONSTRAINT {jobs}_args_check CHECK (state NOT IN ('scheduled', 'queued') OR jsonb_typeof(args) = 'object'),
-    CONSTRAINT {jobs}_attempts_check CHECK (attempt >= 0 AND max_attempts >= 1),
+    CONSTRAINT {jobs}_attempts_check
+        CHECK (attempt BETWEEN 0 AND 1000000000 AND max_attempts BETWEEN 1 AND 1000000000),
     CONSTRAINT {jobs}_lease_check
-        CHECK (state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL))
+        CHECK (state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)),
+    CONSTRAINT {jobs}_progress_check CHECK (progress BETWEEN 0 AND 1),
+    CONSTRAINT {jobs}_times_check
+        CHECK ({_in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")}),
+    CONSTRAINT {jobs}_run_at_check CHECK ({_in_range("run_at")} OR run_at = 'infinity')
 )""",
         f"CREATE INDEX {jobs}_queued ON {table} (queue, priority, position) WHERE state = 'queued'",
         f"CREATE INDEX {jobs}_scheduled ON {table} (run_at) WHERE state = 'scheduled'",
@@ -123,7 +134,10 @@ CREATE TABLE {table} (
     traceback TEXT,
     CONSTRAINT {runs}_pkey PRIMARY KEY (id),
     CONSTRAINT {runs}_outcome_check
-        CHECK (outcome IN ('succeeded', 'failed', 'cancelled', 'retried', 'snoozed', 'lost'))
+        CHECK (outcome IN ('succeeded', 'failed', 'cancelled', 'retried', 'snoozed', 'lost')),
+    CONSTRAINT {runs}_id_check CHECK (id > 0 AND id <= 9000000000000000000),
+    CONSTRAINT {runs}_attempt_check CHECK (attempt >= 0),
+    CONSTRAINT {runs}_times_check CHECK ({_in_range("started_at", "finished_at")})
 )""",
         f"CREATE INDEX {runs}_job_id ON {table} (job_id)",
         f"CREATE INDEX {runs}_finished_at ON {table} USING brin (finished_at)",
@@ -159,7 +173,13 @@ CREATE TABLE {table} (
     CONSTRAINT {schedules}_pkey PRIMARY KEY (id),
     CONSTRAINT {schedules}_name_key UNIQUE (name),
     CONSTRAINT {schedules}_catch_up_check CHECK (catch_up IN ('skip', 'latest', 'all')),
-    CONSTRAINT {schedules}_overlap_check CHECK (overlap IN ('allow', 'skip'))
+    CONSTRAINT {schedules}_overlap_check CHECK (overlap IN ('allow', 'skip')),
+    CONSTRAINT {schedules}_id_check CHECK (id > 0 AND id <= 9000000000000000000),
+    CONSTRAINT {schedules}_priority_check CHECK (priority BETWEEN -10 AND 10),
+    CONSTRAINT {schedules}_args_check CHECK (jsonb_typeof(args) = 'object'),
+    CONSTRAINT {schedules}_jitter_check CHECK (jitter BETWEEN 0 AND 86400),
+    CONSTRAINT {schedules}_times_check
+        CHECK ({_in_range("next_run_at", "last_run_at", "declared_at", "retired_at")})
 )""",
     )
 
@@ -173,16 +193,22 @@ CREATE TABLE {names.table("processes")} (
     host TEXT DEFAULT '' NOT NULL,
     pid INTEGER DEFAULT 0 NOT NULL,
     queues JSONB DEFAULT '{{}}' NOT NULL,
+    set_aside JSONB DEFAULT '{{}}' NOT NULL,
     lease DOUBLE PRECISION DEFAULT 30 NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     beat_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT {names.prefix}processes_pkey PRIMARY KEY (id)
+    CONSTRAINT {names.prefix}processes_pkey PRIMARY KEY (id),
+    CONSTRAINT {names.prefix}processes_queues_check CHECK (jsonb_typeof(queues) = 'object'),
+    CONSTRAINT {names.prefix}processes_set_aside_check CHECK (jsonb_typeof(set_aside) = 'object'),
+    CONSTRAINT {names.prefix}processes_lease_check CHECK (lease > 0 AND lease <= 86400),
+    CONSTRAINT {names.prefix}processes_times_check CHECK ({_in_range("started_at", "beat_at")})
 )""",
         f"""
 CREATE TABLE {names.table("queues")} (
     name TEXT NOT NULL,
     paused_at TIMESTAMP WITH TIME ZONE,
-    CONSTRAINT {names.prefix}queues_pkey PRIMARY KEY (name)
+    CONSTRAINT {names.prefix}queues_pkey PRIMARY KEY (name),
+    CONSTRAINT {names.prefix}queues_times_check CHECK ({_in_range("paused_at")})
 )""",
         f"""
 CREATE TABLE {names.table("audit")} (
@@ -192,6 +218,9 @@ CREATE TABLE {names.table("audit")} (
     action TEXT DEFAULT '' NOT NULL,
     subject TEXT DEFAULT '' NOT NULL,
     details JSONB DEFAULT '{{}}' NOT NULL,
-    CONSTRAINT {names.prefix}audit_pkey PRIMARY KEY (id)
+    CONSTRAINT {names.prefix}audit_pkey PRIMARY KEY (id),
+    CONSTRAINT {names.prefix}audit_id_check CHECK (id > 0 AND id <= 9000000000000000000),
+    CONSTRAINT {names.prefix}audit_details_check CHECK (jsonb_typeof(details) = 'object'),
+    CONSTRAINT {names.prefix}audit_times_check CHECK ({_in_range("at")})
 )""",
     )

@@ -1,0 +1,101 @@
+"""What goes into the statements of a job's way and comes out of them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from operator import attrgetter
+from typing import NamedTuple
+
+from sqla_jobs.outcomes import Outcome
+
+PRIORITIES = range(-10, 11)
+EVERYWHERE = (-1,) * len(PRIORITIES)
+"""Floors for claims: the position at and below which they do not look, for each priority."""
+
+
+class Lease(NamedTuple):
+    """The right of one process to finish one attempt at a job."""
+
+    job_id: int
+    run_id: int
+    process_id: uuid.UUID
+
+
+class Claimed(NamedTuple):
+    """A job this process holds, and its lease. `args` is JSON text; `elapsed` seconds since its first start."""
+
+    job_id: int
+    run_id: int
+    process_id: uuid.UUID
+    task: str
+    queue: str
+    priority: int
+    position: int
+    args: str
+    attempt: int
+    max_attempts: int
+    scheduled_for: datetime | None
+    elapsed: float
+
+
+class Among(NamedTuple):
+    """Which jobs a statement over many looks at: of those in `only`, where that is given, all but those `set_aside`."""
+
+    only: Collection[int] | None = None
+    set_aside: Collection[int] = ()
+
+    def parameters(self) -> dict[str, str | None]:
+        """For a statement with `among`."""
+        return {
+            "only_ids": None if self.only is None else numbers(self.only),
+            "set_aside_ids": numbers(self.set_aside),
+        }
+
+
+ALL = Among()
+
+
+class Promotion(NamedTuple):
+    """What was queued because it is due, when the next one is, and who serves the queues that were asked for."""
+
+    promoted: int
+    due_in: float
+    """Seconds until the next scheduled job is due: infinite where there is none, 0 where there may be more now."""
+    workers: int
+    """How many serve any of these queues."""
+
+
+class Finish(NamedTuple):
+    """The end of one attempt. Both times are seconds after the claim, by this process's monotonic clock."""
+
+    lease: Lease | Claimed
+    outcome: Outcome
+    started: float = 0.0
+    finished: float = 0.0
+
+
+def in_order(ends: Iterable[Finish]) -> list[Finish]:
+    """By job id, so that two writers of the same rows, who lock them in this order, cannot deadlock."""
+    return sorted(ends, key=_JOB_ID)
+
+
+_JOB_ID = attrgetter("lease.job_id")
+
+
+def numbers(values: Iterable[object]) -> str:
+    """An array of values whose text needs no quotes: numbers, UUIDs, plain words."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def texts(values: list[str | None]) -> str:
+    """An array of texts, shortened to nothing where none is given."""
+    return "{}" if values.count(None) == len(values) else numbers(map(_quoted, values))
+
+
+def _quoted(text: str | None) -> str:
+    if text is None:
+        return "NULL"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
