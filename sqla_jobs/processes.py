@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, delete, insert, literal, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import storable
@@ -41,5 +42,19 @@ def show_set_aside(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, reasons: Mapping[int, str]
 ) -> None:
     """Let everybody see which jobs this process passes over, and why."""
-    values = {"set_aside": {str(job_id): storable(reason, 500) for job_id, reason in reasons.items()}}
-    connection.execute(update(models.Process).where(models.Process.id == process_id).values(values))
+    _set_aside(connection, models, process_id, literal(_shown(reasons), JSONB))
+
+
+def add_set_aside(
+    connection: Connection, models: Models[Any], process_id: uuid.UUID, reasons: Mapping[int, str]
+) -> None:
+    """The same of jobs that its parent passes over, beside its own."""
+    _set_aside(connection, models, process_id, models.Process.set_aside.concat(literal(_shown(reasons), JSONB)))
+
+
+def _shown(reasons: Mapping[int, str]) -> dict[str, str]:
+    return {str(job_id): storable(reason, 500) for job_id, reason in reasons.items()}
+
+
+def _set_aside(connection: Connection, models: Models[Any], process_id: uuid.UUID, value: Any) -> None:
+    connection.execute(update(models.Process).where(models.Process.id == process_id).values(set_aside=value))

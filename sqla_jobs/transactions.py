@@ -28,6 +28,8 @@ _SAY_AGAIN = 60.0
 
 _CONNECTIONS = "sqla_jobs.connections"
 """Where the `info` of a run's session has the connections that it has begun transactions on."""
+_ENDING = "sqla_jobs.ending"
+"""Where it has its COMMIT that is under way."""
 
 
 @cache
@@ -36,14 +38,12 @@ def _listen_to_sessions() -> None:
 
 
 def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    if (connections := session.info.get(_CONNECTIONS)) is not None and connection not in connections:
-        connections.append(connection)
-
-
-def _others(session: Session, own: Connection) -> list[Connection]:
-    """The session's connections to other databases, on which it has a transaction."""
-    connections: list[Connection] = session.info[_CONNECTIONS]
-    return [one for one in connections if one is not own and one.in_transaction()]
+    connections: list[Connection] | None = session.info.get(_CONNECTIONS)
+    if connections is None or connection in connections:
+        return
+    connections.append(connection)
+    if (ending := session.info.get(_ENDING)) is not None:  # a hook of the commit has begun it
+        ending.watch(connection)
 
 
 class NotBegun(Exception):
@@ -105,7 +105,11 @@ class WorkerTransactions:
             self._queries.succeed(session, end)
             session.commit()
         else:
-            self._queries.commit(session, end, others=lambda own: _others(session, own))
+            with self._queries.ending(session, end) as ending:
+                for connection in session.info[_CONNECTIONS]:
+                    ending.watch(connection)
+                session.info[_ENDING] = ending
+                session.commit()
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)

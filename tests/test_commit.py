@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from sqla_jobs.postgres import LocalServer
 from tests import shop
 from tests.conftest import new_database
+from tests.counting import attempts_and_runs, states
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs
 
@@ -174,3 +176,122 @@ def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:
     assert outcome == "retried"
     assert "join an outer transaction" in str(error)
     assert effects(app) == {}
+
+
+def before_commit(factory: Any, do: Any) -> Any:
+    event.listen(factory, "before_commit", do)
+    return factory
+
+
+def test_a_task_may_change_where_its_session_looks_for_tables(app: Engine) -> None:
+    def look_elsewhere(session: Session) -> None:
+        session.flush()
+        session.execute(text("SET LOCAL search_path TO pg_catalog"))
+
+    factory = before_commit(sessionmaker(app), look_elsewhere)
+    assert run(app, shop.write, {"n": 1}, bind=factory) == [WENT_WELL]
+    assert effects(app) == {1: "transactional"}
+
+
+def test_an_end_that_the_task_itself_keeps_from_being_stored_is_charged_and_told(app: Engine) -> None:
+    """A trigger that returns NULL does so, or row level security."""
+    with app.begin() as connection:
+        connection.execute(
+            text(
+                """
+                CREATE FUNCTION hide() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    IF NEW.state = 'succeeded' THEN RETURN NULL; END IF;
+                    RETURN NEW;
+                END $$;
+                CREATE TRIGGER hide BEFORE UPDATE ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION hide();
+                """
+            )
+        )
+    ((outcome, error),) = run(app, shop.write, {"n": 1})[0]
+    assert outcome == "retried"
+    assert "row level security, and triggers that return NULL" in str(error)
+    assert effects(app) == {}
+    with Session(app) as session:
+        job = session.scalars(select(jobs.Job)).one()
+        assert (job.state, job.attempt) == ("scheduled", 1)
+
+
+def test_a_task_that_takes_a_role_which_may_not_end_its_job_is_charged_and_told(app: Engine) -> None:
+    with app.begin() as connection:
+        connection.execute(text("CREATE ROLE powerless"))
+
+    def take_role(session: Session) -> None:
+        session.flush()
+        session.execute(text("SET LOCAL ROLE powerless"))
+
+    try:
+        ((outcome, error),) = run(app, shop.write, {"n": 1}, bind=before_commit(sessionmaker(app), take_role))[0]
+    finally:
+        with app.begin() as connection:
+            connection.execute(text("DROP ROLE powerless"))
+    assert outcome == "retried"
+    assert "permission denied" in str(error)
+    assert effects(app) == {}
+
+
+@pytest.mark.parametrize("moment", ["after_flush", "before_commit"])
+def test_what_another_database_does_not_commit_makes_the_job_fail(moment: str, app: Engine, server_url: str) -> None:
+    """Its connection is cut right before its COMMIT, in every second job."""
+    with new_database(server_url) as url:
+        elsewhere = create_engine(url, pool_size=CONNECTIONS)
+        other = Table("elsewhere", MetaData(), Column("n", Integer))
+        other.metadata.create_all(elsewhere)
+        factory = sessionmaker(app, binds={other: elsewhere})
+
+        def also(session: Session, *_: object) -> None:
+            n = session.info["n"]
+            session.execute(insert(other).values(n=n))
+            if n % 2:
+                pid = session.connection(bind_arguments={"clause": other}).scalar(text("SELECT pg_backend_pid()"))
+                with app.connect() as connection:
+                    connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+
+        def note(session: Session, *_: object) -> None:
+            session.info["n"] = next(one.n for one in session.new if isinstance(one, Effect))
+
+        event.listen(factory, "after_flush", note)
+        event.listen(factory, moment, also)
+        with Session(app) as session:
+            shop.write.enqueue_many(session, ({"n": n} for n in range(20)))
+            session.commit()
+        jobs.worker(bind=factory, concurrency=1).drain()
+        with elsewhere.connect() as connection:
+            assert sorted(connection.scalars(select(other.c.n))) == list(range(0, 20, 2))
+        elsewhere.dispose()
+    with Session(app) as session:
+        ended = select(jobs.Job.args["n"].as_integer()).where(jobs.Job.state == "succeeded")
+        assert sorted(session.scalars(ended)) == list(range(0, 20, 2))
+    assert sorted(effects(app)) == list(range(0, 20, 2))
+
+
+@pytest.mark.parametrize("task", [shop.mark, shop.write], ids=["plain", "transactional"])
+def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it(task: Any) -> None:
+    """Else a crash of the server brings the job back, of which its worker knows nothing any more."""
+    with LocalServer(durable=True) as server:
+        engine = create_engine(server.url)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("ALTER SYSTEM SET wal_writer_delay = '10s'"))
+            connection.execute(text("ALTER SYSTEM SET synchronous_commit = 'off'"))
+        server.restart()
+        engine.dispose()
+        shop.Base.metadata.create_all(engine)
+        jobs.bind(engine)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            assert connection.scalar(text("SHOW synchronous_commit")) == "off"
+            connection.execute(text("CHECKPOINT"))
+        with jobs.worker(heartbeat=0.5, lease=30):
+            with Session(engine) as session:
+                task.options(max_attempts=1).enqueue(session, n=1)
+                session.commit()
+            wait_until(lambda: states(engine) == {"succeeded": 1})
+            server.crash()
+            server.start()
+            engine.dispose()
+            assert states(engine) == {"succeeded": 1}
+            assert attempts_and_runs(engine) == (1, 1)
+        engine.dispose()

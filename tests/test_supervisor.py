@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from tests import shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import attempts_and_runs, children_of, effects, enqueue_both, runs, states, worker_pids
-from tests.helpers import wait_until
+from tests.helpers import refuse, wait_until
 from tests.shop import jobs
 
 
@@ -397,3 +397,95 @@ def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, 
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_job_of_a_dead_child_whose_end_is_refused_holds_up_neither_its_siblings_nor_other_jobs(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url, "--processes", "2", "--concurrency", "1")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    with Session(database) as session:
+        refuse(session, "OLD.args->>'n' = '7' AND OLD.state = 'running'")
+        bad = shop.mark.enqueue(session, n=7, seconds=60)
+        session.commit()
+        wait_until(lambda: effects(database, "plain") == {7: 1})
+        of_bad = select(jobs.Process.id, jobs.Process.pid).where(
+            jobs.Process.id == select(jobs.Job.process_id).scalar_subquery()
+        )
+        victim, pid = session.execute(of_bad).one()
+        siblings = set(session.scalars(select(jobs.Process.id).where(jobs.Process.id != victim)))
+        session.commit()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: session.get(jobs.Process, victim, populate_existing=True) is None or session.rollback())
+        for n in range(100, 110):
+            shop.mark.enqueue(session, n=n, seconds=0.3)
+        session.commit()
+        wait_until(lambda: states(database) == {"running": 1, "succeeded": 10})
+        assert siblings <= set(session.scalars(select(jobs.Process.id))), "none of them was taken for dead"
+        set_aside = select(jobs.Process.id).where(jobs.Process.set_aside.has_key(str(bad.id)))
+        wait_until(lambda: session.scalars(set_aside).first() or session.rollback())
+
+
+def in_the_midst_of(session: Session, hanging: Any) -> None:
+    """So many short jobs before and after it that it hangs while its process holds some that it has not begun."""
+    short = shop.mark.options(max_attempts=1)
+    short.enqueue_many(session, ({"n": n} for n in range(500)))
+    hanging(session)
+    short.enqueue_many(session, ({"n": n} for n in range(500, 1000)))
+    session.commit()
+
+
+def is_held(engine: Engine) -> bool:
+    """Whether one process holds the job that hangs and others, and nothing moves."""
+    with Session(engine) as session:
+        running = select(jobs.Job.task, jobs.Job.id).where(jobs.Job.state == "running")
+        before = session.execute(running).all()
+        time.sleep(0.3)
+        return len(before) > 1 and "hold_the_gil_for" in dict(before) and session.execute(running).all() == before
+
+
+def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_later(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """Its interpreter is held by C code, and the task has no timeout. The lease is an hour."""
+    calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "1")
+    start_worker(database_url, *calm, "--hung-after", "10")
+    with Session(database) as session:
+        in_the_midst_of(session, lambda s: shop.hold_the_gil_for.options(max_attempts=1).enqueue(s, seconds=60))
+    wait_until(lambda: is_held(database))
+    start_worker(database_url, *calm)
+    wait_until(lambda: effects(database, "plain") == dict.fromkeys(range(1000), 1), timeout=30)
+    assert "makes no progress" in log_of(tmp_path)
+    assert states(database)["failed"] == 0, "the process still lives, and so may its job"
+    wait_until(lambda: states(database)["running"] == 0, timeout=30)
+    assert effects(database, "plain") == dict.fromkeys(range(1000), 1), "none of them began twice"
+    with Session(database) as session:
+        lost = session.scalars(select(jobs.Run).where(jobs.Run.outcome == "lost")).all()
+        tasks = set(session.scalars(select(jobs.Job.task).where(jobs.Job.id.in_([run.job_id for run in lost]))))
+    assert "hold_the_gil_for" in tasks
+    assert states(database) == {"failed": len(lost), "succeeded": 1001 - len(lost)}  # some ends were not stored yet
+    assert all("made no progress for" in (run.error or "") and "--hung-after" in (run.error or "") for run in lost)
+
+
+def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_meanwhile(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "2", "--hung-after", "4")
+    first = start_worker(database_url, *calm, "--hung-after", "0")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (child,) = children_of(first)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000)))
+        session.commit()
+    wait_until(lambda: 200 < states(database)["succeeded"] < 2500)
+    os.kill(child, signal.SIGSTOP)
+    start_worker(database_url, *calm)
+    wait_until(lambda: "makes no progress" in log_of(tmp_path), timeout=30)
+    wait_until(lambda: states(database)["succeeded"] >= 2990, timeout=30)
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: "goes on" in log_of(tmp_path), timeout=30)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000, 3100)))
+        session.commit()
+    wait_until(lambda: states(database) == {"succeeded": 3100}, timeout=30)
+    assert effects(database, "plain") == dict.fromkeys(range(3100), 1), "none of them began twice"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -23,7 +24,7 @@ from sqla_jobs.errors import LeaseLost
 from sqla_jobs.mapping import Models
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import begin, claim, finish, held, rescue, succeed, waiting
-from sqla_jobs.queries.commit import Commit
+from sqla_jobs.queries.commit import Commit, Ending
 from sqla_jobs.queries.parts import Tables, Written
 from sqla_jobs.queries.values import (
     ALL,
@@ -183,14 +184,9 @@ class Queries:
         """
         return begin.begin(driver(connection), noticed_within=noticed_within, patience=patience)
 
-    def commit(self, session: Session, end: Finish, *, others: Callable[[Connection], Sequence[Connection]]) -> None:
-        """Commit such a transaction with the end of its attempt. Raises `LeaseLost`.
-
-        `others`, given the session's connection to this database, names those to others.
-        """
-        connection = self.connection(session)
-        with self._commit.storing(connection, end, lambda: others(connection)):
-            session.commit()
+    def ending(self, session: Session, end: Finish) -> AbstractContextManager[Ending]:
+        """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""
+        return self._commit.storing(self.connection(session), end)
 
     @cached_property
     def _commit(self) -> Commit:

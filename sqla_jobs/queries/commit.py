@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 from zlib import crc32
@@ -10,7 +10,7 @@ from zlib import crc32
 import psycopg
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
-from sqlalchemy import ColumnElement, Connection, literal_column, select
+from sqlalchemy import ColumnElement, Connection, event, literal_column, select
 
 from sqla_jobs.connections import driver
 from sqla_jobs.deadlines import ask
@@ -47,55 +47,37 @@ class Commit:
         self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
     @contextmanager
-    def storing(
-        self, connection: Connection, end: Finish, others: Callable[[], Sequence[Connection]]
-    ) -> Generator[None]:
-        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`.
-
-        `others` gives, at that moment, the session's connections to other databases. They are committed once the
-        lease has been found to stand, and before this one.
-        """
-        raw, has_committed = driver(connection), False
+    def storing(self, connection: Connection, end: Finish) -> Generator[Ending]:
+        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`."""
+        raw, ending = driver(connection), Ending(self, connection, end)
 
         def commit() -> None:
-            nonlocal has_committed
             try:
-                if elsewhere := others():
-                    self._commit_last(raw, elsewhere, end)
-                else:
-                    self._commit(raw, connection.info, end)
+                ending.commit()
             except BaseException:
                 # SQLAlchemy takes a failed COMMIT to have ended the transaction; what failed may stand before it
                 with suppress(psycopg.Error):  # then the connection is lost, and what failed first is told
                     raw.rollback()
                 raise
-            has_committed = True
 
         # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
         vars(raw)["commit"] = commit
         try:
-            yield
+            yield ending
         finally:
             del vars(raw)["commit"]
-        if not has_committed:
+        if not ending.has_committed:
             raise JobsError(
                 "the session of the run did not commit on its connection, so its end is not stored: "
                 "let the session factory give sessions of their own, not such as join an outer transaction"
             )
 
-    def _commit_last(self, raw: psycopg.Connection[Any], others: Sequence[Connection], end: Finish) -> None:
-        """SQLAlchemy commits a session's connections in no order.
-
-        Should one of the others fail after this one, what was written there would be lost, and the job have
-        succeeded.
-        """
+    def store(self, raw: psycopg.Connection[Any], end: Finish) -> None:
+        """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
         self._ask(raw, f"{beginning(raw)}{self._plain}", end)
-        for other in others:
-            other.dialect.do_commit(other.connection)
-        ask(raw, "COMMIT")
 
-    def _commit(self, raw: psycopg.Connection[Any], known: dict[Any, Any], end: Finish) -> None:
-        """`known` says what to send on this connection."""
+    def store_and_commit(self, raw: psycopg.Connection[Any], known: dict[Any, Any], end: Finish) -> None:
+        """Both in one message. `known` says what to send on this connection. Raises `LeaseLost`."""
         statements: str = known.get(self._name, self._first)
         if statements == self._preparing:
             known[self._name] = self._prepared  # whatever follows: no rollback undoes PREPARE
@@ -120,3 +102,51 @@ class Commit:
             if _NO_LEASE not in str(error):
                 raise
             raise LeaseLost from None
+
+
+class Ending:
+    """One such COMMIT, and those of the same session in other databases.
+
+    SQLAlchemy commits a session's connections in no order. Here the others are committed once the lease has been
+    found to stand, and before the end is: should one of them fail, the job has not succeeded.
+    """
+
+    has_committed = False
+
+    def __init__(self, commit: Commit, connection: Connection, end: Finish) -> None:
+        self._commit = commit
+        self._connection = connection
+        self._raw = driver(connection)
+        self._end = end
+        self._is_stored = False
+        self._others: list[Connection] = []
+
+    def watch(self, connection: Connection) -> None:
+        """Another connection of the session, unless it is this one."""
+        if connection is not self._connection:
+            self._others.append(connection)
+            event.listen(connection, "commit", self._before)
+
+    def _before(self, other: Connection) -> None:
+        try:
+            self._store()
+        except BaseException:
+            other.dialect.do_rollback(other.connection)  # as above, nobody else does
+            raise
+
+    def _store(self) -> None:
+        if not self._is_stored:
+            self._commit.store(self._raw, self._end)
+            self._is_stored = True
+
+    def commit(self) -> None:
+        """Commit, after the others. Raises `LeaseLost`."""
+        if self._others:
+            self._store()
+            for other in self._others:
+                if other.in_transaction():
+                    other.dialect.do_commit(other.connection)
+            ask(self._raw, "COMMIT")
+        else:
+            self._commit.store_and_commit(self._raw, self._connection.info, self._end)
+        self.has_committed = True

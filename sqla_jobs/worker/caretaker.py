@@ -15,6 +15,7 @@ from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import registry
 
+from sqla_jobs import processes
 from sqla_jobs.connections import own_engine
 from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin
@@ -68,6 +69,8 @@ class Caretaker:
         self._beaten = beaten
         self._address: Address | None = None
         self._estates: list[Estate] = []
+        self._set_aside = SetAside()
+        self._shown: dict[int, str] = {}
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -111,7 +114,7 @@ class Caretaker:
         engine = Patience("connecting", self._stop).call(lambda: own_engine(app, patience=self._rhythm.patience))
         models = map_models(registry(), self._address.schema, self._address.prefix, JobMixin)
         queries = Queries(models)
-        pulse = Pulse(engine, models, queries, self._rhythm, SetAside())
+        pulse = Pulse(engine, models, queries, self._rhythm, self._set_aside)
         patience = Patience("the heartbeat", self._stop, longest=self._rhythm.longest_wait)
         while not self._stop.is_set():
             patience.run(lambda: self._tick(engine, models, queries, pulse))
@@ -123,6 +126,7 @@ class Caretaker:
         """Beat first: whatever is wrong with what the dead have left, the living live."""
         if pulse.is_due:
             self._beat(pulse)
+            self._show_set_aside(engine, models)
         while self._hung:
             self._give_back(engine, queries, *self._hung[0])
             del self._hung[0]
@@ -141,6 +145,14 @@ class Caretaker:
             if process_id not in alive:
                 self._gone(process_id)
         pulse.rescue()
+
+    def _show_set_aside(self, engine: Engine, models: Models[Any]) -> None:
+        """It has no row itself."""
+        reasons, living = self._set_aside.reasons, self._living()
+        if living and reasons != self._shown:
+            with engine.begin() as connection:
+                processes.add_set_aside(connection, models, living[0], reasons)
+            self._shown = reasons
 
     @staticmethod
     def _tell(engine: Engine, models: Models[Any]) -> None:
