@@ -9,18 +9,21 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from benchmarks.proxy import Proxy
-from benchmarks.torture import app
+from benchmarks.torture import app, refusals
+from benchmarks.torture.hostile import ROWS, Hostile
 from benchmarks.torture.load import Answer, Ledger
 from benchmarks.torture.plan import KINDS, plan
-from benchmarks.torture.verdict import breaches, read_facts
+from benchmarks.torture.verdict import breaches, lost_by_step, read_facts
 from tests.conftest import processes_of_ours
 from tests.helpers import wait_until
 
@@ -28,12 +31,12 @@ ROOT = Path(__file__).parent.parent
 jobs, Effect = app.jobs, app.Effect
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 def test_a_minute_of_torture_breaks_no_promise() -> None:
     command = [sys.executable, "-m", "benchmarks.torture", "--minutes", "1", "--seed", "1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as torture:
         try:
-            said, _ = torture.communicate(timeout=220)
+            said, _ = torture.communicate(timeout=340)
         finally:
             torture.send_signal(signal.SIGTERM)  # it takes its workers and its server with it
     assert torture.returncode == 0, said
@@ -236,6 +239,82 @@ def test_the_verdict_names_forgotten_cancels_and_workers_without_a_row(engine: E
     forgotten, missing = verdict(engine, ledger, {4711})
     assert forgotten.startswith("an acknowledged cancel is forgotten: job 1")
     assert missing == "no row is there of the living processes [4711]"
+
+
+def test_a_run_lost_to_a_step_of_the_clock_is_named_unless_a_job_stopped_its_process(
+    engine: Engine, ledger: Ledger
+) -> None:
+    lost, stopped = (uuid.uuid4() for _ in range(2))
+    with Session(engine) as session:
+        for n, task, process_id in ((901, "write", lost), (902, "write", stopped), (903, "hang", stopped)):
+            job = jobs.Job(task=task, args={"n": n, "seconds": 0}, state="failed", attempt=1)
+            session.add(job)
+            session.flush()
+            session.add(jobs.Run(id=n, job_id=job.id, attempt=1, outcome="lost", process_id=process_id))
+        session.commit()
+        facts = read_facts(session, session)
+    (said,) = lost_by_step(facts, {901, 902})
+    assert said.startswith("run 901 was lost when the clock stepped: job")
+    assert lost_by_step(facts, set()) == []
+
+
+def test_hostile_rows_are_refused_or_taken_and_left_out_of_the_verdict(engine: Engine, ledger: Ledger) -> None:
+    hostile = Hostile(engine, random.Random(7))
+    for _ in ROWS:
+        hostile.add()
+    assert hostile.answers.total() == len(ROWS)
+    assert set(hostile.answers) == {"accepted", "refused"}
+    assert verdict(engine, ledger) == []
+
+
+def test_a_hostile_row_comes_again_after_a_server_that_is_away(engine: Engine) -> None:
+    hostile = Hostile(engine, random.Random(7))
+    hostile.add()  # there are no tables yet, which is nothing that the row is to blame for
+    assert hostile.answers.total() == 0
+    app.Base.metadata.create_all(engine)
+    for _ in ROWS:
+        hostile.add()
+    assert hostile.answers.total() == len(ROWS)
+
+
+def change(engine: Engine, statement: str, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement), values)
+
+
+TAKE = "UPDATE sqla_jobs SET state = 'running', attempt = 1, current_run_id = id, process_id = gen_random_uuid() "
+END = "UPDATE sqla_jobs SET state = 'succeeded', finished_at = now(), current_run_id = NULL, process_id = NULL "
+MARKED = "WHERE oddity = :oddity"
+KEEP = "INSERT INTO sqla_runs (job_id, attempt, outcome) SELECT id, 1, 'succeeded' FROM sqla_jobs "
+FORGET = "DELETE FROM sqla_runs WHERE job_id IN (SELECT id FROM sqla_jobs WHERE oddity = :oddity)"
+DELETE = "DELETE FROM sqla_jobs "
+
+
+@pytest.mark.parametrize(
+    ("oddity", "before", "refused"),
+    [
+        ("claim", [], TAKE + MARKED),
+        ("end", [TAKE], END + MARKED),
+        ("run", [TAKE, END], KEEP + MARKED),
+        ("delete", [], DELETE + MARKED),
+        ("delete run", [], FORGET),
+    ],
+)
+def test_a_trigger_refuses_marked_rows_until_it_is_dropped(
+    engine: Engine, oddity: str, before: list[str], refused: str
+) -> None:
+    app.Base.metadata.create_all(engine)
+    refusals.refuse(engine)
+    if oddity in refusals.AT_WORK:
+        change(engine, "INSERT INTO sqla_jobs (task, args, oddity) VALUES ('mark', '{}', :oddity)", oddity=oddity)
+    for statement in before:
+        change(engine, statement + MARKED, oddity=oddity)
+    with pytest.raises(ProgrammingError, match="a trigger refuses this row"):
+        change(engine, refused, oddity=oddity)
+    change(engine, FORGET, oddity="old")
+    change(engine, DELETE + MARKED, oddity="old")
+    refusals.permit(engine)
+    change(engine, refused, oddity=oddity)
 
 
 def test_a_muted_proxy_passes_requests_on_and_holds_the_answers_back() -> None:

@@ -138,26 +138,26 @@ class Torture:
         First for all but those that triggers refuse, which are dropped then.
         """
         began = time.monotonic()
-        if not self._wait(self._are_others_done, timeout):
-            self._breaches.append("while triggers refused some rows, others did not get to their end")
+        self._wait(lambda: not self._held_up(), timeout)
+        self._breaches += [f"while triggers refused other rows, {left}" for left in self._held_up()]
         refusals.permit(self._engine)
         self._wait(self._is_drained, timeout)
         return time.monotonic() - began
 
-    def _wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+    def _wait(self, condition: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        while not condition() and time.monotonic() < deadline:
             self.storm.keep()
-            if condition():
-                return True
             time.sleep(0.2)
-        return False
 
-    def _are_others_done(self) -> bool:
+    def _held_up(self) -> list[str]:
+        """What no trigger refuses, and did not get to its end."""
         job = jobs.Job
+        live = select(func.count()).select_from(job).where(_LIVE, job.oddity.is_(None))
         with Session(self._engine) as session:
-            live = session.scalar(select(job.id).where(_LIVE, job.oddity.is_(None)).limit(1))
-            return live is None and "old" not in refusals.long_ended(session)
+            counted = {"did not end": session.scalar(live) or 0}
+            counted["were not pruned"] = refusals.long_ended(session).get("old", 0)
+        return [f"{count} jobs {what}" for what, count in counted.items() if count]
 
     def _is_drained(self) -> bool:
         job = jobs.Job
