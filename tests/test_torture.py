@@ -31,12 +31,12 @@ ROOT = Path(__file__).parent.parent
 jobs, Effect = app.jobs, app.Effect
 
 
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(480)
 def test_a_minute_of_torture_breaks_no_promise() -> None:
     command = [sys.executable, "-m", "benchmarks.torture", "--minutes", "1", "--seed", "1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as torture:
         try:
-            said, _ = torture.communicate(timeout=340)
+            said, _ = torture.communicate(timeout=460)
         finally:
             torture.send_signal(signal.SIGTERM)  # it takes its workers and its server with it
     assert torture.returncode == 0, said
@@ -265,6 +265,25 @@ def test_hostile_rows_are_refused_or_taken_and_left_out_of_the_verdict(engine: E
     assert hostile.answers.total() == len(ROWS)
     assert set(hostile.answers) == {"accepted", "refused"}
     assert verdict(engine, ledger) == []
+
+
+def test_a_run_whose_id_a_hostile_row_has_taken_is_no_breach_and_a_second_effect_still_is(
+    engine: Engine, ledger: Ledger
+) -> None:
+    with Session(engine) as session:
+        job_id = of(session, "write")
+        hostile = jobs.Job(task="mark", args={}, oddity="hostile", state="failed")
+        session.add(hostile)
+        session.flush()
+        session.add(jobs.Run(id=2000, job_id=hostile.id, attempt=1, outcome="lost"))
+        session.execute(update(Effect).where(Effect.job_id == job_id).values(run_id=2000))
+        session.commit()
+    assert verdict(engine, ledger) == []
+    with Session(engine) as session:
+        double_an_effect(session)
+        session.commit()
+    (said,) = verdict(engine, ledger)
+    assert said.startswith("not exactly the effect of the run that succeeded: job 1 (write")
 
 
 def test_a_hostile_row_comes_again_after_a_server_that_is_away(engine: Engine) -> None:

@@ -29,7 +29,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 @click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(min=0.5))
 @click.option("--seed", default=1, show_default=True, help="Decides which fault comes when, and the load.")
 @click.option("--rate", default=60.0, show_default=True, help="Jobs enqueued a second.")
-@click.option("--drain", "drain_for", default=120.0, show_default=True, help="Seconds all may take to end afterwards.")
+@click.option("--drain", "drain_for", default=180.0, show_default=True, help="Seconds all may take to end afterwards.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Keep the workers' logs here.")
 @click.option("--network", type=click.Choice(["auto", "namespaces", "proxy"]), default="auto", show_default=True)
 def main(minutes: float, seed: int, rate: float, drain_for: float, logs: Path | None, network: str) -> None:
