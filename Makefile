@@ -23,7 +23,7 @@ help:
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/programs.stamp
 	$(RUN) pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/dev.stamp
@@ -58,6 +58,11 @@ $(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/python.stamp
 	@echo "Installing sqla-jobs[dev] into $(VENV) ..."
 	@$(RUN) pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[dev]"
 	@touch $(VENV)/demo.stamp $@
+
+# A browser and a pooler for the tests that drive them; where they cannot be had those are skipped. Tried once.
+$(VENV)/programs.stamp: $(VENV)/dev.stamp
+	@$(RUN) tests.programs
+	@touch $@
 
 # The first interpreter that is new enough and complete. It is run, not only looked up: a name on
 # PATH may be a shim of a version manager that then refuses, or a Python without ensurepip.

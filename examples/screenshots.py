@@ -1,8 +1,7 @@
-"""Pictures of the dashboard for its documentation: `python -m examples.screenshots [FOLDER]`. Needs chromium."""
+"""Pictures of the dashboard for its documentation: `python -m examples.screenshots [FOLDER]`. Needs a browser."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 from collections.abc import Collection
@@ -16,6 +15,7 @@ from werkzeug.serving import make_server
 
 from examples.dashboard import create_app, jobs
 from examples.database import demo_database
+from tests.programs import BROWSER
 
 FOLDER = Path(__file__).parents[1] / "docs" / "screenshots"
 SHOWN = ("overview", "failed", "job", "schedules")
@@ -65,9 +65,9 @@ def shoot(browser: Browser, origin: str, folder: Path, names: Collection[str], *
 
 def main(folder: Path | None = None) -> None:
     """The few that the documentation shows; in another folder all pages, whole."""
-    chromium = shutil.which("chromium")
+    chromium = BROWSER.find()
     if chromium is None:
-        sys.exit("chromium is missing: apt-get install chromium")
+        sys.exit(f"{BROWSER.package} is missing. {BROWSER.remedy}")
     with demo_database() as url:
         server = make_server("127.0.0.1", 0, create_app(url), threaded=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)

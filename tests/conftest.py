@@ -19,8 +19,24 @@ from sqlalchemy import Engine, create_engine, make_url
 from sqla_jobs.postgres import local_postgres
 from tests import shop
 from tests.helpers import wait_until
+from tests.programs import Program, found
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(program): is skipped where there is no such program; fails if CI=true")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Here and not in a fixture, so that all tests without their program are one line of the summary."""
+    for mark in item.iter_markers("needs"):
+        program: Program = mark.args[0]
+        if found(program) is None:
+            told = f"{program.package} is missing. {program.remedy}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(told, pytrace=False)
+            pytest.skip(told)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -23,19 +22,17 @@ from tests import dashboard_shop as shop
 from tests.conftest import new_database
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
+from tests.programs import BROWSER, found
 
+pytestmark = pytest.mark.needs(BROWSER)
 expect.set_options(timeout=15_000)  # an auto-refresh may be what is waited for
-MISSING = "the browser tests need Debian's chromium, and `chromium` is not on the PATH: apt-get install chromium"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, once for all of these tests."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.fail(MISSING)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=found(BROWSER), args=["--no-sandbox"])
         yield browser
         browser.close()
 

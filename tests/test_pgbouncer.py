@@ -23,10 +23,10 @@ from tests import shop
 from tests.conftest import StartWorker
 from tests.counting import attempts_and_runs, effects, enqueue_both, runs, states
 from tests.helpers import wait_until
+from tests.programs import PGBOUNCER, found
 from tests.shop import jobs
 
-PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no pgbouncer program here")
+pytestmark = pytest.mark.needs(PGBOUNCER)
 
 POOLERS = ("application_name is", "client_encoding is", "DateStyle is", "TimeZone is", "standard_conforming_strings is")
 """What PgBouncer itself keeps for each of its clients."""
@@ -58,7 +58,7 @@ def pooled(database_url: str) -> Iterator[Engine]:
     for path in (folder, settings) if user else ():
         os.chown(path, user["user"], user["group"])
     with (folder / "log").open("wb") as log:
-        bouncer = subprocess.Popen([str(PROGRAM), str(settings)], stdout=log, stderr=log, cwd="/", **user)
+        bouncer = subprocess.Popen([str(found(PGBOUNCER)), str(settings)], stdout=log, stderr=log, cwd="/", **user)
     engine = create_engine(
         server.set(host="127.0.0.1", port=port, password=None), connect_args={"prepare_threshold": 0}
     )

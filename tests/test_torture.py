@@ -9,18 +9,21 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 
 from benchmarks.proxy import Proxy
-from benchmarks.torture import app
+from benchmarks.torture import app, refusals
+from benchmarks.torture.hostile import ROWS, Hostile
 from benchmarks.torture.load import Answer, Ledger
 from benchmarks.torture.plan import KINDS, plan
-from benchmarks.torture.verdict import breaches, read_facts
+from benchmarks.torture.verdict import breaches, lost_by_step, read_facts
 from tests.conftest import processes_of_ours
 from tests.helpers import wait_until
 
@@ -28,12 +31,12 @@ ROOT = Path(__file__).parent.parent
 jobs, Effect = app.jobs, app.Effect
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_a_minute_of_torture_breaks_no_promise() -> None:
     command = [sys.executable, "-m", "benchmarks.torture", "--minutes", "1", "--seed", "1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as torture:
         try:
-            said, _ = torture.communicate(timeout=220)
+            said, _ = torture.communicate(timeout=460)
         finally:
             torture.send_signal(signal.SIGTERM)  # it takes its workers and its server with it
     assert torture.returncode == 0, said
@@ -75,8 +78,9 @@ def test_a_plan_has_every_fault_in_every_minute_and_is_that_of_its_seed(seconds:
 def ledger(engine: Engine) -> Ledger:
     """After a small load that a worker of this process has run without any fault."""
     app.Base.metadata.create_all(engine)
+    app.SecondBase.metadata.create_all(engine)
     jobs.bind(engine)
-    names = ["write", "mark", "chain", "snooze", "flaky", "hopeless", "write", "mark"]
+    names = ["write", "mark", "chain", "snooze", "flaky", "hopeless", "write", "mark", "once", "write", "both"]
     with Session(engine) as session:
         for n, name in enumerate(names):
             jobs.tasks[name].enqueue(session, n=n, seconds=0.01)
@@ -97,7 +101,7 @@ def _wait_until_ended(engine: Engine) -> None:
 
 def verdict(engine: Engine, ledger: Ledger, *services: set[int]) -> list[str]:
     with Session(engine) as session:
-        return breaches(read_facts(session), ledger, services)
+        return breaches(read_facts(session, session), ledger, services)
 
 
 def of(session: Session, task: str) -> int:
@@ -164,6 +168,16 @@ def cancel_by_itself(session: Session) -> None:
     session.execute(update(jobs.Job).where(jobs.Job.task == "hopeless").values(state="cancelled"))
 
 
+def begin_twice(session: Session) -> None:
+    job_id = of(session, "once")
+    session.add(Effect(n=8, task="once", job_id=job_id, run_id=1000))
+    session.add(jobs.Run(id=1000, job_id=job_id, attempt=1, outcome="lost"))
+
+
+def lose_an_echo(session: Session) -> None:
+    session.execute(delete(app.Echo).where(app.Echo.job_id == of(session, "both")))
+
+
 def leave_a_row(session: Session) -> None:
     session.add(jobs.Process(pid=123))
 
@@ -188,6 +202,8 @@ def test_the_verdict_of_a_quiet_run_is_clean(engine: Engine, ledger: Ledger) -> 
         (succeed_twice, "a run after one that succeeded: job 1 (write"),
         (give_up_early, "failed, and should have been tried again: job 6 (hopeless"),
         (cancel_by_itself, "cancelled, and nobody asked for it: job 6 (hopeless"),
+        (begin_twice, "begun more often than it may be tried: job 9 (once"),
+        (lose_an_echo, "succeeded, and what that run wrote to the second database is missing: job 11 (both"),
         (leave_a_row, "a row is left of a process, pid 123, that is not there"),
     ],
 )
@@ -223,6 +239,101 @@ def test_the_verdict_names_forgotten_cancels_and_workers_without_a_row(engine: E
     forgotten, missing = verdict(engine, ledger, {4711})
     assert forgotten.startswith("an acknowledged cancel is forgotten: job 1")
     assert missing == "no row is there of the living processes [4711]"
+
+
+def test_a_run_lost_to_a_step_of_the_clock_is_named_unless_a_job_stopped_its_process(
+    engine: Engine, ledger: Ledger
+) -> None:
+    lost, stopped = (uuid.uuid4() for _ in range(2))
+    with Session(engine) as session:
+        for n, task, process_id in ((901, "write", lost), (902, "write", stopped), (903, "hang", stopped)):
+            job = jobs.Job(task=task, args={"n": n, "seconds": 0}, state="failed", attempt=1)
+            session.add(job)
+            session.flush()
+            session.add(jobs.Run(id=n, job_id=job.id, attempt=1, outcome="lost", process_id=process_id))
+        session.commit()
+        facts = read_facts(session, session)
+    (said,) = lost_by_step(facts, {901, 902})
+    assert said.startswith("run 901 was lost when the clock stepped: job")
+    assert lost_by_step(facts, set()) == []
+
+
+def test_hostile_rows_are_refused_or_taken_and_left_out_of_the_verdict(engine: Engine, ledger: Ledger) -> None:
+    hostile = Hostile(engine, random.Random(7))
+    for _ in ROWS:
+        hostile.add()
+    assert hostile.answers.total() == len(ROWS)
+    assert set(hostile.answers) == {"accepted", "refused"}
+    assert verdict(engine, ledger) == []
+
+
+def test_a_run_whose_id_a_hostile_row_has_taken_is_no_breach_and_a_second_effect_still_is(
+    engine: Engine, ledger: Ledger
+) -> None:
+    with Session(engine) as session:
+        job_id = of(session, "write")
+        hostile = jobs.Job(task="mark", args={}, oddity="hostile", state="failed")
+        session.add(hostile)
+        session.flush()
+        session.add(jobs.Run(id=2000, job_id=hostile.id, attempt=1, outcome="lost"))
+        session.execute(update(Effect).where(Effect.job_id == job_id).values(run_id=2000))
+        session.commit()
+    assert verdict(engine, ledger) == []
+    with Session(engine) as session:
+        double_an_effect(session)
+        session.commit()
+    (said,) = verdict(engine, ledger)
+    assert said.startswith("not exactly the effect of the run that succeeded: job 1 (write")
+
+
+def test_a_hostile_row_comes_again_after_a_server_that_is_away(engine: Engine) -> None:
+    hostile = Hostile(engine, random.Random(7))
+    hostile.add()  # there are no tables yet, which is nothing that the row is to blame for
+    assert hostile.answers.total() == 0
+    app.Base.metadata.create_all(engine)
+    for _ in ROWS:
+        hostile.add()
+    assert hostile.answers.total() == len(ROWS)
+
+
+def change(engine: Engine, statement: str, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement), values)
+
+
+TAKE = "UPDATE sqla_jobs SET state = 'running', attempt = 1, current_run_id = id, process_id = gen_random_uuid() "
+END = "UPDATE sqla_jobs SET state = 'succeeded', finished_at = now(), current_run_id = NULL, process_id = NULL "
+MARKED = "WHERE oddity = :oddity"
+KEEP = "INSERT INTO sqla_runs (job_id, attempt, outcome) SELECT id, 1, 'succeeded' FROM sqla_jobs "
+FORGET = "DELETE FROM sqla_runs WHERE job_id IN (SELECT id FROM sqla_jobs WHERE oddity = :oddity)"
+DELETE = "DELETE FROM sqla_jobs "
+
+
+@pytest.mark.parametrize(
+    ("oddity", "before", "refused"),
+    [
+        ("claim", [], TAKE + MARKED),
+        ("end", [TAKE], END + MARKED),
+        ("run", [TAKE, END], KEEP + MARKED),
+        ("delete", [], DELETE + MARKED),
+        ("delete run", [], FORGET),
+    ],
+)
+def test_a_trigger_refuses_marked_rows_until_it_is_dropped(
+    engine: Engine, oddity: str, before: list[str], refused: str
+) -> None:
+    app.Base.metadata.create_all(engine)
+    refusals.refuse(engine)
+    if oddity in refusals.AT_WORK:
+        change(engine, "INSERT INTO sqla_jobs (task, args, oddity) VALUES ('mark', '{}', :oddity)", oddity=oddity)
+    for statement in before:
+        change(engine, statement + MARKED, oddity=oddity)
+    with pytest.raises(ProgrammingError, match="a trigger refuses this row"):
+        change(engine, refused, oddity=oddity)
+    change(engine, FORGET, oddity="old")
+    change(engine, DELETE + MARKED, oddity="old")
+    refusals.permit(engine)
+    change(engine, refused, oddity=oddity)
 
 
 def test_a_muted_proxy_passes_requests_on_and_holds_the_answers_back() -> None:

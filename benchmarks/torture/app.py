@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 
-from sqlalchemy import BigInteger, Text, select
+from sqlalchemy import BigInteger, Engine, NullPool, Text, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
-from sqla_jobs import Jobs, RunContext, Snooze
+from sqla_jobs import JobMixin, Jobs, RunContext, Snooze
 
 POISONED = 86
 """The exit code of a process that a job has killed."""
+SECOND_URL = "TORTURE_SECOND_URL"
+"""The environment variable with the URL of the second database; without it, that is the first one."""
 
 
 class Base(DeclarativeBase):
     pass
 
 
-jobs = Jobs(Base)
+class SecondBase(DeclarativeBase):
+    """What is in the second database."""
+
+
+class TortureJob(JobMixin):
+    oddity: Mapped[str | None] = mapped_column(Text)
+    """What is special about the row: see `hostile` and `refusals`."""
+
+
+jobs = Jobs(Base, job_class=TortureJob)
 
 
 class Effect(Base):
@@ -29,6 +41,15 @@ class Effect(Base):
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     n: Mapped[int] = mapped_column(BigInteger)
     task: Mapped[str] = mapped_column(Text)
+    job_id: Mapped[int] = mapped_column(BigInteger)
+    run_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class Echo(SecondBase):
+    """What a run wrote to the second database."""
+
+    __tablename__ = "echoes"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     job_id: Mapped[int] = mapped_column(BigInteger)
     run_id: Mapped[int] = mapped_column(BigInteger)
 
@@ -52,11 +73,42 @@ def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
 @jobs.task(retry=SOON)
 def mark(run: RunContext, n: int, seconds: float) -> int:
     """A plain effect, committed on its own, and then some work."""
+    _commit_effect(run, n)
+    time.sleep(seconds)
+    return n
+
+
+def _commit_effect(run: RunContext, n: int) -> None:
     with jobs.binding().session_factory() as session:
         session.add(_effect(run, n))
         session.commit()
+
+
+@jobs.task(max_attempts=1)
+def once(run: RunContext, n: int, seconds: float) -> None:
+    """A plain effect of a job that may begin only once."""
+    _commit_effect(run, n)
     time.sleep(seconds)
-    return n
+
+
+@jobs.task(retry=SOON)
+def both(session: Session, run: RunContext, n: int, seconds: float) -> None:
+    """An effect in each of two databases; one time in three the second one is gone just before the commit."""
+    second = _second_engine()
+    session.bind_mapper(Echo, second)
+    session.add_all([_effect(run, n), Echo(job_id=run.job_id, run_id=run.run_id)])
+    session.flush()
+    time.sleep(seconds)
+    if run.attempt == 1 and n % 3 == 0:
+        backend = session.scalar(select(func.pg_backend_pid()), bind_arguments={"mapper": Echo})
+        with second.connect() as connection:
+            connection.execute(select(func.pg_terminate_backend(backend, 5000)))
+
+
+def _second_engine() -> Engine:
+    """Its connections notice within seconds that their peer is gone, and none is kept."""
+    url = os.environ.get(SECOND_URL) or jobs.binding().engine.url
+    return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5, "tcp_user_timeout": 5000})
 
 
 @jobs.task(retry=SOON)
@@ -121,5 +173,13 @@ def poison(n: int, seconds: float) -> None:
     os._exit(POISONED)
 
 
-TRANSACTIONAL = {"write", "chain", "follow", "snooze", "flaky", "overrun", "hopeless"}
-PLAIN = {"mark"}
+@jobs.task(max_attempts=2)
+def hang(n: int, seconds: float) -> None:
+    """Stops its whole process: a call into C that keeps the interpreter's lock."""
+    ctypes.PyDLL(None).sleep(int(seconds))
+
+
+TRANSACTIONAL = {"write", "both", "chain", "follow", "snooze", "flaky", "overrun", "hopeless"}
+PLAIN = {"mark", "once"}
+STOPPING = {"poison", "hang"}
+"""They take all jobs of their process with them."""

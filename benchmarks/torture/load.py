@@ -6,7 +6,8 @@ import itertools
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -28,6 +29,8 @@ _WEIGHTS = {
     "flaky": 7,
     "overrun": 3,
     "hopeless": 3,
+    "both": 6,
+    "once": 6,
 }
 _ROLLED_BACK = 0.02
 _DELAYED = 0.15
@@ -40,7 +43,8 @@ _CATCH_UP = 0.5
 _AFTER_ERROR = 0.2
 _CANCELLED_AMONG = 30
 """The youngest jobs are cancelled, since most end soon."""
-_NEVER_CANCELLED = {"poison"}
+_HELD_UP = ("write", "mark")
+"""Tasks of the jobs that a trigger refuses to claim or end."""
 
 
 class Answer(StrEnum):
@@ -74,12 +78,15 @@ class Ledger:
 class Load:
     """Threads that together enqueue `rate` jobs a second until `stop()`, also across outages."""
 
-    def __init__(self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, threads: int = 3) -> None:
+    def __init__(
+        self, engine: Engine, ledger: Ledger, *, seed: int, rate: float, hang_for: float, threads: int = 3
+    ) -> None:
         self._engine = engine
         self._ledger = ledger
         self._numbers = itertools.count(1)
         self._stop = threading.Event()
-        self._poison = threading.Event()
+        self._hang_for = hang_for
+        self._extra: deque[tuple[str, str | None]] = deque()
         self._threads = [
             threading.Thread(target=self._loop, args=(random.Random(f"{seed}-{k}"), rate / threads), name=f"load-{k}")
             for k in range(threads)
@@ -89,9 +96,13 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def poison(self) -> None:
-        """Add one job that kills its process."""
-        self._poison.set()
+    def add(self, task: str) -> None:
+        """One job of that task, soon."""
+        self._extra.append((task, None))
+
+    def add_refused(self, oddity: str) -> None:
+        """One job that is odd, soon."""
+        self._extra.extend((task, oddity) for task in _HELD_UP)
 
     def stop(self) -> None:
         """Enqueue no more; returns when the last transaction was answered."""
@@ -108,20 +119,21 @@ class Load:
             if not self._enqueue(rng, tasks) or (rng.random() < _CANCELS and not self._cancel(rng)):
                 self._stop.wait(_AFTER_ERROR)
 
-    def _choose(self, rng: random.Random) -> list[str]:
+    def _choose(self, rng: random.Random) -> list[tuple[str, str | None]]:
+        """Tasks, each with its oddity."""
         tasks = rng.choices([*_WEIGHTS], [*_WEIGHTS.values()], k=rng.choice([1, 1, 1, 2, 5]))
-        if self._poison.is_set():
-            self._poison.clear()
-            return [*tasks, "poison"]
-        return tasks
+        chosen: list[tuple[str, str | None]] = [(task, None) for task in tasks]
+        with suppress(IndexError):
+            chosen.append(self._extra.popleft())
+        return chosen
 
-    def _enqueue(self, rng: random.Random, tasks: list[str]) -> bool:
+    def _enqueue(self, rng: random.Random, tasks: list[tuple[str, str | None]]) -> bool:
         """One transaction. Returns whether the server answered."""
-        numbered = {next(self._numbers): task for task in tasks}
+        numbered = {next(self._numbers): chosen for chosen in tasks}
         answer, made = Answer.refused, list[JobMixin]()
         try:
             with Session(self._engine, expire_on_commit=False) as session:
-                made = [_enqueue(session, rng, task, n) for n, task in numbered.items()]
+                made = [self._add(session, rng, n, *chosen) for n, chosen in numbered.items()]
                 session.flush()
                 if rng.random() < _ROLLED_BACK:
                     session.rollback()
@@ -132,9 +144,9 @@ class Load:
         except DBAPIError:
             return False
         finally:
-            self._ledger.enqueued.update((n, (task, answer)) for n, task in numbered.items())
+            self._ledger.enqueued.update((n, (task, answer)) for n, (task, _) in numbered.items())
         if answer is Answer.acknowledged:
-            self._ledger.recent += [job.id for job in made if job.task not in _NEVER_CANCELLED]
+            self._ledger.recent += [job.id for job in made if job.task not in app.STOPPING]
             del self._ledger.recent[:-_CANCELLED_AMONG]
         return True
 
@@ -159,11 +171,11 @@ class Load:
                 self._ledger.cancels[job_id] = answer
         return True
 
-
-def _enqueue(session: Session, rng: random.Random, name: str, n: int) -> JobMixin:
-    task: Task[Any, Any, JobMixin] = app.jobs.tasks[name]
-    delay = rng.uniform(0.2, 5.0) if rng.random() < _DELAYED else None
-    is_long = name in _MAY_BE_LONG and rng.random() < _LONG
-    seconds = rng.uniform(1.0, 6.0) if is_long else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
-    priority = rng.choice([0, 0, 0, 0, -5, 5])
-    return task.options(delay=delay, priority=priority).enqueue(session, n=n, seconds=seconds)
+    def _add(self, session: Session, rng: random.Random, n: int, name: str, oddity: str | None) -> JobMixin:
+        task: Task[Any, Any, app.TortureJob] = app.jobs.tasks[name]
+        delay = rng.uniform(0.2, 5.0) if rng.random() < _DELAYED else None
+        is_long = name in _MAY_BE_LONG and rng.random() < _LONG
+        seconds = rng.uniform(1.0, 6.0) if is_long else rng.choice([0.0, 0.02, 0.1, 0.3, 0.3])
+        priority = rng.choice([0, 0, 0, 0, -5, 5])
+        options = task.options(delay=delay, priority=priority, columns={"oddity": oddity})
+        return options.enqueue(session, n=n, seconds=self._hang_for if name == "hang" else seconds)

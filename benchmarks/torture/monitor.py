@@ -15,6 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from benchmarks.torture.app import jobs
 
 _POLL = 0.05
+_HUNG = (
+    select(jobs.Process.pid)
+    .join(jobs.Job, jobs.Job.process_id == jobs.Process.id)
+    .where(jobs.Job.task == "hang", jobs.Job.state == "running")
+)
 _LOOK_BACK = 1000
 """Runs among which the first one after an outage is looked for."""
 
@@ -65,6 +70,16 @@ class Monitor:
                 self._watches.append(_Watch(fault, time.monotonic(), runs))
         return len(runs)
 
+    def hit_where_hung(self) -> None:
+        """Watch what runs in processes that a job has hung."""
+        try:
+            with self._engine.connect() as connection:
+                pids = list(connection.scalars(_HUNG))
+        except DBAPIError:
+            return
+        if pids:
+            self.hit("hang", pids)
+
     def outage_ended(self, fault: str) -> None:
         """The server accepts connections again: watch for the first job that succeeds."""
         with self._engine.connect() as connection:
@@ -106,9 +121,11 @@ class Monitor:
 
 
 def _running(connection: Connection, pids: Collection[int] | None = None) -> set[int]:
-    """The runs under way, everywhere or in some processes."""
+    """The runs under way, everywhere or in some processes; not those that something else holds up."""
     job = jobs.Job
-    found = select(job.current_run_id).where(job.state == "running", job.current_run_id.is_not(None))
+    found = select(job.current_run_id).where(
+        job.state == "running", job.current_run_id.is_not(None), job.oddity.is_(None)
+    )
     if pids is not None:
         found = found.where(job.process_id.in_(select(jobs.Process.id).where(jobs.Process.pid.in_(pids))))
     return {run_id for run_id in connection.scalars(found) if run_id is not None}

@@ -15,6 +15,8 @@ KINDS = {
     "stall": 2,
     "partition": 2,
     "terminate": 1,
+    "hang": 1,
+    "clock": 1,
     "crash": 1,
     "restart": 1,
 }

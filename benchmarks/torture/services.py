@@ -24,21 +24,21 @@ _NO_DATABASE = "the database says"
 """What a worker says that was started while the server was away."""
 
 
-def have_supervisor() -> bool:
-    """Whether one command can run several processes."""
+def knows(option: str) -> bool:
+    """Whether a worker has that option."""
     done = subprocess.run([*_WORKER, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return "--processes" in done.stdout
+    return option in done.stdout
 
 
 class Service:
     """One command on one host, started again whenever it ends by itself."""
 
-    def __init__(self, host: Host, number: int, database_url: str, options: list[str], logs: Path) -> None:
+    def __init__(self, host: Host, number: int, environment: dict[str, str], options: list[str], logs: Path) -> None:
         self.host = host
         self.name = f"{host.name}/{number}"
         self.breaches: list[str] = []
         self._command = [*host.prefix, *_WORKER, "benchmarks.torture.app:jobs", *options]
-        self._environment = os.environ | {"DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
+        self._environment = os.environ | environment | {"PYTHONUNBUFFERED": "1"}
         self._log = logs / f"{host.name}-{number}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: set[int] = set()

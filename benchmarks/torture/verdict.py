@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from benchmarks.torture.app import PLAIN, TRANSACTIONAL, Effect, jobs
+from benchmarks.torture.app import PLAIN, STOPPING, TRANSACTIONAL, Echo, Effect, jobs
 from benchmarks.torture.load import Answer, Ledger
+from benchmarks.torture.refusals import AT_WORK
 
 _LIVE = ("scheduled", "queued", "running")
+_MAY_FAIL = {"hopeless", "once", *STOPPING}
 
 
 @dataclass(frozen=True)
 class RunFact:
     id: int
     outcome: str
+    process_id: uuid.UUID | None
 
 
 @dataclass
 class JobFact:
-    """A job, its runs in order, and the run ids of the effects it left."""
+    """A job, its runs in order, and the run ids of the effects it left in each database."""
 
     id: int
     n: int
@@ -34,6 +38,9 @@ class JobFact:
     cancel_requested: bool
     runs: list[RunFact] = field(default_factory=list[RunFact])
     effects: list[int] = field(default_factory=list[int])
+    echoes: list[int] = field(default_factory=list[int])
+    renamed: set[int] = field(default_factory=set[int])
+    """Runs that left effects, and whose ids hostile rows have taken: they are stored under other ones."""
 
     def __str__(self) -> str:
         runs = ", ".join(f"{run.id} {run.outcome}" for run in self.runs) or "none"
@@ -58,26 +65,37 @@ class Facts:
     process_pids: list[int]
 
 
-def read_facts(session: Session) -> Facts:
-    """All of it; for some 100,000 jobs it fits into memory."""
+def read_facts(session: Session, second: Session) -> Facts:
+    """All of it, from both databases, but for hostile rows; for some 100,000 jobs it fits into memory."""
     job, run = jobs.Job, jobs.Run
     columns = (job.id, job.args["n"].as_integer(), job.task, job.state, job.attempt, job.max_attempts)
     facts: dict[int, JobFact] = {}
+    judged = or_(job.oddity.is_(None), job.oddity.in_(AT_WORK))
+    left_out = set(session.scalars(select(job.id).where(~judged)))
     for job_id, n, task, state, attempt, most, asked in session.execute(
-        select(*columns, job.cancel_requested_at.is_not(None))
+        select(*columns, job.cancel_requested_at.is_not(None)).where(judged)
     ):
         facts[job_id] = JobFact(job_id, n, task, str(state), attempt, most, asked)
     strays: list[str] = []
-    for run_id, job_id, outcome in session.execute(select(run.id, run.job_id, run.outcome).order_by(run.id)):
+    taken: set[int] = set()
+    for run_id, job_id, outcome, process_id in session.execute(
+        select(run.id, run.job_id, run.outcome, run.process_id).order_by(run.id)
+    ):
         if job_id in facts:
-            facts[job_id].runs.append(RunFact(run_id, str(outcome)))
+            facts[job_id].runs.append(RunFact(run_id, str(outcome), process_id))
+        elif job_id in left_out:
+            taken.add(run_id)
         else:
             strays.append(f"run {run_id} is of job {job_id}, which is not there")
     for effect in session.scalars(select(Effect).order_by(Effect.id)):
         if effect.job_id in facts:
             facts[effect.job_id].effects.append(effect.run_id)
-        else:
+            facts[effect.job_id].renamed.update(taken & {effect.run_id})
+        elif effect.job_id not in left_out:
             strays.append(f"an effect n={effect.n} is of job {effect.job_id}, which is not there")
+    for echo in second.scalars(select(Echo).order_by(Echo.id)):
+        if echo.job_id in facts:
+            facts[echo.job_id].echoes.append(echo.run_id)
     return Facts(facts, strays, list(session.scalars(select(jobs.Process.pid))))
 
 
@@ -110,15 +128,21 @@ def _ended(job: JobFact, ledger: Ledger) -> Iterator[str]:
 
 def _effects(job: JobFact, ledger: Ledger) -> Iterator[str]:
     """Exactly once for transactional tasks, by the run that succeeded; at least once for plain ones."""
-    if job.task in TRANSACTIONAL and job.effects != (job.succeeded if job.state == "succeeded" else []):
+    due = job.succeeded if job.state == "succeeded" else []
+    is_exact = len(job.effects) == len(due) if job.renamed else job.effects == due
+    if job.task in TRANSACTIONAL and not is_exact:
         yield "not exactly the effect of the run that succeeded"
     if job.task in PLAIN:
         if job.state == "succeeded" and not job.effects:
             yield "no effect of a plain job that succeeded"
-        if unknown := set(job.effects) - {run.id for run in job.runs}:
+        if unknown := set(job.effects) - {run.id for run in job.runs} - job.renamed:
             yield f"effects of runs {sorted(unknown)} that have no row"
         if len(set(job.effects)) < len(job.effects):
             yield "one run was executed twice"
+        elif len(job.effects) > job.max_attempts:
+            yield "begun more often than it may be tried"
+    if job.task == "both" and not job.renamed and not set(job.succeeded) <= set(job.echoes):
+        yield "succeeded, and what that run wrote to the second database is missing"
 
 
 def _attempts(job: JobFact, ledger: Ledger) -> Iterator[str]:
@@ -140,7 +164,7 @@ def _outcome(job: JobFact, ledger: Ledger) -> Iterator[str]:
         yield "cancelled, and nobody asked for it"
     if job.state == "succeeded" and job.task in ("hopeless", "poison"):
         yield "succeeded, which this task never does"
-    if job.state == "failed" and (job.task not in ("hopeless", "poison") or job.attempt < job.max_attempts):
+    if job.state == "failed" and (job.task not in _MAY_FAIL or job.attempt < job.max_attempts):
         yield "failed, and should have been tried again"
     if job.task == "poison" and outcomes != ["lost"] * job.max_attempts:
         yield "a job that kills its process was not lost as often as it may be tried"
@@ -167,6 +191,17 @@ def _follow_ups(facts: Facts) -> Iterator[str]:
         yield f"a follow-up job of n={n}, which no job enqueued"
 
 
+def lost_by_step(facts: Facts, stepped_over: Collection[int]) -> list[str]:
+    """A step of the clock costs no run of a living process, but for those that a job stopped in the meantime."""
+    lost = [(job, run) for job in facts.jobs.values() for run in job.runs if run.outcome == "lost"]
+    stopped = {run.process_id for job, run in lost if job.task in STOPPING}
+    return [
+        f"run {run.id} was lost when the clock stepped: {job}"
+        for job, run in lost
+        if run.id in stepped_over and run.process_id not in stopped
+    ]
+
+
 def _processes(facts: Facts, services: Collection[Collection[int]]) -> Iterator[str]:
     """The rows of processes are those of the living."""
     living = {pid for pids in services for pid in pids}
@@ -176,11 +211,3 @@ def _processes(facts: Facts, services: Collection[Collection[int]]) -> Iterator[
     for pids in services:
         if not set(pids) & set(facts.process_pids):
             yield f"no row is there of the living processes {sorted(pids)}"
-
-
-def outcomes(facts: Facts) -> dict[str, Counter[str]]:
-    """How many runs of each task ended how."""
-    counted: dict[str, Counter[str]] = defaultdict(Counter)
-    for job in facts.jobs.values():
-        counted[job.task].update(run.outcome for run in job.runs)
-    return counted

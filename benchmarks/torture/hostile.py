@@ -1,0 +1,109 @@
+"""Rows that no application means to write, by plain INSERTs: whatever becomes of them, the others go on."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from benchmarks.torture.app import jobs
+
+ODDITY = "hostile"
+_JOBS, _RUNS, _PROCESSES = (model.__tablename__ for model in (jobs.Job, jobs.Run, jobs.Process))
+_ARGS = """'{"n": -1, "seconds": 0}'"""
+_NOBODY = "gen_random_uuid()"
+_LIVING = f"(SELECT id FROM {_PROCESSES} LIMIT 1)"
+_LEASE_OF_ANOTHER = f"(SELECT current_run_id FROM {_JOBS} WHERE state = 'running' AND oddity IS NULL LIMIT 1)"
+_PAST_RUN = f"(SELECT max(id) FROM {_RUNS})"
+_CLASSES = ("22", "23", "54", "P0")
+"""Classes of SQLSTATE that blame the row."""
+
+
+def _queued(**columns: str) -> dict[str, str]:
+    return {"state": "'queued'", **columns}
+
+
+def _running(**columns: str) -> dict[str, str]:
+    return {"state": "'running'", "attempt": "1", "started_at": "now()", "process_id": _NOBODY, **columns}
+
+
+ROWS = {
+    "attempt largest": _queued(attempt="2147483647", max_attempts="2147483647"),
+    "attempt smallest": _queued(attempt="-2147483648"),
+    "no attempts": _queued(max_attempts="0"),
+    "position largest": _queued(position="9223372036854775807"),
+    "position smallest": _queued(position="-9223372036854775808"),
+    "priority largest": _queued(priority="32767"),
+    "priority smallest": _queued(priority="-32768"),
+    "scheduled for ever": _queued(scheduled_for="'infinity'"),
+    "scheduled for never": _queued(scheduled_for="'-infinity'"),
+    "created never": _queued(created_at="'-infinity'"),
+    "created for ever": _queued(created_at="'infinity'"),
+    "started never": _queued(started_at="'-infinity'"),
+    "started for ever": _queued(started_at="'infinity'"),
+    "due for ever": {"run_at": "'infinity'"},
+    "due never": {"run_at": "'-infinity'"},
+    "due before years": {"run_at": "'4713-01-01 BC'"},
+    "ended never": {"state": "'succeeded'", "finished_at": "'-infinity'"},
+    "ended for ever": {"state": "'failed'", "finished_at": "'infinity'"},
+    "unknown state": {"state": "'dancing'"},
+    "unknown task": _queued(task="'nobody knows this one'"),
+    "empty names": _queued(task="''", queue="''"),
+    "long task": _queued(task="repeat('x', 1000000)"),
+    "long key": _queued(unique_key="(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 1000))"),
+    "no object": _queued(args="'[1, 2, 3]'"),
+    "null": _queued(args="'null'"),
+    "NUL": _queued(args=r"""'{"n": "\u0000", "seconds": 0}'"""),
+    "surrogate": _queued(args=r"""'{"n": "\ud800", "seconds": 0}'"""),
+    "deep": _queued(args="""(repeat('{"n":', 3000) || '1' || repeat('}', 3000))::jsonb"""),
+    "huge number": _queued(args="""('{"seconds": 0, "n": 1' || repeat('0', 10000) || '}')::jsonb"""),
+    "no number": _queued(args="""'{"n": "Infinity", "seconds": "NaN"}'"""),
+    "progress": _queued(progress="'NaN'"),
+    "cancel asked for ever": _queued(cancel_requested_at="'infinity'"),
+    "queued with a lease": _queued(current_run_id=_PAST_RUN, process_id=_NOBODY),
+    "runs nowhere": _running(process_id="NULL", current_run_id="NULL", started_at="NULL"),
+    "run of the past": _running(current_run_id=_PAST_RUN),
+    "run of another": _running(current_run_id=_LEASE_OF_ANOTHER),
+    "run of another, beside it": _running(current_run_id=_LEASE_OF_ANOTHER, process_id=_LIVING),
+    "no run": _running(current_run_id="NULL"),
+    "run largest": _running(current_run_id="9223372036854775807"),
+    "run negative": _running(current_run_id="-1"),
+    "runs since ever": _running(current_run_id="-2", started_at="'-infinity'"),
+    "runs in times to come": _running(current_run_id="-3", started_at="'infinity'"),
+    "runs beyond attempts": _running(current_run_id="-4", attempt="2147483647", max_attempts="2147483647"),
+}
+"""By a name: SQL expressions by column."""
+
+
+class Hostile:
+    """Adds one of them at a time, each once before any comes again."""
+
+    def __init__(self, engine: Engine, rng: random.Random) -> None:
+        self._engine = engine
+        self._rng = rng
+        self._ahead: list[str] = []
+        self.answers: Counter[str] = Counter()
+
+    def add(self) -> None:
+        """One row. The server may refuse it; where there is none the row comes again."""
+        if not self._ahead:
+            self._ahead = self._rng.sample([*ROWS], len(ROWS))
+        try:
+            insert(self._engine, self._ahead[-1])
+        except DBAPIError as error:
+            if not (getattr(error.orig, "sqlstate", None) or "").startswith(_CLASSES):
+                return
+            self.answers["refused"] += 1
+        else:
+            self.answers["accepted"] += 1
+        self._ahead.pop()
+
+
+def insert(engine: Engine, name: str) -> None:
+    """The row of that name. Raises what the database raises."""
+    columns = {"task": "'mark'", "args": _ARGS, "oddity": f"'{ODDITY}'", **ROWS[name]}
+    with engine.begin() as connection:
+        statement = f"INSERT INTO {_JOBS} ({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
+        connection.execute(text(statement.replace(":", r"\:")))

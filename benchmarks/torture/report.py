@@ -1,0 +1,34 @@
+"""What is told of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from benchmarks.torture.load import Ledger
+from benchmarks.torture.monitor import Monitor
+from benchmarks.torture.verdict import Facts
+
+
+def report(
+    facts: Facts, ledger: Ledger, monitor: Monitor, *, faults: Counter[str], hostile: Counter[str], seconds: float
+) -> None:
+    """How many of what there were, and how soon it went on after each fault."""
+    states = Counter(job.state for job in facts.jobs.values())
+    never_begun = sum(job.task == "once" and job.state == "failed" and not job.effects for job in facts.jobs.values())
+    click.echo("jobs:    " + counts(states))
+    click.echo("runs:    " + counts(Counter(run.outcome for job in facts.jobs.values() for run in job.runs)))
+    click.echo("commits: " + counts(ledger.answers))
+    click.echo("cancels: " + counts(Counter(str(answer) for answer in ledger.cancels.values())))
+    click.echo("faults:  " + counts(faults))
+    click.echo("hostile: " + counts(hostile))
+    click.echo(f"{never_begun} jobs of one attempt lost it to a fault before they left an effect")
+    click.echo(f"{states['succeeded'] / seconds:.1f} jobs succeeded a second, over {seconds:.0f} s")
+    click.echo(f"\n{'recovery':<12}{'measured':>9}{'p50':>9}{'max':>9}")
+    for fault, count, median, longest in monitor.figures():
+        click.echo(f"{fault:<12}{count:>9}{median:>7.2f} s{longest:>7.2f} s")
+
+
+def counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counter.items())) or "none"
