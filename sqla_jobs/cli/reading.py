@@ -6,6 +6,7 @@ import json
 from collections.abc import Set
 from datetime import datetime
 from typing import Any
+from typing import cast as cast_type
 
 import click
 from sqlalchemy import Text, cast, inspect, select
@@ -131,12 +132,8 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         job, args = found
         row = _job(jobs, job, args)
         secrets = jobs.tasks.secrets(job.task, args)
-        run = jobs.Run
-        of_job = select(run, cast(run.result, Text)).options(defer(run.result)).where(run.job_id == job_id)
-        runs = [
-            _as_dict(one, secrets, _OF_RUNS, result=_read(result))
-            for one, result in session.execute(of_job.order_by(run.id))
-        ]
+        stored = session.execute(_runs(jobs).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
+        runs = [_as_dict(run, secrets, _OF_RUNS, result=_read(result)) for run, result in stored]
     if as_json:
         print_json(row | {"runs": runs})
         return
@@ -170,6 +167,11 @@ def _jobs(jobs: Jobs[Any]) -> Any:
     return select(jobs.Job, cast(jobs.Job.args, Text)).options(defer(jobs.Job.args))
 
 
+def _runs(jobs: Jobs[Any]) -> Any:
+    """Runs, and their results likewise."""
+    return select(jobs.Run, cast(jobs.Run.result, Text)).options(defer(jobs.Run.result))
+
+
 def _read(stored: str | None) -> Any:
     """JSON, or where it is nested too deep to be shown the text that it is."""
     try:
@@ -179,15 +181,17 @@ def _read(stored: str | None) -> Any:
 
 
 def _summary(args: Any) -> str:
-    if not isinstance(args, dict):
-        return f"{args!r:.60}"
-    return " ".join(f"{name}={value!r:.60}" for name, value in args.items())
+    match args:
+        case dict():
+            return " ".join(f"{name}={value!r:.60}" for name, value in cast_type("dict[str, Any]", args).items())
+        case _:
+            return f"{args!r:.60}"
 
 
 def _job(jobs: Jobs[Any], job: JobMixin, stored: str) -> dict[str, Any]:
     own = {attribute.key for attribute in inspect(jobs.Job).column_attrs} - {*JobMixin.__annotations__, "position"}
     args = _read(stored)
-    seen = jobs.tasks.shown(job.task, args) if isinstance(args, dict) else args
+    seen = jobs.tasks.shown(job.task, cast_type("dict[str, Any]", args)) if isinstance(args, dict) else args
     return _as_dict(job, jobs.tasks.secrets(job.task, stored), _OF_JOBS | own, args=seen)
 
 

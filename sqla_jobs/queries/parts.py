@@ -169,10 +169,11 @@ def loss_backoff(tables: Tables) -> ColumnElement[Any]:
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """The id of a lease, or a new one where somebody has made a run of that id meanwhile."""
+    """The id of a lease, or a new one where no run can have it, or somebody has made one of it meanwhile."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
-    return case((taken.is_(None), run_id), else_=tables.run_ids.next_value())
+    is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column("9000000000000000000"))
+    return case((is_free, run_id), else_=tables.run_ids.next_value())
 
 
 def seconds(value: Any) -> ColumnElement[Any]:

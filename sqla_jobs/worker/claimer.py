@@ -253,7 +253,7 @@ class Claimer:
         for task in waiting.keys() - self._reported:
             self._reported.add(task)
             log.warning(
-                "%d queued jobs are of task %r, which this worker does not know; they wait for one that does",
+                "%d queued jobs are of task %.200r, which this worker does not know; they wait for one that does",
                 waiting[task],
                 task,
             )

@@ -27,7 +27,7 @@ _BATCH_SIZE = 8_000_000
 """Characters of results and tracebacks after which a batch is full."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a row that somebody held locked is tried again."""
-_REFUSED_AGAIN = 60.0
+_REFUSED_AGAIN = 30.0
 """Seconds after which what the server refused in every form is tried again."""
 
 
@@ -119,10 +119,11 @@ class Finisher:
         with self._putting_aside:
             half = _BATCH // 2  # the rest is for what is new
             batch, self._locked = self._locked[:half], self._locked[half:]
-            if self._refused and time.monotonic() - self._refused_at > _REFUSED_AGAIN:
+            again_in = self._refused_at + _REFUSED_AGAIN - time.monotonic() if self._refused else _REFUSED_AGAIN
+            if again_in <= 0:
                 batch, self._refused = batch + self._refused, []
         try:
-            first = self._queue.get(timeout=_LOCKED_AGAIN if batch else _REFUSED_AGAIN)
+            first = self._queue.get(timeout=_LOCKED_AGAIN if batch else again_in)
         except Empty:
             return batch
         if first is not None:
@@ -174,8 +175,8 @@ class Finisher:
             if fate == "locked":
                 self._locked.append(end)
             elif fate == "refused":
+                self._refused_at = self._refused_at if self._refused else time.monotonic()
                 self._refused.append(end)
-                self._refused_at = time.monotonic()
         return fate in ("locked", "refused")
 
 

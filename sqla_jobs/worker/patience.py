@@ -57,7 +57,8 @@ class Patience:
         try:
             return self.call(step)
         except Exception as error:
-            log.error("%s still failed when it was stopped: %s", self._what, _first_line(error), exc_info=_trace(error))
+            message = "%s still failed when it was stopped: %s"
+            log.error(message, self._what, _first_line(error), exc_info=_trace(error))  # noqa: TRY400
             return None
 
     def _say_once(self, state: tenacity.RetryCallState) -> None:
