@@ -170,7 +170,7 @@ def _items(value: object) -> Iterable[Any]:
         case dict():
             return cast("dict[str, Any]", value).values()
         case list():
-            return cast("list[Any]", value)
+            return value
         case _:
             return ()
 
