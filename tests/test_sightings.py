@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,9 @@ def test_a_process_is_silent_once_its_heartbeat_was_seen_unchanged_for_a_lease()
     sightings = Sightings()
     assert seen(sightings, 100, a=1, b=1) == set()
     assert seen(sightings, 109, a=1, b=2) == set()
+    assert sightings.due_at == 110, "there is no point in asking before that"
     assert seen(sightings, 110, a=1, b=2) == {"a"}
+    assert sightings.due_at == 119
     assert seen(sightings, 118, b=2) == set()
     assert seen(sightings, 120, a=1, b=2) == {"b"}, "what was away is seen for the first time"
 
@@ -106,7 +108,7 @@ def stat_of(pid: str) -> list[str]:
 
 
 @contextmanager
-def standing_still(engine: Engine, seconds: float) -> Iterator[None]:
+def standing_still(engine: Engine, seconds: float) -> Generator[None]:
     """The server, as a virtual machine that is paused: what was sent to it meanwhile is executed afterwards."""
     with engine.connect() as connection:
         backend = connection.scalar(text("SELECT pg_backend_pid()"))

@@ -430,11 +430,11 @@ def test_a_job_of_a_dead_child_whose_end_is_refused_holds_up_neither_its_sibling
         wait_until(lambda: process_ids(database, jobs.Process.set_aside.has_key(str(bad.id))))
 
 
-def in_the_midst_of(session: Session, hanging: Any) -> None:
-    """So many short jobs before and after it that it hangs while its process holds some that it has not begun."""
+def hang_in_the_midst(session: Session) -> None:
+    """Of so many short jobs that the process of one which hangs holds some that it has not begun."""
     short = shop.mark.options(max_attempts=1)
     short.enqueue_many(session, ({"n": n} for n in range(500)))
-    hanging(session)
+    shop.hold_the_gil_for.options(max_attempts=1).enqueue(session, seconds=60)
     short.enqueue_many(session, ({"n": n} for n in range(500, 1000)))
     session.commit()
 
@@ -455,7 +455,7 @@ def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_lat
     calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "1")
     start_worker(database_url, *calm, "--hung-after", "10")
     with Session(database) as session:
-        in_the_midst_of(session, lambda s: shop.hold_the_gil_for.options(max_attempts=1).enqueue(s, seconds=60))
+        hang_in_the_midst(session)
     wait_until(lambda: is_held(database))
     start_worker(database_url, *calm)
     wait_until(lambda: effects(database, "plain") == dict.fromkeys(range(1000), 1), timeout=30)

@@ -126,13 +126,13 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     """A job: its arguments, and every run with its error."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
-        found = session.execute(_jobs(jobs).where(jobs.Job.id == job_id)).one_or_none()
+        found: Any = session.execute(_jobs(jobs).where(jobs.Job.id == job_id)).one_or_none()
         if found is None:
             raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
         job, args = found
         row = _job(jobs, job, args)
         secrets = jobs.tasks.secrets(job.task, args)
-        stored = session.execute(_runs(jobs).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
+        stored: Any = session.execute(_runs(jobs).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
         runs = [_as_dict(run, secrets, _OF_RUNS, result=_read(result)) for run, result in stored]
     if as_json:
         print_json(row | {"runs": runs})

@@ -196,6 +196,8 @@ class Clock(Service):
             if self._process_id not in self._pulse.beat([self._process_id]):
                 self._register()
             self._pulse.rescue()
+        elif self._pulse.is_rescue_due:
+            self._pulse.rescue()
         if count := self._fire(self._engine):
             log.info("%d jobs enqueued by schedules", count)
         with self._engine.begin() as connection:

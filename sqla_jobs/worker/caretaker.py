@@ -127,6 +127,8 @@ class Caretaker:
         if pulse.is_due:
             self._beat(pulse)
             self._show_set_aside(engine, models)
+        elif pulse.is_rescue_due:
+            pulse.rescue()
         while self._hung:
             self._give_back(engine, queries, *self._hung[0])
             del self._hung[0]

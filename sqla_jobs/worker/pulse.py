@@ -58,6 +58,11 @@ class Pulse:
         """Whether it is time to beat."""
         return time.monotonic() - self.beat_at >= self._rhythm.heartbeat
 
+    @property
+    def is_rescue_due(self) -> bool:
+        """Whether one that has not been heard of for long may be dead by now: sooner than the next beat."""
+        return time.monotonic() >= self._sightings.due_at
+
     def beat(self, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
         """Say that these live. Returns those not taken for dead yet, and whether it could be said of each."""
         now = time.monotonic()
@@ -162,6 +167,8 @@ class Alone:
 
     def keep(self, process_id: uuid.UUID) -> bool:
         if not self._pulse.is_due:
+            if self._pulse.is_rescue_due:
+                self._pulse.rescue()
             return True
         alive = self._pulse.beat([process_id])
         if alive.get(process_id):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 
@@ -13,12 +14,15 @@ class Sightings:
     `time.monotonic()`.
     """
 
+    due_at = math.inf
+    """When the next one may have been silent for its lease, unless it is heard of until then."""
+
     def __init__(self) -> None:
         self._seen: dict[uuid.UUID, tuple[float, float]] = {}
 
     def forget(self) -> None:
         """Begin anew: for a while the server could not be asked, nor could the others tell it that they live."""
-        self._seen = {}
+        self._seen, self.due_at = {}, math.inf
 
     def silent(
         self, heartbeats: Mapping[uuid.UUID, tuple[float, float]], *, asked_at: float, answered_at: float
@@ -34,8 +38,6 @@ class Sightings:
             else (heartbeat, answered_at)
             for process_id, (heartbeat, _) in heartbeats.items()
         }
-        return {
-            process_id: heartbeat
-            for process_id, (heartbeat, lease) in heartbeats.items()
-            if asked_at - self._seen[process_id][1] >= lease
-        }
+        due_at = {process_id: self._seen[process_id][1] + lease for process_id, (_, lease) in heartbeats.items()}
+        self.due_at = min((at for at in due_at.values() if at > asked_at), default=math.inf)
+        return {process_id: heartbeats[process_id][0] for process_id, at in due_at.items() if at <= asked_at}
