@@ -10,7 +10,7 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
-    errors
+    errors cron_fields
     context retry interrupt explain cron retention
     outcomes
     models deadlines version
@@ -35,7 +35,7 @@ FLOORS = """
     flask
     __main__ worker.__main__ clock.__main__
 """
-PURE = {"errors", "context", "retry", "interrupt", "outcomes", "cron", "retention"}
+PURE = {"errors", "cron_fields", "context", "retry", "interrupt", "outcomes", "cron", "retention"}
 LATE = {("core", "worker"), ("core", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 
