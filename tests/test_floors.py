@@ -12,10 +12,11 @@ PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
     errors cron_fields
     context retry interrupt explain cron retention
-    outcomes
+    outcomes refusals
     models deadlines version
     mapping connections
     queries.* wakeup schema
+    pruning
     migrations.*
     entities signatures processes board
     arguments enqueue held
