@@ -10,7 +10,7 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
-    errors cron_fields
+    errors cron_fields findings
     context retry interrupt explain cron retention
     outcomes refusals
     models deadlines version
@@ -29,14 +29,15 @@ FLOORS = """
     executor loading
     worker.*
     clock.*
-    status testing postgres doctor
+    status testing postgres additions
+    doctor
     dashboard.*
     cli.*
     flask_cli
     flask
     __main__ worker.__main__ clock.__main__
 """
-PURE = {"errors", "cron_fields", "context", "retry", "interrupt", "outcomes", "cron", "retention"}
+PURE = {"errors", "cron_fields", "findings", "context", "retry", "interrupt", "outcomes", "cron", "retention"}
 LATE = {("core", "worker"), ("core", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 

@@ -15,7 +15,8 @@ from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.changing import carry_out
 from sqla_jobs.cli.output import as_json, print_json, print_table, shown
 from sqla_jobs.core import Jobs
-from sqla_jobs.doctor import Finding, Verdict, examine
+from sqla_jobs.doctor import examine
+from sqla_jobs.findings import Finding, Verdict
 from sqla_jobs.models import ENDED, JobState
 from sqla_jobs.pruning import OrphanedRuns
 from sqla_jobs.queries.leftovers import Leftovers
