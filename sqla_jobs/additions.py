@@ -58,7 +58,7 @@ def row_level_security(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             Verdict.warning,
             f"it is on for {table}; {role}",
             "a program does not see the rows that a policy hides from its role: such jobs are never claimed, "
-            "taken back or pruned, and nothing says so. Give workers, clocks and the dashboard a role with BYPASSRLS, or "
+            "taken back or pruned, and nothing says so. Give workers and clocks a role with BYPASSRLS, or "
             f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
         )
 

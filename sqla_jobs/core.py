@@ -13,6 +13,7 @@ from sqlalchemy.orm import registry
 from sqla_jobs import actions
 from sqla_jobs.binding import Bind, Binding, Within
 from sqla_jobs.declaration import TaskOptions, declare
+from sqla_jobs.defaults import name_only_what_is_set
 from sqla_jobs.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.mapping import Models, map_models
@@ -94,6 +95,7 @@ class Jobs(Generic[J]):
         if isinstance(tasks, str):
             raise ConfigurationError(f"tasks={tasks!r}: a list of module names, tasks=[{tasks!r}]")
         self.models: Models[J] = map_models(base, schema, prefix, job_class)
+        name_only_what_is_set(self.models.tables["jobs"])
         self.Job = self.models.Job
         self.Run = self.models.Run
         self.Schedule = self.models.Schedule

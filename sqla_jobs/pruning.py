@@ -40,7 +40,7 @@ class Old(Protocol):
         ...
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete those that are old enough still, and that nobody has locked. Returns how many went."""
+        """Delete those that are old enough still. Returns how many went."""
         ...
 
 

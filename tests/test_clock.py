@@ -276,6 +276,46 @@ def test_an_operators_rule_that_is_wrong_is_disabled_and_says_why(session: Sessi
     assert bad.next_run_at is not None
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("priority", "99", "the server refuses its job: "),
+        ("args", "'[]'", "the server refuses its job: "),
+        ("jitter", "'NaN'", "jitter=nan: a number of seconds"),
+        ("jitter", "1e300", "jitter=1e+300: a number of seconds"),
+        ("task", "'forbidden'", "the server refuses its job: not this one"),
+    ],
+)
+def test_a_schedule_that_cannot_be_fired_is_disabled_and_the_others_go_on(
+    session: Session, jobs: Jobs[Any], column: str, value: str, reason: str
+) -> None:
+    session.execute(
+        text(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN IF NEW.task = 'forbidden' THEN RAISE 'not this one'; END IF; RETURN NEW; END $$"
+        )
+    )
+    session.execute(text("CREATE TRIGGER refuse BEFORE INSERT ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"))
+    for name in ("a", "bad", "z"):
+        session.add(jobs.Schedule(name=name, task="report", cron="@hourly"))
+    session.flush()
+    session.execute(text(f"UPDATE sqla_schedules SET {column} = {value} WHERE name = 'bad'"))
+    session.commit()
+    clock = jobs.clock()
+    clock.tick()
+    make_due(session, jobs)
+    clock.tick()
+    rows = {row.name: row for row in session.scalars(select(jobs.Schedule))}
+    assert [(name, rows[name].enabled, rows[name].reason) for name in ("a", "z")] == [
+        ("a", True, None),
+        ("z", True, None),
+    ]
+    assert (rows["bad"].enabled, reason in (rows["bad"].reason or "")) == (False, True), rows["bad"].reason
+    assert {job.schedule_id for job in enqueued(session, jobs)} == {rows["a"].id, rows["z"].id}
+    clock.tick()  # and no tick is fired again
+    assert len(enqueued(session, jobs)) == 2
+
+
 # catching up
 
 

@@ -14,7 +14,7 @@ FLOORS = """
     context retry interrupt explain cron retention
     outcomes refusals
     models deadlines version
-    mapping connections
+    mapping connections defaults
     queries.* wakeup schema
     pruning
     migrations.*
@@ -23,7 +23,7 @@ FLOORS = """
     declaration
     schedules
     tasks
-    registry binding actions selection
+    registry binding actions selection grants
     bulk schedule_actions
     core transactions
     executor loading

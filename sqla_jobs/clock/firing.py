@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.clock.ticks import ticks_due
 from sqla_jobs.cron import Cron
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import MAX_ATTEMPTS, CatchUp, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.refusals import in_parts
 
 log = logging.getLogger("sqla_jobs.clock")
 
 BATCH = 1000
 """Schedules looked at in one transaction."""
+_LONGEST_JITTER = 366 * 86400.0
 
 
 def fire_due(connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any]) -> tuple[list[str], bool]:
@@ -30,15 +33,32 @@ def fire_due(connection: Connection, queries: ScheduleQueries, tasks: Mapping[st
         return [], False
     skipping = [row.id for row in due if row.overlap == Overlap.skip]
     busy = queries.still_live(connection, skipping) if skipping else set[int]()
-    plans: list[dict[str, Any]] = []
-    ticks: list[dict[str, Any]] = []
+    plans: dict[int, dict[str, Any]] = {}
+    jobs: dict[int, list[dict[str, Any]]] = {}
     for row in due:
-        plan, fired = _plan(row, row.id in busy)
-        plans.append(plan)
-        ticks += [_job(row, tick, tasks) for tick in fired]
-    queues = queries.fire(connection, ticks) if ticks else []
-    queries.advance(connection, plans)
+        plans[row.id], fired = _plan(row, row.id in busy)
+        if fired:
+            jobs[row.id] = [_job(row, tick, tasks) for tick in fired]
+    names = {row.id: row.name for row in due}
+    queues: list[str] = []
+
+    def fire(schedule_ids: Sequence[int]) -> int:
+        with connection.begin_nested():
+            queues.extend(queries.fire(connection, [job for one in schedule_ids for job in jobs[one]]))
+        return len(queues)
+
+    def refused(schedule_id: int, error: DBAPIError) -> None:
+        plans[schedule_id] |= _disabled(names[schedule_id], f"the server refuses its job: {error.orig}")
+
+    in_parts([*jobs], fire, refused)
+    queries.advance(connection, [*plans.values()])
     return queues, len(due) == BATCH
+
+
+def _disabled(name: str, reason: str) -> dict[str, Any]:
+    """What becomes of a schedule that cannot be fired; the others go on."""
+    log.error("schedule %r is disabled: %s", name, reason)
+    return {"enabled": False, "planned": None, "next_run_at": None, "last_run_at": None, "reason": reason}
 
 
 def _plan(row: Any, is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
@@ -55,9 +75,9 @@ def _plan(row: Any, is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
         return plan | {"enabled": False, "planned": None}, []
     try:
         cron = Cron.parse(row.cron, row.timezone)
+        _check_jitter(row.jitter)
     except ConfigurationError as error:
-        log.error("schedule %r is disabled: %s", row.name, error)  # noqa: TRY400
-        return plan | {"enabled": False, "planned": None, "reason": str(error)}, []
+        return plan | _disabled(row.name, str(error)), []
     if row.is_changed or row.next_run_at is None:
         return plan | {"next_run_at": cron.next_after(row.now)}, []
     fired, plan["next_run_at"] = ticks_due(cron, row.next_run_at, row.now, CatchUp(row.catch_up))
@@ -67,6 +87,12 @@ def _plan(row: Any, is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
     if row.overlap == Overlap.skip:
         fired = fired[-1:]
     return plan | {"last_run_at": fired[-1]}, fired
+
+
+def _check_jitter(jitter: float) -> None:
+    """Raises `ConfigurationError` for what can be added to no time, such as NaN."""
+    if not abs(jitter) <= _LONGEST_JITTER:
+        raise ConfigurationError(f"jitter={jitter}: a number of seconds from 0 to a day")
 
 
 def _job(row: Any, tick: datetime, tasks: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam, delete, func, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Delete, any_, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
@@ -47,7 +47,10 @@ class Leftovers:
 
     def remove_orphans(self, session: Session, ids: Sequence[int]) -> int:
         """Delete those of these runs that still have no job, and that nobody has locked. Returns how many went."""
-        return self._remove(session, self._runs, ids, [self._has_no_job(self._runs)])
+        runs = self._runs
+        free = select(runs.c.id).where(self._named(runs), self._has_no_job(runs)).order_by(runs.c.id)
+        locked = free.with_for_update(skip_locked=True, of=runs).cte("locked").prefix_with("MATERIALIZED")
+        return self._delete(session, delete(runs).where(runs.c.id.in_(select(locked.c.id))), ids)
 
     def find_audit(self, session: Session, *, after: int, older_than: float, limit: int) -> Found:
         """Of the next `limit` lines those that are `older_than` seconds old. Their ids grow with time, so nearly."""
@@ -58,8 +61,11 @@ class Leftovers:
         return self._found(session, looked, limit, [self._is_old(looked.c.at, older_than)])
 
     def remove_audit(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete those of these lines that nobody has locked. Returns how many went."""
-        return self._remove(session, self._audit, ids, [])
+        """Delete these lines. Returns how many went.
+
+        They are not locked first, since that takes a right to change them, which nobody needs.
+        """
+        return self._delete(session, delete(self._audit).where(self._named(self._audit)), ids)
 
     def _found(self, session: Session, looked: Any, limit: int, conditions: list[ColumnElement[bool]]) -> Found:
         chosen = func.array_agg(aggregate_order_by(looked.c.id, looked.c.id)).filter(*conditions)
@@ -67,15 +73,13 @@ class Leftovers:
         ids, last, count = session.execute(statement, bind_arguments=self._on).one()
         return Found([*(ids or ())], last if count == limit else None)
 
-    def _remove(self, session: Session, rows: Any, ids: Sequence[int], conditions: list[ColumnElement[bool]]) -> int:
-        named = rows.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
-        free = (
-            select(rows.c.id).where(named, *conditions).order_by(rows.c.id).with_for_update(skip_locked=True, of=rows)
-        )
-        locked = free.cte("locked").prefix_with("MATERIALIZED")
-        gone = delete(rows).where(rows.c.id.in_(select(locked.c.id))).returning(rows.c.id).cte("gone")
-        statement = select(func.count()).select_from(gone)
-        return session.scalar(statement, {"ids": list(ids)}, bind_arguments=self._on) or 0
+    def _delete(self, session: Session, statement: Delete, ids: Sequence[int]) -> int:
+        gone: Any = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on)
+        return int(gone.rowcount)
+
+    def _named(self, rows: Any) -> ColumnElement[bool]:
+        named: ColumnElement[bool] = rows.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+        return named
 
     def _is_old(self, moment: Any, older_than: float) -> ColumnElement[bool]:
         is_old: ColumnElement[bool] = moment < func.statement_timestamp() - seconds(older_than)

@@ -69,7 +69,10 @@ class Removal:
         self._on = {"mapper": models.Job}
 
     def references(self, session: Session) -> list[ColumnElement[bool]]:
-        """For each foreign key that forbids deleting a job to which a row refers, whether one does."""
+        """For each foreign key that forbids deleting a job to which a row refers, whether one does.
+
+        Not of tables that this role may not read: there the server says so when the job is to go.
+        """
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
         rows = session.execute(_REFERENCES, {"jobs": jobs}, bind_arguments=self._on)
@@ -143,6 +146,8 @@ _REFERENCES = text(
     ) AS theirs(names)
     WHERE reference.confrelid = CAST(:jobs AS regclass) AND reference.contype = 'f'
       AND reference.confdeltype IN ('a', 'r')
+      AND has_schema_privilege(space.oid, 'USAGE')
+      AND (SELECT bool_and(has_column_privilege(conrelid, number, 'SELECT')) FROM unnest(conkey) AS number)
     ORDER BY 1, 2, 3
     """
 )

@@ -6,8 +6,9 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
@@ -32,6 +33,7 @@ _ORPHANED_FOR = 86400.0
 """Seconds after its end that a run without a job is kept: for whoever puts both back, the runs before the jobs."""
 _MOST_REFUSED = 100
 """Rows of one kind whose deletion the server may refuse, after which the rest waits for the next look."""
+_NOT_ALLOWED = "42501"
 _TRY_AGAIN = 3600.0
 """Seconds after which those rows are tried again: the cause may be gone."""
 
@@ -81,11 +83,28 @@ class Pruner:
             old: Old = OldAudit(self._leftovers, kept)
             if name != AUDIT:
                 old = EndedJobs(self._removal, name, kept, references)
-            for _ in self._prune(old):
-                pass
-        self._look_for_orphans()
+            self._where_allowed(old.name, partial(self._prune_all, old))
+        orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
+        self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
 
-    def _look_for_orphans(self) -> None:
+    def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
+        """A right that this role does not have keeps nothing else from being pruned."""
+        try:
+            step()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
+                raise
+            if (name, 0) not in self._told:
+                self._told.add((name, 0))
+                log.warning(
+                    "this role may not delete what is a %s, so nothing of that kind is pruned: %s", name, error.orig
+                )
+
+    def _prune_all(self, old: Old) -> None:
+        for _ in self._prune(old):
+            pass
+
+    def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
         """The next runs, round and round, and more where some have no job.
 
         They begin anywhere: a worker that is replaced often would else never come to the end of them.
@@ -93,7 +112,6 @@ class Pruner:
         if self._next_run is None:
             with self._transaction() as session:
                 self._next_run = random.randint(0, self._leftovers.last_run(session))  # noqa: S311
-        orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
         starts = [self._next_run, 0] if self._next_run else [0]
         for start in starts:
             for gone, cursor in self._prune(orphans, start):
