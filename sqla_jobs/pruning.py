@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from operator import sub
 from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement
@@ -24,14 +26,19 @@ Transaction = Callable[[], AbstractContextManager[Session]]
 
 
 class Batch(NamedTuple):
-    """The ids of some rows that are old enough, and where to go on: None at the end."""
+    """The ids of some rows that are old enough, and the cursor beyond them, given how many went: None at the end."""
 
     ids: Sequence[int]
-    cursor: Any
+    beyond: Callable[[int], Any] | None
+
+
+def _at(last: int | None, gone: int) -> int | None:
+    """A cursor that is an id, however many rows went."""
+    return last
 
 
 class Old(Protocol):
-    """One kind of rows: `name` is what the log calls them."""
+    """One kind of rows: `name` is what the log calls one of them."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +53,11 @@ class Old(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EndedJobs:
-    """Jobs that ended in `state`, `older_than` seconds ago, but those to which a row refers."""
+    """Jobs that ended in `state`, `older_than` seconds ago, but those to which a row refers.
+
+    The cursor is how many stay. A keyset would need an order by id within one moment, in which many may have ended,
+    and no index has that.
+    """
 
     removal: Removal
     state: str
@@ -59,8 +70,9 @@ class EndedJobs:
 
     def find(self, session: Session, cursor: Any) -> Batch:
         conditions = self.removal.ended(self.state, self.older_than)
-        rows = self.removal.find(session, conditions, self.references, after=cursor, limit=BATCH)
-        return Batch([job_id for _, job_id in rows], rows[-1] if len(rows) == BATCH else None)
+        stay = cursor or 0
+        ids = self.removal.find(session, conditions, self.references, offset=stay, limit=BATCH)
+        return Batch(ids, partial(sub, stay + len(ids)) if len(ids) == BATCH else None)
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         conditions = self.removal.ended(self.state, self.older_than)
@@ -73,11 +85,11 @@ class OrphanedRuns:
 
     leftovers: Leftovers
     older_than: float
-    name: str = "run without a job"
+    name: str = "orphaned run"
 
     def find(self, session: Session, cursor: Any) -> Batch:
         found = self.leftovers.find_orphans(session, after=cursor or 0, older_than=self.older_than, limit=LOOKED_AT)
-        return Batch(found.ids, found.last)
+        return Batch(found.ids, None if found.last is None else partial(_at, found.last))
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         return self.leftovers.remove_orphans(session, ids)
@@ -93,7 +105,7 @@ class OldAudit:
 
     def find(self, session: Session, cursor: Any) -> Batch:
         found = self.leftovers.find_audit(session, after=cursor or 0, older_than=self.older_than, limit=BATCH)
-        return Batch(found.ids, found.last if len(found.ids) == BATCH else None)
+        return Batch(found.ids, partial(_at, found.last) if len(found.ids) == BATCH else None)
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
         return self.leftovers.remove_audit(session, ids)
@@ -118,7 +130,9 @@ def prune(
 
     while True:
         with transaction() as session:
-            ids, cursor = old.find(session, cursor)
-        yield in_parts([one for one in ids if one not in passing_over], remove, refused), cursor
+            ids, beyond = old.find(session, cursor)
+        gone = in_parts([one for one in ids if one not in passing_over], remove, refused)
+        cursor = None if beyond is None else beyond(gone)
+        yield gone, cursor
         if cursor is None:
             return

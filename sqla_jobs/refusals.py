@@ -42,6 +42,11 @@ def in_parts(
     return in_parts(ids[half:], step, refused) + in_parts(ids[:half], step, refused)
 
 
+def reason(error: DBAPIError) -> str:
+    """What the server says, in a line."""
+    return (str(error.orig).splitlines() or ["no reason is given"])[0]
+
+
 def warn(verb: str, kind: str, row_id: int, error: DBAPIError) -> None:
     """Tell of a culprit in the log."""
-    log.warning("the server refuses to %s %s %d, so it stays: %s", verb, kind, row_id, error.orig)
+    log.warning("the server refuses to %s %s %d, so it stays: %s", verb, kind, row_id, reason(error))

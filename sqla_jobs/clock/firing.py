@@ -17,7 +17,7 @@ from sqla_jobs.cron import Cron
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import MAX_ATTEMPTS, CatchUp, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.refusals import in_parts
+from sqla_jobs.refusals import in_parts, reason
 
 log = logging.getLogger("sqla_jobs.clock")
 
@@ -48,7 +48,7 @@ def fire_due(connection: Connection, queries: ScheduleQueries, tasks: Mapping[st
         return len(queues)
 
     def refused(schedule_id: int, error: DBAPIError) -> None:
-        plans[schedule_id] |= _disabled(names[schedule_id], f"the server refuses its job: {error.orig}")
+        plans[schedule_id] |= _disabled(names[schedule_id], f"the server refuses its job: {reason(error)}")
 
     in_parts([*jobs], fire, refused)
     queries.advance(connection, [*plans.values()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -17,12 +16,10 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    literal,
     literal_column,
     select,
     table,
     text,
-    tuple_,
 )
 from sqlalchemy.orm import Session
 
@@ -90,20 +87,13 @@ class Removal:
         conditions: Sequence[ColumnElement[bool]],
         references: Sequence[ColumnElement[bool]],
         *,
-        after: tuple[datetime, int] | None,
+        offset: int,
         limit: int,
-    ) -> list[tuple[datetime, int]]:
-        """When jobs ended and their ids: of at most `limit` to which no row refers, the oldest beyond `after` first."""
+    ) -> list[int]:
+        """At most `limit` jobs that meet the conditions and to which no row refers, the oldest first."""
         job = self._job
-        wanted = select(job.finished_at, job.id).where(*conditions, *(~one for one in references))
-        if after is not None:
-            # the first condition is for the index, which has no ids
-            wanted = wanted.where(
-                job.finished_at >= after[0],
-                tuple_(job.finished_at, job.id) > tuple_(literal(after[0], job.finished_at.type), literal(after[1])),
-            )
-        rows = session.execute(wanted.order_by(job.finished_at, job.id).limit(limit))
-        return [(row[0], row[1]) for row in rows]
+        wanted = select(job.id).where(*conditions, *(~one for one in references)).order_by(job.finished_at)
+        return [*session.scalars(wanted.offset(offset).limit(limit), bind_arguments=self._on)]
 
     def remove(
         self,

@@ -19,7 +19,7 @@ from sqla_jobs.mapping import Models
 from sqla_jobs.pruning import EndedJobs, Old, OldAudit, OrphanedRuns, prune
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.queries.removal import Removal
-from sqla_jobs.refusals import warn
+from sqla_jobs.refusals import reason, warn
 from sqla_jobs.retention import AUDIT
 from sqla_jobs.worker.patience import Patience
 
@@ -96,9 +96,7 @@ class Pruner:
                 raise
             if (name, 0) not in self._told:
                 self._told.add((name, 0))
-                log.warning(
-                    "this role may not delete what is a %s, so nothing of that kind is pruned: %s", name, error.orig
-                )
+                log.warning("this role may not delete %ss, so none is pruned: %s", name, reason(error))
 
     def _prune_all(self, old: Old) -> None:
         for _ in self._prune(old):
@@ -132,7 +130,7 @@ class Pruner:
 
         for gone, beyond in prune(old, self._transaction, refused, cursor=cursor, passing_over=passing_over):
             if gone:
-                log.info("pruned %d of kind %s", gone, old.name)
+                log.info("pruned %d %ss", gone, old.name)
             yield gone, beyond
             if len(self._refused) - known >= _MOST_REFUSED or (beyond is not None and self._stop.wait(_PAUSE)):
                 return
