@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import case, delete, func, null, select, update
@@ -16,7 +18,11 @@ from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import ENDED, LIVE, MAX_ATTEMPTS, JobMixin, JobState, ScheduleMixin
+from sqla_jobs.pruning import EndedJobs, Old, OrphanedRuns
+from sqla_jobs.pruning import prune as pruned
+from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.queries.removal import Removal
+from sqla_jobs.refusals import warn
 from sqla_jobs.retention import seconds_of
 from sqla_jobs.wakeup import after_commit
 
@@ -114,11 +120,23 @@ def move(
 def prune(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
     """Delete the jobs that ended so long ago, with their runs; returns how many.
 
-    What somebody holds locked, and what rows of the application refer to, stays.
+    What somebody holds locked, and what rows of the application refer to, stays. Runs that ended so long ago, and
+    whose job somebody else deleted, go too.
     """
     seconds, removal = seconds_of(older_than, "older_than"), Removal(models)
     references = removal.references(session)
-    return sum(removal.remove_ended(session, state, references, older_than=seconds, limit=None) for state in ENDED)
+
+    @contextmanager
+    def savepoint() -> Generator[Session]:
+        with session.begin_nested():
+            yield session
+
+    def gone(old: Old) -> int:
+        return sum(count for count, _ in pruned(old, savepoint, partial(warn, "delete", old.name)))
+
+    jobs = sum(gone(EndedJobs(removal, state, seconds, references)) for state in ENDED)
+    gone(OrphanedRuns(Leftovers(models), seconds))
+    return jobs
 
 
 def pause(session: Session, models: Models[Any], queue: str) -> None:

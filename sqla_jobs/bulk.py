@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy import any_, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, any_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions import cancelled, retried
 from sqla_jobs.binding import Binding
 from sqla_jobs.mapping import Models
 from sqla_jobs.models import ENDED, LIVE, JobState
-from sqla_jobs.queries.parts import locked
-from sqla_jobs.queries.removal import Removal
+from sqla_jobs.queries.parts import array_of, locked
+from sqla_jobs.queries.removal import Removal, ctid
+from sqla_jobs.refusals import in_parts, warn
 from sqla_jobs.selection import Selection
 from sqla_jobs.wakeup import after_commit
 
 _BATCH = 500
-_TRIES = 5
 
-Apply: TypeAlias = Callable[[Session, Models[Any], Sequence[int]], int]
+Conditions: TypeAlias = Sequence[ColumnElement[bool]]
+Apply: TypeAlias = Callable[[Session, Models[Any], Sequence[int], Conditions], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What can be done to many jobs: `apply` changes those of the given ids that are in `states` and free.
+    """What can be done to many jobs in `states`: `apply` changes those of the given ids that meet the conditions.
 
-    It returns how many those were, and waits for no locked row.
+    It returns how many those were, and waits for no locked row. The conditions are asked in the statement that locks
+    the jobs, and a job that somebody changed after that statement began is left alone.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Change:
 
     def count(self, session: Session, models: Models[Any], selection: Selection) -> int:
         """How many of the selected jobs are in a state that allows it."""
-        counted = select(func.count()).select_from(models.Job).where(*selection.where(models), self._applies(models))
+        counted = select(func.count()).select_from(models.Job).where(*self._conditions(models, selection))
         return session.scalar(counted) or 0
 
     def in_batches(self, binding: Binding, models: Models[Any], selection: Selection) -> Iterator[Progress]:
@@ -65,14 +67,20 @@ class Change:
 
         Returns the id up to which it is done, how many were looked at, and how many of them changed.
         """
-        job = models.Job
-        wanted = [*selection.where(models), self._applies(models), job.id > after, job.id <= until]
+        job, conditions = models.Job, self._conditions(models, selection)
+        wanted = [*conditions, job.id > after, job.id <= until]
         ids = session.scalars(select(job.id).where(*wanted).order_by(job.id).limit(_BATCH)).all()
-        changed = self.apply(session, models, ids) if ids else 0
+
+        def step(part: Sequence[int]) -> int:
+            with session.begin_nested():
+                return self.apply(session, models, part, conditions)
+
+        # of rivals for one unique key the newest is first
+        changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
         return (ids[-1] if len(ids) == _BATCH else until), len(ids), changed
 
-    def _applies(self, models: Models[Any]) -> Any:
-        return models.Job.state.in_(self.states)
+    def _conditions(self, models: Models[Any], selection: Selection) -> Conditions:
+        return [*selection.where(models), models.Job.state.in_(self.states)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +96,22 @@ class Progress:
         return self.seen - self.changed
 
 
-def _ids(models: Models[Any]) -> Any:
-    return models.Job.id == any_(bindparam("all_ids", type_=ARRAY(models.Job.id.type)))
-
-
-def _update(session: Session, models: Models[Any], ids: Sequence[int], when: Any, values: Mapping[str, Any]) -> int:
+def _update(
+    session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions, values: Mapping[str, Any]
+) -> int:
     job = models.Job
-    free = locked(select(job.id).where(_ids(models), when), "free", of=job)
-    statement = update(job).where(job.id.in_(select(free.c.id))).values(values).returning(job.id)
+    named = job.id == any_(bindparam("all_ids", type_=ARRAY(job.id.type)))
+    free = locked(select(ctid.label("ctid")).select_from(job).where(named, *conditions), "free", of=job)
+    statement = update(job).where(ctid == any_(array_of(select(free.c.ctid)))).values(values).returning(job.id)
     options = {"synchronize_session": False}
     return len(session.execute(statement, {"all_ids": list(ids)}, execution_options=options).all())
 
 
-def _cancel(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
-    return _update(session, models, ids, models.Job.state.in_(LIVE), cancelled(models))
+def _cancel(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
+    return _update(session, models, ids, conditions, cancelled(models))
 
 
-def _retry(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
+def _retry(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
     """Of several that would have one unique key the newest; none whose key a live job has."""
     job, other = models.Job, aliased(models.Job)
     has_rival = select(other.id).where(
@@ -113,26 +120,12 @@ def _retry(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
         or_(other.state.in_(LIVE), other.id.in_(ids) & other.state.in_(ENDED) & (other.id > job.id)),
     )
     after_commit(session, job, models.channel, "")
-    when = job.state.not_in(["queued", "running"]) & ~has_rival.exists()
-    return _where_possible(session, lambda: _update(session, models, ids, when, retried(models)))
+    return _update(session, models, ids, [*conditions, ~has_rival.exists()], retried(models))
 
 
-def _delete(session: Session, models: Models[Any], ids: Sequence[int]) -> int:
+def _delete(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
     removal = Removal(models)
-    references = removal.references(session)
-    return _where_possible(session, lambda: removal.remove(session, ids, references))
-
-
-def _where_possible(session: Session, step: Callable[[], int]) -> int:
-    """`step` again, with what was committed meanwhile, where that made its choice a wrong one."""
-    for _ in range(_TRIES - 1):
-        try:
-            with session.begin_nested():
-                return step()
-        except IntegrityError:
-            continue
-    with session.begin_nested():
-        return step()
+    return removal.remove(session, ids, conditions, removal.references(session))
 
 
 CANCEL = Change("cancel", LIVE, _cancel)

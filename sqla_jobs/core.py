@@ -13,6 +13,7 @@ from sqlalchemy.orm import registry
 from sqla_jobs import actions
 from sqla_jobs.binding import Bind, Binding, Within
 from sqla_jobs.declaration import TaskOptions, declare
+from sqla_jobs.defaults import name_only_what_is_set
 from sqla_jobs.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.mapping import Models, map_models
@@ -94,6 +95,7 @@ class Jobs(Generic[J]):
         if isinstance(tasks, str):
             raise ConfigurationError(f"tasks={tasks!r}: a list of module names, tasks=[{tasks!r}]")
         self.models: Models[J] = map_models(base, schema, prefix, job_class)
+        name_only_what_is_set(self.models.tables["jobs"])
         self.Job = self.models.Job
         self.Run = self.models.Run
         self.Schedule = self.models.Schedule
@@ -213,8 +215,9 @@ class Jobs(Generic[J]):
         """Delete the jobs that ended `older_than` (a timedelta, or seconds) ago, and their runs; returns how many.
 
         All in the caller's transaction. Left alone are jobs that somebody holds locked, and those to which a row
-        of the application refers, unless its foreign key says ON DELETE CASCADE or SET NULL. Workers prune by
-        themselves too. Raises `ConfigurationError`.
+        of the application refers, unless its foreign key says ON DELETE CASCADE or SET NULL. Runs that ended
+        `older_than` ago, and whose job the application deleted itself, go too. Workers prune by themselves.
+        Raises `ConfigurationError`.
         """
         return actions.prune(plain_session(session), self.models, older_than=older_than)
 
@@ -236,7 +239,8 @@ class Jobs(Generic[J]):
         It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
         every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
         takes longer than `slow` seconds is logged. Jobs that ended are deleted after their `retention`, such
-        as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed.
+        as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed;
+        lines of the audit after that of "audit", by default a year.
         Raises `ConfigurationError`.
         """
         from sqla_jobs.worker import Settings, Worker

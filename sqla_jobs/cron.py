@@ -6,20 +6,21 @@ intervals counted from 1970-01-01 UTC, so that they neither drift nor depend on 
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cron_descriptor import get_description  # pyright: ignore[reportMissingTypeStubs]
 from croniter import croniter
 from croniter.croniter import CroniterError
 
+from sqla_jobs.cron_fields import FIELDS
 from sqla_jobs.errors import ConfigurationError
 
-_FIELDS = ("second", "minute", "hour", "day of month", "month", "day of week")
-_RANGES = ("0-59", "0-59", "0-23", "1-31 or L", "1-12 or JAN-DEC", "0-7 or SUN-SAT")
 _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -30,8 +31,7 @@ _ALIASES = {
     "@hourly": "0 * * * *",
 }
 _LENGTH = 200
-_TOKEN = re.compile(r"[0-9A-Za-z*?,/#-]+", re.ASCII)
-_NOT_OURS = re.compile(r"\d{5}|[A-Z]{4}|(?<![A-Z])[RHW](?![A-Z])|[RH]\(", re.ASCII)
+_SUCH_AS = {"cron": "30 2 * * *", "timezone": "Europe/Paris"}
 _EVERY = re.compile(r"@every +(\d{1,9}(?:\.\d{1,6})?)", re.ASCII)
 _SECOND = timedelta(seconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,7 +51,8 @@ class Cron:
     A rule with a fixed hour fires once on every day that it names: where daylight saving skips its time, at
     the first moment after the gap; where it comes twice, the first time. A rule whose hour is a wildcard
     (`*`, `*/2`) follows the hours as they pass: nothing in the gap, and both passes of a repeated hour.
-    Where both day of month and day of week are given, either is enough, as in every cron.
+    Where both day of month and day of week are restricted, either is enough. A field that begins with `*`
+    restricts nothing by itself, not even `*/2`: beside one, a day has to fit both. So it is in crontab(5).
     """
 
     text: str
@@ -60,6 +61,9 @@ class Cron:
     @classmethod
     def parse(cls, text: str, timezone: str = "UTC") -> Cron:
         """The rule. Raises `ConfigurationError`, naming the field that is wrong."""
+        for name, value in {"cron": text, "timezone": timezone}.items():
+            if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+                raise ConfigurationError(f"{name}={value!r:.60} is no text: write one such as {_SUCH_AS[name]!r}")
         return _parsed(" ".join(text.split()) if len(text) <= _LENGTH else text, timezone)
 
     def next_after(self, moment: datetime) -> datetime:
@@ -77,7 +81,12 @@ class Cron:
         """In plain English."""
         if self._interval is not None:
             return f"Every {self._interval}"
-        said = get_description(self._expression)
+        try:
+            said = get_description(self._expression)
+        except Exception:  # noqa: BLE001 - it has no words for some rules that are good, and several ways to say so
+            said = self._expression
+        if not self._is_either_enough:
+            said = said.replace(", or on ", ", only on ")
         return said if self.timezone == "UTC" else f"{said}, {self.timezone} time"
 
     @cached_property
@@ -94,9 +103,27 @@ class Cron:
         return _ALIASES.get(self.text.lower(), self.text)
 
     @cached_property
+    def _fields(self) -> list[str]:
+        """What is written, with seconds first."""
+        fields = self._expression.split()
+        return fields if len(fields) == len(FIELDS) else ["0", *fields]
+
+    @cached_property
+    def _expanded(self) -> list[str]:
+        """The same as lists of numbers."""
+        return [field.expand(text) for field, text in zip(FIELDS, self._fields, strict=True)]
+
+    @cached_property
     def _is_wildcard(self) -> bool:
-        hour = self._expression.split()[-4]
-        return hour.startswith(("*", "?")) or hour in ("0-23", "0-23/1")
+        return self._fields[2].startswith("*") or self._expanded[2].count(",") == 23
+
+    @cached_property
+    def _is_either_enough(self) -> bool:
+        return not any(self._fields[place].startswith("*") for place in (3, 5))
+
+    @cached_property
+    def _calendar(self) -> croniter[Any]:
+        return croniter(" ".join(self._expanded), second_at_beginning=True, day_or=self._is_either_enough)
 
     def check(self) -> None:
         """Raises `ConfigurationError` for what is no rule."""
@@ -126,23 +153,18 @@ class Cron:
                 f"cron {self.text!r} has {len(fields)} fields: five (minute hour day month weekday), "
                 "or six with seconds first"
             )
-        first = 6 - len(fields)
-        for place, value in enumerate(fields, first):
-            alone = ["0" if place else value, "*", "*", "*", "*", "*"]
-            alone[place] = value
-            is_ours = _TOKEN.fullmatch(value) and not _NOT_OURS.search(value.upper())
-            if not is_ours or not croniter.is_valid(" ".join(alone), second_at_beginning=True):
-                raise ConfigurationError(
-                    f"cron {self.text!r}: {value!r} is no {_FIELDS[place]}; {_RANGES[place]}, *, lists and ranges "
-                    "of them, and steps such as */5"
-                )
+        for field, value in zip(FIELDS[-len(fields) :], fields, strict=True):
+            try:
+                field.expand(value)
+            except ValueError as error:
+                raise ConfigurationError(f"cron {self.text!r}: {value!r} is no {field.name}: {error}") from None
         day, weekday = fields[-3], fields[-1]
-        if re.search("[#Ll]", weekday) and not day.startswith(("*", "?")):
+        if re.search("[#Ll]", weekday) and day not in ("*", "?"):
             raise ConfigurationError(f"cron {self.text!r}: {weekday!r} goes with any day of month only, '*'")
 
     def _after(self, local: datetime) -> datetime:
         """The next match in a calendar without time zones."""
-        found: datetime = croniter(self._expression, local, second_at_beginning=True).get_next(datetime)
+        found: datetime = copy.copy(self._calendar).get_next(datetime, start_time=local)
         return found
 
     def _next_day_by_day(self, moment: datetime) -> datetime:

@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.additions import foreign_keys, row_level_security, triggers
 from sqla_jobs.core import Jobs
+from sqla_jobs.findings import Finding, Verdict
 from sqla_jobs.queries.parts import Tables
 
 _OLDEST_SERVER = 140000
 _OLD_TRANSACTION = 300.0
 _CLOCK_OFF = 2.0
 _BLOATED = 0.5
-
-
-class Verdict(StrEnum):
-    """How bad it is."""
-
-    ok = "ok"
-    warning = "warning"
-    error = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at: what was found and, unless it is well, the remedy."""
-
-    about: str
-    verdict: Verdict
-    found: str
-    remedy: str = ""
 
 
 def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
@@ -210,34 +192,6 @@ def _jobs_table(session: Session, jobs: Jobs[Any]) -> str:
     return session.connection().dialect.identifier_preparer.format_table(Tables(jobs.models).jobs)
 
 
-_UNINDEXED = text(
-    """
-    SELECT reference.conrelid::regclass::text, attribute.attname
-    FROM pg_constraint AS reference
-    JOIN pg_attribute AS attribute
-      ON attribute.attrelid = reference.conrelid AND attribute.attnum = reference.conkey[1]
-    WHERE reference.confrelid = CAST(:jobs AS regclass) AND reference.contype = 'f'
-      AND NOT EXISTS (
-        SELECT FROM pg_index WHERE indrelid = reference.conrelid AND indkey[0] = reference.conkey[1] AND indisvalid
-      )
-    ORDER BY 1, 2
-    """
-)
-
-
-def _foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    rows = session.execute(_UNINDEXED, {"jobs": _jobs_table(session, jobs)}).all()
-    if not rows:
-        yield Finding("foreign keys to jobs", Verdict.ok, "all have an index, or there is none")
-    for table, column in rows:
-        yield Finding(
-            "foreign keys to jobs",
-            Verdict.warning,
-            f"{table}.{column} has no index",
-            f"pruning reads the whole table for each job: CREATE INDEX CONCURRENTLY ON {table} ({column})",
-        )
-
-
 _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     _server,
     _settings,
@@ -246,5 +200,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     _prepared,
     _bloat,
     _vanished,
-    _foreign_keys,
+    foreign_keys,
+    row_level_security,
+    triggers,
 )

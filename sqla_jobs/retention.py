@@ -1,4 +1,4 @@
-"""How long jobs that ended are kept."""
+"""How long jobs that ended, and the lines of the audit, are kept."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ from typing import Literal, TypeAlias
 
 from sqla_jobs.errors import ConfigurationError
 
-Ended: TypeAlias = Literal["succeeded", "failed", "cancelled"]
-Retention: TypeAlias = Mapping[Ended, "timedelta | float | None"]
-"""By the state in which a job ended: a timedelta or seconds, and None to keep it for ever."""
+AUDIT = "audit"
+Kept: TypeAlias = Literal["succeeded", "failed", "cancelled", "audit"]
+Retention: TypeAlias = Mapping[Kept, "timedelta | float | None"]
+"""By the state in which a job ended, and for the audit: a timedelta or seconds, and None to keep it for ever."""
 
 KEPT: Retention = MappingProxyType(
-    {"succeeded": timedelta(days=7), "cancelled": timedelta(days=7), "failed": timedelta(days=30)}
+    {
+        "succeeded": timedelta(days=7),
+        "cancelled": timedelta(days=7),
+        "failed": timedelta(days=30),
+        "audit": timedelta(days=365),
+    }
 )
 """Where nothing else is said. Failed jobs are somebody's work still to be done."""
 
 
 def seconds_kept(given: Retention) -> dict[str, float]:
-    """Seconds by state, without those kept for ever; what is not `given` is as in `KEPT`.
+    """Seconds by state, and for the audit, without those kept for ever; what is not `given` is as in `KEPT`.
 
-    Raises `ConfigurationError` for a state in which no job ends, and for what is no length of time.
+    Raises `ConfigurationError` for another name, and for what is no length of time.
     """
     found: dict[str, float] = {}
     for state, kept in {**KEPT, **given}.items():

@@ -395,6 +395,35 @@ class TestUpkeep:
             connection.exec_driver_sql("CREATE INDEX ON effects (job_id)")
         assert "CREATE INDEX" not in run("doctor").output
 
+    def test_the_doctor_warns_of_row_level_security(self, run: Run, database: Engine) -> None:
+        assert "row level security" not in run("doctor").output
+        with database.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE sqla_runs ENABLE ROW LEVEL SECURITY")
+        found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}["row level security"]
+        assert found["verdict"] == "warning"
+        assert found["found"] == "it is on for sqla_runs; this role is exempt from its policies"
+        assert "never claimed, taken back or pruned" in found["remedy"]
+        assert "BYPASSRLS" in found["remedy"]
+        with database.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE sqla_runs DISABLE ROW LEVEL SECURITY")
+        assert "row level security" not in run("doctor").output
+
+    def test_the_doctor_warns_of_triggers_that_may_refuse(self, run: Run, database: Engine) -> None:
+        with database.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+            )
+            for name, when in {"late": "AFTER", "early": "BEFORE", "off": "BEFORE"}.items():
+                connection.exec_driver_sql(
+                    f"CREATE TRIGGER {name} {when} UPDATE ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
+                )
+            connection.exec_driver_sql("ALTER TABLE sqla_jobs DISABLE TRIGGER off")
+        found = [one for one in json.loads(run("doctor", "--json").stdout) if one["about"] == "triggers"]
+        assert [(one["verdict"], one["found"]) for one in found] == [
+            ("warning", "trigger early of sqla_jobs calls refuse before rows are written")
+        ]
+        assert "DROP TRIGGER early ON sqla_jobs" in found[0]["remedy"]
+
     def test_retention_is_an_option_of_workers(self, run: Run) -> None:
         assert "'succeeded' is not STATE=TIME" in run("worker", "--retention", "succeeded", code=2).output
         assert "'x' is none of succeeded" in run("worker", "--retention", "x=7d", code=1).output

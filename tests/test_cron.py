@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from random import Random
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
@@ -152,7 +154,23 @@ def test_ticks_worked_out_by_hand(text: str, zone: str, after: str, until: str, 
         ("0 0 13 * fri", "2026-11-25T00:00:00Z", "2026-11-27T00:00:00Z"),
         ("0 0 L * *", "2026-11-25T00:00:00Z", "2026-11-30T00:00:00Z"),
         ("0 0 * * MON#1", "2026-11-25T00:00:00Z", "2026-12-07T00:00:00Z"),
-        ("0 22-2 * * *", "2026-11-25T23:30:00Z", "2026-11-26T00:00:00Z"),
+        ("0 22-23,0-2 * * *", "2026-11-25T23:30:00Z", "2026-11-26T00:00:00Z"),
+        ("0 0 * * FRI-MON", "2026-11-23T00:00:00Z", "2026-11-27T00:00:00Z"),
+        ("0 0 * * fri-mon/3", "2026-11-28T00:00:00Z", "2026-11-30T00:00:00Z"),
+        ("0 0 1 NOV-FEB *", "2026-11-25T00:00:00Z", "2026-12-01T00:00:00Z"),
+        ("0 0 1 NOV-FEB *", "2027-02-25T00:00:00Z", "2027-11-01T00:00:00Z"),
+        ("0 0 * * SUN-SUN", "2026-11-25T00:00:00Z", "2026-11-29T00:00:00Z"),
+        ("0 5-5 * * *", "2026-11-25T06:00:00Z", "2026-11-26T05:00:00Z"),
+        ("59/15 * * * *", "2026-11-25T06:00:00Z", "2026-11-25T06:59:00Z"),
+        ("5/20 * * * *", "2026-11-25T06:26:00Z", "2026-11-25T06:45:00Z"),
+        ("0 0 ? * MON", "2026-11-25T00:00:00Z", "2026-11-30T00:00:00Z"),
+        ("0 0 1 * ?", "2026-11-25T00:00:00Z", "2026-12-01T00:00:00Z"),
+        ("0 0 1,L * *", "2026-11-25T00:00:00Z", "2026-11-30T00:00:00Z"),
+        ("0 0 L * FRI", "2026-11-25T00:00:00Z", "2026-11-27T00:00:00Z"),
+        ("0 0 * * L5", "2026-11-01T00:00:00Z", "2026-11-27T00:00:00Z"),
+        ("0 0 * * 7#1", "2026-11-25T00:00:00Z", "2026-12-06T00:00:00Z"),
+        ("0 0 */2 * MON", "2026-11-25T00:00:00Z", "2026-12-07T00:00:00Z"),
+        ("0 0 1 * */3", "2026-11-02T00:00:00Z", "2027-05-01T00:00:00Z"),
         ("@hourly", "2026-11-25T08:59:00Z", "2026-11-25T09:00:00Z"),
         ("@daily", "2026-11-25T08:59:00Z", "2026-11-26T00:00:00Z"),
         ("@weekly", "2026-11-25T08:59:00Z", "2026-11-29T00:00:00Z"),
@@ -189,6 +207,22 @@ def test_next_after(text: str, after: str, expected: str) -> None:
         ("@every -5", "there are @yearly"),
         ("0 0 31 2 *", "never comes"),
         ("0 0 31 4,6,9,11 *", "never comes"),
+        (
+            "0 0 * *,1 *",
+            "'*,1' is no month: a * in a list makes the rest of it mean nothing: write * alone, or 1 alone",
+        ),
+        ("*,* * * * *", "write * alone, or * alone"),
+        ("5-1 * * * *", "'5-1' is no minute: it runs backwards: write 5-59,0-1"),
+        ("0 0 * * 5-1", "it runs backwards: write 5-6,0-1"),
+        ("0 0 * * 6-FRI", "it runs backwards: write 6,0-5"),
+        ("0 0 * 12-1 *", "write 12,1"),
+        ("0 0 * * 5#6", "'5#6' is no day of week"),
+        ("0 0 * * 5#1,3", "do not go into one list"),
+        ("0 ? * * *", "'?' is no hour"),
+        ("0 0 ?,1 * *", "'?,1' is no day of month"),
+        ("0 0 * * L", "'L' is no day of week"),
+        ("0 0 15W * *", "'15W' is no day of month"),
+        ("0 0 */2 * MON#1", "goes with any day of month only"),
         ("0 0 1 * MON#1", "goes with any day of month only"),
         (",".join("1" * 100_000) + " * * * *", "200 at most"),
         ("1" * 5_000_000, "200 at most"),
@@ -208,6 +242,14 @@ def test_what_is_wrong_is_named_and_quickly(text: str, said: str) -> None:
 def test_a_time_zone_that_is_none_is_named(zone: str) -> None:
     with pytest.raises(ConfigurationError, match="is not an IANA time zone"):
         Cron.parse("* * * * *", zone)
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"* * * * *", ["*"], {"a": 1}])
+def test_what_is_no_text_is_named(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"cron=.* is no text"):
+        Cron.parse(wrong)
+    with pytest.raises(ConfigurationError, match=r"timezone=.* is no text"):
+        Cron.parse("* * * * *", wrong)
 
 
 def test_a_naive_moment_is_refused() -> None:
@@ -235,6 +277,9 @@ def test_intervals_do_not_drift_whenever_one_looks() -> None:
         ("30 2 * * MON-FRI", "Europe/Paris", "At 02:30 AM, Monday through Friday, Europe/Paris time"),
         ("@hourly", "UTC", "Every hour"),
         ("@every 90", "UTC", "Every 0:01:30"),
+        ("0 0 1 * MON", "UTC", "At 12:00 AM, on day 1 of the month, or on Monday"),
+        ("0 0 */2 * MON", "UTC", "At 12:00 AM, every 2 days, only on Monday"),
+        ("0 */2,5 * * *", "UTC", "0 */2,5 * * *"),  # there are no words for it
     ],
 )
 def test_a_description_for_people(text: str, zone: str, said: str) -> None:
@@ -305,3 +350,101 @@ def test_a_wildcard_hour_fires_each_hour_of_real_time(name: str) -> None:
         while (moment := cron.next_after(moment)) <= minutes[-1]:
             found.append(moment)
         assert found == expected
+
+
+NAMES = {"mon": 1, "wed": 3, "sun": 0, "jan": 1, "dec": 12}
+
+
+def debian_bits(field: str, low: int, high: int) -> set[int]:
+    """The numbers of a field, as Debian's cron reads it (entry.c: get_list, get_range)."""
+
+    def number(text: str) -> int:
+        return NAMES[text] if text in NAMES else int(text)
+
+    bits: set[int] = set()
+    for item in field.split(","):
+        whole, _, step = item.partition("/")
+        first, dash, last = whole.partition("-")
+        from_to = (str(low), str(high)) if first == "*" else (first, last if dash else first)
+        bits.update(range(number(from_to[0]), number(from_to[1]) + 1, int(step or 1)))
+    return bits
+
+
+def debian_runs(rule: str, minute: datetime) -> bool:
+    """Whether Debian's cron runs the rule in that minute (cron.c: find_jobs)."""
+    fields = rule.split()
+    bits = [debian_bits(*given) for given in zip(fields, (0, 0, 1, 1, 0), (59, 23, 31, 12, 7), strict=True)]
+    if bits[4] & {0, 7}:  # both are Sunday
+        bits[4] |= {0, 7}
+    dom_star, dow_star = fields[2][0] == "*", fields[4][0] == "*"
+    day, weekday = minute.day in bits[2], minute.isoweekday() % 7 in bits[4]
+    return (
+        minute.minute in bits[0]
+        and minute.hour in bits[1]
+        and minute.month in bits[3]
+        and (day and weekday if dom_star or dow_star else day or weekday)
+    )
+
+
+def random_field(random: Random, low: int, high: int, names: list[str]) -> str:
+    def item(*, may_be_star: bool) -> str:
+        first, last = sorted(random.choices(range(low, high + 1), k=2))
+        forms = [str(first), f"{first}-{last}", f"{first}-{last}/{random.randint(1, 9)}", f"{first}-{first}", *names]
+        return random.choice([*forms, f"*/{random.randint(1, high)}"] if may_be_star else forms)
+
+    if random.random() < 0.35:
+        return "*"
+    return ",".join(item(may_be_star=True) for _ in range(random.choice([1, 1, 1, 2, 3])))
+
+
+def test_thousands_of_random_rules_run_when_debian_runs_them() -> None:
+    random, begin, days, compared = Random(17), datetime(2028, 2, 1), 63, 0  # noqa: DTZ001
+    minutes = [begin + timedelta(minutes=n) for n in range(60 * 24 * days)]
+    for _ in range(2000):
+        month = random_field(random, 1, 12, ["jan", "dec"]) if random.random() < 0.2 else "*"
+        fields = [random_field(random, 1, 31, []), month, random_field(random, 0, 7, ["mon", "wed", "sun"])]
+        rule = " ".join(["7", "4", *fields])
+        expected = [at for at in minutes[4 * 60 + 7 :: 24 * 60] if debian_runs(rule, at)]
+        if not expected:  # perhaps one that never comes
+            continue
+        cron = Cron.parse(rule)
+        found, moment = list[datetime](), begin.replace(tzinfo=UTC) - timedelta(seconds=1)
+        while (moment := cron.next_after(moment)).replace(tzinfo=None) <= minutes[-1]:
+            found.append(moment.replace(tzinfo=None))
+        assert found == expected, rule
+        compared += 1
+    assert compared > 1500
+
+
+def test_random_hours_and_minutes_run_when_debian_runs_them() -> None:
+    random, begin = Random(18), datetime(2028, 2, 28)  # noqa: DTZ001
+    minutes = [begin + timedelta(minutes=n) for n in range(60 * 24 * 2)]
+    for _ in range(30):
+        rule = f"{random_field(random, 0, 59, [])} {random_field(random, 0, 23, [])} * * *"
+        cron, found = Cron.parse(rule), list[datetime]()
+        moment = begin.replace(tzinfo=UTC) - timedelta(seconds=1)
+        while (moment := cron.next_after(moment)).replace(tzinfo=None) <= minutes[-1]:
+            found.append(moment.replace(tzinfo=None))
+        assert found == [at for at in minutes if debian_runs(rule, at)], rule
+
+
+TOKENS = ["*", "?", "L", "W", "#", "-", "/", ",", "0", "1", "2", "5", "7", "12", "31", "59", "07", "MON", "sun", "Jan"]
+SOME_FIELD = st.one_of(
+    st.sampled_from(["*", "0", "5", "*/2", "1,5", "L", "?", "5#2", "L5", "FRI-MON", "1-5/2", "*/2,5", "07"]),
+    st.lists(st.sampled_from(TOKENS), min_size=1, max_size=5).map("".join),
+)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    text=st.one_of(st.lists(SOME_FIELD, min_size=5, max_size=6).map(" ".join), st.text(max_size=30)),
+    zone=st.sampled_from(["UTC", "America/New_York"]),
+)
+def test_no_accepted_rule_fails_later(text: str, zone: str) -> None:
+    try:
+        cron = Cron.parse(text, zone)
+    except ConfigurationError:
+        return
+    assert cron.description
+    first = cron.next_after(SINCE)
+    assert SINCE < first < cron.next_after(first)

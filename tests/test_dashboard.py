@@ -1017,6 +1017,17 @@ def test_sensitive_arguments_of_a_schedule_stay_when_it_is_edited(visitor: Visit
     assert "hunter2" not in json.dumps([line.details for line in session.scalars(select(jobs.Audit))])
 
 
+@pytest.mark.parametrize("cron", ["0 0 * *,1 *", "0 */2,5 * * *", "5-1 * * * *"])
+def test_a_rule_that_cannot_be_read_or_described_is_shown_on_every_page(
+    visitor: Visitor, session: Session, cron: str
+) -> None:
+    schedule = jobs.Schedule(name="odd", task="charge", cron=cron)
+    session.add(schedule)
+    session.commit()
+    for path in ("/schedules", f"/schedules/{schedule.id}", f"/schedules/{schedule.id}/edit"):
+        assert cron in html.unescape(visitor.get(path))
+
+
 def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> None:
     session.add(schedule := jobs.Schedule(name="s", task="add", cron="@every 60", args={"a": 1}))
     session.flush()

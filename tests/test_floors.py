@@ -10,26 +10,28 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
-    errors escapes telling
+    errors escapes telling cron_fields findings
     redaction written
     context retry interrupt explain cron retention
-    outcomes
+    outcomes refusals
     models deadlines version
-    mapping connections
+    mapping connections defaults
     queries.* wakeup schema
+    pruning
     migrations.*
     entities signatures processes board
     arguments enqueue held
     declaration
     schedules
     tasks
-    registry binding actions selection
+    registry binding actions selection grants
     bulk schedule_actions
     core transactions
     executor loading
     worker.*
     clock.*
-    status testing postgres doctor
+    status testing postgres additions
+    doctor
     dashboard.*
     cli.*
     flask_cli
@@ -37,7 +39,7 @@ FLOORS = """
     __main__ worker.__main__ clock.__main__
 """
 PURE = {
-    "errors", "context", "retry", "interrupt", "outcomes", "cron", "retention",
+    "errors", "context", "retry", "interrupt", "outcomes", "cron", "cron_fields", "findings", "retention",
     "escapes", "redaction", "telling", "written",
 }  # fmt: skip
 LATE = {("core", "worker"), ("core", "clock")}

@@ -20,7 +20,8 @@ from sqla_jobs import JobState, processes
 from sqla_jobs.cli.main import main
 from sqla_jobs.models import PARKED
 from sqla_jobs.queries import Among, Queries
-from sqla_jobs.worker.set_aside import SetAside, blames_a_row
+from sqla_jobs.refusals import blames_a_row
+from sqla_jobs.worker.set_aside import SetAside
 from tests import dashboard_shop, shop
 from tests.counting import runs, states
 from tests.helpers import refuse, wait_until

@@ -46,7 +46,7 @@ def _command(change: Change, help: str) -> click.Command:  # noqa: A002
     return click.command(change.name, cls=ApplicationCommand, help=help)(run)
 
 
-_BUSY = "somebody held or changed them meanwhile"
+_BUSY = "somebody held or changed them meanwhile, or the server refused it and the log says why"
 _WHY = {
     CANCEL.name: _BUSY,
     RETRY.name: f"another job that lives, or is newer, has their unique key, or {_BUSY}",

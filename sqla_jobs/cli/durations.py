@@ -26,12 +26,12 @@ def optional(context: click.Context, option: click.Parameter, text: str | None) 
 
 
 def retention(context: click.Context, option: click.Parameter, text: str) -> dict[str, timedelta | None]:
-    """`succeeded=7d,failed=never`."""
+    """`succeeded=7d,failed=never,audit=90d`."""
     found: dict[str, timedelta | None] = {}
     for item in filter(None, text.split(",")):
         state, given, length = item.strip().partition("=")
         if not given:
-            wanted = "is not STATE=TIME, such as succeeded=7d or failed=never"
+            wanted = "is not STATE=TIME or audit=TIME, such as succeeded=7d or failed=never"
             raise click.BadParameter(f"{item!r} {wanted}", context, option)
         found[state] = None if length == "never" else duration(context, option, length)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sqla_jobs.cli import changing, dashboard, reading, running, schedules, schema, upkeep
+from sqla_jobs.cli import changing, dashboard, grants, reading, running, schedules, schema, upkeep
 
 COMMANDS: tuple[click.Command, ...] = (
     running.worker,
@@ -23,6 +23,7 @@ COMMANDS: tuple[click.Command, ...] = (
     upkeep.doctor,
     schema.migrate,
     schema.check,
+    grants.grants,
     dashboard.dashboard,
 )
 

@@ -68,10 +68,11 @@ def _check_log_level(level: str) -> None:
 @click.option("--slow", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
 @click.option(
     "--retention",
-    metavar="succeeded=7d,failed=never",
+    metavar="succeeded=7d,failed=never,audit=90d",
     callback=durations.retention,
     default="",
-    help="How long jobs that ended are kept: 7d, and 30d where they failed, unless said otherwise.",
+    help="How long jobs that ended are kept: 7d, 30d where they failed, and 365d for lines of the audit, "
+    "unless said otherwise.",
 )
 @click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
 def worker(

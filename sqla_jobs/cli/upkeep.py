@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import click
 
+from sqla_jobs import pruning
 from sqla_jobs.bulk import DELETE
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.changing import carry_out
 from sqla_jobs.cli.output import as_json, print_json, print_table, shown
 from sqla_jobs.core import Jobs
-from sqla_jobs.doctor import Finding, Verdict, examine
+from sqla_jobs.doctor import examine
+from sqla_jobs.findings import Finding, Verdict
 from sqla_jobs.models import ENDED, JobState
+from sqla_jobs.pruning import OrphanedRuns
+from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.refusals import warn
 from sqla_jobs.selection import Selection
 from sqla_jobs.status import read_status
 
@@ -27,9 +33,18 @@ _NOBODY = "python -m sqla_jobs.worker starts one; --queues and the application's
 @click.option("--state", "states", multiple=True, type=click.Choice([*ENDED]), help="All three, unless given.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def prune(jobs: Jobs[Any], older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
-    """Delete jobs that ended so long ago, with their runs, in batches. Workers do so too, by their --retention."""
+    """Delete jobs that ended so long ago, with their runs, in batches. Workers do so too, by their --retention.
+
+    Without --state, runs that ended so long ago and whose job is gone go too.
+    """
     wanted = tuple(JobState(state) for state in states) or ENDED
     carry_out(jobs, DELETE, Selection(states=wanted, ended_before=older_than), ask=not yes)
+    if states:
+        return
+    orphans = OrphanedRuns(Leftovers(jobs.models), older_than.total_seconds())
+    batches = pruning.prune(orphans, jobs.binding().transaction, partial(warn, "delete", orphans.name))
+    if gone := sum(count for count, _ in batches):
+        click.echo(f"prune: {gone:,} runs whose job is gone")
 
 
 @click.command(cls=ApplicationCommand)

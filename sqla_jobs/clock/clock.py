@@ -19,13 +19,14 @@ from sqla_jobs.connections import close_engine, own_engine
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.queries import Among, Queries
 from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.refusals import reason
 from sqla_jobs.version import check_version
 from sqla_jobs.wakeup import SCHEDULES, notify
 from sqla_jobs.worker.listener import Listener
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
 from sqla_jobs.worker.service import Service
-from sqla_jobs.worker.set_aside import SetAside, server_message
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Rhythm
 from sqla_jobs.worker.stopping import StopRequest
 
@@ -98,7 +99,7 @@ class Clock(Service):
             with self._engine.begin() as connection:
                 processes.unregister(connection, self._jobs.models, self._process_id)
         except DBAPIError as error:
-            log.warning("could not sign off, the lease will run out by itself: %s", server_message(error))
+            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
         close_engine(self._engine)
 
     def tick(self) -> int:

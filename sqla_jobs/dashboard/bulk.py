@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Response, abort, request
@@ -79,18 +79,19 @@ def _asked(site: Site) -> tuple[str, Offer, Selection, dict[str, str], list[str]
     action = request.form.get("action", "")
     if action not in OFFERS:
         abort(400, f"There is no action {action!r:.40} on many jobs; there are {', '.join(OFFERS)}.")
+    try:
+        wanted = read_filter(site.jobs, request.form)
+    except BadFilter as error:
+        abort(400, str(error))
     if request.form.get("all"):
-        try:
-            wanted = read_filter(site.jobs, request.form)
-        except BadFilter as error:
-            abort(400, str(error))
         return action, OFFERS[action], wanted.selection, {"all": "1", **wanted.given}, []
     ids = request.form.getlist("ids")
     if not ids:
         abort(400, "No job was selected: tick some first, or choose all that match the filter.")
     if len(ids) > _MOST_IDS or not all(one.isascii() and one.isdigit() and len(one) < 19 for one in ids):
         abort(400, f"These are no ids of jobs, or more than {_MOST_IDS:,}.")
-    return action, OFFERS[action], Selection(ids=tuple(map(int, ids))), {}, ids
+    # with the filter of the list in which they were ticked: one that does not match it any more has changed
+    return action, OFFERS[action], replace(wanted.selection, ids=tuple(map(int, ids))), dict(wanted.given), ids
 
 
 def confirm(site: Site) -> Response:

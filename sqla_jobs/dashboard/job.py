@@ -18,6 +18,7 @@ from sqla_jobs.dashboard.hiding import Shown
 from sqla_jobs.dashboard.site import Changing, Site
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.models import ENDED, LIVE, JobMixin, JobState
+from sqla_jobs.selection import Selection
 from sqla_jobs.written import read_id, read_moment
 
 _RUNS = 20
@@ -175,10 +176,11 @@ def _delete(changing: Changing, job_id: int) -> str:
     task = session.scalar(select(models.Job.task).where(models.Job.id == job_id))
     if task is None:
         raise UnknownJob(f"There is no job {job_id}; somebody may have deleted it already.")
-    if not DELETE.apply(session, models, [job_id]):
+    _, _, deleted = DELETE.batch(session, models, Selection(ids=(job_id,)), after=-1, until=job_id)
+    if not deleted:
         raise JobsError(
-            f"Job {job_id} was not deleted: it is running, or rows of the application still refer to it. "
-            "Cancel it first, or delete those rows."
+            f"Job {job_id} was not deleted: it is running, rows of the application still refer to it, or the database "
+            "refuses it and the log says why. Cancel it first, or delete those rows."
         )
     changing.record("delete", f"job {job_id}", task=task)
     return f"Job {job_id} is deleted."

@@ -9,13 +9,14 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
-    Select,
+    and_,
     any_,
     bindparam,
     column,
     delete,
     exists,
     func,
+    literal_column,
     select,
     table,
     text,
@@ -23,81 +24,120 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from sqla_jobs.mapping import Models
-from sqla_jobs.queries.parts import Tables, seconds
+from sqla_jobs.queries.parts import array_of, seconds
+
+ctid: ColumnElement[Any] = literal_column("ctid")
+"""Where a version of a row lies, in a statement over one table. A row that the statement has locked stays there.
+
+A row that somebody changed after the statement's snapshot is locked in its new version, which that snapshot does not
+see: looked for by its ctid it is not found, and left alone. By its id it would be found, and conditions that look at
+other rows (its last error, a rival for its key) would have been asked of the old version."""
 
 
 class Reference(NamedTuple):
-    """A foreign key to jobs that forbids their deletion: `schema.table.column` refers to the jobs' `target`."""
+    """A foreign key to jobs that forbids their deletion: `columns` of `schema.table` refer to the jobs' `targets`."""
 
     schema: str
     table: str
-    column: str
-    target: str
+    columns: Sequence[str]
+    targets: Sequence[str]
 
     def __str__(self) -> str:
-        return f"{self.schema}.{self.table}.{self.column}"
+        return f"{self.schema}.{self.table} ({', '.join(self.columns)})"
 
-    def to(self, jobs: Any) -> ColumnElement[bool]:
-        """Whether a row refers to the job at hand."""
-        referring = table(self.table, column(self.column), schema=self.schema)
-        return exists().select_from(referring).where(referring.c[self.column] == jobs.c[self.target])
+    def to(self, jobs: str) -> ColumnElement[bool]:
+        """Whether a row refers to the job at hand; `jobs` is the name of their table, with quotes where it needs any.
+
+        A key of several columns of which one is NULL refers to nothing, and equals nothing.
+        """
+        referring = table(self.table, *map(column, self.columns), schema=self.schema)
+        pairs = zip(self.columns, self.targets, strict=True)
+        same = [referring.c[mine] == literal_column(f"{jobs}.{target}") for mine, target in pairs]
+        return exists().select_from(referring).where(and_(*same))
 
 
 class Removal:
     """The statements over one set of models; on a session, in its transaction."""
 
     def __init__(self, models: Models[Any]) -> None:
-        self._tables = Tables(models)
+        self._job: Any = models.Job
+        self._table = models.tables["jobs"]
+        self._runs = models.tables["runs"]
         self._on = {"mapper": models.Job}
 
-    def references(self, session: Session) -> list[Reference]:
-        """The foreign keys that forbid deleting a job to which a row refers."""
-        full_name = session.connection(self._on).dialect.identifier_preparer.format_table(self._tables.jobs)
-        rows = session.execute(_REFERENCES, {"jobs": full_name}, bind_arguments=self._on)
-        return [Reference(*row) for row in rows]
+    def references(self, session: Session) -> list[ColumnElement[bool]]:
+        """For each foreign key that forbids deleting a job to which a row refers, whether one does.
 
-    def remove(self, session: Session, ids: Sequence[int], references: Sequence[Reference]) -> int:
-        """Delete those of the jobs that neither run, nor are locked, nor referred to. Returns how many went."""
-        jobs = self._tables.jobs
-        named = jobs.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
-        statement = self._remove(select(jobs.c.id).where(named, jobs.c.state != "running"), references)
-        return session.scalar(statement, {"ids": list(ids)}, bind_arguments=self._on) or 0
+        Not of tables that this role may not read: there the server says so when the job is to go.
+        """
+        preparer = session.connection(self._on).dialect.identifier_preparer
+        jobs = preparer.format_table(self._table)
+        rows = session.execute(_REFERENCES, {"jobs": jobs}, bind_arguments=self._on)
+        found = [Reference(schema, name, mine, [*map(preparer.quote, theirs)]) for schema, name, mine, theirs in rows]
+        return [reference.to(jobs) for reference in found]
 
-    def remove_ended(
-        self, session: Session, state: str, references: Sequence[Reference], *, older_than: float, limit: int | None
-    ) -> int:
-        """The same for at most `limit` jobs that ended in `state`, `older_than` seconds ago, the oldest first."""
-        chosen = self._expired(state, older_than).order_by(self._tables.jobs.c.finished_at).limit(limit)
-        return session.scalar(self._remove(chosen, references), bind_arguments=self._on) or 0
-
-    def _expired(self, state: str, older_than: float) -> Select[Any]:
-        jobs = self._tables.jobs
+    def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
+        """The conditions on a job that it ended in `state`, `older_than` seconds ago."""
         moment = func.statement_timestamp() - seconds(older_than)
-        return select(jobs.c.id).where(jobs.c.state == text(f"'{state}'"), jobs.c.finished_at < moment)
+        return [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
 
-    def _remove(self, chosen: Select[Any], references: Sequence[Reference]) -> Any:
-        jobs, runs = self._tables.jobs, self._tables.runs
-        free = chosen.where(*(~reference.to(jobs) for reference in references)).with_for_update(
-            skip_locked=True, of=jobs
-        )
+    def find(
+        self,
+        session: Session,
+        conditions: Sequence[ColumnElement[bool]],
+        references: Sequence[ColumnElement[bool]],
+        *,
+        offset: int,
+        limit: int,
+    ) -> list[int]:
+        """At most `limit` jobs that meet the conditions and to which no row refers, the oldest first."""
+        job = self._job
+        wanted = select(job.id).where(*conditions, *(~one for one in references)).order_by(job.finished_at)
+        return [*session.scalars(wanted.offset(offset).limit(limit), bind_arguments=self._on)]
+
+    def remove(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        conditions: Sequence[ColumnElement[bool]],
+        references: Sequence[ColumnElement[bool]],
+    ) -> int:
+        """Delete those of the jobs, with their runs, that meet the conditions still. Returns how many went.
+
+        Left alone are those that run, are locked, were changed since the statement began, or are referred to.
+        """
+        job, runs = self._job, self._runs
+        named = job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+        free = select(ctid.label("ctid")).where(named, job.state != "running", *conditions)
+        free = free.where(*(~one for one in references)).select_from(job).with_for_update(skip_locked=True, of=job)
         locked = free.cte("locked").prefix_with("MATERIALIZED")
-        gone = delete(jobs).where(jobs.c.id.in_(select(locked.c.id))).returning(jobs.c.id).cte("gone")
+        chosen = ctid == any_(array_of(select(locked.c.ctid)))
+        gone = delete(self._table).where(chosen).returning(self._table.c.id).cte("gone")
         without = delete(runs).where(runs.c.job_id.in_(select(gone.c.id))).cte("without")
-        return select(func.count()).select_from(gone).add_cte(without)
+        statement = select(func.count()).select_from(gone).add_cte(without)
+        return session.scalar(statement, {"ids": list(ids)}, bind_arguments=self._on) or 0
 
 
 _REFERENCES = text(
     """
-    SELECT space.nspname, referring.relname, referring_column.attname, target.attname
+    SELECT space.nspname, referring.relname, mine.names, theirs.names
     FROM pg_constraint AS reference
     JOIN pg_class AS referring ON referring.oid = reference.conrelid
     JOIN pg_namespace AS space ON space.oid = referring.relnamespace
-    JOIN pg_attribute AS referring_column
-      ON referring_column.attrelid = reference.conrelid AND referring_column.attnum = reference.conkey[1]
-    JOIN pg_attribute AS target
-      ON target.attrelid = reference.confrelid AND target.attnum = reference.confkey[1]
+    CROSS JOIN LATERAL (
+      SELECT array_agg(attname::text ORDER BY place)
+      FROM unnest(reference.conkey) WITH ORDINALITY AS key(number, place)
+      JOIN pg_attribute ON attrelid = reference.conrelid AND attnum = key.number
+    ) AS mine(names)
+    CROSS JOIN LATERAL (
+      SELECT array_agg(attname::text ORDER BY place)
+      FROM unnest(reference.confkey) WITH ORDINALITY AS key(number, place)
+      JOIN pg_attribute ON attrelid = reference.confrelid AND attnum = key.number
+    ) AS theirs(names)
     WHERE reference.confrelid = CAST(:jobs AS regclass) AND reference.contype = 'f'
-      AND reference.confdeltype IN ('a', 'r') AND cardinality(reference.conkey) = 1
+      AND reference.confdeltype IN ('a', 'r')
+      AND has_schema_privilege(space.oid, 'USAGE')
+      AND (SELECT bool_and(has_column_privilege(conrelid, number, 'SELECT')) FROM unnest(conkey) AS number)
     ORDER BY 1, 2, 3
     """
 )

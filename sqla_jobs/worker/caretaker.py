@@ -21,11 +21,12 @@ from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin
 from sqla_jobs.outcomes import Released, word
 from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.refusals import blames_a_row
 from sqla_jobs.wakeup import notify
 from sqla_jobs.worker.link import Address
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
-from sqla_jobs.worker.set_aside import SetAside, blames_a_row
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Rhythm
 from sqla_jobs.worker.storing import store_one
 

@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.outcomes import Failure, Lost, Released
 from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.refusals import blames_a_row, reason
 from sqla_jobs.worker.patience import Patience
-from sqla_jobs.worker.set_aside import blames_a_row, server_message
 from sqla_jobs.worker.storing import store_one
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -110,7 +110,7 @@ class Finisher:
         try:
             self._patience.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - told of, and kept for the caller to see
-            log.error("%d outcomes could not be stored before the worker ended: %s", len(batch), server_message(error))  # noqa: TRY400
+            log.error("%d outcomes could not be stored before the worker ended: %s", len(batch), reason(error))  # noqa: TRY400
             with self._putting_aside:
                 self._locked += batch
 

@@ -1,40 +1,60 @@
-"""Deletes jobs that ended long ago, in a thread of its own, beside the work."""
+"""Deletes what is older than its retention, in a thread of its own, beside the work."""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from sqla_jobs.mapping import Models
-from sqla_jobs.queries.removal import Reference, Removal
+from sqla_jobs.pruning import EndedJobs, Old, OldAudit, OrphanedRuns, prune
+from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.queries.removal import Removal
+from sqla_jobs.refusals import reason, warn
+from sqla_jobs.retention import AUDIT
 from sqla_jobs.worker.patience import Patience
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _EVERY = 60.0
 """Seconds from one look to the next, in the mean."""
-_BATCH = 1000
 _PAUSE = 0.1
 """Seconds between two batches, in which others have the server to themselves."""
+_ORPHANED_FOR = 86400.0
+"""Seconds after its end that a run without a job is kept: for whoever puts both back, the runs before the jobs."""
+_MOST_REFUSED = 100
+"""Rows of one kind whose deletion the server may refuse, after which the rest waits for the next look."""
+_NOT_ALLOWED = "42501"
+_TRY_AGAIN = 3600.0
+"""Seconds after which those rows are tried again: the cause may be gone."""
 
 
 class Pruner:
-    """Deletes, in batches, what is older than its retention: seconds by the state in which it ended.
+    """Deletes, in batches, what is older than its retention: seconds by the state in which a job ended, or by "audit".
 
-    Any number of them may work at once: none waits for a row that another has locked.
+    Any number of them may work at once: none waits for a row that another has locked. A row that the server
+    refuses to delete is passed over, and told of once.
     """
 
     def __init__(self, engine: Engine, models: Models[Any], retention: Mapping[str, float]) -> None:
         self._engine = engine
         self._removal = Removal(models)
+        self._leftovers = Leftovers(models)
         self._retention = retention
+        self._refused: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, int]] = set()
+        self._try_again_at = 0.0
+        self._next_run: int | None = None
+        """The run beyond which to look for one without a job."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-pruner", daemon=True)
 
@@ -54,20 +74,69 @@ class Pruner:
             self._stop.wait(_EVERY * random.uniform(0.75, 1.25))  # noqa: S311
 
     def _look(self) -> None:
-        with Session(self._engine) as session:
+        if time.monotonic() > self._try_again_at:
+            self._refused.clear()
+            self._try_again_at = time.monotonic() + _TRY_AGAIN
+        with self._transaction() as session:
             references = self._removal.references(session)
-        for state, kept in self._retention.items():
-            while self._prune(state, kept, references) == _BATCH and not self._stop.wait(_PAUSE):
-                pass
+        for name, kept in self._retention.items():
+            old: Old = OldAudit(self._leftovers, kept)
+            if name != AUDIT:
+                old = EndedJobs(self._removal, name, kept, references)
+            self._where_allowed(old.name, partial(self._prune_all, old))
+        orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)
+        self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
 
-    def _prune(self, state: str, kept: float, references: Sequence[Reference]) -> int:
-        """One batch; returns how many jobs went."""
+    def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
+        """A right that this role does not have keeps nothing else from being pruned."""
+        try:
+            step()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
+                raise
+            if (name, 0) not in self._told:
+                self._told.add((name, 0))
+                log.warning("this role may not delete %ss, so none is pruned: %s", name, reason(error))
+
+    def _prune_all(self, old: Old) -> None:
+        for _ in self._prune(old):
+            pass
+
+    def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
+        """The next runs, round and round, and more where some have no job.
+
+        They begin anywhere: a worker that is replaced often would else never come to the end of them.
+        """
+        if self._next_run is None:
+            with self._transaction() as session:
+                self._next_run = random.randint(0, self._leftovers.last_run(session))  # noqa: S311
+        starts = [self._next_run, 0] if self._next_run else [0]
+        for start in starts:
+            for gone, cursor in self._prune(orphans, start):
+                self._next_run = cursor or 0
+                if not gone and cursor:
+                    return
+
+    def _prune(self, old: Old, cursor: Any = None) -> Iterator[tuple[int, Any]]:
+        """Its batches one by one, with a pause after each."""
+        passing_over = {row_id for name, row_id in self._refused if name == old.name}
+        known = len(self._refused)
+
+        def refused(row_id: int, error: DBAPIError) -> None:
+            self._refused.add((old.name, row_id))
+            if (old.name, row_id) not in self._told:
+                self._told.add((old.name, row_id))
+                warn("delete", old.name, row_id, error)
+
+        for gone, beyond in prune(old, self._transaction, refused, cursor=cursor, passing_over=passing_over):
+            if gone:
+                log.info("pruned %d %ss", gone, old.name)
+            yield gone, beyond
+            if len(self._refused) - known >= _MOST_REFUSED or (beyond is not None and self._stop.wait(_PAUSE)):
+                return
+
+    @contextmanager
+    def _transaction(self) -> Generator[Session]:
         with Session(self._engine) as session:
-            try:
-                gone = self._removal.remove_ended(session, state, references, older_than=kept, limit=_BATCH)
-            except IntegrityError:  # a row began to refer to one of them meanwhile: the next look leaves it out
-                return 0
+            yield session
             session.commit()
-        if gone:
-            log.info("pruned %d %s jobs", gone, state)
-        return gone

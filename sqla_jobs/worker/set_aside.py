@@ -6,31 +6,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.queries import Among
-from sqla_jobs.telling import message_of
+from sqla_jobs.refusals import blames_a_row, in_parts, reason
 
 T = TypeVar("T")
 log = logging.getLogger("sqla_jobs.worker")
-
-_CULPRITS = ("22", "23", "54", "P0")
-"""Classes of SQLSTATE that blame a row: its data, a constraint, a limit, a trigger of the application's."""
-
-
-def blames_a_row(error: Exception) -> bool:
-    """Whether the server refused a statement for one of the rows that it was to change."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return (getattr(cause, "sqlstate", None) or "").startswith(_CULPRITS)
-
-
-def server_message(error: Exception) -> str:
-    """What the server said, without the row that it may quote."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return message_of(cause or error).strip()
 
 
 class SetAside:
@@ -55,11 +41,11 @@ class SetAside:
             self._until = {row_id: until for row_id, until in self._until.items() if until > now}
             return {row_id: self._reasons[row_id] for row_id in self._until}
 
-    def add(self, row_id: int, what: str, error: Exception) -> None:
+    def add(self, what: str, row_id: int, error: Exception) -> None:
         """Pass over this one for a while, since the server refuses `what`."""
-        reason = f"{what} is refused by the server: {server_message(error)}"
+        why = f"{what} is refused by the server: {reason(error)}"
         with self._lock:
-            self._reasons[row_id], self._until[row_id] = reason, time.monotonic() + self._again
+            self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
             is_new = row_id not in self._told
             self._told.add(row_id)
         log.log(
@@ -68,7 +54,7 @@ class SetAside:
             self._kind,
             row_id,
             self._again,
-            reason,
+            why,
         )
 
     def around(self, what: str, change: Callable[[Among], T], candidates: Callable[[Among], Sequence[int]]) -> list[T]:
@@ -82,18 +68,4 @@ class SetAside:
         except (DBAPIError, psycopg.Error) as error:
             if not blames_a_row(error):
                 raise
-        return self._in_parts(what, change, candidates(others))
-
-    def _in_parts(self, what: str, change: Callable[[Among], T], ids: Sequence[int]) -> list[T]:
-        if not ids:
-            return []
-        try:
-            return [change(Among(only=ids))]
-        except (DBAPIError, psycopg.Error) as error:
-            if not blames_a_row(error):
-                raise
-            if len(ids) == 1:
-                self.add(ids[0], what, error)
-                return []
-        half = len(ids) // 2
-        return self._in_parts(what, change, ids[:half]) + self._in_parts(what, change, ids[half:])
+        return in_parts(candidates(others), lambda ids: change(Among(only=ids)), partial(self.add, what))

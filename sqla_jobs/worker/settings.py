@@ -45,7 +45,7 @@ class Settings(Rhythm):
     grace: float
     slow: float
     retention: dict[str, float]
-    """Seconds that jobs are kept, by the state in which they ended; no mention, no end."""
+    """Seconds that jobs are kept, by the state in which they ended, and lines of the audit; no mention, no end."""
 
     @classmethod
     def checked(

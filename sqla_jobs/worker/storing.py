@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.outcomes import MAX_MESSAGE, Failed, Failure, Released, storable
 from sqla_jobs.queries import Finish, Queries
-from sqla_jobs.worker.set_aside import blames_a_row, server_message
+from sqla_jobs.refusals import blames_a_row, reason
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -24,15 +24,15 @@ def store_one(engine: Engine, queries: Queries, end: Finish) -> str | None:
     except DBAPIError as error:
         if not blames_a_row(error):
             raise
-        reason = storable(server_message(error), MAX_MESSAGE).encode("ascii", "replace").decode()
+        why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     if not isinstance(end.outcome, Released):
-        failure = Failure("UnstorableOutcome", f"the outcome was refused by the server: {reason}")
+        failure = Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}")
         try:
             return _store(engine, queries, Finish(end.lease, Failed(failure), end.started, end.finished))
         except DBAPIError as error:
             if not blames_a_row(error):
                 raise
-    log.error("the end of job %s is refused by the server, and tried again later: %s", end.lease.job_id, reason)
+    log.error("the end of job %s is refused by the server, and tried again later: %s", end.lease.job_id, why)
     return "refused"
 
 

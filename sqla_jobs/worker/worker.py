@@ -20,6 +20,7 @@ from sqla_jobs.explain import explain
 from sqla_jobs.held import Held
 from sqla_jobs.outcomes import Failure, Lost, Outcome, Released, Retried, Snoozed
 from sqla_jobs.queries import Finish, Lease, Queries
+from sqla_jobs.refusals import reason
 from sqla_jobs.transactions import WorkerTransactions
 from sqla_jobs.version import check_version, schema_of
 from sqla_jobs.worker.claimer import Claimer
@@ -32,7 +33,7 @@ from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.pulse import Alone, Keeper
 from sqla_jobs.worker.service import Service
-from sqla_jobs.worker.set_aside import SetAside, server_message
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Settings
 from sqla_jobs.worker.stopping import handled, stopped_by_signals
 
@@ -221,7 +222,7 @@ class Worker(Service):
         try:
             self._heart.stop()
         except DBAPIError as error:
-            log.warning("could not sign off, the lease will run out by itself: %s", server_message(error))
+            log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)

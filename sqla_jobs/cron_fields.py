@@ -1,0 +1,113 @@
+"""One field of a cron rule: its text as the numbers that it names. Pure.
+
+The grammar is crontab(5)'s, without random times, and with three forms more: `5/15` (from 5 to the end by 15),
+`L` (the last day of a month, and in `L5` the last Friday) and `5#2` (the second Friday).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_ITEM = re.compile(r"(\*|[0-9]{1,2}|[A-Z]{3})(?:-([0-9]{1,2}|[A-Z]{3}))?(?:/([0-9]{1,3}))?", re.ASCII)
+_OF_MONTH = re.compile(r"(L)?([0-7]|[A-Z]{3})(?:#([1-5]))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Field:
+    """A place in a rule: the numbers that may stand there, and the names of the first of them."""
+
+    name: str
+    low: int
+    high: int
+    names: tuple[str, ...] = ()
+    has_last_day: bool = False
+    has_weeks: bool = False
+
+    @property
+    def range(self) -> str:
+        """What may stand there, for people."""
+        named = f" or {self.names[0]}-{self.names[-1]}" if self.names else ""
+        special = " or L" if self.has_last_day else " or L5 or 5#2" if self.has_weeks else ""
+        return f"{self.low}-{self.high}{named}{special}"
+
+    def expand(self, text: str) -> str:
+        """Every number that `text` names, in order and with commas; or `*`. Raises `ValueError` with the reason."""
+        text = text.upper()
+        if text == "*" or (text == "?" and (self.has_last_day or self.has_weeks)):
+            return "*"
+        items = text.split(",")
+        if "*" in items:
+            rest = ",".join(item for item in items if item != "*")
+            raise ValueError(f"a * in a list makes the rest of it mean nothing: write * alone, or {rest or '*'} alone")
+        numbers: set[int] = set()
+        special: list[str] = []
+        for item in items:
+            if found := self._special(item):
+                special.append(found)
+            else:
+                numbers.update(self._numbers(item))
+        if self.has_weeks:
+            numbers = {number % 7 for number in numbers}
+            if special and numbers:
+                raise ValueError("days of one week of the month and days of every week do not go into one list")
+        return ",".join([*map(str, sorted(numbers)), *sorted(set(special))])
+
+    def _special(self, item: str) -> str | None:
+        """`L`, `L5` or `5#2` as croniter has it."""
+        if self.has_last_day and item == "L":
+            return "l"
+        found = _OF_MONTH.fullmatch(item) if self.has_weeks else None
+        if found is None or bool(found[1]) == bool(found[3]):
+            return None
+        day = self._number(found[2]) % 7
+        return f"l{day}" if found[1] else f"{day}#{found[3]}"
+
+    def _numbers(self, item: str) -> Iterator[int]:
+        found = _ITEM.fullmatch(item)
+        if found is None or (found[1] == "*" and (found[2] or not found[3])):
+            raise ValueError(self._usage)
+        first, last, step = found.groups()
+        low = self.low if first == "*" else self._number(first)
+        high = self._number(last) if last else self.high if step else low
+        if step and int(step) == 0:
+            raise ValueError(f"{self._usage}; a step is 1 or more")
+        if low <= high:
+            yield from range(low, high + 1, int(step or 1))
+            return
+        if not (first.isalpha() and last.isalpha()):
+            raise ValueError(f"it runs backwards: write {self._around(low, high)}")
+        size = len(self.names)
+        for number in range(low, high + size + 1, int(step or 1)):
+            yield (number - self.low) % size + self.low
+
+    def _number(self, text: str) -> int:
+        if text in self.names:
+            return self.names.index(text) + self.low
+        if not text.isdecimal() or not self.low <= int(text) <= self.high:
+            raise ValueError(self._usage)
+        return int(text)
+
+    def _around(self, low: int, high: int) -> str:
+        """What somebody means who writes a range backwards."""
+        end = 6 if self.has_weeks else self.high
+        ends = [(low, end), (self.low, high)] if low <= end else [(self.low, high), (low, low)]
+        return ",".join(f"{first}-{last}" if first < last else str(first) for first, last in ends)
+
+    @property
+    def _usage(self) -> str:
+        return f"{self.range}, *, lists and ranges of them, and steps such as */5"
+
+
+DAY = Field("day of month", 1, 31, has_last_day=True)
+MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+WEEKDAY = Field("day of week", 0, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"), has_weeks=True)
+FIELDS = (
+    Field("second", 0, 59),
+    Field("minute", 0, 59),
+    Field("hour", 0, 23),
+    DAY,
+    Field("month", 1, 12, MONTHS),
+    WEEKDAY,
+)

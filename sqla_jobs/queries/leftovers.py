@@ -1,0 +1,91 @@
+"""What is left over: runs of jobs that the application deleted itself, and old lines of the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Delete, any_, bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.orm import Session
+
+from sqla_jobs.mapping import Models
+from sqla_jobs.queries.parts import seconds
+
+
+class Found(NamedTuple):
+    """Rows to delete, and the id up to which all were looked at: None where there is nothing beyond."""
+
+    ids: list[int]
+    last: int | None
+
+
+class Leftovers:
+    """The statements over one set of models; on a session, in its transaction."""
+
+    def __init__(self, models: Models[Any]) -> None:
+        self._jobs = models.tables["jobs"]
+        self._runs = models.tables["runs"]
+        self._audit = models.tables["audit"]
+        self._on = {"mapper": models.Job}
+
+    def last_run(self, session: Session) -> int:
+        """The highest id of a run."""
+        return session.scalar(select(func.max(self._runs.c.id)), bind_arguments=self._on) or 0
+
+    def find_orphans(self, session: Session, *, after: int, older_than: float, limit: int) -> Found:
+        """Of the next `limit` runs those that ended `older_than` seconds ago and whose job is gone.
+
+        A run is stored by the statement that ends its attempt, when its job has long been committed: whoever
+        sees the run sees the job, or that it was deleted.
+        """
+        runs = self._runs
+        columns = [runs.c.id, runs.c.job_id, runs.c.finished_at]
+        looked = select(*columns).where(runs.c.id > after).order_by(runs.c.id).limit(limit).cte("looked")
+        conditions = [self._is_old(looked.c.finished_at, older_than), self._has_no_job(looked)]
+        return self._found(session, looked, limit, conditions)
+
+    def remove_orphans(self, session: Session, ids: Sequence[int]) -> int:
+        """Delete those of these runs that still have no job, and that nobody has locked. Returns how many went."""
+        runs = self._runs
+        free = select(runs.c.id).where(self._named(runs), self._has_no_job(runs)).order_by(runs.c.id)
+        locked = free.with_for_update(skip_locked=True, of=runs).cte("locked").prefix_with("MATERIALIZED")
+        return self._delete(session, delete(runs).where(runs.c.id.in_(select(locked.c.id))), ids)
+
+    def find_audit(self, session: Session, *, after: int, older_than: float, limit: int) -> Found:
+        """Of the next `limit` lines those that are `older_than` seconds old. Their ids grow with time, so nearly."""
+        audit = self._audit
+        looked = (
+            select(audit.c.id, audit.c.at).where(audit.c.id > after).order_by(audit.c.id).limit(limit).cte("looked")
+        )
+        return self._found(session, looked, limit, [self._is_old(looked.c.at, older_than)])
+
+    def remove_audit(self, session: Session, ids: Sequence[int]) -> int:
+        """Delete these lines. Returns how many went.
+
+        They are not locked first, since that takes a right to change them, which nobody needs.
+        """
+        return self._delete(session, delete(self._audit).where(self._named(self._audit)), ids)
+
+    def _found(self, session: Session, looked: Any, limit: int, conditions: list[ColumnElement[bool]]) -> Found:
+        chosen = func.array_agg(aggregate_order_by(looked.c.id, looked.c.id)).filter(*conditions)
+        statement = select(chosen, func.max(looked.c.id), func.count())
+        ids, last, count = session.execute(statement, bind_arguments=self._on).one()
+        return Found([*(ids or ())], last if count == limit else None)
+
+    def _delete(self, session: Session, statement: Delete, ids: Sequence[int]) -> int:
+        gone: Any = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on)
+        return int(gone.rowcount)
+
+    def _named(self, rows: Any) -> ColumnElement[bool]:
+        named: ColumnElement[bool] = rows.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+        return named
+
+    def _is_old(self, moment: Any, older_than: float) -> ColumnElement[bool]:
+        is_old: ColumnElement[bool] = moment < func.statement_timestamp() - seconds(older_than)
+        return is_old
+
+    def _has_no_job(self, runs: Any) -> ColumnElement[bool]:
+        """Looked up one by one, by the primary key: for NOT EXISTS the planner may read all jobs first."""
+        job = select(self._jobs.c.id).where(self._jobs.c.id == runs.c.job_id).correlate(runs).scalar_subquery()
+        return job.is_(None)
