@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.additions import foreign_keys, row_level_security, triggers
 from sqla_jobs.core import Jobs
 from sqla_jobs.findings import Finding, Verdict
+from sqla_jobs.models import LIVE
 from sqla_jobs.queries.parts import Tables
 
 _OLDEST_SERVER = 140000
@@ -192,6 +193,21 @@ def _jobs_table(session: Session, jobs: Jobs[Any]) -> str:
     return session.connection().dialect.identifier_preparer.format_table(Tables(jobs.models).jobs)
 
 
+def _set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    reasons = {
+        job_id: why for shown in session.scalars(select(jobs.Process.set_aside)) for job_id, why in shown.items()
+    }
+    named = [int(job_id) for job_id in reasons if job_id.isascii() and job_id.isdigit() and len(job_id) < 19]
+    waiting = select(jobs.Job.id).where(jobs.Job.id.in_(named), jobs.Job.state.in_(LIVE)).order_by(jobs.Job.id)
+    for job_id in session.scalars(waiting):
+        yield Finding(
+            f"job {job_id}",
+            Verdict.warning,
+            str(reasons[str(job_id)]),
+            "mend the row, or the trigger or constraint of yours that refuses; it is tried again every minute",
+        )
+
+
 _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     _server,
     _settings,
@@ -200,6 +216,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     _prepared,
     _bloat,
     _vanished,
+    _set_aside,
     foreign_keys,
     row_level_security,
     triggers,

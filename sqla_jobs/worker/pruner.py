@@ -122,7 +122,7 @@ class Pruner:
         passing_over = {row_id for name, row_id in self._refused if name == old.name}
         known = len(self._refused)
 
-        def refused(row_id: int, error: DBAPIError) -> None:
+        def refused(row_id: int, error: Exception) -> None:
             self._refused.add((old.name, row_id))
             if (old.name, row_id) not in self._told:
                 self._told.add((old.name, row_id))
