@@ -299,7 +299,7 @@ def test_a_restart_of_the_server_is_survived_and_said_once(place: Place, log: py
 
 
 KINDS: dict[str, tuple[str, str, Any, dict[str, int]]] = {
-    "claiming": ("sqla_queues", "WITH due AS%", shop.flaky, {"good_from": 1}),
+    "claiming": ("sqla_queues", "%due AS MATERIALIZED%", shop.flaky, {"good_from": 1}),
     "beating": ("sqla_processes", "WITH free AS%", shop.flaky, {"good_from": 1}),
     "storing": ("sqla_runs", "WITH mine AS%", shop.flaky, {"good_from": 1}),
     "committing": ("sqla_runs", "%WITH done AS%", shop.write, {"n": 1}),
@@ -407,7 +407,7 @@ def test_a_claim_whose_answer_is_lost_costs_nothing(place: Place, log: pytest.Lo
         with place.direct.begin() as user:
             user.execute(text("LOCK TABLE sqla_queues IN ACCESS EXCLUSIVE MODE"))
             enqueue(place.direct, 3)
-            wait_until(lambda: _is_waiting(place.direct, "WITH due AS%"))
+            wait_until(lambda: _is_waiting(place.direct, "%due AS MATERIALIZED%"))
             place.proxy.strand()
         wait_until(lambda: states(place.direct)["running"] == 6)  # on the server; nobody runs them
         all_succeeded(place.direct, 3)

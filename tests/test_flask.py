@@ -106,7 +106,7 @@ def test_it_is_rolled_back_when_the_lease_is_lost(
     assert "LeaseLost" in repr(shop.teardowns[2])
     assert effects(shop, session) == []
     session.refresh(job)
-    assert job.state == "running"
+    assert (job.state, job.attempt) == ("scheduled", 1), "its lease stands, so the attempt counts"
 
 
 def test_a_task_without_a_session_commits_for_itself(shop: Shop, session: Session) -> None:
@@ -159,7 +159,7 @@ def test_a_teardown_that_raises_costs_no_outcome_and_no_connection(
     session.refresh(failing)
     assert failing.runs[-1].error == "after the write"
     assert effects(shop, session) == [1, 3, 10, 30]
-    assert sum("broken teardown" in str(record.exc_info) for record in caplog.records) == 6
+    assert sum("broken teardown" in record.getMessage() for record in caplog.records) == 6
     gc.collect()
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 

@@ -113,7 +113,7 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 
 
 def test_every_page_is_run_by_a_test() -> None:
-    included = {"quickstart", "changelog", "contributing"}
+    included = {"quickstart", "changelog", "contributing", "security"}
     structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     run = adopting | {"performance", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}

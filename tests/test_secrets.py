@@ -7,7 +7,6 @@ import html
 import json
 import logging
 import time
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
+from sqla_jobs import Cancel, JobMixin, Jobs, RunContext, processes
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.executor import Executor
@@ -378,7 +377,8 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
     never: Any = None
     executor = Executor(jobs.tasks, never, within=within)
     with session.begin():
-        (claimed,) = Queries(jobs.models).claim(session, uuid.uuid4(), {"default": 1}, list(jobs.tasks))
+        process_id = processes.register(session.connection(), jobs.models, kind="worker", queues={}, lease=30)
+        (claimed,) = Queries(jobs.models).claim(session, process_id, {"default": 1}, list(jobs.tasks))
     executor.execute(Held(claimed, time.monotonic()))
     assert "did not end well" in caplog.text
     assert "Zk-surroundings" not in caplog.text
