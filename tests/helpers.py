@@ -34,11 +34,11 @@ def refuse(session: Session, condition: str, *, table: str = "sqla_jobs", when: 
     session.execute(
         text(
             f"""
-            CREATE OR REPLACE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            CREATE FUNCTION refuse_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF {condition} THEN RAISE EXCEPTION 'not this one'; END IF;
                 RETURN NEW;
             END $$;
-            CREATE OR REPLACE TRIGGER refuse {when} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_{table}();
+            CREATE TRIGGER refuse {when} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_row();
             """
         )
     )

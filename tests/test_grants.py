@@ -21,7 +21,7 @@ from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role
 from tests import dashboard_shop, shop
 from tests.conftest import StartWorker
-from tests.helpers import wait_until
+from tests.helpers import refuse, wait_until
 from tests.test_dashboard import PATHS, Visitor
 
 
@@ -280,6 +280,15 @@ class TestAWorker:
         assert session.get(Job, kept) is not None
         assert session.scalars(select(jobs.Process.id)).all() == []
         assert "permission denied" not in caplog.text
+
+    def test_tells_which_jobs_it_sets_aside(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
+        worker = make_role("worker", "tests.test_grants:jobs")
+        refuse(session, "NEW.state = 'running'", table='"Odd schema".q_jobs')
+        job = plain.enqueue(session)
+        session.commit()
+        with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, poll=0.1):
+            told = {str(job.id): "its claim is refused by the server: not this one"}
+            wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
 
     def test_is_woken_by_whoever_enqueues(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
         worker, enqueuer = (

@@ -119,10 +119,6 @@ class Heart:
             )
             self._register()
             self._on_lost()
-        if (reasons := self._set_aside.reasons) != self._shown:
-            with self._engine.begin() as connection:
-                processes.show_set_aside(connection, self._models, self.process_id, reasons)
-            self._shown = reasons
         now = time.monotonic()
         if now >= self._stray_at:
             self._give_back_stray()
@@ -131,6 +127,10 @@ class Heart:
         if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
             with self._engine.begin() as connection:
                 self._look(connection, held)
+        if (reasons := self._set_aside.reasons) != self._shown:
+            with self._engine.begin() as connection:
+                processes.show_set_aside(connection, self._models, self.process_id, reasons)
+            self._shown = reasons
 
     def _give_back_stray(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
