@@ -236,7 +236,7 @@ class TestAWorker:
             insert(Run).values(job_id=99999, attempt=1, outcome="failed", finished_at=func.now() - timedelta(days=3))
         )
         session.execute(insert(jobs.Audit).values(at=func.now() - timedelta(days=900)))
-        dead = {"id": UUID(int=5), "beat_at": func.now() - timedelta(hours=1)}
+        dead = {"id": UUID(int=5), "lease": 1.0}
         session.execute(insert(jobs.Process).values(dead))
         lease = {
             "process_id": UUID(int=5),
