@@ -10,10 +10,11 @@ from sqla_jobs.errors import (
     UnknownJob,
     UnknownTask,
 )
-from sqla_jobs.models import JobMixin, JobState, RunOutcome
+from sqla_jobs.models import PARKED, JobMixin, JobState, RunOutcome
 from sqla_jobs.outcomes import Cancel, Snooze
 
 __all__ = [
+    "PARKED",
     "ArgumentsError",
     "Cancel",
     "ConfigurationError",

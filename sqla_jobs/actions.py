@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from psycopg.errors import UniqueViolation
 from sqlalchemy import case, delete, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +18,7 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import ENDED, LIVE, MAX_ATTEMPTS, JobMixin, JobState, ScheduleMixin
+from sqla_jobs.models import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, JobMixin, JobState, ScheduleMixin
 from sqla_jobs.pruning import EndedJobs, Old, OrphanedRuns
 from sqla_jobs.pruning import prune as pruned
 from sqla_jobs.queries.leftovers import Leftovers
@@ -51,6 +52,8 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
         with session.begin_nested():
             return _change(session, models, job, models.Job.state.not_in(["queued", "running"]), retried(models))
     except IntegrityError as error:
+        if not isinstance(error.orig, UniqueViolation):
+            raise
         raise JobsError(
             f"job {_id_of(session, job)} cannot be retried: another live job has its unique_key; "
             "wait for that one, or cancel it"
@@ -64,7 +67,7 @@ def retried(models: Models[Any]) -> dict[str, Any]:
         "state": "queued",
         "position": models.positions.next_value(),
         "run_at": func.clock_timestamp(),
-        "max_attempts": func.greatest(job.max_attempts, job.attempt + 1),
+        "max_attempts": func.least(func.greatest(job.max_attempts, job.attempt + 1), MOST_ATTEMPTS),
         "finished_at": null(),
         "cancel_requested_at": null(),
     }

@@ -51,8 +51,8 @@ class Cron:
     A rule with a fixed hour fires once on every day that it names: where daylight saving skips its time, at
     the first moment after the gap; where it comes twice, the first time. A rule whose hour is a wildcard
     (`*`, `*/2`) follows the hours as they pass: nothing in the gap, and both passes of a repeated hour.
-    Where both day of month and day of week are restricted, either is enough. A field that begins with `*`
-    restricts nothing by itself, not even `*/2`: beside one, a day has to fit both. So it is in crontab(5).
+    If both day fields are restricted, a day that matches either is enough. A field that begins with `*` (even
+    `*/2`) does not count as restricted; then a day must match both. This is the rule of crontab(5).
     """
 
     text: str

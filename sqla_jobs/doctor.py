@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 from sqla_jobs.additions import foreign_keys, row_level_security, triggers
 from sqla_jobs.core import Jobs
 from sqla_jobs.findings import Finding, Verdict
-from sqla_jobs.models import LIVE
 from sqla_jobs.queries.parts import Tables
 
 _OLDEST_SERVER = 140000
@@ -194,16 +193,13 @@ def _jobs_table(session: Session, jobs: Jobs[Any]) -> str:
 
 
 def _set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    reasons = {
-        job_id: why for shown in session.scalars(select(jobs.Process.set_aside)) for job_id, why in shown.items()
-    }
-    named = [int(job_id) for job_id in reasons if job_id.isascii() and job_id.isdigit() and len(job_id) < 19]
-    waiting = select(jobs.Job.id).where(jobs.Job.id.in_(named), jobs.Job.state.in_(LIVE)).order_by(jobs.Job.id)
-    for job_id in session.scalars(waiting):
+    of_each = session.scalars(select(jobs.Process.set_aside))
+    reasons = {name: why for shown in of_each for name, why in shown.items()}
+    for name in sorted(reasons):
         yield Finding(
-            f"job {job_id}",
+            name[:100],
             Verdict.warning,
-            str(reasons[str(job_id)]),
+            str(reasons[name])[:1000],
             "mend the row, or the trigger or constraint of yours that refuses; it is tried again every minute",
         )
 

@@ -38,7 +38,6 @@ class LeaseLost(JobsError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the run's transaction does not see the job as its own, so what it wrote is rolled back. If the job was "
-            "not given to somebody else meanwhile, the task has changed what its session sees of the jobs' table: "
-            "look for SET search_path, SET ROLE, row level security, and triggers that return NULL"
+            "the end of this run changed no row, so its writes are rolled back: the job belongs to another process "
+            "now, or SET ROLE or SET search_path in the task, row level security, and triggers that return NULL hide it"
         )

@@ -42,8 +42,8 @@ class Roles:
         if not named:
             raise ConfigurationError("no role is named: give --enqueuer ROLE, --worker ROLE or --viewer ROLE")
         for role in named:
-            if not 0 < len(role.encode()) <= 63 or "\0" in role:
-                raise ConfigurationError(f"role {role!r:.80}: PostgreSQL takes names of 1 to 63 bytes, without NUL")
+            if not 0 < len(role.encode()) <= 63 or not role.isprintable():
+                raise ConfigurationError(f"role {role!r:.80}: names of 1 to 63 bytes, all printable, are what PostgreSQL and psql take")
             if role in ("public", "none"):
                 raise ConfigurationError(f"role {role!r} is no role: PostgreSQL takes it for a word of its own")
 

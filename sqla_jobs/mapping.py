@@ -38,6 +38,7 @@ from sqla_jobs.models import (
     ScheduleMixin,
 )
 from sqla_jobs.version import LATEST, comment_of
+from sqla_jobs.written import MAX_DEPTH, MAX_ID
 
 J = TypeVar("J", bound=JobMixin)
 MARK = "sqla_jobs"
@@ -127,7 +128,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         runs,
         PrimaryKeyConstraint("id", name=conv(f"{runs}_pkey")),
         _one_of(runs, "outcome", RunOutcome),
-        _check(runs, "id", POSITIVE.format("id")),
+        _check(runs, "id", _ID),
         _check(runs, "attempt", "attempt >= 0"),
         _check(runs, "times", _in_range("started_at", "finished_at")),
         Index(f"{runs}_job_id", "job_id"),
@@ -146,7 +147,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         UniqueConstraint("name", name=conv(f"{schedules}_name_key")),
         _one_of(schedules, "catch_up", CatchUp),
         _one_of(schedules, "overlap", Overlap),
-        _check(schedules, "id", POSITIVE.format("id")),
+        _check(schedules, "id", _ID),
         _check(schedules, "priority", "priority BETWEEN -10 AND 10"),
         _check(schedules, "args", _object("args")),
         _check(schedules, "declaration", _object("declaration")),
@@ -172,7 +173,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         AuditMixin,
         audit,
         PrimaryKeyConstraint("id", name=conv(f"{audit}_pkey")),
-        _check(audit, "id", POSITIVE.format("id")),
+        _check(audit, "id", _ID),
         _check(audit, "details", _object("details")),
         _check(audit, "times", _in_range("at")),
     )
@@ -246,13 +247,16 @@ def _one_of(table: str, column: str, words: Any) -> CheckConstraint:
     return _check(table, column, f"{column} IN ({listed})")
 
 
-POSITIVE = "{0} > 0 AND {0} <= 9000000000000000000"
-"""What an id may be: one more, or one less, is a number that the server and drivers can take too."""
+_ID = f"id > 0 AND id <= {MAX_ID}"
 
 
 def _object(column: str) -> str:
-    """An object, of no more levels than each JSON parser can take."""
-    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '$.**{{100}}')"
+    """An object with no more levels, and no larger numbers, than every JSON parser can read."""
+    too_large = f"jsonb_path_exists({column}, '$.** ? (@ > 1e300 || @ < -1e300)')"
+    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '{_TOO_DEEP}') AND NOT {too_large}"
+
+
+_TOO_DEEP = f"$.**{{{MAX_DEPTH}}}"
 
 
 def _in_range(*columns: str) -> str:
@@ -269,7 +273,7 @@ def _job_rules(table: str) -> tuple[Any, ...]:
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "state", JobState),
-        _check(table, "id", POSITIVE.format("id")),
+        _check(table, "id", _ID),
         _check(table, "priority", "priority BETWEEN -10 AND 10"),
         _check(table, "position", "position > 0"),
         # not of those that were checked before: large arguments would be read for it with each change of the row
@@ -280,10 +284,7 @@ def _job_rules(table: str) -> tuple[Any, ...]:
         _check(table, "lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
         _check(table, "progress", "progress BETWEEN 0 AND 1"),
         _check(table, "times", moments),
-        # 'infinity' parks it
-        _check(
-            table, "run_at", f"{_in_range('run_at')} OR run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
-        ),
+        _check(table, "run_at", f"{_in_range('run_at')} OR {_IS_PARKED}"),
         Index(
             f"{table}_queued",
             "queue",

@@ -280,7 +280,7 @@ class ProcessMixin(Row):
     queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """Name and concurrency of each queue it serves."""
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """Jobs that the server does not let it change, by id, each with the reason."""
+    """What the server does not let it change, such as `job 17`, and why."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     beat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())

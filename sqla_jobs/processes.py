@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, literal, update
+from sqlalchemy import ARRAY, Connection, Text, delete, insert, literal, update
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.mapping import Models
@@ -39,22 +39,16 @@ def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUI
 
 
 def show_set_aside(
-    connection: Connection, models: Models[Any], process_id: uuid.UUID, reasons: Mapping[int, str]
+    connection: Connection,
+    models: Models[Any],
+    process_id: uuid.UUID,
+    *,
+    reasons: Mapping[str, str],
+    gone: Collection[str],
 ) -> None:
-    """Let everybody see which jobs this process passes over, and why."""
-    _set_aside(connection, models, process_id, literal(_shown(reasons), JSONB))
-
-
-def add_set_aside(
-    connection: Connection, models: Models[Any], process_id: uuid.UUID, reasons: Mapping[int, str]
-) -> None:
-    """The same of jobs that its parent passes over, beside its own."""
-    _set_aside(connection, models, process_id, models.Process.set_aside.concat(literal(_shown(reasons), JSONB)))
-
-
-def _shown(reasons: Mapping[int, str]) -> dict[str, str]:
-    return {str(job_id): storable(reason, 500) for job_id, reason in reasons.items()}
-
-
-def _set_aside(connection: Connection, models: Models[Any], process_id: uuid.UUID, value: Any) -> None:
-    connection.execute(update(models.Process).where(models.Process.id == process_id).values(set_aside=value))
+    """Let everybody see which rows this process passes over, and why; no longer those that are `gone`."""
+    process = models.Process
+    rest = process.set_aside.op("-", return_type=JSONB())(literal(list(gone), ARRAY(Text)))
+    shown = {name: storable(reason, 500) for name, reason in reasons.items()}
+    statement = update(process).where(process.id == process_id).values(set_aside=rest.concat(literal(shown, JSONB)))
+    connection.execute(statement)

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, cast
 
 from sqla_jobs.escapes import Plain, encodings
+from sqla_jobs.written import MAX_DEPTH
 
 MARK = "***"
 """Stands for a secret inside a text."""
@@ -26,7 +27,6 @@ _CUTTABLE = 28
 """Characters beyond which tools also keep the end of a value: `reprlib`, the first that does, shows 30 with quotes."""
 _MANY = 1_000
 """Values of one job beyond which only their plain forms are looked for."""
-_DEEPEST = 100
 _FEW = 64
 """Forms that are found faster one by one than by a look at each place of the text."""
 
@@ -156,9 +156,9 @@ def parse(stored: str) -> Any:
 
 
 def check_depth(value: Any) -> Any:
-    """The same. Raises `ValueError` for JSON of more than 100 levels: what goes through it would recurse too deep."""
+    """The same. Raises `ValueError` for JSON of more than `MAX_DEPTH` levels, through which nobody could recurse."""
     level = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(MAX_DEPTH):
         level = [item for one in level for item in _items(one)]
         if not level:
             return value

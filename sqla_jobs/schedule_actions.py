@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from psycopg.errors import UniqueViolation
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -64,6 +65,8 @@ def add(
         with session.begin_nested():
             session.add(schedule)
     except IntegrityError as error:
+        if not isinstance(error.orig, UniqueViolation):
+            raise
         raise JobsError(f"there is a schedule {name!r} already: take another name, or edit that one") from error
     return schedule
 

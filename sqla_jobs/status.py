@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Double, case, cast, func, select, text
+from sqlalchemy import Double, Text, case, cast, func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.core import Jobs
@@ -118,7 +118,7 @@ def read_failures(session: Session, jobs: Jobs[Any]) -> list[Failures]:
         .order_by(func.count().desc(), failed.c.task)
     ).all()
     examples = session.execute(
-        select(run.id, job.id, run.error, job.args)
+        select(run.id, job.id, run.error, cast(job.args, Text))
         .join(job, job.id == run.job_id)
         .where(run.id.in_([group[3] for group in groups]))
     )

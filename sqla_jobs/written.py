@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqla_jobs.errors import ArgumentsError
 
-MAX_ID = 2**63 - 1
-_DEEPEST = 200
+MAX_ID = 9_000_000_000_000_000_000
+"""Of any row: one more is a number that the server and drivers can take too."""
+MAX_DEPTH = 100
+"""Levels of nested JSON in rows that people write, and in what is shown."""
+MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
+"""Between these lie the times that the database takes: every driver can read them in every time zone."""
 
 
 def check_text(what: str, text: str) -> str:
@@ -29,14 +33,14 @@ def check_text(what: str, text: str) -> str:
 def check_json(what: str, value: object) -> None:
     """Raises `ArgumentsError` for JSON that PostgreSQL cannot hold as it is."""
     level: list[object] = [value]
-    for _ in range(_DEEPEST):
+    for _ in range(MAX_DEPTH):
         below: list[object] = []
         for one in level:
             below += _parts(what, one)
         if not below:
             return
         level = below
-    raise ArgumentsError(f"{what} is nested more than {_DEEPEST} levels deep: store the data and pass its key")
+    raise ArgumentsError(f"{what} is nested more than {MAX_DEPTH} levels deep: store the data and pass its key")
 
 
 def _parts(what: str, value: object) -> Iterable[object]:
@@ -56,22 +60,27 @@ def _parts(what: str, value: object) -> Iterable[object]:
 
 
 def read_moment(what: str, text: str) -> datetime:
-    """A time in UTC. Raises `ArgumentsError`, also a day before the calendar ends: nobody can count on from there."""
+    """A time in UTC. Raises `ArgumentsError`, also for one that the database does not take."""
     try:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
-        _ = moment - timedelta(days=1), moment + timedelta(days=1)
+        return check_moment(what, moment)
     except (ValueError, OverflowError):
+        raise ArgumentsError(f"{what}={text!r:.40} is no time: write a time such as 2026-03-29T14:30, in UTC") from None
+
+
+def check_moment(what: str, moment: datetime) -> datetime:
+    """The same. Raises `ArgumentsError` for one that the database does not take."""
+    first, end = MOMENTS
+    if not first <= moment < end:
         raise ArgumentsError(
-            f"{what}={text!r:.40} is no time: write a time such as 2026-03-29T14:30, in UTC, "
-            "between 0001-01-02 and 9999-12-30"
-        ) from None
+            f"{what}={moment.isoformat():.40} is out of range: write a time from the year 1000 to 8999"
+        )
     return moment
 
 
 def read_id(text: str) -> int:
     """A whole number that an id can be. Raises `ValueError`."""
-    number = int(text)
-    if not -MAX_ID <= number <= MAX_ID:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):
         raise ValueError(f"{text!r:.40} is no id")
-    return number
+    return int(text)

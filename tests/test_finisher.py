@@ -12,6 +12,7 @@ from sqla_jobs import processes
 from sqla_jobs.outcomes import Succeeded
 from sqla_jobs.queries import Finish, Lease, Queries
 from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.set_aside import SetAside
 from tests import shop
 from tests.shop import jobs
 
@@ -23,7 +24,7 @@ def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_jus
     with engine.begin() as connection:
         me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
     settled: list[Finish] = []
-    finisher = Finisher(engine, Queries(jobs.models), settled.extend)
+    finisher = Finisher(engine, Queries(jobs.models), settled.extend, SetAside())
     clear, is_called = finisher._crowd.clear, threading.Event()
 
     def late() -> None:

@@ -88,7 +88,7 @@ def test_it_is_rolled_back_when_the_job_is_cancelled(shop: Shop, session: Sessio
     assert effects(shop, session) == []
 
 
-def test_it_is_rolled_back_when_the_lease_is_lost(
+def test_it_is_rolled_back_when_its_end_cannot_be_stored(
     shop: Shop, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = shop.jobs.tasks["record"].enqueue(session, n=1)

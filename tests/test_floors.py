@@ -11,7 +11,8 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = """
     errors escapes telling cron_fields findings
-    redaction written
+    written
+    redaction
     context retry interrupt explain cron retention
     outcomes refusals
     models deadlines version

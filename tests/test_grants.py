@@ -287,7 +287,7 @@ class TestAWorker:
         job = plain.enqueue(session)
         session.commit()
         with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, poll=0.1):
-            told = {str(job.id): "its claim is refused by the server: not this one"}
+            told = {f"job {job.id}": "its claim is refused by the server: not this one"}
             wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
 
     def test_is_woken_by_whoever_enqueues(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
@@ -416,6 +416,7 @@ class TestAViewer:
         ([], 1, "no role is named: give --enqueuer ROLE, --worker ROLE or --viewer ROLE"),
         (["--viewer", ""], 1, "names of 1 to 63 bytes"),
         (["--viewer", "ä" * 32], 1, "names of 1 to 63 bytes"),
+        (["--viewer", "a\nDROP TABLE sqla_jobs; --"], 1, "all printable"),
         (["--viewer", "public"], 1, "'public' is no role"),
         (["--operator", "x"], 2, "No such option"),
     ],

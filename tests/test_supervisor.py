@@ -427,7 +427,7 @@ def test_a_job_of_a_dead_child_whose_end_is_refused_holds_up_neither_its_sibling
         session.commit()
         wait_until(lambda: states(database) == {"running": 1, "succeeded": 10})
         assert siblings <= process_ids(database), "none of them was taken for dead"
-        wait_until(lambda: process_ids(database, jobs.Process.set_aside.has_key(str(bad.id))))
+        wait_until(lambda: process_ids(database, jobs.Process.set_aside.has_key(f"job {bad.id}")))
 
 
 def hang_in_the_midst(session: Session) -> None:

@@ -60,7 +60,7 @@ class Clock(Service):
         self._rhythm = Rhythm(heartbeat, lease)
         self._queries = Queries(jobs.models)
         self._schedules = ScheduleQueries(jobs.models)
-        self._set_aside = SetAside("schedule")
+        self._set_aside, self._set_aside_jobs = SetAside("schedule"), SetAside()
         self._declare_at = 0.0
         self._has_synced = False
         self._wake = threading.Event()
@@ -79,7 +79,7 @@ class Clock(Service):
         except BaseException:
             self._engine.dispose()
             raise
-        self._pulse = Pulse(self._engine, self._jobs.models, self._queries, self._rhythm, SetAside())
+        self._pulse = Pulse(self._engine, self._jobs.models, self._queries, self._rhythm, self._set_aside_jobs)
         channel = self._jobs.models.channel
         self._listener = Listener(self._engine, channel, self._heard, patience=self._rhythm.patience)
         self._listener.start()
@@ -201,6 +201,8 @@ class Clock(Service):
             self._pulse.rescue()
         if count := self._fire(self._engine):
             log.info("%d jobs enqueued by schedules", count)
+        for set_aside in (self._set_aside, self._set_aside_jobs):
+            set_aside.show(self._engine, self._jobs.models, self._process_id)
         with self._engine.begin() as connection:
             return self._schedules.due_in(connection)
 

@@ -29,6 +29,7 @@ from sqla_jobs.queries.parts import Tables, Written
 from sqla_jobs.queries.values import (
     ALL,
     EVERYWHERE,
+    MANY,
     PRIORITIES,
     Among,
     Claimed,
@@ -43,8 +44,6 @@ __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Finish", "Le
 
 log = logging.getLogger("sqla_jobs.queries")
 
-MANY = 1000
-"""Jobs that one statement changes at most."""
 _CLAIM_ORDER = attrgetter("priority", "position")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

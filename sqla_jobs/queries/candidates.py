@@ -10,9 +10,7 @@ from sqlalchemy import ARRAY, Connection, Text, any_, func, literal, select
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries.parts import Tables, among, in_state
 from sqla_jobs.queries.rescue import is_orphaned
-from sqla_jobs.queries.values import Among
-
-_MANY = 1000
+from sqla_jobs.queries.values import MANY, Among
 
 
 class Candidates:
@@ -21,12 +19,12 @@ class Candidates:
     def __init__(self, models: Models[Any]) -> None:
         self._tables = Tables(models)
 
-    def to_claim(self, connection: Connection, queues: Sequence[str], tasks: Sequence[str], which: Among) -> list[int]:
-        """Those that are queued in these queues, for these tasks."""
+    def to_claim(self, connection: Connection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
+        """Those that are queued in this queue, for these tasks."""
         jobs = self._tables.jobs
-        order = (jobs.c.queue, jobs.c.priority, jobs.c.position)
-        here = (jobs.c.queue == any_(_texts(queues)), jobs.c.task == any_(_texts(tasks)))
-        return self._ids(connection, select(jobs.c.id).where(in_state(jobs, "queued"), *here).order_by(*order), which)
+        here = (in_state(jobs, "queued"), jobs.c.queue == queue, jobs.c.task == any_(_texts(tasks)))
+        rows = select(jobs.c.id).where(*here).order_by(jobs.c.priority, jobs.c.position)
+        return self._ids(connection, rows, which)
 
     def to_promote(self, connection: Connection, which: Among) -> list[int]:
         """Those that are scheduled and due."""
@@ -39,7 +37,7 @@ class Candidates:
         return self._ids(connection, select(self._tables.jobs.c.id).where(is_orphaned(self._tables)), which)
 
     def _ids(self, connection: Connection, rows: Any, which: Among) -> list[int]:
-        statement = rows.where(among(self._tables.jobs)).limit(_MANY)
+        statement = rows.where(among(self._tables.jobs)).limit(MANY)
         return list(connection.execute(statement, which.parameters()).scalars())
 
 

@@ -39,6 +39,7 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 
 from sqla_jobs.connections import driver
 from sqla_jobs.mapping import Models
+from sqla_jobs.written import MAX_ID
 
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
@@ -172,7 +173,7 @@ def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
     """The id of a lease, or a new one where no run can have it, or somebody has made one of it meanwhile."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
-    is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column("9000000000000000000"))
+    is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
     return case((is_free, run_id), else_=tables.run_ids.next_value())
 
 

@@ -15,6 +15,10 @@ EVERYWHERE = (-1,) * len(PRIORITIES)
 """Floors for claims: the position at and below which they do not look, for each priority."""
 
 
+MANY = 1000
+"""Jobs that one statement changes at most."""
+
+
 class Lease(NamedTuple):
     """The right of one process to finish one attempt at a job."""
 
@@ -41,7 +45,7 @@ class Claimed(NamedTuple):
 
 
 class Among(NamedTuple):
-    """Which jobs a statement over many looks at: of those in `only`, where that is given, all but those `set_aside`."""
+    """Limits a statement over many jobs: only the ids in `only` (all if None), never those in `set_aside`."""
 
     only: Collection[int] | None = None
     set_aside: Collection[int] = ()

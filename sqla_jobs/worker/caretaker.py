@@ -15,7 +15,6 @@ from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import registry
 
-from sqla_jobs import processes
 from sqla_jobs.connections import own_engine
 from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin
@@ -71,7 +70,6 @@ class Caretaker:
         self._address: Address | None = None
         self._estates: list[Estate] = []
         self._set_aside = SetAside()
-        self._shown: dict[int, str] = {}
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -127,7 +125,8 @@ class Caretaker:
         """Beat first: whatever is wrong with what the dead have left, the living live."""
         if pulse.is_due:
             self._beat(pulse)
-            self._show_set_aside(engine, models)
+            for process_id in self._living()[:1]:  # this one has no row itself
+                self._set_aside.show(engine, models, process_id)
         elif pulse.is_rescue_due:
             pulse.rescue()
         while self._hung:
@@ -135,7 +134,7 @@ class Caretaker:
             del self._hung[0]
             self._tell(engine, models)
         for estate in list(self._estates):
-            if _settle(engine, queries, estate):
+            if _settle(engine, queries, estate, self._set_aside):
                 self._tell(engine, models)
             if not estate.begun and _sign_off(engine, queries, estate):
                 self._estates.remove(estate)
@@ -149,48 +148,41 @@ class Caretaker:
                 self._gone(process_id)
         pulse.rescue()
 
-    def _show_set_aside(self, engine: Engine, models: Models[Any]) -> None:
-        """It has no row itself."""
-        reasons, living = self._set_aside.reasons, self._living()
-        if living and reasons != self._shown:
-            with engine.begin() as connection:
-                processes.add_set_aside(connection, models, living[0], reasons)
-            self._shown = reasons
-
     @staticmethod
     def _tell(engine: Engine, models: Models[Any]) -> None:
         """Something is free for others now."""
         with engine.begin() as connection:
             notify(connection, models.channel, [""])
 
-    @staticmethod
-    def _give_back(engine: Engine, queries: Queries, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
+    def _give_back(
+        self, engine: Engine, queries: Queries, process_id: uuid.UUID, revoke: Callable[[], list[int]]
+    ) -> None:
         """What it claims from now on is its own business; so what it holds is read before that."""
         with engine.begin() as connection:
             held = queries.stray(connection, process_id, [], age=0)
         begun = set(revoke())
         for lease in held:
             if lease.run_id not in begun:
-                store_one(engine, queries, Finish(lease, Released()))
+                store_one(engine, queries, Finish(lease, Released()), self._set_aside)
 
 
-def _settle(engine: Engine, queries: Queries, estate: Estate) -> bool:
+def _settle(engine: Engine, queries: Queries, estate: Estate, set_aside: SetAside) -> bool:
     """Store the ends, and give back the rest. Returns whether something is free for others now.
 
     What a user holds locked stays for the next time. What the server refuses is done one by one.
     """
     before = len(estate.begun)
-    _store_ends(engine, queries, estate)
+    _store_ends(engine, queries, estate, set_aside)
     known = [*(end.lease.run_id for end in estate.begun), *estate.refused]
     with engine.begin() as connection:
         unstarted = queries.stray(connection, estate.process_id, known, age=0)
     for lease in unstarted:
-        if store_one(engine, queries, Finish(lease, Released())) == "refused":
+        if store_one(engine, queries, Finish(lease, Released()), set_aside) == "refused":
             estate.refused.add(lease.run_id)
     return len(estate.begun) < before or bool(unstarted)
 
 
-def _store_ends(engine: Engine, queries: Queries, estate: Estate) -> None:
+def _store_ends(engine: Engine, queries: Queries, estate: Estate, set_aside: SetAside) -> None:
     if estate.begun and not estate.one_by_one:
         try:
             with engine.begin() as connection:
@@ -208,7 +200,7 @@ def _store_ends(engine: Engine, queries: Queries, estate: Estate) -> None:
         if time.monotonic() > until:
             left += estate.begun[number:]
             break
-        fate = store_one(engine, queries, end)
+        fate = store_one(engine, queries, end, set_aside)
         if fate == "locked":
             left.append(end)
         elif fate == "refused":

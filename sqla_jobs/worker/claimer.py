@@ -230,7 +230,8 @@ class Claimer:
 
         def candidates(which: Among) -> list[int]:
             with self._engine.begin() as connection:
-                return self._candidates.to_claim(connection, list(slots), self._tasks, which)
+                of_each = [self._candidates.to_claim(connection, queue, self._tasks, which) for queue in slots]
+            return [job_id for of_queue in of_each for job_id in of_queue]
 
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
 

@@ -16,6 +16,7 @@ from sqla_jobs.outcomes import Failure, Lost, Released
 from sqla_jobs.queries import Finish, Queries
 from sqla_jobs.refusals import blames_a_row, reason
 from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.storing import store_one
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -27,7 +28,7 @@ _BATCH_SIZE = 8_000_000
 """Characters of results and tracebacks after which a batch is full."""
 _LOCKED_AGAIN = 0.05
 """Seconds after which a row that somebody held locked is tried again."""
-_REFUSED_AGAIN = 30.0
+_REFUSED_AGAIN = 60.0
 """Seconds after which what the server refused in every form is tried again."""
 
 
@@ -39,9 +40,12 @@ class Finisher:
     disk, or for its turn in Python, the server works at the other. Where that fails each says so.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, settled: Callable[[list[Finish]], None]) -> None:
+    def __init__(
+        self, engine: Engine, queries: Queries, settled: Callable[[list[Finish]], None], set_aside: SetAside
+    ) -> None:
         self._engine = engine
         self._queries = queries
+        self._set_aside = set_aside
         self._settled = settled
         self._queue: SimpleQueue[Finish | None] = SimpleQueue()
         self._locked: list[Finish] = []
@@ -160,7 +164,7 @@ class Finisher:
             if count > 1:
                 self._write(batch, count // 2)
                 return
-            fate = store_one(self._engine, self._queries, part[0])
+            fate = store_one(self._engine, self._queries, part[0], self._set_aside)
             fates = {} if fate is None else {part[0].lease.run_id: fate}
         del batch[:count]
         if fates:
@@ -175,7 +179,8 @@ class Finisher:
             if fate == "locked":
                 self._locked.append(end)
             elif fate == "refused":
-                self._refused_at = self._refused_at if self._refused else time.monotonic()
+                if not self._refused:
+                    self._refused_at = time.monotonic()
                 self._refused.append(end)
         return fate in ("locked", "refused")
 

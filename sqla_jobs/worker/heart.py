@@ -58,7 +58,6 @@ class Heart:
         self._held = held
         self._claiming = claiming
         self._set_aside = set_aside
-        self._shown: dict[int, str] = {}
         self._on_lost = lost
         self._on_stray = stray
         self._stop = threading.Event()
@@ -103,7 +102,7 @@ class Heart:
                 lease=self._settings.lease,
             )
         self._keeper.registered(process_id)  # before anything is claimed under it
-        self._process_id, self._shown = process_id, {}
+        self._process_id = process_id
 
     def _loop(self) -> None:
         patience = Patience("the heartbeat", self._stop, longest=self._settings.longest_wait)
@@ -127,10 +126,7 @@ class Heart:
         if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
             with self._engine.begin() as connection:
                 self._look(connection, held)
-        if (reasons := self._set_aside.reasons) != self._shown:
-            with self._engine.begin() as connection:
-                processes.show_set_aside(connection, self._models, self.process_id, reasons)
-            self._shown = reasons
+        self._set_aside.show(self._engine, self._models, self.process_id)
 
     def _give_back_stray(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""

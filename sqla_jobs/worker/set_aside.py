@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from sqla_jobs import processes
+from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Among
 from sqla_jobs.refusals import blames_a_row, in_parts, reason
 
@@ -30,6 +34,7 @@ class SetAside:
         self._reasons: dict[int, str] = {}
         self._until: dict[int, float] = {}
         self._told: set[int] = set()
+        self._shown: tuple[uuid.UUID | None, dict[str, str]] = (None, {})
 
     @property
     def reasons(self) -> dict[int, str]:
@@ -56,6 +61,17 @@ class SetAside:
             self._again,
             why,
         )
+
+    def show(self, engine: Engine, models: Models[Any], process_id: uuid.UUID) -> None:
+        """Show them in the row of this process, beside what others show there. By one thread alone."""
+        reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}
+        if (process_id, reasons) == self._shown or not (reasons or self._shown[1]):
+            return
+        before, shown = self._shown
+        gone = shown.keys() - reasons.keys() if before == process_id else ()
+        with engine.begin() as connection:
+            processes.show_set_aside(connection, models, process_id, reasons=reasons, gone=gone)
+        self._shown = process_id, reasons
 
     def around(self, what: str, change: Callable[[Among], T], candidates: Callable[[Among], Sequence[int]]) -> list[T]:
         """`change` of all rows but those set aside; where the server refuses it for one of them, in ever smaller parts.

@@ -147,7 +147,7 @@ class Worker(Service):
         self._executor = Executor(
             self._jobs.tasks, transactions, isolation=isolation, within=self._binding.within, mark=self._keeper.mark
         )
-        self._finisher = Finisher(engine, queries, self._on_settled)
+        self._finisher = Finisher(engine, queries, self._on_settled, self._set_aside)
         self._heart = Heart(
             engine,
             self._jobs.models,

@@ -58,7 +58,8 @@ END $$"""
 
 
 def _object(column: str) -> str:
-    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '$.**{{100}}')"
+    too_large = f"jsonb_path_exists({column}, '$.** ? (@ > 1e300 || @ < -1e300)')"
+    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '$.**{{100}}') AND NOT {too_large}"
 
 
 def _in_range(*columns: str) -> str:
