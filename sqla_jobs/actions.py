@@ -18,7 +18,7 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.enqueue import check_common
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, JobMixin, JobState, ScheduleMixin
+from sqla_jobs.models import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, JobMixin, JobState, ScheduleMixin
 from sqla_jobs.pruning import EndedJobs, Old, OrphanedRuns
 from sqla_jobs.pruning import prune as pruned
 from sqla_jobs.queries.leftovers import Leftovers
@@ -26,6 +26,7 @@ from sqla_jobs.queries.removal import Removal
 from sqla_jobs.refusals import warn
 from sqla_jobs.retention import seconds_of
 from sqla_jobs.wakeup import after_commit
+from sqla_jobs.written import check_moment
 
 
 def cancel(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
@@ -94,6 +95,8 @@ def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_a
     """A waiting job waits until `run_at`, which has a time zone. False: it does not wait."""
     if run_at.utcoffset() is None:
         raise ArgumentsError(f"run_at={run_at!r}: give a datetime with a time zone")
+    if run_at != PARKED:
+        check_moment("run_at", run_at)
     table = models.Job
     after_commit(session, table, models.channel, "")
     values = {"state": "scheduled", "run_at": run_at}

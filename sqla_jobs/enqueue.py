@@ -16,11 +16,12 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.connections import is_asynchronous
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.mapping import Models
-from sqla_jobs.models import HAS_LIVE_KEY, JobMixin, JobState
+from sqla_jobs.models import HAS_LIVE_KEY, PARKED, JobMixin, JobState
 from sqla_jobs.outcomes import storable
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.unique import hold_unique
 from sqla_jobs.wakeup import after_commit
+from sqla_jobs.written import check_moment
 
 J = TypeVar("J", bound=JobMixin)
 AnySession = Session | scoped_session[Any]
@@ -79,6 +80,8 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
         raise ArgumentsError(
             f"run_at={run_at!r}: give a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)"
         )
+    if run_at is not None and run_at != PARKED:
+        check_moment("run_at", run_at)
     check_common(given)
     key = given.get("unique_key")
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= 500 and key == storable(key, 500)):

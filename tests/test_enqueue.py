@@ -184,6 +184,8 @@ def test_an_option_that_is_none_is_as_the_task_was_declared(session: Session) ->
         ({"delay": timedelta.max}, "from 0 to 100 years"),
         ({"run_at": datetime(2030, 1, 1)}, r"run_at=datetime.*give a datetime with a time zone, such as"),  # noqa: DTZ001
         ({"run_at": "2030-01-01"}, "run_at='2030-01-01'"),
+        ({"run_at": datetime(9000, 1, 1, tzinfo=UTC)}, "is out of range: write a time from the year 1000 to 8999"),
+        ({"run_at": datetime(999, 1, 1, tzinfo=UTC)}, "is out of range: write a time from the year 1000 to 8999"),
         ({"queue": ""}, "queue=''"),
         ({"queue": "a=b"}, "without = and ,"),
         ({"queue": "a\x00"}, "queue="),
