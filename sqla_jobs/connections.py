@@ -113,6 +113,7 @@ def _connecting_as(app: Engine, isolation: Any, patience: float, planning: Liter
         try:
             bound(connection, patience)
             keep_alive(connection, patience)
+            connection.execute("SET client_encoding TO 'UTF8'")  # which can say all that a task may; poolers know it
             if is_direct(connection):
                 connection.execute(planning)
             else:

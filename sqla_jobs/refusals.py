@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.telling import message_of
 
+R = TypeVar("R")
 T = TypeVar("T")
 log = logging.getLogger("sqla_jobs")
 
@@ -19,32 +20,37 @@ _NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "5
 A trigger of the application's refuses with any other, such as P0001 of RAISE EXCEPTION; a constraint with 23."""
 
 
+REFUSALS = (DBAPIError, psycopg.Error, UnicodeError)
+"""What may blame a row. Text that the encoding of the connection does not have raises a plain `UnicodeError`."""
+
+
 def blames_a_row(error: Exception) -> bool:
     """Whether the same statement may succeed for other rows."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     state: str | None = getattr(cause, "sqlstate", None)
-    return state is not None and not state.startswith(_NO_ROWS_FAULT)
+    if state is None:
+        return isinstance(cause, UnicodeError)
+    is_in_trigger = state.startswith("42") and isinstance(cause, psycopg.Error) and bool(cause.diag.context)
+    return is_in_trigger or not state.startswith(_NO_ROWS_FAULT)
 
 
-def in_parts(
-    ids: Sequence[int], step: Callable[[Sequence[int]], T], refused: Callable[[int, Exception], None]
-) -> list[T]:
-    """`step(ids)`, and where the server refuses that the same for each half, down to the culprits: `refused` is told.
+def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Callable[[R, Exception], None]) -> list[T]:
+    """Call `step(rows)`; if the server blames a row, call it for each half, down to single rows for `refused`.
 
-    `step` is a transaction or savepoint of its own. Returns what the steps return, in order.
+    Each call of `step` is a transaction or savepoint of its own. Returns what the steps return, in order.
     """
-    if not ids:
+    if not rows:
         return []
     try:
-        return [step(ids)]
-    except (DBAPIError, psycopg.Error) as error:
+        return [step(rows)]
+    except REFUSALS as error:
         if not blames_a_row(error):
             raise
-        if len(ids) == 1:
-            refused(ids[0], error)
+        if len(rows) == 1:
+            refused(rows[0], error)
             return []
-    half = len(ids) // 2
-    return in_parts(ids[:half], step, refused) + in_parts(ids[half:], step, refused)
+    half = len(rows) // 2
+    return in_parts(rows[:half], step, refused) + in_parts(rows[half:], step, refused)
 
 
 def reason(error: Exception) -> str:

@@ -91,7 +91,7 @@ class WorkerTransactions:
     @contextmanager
     def begin(self) -> Generator[Session]:
         with closing(self._session()) as session:
-            session.info[_CONNECTIONS] = list[Connection]()
+            session.info[_CONNECTIONS] = list[Connection]()  # the factory may give the same session again
             try:
                 is_writable = self._begin(session)
             except (DBAPIError, PoolTimeout, psycopg.Error) as error:
@@ -109,7 +109,10 @@ class WorkerTransactions:
                 for connection in session.info[_CONNECTIONS]:
                     ending.watch(connection)
                 session.info[_ENDING] = ending
-                session.commit()
+                try:
+                    session.commit()
+                finally:
+                    del session.info[_ENDING]
 
     def _begin(self, session: Session) -> bool:
         connection = self._queries.connection(session)

@@ -29,14 +29,21 @@ def as_id(value: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
-def refuse(session: Session, condition: str, *, table: str = "sqla_jobs", when: str = "BEFORE UPDATE") -> None:
+def refuse(
+    session: Session,
+    condition: str,
+    *,
+    table: str = "sqla_jobs",
+    when: str = "BEFORE UPDATE",
+    errcode: str = "P0001",
+) -> None:
     """From now on a trigger, as an application might have one, raises an error where `condition` holds of a row."""
     session.execute(
         text(
             f"""
             CREATE FUNCTION refuse_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF {condition} THEN RAISE EXCEPTION 'not this one'; END IF;
-                RETURN NEW;
+                IF {condition} THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{errcode}'; END IF;
+                RETURN coalesce(NEW, OLD);
             END $$;
             CREATE TRIGGER refuse {when} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_row();
             """

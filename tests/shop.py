@@ -204,6 +204,10 @@ def misbehave(how: str) -> object:
             raise ValueError("a\x00b")
         case "surrogate":
             raise ValueError("\ud800")
+        case "euro":
+            raise ValueError("12 \N{EURO SIGN}")
+        case "result-euro":
+            return "12 \N{EURO SIGN}"
         case "result-object":
             return object()
         case "result-nan":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, select, text
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.postgres import LocalServer
 from tests import shop
@@ -160,6 +160,14 @@ def test_an_attempt_without_a_lease_commits_in_no_other_database_either(app: Eng
             assert sorted(connection.scalars(select(other.c.n))) == list(range(0, 20, 2))
         elsewhere.dispose()
     assert len(effects(app)) == 10
+
+
+def test_a_factory_may_give_the_same_session_again(app: Engine) -> None:
+    """As a `scoped_session` does, that nobody removes."""
+    scoped = scoped_session(sessionmaker(app))
+    found = run(app, shop.write, *({"n": n} for n in range(50)), bind=scoped.__call__)
+    assert found == [WENT_WELL] * 50
+    assert effects(app) == dict.fromkeys(range(50), "transactional")
 
 
 def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Connection, Engine, func, insert, select, text
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobState, processes
@@ -46,7 +46,7 @@ def a_process(connection: Connection) -> uuid.UUID:
     return processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
 
 
-def last_heartbeat(connection: Connection, process_id: uuid.UUID) -> dict[uuid.UUID, float]:
+def last_heartbeat(connection: Connection, process_id: uuid.UUID) -> dict[uuid.UUID, int]:
     heartbeat, _ = QUERIES.heartbeats(connection)[process_id]
     return {process_id: heartbeat}
 
@@ -282,6 +282,18 @@ def test_no_claim_gives_jobs_to_a_process_that_was_taken_for_dead(engine: Engine
     with engine.begin() as claiming:
         assert claim(claiming, dead, 1) == []
         assert len(claim(claiming, a_process(claiming), 1)) == 1
+
+
+def test_what_a_process_holds_is_known_whatever_the_clock_says(engine: Engine) -> None:
+    """The server's clock was set back after the claim."""
+    shop.Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
+        me = a_process(connection)
+        (lease,) = claim(connection, me, 1)
+        connection.execute(update(jobs.Job).values(started_at=func.now() + text("interval '1 hour'")))
+        assert [one.run_id for one in QUERIES.leases(connection, me)] == [lease.run_id]
+        assert QUERIES.leases(connection, me, [lease.run_id]) == []
 
 
 def test_a_rescue_takes_no_job_from_a_process_that_it_cannot_see(engine: Engine) -> None:

@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Engine, create_engine, delete, func, insert, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs import processes
 from sqla_jobs.postgres import LocalServer
+from sqla_jobs.queries import Queries
 from sqla_jobs.worker.sightings import Sightings
 from tests import shop
 from tests.counting import attempts_and_runs, states
-from tests.helpers import wait_until
+from tests.helpers import refuse, wait_until
 from tests.shop import jobs
 
 A, B = uuid.uuid4(), uuid.uuid4()
 
 
-def seen(sightings: Sightings, at: float, took: float = 0.0, **heartbeats: float) -> set[str]:
+def seen(sightings: Sightings, at: float, took: float = 0.0, **heartbeats: int) -> set[str]:
     rows = {{"a": A, "b": B}[name]: (heartbeat, 10.0) for name, heartbeat in heartbeats.items()}
     silent = sightings.silent(rows, asked_at=at, answered_at=at + took)
     assert all(rows[process_id][0] == heartbeat for process_id, heartbeat in silent.items())
@@ -48,7 +50,7 @@ def test_a_process_is_silent_once_its_heartbeat_was_seen_unchanged_for_a_lease()
 def test_a_heartbeat_may_lie_anywhere_in_time() -> None:
     """The server's clock steps: what counts is whether it changes."""
     sightings = Sightings()
-    for at, heartbeat in ((100, 5e9), (108, -5e9), (116, 5e9), (124, 0)):
+    for at, heartbeat in ((100, 5 * 10**15), (108, -5 * 10**15), (116, 5 * 10**15), (124, 0)):
         assert seen(sightings, at, a=heartbeat) == set()
 
 
@@ -97,6 +99,48 @@ def test_a_clock_that_steps_beyond_the_lease_takes_no_job_from_a_living_process(
         wait_until(lambda: states(database) == {"succeeded": 1})
     assert attempts_and_runs(database) == (1, 1)
     assert "is dead" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rhythm", "setting"),
+    [((1.2, 3.6), "1"), ((0.2, 1.0), "0")],
+    ids=["beats that fall between two looks", "numbers without their last digits"],
+)
+def test_the_dead_lose_their_jobs_in_every_rhythm_and_setting(
+    rhythm: tuple[float, float], setting: str, database: Engine
+) -> None:
+    with database.begin() as connection:
+        name = database.url.database
+        connection.execute(text(f"ALTER DATABASE {name} SET extra_float_digits = {setting}"))
+        dead = processes.register(connection, jobs.models, kind="worker", queues={}, lease=rhythm[1])
+        connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
+        assert Queries(jobs.models).claim(connection, dead, {"default": 1}, list(jobs.tasks))
+    database.dispose()
+    with jobs.worker(heartbeat=rhythm[0], lease=rhythm[1]):
+        wait_until(lambda: states(database) == {"succeeded": 1})
+    assert attempts_and_runs(database) == (2, 2)
+
+
+def test_a_worker_that_was_taken_for_dead_registers_again_though_it_cannot_rescue_others(database: Engine) -> None:
+    with Session(database) as session:
+        refuse(session, "NEW.outcome = 'lost'", table="sqla_runs", when="BEFORE INSERT", errcode="57014")
+        lost = {"current_run_id": 1, "process_id": uuid.uuid4(), "started_at": func.now(), "state": "running"}
+        session.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, **lost))
+        session.commit()
+        with jobs.worker(heartbeat=0.2, lease=1.0, poll=0.1):
+            wait_until(lambda: processes_of(database))
+            (before,) = processes_of(database)
+            session.execute(delete(jobs.Process))
+            session.commit()
+            wait_until(lambda: processes_of(database) - {before})
+            shop.mark.enqueue(session, n=2)
+            session.commit()
+            wait_until(lambda: states(database) == {"running": 1, "succeeded": 1})
+
+
+def processes_of(engine: Engine) -> set[uuid.UUID]:
+    with Session(engine) as session:
+        return set(session.scalars(select(jobs.Process.id)))
 
 
 def stat_of(pid: str) -> list[str]:

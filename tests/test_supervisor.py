@@ -471,6 +471,17 @@ def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_lat
     assert all("made no progress for" in (run.error or "") and "--hung-after" in (run.error or "") for run in lost)
 
 
+def test_a_stopped_process_that_was_taken_for_dead_is_killed_too(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url, "--hung-after", "3")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (before,) = worker_pids(database)
+    os.kill(before, signal.SIGSTOP)
+    _execute(database, "DELETE FROM sqla_processes")
+    wait_until(lambda: set(worker_pids(database)) - {before}, timeout=30)
+
+
 def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_meanwhile(
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event, func, select, text, update
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
@@ -671,6 +672,29 @@ def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(
         shop.gate.set()
         wait_until(lambda: states(session) == {"running": 1, "succeeded": 50})
         wait_until(lambda: "is refused by the server" in caplog.text)
+
+
+def test_what_the_encoding_of_the_database_does_not_have_costs_no_other_job_its_end(server_url: str) -> None:
+    name = f"sqla_jobs_test_{uuid.uuid4().hex}"
+    server = create_engine(server_url, isolation_level="AUTOCOMMIT")
+    engine = create_engine(make_url(server_url).set(database=name))
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'"))
+    shop.Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    with Session(engine) as session:
+        for how in ("euro", "result-euro"):
+            shop.misbehave.enqueue(session, how=how)
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(20)))
+        session.commit()
+        assert drain() == 22
+        assert states(session) == {"succeeded": 20, "failed": 2}
+        errors = session.scalars(select(jobs.Run.error).where(jobs.Run.outcome == "failed")).all()
+        assert all("has no equivalent in encoding" in (error or "") for error in errors)
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
 
 
 def test_an_outcome_the_server_refuses_is_recorded_as_a_failure_that_says_so(session: Session) -> None:

@@ -187,7 +187,7 @@ class Clock(Service):
         patience = Patience("the clock", self._stop_requested, longest=self._rhythm.longest_wait)
         while not self._stop_requested.is_set():
             due_in = patience.run(self._step) or 0.0
-            self._wake.wait(min(_LOOK, self._rhythm.heartbeat, due_in) if due_in > 0 else _HELD_AGAIN)
+            self._wake.wait(min(_LOOK, self._pulse.due_in, due_in) if due_in > 0 else _HELD_AGAIN)
             self._wake.clear()
 
     def _step(self) -> float:

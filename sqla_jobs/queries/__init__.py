@@ -205,7 +205,7 @@ class Queries:
     def _rescue(self) -> Any:
         return rescue.rescue(self._tables)
 
-    def heartbeats(self, connection: Connection) -> dict[uuid.UUID, tuple[float, float]]:
+    def heartbeats(self, connection: Connection) -> dict[uuid.UUID, tuple[int, float]]:
         """Of each process its last heartbeat, as a number that tells it from others, and its lease in seconds."""
         rows = self._run(connection, self._heartbeats, {})
         return {process_id: (heartbeat, lease) for process_id, heartbeat, lease in rows}
@@ -214,7 +214,7 @@ class Queries:
     def _heartbeats(self) -> Any:
         return rescue.heartbeats(self._tables)
 
-    def bury(self, connection: Connection | Session, silent: Mapping[uuid.UUID, float]) -> list[uuid.UUID]:
+    def bury(self, connection: Connection | Session, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
         """Delete the rows of processes that have not beaten since the heartbeat given for each; returns their ids."""
         values = {"process_ids": list(silent), "heartbeats": list(silent.values())}
         return list(self._run(connection, rescue.bury(self._tables), values).scalars())
@@ -241,6 +241,11 @@ class Queries:
     @cached_property
     def _stray(self) -> Any:
         return held.stray(self._tables)
+
+    def leases(self, connection: Connection, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
+        """All leases of a process but those `known`."""
+        values = {"process_id": process_id, "known": list(known)}
+        return [Lease(*row) for row in self._run(connection, held.leases(self._tables), values)]
 
     def cancel_requests(self, connection: Connection, process_id: uuid.UUID, job_ids: Collection[int]) -> set[int]:
         """The run ids this process holds whose job somebody asked to cancel."""

@@ -146,7 +146,8 @@ class Ending:
             for other in self._others:
                 if other.in_transaction():
                     other.dialect.do_commit(other.connection)
-            ask(self._raw, "COMMIT")
+            if ask(self._raw, "COMMIT")[-1].command_status != b"COMMIT":  # of a transaction that an error has aborted
+                raise LeaseLost
         else:
             self._commit.store_and_commit(self._raw, self._connection.info, self._end)
         self.has_committed = True

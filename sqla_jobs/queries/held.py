@@ -11,15 +11,19 @@ from sqla_jobs.queries.parts import Tables, leased, locked, seconds, unnest
 from sqla_jobs.queries.values import Claimed, Lease
 
 
-def stray(tables: Tables) -> Any:
-    """Leases that were given out by a claim whose answer never arrived."""
+def leases(tables: Tables) -> Any:
+    """Those of one process, but for those that are known."""
     jobs = tables.jobs
     return select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id).where(
         jobs.c.state == "running",
         jobs.c.process_id == bindparam("process_id"),
-        jobs.c.started_at < func.statement_timestamp() - seconds(bindparam("age")),
         jobs.c.current_run_id != func.all(bindparam("known", type_=ARRAY(BigInteger))),
     )
+
+
+def stray(tables: Tables) -> Any:
+    """Those that were given out by a claim whose answer never arrived."""
+    return leases(tables).where(tables.jobs.c.started_at < func.statement_timestamp() - seconds(bindparam("age")))
 
 
 def cancel_requests(tables: Tables) -> Any:

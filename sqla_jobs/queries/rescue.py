@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
-    Double,
+    BigInteger,
     Uuid,
     and_,
     any_,
@@ -101,13 +101,13 @@ def heartbeats(tables: Tables) -> Any:
 
 
 def _heartbeat(processes: Any) -> Any:
-    return cast(func.extract("epoch", processes.c.beat_at), Double)
+    return cast(func.extract("epoch", processes.c.beat_at) * 1_000_000, BigInteger)
 
 
 def bury(tables: Tables) -> Any:
     """Processes lose their rows that have not beaten since the heartbeat that was seen; not what somebody holds."""
     processes = tables.processes
-    seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", Double))
+    seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))
     silent = and_(processes.c.id == seen.c.id, _heartbeat(processes) == seen.c.heartbeat)
     rows = select(processes.c.id).select_from(processes.join(seen, silent))
     free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")

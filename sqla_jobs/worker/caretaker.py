@@ -12,7 +12,6 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, NullPool, create_engine
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import registry
 
 from sqla_jobs.connections import own_engine
@@ -20,22 +19,21 @@ from sqla_jobs.mapping import Models, map_models
 from sqla_jobs.models import JobMixin
 from sqla_jobs.outcomes import Released, word
 from sqla_jobs.queries import Finish, Queries
-from sqla_jobs.refusals import blames_a_row
 from sqla_jobs.wakeup import notify
 from sqla_jobs.worker.link import Address
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.pulse import Pulse
 from sqla_jobs.worker.set_aside import SetAside
 from sqla_jobs.worker.settings import Rhythm
-from sqla_jobs.worker.storing import store_one
+from sqla_jobs.worker.storing import store
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 _AGAIN = 0.1
 """Seconds between two looks at what a dead process left."""
-_ONE_BY_ONE = 0.5
-"""Seconds for storing ends one by one, until it is looked again whether it is time to beat."""
+_SOME = 500
+"""Ends that are stored until it is looked again whether it is time to beat."""
 
 
 @dataclass(slots=True)
@@ -46,7 +44,6 @@ class Estate:
     begun: list[Finish]
     refused: set[int] = field(init=False, default_factory=set[int])
     """Run ids of what the server does not let end: it is left to whoever rescues it."""
-    one_by_one: bool = field(init=False, default=False)
 
 
 class Caretaker:
@@ -71,6 +68,7 @@ class Caretaker:
         self._estates: list[Estate] = []
         self._set_aside = SetAside()
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
+        self._given_back: list[Finish] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-caretaker", daemon=True)
@@ -117,7 +115,7 @@ class Caretaker:
         patience = Patience("the heartbeat", self._stop, longest=self._rhythm.longest_wait)
         while not self._stop.is_set():
             patience.run(lambda: self._tick(engine, models, queries, pulse))
-            self._wake.wait(_AGAIN if self._estates else min(_LOOK, self._rhythm.heartbeat))
+            self._wake.wait(min(_AGAIN if self._estates or self._given_back else _LOOK, pulse.due_in))
             self._wake.clear()
         engine.dispose()
 
@@ -129,14 +127,17 @@ class Caretaker:
                 self._set_aside.show(engine, models, process_id)
         elif pulse.is_rescue_due:
             pulse.rescue()
-        while self._hung:
-            self._give_back(engine, queries, *self._hung[0])
+        if self._hung:
+            self._revoke(engine, queries, *self._hung[0])
             del self._hung[0]
+        if some := self._given_back[:_SOME]:
+            store(engine, queries, some, self._set_aside)
+            del self._given_back[: len(some)]
             self._tell(engine, models)
         for estate in list(self._estates):
             if _settle(engine, queries, estate, self._set_aside):
                 self._tell(engine, models)
-            if not estate.begun and _sign_off(engine, queries, estate):
+            elif not estate.begun and _sign_off(engine, queries, estate):
                 self._estates.remove(estate)
 
     def _beat(self, pulse: Pulse) -> None:
@@ -154,60 +155,29 @@ class Caretaker:
         with engine.begin() as connection:
             notify(connection, models.channel, [""])
 
-    def _give_back(
-        self, engine: Engine, queries: Queries, process_id: uuid.UUID, revoke: Callable[[], list[int]]
-    ) -> None:
-        """What it claims from now on is its own business; so what it holds is read before that."""
+    def _revoke(self, engine: Engine, queries: Queries, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
+        """What the process claims from now on is its own business; so what it holds is read before that."""
         with engine.begin() as connection:
-            held = queries.stray(connection, process_id, [], age=0)
+            held = queries.leases(connection, process_id)
         begun = set(revoke())
-        for lease in held:
-            if lease.run_id not in begun:
-                store_one(engine, queries, Finish(lease, Released()), self._set_aside)
+        self._given_back += [Finish(lease, Released()) for lease in held if lease.run_id not in begun]
 
 
 def _settle(engine: Engine, queries: Queries, estate: Estate, set_aside: SetAside) -> bool:
-    """Store the ends, and give back the rest. Returns whether something is free for others now.
+    """Store some of the ends, and give back some of the rest. Returns whether something is free for others now.
 
-    What a user holds locked stays for the next time. What the server refuses is done one by one.
+    What a user holds locked stays for the next time.
     """
-    before = len(estate.begun)
-    _store_ends(engine, queries, estate, set_aside)
-    known = [*(end.lease.run_id for end in estate.begun), *estate.refused]
+    some, estate.begun = estate.begun[:_SOME], estate.begun[_SOME:]
     with engine.begin() as connection:
-        unstarted = queries.stray(connection, estate.process_id, known, age=0)
-    for lease in unstarted:
-        if store_one(engine, queries, Finish(lease, Released()), set_aside) == "refused":
-            estate.refused.add(lease.run_id)
-    return len(estate.begun) < before or bool(unstarted)
-
-
-def _store_ends(engine: Engine, queries: Queries, estate: Estate, set_aside: SetAside) -> None:
-    if estate.begun and not estate.one_by_one:
-        try:
-            with engine.begin() as connection:
-                fates = queries.finish(connection, estate.begun)
-        except DBAPIError as error:
-            if not blames_a_row(error):
-                raise
-            estate.one_by_one = True
-        else:
-            _told(estate, [end for end in estate.begun if end.lease.run_id not in fates])
-            estate.begun = [end for end in estate.begun if fates.get(end.lease.run_id) == "locked"]
-            return
-    until, left = time.monotonic() + _ONE_BY_ONE, list[Finish]()
-    for number, end in enumerate(estate.begun):
-        if time.monotonic() > until:
-            left += estate.begun[number:]
-            break
-        fate = store_one(engine, queries, end, set_aside)
-        if fate == "locked":
-            left.append(end)
-        elif fate == "refused":
-            estate.refused.add(end.lease.run_id)
-        elif fate is None:
-            _told(estate, [end])
-    estate.begun = left
+        known = [*(end.lease.run_id for end in (*some, *estate.begun)), *estate.refused]
+        unstarted = queries.leases(connection, estate.process_id, known)[:_SOME]
+    ends = [*some, *(Finish(lease, Released()) for lease in unstarted)]
+    fates = store(engine, queries, ends, set_aside)
+    estate.begun += [end for end in some if fates.get(end.lease.run_id) == "locked"]
+    estate.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
+    _told(estate, [end for end in some if end.lease.run_id not in fates])
+    return len(fates) < len(ends)
 
 
 def _told(estate: Estate, ended: list[Finish]) -> None:
@@ -221,8 +191,8 @@ def _sign_off(engine: Engine, queries: Queries, estate: Estate) -> bool:
     In one transaction: from the moment its row is locked no claim can give it anything.
     """
     with engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
-        is_through = queries.sign_off(connection, estate.process_id) and not queries.stray(
-            connection, estate.process_id, list(estate.refused), age=0
+        is_through = queries.sign_off(connection, estate.process_id) and not queries.leases(
+            connection, estate.process_id, estate.refused
         )
         if is_through:
             connection.commit()

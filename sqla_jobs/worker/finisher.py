@@ -10,14 +10,13 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.outcomes import Failure, Lost, Released
 from sqla_jobs.queries import Finish, Queries
-from sqla_jobs.refusals import blames_a_row, reason
+from sqla_jobs.refusals import reason
 from sqla_jobs.worker.patience import Patience
 from sqla_jobs.worker.set_aside import SetAside
-from sqla_jobs.worker.storing import store_one
+from sqla_jobs.worker.storing import store
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -148,28 +147,10 @@ class Finisher:
         return batch
 
     def _write_all(self, batch: list[Finish]) -> None:
-        """Write a batch; what has been written of it leaves it, so that a repetition writes the rest."""
-        while batch:
-            self._write(batch, len(batch))
-
-    def _write(self, batch: list[Finish], count: int) -> None:
-        """Write the first `count` of a batch, or where the server refuses that, the first half of them."""
-        part = batch[:count]
-        try:
-            with self._engine.begin() as connection:
-                fates = self._queries.finish(connection, part)
-        except DBAPIError as error:
-            if not blames_a_row(error):
-                raise
-            if count > 1:
-                self._write(batch, count // 2)
-                return
-            fate = store_one(self._engine, self._queries, part[0], self._set_aside)
-            fates = {} if fate is None else {part[0].lease.run_id: fate}
-        del batch[:count]
+        fates = store(self._engine, self._queries, batch, self._set_aside)
         if fates:
-            part = [end for end in part if not self._put_aside(end, fates.get(end.lease.run_id))]
-        self._settled(part)
+            batch = [end for end in batch if not self._put_aside(end, fates.get(end.lease.run_id))]
+        self._settled(batch)
 
     def _put_aside(self, end: Finish, fate: str | None) -> bool:
         """Keep what is to be tried again."""

@@ -106,7 +106,7 @@ class Heart:
 
     def _loop(self) -> None:
         patience = Patience("the heartbeat", self._stop, longest=self._settings.longest_wait)
-        while not self._stop.wait(min(_LOOK, self._settings.heartbeat)):
+        while not self._stop.wait(min(_LOOK, self._settings.heartbeat, self._keeper.due_in)):
             patience.run(self._tick)
 
     def _tick(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import sys
@@ -128,6 +129,10 @@ class Link:
     def registered(self, process_id: uuid.UUID) -> None:
         self._board.beat_at = time.monotonic()
         self.send(Registered(process_id))
+
+    @property
+    def due_in(self) -> float:
+        return math.inf  # the parent beats
 
     def keep(self, process_id: uuid.UUID) -> bool:
         if self._gone == process_id:

@@ -56,7 +56,12 @@ class Pulse:
     @property
     def is_due(self) -> bool:
         """Whether it is time to beat."""
-        return time.monotonic() - self.beat_at >= self._rhythm.heartbeat
+        return self.due_in <= 0
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until that."""
+        return max(0.0, self.beat_at + self._rhythm.heartbeat - time.monotonic())
 
     @property
     def is_rescue_due(self) -> bool:
@@ -82,7 +87,7 @@ class Pulse:
         """Take back the jobs of the dead; not with each beat where that takes long."""
         self._bury()
         if time.monotonic() >= self._rescue_at:
-            while self._rescue_some():
+            while self._rescue_some() and not self.is_due:
                 pass
 
     def _bury(self) -> None:
@@ -135,6 +140,11 @@ class Keeper(Protocol):
         """The worker has a row, under this id from now on."""
         ...
 
+    @property
+    def due_in(self) -> float:
+        """Seconds until it is time to beat."""
+        ...
+
     def keep(self, process_id: uuid.UUID) -> bool:
         """Beat where it is time. False: the worker was taken for dead."""
         ...
@@ -165,6 +175,10 @@ class Alone:
     def registered(self, process_id: uuid.UUID) -> None:
         self._beat_at = time.monotonic()
 
+    @property
+    def due_in(self) -> float:
+        return self._pulse.due_in
+
     def keep(self, process_id: uuid.UUID) -> bool:
         if not self._pulse.is_due:
             if self._pulse.is_rescue_due:
@@ -173,8 +187,10 @@ class Alone:
         alive = self._pulse.beat([process_id])
         if alive.get(process_id):
             self._beat_at = self._pulse.beat_at
+        if process_id not in alive:
+            return False
         self._pulse.rescue()
-        return process_id in alive
+        return True
 
     def leaving(self) -> None:
         """Nobody is to be told."""

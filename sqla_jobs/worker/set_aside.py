@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import psycopg
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs import processes
 from sqla_jobs.mapping import Models
 from sqla_jobs.queries import Among
-from sqla_jobs.refusals import blames_a_row, in_parts, reason
+from sqla_jobs.refusals import REFUSALS, blames_a_row, in_parts, reason
 
 T = TypeVar("T")
 log = logging.getLogger("sqla_jobs.worker")
@@ -81,7 +79,7 @@ class SetAside:
         others = Among(set_aside=self.reasons)
         try:
             return [change(others)]
-        except (DBAPIError, psycopg.Error) as error:
+        except REFUSALS as error:
             if not blames_a_row(error):
                 raise
         return in_parts(candidates(others), lambda ids: change(Among(only=ids)), partial(self.add, what))

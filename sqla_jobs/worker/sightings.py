@@ -18,15 +18,15 @@ class Sightings:
     """When the next one may have been silent for its lease, unless it is heard of until then."""
 
     def __init__(self) -> None:
-        self._seen: dict[uuid.UUID, tuple[float, float]] = {}
+        self._seen: dict[uuid.UUID, tuple[int, float]] = {}
 
     def forget(self) -> None:
         """Begin anew: for a while the server could not be asked, nor could the others tell it that they live."""
         self._seen, self.due_at = {}, math.inf
 
     def silent(
-        self, heartbeats: Mapping[uuid.UUID, tuple[float, float]], *, asked_at: float, answered_at: float
-    ) -> dict[uuid.UUID, float]:
+        self, heartbeats: Mapping[uuid.UUID, tuple[int, float]], *, asked_at: float, answered_at: float
+    ) -> dict[uuid.UUID, int]:
         """Of processes with these heartbeats and leases, those seen without a new one for their lease; and that one.
 
         It counts from the latest moment at which it can have been seen first to the earliest at which it was seen last.

@@ -115,7 +115,8 @@ class Spawned:
         Seen twice, since an entry may change while it is read.
         """
         now = time.monotonic()
-        late = [entry for entry in self.board.entries() if entry.deadline and now > entry.deadline + kill_after]
+        watched = now - self._watched_since > kill_after
+        late = [one for one in self.board.entries() if watched and one.deadline and now > one.deadline + kill_after]
         seen, self._suspects = self._suspects, {(entry.run_id, entry.deadline) for entry in late}
         found = [entry for entry in late if (entry.run_id, entry.deadline) in seen]
         self._overdue = {entry.run_id for entry in found}

@@ -1,39 +1,48 @@
-"""Storing one end that the server refused together with others."""
+"""Storing the ends of attempts, also where the server refuses one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.outcomes import MAX_MESSAGE, Failed, Failure, Released, storable
 from sqla_jobs.queries import Finish, Queries
-from sqla_jobs.refusals import blames_a_row, reason
+from sqla_jobs.refusals import REFUSALS, blames_a_row, in_parts, reason
 from sqla_jobs.worker.set_aside import SetAside
 
 
-def store_one(engine: Engine, queries: Queries, end: Finish, set_aside: SetAside) -> str | None:
-    """Store this end. If the server refuses it, store a failure that says so.
+def store(engine: Engine, queries: Queries, ends: Sequence[Finish], set_aside: SetAside) -> dict[int, str]:
+    """Store these ends. Returns by run id what became of those that are not stored.
 
-    Returns None if one of them is stored, else "refused", or one of the fates of `Queries.finish`.
+    These are the fates of `Queries.finish`, and "refused". An end that the server refuses is replaced by a
+    failure that says so, and set aside if that is refused too; the others are stored. After an error in the
+    middle it may be called again with all of them.
     """
-    try:
-        return _store(engine, queries, end)
-    except DBAPIError as error:
-        if not blames_a_row(error):
-            raise
-        refusal = error
-    if not isinstance(end.outcome, Released):
-        why = storable(reason(refusal), MAX_MESSAGE).encode("ascii", "replace").decode()
-        failure = Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}")
+    fates: dict[int, str] = {}
+
+    def step(part: Sequence[Finish]) -> None:
+        with engine.begin() as connection:
+            fates.update(queries.finish(connection, part))
+
+    def store_failure(end: Finish, error: Exception) -> None:
+        if (fate := _store_failure(engine, queries, end, error, set_aside)) is not None:
+            fates[end.lease.run_id] = fate
+
+    in_parts(ends, step, store_failure)
+    return fates
+
+
+def _store_failure(engine: Engine, queries: Queries, end: Finish, error: Exception, set_aside: SetAside) -> str | None:
+    why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
+    failure = Failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
+    tries = [end] if isinstance(end.outcome, Released) else [end, Finish(end.lease, failure, end.started, end.finished)]
+    for one in tries:  # the same end once more, since its run may take another id
         try:
-            return _store(engine, queries, Finish(end.lease, Failed(failure), end.started, end.finished))
-        except DBAPIError as error:
-            if not blames_a_row(error):
+            with engine.begin() as connection:
+                return queries.finish_any(connection, [one]).get(end.lease.run_id)
+        except REFUSALS as again:
+            if not blames_a_row(again):
                 raise
-    set_aside.add("its end", end.lease.job_id, refusal)
+    set_aside.add("its end", end.lease.job_id, error)
     return "refused"
-
-
-def _store(engine: Engine, queries: Queries, end: Finish) -> str | None:
-    with engine.begin() as connection:
-        return queries.finish_any(connection, [end]).get(end.lease.run_id)

@@ -65,6 +65,7 @@ class Supervisor:
                 self._start_missing()
                 self._listen()
                 self._take_leave()
+                self._notice_absence()
                 self._kill_overdue()
                 self._look_for_hung()
                 self._replace()
@@ -124,7 +125,11 @@ class Supervisor:
         pipes = {child.pipe: child for child in self._children() if not child.pipe.closed}
         if not pipes:
             time.sleep(_LOOK)
-        for pipe in wait(list(pipes), _LOOK):
+        try:
+            ready = wait(list(pipes), _LOOK)
+        except (OSError, ValueError):  # one was closed meanwhile, by whoever could not send
+            return
+        for pipe in ready:
             child = pipes[pipe]  # type: ignore[index]
             for message in child.messages():
                 self._hear(child, message)
@@ -200,32 +205,38 @@ class Supervisor:
                 log.error("process %d is killed: job %s did not end after its timeout", child.pid, jobs)
                 child.process.kill()
 
+    def _notice_absence(self) -> None:
+        """Where this process was held up, so perhaps were its children: they are judged anew."""
+        looked_at, self._looked_at = self._looked_at, time.monotonic()
+        if self._looked_at - looked_at > _ABSENT:
+            for child in self._children():
+                child.watch_anew()
+
     def _look_for_hung(self) -> None:
         """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself."""
-        looked_at, self._looked_at = self._looked_at, time.monotonic()
         for child in self._children():
-            if self._looked_at - looked_at > _ABSENT:
-                child.watch_anew()
-            if child.process_id is None:
-                continue
-            silence = child.silence
-            is_hung = silence > self._upkeep.silent_after
-            if child.is_hung and not is_hung:
-                log.warning("process %d goes on", child.pid)
-            elif is_hung and not child.is_hung:
-                log.error(
-                    "process %d makes no progress: nothing of it has run for %.0f s. It holds %s. "
-                    "What it has not begun is given to others",
-                    child.pid,
-                    silence,
-                    ", ".join(f"job {entry.job_id}" for entry in child.board.entries()) or "no job that has begun",
-                )
+            if child.ready_at is not None:
+                self._look_whether_hung(child, child.silence)
+
+    def _look_whether_hung(self, child: Spawned, silence: float) -> None:
+        is_hung = silence > self._upkeep.silent_after
+        if child.is_hung and not is_hung:
+            log.warning("process %d goes on", child.pid)
+        elif is_hung and not child.is_hung:
+            log.error(
+                "process %d makes no progress: nothing of it has run for %.0f s. It holds %s. "
+                "What it has not begun is given to others",
+                child.pid,
+                silence,
+                ", ".join(f"job {entry.job_id}" for entry in child.board.entries()) or "no job that has begun",
+            )
+            if child.process_id is not None:
                 self._caretaker.relieve(child.process_id, child.revoke)
-            child.is_hung = is_hung
-            if 0 < self._upkeep.hung_after < silence and child.killed_after is None:
-                child.killed_after = silence
-                log.error("process %d is killed: it has made no progress for %.0f s", child.pid, silence)
-                child.process.kill()
+        child.is_hung = is_hung
+        if 0 < self._upkeep.hung_after < silence and child.killed_after is None:
+            child.killed_after = silence
+            log.error("process %d is killed: it has made no progress for %.0f s", child.pid, silence)
+            child.process.kill()
 
     def _replace(self) -> None:
         for post in self._posts:

@@ -217,6 +217,8 @@ class Worker(Service):
         for held in late:
             log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
         self._end(late, Lost(overdue))
+        for lane in self._lanes:
+            self._end(lane.give_back(), Released())  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         try:
@@ -262,8 +264,7 @@ class Worker(Service):
 
     def _on_leases_lost(self) -> None:
         for lane in self._lanes:
-            for held in lane.give_back():
-                self._held.pop(held.job.run_id, None)
+            self._end(lane.give_back(), Released())  # among them may be some that were claimed under the new id
 
     def _on_stray(self, leases: list[Lease]) -> None:
         for lease in leases:
