@@ -98,6 +98,11 @@ class Service:
             self._signalled = self._signalled or number in (signal.SIGKILL, signal.SIGTERM)
             os.kill(pid, number)
 
+    def renew(self) -> None:
+        """Have its processes replaced one by one, as for a deploy."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         """Ask it to end, and start it no more."""
         self._given_up = True

@@ -141,6 +141,10 @@ class Torture:
         self._wait(lambda: not self._held_up(), timeout)
         self._breaches += [f"while triggers refused other rows, {left}" for left in self._held_up()]
         refusals.permit(self._engine)
+        for (
+            service
+        ) in self.services:  # a worker tries a deletion that was refused again after an hour, or when it starts
+            service.renew()
         self._wait(self._is_drained, timeout)
         return time.monotonic() - began
 
