@@ -11,7 +11,7 @@ from sqlalchemy import Engine, create_engine, text
 
 from examples.dashboard import Base, jobs
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
-from sqla_jobs.dashboard.listing import orders
+from sqla_jobs.dashboard.data.listing import orders
 from sqla_jobs.postgres import local_postgres
 
 _REPEAT = 10

@@ -1,7 +1,5 @@
 """Background jobs in your own SQLAlchemy metadata and PostgreSQL database, without a broker."""
 
-from sqla_jobs.context import RunContext
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import (
     ArgumentsError,
     ConfigurationError,
@@ -10,8 +8,10 @@ from sqla_jobs.errors import (
     UnknownJob,
     UnknownTask,
 )
-from sqla_jobs.models import PARKED, JobMixin, JobState, RunOutcome
-from sqla_jobs.outcomes import Cancel, Snooze
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import PARKED, JobMixin, JobState, RunOutcome
+from sqla_jobs.rules.outcomes import Cancel, Snooze
+from sqla_jobs.tasks.context import RunContext
 
 __all__ = [
     "PARKED",

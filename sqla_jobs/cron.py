@@ -18,8 +18,8 @@ from cron_descriptor import get_description  # pyright: ignore[reportMissingType
 from croniter import croniter
 from croniter.croniter import CroniterError
 
-from sqla_jobs.cron_fields import FIELDS
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.cron_fields import FIELDS
 
 _ALIASES = {
     "@yearly": "0 0 1 1 *",

@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.registry import import_named
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.tasks.registry import import_named
 
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
 

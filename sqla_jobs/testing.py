@@ -12,13 +12,12 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs import processes
-from sqla_jobs.core import Jobs
-from sqla_jobs.enqueue import AnySession, plain_session
 from sqla_jobs.errors import JobsError
-from sqla_jobs.executor import Executor
-from sqla_jobs.held import Held
-from sqla_jobs.queries import Claimed, Finish, Queries
+from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.executor import Executor
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.queries import Claimed, Finish, Queries, processes
+from sqla_jobs.tasks.enqueue import AnySession, plain_session
 
 
 def drain(

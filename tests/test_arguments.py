@@ -30,7 +30,7 @@ from tenacity import Retrying, wait_fixed
 from typing_extensions import TypedDict
 
 from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs
-from sqla_jobs.tasks import Task
+from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
 
 

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, ForeignKey, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
-from sqla_jobs.bulk import CANCEL, DELETE, RETRY, Change, Progress
-from sqla_jobs.selection import Selection
+from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
+from sqla_jobs.actions.selection import Selection
 from tests.helpers import wait_until
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, func, select, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
-from sqla_jobs.models import JobMixin
+from sqla_jobs.models.columns import JobMixin
 from tests import shop
 from tests.conftest import ROOT
 from tests.helpers import as_id

@@ -26,10 +26,10 @@ from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.clock.ticks import ticks_due
 from sqla_jobs.cron import Cron, every
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
-from sqla_jobs.models import CatchUp
+from sqla_jobs.models.columns import CatchUp
 from sqla_jobs.queries import Queries
+from sqla_jobs.rules.sightings import Sightings
 from sqla_jobs.testing import drain
-from sqla_jobs.worker.sightings import Sightings
 from tests.helpers import refuse, wait_until
 
 seen: list[datetime | None] = []

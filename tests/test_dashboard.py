@@ -22,14 +22,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
-import sqla_jobs.dashboard.reading as reading_module
+import sqla_jobs.dashboard.data.reading as reading_module
 from sqla_jobs.cli.main import main
-from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint, listing
-from sqla_jobs.dashboard.alone import Door
-from sqla_jobs.dashboard.alone import create_app as create_alone
-from sqla_jobs.dashboard.filters import BadFilter, read_filter
-from sqla_jobs.dashboard.formatting import NOTHING
-from sqla_jobs.dashboard.reading import reading
+from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint
+from sqla_jobs.dashboard.data import listing
+from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
+from sqla_jobs.dashboard.data.reading import reading
+from sqla_jobs.dashboard.render.formatting import NOTHING
+from sqla_jobs.dashboard.standalone import Door
+from sqla_jobs.dashboard.standalone import create_app as create_alone
 from sqla_jobs.errors import ConfigurationError
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
@@ -492,7 +493,7 @@ def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, datab
 
 
 def test_an_old_transaction_is_told_of(visitor: Visitor, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqla_jobs.dashboard.health._OLD", timedelta(0))
+    monkeypatch.setattr("sqla_jobs.dashboard.data.health._OLD", timedelta(0))
     with database.begin() as connection:
         connection.execute(text("SELECT txid_current()"))
         pid = connection.scalar(text("SELECT pg_backend_pid()"))
@@ -865,7 +866,7 @@ def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
 def test_a_long_change_goes_on_page_by_page(
     visitor: Visitor, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sqla_jobs.dashboard.bulk._STEP", 0.0)
+    monkeypatch.setattr("sqla_jobs.dashboard.views.bulk._STEP", 0.0)
     for n in range(1100):
         session.add(jobs.Job(task="add", args={"a": n}, state="queued"))
     session.commit()
@@ -1082,7 +1083,7 @@ def test_the_command_can_be_for_looking_only(database: Engine) -> None:
 
 
 def test_without_flask_the_command_says_what_to_install(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sqla_jobs.dashboard.alone", None)
+    monkeypatch.setitem(sys.modules, "sqla_jobs.dashboard.standalone", None)
     done = CliRunner().invoke(main, ["dashboard", "tests.dashboard_shop:jobs"])
     assert done.exit_code == 1
     assert 'pip install "sqla-jobs[dashboard]"' in done.output

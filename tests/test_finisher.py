@@ -8,11 +8,10 @@ import time
 import pytest
 from sqlalchemy import Engine
 
-from sqla_jobs import processes
-from sqla_jobs.outcomes import Succeeded
-from sqla_jobs.queries import Finish, Lease, Queries
+from sqla_jobs.queries import Finish, Lease, Queries, processes
+from sqla_jobs.rules.outcomes import Succeeded
+from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.set_aside import SetAside
 from tests import shop
 from tests.shop import jobs
 

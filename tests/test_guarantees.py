@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs import JobState, processes
-from sqla_jobs.outcomes import (
+from sqla_jobs import JobState
+from sqla_jobs.queries import Claimed, Finish, Queries, processes
+from sqla_jobs.rules.outcomes import (
     Cancelled,
     Failed,
     Failure,
@@ -33,7 +34,6 @@ from sqla_jobs.outcomes import (
     Snoozed,
     Succeeded,
 )
-from sqla_jobs.queries import Claimed, Finish, Queries
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import jobs

@@ -16,12 +16,12 @@ from sqlalchemy import Engine, func, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from sqla_jobs import JobState, processes
+from sqla_jobs import JobState
 from sqla_jobs.cli.main import main
-from sqla_jobs.models import PARKED
-from sqla_jobs.queries import Among, Queries
-from sqla_jobs.refusals import blames_a_row
-from sqla_jobs.worker.set_aside import SetAside
+from sqla_jobs.database.refusals import blames_a_row
+from sqla_jobs.models.columns import PARKED
+from sqla_jobs.queries import Among, Queries, processes
+from sqla_jobs.runtime.set_aside import SetAside
 from tests import dashboard_shop, shop
 from tests.counting import runs, states
 from tests.helpers import refuse, wait_until

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs import interrupt
-from sqla_jobs.interrupt import Body, Interrupt, TimedOut
+from sqla_jobs.execution import interrupt
+from sqla_jobs.execution.interrupt import Body, Interrupt, TimedOut
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs

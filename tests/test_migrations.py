@@ -22,9 +22,9 @@ from sqlalchemy.schema import CreateSchema
 from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.migrations import LATEST, downgrade, upgrade
 from sqla_jobs.migrations.applying import migrate
+from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
-from sqla_jobs.schema import compare
 from tests.application import JOBS, Application
 from tests.conftest import new_database
 

@@ -18,15 +18,14 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import processes
-from sqla_jobs.connections import PLANNED_ANEW, PLANNED_ONCE, driver
-from sqla_jobs.outcomes import Failed, Failure, Retried, Succeeded
-from sqla_jobs.queries import Among, Finish, Queries
-from sqla_jobs.queries.parts import Written, as_query
-from sqla_jobs.worker.lanes import Floors
-from sqla_jobs.worker.pulse import Pulse, next_look
-from sqla_jobs.worker.set_aside import SetAside
-from sqla_jobs.worker.settings import Rhythm
+from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE, driver
+from sqla_jobs.queries import Among, Finish, Queries, processes
+from sqla_jobs.queries.expressions import Written, as_query
+from sqla_jobs.rules.outcomes import Failed, Failure, Retried, Succeeded
+from sqla_jobs.runtime.heartbeat import Pulse, next_look
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Rhythm
+from sqla_jobs.worker.backlog import Floors
 from tests import shop
 from tests.counting import states
 from tests.helpers import wait_until

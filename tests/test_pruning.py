@@ -23,8 +23,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobMixin, Jobs
+from sqla_jobs.actions.pruning import LOOKED_AT
 from sqla_jobs.cli.main import main
-from sqla_jobs.pruning import LOOKED_AT
 from sqla_jobs.queries.leftovers import Leftovers
 from tests.helpers import wait_until
 
@@ -167,7 +167,7 @@ class TestRunsWithoutAJob:
     def test_all_are_found_from_wherever_the_search_begins(
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sqla_jobs.pruning.LOOKED_AT", 7)
+        monkeypatch.setattr("sqla_jobs.actions.pruning.LOOKED_AT", 7)
         monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
         kept = add(session, 100, "failed", days=3)
         session.execute(text("UPDATE sqla_runs SET job_id = job_id + 1000000 WHERE id IN (1, 2, 50, 51, 99, 100)"))
@@ -254,7 +254,7 @@ class TestATriggerThatRefuses:
     def test_more_than_a_batch_of_them_stops_nothing(
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sqla_jobs.pruning.BATCH", 5)
+        monkeypatch.setattr("sqla_jobs.actions.pruning.BATCH", 5)
         monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
         monkeypatch.setattr("sqla_jobs.worker.pruner._PAUSE", 0.0)
         monkeypatch.setattr("sqla_jobs.worker.pruner._MOST_REFUSED", 4)

@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from tenacity import RetryCallState, Retrying, TryAgain
 
 from sqla_jobs import Cancel, Snooze
-from sqla_jobs.outcomes import MAX_MESSAGE, MAX_TRACEBACK, Cancelled, Failed, Failure, Outcome, Retried, Snoozed, decide
-from sqla_jobs.redaction import Secrets
-from sqla_jobs.retry import DEFAULT_POLICY, MAX_DELAY, next_delay
+from sqla_jobs.rules.outcomes import (
+    MAX_MESSAGE,
+    MAX_TRACEBACK,
+    Cancelled,
+    Failed,
+    Failure,
+    Outcome,
+    Retried,
+    Snoozed,
+    decide,
+)
+from sqla_jobs.rules.redaction import Secrets
+from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY, next_delay
 from tests.helpers import as_id
 
 

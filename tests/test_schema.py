@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from sqlalchemy import Connection, Engine, ForeignKey, Index, Text, create_engine, make_url, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry
 
-from sqla_jobs import ConfigurationError, JobMixin, Jobs, version
+from sqla_jobs import ConfigurationError, JobMixin, Jobs
 from sqla_jobs.cli.main import main
 from sqla_jobs.migrations import upgrade
-from sqla_jobs.schema import Facts, compare, read_tables
-from sqla_jobs.version import LATEST, comment_of
+from sqla_jobs.migrations.comparison import Facts, compare, read_tables
+from sqla_jobs.models import version
+from sqla_jobs.models.version import LATEST, comment_of
 from tests import shop
 
 

@@ -20,14 +20,14 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import Cancel, JobMixin, Jobs, RunContext, processes
+from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
-from sqla_jobs.executor import Executor
-from sqla_jobs.held import Held
-from sqla_jobs.outcomes import Failure
-from sqla_jobs.queries import Queries
-from sqla_jobs.redaction import HIDDEN, MARK, Secrets
+from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.executor import Executor
+from sqla_jobs.queries import Queries, processes
+from sqla_jobs.rules.outcomes import Failure
+from sqla_jobs.rules.redaction import HIDDEN, MARK, Secrets
 from sqla_jobs.testing import drain
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQxK8zT1/Yq+0a\nPq9Lm2Rf7vBn+/Zk==\n-----END PRIVATE KEY-----\n"

@@ -17,10 +17,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, delete, func, insert, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import processes
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.queries import Queries
-from sqla_jobs.worker.sightings import Sightings
+from sqla_jobs.queries import Queries, processes
+from sqla_jobs.rules.sightings import Sightings
 from tests import shop
 from tests.counting import attempts_and_runs, states
 from tests.helpers import refuse, wait_until

@@ -18,9 +18,9 @@ from sqlalchemy import Engine, create_engine, event, func, make_url, select, tex
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import wakeup
-from sqla_jobs.enqueue import EnqueueOptions
+from sqla_jobs.database import notify as wakeup
 from sqla_jobs.queries import Queries
+from sqla_jobs.tasks.enqueue import EnqueueOptions
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs
@@ -208,7 +208,7 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
         return found
 
     monkeypatch.setattr(Queries, look, and_one_comes_late)
-    monkeypatch.setattr("sqla_jobs.wakeup._send", say_nothing)  # which would tell again, after the look
+    monkeypatch.setattr("sqla_jobs.database.notify._send", say_nothing)  # which would tell again, after the look
     with jobs.worker(poll=60), engine.connect() as connection:
         wait_until(lambda: is_listening(engine))
         is_armed.set()

@@ -16,11 +16,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, make_url,
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from sqla_jobs import ConfigurationError, Jobs, JobState, deadlines
+from sqla_jobs import ConfigurationError, Jobs, JobState
+from sqla_jobs.database import timeouts as deadlines
 from sqla_jobs.queries import begin, commit
-from sqla_jobs.queries.parts import Written
+from sqla_jobs.queries.expressions import Written
+from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.worker import Worker
-from sqla_jobs.worker.stopping import StopRequest
 from tests import shop
 from tests.helpers import refuse, wait_until
 from tests.shop import Effect, jobs

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from benchmarks.torture import app
 from sqla_jobs import JobMixin
 from sqla_jobs.errors import JobsError
-from sqla_jobs.tasks import Task
+from sqla_jobs.tasks.task import Task
 
 _WEIGHTS = {
     "write": 35,

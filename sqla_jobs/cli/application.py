@@ -13,9 +13,9 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
-from sqla_jobs.core import Jobs
+from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.explain import EXPLAINED, explain
+from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 
 P = ParamSpec("P")

@@ -12,16 +12,16 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import select
 
-from sqla_jobs.bulk import CANCEL, DELETE, RETRY, Change
-from sqla_jobs.bulk import Progress as Done
+from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change
+from sqla_jobs.actions.bulk import Progress as Done
+from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import console
 from sqla_jobs.cli.selecting import JOB_ID, selecting
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import JobsError
-from sqla_jobs.models import JobMixin, JobState
-from sqla_jobs.selection import Selection
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin, JobState
 
 
 def _command(change: Change, help: str) -> click.Command:  # noqa: A002

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.jobs import Jobs
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -27,7 +27,7 @@ def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
     try:
         from werkzeug.serving import WSGIRequestHandler, make_server
 
-        from sqla_jobs.dashboard.alone import Door, create_app
+        from sqla_jobs.dashboard.standalone import Door, create_app
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f'the dashboard needs {error.name}, which is not installed: pip install "sqla-jobs[dashboard]"'

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from sqla_jobs.actions.grants import Roles
+from sqla_jobs.actions.grants import grants as statements
 from sqla_jobs.cli.application import ApplicationCommand, application_options, named_application, plain_errors
-from sqla_jobs.core import Jobs
-from sqla_jobs.grants import Roles
-from sqla_jobs.grants import grants as statements
+from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import load_jobs
 
 

@@ -12,15 +12,15 @@ import click
 from sqlalchemy import Text, cast, inspect, select
 from sqlalchemy.orm import defer
 
+from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, seconds, shown
 from sqla_jobs.cli.selecting import JOB_ID, selecting
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import UnknownJob
-from sqla_jobs.models import JobMixin, RunMixin
-from sqla_jobs.redaction import Secrets, check_depth
-from sqla_jobs.selection import Selection
-from sqla_jobs.status import Status, read_status
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin, RunMixin
+from sqla_jobs.monitoring.status import Status, read_status
+from sqla_jobs.rules.redaction import Secrets, check_depth
 
 
 @click.command(cls=ApplicationCommand)

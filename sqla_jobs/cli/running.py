@@ -17,14 +17,14 @@ from sqla_jobs.cli.application import (
     on_application,
     plain_errors,
 )
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.retention import Retention
-from sqla_jobs.worker.child import Order, set_up_logging
-from sqla_jobs.worker.reload import on_change
-from sqla_jobs.worker.settings import Settings
-from sqla_jobs.worker.supervisor import Supervisor
-from sqla_jobs.worker.upkeep import Upkeep
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.rules.retention import Retention
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.supervisor.child_main import Order, set_up_logging
+from sqla_jobs.supervisor.options import Upkeep
+from sqla_jobs.supervisor.reload import on_change
+from sqla_jobs.supervisor.supervisor import Supervisor
 
 
 def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:

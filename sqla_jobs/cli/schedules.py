@@ -9,15 +9,15 @@ import click
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sqla_jobs import schedule_actions
+from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.clock.sync import retire, sync
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import JobsError
-from sqla_jobs.models import CatchUp, Overlap, ScheduleMixin
-from sqla_jobs.schedules import declared
-from sqla_jobs.written import check_text
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import CatchUp, Overlap, ScheduleMixin
+from sqla_jobs.rules.checks import check_text
+from sqla_jobs.tasks.schedule import declared
 
 
 @click.group()

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.schema import compare
-from sqla_jobs.version import LATEST
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.migrations.comparison import compare
+from sqla_jobs.models.version import LATEST
 
 
 @click.command(cls=ApplicationCommand)

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
+from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.core import Jobs
 from sqla_jobs.errors import ArgumentsError
-from sqla_jobs.models import JobState
-from sqla_jobs.selection import Selection
-from sqla_jobs.written import MAX_ID
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobState
+from sqla_jobs.rules.checks import MAX_ID
 
 JOB_ID = click.IntRange(0, MAX_ID)
 

@@ -8,21 +8,21 @@ from typing import Any
 
 import click
 
-from sqla_jobs import pruning
-from sqla_jobs.bulk import DELETE
+from sqla_jobs.actions import pruning
+from sqla_jobs.actions.bulk import DELETE
+from sqla_jobs.actions.pruning import OrphanedRuns
+from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.changing import carry_out
 from sqla_jobs.cli.output import as_json, print_json, print_table, shown
-from sqla_jobs.core import Jobs
-from sqla_jobs.doctor import examine
-from sqla_jobs.findings import Finding, Verdict
-from sqla_jobs.models import ENDED, JobState
-from sqla_jobs.pruning import OrphanedRuns
+from sqla_jobs.database.refusals import warn
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import ENDED, JobState
+from sqla_jobs.monitoring.doctor import examine
+from sqla_jobs.monitoring.finding import Finding, Verdict
+from sqla_jobs.monitoring.status import read_status
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.refusals import warn
-from sqla_jobs.selection import Selection
-from sqla_jobs.status import read_status
 
 _NOBODY = "python -m sqla_jobs.worker starts one; --queues and the application's tasks= say what it serves"
 

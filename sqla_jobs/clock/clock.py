@@ -11,27 +11,26 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from sqla_jobs import processes
-from sqla_jobs.binding import Binding
 from sqla_jobs.clock.firing import BATCH, fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
-from sqla_jobs.connections import close_engine, own_engine
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.database.engines import close_engine, own_engine
+from sqla_jobs.database.notify import SCHEDULES, notify
+from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.queries import Among, Queries
+from sqla_jobs.models.version import check_version
+from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.refusals import reason
-from sqla_jobs.version import check_version
-from sqla_jobs.wakeup import SCHEDULES, notify
-from sqla_jobs.worker.listener import Listener
-from sqla_jobs.worker.patience import Patience
-from sqla_jobs.worker.pulse import Pulse
-from sqla_jobs.worker.service import Service
-from sqla_jobs.worker.set_aside import SetAside
-from sqla_jobs.worker.settings import Rhythm
-from sqla_jobs.worker.stopping import StopRequest
+from sqla_jobs.runtime.heartbeat import Pulse
+from sqla_jobs.runtime.listener import Listener
+from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.service import Service
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Rhythm
+from sqla_jobs.runtime.stopping import StopRequest
 
 if TYPE_CHECKING:
-    from sqla_jobs.core import Jobs
+    from sqla_jobs.jobs import Jobs
 
 log = logging.getLogger("sqla_jobs.clock")
 

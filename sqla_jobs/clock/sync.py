@@ -10,10 +10,10 @@ from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from sqla_jobs.mapping import Models
-from sqla_jobs.models import ScheduleMixin
+from sqla_jobs.models.columns import ScheduleMixin
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.schedules import Declared
+from sqla_jobs.tasks.schedule import Declared
 
 UNDECLARED_FOR = timedelta(hours=24)
 """After that long without a process that declares it a schedule is disabled."""

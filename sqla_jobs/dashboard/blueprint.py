@@ -11,14 +11,14 @@ from flask.blueprints import BlueprintSetupState
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
-from sqla_jobs.core import Jobs
-from sqla_jobs.dashboard import audit, bulk, job, jobs_list, overview, schedule_forms, schedules
+from sqla_jobs.actions.schedules import UnknownSchedule
 from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_authorize, check_secret, role_of
 from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.views import audit, bulk, job, jobs_list, overview, schedule_forms, schedules
+from sqla_jobs.database.explain import explain
 from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
-from sqla_jobs.explain import explain
-from sqla_jobs.schedule_actions import UnknownSchedule
-from sqla_jobs.written import MAX_ID
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.rules.checks import MAX_ID
 
 View = Callable[..., Any]
 

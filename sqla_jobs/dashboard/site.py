@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from sqla_jobs.core import Jobs
-from sqla_jobs.dashboard import formatting, hiding
+from sqla_jobs.dashboard import redaction as hiding
 from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
-from sqla_jobs.dashboard.reading import reading
-from sqla_jobs.models import PARKED
+from sqla_jobs.dashboard.data.reading import reading
+from sqla_jobs.dashboard.render import formatting
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import PARKED
 
 _HERE = Path(__file__).parent
 

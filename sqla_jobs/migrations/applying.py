@@ -9,10 +9,10 @@ from alembic.operations import Operations
 from sqlalchemy import Connection, Engine, text
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.mapping import Models
+from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.migrations.running import STEPS, upgrade
-from sqla_jobs.schema import compare
-from sqla_jobs.version import LATEST, comment_of, found_version
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.version import LATEST, comment_of, found_version
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 _HISTORIES = text("""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import MetaData, Table
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.mapping import MARK
 from sqla_jobs.migrations import running
+from sqla_jobs.models.mapping import MARK
 
 if TYPE_CHECKING:
     from alembic.operations import Operations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.mapping import check_prefix
+from sqla_jobs.models.mapping import check_prefix
 
 if TYPE_CHECKING:
     from alembic.operations import Operations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.steps import v0001
-from sqla_jobs.version import LATEST, comment_of
+from sqla_jobs.models.version import LATEST, comment_of
 
 if TYPE_CHECKING:
     from alembic.operations import Operations

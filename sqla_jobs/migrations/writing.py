@@ -13,8 +13,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError, rev_id
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.mapping import Models
-from sqla_jobs.version import LATEST
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.version import LATEST
 
 
 def write_revision(config: str | None, models: Models[Any]) -> Path | None:

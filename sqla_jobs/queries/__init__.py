@@ -19,13 +19,14 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.connections import driver, is_useless_after
+from sqla_jobs.database.engines import driver, is_useless_after
 from sqla_jobs.errors import LeaseLost
-from sqla_jobs.mapping import Models
-from sqla_jobs.outcomes import Succeeded
-from sqla_jobs.queries import begin, claim, finish, held, rescue, succeed, waiting
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import begin, claim, finish, rescue, succeed
+from sqla_jobs.queries import due as waiting
+from sqla_jobs.queries import leases as held
 from sqla_jobs.queries.commit import Commit, Ending
-from sqla_jobs.queries.parts import Tables, Written
+from sqla_jobs.queries.expressions import Tables, Written
 from sqla_jobs.queries.values import (
     ALL,
     EVERYWHERE,
@@ -39,6 +40,7 @@ from sqla_jobs.queries.values import (
     numbers,
     texts,
 )
+from sqla_jobs.rules.outcomes import Succeeded
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Finish", "Lease", "Promotion", "Queries"]
 

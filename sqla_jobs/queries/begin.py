@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from sqla_jobs.deadlines import ask
+from sqla_jobs.database.timeouts import ask
 
 _PROBES = 3
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Connection, Text, any_, func, literal, select
 
-from sqla_jobs.mapping import Models
-from sqla_jobs.queries.parts import Tables, among, in_state
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import Tables, among, in_state
 from sqla_jobs.queries.rescue import is_orphaned
 from sqla_jobs.queries.values import MANY, Among
 

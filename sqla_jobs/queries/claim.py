@@ -27,8 +27,8 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.models import MOST_ATTEMPTS
-from sqla_jobs.queries.parts import (
+from sqla_jobs.models.columns import MOST_ATTEMPTS
+from sqla_jobs.queries.expressions import (
     Tables,
     among,
     array_of,

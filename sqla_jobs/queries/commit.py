@@ -12,11 +12,11 @@ from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
 from sqlalchemy import ColumnElement, Connection, event, literal_column, select
 
-from sqla_jobs.connections import driver
-from sqla_jobs.deadlines import ask
+from sqla_jobs.database.engines import driver
+from sqla_jobs.database.timeouts import ask
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.queries.begin import beginning
-from sqla_jobs.queries.parts import Tables, Written, as_query
+from sqla_jobs.queries.expressions import Tables, Written, as_query
 from sqla_jobs.queries.succeed import one, succeed_one
 from sqla_jobs.queries.values import Finish
 

@@ -24,8 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sqla_jobs.outcomes import word
-from sqla_jobs.queries.parts import (
+from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
     committed_to_disk,
@@ -38,6 +37,7 @@ from sqla_jobs.queries.parts import (
     unnest_written,
 )
 from sqla_jobs.queries.values import Finish, in_order, numbers, texts
+from sqla_jobs.rules.outcomes import word
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),

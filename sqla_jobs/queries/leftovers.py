@@ -9,8 +9,8 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, Delete, any_, bindparam
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
-from sqla_jobs.mapping import Models
-from sqla_jobs.queries.parts import seconds
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import seconds
 
 
 class Found(NamedTuple):

@@ -22,7 +22,17 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.queries.parts import Tables, among, array_of, free_run_id, locked, loss_backoff, losses, seconds, unnest
+from sqla_jobs.queries.expressions import (
+    Tables,
+    among,
+    array_of,
+    free_run_id,
+    locked,
+    loss_backoff,
+    losses,
+    seconds,
+    unnest,
+)
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
 

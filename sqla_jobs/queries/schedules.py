@@ -30,9 +30,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
-from sqla_jobs.mapping import Models
-from sqla_jobs.models import LIVE, ScheduleMixin
-from sqla_jobs.queries.parts import Tables, among, unnest
+from sqla_jobs.models.columns import LIVE, ScheduleMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import Tables, among, unnest
 from sqla_jobs.queries.values import Among
 
 _MOMENT = DateTime(timezone=True)

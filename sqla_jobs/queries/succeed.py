@@ -26,7 +26,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sqla_jobs.queries.parts import Tables, array_of, committed_to_disk, each_locked, leased, seconds, unnest_written
+from sqla_jobs.queries.expressions import (
+    Tables,
+    array_of,
+    committed_to_disk,
+    each_locked,
+    leased,
+    seconds,
+    unnest_written,
+)
 from sqla_jobs.queries.values import Finish, in_order, numbers, texts
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]

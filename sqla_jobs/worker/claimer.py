@@ -11,17 +11,17 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from sqla_jobs.held import Held
-from sqla_jobs.mapping import Models
-from sqla_jobs.outcomes import Released
+from sqla_jobs.execution.attempt import Held
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Among, Claimed, Promotion, Queries
 from sqla_jobs.queries.candidates import Candidates
+from sqla_jobs.rules.outcomes import Released
+from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.worker.backlog import Floors, Lane
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.heart import Heart
-from sqla_jobs.worker.lanes import Floors, Lane
-from sqla_jobs.worker.patience import Patience
-from sqla_jobs.worker.set_aside import SetAside
-from sqla_jobs.worker.settings import Settings
+from sqla_jobs.worker.liveness import Heart
 
 log = logging.getLogger("sqla_jobs.worker")
 

@@ -11,12 +11,12 @@ from queue import Empty, SimpleQueue
 
 from sqlalchemy import Engine
 
-from sqla_jobs.outcomes import Failure, Lost, Released
+from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Finish, Queries
-from sqla_jobs.refusals import reason
-from sqla_jobs.worker.patience import Patience
-from sqla_jobs.worker.set_aside import SetAside
-from sqla_jobs.worker.storing import store
+from sqla_jobs.rules.outcomes import Failure, Lost, Released
+from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.storing import store
 
 log = logging.getLogger("sqla_jobs.worker")
 

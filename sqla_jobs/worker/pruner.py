@@ -15,13 +15,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.mapping import Models
-from sqla_jobs.pruning import EndedJobs, Old, OldAudit, OrphanedRuns, prune
+from sqla_jobs.actions.pruning import EndedJobs, Old, OldAudit, OrphanedRuns, prune
+from sqla_jobs.database.refusals import reason, warn
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.queries.removal import Removal
-from sqla_jobs.refusals import reason, warn
-from sqla_jobs.retention import AUDIT
-from sqla_jobs.worker.patience import Patience
+from sqla_jobs.queries.prune import Removal
+from sqla_jobs.rules.retention import AUDIT
+from sqla_jobs.runtime.retrying import Patience
 
 log = logging.getLogger("sqla_jobs.worker")
 

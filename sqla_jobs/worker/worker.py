@@ -12,33 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
-from sqla_jobs.binding import Binding
-from sqla_jobs.connections import PLANNED_ONCE, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.database.engines import PLANNED_ONCE, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.explain import explain
+from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.executor import Executor
-from sqla_jobs.explain import explain
-from sqla_jobs.held import Held
-from sqla_jobs.outcomes import Failure, Lost, Outcome, Released, Retried, Snoozed
+from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.transactions import WorkerTransactions
+from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Finish, Lease, Queries
-from sqla_jobs.refusals import reason
-from sqla_jobs.transactions import WorkerTransactions
-from sqla_jobs.version import check_version, schema_of
+from sqla_jobs.rules.outcomes import Failure, Lost, Outcome, Released, Retried, Snoozed
+from sqla_jobs.runtime.heartbeat import Alone, Keeper
+from sqla_jobs.runtime.listener import Listener
+from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.service import Service
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.runtime.stopping import handled, stopped_by_signals
+from sqla_jobs.worker.backlog import Lane
 from sqla_jobs.worker.claimer import Claimer
-from sqla_jobs.worker.crew import Crew
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.heart import Heart
-from sqla_jobs.worker.lanes import Lane
-from sqla_jobs.worker.listener import Listener
-from sqla_jobs.worker.patience import Patience
+from sqla_jobs.worker.liveness import Heart
 from sqla_jobs.worker.pruner import Pruner
-from sqla_jobs.worker.pulse import Alone, Keeper
-from sqla_jobs.worker.service import Service
-from sqla_jobs.worker.set_aside import SetAside
-from sqla_jobs.worker.settings import Settings
-from sqla_jobs.worker.stopping import handled, stopped_by_signals
+from sqla_jobs.worker.threads import Crew
 
 if TYPE_CHECKING:
-    from sqla_jobs.core import Jobs
+    from sqla_jobs.jobs import Jobs
 
 log = logging.getLogger("sqla_jobs.worker")
 

@@ -1,0 +1,1 @@
+"""What people do to jobs, queues and schedules."""

@@ -1,0 +1,133 @@
+"""Changing many jobs: in batches of one short transaction each, past whatever somebody else holds or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, any_, bindparam, func, or_, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, aliased
+
+from sqla_jobs.actions.jobs import cancelled, retried
+from sqla_jobs.actions.selection import Selection
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.refusals import in_parts, warn
+from sqla_jobs.models.columns import ENDED, LIVE, JobState
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import array_of, locked
+from sqla_jobs.queries.prune import Removal, ctid
+
+_BATCH = 500
+
+Conditions: TypeAlias = Sequence[ColumnElement[bool]]
+Apply: TypeAlias = Callable[[Session, Models[Any], Sequence[int], Conditions], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What can be done to many jobs in `states`: `apply` changes those of the given ids that meet the conditions.
+
+    It returns how many those were, and waits for no locked row. The conditions are asked in the statement that locks
+    the jobs, and a job that somebody changed after that statement began is left alone.
+    """
+
+    name: str
+    states: tuple[JobState, ...]
+    apply: Apply
+
+    def count(self, session: Session, models: Models[Any], selection: Selection) -> int:
+        """How many of the selected jobs are in a state that allows it."""
+        counted = select(func.count()).select_from(models.Job).where(*self._conditions(models, selection))
+        return session.scalar(counted) or 0
+
+    def in_batches(self, binding: Binding, models: Models[Any], selection: Selection) -> Iterator[Progress]:
+        """Change the selected jobs in order of their ids, each batch in a transaction; tells how far it is.
+
+        Jobs enqueued meanwhile are not among them. It may be left at any point: what was told is committed.
+        """
+        done, last = Progress(0, 0), -1
+        with binding.transaction() as session:
+            end = session.scalar(select(func.max(models.Job.id))) or -1
+        while True:
+            with binding.transaction() as session:
+                last, seen, changed = self.batch(session, models, selection, after=last, until=end)
+            if not seen:
+                return
+            done = Progress(done.seen + seen, done.changed + changed)
+            yield done
+
+    def batch(
+        self, session: Session, models: Models[Any], selection: Selection, *, after: int, until: int
+    ) -> tuple[int, int, int]:
+        """Change some of the selected jobs with ids in (after, until], in the caller's transaction.
+
+        Returns the id up to which it is done, how many were looked at, and how many of them changed.
+        """
+        job, conditions = models.Job, self._conditions(models, selection)
+        wanted = [*conditions, job.id > after, job.id <= until]
+        ids = session.scalars(select(job.id).where(*wanted).order_by(job.id).limit(_BATCH)).all()
+
+        def step(part: Sequence[int]) -> int:
+            with session.begin_nested():
+                return self.apply(session, models, part, conditions)
+
+        # of rivals for one unique key the newest is first
+        changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
+        return (ids[-1] if len(ids) == _BATCH else until), len(ids), changed
+
+    def _conditions(self, models: Models[Any], selection: Selection) -> Conditions:
+        return [*selection.where(models), models.Job.state.in_(self.states)]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`seen` jobs were looked at, and `changed` of them changed."""
+
+    seen: int
+    changed: int
+
+    @property
+    def left_alone(self) -> int:
+        """Those that somebody held or changed meanwhile, or that something forbids to change."""
+        return self.seen - self.changed
+
+
+def _update(
+    session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions, values: Mapping[str, Any]
+) -> int:
+    job = models.Job
+    named = job.id == any_(bindparam("all_ids", type_=ARRAY(job.id.type)))
+    free = locked(select(ctid.label("ctid")).select_from(job).where(named, *conditions), "free", of=job)
+    statement = update(job).where(ctid == any_(array_of(select(free.c.ctid)))).values(values).returning(job.id)
+    options = {"synchronize_session": False}
+    return len(session.execute(statement, {"all_ids": list(ids)}, execution_options=options).all())
+
+
+def _cancel(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
+    return _update(session, models, ids, conditions, cancelled(models))
+
+
+def _retry(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
+    """Of several that would have one unique key the newest; none whose key a live job has."""
+    job, other = models.Job, aliased(models.Job)
+    has_rival = select(other.id).where(
+        other.unique_key == job.unique_key,
+        other.id != job.id,
+        or_(other.state.in_(LIVE), other.id.in_(ids) & other.state.in_(ENDED) & (other.id > job.id)),
+    )
+    after_commit(session, job, models.channel, "")
+    return _update(session, models, ids, [*conditions, ~has_rival.exists()], retried(models))
+
+
+def _delete(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
+    removal = Removal(models)
+    return removal.remove(session, ids, conditions, removal.references(session))
+
+
+CANCEL = Change("cancel", LIVE, _cancel)
+RETRY = Change("retry", (*ENDED, JobState.scheduled), _retry)
+DELETE = Change("delete", (*ENDED, JobState.scheduled, JobState.queued), _delete)

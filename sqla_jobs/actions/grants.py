@@ -1,0 +1,124 @@
+"""The rights that enqueuers, workers and viewers need in the database, and no more, as SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.compiler import IdentifierPreparer
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.mapping import Models
+
+_ENQUEUED = ("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key")
+_TICK = ("schedule_id", "scheduled_for")
+"""Of a job that a clock enqueues: whoever may insert these can take the place of a tick."""
+_LOCKING = "progress_message"
+"""Who locks a row needs the right to update a column of it: this one is only shown, and emptied at each claim."""
+_MOVED = (
+    *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
+    *("started_at", "finished_at", "progress", "progress_message"),
+)
+_DECLARED = (
+    *("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter", "enabled"),
+    *("declared", "declaration", "declared_at"),
+)
+_PLANNED = ("next_run_at", "last_run_at", "planned", "reason", "retired_at")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The names of roles of the database, by what they do. Raises `ConfigurationError`."""
+
+    enqueuers: Sequence[str] = ()
+    workers: Sequence[str] = ()
+    viewers: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        named = [*self.enqueuers, *self.workers, *self.viewers]
+        if not named:
+            raise ConfigurationError("no role is named: give --enqueuer ROLE, --worker ROLE or --viewer ROLE")
+        for role in named:
+            if not 0 < len(role.encode()) <= 63 or not role.isprintable():
+                raise ConfigurationError(
+                    f"role {role!r:.80}: names of 1 to 63 bytes, all printable, are what PostgreSQL and psql take"
+                )
+            if role in ("public", "none"):
+                raise ConfigurationError(f"role {role!r} is no role: PostgreSQL takes it for a word of its own")
+
+
+def grants(models: Models[Any], roles: Roles) -> Iterator[str]:
+    """The statements, and comments on them, line by line. They add rights, and take none away."""
+    name = _Names(models)
+    for role in roles.enqueuers:
+        yield from _to(role, "enqueues", name, _enqueuer(name))
+    for role in roles.workers:
+        yield from _to(role, "runs workers and clocks", name, _worker(name))
+    for role in roles.viewers:
+        yield from _to(role, "looks, by the dashboard or the command line", name, _viewer(name))
+
+
+class _Names:
+    """Tables, sequences and columns, with quotes where they need any."""
+
+    def __init__(self, models: Models[Any]) -> None:
+        self._preparer: IdentifierPreparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+        self.schema = models.positions.schema
+        self.tables = {noun: self._preparer.format_table(table) for noun, table in models.tables.items()}
+        self.sequences = [self._preparer.format_sequence(one) for one in (models.positions, models.run_ids)]
+        # a job_class may name its columns otherwise than its attributes
+        ours = set(JobMixin.__annotations__)
+        self.own = [column.name for column in models.tables["jobs"].columns if column.name not in ours]
+
+    def quote(self, identifier: str) -> str:
+        return self._preparer.quote(identifier)
+
+    def role(self, role: str) -> str:
+        return self._preparer.quote_identifier(role)
+
+    def columns(self, right: str, *columns: str) -> str:
+        return f"{right} ({', '.join(map(self.quote, columns))})"
+
+
+Rights = Iterator[tuple[str, str]]
+"""What is granted, and on what; or a comment, and nothing."""
+
+
+def _to(role: str, does: str, name: _Names, rights: Rights) -> Iterator[str]:
+    yield f"-- {name.role(role)} {does}"
+    if name.schema:
+        yield f"GRANT USAGE ON SCHEMA {name.quote(name.schema)} TO {name.role(role)};"
+    for right, on in rights:
+        yield f"GRANT {right} ON {on} TO {name.role(role)};" if on else f"-- {right}"
+
+
+def _enqueuer(name: _Names) -> Rights:
+    jobs = name.tables["jobs"]
+    yield name.columns("INSERT", *_ENQUEUED, *name.own), jobs
+    yield name.columns("SELECT", "id"), jobs
+    yield "for unique_key= only, which returns the live job and holds it: without it these two can be left out", ""
+    yield "SELECT", jobs
+    yield name.columns("UPDATE", _LOCKING), jobs
+
+
+def _worker(name: _Names) -> Rights:
+    tables: Mapping[str, str] = name.tables
+    yield f"SELECT, DELETE, {name.columns('INSERT', *_ENQUEUED, *_TICK, *name.own)}", tables["jobs"]
+    yield name.columns("UPDATE", *_MOVED), tables["jobs"]
+    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback')}", tables["runs"]
+    for sequence in name.sequences:
+        yield "USAGE", f"SEQUENCE {sequence}"
+    yield f"SELECT, {name.columns('INSERT', 'name', *_DECLARED)}", tables["schedules"]
+    yield name.columns("UPDATE", *_DECLARED, *_PLANNED), tables["schedules"]
+    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'beat_at', 'set_aside')}", tables["processes"]
+    yield "SELECT", tables["queues"]
+    yield "for the retention of the audit; without it its lines are kept", ""
+    yield "SELECT, DELETE", tables["audit"]
+
+
+def _viewer(name: _Names) -> Rights:
+    for table in name.tables.values():
+        yield "SELECT", table

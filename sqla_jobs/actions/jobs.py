@@ -1,0 +1,188 @@
+"""What people do to jobs and queues, in a transaction of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from psycopg.errors import UniqueViolation
+from sqlalchemy import case, delete, func, null, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
+
+from sqla_jobs.actions.pruning import EndedJobs, Old, OrphanedRuns
+from sqla_jobs.actions.pruning import prune as pruned
+from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.refusals import warn
+from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
+from sqla_jobs.models.columns import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, JobMixin, JobState, ScheduleMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.queries.prune import Removal
+from sqla_jobs.rules.checks import check_moment
+from sqla_jobs.rules.retention import seconds_of
+from sqla_jobs.tasks.enqueue import check_common
+
+
+def cancel(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
+    """A waiting job ends `cancelled`; a running one is asked to. False: it had ended already."""
+    return _change(session, models, job, models.Job.state.in_(LIVE), cancelled(models))
+
+
+def cancelled(models: Models[Any]) -> dict[str, Any]:
+    """What cancelling sets in a live job."""
+    job = models.Job
+    waiting = job.state.in_(["scheduled", "queued"])
+    return {
+        "state": case((waiting, "cancelled"), else_=job.state),
+        "finished_at": case((waiting, func.clock_timestamp()), else_=null()),
+        "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
+    }
+
+
+def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
+    """A job that ended or waits is queued at once, with at least one attempt left. False: it is under way."""
+    after_commit(session, models.Job, models.channel, "")
+    session.flush()  # what is wrong with the caller's own rows is told as it is
+    try:
+        with session.begin_nested():
+            return _change(session, models, job, models.Job.state.not_in(["queued", "running"]), retried(models))
+    except IntegrityError as error:
+        if not isinstance(error.orig, UniqueViolation):
+            raise
+        raise JobsError(
+            f"job {_id_of(session, job)} cannot be retried: another live job has its unique_key; "
+            "wait for that one, or cancel it"
+        ) from error
+
+
+def retried(models: Models[Any]) -> dict[str, Any]:
+    """What a retry sets in a job that ended or waits."""
+    job = models.Job
+    return {
+        "state": "queued",
+        "position": models.positions.next_value(),
+        "run_at": func.clock_timestamp(),
+        "max_attempts": func.least(func.greatest(job.max_attempts, job.attempt + 1), MOST_ATTEMPTS),
+        "finished_at": null(),
+        "cancel_requested_at": null(),
+    }
+
+
+def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin, tasks: Mapping[str, Any]) -> JobMixin:
+    """A job of a schedule for now, whatever its rule says and whether or not it is enabled."""
+    known = tasks[schedule.task].declaration.defaults if schedule.task in tasks else {}
+    after_commit(session, models.Job, models.channel, schedule.queue)
+    job: JobMixin = models.Job(
+        task=schedule.task,
+        queue=schedule.queue,
+        priority=schedule.priority,
+        args=schedule.args,
+        max_attempts=known.get("max_attempts", MAX_ATTEMPTS),
+        schedule_id=schedule.id,
+        state=JobState.queued,
+    )
+    session.add(job)
+    return job
+
+
+def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_at: datetime) -> bool:
+    """A waiting job waits until `run_at`, which has a time zone. False: it does not wait."""
+    if run_at.utcoffset() is None:
+        raise ArgumentsError(f"run_at={run_at!r}: give a datetime with a time zone")
+    if run_at != PARKED:
+        check_moment("run_at", run_at)
+    table = models.Job
+    after_commit(session, table, models.channel, "")
+    values = {"state": "scheduled", "run_at": run_at}
+    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), values)
+
+
+def move(
+    session: Session,
+    models: Models[Any],
+    job: JobMixin | int,
+    *,
+    queue: str | None = None,
+    priority: int | None = None,
+) -> bool:
+    """A waiting job goes to the end of another queue or priority. False: it does not wait."""
+    given: dict[str, Any] = {"queue": queue, "priority": priority}
+    given = {name: value for name, value in given.items() if value is not None}
+    check_common(given)
+    if not given:
+        raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
+    table = models.Job
+    after_commit(session, table, models.channel, queue or "")
+    values = {**given, "position": models.positions.next_value()}
+    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), values)
+
+
+def prune(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
+    """Delete the jobs that ended so long ago, with their runs; returns how many.
+
+    What somebody holds locked, and what rows of the application refer to, stays. Runs that ended so long ago, and
+    whose job somebody else deleted, go too.
+    """
+    seconds, removal = seconds_of(older_than, "older_than"), Removal(models)
+    references = removal.references(session)
+
+    @contextmanager
+    def savepoint() -> Generator[Session]:
+        with session.begin_nested():
+            yield session
+
+    def gone(old: Old) -> int:
+        return sum(count for count, _ in pruned(old, savepoint, partial(warn, "delete", old.name)))
+
+    jobs = sum(gone(EndedJobs(removal, state, seconds, references)) for state in ENDED)
+    gone(OrphanedRuns(Leftovers(models), seconds))
+    return jobs
+
+
+def pause(session: Session, models: Models[Any], queue: str) -> None:
+    """No worker claims from `queue` any more, once the caller commits; running jobs go on."""
+    check_common({"queue": queue})
+    values = {"name": queue, "paused_at": func.clock_timestamp()}
+    statement = insert(models.Queue).values(values)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"paused_at": func.coalesce(models.Queue.paused_at, statement.excluded.paused_at)},
+        )
+    )
+
+
+def resume(session: Session, models: Models[Any], queue: str) -> None:
+    """Workers claim from `queue` again, once the caller commits."""
+    check_common({"queue": queue})
+    session.execute(delete(models.Queue).where(models.Queue.name == queue))
+    after_commit(session, models.Job, models.channel, queue)
+
+
+def _id_of(session: Session, job: JobMixin | int) -> int:
+    if isinstance(job, int):
+        return job
+    if not isinstance(job, JobMixin):
+        raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, a whole number")
+    if instance_state(job).pending:
+        session.flush()
+    return job.id
+
+
+def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, values: dict[str, Any]) -> bool:
+    job_id = _id_of(session, job)
+    table = models.Job
+    statement = update(table).where(table.id == job_id, when).values(values).returning(table.id)
+    changed = session.scalar(statement, execution_options={"synchronize_session": False}) is not None
+    if not changed and session.scalar(select(table.id).where(table.id == job_id)) is None:
+        raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
+    known = session.identity_map.get(session.identity_key(table, job_id))
+    if known is not None:
+        session.refresh(known, [*values])
+    return changed

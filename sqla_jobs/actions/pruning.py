@@ -1,0 +1,137 @@
+"""What is deleted because of its age: jobs that ended, runs whose job is gone, lines of the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from operator import sub
+from typing import Any, NamedTuple, Protocol
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.refusals import in_parts
+from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.queries.prune import Removal
+
+BATCH = 1000
+LOOKED_AT = 10_000
+"""Runs that are looked at together for one whose job is gone."""
+
+Transaction = Callable[[], AbstractContextManager[Session]]
+"""Opens a transaction or a savepoint."""
+
+
+class Batch(NamedTuple):
+    """The ids of some rows that are old enough, and the cursor beyond them, given how many went: None at the end."""
+
+    ids: Sequence[int]
+    beyond: Callable[[int], Any] | None
+
+
+def _at(last: int | None, gone: int) -> int | None:
+    """A cursor that is an id, however many rows went."""
+    return last
+
+
+class Old(Protocol):
+    """One kind of rows: `name` is what the log calls one of them."""
+
+    @property
+    def name(self) -> str: ...
+    def find(self, session: Session, cursor: Any) -> Batch:
+        """The next ones beyond `cursor`, or the first ones."""
+        ...
+
+    def remove(self, session: Session, ids: Sequence[int]) -> int:
+        """Delete those that are old enough still. Returns how many went."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJobs:
+    """Jobs that ended in `state`, `older_than` seconds ago, but those to which a row refers.
+
+    The cursor is how many stay. A keyset would need an order by id within one moment, in which many may have ended,
+    and no index has that.
+    """
+
+    removal: Removal
+    state: str
+    older_than: float
+    references: Sequence[ColumnElement[bool]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.state} job"
+
+    def find(self, session: Session, cursor: Any) -> Batch:
+        conditions = self.removal.ended(self.state, self.older_than)
+        stay = cursor or 0
+        ids = self.removal.find(session, conditions, self.references, offset=stay, limit=BATCH)
+        return Batch(ids, partial(sub, stay + len(ids)) if len(ids) == BATCH else None)
+
+    def remove(self, session: Session, ids: Sequence[int]) -> int:
+        conditions = self.removal.ended(self.state, self.older_than)
+        return self.removal.remove(session, ids, conditions, self.references)
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanedRuns:
+    """Runs that ended `older_than` seconds ago and whose job was deleted by somebody else. The cursor is an id."""
+
+    leftovers: Leftovers
+    older_than: float
+    name: str = "orphaned run"
+
+    def find(self, session: Session, cursor: Any) -> Batch:
+        found = self.leftovers.find_orphans(session, after=cursor or 0, older_than=self.older_than, limit=LOOKED_AT)
+        return Batch(found.ids, None if found.last is None else partial(_at, found.last))
+
+    def remove(self, session: Session, ids: Sequence[int]) -> int:
+        return self.leftovers.remove_orphans(session, ids)
+
+
+@dataclass(frozen=True, slots=True)
+class OldAudit:
+    """Lines of the audit that are `older_than` seconds old."""
+
+    leftovers: Leftovers
+    older_than: float
+    name: str = "audit line"
+
+    def find(self, session: Session, cursor: Any) -> Batch:
+        found = self.leftovers.find_audit(session, after=cursor or 0, older_than=self.older_than, limit=BATCH)
+        return Batch(found.ids, partial(_at, found.last) if len(found.ids) == BATCH else None)
+
+    def remove(self, session: Session, ids: Sequence[int]) -> int:
+        return self.leftovers.remove_audit(session, ids)
+
+
+def prune(
+    old: Old,
+    transaction: Transaction,
+    refused: Callable[[int, Exception], None],
+    *,
+    cursor: Any = None,
+    passing_over: Container[int] = (),
+) -> Iterator[tuple[int, Any]]:
+    """Delete them batch by batch. Tells of each how many went, and the cursor beyond it; may be left at any point.
+
+    A row that the server refuses to delete stays, and `refused` is told; the others of its batch go.
+    """
+
+    def remove(ids: Sequence[int]) -> int:
+        with transaction() as session:
+            return old.remove(session, ids)
+
+    while True:
+        with transaction() as session:
+            ids, beyond = old.find(session, cursor)
+        gone: int = sum(in_parts([one for one in ids if one not in passing_over], remove, refused))
+        cursor = None if beyond is None else beyond(gone)
+        yield gone, cursor
+        if cursor is None:
+            return

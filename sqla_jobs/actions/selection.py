@@ -1,0 +1,94 @@
+"""Which jobs a person means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import aliased
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.models.columns import JobState
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.rules.checks import MAX_ID, check_json, check_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """All jobs that fit everything given; a tuple means any of its members, and an empty one says nothing.
+
+    `args` are arguments as they are stored, of which a job may have more; `error` is part of the error of
+    a job's last run, whatever its case; `before` and `after` are about `created_at`, `ended_before` about
+    `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
+
+    Raises `ArgumentsError` for what no job could have.
+    """
+
+    ids: tuple[int, ...] = ()
+    states: tuple[JobState, ...] = ()
+    tasks: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    error: str | None = None
+    before: datetime | timedelta | None = None
+    after: datetime | timedelta | None = None
+    ended_before: datetime | timedelta | None = None
+    schedules: tuple[int, ...] = ()
+    unique_keys: tuple[str, ...] = ()
+    not_tasks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        named = {"task": self.tasks, "queue": self.queues, "key": self.unique_keys, "error": (self.error or "",)}
+        for name, texts in named.items():
+            for text in texts:
+                check_text(name, text)
+        check_json("args", dict(self.args))
+        if wrong := [one for one in (*self.ids, *self.schedules) if abs(one) > MAX_ID]:
+            raise ArgumentsError(f"{wrong[0]} is no id: ids go up to {MAX_ID}")
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing was given."""
+        return self == Selection()
+
+    def where(self, models: Models[Any]) -> list[ColumnElement[bool]]:
+        """The conditions on `models.Job`."""
+        job = models.Job
+        found: list[ColumnElement[bool]] = []
+        columns: list[tuple[Any, tuple[Any, ...]]] = [
+            (job.id, self.ids),
+            (job.state, self.states),
+            (job.task, self.tasks),
+            (job.queue, self.queues),
+            (job.schedule_id, self.schedules),
+            (job.unique_key, self.unique_keys),
+        ]
+        found += [column.in_(values) for column, values in columns if values]
+        if self.not_tasks:
+            found.append(job.task.not_in(self.not_tasks))
+        if self.args:
+            found.append(job.args.contains(dict(self.args)))
+        if self.error is not None:
+            found.append(_last_error_contains(models, self.error))
+        if self.before is not None:
+            found.append(job.created_at < _moment(self.before))
+        if self.after is not None:
+            found.append(job.created_at >= _moment(self.after))
+        if self.ended_before is not None:
+            found.append(job.finished_at < _moment(self.ended_before))
+        return found
+
+
+def _moment(given: datetime | timedelta) -> Any:
+    return given if isinstance(given, datetime) else func.statement_timestamp() - given
+
+
+def _last_error_contains(models: Models[Any], words: str) -> ColumnElement[bool]:
+    job, run = models.Job, models.Run
+    of_job = aliased(run)
+    last = select(func.max(of_job.id)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
+    named = or_(run.error.icontains(words, autoescape=True), run.error_type.icontains(words, autoescape=True))
+    return select(run.id).where(run.id == last, named).exists()

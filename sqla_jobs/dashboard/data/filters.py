@@ -1,0 +1,136 @@
+"""What a visitor looks for: the part of an address that says which jobs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqla_jobs.actions.selection import Selection
+from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobState
+from sqla_jobs.rules.checks import read_moment
+
+NAMES = ("state", "task", "queue", "error", "args", "key", "schedule", "created_after", "created_before")
+_PAIR = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
+
+
+class BadFilter(JobsError):
+    """A filter that cannot be understood."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The filters of an address, as they were written, and what they select."""
+
+    given: Mapping[str, str]
+    selection: Selection
+
+    @property
+    def state(self) -> JobState | None:
+        """The only state, if one was chosen."""
+        return self.selection.states[0] if self.selection.states else None
+
+    @property
+    def has_more_than_state(self) -> bool:
+        """Whether anything was asked for beside the state."""
+        return bool(self.given.keys() - {"state"})
+
+    @property
+    def has_rare_ones(self) -> bool:
+        """Whether any of those is set that a page folds away."""
+        return bool(self.given.keys() & {"created_after", "created_before", "key", "schedule"})
+
+    def without(self, name: str) -> dict[str, str]:
+        """The address without one of them."""
+        return {key: value for key, value in self.given.items() if key != name}
+
+
+def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
+    """The filter in an address or a form. Raises `BadFilter` naming what cannot be understood."""
+    given = {name: text for name in NAMES if (text := values.get(name, "").strip())}
+    try:
+        return Filter(given, _selection(jobs, given))
+    except ArgumentsError as error:
+        raise BadFilter(str(error)) from None
+
+
+def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
+    args = _args(given["args"]) if "args" in given else {}
+    return Selection(
+        states=(_state(given["state"]),) if "state" in given else (),
+        tasks=(given["task"],) if "task" in given else (),
+        queues=(given["queue"],) if "queue" in given else (),
+        error=given.get("error"),
+        args=args,
+        unique_keys=(given["key"],) if "key" in given else (),
+        schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
+        after=read_moment("created_after", given["created_after"]) if "created_after" in given else None,
+        before=read_moment("created_before", given["created_before"]) if "created_before" in given else None,
+        not_tasks=_unsearchable(jobs, args, given),
+    )
+
+
+def _unsearchable(jobs: Jobs[Any], args: Mapping[str, Any], given: Mapping[str, str]) -> tuple[str, ...]:
+    """Tasks whose jobs are not looked for, else what is hidden could be guessed. A unique key may hold a secret."""
+    if "key" in given:
+        return jobs.tasks.hiding()
+    return jobs.tasks.hiding(*args) if args else ()
+
+
+def _state(text: str) -> JobState:
+    if text not in list(JobState):
+        raise BadFilter(f"state={text!r:.40}: one of {', '.join(JobState)}")
+    return JobState(text)
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise BadFilter(f"{name}={text!r:.40}: a whole number")
+    return int(text)
+
+
+def _args(text: str) -> dict[str, Any]:
+    """`name=value, …`, values as JSON or plain text; or a JSON object."""
+    try:
+        return _object(text) if text.startswith("{") else _pairs(text)
+    except (ValueError, RecursionError):
+        raise BadFilter(
+            f'args={text!r:.60}: write name=value, such as order=17 or email="a@b.c", or a JSON object'
+        ) from None
+
+
+def _object(text: str) -> dict[str, Any]:
+    found = json.loads(text, parse_constant=_refuse)
+    if not isinstance(found, dict):
+        raise TypeError
+    return cast("dict[str, Any]", found)
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    """Each value is JSON as far as it goes, else the text up to the next comma."""
+    found: dict[str, Any] = {}
+    decoder = json.JSONDecoder(parse_constant=_refuse)
+    while text.strip():
+        name = _PAIR.match(text)
+        if name is None:
+            raise ValueError(text)
+        text = text[name.end() :]
+        try:
+            value, end = decoder.raw_decode(text)
+            rest = text[end:].lstrip()
+            if rest and not rest.startswith(","):
+                raise ValueError(rest)
+            text = rest[1:]
+        except ValueError:
+            value, _, text = text.partition(",")
+            value = value.strip()
+        found[name[1]] = value
+    return found
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(word)

@@ -1,0 +1,94 @@
+"""Pages of a list by keyset: they stay where they are while rows come and go, and cost the same at any depth."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Integer, SmallInteger, and_, literal, or_, tuple_
+
+from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.rules.checks import check_text
+
+
+class BadCursor(JobsError):
+    """An address that names no place in the list."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order that an index serves; `columns` end with one that is unique, and go all the same way."""
+
+    name: str
+    title: str
+    columns: tuple[Any, ...]
+    is_descending: bool = False
+
+    def by(self, *, backwards: bool = False) -> list[Any]:
+        """For ORDER BY."""
+        down = self.is_descending != backwards
+        return [column.desc() if down else column.asc() for column in self.columns]
+
+    def beyond(self, key: Sequence[Any], *, backwards: bool = False) -> ColumnElement[bool]:
+        """The rows after the one with `key`, or before it.
+
+        Rows without a value in the first column stand where the server puts them: first where the order descends.
+        Where it ascends only the first page has them, since an index could not be told of both.
+        """
+        first, *rest = self.columns
+        if key[0] is None:
+            same = and_(first.is_(None), self._beyond_rest(rest, key[1:], backwards))
+            return or_(same, first.is_not(None)) if self.is_descending != backwards else same
+        if self.is_descending != backwards:
+            past = tuple_(*self.columns) < tuple_(*self._typed(key))
+            return and_(past, first <= literal(key[0], first.type))  # said again for the index
+        past = tuple_(*self.columns) > tuple_(*self._typed(key))
+        return and_(past, first >= literal(key[0], first.type))
+
+    def _beyond_rest(self, rest: Sequence[Any], key: Sequence[Any], backwards: bool) -> ColumnElement[bool]:
+        given = tuple_(*(literal(value, column.type) for value, column in zip(key, rest, strict=True)))
+        return tuple_(*rest) < given if self.is_descending != backwards else tuple_(*rest) > given
+
+    def _typed(self, key: Sequence[Any]) -> list[Any]:
+        return [literal(value, column.type) for value, column in zip(key, self.columns, strict=True)]
+
+    def write(self, key: Sequence[Any]) -> str:
+        """A key as an address has it."""
+        values = [value.isoformat() if isinstance(value, datetime) else value for value in key]
+        return base64.urlsafe_b64encode(json.dumps(values, separators=(",", ":")).encode()).decode().rstrip("=")
+
+    def read(self, text: str) -> list[Any]:
+        """The key in an address. Raises `BadCursor`."""
+        try:
+            values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            return [
+                _as(column.type, value) if value is not None or column is not self.columns[0] else None
+                for column, value in zip(self.columns, values, strict=True)
+            ]
+        except (ValueError, TypeError, RecursionError, OverflowError, ArgumentsError):
+            raise BadCursor(
+                f"{text!r:.40} names no place in this list: start from its first page, without after= and before="
+            ) from None
+
+
+_BITS = {SmallInteger: 15, Integer: 31, BigInteger: 63}
+
+
+def _as(column_type: Any, value: Any) -> Any:
+    kind = column_type.python_type
+    if kind is datetime:
+        moment = datetime.fromisoformat(value)
+        if moment.utcoffset() is None:
+            raise ValueError("no time zone")
+        return moment
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError("no number")
+    if kind is int and not -(limit := 2 ** _BITS[type(column_type)]) <= value < limit:
+        raise ValueError("too large for the column")
+    if kind is str and not isinstance(value, str):
+        raise ValueError("no text")
+    return check_text("after", value) if isinstance(value, str) else value

@@ -1,0 +1,220 @@
+"""What the charts show: runs of the last hour, day or week, by outcome, and how long they waited and took.
+
+Up to `EXACT` runs everything is counted. Of more than that failures are still counted, and the rest is
+told from a sample, evenly spread over the ids, so that a page costs the same at any number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, Double, Text, case, column, func, literal, select, true
+from sqlalchemy import cast as sql_cast
+from sqlalchemy.dialects.postgresql import INTERVAL
+from sqlalchemy.orm import Session
+
+from sqla_jobs.dashboard.data.listing import where_since
+from sqla_jobs.dashboard.redaction import READ
+from sqla_jobs.jobs import Jobs
+
+EXACT = 6_000
+_SAMPLE = 3_000
+_BAD = ("failed", "retried", "lost")
+_GROUPED = 1_000
+"""Newest failures that are looked at for their grouping."""
+_EPOCH = datetime(2000, 1, 3, tzinfo=UTC)  # a Monday
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time up to now, in buckets of one width."""
+
+    name: str
+    title: str
+    length: timedelta
+    width: timedelta
+
+    @property
+    def buckets(self) -> int:
+        """How many there are; the last is not over yet."""
+        return self.length // self.width
+
+
+SPANS = {
+    "hour": Span("hour", "Last hour", timedelta(hours=1), timedelta(minutes=2)),
+    "day": Span("day", "Last day", timedelta(days=1), timedelta(hours=1)),
+    "week": Span("week", "Last week", timedelta(days=7), timedelta(hours=6)),
+}
+
+
+@dataclass
+class Bucket:
+    """Runs that ended in one stretch of time. Times in seconds, `None` where there were no runs."""
+
+    start: datetime | None
+    succeeded: float = 0
+    failed: float = 0
+    wait: tuple[float, float] | None = None
+    """The median and the 95th percentile of the time between due and started, of jobs that ended."""
+    run: tuple[float, float] | None = None
+
+    @property
+    def total(self) -> float:
+        """Runs that came to an end of their own."""
+        return self.succeeded + self.failed
+
+
+@dataclass
+class Figures:
+    """All buckets, in order, and all of them as one."""
+
+    span: Span
+    buckets: list[Bucket]
+    whole: Bucket
+    sampled: int | None = None
+    """Runs that were looked at where not all were."""
+    groups: list[Any] = field(default_factory=list[Any])
+
+    @property
+    def failure_rate(self) -> float | None:
+        """Of the runs that ended, from 0 to 1."""
+        return self.whole.failed / self.whole.total if self.whole.total else None
+
+
+def read_figures(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Figures:
+    """The figures of one span."""
+    this = _EPOCH + (now - _EPOCH) // span.width * span.width
+    start = this - span.width * (span.buckets - 1)
+    by_start = {start + span.width * place: Bucket(start + span.width * place) for place in range(span.buckets)}
+    figures = Figures(span, list(by_start.values()), Bucket(None))
+    run: Any = jobs.Run
+    first, _ = where_since(session, jobs, run.id, run.started_at, start)
+    last = session.scalar(select(func.max(run.id))) or 0
+    step = 1 if last - first < EXACT else (last - first) // _SAMPLE
+    figures.sampled = None if step == 1 else (last - first) // step
+    for row in session.execute(_totals(jobs, span, start, first, last, step), bind_arguments={"mapper": run}):
+        bucket = figures.whole if row.bucket is None else by_start.get(row.bucket)
+        if bucket is not None:
+            bucket.succeeded, bucket.failed = row.succeeded * step, row.failed * step
+            bucket.wait, bucket.run = _pair(row.wait), _pair(row.run)
+    if step > 1:
+        _count_failures(session, jobs, span, start, by_start, figures.whole)
+    figures.groups = failure_groups(session, jobs, start)
+    return figures
+
+
+def _pair(values: Sequence[float | None] | None) -> tuple[float, float] | None:
+    if values is None or values[0] is None or values[1] is None:
+        return None
+    return max(0.0, values[0]), max(0.0, values[1])
+
+
+def _bucket(moment: Any, span: Span) -> Any:
+    return func.date_bin(literal(span.width, INTERVAL), moment, literal(_EPOCH))
+
+
+def _seconds(interval: Any) -> Any:
+    return func.date_part("epoch", interval)
+
+
+def _totals(jobs: Jobs[Any], span: Span, start: datetime, first: int, last: int, step: int) -> Any:
+    """By bucket, and for all of them with a bucket of null; of each `step`th run."""
+    job: Any = jobs.Job
+    table: Any = jobs.Run
+    named = [table.job_id, table.outcome, table.started_at, table.finished_at]
+    if step == 1:
+        runs: Any = select(*named).where(table.finished_at >= start).subquery("ended")
+        source: Any = runs
+    else:  # LIMIT keeps each look-up one in the primary key
+        ids = func.generate_series(first, last, step).table_valued(column("id", BigInteger), name="picked")
+        ids = ids.render_derived()
+        runs = select(*named).where(table.id == ids.c.id, table.finished_at >= start).limit(1).lateral("ended")
+        source = ids.join(runs, true())
+    bucket = _bucket(runs.c.finished_at, span)
+    of_job = select(job.run_at).where(job.id == runs.c.job_id, job.finished_at == runs.c.finished_at)
+    due = of_job.limit(1).lateral("due")
+    said = runs.c.outcome.in_(["succeeded", *_BAD])
+    halves = literal([0.5, 0.95], ARRAY(Double))
+    seen = (
+        select(
+            bucket.label("bucket"),
+            runs.c.outcome.label("outcome"),
+            case((said, _seconds(runs.c.finished_at - runs.c.started_at))).label("took"),
+            case((said, _seconds(runs.c.started_at - due.c.run_at))).label("waited"),
+        )
+        .select_from(source.outerjoin(due, true()))
+        .subquery("seen")
+    )
+    return select(
+        seen.c.bucket,
+        func.count().filter(seen.c.outcome == "succeeded").label("succeeded"),
+        func.count().filter(seen.c.outcome.in_(_BAD)).label("failed"),
+        func.percentile_cont(halves).within_group(seen.c.waited).label("wait"),
+        func.percentile_cont(halves).within_group(seen.c.took).label("run"),
+    ).group_by(func.grouping_sets(seen.c.bucket, func.row()))
+
+
+def _count_failures(
+    session: Session, jobs: Jobs[Any], span: Span, start: datetime, by_start: dict[datetime, Bucket], whole: Bucket
+) -> None:
+    """In place of what the sample says of them; unless there are so many that the sample says it well."""
+    run: Any = jobs.Run
+    newest = (
+        select(run.finished_at)
+        .where(run.outcome.in_(_BAD), run.finished_at >= start)
+        .order_by(run.finished_at.desc())
+        .limit(EXACT)
+        .subquery()
+    )
+    bucket = _bucket(newest.c.finished_at, span)
+    rows = session.execute(select(bucket, func.count()).group_by(bucket), bind_arguments={"mapper": run}).all()
+    if sum(count for _, count in rows) == EXACT:
+        return
+    counts: dict[Any, int] = {row[0]: row[1] for row in rows}
+    for at, one in by_start.items():
+        one.failed = counts.get(at, 0)
+    whole.failed = sum(counts.values())
+
+
+def failure_groups(session: Session, jobs: Jobs[Any], start: datetime) -> list[Any]:
+    """The commonest failures since then: task, error, how many runs and jobs, and the newest of them."""
+    job: Any = jobs.Job
+    run: Any = jobs.Run
+    bad = (
+        select(run.id, run.job_id, run.error_type, run.finished_at)
+        .where(run.outcome.in_(_BAD), run.finished_at >= start)
+        .order_by(run.finished_at.desc())
+        .limit(_GROUPED)
+        .subquery("bad")
+    )
+    count = func.count()
+    grouped = (
+        select(
+            job.task,
+            bad.c.error_type,
+            count.label("runs"),
+            func.count(bad.c.job_id.distinct()).label("jobs"),
+            func.max(bad.c.id).label("newest"),
+        )
+        .join_from(bad, job, job.id == bad.c.job_id)
+        .group_by(job.task, bad.c.error_type)
+        .order_by(count.desc(), func.max(bad.c.id).desc())
+        .limit(10)
+        .subquery("grouped")
+    )
+    query = (
+        select(
+            *grouped.c,
+            func.left(run.error, READ).label("error"),
+            run.finished_at,
+            run.job_id,
+            sql_cast(job.args, Text).label("args_text"),
+        )
+        .join_from(grouped, run, run.id == grouped.c.newest)
+        .join(job, job.id == run.job_id)
+        .order_by(grouped.c.runs.desc(), grouped.c.newest.desc())
+    )
+    return list(session.execute(query, bind_arguments={"mapper": run}).all())

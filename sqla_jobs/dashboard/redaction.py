@@ -1,0 +1,66 @@
+"""The arguments of a job, and what else a page shows of it, without what is sensitive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqla_jobs.dashboard.render import json_text
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.rules.redaction import HIDDEN, Secrets, parse
+
+READ = 2_000
+"""Characters that are read of an error of which the beginning is shown."""
+_SAID = 300
+_MAY_BE_CUT = 200
+"""Characters at the end of what was read that may be too short a piece of a secret to be known."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The arguments of one job as they may be seen; `None` where they are no JSON that can be read."""
+
+    args: dict[str, Any] | None
+    secrets: Secrets
+    withheld: frozenset[str]
+    """The names of those that are not shown as they are."""
+
+    def text(self, text: str | None) -> str | None:
+        """`text` without secrets."""
+        return None if text is None else self.secrets.text(text)
+
+    def beginning(self, text: str) -> str:
+        """Of a text of which `READ` characters were read."""
+        said = self.secrets.text(text)
+        return (said[:-_MAY_BE_CUT] if len(text) >= READ else said)[:_SAID]
+
+    def json(self, text: str) -> str:
+        """JSON over several lines, without secrets."""
+        try:
+            return json_text.pretty(self.secrets.json(json_text.parse(text)))
+        except (ValueError, RecursionError):
+            return self.secrets.text(text)
+
+    @property
+    def pretty(self) -> str:
+        """The arguments over several lines."""
+        return HIDDEN if self.args is None else json_text.pretty(self.args)
+
+    @property
+    def summary(self) -> str:
+        """On one line, as in a call, at most 160 characters."""
+        if self.args is None:
+            return "…"
+        said = ", ".join(f"{name}={json_text.compact(value)}" for name, value in self.args.items())
+        return said if len(said) <= 160 else f"{said[:159]}…"
+
+
+def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
+    """The stored arguments of a job of `task`. Those of an unknown task are shown as they are."""
+    secrets = jobs.tasks.secrets(task, args)
+    values = parse(args)
+    if not isinstance(values, dict):
+        return Shown(None, secrets, frozenset())
+    values = cast("dict[str, Any]", values)
+    seen = jobs.tasks.shown(task, values)
+    return Shown(seen, secrets, frozenset(name for name, value in values.items() if seen[name] != value))

@@ -1,0 +1,57 @@
+"""What happened to a job, in order: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqla_jobs.dashboard.render.formatting import duration
+from sqla_jobs.models.columns import ENDED, JobState
+
+
+@dataclass(frozen=True)
+class Event:
+    """One point of a timeline; `state` colours it."""
+
+    title: str
+    at: datetime | None
+    state: str
+    note: str = ""
+    is_ahead: bool = False
+
+
+def timeline(job: Any, runs: Sequence[Any], *, is_whole: bool) -> list[Event]:
+    """From its creation to where it stands; `runs` are its attempts, oldest first."""
+    events = [Event("Created", job.created_at, "scheduled", "by a schedule" if job.schedule_id is not None else "")]
+    if not is_whole:
+        events.append(Event("Earlier attempts", None, "snoozed", "on an older page of its runs"))
+    events += [_ended(run) for run in runs]
+    last = runs[-1].finished_at if runs else None
+    if job.cancel_requested_at is not None:
+        events.append(Event("Cancel asked for", job.cancel_requested_at, "cancelled"))
+    match job.state:
+        case JobState.scheduled:
+            events.append(Event("Due", job.run_at, "scheduled", "then it is queued", is_ahead=True))
+        case JobState.queued:
+            events.append(Event("Queued", job.run_at, "queued", f"in {job.queue}, for a worker that is free"))
+        case JobState.running:
+            events.append(Event(f"Attempt {job.attempt} started", job.started_at, "running", "and runs"))
+        case _:
+            if job.state in ENDED and last != job.finished_at:  # it ended without an attempt: cancelled, or by SQL
+                events.append(Event(str(job.state).capitalize(), job.finished_at, str(job.state)))
+    ahead = [event for event in events if event.is_ahead]
+    return sorted((e for e in events if not e.is_ahead), key=lambda e: e.at or job.created_at) + ahead
+
+
+def _ended(run: Any) -> Event:
+    took = duration(max(0.0, (run.finished_at - run.started_at).total_seconds()))
+    words = {
+        "retried": "failed, and is tried again",
+        "lost": "was lost with its process",
+        "snoozed": "asked to come back later",
+    }
+    said = words.get(str(run.outcome), str(run.outcome))
+    note = f"after {took}" + (f": {run.error_type}" if run.error_type else "")
+    return Event(f"Attempt {run.attempt} {said}", run.finished_at, str(run.outcome), note)

@@ -1,0 +1,71 @@
+"""The dashboard as an application of its own, on loopback, for whoever holds a token that works once."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import Any
+
+from flask import Flask, Response, abort, redirect, request
+
+from sqla_jobs.dashboard.access import HEADERS, Role
+from sqla_jobs.dashboard.blueprint import create_blueprint
+from sqla_jobs.jobs import Jobs
+
+
+class Door:
+    """Lets in the browser that brings the token first; it then has a cookie that nobody can guess."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self._unused = True
+        self._lock = threading.Lock()
+        self._session = secrets.token_urlsafe(32)
+        self._hosts: frozenset[str] = frozenset()
+        self._cookie = "sqla_jobs_dashboard"
+
+    def open_on(self, port: int) -> None:
+        """Tell it where it is: cookies of one host are shared by all its ports, and names may be made to point here."""
+        self._hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
+        self._cookie = f"sqla_jobs_dashboard_{port}"
+
+    def let_in(self) -> Any:
+        """Before each request: takes the token, once, for a cookie."""
+        if request.host not in self._hosts:
+            abort(403, "This dashboard answers to 127.0.0.1 alone.")
+        given = request.args.get("token")
+        if given is None or request.method != "GET":
+            return None
+        with self._lock:
+            fits = secrets.compare_digest(given.encode(), self.token.encode()) and self._unused
+            self._unused = self._unused and not fits
+        if not fits and not self.is_inside():
+            abort(403, "This address has been used already, or was not copied whole. Start the dashboard anew.")
+        response = redirect("/", 303)
+        if fits:
+            response.set_cookie(self._cookie, self._session, httponly=True, samesite="Strict", path="/")
+        return response
+
+    def is_inside(self) -> bool:
+        """Whether this browser was let in."""
+        given = request.cookies.get(self._cookie, "")
+        return secrets.compare_digest(given.encode(), self._session.encode())
+
+
+def create_app(jobs: Jobs[Any], door: Door, *, user: str, read_only: bool) -> Flask:
+    """A Flask application that is the dashboard and nothing else."""
+    app = Flask("sqla_jobs.dashboard", static_folder=None)
+    app.config["SECRET_KEY"] = secrets.token_bytes(32)
+    role = Role.viewer if read_only else Role.operator
+    app.before_request(door.let_in)
+    app.after_request(_guard)
+    app.register_blueprint(
+        create_blueprint(jobs, authorize=lambda: role if door.is_inside() else None, actor=lambda: user)
+    )
+    return app
+
+
+def _guard(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response

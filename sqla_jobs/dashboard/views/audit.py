@@ -1,0 +1,53 @@
+"""The page of what was changed through the dashboard, by whom and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, request
+from sqlalchemy import Text, cast, select
+
+from sqla_jobs.dashboard.data.listing import SIZE
+from sqla_jobs.dashboard.data.paging import BadCursor, Order
+from sqla_jobs.dashboard.render import json_text
+from sqla_jobs.dashboard.site import Site
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.rules.checks import check_text
+
+
+def show(site: Site) -> Response:
+    """GET /audit"""
+    audit: Any = site.jobs.Audit
+    order = Order("newest", "newest first", (audit.id,), True)
+    query = select(
+        audit.id, audit.at, audit.actor, audit.action, audit.subject, cast(audit.details, Text).label("said")
+    )
+    subject = request.args.get("subject", "").strip()
+    key = request.args.get("after")
+    try:
+        if subject:
+            query = query.where(audit.subject == check_text("subject", subject))
+        if key:
+            query = query.where(order.beyond(order.read(key)))
+    except (ArgumentsError, BadCursor) as error:
+        return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
+    with site.reading() as (session, now):
+        rows = session.execute(
+            query.order_by(*order.by()).limit(SIZE + 1), bind_arguments={"mapper": site.jobs.Audit}
+        ).all()
+    lines = [(row, _details(row.said)) for row in rows[:SIZE]]
+    next_key = [rows[SIZE - 1].id] if len(rows) > SIZE else None
+    kept = {"subject": subject or None}
+    return site.render(
+        "audit.html",
+        now,
+        lines=lines,
+        subject=subject,
+        next_url=next_key and site.url("audit", **kept, after=order.write(next_key)),
+        first_url=site.url("audit", **kept) if key else None,
+    )
+
+
+def _details(text: str) -> list[tuple[str, str]]:
+    found: dict[str, Any] = json_text.parse(text)
+    return [(name, value if isinstance(value, str) else json_text.compact(value)) for name, value in found.items()]

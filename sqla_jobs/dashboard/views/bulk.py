@@ -1,0 +1,178 @@
+"""Changing many jobs: asked for on a list, confirmed with the exact number, then done batch by batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flask import Response, abort, request
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+
+from sqla_jobs.actions import bulk
+from sqla_jobs.actions.bulk import Change
+from sqla_jobs.actions.selection import Selection
+from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
+from sqla_jobs.dashboard.data.listing import columns
+from sqla_jobs.dashboard.data.reading import PATIENCE, Count
+from sqla_jobs.dashboard.site import Site
+from sqla_jobs.models.columns import JobState
+from sqla_jobs.rules.redaction import HIDDEN
+
+_SAMPLE = 5
+_STRETCH = 50_000
+"""Ids that one transaction looks through at most."""
+_STEP = 1.0
+"""Seconds that one request works."""
+_MOST_IDS = 1_000
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A change as people know it."""
+
+    change: Change
+    verb: str
+    past: str
+    says: str
+    leaves: str
+    is_grave: bool = False
+
+
+OFFERS = {
+    "retry": Offer(
+        bulk.RETRY,
+        "Retry",
+        "queued",
+        "They are queued at once, each with at least one attempt more.",
+        "under way already, held by somebody, or with a unique key that another live job has: "
+        "at most one job of a key may wait or run",
+    ),
+    "cancel": Offer(
+        bulk.CANCEL,
+        "Cancel",
+        "cancelled, or asked to stop",
+        "Those that wait end as cancelled; those that run are asked to stop.",
+        "ended meanwhile, or held by somebody this very moment",
+        is_grave=True,
+    ),
+    "delete": Offer(
+        bulk.DELETE,
+        "Delete",
+        "deleted",
+        "They are gone for good, with the record of their runs.",
+        "running, held by somebody, or still referred to by rows of the application",
+        is_grave=True,
+    ),
+}
+
+
+def offered(state: JobState | None) -> list[tuple[str, Offer]]:
+    """What can be done to jobs of that state."""
+    return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.change.states]
+
+
+def _asked(site: Site) -> tuple[str, Offer, Selection, dict[str, str], list[str]]:
+    """What the form asks for: the change, for which jobs, and the fields that say so again."""
+    action = request.form.get("action", "")
+    if action not in OFFERS:
+        abort(400, f"There is no action {action!r:.40} on many jobs; there are {', '.join(OFFERS)}.")
+    try:
+        wanted = read_filter(site.jobs, request.form)
+    except BadFilter as error:
+        abort(400, str(error))
+    if request.form.get("all"):
+        return action, OFFERS[action], wanted.selection, {"all": "1", **wanted.given}, []
+    ids = request.form.getlist("ids")
+    if not ids:
+        abort(400, "No job was selected: tick some first, or choose all that match the filter.")
+    if len(ids) > _MOST_IDS or not all(one.isascii() and one.isdigit() and len(one) < 19 for one in ids):
+        abort(400, f"These are no ids of jobs, or more than {_MOST_IDS:,}.")
+    # with the filter of the list in which they were ticked: one that does not match it any more has changed
+    return action, OFFERS[action], replace(wanted.selection, ids=tuple(map(int, ids))), dict(wanted.given), ids
+
+
+def confirm(site: Site) -> Response:
+    """POST /jobs/change: how many it would be, and some of them."""
+    action, offer, selection, fields, ids = _asked(site)
+    job: Any = site.jobs.Job
+    with site.reading() as (session, now):
+        end = session.scalar(select(func.max(job.id))) or 0
+        wanted = [*selection.where(site.jobs.models), job.state.in_(offer.change.states)]
+        sample = session.execute(select(*columns(job)).where(*wanted).order_by(job.id.desc()).limit(_SAMPLE)).all()
+        selected = Count(len(ids)) if ids else None
+        try:
+            with session.begin_nested():
+                count = Count(offer.change.count(session, site.jobs.models, selection))
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != "57014":
+                raise
+            count = None
+        shown = [(row, site.shown(row.task, row.args_text or "").summary) for row in sample]
+    return site.render(
+        "confirm.html",
+        now,
+        action=action,
+        offer=offer,
+        fields=fields,
+        ids=ids,
+        count=count,
+        selected=selected,
+        sample=shown,
+        end=end,
+        patience=PATIENCE,
+        back=site.back(site.url("jobs")),
+        filters=[(name, fields[name]) for name in NAMES if name in fields],
+    )
+
+
+def run(site: Site) -> Response:
+    """POST /jobs/change/run: works for a second, and shows how far it is; the page then asks for the next."""
+    action, offer, selection, fields, ids = _asked(site)
+    until = _whole("until")
+    last, seen, changed = _whole("last"), _whole("seen"), _whole("changed")
+    start = _whole("start") or last
+    stop_at = time.monotonic() + _STEP
+    while last < until:
+        with site.changing() as changing:
+            reach = min(until, last + _STRETCH) if not ids else until
+            last, looked_at, done = offer.change.batch(
+                changing.session, site.jobs.models, selection, after=last, until=reach
+            )
+            if done:
+                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": _as_recorded(site, selection, fields)}
+                changing.record(f"{action} many", f"{done} jobs", changed=done, up_to=last, **said)
+        seen, changed = seen + looked_at, changed + done
+        if time.monotonic() > stop_at:
+            break
+    return site.render(
+        "progress.html",
+        None,
+        action=action,
+        offer=offer,
+        fields=fields,
+        ids=ids,
+        until=until,
+        last=last,
+        start=start,
+        seen=seen,
+        changed=changed,
+        total=_whole("total"),
+        is_done=last >= until,
+        back=site.back(site.url("jobs")),
+    )
+
+
+def _as_recorded(site: Site, selection: Selection, fields: Mapping[str, str]) -> dict[str, str]:
+    """The filter, without values of arguments that are sensitive in some task."""
+    is_sensitive = bool(selection.args) and bool(site.jobs.tasks.hiding(*selection.args))
+    return {**fields, "args": HIDDEN} if is_sensitive else dict(fields)
+
+
+def _whole(name: str) -> int:
+    text = request.form.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        abort(400, f"{name}={text!r:.40}: a whole number")
+    return int(text)

@@ -1,0 +1,216 @@
+"""The page of one job, and what can be done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Response, abort, request
+from sqlalchemy import Text, cast, select
+from sqlalchemy.orm import Session
+from werkzeug.wrappers import Response as AnyResponse
+
+from sqla_jobs.actions import jobs as actions
+from sqla_jobs.actions.bulk import DELETE
+from sqla_jobs.actions.selection import Selection
+from sqla_jobs.dashboard.redaction import Shown
+from sqla_jobs.dashboard.render import json_text
+from sqla_jobs.dashboard.render import timeline as story
+from sqla_jobs.dashboard.site import Changing, Site
+from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import ENDED, LIVE, JobMixin, JobState
+from sqla_jobs.rules.checks import read_id, read_moment
+
+_RUNS = 20
+_LONG = 100_000
+"""Characters of arguments, results and the like that a page shows."""
+
+
+def show(site: Site, job_id: int) -> Response:
+    """GET /jobs/<id>"""
+    jobs, before = site.jobs, request.args.get("before", type=read_id)
+    with site.reading() as (session, now):
+        job = _job(session, jobs, job_id)
+        shown = site.shown(job.task, job.args_text)
+        runs = _runs(session, jobs, job_id, before)
+        schedule = session.get(jobs.Schedule, job.schedule_id) if job.schedule_id is not None else None
+        session.expunge_all()
+        return site.render(
+            "job.html",
+            now,
+            job=job,
+            shown=shown,
+            arguments=_cut(shown.pretty),
+            code=_cut(_as_code(job, shown)),
+            runs=[_Run(run, shown) for run in runs[:_RUNS]],
+            older=runs[_RUNS - 1].id if len(runs) > _RUNS else None,
+            is_first_page=before is None,
+            schedule=schedule,
+            duplicates=_duplicates(session, jobs, job),
+            process=_process(session, jobs, job.process_id),
+            timeline=story.timeline(job, runs[:_RUNS][::-1], is_whole=len(runs) <= _RUNS and before is None),
+            is_known=job.task in jobs.tasks,
+            is_ended=job.state in ENDED,
+            is_waiting=job.state in (JobState.scheduled, JobState.queued),
+            is_live=job.state in LIVE,
+            progress_message=shown.text(job.progress_message),
+            unique_key=shown.text(job.unique_key),
+            key_url=_key_url(site, job),
+            extras=_own_columns(jobs, job, shown),
+        )
+
+
+class _Run:
+    """An attempt as it may be shown."""
+
+    def __init__(self, row: Any, shown: Shown) -> None:
+        self.row = row
+        self.seconds = max(0.0, (row.finished_at - row.started_at).total_seconds())
+        self.error = shown.text(row.error)
+        self.traceback = shown.text(row.traceback)
+        self.result = None if row.result_text is None else _cut(shown.json(row.result_text))
+
+
+def _key_url(site: Site, job: Any) -> str:
+    """The jobs of the same unique key, or of the same task where keys cannot be searched for."""
+    is_hidden = job.task in site.jobs.tasks.hiding()
+    return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[:_LONG]}\n… {len(text) - _LONG:,} more characters"
+
+
+def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
+    job: Any = jobs.Job
+    stored = [column for column in job.__table__.c if column.name != "args"]
+    query = select(*stored, cast(job.args, Text).label("args_text")).where(job.id == job_id)
+    row = session.execute(query, bind_arguments={"mapper": job}).one_or_none()
+    if row is None:
+        raise UnknownJob(f"There is no job {job_id}. It may have been deleted, or pruned some time after it ended.")
+    return row
+
+
+def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
+    """The columns of an application's own job class that hold something."""
+    table: Any = jobs.Job.__table__
+    own = [column.name for column in table.c if column.name not in {*JobMixin.__annotations__, "position"}]
+    values = [(name, job._mapping[name]) for name in own]
+    return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
+
+
+def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:
+    """The newest first, one more than a page has; what the values are in the database as text, to the last digit."""
+    run: Any = jobs.Run
+    columns = [column for column in run.__table__.c if column.name != "result"]
+    query = (
+        select(*columns, cast(run.result, Text).label("result_text"), jobs.Process.host, jobs.Process.pid)
+        .outerjoin(jobs.Process, jobs.Process.id == run.process_id)
+        .where(run.job_id == job_id)
+    )
+    if before is not None:
+        query = query.where(run.id < before)
+    return list(session.execute(query.order_by(run.id.desc()).limit(_RUNS + 1), bind_arguments={"mapper": run}).all())
+
+
+def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:
+    process: Any = jobs.Process
+    if process_id is None:
+        return None
+    query = select(process.host, process.pid).where(process.id == process_id)
+    return session.execute(query, bind_arguments={"mapper": process}).one_or_none()
+
+
+def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
+    """The live job of the same unique key, if that is another one."""
+    if job.unique_key is None:
+        return None
+    other: Any = jobs.Job
+    query = select(other.id, other.state).where(
+        other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE)
+    )
+    return session.execute(query, bind_arguments={"mapper": other}).first()
+
+
+def _as_code(job: Any, shown: Shown) -> str:
+    """A call that enqueues it again."""
+    said = f"jobs.tasks[{job.task!r}]"
+    options = {"queue": job.queue, "priority": job.priority, "unique_key": shown.text(job.unique_key)}
+    usual = {"queue": "default", "priority": 0, "unique_key": None}
+    changed = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
+    if changed:
+        said += f".options({', '.join(changed)})"
+    args = shown.args or {}
+    if all(name.isidentifier() for name in args):
+        values = {name: "..." if name in shown.withheld else json_text.python(value) for name, value in args.items()}
+        given = [f"{name}={value}" for name, value in values.items()]
+        return f"{said}.enqueue({', '.join(['session', *given])})"
+    return f"{said}.enqueue(session, **{json_text.python(args)})"
+
+
+def change(site: Site, job_id: int, action: str) -> AnyResponse:
+    """POST /jobs/<id>/<action>"""
+    if action not in _ACTIONS:
+        abort(404)
+    with site.changing() as changing:
+        notice = _ACTIONS[action](changing, job_id)
+    return site.go(site.url("jobs") if action == "delete" else site.url("job", job_id=job_id), notice)
+
+
+def _retry(changing: Changing, job_id: int) -> str:
+    if not actions.retry(changing.session, changing.jobs.models, job_id):
+        raise JobsError(f"Job {job_id} is queued or running already, so there is nothing to retry.")
+    changing.record("retry", f"job {job_id}")
+    return f"Job {job_id} is queued."
+
+
+def _cancel(changing: Changing, job_id: int) -> str:
+    if not actions.cancel(changing.session, changing.jobs.models, job_id):
+        raise JobsError(f"Job {job_id} had ended already, so there is nothing to cancel.")
+    changing.record("cancel", f"job {job_id}")
+    return f"Job {job_id} is cancelled. If it runs, it was asked to stop."
+
+
+def _delete(changing: Changing, job_id: int) -> str:
+    session, models = changing.session, changing.jobs.models
+    task = session.scalar(select(models.Job.task).where(models.Job.id == job_id))
+    if task is None:
+        raise UnknownJob(f"There is no job {job_id}; somebody may have deleted it already.")
+    _, _, deleted = DELETE.batch(session, models, Selection(ids=(job_id,)), after=-1, until=job_id)
+    if not deleted:
+        raise JobsError(
+            f"Job {job_id} was not deleted: it is running, rows of the application still refer to it, or the database "
+            "refuses it and the log says why. Cancel it first, or delete those rows."
+        )
+    changing.record("delete", f"job {job_id}", task=task)
+    return f"Job {job_id} is deleted."
+
+
+def _reschedule(changing: Changing, job_id: int) -> str:
+    run_at = read_moment("run_at", request.form.get("run_at", "").strip())
+    if not actions.reschedule(changing.session, changing.jobs.models, job_id, run_at):
+        raise JobsError(f"Job {job_id} does not wait any more, so it was not rescheduled.")
+    changing.record("reschedule", f"job {job_id}", run_at=run_at.isoformat())
+    return f"Job {job_id} waits until {run_at:%Y-%m-%d %H:%M} UTC."
+
+
+def _move(changing: Changing, job_id: int) -> str:
+    queue, priority = request.form.get("queue", "").strip(), request.form.get("priority", "").strip()
+    try:
+        number = int(priority)
+    except ValueError:
+        raise ArgumentsError(f"priority={priority!r:.40}: a whole number from -10 to 10, lower runs first") from None
+    if not actions.move(changing.session, changing.jobs.models, job_id, queue=queue, priority=number):
+        raise JobsError(f"Job {job_id} does not wait any more, so it was not moved.")
+    changing.record("move", f"job {job_id}", queue=queue, priority=number)
+    return f"Job {job_id} waits in queue {queue}, with priority {number}."
+
+
+_ACTIONS: dict[str, Callable[[Changing, int], str]] = {
+    "retry": _retry,
+    "cancel": _cancel,
+    "delete": _delete,
+    "reschedule": _reschedule,
+    "move": _move,
+}

@@ -1,0 +1,64 @@
+"""The first page: how everything stands."""
+
+from __future__ import annotations
+
+from flask import Response, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from sqla_jobs.actions import jobs as actions
+from sqla_jobs.dashboard.data import health
+from sqla_jobs.dashboard.data.statistics import SPANS, read_figures
+from sqla_jobs.dashboard.render import chart
+from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.views.jobs_list import state_counts
+from sqla_jobs.dashboard.views.queues import read_queues
+from sqla_jobs.monitoring.status import read_processes
+
+
+def show(site: Site) -> Response:
+    """GET /"""
+    span = SPANS.get(request.args.get("span", ""), SPANS["hour"])
+    jobs = site.jobs
+    with site.reading() as (session, now):
+        processes = read_processes(session, jobs)
+        served = {name for process in processes if process.alive for name in process.queues}
+        queues = read_queues(session, jobs, served)
+        figures = read_figures(session, jobs, span, now)
+        problems = health.warnings(session, jobs, queues, processes, now)
+        counts = state_counts(session, jobs)
+    groups = [(group, site.shown(group.task, group.args_text).beginning(group.error or "")) for group in figures.groups]
+    return site.render(
+        "overview.html",
+        now,
+        span=span,
+        spans=SPANS.values(),
+        counts=counts,
+        queues=queues,
+        processes=processes,
+        figures=figures,
+        groups=groups,
+        problems=problems,
+        charts=[
+            chart.throughput(figures),
+            chart.latency(figures, "wait", "Wait before start", lambda bucket: bucket.wait),
+            chart.latency(figures, "run", "Run time", lambda bucket: bucket.run),
+        ],
+    )
+
+
+def pause(site: Site) -> AnyResponse:
+    """POST /queues/pause"""
+    queue = request.form.get("queue", "")
+    with site.changing() as changing:
+        actions.pause(changing.session, site.jobs.models, queue)
+        changing.record("pause", f"queue {queue}")
+    return site.go(site.url("overview"), f"Queue {queue} is paused: what runs goes on, nothing new starts.")
+
+
+def resume(site: Site) -> AnyResponse:
+    """POST /queues/resume"""
+    queue = request.form.get("queue", "")
+    with site.changing() as changing:
+        actions.resume(changing.session, site.jobs.models, queue)
+        changing.record("resume", f"queue {queue}")
+    return site.go(site.url("overview"), f"Queue {queue} goes on.")

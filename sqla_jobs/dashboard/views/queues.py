@@ -1,0 +1,95 @@
+"""How the queues stand, at the same price for ten waiting jobs and for a million."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Double, Integer, SmallInteger, case, cast, column, func, literal, select, true, values
+from sqlalchemy import Text as TextType
+from sqlalchemy.orm import Session
+
+from sqla_jobs.dashboard.data.reading import Count
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.queries import PRIORITIES
+
+COUNTED = 10_000
+"""Jobs of a queue that are counted; there may be more."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One queue. `oldest_wait` is the seconds that the job which was queued first has been due."""
+
+    name: str
+    queued: Count
+    scheduled: Count
+    running: int
+    oldest_wait: float | None
+    paused: bool
+    is_served: bool
+
+
+def read_queues(session: Session, jobs: Jobs[Any], served: Iterable[str]) -> list[Queue]:
+    """All queues that have jobs, are paused, or are served."""
+    job: Any = jobs.Job
+    on_jobs = {"mapper": job}
+    of_running = select(job.queue, func.count()).where(job.state == "running").group_by(job.queue)
+    running = {row[0]: row[1] for row in session.execute(of_running, bind_arguments=on_jobs)}
+    first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED + 1).subquery("first")
+    of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
+    scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
+    all_scheduled = sum(scheduled.values()) <= COUNTED
+    paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
+    served = set(served)
+    names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served}
+    queued = _queued(session, jobs, sorted(names))
+    return [
+        Queue(
+            name,
+            Count(min(queued[name][0], COUNTED), is_least=queued[name][0] > COUNTED),
+            Count(scheduled.get(name, 0), is_least=not all_scheduled),
+            running.get(name, 0),
+            queued[name][1],
+            name in paused,
+            name in served,
+        )
+        for name in sorted(names)
+    ]
+
+
+def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:
+    """The queues with queued jobs: from one to the next in the index, not job by job."""
+    job: Any = jobs.Job
+    name = select(func.min(job.queue).label("name")).where(job.state == "queued").cte("names", recursive=True)
+    following = (
+        select(func.min(job.queue)).where(job.state == "queued", job.queue > name.c.name).correlate(name)
+    ).scalar_subquery()
+    name = name.union_all(select(following).where(name.c.name.is_not(None)))
+    query = select(name.c.name).where(name.c.name.is_not(None))
+    return list(session.scalars(query, bind_arguments={"mapper": job}))
+
+
+def _queued(session: Session, jobs: Jobs[Any], names: list[str]) -> dict[str, tuple[int, float | None]]:
+    """Of each queue how many are queued, one more than `COUNTED` at most, and the longest wait in seconds."""
+    if not names:
+        return {}
+    job: Any = jobs.Job
+    lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
+    here = (job.state == "queued", job.queue == lane.c.name)
+    some = select(literal(1).label("one")).where(*here).limit(COUNTED + 1).correlate(lane).subquery("some")
+    number = select(func.count()).select_from(some).scalar_subquery()
+    level = values(column("priority", SmallInteger), name="level").data([(one,) for one in PRIORITIES])
+    head = (
+        select(job.run_at)
+        .where(*here, job.priority == level.c.priority)
+        .order_by(job.position)
+        .limit(1)
+        .correlate(lane, level)
+        .lateral("head")
+    )
+    oldest = select(func.min(head.c.run_at)).select_from(level.join(head, true())).correlate(lane).scalar_subquery()
+    wait = cast(func.date_part("epoch", func.clock_timestamp() - oldest), Double)
+    query = select(lane.c.name, cast(number, Integer), case((wait < 0, 0.0), else_=wait))
+    return {row[0]: (row[1], row[2]) for row in session.execute(query, bind_arguments={"mapper": job})}

@@ -1,0 +1,146 @@
+"""Adding a schedule, and editing one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+from zoneinfo import available_timezones
+
+from flask import Response, request
+from sqlalchemy import select
+from werkzeug.wrappers import Response as AnyResponse
+
+from sqla_jobs.actions import schedules as schedule_actions
+from sqla_jobs.dashboard.render import json_text
+from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.views.schedules import read_schedule, rule_of
+from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.models.columns import CatchUp, Overlap
+
+_EMPTY = {
+    "name": "",
+    "task": "",
+    "cron": "",
+    "timezone": "UTC",
+    "args": "{}",
+    "queue": "",
+    "priority": "",
+    "catch_up": "latest",
+    "overlap": "allow",
+    "jitter": "0",
+}
+
+
+def new(site: Site) -> Response:
+    """GET /schedules/new"""
+    return _form(site, {**_EMPTY, "task": request.args.get("task", "")}, None)
+
+
+def add(site: Site) -> AnyResponse:
+    """POST /schedules/new"""
+    given = {name: request.form.get(name, "").strip() for name in _EMPTY}
+    jobs = site.jobs
+    try:
+        values = _values(site, given, hidden={})
+        with site.changing() as changing:
+            schedule = schedule_actions.add(changing.session, jobs.models, jobs.tasks, given["name"], values)
+            changing.session.flush()
+            schedule_id = schedule.id
+            changing.record("add", f"schedule {given['name']}", cron=values["cron"], task=values["task"])
+    except JobsError as error:
+        return _form(site, given, None, error)
+    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is added.")
+
+
+def edit(site: Site, schedule_id: int) -> Response:
+    """GET /schedules/<id>/edit"""
+    with site.reading() as (session, _):
+        row, shown = read_schedule(session, site, schedule_id)
+    given = {name: str(getattr(row, name, "")) for name in _EMPTY}
+    visible = {name: value for name, value in (shown.args or {}).items() if name not in shown.withheld}
+    given["args"] = json_text.pretty(visible)
+    given["jitter"] = f"{row.jitter:g}"
+    return _form(site, given, row)
+
+
+def save(site: Site, schedule_id: int) -> AnyResponse:
+    """POST /schedules/<id>/edit"""
+    given = {name: request.form.get(name, "").strip() for name in _EMPTY}
+    jobs = site.jobs
+    row: Any = None
+    try:
+        with site.changing() as changing:
+            row = schedule_actions.hold(changing.session, jobs.models, schedule_id)
+            given["name"] = row.name
+            hidden = _withheld(site, row.task, row.args) if given["task"] == row.task else {}
+            values = _values(site, given, hidden=hidden)
+            changed = schedule_actions.edit(changing.session, jobs.models, jobs.tasks, schedule_id, values)
+            if "args" in changed:  # not shown: some of them may be sensitive
+                changed["args"] = "changed"
+            changing.record("edit", f"schedule {row.name}", **changed)
+    except schedule_actions.UnknownSchedule:
+        raise
+    except JobsError as error:
+        with site.reading() as (session, _):
+            row, _shown = read_schedule(session, site, schedule_id)
+        return _form(site, given, row, error)
+    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is saved.")
+
+
+def _withheld(site: Site, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that the form did not show: they stay unless new ones are given."""
+    shown = site.jobs.tasks.shown(task, args)
+    return {name: value for name, value in args.items() if shown[name] != value}
+
+
+def _values(site: Site, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the form as a row has them. Raises `JobsError`."""
+    jobs, task = site.jobs, given["task"]
+    defaults = jobs.tasks[task].declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
+    return {
+        **{name: given[name] for name in ("task", "cron", "catch_up", "overlap")},
+        "timezone": given["timezone"] or "UTC",
+        "queue": given["queue"] or defaults["queue"],
+        "priority": _number("priority", given["priority"] or str(defaults["priority"]), int),
+        "jitter": _number("jitter", given["jitter"] or "0", float),
+        "args": {**hidden, **_arguments(given["args"] or "{}")},
+    }
+
+
+def _number(name: str, text: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ArgumentsError(f"{name}={text!r:.40}: a number") from None
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentsError(f"the arguments are no JSON: {error!s:.200}") from None
+    if not isinstance(found, dict):
+        raise ArgumentsError('the arguments are a JSON object, such as {"region": "fr"}, or {} for none')
+    return cast("dict[str, Any]", found)
+
+
+def _form(site: Site, given: Mapping[str, str], row: Any, error: JobsError | None = None) -> Response:
+    site.jobs.tasks.load()
+    with site.reading() as (session, now):
+        queues = session.scalars(select(site.jobs.Schedule.queue).distinct().limit(100)).all()
+    return site.render(
+        "schedule_form.html",
+        now,
+        400 if error else 200,
+        given=given,
+        schedule=row,
+        error=None if error is None else str(error),
+        preview=rule_of(given["cron"], given["timezone"] or "UTC", now) if given["cron"] and not error else None,
+        tasks=sorted(site.jobs.tasks),
+        queues=sorted({"default", *queues}),
+        timezones=sorted(available_timezones()),
+        catch_ups=list(CatchUp),
+        overlaps=list(Overlap),
+        hides=row is not None and row.task in site.jobs.tasks.hiding(),
+    )

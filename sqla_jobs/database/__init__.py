@@ -1,0 +1,1 @@
+"""What the library needs of a connection: engines, timeouts, notifications."""

@@ -1,0 +1,89 @@
+"""What a `Jobs` is bound to: the engine and the sessions of the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from typing import Any, cast
+
+from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from sqla_jobs.database.engines import REMEDY, check_engine, is_asynchronous
+from sqla_jobs.errors import ConfigurationError
+
+SessionFactory = Callable[[], Session]
+Bind = Engine | SessionFactory
+Within = Callable[[], AbstractContextManager[Any]]
+
+
+class Binding:
+    """One application's database. Raises `ConfigurationError` for what jobs cannot run on.
+
+    Each run, and whatever else opens a session or asks for the engine, happens inside a `within()` of its
+    own: an application's context, such as Flask's. Nothing is opened before something is asked for.
+    """
+
+    def __init__(
+        self,
+        bind: Bind,
+        entity: type[Any],
+        *,
+        within: Within | None = None,
+        run_session: SessionFactory | None = None,
+    ) -> None:
+        self.session_factory = _session_factory(bind)
+        self.within: Within = within or nullcontext
+        self.run_session = run_session or self.session_factory
+        """Gives the session of a run, inside of its `within`: a new one, or that in which the application writes."""
+        self._bind = bind
+        self._entity = entity
+
+    @property
+    def engine(self) -> Engine:
+        """The engine behind the application's sessions."""
+        if isinstance(self._bind, Engine):
+            return check_engine(self._bind)
+        with self.session() as session:
+            found = session.get_bind(self._entity)
+        return check_engine(found.engine if isinstance(found, Connection) else found)
+
+    def check_isolation(self) -> str:
+        """The isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
+        with self.session() as session:
+            connection = session.connection(bind_arguments={"mapper": self._entity})
+            level = connection.get_isolation_level()
+            is_autocommit = getattr(connection.connection.driver_connection, "autocommit", False)
+        if is_autocommit:
+            raise ConfigurationError(
+                "the bound sessions are in AUTOCOMMIT, so a task's writes and its completion could never be one "
+                "commit: bind an engine without isolation_level='AUTOCOMMIT'"
+            )
+        return level
+
+    @contextmanager
+    def session(self) -> Generator[Session]:
+        """A new session of the application's, closed at the end; what is not committed is rolled back."""
+        with self.within(), closing(self.session_factory()) as session:
+            yield session
+
+    @contextmanager
+    def transaction(self) -> Generator[Session]:
+        """The same, committed at the end, rolled back after an error."""
+        with self.session() as session:
+            yield session
+            session.commit()
+
+
+def _session_factory(bind: Any) -> SessionFactory:
+    if isinstance(bind, Engine):
+        return sessionmaker(bind)
+    if isinstance(bind, scoped_session):
+        return cast("SessionFactory", bind.session_factory)  # each run has a session of its own
+    if is_asynchronous(type(bind)):
+        raise ConfigurationError(f"bind={bind!r} is asynchronous: tasks run in threads, so {REMEDY}")
+    if callable(bind):
+        return cast("SessionFactory", bind)
+    if isinstance(bind, str | URL):  # not shown: it may hold a password
+        raise ConfigurationError(f"bind= is a URL; it needs an engine: {REMEDY}")
+    raise ConfigurationError(f"bind={bind!r} is neither an Engine nor a session factory: {REMEDY}")

@@ -1,0 +1,231 @@
+"""Tells workers after a commit that there is something to do, so that they need not wait for their next poll.
+
+Never inside the caller's transaction (NOTIFY there makes commits wait for one another), but from a thread
+and a connection of this process's own. A message that is lost costs one poll: polling is the truth.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy.orm import Session, SessionTransaction, object_session
+
+from sqla_jobs.database.engines import driver, own_engine, synchronous
+from sqla_jobs.database.timeouts import ask
+
+log = logging.getLogger("sqla_jobs.database.notify")
+
+_INFO = "sqla_jobs.database.notify"
+_APART = 0.01
+"""Seconds between two messages of one process: what commits in between shares one."""
+_IDLE = 30.0
+"""Seconds without a message after which thread and connection are given up until the next one."""
+_PATIENCE = 10.0
+"""Seconds without an answer after which the server is taken to be away."""
+_EXIT = 1.0
+"""Seconds a program that ends right after its commit may take for the last message."""
+
+SCHEDULES = "=schedules"
+"""What is told instead of a queue's name, which holds no "=", where a schedule was changed."""
+
+Subscriber = Callable[[str], None]
+
+
+def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
+    """Tell who listens on other connections that there are jobs in these queues; "" is every queue."""
+    for queue in queues:
+        connection.execute(select(func.pg_notify(channel, queue)))
+
+
+def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
+    """Tell who listens to channels of queues. That commits at once, without waiting for the disk: no row is written."""
+    with engine.connect() as connection:
+        try:
+            ask(driver(connection), _question(frozenset(messages)), _PATIENCE)
+        except psycopg.Error:
+            connection.invalidate()
+            raise
+
+
+@lru_cache(maxsize=64)
+def _question(messages: frozenset[tuple[str, str]]) -> str:
+    said = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
+    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(said))
+    return question.as_string(None)
+
+
+class _Pending:
+    """What one session has enqueued in its present transaction, by channel."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, set[str]] = {}
+        self.entities: dict[str, type[Any]] = {}
+        self.committed = False
+
+
+def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
+    """Once the session's outermost transaction commits, tell who serves `queue`; "" is every queue."""
+    _listen_to_sessions()
+    pending: _Pending = session.info.setdefault(_INFO, _Pending())
+    pending.queues.setdefault(channel, set()).add(queue)
+    pending.entities[channel] = entity
+
+
+def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
+    """From now on clocks are told when rows of `entity` are changed through sessions."""
+
+    def changed(mapper: object, connection: object, schedule: Any) -> None:
+        if (session := object_session(schedule)) is not None:
+            after_commit(session, job, channel, SCHEDULES)
+
+    for kind in ("after_insert", "after_update", "after_delete"):
+        event.listen(entity, kind, changed)
+
+
+@cache
+def _listen_to_sessions() -> None:
+    """Once, and only where something is enqueued: importing the package changes nothing."""
+    event.listen(Session, "after_commit", _note_commit)
+    event.listen(Session, "after_transaction_end", _tell)
+    atexit.register(_flush_all)
+    os.register_at_fork(after_in_child=_forget_everything)
+
+
+def _note_commit(session: Session) -> None:
+    pending: _Pending | None = session.info.get(_INFO)
+    if pending and not session.in_nested_transaction():  # SQLAlchemy 2.1 also tells of released savepoints
+        pending.committed = True
+
+
+def _tell(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is not None or _INFO not in session.info:
+        return
+    pending: _Pending = session.info.pop(_INFO)
+    if not pending.committed:
+        return
+    for channel, queues in pending.queues.items():
+        bind = session.get_bind(pending.entities[channel])
+        if isinstance(bind, Engine):  # a session joined to a connection has committed nothing yet
+            for queue in queues:
+                for subscriber in list(_subscribers.get(channel, ())):
+                    subscriber(queue)
+            _notifier(bind).send(bind, channel, queues)
+
+
+_subscribers: dict[str, list[Subscriber]] = {}
+
+
+def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
+    """Be called in the committing thread for each queue that got jobs from this process. Returns the end of it."""
+    _subscribers.setdefault(channel, []).append(subscriber)
+    return lambda: _subscribers[channel].remove(subscriber)
+
+
+class _Notifier:
+    """Sends the messages of this process to one database."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: set[tuple[str, str]] = set()
+        self._there_is = threading.Event()
+        self._sent = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._hopeless_until = 0.0
+
+    def send(self, app: Engine, channel: str, queues: set[str]) -> None:
+        """Soon, by a connection as `app` makes them; returns at once, and never fails: it is after a commit."""
+        with self._lock:
+            if self._thread is None and not self._start(app):
+                return
+            self._waiting.update((channel, queue) for queue in queues)
+            if not self._there_is.is_set():
+                self._sent.clear()
+                self._there_is.set()
+
+    def _start(self, app: Engine) -> bool:
+        if time.monotonic() < self._hopeless_until:
+            return False
+        thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the interpreter ends, or the system gives no more threads
+            log.debug("no wake-up can be sent, workers will poll: %s", error)
+            return False
+        self._thread = thread
+        return True
+
+    def flush(self, timeout: float) -> None:
+        """Wait for what is under way."""
+        if self._thread is not None:
+            self._sent.wait(timeout)
+
+    def _loop(self, app: Engine) -> None:
+        try:
+            engine = own_engine(synchronous(app), patience=_PATIENCE)
+        except Exception as error:  # noqa: BLE001 - whatever the application's way of connecting may raise
+            log.debug("no wake-up can be sent for a while, workers will poll: %s", error)
+            self._hopeless_until = time.monotonic() + _IDLE
+            while not self._give_up():
+                self._take()
+            return
+        while self._there_is.wait(_IDLE) or not self._give_up():
+            messages = self._take()
+            try:
+                _send(engine, messages)
+            except Exception as error:  # noqa: BLE001 - the same
+                log.debug("a wake-up was not sent, workers will poll: %s", error)
+            with self._lock:
+                if not self._waiting:
+                    self._sent.set()
+            time.sleep(_APART)
+        engine.dispose()
+
+    def _take(self) -> set[tuple[str, str]]:
+        with self._lock:
+            self._there_is.clear()
+            messages, self._waiting = self._waiting, set()
+            return messages
+
+    def _give_up(self) -> bool:
+        """End the thread, unless there is something to send after all."""
+        with self._lock:
+            if self._waiting:
+                return False
+            self._thread = None
+            self._sent.set()
+            return True
+
+
+_notifiers: WeakKeyDictionary[Engine, _Notifier] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def _notifier(engine: Engine) -> _Notifier:
+    with _making:
+        if engine not in _notifiers:
+            _notifiers[engine] = _Notifier()
+        return _notifiers[engine]
+
+
+def _forget_everything() -> None:
+    """In a forked child neither the threads nor the connections are its own."""
+    global _notifiers, _making
+    _notifiers, _making = WeakKeyDictionary(), threading.Lock()
+    _subscribers.clear()
+
+
+def _flush_all() -> None:
+    deadline = time.monotonic() + _EXIT
+    for notifier in list(_notifiers.values()):
+        notifier.flush(max(0.0, deadline - time.monotonic()))

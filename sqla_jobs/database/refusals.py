@@ -1,0 +1,64 @@
+"""Rows that the server refuses to change, because of what they are: the others of their batch are changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import psycopg
+from sqlalchemy.exc import DBAPIError
+
+from sqla_jobs.rules.error_text import message_of
+
+R = TypeVar("R")
+T = TypeVar("T")
+log = logging.getLogger("sqla_jobs")
+
+_NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX")
+"""Classes of SQLSTATE that blame no row: connections, transactions, rights, tables, resources, operators, the server.
+A trigger of the application's refuses with any other, such as P0001 of RAISE EXCEPTION; a constraint with 23."""
+
+
+REFUSALS = (DBAPIError, psycopg.Error, UnicodeError)
+"""What may blame a row. Text that the encoding of the connection does not have raises a plain `UnicodeError`."""
+
+
+def blames_a_row(error: Exception) -> bool:
+    """Whether the same statement may succeed for other rows."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    state: str | None = getattr(cause, "sqlstate", None)
+    if state is None:
+        return isinstance(cause, UnicodeError)
+    is_in_trigger = state.startswith("42") and isinstance(cause, psycopg.Error) and bool(cause.diag.context)
+    return is_in_trigger or not state.startswith(_NO_ROWS_FAULT)
+
+
+def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Callable[[R, Exception], None]) -> list[T]:
+    """Call `step(rows)`; if the server blames a row, call it for each half, down to single rows for `refused`.
+
+    Each call of `step` is a transaction or savepoint of its own. Returns what the steps return, in order.
+    """
+    if not rows:
+        return []
+    try:
+        return [step(rows)]
+    except REFUSALS as error:
+        if not blames_a_row(error):
+            raise
+        if len(rows) == 1:
+            refused(rows[0], error)
+            return []
+    half = len(rows) // 2
+    return in_parts(rows[:half], step, refused) + in_parts(rows[half:], step, refused)
+
+
+def reason(error: Exception) -> str:
+    """What the server says, without the row that it may quote."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return message_of(cause or error).strip()
+
+
+def warn(verb: str, kind: str, row_id: int, error: Exception) -> None:
+    """Tell of a culprit in the log."""
+    log.warning("the server refuses to %s %s %d, so it stays: %s", verb, kind, row_id, reason(error))

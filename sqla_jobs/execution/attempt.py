@@ -1,0 +1,94 @@
+"""A claimed job in the process that claimed it."""
+
+from __future__ import annotations
+
+import time
+
+from sqla_jobs.execution.interrupt import Body, CancelRequested, Interrupt, body
+from sqla_jobs.execution.started_runs import Mark
+from sqla_jobs.queries import Claimed, Finish
+from sqla_jobs.rules.outcomes import Outcome, storable
+from sqla_jobs.rules.redaction import NOTHING, Secrets
+from sqla_jobs.tasks.context import RunContext
+
+_PROGRESS = 1000
+"""Characters kept of a progress message."""
+
+
+class Held:
+    """From the claim until its end is stored. All moments are of `time.monotonic()`."""
+
+    started_at: float | None = None
+    context: RunContext | None = None
+    progress: tuple[float, str | None] | None = None
+    """Told by the run, and not stored yet."""
+    is_silent = False
+    """Progress would change the row that the run's own transaction is to change under a stricter isolation."""
+    is_over = False
+    """Ended, and its end is on its way to the database."""
+    deadline: float | None = None
+    cancel_requested = False
+    mark: Mark | None = None
+    """Where a parent process sees that it was begun."""
+    secrets: Secrets = NOTHING
+    """What nothing that is told of it may show."""
+    body: Body | None = None
+    """That of the thread it runs in."""
+
+    def __init__(self, job: Claimed, claimed_at: float, *, asked_at: float = 0.0) -> None:
+        self.job = job
+        self.claimed_at = claimed_at
+        """When the answer of the claim came; the server may have committed it a while before, but after `asked_at`."""
+        self.asked_at = asked_at
+
+    @property
+    def is_running(self) -> bool:
+        """Begun, and not over."""
+        return self.started_at is not None and not self.is_over
+
+    def begin(self, mark: Mark | None) -> bool:
+        """It starts, in the calling thread: charged from here on, should this process die.
+
+        False: it may not, since the parent process has given back what this one held before.
+        """
+        started_at = time.monotonic()
+        if mark is not None:
+            mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, started_at)
+            if self.asked_at <= mark.revoked_at:
+                mark.clear()
+                return False
+        self.started_at, self.body, self.mark = started_at, body(), mark
+        return True
+
+    def conclude(self) -> None:
+        """It is over, and its end on its way to the database."""
+        self.is_over = True
+        if self.mark is not None:
+            self.mark.end()
+
+    def let_go(self) -> None:
+        """Its end is in the database, or somebody else's business."""
+        if self.mark is not None:
+            self.mark.clear()
+
+    def cancel(self) -> None:
+        """Somebody cancelled the job: it does not start any more, or is interrupted."""
+        self.cancel_requested = True
+        if self.context is not None:
+            self.context.cancel_requested = True
+        self.interrupt(CancelRequested)
+
+    def interrupt(self, kind: type[Interrupt]) -> None:
+        """Raise `kind` in its code, if that runs at this moment."""
+        if self.body is not None:
+            self.body.interrupt(self, kind)
+
+    def publish(self, fraction: float, message: str | None) -> None:
+        if not self.is_silent:
+            said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)
+            self.progress = (fraction, said)
+
+    def ended(self, outcome: Outcome) -> Finish:
+        """The end of this attempt, now."""
+        started = self.started_at or self.claimed_at
+        return Finish(self.job, outcome, started - self.claimed_at, time.monotonic() - self.claimed_at)

@@ -1,0 +1,189 @@
+"""Runs one claimed job and says what came of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any
+
+from sqla_jobs.database.binding import Within
+from sqla_jobs.errors import ArgumentsError, EntityGone
+from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.interrupt import CancelRequested, TimedOut, body
+from sqla_jobs.execution.started_runs import Mark
+from sqla_jobs.execution.transactions import NotBegun, Transactions
+from sqla_jobs.queries import Finish
+from sqla_jobs.rules.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
+from sqla_jobs.rules.redaction import NOTHING
+from sqla_jobs.tasks.arguments import encode_result
+from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.task import Task
+
+log = logging.getLogger("sqla_jobs.run")
+
+
+class Executor:
+    """Runs jobs of `tasks`, each inside a `within()`; a transactional one in a transaction of `transactions`."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task[..., Any, Any]],
+        transactions: Transactions,
+        *,
+        isolation: str = "READ COMMITTED",
+        within: Within = nullcontext,
+        mark: Callable[[], Mark | None] = lambda: None,
+    ) -> None:
+        self._tasks = tasks
+        self._transactions = transactions
+        self._isolation = isolation
+        self._within = within
+        self._mark = mark
+
+    def execute(self, held: Held) -> Finish | None:
+        """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
+
+        One that was cancelled before it started is given back, which ends it; one that may not start, or gets
+        no transaction, is given back too.
+        A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
+        Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
+        a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
+        """
+        if held.cancel_requested or not held.begin(self._mark()):
+            return held.ended(Released())
+        job = held.job
+        declaration: Declaration | None = None
+        try:
+            declaration = self._tasks[job.task].declaration
+            held.secrets = declaration.secrets(job.args)
+            with _Surrounded(self._within(), held):
+                arguments = declaration.codec.decode(job.args)
+                if declaration.signature.wants_session:
+                    self._run_in_transaction(held, declaration, arguments)
+                    _tell(held, Succeeded())
+                    return None
+                outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
+        except NotBegun as reason:
+            return held.ended(Released(reason.delay))
+        except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
+            outcome = _outcome(held, declaration, error)
+        _tell(held, outcome)
+        return held.ended(outcome)
+
+    def _run_in_transaction(self, held: Held, declaration: Declaration, arguments: dict[str, Any]) -> None:
+        held.is_silent = self._isolation != "READ COMMITTED"
+        with self._transactions.begin() as session:
+            loaded = declaration.codec.load(session, arguments)
+            result = _call(held, declaration, [session], loaded)
+            session.flush()
+            self._transactions.commit(session, held.ended(Succeeded(result)))
+
+
+class _Surrounded:
+    """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged."""
+
+    def __init__(self, surroundings: AbstractContextManager[Any], held: Held) -> None:
+        self._surroundings = surroundings
+        self._held = held
+
+    def __enter__(self) -> None:
+        self._surroundings.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            self._surroundings.__exit__(kind, raised, at)
+        except BaseException as error:  # noqa: BLE001
+            if error is not raised:
+                job = self._held.job
+                log.error(  # noqa: TRY400 - its own traceback may show secrets
+                    "job %s %s attempt %s: its context did not end well\n%s",
+                    job.job_id,
+                    job.task,
+                    job.attempt,
+                    Failure.of(error, secrets=self._held.secrets).traceback,
+                )
+
+
+class _UnstorableResult(Exception):
+    """The task did its work and returned what cannot be kept; running it again would not help."""
+
+
+def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
+    if declaration.timeout is not None:
+        held.deadline = time.monotonic() + declaration.timeout
+        if held.mark is not None:
+            overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
+            held.mark.expire(held.deadline, getattr(overrun, "delay", None))
+    if declaration.signature.wants_context:
+        job = held.job
+        held.context = RunContext(
+            job.job_id,
+            job.run_id,
+            job.task,
+            job.queue,
+            job.attempt,
+            job.max_attempts,
+            deadline=held.deadline,
+            scheduled_for=job.scheduled_for,
+            publish=held.publish,
+        )
+        injected.append(held.context)
+    result = body().run(held, declaration.signature.call, injected, arguments)
+    try:
+        return encode_result(result)
+    except ArgumentsError as error:
+        raise _UnstorableResult(
+            f"{held.job.task} (job {held.job.job_id}): {error}; return plain JSON, or nothing"
+        ) from None
+
+
+def _outcome(held: Held, declaration: Declaration | None, error: BaseException, *, at: float | None = None) -> Outcome:
+    """What follows from `error`, raised now or at a moment to come."""
+    job = held.job
+    if isinstance(error, EntityGone):
+        return Cancelled(Failure("EntityGone", held.secrets.text(str(error))))
+    if isinstance(error, CancelRequested):
+        return Cancelled(Failure("Cancel", "cancelled while it ran"))
+    if declaration is None or isinstance(error, _UnstorableResult):
+        return Failed(Failure.of(error, secrets=held.secrets))
+    if isinstance(error, TimedOut):
+        overdue = TimeoutError(f"ran longer than its timeout of {declaration.timeout:g} s")
+        error = overdue.with_traceback(error.__traceback__)
+    since_claim = (at or time.monotonic()) - held.claimed_at
+    return decide(
+        error,
+        policy=declaration.policy,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        elapsed=job.elapsed + since_claim,
+        secrets=held.secrets if at is None else NOTHING,  # of a moment to come only the delay is asked for
+    )
+
+
+def _tell(held: Held, outcome: Outcome) -> None:
+    """One line for each attempt: at DEBUG where all is well, at WARNING where it failed."""
+    failure: Failure | None = getattr(outcome, "failure", None)
+    level = logging.DEBUG if failure is None else logging.WARNING
+    if not log.isEnabledFor(level):
+        return
+    job = held.job
+    delay = getattr(outcome, "delay", None)
+    log.log(
+        level,
+        "job %s %s attempt %s/%s %s after %.3f s%s%s",
+        job.job_id,
+        job.task,
+        job.attempt,
+        job.max_attempts,
+        word(outcome),
+        time.monotonic() - (held.started_at or held.claimed_at),
+        "" if delay is None else f", again in {delay:.1f} s",
+        "" if failure is None else f": {failure.type}: {failure.message:.500}",
+        extra={"job_id": job.job_id, "task": job.task, "attempt": job.attempt},
+    )

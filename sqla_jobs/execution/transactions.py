@@ -1,0 +1,134 @@
+"""The transactions in which transactional tasks run."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import cache
+from typing import Protocol
+
+import psycopg
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, SessionTransaction
+
+from sqla_jobs.queries import Finish, Queries
+
+log = logging.getLogger("sqla_jobs.run")
+
+_AGAIN = (1.0, 2.0)
+"""Seconds after which a job that got no transaction is tried again: between these, so that not all come at once."""
+_SAY_AGAIN = 60.0
+"""Seconds after which it is said again that jobs get none."""
+
+
+_CONNECTIONS = "sqla_jobs.database.engines"
+"""Where the `info` of a run's session has the connections that it has begun transactions on."""
+_ENDING = "sqla_jobs.ending"
+"""Where it has its COMMIT that is under way."""
+
+
+@cache
+def _listen_to_sessions() -> None:
+    event.listen(Session, "after_begin", _note_connection)
+
+
+def _note_connection(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    connections: list[Connection] | None = session.info.get(_CONNECTIONS)
+    if connections is None or connection in connections:
+        return
+    connections.append(connection)
+    if (ending := session.info.get(_ENDING)) is not None:  # a hook of the commit has begun it
+        ending.watch(connection)
+
+
+class NotBegun(Exception):
+    """The database gave no transaction that a task could write in; nothing of it has run."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.delay = random.SystemRandom().uniform(*_AGAIN)  # the global one may be seeded by a task
+
+
+class Transactions(Protocol):
+    """Where transactional tasks write, and record their ends."""
+
+    def begin(self) -> AbstractContextManager[Session]:
+        """A session in a transaction, of which nothing is left without `commit`. Raises `NotBegun`."""
+        ...
+
+    def commit(self, session: Session, end: Finish) -> None:
+        """Record the end of the attempt, as the transaction's last statement, and commit. Raises `LeaseLost`."""
+        ...
+
+
+class WorkerTransactions:
+    """Each its own, in a session from `session`, and such that a process which is gone soon holds nothing.
+
+    The server notices a vanished host within about `lease`, or a minute where that is less. `patience` is
+    how long a connection of the application's pool may be silent when a transaction begins on it.
+    """
+
+    def __init__(
+        self,
+        session: Callable[[], Session],
+        queries: Queries,
+        *,
+        lease: float,
+        patience: float,
+    ) -> None:
+        self._session = session
+        self._queries = queries
+        self._lease = lease
+        self._patience = patience
+        self._say_again_at = 0.0
+        _listen_to_sessions()
+
+    @contextmanager
+    def begin(self) -> Generator[Session]:
+        with closing(self._session()) as session:
+            session.info[_CONNECTIONS] = list[Connection]()  # the factory may give the same session again
+            try:
+                is_writable = self._begin(session)
+            except (DBAPIError, PoolTimeout, psycopg.Error) as error:
+                raise self._told(NotBegun(str(getattr(error, "orig", error)).strip())) from error
+            if not is_writable:
+                raise self._told(NotBegun("the server is read-only"))
+            yield session
+
+    def commit(self, session: Session, end: Finish) -> None:
+        if session.twophase:  # the fence stands before all that is committed
+            self._queries.succeed(session, end)
+            session.commit()
+        else:
+            with self._queries.ending(session, end) as ending:
+                for connection in session.info[_CONNECTIONS]:
+                    ending.watch(connection)
+                session.info[_ENDING] = ending
+                try:
+                    session.commit()
+                finally:
+                    del session.info[_ENDING]
+
+    def _begin(self, session: Session) -> bool:
+        connection = self._queries.connection(session)
+        try:
+            is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
+        except psycopg.Error:
+            connection.exec_driver_sql("SELECT 1")  # fails too, and SQLAlchemy gives up what its pool has
+            raise
+        if not is_writable:
+            connection.invalidate()  # the pool is to connect anew: to the primary, once there is one
+        return is_writable
+
+    def _told(self, none: NotBegun) -> NotBegun:
+        """Once, and not for each of the many jobs that meet the same."""
+        now = time.monotonic()
+        level = logging.WARNING if now >= self._say_again_at else logging.DEBUG
+        self._say_again_at = now + _SAY_AGAIN
+        log.log(level, "transactional jobs get no transaction, and come again, uncharged: %.500s", none)
+        return none

@@ -1,0 +1,148 @@
+"""`flask jobs`: the commands of `sqla-jobs`, on the application that Flask loads, with settings from its config."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import click
+from flask import Flask
+from flask.cli import NoAppException, ScriptInfo
+
+from sqla_jobs.cli.application import HOST, plain_errors
+from sqla_jobs.database.explain import EXPLAINED, explain
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.loading import load_named
+
+Defaults = dict[str, dict[str, Any]]
+"""By name of the command and of the option."""
+
+_PREFIX = "SQLA_JOBS_"
+_ONLY_SAID = {"application", "database_url", "drain", "reload"}
+"""Options of the worker that are no settings of an application."""
+_LOADED = "sqla_jobs.flask:loaded"
+_HELP = "sqla_jobs.help"
+
+
+def defaults_of(config: Mapping[str, Any]) -> Defaults:
+    """What an application's config says about the options of `worker` and `clock`.
+
+    SQLA_JOBS_CONCURRENCY is `--concurrency`. Raises `ConfigurationError` for what is no option, or no value of it.
+    """
+    given = {key: value for key, value in config.items() if key.startswith(_PREFIX) and value is not None}
+    if not given:
+        return {}
+    from sqla_jobs.cli.running import clock, worker
+
+    known = {command: _settings(command) for command in (worker, clock)}
+    if unknown := given.keys() - known[worker].keys() - known[clock].keys():
+        names = ", ".join(sorted(known[worker] | known[clock]))
+        raise ConfigurationError(f"app.config[{min(unknown)!r}]: there is no such setting; there are {names}")
+    return {
+        str(command.name): {
+            str(options[key].name): _value(key, given[key], options[key]) for key in options.keys() & given.keys()
+        }
+        for command, options in known.items()
+    }
+
+
+def _settings(command: click.Command) -> dict[str, click.Option]:
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    return {_PREFIX + str(option.name).upper(): option for option in options if option.name not in _ONLY_SAID}
+
+
+def _value(key: str, given: Any, option: click.Option) -> Any:
+    """As on the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
+    said = given
+    if isinstance(given, Mapping):
+        said = ",".join(f"{name}={number}" for name, number in given.items())
+    elif isinstance(given, Iterable) and not isinstance(given, str):
+        said = ",".join(map(str, given))
+    try:
+        return option.type(said)
+    except click.BadParameter as error:
+        raise ConfigurationError(f"app.config[{key!r}] = {given!r}: {error.message}") from None
+
+
+def loaded() -> Flask:
+    """The application that `flask --app` or FLASK_APP names. Raises `ConfigurationError` where there is none."""
+    context = click.get_current_context(silent=True)
+    info = context.find_object(ScriptInfo) if context else None
+    try:
+        return (info or ScriptInfo(os.environ.get("FLASK_APP"))).load_app()
+    except NoAppException as error:
+        raise ConfigurationError(error.format_message()) from error
+
+
+class _Commands(click.Group):
+    """The commands of `sqla-jobs`, imported when one of them is wanted: every `flask` command looks here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from sqla_jobs.cli.main import COMMANDS
+
+        return sorted(str(command.name) for command in COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from sqla_jobs.cli.main import COMMANDS
+
+        return next((command for command in COMMANDS if command.name == cmd_name), None)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_HELP] = not set(args).isdisjoint(ctx.help_option_names)
+        return super().parse_args(ctx, args)
+
+
+@click.group("jobs", cls=_Commands)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Background jobs in the application's own database."""
+    context.meta[HOST] = _LOADED
+    if context.meta[_HELP]:
+        return
+    with plain_errors():
+        if context.invoked_subcommand == "worker":  # the parent of workers imports no application code
+            context.meta[HOST] = _named(context.ensure_object(ScriptInfo))
+            context.default_map = _defaults_elsewhere(context.meta[HOST])
+        else:
+            app = loaded()
+            context.with_resource(app.app_context())
+            context.default_map = defaults_of(app.config)
+
+
+def _named(info: ScriptInfo) -> str:
+    """MODULE:ATTR by which other processes load the same application. Raises `ConfigurationError`."""
+    if info.create_app is None:
+        if info.app_import_path:
+            os.environ["FLASK_APP"] = info.app_import_path
+        return _LOADED
+    module, name = info.create_app.__module__, getattr(info.create_app, "__qualname__", "<unnamed>")
+    if module == "__main__" or "<" in name:
+        raise ConfigurationError(
+            f"worker processes cannot import {name!r} of {module!r}, which makes the application of this program: "
+            "put it into a module, or name the application, python -m sqla_jobs.worker MODULE:ATTR"
+        )
+    return f"{module}:{name}()"
+
+
+def _defaults_elsewhere(spec: str) -> Defaults:
+    """`defaults_of` the application, which is loaded in a process that ends then."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        found = process.submit(_read_defaults, spec).result()
+    if isinstance(found, str):
+        raise ConfigurationError(found)
+    return found
+
+
+def _read_defaults(spec: str) -> Defaults | str:
+    """The defaults, or why there are none."""
+    try:
+        return defaults_of(load_named(spec).config)
+    except EXPLAINED as error:
+        return explain(error)
+    except BaseException as error:  # noqa: BLE001 - the application's own
+        traceback.print_exc()
+        return f"the application cannot be loaded: {type(error).__name__}"

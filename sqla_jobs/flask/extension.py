@@ -1,0 +1,157 @@
+"""Flask: jobs on the application's own `db.session`, inside its context, and `flask jobs`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing, contextmanager, nullcontext
+from typing import Any, Generic, TypeVar, cast
+from weakref import ref
+
+from flask import Flask, current_app, has_app_context
+from sqlalchemy.orm import Session, scoped_session
+
+from sqla_jobs.database.binding import Bind, Binding, SessionFactory
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.flask.cli import cli, defaults_of, loaded
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin
+
+__all__ = ["FlaskJobs", "cli", "loaded"]
+
+J = TypeVar("J", bound=JobMixin)
+AnyBind = Bind | scoped_session[Any]
+
+
+class FlaskJobs(Generic[J]):
+    """Jobs of Flask applications: each run in an application context, in the session that `db.session` is there.
+
+    The database is that of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite, in whichever order the extensions
+    are initialised; without these it is `bind`, or what `jobs` is bound to: an engine, a session factory or a
+    `scoped_session`. Nothing connects before a worker, a clock or a command does.
+    """
+
+    def __init__(self, jobs: Jobs[J], app: Flask | None = None, *, bind: AnyBind | None = None) -> None:
+        self.jobs = jobs
+        self.bind = bind
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Put this into `app.extensions["sqla_jobs"]`. Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting.
+
+        Several applications may carry the same jobs, as those of a factory in tests do: a worker is for
+        the one in whose context it is made, or the only one.
+        """
+        if app.extensions.get("sqla_jobs", self) is not self:
+            raise ConfigurationError(f"{app!r} carries jobs in extensions['sqla_jobs'] already, and can carry only one")
+        defaults_of(app.config)
+        if "sqla_jobs" not in app.extensions:
+            app.extensions["sqla_jobs"] = self
+            _applications(self.jobs).add(app)
+
+    def use(self, app: Flask) -> None:
+        """Have workers, clocks and commands of this process work for `app`, also outside of its context."""
+        _applications(self.jobs).used = app
+
+    def binding(self, app: Flask, bind: Bind | None = None) -> Binding:
+        """The database of `app`, or `bind`, with a context of `app` around each run. Raises `ConfigurationError`."""
+        chosen = bind or self.bind
+        db, bound = app.extensions.get("sqlalchemy"), self.jobs.bound
+        if chosen is None and db is None and bound is None:
+            raise ConfigurationError(
+                f"{app!r} has no Flask-SQLAlchemy or Flask-SQLAlchemy-Lite: call db.init_app(app), or give its own "
+                "engine or sessions, FlaskJobs(jobs, app, bind=…)"
+            )
+        if chosen is None and db is not None and bound is not None:
+            raise ConfigurationError(
+                f"{app!r} has db.session, and its jobs are bound to something else: leave jobs.bind or "
+                "session_factory= out, so that a run's session is db.session, or say FlaskJobs(jobs, app, bind=…)"
+            )
+        if (chosen := chosen or bound) is not None:
+            return _AppBinding(app, chosen, self.jobs.Job, chosen if isinstance(chosen, scoped_session) else None)
+        make, shared = _sessions_of(db)
+        return _AppBinding(app, make, self.jobs.Job, shared)
+
+
+class _AppBinding(Binding):
+    """The database of one application. `shared` gives what its helpers write in, inside a context."""
+
+    def __init__(self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None) -> None:
+        super().__init__(cast("Bind", bind), entity, within=self._context, run_session=shared)
+        self._app = app
+        self._shared = shared
+
+    @contextmanager
+    def session(self) -> Generator[Session]:
+        """In the context that the caller is in: the end of another one might take the caller's session away."""
+        is_inside = has_app_context() and current_app == self._app
+        with nullcontext() if is_inside else self._app.app_context(), closing(self.session_factory()) as session:
+            yield session
+
+    @contextmanager
+    def _context(self) -> Generator[None]:
+        """A new one. A session left open in it is closed, also where a teardown function raises."""
+        left: Session | None = None
+        try:
+            with self._app.app_context():
+                try:
+                    yield
+                finally:
+                    left = self._left()
+        finally:
+            if left is not None:
+                left.close()
+
+    def _left(self) -> Session | None:
+        is_unused = isinstance(self._shared, scoped_session) and not self._shared.registry.has()
+        return None if is_unused or self._shared is None else self._shared()
+
+
+def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
+    """What makes sessions, and what gives `db.session`; both to be called inside a context."""
+    session = vars(db).get("session")
+    if isinstance(session, scoped_session):
+        return session, session
+
+    def make() -> Session:  # Flask-SQLAlchemy-Lite's
+        factory = db.sessionmaker
+        return cast("Session", factory())
+
+    return make, lambda: db.session
+
+
+class _Applications:
+    """Those that carry one `Jobs`; says which one is meant."""
+
+    def __init__(self, jobs: Jobs[Any]) -> None:
+        self.used: Flask | None = None
+        self._jobs = jobs
+        self._carriers: list[ref[Flask]] = []
+
+    def add(self, app: Flask) -> None:
+        self._carriers.append(ref(app))
+
+    def __call__(self, bind: Bind | None) -> Binding:
+        app = self._meant()
+        carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
+        return carried.binding(app, bind)
+
+    def _meant(self) -> Flask:
+        if has_app_context() and self._is_carried_by(current_app):
+            return cast("Any", current_app)._get_current_object()  # type: ignore[no-any-return]
+        app = self.used or (self._carriers[0]() if len(self._carriers) == 1 else None)
+        if app is None:
+            raise ConfigurationError(
+                f"{len(self._carriers)} applications were initialised with these jobs, and none of them is active: "
+                "do this inside of one's context, with app.app_context(): …"
+            )
+        return app
+
+    def _is_carried_by(self, app: Flask) -> bool:
+        return getattr(app.extensions.get("sqla_jobs"), "jobs", None) is self._jobs
+
+
+def _applications(jobs: Jobs[Any]) -> _Applications:
+    if not isinstance(jobs.host, _Applications):
+        jobs.host = _Applications(jobs)
+    return jobs.host

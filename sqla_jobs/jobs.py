@@ -1,0 +1,267 @@
+"""`Jobs`: one application's job models, tasks and database, and everything that is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from sqlalchemy.orm import registry
+
+from sqla_jobs.actions import jobs as actions
+from sqla_jobs.database.binding import Bind, Binding, Within
+from sqla_jobs.database.notify import tell_of_schedules
+from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
+from sqla_jobs.models.defaults import name_only_what_is_set
+from sqla_jobs.models.mapping import Models, map_models
+from sqla_jobs.rules.retention import KEPT, Retention
+from sqla_jobs.tasks.declaration import TaskOptions, declare
+from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
+from sqla_jobs.tasks.registry import Tasks
+from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.task import Task
+
+if TYPE_CHECKING:
+    from sqla_jobs.clock import Clock
+    from sqla_jobs.worker import Worker
+
+C = ParamSpec("C")
+R = TypeVar("R")
+T = TypeVar("T")
+J = TypeVar("J", bound=JobMixin)
+JT = TypeVar("JT", bound=JobMixin)
+
+
+class TaskDecorator(Protocol[J]):
+    """What `@jobs.task(…)` returns."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
+    @overload
+    def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...
+
+
+class Jobs(Generic[J]):
+    """The jobs of one application, on its own metadata and in its own database.
+
+    `base` is any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`; the models are mapped
+    there at once, as tables named `prefix` + jobs, runs, schedules, processes, queues, audit in `schema`.
+    `tasks` names the modules that declare tasks: workers import them, this does not.
+    `session_factory` (or an engine, or a later `bind`) is what workers connect with; enqueueing uses the
+    caller's session and needs none. Raises `ConfigurationError`.
+    """
+
+    Job: type[J]
+    Run: type[RunMixin]
+    Schedule: type[ScheduleMixin]
+    Process: type[ProcessMixin]
+    Queue: type[QueueMixin]
+    Audit: type[AuditMixin]
+
+    @overload
+    def __init__(
+        self: Jobs[JobMixin],
+        base: type[Any] | registry,
+        *,
+        schema: str | None = None,
+        prefix: str = "sqla_",
+        tasks: Sequence[str] = (),
+        session_factory: Bind | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Jobs[JT],
+        base: type[Any] | registry,
+        *,
+        job_class: type[JT],
+        schema: str | None = None,
+        prefix: str = "sqla_",
+        tasks: Sequence[str] = (),
+        session_factory: Bind | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        base: type[Any] | registry,
+        *,
+        job_class: type[Any] = JobMixin,
+        schema: str | None = None,
+        prefix: str = "sqla_",
+        tasks: Sequence[str] = (),
+        session_factory: Bind | None = None,
+    ) -> None:
+        if isinstance(tasks, str):
+            raise ConfigurationError(f"tasks={tasks!r}: a list of module names, tasks=[{tasks!r}]")
+        self.models: Models[J] = map_models(base, schema, prefix, job_class)
+        name_only_what_is_set(self.models.tables["jobs"])
+        self.Job = self.models.Job
+        self.Run = self.models.Run
+        self.Schedule = self.models.Schedule
+        self.Process = self.models.Process
+        self.Queue = self.models.Queue
+        self.Audit = self.models.Audit
+        self.tasks: Tasks[J] = Tasks(tuple(tasks))
+        tell_of_schedules(self.Schedule, self.Job, self.models.channel)
+        self.schedules = Schedules()
+        """What code declares; the clock makes rows of it."""
+        self.bound: Bind | None = None
+        """What was given by `session_factory=` or `bind`."""
+        self._within: Within | None = None
+        self.host: Callable[[Bind | None], Binding] | None = None
+        """Says what to work on, given the `bind=` that somebody asked for; set where an application has its own say."""
+        if session_factory is not None:
+            self.bind(session_factory)
+
+    def bind(self, bind: Bind, *, within: Within | None = None) -> None:
+        """Say what workers connect with: an engine or a session factory of the database with these tables.
+
+        `within()` is a context manager: each run happens inside one, and whatever else opens a session.
+        """
+        Binding(bind, self.Job)  # refuses what is neither
+        self.bound, self._within = bind, within
+
+    def binding(self, bind: Bind | None = None) -> Binding:
+        """The database to work on: `bind`, else what was bound before. Raises `ConfigurationError`."""
+        if self.host is not None:
+            return self.host(bind)
+        chosen = self.bound if bind is None else bind
+        if chosen is None:
+            raise ConfigurationError(
+                "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
+                "or --database-url or DATABASE_URL on the command line"
+            )
+        return Binding(chosen, self.Job, within=self._within)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a database was given, or an application that has one."""
+        return self.bound is not None or self.host is not None
+
+    @overload
+    def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
+    @overload
+    def task(self, target: Callable[C, R], /) -> Task[C, R, J]: ...
+    @overload
+    def task(self, /, **options: Unpack[TaskOptions]) -> TaskDecorator[J]: ...
+    def task(self, target: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
+        """Register a function, or a dataclass with `execute`, as a task. Raises `DeclarationError`.
+
+        A function becomes a `Task`: still callable, and enqueued by `.enqueue(session, …)`. A class stays
+        what it is, and its instances are enqueued by `jobs.enqueue(session, instance)`.
+        """
+        if target is None:
+            return partial(self._register, options=options)
+        return self._register(target, options)
+
+    def _register(self, target: Any, options: TaskOptions) -> Any:
+        task: Task[..., Any, J] = Task(declare(target, options), self.models, self.schedules)
+        self.tasks.add(task)
+        return target if isinstance(target, type) else task
+
+    def enqueue(self, session: AnySession, instance: object, /, **options: Unpack[EnqueueOptions]) -> J:
+        """Add a job for an instance of a task class to the caller's session, as `Task.enqueue` does."""
+        task = self.tasks.of_class(type(instance))
+        return task.options(**options).enqueue(session, **task.declaration.signature.arguments_of(instance))
+
+    def enqueue_many(
+        self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
+    ) -> int:
+        """Add a job for each instance, in order, and return how many; all or nothing, in flat memory."""
+
+        def grouped() -> Iterator[int]:
+            for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
+                task = self.tasks.of_class(kind)
+                arguments_of = task.declaration.signature.arguments_of
+                numbered = ((number, arguments_of(instance)) for number, instance in group)
+                yield task.options(**options).enqueue_numbered(session, numbered)
+
+        with plain_session(session).begin_nested():
+            return sum(grouped())
+
+    def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
+        """Declare that a job for an instance of a task class is enqueued by a cron rule, as `Task.schedule` does."""
+        if "args" in options:
+            raise ArgumentsError("jobs.schedule takes the arguments from the instance: leave args= out")
+        task = self.tasks.of_class(type(instance))
+        options["args"] = task.declaration.signature.arguments_of(instance)
+        task.schedule(cron, **options)
+
+    def cancel(self, session: AnySession, job: J | int, /) -> bool:
+        """Cancel a job once the caller commits: a waiting one ends `cancelled`, a running one is asked to.
+
+        Returns False where it had ended already. Raises `UnknownJob`.
+        """
+        return actions.cancel(plain_session(session), self.models, job)
+
+    def retry(self, session: AnySession, job: J | int, /) -> bool:
+        """Queue a job that ended, or waits for its time, at once; it gets at least one attempt more.
+
+        Returns False where it is queued or running. Raises `UnknownJob`, and `JobsError` where another
+        live job has its unique key.
+        """
+        return actions.retry(plain_session(session), self.models, job)
+
+    def pause(self, session: AnySession, queue: str, /) -> None:
+        """Stop all claiming from `queue` once the caller commits; what runs goes on."""
+        actions.pause(plain_session(session), self.models, queue)
+
+    def resume(self, session: AnySession, queue: str, /) -> None:
+        """Claim from `queue` again once the caller commits."""
+        actions.resume(plain_session(session), self.models, queue)
+
+    def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
+        """Delete the jobs that ended `older_than` (a timedelta, or seconds) ago, and their runs; returns how many.
+
+        All in the caller's transaction. Left alone are jobs that somebody holds locked, and those to which a row
+        of the application refers, unless its foreign key says ON DELETE CASCADE or SET NULL. Runs that ended
+        `older_than` ago, and whose job the application deleted itself, go too. Workers prune by themselves.
+        Raises `ConfigurationError`.
+        """
+        return actions.prune(plain_session(session), self.models, older_than=older_than)
+
+    def worker(
+        self,
+        queues: Mapping[str, int] | Iterable[str] = ("default",),
+        *,
+        concurrency: int = 8,
+        bind: Bind | None = None,
+        heartbeat: float = 5.0,
+        lease: float = 30.0,
+        poll: float = 1.0,
+        grace: float = 30.0,
+        slow: float = 300.0,
+        retention: Retention = KEPT,
+    ) -> Worker:
+        """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
+
+        It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
+        every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
+        takes longer than `slow` seconds is logged. Jobs that ended are deleted after their `retention`, such
+        as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed;
+        lines of the audit after that of "audit", by default a year.
+        Raises `ConfigurationError`.
+        """
+        from sqla_jobs.worker import Settings, Worker
+
+        settings = Settings.checked(
+            queues,
+            concurrency=concurrency,
+            heartbeat=heartbeat,
+            lease=lease,
+            poll=poll,
+            grace=grace,
+            slow=slow,
+            retention=retention,
+        )
+        return Worker(self, self.binding(bind), settings)
+
+    def clock(self, *, bind: Bind | None = None, heartbeat: float = 5.0, lease: float = 30.0) -> Clock:
+        """A clock: enqueues a job for each tick of each schedule, exactly once however many clocks there are.
+
+        It beats every `heartbeat` seconds and is taken for dead after `lease`. Raises `ConfigurationError`.
+        """
+        from sqla_jobs.clock import Clock
+
+        return Clock(self, self.binding(bind), heartbeat=heartbeat, lease=lease)

@@ -1,0 +1,1 @@
+"""How queues, processes and the database stand."""

@@ -1,0 +1,97 @@
+"""What an application has added to the tables of jobs, and how that can stand in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import Finding, Verdict
+
+_UNINDEXED = text(
+    """
+    SELECT reference.conrelid::regclass::text, attribute.attname
+    FROM pg_constraint AS reference
+    JOIN pg_attribute AS attribute
+      ON attribute.attrelid = reference.conrelid AND attribute.attnum = reference.conkey[1]
+    WHERE reference.confrelid = ANY(CAST(:tables AS regclass[])) AND reference.contype = 'f'
+      AND NOT EXISTS (
+        SELECT FROM pg_index
+        WHERE indrelid = reference.conrelid AND indkey[0] = ANY(reference.conkey) AND indisvalid
+      )
+    ORDER BY 1, 2
+    """
+)
+
+
+def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Foreign keys to jobs without an index."""
+    rows = _ask(session, jobs, _UNINDEXED, ["jobs"])
+    if not rows:
+        yield Finding("foreign keys to jobs", Verdict.ok, "all have an index, or there is none")
+    for table, column in rows:
+        yield Finding(
+            "foreign keys to jobs",
+            Verdict.warning,
+            f"{table}.{column} has no index",
+            f"pruning reads the whole table for each job: CREATE INDEX CONCURRENTLY ON {table} ({column})",
+        )
+
+
+_SECURED = text(
+    """
+    SELECT oid::regclass::text, row_security_active(oid) FROM pg_class
+    WHERE oid = ANY(CAST(:tables AS regclass[])) AND relrowsecurity ORDER BY 1
+    """
+)
+
+
+def row_level_security(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Tables with row level security."""
+    for table, applies_to_us in _ask(session, jobs, _SECURED):
+        role = "this role is under its policies" if applies_to_us else "this role is exempt from its policies"
+        yield Finding(
+            "row level security",
+            Verdict.warning,
+            f"it is on for {table}; {role}",
+            "a program does not see the rows that a policy hides from its role: such jobs are never claimed, "
+            "taken back or pruned, and nothing says so. Give workers and clocks a role with BYPASSRLS, or "
+            f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
+        )
+
+
+_TRIGGERS = text(
+    """
+    SELECT tgrelid::regclass::text, quote_ident(tgname), tgfoid::regproc::text FROM pg_trigger
+    WHERE tgrelid = ANY(CAST(:tables AS regclass[])) AND NOT tgisinternal AND tgenabled <> 'D'
+      AND tgtype & CAST(:before_or_instead AS int2) <> 0
+    ORDER BY 1, 2
+    """
+)
+_BEFORE, _INSTEAD = 2, 64
+"""Bits of `tgtype`."""
+
+
+def triggers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Triggers that can refuse or change what is about to be written. The library has none."""
+    for table, name, function in _ask(session, jobs, _TRIGGERS, before_or_instead=_BEFORE | _INSTEAD):
+        yield Finding(
+            "triggers",
+            Verdict.warning,
+            f"trigger {name} of {table} calls {function} before rows are written",
+            "where it raises or returns NULL, a job is not claimed, not stored or not pruned. Let it return NEW (OLD "
+            f"for a DELETE) for whatever a worker writes; or DROP TRIGGER {name} ON {table}",
+        )
+
+
+def _ask(
+    session: Session, jobs: Jobs[Any], question: TextClause, nouns: Sequence[str] = (), **values: int
+) -> list[Any]:
+    """The answer about some of the tables, or all."""
+    preparer = session.connection().dialect.identifier_preparer
+    tables = jobs.models.tables
+    names = [preparer.format_table(tables[noun]) for noun in nouns or tables]
+    return [*session.execute(question, {"tables": names, **values})]

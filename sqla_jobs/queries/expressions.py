@@ -1,0 +1,210 @@
+"""The pieces that the statements are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import cast as cast_type
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Double,
+    Interval,
+    MetaData,
+    Select,
+    Sequence,
+    Text,
+    all_,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    column,
+    func,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    table,
+    true,
+)
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql.selectable import TableValuedAlias
+
+from sqla_jobs.database.engines import driver
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.rules.checks import MAX_ID
+
+_DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+
+
+class Written:
+    """A statement as psycopg takes it, for where SQLAlchemy takes longer over executing it than the server does."""
+
+    def __init__(self, statement: Any) -> None:
+        self.origin = statement
+        compiled = statement.compile(dialect=_DIALECT)
+        self.text = str(compiled)
+        self.parameters = compiled.params
+        self._query = as_query(self.text)
+
+    def execute(self, connection: Connection, values: dict[str, Any]) -> psycopg.Cursor[Any]:
+        """Execute it in the connection's transaction."""
+        return driver(connection).execute(self._query, {**self.parameters, **values})
+
+
+def as_query(statement: str) -> sql.SQL:
+    """What psycopg is to send, in the encoding of its connection."""
+    return sql.SQL(cast_type("Any", statement))
+
+
+class Tables:
+    """The tables behind the mapped classes; their columns are looked up by name.
+
+    `jobs.c.ctid` is where a version of a row lies. A row that the same statement has locked stays there, and
+    needs no index to be found again; one that was changed after the statement began is not found.
+    """
+
+    def __init__(self, models: Models[Any], schema: str | None = None) -> None:
+        jobs = _table(models.Job, schema)
+        columns = [column(kind.name, kind.type) for kind in jobs.c]
+        self.jobs: Any = table(jobs.name, *columns, column("ctid"), schema=jobs.schema)
+        self.runs = _table(models.Run, schema)
+        self.processes = _table(models.Process, schema)
+        self.queues = _table(models.Queue, schema)
+        self.schedules = _table(models.Schedule, schema)
+        self.positions, self.run_ids = (
+            Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)
+        )
+
+
+def _table(model: type[Any], schema: str | None) -> Any:
+    mapped = inspect(model).local_table
+    return mapped if mapped.schema or schema is None else mapped.to_metadata(MetaData(), schema=schema)
+
+
+def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
+    """Arrays bound as parameters, side by side as the columns of a table: column=(parameter, type)."""
+    return _side_by_side(
+        name,
+        [bindparam(parameter, type_=ARRAY(kind)) for parameter, kind in columns.values()],
+        {column_name: kind for column_name, (_, kind) in columns.items()},
+    )
+
+
+def unnest_written(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
+    """The same of arrays as PostgreSQL writes them, by `numbers` and `texts`: psycopg spends longer on lists.
+
+    Where one is shorter than the others, its column is NULL from there on.
+    """
+    return _side_by_side(
+        name,
+        [
+            cast(bindparam(written, type_=Text) if isinstance(written, str) else written, ARRAY(kind))
+            for written, kind in columns.values()
+        ],
+        {column_name: kind for column_name, (_, kind) in columns.items()},
+    )
+
+
+def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> TableValuedAlias:
+    named = [column(column_name, kind) for column_name, kind in columns.items()]
+    return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+
+
+def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
+    """Said outright, not as a parameter: a plan that is kept could not use the index of these jobs."""
+    said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
+    return said
+
+
+def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
+    """The fence: that this lease still stands.
+
+    LIKE, so that the job is looked up by its id and not in the index of those that run: under a held snapshot
+    that one keeps an entry for each job that has run.
+    """
+    return and_(
+        jobs.c.id == job_id,
+        jobs.c.current_run_id == run_id,
+        jobs.c.process_id == process_id,
+        jobs.c.state.like(literal_column("'running'")),
+    )
+
+
+def among(jobs: Any) -> ColumnElement[bool]:
+    """Whether the job at hand is one of those that the parameters of an `Among` let through."""
+    only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
+    return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
+
+
+def committed_to_disk() -> ColumnElement[bool]:
+    """Makes the transaction's COMMIT wait for the disk, also where the database says otherwise. Always true.
+
+    A crash of the server can undo an asynchronous one, also together with what a sequence gave out.
+    """
+    setting = "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true)"
+    return literal_column(f"{setting} ELSE '' END", Text).is_not(None)
+
+
+def losses(tables: Tables) -> Any:
+    """How often the job at hand has lost its process before."""
+    runs = tables.runs
+    return (
+        select(func.count())
+        .where(runs.c.job_id == tables.jobs.c.id, runs.c.outcome == "lost")
+        .correlate(tables.jobs)
+        .scalar_subquery()
+    )
+
+
+def loss_backoff(tables: Tables) -> ColumnElement[Any]:
+    """The wait after a loss that is not the first or second, by the library's own backoff (retry.BACKOFF)."""
+    return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
+
+
+def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
+    """The id of a lease, or a new one where no run can have it, or somebody has made one of it meanwhile."""
+    runs = tables.runs
+    taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
+    is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
+    return case((is_free, run_id), else_=tables.run_ids.next_value())
+
+
+def seconds(value: Any) -> ColumnElement[Any]:
+    """A number of seconds as an interval."""
+    return cast(value, Double).op("*", return_type=Interval())(literal_column("INTERVAL '1 second'"))
+
+
+def locked(rows: Any, name: str, *, of: Any) -> CTE:
+    """`rows`, locked once and then used as a table.
+
+    NO KEY UPDATE, so that a foreign key to a job, checked by somebody's open transaction, hides no job;
+    MATERIALIZED, so that the planner cannot lock more rows than the limit lets through.
+    """
+    chosen: Select[Any] = rows.with_for_update(skip_locked=True, key_share=True, of=of)
+    return chosen.cte(name).prefix_with("MATERIALIZED")
+
+
+def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
+    """The rows of `given`, in their order, each with what `found` finds for it, locked, and then used as a table.
+
+    One by one, whatever the planner knows or believes: it would read the whole table where it has no statistics.
+    """
+    free = found.with_for_update(skip_locked=True, key_share=True).correlate(given).lateral("found")
+    return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
+
+
+def array_of(rows: Select[Any]) -> ColumnElement[Any]:
+    """The one column of `rows` as an array.
+
+    Rows whose key is ANY of it are looked up, whatever the planner believes of their number and of the table:
+    of an array it expects few elements.
+    """
+    return func.array(rows.scalar_subquery())

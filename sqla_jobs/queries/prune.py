@@ -1,0 +1,143 @@
+"""Deleting jobs together with their runs, but not those that rows of the application refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    and_,
+    any_,
+    bindparam,
+    column,
+    delete,
+    exists,
+    func,
+    literal_column,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.orm import Session
+
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import array_of, seconds
+
+ctid: ColumnElement[Any] = literal_column("ctid")
+"""Where a version of a row lies, in a statement over one table. A row that the statement has locked stays there.
+
+A row that somebody changed after the statement's snapshot is locked in its new version, which that snapshot does not
+see: looked for by its ctid it is not found, and left alone. By its id it would be found, and conditions that look at
+other rows (its last error, a rival for its key) would have been asked of the old version."""
+
+
+class Reference(NamedTuple):
+    """A foreign key to jobs that forbids their deletion: `columns` of `schema.table` refer to the jobs' `targets`."""
+
+    schema: str
+    table: str
+    columns: Sequence[str]
+    targets: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table} ({', '.join(self.columns)})"
+
+    def to(self, jobs: str) -> ColumnElement[bool]:
+        """Whether a row refers to the job at hand; `jobs` is the name of their table, with quotes where it needs any.
+
+        A key of several columns of which one is NULL refers to nothing, and equals nothing.
+        """
+        referring = table(self.table, *map(column, self.columns), schema=self.schema)
+        pairs = zip(self.columns, self.targets, strict=True)
+        same = [referring.c[mine] == literal_column(f"{jobs}.{target}") for mine, target in pairs]
+        return exists().select_from(referring).where(and_(*same))
+
+
+class Removal:
+    """The statements over one set of models; on a session, in its transaction."""
+
+    def __init__(self, models: Models[Any]) -> None:
+        self._job: Any = models.Job
+        self._table = models.tables["jobs"]
+        self._runs = models.tables["runs"]
+        self._on = {"mapper": models.Job}
+
+    def references(self, session: Session) -> list[ColumnElement[bool]]:
+        """For each foreign key that forbids deleting a job to which a row refers, whether one does.
+
+        Not of tables that this role may not read: there the server says so when the job is to go.
+        """
+        preparer = session.connection(self._on).dialect.identifier_preparer
+        jobs = preparer.format_table(self._table)
+        rows = session.execute(_REFERENCES, {"jobs": jobs}, bind_arguments=self._on)
+        found = [Reference(schema, name, mine, [*map(preparer.quote, theirs)]) for schema, name, mine, theirs in rows]
+        return [reference.to(jobs) for reference in found]
+
+    def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
+        """The conditions on a job that it ended in `state`, `older_than` seconds ago."""
+        moment = func.statement_timestamp() - seconds(older_than)
+        return [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
+
+    def find(
+        self,
+        session: Session,
+        conditions: Sequence[ColumnElement[bool]],
+        references: Sequence[ColumnElement[bool]],
+        *,
+        offset: int,
+        limit: int,
+    ) -> list[int]:
+        """At most `limit` jobs that meet the conditions and to which no row refers, the oldest first."""
+        job = self._job
+        wanted = select(job.id).where(*conditions, *(~one for one in references)).order_by(job.finished_at)
+        return [*session.scalars(wanted.offset(offset).limit(limit), bind_arguments=self._on)]
+
+    def remove(
+        self,
+        session: Session,
+        ids: Sequence[int],
+        conditions: Sequence[ColumnElement[bool]],
+        references: Sequence[ColumnElement[bool]],
+    ) -> int:
+        """Delete those of the jobs, with their runs, that meet the conditions still. Returns how many went.
+
+        Left alone are those that run, are locked, were changed since the statement began, or are referred to.
+        """
+        job, runs = self._job, self._runs
+        named = job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
+        free = select(ctid.label("ctid")).where(named, job.state != "running", *conditions)
+        free = free.where(*(~one for one in references)).select_from(job).with_for_update(skip_locked=True, of=job)
+        locked = free.cte("locked").prefix_with("MATERIALIZED")
+        chosen = ctid == any_(array_of(select(locked.c.ctid)))
+        gone = delete(self._table).where(chosen).returning(self._table.c.id).cte("gone")
+        without = delete(runs).where(runs.c.job_id.in_(select(gone.c.id))).cte("without")
+        statement = select(func.count()).select_from(gone).add_cte(without)
+        return session.scalar(statement, {"ids": list(ids)}, bind_arguments=self._on) or 0
+
+
+_REFERENCES = text(
+    """
+    SELECT space.nspname, referring.relname, mine.names, theirs.names
+    FROM pg_constraint AS reference
+    JOIN pg_class AS referring ON referring.oid = reference.conrelid
+    JOIN pg_namespace AS space ON space.oid = referring.relnamespace
+    CROSS JOIN LATERAL (
+      SELECT array_agg(attname::text ORDER BY place)
+      FROM unnest(reference.conkey) WITH ORDINALITY AS key(number, place)
+      JOIN pg_attribute ON attrelid = reference.conrelid AND attnum = key.number
+    ) AS mine(names)
+    CROSS JOIN LATERAL (
+      SELECT array_agg(attname::text ORDER BY place)
+      FROM unnest(reference.confkey) WITH ORDINALITY AS key(number, place)
+      JOIN pg_attribute ON attrelid = reference.confrelid AND attnum = key.number
+    ) AS theirs(names)
+    WHERE reference.confrelid = CAST(:jobs AS regclass) AND reference.contype = 'f'
+      AND reference.confdeltype IN ('a', 'r')
+      AND has_schema_privilege(space.oid, 'USAGE')
+      AND (SELECT bool_and(has_column_privilege(conrelid, number, 'SELECT')) FROM unnest(conkey) AS number)
+    ORDER BY 1, 2, 3
+    """
+)

@@ -1,0 +1,1 @@
+"""Pure decisions: no SQLAlchemy, no input or output."""

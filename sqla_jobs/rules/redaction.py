@@ -1,0 +1,235 @@
+"""Keeps the values of sensitive arguments out of every text that is stored, logged or shown. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import chain
+from typing import Any, cast
+
+from sqla_jobs.rules.checks import MAX_DEPTH
+from sqla_jobs.rules.escapes import Plain, encodings
+
+MARK = "***"
+"""Stands for a secret inside a text."""
+HIDDEN = "(hidden)"
+"""Stands for a sensitive argument as a whole."""
+
+_SHORTEST = 3
+"""Characters below which a value is not looked for: every text would be full of marks."""
+_ANYWHERE = {str: 4, int: 8}
+"""Characters from which a text or a number is looked for inside of longer words and numbers too."""
+_REST = 12
+"""Characters that a piece of a secret has at least, to be looked for where its end was cut off."""
+_CUTTABLE = 28
+"""Characters beyond which tools also keep the end of a value: `reprlib`, the first that does, shows 30 with quotes."""
+_MANY = 1_000
+"""Values of one job beyond which only their plain forms are looked for."""
+_FEW = 64
+"""Forms that are found faster one by one than by a look at each place of the text."""
+
+
+class Secrets:
+    """The values of sensitive arguments, as they are stored.
+
+    They count by their leaves: each text and number inside of dicts and lists. `true`, `false`, `null` and
+    values shorter than 3 characters are not looked for. Texts of 3 characters, and numbers of less than 8,
+    are found where no letter or digit stands beside them, all others anywhere.
+    """
+
+    def __init__(self, values: Iterable[object]) -> None:
+        self._values = values
+
+    def text(self, text: str) -> str:
+        """`text` with a mark for each secret in it: as it is, escaped or encoded, also if its beginning or end is cut.
+
+        A piece counts from 12 characters on: the beginning of any secret, the end of one of more than 28.
+        """
+        if not self._forms:
+            return text
+        spans = list(self._found(text))
+        plain = Plain(text)
+        if plain.text != text:
+            spans += [plain.origin(*span) for span in self._found(plain.text)]
+        return _masked(text, spans)
+
+    def json(self, value: Any) -> Any:
+        """JSON, or a column's value, with marks in its texts and keys, and in place of what else shows a secret."""
+        try:
+            return self._json(value) if self._forms else value
+        except RecursionError:
+            return HIDDEN
+
+    def _json(self, value: Any) -> Any:
+        match value:
+            case dict():
+                return {self.text(key): self._json(item) for key, item in cast("dict[str, Any]", value).items()}
+            case list():
+                return [self._json(item) for item in value]
+            case None | bool():
+                return value
+            case _:
+                return value if (redacted := self.text(said := str(value))) == said else redacted
+
+    def _found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where secrets are, in the order in which they were found; some overlap."""
+        for size, heads in self._heads.items():
+            yield from self._begun(text, heads, size)
+        if self._tails:
+            length = len(text)
+            for begin, end in self._begun(text[::-1], self._tails, _REST):
+                yield length - end, length - begin
+
+    def _begun(self, text: str, heads: Mapping[str, list[str]], size: int) -> Iterator[tuple[int, int]]:
+        """Where forms are that begin with one of `heads`, as far as they go."""
+        if len(heads) <= _FEW:
+            for head, forms in heads.items():
+                at = text.find(head)
+                while at >= 0:
+                    length, step = self._reach(text, at, forms)
+                    if length:
+                        yield at, at + length
+                    at = text.find(head, at + step)
+            return
+        at = 0
+        while at + size <= len(text):
+            length, step = self._reach(text, at, heads.get(text[at : at + size], ()))
+            if length:
+                yield at, at + length
+            at += step
+
+    def _reach(self, text: str, at: int, forms: Iterable[str]) -> tuple[int, int]:
+        """How many characters from there on are one of `forms` or its beginning, and where to look on."""
+        longest, is_whole = 0, False
+        for form in forms:
+            length = _agreeing(text, at, form)
+            whole = length == len(form)
+            if (whole or length >= _REST) and not (form in self._alone and _is_inside(text, at, at + length)):
+                longest, is_whole = max((longest, is_whole), (length, whole))
+        if not longest:
+            return 0, 1
+        return longest, longest if is_whole else longest - _REST + 1
+
+    @cached_property
+    def _forms(self) -> frozenset[str]:
+        leaves = sorted(_leaves(self._values), key=lambda leaf: len(str(leaf)), reverse=True)
+        raw = {str(leaf) for leaf in leaves} | {str(float(leaf)) for leaf in leaves if isinstance(leaf, Digits)}
+        for leaf in leaves[:_MANY]:
+            raw.update(encodings(leaf) if isinstance(leaf, str) and len(leaf) >= _SHORTEST else ())
+        return frozenset(form for form in chain(raw, (Plain(form).text for form in raw)) if len(form) >= _SHORTEST)
+
+    @cached_property
+    def _alone(self) -> frozenset[str]:
+        return frozenset(form for form in self._forms if len(form) < _ANYWHERE[int if _is_number(form) else str])
+
+    @cached_property
+    def _heads(self) -> dict[int, dict[str, list[str]]]:
+        """By the length of what is looked for first, the forms that begin so."""
+        heads: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for form in self._forms:
+            size = min(len(form), _REST)
+            heads[size][form[:size]].append(form)
+        return heads
+
+    @cached_property
+    def _tails(self) -> dict[str, list[str]]:
+        """Long forms backwards, by how those begin."""
+        tails: dict[str, list[str]] = defaultdict(list)
+        for form in self._forms:
+            if len(form) > _CUTTABLE:
+                tails[form[: -_REST - 1 : -1]].append(form[::-1])
+        return tails
+
+
+NOTHING = Secrets(())
+"""Hides nothing."""
+
+
+def parse(stored: str) -> Any:
+    """JSON, with numbers as they are written. What cannot be read comes as the text that it is."""
+    try:
+        return check_depth(json.loads(stored, parse_int=Digits, parse_float=Digits))
+    except (ValueError, RecursionError):
+        return stored
+
+
+def check_depth(value: Any) -> Any:
+    """The same. Raises `ValueError` for JSON of more than `MAX_DEPTH` levels, through which nobody could recurse."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for one in level for item in _items(one)]
+        if not level:
+            return value
+    raise ValueError("nested too deep")
+
+
+def _items(value: object) -> Iterable[Any]:
+    match value:
+        case dict():
+            return cast("dict[str, Any]", value).values()
+        case list():
+            return value
+        case _:
+            return ()
+
+
+class Digits(str):
+    """A number as it is written: a float would lose digits, and a long int cannot be converted at all."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _leaves(values: Iterable[object]) -> Iterator[object]:
+    """Texts and numbers, also those inside of a text that is JSON itself."""
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        match value:
+            case dict():
+                waiting.extend(cast("dict[str, Any]", value).values())
+            case list():
+                waiting.extend(value)
+            case None | bool():
+                pass
+            case str() if value[:1] in ("{", "[") and not isinstance(inner := parse(value), str):
+                yield value
+                waiting.append(inner)
+            case _:
+                yield value
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").replace(".", "", 1).isdecimal()
+
+
+def _agreeing(text: str, at: int, form: str) -> int:
+    """How many characters of `form` stand there."""
+    if text.startswith(form, at):
+        return len(form)
+    known, step = 0, _REST
+    while step:
+        if known + step <= len(form) and text.startswith(form[known : known + step], at + known):
+            known, step = known + step, 2 * step
+        else:
+            step //= 2
+    return known
+
+
+def _is_inside(text: str, begin: int, end: int) -> bool:
+    """Whether a letter or digit stands right before or after that stretch."""
+    return text[begin - 1 : begin].isalnum() or text[end : end + 1].isalnum()
+
+
+def _masked(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    parts: list[str] = []
+    end = 0
+    for begin, stop in sorted(spans):
+        if begin >= end and (begin > end or not parts):
+            parts += (text[end:begin], MARK)
+        end = max(end, stop)
+    return "".join((*parts, text[end:]))

@@ -1,0 +1,199 @@
+"""Who shows the server that a process lives, and takes back the jobs of processes that do not."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Collection
+from typing import Any, Protocol
+
+from sqlalchemy import Engine
+
+from sqla_jobs.execution.started_runs import Mark
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Among, Queries
+from sqla_jobs.queries.candidates import Candidates
+from sqla_jobs.rules.sightings import Sightings
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Rhythm
+from sqla_jobs.runtime.stopping import StopRequest
+
+log = logging.getLogger("sqla_jobs.worker")
+
+
+_REST = 50
+"""So many times as long as a look at all that runs took, until the next one."""
+
+
+def next_look(began: float, ended: float, *, longest: float) -> float:
+    """When to look again at all that runs: at once where that took next to no time, `longest` seconds later at most.
+
+    Under a held snapshot the index of running jobs keeps an entry for each job that has run.
+    """
+    return ended + min(_REST * (ended - began), longest)
+
+
+class Pulse:
+    """Beats for processes of this host, and rescues what dead ones held.
+
+    A process is dead when this one has seen its heartbeat unchanged for a whole lease, and has itself beaten
+    without a gap meanwhile: otherwise a server that was away, or stood still, would make all look dead.
+    """
+
+    def __init__(
+        self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside
+    ) -> None:
+        self._engine = engine
+        self._queries = queries
+        self._candidates = Candidates(models)
+        self._rhythm = rhythm
+        self._set_aside = set_aside
+        self._sightings = Sightings()
+        self.beat_at = time.monotonic()
+        self._rescue_at = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to beat."""
+        return self.due_in <= 0
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until that."""
+        return max(0.0, self.beat_at + self._rhythm.heartbeat - time.monotonic())
+
+    @property
+    def is_rescue_due(self) -> bool:
+        """Whether one that has not been heard of for long may be dead by now: sooner than the next beat."""
+        return time.monotonic() >= self._sightings.due_at
+
+    def beat(self, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
+        """Say that these live. Returns those not taken for dead yet, and whether it could be said of each."""
+        now = time.monotonic()
+        with self._engine.begin() as connection:
+            alive = self._queries.beat(connection, process_ids)
+        if self._has_gap:
+            self._sightings.forget()
+        self.beat_at = now
+        return alive
+
+    @property
+    def _has_gap(self) -> bool:
+        """Whether too much time has passed since the last beat to conclude anything from the silence of others."""
+        return time.monotonic() - self.beat_at > self._rhythm.lease / 2
+
+    def rescue(self) -> None:
+        """Take back the jobs of the dead; not with each beat where that takes long."""
+        self._bury()
+        if time.monotonic() >= self._rescue_at:
+            while self._rescue_some() and not self.is_due:
+                pass
+
+    def _bury(self) -> None:
+        asked_at = time.monotonic()
+        with self._engine.begin() as connection:
+            heartbeats = self._queries.heartbeats(connection)
+        silent = self._sightings.silent(heartbeats, asked_at=asked_at, answered_at=time.monotonic())
+        if self._has_gap:
+            self._sightings.forget()
+        elif silent:
+            with self._engine.begin() as connection:
+                buried = self._queries.bury(connection, silent)
+            for process_id in buried:
+                log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
+
+    def _rescue_some(self) -> bool:
+        began = time.monotonic()
+
+        def rescue(which: Among) -> list[tuple[int, str]]:
+            with self._engine.begin() as connection:
+                return self._queries.rescue(connection, among=which)
+
+        def candidates(which: Among) -> list[int]:
+            with self._engine.begin() as connection:
+                return self._candidates.to_rescue(connection, which)
+
+        rescued = [job for part in self._set_aside.around("its rescue", rescue, candidates) for job in part]
+        for job_id, state in rescued:
+            log.warning("job %s lost its process and is %s now", job_id, state)
+        if not rescued:
+            self._rescue_at = next_look(began, time.monotonic(), longest=self._rhythm.lease)
+        return bool(rescued)
+
+
+class Keeper(Protocol):
+    """Keeps one worker alive in the database: itself, or through its parent process."""
+
+    stop: StopRequest
+
+    @property
+    def beat_at(self) -> float:
+        """When the server last heard that the worker lives, by `time.monotonic()`."""
+        ...
+
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
+        """Get to know the database, before all else."""
+        ...
+
+    def registered(self, process_id: uuid.UUID) -> None:
+        """The worker has a row, under this id from now on."""
+        ...
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until it is time to beat."""
+        ...
+
+    def keep(self, process_id: uuid.UUID) -> bool:
+        """Beat where it is time. False: the worker was taken for dead."""
+        ...
+
+    def leaving(self) -> None:
+        """The worker is about to delete its row."""
+        ...
+
+    def mark(self) -> Mark | None:
+        """Where to publish a run that begins."""
+        ...
+
+
+class Alone:
+    """A worker without a parent beats for itself, and rescues others."""
+
+    def __init__(self) -> None:
+        self.stop = StopRequest()
+        self._beat_at = time.monotonic()
+
+    @property
+    def beat_at(self) -> float:
+        return self._beat_at
+
+    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
+        self._pulse = Pulse(engine, models, queries, rhythm, set_aside)
+
+    def registered(self, process_id: uuid.UUID) -> None:
+        self._beat_at = time.monotonic()
+
+    @property
+    def due_in(self) -> float:
+        return self._pulse.due_in
+
+    def keep(self, process_id: uuid.UUID) -> bool:
+        if not self._pulse.is_due:
+            if self._pulse.is_rescue_due:
+                self._pulse.rescue()
+            return True
+        alive = self._pulse.beat([process_id])
+        if alive.get(process_id):
+            self._beat_at = self._pulse.beat_at
+        if process_id not in alive:
+            return False
+        self._pulse.rescue()
+        return True
+
+    def leaving(self) -> None:
+        """Nobody is to be told."""
+
+    def mark(self) -> Mark | None:
+        return None

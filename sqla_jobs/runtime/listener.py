@@ -1,0 +1,132 @@
+"""Hears that there are new jobs, from this process and from others."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import Connection, Engine
+
+from sqla_jobs.database import notify as wakeup
+from sqla_jobs.database.engines import driver, is_direct
+from sqla_jobs.database.timeouts import hang_up
+from sqla_jobs.runtime.retrying import Patience
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_LOOK = 2.0
+"""Seconds between two looks at whether to ask."""
+_PAUSE = 0.5
+"""Seconds before it connects again."""
+_STOP = 1.0
+"""Seconds that stopping may take."""
+
+
+class Listener:
+    """LISTENs on a connection of its own; the shortcut, not the truth.
+
+    `look_for(queue)` may take its time; `heard(queue)` returns at once: it is called in the thread that commits
+    jobs, or in the middle of a statement.
+
+    Every `patience` seconds it asks whether the server is still there: a connection whose other end is gone
+    is as silent as one on which there is nothing to say.
+
+    Not through a pooler such as PgBouncer: it would leave the LISTEN behind in a connection that it hands
+    to others. There, and while the connection is away, new jobs of other processes are found by polling.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        channel: str,
+        heard: Callable[[str], None],
+        *,
+        look_for: Callable[[str], None] | None = None,
+        patience: float,
+    ) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+        self._heard = heard
+        self._look_for = look_for or heard
+        self._patience = patience
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._listening: psycopg.Connection[Any] | None = None
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-listen", daemon=True)
+
+    def start(self) -> None:
+        self._unsubscribe = wakeup.subscribe(self._channel, self._heard)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._unsubscribe()
+        self._stop.set()
+        with self._lock, suppress(psycopg.Error, OSError):  # it may be gone already
+            if self._listening is not None:
+                hang_up(self._listening)
+        self._thread.join(_STOP)
+
+    def _loop(self) -> None:
+        patience = Patience("listening for new jobs", self._stop)
+        while not self._stop.is_set() and (connection := patience.run(self._connect)) is not None:
+            self._listen(connection)
+
+    def _connect(self) -> Connection | None:
+        """A connection that listens, or none where a pooler stands before the server."""
+        connection = self._engine.connect()
+        try:
+            raw = driver(connection)
+            if not is_direct(raw):
+                log.info("a pooler stands before the server: new jobs of other processes are found by polling")
+                connection.close()
+                return None
+            raw.execute(self._statement)
+            raw.commit()
+        except BaseException:
+            _throw_away(connection)
+            raise
+        return connection
+
+    def _listen(self, connection: Connection) -> None:
+        """Until it is to stop, or the connection is lost."""
+        raw, asked_at = driver(connection), time.monotonic()
+        try:
+            self._listening = raw
+            self._heard("")  # whatever was said before
+            while not self._stop.is_set():
+                for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
+                    self._look_for(notify.payload)
+                if time.monotonic() - asked_at > self._patience:
+                    self._ask(raw)
+                    asked_at = time.monotonic()
+        except psycopg.Error as error:
+            if not self._stop.is_set():
+                log.warning("the connection that listened for new jobs is lost, and made anew: %s", error)
+                self._stop.wait(_PAUSE)
+        finally:
+            with self._lock:
+                self._listening = None
+            _throw_away(connection)
+
+    def _ask(self, raw: psycopg.Connection[Any]) -> None:
+        """Whether the server is there: by listening again, which changes nothing. What it says meanwhile is heard."""
+        raw.add_notify_handler(self._on_notify)
+        raw.execute(self._statement)
+        raw.commit()
+        raw.remove_notify_handler(self._on_notify)
+
+    def _on_notify(self, notify: psycopg.Notify) -> None:
+        self._heard(notify.payload)
+
+
+def _throw_away(connection: Connection) -> None:
+    """Nobody else is to get a connection that listens."""
+    connection.invalidate()
+    connection.close()

@@ -1,0 +1,82 @@
+"""Goes on after errors: says so once, waits longer each time, and says when it is over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import psycopg
+import tenacity
+from sqlalchemy.exc import SQLAlchemyError
+
+from sqla_jobs.rules.error_text import message_of
+
+T = TypeVar("T")
+log = logging.getLogger("sqla_jobs.worker")
+
+
+class Patience:
+    """Calls that are repeated until they succeed or `stop` is set; the waits are tenacity's, `longest` at most."""
+
+    def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0) -> None:
+        self._what = what
+        self._retrying = tenacity.Retrying(
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=longest),
+            sleep=tenacity.sleep_using_event(stop),
+            stop=tenacity.stop_when_event_set(stop),
+            before_sleep=self._say_once,
+            reraise=True,
+        )
+
+    def call(self, step: Callable[[], T]) -> T:
+        """`step()` until it succeeds. Raises its last error where `stop` is set before that."""
+        try:
+            return step()
+        except Exception as error:  # noqa: BLE001 - tenacity decides; it is not asked where there is nothing to decide
+            return self._go_on(step, error)
+
+    def _go_on(self, step: Callable[[], T], error: Exception) -> T:
+        """After a first try that failed."""
+        failed: list[Exception] = [error]
+
+        def again() -> T:
+            if failed:
+                raise failed.pop()
+            return step()
+
+        result = self._retrying(again)
+        tries = self._retrying.statistics.get("attempt_number", 1)
+        if tries > 1:
+            log.info("%s works again after %d tries", self._what, tries)
+        return result
+
+    def run(self, step: Callable[[], T]) -> T | None:
+        """The same for a loop that ends when `stop` is set: an error after that is told, and is the end."""
+        try:
+            return self.call(step)
+        except Exception as error:
+            message = "%s still failed when it was stopped: %s"
+            log.error(message, self._what, _first_line(error), exc_info=_trace(error))  # noqa: TRY400
+            return None
+
+    def _say_once(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            error = state.outcome.exception()
+            log.error(
+                "%s failed, and is tried again until it works: %s: %s",
+                self._what,
+                type(error).__name__,
+                "" if error is None else _first_line(error),
+                exc_info=_trace(error),
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (message_of(error).strip().splitlines() or [""])[0]
+
+
+def _trace(error: BaseException | None) -> BaseException | None:
+    """Of an error of the database the message says all; its traceback would show an application's data."""
+    return None if isinstance(error, SQLAlchemyError | psycopg.Error) else error

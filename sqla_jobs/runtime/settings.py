@@ -1,0 +1,85 @@
+"""How a worker works, and how it shows that it lives; checked where it enters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.rules.retention import Retention, seconds_kept
+from sqla_jobs.tasks.enqueue import check_common
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """A process beats every `heartbeat` seconds, and is taken for dead after `lease`. Raises `ConfigurationError`."""
+
+    heartbeat: float
+    lease: float
+
+    def __post_init__(self) -> None:
+        _check_seconds(heartbeat=self.heartbeat, lease=self.lease)
+        if self.lease < 3 * self.heartbeat:
+            raise ConfigurationError(
+                f"lease={self.lease:g} with heartbeat={self.heartbeat:g}: a worker that misses one beat would lose "
+                "its jobs; make the lease at least three times the heartbeat"
+            )
+
+    @property
+    def patience(self) -> float:
+        """How long the process's own connections wait for a server that is silent."""
+        return max(1.0, self.lease / 3)
+
+    @property
+    def longest_wait(self) -> float:
+        """Between two tries to beat: after an outage all that live have beaten before one may take another for dead."""
+        return min(5.0, self.heartbeat)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Rhythm):
+    """All times are seconds; `queues` gives each queue's own number of jobs to run at once."""
+
+    queues: dict[str, int]
+    poll: float
+    grace: float
+    slow: float
+    retention: dict[str, float]
+    """Seconds that jobs are kept, by the state in which they ended, and lines of the audit; no mention, no end."""
+
+    @classmethod
+    def checked(
+        cls,
+        queues: Mapping[str, int] | Iterable[str],
+        *,
+        concurrency: int,
+        heartbeat: float,
+        lease: float,
+        poll: float,
+        grace: float,
+        slow: float,
+        retention: Retention,
+    ) -> Settings:
+        """The settings, or a `ConfigurationError` that names the one that cannot be."""
+        if isinstance(queues, str):
+            raise ConfigurationError(f"queues={queues!r}: a list of names, or a mapping of names to numbers")
+        lanes = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, concurrency)
+        if not lanes:
+            raise ConfigurationError("queues is empty: name at least one, such as queues=['default']")
+        for name, number in lanes.items():
+            try:
+                check_common({"queue": name})
+            except ArgumentsError as error:
+                raise ConfigurationError(str(error)) from None
+            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
+                raise ConfigurationError(f"queue {name!r}: {number!r} jobs at once; a whole number from 1 to 1000")
+        _check_seconds(poll=poll, slow=slow)
+        if not 0 <= grace < 7 * 86400:
+            raise ConfigurationError(f"grace={grace!r}: a number of seconds from 0, below a week")
+        return cls(heartbeat, lease, lanes, poll, grace, slow, seconds_kept(retention))
+
+
+def _check_seconds(**options: float) -> None:
+    for option, value in options.items():
+        if not 0 < value < 86400:
+            raise ConfigurationError(f"{option}={value!r}: a number of seconds above 0, below a day")

@@ -1,0 +1,48 @@
+"""Storing the ends of attempts, also where the server refuses one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine
+
+from sqla_jobs.database.refusals import REFUSALS, blames_a_row, in_parts, reason
+from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failed, Failure, Released, storable
+from sqla_jobs.runtime.set_aside import SetAside
+
+
+def store(engine: Engine, queries: Queries, ends: Sequence[Finish], set_aside: SetAside) -> dict[int, str]:
+    """Store these ends. Returns by run id what became of those that are not stored.
+
+    These are the fates of `Queries.finish`, and "refused". An end that the server refuses is replaced by a
+    failure that says so, and set aside if that is refused too; the others are stored. After an error in the
+    middle it may be called again with all of them.
+    """
+    fates: dict[int, str] = {}
+
+    def step(part: Sequence[Finish]) -> None:
+        with engine.begin() as connection:
+            fates.update(queries.finish(connection, part))
+
+    def store_failure(end: Finish, error: Exception) -> None:
+        if (fate := _store_failure(engine, queries, end, error, set_aside)) is not None:
+            fates[end.lease.run_id] = fate
+
+    in_parts(ends, step, store_failure)
+    return fates
+
+
+def _store_failure(engine: Engine, queries: Queries, end: Finish, error: Exception, set_aside: SetAside) -> str | None:
+    why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
+    failure = Failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
+    tries = [end] if isinstance(end.outcome, Released) else [end, Finish(end.lease, failure, end.started, end.finished)]
+    for one in tries:  # the same end once more, since its run may take another id
+        try:
+            with engine.begin() as connection:
+                return queries.finish_any(connection, [one]).get(end.lease.run_id)
+        except REFUSALS as again:
+            if not blames_a_row(again):
+                raise
+    set_aside.add("its end", end.lease.job_id, error)
+    return "refused"

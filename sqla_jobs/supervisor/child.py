@@ -1,0 +1,157 @@
+"""One worker process, as its parent sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sqla_jobs.execution.started_runs import MEMORY, Board, Entry
+from sqla_jobs.queries import Finish, Lease
+from sqla_jobs.rules.outcomes import Failed, Failure, Lost, Outcome, Retried
+from sqla_jobs.supervisor.child_main import Order, main
+from sqla_jobs.supervisor.connection import Registered, Stop
+from sqla_jobs.supervisor.heartbeat import Estate
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class Spawned:
+    """A child that runs `order`; started at once."""
+
+    def __init__(self, order: Order, number: int) -> None:
+        memory = _SPAWN.RawArray(ctypes.c_ubyte, MEMORY)
+        self.board = Board(memory)
+        self.pipe, theirs = _SPAWN.Pipe()
+        order = replace(order, clock=order.clock and number == 1)  # one a worker is enough
+        self.process = _SPAWN.Process(target=main, args=(order, theirs, memory), name=f"worker-{number}")
+        self.process.start()
+        theirs.close()
+        self.process_id: uuid.UUID | None = None
+        """Its row in the database."""
+        self.ready_at: float | None = None
+        self.kill_at = math.inf
+        self.is_hung = False
+        """Whether its parent has said that it makes no progress, and has given back what it had not begun."""
+        self.killed_after: float | None = None
+        """For how many seconds it had made no progress when it was killed for that."""
+        self._watched_since = time.monotonic()
+        self._suspects: set[tuple[int, float]] = set()
+        self._overdue: set[int] = set()
+        self._sending = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid or 0
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was asked to stop."""
+        return self.kill_at < math.inf
+
+    def messages(self) -> Iterator[object]:
+        """What it has said; a pipe that it closed is closed here too."""
+        try:
+            while self.pipe.poll():
+                message = self.pipe.recv()
+                if isinstance(message, Registered):
+                    self.process_id = message.process_id
+                    self.ready_at = self.ready_at or time.monotonic()
+                yield message
+        except (EOFError, OSError):
+            self.pipe.close()
+            self.kill_at = min(self.kill_at, time.monotonic() + 10)  # it is about to end, or cannot be reached
+
+    def send(self, message: object) -> None:
+        """Tell it, where it is still there to be told."""
+        with self._sending:
+            try:
+                if not self.pipe.closed:
+                    self.pipe.send(message)
+            except OSError:
+                self.pipe.close()
+
+    def ask_to_stop(self, within: float) -> None:
+        """Let it end by itself, within that many seconds."""
+        self.kill_at = time.monotonic() + within
+        if self.ready_at is None:
+            self.process.terminate()
+        else:
+            self.send(Stop())
+
+    def show_stacks(self) -> None:
+        """Have it log where its jobs are."""
+        if self.ready_at is not None and self.process.is_alive():
+            os.kill(self.pid, signal.SIGUSR1)
+
+    def watch_anew(self) -> None:
+        """Its parent did not run for a while, and perhaps neither could the child."""
+        self._watched_since = time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since Python code of it last ran, as far as its parent has been watching."""
+        return time.monotonic() - max(self.board.alive_at, self._watched_since)
+
+    def revoke(self) -> list[int]:
+        """Let it begin nothing more of what it holds; returns the run ids of what it has begun.
+
+        Between the two its processor has time to show what it wrote before it could see that.
+        """
+        self.board.revoke(time.monotonic())
+        time.sleep(0.01)
+        return [entry.run_id for entry in self.board.entries()]
+
+    def overdue(self, kill_after: float) -> list[Entry]:
+        """The runs that did not end though `kill_after` seconds have passed since their deadline.
+
+        Seen twice, since an entry may change while it is read.
+        """
+        now = time.monotonic()
+        watched = now - self._watched_since > kill_after
+        late = [one for one in self.board.entries() if watched and one.deadline and now > one.deadline + kill_after]
+        seen, self._suspects = self._suspects, {(entry.run_id, entry.deadline) for entry in late}
+        found = [entry for entry in late if (entry.run_id, entry.deadline) in seen]
+        self._overdue = {entry.run_id for entry in found}
+        return found
+
+    def estate(self) -> Estate | None:
+        """What it leaves, once it is dead; `None` where it never took part."""
+        if self.process_id is None:
+            return None
+        return Estate(self.process_id, [self._end(entry, self.process_id) for entry in self.board.entries()])
+
+    def _end(self, entry: Entry, process_id: uuid.UUID) -> Finish:
+        ended_at = time.monotonic() - entry.claimed_at
+        lease = Lease(entry.job_id, entry.run_id, process_id)
+        return Finish(lease, self._outcome(entry), entry.started_at - entry.claimed_at, ended_at)
+
+    def _outcome(self, entry: Entry) -> Outcome:
+        if self.killed_after is not None:
+            hung = f"process {self.pid} made no progress for {self.killed_after:.0f} s and was killed"
+            return Lost(Failure("Lost", f"{hung}; --hung-after says how long that may last"))
+        if entry.run_id not in self._overdue or not entry.deadline:
+            return Lost(Failure("Lost", f"process {self.pid} {_how(self.process.exitcode)} before the job ended"))
+        failure = Failure(
+            "TimeoutError",
+            f"ran longer than its timeout of {entry.deadline - entry.started_at:.3g} s and could not be interrupted, "
+            "so its process was killed",
+        )
+        return Failed(failure) if entry.delay is None else Retried(entry.delay, failure)
+
+    def how_it_ended(self) -> str:
+        """In words."""
+        return _how(self.process.exitcode)
+
+
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    return f"was killed by {signal.Signals(-code).name}" if -code in list(signal.Signals) else f"died of signal {-code}"

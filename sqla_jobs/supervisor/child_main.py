@@ -1,0 +1,78 @@
+"""A worker process under a parent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any
+
+from sqla_jobs.database.explain import EXPLAINED, explain
+from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.supervisor.connection import Drained, Link
+from sqla_jobs.worker.worker import Worker
+
+log = logging.getLogger("sqla_jobs.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a child is to do: the application by its name, since its parent imports none of it."""
+
+    application: str
+    database_url: str | None
+    settings: Settings
+    drain: bool
+    clock: bool
+    """Whether to run a clock beside the worker."""
+    log_level: str
+
+
+def set_up_logging(level: str) -> None:
+    """Everything to standard error, a line each."""
+    form = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
+    logging.basicConfig(level=level.upper(), format=form, stream=sys.stderr)
+
+
+def main(order: Order, pipe: Connection, memory: Any) -> None:
+    """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
+    signal.signal(signal.SIGINT, _leave_it_to_the_parent)
+    set_up_logging(order.log_level)
+    link = Link(pipe, memory, order.settings.lease)
+    try:
+        jobs = load_jobs(order.application)
+        bind_for_command_line(jobs, order.database_url)
+        worker = Worker(jobs, jobs.binding(), order.settings, link)
+        link.runs = lambda: worker.runs
+        if order.drain:
+            link.send(Drained(worker.drain()))
+        else:
+            settings = order.settings
+            with jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease) if order.clock else nullcontext():
+                worker.run()
+    except EXPLAINED as error:
+        print(f"Error: {explain(error)}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    _leave_threads_behind()
+
+
+def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C reaches it too."""
+
+
+def _leave_threads_behind() -> None:
+    """Threads that jobs started and forgot would keep the process alive for ever."""
+    ours = (threading.main_thread(), threading.current_thread())
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
+    if left:
+        log.warning("ending although jobs left threads behind: %s", ", ".join(left))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)

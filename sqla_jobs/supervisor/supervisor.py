@@ -1,0 +1,262 @@
+"""The parent of worker processes: starts them, keeps them alive, replaces them. It imports no application code."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from types import FrameType
+
+from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
+from sqla_jobs.supervisor.child import Spawned
+from sqla_jobs.supervisor.child_main import Order
+from sqla_jobs.supervisor.connection import Address, Drained, Gone, Registered
+from sqla_jobs.supervisor.heartbeat import Caretaker
+from sqla_jobs.supervisor.options import Upkeep
+from sqla_jobs.supervisor.slot import Post
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_LOOK = 0.1
+"""Seconds between two looks at the children."""
+_ABSENT = 1.0
+"""Seconds between two looks after which the parent itself was held up, and cannot judge its children."""
+_MARGIN = 20.0
+"""Seconds beyond its grace that a child has for storing what it did, before it is killed."""
+_SETTLE = 5.0
+"""Seconds for recording what killed children held, when all ends."""
+
+
+class Supervisor:
+    """Runs `order` in as many children as `upkeep` says.
+
+    SIGTERM and SIGINT stop all of them gracefully, a second one at once; SIGHUP replaces them one by one
+    by new ones, which import the application anew; SIGUSR1 makes each log where its jobs are.
+    """
+
+    def __init__(self, order: Order, upkeep: Upkeep) -> None:
+        self._order = order
+        self._upkeep = upkeep
+        self._posts = [Post(number) for number in range(1, upkeep.processes + 1)]
+        self._leaving: list[Spawned] = []
+        self._to_replace: deque[Post] = deque()
+        self._caretaker = Caretaker(order.settings, living=self._living, gone=self._gone, beaten=self._beaten)
+        self._has_worked = False
+        self._looked_at = time.monotonic()
+        self._signals: set[int] = set()
+        self._stop_requested = StopRequest()
+        self._exit_code = 0
+        self.runs = 0
+        """How many runs the children have told of when they ended."""
+
+    def run(self) -> int:
+        """Supervise until stopped, or until all is drained. Returns the exit code."""
+        with (
+            stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
+            handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
+        ):
+            while not self._is_over():
+                self._obey_signals()
+                self._start_missing()
+                self._listen()
+                self._take_leave()
+                self._notice_absence()
+                self._kill_overdue()
+                self._look_for_hung()
+                self._replace()
+        if not self._caretaker.close(_SETTLE):
+            log.warning("what killed processes held could not be recorded; it is taken back when the lease ends")
+        return self._exit_code
+
+    def replace_all(self) -> None:
+        """Have every child replaced, one by one, soon; may be called from any thread or signal handler."""
+        self._signals.add(signal.SIGHUP)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals.add(number)
+
+    def _kill_all(self) -> None:
+        for child in self._children():
+            child.process.kill()
+
+    def _obey_signals(self) -> None:
+        wanted, self._signals = self._signals, set()
+        if self._stop_requested.is_set():
+            self._stop()
+        if signal.SIGHUP in wanted:
+            log.info("replacing all processes, one by one")
+            self._to_replace = deque(post for post in self._posts if post.child)
+            for post in self._posts:
+                post.start_at = 0.0
+        if signal.SIGUSR1 in wanted:
+            for child in self._children():
+                child.show_stacks()
+
+    def _stop(self) -> None:
+        self._to_replace.clear()
+        for child in self._children():
+            if not child.is_leaving:
+                child.ask_to_stop(self._order.settings.grace + _MARGIN)
+
+    def _children(self) -> Iterator[Spawned]:
+        for post in self._posts:
+            yield from post.children
+        yield from list(self._leaving)
+
+    def _is_over(self) -> bool:
+        if any(self._children()):
+            return False
+        return self._stop_requested.is_set() or all(post.is_done for post in self._posts)
+
+    def _start_missing(self) -> None:
+        """Until one child has worked only one is tried: what is wrong is said once."""
+        if self._stop_requested.is_set():
+            return
+        for post in self._posts if self._has_worked else self._posts[:1]:
+            if post.is_vacant:
+                post.child = Spawned(self._order, post.number)
+
+    def _listen(self) -> None:
+        pipes = {child.pipe: child for child in self._children() if not child.pipe.closed}
+        if not pipes:
+            time.sleep(_LOOK)
+        try:
+            ready = wait(list(pipes), _LOOK)
+        except (OSError, ValueError):  # one was closed meanwhile, by whoever could not send
+            return
+        for pipe in ready:
+            child = pipes[pipe]  # type: ignore[index]
+            for message in child.messages():
+                self._hear(child, message)
+
+    def _hear(self, child: Spawned, message: object) -> None:
+        match message:
+            case Address():
+                self._caretaker.learn(message)
+            case Registered():
+                self._has_worked = True
+                self._take_over(child)
+            case Drained(runs):
+                self.runs += runs
+                self._finished(child)
+            case _:
+                child.process_id = None
+
+    def _take_over(self, child: Spawned) -> None:
+        for post in self._posts:
+            if post.successor is child and (old := post.succeed()) is not None:
+                old.ask_to_stop(self._order.settings.grace + _MARGIN)
+                self._leaving.append(old)
+
+    def _finished(self, child: Spawned) -> None:
+        for post in self._posts:
+            post.is_done = post.is_done or (post.child is child and not child.is_leaving)
+
+    def _take_leave(self) -> None:
+        for child in list(self._children()):
+            if child.process.is_alive():
+                if time.monotonic() > child.kill_at:
+                    log.error("process %d did not end in time: it is killed", child.pid)
+                    child.process.kill()
+                continue
+            for message in child.messages():
+                self._hear(child, message)
+            if (estate := child.estate()) is not None:
+                self._caretaker.settle(estate)
+            self._vacate(child)
+
+    def _vacate(self, child: Spawned) -> None:
+        if child in self._leaving:
+            self._leaving.remove(child)
+            return
+        post = next(post for post in self._posts if child in post.children)
+        if post.successor is child:
+            post.successor = None
+            self._to_replace.clear()
+            log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
+            return
+        post.succeed()
+        if not self._stop_requested.is_set() and not post.is_done:
+            self._plan_restart(post, child)
+
+    def _plan_restart(self, post: Post, child: Spawned) -> None:
+        if not self._has_worked and self._upkeep.reload:
+            post.start_at = math.inf  # until something changes
+            return
+        if not self._has_worked:  # it has said why
+            self._exit_code = 1
+            self._stop_requested.set()
+            return
+        if child.process.exitcode == 0:
+            post.start_at = 0.0
+            return
+        seconds = post.hold_back(child)
+        log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), seconds)
+
+    def _kill_overdue(self) -> None:
+        for child in self._children():
+            if overdue := child.overdue(self._upkeep.kill_after):
+                jobs = ", ".join(str(entry.job_id) for entry in overdue)
+                log.error("process %d is killed: job %s did not end after its timeout", child.pid, jobs)
+                child.process.kill()
+
+    def _notice_absence(self) -> None:
+        """Where this process was held up, so perhaps were its children: they are judged anew."""
+        looked_at, self._looked_at = self._looked_at, time.monotonic()
+        if self._looked_at - looked_at > _ABSENT:
+            for child in self._children():
+                child.watch_anew()
+
+    def _look_for_hung(self) -> None:
+        """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself."""
+        for child in self._children():
+            if child.ready_at is not None:
+                self._look_whether_hung(child, child.silence)
+
+    def _look_whether_hung(self, child: Spawned, silence: float) -> None:
+        is_hung = silence > self._upkeep.silent_after
+        if child.is_hung and not is_hung:
+            log.warning("process %d goes on", child.pid)
+        elif is_hung and not child.is_hung:
+            log.error(
+                "process %d makes no progress: nothing of it has run for %.0f s. It holds %s. "
+                "What it has not begun is given to others",
+                child.pid,
+                silence,
+                ", ".join(f"job {entry.job_id}" for entry in child.board.entries()) or "no job that has begun",
+            )
+            if child.process_id is not None:
+                self._caretaker.relieve(child.process_id, child.revoke)
+        child.is_hung = is_hung
+        if 0 < self._upkeep.hung_after < silence and child.killed_after is None:
+            child.killed_after = silence
+            log.error("process %d is killed: it has made no progress for %.0f s", child.pid, silence)
+            child.process.kill()
+
+    def _replace(self) -> None:
+        for post in self._posts:
+            if post.child and post not in self._to_replace and self._upkeep.is_spent(*post.child.board.vitals):
+                self._to_replace.append(post)
+        is_changing = self._leaving or any(post.successor for post in self._posts)
+        if self._to_replace and not self._stop_requested.is_set() and not is_changing:
+            post = self._to_replace.popleft()
+            post.successor = Spawned(self._order, post.number)
+
+    def _living(self) -> list[uuid.UUID]:
+        return [child.process_id for child in self._children() if child.process_id is not None]
+
+    def _gone(self, process_id: uuid.UUID) -> None:
+        for child in self._children():
+            if child.process_id == process_id:
+                child.process_id = None
+                child.send(Gone(process_id))
+
+    def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
+        for child in self._children():
+            if child.process_id in process_ids:
+                child.board.beat_at = max(child.board.beat_at, moment)

@@ -1,0 +1,263 @@
+"""Encodes a task's arguments when it is enqueued and decodes them when it runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, NotRequired, cast
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic_core import from_json, to_json
+from sqlalchemy.orm import Session
+from typing_extensions import TypedDict
+
+from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.tasks.entities import Entity, entity_of
+from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
+
+MAX_BYTES = 1024 * 1024
+_ERRORS = 5
+"""As many misfits are told at once."""
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]")
+_CONFIG = ConfigDict(
+    extra="forbid",
+    hide_input_in_errors=True,
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+)
+
+
+class Codec:
+    """Turns the arguments of one task into JSON and back, by the types it is annotated with."""
+
+    def __init__(self, task: str, signature: Signature, sensitive: frozenset[str]) -> None:
+        self._task = task
+        self._signature = signature
+        self._sensitive = sensitive
+
+    def encode(self, session: Session, values: Mapping[str, Any]) -> bytes:
+        """JSON of the given arguments, which reads back equal. Raises `ArgumentsError`.
+
+        No message of it shows a value. The session is flushed where an entity has no key yet.
+        """
+        keys = {
+            name: entity.key_of(self._where(name), session, values[name])
+            for name, entity in self._entities.items()
+            if name in values
+        }
+        return self._encode({**values, **keys})
+
+    def encode_without_rows(self, values: Mapping[str, Any]) -> bytes:
+        """The same outside of a session, where no argument can be a row of the database."""
+        if rows := sorted(self._entities.keys() & values.keys()):
+            raise ArgumentsError(
+                f"{self._where(rows[0])} is a row of the database, which a schedule cannot hold: "
+                "take its key as a plain argument, and load it in the task"
+            )
+        return self._encode(values)
+
+    @property
+    def is_resolvable(self) -> bool:
+        """Whether all names in the annotations are defined by now."""
+        try:
+            self.check()
+        except DeclarationError:
+            return False
+        return True
+
+    def _encode(self, values: Mapping[str, Any]) -> bytes:
+        try:
+            checked = self._adapter.validate_python(dict(values))
+        except pydantic.ValidationError as error:
+            raise self._unfit(error) from None
+        encoded = self._dump(checked)
+        if len(encoded) > MAX_BYTES:
+            raise ArgumentsError(
+                f"{self._task}: the arguments are {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are taken; "
+                "store the data and pass its key"
+            )
+        if _NUL.search(encoded):
+            culprit = next(name for name, value in checked.items() if _NUL.search(self._dump({name: value})))
+            raise ArgumentsError(f"{self._where(culprit)} holds a NUL character, which PostgreSQL cannot store")
+        self._refuse_changed(checked, encoded)
+        return encoded
+
+    def decode(self, stored: str) -> dict[str, Any]:
+        """The arguments as their annotated types, entities as keys. Raises `ArgumentsError`."""
+        try:
+            return self._adapter.validate_json(stored)
+        except pydantic.ValidationError as error:
+            raise self._unfit(error) from None
+
+    def load(self, session: Session, values: dict[str, Any]) -> dict[str, Any]:
+        """`values` with each key of an entity replaced by its row. Raises `EntityGone`."""
+        for name, entity in self._entities.items():
+            if name in values:
+                values[name] = entity.load(self._where(name), session, values[name], hide=name in self._sensitive)
+        return values
+
+    def check(self) -> None:
+        """Resolve every annotation now. Raises `DeclarationError` naming the one that does not."""
+        _ = self._adapter
+
+    def _where(self, name: str) -> str:
+        return f"{self._task}: argument {name!r}"
+
+    def _dump(self, checked: dict[str, Any]) -> bytes:
+        try:
+            return self._adapter.dump_json(checked, round_trip=True, by_alias=True, warnings=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            if len(checked) == 1:
+                (name,) = checked
+                detail = "" if name in self._sensitive else f": {error}"
+                raise ArgumentsError(f"{self._where(name)} cannot be written as JSON{detail}") from None
+            for name, value in checked.items():
+                self._dump({name: value})
+            raise
+
+    def _refuse_changed(self, checked: dict[str, Any], encoded: bytes) -> None:
+        try:
+            back = self._adapter.validate_json(_as_jsonb(encoded))
+        except pydantic.ValidationError as error:
+            raise self._unfit(error, "does not read back from JSON") from None
+        except (ValueError, RecursionError):
+            raise ArgumentsError(f"{self._task}: the arguments hold numbers too long for JSON") from None
+        for name, value in checked.items():
+            if not _is_same(back[name], value):
+                raise ArgumentsError(
+                    f"{self._where(name)}: the {type(value).__name__} does not read back from JSON as it was; "
+                    "annotate the parameter with the exact type, or pass plain JSON"
+                )
+
+    def _unfit(self, error: pydantic.ValidationError, cause: str = "does not fit") -> ArgumentsError:
+        lines: list[str] = []
+        for item in error.errors(include_url=False, include_context=False, include_input=False):
+            path = [str(part) for part in item["loc"]]
+            if path and path[0] in self._sensitive:
+                lines.append(f"{path[0]} {cause}")
+            else:
+                lines.append(f"{'.'.join(path) or 'what was given'} {cause}: {item['msg']}")
+        more = f"; and {len(lines) - _ERRORS:,} more" if len(lines) > _ERRORS else ""
+        return ArgumentsError(f"{self._task}: " + "; ".join(lines[:_ERRORS]) + more)
+
+    @cached_property
+    def _annotations(self) -> dict[str, Any]:
+        found = {name: self._signature.annotation(name) for name in self._signature.arguments.parameters}
+        for name, annotation in found.items():
+            if injection_of(self._task, name, annotation):
+                raise DeclarationError(
+                    f"{self._where(name)} turned out to be a {annotation.__name__}, which was not known when the task "
+                    "was declared: import that name before the task, not only under TYPE_CHECKING"
+                )
+        return found
+
+    @cached_property
+    def _entities(self) -> dict[str, Entity]:
+        entities = {name: entity_of(note) for name, note in self._annotations.items()}
+        return {name: entity for name, entity in entities.items() if entity}
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[dict[str, Any]]:
+        shape: dict[str, Any] = {}
+        for name, parameter in self._signature.arguments.parameters.items():
+            annotation = self._annotations[name]
+            if entity := self._entities.get(name):
+                annotation = entity.key_type
+                if not self._signature.wants_session:
+                    raise self.entity_without_session(name)
+            shape[name] = annotation if parameter.default is parameter.empty else NotRequired[annotation]
+        try:
+            return _adapter_of(shape)
+        except Exception:
+            for name, annotation in shape.items():
+                self._refuse_unusable(name, annotation)
+            raise
+
+    def _refuse_unusable(self, name: str, annotation: Any) -> None:
+        try:
+            _adapter_of({name: annotation})
+        except Exception as error:  # noqa: BLE001 - of many kinds, each told in its first line
+            remedy = f"; {IMPORT_IT}" if isinstance(error, NameError) else ""
+            raise DeclarationError(
+                f"{self._where(name)}: {self._annotations[name]!r} cannot be stored: "
+                f"{str(error).splitlines()[0]}{remedy}"
+            ) from None
+
+    def entity_without_session(self, name: str) -> DeclarationError:
+        return DeclarationError(
+            f"{self._where(name)} is a row of the database, so the task takes a session to load it from: "
+            f"def {self._task}(session: Session, …)"
+        )
+
+
+def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
+    arguments = cast("Any", TypedDict)("Arguments", shape)
+    arguments.__pydantic_config__ = _CONFIG
+    # `| None`, because an adapter takes no config for a TypedDict alone, and of the TypedDict's own one
+    # only what concerns reading would be heeded
+    optional: Any = arguments | None
+    adapter: TypeAdapter[dict[str, Any]] = TypeAdapter(optional, config=_CONFIG)
+    if hasattr(adapter, "rebuild"):  # from 2.10 on pydantic puts off what it cannot resolve
+        adapter.rebuild()
+    return adapter
+
+
+def _as_jsonb(encoded: bytes) -> bytes:
+    """`encoded` as jsonb gives it back, which writes out all digits: 1e23 becomes a whole number."""
+    if not _EXPONENT.search(encoded):
+        return encoded
+    return json.dumps(json.loads(encoded, parse_float=_written_out)).encode()
+
+
+def _written_out(number: str) -> int | float:
+    digits = f"{Decimal(number):f}"
+    return float(number) if "." in digits else int(digits)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether both are equal, or of one type and made of the same parts.
+
+    `==` alone would refuse an hour that a change of clocks repeats: such a moment of one zone equals
+    none of another zone (PEP 495).
+    """
+    try:
+        if bool(one == other):
+            return True
+        if type(one) is not type(other):
+            return False
+        if isinstance(one, datetime):
+            return one.utcoffset() is not None and one.astimezone(UTC) == other.astimezone(UTC)
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+        if isinstance(one, list | tuple):
+            return len(one) == len(other) and all(map(_is_same, one, other))
+        if isinstance(one, BaseModel):
+            return _is_same(one.__getstate__(), other.__getstate__())
+        if is_dataclass(one):
+            return all(_is_same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+    except Exception:  # noqa: BLE001 - an == that raises, or answers with an array, is not equal
+        return False
+    return False
+
+
+def encode_result(value: Any) -> str | None:
+    """A task's return value as JSON text, `None` for `None`. Raises `ArgumentsError` where it is not JSON."""
+    if value is None:
+        return None
+    try:
+        encoded = to_json(value, inf_nan_mode="constants", bytes_mode="base64")
+        from_json(encoded, allow_inf_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArgumentsError(f"the result, a {type(value).__name__}, is not JSON: {error}") from None
+    if len(encoded) > MAX_BYTES:
+        raise ArgumentsError(f"the result is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept")
+    if _NUL.search(encoded):
+        raise ArgumentsError("the result holds a NUL character, which PostgreSQL cannot store")
+    return encoded.decode()

@@ -1,0 +1,133 @@
+"""How a task is declared: its name, its signature and its options, checked once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypedDict, cast
+
+import tenacity
+
+from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.models.columns import MAX_ATTEMPTS
+from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
+from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
+from sqla_jobs.tasks.arguments import Codec
+from sqla_jobs.tasks.enqueue import check_common
+from sqla_jobs.tasks.entities import entity_of
+from sqla_jobs.tasks.signature import Signature, inspect_target
+
+
+class TaskOptions(TypedDict, total=False):
+    """What is said about a task where it is declared."""
+
+    name: str
+    """Stored with each job; by default the function's or the class's own name."""
+    queue: str
+    priority: int
+    """From -10 to 10, lower runs first."""
+    max_attempts: int
+    timeout: float | timedelta | None
+    """Seconds one attempt may take."""
+    retry: tenacity.BaseRetrying
+    """When an attempt that raised is followed by another: `retry`, `stop` and `wait` of tenacity."""
+    aliases: Sequence[str]
+    """Names it had before, under which jobs may still be waiting."""
+    sensitive: Sequence[str]
+    """Arguments that no log, error, command or page shows."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A task as it was declared and checked."""
+
+    name: str
+    signature: Signature
+    codec: Codec
+    policy: tenacity.BaseRetrying
+    timeout: float | None
+    aliases: tuple[str, ...]
+    sensitive: frozenset[str]
+    defaults: Mapping[str, Any]
+
+    def secrets(self, stored: object) -> Secrets:
+        """What no text may show of arguments, as JSON or as its text; what is no object is kept back as a whole."""
+        if not self.sensitive:
+            return NOTHING
+        values = parse(stored) if isinstance(stored, str) else stored
+        if not isinstance(values, dict):
+            return Secrets([values])
+        return Secrets([value for name, value in cast("dict[str, Any]", values).items() if name in self.sensitive])
+
+    def shown(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments (as stored) as people may see them."""
+        secrets = self.secrets(arguments)
+        return {name: HIDDEN if name in self.sensitive else secrets.json(value) for name, value in arguments.items()}
+
+
+def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
+    """Check a task and its options. Raises `DeclarationError` that names what is wrong and the remedy."""
+    unknown = options.keys() - TaskOptions.__annotations__.keys()
+    if unknown:
+        raise DeclarationError(f"task option {min(unknown)!r}: there are {', '.join(TaskOptions.__annotations__)}")
+    signature = inspect_target(target)
+    if signature.is_closure and "name" not in options:
+        raise DeclarationError(
+            f"{signature.qualname} is a closure: a worker can only find it if importing the application makes it "
+            "again, so give it a name= of its own, or move it to the top of a module"
+        )
+    aliases, sensitive = _words("aliases", options), frozenset(_words("sensitive", options))
+    name = options.get("name", target.__name__)
+    for word in (name, *aliases):
+        if not (isinstance(word, str) and 0 < len(word) <= 200 and word.isprintable()):
+            raise DeclarationError(f"task name {word!r:.60}: a text of 1 to 200 printable characters")
+    if missing := sensitive - signature.arguments.parameters.keys():
+        raise DeclarationError(f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}")
+    given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts")}
+    try:
+        check_common(given)
+    except ArgumentsError as error:
+        raise DeclarationError(f"{name}: {error}") from None
+    codec = Codec(name, signature, sensitive)
+    policy = options.get("retry")
+    _refuse_rows_without_session(codec, signature)
+    return Declaration(
+        name,
+        signature,
+        codec,
+        DEFAULT_POLICY if policy is None else check_policy(policy),
+        _timeout(name, options.get("timeout")),
+        aliases,
+        sensitive,
+        {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
+    )
+
+
+def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    words = options.get(option, ())
+    if not isinstance(words, Sequence | Set) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
+        raise DeclarationError(f"{option}={words!r}: a list of names")
+    return tuple(words)
+
+
+def _timeout(name: str, timeout: object) -> float | None:
+    if timeout is None:
+        return None
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise DeclarationError(f"{name}: timeout={timeout!r}: a number of seconds above 0, or None")
+    return float(seconds)
+
+
+def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:
+    if signature.wants_session:
+        return
+    for name in signature.arguments.parameters:
+        try:
+            annotation = signature.annotation(name)
+        except DeclarationError:
+            continue  # a name defined later: looked at again at the first enqueue
+        if entity_of(annotation):
+            raise codec.entity_without_session(name)

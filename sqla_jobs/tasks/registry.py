@@ -1,0 +1,136 @@
+"""The tasks of one `Jobs` by name, imported when somebody asks for one that is not there yet."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from sqla_jobs.errors import ConfigurationError, DeclarationError, UnknownTask
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.rules.redaction import NOTHING, Secrets
+from sqla_jobs.tasks.task import Task
+
+J = TypeVar("J", bound=JobMixin)
+
+
+class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
+    """Tasks by name and by alias. `tasks["mail.send"]` imports the modules given as `tasks=` if need be."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        for name in modules:
+            if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+                raise ConfigurationError(f"tasks=[{name!r}]: the full names of modules, such as 'shop.mail'")
+        self._modules = modules
+        self._by_name: dict[str, Task[..., Any, J]] = {}
+        self._by_class: dict[type[Any], Task[..., Any, J]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, task: Task[..., Any, J]) -> None:
+        """Register a task; the same function declared again (a reload) takes the place of the former.
+
+        Raises `DeclarationError` where another one has the name.
+        """
+        declaration = task.declaration
+        with self._lock:
+            for name in (declaration.name, *declaration.aliases):
+                other = self._by_name.get(name)
+                if other is not None and not _same_place(other, task):
+                    raise DeclarationError(
+                        f"two tasks are named {name!r}: {other.declaration.signature.place} and "
+                        f"{declaration.signature.place}; give one of them another name="
+                    )
+            for name, other in list(self._by_name.items()):
+                if _same_place(other, task) and other.name == declaration.name:
+                    del self._by_name[name]
+            for name in (declaration.name, *declaration.aliases):
+                self._by_name[name] = task
+            if isinstance(declaration.signature.target, type):
+                self._by_class[declaration.signature.target] = task
+
+    def load(self) -> None:
+        """Import the modules given as `tasks=`. Raises `ConfigurationError` naming the one that fails."""
+        for module in self._modules:
+            import_named(module, f"tasks=[{module!r}]")
+
+    def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
+        """The task that this class is. Raises `UnknownTask`."""
+        task = self._by_class.get(kind)
+        if issubclass(kind, Task):
+            raise UnknownTask("a task that is a function is enqueued by itself: task.enqueue(session, …)")
+        if task is None:
+            raise UnknownTask(
+                f"{kind.__qualname__} is not a task: write @jobs.task above the class, "
+                "and enqueue functions by fn.enqueue(session, …)"
+            )
+        return task
+
+    def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Stored arguments of a job as people may see them; those of a task nobody knows as they are."""
+        task = self._known(name)
+        return dict(arguments) if task is None else task.declaration.shown(arguments)
+
+    def secrets(self, name: str, arguments: object) -> Secrets:
+        """What nothing may show of such a job, as far as the task is known."""
+        task = self._known(name)
+        return NOTHING if task is None else task.declaration.secrets(arguments)
+
+    def hiding(self, *arguments: str) -> tuple[str, ...]:
+        """The tasks, by name and alias, of which one of these arguments is sensitive; without any, any argument.
+
+        Nobody may search there: what is hidden could be guessed.
+        """
+        self.load()
+        wanted = set(arguments)
+        sensitive = {name: task.declaration.sensitive for name, task in self.items()}
+        return tuple(name for name, hidden in sensitive.items() if (hidden & wanted if wanted else hidden))
+
+    def _known(self, name: str) -> Task[..., Any, J] | None:
+        try:
+            return self[name]
+        except UnknownTask:
+            return None
+
+    def __getitem__(self, name: str) -> Task[..., Any, J]:
+        if name not in self._by_name:
+            self.load()
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(sorted(self._by_name)) or "none at all"
+            raise UnknownTask(
+                f"no task is named {name!r}; registered: {known}. Give the module that declares it as "
+                "Jobs(…, tasks=[…]), or import it first"
+            ) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._by_name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def import_named(module: str, given: str) -> ModuleType:
+    """The module that a person named as `given`. Raises `ConfigurationError` where there is none.
+
+    An error inside the module, also a missing import of its own, comes through as it is.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(
+            f"{given}: there is no module {error.name!r} in {Path.cwd()} or among installed packages; "
+            "run this in the folder of the application"
+        ) from None
+
+
+def _same_place(one: Task[..., Any, Any], other: Task[..., Any, Any]) -> bool:
+    """Whether both are the same definition: a reload, or one file run as a script and imported as well."""
+    a, b = one.declaration.signature, other.declaration.signature
+    as_script = "__main__" in (a.module, b.module) and a.code.co_filename == b.code.co_filename
+    return a.qualname == b.qualname and (a.module == b.module or as_script)

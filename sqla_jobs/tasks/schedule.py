@@ -1,0 +1,129 @@
+"""Schedules as code declares them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypedDict
+
+from sqla_jobs.cron import Cron
+from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
+from sqla_jobs.models.columns import CatchUp, Overlap
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.enqueue import check_common
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """What is said about a schedule where it is declared."""
+
+    name: str
+    """Of its row; by default the task's name. Renaming it makes another schedule."""
+    timezone: str
+    """Of IANA, such as "Europe/Paris"; UTC by default."""
+    args: Mapping[str, Any]
+    queue: str
+    priority: int
+    catch_up: CatchUp | Literal["skip", "latest", "all"]
+    """Ticks that nobody was there to fire: none of them, the newest, or all of them, oldest first, 100 at most."""
+    overlap: Overlap | Literal["allow", "skip"]
+    """Whether a tick is passed over while the job of an earlier one has not ended."""
+    jitter: float | timedelta
+    """Seconds; each job is due up to that much after its tick."""
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One schedule in code."""
+
+    name: str
+    cron: Cron
+    declaration: Declaration
+    args: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+    def row(self) -> dict[str, Any]:
+        """The columns it is about, as JSON has them. Raises `ArgumentsError`, `DeclarationError`."""
+        encoded = self.declaration.codec.encode_without_rows(self.args)
+        return {
+            "task": self.declaration.name,
+            "cron": self.cron.text,
+            "timezone": self.cron.timezone,
+            "args": json.loads(encoded),
+            **self.values,
+        }
+
+
+class Schedules(Mapping[str, Declared]):
+    """What code declares, by name. The clock makes rows of it."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Declared] = {}
+
+    def declare(
+        self, declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions
+    ) -> None:
+        """Remember a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
+        one = declared(declaration, cron, arguments, options)
+        other = self._by_name.get(one.name)
+        if other is not None and other.declaration.name != declaration.name:
+            raise DeclarationError(
+                f"two schedules are named {one.name!r}, of the tasks {other.declaration.name} and "
+                f"{declaration.name}: give one of them another name="
+            )
+        self._by_name[one.name] = one
+
+    def __getitem__(self, name: str) -> Declared:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._by_name))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions) -> Declared:
+    """A schedule, checked. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
+    unknown = options.keys() - ScheduleOptions.__annotations__.keys()
+    if unknown:
+        raise DeclarationError(
+            f"schedule option {min(unknown)!r}: there are {', '.join(ScheduleOptions.__annotations__)}"
+        )
+    name = options.get("name", declaration.name)
+    if not (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()):
+        raise DeclarationError(f"schedule name {name!r:.60}: a text of 1 to 200 printable characters")
+    defaults = declaration.defaults
+    values: dict[str, Any] = {
+        "queue": options.get("queue", defaults["queue"]),
+        "priority": options.get("priority", defaults["priority"]),
+        "catch_up": one_of(CatchUp, "catch_up", options.get("catch_up", "latest")),
+        "overlap": one_of(Overlap, "overlap", options.get("overlap", "allow")),
+        "jitter": jitter_of(options.get("jitter", 0.0)),
+        "enabled": options.get("enabled", True),
+    }
+    try:
+        check_common(values)
+    except ArgumentsError as error:
+        raise DeclarationError(f"schedule {name!r}: {error}") from None
+    one = Declared(name, Cron.parse(cron, options.get("timezone", "UTC")), declaration, arguments, values)
+    if declaration.codec.is_resolvable:  # else names are defined later, and the clock looks again
+        one.row()
+    return one
+
+
+def one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> str:
+    """One of the words that there are for the option. Raises `ConfigurationError`."""
+    if value not in list(words):
+        raise ConfigurationError(f"{option}={value!r}: one of {', '.join(words)}")
+    return str(value)
+
+
+def jitter_of(jitter: object) -> float:
+    """A jitter in seconds. Raises `ConfigurationError`."""
+    seconds = jitter.total_seconds() if isinstance(jitter, timedelta) else jitter
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
+        raise ConfigurationError(f"jitter={jitter!r}: a number of seconds from 0 to a day")
+    return float(seconds)

@@ -1,0 +1,269 @@
+"""What a task asks for: which leading parameters are injected, and which are arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy.orm import Session, scoped_session
+
+from sqla_jobs.database.engines import is_asynchronous
+from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.tasks.context import RunContext
+
+IMPORT_IT = "import that name at the top of the module, not only under TYPE_CHECKING"
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A task's target (a function, or a class with `execute`) and what it is called with."""
+
+    target: Callable[..., Any]
+    module: str
+    qualname: str
+    wants_session: bool
+    wants_context: bool
+    arguments: inspect.Signature
+    """The parameters that are stored, annotations as written."""
+
+    @property
+    def code(self) -> types.CodeType:
+        """What runs, below all decorators."""
+        code: types.CodeType = inspect.unwrap(getattr(self.target, "execute", self.target)).__code__
+        return code
+
+    @property
+    def place(self) -> str:
+        """Where it is declared, for people."""
+        return f"{self.module}.{self.qualname} ({self.code.co_filename}:{self.code.co_firstlineno})"
+
+    @property
+    def is_closure(self) -> bool:
+        """Whether it uses variables of a function around it."""
+        return bool(set(self.code.co_freevars) - {"__class__"})
+
+    def annotation(self, name: str) -> Any:
+        """The type that parameter `name` is annotated with, `Any` without an annotation."""
+        return _resolve(self.target, name, self.arguments.parameters[name].annotation)
+
+    def bind(self, task: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The given arguments by name. Raises `ArgumentsError`; no message of it shows a value."""
+        is_by_name = not args and not self._has_positional_only
+        if is_by_name and kwargs.keys() == self.arguments.parameters.keys():
+            return dict(kwargs)  # inspect would take six times as long over it
+        try:
+            return self.arguments.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise ArgumentsError(f"{task}({self._summary()}): {error}") from None
+
+    def _summary(self) -> str:
+        parameters = self.arguments.parameters.values()
+        return ", ".join(p.name if p.default is p.empty else f"{p.name}=…" for p in parameters)
+
+    def arguments_of(self, instance: object) -> dict[str, Any]:
+        """The arguments that an instance of a task class stands for, by parameter name."""
+        fields = _fields(type(instance))
+        return {name: getattr(instance, fields[name]) for name in self.arguments.parameters}
+
+    def call(self, injected: list[Any], arguments: dict[str, Any]) -> Any:
+        """Run the task."""
+        if isinstance(self.target, type):
+            return self.target(**arguments).execute(*injected)
+        if not self._has_positional_only:
+            return self.target(*injected, **arguments)
+        bound = inspect.BoundArguments(self.arguments, arguments)
+        return self.target(*injected, *bound.args, **bound.kwargs)
+
+    @functools.cached_property
+    def _has_positional_only(self) -> bool:
+        return any(parameter.kind is parameter.POSITIONAL_ONLY for parameter in self.arguments.parameters.values())
+
+
+def inspect_target(target: Callable[..., Any]) -> Signature:
+    """Look at a function or a class. Raises `DeclarationError` with the reason it cannot be a task."""
+    if isinstance(target, type):
+        return _inspect_class(target)
+    if not inspect.isfunction(target):
+        kind = "a partial" if isinstance(target, functools.partial) else "a bound method"
+        if not isinstance(target, functools.partial | types.MethodType):
+            kind = f"a {type(target).__name__}"
+        raise DeclarationError(f"{target!r} is {kind}: a task is a plain function or a dataclass with execute()")
+    _refuse_function(target)
+    injected, rest = _split(target, list(_signature(target).parameters.values()))
+    return Signature(
+        target,
+        target.__module__,
+        target.__qualname__,
+        wants_session="session" in injected,
+        wants_context="context" in injected,
+        arguments=inspect.Signature(rest),
+    )
+
+
+def _refuse_function(target: types.FunctionType) -> None:
+    name = target.__qualname__
+    if target.__name__ == "<lambda>":
+        raise DeclarationError(f"{name} is a lambda: a task needs a stable name, so write a def")
+    if _is_async(target):
+        raise DeclarationError(f"{name} is asynchronous: write a plain def, with asyncio.run(…) inside where needed")
+    if inspect.isgeneratorfunction(target):
+        raise DeclarationError(f"{name} is a generator: nothing would iterate over it; return a value instead")
+    owner, _, _ = name.rpartition(".")
+    if owner and not owner.endswith("<locals>"):
+        raise DeclarationError(f"{name} is a method: declare the task as a function outside of the class")
+
+
+def _is_async(target: Any) -> bool:
+    return inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)
+
+
+def _inspect_class(target: type[Any]) -> Signature:
+    name = target.__qualname__
+    execute = inspect.getattr_static(target, "execute", None)
+    if not inspect.isfunction(execute):
+        raise DeclarationError(f"{name} has no method execute(self): that is what a task of the class form runs")
+    if _is_async(execute) or inspect.isgeneratorfunction(execute):
+        raise DeclarationError(f"{name}.execute is asynchronous or a generator: write a plain def")
+    if not (dataclasses.is_dataclass(target) or issubclass(target, BaseModel)):
+        raise DeclarationError(
+            f"{name} is neither a dataclass nor a pydantic model, so its arguments are not known: "
+            "write @jobs.task above @dataclass"
+        )
+    injected, rest = _split(execute, list(_signature(execute).parameters.values())[1:])
+    if rest:
+        raise DeclarationError(
+            f"{name}.execute(…, {rest[0].name}) can only take an injected Session and RunContext: "
+            f"arguments are fields of {name}"
+        )
+    parameters = list(_signature(target).parameters.values())
+    _refuse_parameters(name, parameters)
+    _refuse_unstorable_fields(target, [parameter.name for parameter in parameters])
+    for parameter in parameters:
+        if _injection(target, parameter):
+            raise DeclarationError(f"{name}.{parameter.name} is no argument: write execute(self, {parameter})")
+    return Signature(
+        target,
+        target.__module__,
+        name,
+        wants_session="session" in injected,
+        wants_context="context" in injected,
+        arguments=inspect.Signature(parameters),
+    )
+
+
+def _refuse_unstorable_fields(target: type[Any], parameters: list[str]) -> None:
+    name, fields = target.__qualname__, _fields(target)
+    if lost := [parameter for parameter in parameters if parameter not in fields]:
+        raise DeclarationError(f"{name}: {lost[0]!r} is not kept as a field, so it could not be stored")
+    if not issubclass(target, BaseModel) or target.model_config.get("populate_by_name"):
+        return
+    for field, info in target.model_fields.items():
+        if (alias := info.validation_alias) is not None and alias not in parameters:
+            raise DeclarationError(
+                f"{name}.{field} can only be given as {alias!r}, which is no Python name to store it by: "
+                "set populate_by_name in its model_config"
+            )
+
+
+def _fields(target: type[Any]) -> dict[str, str]:
+    """Attributes of a dataclass or pydantic model, by the parameter of its constructor that sets them."""
+    if not issubclass(target, BaseModel):
+        return {field.name: field.name for field in dataclasses.fields(target)}
+    fields = target.model_fields.items()
+    aliases = {info.validation_alias: name for name, info in fields if isinstance(info.validation_alias, str)}
+    return aliases | {name: name for name, _ in fields}
+
+
+def _split(
+    function: types.FunctionType, parameters: list[inspect.Parameter]
+) -> tuple[list[str], list[inspect.Parameter]]:
+    """What is injected, in order, and the parameters after that."""
+    _refuse_parameters(function.__qualname__, parameters)
+    kinds = [_injection(function, parameter) for parameter in parameters]
+    leading = [kind for kind in kinds if kind]
+    if kinds[: len(leading)] != leading:
+        late = next(p.name for p, kind in list(zip(parameters, kinds, strict=True))[::-1] if kind)
+        raise DeclarationError(
+            f"{function.__qualname__}: injected parameters come first, so move {late!r} to the front"
+        )
+    if leading not in ([], ["session"], ["context"], ["session", "context"]):
+        raise DeclarationError(
+            f"{function.__qualname__}: the order is (session: Session, run: RunContext, …), each at most once"
+        )
+    for parameter in parameters[: len(leading)]:
+        if parameter.kind not in _POSITIONAL:
+            raise DeclarationError(
+                f"{function.__qualname__}: {parameter.name!r} is injected by position, so it cannot be keyword-only"
+            )
+    return leading, parameters[len(leading) :]
+
+
+def _refuse_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
+    for parameter in parameters:
+        if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            raise DeclarationError(f"{name} takes {parameter}: arguments are stored by name and type, so name each one")
+
+
+def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str | None:
+    try:
+        annotation = _resolve(owner, parameter.name, parameter.annotation)
+    except DeclarationError:
+        return None  # a name defined later: the arguments' types are resolved at the first enqueue
+    return injection_of(owner.__qualname__, parameter.name, annotation)
+
+
+def injection_of(owner: str, name: str, annotation: Any) -> str | None:
+    """Whether a parameter of that type is injected: "session", "context" or `None`."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return injection_of(owner, name, args[0])
+    if origin in (typing.Union, types.UnionType) and any(injection_of(owner, name, arg) for arg in args):
+        raise DeclarationError(f"{owner}: {name!r} is always given, so annotate it with one type: Session, RunContext")
+    annotation = origin or annotation
+    if not isinstance(annotation, type):
+        return None
+    if issubclass(annotation, scoped_session) or is_asynchronous(annotation):
+        raise DeclarationError(
+            f"{owner}: {name!r} is a {annotation.__name__}, but each run has a Session of its own: annotate it so"
+        )
+    if issubclass(annotation, Session):
+        return "session"
+    return "context" if issubclass(annotation, RunContext) else None
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return inspect.signature(target, annotation_format=annotationlib.Format.FORWARDREF)
+    return inspect.signature(target)
+
+
+def _resolve(owner: Callable[..., Any], name: str, annotation: Any) -> Any:
+    """The annotation as a type; a `DeclarationError` that names what could not be found."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    holder = types.SimpleNamespace(__annotations__={name: annotation})
+    try:
+        return typing.get_type_hints(holder, _scope(owner, name), {}, include_extras=True)[name]
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
+        raise DeclarationError(
+            f"{owner.__qualname__}: the annotation {annotation!r} of {name!r} cannot be resolved ({error}); {IMPORT_IT}"
+        ) from None
+
+
+def _scope(owner: Callable[..., Any], name: str) -> dict[str, Any]:
+    """The names that an annotation is written in terms of: those of the module that it stands in."""
+    if isinstance(owner, type):
+        writer = next((base for base in owner.__mro__ if name in vars(base).get("__annotations__", {})), owner)
+        return vars(sys.modules[writer.__module__]) if writer.__module__ in sys.modules else {}
+    scope: dict[str, Any] = inspect.unwrap(owner).__globals__
+    return scope

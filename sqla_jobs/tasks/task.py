@@ -1,0 +1,181 @@
+"""A task: a function or class under a stable name, that can be called and enqueued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+
+from pydantic_core import from_json
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_one, check_options, plain_session
+from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+
+C = ParamSpec("C")
+P = ParamSpec("P")
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
+R = TypeVar("R")
+S = TypeVar("S", bound=Session)
+J = TypeVar("J", bound=JobMixin)
+J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
+
+
+class Enqueue(Protocol[P, J_co]):
+    """What `task.enqueue` is: a session, then the arguments of the task without those that are injected."""
+
+    def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
+        """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
+
+        Returns the job, pending like any object that was added. With a `unique_key` it is in the
+        database already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
+        do not fit, having changed nothing.
+        """
+        ...
+
+
+class _Nobody:
+    """Only what takes anything takes one: `Any` comes first, or the task is known by its name alone."""
+
+
+class _Injected(Protocol[C, E_co]):
+    def without_injected(self, target: Callable[C, object], /) -> E_co: ...
+
+
+class _EnqueueOf(Generic[C]):
+    """Chooses among the overloads where `task.enqueue` is looked up, so that a call has one signature to fit.
+
+    If `enqueue` itself were overloaded, a wrong call would be tried on each overload in turn, and fit
+    the last, for which what is injected are arguments like any other. (mypy moreover does not
+    compare the types that stand before a ParamSpec when it chooses by the type of `self`.)
+    """
+
+    def __get__(self, enqueuer: _Injected[C, E], owner: object = None, /) -> E:
+        return enqueuer.without_injected(lambda *_, **__: None)  # of interest to type checkers alone
+
+
+class Enqueuer(Generic[C, J]):
+    """Enqueues one task with some options; what `options()` returns, and what a `Task` is."""
+
+    enqueue: _EnqueueOf[C] = _EnqueueOf()
+
+    def __init__(self, declaration: Declaration, models: Models[J], options: Mapping[str, Any]) -> None:
+        self._declaration = declaration
+        self._models = models
+        self._options = options
+
+    @overload
+    def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
+    @overload
+    def without_injected(self, target: Callable[Concatenate[S, RunContext, P], object], /) -> Enqueue[P, J]: ...
+    @overload
+    def without_injected(self, target: Callable[Concatenate[S, P], object], /) -> Enqueue[P, J]: ...
+    @overload
+    def without_injected(self, target: Callable[Concatenate[RunContext, P], object], /) -> Enqueue[P, J]: ...
+    @overload
+    def without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
+    def without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
+        """How `enqueue` is called for a task of this kind."""
+        return self._enqueue
+
+    def _enqueue(self, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> J:
+        into, declaration = plain_session(session), self._declaration
+        values = self._bind(args, kwargs)
+        encoded = declaration.codec.encode(into, values)
+        return add_one(
+            into,
+            self._models,
+            declaration.name,
+            declaration.defaults,
+            self._options,
+            from_json(encoded),
+        )
+
+    def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> int:
+        """Add a job for each mapping of arguments, in order, and return how many there were.
+
+        Any iterable, also one of millions: memory stays flat. They are inserted at once, in the caller's
+        transaction; an error among them takes all of them back and names the position of the culprit.
+        """
+        return self.enqueue_numbered(session, enumerate(arguments))
+
+    def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> int:
+        """The same, where each mapping comes with the number that an error is to name it by."""
+        into, declaration = plain_session(session), self._declaration
+
+        def encoded() -> Iterator[bytes]:
+            for number, values in arguments:
+                if not isinstance(values, Mapping):
+                    raise ArgumentsError(f"item {number} is no mapping of arguments, but a {type(values).__name__}")
+                try:
+                    yield declaration.codec.encode(into, self._bind((), values))
+                except ArgumentsError as error:
+                    raise ArgumentsError(f"item {number}: {error}") from None
+
+        return add_many(into, self._models, declaration.name, declaration.defaults, self._options, encoded())
+
+    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._declaration.signature.bind(self._declaration.name, args, kwargs)
+        except ArgumentsError as error:
+            raise self._unknown(kwargs) or error from None
+
+    def _unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
+        task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
+        name = min(kwargs.keys() - parameters.keys(), default=None)
+        if name is None:
+            return None
+        if name in EnqueueOptions.__annotations__:
+            return ArgumentsError(
+                f"{task} has no argument {name!r}; it is an option: {task}.options({name}=…).enqueue(session, …)"
+            )
+        return ArgumentsError(
+            f"{task} got an unexpected keyword argument {name!r}; it takes: {', '.join(parameters) or 'none'}"
+        )
+
+
+class Task(Enqueuer[C, J], Generic[C, R, J]):
+    """A registered function. Call it to run it here and now, or enqueue it."""
+
+    def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules) -> None:
+        super().__init__(declaration, models, {})
+        self._schedules = schedules
+        self.__name__ = declaration.signature.qualname.rpartition(".")[2]
+        self.__qualname__ = declaration.signature.qualname
+        self.__module__ = declaration.signature.module
+        self.__doc__ = declaration.signature.target.__doc__
+        self.__wrapped__ = declaration.signature.target
+
+    @property
+    def name(self) -> str:
+        """The name stored with each of its jobs."""
+        return self._declaration.name
+
+    @property
+    def declaration(self) -> Declaration:
+        """How it was declared."""
+        return self._declaration
+
+    def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R:
+        """A plain call, in this process."""
+        return cast("R", self.__wrapped__(*args, **kwargs))
+
+    def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
+        """The same task, enqueued otherwise. Raises `ArgumentsError` for what no job could have."""
+        return Enqueuer(self._declaration, self._models, check_options(self._models.Job, options))
+
+    def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
+        """Declare that it is enqueued by a cron rule: `30 2 * * *`, six fields with seconds first, `every(…)`.
+
+        Workers and clocks make a row of it, which an operator may change. Raises `ConfigurationError`,
+        `ArgumentsError` or `DeclarationError`.
+        """
+        self._schedules.declare(self._declaration, cron, self._bind((), options.get("args", {})), options)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"

@@ -1,0 +1,153 @@
+"""Keeps a process alive in the database, and looks after the jobs it holds."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from sqla_jobs.execution.attempt import Held
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Claimed, Lease, Queries, processes
+from sqla_jobs.runtime.heartbeat import Keeper, next_look
+from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_LOOK = 1.0
+"""Seconds between two looks at what this process holds: cancel requests in, progress out."""
+_SIGN_OFF = 5.0
+"""Seconds that a heartbeat under way may take when the worker stops."""
+
+
+class Heart:
+    """Registers the process, has its keeper keep it alive, and looks at what it holds, in a thread of its own.
+
+    `held` is shared with the worker; `lost` is called after this process was taken for dead: it goes on
+    under a new id, and every lease of the old one is somebody else's. `stray` is given leases that the
+    server says we hold and we know nothing of.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        models: Models[Any],
+        queries: Queries,
+        settings: Settings,
+        keeper: Keeper,
+        *,
+        held: Mapping[int, Held],
+        claiming: threading.Lock,
+        set_aside: SetAside,
+        lost: Callable[[], None],
+        stray: Callable[[list[Lease]], None],
+    ) -> None:
+        self._engine = engine
+        self._models = models
+        self._queries = queries
+        self._settings = settings
+        self._keeper = keeper
+        self._held = held
+        self._claiming = claiming
+        self._set_aside = set_aside
+        self._on_lost = lost
+        self._on_stray = stray
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
+        self._process_id: uuid.UUID | None = None
+        self._stray_at = time.monotonic() + settings.heartbeat
+
+    @property
+    def process_id(self) -> uuid.UUID:
+        """The row under which this process lives now."""
+        assert self._process_id is not None, "start() comes first"
+        return self._process_id
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the last beat is recent enough to take on new work."""
+        return time.monotonic() - self._keeper.beat_at < self._settings.lease / 2
+
+    def start(self) -> None:
+        """Register, then go on in a thread. Raises what the database raises."""
+        self._register()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop beating, and delete the row: what the process still held is free for others at once."""
+        self._stop.set()
+        self._thread.join(_SIGN_OFF)
+        if self._thread.is_alive():
+            log.warning("could not sign off, the server does not answer: the lease will run out by itself")
+            return
+        self._keeper.leaving()
+        with self._engine.begin() as connection:
+            processes.unregister(connection, self._models, self.process_id)
+
+    def _register(self) -> None:
+        with self._engine.begin() as connection:
+            process_id = processes.register(
+                connection,
+                self._models,
+                kind="worker",
+                queues=self._settings.queues,
+                lease=self._settings.lease,
+            )
+        self._keeper.registered(process_id)  # before anything is claimed under it
+        self._process_id = process_id
+
+    def _loop(self) -> None:
+        patience = Patience("the heartbeat", self._stop, longest=self._settings.longest_wait)
+        while not self._stop.wait(min(_LOOK, self._settings.heartbeat, self._keeper.due_in)):
+            patience.run(self._tick)
+
+    def _tick(self) -> None:
+        if not self._keeper.keep(self.process_id):
+            log.warning(
+                "this process was taken for dead, after no heartbeat for %g s; its jobs are left to others, "
+                "and it goes on under a new id",
+                self._settings.lease,
+            )
+            self._register()
+            self._on_lost()
+        now = time.monotonic()
+        if now >= self._stray_at:
+            self._give_back_stray()
+            rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
+            self._stray_at = max(now + self._settings.heartbeat, rested_at)
+        if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
+            with self._engine.begin() as connection:
+                self._look(connection, held)
+        self._set_aside.show(self._engine, self._models, self.process_id)
+
+    def _give_back_stray(self) -> None:
+        """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
+        if not self._claiming.acquire(blocking=False):
+            return
+        try:
+            with self._engine.begin() as connection:
+                held, age = list(self._held), self._settings.heartbeat
+                leases = self._queries.stray(connection, self.process_id, held, age=age)
+        finally:
+            self._claiming.release()
+        if leases:
+            self._on_stray(leases)
+
+    def _look(self, connection: Connection, held: list[Held]) -> None:
+        told: list[tuple[Lease | Claimed, float, str | None]] = []
+        for one in held:
+            progress, one.progress = one.progress, None
+            if progress:
+                told.append((one.job, *progress))
+        if told:
+            self._queries.store_progress(connection, told)
+        for run_id in self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in held]):
+            if (wanted := self._held.get(run_id)) is not None:
+                wanted.cancel()

@@ -1,0 +1,75 @@
+"""The threads in which a worker runs its jobs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from sqla_jobs.execution.attempt import Held
+from sqla_jobs.queries import Finish
+from sqla_jobs.rules.outcomes import Failed, Failure
+from sqla_jobs.worker.backlog import Lane
+from sqla_jobs.worker.watchdog import Watch
+
+log = logging.getLogger("sqla_jobs.worker")
+
+
+class Crew:
+    """For each lane as many threads as jobs may run at once, each running one job after another."""
+
+    def __init__(self, lanes: Sequence[Lane], slow: float) -> None:
+        self._lanes = lanes
+        self._threads: list[threading.Thread] = []
+        self._at_work: dict[int, Held] = {}
+        """What each thread runs."""
+        self._watch = Watch(self._at_work, slow)
+
+    def start(
+        self,
+        execute: Callable[[Held], Finish | None],
+        *,
+        ended: Callable[[Held, Finish | None], None],
+        has_room: Callable[[], None],
+    ) -> None:
+        """Begin. `ended` is told of each job what `execute` returned; `has_room`, that it is time to claim more."""
+        self._execute, self._ended, self._has_room = execute, ended, has_room
+        self._watch.start()
+        for lane in self._lanes:
+            for number in range(lane.concurrency):
+                name = f"sqla_jobs-{lane.name}-{number}"
+                self._threads.append(threading.Thread(target=self._work, args=(lane,), name=name, daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, timeout: float) -> None:
+        """Wait, for at most `timeout` seconds, until all have ended, and interrupt no job after that."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._watch.stop()
+
+    @property
+    def running(self) -> list[Held]:
+        """What runs at this moment."""
+        return [held for held in list(self._at_work.values()) if held.is_running]
+
+    def show_stacks(self) -> None:
+        """Log soon where each of these jobs is."""
+        self._watch.stacks_wanted = True
+
+    def _work(self, lane: Lane) -> None:
+        thread = threading.get_ident()
+        while (held := lane.take()) is not None:
+            self._at_work[thread] = held
+            try:
+                end = self._execute(held)
+            except BaseException as error:
+                log.exception("running job %s failed inside the library", held.job.job_id)
+                end = held.ended(Failed(Failure.of(error)))
+            held.conclude()
+            del self._at_work[thread]
+            self._ended(held, end)
+            if lane.through():
+                self._has_room()
