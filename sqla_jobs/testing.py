@@ -13,10 +13,10 @@ from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import JobsError
-from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.queries import Claimed, Finish, Queries, processes
+from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 
 
@@ -49,7 +49,7 @@ def drain(
                 raise JobsError(
                     f"after {runs} runs job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
                 )
-            held = Held(job, time.monotonic())
+            held = Attempt(job, time.monotonic())
             end = executor.execute(held)
             if held.progress is not None:
                 queries.store_progress(own, [(job, *held.progress)])
@@ -96,7 +96,7 @@ class _Savepoints:
         if savepoint.is_active:
             savepoint.commit()
 
-    def commit(self, session: Session, end: Finish) -> None:
+    def commit(self, session: Session, end: RunEnd) -> None:
         self._queries.succeed(session, end)
 
 

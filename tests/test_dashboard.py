@@ -29,7 +29,7 @@ from sqla_jobs.dashboard.data import listing
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render.formatting import NOTHING
-from sqla_jobs.dashboard.standalone import Door
+from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
 from sqla_jobs.errors import ConfigurationError
 from tests import dashboard_shop as shop
@@ -1075,7 +1075,7 @@ def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
 
 
 def test_the_command_can_be_for_looking_only(database: Engine) -> None:
-    door = Door("token")
+    door = OneTimeToken("token")
     door.open_on(8642)
     client = create_alone(jobs, door, user="ada", read_only=True).test_client()
     page = client.get("/?token=token", base_url="http://127.0.0.1:8642", follow_redirects=True)

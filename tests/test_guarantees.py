@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs import JobState
-from sqla_jobs.queries import Claimed, Finish, Queries, processes
+from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.rules.outcomes import (
     Cancelled,
     Failed,
@@ -87,7 +87,7 @@ def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_o
     barrier = threading.Barrier(8)
 
     def finish_all(number: int) -> list[str]:
-        ends = [Finish(job, Succeeded(str(number))) for job in claimed]
+        ends = [RunEnd(job, Succeeded(str(number))) for job in claimed]
         fates: list[str] = []
         barrier.wait()
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -149,7 +149,7 @@ class JobLife(RuleBasedStateMachine):
         stands = self.connection.scalar(
             select(jobs.Job.current_run_id == lease.run_id).where(jobs.Job.id == lease.job_id)
         )
-        fates = QUERIES.finish(self.connection, [Finish(lease, outcome, 0.0, 0.001)])
+        fates = QUERIES.finish(self.connection, [RunEnd(lease, outcome, 0.0, 0.001)])
         assert (lease.run_id not in fates) == bool(stands)
 
     @rule(lease=leases)
@@ -192,7 +192,7 @@ class JobLife(RuleBasedStateMachine):
     def lose_a_worker_and_rescue(self, worker: uuid.UUID) -> None:
         held = select(func.count()).where(jobs.Job.state == "running", jobs.Job.process_id == worker)
         count = self.connection.scalar(held)
-        assert QUERIES.bury(self.connection, last_heartbeat(self.connection, worker)) == [worker]
+        assert QUERIES.delete_expired(self.connection, last_heartbeat(self.connection, worker)) == [worker]
         assert len(QUERIES.rescue(self.connection)) == count
 
     @rule()
@@ -255,13 +255,13 @@ def test_a_process_that_beats_again_just_before_it_is_buried_keeps_its_jobs(engi
     with engine.begin() as beating, engine.connect() as burying:
         assert QUERIES.beat(beating, [process_id]) == {process_id: True}
         buried: list[list[uuid.UUID]] = []
-        thread = threading.Thread(target=lambda: buried.append(QUERIES.bury(burying, seen)))
+        thread = threading.Thread(target=lambda: buried.append(QUERIES.delete_expired(burying, seen)))
         thread.start()
         thread.join(0.3)
         assert not thread.is_alive(), "it does not wait for the beat under way"
         assert buried == [[]]
     with engine.connect() as burying:
-        assert QUERIES.bury(burying, seen) == [], "it has beaten since"
+        assert QUERIES.delete_expired(burying, seen) == [], "it has beaten since"
         assert QUERIES.rescue(burying) == []
 
 
@@ -274,7 +274,7 @@ def test_no_claim_gives_jobs_to_a_process_that_was_taken_for_dead(engine: Engine
     with engine.begin() as claiming, engine.begin() as settling:
         assert len(claim(claiming, dead, 1)) == 1
         assert not QUERIES.sign_off(settling, dead), "its claim is not committed yet"
-        assert QUERIES.bury(settling, last_heartbeat(settling, dead)) == []
+        assert QUERIES.delete_expired(settling, last_heartbeat(settling, dead)) == []
         claiming.rollback()
     with engine.begin() as settling, engine.begin() as claiming:
         assert QUERIES.sign_off(settling, dead)
@@ -332,7 +332,7 @@ def test_a_rescue_takes_no_job_from_a_process_that_it_cannot_see(engine: Engine)
             (lease,) = claim(connection, a_process(connection), 1)
         thread.join()
         assert taken == [[]]
-        assert QUERIES.finish(connection, [Finish(lease, Succeeded())]) == {}
+        assert QUERIES.finish(connection, [RunEnd(lease, Succeeded())]) == {}
         outcomes = connection.scalars(select(jobs.Run.outcome).order_by(jobs.Run.id)).all()
         assert outcomes == ["lost", "succeeded"]
         connection.execute(text("DROP OWNED BY slow_rescuer; DROP ROLE slow_rescuer"))

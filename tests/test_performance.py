@@ -19,13 +19,13 @@ from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE, driver
-from sqla_jobs.queries import Among, Finish, Queries, processes
-from sqla_jobs.queries.expressions import Written, as_query
+from sqla_jobs.queries import Among, Queries, RunEnd, processes
+from sqla_jobs.queries.expressions import RawStatement, as_query
 from sqla_jobs.rules.outcomes import Failed, Failure, Retried, Succeeded
-from sqla_jobs.runtime.heartbeat import Pulse, next_look
+from sqla_jobs.runtime.heartbeat import Heartbeat, next_look
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Rhythm
-from sqla_jobs.worker.backlog import Floors
+from sqla_jobs.runtime.settings import LeaseSettings
+from sqla_jobs.worker.backlog import ScanFloors
 from tests import shop
 from tests.counting import states
 from tests.helpers import wait_until
@@ -82,7 +82,7 @@ class Explained:
         """From here on each statement is executed by EXPLAIN, and returns nothing."""
 
         def run(_: Queries, connection: Connection, statement: Any, values: dict[str, Any]) -> Any:
-            origin = statement.origin if isinstance(statement, Written) else statement
+            origin = statement.origin if isinstance(statement, RawStatement) else statement
             compiled = origin.compile(connection)
             asked, given = str(compiled), compiled.construct_params(values)
             cursor = psycopg.ClientCursor(driver(connection))
@@ -96,11 +96,11 @@ class Explained:
             self.plans.append(told[0]["Plan"])
             return connection.execute(select(text("1")).where(text("false")))
 
-        def run_written(queries: Queries, connection: Connection, statement: Written, values: dict[str, Any]) -> Any:
+        def run_raw(queries: Queries, connection: Connection, statement: RawStatement, values: dict[str, Any]) -> Any:
             return list(run(queries, connection, statement, values))
 
         self._patch.setattr(Queries, "_run", run)
-        self._patch.setattr(Queries, "_run_written", run_written)
+        self._patch.setattr(Queries, "_run_raw", run_raw)
         return self.plans
 
     def __exit__(self, *_: object) -> None:
@@ -126,7 +126,7 @@ def test_a_job_costs_at_most_1250_bytes_of_log(
     held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks))
     with Explained(monkeypatch) as plans:
         QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
-        QUERIES.finish(connection, [Finish(job, Succeeded('{"a": 1}'), 0.001, 0.002) for job in held[:BATCH]])
+        QUERIES.finish(connection, [RunEnd(job, Succeeded('{"a": 1}'), 0.001, 0.002) for job in held[:BATCH]])
     claimed, stored = plans[:2]
     assert states(engine) == {"running": 2 * BATCH, "succeeded": BATCH}
     assert bytes_of_log(claimed) / BATCH > 100
@@ -184,9 +184,9 @@ def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
     with explained as plans:
         claim_and_promote(connection, me)
         if planning == PLANNED_ANEW:
-            QUERIES.finish(connection, [Finish(job, Succeeded(), 0.001, 0.002) for job in held[:BATCH]])
-            QUERIES.finish(connection, [Finish(job, Failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]])
-            QUERIES.finish(connection, [Finish(job, Retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]])
+            QUERIES.finish(connection, [RunEnd(job, Succeeded(), 0.001, 0.002) for job in held[:BATCH]])
+            QUERIES.finish(connection, [RunEnd(job, Failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]])
+            QUERIES.finish(connection, [RunEnd(job, Retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]])
             QUERIES.cancel_requests(connection, me, [job.job_id for job in held])
     connection.execute(text(f"ALTER TABLE {name} RESET (autovacuum_enabled)"))
     assert len(plans) >= (6 if planning == PLANNED_ANEW else 2)
@@ -234,7 +234,7 @@ def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(conne
     """Each would take a twentieth of its time for them, and eight on two cores a fifth of the machine."""
     for kind, queues in (("worker", ["default"]), ("worker", ["default", "mail"]), ("worker", ["x"]), ("clock", [])):
         processes.register(connection, jobs.models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30.0)
-    floors = Floors(["default", 'quoted "queue"'])
+    floors = ScanFloors(["default", 'quoted "queue"'])
     floors.workers = QUERIES.promote(connection, queues=["default", 'quoted "queue"']).workers
     assert floors.workers == 2
     floors.swept(["default"], began=100.0, ended=100.1)
@@ -277,7 +277,7 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
         return []
 
     monkeypatch.setattr(Queries, "rescue", look)
-    pulse = Pulse(connection.engine, jobs.models, QUERIES, Rhythm(0.1, 1.0), SetAside())
+    pulse = Heartbeat(connection.engine, jobs.models, QUERIES, LeaseSettings(0.1, 1.0), SetAside())
 
     def has_looked() -> bool:
         pulse.beat([])

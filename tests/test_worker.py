@@ -19,7 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqla_jobs import ConfigurationError, Jobs, JobState
 from sqla_jobs.database import timeouts as deadlines
 from sqla_jobs.queries import begin, commit
-from sqla_jobs.queries.expressions import Written
+from sqla_jobs.queries.expressions import RawStatement
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.worker import Worker
 from tests import shop
@@ -310,7 +310,7 @@ def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session
     session.commit()
     worker = jobs.worker(concurrency=2)
     worker.start()
-    wait_until(lambda: len(worker._crew.running) == 2)  # claimed is not started
+    wait_until(lambda: len(worker._threads.running) == 2)  # claimed is not started
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
     wait_until(lambda: "sqla_jobs-claim" not in [thread.name for thread in threading.enumerate()])
@@ -455,13 +455,13 @@ def test_a_transactional_task_costs_two_round_trips_beside_its_own(
     session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    ask, execute = deadlines.ask, Written.execute
+    ask, execute = deadlines.ask, RawStatement.execute
 
     def asked(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> Any:
         sent.append(question)
         return ask(connection, question, patience)
 
-    def executed(self: Written, connection: Connection, *args: Any) -> Any:
+    def executed(self: RawStatement, connection: Connection, *args: Any) -> Any:
         if connection.engine is app:
             sent.append(self.text)
         return execute(self, connection, *args)
@@ -470,7 +470,7 @@ def test_a_transactional_task_costs_two_round_trips_beside_its_own(
     session.commit()
     app = create_engine(engine.url)
     event.listen(app, "before_cursor_execute", lambda *args: sent.append(args[2]))
-    monkeypatch.setattr(Written, "execute", executed)
+    monkeypatch.setattr(RawStatement, "execute", executed)
     monkeypatch.setattr(begin, "ask", asked)
     monkeypatch.setattr(commit, "ask", asked)
     assert drain(bind=app) == 1

@@ -27,7 +27,7 @@ def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
     try:
         from werkzeug.serving import WSGIRequestHandler, make_server
 
-        from sqla_jobs.dashboard.standalone import Door, create_app
+        from sqla_jobs.dashboard.standalone import OneTimeToken, create_app
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f'the dashboard needs {error.name}, which is not installed: pip install "sqla-jobs[dashboard]"'
@@ -38,7 +38,7 @@ def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
             """Addresses of requests hold what people look for."""
 
     jobs.tasks.load()
-    door = Door(secrets.token_urlsafe(24))
+    door = OneTimeToken(secrets.token_urlsafe(24))
     app: Flask = create_app(jobs, door, user=getpass.getuser(), read_only=read_only)
     try:
         server = make_server(_HOST, port, app, threaded=True, request_handler=Quiet)

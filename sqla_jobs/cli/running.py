@@ -21,8 +21,8 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.retention import Retention
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.supervisor.child_main import Order, set_up_logging
-from sqla_jobs.supervisor.options import Upkeep
+from sqla_jobs.supervisor.child_main import ChildSpec, set_up_logging
+from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.supervisor import Supervisor
 
@@ -109,9 +109,9 @@ def worker(
             slow=slow,
             retention=retention,
         )
-        upkeep = Upkeep(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
+        options = SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
     set_up_logging(log_level)
-    supervisor = Supervisor(Order(spec, database_url, settings, drain, clock, log_level), upkeep)
+    supervisor = Supervisor(ChildSpec(spec, database_url, settings, drain, clock, log_level), options)
     if reload:
         on_change(supervisor.replace_all)
     code = supervisor.run()

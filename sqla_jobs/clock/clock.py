@@ -21,12 +21,12 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.runtime.heartbeat import Pulse
+from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.listener import Listener
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Rhythm
+from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Clock(Service):
         super().__init__(StopRequest())
         self._jobs = jobs
         self._binding = binding
-        self._rhythm = Rhythm(heartbeat, lease)
+        self._lease_settings = LeaseSettings(heartbeat, lease)
         self._queries = Queries(jobs.models)
         self._schedules = ScheduleQueries(jobs.models)
         self._set_aside, self._set_aside_jobs = SetAside("schedule"), SetAside()
@@ -78,9 +78,11 @@ class Clock(Service):
         except BaseException:
             self._engine.dispose()
             raise
-        self._pulse = Pulse(self._engine, self._jobs.models, self._queries, self._rhythm, self._set_aside_jobs)
+        self._heartbeat = Heartbeat(
+            self._engine, self._jobs.models, self._queries, self._lease_settings, self._set_aside_jobs
+        )
         channel = self._jobs.models.channel
-        self._listener = Listener(self._engine, channel, self._heard, patience=self._rhythm.patience)
+        self._listener = Listener(self._engine, channel, self._heard, patience=self._lease_settings.patience)
         self._listener.start()
         self._thread.start()
         log.info("clock %s runs, with %d schedules in its code", self._process_id, len(self._jobs.schedules))
@@ -93,7 +95,7 @@ class Clock(Service):
         self._stop_requested.set()
         self._wake.set()
         self._listener.stop()
-        self._thread.join(2 * self._rhythm.patience)
+        self._thread.join(2 * self._lease_settings.patience)
         try:
             with self._engine.begin() as connection:
                 processes.unregister(connection, self._jobs.models, self._process_id)
@@ -112,7 +114,7 @@ class Clock(Service):
             engine.dispose()
 
     def _connect(self) -> Engine:
-        engine = own_engine(self._binding.engine, patience=self._rhythm.patience)
+        engine = own_engine(self._binding.engine, patience=self._lease_settings.patience)
         try:
             with engine.connect() as connection:
                 check_version(connection, self._jobs.models.tables["jobs"])
@@ -175,7 +177,7 @@ class Clock(Service):
     def _register(self) -> None:
         with self._engine.begin() as connection:
             self._process_id = processes.register(
-                connection, self._jobs.models, kind="clock", queues={}, lease=self._rhythm.lease
+                connection, self._jobs.models, kind="clock", queues={}, lease=self._lease_settings.lease
             )
 
     def _heard(self, what: str) -> None:
@@ -183,21 +185,21 @@ class Clock(Service):
             self._wake.set()
 
     def _loop(self) -> None:
-        patience = Patience("the clock", self._stop_requested, longest=self._rhythm.longest_wait)
+        patience = RetryLoop("the clock", self._stop_requested, longest=self._lease_settings.longest_wait)
         while not self._stop_requested.is_set():
             due_in = patience.run(self._step) or 0.0
-            self._wake.wait(min(_LOOK, self._pulse.due_in, due_in) if due_in > 0 else _HELD_AGAIN)
+            self._wake.wait(min(_LOOK, self._heartbeat.due_in, due_in) if due_in > 0 else _HELD_AGAIN)
             self._wake.clear()
 
     def _step(self) -> float:
         """One look. Returns the seconds until the next."""
         self._declare(self._engine)
-        if self._pulse.is_due:
-            if self._process_id not in self._pulse.beat([self._process_id]):
+        if self._heartbeat.is_due:
+            if self._process_id not in self._heartbeat.beat([self._process_id]):
                 self._register()
-            self._pulse.rescue()
-        elif self._pulse.is_rescue_due:
-            self._pulse.rescue()
+            self._heartbeat.rescue()
+        elif self._heartbeat.is_rescue_due:
+            self._heartbeat.rescue()
         if count := self._fire(self._engine):
             log.info("%d jobs enqueued by schedules", count)
         for set_aside in (self._set_aside, self._set_aside_jobs):

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from sqla_jobs.actions.schedules import UnknownSchedule
 from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_authorize, check_secret, role_of
-from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views import audit, bulk, job, jobs_list, overview, schedule_forms, schedules
 from sqla_jobs.database.explain import explain
 from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
@@ -52,7 +52,7 @@ def create_blueprint(
     when it is registered on an application without a SECRET_KEY.
     """
     check_authorize(authorize)
-    site = Site(jobs, authorize, actor, name)
+    site = Dashboard(jobs, authorize, actor, name)
     made = Blueprint(name, __name__, static_folder="static", static_url_path="/static")
     made.record(_check)
     made.before_request(partial(_before, site))
@@ -73,7 +73,7 @@ def _is_static() -> bool:
     return (request.endpoint or "").endswith(".static")
 
 
-def _before(site: Site) -> Response | None:
+def _before(site: Dashboard) -> Response | None:
     if _is_static():
         return None
     role = role_of(site.authorize)
@@ -92,7 +92,7 @@ def _before(site: Site) -> Response | None:
     return None
 
 
-def _after(site: Site, response: Response) -> Response:
+def _after(site: Dashboard, response: Response) -> Response:
     response.headers.update(HEADERS)
     if not _is_static():
         response.headers["Cache-Control"] = "no-store"
@@ -100,13 +100,13 @@ def _after(site: Site, response: Response) -> Response:
     return response
 
 
-def _refused(site: Site, error: HTTPException) -> Any:
+def _refused(site: Dashboard, error: HTTPException) -> Any:
     if error.code is None or error.code < 400:  # a redirect that authorize raised, say to a login page
         return error
     return site.render("error.html", None, error.code, title=error.name, message=error.description)
 
 
-def _impossible(site: Site, error: JobsError) -> Any:
+def _impossible(site: Dashboard, error: JobsError) -> Any:
     if isinstance(error, UnknownJob | UnknownSchedule):
         return site.render("error.html", None, 404, title="Not found", message=str(error))
     if isinstance(error, ConfigurationError):
@@ -114,7 +114,7 @@ def _impossible(site: Site, error: JobsError) -> Any:
     return site.render("error.html", None, 409, title="That was not possible", message=str(error))
 
 
-def _database(site: Site, error: DBAPIError) -> Any:
+def _database(site: Dashboard, error: DBAPIError) -> Any:
     if getattr(error.orig, "sqlstate", None) == "57014":
         said = "The database took too long for this page. Narrow the filter, or try again when it has less to do."
     else:

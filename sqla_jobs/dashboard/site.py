@@ -43,7 +43,7 @@ class Changing:
         self.session.add(line)
 
 
-class Site:
+class Dashboard:
     """One dashboard."""
 
     def __init__(self, jobs: Jobs[Any], authorize: Authorize, actor: Actor | None, name: str) -> None:

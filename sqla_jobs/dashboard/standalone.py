@@ -13,7 +13,7 @@ from sqla_jobs.dashboard.blueprint import create_blueprint
 from sqla_jobs.jobs import Jobs
 
 
-class Door:
+class OneTimeToken:
     """Lets in the browser that brings the token first; it then has a cookie that nobody can guess."""
 
     def __init__(self, token: str) -> None:
@@ -52,7 +52,7 @@ class Door:
         return secrets.compare_digest(given.encode(), self._session.encode())
 
 
-def create_app(jobs: Jobs[Any], door: Door, *, user: str, read_only: bool) -> Flask:
+def create_app(jobs: Jobs[Any], door: OneTimeToken, *, user: str, read_only: bool) -> Flask:
     """A Flask application that is the dashboard and nothing else."""
     app = Flask("sqla_jobs.dashboard", static_folder=None)
     app.config["SECRET_KEY"] = secrets.token_bytes(32)

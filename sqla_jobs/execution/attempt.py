@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from sqla_jobs.execution.interrupt import Body, CancelRequested, Interrupt, body
-from sqla_jobs.execution.started_runs import Mark
-from sqla_jobs.queries import Claimed, Finish
+from sqla_jobs.execution.started_runs import RunSlot
+from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome, storable
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.tasks.context import RunContext
@@ -15,7 +15,7 @@ _PROGRESS = 1000
 """Characters kept of a progress message."""
 
 
-class Held:
+class Attempt:
     """From the claim until its end is stored. All moments are of `time.monotonic()`."""
 
     started_at: float | None = None
@@ -28,7 +28,7 @@ class Held:
     """Ended, and its end is on its way to the database."""
     deadline: float | None = None
     cancel_requested = False
-    mark: Mark | None = None
+    slot: RunSlot | None = None
     """Where a parent process sees that it was begun."""
     secrets: Secrets = NOTHING
     """What nothing that is told of it may show."""
@@ -46,30 +46,30 @@ class Held:
         """Begun, and not over."""
         return self.started_at is not None and not self.is_over
 
-    def begin(self, mark: Mark | None) -> bool:
+    def begin(self, slot: RunSlot | None) -> bool:
         """It starts, in the calling thread: charged from here on, should this process die.
 
         False: it may not, since the parent process has given back what this one held before.
         """
         started_at = time.monotonic()
-        if mark is not None:
-            mark.begin(self.job.job_id, self.job.run_id, self.claimed_at, started_at)
-            if self.asked_at <= mark.revoked_at:
-                mark.clear()
+        if slot is not None:
+            slot.begin(self.job.job_id, self.job.run_id, self.claimed_at, started_at)
+            if self.asked_at <= slot.revoked_at:
+                slot.clear()
                 return False
-        self.started_at, self.body, self.mark = started_at, body(), mark
+        self.started_at, self.body, self.slot = started_at, body(), slot
         return True
 
     def conclude(self) -> None:
         """It is over, and its end on its way to the database."""
         self.is_over = True
-        if self.mark is not None:
-            self.mark.end()
+        if self.slot is not None:
+            self.slot.end()
 
     def let_go(self) -> None:
         """Its end is in the database, or somebody else's business."""
-        if self.mark is not None:
-            self.mark.clear()
+        if self.slot is not None:
+            self.slot.clear()
 
     def cancel(self) -> None:
         """Somebody cancelled the job: it does not start any more, or is interrupted."""
@@ -88,7 +88,7 @@ class Held:
             said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)
             self.progress = (fraction, said)
 
-    def ended(self, outcome: Outcome) -> Finish:
+    def ended(self, outcome: Outcome) -> RunEnd:
         """The end of this attempt, now."""
         started = self.started_at or self.claimed_at
-        return Finish(self.job, outcome, started - self.claimed_at, time.monotonic() - self.claimed_at)
+        return RunEnd(self.job, outcome, started - self.claimed_at, time.monotonic() - self.claimed_at)

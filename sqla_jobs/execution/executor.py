@@ -11,11 +11,11 @@ from typing import Any
 
 from sqla_jobs.database.binding import Within
 from sqla_jobs.errors import ArgumentsError, EntityGone
-from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, TimedOut, body
-from sqla_jobs.execution.started_runs import Mark
+from sqla_jobs.execution.started_runs import RunSlot
 from sqla_jobs.execution.transactions import NotBegun, Transactions
-from sqla_jobs.queries import Finish
+from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
@@ -36,15 +36,15 @@ class Executor:
         *,
         isolation: str = "READ COMMITTED",
         within: Within = nullcontext,
-        mark: Callable[[], Mark | None] = lambda: None,
+        slot: Callable[[], RunSlot | None] = lambda: None,
     ) -> None:
         self._tasks = tasks
         self._transactions = transactions
         self._isolation = isolation
         self._within = within
-        self._mark = mark
+        self._slot = slot
 
-    def execute(self, held: Held) -> Finish | None:
+    def execute(self, held: Attempt) -> RunEnd | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
         One that was cancelled before it started is given back, which ends it; one that may not start, or gets
@@ -53,7 +53,7 @@ class Executor:
         Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
-        if held.cancel_requested or not held.begin(self._mark()):
+        if held.cancel_requested or not held.begin(self._slot()):
             return held.ended(Released())
         job = held.job
         declaration: Declaration | None = None
@@ -74,7 +74,7 @@ class Executor:
         _tell(held, outcome)
         return held.ended(outcome)
 
-    def _run_in_transaction(self, held: Held, declaration: Declaration, arguments: dict[str, Any]) -> None:
+    def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:
         held.is_silent = self._isolation != "READ COMMITTED"
         with self._transactions.begin() as session:
             loaded = declaration.codec.load(session, arguments)
@@ -86,7 +86,7 @@ class Executor:
 class _Surrounded:
     """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged."""
 
-    def __init__(self, surroundings: AbstractContextManager[Any], held: Held) -> None:
+    def __init__(self, surroundings: AbstractContextManager[Any], held: Attempt) -> None:
         self._surroundings = surroundings
         self._held = held
 
@@ -114,12 +114,12 @@ class _UnstorableResult(Exception):
     """The task did its work and returned what cannot be kept; running it again would not help."""
 
 
-def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
+def _call(held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
     if declaration.timeout is not None:
         held.deadline = time.monotonic() + declaration.timeout
-        if held.mark is not None:
+        if held.slot is not None:
             overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
-            held.mark.expire(held.deadline, getattr(overrun, "delay", None))
+            held.slot.expire(held.deadline, getattr(overrun, "delay", None))
     if declaration.signature.wants_context:
         job = held.job
         held.context = RunContext(
@@ -143,7 +143,9 @@ def _call(held: Held, declaration: Declaration, injected: list[Any], arguments: 
         ) from None
 
 
-def _outcome(held: Held, declaration: Declaration | None, error: BaseException, *, at: float | None = None) -> Outcome:
+def _outcome(
+    held: Attempt, declaration: Declaration | None, error: BaseException, *, at: float | None = None
+) -> Outcome:
     """What follows from `error`, raised now or at a moment to come."""
     job = held.job
     if isinstance(error, EntityGone):
@@ -166,7 +168,7 @@ def _outcome(held: Held, declaration: Declaration | None, error: BaseException, 
     )
 
 
-def _tell(held: Held, outcome: Outcome) -> None:
+def _tell(held: Attempt, outcome: Outcome) -> None:
     """One line for each attempt: at DEBUG where all is well, at WARNING where it failed."""
     failure: Failure | None = getattr(outcome, "failure", None)
     level = logging.DEBUG if failure is None else logging.WARNING

@@ -18,7 +18,7 @@ _PLACES = 10_000
 _NEVER = -1.0
 
 MEMORY = _HEADER.size + _PLACES * _ENTRY.size
-"""Bytes that a board takes."""
+"""Bytes that the slots of one process take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,20 @@ class Entry:
     run_id: int
 
 
-class Mark:
-    """One run's place on a board."""
+class RunSlot:
+    """The slot of one run."""
 
-    __slots__ = ("_at", "_board", "_memory")
+    __slots__ = ("_at", "_memory", "_started")
 
-    def __init__(self, board: Board, memory: Any, at: int) -> None:
-        self._board = board
+    def __init__(self, started: StartedRuns, memory: Any, at: int) -> None:
+        self._started = started
         self._memory = memory
         self._at = at
 
     def begin(self, job_id: int, run_id: int, claimed_at: float, started_at: float) -> None:
         """The run begins: from here on it is charged if the process dies. Its id is written last and makes it count.
 
-        Whether it may is looked up after that: see `Board.revoke`.
+        Whether it may is looked up after that: see `StartedRuns.revoke`.
         """
         _BEGUN.pack_into(self._memory, self._at, job_id, claimed_at, started_at)
         _DUE.pack_into(self._memory, self._at + _BEGUN.size, 0.0, _NEVER)
@@ -65,29 +65,29 @@ class Mark:
     @property
     def revoked_at(self) -> float:
         """What was claimed before this moment may not begin."""
-        return self._board.revoked_at
+        return self._started.revoked_at
 
     def clear(self) -> None:
         """Its end is stored, or it did not begin after all: the place is free for another run."""
         _RUN_ID.pack_into(self._memory, self._at + _ENTRY.size - _RUN_ID.size, 0)
-        self._board.free(self)
+        self._started.free(self)
 
 
-class Board:
+class StartedRuns:
     """Written by one process and read by its parent; `memory` is a writable buffer of `MEMORY` bytes."""
 
     def __init__(self, memory: Any) -> None:
         self._memory = memory
         self._run_ids = memoryview(memory).cast("B")[_HEADER.size :].cast("q")[5::6]
-        self._free: SimpleQueue[Mark] = SimpleQueue()
+        self._free: SimpleQueue[RunSlot] = SimpleQueue()
         for place in range(_PLACES):
-            self.free(Mark(self, memory, _HEADER.size + place * _ENTRY.size))
+            self.free(RunSlot(self, memory, _HEADER.size + place * _ENTRY.size))
 
-    def free(self, mark: Mark) -> None:
+    def free(self, slot: RunSlot) -> None:
         """Let another run have the place."""
-        self._free.put(mark)
+        self._free.put(slot)
 
-    def take(self) -> Mark:
+    def take(self) -> RunSlot:
         """A place for a run; waits for one."""
         return self._free.get()
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
-from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.queries import Queries, RunEnd
 
 log = logging.getLogger("sqla_jobs.run")
 
@@ -61,7 +61,7 @@ class Transactions(Protocol):
         """A session in a transaction, of which nothing is left without `commit`. Raises `NotBegun`."""
         ...
 
-    def commit(self, session: Session, end: Finish) -> None:
+    def commit(self, session: Session, end: RunEnd) -> None:
         """Record the end of the attempt, as the transaction's last statement, and commit. Raises `LeaseLost`."""
         ...
 
@@ -100,7 +100,7 @@ class WorkerTransactions:
                 raise self._told(NotBegun("the server is read-only"))
             yield session
 
-    def commit(self, session: Session, end: Finish) -> None:
+    def commit(self, session: Session, end: RunEnd) -> None:
         if session.twophase:  # the fence stands before all that is committed
             self._queries.succeed(session, end)
             session.commit()

@@ -26,7 +26,7 @@ from sqla_jobs.queries import begin, claim, finish, rescue, succeed
 from sqla_jobs.queries import due as waiting
 from sqla_jobs.queries import leases as held
 from sqla_jobs.queries.commit import Commit, Ending
-from sqla_jobs.queries.expressions import Tables, Written
+from sqla_jobs.queries.expressions import RawStatement, Tables
 from sqla_jobs.queries.values import (
     ALL,
     EVERYWHERE,
@@ -34,15 +34,15 @@ from sqla_jobs.queries.values import (
     PRIORITIES,
     Among,
     Claimed,
-    Finish,
     Lease,
     Promotion,
+    RunEnd,
     numbers,
     texts,
 )
 from sqla_jobs.rules.outcomes import Succeeded
 
-__all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Finish", "Lease", "Promotion", "Queries"]
+__all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
 log = logging.getLogger("sqla_jobs.queries")
 
@@ -89,7 +89,7 @@ class Queries:
             "floors": texts([numbers((floors or {}).get(queue, EVERYWHERE)) for queue in slots]),
             **among.parameters(),
         }
-        rows = self._run_written(connection, self._claim, values)
+        rows = self._run_raw(connection, self._claim, values)
         again = [job_id for job_id, *_, was_started in rows if was_started]
         elapsed = dict(self._run(connection, self._elapsed, {"ids": again}).all()) if again else {}
         claimed = [
@@ -98,7 +98,7 @@ class Queries:
         ]
         return sorted(claimed, key=_CLAIM_ORDER)
 
-    def _run_written(self, connection: Connection | Session, statement: Written, values: dict[str, Any]) -> list[Any]:
+    def _run_raw(self, connection: Connection | Session, statement: RawStatement, values: dict[str, Any]) -> list[Any]:
         if isinstance(connection, Connection):
             try:
                 return statement.execute(connection, values).fetchall()
@@ -118,8 +118,8 @@ class Queries:
         return claim.elapsed(self._tables)
 
     @cached_property
-    def _claim(self) -> Written:
-        return Written(claim.claim(self._tables))
+    def _claim(self) -> RawStatement:
+        return RawStatement(claim.claim(self._tables))
 
     def promote(
         self,
@@ -135,14 +135,14 @@ class Queries:
         Counts the workers that serve any of `queues`, too.
         """
         values = {"ahead": ahead, "limit": limit, "queues": _names(tuple(queues)), **among.parameters()}
-        ((count, due_in, workers),) = self._run_written(connection, self._promote, values)
+        ((count, due_in, workers),) = self._run_raw(connection, self._promote, values)
         return Promotion(count, 0.0 if count == limit else due_in, workers)
 
     @cached_property
-    def _promote(self) -> Written:
-        return Written(claim.promote(self._tables))
+    def _promote(self) -> RawStatement:
+        return RawStatement(claim.promote(self._tables))
 
-    def finish(self, connection: Connection | Session, ends: Sequence[Finish]) -> dict[int, str]:
+    def finish(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
         """Store the ends of attempts whose lease still stands; never waits for a locked row.
 
         Returns by run id what became of those that were not stored: "locked" (somebody holds the row: try
@@ -156,7 +156,7 @@ class Queries:
                 others = list(ends)
         return self.finish_any(connection, others) if others else {}
 
-    def finish_any(self, connection: Connection | Session, ends: Sequence[Finish]) -> dict[int, str]:
+    def finish_any(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
         """The same by the one statement that knows all ends, and gives a run a new id where its own is taken."""
         return dict(self._run(connection, self._finish, finish.parameters(ends)).all())
 
@@ -168,7 +168,7 @@ class Queries:
     def _finish(self) -> Any:
         return finish.finish(self._tables)
 
-    def succeed(self, session: Session, end: Finish) -> None:
+    def succeed(self, session: Session, end: RunEnd) -> None:
         """Store inside its own transaction that an attempt went well, waiting for the row. Raises `LeaseLost`."""
         if self._run(session, self._succeed_one, succeed.one(end)).rowcount != 1:
             raise LeaseLost
@@ -185,7 +185,7 @@ class Queries:
         """
         return begin.begin(driver(connection), noticed_within=noticed_within, patience=patience)
 
-    def ending(self, session: Session, end: Finish) -> AbstractContextManager[Ending]:
+    def ending(self, session: Session, end: RunEnd) -> AbstractContextManager[Ending]:
         """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""
         return self._commit.storing(self.connection(session), end)
 
@@ -216,10 +216,10 @@ class Queries:
     def _heartbeats(self) -> Any:
         return rescue.heartbeats(self._tables)
 
-    def bury(self, connection: Connection | Session, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
+    def delete_expired(self, connection: Connection | Session, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
         """Delete the rows of processes that have not beaten since the heartbeat given for each; returns their ids."""
         values = {"process_ids": list(silent), "heartbeats": list(silent.values())}
-        return list(self._run(connection, rescue.bury(self._tables), values).scalars())
+        return list(self._run(connection, rescue.delete_expired(self._tables), values).scalars())
 
     def sign_off(self, connection: Connection, process_id: uuid.UUID) -> bool:
         """Delete the row of a process that ended. False: a claim of its own is still under way at the server."""
@@ -233,16 +233,16 @@ class Queries:
     def _beat(self) -> Any:
         return rescue.beat(self._tables)
 
-    def stray(
+    def unknown_leases(
         self, connection: Connection, process_id: uuid.UUID, known: Collection[int], *, age: float
     ) -> list[Lease]:
         """Leases of this process, older than `age` seconds, that it does not know of."""
         values = {"process_id": process_id, "known": list(known), "age": age}
-        return [Lease(*row) for row in self._run(connection, self._stray, values)]
+        return [Lease(*row) for row in self._run(connection, self._unknown_leases, values)]
 
     @cached_property
-    def _stray(self) -> Any:
-        return held.stray(self._tables)
+    def _unknown_leases(self) -> Any:
+        return held.unknown_leases(self._tables)
 
     def leases(self, connection: Connection, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
         """All leases of a process but those `known`."""
@@ -285,10 +285,10 @@ def _moment(microseconds: int | None) -> datetime | None:
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
-def _apart(ends: Sequence[Finish]) -> tuple[list[Finish], list[Finish]]:
+def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
     """Those that went well, under leases of one process; and the rest, such as are of a process taken for dead."""
-    went_well: list[Finish] = []
-    others: list[Finish] = []
+    went_well: list[RunEnd] = []
+    others: list[RunEnd] = []
     for end in ends:
         is_alike = not went_well or end.lease.process_id == went_well[0].lease.process_id
         (went_well if is_alike and isinstance(end.outcome, Succeeded) else others).append(end)

@@ -36,7 +36,7 @@ from sqla_jobs.queries.expressions import (
     in_state,
     locked,
     seconds,
-    unnest_written,
+    unnest_text,
 )
 from sqla_jobs.queries.values import PRIORITIES, numbers
 
@@ -55,9 +55,9 @@ def claim(tables: Tables) -> Any:
         .with_for_update(skip_locked=True, read=True, key_share=True)
     )
     owner = owner.cte("owner").prefix_with("MATERIALIZED")
-    lane = unnest_written("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
+    lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
     priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
-    probe = unnest_written("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
+    probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
     # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
     # would lock every row they offer, and not only those that the limit lets through
     found = (

@@ -16,9 +16,9 @@ from sqla_jobs.database.engines import driver
 from sqla_jobs.database.timeouts import ask
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.queries.begin import beginning
-from sqla_jobs.queries.expressions import Tables, Written, as_query
+from sqla_jobs.queries.expressions import RawStatement, Tables, as_query
 from sqla_jobs.queries.succeed import one, succeed_one
-from sqla_jobs.queries.values import Finish
+from sqla_jobs.queries.values import RunEnd
 
 _NO_LEASE = "sqla_jobs: no lease"
 
@@ -34,7 +34,7 @@ class Commit:
     def __init__(self, tables: Tables) -> None:
         # where nothing was stored the cast fails, and the COMMIT that follows in the message is not reached
         told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
-        written = Written(select(told).select_from(succeed_one(tables).returning(tables.runs.c.id).cte("stored")))
+        written = RawStatement(select(told).select_from(succeed_one(tables).returning(tables.runs.c.id).cte("stored")))
         self._plain = written.text
         self._name = f"sqla_jobs_{crc32(self._plain.encode()):08x}"
         numbered = self._plain % {name: f"${number}" for number, name in enumerate(written.parameters, 1)}
@@ -47,7 +47,7 @@ class Commit:
         self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
     @contextmanager
-    def storing(self, connection: Connection, end: Finish) -> Generator[Ending]:
+    def storing(self, connection: Connection, end: RunEnd) -> Generator[Ending]:
         """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`."""
         raw, ending = driver(connection), Ending(self, connection, end)
 
@@ -72,11 +72,11 @@ class Commit:
                 "let the session factory give sessions of their own, not such as join an outer transaction"
             )
 
-    def store(self, raw: psycopg.Connection[Any], end: Finish) -> None:
+    def store(self, raw: psycopg.Connection[Any], end: RunEnd) -> None:
         """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
         self._ask(raw, f"{beginning(raw)}{self._plain}", end)
 
-    def store_and_commit(self, raw: psycopg.Connection[Any], known: dict[Any, Any], end: Finish) -> None:
+    def store_and_commit(self, raw: psycopg.Connection[Any], known: dict[Any, Any], end: RunEnd) -> None:
         """Both in one message. `known` says what to send on this connection. Raises `LeaseLost`."""
         statements: str = known.get(self._name, self._first)
         if statements == self._preparing:
@@ -95,7 +95,7 @@ class Commit:
             is_direct = int(pid.get_value(0, 0) or 0) == raw.info.backend_pid
             known[self._name] = self._preparing if is_direct and raw.prepare_threshold is not None else self._plain
 
-    def _ask(self, raw: psycopg.Connection[Any], statements: str, end: Finish) -> list[PGresult]:
+    def _ask(self, raw: psycopg.Connection[Any], statements: str, end: RunEnd) -> list[PGresult]:
         try:
             return ask(raw, psycopg.ClientCursor(raw).mogrify(as_query(statements), one(end)))
         except InvalidTextRepresentation as error:
@@ -113,7 +113,7 @@ class Ending:
 
     has_committed = False
 
-    def __init__(self, commit: Commit, connection: Connection, end: Finish) -> None:
+    def __init__(self, commit: Commit, connection: Connection, end: RunEnd) -> None:
         self._commit = commit
         self._connection = connection
         self._raw = driver(connection)

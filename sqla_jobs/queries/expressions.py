@@ -44,7 +44,7 @@ from sqla_jobs.rules.checks import MAX_ID
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
-class Written:
+class RawStatement:
     """A statement as psycopg takes it, for where SQLAlchemy takes longer over executing it than the server does."""
 
     def __init__(self, statement: Any) -> None:
@@ -98,7 +98,7 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
     )
 
 
-def unnest_written(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
+def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
     """The same of arrays as PostgreSQL writes them, by `numbers` and `texts`: psycopg spends longer on lists.
 
     Where one is shorter than the others, its column is NULL from there on.

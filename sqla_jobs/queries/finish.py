@@ -34,9 +34,9 @@ from sqla_jobs.queries.expressions import (
     loss_backoff,
     losses,
     seconds,
-    unnest_written,
+    unnest_text,
 )
-from sqla_jobs.queries.values import Finish, in_order, numbers, texts
+from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.rules.outcomes import word
 
 _RUN_COLUMNS = [
@@ -55,7 +55,7 @@ def finish(tables: Tables) -> Any:
     Tells the fate of each run that was not stored.
     """
     jobs, runs = tables.jobs, tables.runs
-    ended = unnest_written(
+    ended = unnest_text(
         "ended",
         job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
         run_id=("run_ids", BigInteger),
@@ -142,7 +142,7 @@ def finish(tables: Tables) -> Any:
     )
 
 
-def parameters(finishes: Sequence[Finish]) -> dict[str, Any]:
+def parameters(finishes: Sequence[RunEnd]) -> dict[str, Any]:
     """The parameters of `finish`, each an array as PostgreSQL writes it."""
     leases, outcomes, started, finished = zip(*in_order(finishes), strict=True)
     processes = {lease.process_id: str(lease.process_id) for lease in leases}

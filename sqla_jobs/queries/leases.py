@@ -21,7 +21,7 @@ def leases(tables: Tables) -> Any:
     )
 
 
-def stray(tables: Tables) -> Any:
+def unknown_leases(tables: Tables) -> Any:
     """Those that were given out by a claim whose answer never arrived."""
     return leases(tables).where(tables.jobs.c.started_at < func.statement_timestamp() - seconds(bindparam("age")))
 

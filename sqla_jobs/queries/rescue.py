@@ -114,7 +114,7 @@ def _heartbeat(processes: Any) -> Any:
     return cast(func.extract("epoch", processes.c.beat_at) * 1_000_000, BigInteger)
 
 
-def bury(tables: Tables) -> Any:
+def delete_expired(tables: Tables) -> Any:
     """Processes lose their rows that have not beaten since the heartbeat that was seen; not what somebody holds."""
     processes = tables.processes
     seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))

@@ -33,9 +33,9 @@ from sqla_jobs.queries.expressions import (
     each_locked,
     leased,
     seconds,
-    unnest_written,
+    unnest_text,
 )
-from sqla_jobs.queries.values import Finish, in_order, numbers, texts
+from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
 _PROCESS = bindparam("lease_process_id", type_=Uuid)
@@ -44,7 +44,7 @@ _PROCESS = bindparam("lease_process_id", type_=Uuid)
 def succeed_many(tables: Tables) -> Any:
     """What `many` describes, where the lease still stands and the row is free; its row count is that of those."""
     jobs = tables.jobs
-    ended = unnest_written(
+    ended = unnest_text(
         "ended",
         job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
         run_id=("run_ids", BigInteger),
@@ -110,7 +110,7 @@ def _runs(tables: Tables, done: Any) -> Any:
     return insert(tables.runs).from_select(_RUN_COLUMNS, rows).execution_options(preserve_rowcount=True)
 
 
-def many(ends: Sequence[Finish]) -> dict[str, Any]:
+def many(ends: Sequence[RunEnd]) -> dict[str, Any]:
     """The parameters of `succeed_many`: ends that went well, under leases of one process."""
     leases, outcomes, started, finished = zip(*in_order(ends), strict=True)
     return {
@@ -123,7 +123,7 @@ def many(ends: Sequence[Finish]) -> dict[str, Any]:
     }
 
 
-def one(end: Finish) -> dict[str, Any]:
+def one(end: RunEnd) -> dict[str, Any]:
     """The parameters of `succeed_one`."""
     return {
         "job_id": end.lease.job_id,

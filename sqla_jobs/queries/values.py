@@ -12,7 +12,7 @@ from sqla_jobs.rules.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
 EVERYWHERE = (-1,) * len(PRIORITIES)
-"""Floors for claims: the position at and below which they do not look, for each priority."""
+"""ScanFloors for claims: the position at and below which they do not look, for each priority."""
 
 
 MANY = 1000
@@ -71,7 +71,7 @@ class Promotion(NamedTuple):
     """How many serve any of these queues."""
 
 
-class Finish(NamedTuple):
+class RunEnd(NamedTuple):
     """The end of one attempt. Both times are seconds after the claim, by this process's monotonic clock."""
 
     lease: Lease | Claimed
@@ -80,7 +80,7 @@ class Finish(NamedTuple):
     finished: float = 0.0
 
 
-def in_order(ends: Iterable[Finish]) -> list[Finish]:
+def in_order(ends: Iterable[RunEnd]) -> list[RunEnd]:
     """By job id, so that two writers of the same rows, who lock them in this order, cannot deadlock."""
     return sorted(ends, key=_JOB_ID)
 

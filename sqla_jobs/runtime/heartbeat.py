@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
-from sqla_jobs.execution.started_runs import Mark
+from sqla_jobs.execution.started_runs import RunSlot
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Among, Queries
 from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.sightings import Sightings
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Rhythm
+from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.stopping import StopRequest
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -34,7 +34,7 @@ def next_look(began: float, ended: float, *, longest: float) -> float:
     return ended + min(_REST * (ended - began), longest)
 
 
-class Pulse:
+class Heartbeat:
     """Beats for processes of this host, and rescues what dead ones held.
 
     A process is dead when this one has seen its heartbeat unchanged for a whole lease, and has itself beaten
@@ -42,12 +42,12 @@ class Pulse:
     """
 
     def __init__(
-        self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
     ) -> None:
         self._engine = engine
         self._queries = queries
         self._candidates = Candidates(models)
-        self._rhythm = rhythm
+        self._lease_settings = settings
         self._set_aside = set_aside
         self._sightings = Sightings()
         self.beat_at = time.monotonic()
@@ -61,7 +61,7 @@ class Pulse:
     @property
     def due_in(self) -> float:
         """Seconds until that."""
-        return max(0.0, self.beat_at + self._rhythm.heartbeat - time.monotonic())
+        return max(0.0, self.beat_at + self._lease_settings.heartbeat - time.monotonic())
 
     @property
     def is_rescue_due(self) -> bool:
@@ -81,16 +81,16 @@ class Pulse:
     @property
     def _has_gap(self) -> bool:
         """Whether too much time has passed since the last beat to conclude anything from the silence of others."""
-        return time.monotonic() - self.beat_at > self._rhythm.lease / 2
+        return time.monotonic() - self.beat_at > self._lease_settings.lease / 2
 
     def rescue(self) -> None:
         """Take back the jobs of the dead; not with each beat where that takes long."""
-        self._bury()
+        self._delete_expired()
         if time.monotonic() >= self._rescue_at:
             while self._rescue_some() and not self.is_due:
                 pass
 
-    def _bury(self) -> None:
+    def _delete_expired(self) -> None:
         asked_at = time.monotonic()
         with self._engine.begin() as connection:
             heartbeats = self._queries.heartbeats(connection)
@@ -99,7 +99,7 @@ class Pulse:
             self._sightings.forget()
         elif silent:
             with self._engine.begin() as connection:
-                buried = self._queries.bury(connection, silent)
+                buried = self._queries.delete_expired(connection, silent)
             for process_id in buried:
                 log.warning("process %s is dead: no heartbeat for its whole lease", process_id)
 
@@ -118,7 +118,7 @@ class Pulse:
         for job_id, state in rescued:
             log.warning("job %s lost its process and is %s now", job_id, state)
         if not rescued:
-            self._rescue_at = next_look(began, time.monotonic(), longest=self._rhythm.lease)
+            self._rescue_at = next_look(began, time.monotonic(), longest=self._lease_settings.lease)
         return bool(rescued)
 
 
@@ -132,7 +132,9 @@ class Keeper(Protocol):
         """When the server last heard that the worker lives, by `time.monotonic()`."""
         ...
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
+    def meet(
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+    ) -> None:
         """Get to know the database, before all else."""
         ...
 
@@ -153,7 +155,7 @@ class Keeper(Protocol):
         """The worker is about to delete its row."""
         ...
 
-    def mark(self) -> Mark | None:
+    def slot(self) -> RunSlot | None:
         """Where to publish a run that begins."""
         ...
 
@@ -169,31 +171,33 @@ class Alone:
     def beat_at(self) -> float:
         return self._beat_at
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
-        self._pulse = Pulse(engine, models, queries, rhythm, set_aside)
+    def meet(
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+    ) -> None:
+        self._heartbeat = Heartbeat(engine, models, queries, settings, set_aside)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._beat_at = time.monotonic()
 
     @property
     def due_in(self) -> float:
-        return self._pulse.due_in
+        return self._heartbeat.due_in
 
     def keep(self, process_id: uuid.UUID) -> bool:
-        if not self._pulse.is_due:
-            if self._pulse.is_rescue_due:
-                self._pulse.rescue()
+        if not self._heartbeat.is_due:
+            if self._heartbeat.is_rescue_due:
+                self._heartbeat.rescue()
             return True
-        alive = self._pulse.beat([process_id])
+        alive = self._heartbeat.beat([process_id])
         if alive.get(process_id):
-            self._beat_at = self._pulse.beat_at
+            self._beat_at = self._heartbeat.beat_at
         if process_id not in alive:
             return False
-        self._pulse.rescue()
+        self._heartbeat.rescue()
         return True
 
     def leaving(self) -> None:
         """Nobody is to be told."""
 
-    def mark(self) -> Mark | None:
+    def slot(self) -> RunSlot | None:
         return None

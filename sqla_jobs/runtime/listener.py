@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqla_jobs.database import notify as wakeup
 from sqla_jobs.database.engines import driver, is_direct
 from sqla_jobs.database.timeouts import hang_up
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.retrying import RetryLoop
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -74,7 +74,7 @@ class Listener:
         self._thread.join(_STOP)
 
     def _loop(self) -> None:
-        patience = Patience("listening for new jobs", self._stop)
+        patience = RetryLoop("listening for new jobs", self._stop)
         while not self._stop.is_set() and (connection := patience.run(self._connect)) is not None:
             self._listen(connection)
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 log = logging.getLogger("sqla_jobs.worker")
 
 
-class Patience:
+class RetryLoop:
     """Calls that are repeated until they succeed or `stop` is set; the waits are tenacity's, `longest` at most."""
 
     def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0) -> None:

@@ -11,7 +11,7 @@ from sqla_jobs.tasks.enqueue import check_common
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class LeaseSettings:
     """A process beats every `heartbeat` seconds, and is taken for dead after `lease`. Raises `ConfigurationError`."""
 
     heartbeat: float
@@ -37,7 +37,7 @@ class Rhythm:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings(Rhythm):
+class Settings(LeaseSettings):
     """All times are seconds; `queues` gives each queue's own number of jobs to run at once."""
 
     queues: dict[str, int]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import REFUSALS, blames_a_row, in_parts, reason
-from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failed, Failure, Released, storable
 from sqla_jobs.runtime.set_aside import SetAside
 
 
-def store(engine: Engine, queries: Queries, ends: Sequence[Finish], set_aside: SetAside) -> dict[int, str]:
+def store(engine: Engine, queries: Queries, ends: Sequence[RunEnd], set_aside: SetAside) -> dict[int, str]:
     """Store these ends. Returns by run id what became of those that are not stored.
 
     These are the fates of `Queries.finish`, and "refused". An end that the server refuses is replaced by a
@@ -21,11 +21,11 @@ def store(engine: Engine, queries: Queries, ends: Sequence[Finish], set_aside: S
     """
     fates: dict[int, str] = {}
 
-    def step(part: Sequence[Finish]) -> None:
+    def step(part: Sequence[RunEnd]) -> None:
         with engine.begin() as connection:
             fates.update(queries.finish(connection, part))
 
-    def store_failure(end: Finish, error: Exception) -> None:
+    def store_failure(end: RunEnd, error: Exception) -> None:
         if (fate := _store_failure(engine, queries, end, error, set_aside)) is not None:
             fates[end.lease.run_id] = fate
 
@@ -33,10 +33,10 @@ def store(engine: Engine, queries: Queries, ends: Sequence[Finish], set_aside: S
     return fates
 
 
-def _store_failure(engine: Engine, queries: Queries, end: Finish, error: Exception, set_aside: SetAside) -> str | None:
+def _store_failure(engine: Engine, queries: Queries, end: RunEnd, error: Exception, set_aside: SetAside) -> str | None:
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     failure = Failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
-    tries = [end] if isinstance(end.outcome, Released) else [end, Finish(end.lease, failure, end.started, end.finished)]
+    tries = [end] if isinstance(end.outcome, Released) else [end, RunEnd(end.lease, failure, end.started, end.finished)]
     for one in tries:  # the same end once more, since its run may take another id
         try:
             with engine.begin() as connection:

@@ -13,25 +13,25 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sqla_jobs.execution.started_runs import MEMORY, Board, Entry
-from sqla_jobs.queries import Finish, Lease
+from sqla_jobs.execution.started_runs import MEMORY, Entry, StartedRuns
+from sqla_jobs.queries import Lease, RunEnd
 from sqla_jobs.rules.outcomes import Failed, Failure, Lost, Outcome, Retried
-from sqla_jobs.supervisor.child_main import Order, main
+from sqla_jobs.supervisor.child_main import ChildSpec, main
 from sqla_jobs.supervisor.connection import Registered, Stop
-from sqla_jobs.supervisor.heartbeat import Estate
+from sqla_jobs.supervisor.heartbeat import AbandonedWork
 
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-class Spawned:
-    """A child that runs `order`; started at once."""
+class ChildProcess:
+    """A child that runs `spec`; started at once."""
 
-    def __init__(self, order: Order, number: int) -> None:
+    def __init__(self, spec: ChildSpec, number: int) -> None:
         memory = _SPAWN.RawArray(ctypes.c_ubyte, MEMORY)
-        self.board = Board(memory)
+        self.started = StartedRuns(memory)
         self.pipe, theirs = _SPAWN.Pipe()
-        order = replace(order, clock=order.clock and number == 1)  # one a worker is enough
-        self.process = _SPAWN.Process(target=main, args=(order, theirs, memory), name=f"worker-{number}")
+        spec = replace(spec, clock=spec.clock and number == 1)  # one a worker is enough
+        self.process = _SPAWN.Process(target=main, args=(spec, theirs, memory), name=f"worker-{number}")
         self.process.start()
         theirs.close()
         self.process_id: uuid.UUID | None = None
@@ -98,16 +98,16 @@ class Spawned:
     @property
     def silence(self) -> float:
         """Seconds since Python code of it last ran, as far as its parent has been watching."""
-        return time.monotonic() - max(self.board.alive_at, self._watched_since)
+        return time.monotonic() - max(self.started.alive_at, self._watched_since)
 
     def revoke(self) -> list[int]:
         """Let it begin nothing more of what it holds; returns the run ids of what it has begun.
 
         Between the two its processor has time to show what it wrote before it could see that.
         """
-        self.board.revoke(time.monotonic())
+        self.started.revoke(time.monotonic())
         time.sleep(0.01)
-        return [entry.run_id for entry in self.board.entries()]
+        return [entry.run_id for entry in self.started.entries()]
 
     def overdue(self, kill_after: float) -> list[Entry]:
         """The runs that did not end though `kill_after` seconds have passed since their deadline.
@@ -116,22 +116,22 @@ class Spawned:
         """
         now = time.monotonic()
         watched = now - self._watched_since > kill_after
-        late = [one for one in self.board.entries() if watched and one.deadline and now > one.deadline + kill_after]
+        late = [one for one in self.started.entries() if watched and one.deadline and now > one.deadline + kill_after]
         seen, self._suspects = self._suspects, {(entry.run_id, entry.deadline) for entry in late}
         found = [entry for entry in late if (entry.run_id, entry.deadline) in seen]
         self._overdue = {entry.run_id for entry in found}
         return found
 
-    def estate(self) -> Estate | None:
+    def abandoned(self) -> AbandonedWork | None:
         """What it leaves, once it is dead; `None` where it never took part."""
         if self.process_id is None:
             return None
-        return Estate(self.process_id, [self._end(entry, self.process_id) for entry in self.board.entries()])
+        return AbandonedWork(self.process_id, [self._end(entry, self.process_id) for entry in self.started.entries()])
 
-    def _end(self, entry: Entry, process_id: uuid.UUID) -> Finish:
+    def _end(self, entry: Entry, process_id: uuid.UUID) -> RunEnd:
         ended_at = time.monotonic() - entry.claimed_at
         lease = Lease(entry.job_id, entry.run_id, process_id)
-        return Finish(lease, self._outcome(entry), entry.started_at - entry.claimed_at, ended_at)
+        return RunEnd(lease, self._outcome(entry), entry.started_at - entry.claimed_at, ended_at)
 
     def _outcome(self, entry: Entry) -> Outcome:
         if self.killed_after is not None:

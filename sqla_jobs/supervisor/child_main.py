@@ -16,14 +16,14 @@ from typing import Any
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.supervisor.connection import Drained, Link
+from sqla_jobs.supervisor.connection import Drained, ParentConnection
 from sqla_jobs.worker.worker import Worker
 
 log = logging.getLogger("sqla_jobs.worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ChildSpec:
     """What a child is to do: the application by its name, since its parent imports none of it."""
 
     application: str
@@ -41,21 +41,21 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format=form, stream=sys.stderr)
 
 
-def main(order: Order, pipe: Connection, memory: Any) -> None:
+def main(spec: ChildSpec, pipe: Connection, memory: Any) -> None:
     """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
-    set_up_logging(order.log_level)
-    link = Link(pipe, memory, order.settings.lease)
+    set_up_logging(spec.log_level)
+    parent = ParentConnection(pipe, memory, spec.settings.lease)
     try:
-        jobs = load_jobs(order.application)
-        bind_for_command_line(jobs, order.database_url)
-        worker = Worker(jobs, jobs.binding(), order.settings, link)
-        link.runs = lambda: worker.runs
-        if order.drain:
-            link.send(Drained(worker.drain()))
+        jobs = load_jobs(spec.application)
+        bind_for_command_line(jobs, spec.database_url)
+        worker = Worker(jobs, jobs.binding(), spec.settings, parent)
+        parent.runs = lambda: worker.runs
+        if spec.drain:
+            parent.send(Drained(worker.drain()))
         else:
-            settings = order.settings
-            with jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease) if order.clock else nullcontext():
+            settings = spec.settings
+            with jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease) if spec.clock else nullcontext():
                 worker.run()
     except EXPLAINED as error:
         print(f"Error: {explain(error)}", file=sys.stderr)  # noqa: T201

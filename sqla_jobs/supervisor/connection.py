@@ -18,11 +18,11 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, event
 
-from sqla_jobs.execution.started_runs import Board, Mark
+from sqla_jobs.execution.started_runs import RunSlot, StartedRuns
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Rhythm
+from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.stopping import StopRequest
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -92,7 +92,7 @@ class Gone:
     process_id: uuid.UUID
 
 
-class Link:
+class ParentConnection:
     """The child's end: the parent keeps it alive in the database, and can read what it has started.
 
     Where the parent is gone the child stops: what can end within half a lease does.
@@ -103,20 +103,22 @@ class Link:
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
         self._pipe = pipe
-        self._board = Board(memory)
+        self._started = StartedRuns(memory)
         self._lease = lease
         self._sending = threading.Lock()
         self._gone: uuid.UUID | None = None
         self._engine: Engine | None = None
         self._tell_at = 0.0
         self._models: Models[Any] | None = None
-        threading.Thread(target=self._listen, name="sqla_jobs-link", daemon=True).start()
+        threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
     @property
     def beat_at(self) -> float:
-        return self._board.beat_at
+        return self._started.beat_at
 
-    def meet(self, engine: Engine, models: Models[Any], queries: Queries, rhythm: Rhythm, set_aside: SetAside) -> None:
+    def meet(
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+    ) -> None:
         self._engine, self._models = engine, models
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:
@@ -127,7 +129,7 @@ class Link:
             tell(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def registered(self, process_id: uuid.UUID) -> None:
-        self._board.beat_at = time.monotonic()
+        self._started.beat_at = time.monotonic()
         self.send(Registered(process_id))
 
     @property
@@ -146,8 +148,8 @@ class Link:
     def leaving(self) -> None:
         self.send(Leaving())
 
-    def mark(self) -> Mark | None:
-        return self._board.take()
+    def slot(self) -> RunSlot | None:
+        return self._started.take()
 
     def send(self, message: object) -> None:
         """Tell the parent."""
@@ -172,11 +174,11 @@ class Link:
     def _listen(self) -> None:
         try:
             while True:
-                self._board.alive_at = time.monotonic()
+                self._started.alive_at = time.monotonic()
                 if self._pipe.poll(_LOOK):
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
-                self._board.vitals = (self.runs(), memory)
+                self._started.vitals = (self.runs(), memory)
         except (EOFError, OSError):
             self._orphaned()
 

@@ -18,12 +18,12 @@ from sqla_jobs.database.engines import own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, map_models
-from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import Released, word
-from sqla_jobs.runtime.heartbeat import Pulse
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.heartbeat import Heartbeat
+from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Rhythm
+from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import store
 from sqla_jobs.supervisor.connection import Address
 
@@ -37,16 +37,16 @@ _SOME = 500
 
 
 @dataclass(slots=True)
-class Estate:
+class AbandonedWork:
     """What a dead process held: the ends of what it had begun; the rest is given back."""
 
     process_id: uuid.UUID
-    begun: list[Finish]
+    begun: list[RunEnd]
     refused: set[int] = field(init=False, default_factory=set[int])
     """Run ids of what the server does not let end: it is left to whoever rescues it."""
 
 
-class Caretaker:
+class ParentHeartbeat:
     """A thread with a connection of its own. The application is not imported here: a child tells the address.
 
     `gone` is called for a process that was taken for dead, `beaten` for those that were not, with the moment.
@@ -54,21 +54,21 @@ class Caretaker:
 
     def __init__(
         self,
-        rhythm: Rhythm,
+        settings: LeaseSettings,
         *,
         living: Callable[[], list[uuid.UUID]],
         gone: Callable[[uuid.UUID], None],
         beaten: Callable[[set[uuid.UUID], float], None],
     ) -> None:
-        self._rhythm = rhythm
+        self._lease_settings = settings
         self._living = living
         self._gone = gone
         self._beaten = beaten
         self._address: Address | None = None
-        self._estates: list[Estate] = []
+        self._abandoned: list[AbandonedWork] = []
         self._set_aside = SetAside()
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
-        self._given_back: list[Finish] = []
+        self._given_back: list[RunEnd] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-caretaker", daemon=True)
@@ -79,9 +79,9 @@ class Caretaker:
         if is_first:
             self._thread.start()
 
-    def settle(self, estate: Estate) -> None:
+    def settle(self, abandoned: AbandonedWork) -> None:
         """Record what a dead process had begun, and give back the rest, as soon as possible."""
-        self._estates.append(estate)
+        self._abandoned.append(abandoned)
         self._wake.set()
 
     def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
@@ -94,12 +94,12 @@ class Caretaker:
         if self._address is None:
             return True
         deadline = time.monotonic() + timeout
-        while self._estates and time.monotonic() < deadline:
+        while self._abandoned and time.monotonic() < deadline:
             time.sleep(0.01)
         self._stop.set()
         self._wake.set()
         self._thread.join(1.0)
-        return not self._estates
+        return not self._abandoned
 
     def _connect(self) -> psycopg.Connection[Any]:
         assert self._address is not None
@@ -108,18 +108,20 @@ class Caretaker:
     def _loop(self) -> None:
         assert self._address is not None
         app = create_engine("postgresql+psycopg://", creator=self._connect, poolclass=NullPool)
-        engine = Patience("connecting", self._stop).call(lambda: own_engine(app, patience=self._rhythm.patience))
+        engine = RetryLoop("connecting", self._stop).call(
+            lambda: own_engine(app, patience=self._lease_settings.patience)
+        )
         models = map_models(registry(), self._address.schema, self._address.prefix, JobMixin)
         queries = Queries(models)
-        pulse = Pulse(engine, models, queries, self._rhythm, self._set_aside)
-        patience = Patience("the heartbeat", self._stop, longest=self._rhythm.longest_wait)
+        pulse = Heartbeat(engine, models, queries, self._lease_settings, self._set_aside)
+        patience = RetryLoop("the heartbeat", self._stop, longest=self._lease_settings.longest_wait)
         while not self._stop.is_set():
             patience.run(lambda: self._tick(engine, models, queries, pulse))
-            self._wake.wait(min(_AGAIN if self._estates or self._given_back else _LOOK, pulse.due_in))
+            self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, pulse.due_in))
             self._wake.clear()
         engine.dispose()
 
-    def _tick(self, engine: Engine, models: Models[Any], queries: Queries, pulse: Pulse) -> None:
+    def _tick(self, engine: Engine, models: Models[Any], queries: Queries, pulse: Heartbeat) -> None:
         """Beat first: whatever is wrong with what the dead have left, the living live."""
         if pulse.is_due:
             self._beat(pulse)
@@ -134,15 +136,15 @@ class Caretaker:
             store(engine, queries, some, self._set_aside)
             del self._given_back[: len(some)]
             self._tell(engine, models)
-        for estate in list(self._estates):
-            if _settle(engine, queries, estate, self._set_aside):
+        for abandoned in list(self._abandoned):
+            if _settle(engine, queries, abandoned, self._set_aside):
                 self._tell(engine, models)
-            elif not estate.begun and _sign_off(engine, queries, estate):
-                self._estates.remove(estate)
+            elif not abandoned.begun and _sign_off(engine, queries, abandoned):
+                self._abandoned.remove(abandoned)
 
-    def _beat(self, pulse: Pulse) -> None:
+    def _beat(self, pulse: Heartbeat) -> None:
         living = self._living()
-        alive = pulse.beat([*living, *(estate.process_id for estate in self._estates)])
+        alive = pulse.beat([*living, *(abandoned.process_id for abandoned in self._abandoned)])
         self._beaten({process_id for process_id, said in alive.items() if said}, pulse.beat_at)
         for process_id in living:
             if process_id not in alive:
@@ -160,39 +162,39 @@ class Caretaker:
         with engine.begin() as connection:
             held = queries.leases(connection, process_id)
         begun = set(revoke())
-        self._given_back += [Finish(lease, Released()) for lease in held if lease.run_id not in begun]
+        self._given_back += [RunEnd(lease, Released()) for lease in held if lease.run_id not in begun]
 
 
-def _settle(engine: Engine, queries: Queries, estate: Estate, set_aside: SetAside) -> bool:
+def _settle(engine: Engine, queries: Queries, abandoned: AbandonedWork, set_aside: SetAside) -> bool:
     """Store some of the ends, and give back some of the rest. Returns whether something is free for others now.
 
     What a user holds locked stays for the next time.
     """
-    some, estate.begun = estate.begun[:_SOME], estate.begun[_SOME:]
+    some, abandoned.begun = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
     with engine.begin() as connection:
-        known = [*(end.lease.run_id for end in (*some, *estate.begun)), *estate.refused]
-        unstarted = queries.leases(connection, estate.process_id, known)[:_SOME]
-    ends = [*some, *(Finish(lease, Released()) for lease in unstarted)]
+        known = [*(end.lease.run_id for end in (*some, *abandoned.begun)), *abandoned.refused]
+        unstarted = queries.leases(connection, abandoned.process_id, known)[:_SOME]
+    ends = [*some, *(RunEnd(lease, Released()) for lease in unstarted)]
     fates = store(engine, queries, ends, set_aside)
-    estate.begun += [end for end in some if fates.get(end.lease.run_id) == "locked"]
-    estate.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
-    _told(estate, [end for end in some if end.lease.run_id not in fates])
+    abandoned.begun += [end for end in some if fates.get(end.lease.run_id) == "locked"]
+    abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
+    _told(abandoned, [end for end in some if end.lease.run_id not in fates])
     return len(fates) < len(ends)
 
 
-def _told(estate: Estate, ended: list[Finish]) -> None:
+def _told(abandoned: AbandonedWork, ended: list[RunEnd]) -> None:
     for end in ended:
         log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, word(end.outcome))
 
 
-def _sign_off(engine: Engine, queries: Queries, estate: Estate) -> bool:
+def _sign_off(engine: Engine, queries: Queries, abandoned: AbandonedWork) -> bool:
     """Delete its row, once nothing that it held is left. False: there is, or a claim of its own is under way.
 
     In one transaction: from the moment its row is locked no claim can give it anything.
     """
     with engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
-        is_through = queries.sign_off(connection, estate.process_id) and not queries.leases(
-            connection, estate.process_id, estate.refused
+        is_through = queries.sign_off(connection, abandoned.process_id) and not queries.leases(
+            connection, abandoned.process_id, abandoned.refused
         )
         if is_through:
             connection.commit()

@@ -11,7 +11,7 @@ _SILENT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Upkeep:
+class SupervisorOptions:
     """How many children there are, and when one is replaced or killed. Times are seconds, memory bytes."""
 
     processes: int = 1

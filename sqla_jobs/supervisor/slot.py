@@ -6,20 +6,20 @@ import random
 import time
 from collections.abc import Iterator
 
-from sqla_jobs.supervisor.child import Spawned
+from sqla_jobs.supervisor.child import ChildProcess
 
 _HEALTHY = 60.0
 """Seconds after which an end is a new misfortune, and not the same one again."""
 _MAX_BACKOFF = 30.0
 
 
-class Post:
+class Slot:
     """Held by one child at a time, which others take after it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.child: Spawned | None = None
-        self.successor: Spawned | None = None
+        self.child: ChildProcess | None = None
+        self.successor: ChildProcess | None = None
         """Being started, to take over once it is ready."""
         self.start_at = 0.0
         """No child is started here before that moment, by `time.monotonic()`."""
@@ -28,7 +28,7 @@ class Post:
         self._failures = 0
 
     @property
-    def children(self) -> Iterator[Spawned]:
+    def children(self) -> Iterator[ChildProcess]:
         """Who holds it, and who is about to."""
         return (child for child in (self.child, self.successor) if child is not None)
 
@@ -37,12 +37,12 @@ class Post:
         """Whether a child is to be started here now."""
         return self.child is None and not self.is_done and time.monotonic() >= self.start_at
 
-    def succeed(self) -> Spawned | None:
+    def succeed(self) -> ChildProcess | None:
         """The successor, where there is one, takes over; returns who held it."""
         old, self.child, self.successor = self.child, self.successor, None
         return old
 
-    def hold_back(self, failed: Spawned) -> float:
+    def hold_back(self, failed: ChildProcess) -> float:
         """Start the next one only after a while, which grows from failure to failure; returns the seconds."""
         now = time.monotonic()
         is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY

@@ -13,12 +13,12 @@ from multiprocessing.connection import wait
 from types import FrameType
 
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
-from sqla_jobs.supervisor.child import Spawned
-from sqla_jobs.supervisor.child_main import Order
+from sqla_jobs.supervisor.child import ChildProcess
+from sqla_jobs.supervisor.child_main import ChildSpec
 from sqla_jobs.supervisor.connection import Address, Drained, Gone, Registered
-from sqla_jobs.supervisor.heartbeat import Caretaker
-from sqla_jobs.supervisor.options import Upkeep
-from sqla_jobs.supervisor.slot import Post
+from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
+from sqla_jobs.supervisor.options import SupervisorOptions
+from sqla_jobs.supervisor.slot import Slot
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -33,19 +33,21 @@ _SETTLE = 5.0
 
 
 class Supervisor:
-    """Runs `order` in as many children as `upkeep` says.
+    """Runs `spec` in as many children as `options` says.
 
     SIGTERM and SIGINT stop all of them gracefully, a second one at once; SIGHUP replaces them one by one
     by new ones, which import the application anew; SIGUSR1 makes each log where its jobs are.
     """
 
-    def __init__(self, order: Order, upkeep: Upkeep) -> None:
-        self._order = order
-        self._upkeep = upkeep
-        self._posts = [Post(number) for number in range(1, upkeep.processes + 1)]
-        self._leaving: list[Spawned] = []
-        self._to_replace: deque[Post] = deque()
-        self._caretaker = Caretaker(order.settings, living=self._living, gone=self._gone, beaten=self._beaten)
+    def __init__(self, spec: ChildSpec, options: SupervisorOptions) -> None:
+        self._spec = spec
+        self._options = options
+        self._slots = [Slot(number) for number in range(1, options.processes + 1)]
+        self._leaving: list[ChildProcess] = []
+        self._to_replace: deque[Slot] = deque()
+        self._parent_heartbeat = ParentHeartbeat(
+            spec.settings, living=self._living, gone=self._gone, beaten=self._beaten
+        )
         self._has_worked = False
         self._looked_at = time.monotonic()
         self._signals: set[int] = set()
@@ -69,7 +71,7 @@ class Supervisor:
                 self._kill_overdue()
                 self._look_for_hung()
                 self._replace()
-        if not self._caretaker.close(_SETTLE):
+        if not self._parent_heartbeat.close(_SETTLE):
             log.warning("what killed processes held could not be recorded; it is taken back when the lease ends")
         return self._exit_code
 
@@ -90,9 +92,9 @@ class Supervisor:
             self._stop()
         if signal.SIGHUP in wanted:
             log.info("replacing all processes, one by one")
-            self._to_replace = deque(post for post in self._posts if post.child)
-            for post in self._posts:
-                post.start_at = 0.0
+            self._to_replace = deque(slot for slot in self._slots if slot.child)
+            for slot in self._slots:
+                slot.start_at = 0.0
         if signal.SIGUSR1 in wanted:
             for child in self._children():
                 child.show_stacks()
@@ -101,25 +103,25 @@ class Supervisor:
         self._to_replace.clear()
         for child in self._children():
             if not child.is_leaving:
-                child.ask_to_stop(self._order.settings.grace + _MARGIN)
+                child.ask_to_stop(self._spec.settings.grace + _MARGIN)
 
-    def _children(self) -> Iterator[Spawned]:
-        for post in self._posts:
-            yield from post.children
+    def _children(self) -> Iterator[ChildProcess]:
+        for slot in self._slots:
+            yield from slot.children
         yield from list(self._leaving)
 
     def _is_over(self) -> bool:
         if any(self._children()):
             return False
-        return self._stop_requested.is_set() or all(post.is_done for post in self._posts)
+        return self._stop_requested.is_set() or all(slot.is_done for slot in self._slots)
 
     def _start_missing(self) -> None:
         """Until one child has worked only one is tried: what is wrong is said once."""
         if self._stop_requested.is_set():
             return
-        for post in self._posts if self._has_worked else self._posts[:1]:
-            if post.is_vacant:
-                post.child = Spawned(self._order, post.number)
+        for slot in self._slots if self._has_worked else self._slots[:1]:
+            if slot.is_vacant:
+                slot.child = ChildProcess(self._spec, slot.number)
 
     def _listen(self) -> None:
         pipes = {child.pipe: child for child in self._children() if not child.pipe.closed}
@@ -134,10 +136,10 @@ class Supervisor:
             for message in child.messages():
                 self._hear(child, message)
 
-    def _hear(self, child: Spawned, message: object) -> None:
+    def _hear(self, child: ChildProcess, message: object) -> None:
         match message:
             case Address():
-                self._caretaker.learn(message)
+                self._parent_heartbeat.learn(message)
             case Registered():
                 self._has_worked = True
                 self._take_over(child)
@@ -147,15 +149,15 @@ class Supervisor:
             case _:
                 child.process_id = None
 
-    def _take_over(self, child: Spawned) -> None:
-        for post in self._posts:
-            if post.successor is child and (old := post.succeed()) is not None:
-                old.ask_to_stop(self._order.settings.grace + _MARGIN)
+    def _take_over(self, child: ChildProcess) -> None:
+        for slot in self._slots:
+            if slot.successor is child and (old := slot.succeed()) is not None:
+                old.ask_to_stop(self._spec.settings.grace + _MARGIN)
                 self._leaving.append(old)
 
-    def _finished(self, child: Spawned) -> None:
-        for post in self._posts:
-            post.is_done = post.is_done or (post.child is child and not child.is_leaving)
+    def _finished(self, child: ChildProcess) -> None:
+        for slot in self._slots:
+            slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
 
     def _take_leave(self) -> None:
         for child in list(self._children()):
@@ -166,41 +168,41 @@ class Supervisor:
                 continue
             for message in child.messages():
                 self._hear(child, message)
-            if (estate := child.estate()) is not None:
-                self._caretaker.settle(estate)
+            if (abandoned := child.abandoned()) is not None:
+                self._parent_heartbeat.settle(abandoned)
             self._vacate(child)
 
-    def _vacate(self, child: Spawned) -> None:
+    def _vacate(self, child: ChildProcess) -> None:
         if child in self._leaving:
             self._leaving.remove(child)
             return
-        post = next(post for post in self._posts if child in post.children)
-        if post.successor is child:
-            post.successor = None
+        slot = next(slot for slot in self._slots if child in slot.children)
+        if slot.successor is child:
+            slot.successor = None
             self._to_replace.clear()
             log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
             return
-        post.succeed()
-        if not self._stop_requested.is_set() and not post.is_done:
-            self._plan_restart(post, child)
+        slot.succeed()
+        if not self._stop_requested.is_set() and not slot.is_done:
+            self._plan_restart(slot, child)
 
-    def _plan_restart(self, post: Post, child: Spawned) -> None:
-        if not self._has_worked and self._upkeep.reload:
-            post.start_at = math.inf  # until something changes
+    def _plan_restart(self, slot: Slot, child: ChildProcess) -> None:
+        if not self._has_worked and self._options.reload:
+            slot.start_at = math.inf  # until something changes
             return
         if not self._has_worked:  # it has said why
             self._exit_code = 1
             self._stop_requested.set()
             return
         if child.process.exitcode == 0:
-            post.start_at = 0.0
+            slot.start_at = 0.0
             return
-        seconds = post.hold_back(child)
+        seconds = slot.hold_back(child)
         log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), seconds)
 
     def _kill_overdue(self) -> None:
         for child in self._children():
-            if overdue := child.overdue(self._upkeep.kill_after):
+            if overdue := child.overdue(self._options.kill_after):
                 jobs = ", ".join(str(entry.job_id) for entry in overdue)
                 log.error("process %d is killed: job %s did not end after its timeout", child.pid, jobs)
                 child.process.kill()
@@ -218,8 +220,8 @@ class Supervisor:
             if child.ready_at is not None:
                 self._look_whether_hung(child, child.silence)
 
-    def _look_whether_hung(self, child: Spawned, silence: float) -> None:
-        is_hung = silence > self._upkeep.silent_after
+    def _look_whether_hung(self, child: ChildProcess, silence: float) -> None:
+        is_hung = silence > self._options.silent_after
         if child.is_hung and not is_hung:
             log.warning("process %d goes on", child.pid)
         elif is_hung and not child.is_hung:
@@ -228,24 +230,24 @@ class Supervisor:
                 "What it has not begun is given to others",
                 child.pid,
                 silence,
-                ", ".join(f"job {entry.job_id}" for entry in child.board.entries()) or "no job that has begun",
+                ", ".join(f"job {entry.job_id}" for entry in child.started.entries()) or "no job that has begun",
             )
             if child.process_id is not None:
-                self._caretaker.relieve(child.process_id, child.revoke)
+                self._parent_heartbeat.relieve(child.process_id, child.revoke)
         child.is_hung = is_hung
-        if 0 < self._upkeep.hung_after < silence and child.killed_after is None:
+        if 0 < self._options.hung_after < silence and child.killed_after is None:
             child.killed_after = silence
             log.error("process %d is killed: it has made no progress for %.0f s", child.pid, silence)
             child.process.kill()
 
     def _replace(self) -> None:
-        for post in self._posts:
-            if post.child and post not in self._to_replace and self._upkeep.is_spent(*post.child.board.vitals):
-                self._to_replace.append(post)
-        is_changing = self._leaving or any(post.successor for post in self._posts)
+        for slot in self._slots:
+            if slot.child and slot not in self._to_replace and self._options.is_spent(*slot.child.started.vitals):
+                self._to_replace.append(slot)
+        is_changing = self._leaving or any(slot.successor for slot in self._slots)
         if self._to_replace and not self._stop_requested.is_set() and not is_changing:
-            post = self._to_replace.popleft()
-            post.successor = Spawned(self._order, post.number)
+            slot = self._to_replace.popleft()
+            slot.successor = ChildProcess(self._spec, slot.number)
 
     def _living(self) -> list[uuid.UUID]:
         return [child.process_id for child in self._children() if child.process_id is not None]
@@ -259,4 +261,4 @@ class Supervisor:
     def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
         for child in self._children():
             if child.process_id in process_ids:
-                child.board.beat_at = max(child.board.beat_at, moment)
+                child.started.beat_at = max(child.started.beat_at, moment)

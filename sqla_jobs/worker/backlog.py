@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from queue import Empty, SimpleQueue
 
-from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import EVERYWHERE, PRIORITIES, Claimed
 
 MAX_PREFETCH = 2000
@@ -22,7 +22,7 @@ _STALLED = 0.5
 """Seconds without a thread taking a job, after which what was claimed ahead is given back."""
 
 
-class Lane:
+class Backlog:
     """The jobs of one queue in this process. Whoever claims fills it, `concurrency` threads empty it."""
 
     def __init__(self, name: str, concurrency: int) -> None:
@@ -31,7 +31,7 @@ class Lane:
         self.empty_until = 0.0
         """No point in asking the server before that moment, unless something wakes us."""
         self._woken_at = 0.0
-        self._backlog: SimpleQueue[Held | None] = SimpleQueue()
+        self._backlog: SimpleQueue[Attempt | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._outstanding = 0
         self._done = 0
@@ -65,7 +65,7 @@ class Lane:
         if self._woken_at < since:
             self.empty_until = until
 
-    def fill(self, jobs: list[Held]) -> None:
+    def fill(self, jobs: list[Attempt]) -> None:
         """Hand claimed jobs to the threads."""
         with self._lock:
             self._outstanding += len(jobs)
@@ -73,7 +73,7 @@ class Lane:
         for held in jobs:
             self._backlog.put(held)
 
-    def take(self) -> Held | None:
+    def take(self) -> Attempt | None:
         """The next job for a thread; waits. `None`: the thread is to end."""
         held = self._backlog.get()
         self._moved_at = time.monotonic()
@@ -94,9 +94,9 @@ class Lane:
             self._prefetch = min(MAX_PREFETCH, max(int(rate * _AHEAD), self._prefetch // 2))
             self._measured = (now, self._done)
 
-    def give_back(self) -> list[Held]:
+    def give_back(self) -> list[Attempt]:
         """Everything claimed that no thread has taken; it is no longer here."""
-        given: list[Held] = []
+        given: list[Attempt] = []
         try:
             while (held := self._backlog.get_nowait()) is not None:
                 given.append(held)
@@ -107,7 +107,7 @@ class Lane:
             self._outstanding -= len(given)
         return given
 
-    def stalled(self, now: float) -> list[Held]:
+    def stalled(self, now: float) -> list[Attempt]:
         """What was claimed ahead and is held up behind long jobs, given back for other workers to take."""
         if self._backlog.empty() or now - self._moved_at < _STALLED:
             return []
@@ -120,7 +120,7 @@ class Lane:
             self._backlog.put(None)
 
 
-class Floors:
+class ScanFloors:
     """Where looking for jobs of each priority begins: claiming skips the dead index entries of jobs that were claimed.
 
     A floor trails the highest claimed position by at least a second. A job whose transaction committed

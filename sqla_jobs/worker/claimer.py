@@ -11,17 +11,17 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Among, Claimed, Promotion, Queries
 from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.outcomes import Released
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.worker.backlog import Floors, Lane
+from sqla_jobs.worker.backlog import Backlog, ScanFloors
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.liveness import Heart
+from sqla_jobs.worker.liveness import Liveness
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -52,11 +52,11 @@ class Claimer:
         settings: Settings,
         tasks: Sequence[str],
         *,
-        lanes: Sequence[Lane],
-        held: dict[int, Held],
+        lanes: Sequence[Backlog],
+        held: dict[int, Attempt],
         claiming: threading.Lock,
         set_aside: SetAside,
-        heart: Heart,
+        heart: Liveness,
         finisher: Finisher,
     ) -> None:
         self._engine = engine
@@ -68,9 +68,9 @@ class Claimer:
         self._held = held
         self._claiming = claiming
         self._set_aside = set_aside
-        self._heart = heart
+        self._liveness = heart
         self._finisher = finisher
-        self._floors = Floors(settings.queues)
+        self._floors = ScanFloors(settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.RLock()
@@ -143,7 +143,7 @@ class Claimer:
             return due or bool(self._held)
 
     def _loop(self) -> None:
-        patience = Patience("claiming", self._stopping)
+        patience = RetryLoop("claiming", self._stopping)
         while not self._stopping.is_set():
             patience.run(self._step)
             self._wake.wait(max(0.0, self._next_step_at() - time.monotonic()))
@@ -157,7 +157,7 @@ class Claimer:
     @property
     def _may_claim(self) -> bool:
         """Whether this process is sure to be alive, and not behind with storing what it ran."""
-        return self._heart.is_sure and self._finisher.waiting < _UNWRITTEN
+        return self._liveness.is_sure and self._finisher.waiting < _UNWRITTEN
 
     def _step(self) -> None:
         with self._looking:
@@ -212,7 +212,7 @@ class Claimer:
             jobs = self._claim_some(slots, floors)
             at = time.monotonic()
             # never twice: should the server give out a lease again that we hold, it is ignored
-            fresh = [Held(job, at, asked_at=now) for job in jobs if job.run_id not in self._held]
+            fresh = [Attempt(job, at, asked_at=now) for job in jobs if job.run_id not in self._held]
             self._held.update((held.job.run_id, held) for held in fresh)
             self._floors.swept(slots.keys() - floors.keys(), now, at)
             self._floors.claimed(jobs, at)
@@ -223,7 +223,7 @@ class Claimer:
 
         def claim(which: Among) -> list[Claimed]:
             with self._engine.begin() as connection:
-                claimed = self._queries.claim(connection, self._heart.process_id, left, self._tasks, floors, which)
+                claimed = self._queries.claim(connection, self._liveness.process_id, left, self._tasks, floors, which)
             for job in claimed:
                 left[job.queue] -= 1
             return claimed
@@ -235,10 +235,12 @@ class Claimer:
 
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
 
-    def _hand_out(self, claimed: list[Held], slots: dict[str, int], not_swept: Collection[str], began: float) -> None:
+    def _hand_out(
+        self, claimed: list[Attempt], slots: dict[str, int], not_swept: Collection[str], began: float
+    ) -> None:
         """Fill the lanes that were to get so many. Those that got fewer rest until the next poll, or a sweep."""
         poll_at = began + self._poll()
-        of_lane: dict[str, list[Held]] = {name: [] for name in slots}
+        of_lane: dict[str, list[Attempt]] = {name: [] for name in slots}
         for held in claimed:
             of_lane[held.job.queue].append(held)
         for lane in self._lanes:

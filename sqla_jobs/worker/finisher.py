@@ -12,9 +12,9 @@ from queue import Empty, SimpleQueue
 from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import reason
-from sqla_jobs.queries import Finish, Queries
+from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Lost, Released
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.storing import store
 
@@ -40,22 +40,22 @@ class Finisher:
     """
 
     def __init__(
-        self, engine: Engine, queries: Queries, settled: Callable[[list[Finish]], None], set_aside: SetAside
+        self, engine: Engine, queries: Queries, settled: Callable[[list[RunEnd]], None], set_aside: SetAside
     ) -> None:
         self._engine = engine
         self._queries = queries
         self._set_aside = set_aside
         self._settled = settled
-        self._queue: SimpleQueue[Finish | None] = SimpleQueue()
-        self._locked: list[Finish] = []
-        self._refused: list[Finish] = []
+        self._queue: SimpleQueue[RunEnd | None] = SimpleQueue()
+        self._locked: list[RunEnd] = []
+        self._refused: list[RunEnd] = []
         self._refused_at = 0.0
         self._putting_aside = threading.Lock()
         self._crowd = threading.Event()
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
-        self._patience = Patience("storing outcomes", self._give_up)
+        self._patience = RetryLoop("storing outcomes", self._give_up)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-finisher", daemon=True)
         self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
 
@@ -63,7 +63,7 @@ class Finisher:
         self._thread.start()
         self._helper.start()
 
-    def put(self, end: Finish) -> None:
+    def put(self, end: RunEnd) -> None:
         """Store this soon."""
         self._queue.put(end)
         self._look_for_crowd()
@@ -108,7 +108,7 @@ class Finisher:
                 self._queue.put(None)  # for the first thread, which may wait for an end for up to a minute
             self._look_for_crowd()  # nothing more may be put while so much waits
 
-    def _store(self, batch: list[Finish]) -> None:
+    def _store(self, batch: list[RunEnd]) -> None:
         """Write a batch, however long the server is away. What it could not until the end stays behind."""
         try:
             self._patience.call(partial(self._write_all, batch))
@@ -117,7 +117,7 @@ class Finisher:
             with self._putting_aside:
                 self._locked += batch
 
-    def _gather(self) -> list[Finish]:
+    def _gather(self) -> list[RunEnd]:
         """What is there now; waits for something to be there."""
         with self._putting_aside:
             half = _BATCH // 2  # the rest is for what is new
@@ -133,7 +133,7 @@ class Finisher:
             batch.append(first)
         return self._take(batch)
 
-    def _take(self, batch: list[Finish]) -> list[Finish]:
+    def _take(self, batch: list[RunEnd]) -> list[RunEnd]:
         """A batch with what else waits, as much as goes in."""
         size = sum(map(_size, batch))
         while len(batch) < _BATCH and size < _BATCH_SIZE:
@@ -146,13 +146,13 @@ class Finisher:
                 size += _size(end)
         return batch
 
-    def _write_all(self, batch: list[Finish]) -> None:
+    def _write_all(self, batch: list[RunEnd]) -> None:
         fates = store(self._engine, self._queries, batch, self._set_aside)
         if fates:
             batch = [end for end in batch if not self._put_aside(end, fates.get(end.lease.run_id))]
         self._settled(batch)
 
-    def _put_aside(self, end: Finish, fate: str | None) -> bool:
+    def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
         """Keep what is to be tried again."""
         if fate == "lost" and not isinstance(end.outcome, Released | Lost):
             log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
@@ -166,6 +166,6 @@ class Finisher:
         return fate in ("locked", "refused")
 
 
-def _size(end: Finish) -> int:
+def _size(end: RunEnd) -> int:
     failure: Failure | None = getattr(end.outcome, "failure", None)
     return len(getattr(end.outcome, "result", None) or "") + len((failure and failure.traceback) or "")

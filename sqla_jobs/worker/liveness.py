@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Lease, Queries, processes
 from sqla_jobs.runtime.heartbeat import Keeper, next_look
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
@@ -27,11 +27,11 @@ _SIGN_OFF = 5.0
 """Seconds that a heartbeat under way may take when the worker stops."""
 
 
-class Heart:
+class Liveness:
     """Registers the process, has its keeper keep it alive, and looks at what it holds, in a thread of its own.
 
     `held` is shared with the worker; `lost` is called after this process was taken for dead: it goes on
-    under a new id, and every lease of the old one is somebody else's. `stray` is given leases that the
+    under a new id, and every lease of the old one is somebody else's. `unknown_leases` is given leases that the
     server says we hold and we know nothing of.
     """
 
@@ -43,11 +43,11 @@ class Heart:
         settings: Settings,
         keeper: Keeper,
         *,
-        held: Mapping[int, Held],
+        held: Mapping[int, Attempt],
         claiming: threading.Lock,
         set_aside: SetAside,
         lost: Callable[[], None],
-        stray: Callable[[list[Lease]], None],
+        unknown_leases: Callable[[list[Lease]], None],
     ) -> None:
         self._engine = engine
         self._models = models
@@ -58,11 +58,11 @@ class Heart:
         self._claiming = claiming
         self._set_aside = set_aside
         self._on_lost = lost
-        self._on_stray = stray
+        self._on_unknown_leases = unknown_leases
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
-        self._stray_at = time.monotonic() + settings.heartbeat
+        self._unknown_at = time.monotonic() + settings.heartbeat
 
     @property
     def process_id(self) -> uuid.UUID:
@@ -104,7 +104,7 @@ class Heart:
         self._process_id = process_id
 
     def _loop(self) -> None:
-        patience = Patience("the heartbeat", self._stop, longest=self._settings.longest_wait)
+        patience = RetryLoop("the heartbeat", self._stop, longest=self._settings.longest_wait)
         while not self._stop.wait(min(_LOOK, self._settings.heartbeat, self._keeper.due_in)):
             patience.run(self._tick)
 
@@ -118,29 +118,29 @@ class Heart:
             self._register()
             self._on_lost()
         now = time.monotonic()
-        if now >= self._stray_at:
-            self._give_back_stray()
+        if now >= self._unknown_at:
+            self._give_back_unknown()
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
-            self._stray_at = max(now + self._settings.heartbeat, rested_at)
+            self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
             with self._engine.begin() as connection:
                 self._look(connection, held)
         self._set_aside.show(self._engine, self._models, self.process_id)
 
-    def _give_back_stray(self) -> None:
+    def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
         if not self._claiming.acquire(blocking=False):
             return
         try:
             with self._engine.begin() as connection:
                 held, age = list(self._held), self._settings.heartbeat
-                leases = self._queries.stray(connection, self.process_id, held, age=age)
+                leases = self._queries.unknown_leases(connection, self.process_id, held, age=age)
         finally:
             self._claiming.release()
         if leases:
-            self._on_stray(leases)
+            self._on_unknown_leases(leases)
 
-    def _look(self, connection: Connection, held: list[Held]) -> None:
+    def _look(self, connection: Connection, held: list[Attempt]) -> None:
         told: list[tuple[Lease | Claimed, float, str | None]] = []
         for one in held:
             progress, one.progress = one.progress, None

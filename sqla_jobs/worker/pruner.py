@@ -21,7 +21,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.queries.prune import Removal
 from sqla_jobs.rules.retention import AUDIT
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.retrying import RetryLoop
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -68,7 +68,7 @@ class Pruner:
         self._thread.join(1.0)
 
     def _loop(self) -> None:
-        patience = Patience("pruning", self._stop)
+        patience = RetryLoop("pruning", self._stop)
         while not self._stop.is_set():
             patience.run(self._look)
             self._stop.wait(_EVERY * random.uniform(0.75, 1.25))  # noqa: S311

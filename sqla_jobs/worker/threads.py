@@ -7,35 +7,35 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sqla_jobs.execution.attempt import Held
-from sqla_jobs.queries import Finish
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import Failed, Failure
-from sqla_jobs.worker.backlog import Lane
-from sqla_jobs.worker.watchdog import Watch
+from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.watchdog import Watchdog
 
 log = logging.getLogger("sqla_jobs.worker")
 
 
-class Crew:
+class RunnerThreads:
     """For each lane as many threads as jobs may run at once, each running one job after another."""
 
-    def __init__(self, lanes: Sequence[Lane], slow: float) -> None:
+    def __init__(self, lanes: Sequence[Backlog], slow: float) -> None:
         self._lanes = lanes
         self._threads: list[threading.Thread] = []
-        self._at_work: dict[int, Held] = {}
+        self._at_work: dict[int, Attempt] = {}
         """What each thread runs."""
-        self._watch = Watch(self._at_work, slow)
+        self._watchdog = Watchdog(self._at_work, slow)
 
     def start(
         self,
-        execute: Callable[[Held], Finish | None],
+        execute: Callable[[Attempt], RunEnd | None],
         *,
-        ended: Callable[[Held, Finish | None], None],
+        ended: Callable[[Attempt, RunEnd | None], None],
         has_room: Callable[[], None],
     ) -> None:
         """Begin. `ended` is told of each job what `execute` returned; `has_room`, that it is time to claim more."""
         self._execute, self._ended, self._has_room = execute, ended, has_room
-        self._watch.start()
+        self._watchdog.start()
         for lane in self._lanes:
             for number in range(lane.concurrency):
                 name = f"sqla_jobs-{lane.name}-{number}"
@@ -48,18 +48,18 @@ class Crew:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._watch.stop()
+        self._watchdog.stop()
 
     @property
-    def running(self) -> list[Held]:
+    def running(self) -> list[Attempt]:
         """What runs at this moment."""
         return [held for held in list(self._at_work.values()) if held.is_running]
 
     def show_stacks(self) -> None:
         """Log soon where each of these jobs is."""
-        self._watch.stacks_wanted = True
+        self._watchdog.stacks_wanted = True
 
-    def _work(self, lane: Lane) -> None:
+    def _work(self, lane: Backlog) -> None:
         thread = threading.get_ident()
         while (held := lane.take()) is not None:
             self._at_work[thread] = held

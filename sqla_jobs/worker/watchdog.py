@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Mapping
 
-from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import TimedOut
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -17,14 +17,14 @@ log = logging.getLogger("sqla_jobs.worker")
 _LOOK, _LOOK_IDLE = 0.1, 0.25
 
 
-class Watch:
+class Watchdog:
     """Looks ten times a second, where anything runs, at what each thread is at work on.
 
     A run that takes longer than `slow` seconds has its stack logged, and again each time that doubles;
     setting `stacks_wanted` logs those of all runs.
     """
 
-    def __init__(self, at_work: Mapping[int, Held], slow: float) -> None:
+    def __init__(self, at_work: Mapping[int, Attempt], slow: float) -> None:
         self._at_work = at_work
         self._slow = slow
         self._report_after: dict[int, float] = {}
@@ -47,7 +47,7 @@ class Watch:
                     held.interrupt(TimedOut)
             self._report(running)
 
-    def _report(self, running: dict[int, Held]) -> None:
+    def _report(self, running: dict[int, Attempt]) -> None:
         wanted, self.stacks_wanted = self.stacks_wanted, False
         if wanted:
             log.warning("%d jobs run here", len(running))
@@ -62,7 +62,7 @@ class Watch:
         self._report_after = after
 
 
-def _log_stack(held: Held, seconds: float) -> None:
+def _log_stack(held: Attempt, seconds: float) -> None:
     frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
     frame = frames.get(held.body.thread) if held.body else None
     stack = "".join(traceback.format_stack(frame)) if frame is not None else "its thread has ended"

@@ -17,25 +17,25 @@ from sqla_jobs.database.engines import PLANNED_ONCE, close_engine, own_engine, w
 from sqla_jobs.database.explain import explain
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.execution.attempt import Held
+from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.transactions import WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
-from sqla_jobs.queries import Finish, Lease, Queries
+from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Lost, Outcome, Released, Retried, Snoozed
 from sqla_jobs.runtime.heartbeat import Alone, Keeper
 from sqla_jobs.runtime.listener import Listener
-from sqla_jobs.runtime.retrying import Patience
+from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
-from sqla_jobs.worker.backlog import Lane
+from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.liveness import Heart
+from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.pruner import Pruner
-from sqla_jobs.worker.threads import Crew
+from sqla_jobs.worker.threads import RunnerThreads
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -60,10 +60,10 @@ class Worker(Service):
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
-        self._lanes = [Lane(name, number) for name, number in settings.queues.items()]
-        self._held: dict[int, Held] = {}
+        self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
+        self._held: dict[int, Attempt] = {}
         self._set_aside = SetAside()
-        self._crew = Crew(self._lanes, settings.slow)
+        self._threads = RunnerThreads(self._lanes, settings.slow)
         self._started = self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
@@ -71,7 +71,7 @@ class Worker(Service):
     def drain(self) -> int:
         """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
         with self._signals(), self:
-            patience = Patience("looking for work", self._stop_requested)
+            patience = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
                 if not self._held:
                     if not patience.call(self._claimer.is_due):
@@ -87,7 +87,7 @@ class Worker(Service):
             yield
 
     def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
-        self._crew.show_stacks()
+        self._threads.show_stacks()
 
     @property
     def runs(self) -> int:
@@ -114,11 +114,11 @@ class Worker(Service):
             made.pop_all()
         self._started = True
         self._finisher.start()
-        self._crew.start(self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake)
+        self._threads.start(self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake)
         self._claimer.start()
         self._listener.start()
         self._pruner.start()
-        log.info("worker %s serves %s", self._heart.process_id, self._settings.queues)
+        log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def _find_tables(self) -> str | None:
         """The schema that has them."""
@@ -134,7 +134,7 @@ class Worker(Service):
     def _sign_on(self) -> None:
         try:
             self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings, self._set_aside)
-            self._heart.start()
+            self._liveness.start()
         except (ConfigurationError, ProgrammingError) as error:
             raise ConfigurationError(explain(error)) from error
 
@@ -145,10 +145,10 @@ class Worker(Service):
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
         self._executor = Executor(
-            self._jobs.tasks, transactions, isolation=isolation, within=self._binding.within, mark=self._keeper.mark
+            self._jobs.tasks, transactions, isolation=isolation, within=self._binding.within, slot=self._keeper.slot
         )
         self._finisher = Finisher(engine, queries, self._on_settled, self._set_aside)
-        self._heart = Heart(
+        self._liveness = Liveness(
             engine,
             self._jobs.models,
             queries,
@@ -158,7 +158,7 @@ class Worker(Service):
             claiming=claiming,
             set_aside=self._set_aside,
             lost=self._on_leases_lost,
-            stray=self._on_stray,
+            unknown_leases=self._on_unknown_leases,
         )
         self._claimer = Claimer(
             self._claims,
@@ -170,7 +170,7 @@ class Worker(Service):
             held=self._held,
             claiming=claiming,
             set_aside=self._set_aside,
-            heart=self._heart,
+            heart=self._liveness,
             finisher=self._finisher,
         )
         channel = self._jobs.models.channel
@@ -207,13 +207,13 @@ class Worker(Service):
             self._end(lane.give_back(), Released())
             lane.close()
         grace = min(self._settings.grace, self._stop_requested.grace)
-        if running := len(self._crew.running):
+        if running := len(self._threads.running):
             log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
-        self._crew.wait(grace)
+        self._threads.wait(grace)
         self._listener.stop()
         self._pruner.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
-        late = self._crew.running
+        late = self._threads.running
         for held in late:
             log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
         self._end(late, Lost(overdue))
@@ -222,7 +222,7 @@ class Worker(Service):
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         try:
-            self._heart.stop()
+            self._liveness.stop()
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
         self._claimer.thread.join(1.0)
@@ -230,13 +230,13 @@ class Worker(Service):
         close_engine(self._claims)
         log.info("worker stopped after %d runs", self._runs)
 
-    def _on_ended(self, held: Held, end: Finish | None) -> None:
+    def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
             self._count(self._forget(held.job.run_id))
         else:
             self._finisher.put(end)
 
-    def _end(self, helds: list[Held], outcome: Outcome) -> None:
+    def _end(self, helds: list[Attempt], outcome: Outcome) -> None:
         for held in helds:
             self._finisher.put(held.ended(outcome))
 
@@ -247,7 +247,7 @@ class Worker(Service):
             held.let_go()
         return held is not None
 
-    def _on_settled(self, ends: list[Finish]) -> None:
+    def _on_settled(self, ends: list[RunEnd]) -> None:
         """These are stored, or somebody else's."""
         runs = 0
         for end in ends:
@@ -266,6 +266,6 @@ class Worker(Service):
         for lane in self._lanes:
             self._end(lane.give_back(), Released())  # among them may be some that were claimed under the new id
 
-    def _on_stray(self, leases: list[Lease]) -> None:
+    def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:
-            self._finisher.put(Finish(lease, Released()))
+            self._finisher.put(RunEnd(lease, Released()))

@@ -10,12 +10,12 @@ from sqlalchemy import Text, cast, select
 from sqla_jobs.dashboard.data.listing import SIZE
 from sqla_jobs.dashboard.data.paging import BadCursor, Order
 from sqla_jobs.dashboard.render import json_text
-from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.rules.checks import check_text
 
 
-def show(site: Site) -> Response:
+def show(site: Dashboard) -> Response:
     """GET /audit"""
     audit: Any = site.jobs.Audit
     order = Order("newest", "newest first", (audit.id,), True)

@@ -17,7 +17,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.reading import PATIENCE, Count
-from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.models.columns import JobState
 from sqla_jobs.rules.redaction import HIDDEN
 
@@ -30,7 +30,7 @@ _MOST_IDS = 1_000
 
 
 @dataclass(frozen=True)
-class Offer:
+class BulkAction:
     """A change as people know it."""
 
     change: Change
@@ -42,7 +42,7 @@ class Offer:
 
 
 OFFERS = {
-    "retry": Offer(
+    "retry": BulkAction(
         bulk.RETRY,
         "Retry",
         "queued",
@@ -50,7 +50,7 @@ OFFERS = {
         "under way already, held by somebody, or with a unique key that another live job has: "
         "at most one job of a key may wait or run",
     ),
-    "cancel": Offer(
+    "cancel": BulkAction(
         bulk.CANCEL,
         "Cancel",
         "cancelled, or asked to stop",
@@ -58,7 +58,7 @@ OFFERS = {
         "ended meanwhile, or held by somebody this very moment",
         is_grave=True,
     ),
-    "delete": Offer(
+    "delete": BulkAction(
         bulk.DELETE,
         "Delete",
         "deleted",
@@ -69,12 +69,12 @@ OFFERS = {
 }
 
 
-def offered(state: JobState | None) -> list[tuple[str, Offer]]:
+def offered(state: JobState | None) -> list[tuple[str, BulkAction]]:
     """What can be done to jobs of that state."""
     return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.change.states]
 
 
-def _asked(site: Site) -> tuple[str, Offer, Selection, dict[str, str], list[str]]:
+def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str], list[str]]:
     """What the form asks for: the change, for which jobs, and the fields that say so again."""
     action = request.form.get("action", "")
     if action not in OFFERS:
@@ -94,7 +94,7 @@ def _asked(site: Site) -> tuple[str, Offer, Selection, dict[str, str], list[str]
     return action, OFFERS[action], replace(wanted.selection, ids=tuple(map(int, ids))), dict(wanted.given), ids
 
 
-def confirm(site: Site) -> Response:
+def confirm(site: Dashboard) -> Response:
     """POST /jobs/change: how many it would be, and some of them."""
     action, offer, selection, fields, ids = _asked(site)
     job: Any = site.jobs.Job
@@ -128,7 +128,7 @@ def confirm(site: Site) -> Response:
     )
 
 
-def run(site: Site) -> Response:
+def run(site: Dashboard) -> Response:
     """POST /jobs/change/run: works for a second, and shows how far it is; the page then asks for the next."""
     action, offer, selection, fields, ids = _asked(site)
     until = _whole("until")
@@ -165,7 +165,7 @@ def run(site: Site) -> Response:
     )
 
 
-def _as_recorded(site: Site, selection: Selection, fields: Mapping[str, str]) -> dict[str, str]:
+def _as_recorded(site: Dashboard, selection: Selection, fields: Mapping[str, str]) -> dict[str, str]:
     """The filter, without values of arguments that are sensitive in some task."""
     is_sensitive = bool(selection.args) and bool(site.jobs.tasks.hiding(*selection.args))
     return {**fields, "args": HIDDEN} if is_sensitive else dict(fields)

@@ -16,7 +16,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.redaction import Shown
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
-from sqla_jobs.dashboard.site import Changing, Site
+from sqla_jobs.dashboard.site import Changing, Dashboard
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import ENDED, LIVE, JobMixin, JobState
@@ -27,7 +27,7 @@ _LONG = 100_000
 """Characters of arguments, results and the like that a page shows."""
 
 
-def show(site: Site, job_id: int) -> Response:
+def show(site: Dashboard, job_id: int) -> Response:
     """GET /jobs/<id>"""
     jobs, before = site.jobs, request.args.get("before", type=read_id)
     with site.reading() as (session, now):
@@ -72,7 +72,7 @@ class _Run:
         self.result = None if row.result_text is None else _cut(shown.json(row.result_text))
 
 
-def _key_url(site: Site, job: Any) -> str:
+def _key_url(site: Dashboard, job: Any) -> str:
     """The jobs of the same unique key, or of the same task where keys cannot be searched for."""
     is_hidden = job.task in site.jobs.tasks.hiding()
     return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
@@ -149,7 +149,7 @@ def _as_code(job: Any, shown: Shown) -> str:
     return f"{said}.enqueue(session, **{json_text.python(args)})"
 
 
-def change(site: Site, job_id: int, action: str) -> AnyResponse:
+def change(site: Dashboard, job_id: int, action: str) -> AnyResponse:
     """POST /jobs/<id>/<action>"""
     if action not in _ACTIONS:
         abort(404)

@@ -15,7 +15,7 @@ from sqla_jobs.dashboard.data.filters import BadFilter, Filter, read_filter
 from sqla_jobs.dashboard.data.listing import Found, find, last_errors, orders
 from sqla_jobs.dashboard.data.paging import BadCursor, Order
 from sqla_jobs.dashboard.data.reading import Count, counted
-from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.bulk import offered
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobState
@@ -53,7 +53,7 @@ class Line:
         return max(0.0, float((job.finished_at - job.started_at).total_seconds()))
 
 
-def lines(site: Site, session: Session, rows: Sequence[Any]) -> list[Line]:
+def lines(site: Dashboard, session: Session, rows: Sequence[Any]) -> list[Line]:
     """Rows as they may be shown."""
     errors = last_errors(session, site.jobs, [row.id for row in rows]) if rows else {}
     made: list[Line] = []
@@ -67,7 +67,7 @@ def lines(site: Site, session: Session, rows: Sequence[Any]) -> list[Line]:
     return made
 
 
-def show(site: Site) -> Response:
+def show(site: Dashboard) -> Response:
     """GET /jobs"""
     try:
         wanted = read_filter(site.jobs, request.args)
@@ -96,7 +96,7 @@ def show(site: Site) -> Response:
     )
 
 
-def _read(site: Site, wanted: Filter) -> tuple[Order, Found, list[Line], list[tuple[str, Count]], datetime]:
+def _read(site: Dashboard, wanted: Filter) -> tuple[Order, Found, list[Line], list[tuple[str, Count]], datetime]:
     available = orders(site.jobs, wanted.state)
     order = next((one for one in available if one.name == request.args.get("sort")), available[0])
     after, before = (order.read(key) if (key := request.args.get(name)) else None for name in ("after", "before"))

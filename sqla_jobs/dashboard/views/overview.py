@@ -9,13 +9,13 @@ from sqla_jobs.actions import jobs as actions
 from sqla_jobs.dashboard.data import health
 from sqla_jobs.dashboard.data.statistics import SPANS, read_figures
 from sqla_jobs.dashboard.render import chart
-from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import state_counts
 from sqla_jobs.dashboard.views.queues import read_queues
 from sqla_jobs.monitoring.status import read_processes
 
 
-def show(site: Site) -> Response:
+def show(site: Dashboard) -> Response:
     """GET /"""
     span = SPANS.get(request.args.get("span", ""), SPANS["hour"])
     jobs = site.jobs
@@ -46,7 +46,7 @@ def show(site: Site) -> Response:
     )
 
 
-def pause(site: Site) -> AnyResponse:
+def pause(site: Dashboard) -> AnyResponse:
     """POST /queues/pause"""
     queue = request.form.get("queue", "")
     with site.changing() as changing:
@@ -55,7 +55,7 @@ def pause(site: Site) -> AnyResponse:
     return site.go(site.url("overview"), f"Queue {queue} is paused: what runs goes on, nothing new starts.")
 
 
-def resume(site: Site) -> AnyResponse:
+def resume(site: Dashboard) -> AnyResponse:
     """POST /queues/resume"""
     queue = request.form.get("queue", "")
     with site.changing() as changing:

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.dashboard.render import json_text
-from sqla_jobs.dashboard.site import Site
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.schedules import read_schedule, rule_of
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models.columns import CatchUp, Overlap
@@ -32,12 +32,12 @@ _EMPTY = {
 }
 
 
-def new(site: Site) -> Response:
+def new(site: Dashboard) -> Response:
     """GET /schedules/new"""
     return _form(site, {**_EMPTY, "task": request.args.get("task", "")}, None)
 
 
-def add(site: Site) -> AnyResponse:
+def add(site: Dashboard) -> AnyResponse:
     """POST /schedules/new"""
     given = {name: request.form.get(name, "").strip() for name in _EMPTY}
     jobs = site.jobs
@@ -53,7 +53,7 @@ def add(site: Site) -> AnyResponse:
     return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is added.")
 
 
-def edit(site: Site, schedule_id: int) -> Response:
+def edit(site: Dashboard, schedule_id: int) -> Response:
     """GET /schedules/<id>/edit"""
     with site.reading() as (session, _):
         row, shown = read_schedule(session, site, schedule_id)
@@ -64,7 +64,7 @@ def edit(site: Site, schedule_id: int) -> Response:
     return _form(site, given, row)
 
 
-def save(site: Site, schedule_id: int) -> AnyResponse:
+def save(site: Dashboard, schedule_id: int) -> AnyResponse:
     """POST /schedules/<id>/edit"""
     given = {name: request.form.get(name, "").strip() for name in _EMPTY}
     jobs = site.jobs
@@ -88,13 +88,13 @@ def save(site: Site, schedule_id: int) -> AnyResponse:
     return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is saved.")
 
 
-def _withheld(site: Site, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
+def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that the form did not show: they stay unless new ones are given."""
     shown = site.jobs.tasks.shown(task, args)
     return {name: value for name, value in args.items() if shown[name] != value}
 
 
-def _values(site: Site, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
+def _values(site: Dashboard, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the form as a row has them. Raises `JobsError`."""
     jobs, task = site.jobs, given["task"]
     defaults = jobs.tasks[task].declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
@@ -125,7 +125,7 @@ def _arguments(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-def _form(site: Site, given: Mapping[str, str], row: Any, error: JobsError | None = None) -> Response:
+def _form(site: Dashboard, given: Mapping[str, str], row: Any, error: JobsError | None = None) -> Response:
     site.jobs.tasks.load()
     with site.reading() as (session, now):
         queues = session.scalars(select(site.jobs.Schedule.queue).distinct().limit(100)).all()

@@ -17,7 +17,7 @@ from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.redaction import Shown
-from sqla_jobs.dashboard.site import Changing, Site
+from sqla_jobs.dashboard.site import Changing, Dashboard
 from sqla_jobs.dashboard.views.jobs_list import lines
 from sqla_jobs.errors import ConfigurationError, JobsError
 
@@ -51,7 +51,7 @@ def rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = No
     return Rule(said, upcoming)
 
 
-def show_all(site: Site) -> Response:
+def show_all(site: Dashboard) -> Response:
     """GET /schedules"""
     schedule: Any = site.jobs.Schedule
     with site.reading() as (session, now):
@@ -82,7 +82,7 @@ def _columns(schedule: Any) -> list[Any]:
     return [*stored, cast(schedule.args, Text).label("args_text")]
 
 
-def _recent(session: Session, site: Site, schedule_ids: list[int]) -> dict[int, list[Any]]:
+def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[int, list[Any]]:
     """The last jobs of each, newest first."""
     if not schedule_ids:
         return {}
@@ -107,7 +107,7 @@ def _recent(session: Session, site: Site, schedule_ids: list[int]) -> dict[int, 
     return found
 
 
-def read_schedule(session: Session, site: Site, schedule_id: int) -> tuple[Any, Shown]:
+def read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[Any, Shown]:
     """The schedule, and its arguments as they may be shown. Raises `UnknownSchedule`."""
     schedule: Any = site.jobs.Schedule
     row = session.execute(
@@ -118,7 +118,7 @@ def read_schedule(session: Session, site: Site, schedule_id: int) -> tuple[Any, 
     return row, site.shown(row.task, row.args_text)
 
 
-def show(site: Site, schedule_id: int) -> Response:
+def show(site: Dashboard, schedule_id: int) -> Response:
     """GET /schedules/<id>"""
     job: Any = site.jobs.Job
     with site.reading() as (session, now):
@@ -143,7 +143,7 @@ def show(site: Site, schedule_id: int) -> Response:
     )
 
 
-def change(site: Site, schedule_id: int, action: str) -> AnyResponse:
+def change(site: Dashboard, schedule_id: int, action: str) -> AnyResponse:
     """POST /schedules/<id>/<action>"""
     if action not in _ACTIONS:
         abort(404)
