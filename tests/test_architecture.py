@@ -1,4 +1,4 @@
-"""What docs/architecture.md and docs/decisions say of the code is there: packages, files, threads, locks, timers, tests."""
+"""docs/architecture.md and docs/decisions name only what is there: packages, files, threads, locks, timers, tests."""
 
 from __future__ import annotations
 
