@@ -43,6 +43,7 @@ def test_it_runs_on_each_supported_python_and_postgresql() -> None:
     tried = [name.rpartition(" ")[2] for name in project["classifiers"] if "Python :: 3." in name]
     pythons = WORKFLOW["jobs"]["python"]["strategy"]["matrix"]["python"]
     assert set(tried) <= set(pythons)
+    assert f"| Python | {', '.join(tried)} |" in ROOT.joinpath("RELEASING.md").read_text(encoding="utf-8")
     assert project["requires-python"] == f">={pythons[0]}"
     assert WORKFLOW["jobs"]["postgresql"]["strategy"]["matrix"]["postgresql"] == [str(n) for n in range(14, 19)]
 
