@@ -286,6 +286,11 @@ def test_a_description_for_people(text: str, zone: str, said: str) -> None:
     assert Cron.parse(text, zone).description == said
 
 
+def test_a_description_is_in_english_whatever_the_locale_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getlocale", lambda: ("de_DE", "UTF-8"))
+    assert Cron.parse("0 9 * * *").description == "At 09:00 AM"
+
+
 LOOKS = [datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(0, 365 * 20, 5)]
 
 

@@ -115,9 +115,10 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing", "security"}
     structure = {"index", "reference"}  # they hold directives only, which the build of the pages follows
+    compared = {"architecture"}  # with the code, by tests/test_architecture.py
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     run = adopting | {"performance", "reliability", "schedules", "tasks", "testing", "transactions", "workers"}
-    assert {page.stem for page in DOCS} == run | included | structure
+    assert {page.stem for page in DOCS} == run | included | structure | compared
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
