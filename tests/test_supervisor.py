@@ -399,6 +399,24 @@ def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, 
     assert "Traceback" not in done.stderr
 
 
+def test_what_a_dead_child_had_begun_is_charged_also_where_that_fails_at_first(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    with Session(database) as session:
+        refuse(session, "NEW.outcome = 'lost'", table="sqla_runs", when="BEFORE INSERT", errcode="57014")
+        shop.mark.options(max_attempts=1).enqueue(session, n=7, seconds=60)
+        session.commit()
+    wait_until(lambda: effects(database, "plain") == {7: 1})
+    os.kill(worker_pids(database)[0], signal.SIGKILL)
+    wait_until(lambda: "not this one" in log_of(tmp_path))
+    _execute(database, "DROP TRIGGER refuse ON sqla_runs")
+    wait_until(lambda: states(database) == {"failed": 1})
+    assert effects(database, "plain") == {7: 1}
+    assert runs(database, "lost") == 1
+
+
 def process_ids(engine: Engine, *which: Any) -> set[uuid.UUID]:
     with Session(engine) as session:
         return set(session.scalars(select(jobs.Process.id).where(*which)))
