@@ -338,7 +338,7 @@ class TestEnqueue:
         job = session.get_one(jobs.Job, int(run("schedule", "run-now", "nightly").output))
         assert (job.args, job.state, job.scheduled_for) == ({"n": 1}, "queued", None)
         run("schedule", "enable", "nightly")
-        assert json.loads(run("schedule", "list", "--json").stdout)[0]["reason"] is None
+        assert json.loads(run("schedule", "list", "--json").stdout)[0]["disabled_reason"] is None
         session.rollback()
         assert session.scalars(schedule).one().enabled
         assert jobs.worker(bind=database).drain() == 1

@@ -241,7 +241,9 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
     session.add(
         schedule := jobs.Schedule(name=HOSTILE, task=HOSTILE, cron=HOSTILE, timezone=HOSTILE, args={"x": HOSTILE})
     )
-    session.add(disabled := jobs.Schedule(name="b", task="add", cron="* * * * *", enabled=False, reason=HOSTILE))
+    session.add(
+        disabled := jobs.Schedule(name="b", task="add", cron="* * * * *", enabled=False, disabled_reason=HOSTILE)
+    )
     session.add(jobs.Process(host=HOSTILE, queues={HOSTILE: 1}, kind=HOSTILE))
     session.add(jobs.Queue(name=HOSTILE, paused_at=datetime.now(UTC)))
     session.add(jobs.Audit(actor=HOSTILE, action=HOSTILE, subject=HOSTILE, details={HOSTILE: HOSTILE}))
@@ -957,14 +959,14 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     assert "NUL character" in visitor.post(f"{one}/disable", {"reason": "a\x00b"}).text
     assert "ticket 4711" in visitor.change(f"{one}/disable", {"reason": "see ticket 4711"})
     session.refresh(schedule)
-    assert (schedule.enabled, schedule.reason) == (False, "see ticket 4711")
+    assert (schedule.enabled, schedule.disabled_reason) == (False, "see ticket 4711")
     assert "Job 1 is queued" in words(visitor.change(f"{one}/fire"))
     job = session.get_one(jobs.Job, 1)
     assert (job.task, job.args, job.queue, job.priority, job.schedule_id) == ("add", {"a": 2}, "mail", 5, schedule.id)
     assert "nightly" in visitor.get("/jobs/1")
     visitor.change(f"{one}/enable")
     session.refresh(schedule)
-    assert (schedule.enabled, schedule.reason) == (True, None)
+    assert (schedule.enabled, schedule.disabled_reason) == (True, None)
     assert [line[1] for line in audit(session)] == ["add", "edit", "disable", "run now", "enable"]
     details = session.scalar(select(jobs.Audit.details).where(jobs.Audit.action == "edit"))
     assert details is not None

@@ -278,7 +278,9 @@ def test_a_secret_comes_out_nowhere_however_the_task_raises(
     made.append(give_back.options(delay=3600, unique_key=key).enqueue(session, url=f"https://x/?t={secret!r}", **given))
     args = json.loads(leak.declaration.codec.encode_without_rows({"way": f"by {secret!r}", **given}))
     session.add(
-        jobs.Schedule(name="nightly", task="leak", cron="0 2 * * *", args=args, enabled=False, reason=f"{secret!r}")
+        jobs.Schedule(
+            name="nightly", task="leak", cron="0 2 * * *", args=args, enabled=False, disabled_reason=f"{secret!r}"
+        )
     )
     session.commit()
     jobs.worker().drain()

@@ -239,7 +239,9 @@ def prepare():
     subprocess.run([sys.executable, "-c", "import app; app.prepare()"], cwd=tmp_path, check=True, timeout=60)
     command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1"]
     engine = create_engine(database_url)
-    beats = text("SELECT count(*) FROM application.sqla_processes WHERE beat_at > started_at + interval '2 seconds'")
+    beats = text(
+        "SELECT count(*) FROM application.sqla_processes WHERE heartbeat_at > started_at + interval '2 seconds'"
+    )
     log = tmp_path / "log"
     with log.open("wb") as output:
         parent = subprocess.Popen([*command, "--no-clock"], cwd=tmp_path, stderr=output)
@@ -289,7 +291,7 @@ jobs.bind(create_engine("postgresql+psycopg://", creator=connect))
         wait_until(lambda: states(database) == {"succeeded": 10})
         password.write_text("two")
         execute(f"ALTER ROLE {role} PASSWORD 'two'")
-        beats = f"SELECT pid FROM pg_stat_activity WHERE usename = '{role}' AND query LIKE '%SET beat_at%'"
+        beats = f"SELECT pid FROM pg_stat_activity WHERE usename = '{role}' AND query LIKE '%SET heartbeat_at%'"
         wait_until(lambda: execute(f"SELECT pg_terminate_backend(pid) FROM ({beats}) AS beating").all())
         wait_until(lambda: "heartbeat failed" in log.read_text(), message=log.read_text())
         wait_until(lambda: "heartbeat works again" in log.read_text(), message=log.read_text())

@@ -631,7 +631,7 @@ def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Sessio
 
 
 def test_a_row_of_a_dead_process_that_somebody_holds_stops_no_heart(session: Session, engine: Engine) -> None:
-    dead = jobs.Process(beat_at=func.now() - timedelta(minutes=5))
+    dead = jobs.Process(heartbeat_at=func.now() - timedelta(minutes=5))
     session.add(dead)
     session.commit()
     with jobs.worker(heartbeat=0.1, lease=0.5), Session(engine) as user:

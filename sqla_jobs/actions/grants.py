@@ -24,9 +24,9 @@ _MOVED = (
 )
 _DECLARED = (
     *("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter", "enabled"),
-    *("declared", "declaration", "declared_at"),
+    *("declared", "declared_values", "declared_at"),
 )
-_PLANNED = ("next_run_at", "last_run_at", "planned", "reason", "retired_at")
+_PLANNED = ("next_run_at", "last_run_at", "planned_rule", "disabled_reason", "retired_at")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _worker(name: _Names) -> Rights:
         yield "USAGE", f"SEQUENCE {sequence}"
     yield f"SELECT, {name.columns('INSERT', 'name', *_DECLARED)}", tables["schedules"]
     yield name.columns("UPDATE", *_DECLARED, *_PLANNED), tables["schedules"]
-    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'beat_at', 'set_aside')}", tables["processes"]
+    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'heartbeat_at', 'set_aside')}", tables["processes"]
     yield "SELECT", tables["queues"]
     yield "for the retention of the audit; without it its lines are kept", ""
     yield "SELECT, DELETE", tables["audit"]

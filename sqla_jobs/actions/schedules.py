@@ -43,14 +43,14 @@ def enable(session: Session, models: Models[Any], schedule_id: int) -> ScheduleM
     """It fires from its next tick on, and catches up on nothing. Raises `ConfigurationError` for a wrong rule."""
     schedule = hold(session, models, schedule_id)
     Cron.parse(schedule.cron, schedule.timezone)
-    schedule.enabled, schedule.reason, schedule.retired_at = True, None, None
+    schedule.enabled, schedule.disabled_reason, schedule.retired_at = True, None, None
     return schedule
 
 
 def disable(session: Session, models: Models[Any], schedule_id: int, reason: str) -> ScheduleMixin:
     """It fires nothing more. The reason is for whoever finds it so."""
     schedule = hold(session, models, schedule_id)
-    schedule.enabled, schedule.reason = False, check_text("reason", reason) or None
+    schedule.enabled, schedule.disabled_reason = False, check_text("reason", reason) or None
     return schedule
 
 

@@ -250,7 +250,7 @@ class ScheduleMixin(Row):
     jitter: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("0"))
     """Each job is due up to that many seconds after its tick."""
     enabled: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("true"))
-    reason: Mapped[str | None] = mapped_column(Text)
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
     """Why it is disabled."""
     next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The next tick; worked out by the clock, also after `cron` or `timezone` was changed."""
@@ -258,18 +258,18 @@ class ScheduleMixin(Row):
     """The last tick for which a job was enqueued."""
     declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
     """Whether code declared it; otherwise an operator did."""
-    declaration: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    declared_values: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """What code said last: a value that differs from it was set by an operator."""
     declared_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a process last had it in its code."""
     retired_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When it was disabled because no code declares it any more."""
-    planned: Mapped[str | None] = mapped_column(Text)
+    planned_rule: Mapped[str | None] = mapped_column(Text)
     """The rule for which `next_run_at` was worked out."""
 
 
 class ProcessMixin(Row):
-    """One live worker or clock. It is alive while `beat_at` is younger than `lease` seconds."""
+    """One live worker or clock. It is alive while `heartbeat_at` is younger than `lease` seconds."""
 
     id: Mapped[uuid.UUID] = mapped_column(
         Uuid, primary_key=True, server_default=text("gen_random_uuid()"), default=uuid.uuid4
@@ -283,7 +283,7 @@ class ProcessMixin(Row):
     """What the server does not let it change, such as `job 17`, and why."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    beat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    heartbeat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
 
 
 class QueueMixin(Row):

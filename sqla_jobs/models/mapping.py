@@ -150,7 +150,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         _check(schedules, "id", _ID),
         _check(schedules, "priority", "priority BETWEEN -10 AND 10"),
         _check(schedules, "args", _object("args")),
-        _check(schedules, "declaration", _object("declaration")),
+        _check(schedules, "declared_values", _object("declared_values")),
         _check(schedules, "jitter", "jitter BETWEEN 0 AND 86400"),
         _check(schedules, "times", _in_range("next_run_at", "last_run_at", "declared_at", "retired_at")),
     )
@@ -161,7 +161,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         _check(processes, "queues", _object("queues")),
         _check(processes, "set_aside", _object("set_aside")),
         _check(processes, "lease", "lease > 0 AND lease <= 86400"),
-        _check(processes, "times", _in_range("started_at", "beat_at")),
+        _check(processes, "times", _in_range("started_at", "heartbeat_at")),
     )
     Queue = mapped(
         QueueMixin,
