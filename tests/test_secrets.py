@@ -370,14 +370,14 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     @contextmanager
-    def within() -> Generator[None]:
+    def context() -> Generator[None]:
         yield
         raise ValueError("teardown of Zk-surroundings")
 
     give_back.enqueue(session, secret="Zk-surroundings")
     session.commit()
     never: Any = None
-    executor = Executor(jobs.tasks, never, within=within)
+    executor = Executor(jobs.tasks, never, context=context)
     with session.begin():
         process_id = processes.register(session.connection(), jobs.models, kind="worker", queues={}, lease=30)
         (claimed,) = Queries(jobs.models).claim(session, process_id, {"default": 1}, list(jobs.tasks))

@@ -344,7 +344,7 @@ def test_sigusr1_and_a_slow_job_show_where_jobs_are(
     with Session(database) as session:
         shop.mark.enqueue(session, n=1, seconds=3.0)
         session.commit()
-    parent = start_worker(database_url, "--slow", "0.5")
+    parent = start_worker(database_url, "--slow-after", "0.5")
     wait_until(lambda: effects(database, "plain") == {1: 1})
     parent.send_signal(signal.SIGUSR1)
     wait_until(lambda: "1 jobs run here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
@@ -390,7 +390,7 @@ def test_a_stop_gives_back_what_has_not_started_within_a_second(
         ("--kill-after", "0", "--kill-after 0"),
         ("--lease", "1", "at least three times"),
         ("--queues", "a,a", "named twice"),
-        ("--slow", "0", "slow=0"),
+        ("--slow-after", "0", "slow_after=0"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, message: str) -> None:

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -78,6 +79,30 @@ def test_a_job_runs_and_leaves_a_run_with_its_result(session: Session) -> None:
     assert (run.outcome, run.result, run.attempt, run.error) == ("succeeded", 7, 1, None)
     assert done.started_at is not None
     assert done.started_at <= run.started_at <= run.finished_at == done.finished_at
+
+
+def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    jobs, inside, seen = Jobs(Base), threading.local(), list[int]()
+
+    @contextmanager
+    def surroundings() -> Generator[None]:
+        inside.depth = getattr(inside, "depth", 0) + 1
+        yield
+        inside.depth -= 1
+
+    @jobs.task(name="look")
+    def look() -> None:
+        seen.append(inside.depth)
+
+    Base.metadata.create_all(engine)
+    jobs.bind(engine, context=surroundings)
+    with jobs.binding().transaction() as session:
+        look.enqueue_many(session, [{}, {}])
+    assert jobs.worker().drain() == 2
+    assert seen == [1, 1]
 
 
 def test_nothing_runs_that_was_rolled_back(session: Session) -> None:

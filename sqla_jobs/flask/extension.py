@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqla_jobs.database.binding import Bind, Binding, SessionFactory
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask.cli import cli, defaults_of, loaded
-from sqla_jobs.jobs import Jobs
+from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
 from sqla_jobs.models.columns import JobMixin
 
 __all__ = ["FlaskJobs", "cli", "loaded"]
@@ -77,7 +77,7 @@ class _AppBinding(Binding):
     """The database of one application. `shared` gives what its helpers write in, inside a context."""
 
     def __init__(self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None) -> None:
-        super().__init__(cast("Bind", bind), entity, within=self._context, run_session=shared)
+        super().__init__(cast("Bind", bind), entity, context=self._context, run_session=shared)
         self._app = app
         self._shared = shared
 
@@ -152,6 +152,9 @@ class _Applications:
 
 
 def _applications(jobs: Jobs[Any]) -> _Applications:
-    if not isinstance(jobs.host, _Applications):
-        jobs.host = _Applications(jobs)
-    return jobs.host
+    found = resolver_of(jobs)
+    if isinstance(found, _Applications):
+        return found
+    made = _Applications(jobs)
+    set_resolver(jobs, made)
+    return made

@@ -43,7 +43,7 @@ class Settings(LeaseSettings):
     queues: dict[str, int]
     poll: float
     grace: float
-    slow: float
+    slow_after: float
     retention: dict[str, float]
     """Seconds that jobs are kept, by the state in which they ended, and lines of the audit; no mention, no end."""
 
@@ -57,7 +57,7 @@ class Settings(LeaseSettings):
         lease: float,
         poll: float,
         grace: float,
-        slow: float,
+        slow_after: float,
         retention: Retention,
     ) -> Settings:
         """The settings, or a `ConfigurationError` that names the one that cannot be."""
@@ -73,10 +73,10 @@ class Settings(LeaseSettings):
                 raise ConfigurationError(str(error)) from None
             if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
                 raise ConfigurationError(f"queue {name!r}: {number!r} jobs at once; a whole number from 1 to 1000")
-        _check_seconds(poll=poll, slow=slow)
+        _check_seconds(poll=poll, slow_after=slow_after)
         if not 0 <= grace < 7 * 86400:
             raise ConfigurationError(f"grace={grace!r}: a number of seconds from 0, below a week")
-        return cls(heartbeat, lease, lanes, poll, grace, slow, seconds_kept(retention))
+        return cls(heartbeat, lease, lanes, poll, grace, slow_after, seconds_kept(retention))
 
 
 def _check_seconds(**options: float) -> None:
