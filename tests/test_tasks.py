@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import inspect
+import pydoc
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -22,6 +24,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session
 
 from sqla_jobs import ArgumentsError, ConfigurationError, DeclarationError, JobMixin, Jobs, RunContext, UnknownTask
+from sqla_jobs.tasks.enqueue import EnqueueOptions
+from sqla_jobs.tasks.schedule import ScheduleOptions
+from sqla_jobs.tasks.task import Enqueuer, Task
 from sqla_jobs.testing import drain
 from tests.helpers import as_id
 
@@ -619,3 +624,86 @@ def test_the_commonest_mistakes_are_told_with_their_remedy(engine: Engine) -> No
     with pytest.raises(ConfigurationError, match="it needs an engine") as told:
         jobs.bind(bind)
     assert "secret" not in str(told.value)
+
+
+class TestHelp:
+    """What `help()` and `inspect.signature` say of enqueueing."""
+
+    @pytest.fixture
+    def task(self, jobs: Jobs[JobMixin]) -> Any:
+        def charge(session: Session, run: RunContext, order: int, note: str = "", *, copies: int = 1) -> None: ...
+
+        return jobs.task(name="charge")(charge)
+
+    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
+    def test_the_signature_is_the_session_and_the_arguments_without_what_is_injected(
+        self, jobs: Jobs[JobMixin], task: Any, options: dict[str, Any] | None
+    ) -> None:
+        enqueuer = task if options is None else task.options(**options)
+        signature = inspect.signature(enqueuer.enqueue)
+        session, *arguments = signature.parameters.values()
+        assert (session.name, session.kind, session.annotation) == ("session", session.POSITIONAL_ONLY, Session)
+        assert [str(argument) for argument in arguments] == ["order: int", "note: str = ''", "copies: int = 1"]
+        assert arguments[-1].kind is session.KEYWORD_ONLY
+        assert signature.return_annotation is jobs.Job
+
+    def test_an_argument_may_have_the_name_of_the_session(self, jobs: Jobs[JobMixin]) -> None:
+        def follow(session: str, self: int = 0) -> None: ...
+
+        task = jobs.task(name="follow")(follow)
+        assert [*inspect.signature(task.enqueue).parameters] == ["session_", "session", "self"]
+        assert task.enqueue(Session(), session="x").args == {"session": "x"}
+
+    def test_an_annotation_that_cannot_be_resolved_is_shown_as_written(self, jobs: Jobs[JobMixin]) -> None:
+        def later(of: Any) -> None: ...
+
+        later.__annotations__["of"] = "NotThereYet"
+        task = jobs.task(name="later")(later)
+        assert "NotThereYet" in str(inspect.signature(task.enqueue))
+
+    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
+    def test_help_of_enqueue_shows_the_session_the_arguments_and_the_errors(
+        self, task: Any, options: dict[str, Any] | None
+    ) -> None:
+        shown = help_of((task if options is None else task.options(**options)).enqueue)
+        for words in ("session: ", "order: int", "note: str = ''", "copies: int = 1"):
+            assert words in shown.partition(")")[0]
+        for line in (
+            "Add a job of the task `charge`",
+            "- `session`: ",
+            "- `order`: int",
+            "- `note`: str, by default ''",
+        ):
+            assert line in shown
+        assert "- `run`" not in shown
+        for error in ("ArgumentsError", "DeclarationError"):
+            assert error in shown
+
+    def test_help_of_a_task_without_arguments_says_so(self, jobs: Jobs[JobMixin]) -> None:
+        def tidy() -> None: ...
+
+        assert "The task takes no arguments" in help_of(jobs.task(name="tidy")(tidy).enqueue)
+
+    def test_help_of_the_other_ways_shows_their_arguments_and_errors(self, task: Any) -> None:
+        for enqueuer in (task, task.options(queue="mail")):
+            shown = help_of(enqueuer.enqueue_many)
+            assert "enqueue_many(session: " in shown
+            assert all(word in shown for word in ("- `session`: ", "- `arguments`: ", "ArgumentsError"))
+        shown = help_of(task.schedule)
+        assert "schedule(cron: " in shown
+        assert all(f"`{word}`" in shown for word in ("cron", *ScheduleOptions.__annotations__))
+        assert all(error in shown for error in ("ArgumentsError", "ConfigurationError", "DeclarationError"))
+        shown = help_of(task.options)
+        assert all(f"- `{word}`: " in shown for word in EnqueueOptions.__annotations__)
+
+    def test_the_class_has_enqueue_too(self, task: Any) -> None:
+        assert Task.enqueue is Enqueuer.enqueue
+        assert "session" in inspect.signature(Task.enqueue).parameters
+        assert "ArgumentsError" in help_of(Task.enqueue)
+        assert "enqueue" in help_of(Task)
+        untyped: Any = Task
+        assert untyped.enqueue(task, Session(), 7).args == {"order": 7}
+
+
+def help_of(thing: Any) -> str:
+    return pydoc.render_doc(thing, renderer=pydoc.plaintext)
