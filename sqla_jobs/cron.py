@@ -21,6 +21,8 @@ from croniter.croniter import CroniterError
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.cron_fields import FIELDS
 
+__all__ = ["Cron", "every"]
+
 _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
