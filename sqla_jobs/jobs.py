@@ -97,7 +97,7 @@ class Jobs(Generic[J]):
         session_factory: Bind | None = None,
     ) -> None:
         if isinstance(tasks, str):
-            raise ConfigurationError(f"tasks={tasks!r}: a list of module names, tasks=[{tasks!r}]")
+            raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
         self.models: Models[J] = map_models(base, schema, prefix, job_class)
         name_only_what_is_set(self.models.tables["jobs"])
         self.Job = self.models.Job

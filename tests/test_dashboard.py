@@ -756,9 +756,9 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
         ("reschedule", {"run_at": "tomorrow"}, "is no time"),
         ("reschedule", {"run_at": "9999-12-31T23:59"}, "is out of range"),
         ("reschedule", {"run_at": "0001-01-01T00:00"}, "is out of range"),
-        ("move", {"queue": "a\x00b", "priority": "0"}, "a name of 1 to 200"),
+        ("move", {"queue": "a\x00b", "priority": "0"}, "queue must be 1 to 200"),
         ("move", {"queue": "mail", "priority": "9" * 5000}, "from -10 to 10"),
-        ("move", {"queue": "a=b", "priority": "0"}, "a name of 1 to 200"),
+        ("move", {"queue": "a=b", "priority": "0"}, "queue must be 1 to 200"),
         ("move", {"queue": "mail", "priority": "11"}, "from -10 to 10"),
         ("move", {"queue": "mail", "priority": "x"}, "from -10 to 10"),
     ],
@@ -913,9 +913,9 @@ def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, ses
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"action": "explode"}, "There is no action"),
+        ({"action": "explode"}, "Unknown action"),
         ({"action": "retry"}, "No job was selected"),
-        ({"action": "retry", "ids": ["x"]}, "no ids of jobs"),
+        ({"action": "retry", "ids": ["x"]}, "Give ids of jobs"),
         ({"action": "retry", "ids": ["1"] * 1001}, "more than 1,000"),
         ({"action": "retry", "all": "1", "state": "x"}, "one of scheduled"),
     ],
@@ -977,9 +977,9 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("cron", "61 * * * *", "is no minute"),
+        ("cron", "61 * * * *", "is not a valid minute"),
         ("timezone", "Mars/Olympus", "not an IANA time zone"),
-        ("args", "{", "no JSON"),
+        ("args", "{", "not valid JSON"),
         ("args", "[]", "a JSON object"),
         ("args", '{"c": 1}', "add"),
         ("args", '{"a": 1e999}', "a number beyond 1.8e308"),
@@ -993,7 +993,7 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
         ("jitter", "nan", "from 0 to a day"),
         ("name", "", "1 to 200"),
         ("name", "taken", "already"),
-        ("queue", "a,b", "a name of 1 to 200"),
+        ("queue", "a,b", "queue must be 1 to 200"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_where_it_was_written(

@@ -385,12 +385,12 @@ def test_a_stop_gives_back_what_has_not_started_within_a_second(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--processes", "0", "--processes 0: from 1 to 1000"),
-        ("--max-jobs", "-1", "0 for no limit"),
-        ("--kill-after", "0", "--kill-after 0"),
+        ("--processes", "0", "--processes must be from 1 to 1000, got 0"),
+        ("--max-jobs", "-1", "0 sets no limit"),
+        ("--kill-after", "0", "--kill-after must be above 0"),
         ("--lease", "1", "at least three times"),
         ("--queues", "a,a", "named twice"),
-        ("--slow-after", "0", "slow_after=0"),
+        ("--slow-after", "0", "slow_after must be a number of seconds, above 0"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, message: str) -> None:

@@ -530,11 +530,12 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     [
         ({"queues": []}, "empty"),
         ({"queues": "default"}, "a list of names"),
-        ({"queues": {"default": 0}}, "0 jobs at once"),
+        ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 1000, got 0"),
+        ({"concurrency": 0}, "^concurrency must be an integer from 1 to 1000, got 0$"),
         ({"queues": ["a,b"]}, "without = and ,"),
-        ({"heartbeat": 0}, "heartbeat=0"),
+        ({"heartbeat": 0}, "heartbeat must be .*, got 0"),
         ({"heartbeat": 5, "lease": 6}, "three times"),
-        ({"grace": -1}, "grace=-1"),
+        ({"grace": -1}, "grace must be .*, got -1"),
     ],
 )
 def test_options_of_a_worker_are_checked(session: Session, options: dict[str, Any], message: str) -> None:

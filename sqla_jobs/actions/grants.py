@@ -43,11 +43,9 @@ class Roles:
             raise ConfigurationError("no role is named: give --enqueuer ROLE, --worker ROLE or --viewer ROLE")
         for role in named:
             if not 0 < len(role.encode()) <= 63 or not role.isprintable():
-                raise ConfigurationError(
-                    f"role {role!r:.80}: names of 1 to 63 bytes, all printable, are what PostgreSQL and psql take"
-                )
+                raise ConfigurationError(f"a role name must be 1 to 63 bytes of printable characters, got {role!r:.80}")
             if role in ("public", "none"):
-                raise ConfigurationError(f"role {role!r} is no role: PostgreSQL takes it for a word of its own")
+                raise ConfigurationError(f"{role!r} is a keyword of PostgreSQL and not a role: name a role")
 
 
 def grants(models: Models[Any], roles: Roles) -> Iterator[str]:

@@ -42,7 +42,7 @@ def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
 
 def _check_log_level(level: str) -> None:
     if level.upper() not in logging.getLevelNamesMapping():
-        raise ConfigurationError(f"--log-level {level}: DEBUG, INFO, WARNING or ERROR")
+        raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {level}")
 
 
 @click.command(cls=ApplicationCommand)

@@ -89,9 +89,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
     if schema and "%" in schema:
-        raise ConfigurationError(
-            f"schema={schema!r}: a % stands for a parameter in statements; name the schema otherwise"
-        )
+        raise ConfigurationError(f"schema must not contain %, which marks parameters in statements, got {schema!r}")
     names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues", "audit")]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:
@@ -197,7 +195,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
 def check_prefix(prefix: str) -> None:
     """Raise `ConfigurationError` for what no table's name can begin with."""
     if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
-        raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
+        raise ConfigurationError(f"prefix must be at most 31 lower-case letters, digits and _, got {prefix!r}")
 
 
 def _mapper(entity: type[Any]) -> Any:
@@ -219,7 +217,7 @@ def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
 
 def _check_job_class(job_class: type[Any]) -> None:
     if not (isinstance(job_class, type) and issubclass(job_class, JobMixin)):
-        raise ConfigurationError(f"job_class={job_class!r}: subclass sqla_jobs.JobMixin")
+        raise ConfigurationError(f"job_class must be a subclass of sqla_jobs.JobMixin, got {job_class!r}")
     if sa_inspect(job_class, raiseerr=False) is not None or isinstance(getattr(job_class, "registry", None), registry):
         raise ConfigurationError(
             f"job_class={job_class.__name__} is mapped already: leave it unmapped "

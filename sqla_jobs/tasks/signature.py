@@ -129,7 +129,7 @@ def _inspect_class(target: type[Any]) -> Signature:
     name = target.__qualname__
     execute = inspect.getattr_static(target, "execute", None)
     if not inspect.isfunction(execute):
-        raise DeclarationError(f"{name} has no method execute(self): that is what a task of the class form runs")
+        raise DeclarationError(f"{name} has no method execute(self), which a class needs to be a task")
     if _is_async(execute) or inspect.isgeneratorfunction(execute):
         raise DeclarationError(f"{name}.execute is asynchronous or a generator: write a plain def")
     if not (dataclasses.is_dataclass(target) or issubclass(target, BaseModel)):
@@ -148,7 +148,9 @@ def _inspect_class(target: type[Any]) -> Signature:
     _refuse_unstorable_fields(target, [parameter.name for parameter in parameters])
     for parameter in parameters:
         if _injection(target, parameter):
-            raise DeclarationError(f"{name}.{parameter.name} is no argument: write execute(self, {parameter})")
+            raise DeclarationError(
+                f"{name}.{parameter.name} is injected, so it cannot be a field: write execute(self, {parameter})"
+            )
     return Signature(
         target,
         target.__module__,
@@ -168,7 +170,7 @@ def _refuse_unstorable_fields(target: type[Any], parameters: list[str]) -> None:
     for field, info in target.model_fields.items():
         if (alias := info.validation_alias) is not None and alias not in parameters:
             raise DeclarationError(
-                f"{name}.{field} can only be given as {alias!r}, which is no Python name to store it by: "
+                f"{name}.{field} can only be given as {alias!r}, which is not a Python name to store it by: "
                 "set populate_by_name in its model_config"
             )
 
