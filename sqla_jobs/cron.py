@@ -154,7 +154,7 @@ class Cron:
     def _check_fields(self, fields: list[str]) -> None:
         if len(fields) not in (5, 6):
             raise ConfigurationError(
-                f"cron {self.text!r} has {len(fields)} fields: five (minute hour day month weekday), "
+                f"cron {self.text!r} has {len(fields)} fields: give five (minute hour day month weekday), "
                 "or six with seconds first"
             )
         for field, value in zip(FIELDS[-len(fields) :], fields, strict=True):

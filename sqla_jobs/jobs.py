@@ -274,9 +274,9 @@ class Jobs(Generic[J]):
 
 def resolver_of(jobs: Jobs[Any]) -> Resolver | None:
     """What a framework integration set to resolve `bind=`; None where there is no integration."""
-    return jobs._resolver
+    return jobs._resolver  # pyright: ignore[reportPrivateUsage]
 
 
 def set_resolver(jobs: Jobs[Any], resolver: Resolver) -> None:
     """Have `resolver` choose the database from now on, in place of what `Jobs.bind` was given."""
-    jobs._resolver = resolver
+    jobs._resolver = resolver  # pyright: ignore[reportPrivateUsage]

@@ -270,8 +270,8 @@ class TestRetention:
         ("retention", "reason"),
         [
             ({"suceeded": 5}, "unknown retention 'suceeded'; valid names: succeeded, cancelled, failed"),
-            ({"succeeded": "7d"}, "retention of succeeded: '7d' is neither a timedelta"),
-            ({"failed": -1}, "retention of failed: -1"),
+            ({"succeeded": "7d"}, "retention of succeeded must be a timedelta .*, got '7d'"),
+            ({"failed": -1}, "retention of failed must be .*, got -1"),
         ],
         ids=str,
     )

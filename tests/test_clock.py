@@ -169,7 +169,7 @@ def test_one_name_is_one_schedule(jobs: Jobs[Any]) -> None:
 
 
 def test_the_rhythm_of_a_clock_is_checked(jobs: Jobs[Any]) -> None:
-    with pytest.raises(ConfigurationError, match="heartbeat must be .*, got 0"):
+    with pytest.raises(ConfigurationError, match=r"heartbeat must be .*, got 0"):
         jobs.clock(heartbeat=0)
     with pytest.raises(ConfigurationError, match="three times"):
         jobs.clock(heartbeat=5, lease=6)

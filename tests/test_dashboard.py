@@ -655,7 +655,7 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
         (f"args=x={'[' * 300}{']' * 300}", "nested more than 100 levels"),
         ("state=queued&after=WyJcdWQ4MDAiLCAwLCAwLCAwXQ", "names no place"),
         ("state=queued&after=WyJxIiwgMTA5OTUxMTYyNzc3NiwgMCwgMF0", "names no place"),
-        ("schedule=x", "a whole number"),
+        ("schedule=x", "schedule must be an integer"),
         ("after=nonsense", "names no place in this list"),
         ("state=failed&after=WzFd", "names no place in this list"),
         ("task=%00", "NUL character"),
@@ -1070,7 +1070,7 @@ def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
                 taken = subprocess.run(
                     [*command, "--port", port], cwd=ROOT, capture_output=True, text=True, check=False
                 )
-                assert (taken.returncode, f"port {port} of 127.0.0.1 cannot be had" in taken.stderr) == (1, True)
+                assert (taken.returncode, f"port {port} of 127.0.0.1 is not available" in taken.stderr) == (1, True)
         finally:
             process.terminate()  # SIGINT is ignored by what a shell started in the background
             process.wait(20)

@@ -325,9 +325,9 @@ class TestTransactions:
     @pytest.mark.parametrize(
         ("wrong", "reason"),
         [
-            (AsyncSession(), r"an AsyncSession cannot be used from here: write await session.run_sync\(lambda s: "),
+            (AsyncSession(), r"an AsyncSession cannot enqueue: write await session.run_sync\(lambda s: "),
             (async_scoped_session(async_sessionmaker(), scopefunc=lambda: 1), "an AsyncSession cannot be used"),
-            (sessionmaker(), "the first argument is the Session to enqueue in, not sessionmaker"),
+            (sessionmaker(), "the first argument must be the Session to enqueue in, got a sessionmaker"),
             (create_engine("postgresql+psycopg://"), "not Engine"),
             ("ann", "not str"),
             (None, "Session to enqueue in is missing"),

@@ -248,7 +248,7 @@ class TestWhichApplication:
                 worker.drain()
                 session.refresh(job)
                 assert job.runs[0].result == app.config["NAME"]
-        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside of one's context"):
+        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside the context of one"):
             jobs.worker()
         apps[1].extensions["sqla_jobs"].use(apps[1])
         assert jobs.worker()

@@ -243,7 +243,7 @@ class OddAlias(BaseModel):
         (functools.partial(send, "ann"), "is a partial"),
         (print, "is a builtin_function_or_method"),
         ("send", "'send' is a str"),
-        (closure(), "inner is a closure: .* name= of its own"),
+        (closure(), "inner is a closure, .* name= of its own"),
         (generates, "generates is a generator"),
         (waits, "waits is asynchronous: write a plain def"),
         (generates_and_waits, "generates_and_waits is asynchronous"),
@@ -372,9 +372,9 @@ def optional(session: Session | None) -> None: ...
         (run_before_session, r"the order is \(session: Session, run: RunContext, …\)"),
         (two_sessions, "each at most once"),
         (keyword_session, "'session' is injected by position"),
-        (asynchronous, "'session' is a AsyncSession, but each run has a Session of its own"),
-        (scoped, "'session' is a scoped_session, but each run has a Session of its own"),
-        (optional, "'session' is always given"),
+        (asynchronous, "'session' is a AsyncSession, but each run has its own Session: annotate it as"),
+        (scoped, "'session' is a scoped_session, but each run has its own Session: annotate it as"),
+        (optional, "'session' is injected: annotate it"),
     ],
 )
 def test_injected_parameters_in_another_order_or_form_are_refused(
@@ -573,7 +573,7 @@ class TestLookUp:
 
     @pytest.mark.parametrize("modules", ["shop_mail", [5], [".mail"]])
     def test_what_names_no_module_is_refused(self, modules: Any) -> None:
-        with pytest.raises(ConfigurationError, match="tasks="):
+        with pytest.raises(ConfigurationError, match="tasks must"):
             Jobs(registry(), tasks=modules)
 
 
@@ -621,7 +621,7 @@ def test_the_commonest_mistakes_are_told_with_their_remedy(engine: Engine) -> No
         with pytest.raises(UnknownTask, match=r"task\.enqueue\(session"):
             jobs.enqueue(session, mail)
     bind: Any = "postgresql+psycopg://me:secret@nowhere/shop"
-    with pytest.raises(ConfigurationError, match="it needs an engine") as told:
+    with pytest.raises(ConfigurationError, match="must be an engine or a session factory, got a URL") as told:
         jobs.bind(bind)
     assert "secret" not in str(told.value)
 

@@ -86,5 +86,5 @@ def _session_factory(bind: Any) -> SessionFactory:
     if callable(bind):
         return cast("SessionFactory", bind)
     if isinstance(bind, str | URL):  # not shown: it may hold a password
-        raise ConfigurationError(f"bind= is a URL; it needs an engine: {REMEDY}")
-    raise ConfigurationError(f"bind={bind!r} is neither an Engine nor a session factory: {REMEDY}")
+        raise ConfigurationError(f"bind must be an engine or a session factory, got a URL: {REMEDY}")
+    raise ConfigurationError(f"bind must be an engine or a session factory, got {bind!r}: {REMEDY}")

@@ -43,7 +43,9 @@ class FlaskJobs(Generic[J]):
         the one in whose context it is made, or the only one.
         """
         if app.extensions.get("sqla_jobs", self) is not self:
-            raise ConfigurationError(f"{app!r} carries jobs in extensions['sqla_jobs'] already, and can carry only one")
+            raise ConfigurationError(
+                f"{app!r} has other jobs in extensions['sqla_jobs'] already: an application carries one Jobs"
+            )
         defaults_of(app.config)
         if "sqla_jobs" not in app.extensions:
             app.extensions["sqla_jobs"] = self
@@ -143,7 +145,7 @@ class _Applications:
         if app is None:
             raise ConfigurationError(
                 f"{len(self._carriers)} applications were initialised with these jobs, and none of them is active: "
-                "do this inside of one's context, with app.app_context(): …"
+                "work inside the context of one, with app.app_context(): …"
             )
         return app
 

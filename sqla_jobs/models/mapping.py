@@ -231,7 +231,7 @@ def _refuse_columns_to_fill(job_class: type[Any]) -> None:
         given = name in ("task", "args") or column.nullable
         if not given and column.server_default is None:
             raise ConfigurationError(
-                f"{job_class.__name__}.{name} is NOT NULL without a default in the server: give it server_default=, "
+                f"{job_class.__name__}.{name} is NOT NULL without a server default: give it server_default=, "
                 "or make it nullable (Mapped[… | None]), since jobs are inserted from elsewhere too"
             )
 

@@ -77,8 +77,8 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
     signature = inspect_target(target)
     if signature.is_closure and "name" not in options:
         raise DeclarationError(
-            f"{signature.qualname} is a closure: a worker can only find it if importing the application makes it "
-            "again, so give it a name= of its own, or move it to the top of a module"
+            f"{signature.qualname} is a closure, which a worker finds only if importing the application creates "
+            "it: give it a name= of its own, or move it to the top of a module"
         )
     aliases, sensitive = _words("aliases", options), frozenset(_words("sensitive", options))
     name = options.get("name", target.__name__)

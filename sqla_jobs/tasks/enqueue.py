@@ -58,11 +58,11 @@ def plain_session(session: AnySession | None) -> Session:
         return inner
     if is_asynchronous(type(session)):
         raise ArgumentsError(
-            "an AsyncSession cannot be used from here: write await session.run_sync(lambda s: task.enqueue(s, …))"
+            "an AsyncSession cannot enqueue: write await session.run_sync(lambda s: task.enqueue(s, …))"
         )
     if session is None:
-        raise ArgumentsError("the Session to enqueue in is missing: it is the first argument, enqueue(session, …)")
-    raise ArgumentsError(f"the first argument is the Session to enqueue in, not {type(session).__name__}")
+        raise ArgumentsError("the Session to enqueue in is missing: pass it as the first argument, enqueue(session, …)")
+    raise ArgumentsError(f"the first argument must be the Session to enqueue in, got a {type(session).__name__}")
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:

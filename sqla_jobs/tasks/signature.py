@@ -228,13 +228,13 @@ def injection_of(owner: str, name: str, annotation: Any) -> str | None:
     if origin is typing.Annotated:
         return injection_of(owner, name, args[0])
     if origin in (typing.Union, types.UnionType) and any(injection_of(owner, name, arg) for arg in args):
-        raise DeclarationError(f"{owner}: {name!r} is always given, so annotate it with one type: Session, RunContext")
+        raise DeclarationError(f"{owner}: {name!r} is injected: annotate it with one type, Session or RunContext")
     annotation = origin or annotation
     if not isinstance(annotation, type):
         return None
     if issubclass(annotation, scoped_session) or is_asynchronous(annotation):
         raise DeclarationError(
-            f"{owner}: {name!r} is a {annotation.__name__}, but each run has a Session of its own: annotate it so"
+            f"{owner}: {name!r} is a {annotation.__name__}, but each run has its own Session: annotate it as Session"
         )
     if issubclass(annotation, Session):
         return "session"
