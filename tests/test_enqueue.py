@@ -199,7 +199,7 @@ def test_an_option_that_is_none_is_as_the_task_was_declared(session: Session) ->
         ({"unique_key": 5}, "unique_key must be .*, got 5"),
         ({"columns": {"state": "failed"}}, "MyJob has no such column of its own; it has tenant"),
         ({"columns": {"position": 1}}, "no such column of its own"),
-        ({"columns": ["tenant"]}, "columns must be a mapping .*, got a list"),
+        ({"columns": ["tenant"]}, "columns must be a mapping .*, got list"),
     ],
     ids=as_id,
 )
@@ -326,10 +326,10 @@ class TestTransactions:
         ("wrong", "reason"),
         [
             (AsyncSession(), r"an AsyncSession cannot enqueue: write await session.run_sync\(lambda s: "),
-            (async_scoped_session(async_sessionmaker(), scopefunc=lambda: 1), "an AsyncSession cannot be used"),
-            (sessionmaker(), "the first argument must be the Session to enqueue in, got a sessionmaker"),
-            (create_engine("postgresql+psycopg://"), "not Engine"),
-            ("ann", "not str"),
+            (async_scoped_session(async_sessionmaker(), scopefunc=lambda: 1), "an AsyncSession cannot enqueue"),
+            (sessionmaker(), "the first argument must be the Session to enqueue in, got sessionmaker"),
+            (create_engine("postgresql+psycopg://"), "got Engine"),
+            ("ann", "got str"),
             (None, "Session to enqueue in is missing"),
         ],
         ids=lambda value: type(value).__name__,
@@ -419,7 +419,7 @@ class TestMany:
             ({}, "item 7000: .*missing a required argument: 'email'"),
             ({"email": "a", "delay": 5}, r"item 7000: .*send\.options\(delay=…\)"),
             ({"email": "a\x00"}, "item 7000: .*NUL"),
-            (["ann"], "item 7000 must be a mapping of arguments, got a list"),
+            (["ann"], "item 7000 must be a mapping of arguments, got list"),
             ({5: "ann"}, "item 7000"),
         ],
     )

@@ -62,7 +62,7 @@ def plain_session(session: AnySession | None) -> Session:
         )
     if session is None:
         raise ArgumentsError("the Session to enqueue in is missing: pass it as the first argument, enqueue(session, …)")
-    raise ArgumentsError(f"the first argument must be the Session to enqueue in, got a {type(session).__name__}")
+    raise ArgumentsError(f"the first argument must be the Session to enqueue in, got {type(session).__name__}")
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +91,7 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
         raise ArgumentsError(f"unique_key must be 1 to 500 characters without NUL and surrogates, got {key!r:.60}")
     if not isinstance(given.get("columns", {}), Mapping):
         raise ArgumentsError(
-            "columns must be a mapping from names of your own columns to values, "
-            f"got a {type(given['columns']).__name__}"
+            f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
         )
     own = set(inspect(job_class).column_attrs.keys()) - _LIBRARY_COLUMNS
     for name in given.get("columns", {}):

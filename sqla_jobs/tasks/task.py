@@ -128,7 +128,7 @@ class Enqueuer(Generic[C, J]):
         def encoded() -> Iterator[bytes]:
             for number, values in arguments:
                 if not isinstance(values, Mapping):
-                    raise ArgumentsError(f"item {number} must be a mapping of arguments, got a {type(values).__name__}")
+                    raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
                     yield declaration.codec.encode(into, self._bind((), values))
                 except ArgumentsError as error:
