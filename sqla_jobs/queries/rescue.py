@@ -97,7 +97,7 @@ def heartbeats(tables: Tables) -> Any:
 
 
 def _heartbeat(processes: Any) -> Any:
-    return cast(func.extract("epoch", processes.c.beat_at) * 1_000_000, BigInteger)
+    return cast(func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, BigInteger)
 
 
 def delete_expired(tables: Tables) -> Any:
@@ -128,7 +128,7 @@ def beat(tables: Tables) -> Any:
     beaten = (
         update(processes)
         .where(processes.c.id.in_(select(free.c.id)))
-        .values(beat_at=func.clock_timestamp())
+        .values(heartbeat_at=func.clock_timestamp())
         .returning(processes.c.id)
         .cte("beaten")
     )
