@@ -7,6 +7,8 @@ import warnings
 from importlib import metadata
 from typing import Any
 
+from sphinx import addnodes
+
 project = "sqla_jobs"
 author = "The sqla_jobs authors"
 release = metadata.version("sqla-jobs")
@@ -17,8 +19,14 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "sqla_jobs"
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_class_signature = "separated"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+default_role = "code"  # a single backtick in a docstring
+maximum_signature_line_length = 80
+
+_CONSTRUCTED = {"sqla_jobs.Jobs", "sqla_jobs.Snooze", "sqla_jobs.Cancel"}
+"""Classes that an application makes instances of; others come from a method, and show no signature."""
 
 # autodoc looks at columns of mixins, which are columns only once they are mapped
 warnings.filterwarnings("ignore", "Unmanaged access of declarative attribute")
@@ -38,6 +46,29 @@ def _included(app: Any, relative: Any, parent: str, content: list[str]) -> None:
     _within_the_docs(app, parent, content)
 
 
+def _without_constructor(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    if what in ("class", "exception") and name not in _CONSTRUCTED and signature:
+        return "", None
+    return signature, returns
+
+
+def _arguments_as_fields(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """A list of arguments, ``- `name`: what it is``, becomes the fields that Sphinx shows as parameters."""
+    if what in ("class", "function", "method"):
+        lines[:] = [re.sub(r"^- `(\w+)`: ", r":param \1: ", line) for line in lines]
+
+
+def _without_values_of_columns(app: Any, doctree: Any) -> None:
+    for node in list(doctree.findall(addnodes.desc_annotation)):
+        if "MappedColumn object" in node.astext():
+            node.parent.remove(node)
+
+
 def setup(app: Any) -> None:
+    app.connect("doctree-read", _without_values_of_columns)
+    app.connect("autodoc-process-docstring", _arguments_as_fields)
+    app.connect("autodoc-process-signature", _without_constructor)
     app.connect("source-read", _within_the_docs)
     app.connect("include-read", _included)

@@ -21,14 +21,14 @@ FROM sqla_runs
 WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_3)s::VARCHAR) - %(param_2)s::INTEGER,
     %(least_1)s::INTEGER)), %(least_2)s) * (%(param_3)s + random() / CAST(%(random_1)s::INTEGER AS NUMERIC))
     ELSE anon_3.delay END AS DOUBLE PRECISION) * INTERVAL '1 second') AS due_at, CASE WHEN (anon_3.outcome IN
-    ('succeeded', 'failed', 'cancelled')) THEN anon_3.outcome WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
-    THEN %(param_4)s::VARCHAR WHEN (anon_3.outcome = %(outcome_4)s::VARCHAR AND sqla_jobs.attempt >=
-    sqla_jobs.max_attempts) THEN %(param_5)s::VARCHAR WHEN (anon_3.outcome = %(outcome_5)s::VARCHAR AND
-    anon_3.delay IS NULL) THEN %(param_6)s::VARCHAR WHEN (anon_3.outcome = %(outcome_6)s::VARCHAR AND (SELECT
-    count(*) AS count_2
+    ('succeeded', 'failed', 'cancelled')) THEN anon_3.outcome WHEN (anon_3.outcome = %(outcome_4)s::VARCHAR)
+    THEN CASE WHEN (sqla_jobs.cancel_requested_at IS NOT NULL) THEN %(param_4)s::VARCHAR WHEN
+    (sqla_jobs.attempt >= sqla_jobs.max_attempts) THEN %(param_5)s::VARCHAR WHEN ((SELECT count(*) AS count_2
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_7)s::VARCHAR) < %(param_7)s::INTEGER)
-    THEN %(param_8)s::VARCHAR ELSE %(param_9)s::VARCHAR END AS state
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_5)s::VARCHAR) < %(param_6)s::INTEGER)
+    THEN %(param_7)s::VARCHAR ELSE %(param_8)s::VARCHAR END WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
+    THEN %(param_9)s::VARCHAR WHEN (anon_3.outcome = %(outcome_6)s::VARCHAR AND anon_3.delay IS NULL) THEN
+    %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.id = anon_3.job_id AND sqla_jobs.current_run_id = anon_3.run_id AND sqla_jobs.process_id =
     anon_3.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
@@ -43,11 +43,11 @@ WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT
     %(state_1)s::VARCHAR) THEN %(param_1)s::VARCHAR ELSE mine.outcome END AS anon_2, CAST(mine.result AS
     JSONB) AS result, mine.error_type AS error_type, mine.error AS error, mine.traceback AS traceback
 FROM mine
-WHERE mine.outcome != %(outcome_8)s::VARCHAR),
+WHERE mine.outcome != %(outcome_7)s::VARCHAR),
 done AS
 (UPDATE sqla_jobs SET state=mine.state, run_at=CASE WHEN (mine.state = %(state_2)s::VARCHAR) THEN mine.due_at
     ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE WHEN (mine.outcome IN ('released',
-    'snoozed')) THEN %(param_13)s::INTEGER ELSE %(param_14)s::INTEGER END, %(greatest_1)s::INTEGER),
+    'snoozed')) THEN %(param_15)s::INTEGER ELSE %(param_16)s::INTEGER END, %(greatest_1)s::INTEGER),
     current_run_id=NULL, process_id=NULL, finished_at=CASE WHEN (mine.state IN ('succeeded', 'failed',
     'cancelled')) THEN mine.finished_at ELSE NULL END, position=CASE WHEN (mine.state = %(state_3)s::VARCHAR)
     THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END FROM mine WHERE sqla_jobs.id =
@@ -56,11 +56,11 @@ FROM mine))) RETURNING mine.run_id)
  SELECT anon_3.run_id, CASE WHEN ((SELECT sqla_jobs.id
 FROM sqla_jobs
 WHERE sqla_jobs.id = anon_3.job_id AND sqla_jobs.current_run_id = anon_3.run_id AND sqla_jobs.process_id =
-    anon_3.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_10)s::VARCHAR WHEN
+    anon_3.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_12)s::VARCHAR WHEN
     (coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
 WHERE sqla_runs.id = anon_3.run_id), %(coalesce_1)s::VARCHAR) != %(coalesce_2)s::VARCHAR) THEN
-    %(param_11)s::VARCHAR ELSE %(param_12)s::VARCHAR END AS fate
+    %(param_13)s::VARCHAR ELSE %(param_14)s::VARCHAR END AS fate
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
     BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
@@ -80,24 +80,25 @@ WHERE done.run_id IS NULL
 -- outcome_2 = 'lost'
 -- outcome_3 = 'lost'
 -- outcome_4 = 'lost'
--- outcome_5 = 'released'
--- outcome_6 = 'lost'
--- outcome_7 = 'lost'
--- outcome_8 = 'released'
+-- outcome_5 = 'lost'
+-- outcome_6 = 'released'
+-- outcome_7 = 'released'
 -- param_1 = 'cancelled'
--- param_10 = 'locked'
--- param_11 = 'known'
--- param_12 = 'lost'
--- param_13 = 1
--- param_14 = 0
+-- param_10 = 'queued'
+-- param_11 = 'scheduled'
+-- param_12 = 'locked'
+-- param_13 = 'known'
+-- param_14 = 'lost'
+-- param_15 = 1
+-- param_16 = 0
 -- param_2 = 1
 -- param_3 = 0.75
 -- param_4 = 'cancelled'
 -- param_5 = 'failed'
--- param_6 = 'queued'
--- param_7 = 2
--- param_8 = 'queued'
--- param_9 = 'scheduled'
+-- param_6 = 2
+-- param_7 = 'queued'
+-- param_8 = 'scheduled'
+-- param_9 = 'cancelled'
 -- power_1 = 2.0
 -- random_1 = 2
 -- run_id_1 = 0

@@ -11,7 +11,7 @@ FROM sqla_runs
 WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_2)s::VARCHAR) < %(param_5)s::INTEGER)
     THEN %(param_6)s::VARCHAR ELSE %(param_7)s::VARCHAR END AS state
 FROM sqla_jobs
-WHERE sqla_jobs.state = %(state_4)s::VARCHAR AND (sqla_jobs.process_id NOT IN (SELECT sqla_processes.id
+WHERE sqla_jobs.state = %(state_3)s::VARCHAR AND (sqla_jobs.process_id NOT IN (SELECT sqla_processes.id
 FROM sqla_processes)) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
     (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
     BIGINT[])))
@@ -20,9 +20,9 @@ done AS
 (UPDATE sqla_jobs SET state=orphan.state, run_at=CASE WHEN (orphan.state = %(state_1)s::VARCHAR) THEN
     statement_timestamp() + (CAST(orphan.delay AS DOUBLE PRECISION) * INTERVAL '1 second') ELSE
     sqla_jobs.run_at END, current_run_id=NULL, process_id=NULL, finished_at=CASE WHEN (orphan.state IN
-    (%(state_2)s)) THEN statement_timestamp() ELSE NULL END, position=CASE WHEN (orphan.state =
-    %(state_3)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END FROM orphan WHERE
-    sqla_jobs.ctid = orphan.ctid AND sqla_jobs.ctid = ANY (array((SELECT orphan.ctid
+    ('succeeded', 'failed', 'cancelled')) THEN statement_timestamp() ELSE NULL END, position=CASE WHEN
+    (orphan.state = %(state_2)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END
+    FROM orphan WHERE sqla_jobs.ctid = orphan.ctid AND sqla_jobs.ctid = ANY (array((SELECT orphan.ctid
 FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, orphan.current_run_id, orphan.attempt,
     orphan.process_id, orphan.started_at),
 stored AS
@@ -54,6 +54,5 @@ FROM done
 -- power_1 = 2.0
 -- random_1 = 2
 -- state_1 = 'scheduled'
--- state_2 = ['cancelled', 'failed']
--- state_3 = 'queued'
--- state_4 = 'running'
+-- state_2 = 'queued'
+-- state_3 = 'running'
