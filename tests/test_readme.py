@@ -193,9 +193,8 @@ def test_the_flask_applications_of_the_docs_work(
         "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
     )
     assert python("-c", code) == "[None, None, True]\n"
-    code = (
-        "import config; from sqla_jobs.flask.cli import defaults_of; print(*defaults_of(vars(config))['worker'].values())"
-    )
+    show = "print(*defaults_of(vars(config))['worker'].values())"
+    code = f"import config; from sqla_jobs.flask.cli import defaults_of; {show}"
     assert set(python("-c", code).split()) == {"2", "default=8,mail=2"}
 
 
