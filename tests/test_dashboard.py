@@ -643,8 +643,8 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
         ("state=wrong", "one of scheduled, queued"),
         ("args=nonsense", "write name=value"),
         ("args={", "a JSON object"),
-        ("created_after=yesterday", "a time such as"),
-        ("created_after=0001-01-01T00:00%2B23:00", "a time such as"),
+        ("created_after=yesterday", "is not a time: write one such as"),
+        ("created_after=0001-01-01T00:00%2B23:00", "is not a time: write one such as"),
         ("created_after=0001-01-01T00:00", "is out of range"),
         ("created_before=9999-12-31T23:59:59", "is out of range"),
         ("args=x=1e999", "a number beyond 1.8e308"),
@@ -753,7 +753,7 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     ("action", "fields", "said"),
     [
         ("retry", {}, "queued or running already"),
-        ("reschedule", {"run_at": "tomorrow"}, "is no time"),
+        ("reschedule", {"run_at": "tomorrow"}, "is not a time"),
         ("reschedule", {"run_at": "9999-12-31T23:59"}, "is out of range"),
         ("reschedule", {"run_at": "0001-01-01T00:00"}, "is out of range"),
         ("move", {"queue": "a\x00b", "priority": "0"}, "queue must be 1 to 200"),
@@ -916,7 +916,7 @@ def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, ses
         ({"action": "explode"}, "Unknown action"),
         ({"action": "retry"}, "No job was selected"),
         ({"action": "retry", "ids": ["x"]}, "Give ids of jobs"),
-        ({"action": "retry", "ids": ["1"] * 1001}, "more than 1,000"),
+        ({"action": "retry", "ids": ["1"] * 1001}, "at most 1,000"),
         ({"action": "retry", "all": "1", "state": "x"}, "one of scheduled"),
     ],
 )
