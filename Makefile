@@ -6,13 +6,17 @@
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo test lint format types check docs venv clean
+.PHONY: help demo test oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
 PYTEST_ARGS ?= -n 3 --dist worksteal
 CODE := $(wildcard sqla_jobs tests examples benchmarks)
 RUN := $(VENV)/bin/python -m
+OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
+# what versions of dependencies cannot change is tested with the newest: faults, pages, programs, pictures
+ELSEWHERE := architecture connections dashboard dashboard_browser docs examples floors pgbouncer postgres programs readme \
+    release supervisor torture workflow
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -25,6 +29,12 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/programs.stamp
 	$(RUN) pytest $(PYTEST_ARGS)
+
+# With the oldest supported dependencies, in an environment of their own.
+oldest:
+	$(MAKE) venv $(OLDEST)
+	.venv-oldest/bin/python -m mypy --strict --cache-dir .venv-oldest/mypy sqla_jobs
+	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) $(ELSEWHERE:%=--ignore=tests/test_%.py)"
 
 lint: $(VENV)/dev.stamp
 	$(RUN) ruff check .

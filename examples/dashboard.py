@@ -189,7 +189,7 @@ def _processes(connection: Connection, past: Past) -> None:
                 queues={} if place == 2 else served,
                 lease=3600,
                 started_at=past.now - timedelta(hours=9),
-                beat_at=past.now - timedelta(seconds=2),
+                heartbeat_at=past.now - timedelta(seconds=2),
             )
         )
 
@@ -254,7 +254,7 @@ def _schedules(connection: Connection, past: Past) -> None:
                 args=args,
                 queue=jobs.tasks[task].declaration.defaults["queue"],
                 enabled=enabled,
-                reason=None if enabled else "the template is being redone, see ticket 4711",
+                disabled_reason=None if enabled else "the template is being redone, see ticket 4711",
                 declared=name != "settle what is open",
                 declared_at=past.now - timedelta(minutes=3),
             )

@@ -14,12 +14,14 @@ from functools import cached_property, lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cron_descriptor import get_description  # pyright: ignore[reportMissingTypeStubs]
+from cron_descriptor import Options, get_description  # pyright: ignore[reportMissingTypeStubs]
 from croniter import croniter
 from croniter.croniter import CroniterError
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.cron_fields import FIELDS
+
+__all__ = ["Cron", "every"]
 
 _ALIASES = {
     "@yearly": "0 0 1 1 *",
@@ -63,7 +65,7 @@ class Cron:
         """The rule. Raises `ConfigurationError`, naming the field that is wrong."""
         for name, value in {"cron": text, "timezone": timezone}.items():
             if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-                raise ConfigurationError(f"{name}={value!r:.60} is no text: write one such as {_SUCH_AS[name]!r}")
+                raise ConfigurationError(f"{name} must be text such as {_SUCH_AS[name]!r}, got {value!r:.60}")
         return _parsed(" ".join(text.split()) if len(text) <= _LENGTH else text, timezone)
 
     def next_after(self, moment: datetime) -> datetime:
@@ -82,7 +84,7 @@ class Cron:
         if self._interval is not None:
             return f"Every {self._interval}"
         try:
-            said = get_description(self._expression)
+            said = get_description(self._expression, Options(locale_code="en_US"))  # else the host's language
         except Exception:  # noqa: BLE001 - it has no words for some rules that are good, and several ways to say so
             said = self._expression
         if not self._is_either_enough:
@@ -134,33 +136,37 @@ class Cron:
                 f"timezone={self.timezone!r:.100} is not an IANA time zone such as 'Europe/Paris'"
             ) from None
         if len(self.text) > _LENGTH:
-            raise ConfigurationError(f"cron {self.text!r:.50} has {len(self.text):,} characters, {_LENGTH} at most")
+            raise ConfigurationError(
+                f"cron {self.text!r:.50} has {len(self.text):,} characters; at most {_LENGTH} are allowed"
+            )
         if self._interval is not None:
             if not _SECOND <= self._interval <= timedelta(days=3650):
-                raise ConfigurationError(f"{self.text!r}: an interval is from 1 second to ten years")
+                raise ConfigurationError(f"cron {self.text!r}: the interval must be from 1 second to ten years")
             return
         if self._expression.startswith("@"):
-            raise ConfigurationError(f"cron {self.text!r}: there are {', '.join(_ALIASES)} and '@every SECONDS'")
+            raise ConfigurationError(f"unknown cron {self.text!r}; valid names: {', '.join(_ALIASES)}, @every SECONDS")
         self._check_fields(self._expression.split())
         try:
             self._after(datetime(2000, 1, 1))  # noqa: DTZ001 - local time
         except CroniterError:
-            raise ConfigurationError(f"cron {self.text!r} never comes: there is no such day") from None
+            raise ConfigurationError(f"cron {self.text!r} never fires: there is no such day") from None
 
     def _check_fields(self, fields: list[str]) -> None:
         if len(fields) not in (5, 6):
             raise ConfigurationError(
-                f"cron {self.text!r} has {len(fields)} fields: five (minute hour day month weekday), "
+                f"cron {self.text!r} has {len(fields)} fields: give five (minute hour day month weekday), "
                 "or six with seconds first"
             )
         for field, value in zip(FIELDS[-len(fields) :], fields, strict=True):
             try:
                 field.expand(value)
             except ValueError as error:
-                raise ConfigurationError(f"cron {self.text!r}: {value!r} is no {field.name}: {error}") from None
+                raise ConfigurationError(
+                    f"cron {self.text!r}: {value!r} is not a valid {field.name}: {error}"
+                ) from None
         day, weekday = fields[-3], fields[-1]
         if re.search("[#Ll]", weekday) and day not in ("*", "?"):
-            raise ConfigurationError(f"cron {self.text!r}: {weekday!r} goes with any day of month only, '*'")
+            raise ConfigurationError(f"cron {self.text!r}: {weekday!r} needs * as its day of month")
 
     def _after(self, local: datetime) -> datetime:
         """The next match in a calendar without time zones."""

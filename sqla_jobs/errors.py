@@ -38,6 +38,6 @@ class LeaseLost(JobsError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the end of this run changed no row, so its writes are rolled back: the job belongs to another process "
-            "now, or SET ROLE or SET search_path in the task, row level security, and triggers that return NULL hide it"
+            "the outcome of this run changed no row, so its writes are rolled back: another process has taken the job, "
+            "or SET ROLE or SET search_path in the task, row level security or a trigger that returns NULL hides it"
         )

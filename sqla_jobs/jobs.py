@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 from sqlalchemy.orm import registry
 
 from sqla_jobs.actions import jobs as actions
-from sqla_jobs.database.binding import Bind, Binding, Within
+from sqla_jobs.database.binding import Bind, Binding, Context
 from sqla_jobs.database.notify import tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
@@ -33,6 +33,10 @@ R = TypeVar("R")
 T = TypeVar("T")
 J = TypeVar("J", bound=JobMixin)
 JT = TypeVar("JT", bound=JobMixin)
+
+
+Resolver = Callable[[Bind | None], Binding]
+"""Resolves `bind=` to a database; framework integrations set one."""
 
 
 class TaskDecorator(Protocol[J]):
@@ -93,7 +97,7 @@ class Jobs(Generic[J]):
         session_factory: Bind | None = None,
     ) -> None:
         if isinstance(tasks, str):
-            raise ConfigurationError(f"tasks={tasks!r}: a list of module names, tasks=[{tasks!r}]")
+            raise ConfigurationError(f"tasks must be a list of module names, such as [{tasks!r}], got {tasks!r}")
         self.models: Models[J] = map_models(base, schema, prefix, job_class)
         name_only_what_is_set(self.models.tables["jobs"])
         self.Job = self.models.Job
@@ -108,36 +112,37 @@ class Jobs(Generic[J]):
         """What code declares; the clock makes rows of it."""
         self.bound: Bind | None = None
         """What was given by `session_factory=` or `bind`."""
-        self._within: Within | None = None
-        self.host: Callable[[Bind | None], Binding] | None = None
-        """Says what to work on, given the `bind=` that somebody asked for; set where an application has its own say."""
+        self._context: Context | None = None
+        self._resolver: Resolver | None = None
         if session_factory is not None:
             self.bind(session_factory)
 
-    def bind(self, bind: Bind, *, within: Within | None = None) -> None:
-        """Say what workers connect with: an engine or a session factory of the database with these tables.
+    def bind(self, bind: Bind, *, context: Context | None = None) -> None:
+        """Set what workers, clocks and commands connect with.
 
-        `within()` is a context manager: each run happens inside one, and whatever else opens a session.
+        `bind` is an engine or a session factory of the database with these tables. `context` is called without
+        arguments and returns a context manager, such as `app.app_context`: each run, and whatever else opens a
+        session, happens inside one. Raises `ConfigurationError`.
         """
         Binding(bind, self.Job)  # refuses what is neither
-        self.bound, self._within = bind, within
+        self.bound, self._context = bind, context
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """The database to work on: `bind`, else what was bound before. Raises `ConfigurationError`."""
-        if self.host is not None:
-            return self.host(bind)
+        if self._resolver is not None:
+            return self._resolver(bind)
         chosen = self.bound if bind is None else bind
         if chosen is None:
             raise ConfigurationError(
                 "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
                 "or --database-url or DATABASE_URL on the command line"
             )
-        return Binding(chosen, self.Job, within=self._within)
+        return Binding(chosen, self.Job, context=self._context)
 
     @property
     def is_bound(self) -> bool:
         """Whether a database was given, or an application that has one."""
-        return self.bound is not None or self.host is not None
+        return self.bound is not None or self._resolver is not None
 
     @overload
     def task(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
@@ -231,14 +236,14 @@ class Jobs(Generic[J]):
         lease: float = 30.0,
         poll: float = 1.0,
         grace: float = 30.0,
-        slow: float = 300.0,
+        slow_after: float = 300.0,
         retention: Retention = KEPT,
     ) -> Worker:
         """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
 
         It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
         every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
-        takes longer than `slow` seconds is logged. Jobs that ended are deleted after their `retention`, such
+        takes longer than `slow_after` seconds is logged. Jobs that ended are deleted after their `retention`, such
         as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed;
         lines of the audit after that of "audit", by default a year.
         Raises `ConfigurationError`.
@@ -252,7 +257,7 @@ class Jobs(Generic[J]):
             lease=lease,
             poll=poll,
             grace=grace,
-            slow=slow,
+            slow_after=slow_after,
             retention=retention,
         )
         return Worker(self, self.binding(bind), settings)
@@ -265,3 +270,13 @@ class Jobs(Generic[J]):
         from sqla_jobs.clock import Clock
 
         return Clock(self, self.binding(bind), heartbeat=heartbeat, lease=lease)
+
+
+def resolver_of(jobs: Jobs[Any]) -> Resolver | None:
+    """What a framework integration set to resolve `bind=`; None where there is no integration."""
+    return jobs._resolver  # pyright: ignore[reportPrivateUsage]
+
+
+def set_resolver(jobs: Jobs[Any], resolver: Resolver) -> None:
+    """Have `resolver` choose the database from now on, in place of what `Jobs.bind` was given."""
+    jobs._resolver = resolver  # pyright: ignore[reportPrivateUsage]

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.jobs import Jobs
+from sqla_jobs.jobs import Jobs, resolver_of
 from sqla_jobs.tasks.registry import import_named
 
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
@@ -76,7 +76,7 @@ def _jobs_in(found: Any) -> Jobs[Any] | None:
 
 def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
     """Bind to `database_url`, else leave an existing bind, else take DATABASE_URL. Raises `ConfigurationError`."""
-    if database_url and jobs.host is not None:
+    if database_url and resolver_of(jobs) is not None:
         raise ConfigurationError(
             "--database-url: this application opens its sessions itself, and what its code writes through them would "
             "go to another database than its jobs; change the application's own setting instead, such as "

@@ -26,6 +26,8 @@ from typing import Any, Self
 
 from sqla_jobs.errors import ConfigurationError
 
+__all__ = ["local_postgres"]
+
 _SETTINGS = (
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",

@@ -19,6 +19,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 
+__all__ = ["drain"]
+
 
 def drain(
     jobs: Jobs[Any],

@@ -221,7 +221,7 @@ class TestPrune:
 
     @pytest.mark.parametrize("wrong", [-1, True, "7d", float("nan"), None])
     def test_what_is_no_length_of_time_is_refused(self, session: Session, wrong: Any) -> None:
-        with pytest.raises(ConfigurationError, match=r"older_than: .* is neither a timedelta nor a number of seconds"):
+        with pytest.raises(ConfigurationError, match=r"older_than must be a timedelta or a number of seconds, .*, got"):
             jobs.prune(session, older_than=wrong)
 
     def test_a_job_to_which_a_row_refers_stays(self, session: Session) -> None:
@@ -269,9 +269,9 @@ class TestRetention:
     @pytest.mark.parametrize(
         ("retention", "reason"),
         [
-            ({"suceeded": 5}, "'suceeded' is none of succeeded, cancelled, failed"),
-            ({"succeeded": "7d"}, "retention of succeeded: '7d' is neither a timedelta"),
-            ({"failed": -1}, "retention of failed: -1"),
+            ({"suceeded": 5}, "unknown retention 'suceeded'; valid names: succeeded, cancelled, failed"),
+            ({"succeeded": "7d"}, "retention of succeeded must be a timedelta .*, got '7d'"),
+            ({"failed": -1}, "retention of failed must be .*, got -1"),
         ],
         ids=str,
     )

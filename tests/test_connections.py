@@ -464,7 +464,7 @@ def beating(engine: Engine) -> int:
     """How many processes have beaten within the last half second."""
     recent = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, 0.5)
     with Session(engine) as session:
-        return session.scalar(select(func.count()).where(jobs.Process.beat_at > recent)) or 0
+        return session.scalar(select(func.count()).where(jobs.Process.heartbeat_at > recent)) or 0
 
 
 def put_off(log: pytest.LogCaptureFixture) -> list[str]:

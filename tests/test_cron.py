@@ -186,46 +186,46 @@ def test_next_after(text: str, after: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("61 * * * *", "'61' is no minute"),
-        ("* 25 * * *", "'25' is no hour"),
+        ("61 * * * *", "'61' is not a valid minute"),
+        ("* 25 * * *", "'25' is not a valid hour"),
         ("* * 0 * *", "'* * 0 * *'"),
-        ("* * * 13 *", "'13' is no month"),
-        ("* * * * 8", "'8' is no day of week"),
-        ("60 * * * * *", "'60' is no second"),
-        ("* * * * MONDAY", "'MONDAY' is no day of week"),
-        ("*/0 * * * *", "'*/0' is no minute"),
-        ("H * * * *", "'H' is no minute"),
-        ("R(1-5) * * * *", "is no minute"),
-        ("1.5 * * * *", "is no minute"),
-        ("٣ * * * *", "is no minute"),
-        ("9" * 150 + " * * * *", "is no minute"),
+        ("* * * 13 *", "'13' is not a valid month"),
+        ("* * * * 8", "'8' is not a valid day of week"),
+        ("60 * * * * *", "'60' is not a valid second"),
+        ("* * * * MONDAY", "'MONDAY' is not a valid day of week"),
+        ("*/0 * * * *", "'*/0' is not a valid minute"),
+        ("H * * * *", "'H' is not a valid minute"),
+        ("R(1-5) * * * *", "is not a valid minute"),
+        ("1.5 * * * *", "is not a valid minute"),
+        ("٣ * * * *", "is not a valid minute"),
+        ("9" * 150 + " * * * *", "is not a valid minute"),
         ("* * * *", "has 4 fields"),
         ("* * * * * * *", "has 7 fields"),
         ("", "has 0 fields"),
-        ("@reboot", "there are @yearly"),
+        ("@reboot", "unknown cron '@reboot'; valid names: @yearly"),
         ("@every 0.5", "from 1 second"),
-        ("@every -5", "there are @yearly"),
-        ("0 0 31 2 *", "never comes"),
-        ("0 0 31 4,6,9,11 *", "never comes"),
+        ("@every -5", "valid names: @yearly"),
+        ("0 0 31 2 *", "never fires"),
+        ("0 0 31 4,6,9,11 *", "never fires"),
         (
             "0 0 * *,1 *",
-            "'*,1' is no month: a * in a list makes the rest of it mean nothing: write * alone, or 1 alone",
+            "'*,1' is not a valid month: a * makes the rest of the list redundant: write * alone, or 1 alone",
         ),
         ("*,* * * * *", "write * alone, or * alone"),
-        ("5-1 * * * *", "'5-1' is no minute: it runs backwards: write 5-59,0-1"),
-        ("0 0 * * 5-1", "it runs backwards: write 5-6,0-1"),
-        ("0 0 * * 6-FRI", "it runs backwards: write 6,0-5"),
+        ("5-1 * * * *", "'5-1' is not a valid minute: the range runs backwards: write 5-59,0-1"),
+        ("0 0 * * 5-1", "the range runs backwards: write 5-6,0-1"),
+        ("0 0 * * 6-FRI", "the range runs backwards: write 6,0-5"),
         ("0 0 * 12-1 *", "write 12,1"),
-        ("0 0 * * 5#6", "'5#6' is no day of week"),
-        ("0 0 * * 5#1,3", "do not go into one list"),
-        ("0 ? * * *", "'?' is no hour"),
-        ("0 0 ?,1 * *", "'?,1' is no day of month"),
-        ("0 0 * * L", "'L' is no day of week"),
-        ("0 0 15W * *", "'15W' is no day of month"),
-        ("0 0 */2 * MON#1", "goes with any day of month only"),
-        ("0 0 1 * MON#1", "goes with any day of month only"),
-        (",".join("1" * 100_000) + " * * * *", "200 at most"),
-        ("1" * 5_000_000, "200 at most"),
+        ("0 0 * * 5#6", "'5#6' is not a valid day of week"),
+        ("0 0 * * 5#1,3", "a list cannot mix days of every week"),
+        ("0 ? * * *", "'?' is not a valid hour"),
+        ("0 0 ?,1 * *", "'?,1' is not a valid day of month"),
+        ("0 0 * * L", "'L' is not a valid day of week"),
+        ("0 0 15W * *", "'15W' is not a valid day of month"),
+        ("0 0 */2 * MON#1", "as its day of month"),
+        ("0 0 1 * MON#1", "as its day of month"),
+        (",".join("1" * 100_000) + " * * * *", "at most 200"),
+        ("1" * 5_000_000, "at most 200"),
         ("* " * 99, "fields"),
     ],
 )
@@ -246,9 +246,9 @@ def test_a_time_zone_that_is_none_is_named(zone: str) -> None:
 
 @pytest.mark.parametrize("wrong", [None, 5, b"* * * * *", ["*"], {"a": 1}])
 def test_what_is_no_text_is_named(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"cron=.* is no text"):
+    with pytest.raises(ConfigurationError, match=r"cron must be text such as '30 2 \* \* \*', got"):
         Cron.parse(wrong)
-    with pytest.raises(ConfigurationError, match=r"timezone=.* is no text"):
+    with pytest.raises(ConfigurationError, match="timezone must be text such as"):
         Cron.parse("* * * * *", wrong)
 
 
@@ -284,6 +284,11 @@ def test_intervals_do_not_drift_whenever_one_looks() -> None:
 )
 def test_a_description_for_people(text: str, zone: str, said: str) -> None:
     assert Cron.parse(text, zone).description == said
+
+
+def test_a_description_is_in_english_whatever_the_locale_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("locale.getlocale", lambda: ("de_DE", "UTF-8"))
+    assert Cron.parse("0 9 * * *").description == "At 09:00 AM"
 
 
 LOOKS = [datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(0, 365 * 20, 5)]

@@ -241,7 +241,9 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
     session.add(
         schedule := jobs.Schedule(name=HOSTILE, task=HOSTILE, cron=HOSTILE, timezone=HOSTILE, args={"x": HOSTILE})
     )
-    session.add(disabled := jobs.Schedule(name="b", task="add", cron="* * * * *", enabled=False, reason=HOSTILE))
+    session.add(
+        disabled := jobs.Schedule(name="b", task="add", cron="* * * * *", enabled=False, disabled_reason=HOSTILE)
+    )
     session.add(jobs.Process(host=HOSTILE, queues={HOSTILE: 1}, kind=HOSTILE))
     session.add(jobs.Queue(name=HOSTILE, paused_at=datetime.now(UTC)))
     session.add(jobs.Audit(actor=HOSTILE, action=HOSTILE, subject=HOSTILE, details={HOSTILE: HOSTILE}))
@@ -653,7 +655,7 @@ def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
         (f"args=x={'[' * 300}{']' * 300}", "nested more than 100 levels"),
         ("state=queued&after=WyJcdWQ4MDAiLCAwLCAwLCAwXQ", "names no place"),
         ("state=queued&after=WyJxIiwgMTA5OTUxMTYyNzc3NiwgMCwgMF0", "names no place"),
-        ("schedule=x", "a whole number"),
+        ("schedule=x", "schedule must be an integer"),
         ("after=nonsense", "names no place in this list"),
         ("state=failed&after=WzFd", "names no place in this list"),
         ("task=%00", "NUL character"),
@@ -754,9 +756,9 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
         ("reschedule", {"run_at": "tomorrow"}, "is no time"),
         ("reschedule", {"run_at": "9999-12-31T23:59"}, "is out of range"),
         ("reschedule", {"run_at": "0001-01-01T00:00"}, "is out of range"),
-        ("move", {"queue": "a\x00b", "priority": "0"}, "a name of 1 to 200"),
+        ("move", {"queue": "a\x00b", "priority": "0"}, "queue must be 1 to 200"),
         ("move", {"queue": "mail", "priority": "9" * 5000}, "from -10 to 10"),
-        ("move", {"queue": "a=b", "priority": "0"}, "a name of 1 to 200"),
+        ("move", {"queue": "a=b", "priority": "0"}, "queue must be 1 to 200"),
         ("move", {"queue": "mail", "priority": "11"}, "from -10 to 10"),
         ("move", {"queue": "mail", "priority": "x"}, "from -10 to 10"),
     ],
@@ -911,9 +913,9 @@ def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, ses
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"action": "explode"}, "There is no action"),
+        ({"action": "explode"}, "Unknown action"),
         ({"action": "retry"}, "No job was selected"),
-        ({"action": "retry", "ids": ["x"]}, "no ids of jobs"),
+        ({"action": "retry", "ids": ["x"]}, "Give ids of jobs"),
         ({"action": "retry", "ids": ["1"] * 1001}, "more than 1,000"),
         ({"action": "retry", "all": "1", "state": "x"}, "one of scheduled"),
     ],
@@ -957,14 +959,14 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     assert "NUL character" in visitor.post(f"{one}/disable", {"reason": "a\x00b"}).text
     assert "ticket 4711" in visitor.change(f"{one}/disable", {"reason": "see ticket 4711"})
     session.refresh(schedule)
-    assert (schedule.enabled, schedule.reason) == (False, "see ticket 4711")
+    assert (schedule.enabled, schedule.disabled_reason) == (False, "see ticket 4711")
     assert "Job 1 is queued" in words(visitor.change(f"{one}/fire"))
     job = session.get_one(jobs.Job, 1)
     assert (job.task, job.args, job.queue, job.priority, job.schedule_id) == ("add", {"a": 2}, "mail", 5, schedule.id)
     assert "nightly" in visitor.get("/jobs/1")
     visitor.change(f"{one}/enable")
     session.refresh(schedule)
-    assert (schedule.enabled, schedule.reason) == (True, None)
+    assert (schedule.enabled, schedule.disabled_reason) == (True, None)
     assert [line[1] for line in audit(session)] == ["add", "edit", "disable", "run now", "enable"]
     details = session.scalar(select(jobs.Audit.details).where(jobs.Audit.action == "edit"))
     assert details is not None
@@ -975,9 +977,9 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("cron", "61 * * * *", "is no minute"),
+        ("cron", "61 * * * *", "is not a valid minute"),
         ("timezone", "Mars/Olympus", "not an IANA time zone"),
-        ("args", "{", "no JSON"),
+        ("args", "{", "not valid JSON"),
         ("args", "[]", "a JSON object"),
         ("args", '{"c": 1}', "add"),
         ("args", '{"a": 1e999}', "a number beyond 1.8e308"),
@@ -991,7 +993,7 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
         ("jitter", "nan", "from 0 to a day"),
         ("name", "", "1 to 200"),
         ("name", "taken", "already"),
-        ("queue", "a,b", "a name of 1 to 200"),
+        ("queue", "a,b", "queue must be 1 to 200"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_where_it_was_written(
@@ -1068,7 +1070,7 @@ def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
                 taken = subprocess.run(
                     [*command, "--port", port], cwd=ROOT, capture_output=True, text=True, check=False
                 )
-                assert (taken.returncode, f"port {port} of 127.0.0.1 cannot be had" in taken.stderr) == (1, True)
+                assert (taken.returncode, f"port {port} of 127.0.0.1 is not available" in taken.stderr) == (1, True)
         finally:
             process.terminate()  # SIGINT is ignored by what a shell started in the background
             process.wait(20)

@@ -248,7 +248,7 @@ class TestWhichApplication:
                 worker.drain()
                 session.refresh(job)
                 assert job.runs[0].result == app.config["NAME"]
-        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside of one's context"):
+        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside the context of one"):
             jobs.worker()
         apps[1].extensions["sqla_jobs"].use(apps[1])
         assert jobs.worker()
@@ -324,7 +324,9 @@ def test_settings_are_checked_when_the_application_is_made() -> None:
     jobs = Jobs(Base)
     app = Flask(__name__)
     app.config["SQLA_JOBS_QUEUE"] = {"default": 8}
-    with pytest.raises(ConfigurationError, match=r"'SQLA_JOBS_QUEUE'.* there are SQLA_JOBS_CLOCK, .*SQLA_JOBS_QUEUES"):
+    with pytest.raises(
+        ConfigurationError, match=r"'SQLA_JOBS_QUEUE'.*; valid settings: SQLA_JOBS_CLOCK, .*SQLA_JOBS_QUEUES"
+    ):
         FlaskJobs(jobs, app)
     app.config.pop("SQLA_JOBS_QUEUE")
     app.config["SQLA_JOBS_CONCURRENCY"] = "many"

@@ -142,7 +142,7 @@ class TestOnFlaskSQLAlchemy:
         for command in ("worker", "status"):
             code, _, err = flask(command)
             assert (code, err.count("\n")) == (1, 1)
-            assert "app.config['SQLA_JOBS_THREADS']: there is no such setting; there are SQLA_JOBS_CLOCK, " in err
+            assert "unknown setting app.config['SQLA_JOBS_THREADS']; valid settings: SQLA_JOBS_CLOCK, " in err
 
     def test_an_application_that_is_not_there_is_told(self, shop: Shop, flask: Run) -> None:
         for command in ("worker", "status"):

@@ -414,10 +414,10 @@ class TestAViewer:
     ("arguments", "code", "said"),
     [
         ([], 1, "no role is named: give --enqueuer ROLE, --worker ROLE or --viewer ROLE"),
-        (["--viewer", ""], 1, "of 1 to 63 bytes"),
-        (["--viewer", "ä" * 32], 1, "of 1 to 63 bytes"),
-        (["--viewer", "a\nDROP TABLE sqla_jobs; --"], 1, "all printable"),
-        (["--viewer", "public"], 1, "'public' is no role"),
+        (["--viewer", ""], 1, "must be 1 to 63 bytes"),
+        (["--viewer", "ä" * 32], 1, "must be 1 to 63 bytes"),
+        (["--viewer", "a\nDROP TABLE sqla_jobs; --"], 1, "of printable characters"),
+        (["--viewer", "public"], 1, "'public' is a keyword of PostgreSQL"),
         (["--operator", "x"], 2, "No such option"),
     ],
 )

@@ -321,18 +321,24 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "an instance": (lambda: other(SQLAlchemy()), "give your declarative base class, Flask-SQLAlchemy's db.Model"),
     "DeclarativeBase": (lambda: other(DeclarativeBase), "give your declarative base class"),
     "SQLModel": (lambda: other(SQLModel), "Jobs(registry(metadata=SQLModel.metadata))"),
-    "prefix": (lambda: plain(prefix="My-"), "prefix='My-': use lower-case letters"),
+    "prefix": (lambda: plain(prefix="My-"), "prefix must be at most 31 lower-case letters, digits and _, got 'My-'"),
     "long prefix": (lambda: plain(prefix="x" * 32), "at most 31"),
     "schema": (lambda: plain(schema=""), "schema='': name a schema, or leave it out"),
-    "schema with %": (lambda: plain(schema="100%"), "schema='100%': a % stands for a parameter"),
-    "one string": (lambda: plain(tasks="shop.mail"), "tasks='shop.mail': a list of module names"),
+    "schema with %": (
+        lambda: plain(schema="100%"),
+        "schema must not contain %, which marks parameters in statements, got '100%'",
+    ),
+    "one string": (
+        lambda: plain(tasks="shop.mail"),
+        "tasks must be a list of module names, such as ['shop.mail'], got 'shop.mail'",
+    ),
     "same prefix": (twice, "already has a table 'sqla_jobs': a second Jobs on one base needs its own prefix="),
     "same schema": (lambda: twice(schema="ops"), "already has a table 'sqla_jobs'"),
-    "no JobMixin": (lambda: plain(job_class=Text), "subclass sqla_jobs.JobMixin"),
+    "no JobMixin": (lambda: plain(job_class=Text), "must be a subclass of sqla_jobs.JobMixin"),
     "mapped class": (one_class_twice, "job_class=MyJob is mapped already: leave it unmapped"),
     "with the base": (lambda: Jobs(Known, job_class=AbstractJob), "AbstractJob is mapped already: leave it unmapped"),
-    "NOT NULL": (lambda: plain(job_class=Demanding), "Demanding.tenant_id is NOT NULL without a default"),
-    "our column": (lambda: plain(job_class=OwnQueue), "OwnQueue.queue is NOT NULL without a default"),
+    "NOT NULL": (lambda: plain(job_class=Demanding), "Demanding.tenant_id is NOT NULL without a server default"),
+    "our column": (lambda: plain(job_class=OwnQueue), "OwnQueue.queue is NOT NULL without a server default"),
 }
 
 

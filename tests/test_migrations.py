@@ -304,8 +304,8 @@ def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Appl
 
 
 REFUSED = {
-    "two": (["--sql", "--revision"], "--sql and --revision: one of them"),
-    "config": (["--config", "alembic.ini"], "--config alembic.ini goes with --revision"),
+    "two": (["--sql", "--revision"], "--sql and --revision exclude each other"),
+    "config": (["--config", "alembic.ini"], "--config alembic.ini is for --revision only"),
     "no config": (["--revision", "--config", "other.ini"], "there is no other.ini in "),
     "no history": (["--revision"], "there is no alembic.ini, and no [tool.alembic] in pyproject.toml, in "),
 }
@@ -351,7 +351,10 @@ WRONG: dict[str, tuple[Callable[[Operations], None], str]] = {
     "later": (lambda op: upgrade(op, from_=0, to=LATEST + 1), f"from_=0, to={LATEST + 1}: this sqla_jobs knows"),
     "down": (lambda op: upgrade(op, from_=1, to=0), "upgrade goes up and downgrade goes down"),
     "up": (lambda op: downgrade(op, from_=0, to=1), "upgrade goes up and downgrade goes down"),
-    "prefix": (lambda op: upgrade(op, from_=0, to=1, prefix="My-"), "prefix='My-': use lower-case letters"),
+    "prefix": (
+        lambda op: upgrade(op, from_=0, to=1, prefix="My-"),
+        "prefix must be at most 31 lower-case letters, digits and _, got 'My-'",
+    ),
     "schema": (lambda op: upgrade(op, from_=0, to=1, schema=""), "schema='': name a schema"),
 }
 

@@ -323,6 +323,6 @@ class TestTheAudit:
         command = ["worker", "tests.test_pruning:jobs", "--retention", "audit=soon"]
         result = CliRunner().invoke(main, command)
         assert result.exit_code == 2
-        assert "'soon' is no length of time" in result.output
+        assert "'soon' is not a duration" in result.output
         result = CliRunner().invoke(main, ["worker", "tests.test_pruning:jobs", "--retention", "audits=7d"])
-        assert "'audits' is none of succeeded, cancelled, failed, audit" in result.output
+        assert "unknown retention 'audits'; valid names: succeeded, cancelled, failed, audit" in result.output

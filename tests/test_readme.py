@@ -119,10 +119,11 @@ def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing", "security"}
     structure = {"reference"}  # it holds directives only, which the build of the pages follows
     prose = {"glossary"}  # no code
+    compared = {"architecture"}  # with the code, by tests/test_architecture.py
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
     run = adopting | coming | {"index", "performance", "reliability", "schedules", "tasks", "testing", "transactions"}
-    assert {page.stem for page in DOCS} == run | {"workers"} | included | structure | prose
+    assert {page.stem for page in DOCS} == run | {"workers"} | included | structure | prose | compared
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
@@ -198,7 +199,10 @@ def test_the_flask_applications_of_the_docs_work(
         "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
     )
     assert python("-c", code) == "[None, None, True]\n"
-    code = "import config; from sqla_jobs.flask.cli import defaults_of; print(*defaults_of(vars(config))['worker'].values())"
+    code = (
+        "import config; from sqla_jobs.flask.cli import defaults_of; "
+        "print(*defaults_of(vars(config))['worker'].values())"
+    )
     assert set(python("-c", code).split()) == {"2", "default=8,mail=2"}
 
 

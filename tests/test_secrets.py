@@ -278,7 +278,9 @@ def test_a_secret_comes_out_nowhere_however_the_task_raises(
     made.append(give_back.options(delay=3600, unique_key=key).enqueue(session, url=f"https://x/?t={secret!r}", **given))
     args = json.loads(leak.declaration.codec.encode_without_rows({"way": f"by {secret!r}", **given}))
     session.add(
-        jobs.Schedule(name="nightly", task="leak", cron="0 2 * * *", args=args, enabled=False, reason=f"{secret!r}")
+        jobs.Schedule(
+            name="nightly", task="leak", cron="0 2 * * *", args=args, enabled=False, disabled_reason=f"{secret!r}"
+        )
     )
     session.commit()
     jobs.worker().drain()
@@ -368,14 +370,14 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     @contextmanager
-    def within() -> Generator[None]:
+    def context() -> Generator[None]:
         yield
         raise ValueError("teardown of Zk-surroundings")
 
     give_back.enqueue(session, secret="Zk-surroundings")
     session.commit()
     never: Any = None
-    executor = Executor(jobs.tasks, never, within=within)
+    executor = Executor(jobs.tasks, never, context=context)
     with session.begin():
         process_id = processes.register(session.connection(), jobs.models, kind="worker", queues={}, lease=30)
         (claimed,) = Queries(jobs.models).claim(session, process_id, {"default": 1}, list(jobs.tasks))

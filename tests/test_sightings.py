@@ -91,7 +91,7 @@ def test_a_clock_that_steps_beyond_the_lease_takes_no_job_from_a_living_process(
         while time.monotonic() < stepped + 3.0:
             for hours in (-1, 1):
                 with database.begin() as connection:
-                    step = text("UPDATE sqla_processes SET beat_at = beat_at + :hours * interval '1 hour'")
+                    step = text("UPDATE sqla_processes SET heartbeat_at = heartbeat_at + :hours * interval '1 hour'")
                     connection.execute(step, {"hours": hours})
         assert held_by(database) == before
         shop.gate.set()
@@ -199,5 +199,5 @@ def now(engine: Engine) -> float:
 
 def have_beaten_since(engine: Engine, moment: float) -> bool:
     with engine.connect() as connection:
-        first = connection.scalar(text("SELECT extract(epoch FROM min(beat_at))::float8 FROM sqla_processes"))
+        first = connection.scalar(text("SELECT extract(epoch FROM min(heartbeat_at))::float8 FROM sqla_processes"))
         return first is not None and first > moment

@@ -239,7 +239,9 @@ def prepare():
     subprocess.run([sys.executable, "-c", "import app; app.prepare()"], cwd=tmp_path, check=True, timeout=60)
     command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1"]
     engine = create_engine(database_url)
-    beats = text("SELECT count(*) FROM application.sqla_processes WHERE beat_at > started_at + interval '2 seconds'")
+    beats = text(
+        "SELECT count(*) FROM application.sqla_processes WHERE heartbeat_at > started_at + interval '2 seconds'"
+    )
     log = tmp_path / "log"
     with log.open("wb") as output:
         parent = subprocess.Popen([*command, "--no-clock"], cwd=tmp_path, stderr=output)
@@ -289,7 +291,7 @@ jobs.bind(create_engine("postgresql+psycopg://", creator=connect))
         wait_until(lambda: states(database) == {"succeeded": 10})
         password.write_text("two")
         execute(f"ALTER ROLE {role} PASSWORD 'two'")
-        beats = f"SELECT pid FROM pg_stat_activity WHERE usename = '{role}' AND query LIKE '%SET beat_at%'"
+        beats = f"SELECT pid FROM pg_stat_activity WHERE usename = '{role}' AND query LIKE '%SET heartbeat_at%'"
         wait_until(lambda: execute(f"SELECT pg_terminate_backend(pid) FROM ({beats}) AS beating").all())
         wait_until(lambda: "heartbeat failed" in log.read_text(), message=log.read_text())
         wait_until(lambda: "heartbeat works again" in log.read_text(), message=log.read_text())
@@ -342,7 +344,7 @@ def test_sigusr1_and_a_slow_job_show_where_jobs_are(
     with Session(database) as session:
         shop.mark.enqueue(session, n=1, seconds=3.0)
         session.commit()
-    parent = start_worker(database_url, "--slow", "0.5")
+    parent = start_worker(database_url, "--slow-after", "0.5")
     wait_until(lambda: effects(database, "plain") == {1: 1})
     parent.send_signal(signal.SIGUSR1)
     wait_until(lambda: "1 jobs run here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
@@ -383,12 +385,12 @@ def test_a_stop_gives_back_what_has_not_started_within_a_second(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--processes", "0", "--processes 0: from 1 to 1000"),
-        ("--max-jobs", "-1", "0 for no limit"),
-        ("--kill-after", "0", "--kill-after 0"),
+        ("--processes", "0", "--processes must be from 1 to 1000, got 0"),
+        ("--max-jobs", "-1", "0 sets no limit"),
+        ("--kill-after", "0", "--kill-after must be above 0"),
         ("--lease", "1", "at least three times"),
         ("--queues", "a,a", "named twice"),
-        ("--slow", "0", "slow=0"),
+        ("--slow-after", "0", "slow_after must be a number of seconds, above 0"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, message: str) -> None:
@@ -397,6 +399,24 @@ def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, 
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_dead_child_had_begun_is_charged_also_where_that_fails_at_first(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    with Session(database) as session:
+        refuse(session, "NEW.outcome = 'lost'", table="sqla_runs", when="BEFORE INSERT", errcode="57014")
+        shop.mark.options(max_attempts=1).enqueue(session, n=7, seconds=60)
+        session.commit()
+    wait_until(lambda: effects(database, "plain") == {7: 1})
+    os.kill(worker_pids(database)[0], signal.SIGKILL)
+    wait_until(lambda: "not this one" in log_of(tmp_path))
+    _execute(database, "DROP TRIGGER refuse ON sqla_runs")
+    wait_until(lambda: states(database) == {"failed": 1})
+    assert effects(database, "plain") == {7: 1}
+    assert runs(database, "lost") == 1
 
 
 def process_ids(engine: Engine, *which: Any) -> set[uuid.UUID]:

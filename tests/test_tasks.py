@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import inspect
+import pydoc
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -22,6 +24,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session
 
 from sqla_jobs import ArgumentsError, ConfigurationError, DeclarationError, JobMixin, Jobs, RunContext, UnknownTask
+from sqla_jobs.tasks.enqueue import EnqueueOptions
+from sqla_jobs.tasks.schedule import ScheduleOptions
+from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
 from tests.helpers import as_id
 
@@ -238,7 +243,7 @@ class OddAlias(BaseModel):
         (functools.partial(send, "ann"), "is a partial"),
         (print, "is a builtin_function_or_method"),
         ("send", "'send' is a str"),
-        (closure(), "inner is a closure: .* name= of its own"),
+        (closure(), "inner is a closure, .* name= of its own"),
         (generates, "generates is a generator"),
         (waits, "waits is asynchronous: write a plain def"),
         (generates_and_waits, "generates_and_waits is asynchronous"),
@@ -252,7 +257,7 @@ class OddAlias(BaseModel):
         (ExecuteWithArguments, "number.* can only take an injected"),
         (ExecuteWithKeywords, r"takes \*\*kwargs"),
         (Forgets, "'number' is not kept as a field"),
-        (HoldsASession, r"HoldsASession.session is no argument: write execute\(self, session: "),
+        (HoldsASession, r"HoldsASession.session is injected, so it cannot be a field: write execute\(self, session: "),
         (OddAlias, "email can only be given as 'e-mail'.*populate_by_name"),
     ],
 )
@@ -367,9 +372,9 @@ def optional(session: Session | None) -> None: ...
         (run_before_session, r"the order is \(session: Session, run: RunContext, …\)"),
         (two_sessions, "each at most once"),
         (keyword_session, "'session' is injected by position"),
-        (asynchronous, "'session' is a AsyncSession, but each run has a Session of its own"),
-        (scoped, "'session' is a scoped_session, but each run has a Session of its own"),
-        (optional, "'session' is always given"),
+        (asynchronous, "'session' is a AsyncSession, but each run has its own Session: annotate it as"),
+        (scoped, "'session' is a scoped_session, but each run has its own Session: annotate it as"),
+        (optional, "'session' is injected: annotate it"),
     ],
 )
 def test_injected_parameters_in_another_order_or_form_are_refused(
@@ -473,25 +478,25 @@ class TestNames:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"name": ""}, "task name ''"),
-        ({"name": "a\nb"}, "task name"),
-        ({"name": 5}, "task name 5"),
+        ({"name": ""}, "task name must be .*, got ''"),
+        ({"name": "a\nb"}, "task name must be"),
+        ({"name": 5}, "task name must be .*, got 5"),
         ({"name": "x" * 201}, "1 to 200 printable characters"),
-        ({"queue": "a,b"}, "send: queue='a,b'"),
-        ({"queue": None}, "queue=None"),
-        ({"priority": 11}, "priority=11: a whole number from -10 to 10"),
-        ({"priority": "high"}, "priority='high'"),
-        ({"max_attempts": 0}, "max_attempts=0: a whole number from 1 to"),
-        ({"max_attempts": 2.5}, "max_attempts=2.5"),
-        ({"timeout": 0}, "timeout=0: a number of seconds above 0"),
-        ({"timeout": "5"}, "timeout='5'"),
-        ({"timeout": timedelta(seconds=-1)}, "timeout="),
-        ({"timeout": float("nan")}, "timeout=nan"),
-        ({"aliases": "old"}, "aliases='old': a list of names"),
-        ({"aliases": [5]}, "aliases="),
-        ({"aliases": 5}, "aliases=5"),
-        ({"aliases": [""]}, "task name ''"),
-        ({"sensitive": "email"}, "sensitive='email': a list of names"),
+        ({"queue": "a,b"}, "send: queue must be .*; got 'a,b'"),
+        ({"queue": None}, "queue must be .*; got None"),
+        ({"priority": 11}, "priority must be an integer from -10 to 10 .*, got 11"),
+        ({"priority": "high"}, "priority must be .*, got 'high'"),
+        ({"max_attempts": 0}, "max_attempts must be an integer from 1 to 1,000,000, got 0"),
+        ({"max_attempts": 2.5}, "max_attempts must be .*, got 2.5"),
+        ({"timeout": 0}, "send: timeout must be above 0, .*, got 0"),
+        ({"timeout": "5"}, "timeout must be .*, got '5'"),
+        ({"timeout": timedelta(seconds=-1)}, "timeout must be"),
+        ({"timeout": float("nan")}, "timeout must be .*, got nan"),
+        ({"aliases": "old"}, "aliases must be a list of names, got 'old'"),
+        ({"aliases": [5]}, "aliases must be"),
+        ({"aliases": 5}, "aliases must be .*, got 5"),
+        ({"aliases": [""]}, "task name must be .*, got ''"),
+        ({"sensitive": "email"}, "sensitive must be a list of names, got 'email'"),
         ({"sensitive": ["email", "password"]}, r"sensitive=\['password'\] names no argument of send"),
         ({"retry": 3}, "retry=3 is not a tenacity.Retrying"),
         ({"retry": tenacity.retry(stop=tenacity.stop_after_attempt(3))}, "is not a tenacity.Retrying"),
@@ -500,7 +505,7 @@ class TestNames:
         ({"retry": tenacity.Retrying(after=print, before_sleep=print)}, "after, before_sleep=…"),
         ({"retry": tenacity.Retrying(retry_error_callback=print)}, "retry_error_callback=…"),
         ({"retry": tenacity.Retrying(sleep=print)}, "sleep=…"),
-        ({"delay": 5}, "task option 'delay': there are name, queue, priority"),
+        ({"delay": 5}, "unknown task option 'delay'; valid options: name, queue, priority"),
     ],
     ids=as_id,
 )
@@ -568,7 +573,7 @@ class TestLookUp:
 
     @pytest.mark.parametrize("modules", ["shop_mail", [5], [".mail"]])
     def test_what_names_no_module_is_refused(self, modules: Any) -> None:
-        with pytest.raises(ConfigurationError, match="tasks="):
+        with pytest.raises(ConfigurationError, match="tasks must"):
             Jobs(registry(), tasks=modules)
 
 
@@ -616,6 +621,88 @@ def test_the_commonest_mistakes_are_told_with_their_remedy(engine: Engine) -> No
         with pytest.raises(UnknownTask, match=r"task\.enqueue\(session"):
             jobs.enqueue(session, mail)
     bind: Any = "postgresql+psycopg://me:secret@nowhere/shop"
-    with pytest.raises(ConfigurationError, match="it needs an engine") as told:
+    with pytest.raises(ConfigurationError, match="must be an engine or a session factory, got a URL") as told:
         jobs.bind(bind)
     assert "secret" not in str(told.value)
+
+
+class TestHelp:
+    """What `help()` and `inspect.signature` say of enqueueing."""
+
+    @pytest.fixture
+    def task(self, jobs: Jobs[JobMixin]) -> Any:
+        def charge(session: Session, run: RunContext, order: int, note: str = "", *, copies: int = 1) -> None: ...
+
+        return jobs.task(name="charge")(charge)
+
+    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
+    def test_the_signature_is_the_session_and_the_arguments_without_what_is_injected(
+        self, jobs: Jobs[JobMixin], task: Any, options: dict[str, Any] | None
+    ) -> None:
+        enqueuer = task if options is None else task.options(**options)
+        signature = inspect.signature(enqueuer.enqueue)
+        session, *arguments = signature.parameters.values()
+        assert (session.name, session.kind, session.annotation) == ("session", session.POSITIONAL_ONLY, Session)
+        assert [str(argument) for argument in arguments] == ["order: int", "note: str = ''", "copies: int = 1"]
+        assert arguments[-1].kind is session.KEYWORD_ONLY
+        assert signature.return_annotation is jobs.Job
+
+    def test_an_argument_may_have_the_name_of_the_session(self, jobs: Jobs[JobMixin]) -> None:
+        def follow(session: str, self: int = 0) -> None: ...
+
+        task = jobs.task(name="follow")(follow)
+        assert [*inspect.signature(task.enqueue).parameters] == ["session_", "session", "self"]
+        assert task.enqueue(Session(), session="x").args == {"session": "x"}
+
+    def test_an_annotation_that_cannot_be_resolved_is_shown_as_written(self, jobs: Jobs[JobMixin]) -> None:
+        def later(of: Any) -> None: ...
+
+        later.__annotations__["of"] = "NotThereYet"
+        task = jobs.task(name="later")(later)
+        assert "NotThereYet" in str(inspect.signature(task.enqueue))
+
+    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
+    def test_help_of_enqueue_shows_the_session_the_arguments_and_the_errors(
+        self, task: Any, options: dict[str, Any] | None
+    ) -> None:
+        shown = help_of((task if options is None else task.options(**options)).enqueue)
+        for words in ("session: ", "order: int", "note: str = ''", "copies: int = 1"):
+            assert words in shown.partition(")")[0]
+        for line in (
+            "Add a job of the task `charge`",
+            "- `session`: ",
+            "- `order`: int",
+            "- `note`: str, by default ''",
+        ):
+            assert line in shown
+        assert "- `run`" not in shown
+        for error in ("ArgumentsError", "DeclarationError"):
+            assert error in shown
+
+    def test_help_of_a_task_without_arguments_says_so(self, jobs: Jobs[JobMixin]) -> None:
+        def tidy() -> None: ...
+
+        assert "The task takes no arguments" in help_of(jobs.task(name="tidy")(tidy).enqueue)
+
+    def test_help_of_the_other_ways_shows_their_arguments_and_errors(self, task: Any) -> None:
+        for enqueuer in (task, task.options(queue="mail")):
+            shown = help_of(enqueuer.enqueue_many)
+            assert "enqueue_many(session: " in shown
+            assert all(word in shown for word in ("- `session`: ", "- `arguments`: ", "ArgumentsError"))
+        shown = help_of(task.schedule)
+        assert "schedule(cron: " in shown
+        assert all(f"`{word}`" in shown for word in ("cron", *ScheduleOptions.__annotations__))
+        assert all(error in shown for error in ("ArgumentsError", "ConfigurationError", "DeclarationError"))
+        shown = help_of(task.options)
+        assert all(f"- `{word}`: " in shown for word in EnqueueOptions.__annotations__)
+
+    def test_the_class_has_enqueue_too(self, task: Any) -> None:
+        kind: Any = Task
+        assert "session" in inspect.signature(kind.enqueue).parameters
+        assert "ArgumentsError" in help_of(kind.enqueue)
+        assert "enqueue" in help_of(kind)
+        assert kind.enqueue(task, Session(), 7).args == {"order": 7}
+
+
+def help_of(thing: Any) -> str:
+    return pydoc.plain(pydoc.render_doc(thing))

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -78,6 +79,30 @@ def test_a_job_runs_and_leaves_a_run_with_its_result(session: Session) -> None:
     assert (run.outcome, run.result, run.attempt, run.error) == ("succeeded", 7, 1, None)
     assert done.started_at is not None
     assert done.started_at <= run.started_at <= run.finished_at == done.finished_at
+
+
+def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    jobs, inside, seen = Jobs(Base), threading.local(), list[int]()
+
+    @contextmanager
+    def surroundings() -> Generator[None]:
+        inside.depth = getattr(inside, "depth", 0) + 1
+        yield
+        inside.depth -= 1
+
+    @jobs.task(name="look")
+    def look() -> None:
+        seen.append(inside.depth)
+
+    Base.metadata.create_all(engine)
+    jobs.bind(engine, context=surroundings)
+    with jobs.binding().transaction() as session:
+        look.enqueue_many(session, [{}, {}])
+    assert jobs.worker().drain() == 2
+    assert seen == [1, 1]
 
 
 def test_nothing_runs_that_was_rolled_back(session: Session) -> None:
@@ -505,11 +530,12 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     [
         ({"queues": []}, "empty"),
         ({"queues": "default"}, "a list of names"),
-        ({"queues": {"default": 0}}, "0 jobs at once"),
+        ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 1000, got 0"),
+        ({"concurrency": 0}, "^concurrency must be an integer from 1 to 1000, got 0$"),
         ({"queues": ["a,b"]}, "without = and ,"),
-        ({"heartbeat": 0}, "heartbeat=0"),
+        ({"heartbeat": 0}, "heartbeat must be .*, got 0"),
         ({"heartbeat": 5, "lease": 6}, "three times"),
-        ({"grace": -1}, "grace=-1"),
+        ({"grace": -1}, "grace must be .*, got -1"),
     ],
 )
 def test_options_of_a_worker_are_checked(session: Session, options: dict[str, Any], message: str) -> None:
@@ -631,7 +657,7 @@ def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Sessio
 
 
 def test_a_row_of_a_dead_process_that_somebody_holds_stops_no_heart(session: Session, engine: Engine) -> None:
-    dead = jobs.Process(beat_at=func.now() - timedelta(minutes=5))
+    dead = jobs.Process(heartbeat_at=func.now() - timedelta(minutes=5))
     session.add(dead)
     session.commit()
     with jobs.worker(heartbeat=0.1, lease=0.5), Session(engine) as user:

@@ -79,7 +79,7 @@ class ServerFaults:
         process = jobs.Process
         try:
             with Session(self._field.engine) as session:
-                session.execute(update(process).values(beat_at=process.beat_at - timedelta(seconds=seconds)))
+                session.execute(update(process).values(heartbeat_at=process.heartbeat_at - timedelta(seconds=seconds)))
                 session.commit()
         except DBAPIError:  # no server: later
             return None
@@ -89,7 +89,7 @@ class ServerFaults:
         """The same while nothing else happens: no run of a living process is to be lost for it."""
         job, process = jobs.Job, jobs.Process
         just_now = func.statement_timestamp() - timedelta(seconds=_ALIVE)
-        living = select(process.id).where(process.pid.in_(self._field.pids), process.beat_at > just_now)
+        living = select(process.id).where(process.pid.in_(self._field.pids), process.heartbeat_at > just_now)
         running = select(job.current_run_id).where(
             job.state == "running", job.process_id.in_(living), job.task.not_in(STOPPING), job.oddity.is_(None)
         )

@@ -24,9 +24,9 @@ _MOVED = (
 )
 _DECLARED = (
     *("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter", "enabled"),
-    *("declared", "declaration", "declared_at"),
+    *("declared", "declared_values", "declared_at"),
 )
-_PLANNED = ("next_run_at", "last_run_at", "planned", "reason", "retired_at")
+_PLANNED = ("next_run_at", "last_run_at", "planned_rule", "disabled_reason", "retired_at")
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,9 @@ class Roles:
             raise ConfigurationError("no role is named: give --enqueuer ROLE, --worker ROLE or --viewer ROLE")
         for role in named:
             if not 0 < len(role.encode()) <= 63 or not role.isprintable():
-                raise ConfigurationError(
-                    f"role {role!r:.80}: names of 1 to 63 bytes, all printable, are what PostgreSQL and psql take"
-                )
+                raise ConfigurationError(f"a role name must be 1 to 63 bytes of printable characters, got {role!r:.80}")
             if role in ("public", "none"):
-                raise ConfigurationError(f"role {role!r} is no role: PostgreSQL takes it for a word of its own")
+                raise ConfigurationError(f"{role!r} is a keyword of PostgreSQL and not a role: name a role")
 
 
 def grants(models: Models[Any], roles: Roles) -> Iterator[str]:
@@ -113,7 +111,7 @@ def _worker(name: _Names) -> Rights:
         yield "USAGE", f"SEQUENCE {sequence}"
     yield f"SELECT, {name.columns('INSERT', 'name', *_DECLARED)}", tables["schedules"]
     yield name.columns("UPDATE", *_DECLARED, *_PLANNED), tables["schedules"]
-    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'beat_at', 'set_aside')}", tables["processes"]
+    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'heartbeat_at', 'set_aside')}", tables["processes"]
     yield "SELECT", tables["queues"]
     yield "for the retention of the audit; without it its lines are kept", ""
     yield "SELECT, DELETE", tables["audit"]

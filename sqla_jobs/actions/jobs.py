@@ -94,7 +94,7 @@ def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin,
 def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_at: datetime) -> bool:
     """A waiting job waits until `run_at`, which has a time zone. False: it does not wait."""
     if run_at.utcoffset() is None:
-        raise ArgumentsError(f"run_at={run_at!r}: give a datetime with a time zone")
+        raise ArgumentsError(f"run_at must be a datetime with a time zone, got {run_at!r}")
     if run_at != PARKED:
         check_moment("run_at", run_at)
     table = models.Job
@@ -169,7 +169,7 @@ def _id_of(session: Session, job: JobMixin | int) -> int:
     if isinstance(job, int):
         return job
     if not isinstance(job, JobMixin):
-        raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, a whole number")
+        raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, an integer")
     if instance_state(job).pending:
         session.flush()
     return job.id

@@ -43,14 +43,14 @@ def enable(session: Session, models: Models[Any], schedule_id: int) -> ScheduleM
     """It fires from its next tick on, and catches up on nothing. Raises `ConfigurationError` for a wrong rule."""
     schedule = hold(session, models, schedule_id)
     Cron.parse(schedule.cron, schedule.timezone)
-    schedule.enabled, schedule.reason, schedule.retired_at = True, None, None
+    schedule.enabled, schedule.disabled_reason, schedule.retired_at = True, None, None
     return schedule
 
 
 def disable(session: Session, models: Models[Any], schedule_id: int, reason: str) -> ScheduleMixin:
     """It fires nothing more. The reason is for whoever finds it so."""
     schedule = hold(session, models, schedule_id)
-    schedule.enabled, schedule.reason = False, check_text("reason", reason) or None
+    schedule.enabled, schedule.disabled_reason = False, check_text("reason", reason) or None
     return schedule
 
 
@@ -59,7 +59,7 @@ def add(
 ) -> ScheduleMixin:
     """A new schedule of an operator's. Raises `JobsError` where there is one of that name."""
     if not (0 < len(name) <= 200 and name.isprintable()):
-        raise ArgumentsError(f"name {name!r:.60}: a text of 1 to 200 printable characters")
+        raise ArgumentsError(f"a schedule name must be 1 to 200 printable characters, got {name!r:.60}")
     schedule = models.Schedule(name=name, **checked(tasks, values))
     try:
         with session.begin_nested():
@@ -98,13 +98,13 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     found["cron"], found["timezone"] = cron.text, cron.timezone
     task = found["task"]
     if not (isinstance(task, str) and 0 < len(task) <= 200 and task.isprintable()):
-        raise ArgumentsError(f"task {task!r:.60}: the name of a task")
+        raise ArgumentsError(f"task must be the name of a task, got {task!r:.60}")
     check_common({"queue": found["queue"], "priority": found["priority"]})
     found["catch_up"] = one_of(CatchUp, "catch_up", found["catch_up"])
     found["overlap"] = one_of(Overlap, "overlap", found["overlap"])
     found["jitter"] = jitter_of(found["jitter"])
     if not isinstance(found["args"], dict):
-        raise ArgumentsError("the arguments are a JSON object, such as {}")
+        raise ArgumentsError("the arguments must be a JSON object, such as {}")
     check_json("args", found["args"])
     if task in tasks:
         tasks[task].declaration.codec.decode(json.dumps(found["args"]))

@@ -47,7 +47,7 @@ class Selection:
                 check_text(name, text)
         check_json("args", dict(self.args))
         if wrong := [one for one in (*self.ids, *self.schedules) if abs(one) > MAX_ID]:
-            raise ArgumentsError(f"{wrong[0]} is no id: ids go up to {MAX_ID}")
+            raise ArgumentsError(f"{wrong[0]} is not an id: ids go up to {MAX_ID}")
 
     @property
     def is_everything(self) -> bool:

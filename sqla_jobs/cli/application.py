@@ -87,7 +87,9 @@ def _in_pyproject() -> str | None:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path.absolute()} cannot be read: {error}") from None
     if app is not None and not isinstance(app, str):
-        raise ConfigurationError(f'{path.absolute()}: [tool.sqla_jobs] app = {app!r}; write "MODULE:ATTR"')
+        raise ConfigurationError(
+            f'{path.absolute()}: [tool.sqla_jobs] app must be text such as "MODULE:ATTR", got {app!r}'
+        )
     return app
 
 

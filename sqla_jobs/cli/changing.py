@@ -34,7 +34,7 @@ def _command(change: Change, help: str) -> click.Command:  # noqa: A002
     @selecting
     def run(jobs: Jobs[Any], selection: Selection, ids: tuple[int, ...], everything: bool, yes: bool) -> None:
         if ids and not (selection.is_everything and not everything):
-            raise click.UsageError("give ids, or a filter, or --all: not both")
+            raise click.UsageError("ids, filters and --all exclude each other: give one of them, not both")
         if not ids and selection.is_everything != everything:
             raise click.UsageError("say which jobs: ids, a filter such as --state failed, or else --all")
         selection = replace(selection, ids=ids)
@@ -90,9 +90,7 @@ def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
             for done in steps:
                 bar.update(shown, completed=done.seen)
         except KeyboardInterrupt:
-            raise JobsError(
-                f"stopped by you: {done.changed:,} jobs are done, and the others are as they were"
-            ) from None
+            raise JobsError(f"interrupted: {done.changed:,} jobs were changed, the others were not") from None
     return done
 
 

@@ -43,7 +43,9 @@ def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
     try:
         server = make_server(_HOST, port, app, threaded=True, request_handler=Quiet)
     except (OSError, SystemExit, OverflowError):
-        raise ConfigurationError(f"port {port} of {_HOST} cannot be had: give another --port, or 0 for any") from None
+        raise ConfigurationError(
+            f"port {port} of {_HOST} is not available: give another --port, or 0 for any"
+        ) from None
     door.open_on(server.server_port)
     click.echo(f"Open http://{_HOST}:{server.server_port}/?token={door.token}")
     click.echo("It works once, for one browser. Stop with Ctrl-C.")

@@ -16,7 +16,7 @@ def duration(context: click.Context, option: click.Parameter, text: str) -> time
     """`90s`, `15m`, `12h`, `7d` or `2w`."""
     parts = re.fullmatch(r"(\d{1,5})([smhdw])", text.strip())
     if parts is None:
-        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 15m, 12h, 7d or 2w", context, option)
+        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 12h, 7d or 2w", context, option)
     return timedelta(**{_UNITS[parts[2]]: int(parts[1])})
 
 

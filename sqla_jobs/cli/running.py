@@ -42,7 +42,7 @@ def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
 
 def _check_log_level(level: str) -> None:
     if level.upper() not in logging.getLevelNamesMapping():
-        raise ConfigurationError(f"--log-level {level}: DEBUG, INFO, WARNING or ERROR")
+        raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {level}")
 
 
 @click.command(cls=ApplicationCommand)
@@ -65,7 +65,7 @@ def _check_log_level(level: str) -> None:
 )
 @click.option("--max-jobs", default=0, help="Replace a process after that many jobs.")
 @click.option("--max-memory", default=0, metavar="MB", help="Replace a process that was larger than this.")
-@click.option("--slow", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
+@click.option("--slow-after", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
 @click.option(
     "--retention",
     metavar="succeeded=7d,failed=never,audit=90d",
@@ -91,7 +91,7 @@ def worker(
     hung_after: float,
     max_jobs: int,
     max_memory: int,
-    slow: float,
+    slow_after: float,
     retention: Retention,
     log_level: str,
 ) -> None:
@@ -106,7 +106,7 @@ def worker(
             lease=lease,
             poll=1.0,
             grace=grace,
-            slow=slow,
+            slow_after=slow_after,
             retention=retention,
         )
         options = SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)

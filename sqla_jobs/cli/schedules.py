@@ -47,15 +47,15 @@ def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
 
 def _row(jobs: Jobs[Any], one: ScheduleMixin) -> dict[str, Any]:
     plain = ("id", "name", "task", "cron", "timezone", "queue", "priority", "catch_up", "overlap", "jitter")
-    state = ("enabled", "reason", "next_run_at", "last_run_at", "declared")
-    reason = one.reason and jobs.tasks.secrets(one.task, one.args).text(one.reason)
-    shown = {"reason": reason, "args": jobs.tasks.shown(one.task, one.args)}
+    state = ("enabled", "disabled_reason", "next_run_at", "last_run_at", "declared")
+    reason = one.disabled_reason and jobs.tasks.secrets(one.task, one.args).text(one.disabled_reason)
+    shown = {"disabled_reason": reason, "args": jobs.tasks.shown(one.task, one.args)}
     return {name: getattr(one, name) for name in (*plain, *state)} | shown
 
 
 def _note(row: dict[str, Any]) -> str:
     if not row["enabled"]:
-        return f"disabled: {row['reason'] or 'no reason given'}"
+        return f"disabled: {row['disabled_reason'] or 'no reason given'}"
     return " " if row["next_run_at"] else "no clock has seen it yet"
 
 

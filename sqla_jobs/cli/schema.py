@@ -24,9 +24,9 @@ from sqla_jobs.models.version import LATEST
 def migrate(jobs: Jobs[Any], sql: bool, revision: bool, config: str | None) -> None:
     """Upgrade the tables, in a database that has no Alembic history."""
     if sql and revision:
-        raise ConfigurationError("--sql and --revision: one of them")
+        raise ConfigurationError("--sql and --revision exclude each other: give one")
     if config is not None and not revision:
-        raise ConfigurationError(f"--config {config} goes with --revision")
+        raise ConfigurationError(f"--config {config} is for --revision only: give both, or neither")
     if revision:
         _write_revision(jobs, config)
     elif sql:

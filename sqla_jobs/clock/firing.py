@@ -48,19 +48,19 @@ def _plan(row: Any, is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
     """What becomes of one schedule, and the ticks to fire."""
     plan = {
         "id": row.id,
-        "planned": f"{row.cron} {row.timezone}",
+        "planned_rule": f"{row.cron} {row.timezone}",
         "next_run_at": None,
         "last_run_at": None,
         "enabled": True,
-        "reason": None,
+        "disabled_reason": None,
     }
     if not row.enabled:  # what it would have fired meanwhile is nothing to catch up on
-        return plan | {"enabled": False, "planned": None}, []
+        return plan | {"enabled": False, "planned_rule": None}, []
     try:
         return _due(row, plan, is_busy)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are fired
         log.error("schedule %r is disabled: %s", row.name, error)  # noqa: TRY400
-        return plan | {"enabled": False, "planned": None, "reason": storable(str(error), 1000)}, []
+        return plan | {"enabled": False, "planned_rule": None, "disabled_reason": storable(str(error), 1000)}, []
 
 
 def _due(row: Any, plan: dict[str, Any], is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:

@@ -30,7 +30,7 @@ def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared]
         return
     missing = insert(models.Schedule).on_conflict_do_nothing(index_elements=["name"])
     for name, row in wanted.items():
-        values = {"name": name, **row, "declared": True, "declaration": row, "declared_at": func.clock_timestamp()}
+        values = {"name": name, **row, "declared": True, "declared_values": row, "declared_at": func.clock_timestamp()}
         session.execute(missing.values(values))
     for schedule in ScheduleQueries(models).hold(session, list(wanted)):
         _bring_up_to_date(schedule, wanted[schedule.name], reset=reset)
@@ -39,13 +39,15 @@ def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared]
 
 
 def _bring_up_to_date(schedule: ScheduleMixin, row: dict[str, Any], *, reset: bool) -> None:
-    before = schedule.declaration if schedule.declaration is not None else row  # an operator's own: nothing is ours
+    before = (
+        schedule.declared_values if schedule.declared_values is not None else row
+    )  # an operator's own: nothing is ours
     if schedule.retired_at is not None:
-        schedule.retired_at, schedule.reason, schedule.enabled = None, None, before["enabled"]
+        schedule.retired_at, schedule.disabled_reason, schedule.enabled = None, None, before["enabled"]
     for column, value in row.items():
         if reset or getattr(schedule, column) == before[column]:
             setattr(schedule, column, value)
-    schedule.declaration, schedule.declared = row, True
+    schedule.declared_values, schedule.declared = row, True
 
 
 def still_declared(session: Session, models: Models[Any], declared: Mapping[str, Declared]) -> None:
@@ -72,7 +74,7 @@ def retire(session: Session, models: Models[Any], declared: Mapping[str, Declare
                 schedule.name.not_in(list(declared)),
                 schedule.declared_at <= func.clock_timestamp() - after,
             )
-            .values(enabled=False, reason=why, retired_at=func.clock_timestamp())
+            .values(enabled=False, disabled_reason=why, retired_at=func.clock_timestamp())
             .returning(schedule.name)
             .execution_options(synchronize_session=False)
         )

@@ -14,14 +14,15 @@ from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
 Bind = Engine | SessionFactory
-Within = Callable[[], AbstractContextManager[Any]]
+Context = Callable[[], AbstractContextManager[Any]]
+"""Makes the context manager that surrounds each run, such as Flask's `app.app_context`."""
 
 
 class Binding:
     """One application's database. Raises `ConfigurationError` for what jobs cannot run on.
 
-    Each run, and whatever else opens a session or asks for the engine, happens inside a `within()` of its
-    own: an application's context, such as Flask's. Nothing is opened before something is asked for.
+    Each run, and whatever else opens a session or asks for the engine, happens inside a `context()` of its
+    own, such as Flask's application context. Nothing is opened before something is asked for.
     """
 
     def __init__(
@@ -29,13 +30,13 @@ class Binding:
         bind: Bind,
         entity: type[Any],
         *,
-        within: Within | None = None,
+        context: Context | None = None,
         run_session: SessionFactory | None = None,
     ) -> None:
         self.session_factory = _session_factory(bind)
-        self.within: Within = within or nullcontext
+        self.context: Context = context or nullcontext
         self.run_session = run_session or self.session_factory
-        """Gives the session of a run, inside of its `within`: a new one, or that in which the application writes."""
+        """Gives the session of a run, inside its `context()`: a new one, or that in which the application writes."""
         self._bind = bind
         self._entity = entity
 
@@ -64,7 +65,7 @@ class Binding:
     @contextmanager
     def session(self) -> Generator[Session]:
         """A new session of the application's, closed at the end; what is not committed is rolled back."""
-        with self.within(), closing(self.session_factory()) as session:
+        with self.context(), closing(self.session_factory()) as session:
             yield session
 
     @contextmanager
@@ -85,5 +86,5 @@ def _session_factory(bind: Any) -> SessionFactory:
     if callable(bind):
         return cast("SessionFactory", bind)
     if isinstance(bind, str | URL):  # not shown: it may hold a password
-        raise ConfigurationError(f"bind= is a URL; it needs an engine: {REMEDY}")
-    raise ConfigurationError(f"bind={bind!r} is neither an Engine nor a session factory: {REMEDY}")
+        raise ConfigurationError(f"bind must be an engine or a session factory, got a URL: {REMEDY}")
+    raise ConfigurationError(f"bind must be an engine or a session factory, got {bind!r}: {REMEDY}")

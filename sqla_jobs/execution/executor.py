@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
-from sqla_jobs.database.binding import Within
+from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, TimedOut, body
@@ -27,7 +27,7 @@ log = logging.getLogger("sqla_jobs.run")
 
 
 class Executor:
-    """Runs jobs of `tasks`, each inside a `within()`; a transactional one in a transaction of `transactions`."""
+    """Runs jobs of `tasks`, each inside a `context()`; a transactional one in a transaction of `transactions`."""
 
     def __init__(
         self,
@@ -35,13 +35,13 @@ class Executor:
         transactions: Transactions,
         *,
         isolation: str = "READ COMMITTED",
-        within: Within = nullcontext,
+        context: Context = nullcontext,
         slot: Callable[[], RunSlot | None] = lambda: None,
     ) -> None:
         self._tasks = tasks
         self._transactions = transactions
         self._isolation = isolation
-        self._within = within
+        self._context = context
         self._slot = slot
 
     def execute(self, held: Attempt) -> RunEnd | None:
@@ -60,7 +60,7 @@ class Executor:
         try:
             declaration = self._tasks[job.task].declaration
             held.secrets = declaration.secrets(job.args)
-            with _Surrounded(self._within(), held):
+            with _Surrounded(self._context(), held):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
                     self._run_in_transaction(held, declaration, arguments)

@@ -41,7 +41,7 @@ def defaults_of(config: Mapping[str, Any]) -> Defaults:
     known = {command: _settings(command) for command in (worker, clock)}
     if unknown := given.keys() - known[worker].keys() - known[clock].keys():
         names = ", ".join(sorted(known[worker] | known[clock]))
-        raise ConfigurationError(f"app.config[{min(unknown)!r}]: there is no such setting; there are {names}")
+        raise ConfigurationError(f"unknown setting app.config[{min(unknown)!r}]; valid settings: {names}")
     return {
         str(command.name): {
             str(options[key].name): _value(key, given[key], options[key]) for key in options.keys() & given.keys()

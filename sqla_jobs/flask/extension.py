@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqla_jobs.database.binding import Bind, Binding, SessionFactory
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask.cli import cli, defaults_of, loaded
-from sqla_jobs.jobs import Jobs
+from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
 from sqla_jobs.models.columns import JobMixin
 
 __all__ = ["FlaskJobs", "cli", "loaded"]
@@ -43,7 +43,9 @@ class FlaskJobs(Generic[J]):
         the one in whose context it is made, or the only one.
         """
         if app.extensions.get("sqla_jobs", self) is not self:
-            raise ConfigurationError(f"{app!r} carries jobs in extensions['sqla_jobs'] already, and can carry only one")
+            raise ConfigurationError(
+                f"{app!r} has other jobs in extensions['sqla_jobs'] already: an application carries one Jobs"
+            )
         defaults_of(app.config)
         if "sqla_jobs" not in app.extensions:
             app.extensions["sqla_jobs"] = self
@@ -77,7 +79,7 @@ class _AppBinding(Binding):
     """The database of one application. `shared` gives what its helpers write in, inside a context."""
 
     def __init__(self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None) -> None:
-        super().__init__(cast("Bind", bind), entity, within=self._context, run_session=shared)
+        super().__init__(cast("Bind", bind), entity, context=self._context, run_session=shared)
         self._app = app
         self._shared = shared
 
@@ -143,7 +145,7 @@ class _Applications:
         if app is None:
             raise ConfigurationError(
                 f"{len(self._carriers)} applications were initialised with these jobs, and none of them is active: "
-                "do this inside of one's context, with app.app_context(): …"
+                "work inside the context of one, with app.app_context(): …"
             )
         return app
 
@@ -152,6 +154,9 @@ class _Applications:
 
 
 def _applications(jobs: Jobs[Any]) -> _Applications:
-    if not isinstance(jobs.host, _Applications):
-        jobs.host = _Applications(jobs)
-    return jobs.host
+    found = resolver_of(jobs)
+    if isinstance(found, _Applications):
+        return found
+    made = _Applications(jobs)
+    set_resolver(jobs, made)
+    return made

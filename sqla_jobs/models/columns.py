@@ -184,27 +184,46 @@ class JobMixin(Row):
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": False}
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    """Given by the database when the job is inserted."""
     task: Mapped[str] = mapped_column(Text, nullable=False)
+    """The task's name."""
     queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
+    """The queue from which workers claim it."""
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
+    """From -10 to 10; lower runs first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
+    """The task's arguments as a JSON object, by name."""
     # 'scheduled' and due at once, so that an INSERT that gives only run_at is not run before it
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
+    """Where the job stands; a new row is `scheduled`, and becomes `queued` when it is due."""
     run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=_now())
     """When a scheduled job is due. 'infinity' in the database parks it; here that is the last day of the year 9999."""
     attempt: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
+    """Number of the current or last attempt; 0 before the first."""
     max_attempts: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text(str(MAX_ATTEMPTS)))
+    """The attempt after which a failure is final."""
     current_run_id: Mapped[int | None] = mapped_column(BigInteger)
+    """The lease of the attempt in progress, which becomes the `id` of its run; null unless running."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    """The process that runs it; null unless running."""
     unique_key: Mapped[str | None] = mapped_column(Text)
+    """At most one live job (scheduled, queued or running) has this key."""
     progress: Mapped[float | None] = mapped_column(Double)
+    """From 0 to 1, as the current or last attempt reported it."""
     progress_message: Mapped[str | None] = mapped_column(Text)
+    """The text reported with `progress`."""
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When somebody asked a running job to stop."""
     schedule_id: Mapped[int | None] = mapped_column(BigInteger)
+    """The schedule that enqueued it."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """The tick of that schedule."""
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When the row was inserted."""
     started_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When the current or last attempt was claimed."""
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When the job ended as succeeded, failed or cancelled."""
     position: Mapped[int] = mapped_column(BigInteger, Identity(), nullable=False)
     """Its place in the queue: a new one from the same sequence each time it becomes queued, so positions only grow."""
 
@@ -219,15 +238,25 @@ class RunMixin(Row):
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     """The lease under which the attempt ran: taken from the sequence when the job is claimed."""
     job_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
+    """The job, which may have been deleted since."""
     attempt: Mapped[int] = mapped_column(Integer, nullable=False)
+    """Number of the attempt, from 1."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    """The process that ran it."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When the attempt began to run."""
     finished_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When the attempt ended."""
     outcome: Mapped[RunOutcome] = mapped_column(WordType(RunOutcome), nullable=False)
+    """How the attempt ended."""
     result: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
+    """What the task returned, as JSON; null where it returned nothing or did not succeed."""
     error_type: Mapped[str | None] = mapped_column(Text)
+    """Name of the exception, such as `ValueError`."""
     error: Mapped[str | None] = mapped_column(Text)
+    """The exception's message."""
     traceback: Mapped[str | None] = mapped_column(Text)
+    """The exception's traceback, without the values of sensitive arguments."""
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]
@@ -238,69 +267,93 @@ class ScheduleMixin(Row):
     """A cron rule that enqueues jobs."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    """Given by the database when the schedule is inserted."""
     name: Mapped[str] = mapped_column(Text, nullable=False)
+    """Unique among schedules; code and operators refer to it."""
     task: Mapped[str] = mapped_column(Text, nullable=False)
+    """Name of the task that it enqueues."""
     cron: Mapped[str] = mapped_column(Text, nullable=False)
+    """The rule: five fields, six with seconds first, or `@every SECONDS`."""
     timezone: Mapped[str] = mapped_column(Text, nullable=False, server_default="UTC")
+    """The IANA time zone in which the rule is read."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
+    """Arguments of each job, as a JSON object."""
     queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
+    """The queue of its jobs."""
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
+    """The priority of its jobs, from -10 to 10; lower runs first."""
     catch_up: Mapped[CatchUp] = mapped_column(WordType(CatchUp), nullable=False, server_default="latest")
+    """What happens to ticks that no clock was there to fire."""
     overlap: Mapped[Overlap] = mapped_column(WordType(Overlap), nullable=False, server_default="allow")
+    """Whether a tick fires while an earlier tick's job has not ended."""
     jitter: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("0"))
     """Each job is due up to that many seconds after its tick."""
     enabled: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("true"))
-    reason: Mapped[str | None] = mapped_column(Text)
-    """Why it is disabled."""
+    """Whether it fires."""
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
+    """Why it is disabled; shown by the dashboard and the command line."""
     next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The next tick; worked out by the clock, also after `cron` or `timezone` was changed."""
     last_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The last tick for which a job was enqueued."""
     declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
     """Whether code declared it; otherwise an operator did."""
-    declaration: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    declared_values: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """What code said last: a value that differs from it was set by an operator."""
     declared_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a process last had it in its code."""
     retired_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When it was disabled because no code declares it any more."""
-    planned: Mapped[str | None] = mapped_column(Text)
+    planned_rule: Mapped[str | None] = mapped_column(Text)
     """The rule for which `next_run_at` was worked out."""
 
 
 class ProcessMixin(Row):
-    """One live worker or clock. It is alive while `beat_at` is younger than `lease` seconds."""
+    """One live worker or clock. It is alive while `heartbeat_at` is younger than `lease` seconds."""
 
     id: Mapped[uuid.UUID] = mapped_column(
         Uuid, primary_key=True, server_default=text("gen_random_uuid()"), default=uuid.uuid4
     )
+    """Made by the process when it starts."""
     kind: Mapped[str] = mapped_column(Text, nullable=False, server_default="worker")
+    """`worker` or `clock`."""
     host: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
+    """Name of its host."""
     pid: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
+    """Its process id on that host."""
     queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """Name and concurrency of each queue it serves."""
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """What the server does not let it change, such as `job 17`, and why."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
+    """Seconds without a heartbeat after which it is taken for dead."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    beat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When it registered."""
+    heartbeat_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """Its last heartbeat."""
 
 
 class QueueMixin(Row):
     """What an operator said about a queue; a queue without a row is neither paused nor limited."""
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
+    """The queue's name."""
     paused_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When the queue was paused; null where workers claim from it."""
 
 
 class AuditMixin(Row):
     """One change that a person made through the dashboard: who, when, what. Rows are only ever added."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    """Given by the database when the line is added."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When the change was made."""
     actor: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
+    """Who made it, as the application names the visitor."""
     action: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """Such as `retry`."""
     subject: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """Such as `job 17`."""
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
+    """What was changed, as a JSON object."""

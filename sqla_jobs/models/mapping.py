@@ -89,9 +89,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         raise ConfigurationError("schema='': name a schema, or leave it out for the one of the metadata")
     schema = schema if schema is not None else metadata.schema
     if schema and "%" in schema:
-        raise ConfigurationError(
-            f"schema={schema!r}: a % stands for a parameter in statements; name the schema otherwise"
-        )
+        raise ConfigurationError(f"schema must not contain %, which marks parameters in statements, got {schema!r}")
     names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues", "audit")]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:
@@ -150,7 +148,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         _check(schedules, "id", _ID),
         _check(schedules, "priority", "priority BETWEEN -10 AND 10"),
         _check(schedules, "args", _object("args")),
-        _check(schedules, "declaration", _object("declaration")),
+        _check(schedules, "declared_values", _object("declared_values")),
         _check(schedules, "jitter", "jitter BETWEEN 0 AND 86400"),
         _check(schedules, "times", _in_range("next_run_at", "last_run_at", "declared_at", "retired_at")),
     )
@@ -161,7 +159,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         _check(processes, "queues", _object("queues")),
         _check(processes, "set_aside", _object("set_aside")),
         _check(processes, "lease", "lease > 0 AND lease <= 86400"),
-        _check(processes, "times", _in_range("started_at", "beat_at")),
+        _check(processes, "times", _in_range("started_at", "heartbeat_at")),
     )
     Queue = mapped(
         QueueMixin,
@@ -197,7 +195,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
 def check_prefix(prefix: str) -> None:
     """Raise `ConfigurationError` for what no table's name can begin with."""
     if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
-        raise ConfigurationError(f"prefix={prefix!r}: use lower-case letters, digits and _, at most 31")
+        raise ConfigurationError(f"prefix must be at most 31 lower-case letters, digits and _, got {prefix!r}")
 
 
 def _mapper(entity: type[Any]) -> Any:
@@ -219,7 +217,7 @@ def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
 
 def _check_job_class(job_class: type[Any]) -> None:
     if not (isinstance(job_class, type) and issubclass(job_class, JobMixin)):
-        raise ConfigurationError(f"job_class={job_class!r}: subclass sqla_jobs.JobMixin")
+        raise ConfigurationError(f"job_class must be a subclass of sqla_jobs.JobMixin, got {job_class!r}")
     if sa_inspect(job_class, raiseerr=False) is not None or isinstance(getattr(job_class, "registry", None), registry):
         raise ConfigurationError(
             f"job_class={job_class.__name__} is mapped already: leave it unmapped "
@@ -233,7 +231,7 @@ def _refuse_columns_to_fill(job_class: type[Any]) -> None:
         given = name in ("task", "args") or column.nullable
         if not given and column.server_default is None:
             raise ConfigurationError(
-                f"{job_class.__name__}.{name} is NOT NULL without a default in the server: give it server_default=, "
+                f"{job_class.__name__}.{name} is NOT NULL without a server default: give it server_default=, "
                 "or make it nullable (Mapped[… | None]), since jobs are inserted from elsewhere too"
             )
 

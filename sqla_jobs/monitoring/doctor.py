@@ -153,7 +153,7 @@ def _bloat(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def _vanished(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     job, process = jobs.Job, jobs.Process
     alive = select(process.id).where(
-        process.beat_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, process.lease)
+        process.heartbeat_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, process.lease)
     )
     held = session.scalar(select(func.count()).where(job.state == "running", job.process_id.not_in(alive))) or 0
     yield Finding(

@@ -162,7 +162,7 @@ def _ended_per_minute(session: Session, jobs: Jobs[Any]) -> dict[str, int]:
 def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
     """All processes, and what each has been running longest."""
     process = jobs.Process
-    age = cast(func.extract("epoch", func.clock_timestamp() - process.beat_at), Double)
+    age = cast(func.extract("epoch", func.clock_timestamp() - process.heartbeat_at), Double)
     rows = session.execute(
         select(process.id, process.kind, process.host, process.pid, process.queues, age, age < process.lease).order_by(
             process.started_at

@@ -68,8 +68,8 @@ class Commit:
             del vars(raw)["commit"]
         if not ending.has_committed:
             raise JobsError(
-                "the session of the run did not commit on its connection, so its end is not stored: "
-                "let the session factory give sessions of their own, not such as join an outer transaction"
+                "the session of the run did not commit on its own connection, so the outcome is not stored: "
+                "the session factory must return new sessions, not ones that join an outer transaction"
             )
 
     def store(self, raw: psycopg.Connection[Any], end: RunEnd) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy import (
     func,
     inspect,
     literal_column,
+    null,
     or_,
     select,
     table,
@@ -38,6 +39,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from sqla_jobs.database.engines import driver
+from sqla_jobs.models.columns import ENDED
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.rules.checks import MAX_ID
 
@@ -167,6 +169,33 @@ def losses(tables: Tables) -> Any:
 def loss_backoff(tables: Tables) -> ColumnElement[Any]:
     """The wait after a loss that is not the first or second, by the library's own backoff (retry.BACKOFF)."""
     return func.least(func.power(2.0, func.least(losses(tables) - 1, 20)), 3600.0) * (0.75 + func.random() / 2)
+
+
+def state_after_loss(tables: Tables) -> ColumnElement[str]:
+    """Where a job goes that has lost its process. A request to cancel wins over every other attempt."""
+    jobs = tables.jobs
+    return case(
+        (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
+        (jobs.c.attempt >= jobs.c.max_attempts, "failed"),
+        (losses(tables) < 2, "queued"),
+        else_="scheduled",
+    )
+
+
+_ENDED = [literal_column(f"'{state}'", Text) for state in ENDED]
+
+
+def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) -> dict[str, Any]:
+    """The columns of a job that stops running and goes on in `state`."""
+    jobs = tables.jobs
+    return {
+        "state": state,
+        "position": case((state == "queued", tables.positions.next_value()), else_=jobs.c.position),
+        "run_at": case((state == "scheduled", due_at), else_=jobs.c.run_at),
+        "finished_at": case((state.in_(_ENDED), finished_at), else_=null()),
+        "current_run_id": null(),
+        "process_id": null(),
+    }
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:

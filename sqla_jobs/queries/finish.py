@@ -18,7 +18,6 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
-    null,
     select,
     update,
 )
@@ -32,9 +31,10 @@ from sqla_jobs.queries.expressions import (
     free_run_id,
     leased,
     loss_backoff,
-    losses,
     seconds,
+    state_after_loss,
     unnest_text,
+    without_lease,
 )
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.rules.outcomes import word
@@ -73,10 +73,9 @@ def finish(tables: Tables) -> Any:
     finished_at = jobs.c.started_at + seconds(ended.c.finished)
     state = case(
         (ended.c.outcome.in_(_ENDS), ended.c.outcome),
+        (ended.c.outcome == "lost", state_after_loss(tables)),
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
-        (and_(ended.c.outcome == "lost", jobs.c.attempt >= jobs.c.max_attempts), "failed"),
         (and_(ended.c.outcome == "released", ended.c.delay.is_(None)), "queued"),
-        (and_(ended.c.outcome == "lost", losses(tables) < 2), "queued"),
         else_="scheduled",
     )
     delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
@@ -93,13 +92,8 @@ def finish(tables: Tables) -> Any:
         update(jobs)
         .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
         .values(
-            state=mine.c.state,
-            position=case((mine.c.state == "queued", tables.positions.next_value()), else_=jobs.c.position),
-            run_at=case((mine.c.state == "scheduled", mine.c.due_at), else_=jobs.c.run_at),
             attempt=func.greatest(mine.c.attempt - given_back, 0),
-            finished_at=case((mine.c.state.in_(_ENDS), mine.c.finished_at), else_=null()),
-            current_run_id=null(),
-            process_id=null(),
+            **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
         )
         .returning(mine.c.run_id)
         .cte("done")

@@ -11,13 +11,11 @@ from sqlalchemy import (
     and_,
     any_,
     bindparam,
-    case,
     cast,
     delete,
     func,
     insert,
     literal_column,
-    null,
     select,
     update,
 )
@@ -29,9 +27,10 @@ from sqla_jobs.queries.expressions import (
     free_run_id,
     locked,
     loss_backoff,
-    losses,
     seconds,
+    state_after_loss,
     unnest,
+    without_lease,
 )
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
@@ -41,15 +40,9 @@ def rescue(tables: Tables) -> Any:
     """Running jobs whose process has no row end with a `lost` run and go on by what that costs them."""
     jobs, runs = tables.jobs, tables.runs
     now = func.statement_timestamp()
-    state = case(
-        (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
-        (jobs.c.attempt >= jobs.c.max_attempts, "failed"),
-        (losses(tables) < 2, "queued"),
-        else_="scheduled",
-    )
     rows = select(jobs.c.ctid, jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt)
     chosen = (
-        rows.add_columns(loss_backoff(tables).label("delay"), state.label("state"))
+        rows.add_columns(loss_backoff(tables).label("delay"), state_after_loss(tables).label("state"))
         .where(is_orphaned(tables), among(jobs))
         .limit(bindparam("limit"))
     )
@@ -59,14 +52,7 @@ def rescue(tables: Tables) -> Any:
         # a job that changed after the snapshot lies elsewhere and is left: rescued and claimed again meanwhile, it
         # may belong to a process that this statement cannot see
         .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
-        .values(
-            state=orphan.c.state,
-            position=case((orphan.c.state == "queued", tables.positions.next_value()), else_=jobs.c.position),
-            run_at=case((orphan.c.state == "scheduled", now + seconds(orphan.c.delay)), else_=jobs.c.run_at),
-            finished_at=case((orphan.c.state.in_(["cancelled", "failed"]), now), else_=null()),
-            current_run_id=null(),
-            process_id=null(),
-        )
+        .values(without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now))
         .returning(
             jobs.c.id,
             jobs.c.state,
@@ -111,7 +97,7 @@ def heartbeats(tables: Tables) -> Any:
 
 
 def _heartbeat(processes: Any) -> Any:
-    return cast(func.extract("epoch", processes.c.beat_at) * 1_000_000, BigInteger)
+    return cast(func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, BigInteger)
 
 
 def delete_expired(tables: Tables) -> Any:
@@ -142,7 +128,7 @@ def beat(tables: Tables) -> Any:
     beaten = (
         update(processes)
         .where(processes.c.id.in_(select(free.c.id)))
-        .values(beat_at=func.clock_timestamp())
+        .values(heartbeat_at=func.clock_timestamp())
         .returning(processes.c.id)
         .cte("beaten")
     )

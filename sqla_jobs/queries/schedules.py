@@ -80,14 +80,14 @@ def due(tables: Tables) -> Any:
     """Schedules that are due, were changed or disabled, locked, with the server's time; not what others hold."""
     s = tables.schedules
     now = func.clock_timestamp()
-    is_changed = s.c.planned.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
+    is_changed = s.c.planned_rule.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
     return (
         select(*s.c, is_changed.label("is_changed"), now.label("now"))
         .where(
             among(s),
             or_(
                 and_(s.c.enabled, or_(is_changed, s.c.next_run_at.is_(None), s.c.next_run_at <= now)),
-                and_(~s.c.enabled, s.c.planned.is_not(None)),
+                and_(~s.c.enabled, s.c.planned_rule.is_not(None)),
             ),
         )
         .order_by(s.c.next_run_at)
@@ -143,21 +143,21 @@ def advance(tables: Tables) -> Any:
     plan = unnest(
         "plan",
         id=("all_id", BigInteger),
-        planned=("all_planned", Text),
+        planned_rule=("all_planned_rule", Text),
         next_run_at=("all_next_run_at", _MOMENT),
         last_run_at=("all_last_run_at", _MOMENT),
         enabled=("all_enabled", Boolean),
-        reason=("all_reason", Text),
+        disabled_reason=("all_disabled_reason", Text),
     )
     return (
         update(s)
         .where(s.c.id == plan.c.id)
         .values(
-            planned=plan.c.planned,
+            planned_rule=plan.c.planned_rule,
             next_run_at=plan.c.next_run_at,
             last_run_at=func.coalesce(plan.c.last_run_at, s.c.last_run_at),
             enabled=plan.c.enabled,
-            reason=func.coalesce(plan.c.reason, s.c.reason),
+            disabled_reason=func.coalesce(plan.c.disabled_reason, s.c.disabled_reason),
         )
     )
 

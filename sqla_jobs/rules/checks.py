@@ -25,7 +25,7 @@ def check_text(what: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise ArgumentsError(
-            f"{what}={text!r:.60} is no Unicode text, since it holds half of a surrogate pair: write it anew"
+            f"{what}={text!r:.60} is not valid Unicode: it holds half of a surrogate pair; write it anew"
         ) from None
     return text
 
@@ -53,7 +53,9 @@ def _parts(what: str, value: object) -> Iterable[object]:
         case str():
             check_text(what, value)
         case float() if not math.isfinite(value):
-            raise ArgumentsError(f"{what} holds a number beyond 1.8e308 or NaN, which is no JSON: write another one")
+            raise ArgumentsError(
+                f"{what} holds a number beyond 1.8e308 or NaN, which JSON does not have: write another one"
+            )
         case _:
             pass
     return ()
@@ -66,7 +68,7 @@ def read_moment(what: str, text: str) -> datetime:
         moment = moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
         return check_moment(what, moment)
     except (ValueError, OverflowError):
-        raise ArgumentsError(f"{what}={text!r:.40} is no time: write a time such as 2026-03-29T14:30, in UTC") from None
+        raise ArgumentsError(f"{what}={text!r:.40} is not a time: write one such as 2026-03-29T14:30, in UTC") from None
 
 
 def check_moment(what: str, moment: datetime) -> datetime:
@@ -82,5 +84,5 @@ def check_moment(what: str, moment: datetime) -> datetime:
 def read_id(text: str) -> int:
     """A whole number that an id can be. Raises `ValueError`."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):
-        raise ValueError(f"{text!r:.40} is no id")
+        raise ValueError(f"{text!r:.40} is not an id")
     return int(text)

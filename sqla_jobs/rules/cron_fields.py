@@ -40,7 +40,7 @@ class Field:
         items = text.split(",")
         if "*" in items:
             rest = ",".join(item for item in items if item != "*")
-            raise ValueError(f"a * in a list makes the rest of it mean nothing: write * alone, or {rest or '*'} alone")
+            raise ValueError(f"a * makes the rest of the list redundant: write * alone, or {rest or '*'} alone")
         numbers: set[int] = set()
         special: list[str] = []
         for item in items:
@@ -51,7 +51,7 @@ class Field:
         if self.has_weeks:
             numbers = {number % 7 for number in numbers}
             if special and numbers:
-                raise ValueError("days of one week of the month and days of every week do not go into one list")
+                raise ValueError("a list cannot mix days of every week, such as 5, with those of one week, such as 5#2")
         return ",".join([*map(str, sorted(numbers)), *sorted(set(special))])
 
     def _special(self, item: str) -> str | None:
@@ -72,12 +72,12 @@ class Field:
         low = self.low if first == "*" else self._number(first)
         high = self._number(last) if last else self.high if step else low
         if step and int(step) == 0:
-            raise ValueError(f"{self._usage}; a step is 1 or more")
+            raise ValueError(f"{self._usage}; a step is at least 1")
         if low <= high:
             yield from range(low, high + 1, int(step or 1))
             return
         if not (first.isalpha() and last.isalpha()):
-            raise ValueError(f"it runs backwards: write {self._around(low, high)}")
+            raise ValueError(f"the range runs backwards: write {self._around(low, high)}")
         size = len(self.names)
         for number in range(low, high + size + 1, int(step or 1)):
             yield (number - self.low) % size + self.low

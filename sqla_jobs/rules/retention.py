@@ -33,7 +33,7 @@ def seconds_kept(given: Retention) -> dict[str, float]:
     found: dict[str, float] = {}
     for state, kept in {**KEPT, **given}.items():
         if state not in KEPT:
-            raise ConfigurationError(f"retention: {state!r} is none of {', '.join(KEPT)}")
+            raise ConfigurationError(f"unknown retention {state!r}; valid names: {', '.join(KEPT)}")
         if kept is None:
             continue
         found[state] = seconds_of(kept, f"retention of {state}")
@@ -44,5 +44,7 @@ def seconds_of(length: timedelta | float, what: str) -> float:
     """A length of time as seconds. Raises `ConfigurationError` where it is none, or above 100 years."""
     seconds = length.total_seconds() if isinstance(length, timedelta) else length
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 100 * 366 * 86400:
-        raise ConfigurationError(f"{what}: {length!r} is neither a timedelta nor a number of seconds, from 0")
+        raise ConfigurationError(
+            f"{what} must be a timedelta or a number of seconds, from 0 to 100 years, got {length!r}"
+        )
     return float(seconds)

@@ -21,8 +21,8 @@ class LeaseSettings:
         _check_seconds(heartbeat=self.heartbeat, lease=self.lease)
         if self.lease < 3 * self.heartbeat:
             raise ConfigurationError(
-                f"lease={self.lease:g} with heartbeat={self.heartbeat:g}: a worker that misses one beat would lose "
-                "its jobs; make the lease at least three times the heartbeat"
+                f"lease must be at least three times heartbeat, got lease={self.lease:g} and "
+                f"heartbeat={self.heartbeat:g}: a worker that misses one heartbeat would lose its jobs"
             )
 
     @property
@@ -43,7 +43,7 @@ class Settings(LeaseSettings):
     queues: dict[str, int]
     poll: float
     grace: float
-    slow: float
+    slow_after: float
     retention: dict[str, float]
     """Seconds that jobs are kept, by the state in which they ended, and lines of the audit; no mention, no end."""
 
@@ -57,12 +57,14 @@ class Settings(LeaseSettings):
         lease: float,
         poll: float,
         grace: float,
-        slow: float,
+        slow_after: float,
         retention: Retention,
     ) -> Settings:
         """The settings, or a `ConfigurationError` that names the one that cannot be."""
         if isinstance(queues, str):
-            raise ConfigurationError(f"queues={queues!r}: a list of names, or a mapping of names to numbers")
+            raise ConfigurationError(
+                f"queues must be a list of names or a mapping of names to integers, got {queues!r}"
+            )
         lanes = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, concurrency)
         if not lanes:
             raise ConfigurationError("queues is empty: name at least one, such as queues=['default']")
@@ -71,15 +73,20 @@ class Settings(LeaseSettings):
                 check_common({"queue": name})
             except ArgumentsError as error:
                 raise ConfigurationError(str(error)) from None
+            what = f"concurrency of queue {name!r}" if isinstance(queues, Mapping) else "concurrency"
             if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
-                raise ConfigurationError(f"queue {name!r}: {number!r} jobs at once; a whole number from 1 to 1000")
-        _check_seconds(poll=poll, slow=slow)
+                raise ConfigurationError(f"{what} must be an integer from 1 to 1000, got {number!r}")
+        _check_seconds(poll=poll, slow_after=slow_after)
         if not 0 <= grace < 7 * 86400:
-            raise ConfigurationError(f"grace={grace!r}: a number of seconds from 0, below a week")
-        return cls(heartbeat, lease, lanes, poll, grace, slow, seconds_kept(retention))
+            raise ConfigurationError(
+                f"grace must be a number of seconds, at least 0 and less than a week, got {grace!r}"
+            )
+        return cls(heartbeat, lease, lanes, poll, grace, slow_after, seconds_kept(retention))
 
 
 def _check_seconds(**options: float) -> None:
     for option, value in options.items():
         if not 0 < value < 86400:
-            raise ConfigurationError(f"{option}={value!r}: a number of seconds above 0, below a day")
+            raise ConfigurationError(
+                f"{option} must be a number of seconds, above 0 and less than a day, got {value!r}"
+            )

@@ -170,13 +170,14 @@ def _settle(engine: Engine, queries: Queries, abandoned: AbandonedWork, set_asid
 
     What a user holds locked stays for the next time.
     """
-    some, abandoned.begun = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
+    some, rest = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
     with engine.begin() as connection:
-        known = [*(end.lease.run_id for end in (*some, *abandoned.begun)), *abandoned.refused]
+        known = [*(end.lease.run_id for end in abandoned.begun), *abandoned.refused]
         unstarted = queries.leases(connection, abandoned.process_id, known)[:_SOME]
     ends = [*some, *(RunEnd(lease, Released()) for lease in unstarted)]
     fates = store(engine, queries, ends, set_aside)
-    abandoned.begun += [end for end in some if fates.get(end.lease.run_id) == "locked"]
+    # only now: after an error all of it is done again
+    abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
     _told(abandoned, [end for end in some if end.lease.run_id not in fates])
     return len(fates) < len(ends)

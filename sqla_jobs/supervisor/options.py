@@ -27,13 +27,17 @@ class SupervisorOptions:
 
     def __post_init__(self) -> None:
         if not 1 <= self.processes <= 1000:
-            raise ConfigurationError(f"--processes {self.processes}: from 1 to 1000")
+            raise ConfigurationError(f"--processes must be from 1 to 1000, got {self.processes}")
         if self.max_jobs < 0 or self.max_memory < 0:
-            raise ConfigurationError("--max-jobs and --max-memory: 0 for no limit, or more")
+            raise ConfigurationError("--max-jobs and --max-memory must be at least 0; 0 sets no limit")
         if not 0 < self.kill_after < 86400:
-            raise ConfigurationError(f"--kill-after {self.kill_after}: a number of seconds above 0, below a day")
+            raise ConfigurationError(
+                f"--kill-after must be above 0 and less than a day in seconds, got {self.kill_after}"
+            )
         if not 0 <= self.hung_after < 86400:
-            raise ConfigurationError(f"--hung-after {self.hung_after}: a number of seconds, 0 for never, below a day")
+            raise ConfigurationError(
+                f"--hung-after must be less than a day in seconds, or 0 for never, got {self.hung_after}"
+            )
 
     @property
     def silent_after(self) -> float:

@@ -45,5 +45,5 @@ class RunContext:
         Cheap to call often: a worker stores the newest value about once a second.
         """
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
-            raise ValueError(f"progress({fraction!r}): the fraction goes from 0 to 1")
+            raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")
         self.publish(float(fraction), message)

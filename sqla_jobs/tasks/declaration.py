@@ -71,18 +71,20 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
     """Check a task and its options. Raises `DeclarationError` that names what is wrong and the remedy."""
     unknown = options.keys() - TaskOptions.__annotations__.keys()
     if unknown:
-        raise DeclarationError(f"task option {min(unknown)!r}: there are {', '.join(TaskOptions.__annotations__)}")
+        raise DeclarationError(
+            f"unknown task option {min(unknown)!r}; valid options: {', '.join(TaskOptions.__annotations__)}"
+        )
     signature = inspect_target(target)
     if signature.is_closure and "name" not in options:
         raise DeclarationError(
-            f"{signature.qualname} is a closure: a worker can only find it if importing the application makes it "
-            "again, so give it a name= of its own, or move it to the top of a module"
+            f"{signature.qualname} is a closure, which a worker finds only if importing the application creates "
+            "it: give it a name= of its own, or move it to the top of a module"
         )
     aliases, sensitive = _words("aliases", options), frozenset(_words("sensitive", options))
     name = options.get("name", target.__name__)
     for word in (name, *aliases):
         if not (isinstance(word, str) and 0 < len(word) <= 200 and word.isprintable()):
-            raise DeclarationError(f"task name {word!r:.60}: a text of 1 to 200 printable characters")
+            raise DeclarationError(f"a task name must be 1 to 200 printable characters, got {word!r:.60}")
     if missing := sensitive - signature.arguments.parameters.keys():
         raise DeclarationError(f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}")
     given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts")}
@@ -108,7 +110,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
 def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     words = options.get(option, ())
     if not isinstance(words, Sequence | Set) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
-        raise DeclarationError(f"{option}={words!r}: a list of names")
+        raise DeclarationError(f"{option} must be a list of names, got {words!r}")
     return tuple(words)
 
 
@@ -117,7 +119,7 @@ def _timeout(name: str, timeout: object) -> float | None:
         return None
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise DeclarationError(f"{name}: timeout={timeout!r}: a number of seconds above 0, or None")
+        raise DeclarationError(f"{name}: timeout must be above 0, in seconds or a timedelta, or None, got {timeout!r}")
     return float(seconds)
 
 

@@ -58,18 +58,20 @@ def plain_session(session: AnySession | None) -> Session:
         return inner
     if is_asynchronous(type(session)):
         raise ArgumentsError(
-            "an AsyncSession cannot be used from here: write await session.run_sync(lambda s: task.enqueue(s, …))"
+            "an AsyncSession cannot enqueue: write await session.run_sync(lambda s: task.enqueue(s, …))"
         )
     if session is None:
-        raise ArgumentsError("the Session to enqueue in is missing: it is the first argument, enqueue(session, …)")
-    raise ArgumentsError(f"the first argument is the Session to enqueue in, not {type(session).__name__}")
+        raise ArgumentsError("the Session to enqueue in is missing: pass it as the first argument, enqueue(session, …)")
+    raise ArgumentsError(f"the first argument must be the Session to enqueue in, got {type(session).__name__}")
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """`options` without its `None`s. Raises `ArgumentsError` for what no job could have."""
     unknown = options.keys() - EnqueueOptions.__annotations__.keys()
     if unknown:
-        raise ArgumentsError(f"unknown option {min(unknown)!r}: there are {', '.join(EnqueueOptions.__annotations__)}")
+        raise ArgumentsError(
+            f"unknown option {min(unknown)!r}; valid options: {', '.join(EnqueueOptions.__annotations__)}"
+        )
     given = {name: value for name, value in options.items() if value is not None}
     if "delay" in given:
         if "run_at" in given:
@@ -78,16 +80,19 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     run_at = given.get("run_at")
     if run_at is not None and not (isinstance(run_at, datetime) and run_at.utcoffset() is not None):
         raise ArgumentsError(
-            f"run_at={run_at!r}: give a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1)"
+            "run_at must be a datetime with a time zone, such as datetime.now(UTC) + timedelta(hours=1), "
+            f"got {run_at!r}"
         )
     if run_at is not None and run_at != PARKED:
         check_moment("run_at", run_at)
     check_common(given)
     key = given.get("unique_key")
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= 500 and key == storable(key, 500)):
-        raise ArgumentsError(f"unique_key={key!r:.60}: a text of 1 to 500 characters, without NUL and surrogates")
+        raise ArgumentsError(f"unique_key must be 1 to 500 characters without NUL and surrogates, got {key!r:.60}")
     if not isinstance(given.get("columns", {}), Mapping):
-        raise ArgumentsError("columns= takes a mapping of the names of your own columns to values")
+        raise ArgumentsError(
+            f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
+        )
     own = set(inspect(job_class).column_attrs.keys()) - _LIBRARY_COLUMNS
     for name in given.get("columns", {}):
         if name not in own:
@@ -105,19 +110,21 @@ def check_common(given: Mapping[str, Any]) -> None:
     """The options that a task's declaration has too."""
     queue = given.get("queue", "default")
     if not (isinstance(queue, str) and 0 < len(queue) <= 200 and queue.isprintable() and not set(queue) & set("=,")):
-        raise ArgumentsError(f"queue={queue!r:.60}: a name of 1 to 200 printable characters without = and ,")
+        raise ArgumentsError(f"queue must be 1 to 200 printable characters without = and ,; got {queue!r:.60}")
     priority = given.get("priority", 0)
     if not isinstance(priority, int) or priority not in PRIORITIES:
-        raise ArgumentsError(f"priority={priority!r}: a whole number from -10 to 10, lower runs first")
+        raise ArgumentsError(f"priority must be an integer from -10 to 10 (lower runs first), got {priority!r}")
     attempts = given.get("max_attempts", 1)
     if not isinstance(attempts, int) or not 1 <= attempts <= 1_000_000:
-        raise ArgumentsError(f"max_attempts={attempts!r}: a whole number from 1 to 1,000,000")
+        raise ArgumentsError(f"max_attempts must be an integer from 1 to 1,000,000, got {attempts!r}")
 
 
 def _delay(delay: timedelta | float) -> timedelta:
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
     if not isinstance(seconds, int | float) or not 0 <= seconds <= 100 * 365 * 86400:
-        raise ArgumentsError(f"delay={delay!r:.60}: a timedelta or a number of seconds, from 0 to 100 years")
+        raise ArgumentsError(
+            f"delay must be a timedelta or a number of seconds, from 0 to 100 years, got {delay!r:.60}"
+        )
     return timedelta(seconds=seconds)
 
 

@@ -23,7 +23,7 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
     def __init__(self, modules: tuple[str, ...]) -> None:
         for name in modules:
             if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
-                raise ConfigurationError(f"tasks=[{name!r}]: the full names of modules, such as 'shop.mail'")
+                raise ConfigurationError(f"tasks must hold full names of modules, such as 'shop.mail', got {name!r}")
         self._modules = modules
         self._by_name: dict[str, Task[..., Any, J]] = {}
         self._by_class: dict[type[Any], Task[..., Any, J]] = {}

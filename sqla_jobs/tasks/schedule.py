@@ -90,11 +90,11 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
     unknown = options.keys() - ScheduleOptions.__annotations__.keys()
     if unknown:
         raise DeclarationError(
-            f"schedule option {min(unknown)!r}: there are {', '.join(ScheduleOptions.__annotations__)}"
+            f"unknown schedule option {min(unknown)!r}; valid options: {', '.join(ScheduleOptions.__annotations__)}"
         )
     name = options.get("name", declaration.name)
     if not (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()):
-        raise DeclarationError(f"schedule name {name!r:.60}: a text of 1 to 200 printable characters")
+        raise DeclarationError(f"a schedule name must be 1 to 200 printable characters, got {name!r:.60}")
     defaults = declaration.defaults
     values: dict[str, Any] = {
         "queue": options.get("queue", defaults["queue"]),
@@ -117,7 +117,7 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
 def one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> str:
     """One of the words that there are for the option. Raises `ConfigurationError`."""
     if value not in list(words):
-        raise ConfigurationError(f"{option}={value!r}: one of {', '.join(words)}")
+        raise ConfigurationError(f"{option} must be one of {', '.join(words)}, got {value!r}")
     return str(value)
 
 
@@ -125,5 +125,5 @@ def jitter_of(jitter: object) -> float:
     """A jitter in seconds. Raises `ConfigurationError`."""
     seconds = jitter.total_seconds() if isinstance(jitter, timedelta) else jitter
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
-        raise ConfigurationError(f"jitter={jitter!r}: a number of seconds from 0 to a day")
+        raise ConfigurationError(f"jitter must be a timedelta or a number of seconds, from 0 to a day, got {jitter!r}")
     return float(seconds)

@@ -129,7 +129,7 @@ def _inspect_class(target: type[Any]) -> Signature:
     name = target.__qualname__
     execute = inspect.getattr_static(target, "execute", None)
     if not inspect.isfunction(execute):
-        raise DeclarationError(f"{name} has no method execute(self): that is what a task of the class form runs")
+        raise DeclarationError(f"{name} has no method execute(self), which a class needs to be a task")
     if _is_async(execute) or inspect.isgeneratorfunction(execute):
         raise DeclarationError(f"{name}.execute is asynchronous or a generator: write a plain def")
     if not (dataclasses.is_dataclass(target) or issubclass(target, BaseModel)):
@@ -148,7 +148,9 @@ def _inspect_class(target: type[Any]) -> Signature:
     _refuse_unstorable_fields(target, [parameter.name for parameter in parameters])
     for parameter in parameters:
         if _injection(target, parameter):
-            raise DeclarationError(f"{name}.{parameter.name} is no argument: write execute(self, {parameter})")
+            raise DeclarationError(
+                f"{name}.{parameter.name} is injected, so it cannot be a field: write execute(self, {parameter})"
+            )
     return Signature(
         target,
         target.__module__,
@@ -168,7 +170,7 @@ def _refuse_unstorable_fields(target: type[Any], parameters: list[str]) -> None:
     for field, info in target.model_fields.items():
         if (alias := info.validation_alias) is not None and alias not in parameters:
             raise DeclarationError(
-                f"{name}.{field} can only be given as {alias!r}, which is no Python name to store it by: "
+                f"{name}.{field} can only be given as {alias!r}, which is not a Python name to store it by: "
                 "set populate_by_name in its model_config"
             )
 
@@ -226,13 +228,13 @@ def injection_of(owner: str, name: str, annotation: Any) -> str | None:
     if origin is typing.Annotated:
         return injection_of(owner, name, args[0])
     if origin in (typing.Union, types.UnionType) and any(injection_of(owner, name, arg) for arg in args):
-        raise DeclarationError(f"{owner}: {name!r} is always given, so annotate it with one type: Session, RunContext")
+        raise DeclarationError(f"{owner}: {name!r} is injected: annotate it with one type, Session or RunContext")
     annotation = origin or annotation
     if not isinstance(annotation, type):
         return None
     if issubclass(annotation, scoped_session) or is_asynchronous(annotation):
         raise DeclarationError(
-            f"{owner}: {name!r} is a {annotation.__name__}, but each run has a Session of its own: annotate it so"
+            f"{owner}: {name!r} is a {annotation.__name__}, but each run has its own Session: annotate it as Session"
         )
     if issubclass(annotation, Session):
         return "session"

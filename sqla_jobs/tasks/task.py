@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from pydantic_core import from_json
@@ -13,6 +14,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_one, check_options, plain_session
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 
@@ -55,7 +57,13 @@ class _EnqueueOf(Generic[C]):
     compare the types that stand before a ParamSpec when it chooses by the type of `self`.)
     """
 
-    def __get__(self, enqueuer: _Injected[C, E], owner: object = None, /) -> E:
+    @overload
+    def __get__(self, enqueuer: None, owner: object = None, /) -> Callable[..., JobMixin]: ...
+    @overload
+    def __get__(self, enqueuer: _Injected[C, E], owner: object = None, /) -> E: ...
+    def __get__(self, enqueuer: _Injected[C, E] | None, owner: object = None, /) -> Any:
+        if enqueuer is None:
+            return enqueue
         return enqueuer.without_injected(lambda *_, **__: None)  # of interest to type checkers alone
 
 
@@ -64,10 +72,13 @@ class Enqueuer(Generic[C, J]):
 
     enqueue: _EnqueueOf[C] = _EnqueueOf()
 
-    def __init__(self, declaration: Declaration, models: Models[J], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, declaration: Declaration, models: Models[J], options: Mapping[str, Any], described: DescribedEnqueue
+    ) -> None:
         self._declaration = declaration
         self._models = models
         self._options = options
+        self._described = described
 
     @overload
     def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
@@ -81,9 +92,10 @@ class Enqueuer(Generic[C, J]):
     def without_injected(self, target: Callable[P, object], /) -> Enqueue[P, J]: ...
     def without_injected(self, target: Callable[..., object], /) -> Enqueue[..., J]:
         """How `enqueue` is called for a task of this kind."""
-        return self._enqueue
+        return MethodType(self._described.function, self)
 
-    def _enqueue(self, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> J:
+    def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> J:
+        """Add a job to the caller's session; what `enqueue` does."""
         into, declaration = plain_session(session), self._declaration
         values = self._bind(args, kwargs)
         encoded = declaration.codec.encode(into, values)
@@ -97,10 +109,15 @@ class Enqueuer(Generic[C, J]):
         )
 
     def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> int:
-        """Add a job for each mapping of arguments, in order, and return how many there were.
+        """Add a job for each mapping of arguments, in order, and return how many jobs that were.
 
-        Any iterable, also one of millions: memory stays flat. They are inserted at once, in the caller's
-        transaction; an error among them takes all of them back and names the position of the culprit.
+        - `session`: the `Session` or `scoped_session` of the caller. The jobs are inserted at once, in its
+          transaction, and exist if and only if that commits.
+        - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory stays
+          flat, also with millions.
+
+        Raises `ArgumentsError` for an item that does not fit the task, and names its position; also for
+        `options(unique_key=…)`. After an error nothing of this call stays in the transaction.
         """
         return self.enqueue_numbered(session, enumerate(arguments))
 
@@ -111,7 +128,7 @@ class Enqueuer(Generic[C, J]):
         def encoded() -> Iterator[bytes]:
             for number, values in arguments:
                 if not isinstance(values, Mapping):
-                    raise ArgumentsError(f"item {number} is no mapping of arguments, but a {type(values).__name__}")
+                    raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
                     yield declaration.codec.encode(into, self._bind((), values))
                 except ArgumentsError as error:
@@ -143,7 +160,7 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
     def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules) -> None:
-        super().__init__(declaration, models, {})
+        super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job))
         self._schedules = schedules
         self.__name__ = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
@@ -166,14 +183,38 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         return cast("R", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
-        """The same task, enqueued otherwise. Raises `ArgumentsError` for what no job could have."""
-        return Enqueuer(self._declaration, self._models, check_options(self._models.Job, options))
+        """The same task, to be enqueued with these options. Each left out, or None, is as the task was declared.
+
+        - `delay`: a timedelta, or seconds, from now by the server's clock; up to 100 years.
+        - `run_at`: a datetime with a time zone; the job is not run before. `PARKED` never comes by itself.
+        - `queue`: the name of a queue, 1 to 200 printable characters without = and ,.
+        - `priority`: from -10 to 10, lower runs first.
+        - `max_attempts`: from 1 to 1,000,000.
+        - `unique_key`: text of 1 to 500 characters. At most one live job (scheduled, queued or running) has this key;
+          enqueueing returns that job where there is one.
+        - `columns`: a mapping of names to values, for the columns of your own `job_class`.
+
+        Raises `ArgumentsError` for an option that does not exist, and for a value that no job can have.
+        """
+        return Enqueuer(self._declaration, self._models, check_options(self._models.Job, options), self._described)
 
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
-        """Declare that it is enqueued by a cron rule: `30 2 * * *`, six fields with seconds first, `every(…)`.
+        """Declare that the task is enqueued by a cron rule. Workers and clocks make a row of it in the database.
 
-        Workers and clocks make a row of it, which an operator may change. Raises `ConfigurationError`,
-        `ArgumentsError` or `DeclarationError`.
+        - `cron`: five fields such as `30 2 * * *`, six with seconds first, or what `sqla_jobs.cron.every` returns.
+        - `name`: the name of the row, by default the task's. Another name makes another schedule.
+        - `timezone`: an IANA name such as "Europe/Paris"; by default UTC.
+        - `args`: a mapping of the task's arguments to their values.
+        - `queue`, `priority`: of its jobs; by default those of the task.
+        - `catch_up`: which ticks fire that nobody was there for: "skip" none, "latest" (the default) the newest, "all"
+          of them, the oldest first, 100 at most.
+        - `overlap`: whether a tick fires while an earlier tick's job has not ended: "allow" (the default) or "skip".
+        - `jitter`: a timedelta, or seconds, up to a day. Each job is due up to that much after its tick.
+        - `enabled`: False declares it disabled.
+
+        An operator may change the row, and code does not take that back. Raises `ConfigurationError` for a rule, a
+        time zone or an option's value that cannot be; `ArgumentsError` for arguments that do not fit the task;
+        `DeclarationError` for an option that does not exist, and for a name that another task's schedule has.
         """
         self._schedules.declare(self._declaration, cron, self._bind((), options.get("args", {})), options)
 

@@ -139,8 +139,9 @@ class Claimer:
         """Whether there is something for these lanes right now, in the database or just claimed from it."""
         others = Among(set_aside=self._set_aside.reasons)
         with self._claiming, self._engine.begin() as connection:  # what a claim under way holds locked would be missed
-            due = self._queries.is_due(connection, list(self._settings.queues), self._tasks, others)
-            return due or bool(self._held)
+            if self._held:  # first: what ends after the look at the database may be due again
+                return True
+            return self._queries.is_due(connection, list(self._settings.queues), self._tasks, others)
 
     def _loop(self) -> None:
         patience = RetryLoop("claiming", self._stopping)

@@ -19,12 +19,12 @@ log = logging.getLogger("sqla_jobs.worker")
 class RunnerThreads:
     """For each lane as many threads as jobs may run at once, each running one job after another."""
 
-    def __init__(self, lanes: Sequence[Backlog], slow: float) -> None:
+    def __init__(self, lanes: Sequence[Backlog], slow_after: float) -> None:
         self._lanes = lanes
         self._threads: list[threading.Thread] = []
         self._at_work: dict[int, Attempt] = {}
         """What each thread runs."""
-        self._watchdog = Watchdog(self._at_work, slow)
+        self._watchdog = Watchdog(self._at_work, slow_after)
 
     def start(
         self,

@@ -20,13 +20,13 @@ _LOOK, _LOOK_IDLE = 0.1, 0.25
 class Watchdog:
     """Looks ten times a second, where anything runs, at what each thread is at work on.
 
-    A run that takes longer than `slow` seconds has its stack logged, and again each time that doubles;
+    A run that takes longer than `slow_after` seconds has its stack logged, and again each time that doubles;
     setting `stacks_wanted` logs those of all runs.
     """
 
-    def __init__(self, at_work: Mapping[int, Attempt], slow: float) -> None:
+    def __init__(self, at_work: Mapping[int, Attempt], slow_after: float) -> None:
         self._at_work = at_work
-        self._slow = slow
+        self._slow_after = slow_after
         self._report_after: dict[int, float] = {}
         self.stacks_wanted = False
         self._stop = threading.Event()
@@ -51,7 +51,7 @@ class Watchdog:
         wanted, self.stacks_wanted = self.stacks_wanted, False
         if wanted:
             log.warning("%d jobs run here", len(running))
-        after = {run_id: self._report_after.get(run_id, self._slow) for run_id in running}
+        after = {run_id: self._report_after.get(run_id, self._slow_after) for run_id in running}
         for run_id, held in running.items():
             seconds = time.monotonic() - (held.started_at or 0.0)
             is_slow = seconds > after[run_id]

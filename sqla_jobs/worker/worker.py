@@ -63,7 +63,7 @@ class Worker(Service):
         self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
         self._held: dict[int, Attempt] = {}
         self._set_aside = SetAside()
-        self._threads = RunnerThreads(self._lanes, settings.slow)
+        self._threads = RunnerThreads(self._lanes, settings.slow_after)
         self._started = self._stopped = False
         self._runs = 0
         self._counting = threading.Lock()
@@ -145,7 +145,7 @@ class Worker(Service):
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
         self._executor = Executor(
-            self._jobs.tasks, transactions, isolation=isolation, within=self._binding.within, slot=self._keeper.slot
+            self._jobs.tasks, transactions, isolation=isolation, context=self._binding.context, slot=self._keeper.slot
         )
         self._finisher = Finisher(engine, queries, self._on_settled, self._set_aside)
         self._liveness = Liveness(

@@ -188,7 +188,7 @@ def look(session: Session) -> None:
     waiting = select(jobs.Job.id).where(jobs.Job.state.in_([JobState.queued, JobState.scheduled]))
     assert_type(list(session.scalars(waiting)), list[int])
     paused = session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None)))
-    alive = session.scalars(select(jobs.Process).order_by(jobs.Process.beat_at)).first()
+    alive = session.scalars(select(jobs.Process).order_by(jobs.Process.heartbeat_at)).first()
     schedule = session.scalars(select(jobs.Schedule).where(jobs.Schedule.enabled)).first()
     log.info("%s %s %s", paused.all(), alive and alive.host, schedule and schedule.cron)
 

@@ -89,7 +89,7 @@ def _state(text: str) -> JobState:
 
 def _whole_number(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise BadFilter(f"{name}={text!r:.40}: a whole number")
+        raise BadFilter(f"{name} must be an integer, got {text!r:.40}")
     return int(text)
 
 

@@ -78,7 +78,7 @@ def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str],
     """What the form asks for: the change, for which jobs, and the fields that say so again."""
     action = request.form.get("action", "")
     if action not in OFFERS:
-        abort(400, f"There is no action {action!r:.40} on many jobs; there are {', '.join(OFFERS)}.")
+        abort(400, f"Unknown action {action!r:.40}; valid actions: {', '.join(OFFERS)}.")
     try:
         wanted = read_filter(site.jobs, request.form)
     except BadFilter as error:
@@ -89,7 +89,7 @@ def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str],
     if not ids:
         abort(400, "No job was selected: tick some first, or choose all that match the filter.")
     if len(ids) > _MOST_IDS or not all(one.isascii() and one.isdigit() and len(one) < 19 for one in ids):
-        abort(400, f"These are no ids of jobs, or more than {_MOST_IDS:,}.")
+        abort(400, f"Give ids of jobs, at most {_MOST_IDS:,} of them.")
     # with the filter of the list in which they were ticked: one that does not match it any more has changed
     return action, OFFERS[action], replace(wanted.selection, ids=tuple(map(int, ids))), dict(wanted.given), ids
 
@@ -174,5 +174,5 @@ def _as_recorded(site: Dashboard, selection: Selection, fields: Mapping[str, str
 def _whole(name: str) -> int:
     text = request.form.get(name, "0")
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        abort(400, f"{name}={text!r:.40}: a whole number")
+        abort(400, f"{name} must be an integer, got {text!r:.40}")
     return int(text)

@@ -200,7 +200,9 @@ def _move(changing: Changing, job_id: int) -> str:
     try:
         number = int(priority)
     except ValueError:
-        raise ArgumentsError(f"priority={priority!r:.40}: a whole number from -10 to 10, lower runs first") from None
+        raise ArgumentsError(
+            f"priority must be an integer from -10 to 10 (lower runs first), got {priority!r:.40}"
+        ) from None
     if not actions.move(changing.session, changing.jobs.models, job_id, queue=queue, priority=number):
         raise JobsError(f"Job {job_id} does not wait any more, so it was not moved.")
     changing.record("move", f"job {job_id}", queue=queue, priority=number)

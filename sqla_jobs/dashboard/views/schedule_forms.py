@@ -112,16 +112,16 @@ def _number(name: str, text: str, kind: type[int] | type[float]) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ArgumentsError(f"{name}={text!r:.40}: a number") from None
+        raise ArgumentsError(f"{name} must be a number, got {text!r:.40}") from None
 
 
 def _arguments(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ArgumentsError(f"the arguments are no JSON: {error!s:.200}") from None
+        raise ArgumentsError(f"the arguments are not valid JSON: {error!s:.200}") from None
     if not isinstance(found, dict):
-        raise ArgumentsError('the arguments are a JSON object, such as {"region": "fr"}, or {} for none')
+        raise ArgumentsError('the arguments must be a JSON object, such as {"region": "fr"}, or {} for none')
     return cast("dict[str, Any]", found)
 
 

@@ -62,7 +62,8 @@ def show_all(site: Dashboard) -> Response:
         live = session.scalar(
             select(func.count()).where(
                 site.jobs.Process.kind == "clock",
-                func.date_part("epoch", func.clock_timestamp() - site.jobs.Process.beat_at) < site.jobs.Process.lease,
+                func.date_part("epoch", func.clock_timestamp() - site.jobs.Process.heartbeat_at)
+                < site.jobs.Process.lease,
             )
         )
     listed = [
@@ -70,7 +71,7 @@ def show_all(site: Dashboard) -> Response:
             row,
             rule_of(row.cron, row.timezone, now, row.next_run_at, count=1),
             recent.get(row.id, []),
-            site.shown(row.task, row.args_text).text(row.reason),
+            site.shown(row.task, row.args_text).text(row.disabled_reason),
         )
         for row in rows
     ]
@@ -78,7 +79,7 @@ def show_all(site: Dashboard) -> Response:
 
 
 def _columns(schedule: Any) -> list[Any]:
-    stored = [column for column in schedule.__table__.c if column.name not in ("args", "declaration")]
+    stored = [column for column in schedule.__table__.c if column.name not in ("args", "declared_values")]
     return [*stored, cast(schedule.args, Text).label("args_text")]
 
 
@@ -137,7 +138,7 @@ def show(site: Dashboard, schedule_id: int) -> Response:
         schedule=row,
         rule=rule_of(row.cron, row.timezone, now, row.next_run_at if row.enabled else None),
         arguments=shown.pretty,
-        reason=shown.text(row.reason),
+        reason=shown.text(row.disabled_reason),
         fires=fires,
         is_known=row.task in site.jobs.tasks,
     )
@@ -163,8 +164,8 @@ def _disable(changing: Changing, schedule_id: int) -> str:
     if not reason:
         raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
     schedule = schedule_actions.disable(changing.session, changing.jobs.models, schedule_id, reason)
-    schedule.reason = changing.jobs.tasks.secrets(schedule.task, schedule.args).text(reason)
-    changing.record("disable", f"schedule {schedule.name}", reason=schedule.reason)
+    schedule.disabled_reason = changing.jobs.tasks.secrets(schedule.task, schedule.args).text(reason)
+    changing.record("disable", f"schedule {schedule.name}", reason=schedule.disabled_reason)
     return f"Schedule {schedule.name} is disabled."
 
 

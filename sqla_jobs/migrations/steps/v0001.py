@@ -168,14 +168,14 @@ CREATE TABLE {table} (
     overlap TEXT DEFAULT 'allow' NOT NULL,
     jitter DOUBLE PRECISION DEFAULT 0 NOT NULL,
     enabled BOOLEAN DEFAULT true NOT NULL,
-    reason TEXT,
+    disabled_reason TEXT,
     next_run_at TIMESTAMP WITH TIME ZONE,
     last_run_at TIMESTAMP WITH TIME ZONE,
     declared BOOLEAN DEFAULT false NOT NULL,
-    declaration JSONB,
+    declared_values JSONB,
     declared_at TIMESTAMP WITH TIME ZONE,
     retired_at TIMESTAMP WITH TIME ZONE,
-    planned TEXT,
+    planned_rule TEXT,
     CONSTRAINT {schedules}_pkey PRIMARY KEY (id),
     CONSTRAINT {schedules}_name_key UNIQUE (name),
     CONSTRAINT {schedules}_catch_up_check CHECK (catch_up IN ('skip', 'latest', 'all')),
@@ -183,7 +183,7 @@ CREATE TABLE {table} (
     CONSTRAINT {schedules}_id_check CHECK (id > 0 AND id <= 9000000000000000000),
     CONSTRAINT {schedules}_priority_check CHECK (priority BETWEEN -10 AND 10),
     CONSTRAINT {schedules}_args_check CHECK ({_object("args")}),
-    CONSTRAINT {schedules}_declaration_check CHECK ({_object("declaration")}),
+    CONSTRAINT {schedules}_declared_values_check CHECK ({_object("declared_values")}),
     CONSTRAINT {schedules}_jitter_check CHECK (jitter BETWEEN 0 AND 86400),
     CONSTRAINT {schedules}_times_check
         CHECK ({_in_range("next_run_at", "last_run_at", "declared_at", "retired_at")})
@@ -203,12 +203,12 @@ CREATE TABLE {names.table("processes")} (
     set_aside JSONB DEFAULT '{{}}' NOT NULL,
     lease DOUBLE PRECISION DEFAULT 30 NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
-    beat_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
+    heartbeat_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT {names.prefix}processes_pkey PRIMARY KEY (id),
     CONSTRAINT {names.prefix}processes_queues_check CHECK ({_object("queues")}),
     CONSTRAINT {names.prefix}processes_set_aside_check CHECK ({_object("set_aside")}),
     CONSTRAINT {names.prefix}processes_lease_check CHECK (lease > 0 AND lease <= 86400),
-    CONSTRAINT {names.prefix}processes_times_check CHECK ({_in_range("started_at", "beat_at")})
+    CONSTRAINT {names.prefix}processes_times_check CHECK ({_in_range("started_at", "heartbeat_at")})
 )""",
         f"""
 CREATE TABLE {names.table("queues")} (

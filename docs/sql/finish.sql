@@ -1,0 +1,106 @@
+WITH mine AS MATERIALIZED
+(SELECT anon_3.job_id AS job_id, anon_3.run_id AS run_id, anon_3.process_id AS process_id, anon_3.outcome AS
+    outcome, anon_3.delay AS delay, anon_3.started AS started, anon_3.finished AS finished, anon_3.result AS
+    result, anon_3.error_type AS error_type, anon_3.error AS error, anon_3.traceback AS traceback,
+    found.attempt AS attempt, found.started_at AS started_at, found.finished_at AS finished_at, found.due_at
+    AS due_at, found.state AS state
+FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
+    set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
+    BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
+    CAST(%(outcomes)s::VARCHAR AS TEXT[]), CAST(%(delays)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
+    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay,
+    started, finished, result, error_type, error, traceback) JOIN LATERAL (SELECT sqla_jobs.attempt AS
+    attempt, sqla_jobs.started_at + (CAST(anon_3.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS
+    started_at, sqla_jobs.started_at + (CAST(anon_3.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS
+    finished_at, sqla_jobs.started_at + (CAST(anon_3.finished AS DOUBLE PRECISION) * INTERVAL '1 second') +
+    (CAST(CASE WHEN (anon_3.outcome = %(outcome_2)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
+    count(*) AS count_1
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_3)s::VARCHAR) - %(param_2)s::INTEGER,
+    %(least_1)s::INTEGER)), %(least_2)s) * (%(param_3)s + random() / CAST(%(random_1)s::INTEGER AS NUMERIC))
+    ELSE anon_3.delay END AS DOUBLE PRECISION) * INTERVAL '1 second') AS due_at, CASE WHEN (anon_3.outcome IN
+    ('succeeded', 'failed', 'cancelled')) THEN anon_3.outcome WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
+    THEN %(param_4)s::VARCHAR WHEN (anon_3.outcome = %(outcome_4)s::VARCHAR AND sqla_jobs.attempt >=
+    sqla_jobs.max_attempts) THEN %(param_5)s::VARCHAR WHEN (anon_3.outcome = %(outcome_5)s::VARCHAR AND
+    anon_3.delay IS NULL) THEN %(param_6)s::VARCHAR WHEN (anon_3.outcome = %(outcome_6)s::VARCHAR AND (SELECT
+    count(*) AS count_2
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_7)s::VARCHAR) < %(param_7)s::INTEGER)
+    THEN %(param_8)s::VARCHAR ELSE %(param_9)s::VARCHAR END AS state
+FROM sqla_jobs
+WHERE sqla_jobs.id = anon_3.job_id AND sqla_jobs.current_run_id = anon_3.run_id AND sqla_jobs.process_id =
+    anon_3.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
+stored AS
+(INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, result, error_type,
+    error, traceback) SELECT CASE WHEN ((SELECT sqla_runs.id
+FROM sqla_runs
+WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT AND mine.run_id <=
+    9000000000000000000) THEN mine.run_id ELSE nextval('sqla_runs_id_seq') END AS anon_1, mine.job_id AS
+    job_id, mine.attempt AS attempt, mine.process_id AS process_id, mine.started_at AS started_at,
+    mine.finished_at AS finished_at, CASE WHEN (mine.outcome = %(outcome_1)s::VARCHAR AND mine.state =
+    %(state_1)s::VARCHAR) THEN %(param_1)s::VARCHAR ELSE mine.outcome END AS anon_2, CAST(mine.result AS
+    JSONB) AS result, mine.error_type AS error_type, mine.error AS error, mine.traceback AS traceback
+FROM mine
+WHERE mine.outcome != %(outcome_8)s::VARCHAR),
+done AS
+(UPDATE sqla_jobs SET state=mine.state, run_at=CASE WHEN (mine.state = %(state_2)s::VARCHAR) THEN mine.due_at
+    ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE WHEN (mine.outcome IN ('released',
+    'snoozed')) THEN %(param_13)s::INTEGER ELSE %(param_14)s::INTEGER END, %(greatest_1)s::INTEGER),
+    current_run_id=NULL, process_id=NULL, finished_at=CASE WHEN (mine.state IN ('succeeded', 'failed',
+    'cancelled')) THEN mine.finished_at ELSE NULL END, position=CASE WHEN (mine.state = %(state_3)s::VARCHAR)
+    THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END FROM mine WHERE sqla_jobs.id =
+    mine.job_id AND sqla_jobs.id = ANY (array((SELECT mine.job_id
+FROM mine))) RETURNING mine.run_id)
+ SELECT anon_3.run_id, CASE WHEN ((SELECT sqla_jobs.id
+FROM sqla_jobs
+WHERE sqla_jobs.id = anon_3.job_id AND sqla_jobs.current_run_id = anon_3.run_id AND sqla_jobs.process_id =
+    anon_3.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_10)s::VARCHAR WHEN
+    (coalesce((SELECT sqla_runs.outcome
+FROM sqla_runs
+WHERE sqla_runs.id = anon_3.run_id), %(coalesce_1)s::VARCHAR) != %(coalesce_2)s::VARCHAR) THEN
+    %(param_11)s::VARCHAR ELSE %(param_12)s::VARCHAR END AS fate
+FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
+    set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
+    BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
+    CAST(%(outcomes)s::VARCHAR AS TEXT[]), CAST(%(delays)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
+    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay,
+    started, finished, result, error_type, error, traceback) LEFT OUTER JOIN done ON done.run_id =
+    anon_3.run_id
+WHERE done.run_id IS NULL
+-- coalesce_1 = 'lost'
+-- coalesce_2 = 'lost'
+-- greatest_1 = 0
+-- least_1 = 20
+-- least_2 = 3600.0
+-- outcome_1 = 'retried'
+-- outcome_2 = 'lost'
+-- outcome_3 = 'lost'
+-- outcome_4 = 'lost'
+-- outcome_5 = 'released'
+-- outcome_6 = 'lost'
+-- outcome_7 = 'lost'
+-- outcome_8 = 'released'
+-- param_1 = 'cancelled'
+-- param_10 = 'locked'
+-- param_11 = 'known'
+-- param_12 = 'lost'
+-- param_13 = 1
+-- param_14 = 0
+-- param_2 = 1
+-- param_3 = 0.75
+-- param_4 = 'cancelled'
+-- param_5 = 'failed'
+-- param_6 = 'queued'
+-- param_7 = 2
+-- param_8 = 'queued'
+-- param_9 = 'scheduled'
+-- power_1 = 2.0
+-- random_1 = 2
+-- run_id_1 = 0
+-- state_1 = 'cancelled'
+-- state_2 = 'scheduled'
+-- state_3 = 'queued'

@@ -1,0 +1,59 @@
+WITH orphan AS MATERIALIZED
+(SELECT sqla_jobs.ctid AS ctid, sqla_jobs.id AS id, sqla_jobs.current_run_id AS current_run_id,
+    sqla_jobs.process_id AS process_id, sqla_jobs.started_at AS started_at, sqla_jobs.attempt AS attempt,
+    least(power(%(power_1)s, least((SELECT count(*) AS count_1
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_1)s::VARCHAR) - %(param_1)s::INTEGER,
+    %(least_2)s::INTEGER)), %(least_3)s) * (%(param_2)s + random() / CAST(%(random_1)s::INTEGER AS NUMERIC))
+    AS delay, CASE WHEN (sqla_jobs.cancel_requested_at IS NOT NULL) THEN %(param_3)s::VARCHAR WHEN
+    (sqla_jobs.attempt >= sqla_jobs.max_attempts) THEN %(param_4)s::VARCHAR WHEN ((SELECT count(*) AS count_2
+FROM sqla_runs
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_2)s::VARCHAR) < %(param_5)s::INTEGER)
+    THEN %(param_6)s::VARCHAR ELSE %(param_7)s::VARCHAR END AS state
+FROM sqla_jobs
+WHERE sqla_jobs.state = %(state_4)s::VARCHAR AND (sqla_jobs.process_id NOT IN (SELECT sqla_processes.id
+FROM sqla_processes)) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
+    (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
+    BIGINT[])))
+ LIMIT %(limit)s FOR NO KEY UPDATE OF sqla_jobs SKIP LOCKED),
+done AS
+(UPDATE sqla_jobs SET state=orphan.state, run_at=CASE WHEN (orphan.state = %(state_1)s::VARCHAR) THEN
+    statement_timestamp() + (CAST(orphan.delay AS DOUBLE PRECISION) * INTERVAL '1 second') ELSE
+    sqla_jobs.run_at END, current_run_id=NULL, process_id=NULL, finished_at=CASE WHEN (orphan.state IN
+    (%(state_2)s)) THEN statement_timestamp() ELSE NULL END, position=CASE WHEN (orphan.state =
+    %(state_3)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END FROM orphan WHERE
+    sqla_jobs.ctid = orphan.ctid AND sqla_jobs.ctid = ANY (array((SELECT orphan.ctid
+FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, orphan.current_run_id, orphan.attempt,
+    orphan.process_id, orphan.started_at),
+stored AS
+(INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, error_type, error)
+    SELECT CASE WHEN ((SELECT sqla_runs.id
+FROM sqla_runs
+WHERE sqla_runs.id = done.current_run_id) IS NULL AND done.current_run_id > %(current_run_id_1)s::BIGINT AND
+    done.current_run_id <= 9000000000000000000) THEN done.current_run_id ELSE nextval('sqla_runs_id_seq') END
+    AS anon_1, done.id AS id, done.attempt AS attempt, done.process_id AS process_id, least(done.started_at,
+    statement_timestamp()) AS least_1, statement_timestamp() AS statement_timestamp_1, 'lost', 'Lost',
+    concat(%(concat_2)s::VARCHAR, done.process_id, %(concat_3)s::VARCHAR) AS concat_1
+FROM done)
+ SELECT done.id, done.state
+FROM done
+-- concat_2 = 'process '
+-- concat_3 = ' stopped before the job ended'
+-- current_run_id_1 = 0
+-- least_2 = 20
+-- least_3 = 3600.0
+-- outcome_1 = 'lost'
+-- outcome_2 = 'lost'
+-- param_1 = 1
+-- param_2 = 0.75
+-- param_3 = 'cancelled'
+-- param_4 = 'failed'
+-- param_5 = 2
+-- param_6 = 'queued'
+-- param_7 = 'scheduled'
+-- power_1 = 2.0
+-- random_1 = 2
+-- state_1 = 'scheduled'
+-- state_2 = ['cancelled', 'failed']
+-- state_3 = 'queued'
+-- state_4 = 'running'

@@ -1,0 +1,99 @@
+"""`enqueue` as `help()` and `inspect.signature` show it: the session, and the arguments of one task."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import DeclarationError
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.enqueue import AnySession
+
+_PROMISE = "It exists if and only if the caller's transaction commits; nothing is committed here."
+_RETURNED = """Returns the job, pending like any object that was added. With `options(unique_key=…)` it is in the
+database already, or it is the live job that has this key."""
+_RAISED = """Raises `ArgumentsError`, having changed nothing, for a session that is missing or asynchronous, and for
+arguments that do not fit the task or could not be stored; `DeclarationError` where an annotation of the
+task cannot be resolved."""
+_SESSION = "- `session`: the `Session` or `scoped_session` of the caller."
+
+
+class _Adds(Protocol):
+    def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
+
+
+def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> Any:
+    return enqueuer.add(session, args, kwargs)
+
+
+enqueue.__qualname__ = "Enqueuer.enqueue"
+enqueue.__doc__ = f"""Add a job of the task to the caller's session, and return it.
+
+{_PROMISE}
+
+{_SESSION}
+- `*args`, `**kwargs`: the arguments of the task, by position or by name, without those that are injected.
+
+{_RETURNED}
+
+{_RAISED}
+"""
+
+
+class DescribedEnqueue:
+    """`enqueue` of one task."""
+
+    def __init__(self, declaration: Declaration, job_class: type[Any]) -> None:
+        self._declaration = declaration
+        self._job_class = job_class
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """To be bound to an enqueuer. Made when it is first asked for: until then annotations may not be resolvable."""
+
+        def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> Any:
+            return enqueuer.add(session, args, kwargs)
+
+        arguments = [self._shown(parameter) for parameter in self._declaration.signature.arguments.parameters.values()]
+        enqueue.__qualname__ = "Enqueuer.enqueue"
+        enqueue.__doc__ = "\n".join(self._help(arguments))
+        enqueue.__signature__ = self._signature(arguments)  # type: ignore[attr-defined]
+        return enqueue
+
+    def _shown(self, parameter: inspect.Parameter) -> inspect.Parameter:
+        """With its type where that is known by now, else as written."""
+        if parameter.annotation is parameter.empty:
+            return parameter
+        try:
+            return parameter.replace(annotation=self._declaration.signature.annotation(parameter.name))
+        except DeclarationError:
+            return parameter
+
+    def _signature(self, arguments: list[inspect.Parameter]) -> inspect.Signature:
+        taken = {argument.name for argument in arguments}
+        own = [
+            inspect.Parameter(_free(name, taken), inspect.Parameter.POSITIONAL_ONLY, annotation=annotation)
+            for name, annotation in (("enqueuer", inspect.Parameter.empty), ("session", Session))
+        ]
+        return inspect.Signature([*own, *arguments], return_annotation=self._job_class)
+
+    def _help(self, arguments: list[inspect.Parameter]) -> Iterator[str]:
+        yield f"Add a job of the task `{self._declaration.name}` to the caller's session, and return it."
+        yield f"\n{_PROMISE}\n\n{_SESSION}"
+        for argument in arguments:
+            kind = "" if argument.annotation is argument.empty else inspect.formatannotation(argument.annotation)
+            default = "" if argument.default is argument.empty else f"by default {argument.default!r}"
+            yield f"- `{argument.name}`: {', '.join(filter(None, (kind, default))) or 'any type'}"
+        if not arguments:
+            yield "\nThe task takes no arguments."
+        yield f"\n{_RETURNED}\n\n{_RAISED}"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name

@@ -1,0 +1,53 @@
+"""What applications may import: every change of it is seen here."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+
+import pytest
+
+from sqla_jobs.models import columns
+
+PUBLIC = {
+    "sqla_jobs": {
+        *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "Cancel", "Snooze", "PARKED"),
+        *("JobsError", "ArgumentsError", "ConfigurationError", "DeclarationError", "UnknownJob", "UnknownTask"),
+    },
+    "sqla_jobs.cron": {"Cron", "every"},
+    "sqla_jobs.testing": {"drain"},
+    "sqla_jobs.postgres": {"local_postgres"},
+    "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
+    "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},
+    "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
+    "sqla_jobs.worker": {"Settings", "Worker"},
+    "sqla_jobs.clock": {"Clock"},
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_these(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == sorted(PUBLIC[module])
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_class_and_function_says_what_it_is(module: str) -> None:
+    found = importlib.import_module(module)
+    named = {name: getattr(found, name) for name in PUBLIC[module]}
+    assert [name for name, value in named.items() if callable(value) and not inspect.getdoc(value)] == []
+
+
+def test_every_column_of_the_models_says_what_it_holds() -> None:
+    """In the line below it, as editors show it."""
+    tree = ast.parse(inspect.getsource(columns))
+    mixins = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("Mixin")]
+    assert len(mixins) == 6
+    silent = [
+        f"{mixin.name}.{one.target.id}"
+        for mixin in mixins
+        for one, after in zip(mixin.body, [*mixin.body[1:], None], strict=True)
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and not one.target.id.startswith("__")
+        if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+    ]
+    assert silent == []
