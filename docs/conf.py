@@ -55,9 +55,16 @@ def _without_constructor(
 
 
 def _arguments_as_fields(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """A list of arguments, ``- `name`: what it is``, becomes the fields that Sphinx shows as parameters."""
-    if what in ("class", "function", "method"):
-        lines[:] = [re.sub(r"^- `(\w+)`: ", r":param \1: ", line) for line in lines]
+    """A list of arguments, ``- `name`, `other`: what they are``, becomes fields, which Sphinx shows as parameters."""
+
+    def field(item: re.Match[str]) -> str:
+        names = item[1].replace("`", "").replace(", ", "/")  # a space would make the first of them a type
+        return f":param {names.replace('*', chr(92) + '*')}: "
+
+    if what in ("class", "function", "method") and all(
+        re.match(r"- `[^`]+`(?:, `[^`]+`)*: ", line) for line in lines if line.startswith("- ")
+    ):
+        lines[:] = [re.sub(r"^- (`[^`]+`(?:, `[^`]+`)*): ", field, line) for line in lines]
 
 
 def _without_values_of_columns(app: Any, doctree: Any) -> None:

@@ -200,7 +200,8 @@ def test_the_flask_applications_of_the_docs_work(
     )
     assert python("-c", code) == "[None, None, True]\n"
     code = (
-        "import config; from sqla_jobs.flask.cli import defaults_of as of; print(*of(vars(config))['worker'].values())"
+        "import config; from sqla_jobs.flask.cli import defaults_of; "
+        "print(*defaults_of(vars(config))['worker'].values())"
     )
     assert set(python("-c", code).split()) == {"2", "default=8,mail=2"}
 
