@@ -104,7 +104,7 @@ class TestWhichApplication:
 
     @pytest.mark.parametrize(
         ("text", "reason"),
-        [("[tool.sqla_jobs]\napp = 5\n", "app = 5; write"), ("[tool", "pyproject.toml cannot be read")],
+        [("[tool.sqla_jobs]\napp = 5\n", "app must be text such as"), ("[tool", "pyproject.toml cannot be read")],
     )
     def test_a_pyproject_that_cannot_be_read_is_named(
         self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, text: str, reason: str
