@@ -442,7 +442,7 @@ class TestUpkeep:
         (["list", "--arg", f"x={'9' * 5000}"], 0, ""),
         (["list", "--older-than", "99999w"], 0, ""),
         (["list", "--newer-than", "99999w", "--json"], 0, "[]"),
-        (["list", "--newer-than", "999999w"], 2, "no length of time"),
+        (["list", "--newer-than", "999999w"], 2, "is not a duration"),
         (["prune", "--older-than", "99999w", "--yes"], 0, "0 jobs"),
         (["list", "--limit", str(2**63)], 2, "not in the range"),
         (["list", "--below", str(2**63)], 2, "not in the range"),

@@ -217,7 +217,7 @@ def test_an_end_that_the_task_itself_keeps_from_being_stored_is_charged_and_told
         )
     ((outcome, error),) = run(app, shop.write, {"n": 1})[0]
     assert outcome == "retried"
-    assert "row level security, and triggers that return NULL hide it" in str(error)
+    assert "row level security or a trigger that returns NULL hides it" in str(error)
     assert effects(app) == {}
     with Session(app) as session:
         job = session.scalars(select(jobs.Job)).one()

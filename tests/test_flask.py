@@ -274,7 +274,7 @@ class TestWhichApplication:
         carried = FlaskJobs(jobs, app, bind=engine)
         carried.init_app(app)
         assert app.extensions["sqla_jobs"] is carried
-        with pytest.raises(ConfigurationError, match="can carry only one"):
+        with pytest.raises(ConfigurationError, match="an application carries one Jobs"):
             FlaskJobs(jobs, app)
 
 

@@ -43,7 +43,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: Path) -> 
         metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
     assert names == {name for name in there if "__pycache__" not in name}
     assert "sqla_jobs/py.typed" in names
-    assert "Background jobs that live in your own SQLAlchemy metadata" in metadata
+    assert "Background jobs for Python that live in your own SQLAlchemy metadata" in metadata
 
 
 def test_the_quick_start_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
