@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import seconds
 
+_in_order: Any = aggregate_order_by  # SQLAlchemy 2.0 has no types for it
+
 
 class Found(NamedTuple):
     """Rows to delete, and the id up to which all were looked at: None where there is nothing beyond."""
@@ -68,7 +70,7 @@ class Leftovers:
         return self._delete(session, delete(self._audit).where(self._named(self._audit)), ids)
 
     def _found(self, session: Session, looked: Any, limit: int, conditions: list[ColumnElement[bool]]) -> Found:
-        chosen = func.array_agg(aggregate_order_by(looked.c.id, looked.c.id)).filter(*conditions)
+        chosen = func.array_agg(_in_order(looked.c.id, looked.c.id)).filter(*conditions)
         statement = select(chosen, func.max(looked.c.id), func.count())
         ids, last, count = session.execute(statement, bind_arguments=self._on).one()
         return Found([*(ids or ())], last if count == limit else None)
