@@ -216,6 +216,7 @@ def test_what_was_set_aside_is_tried_again(session: Session) -> None:
 
 def test_a_claim_reads_its_moments_whatever_the_style_of_dates(session: Session, database: Engine) -> None:
     shop.mark.enqueue(session, n=1)
+    session.flush()
     session.execute(text("UPDATE sqla_jobs SET schedule_id = 1, scheduled_for = '2026-11-26 12:00:00.123456 UTC'"))
     session.commit()
     with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
