@@ -82,7 +82,7 @@ class _Names:
 
 
 Rights = Iterator[tuple[str, str]]
-"""What is granted, and on what; or a comment, and nothing."""
+"""Pairs of a right and the table it is granted on. A pair whose table is empty is a comment."""
 
 
 def _to(role: str, does: str, name: _Names, rights: Rights) -> Iterator[str]:

@@ -37,7 +37,7 @@ def _at(last: int | None, gone: int) -> int | None:
 
 
 class Old(Protocol):
-    """One kind of rows: `name` is what the log calls one of them."""
+    """One kind of rows to delete. The log calls one of them `name`."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +46,7 @@ class Old(Protocol):
         ...
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete those that are old enough still. Returns how many went."""
+        """Delete those of `ids` that are still old enough. Returns how many were deleted."""
         ...
 
 

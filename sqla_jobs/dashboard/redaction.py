@@ -30,7 +30,7 @@ class Shown:
         return None if text is None else self.secrets.text(text)
 
     def beginning(self, text: str) -> str:
-        """Of a text of which `READ` characters were read."""
+        """The first characters of `text`, without secrets. The query reads at most `READ` characters of it."""
         said = self.secrets.text(text)
         return (said[:-_MAY_BE_CUT] if len(text) >= READ else said)[:_SAID]
 
