@@ -217,8 +217,7 @@ class Worker(Service):
         for held in late:
             log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
         self._end(late, Lost(overdue))
-        for lane in self._lanes:
-            self._end(lane.give_back(), Released())  # of a claim that was slow to answer
+        self._give_back()  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         try:
@@ -263,8 +262,11 @@ class Worker(Service):
             self._runs += runs
 
     def _on_leases_lost(self) -> None:
+        self._give_back()  # among them may be some that were claimed under the new id
+
+    def _give_back(self) -> None:
         for lane in self._lanes:
-            self._end(lane.give_back(), Released())  # among them may be some that were claimed under the new id
+            self._end(lane.give_back(), Released())
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:
