@@ -277,15 +277,26 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
         return []
 
     monkeypatch.setattr(Queries, "rescue", look)
-    pulse = Heartbeat(connection.engine, jobs.models, QUERIES, LeaseSettings(0.1, 1.0), SetAside())
+    settings = LeaseSettings(0.1, 1.0)
+    heartbeat = Heartbeat(
+        connection.engine,
+        jobs.models,
+        QUERIES,
+        settings,
+        SetAside(),
+        living=list,
+        beaten=lambda *_: None,
+        gone=lambda _: None,
+    )
 
     def has_looked() -> bool:
-        pulse.beat([])
-        pulse.rescue()
+        heartbeat.beat_if_due()
+        heartbeat.rescue_if_due()
         return looks > 0
 
     wait_until(has_looked)
-    pulse.rescue()
+    heartbeat.beat_if_due()
+    heartbeat.rescue_if_due()
     assert looks == 1
     assert next_look(10.0, 10.5, longest=30.0) == 35.5
     assert next_look(10.0, 20.0, longest=30.0) == 50.0  # a lock that was waited for, say

@@ -21,7 +21,6 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
@@ -59,7 +58,7 @@ class Clock(Service):
         self._lease_settings = LeaseSettings(heartbeat, lease)
         self._queries = Queries(jobs.models)
         self._schedules = ScheduleQueries(jobs.models)
-        self._set_aside, self._set_aside_jobs = SetAside("schedule"), SetAside()
+        self._set_aside = SetAside("schedule")
         self._declare_at = 0.0
         self._has_synced = False
         self._wake = threading.Event()
@@ -78,9 +77,6 @@ class Clock(Service):
         except BaseException:
             self._engine.dispose()
             raise
-        self._heartbeat = Heartbeat(
-            self._engine, self._jobs.models, self._queries, self._lease_settings, self._set_aside_jobs
-        )
         channel = self._jobs.models.channel
         self._listener = Listener(self._engine, channel, self._heard, patience=self._lease_settings.patience)
         self._listener.start()
@@ -179,6 +175,16 @@ class Clock(Service):
             self._process_id = processes.register(
                 connection, self._jobs.models, kind="clock", queues={}, lease=self._lease_settings.lease
             )
+        self._beat_at = time.monotonic() + self._lease_settings.heartbeat
+
+    def _beat(self) -> None:
+        """Jobs of dead workers are the workers' business: no row of theirs holds up a tick."""
+        due_at = time.monotonic() + self._lease_settings.heartbeat
+        with self._engine.begin() as connection:
+            alive = self._queries.beat(connection, [self._process_id])
+        self._beat_at = due_at
+        if self._process_id not in alive:
+            self._register()
 
     def _heard(self, what: str) -> None:
         if what in ("", SCHEDULES):
@@ -188,22 +194,18 @@ class Clock(Service):
         patience = RetryLoop("the clock", self._stop_requested, longest=self._lease_settings.longest_wait)
         while not self._stop_requested.is_set():
             due_in = patience.run(self._step) or 0.0
-            self._wake.wait(min(_LOOK, self._heartbeat.due_in, due_in) if due_in > 0 else _HELD_AGAIN)
+            beat_in = max(0.0, self._beat_at - time.monotonic())
+            self._wake.wait(min(_LOOK, beat_in, due_in) if due_in > 0 else _HELD_AGAIN)
             self._wake.clear()
 
     def _step(self) -> float:
         """One look. Returns the seconds until the next."""
         self._declare(self._engine)
-        if self._heartbeat.is_due:
-            if self._process_id not in self._heartbeat.beat([self._process_id]):
-                self._register()
-            self._heartbeat.rescue()
-        elif self._heartbeat.is_rescue_due:
-            self._heartbeat.rescue()
+        if time.monotonic() >= self._beat_at:
+            self._beat()
         if count := self._fire(self._engine):
             log.info("%d jobs enqueued by schedules", count)
-        for set_aside in (self._set_aside, self._set_aside_jobs):
-            set_aside.show(self._engine, self._jobs.models, self._process_id)
+        self._set_aside.show(self._engine, self._jobs.models, self._process_id)
         with self._engine.begin() as connection:
             return self._schedules.due_in(connection)
 

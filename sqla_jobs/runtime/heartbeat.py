@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from sqlalchemy import Engine
@@ -35,60 +35,73 @@ def next_look(began: float, ended: float, *, longest: float) -> float:
 
 
 class Heartbeat:
-    """Beats for processes of this host, and rescues what dead ones held.
+    """Beats for the processes that `living` names, and rescues what dead ones held.
 
     A process is dead when this one has seen its heartbeat unchanged for a whole lease, and has itself beaten
     without a gap meanwhile: otherwise a server that was away, or stood still, would make all look dead.
     """
 
     def __init__(
-        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+        self,
+        engine: Engine,
+        models: Models[Any],
+        queries: Queries,
+        settings: LeaseSettings,
+        set_aside: SetAside,
+        *,
+        living: Callable[[], Collection[uuid.UUID]],
+        beaten: Callable[[set[uuid.UUID], float], None],
+        gone: Callable[[uuid.UUID], None],
     ) -> None:
+        """`beaten` is told for which the beat was stored, with its moment, `gone` which was taken for dead."""
         self._engine = engine
         self._queries = queries
         self._candidates = Candidates(models)
         self._lease_settings = settings
         self._set_aside = set_aside
+        self._living = living
+        self._beaten = beaten
+        self._gone = gone
         self._sightings = Sightings()
-        self.beat_at = time.monotonic()
+        self._beat_at = time.monotonic()
         self._rescue_at = 0.0
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time to beat."""
-        return self.due_in <= 0
+        self._has_looked = True
 
     @property
     def due_in(self) -> float:
-        """Seconds until that."""
-        return max(0.0, self.beat_at + self._lease_settings.heartbeat - time.monotonic())
+        """Seconds until it is time to beat."""
+        return max(0.0, self._beat_at + self._lease_settings.heartbeat - time.monotonic())
 
-    @property
-    def is_rescue_due(self) -> bool:
-        """Whether one that has not been heard of for long may be dead by now: sooner than the next beat."""
-        return time.monotonic() >= self._sightings.due_at
-
-    def beat(self, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
-        """Say that these live. Returns those not taken for dead yet, and whether it could be said of each."""
-        now = time.monotonic()
+    def beat_if_due(self) -> None:
+        """Beat where it is time for it. Called between the steps of whatever may take long."""
+        if self.due_in > 0:
+            return
+        now, living = time.monotonic(), self._living()
         with self._engine.begin() as connection:
-            alive = self._queries.beat(connection, process_ids)
+            alive = self._queries.beat(connection, living)
         if self._has_gap:
             self._sightings.forget()
-        self.beat_at = now
-        return alive
+        self._beat_at = now
+        self._has_looked = False
+        self._beaten({process_id for process_id, is_stored in alive.items() if is_stored}, now)
+        for process_id in living:
+            if process_id not in alive:
+                self._gone(process_id)
+
+    def rescue_if_due(self) -> None:
+        """Take back the jobs of the dead after each beat, and as soon as a silent process may be dead."""
+        if self._has_looked and time.monotonic() < self._sightings.due_at:
+            return
+        self._has_looked = True
+        self._delete_expired()
+        if time.monotonic() >= self._rescue_at:
+            while self._rescue_some() and self.due_in > 0:
+                pass
 
     @property
     def _has_gap(self) -> bool:
         """Whether too much time has passed since the last beat to conclude anything from the silence of others."""
-        return time.monotonic() - self.beat_at > self._lease_settings.lease / 2
-
-    def rescue(self) -> None:
-        """Take back the jobs of the dead; not with each beat where that takes long."""
-        self._delete_expired()
-        if time.monotonic() >= self._rescue_at:
-            while self._rescue_some() and not self.is_due:
-                pass
+        return time.monotonic() - self._beat_at > self._lease_settings.lease / 2
 
     def _delete_expired(self) -> None:
         asked_at = time.monotonic()
@@ -107,6 +120,7 @@ class Heartbeat:
         began = time.monotonic()
 
         def rescue(which: Among) -> list[tuple[int, str]]:
+            self.beat_if_due()
             with self._engine.begin() as connection:
                 return self._queries.rescue(connection, among=which)
 
@@ -165,6 +179,8 @@ class Alone:
 
     def __init__(self) -> None:
         self.stop = StopRequest()
+        self._process_ids = set[uuid.UUID]()
+        """Its own, while it was not taken for dead."""
         self._beat_at = time.monotonic()
 
     @property
@@ -174,27 +190,34 @@ class Alone:
     def meet(
         self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
     ) -> None:
-        self._heartbeat = Heartbeat(engine, models, queries, settings, set_aside)
+        self._heartbeat = Heartbeat(
+            engine,
+            models,
+            queries,
+            settings,
+            set_aside,
+            living=lambda: list(self._process_ids),
+            beaten=self._beaten,
+            gone=self._process_ids.discard,
+        )
 
     def registered(self, process_id: uuid.UUID) -> None:
+        self._process_ids.add(process_id)
         self._beat_at = time.monotonic()
+
+    def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
+        if process_ids:
+            self._beat_at = moment
 
     @property
     def due_in(self) -> float:
         return self._heartbeat.due_in
 
     def keep(self, process_id: uuid.UUID) -> bool:
-        if not self._heartbeat.is_due:
-            if self._heartbeat.is_rescue_due:
-                self._heartbeat.rescue()
-            return True
-        alive = self._heartbeat.beat([process_id])
-        if alive.get(process_id):
-            self._beat_at = self._heartbeat.beat_at
-        if process_id not in alive:
-            return False
-        self._heartbeat.rescue()
-        return True
+        self._heartbeat.beat_if_due()
+        if self._process_ids:
+            self._heartbeat.rescue_if_due()
+        return process_id in self._process_ids
 
     def leaving(self) -> None:
         """Nobody is to be told."""

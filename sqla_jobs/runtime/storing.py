@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine
 
@@ -12,16 +12,25 @@ from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failed, Failure, Released, sto
 from sqla_jobs.runtime.set_aside import SetAside
 
 
-def store(engine: Engine, queries: Queries, ends: Sequence[RunEnd], set_aside: SetAside) -> dict[int, str]:
+def store(
+    engine: Engine,
+    queries: Queries,
+    ends: Sequence[RunEnd],
+    set_aside: SetAside,
+    *,
+    before_each: Callable[[], None] = lambda: None,
+) -> dict[int, str]:
     """Store these ends. Returns by run id what became of those that are not stored.
 
     These are the fates of `Queries.finish`, and "refused". An end that the server refuses is replaced by a
     failure that says so, and set aside if that is refused too; the others are stored. After an error in the
-    middle it may be called again with all of them.
+    middle it may be called again with all of them. `before_each` is called before each transaction: many that
+    are refused take many.
     """
     fates: dict[int, str] = {}
 
     def step(part: Sequence[RunEnd]) -> None:
+        before_each()
         with engine.begin() as connection:
             fates.update(queries.finish(connection, part))
 

@@ -113,43 +113,41 @@ class ParentHeartbeat:
         )
         models = map_models(registry(), self._address.schema, self._address.prefix, JobMixin)
         queries = Queries(models)
-        pulse = Heartbeat(engine, models, queries, self._lease_settings, self._set_aside)
+        heartbeat = Heartbeat(
+            engine,
+            models,
+            queries,
+            self._lease_settings,
+            self._set_aside,
+            living=lambda: [*self._living(), *(abandoned.process_id for abandoned in self._abandoned)],
+            beaten=self._beaten,
+            gone=self._gone,
+        )
         patience = RetryLoop("the heartbeat", self._stop, longest=self._lease_settings.longest_wait)
         while not self._stop.is_set():
-            patience.run(lambda: self._tick(engine, models, queries, pulse))
-            self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, pulse.due_in))
+            patience.run(lambda: self._tick(engine, models, queries, heartbeat))
+            self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in))
             self._wake.clear()
         engine.dispose()
 
-    def _tick(self, engine: Engine, models: Models[Any], queries: Queries, pulse: Heartbeat) -> None:
+    def _tick(self, engine: Engine, models: Models[Any], queries: Queries, heartbeat: Heartbeat) -> None:
         """Beat first: whatever is wrong with what the dead have left, the living live."""
-        if pulse.is_due:
-            self._beat(pulse)
-            for process_id in self._living()[:1]:  # this one has no row itself
-                self._set_aside.show(engine, models, process_id)
-        elif pulse.is_rescue_due:
-            pulse.rescue()
+        heartbeat.beat_if_due()
+        for process_id in self._living()[:1]:  # this one has no row itself
+            self._set_aside.show(engine, models, process_id)
+        heartbeat.rescue_if_due()
         if self._hung:
             self._revoke(engine, queries, *self._hung[0])
             del self._hung[0]
         if some := self._given_back[:_SOME]:
-            store(engine, queries, some, self._set_aside)
+            store(engine, queries, some, self._set_aside, before_each=heartbeat.beat_if_due)
             del self._given_back[: len(some)]
             self._tell(engine, models)
         for abandoned in list(self._abandoned):
-            if _settle(engine, queries, abandoned, self._set_aside):
+            if _settle(engine, queries, abandoned, self._set_aside, heartbeat):
                 self._tell(engine, models)
             elif not abandoned.begun and _sign_off(engine, queries, abandoned):
                 self._abandoned.remove(abandoned)
-
-    def _beat(self, pulse: Heartbeat) -> None:
-        living = self._living()
-        alive = pulse.beat([*living, *(abandoned.process_id for abandoned in self._abandoned)])
-        self._beaten({process_id for process_id, said in alive.items() if said}, pulse.beat_at)
-        for process_id in living:
-            if process_id not in alive:
-                self._gone(process_id)
-        pulse.rescue()
 
     @staticmethod
     def _tell(engine: Engine, models: Models[Any]) -> None:
@@ -165,7 +163,9 @@ class ParentHeartbeat:
         self._given_back += [RunEnd(lease, Released()) for lease in held if lease.run_id not in begun]
 
 
-def _settle(engine: Engine, queries: Queries, abandoned: AbandonedWork, set_aside: SetAside) -> bool:
+def _settle(
+    engine: Engine, queries: Queries, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
+) -> bool:
     """Store some of the ends, and give back some of the rest. Returns whether something is free for others now.
 
     What a user holds locked stays for the next time.
@@ -175,7 +175,7 @@ def _settle(engine: Engine, queries: Queries, abandoned: AbandonedWork, set_asid
         known = [*(end.lease.run_id for end in abandoned.begun), *abandoned.refused]
         unstarted = queries.leases(connection, abandoned.process_id, known)[:_SOME]
     ends = [*some, *(RunEnd(lease, Released()) for lease in unstarted)]
-    fates = store(engine, queries, ends, set_aside)
+    fates = store(engine, queries, ends, set_aside, before_each=heartbeat.beat_if_due)
     # only now: after an error all of it is done again
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
