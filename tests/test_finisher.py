@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from sqla_jobs.queries import Lease, Queries, RunEnd, processes
-from sqla_jobs.rules.outcomes import Succeeded
+from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.worker.finisher import Finisher
 from tests import shop
@@ -33,7 +33,7 @@ def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_jus
 
     monkeypatch.setattr(finisher._crowd, "clear", late)
     finisher.start()
-    ends = [RunEnd(Lease(n, n, me), Succeeded()) for n in range(1500)]  # of nobody's jobs, which is an end too
+    ends = [RunEnd(Lease(n, n, me), Outcome.succeeded()) for n in range(1500)]  # of nobody's jobs, which is an end too
     for end in ends:
         finisher.put(end)
     assert is_called.wait(20)

@@ -24,16 +24,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import JobState
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
-from sqla_jobs.rules.outcomes import (
-    Cancelled,
-    Failed,
-    Failure,
-    Outcome,
-    Released,
-    Retried,
-    Snoozed,
-    Succeeded,
-)
+from sqla_jobs.rules.outcomes import Failure, Outcome
 from tests import shop
 from tests.helpers import wait_until
 from tests.shop import jobs
@@ -87,7 +78,7 @@ def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_o
     barrier = threading.Barrier(8)
 
     def finish_all(number: int) -> list[str]:
-        ends = [RunEnd(job, Succeeded(str(number))) for job in claimed]
+        ends = [RunEnd(job, Outcome.succeeded(str(number))) for job in claimed]
         fates: list[str] = []
         barrier.wait()
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -154,27 +145,27 @@ class JobLife(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def succeed(self, lease: Claimed) -> None:
-        self.finish(lease, Succeeded())
+        self.finish(lease, Outcome.succeeded())
 
     @rule(lease=leases)
     def fail(self, lease: Claimed) -> None:
-        self.finish(lease, Failed(WHY))
+        self.finish(lease, Outcome.failed(WHY))
 
     @rule(lease=leases, delay=st.sampled_from([0.0, 3600.0]))
     def retry_later(self, lease: Claimed, delay: float) -> None:
-        self.finish(lease, Retried(delay, WHY) if lease.attempt < lease.max_attempts else Failed(WHY))
+        self.finish(lease, Outcome.retried(delay, WHY) if lease.attempt < lease.max_attempts else Outcome.failed(WHY))
 
     @rule(lease=consumes(leases))
     def snooze(self, lease: Claimed) -> None:
-        self.finish(lease, Snoozed(0.0))
+        self.finish(lease, Outcome.snoozed(0.0))
 
     @rule(lease=consumes(leases))
     def release(self, lease: Claimed) -> None:
-        self.finish(lease, Released())
+        self.finish(lease, Outcome.released())
 
     @rule(lease=leases)
     def cancel_from_inside(self, lease: Claimed) -> None:
-        self.finish(lease, Cancelled(WHY))
+        self.finish(lease, Outcome.cancelled(WHY))
 
     @rule(lease=leases)
     def cancel_from_outside(self, lease: Claimed) -> None:
@@ -332,7 +323,7 @@ def test_a_rescue_takes_no_job_from_a_process_that_it_cannot_see(engine: Engine)
             (lease,) = claim(connection, a_process(connection), 1)
         thread.join()
         assert taken == [[]]
-        assert QUERIES.finish(connection, [RunEnd(lease, Succeeded())]) == {}
+        assert QUERIES.finish(connection, [RunEnd(lease, Outcome.succeeded())]) == {}
         outcomes = connection.scalars(select(jobs.Run.outcome).order_by(jobs.Run.id)).all()
         assert outcomes == ["lost", "succeeded"]
         connection.execute(text("DROP OWNED BY slow_rescuer; DROP ROLE slow_rescuer"))

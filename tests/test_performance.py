@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE, driver
 from sqla_jobs.queries import Among, Queries, RunEnd, processes
 from sqla_jobs.queries.expressions import RawStatement, as_query
-from sqla_jobs.rules.outcomes import Failed, Failure, Retried, Succeeded
+from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.runtime.heartbeat import Heartbeat, next_look
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
@@ -126,7 +126,7 @@ def test_a_job_costs_at_most_1250_bytes_of_log(
     held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks))
     with Explained(monkeypatch) as plans:
         QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
-        QUERIES.finish(connection, [RunEnd(job, Succeeded('{"a": 1}'), 0.001, 0.002) for job in held[:BATCH]])
+        QUERIES.finish(connection, [RunEnd(job, Outcome.succeeded('{"a": 1}'), 0.001, 0.002) for job in held[:BATCH]])
     claimed, stored = plans[:2]
     assert states(engine) == {"running": 2 * BATCH, "succeeded": BATCH}
     assert bytes_of_log(claimed) / BATCH > 100
@@ -184,9 +184,13 @@ def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
     with explained as plans:
         claim_and_promote(connection, me)
         if planning == PLANNED_ANEW:
-            QUERIES.finish(connection, [RunEnd(job, Succeeded(), 0.001, 0.002) for job in held[:BATCH]])
-            QUERIES.finish(connection, [RunEnd(job, Failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]])
-            QUERIES.finish(connection, [RunEnd(job, Retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]])
+            QUERIES.finish(connection, [RunEnd(job, Outcome.succeeded(), 0.001, 0.002) for job in held[:BATCH]])
+            QUERIES.finish(
+                connection, [RunEnd(job, Outcome.failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]]
+            )
+            QUERIES.finish(
+                connection, [RunEnd(job, Outcome.retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]]
+            )
             QUERIES.cancel_requests(connection, me, [job.job_id for job in held])
     connection.execute(text(f"ALTER TABLE {name} RESET (autovacuum_enabled)"))
     assert len(plans) >= (6 if planning == PLANNED_ANEW else 2)

@@ -14,17 +14,7 @@ from hypothesis import strategies as st
 from tenacity import RetryCallState, Retrying, TryAgain
 
 from sqla_jobs import Cancel, Snooze
-from sqla_jobs.rules.outcomes import (
-    MAX_MESSAGE,
-    MAX_TRACEBACK,
-    Cancelled,
-    Failed,
-    Failure,
-    Outcome,
-    Retried,
-    Snoozed,
-    decide,
-)
+from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import Secrets
 from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY, next_delay
 from tests.helpers import as_id
@@ -191,30 +181,31 @@ class TestDecide:
     @pytest.mark.parametrize(
         ("error", "facts", "kind"),
         [
-            (ValueError("no"), {}, Retried),
-            (ValueError("no"), {"attempt": 24}, Retried),
-            (ValueError("no"), {"attempt": 25}, Failed),
-            (ValueError("no"), {"attempt": 26}, Failed),
-            (ValueError("no"), {"max_attempts": 1}, Failed),
-            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, Failed),
-            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(9)), "attempt": 8}, Retried),
-            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_delay(60)), "elapsed": 61.0}, Failed),
-            (ValueError("no"), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, Failed),
-            (TryAgain(), {"attempt": 25}, Failed),
-            (SystemExit(1), {}, Retried),
-            (Snooze(5), {}, Snoozed),
-            (Snooze(5), {"attempt": 25}, Snoozed),
-            (Cancel("why"), {}, Cancelled),
-            (Cancel("why"), {"attempt": 25}, Cancelled),
+            (ValueError("no"), {}, "retried"),
+            (ValueError("no"), {"attempt": 24}, "retried"),
+            (ValueError("no"), {"attempt": 25}, "failed"),
+            (ValueError("no"), {"attempt": 26}, "failed"),
+            (ValueError("no"), {"max_attempts": 1}, "failed"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(9)), "attempt": 8}, "retried"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_delay(60)), "elapsed": 61.0}, "failed"),
+            (ValueError("no"), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, "failed"),
+            (TryAgain(), {"attempt": 25}, "failed"),
+            (SystemExit(1), {}, "retried"),
+            (Snooze(5), {}, "snoozed"),
+            (Snooze(5), {"attempt": 25}, "snoozed"),
+            (Cancel("why"), {}, "cancelled"),
+            (Cancel("why"), {"attempt": 25}, "cancelled"),
         ],
         ids=as_id,
     )
-    def test_what_follows(self, error: BaseException, facts: dict[str, Any], kind: type[Outcome]) -> None:
-        assert type(decided(error, **facts)) is kind
+    def test_what_follows(self, error: BaseException, facts: dict[str, Any], kind: str) -> None:
+        assert decided(error, **facts).kind == kind
 
     def test_a_retry_has_its_delay_and_its_error(self) -> None:
         outcome = decided(ValueError("no"), Retrying(wait=tenacity.wait_fixed(3)))
-        assert isinstance(outcome, Retried)
+        assert outcome.kind == "retried"
+        assert outcome.failure is not None
         assert (outcome.delay, outcome.failure.type, outcome.failure.message) == (3, "ValueError", "no")
 
     @pytest.mark.parametrize("part", ["retry", "wait", "stop"])
@@ -224,14 +215,15 @@ class TestDecide:
 
         parts: Any = {part: broken}
         outcome = decided(ValueError("the task failed"), Retrying(**parts))
-        assert isinstance(outcome, Failed)
+        assert outcome.kind == "failed"
+        assert outcome.failure is not None
         assert outcome.failure.type == "ZeroDivisionError"
         assert "the policy is broken" in (outcome.failure.traceback or "")
         assert "the task failed" in (outcome.failure.traceback or "")
 
     def test_a_cancel_says_why_without_the_secret(self) -> None:
         outcome = decided(Cancel("hunter2\x00 is gone"), secrets=Secrets(["hunter2"]))
-        assert outcome == Cancelled(Failure("Cancel", "***\\x00 is gone"))
+        assert outcome == Outcome.cancelled(Failure("Cancel", "***\\x00 is gone"))
 
 
 class TestSnooze:
@@ -239,7 +231,7 @@ class TestSnooze:
         ("seconds", "delay"), [(0, 0), (2.5, 2.5), (timedelta(hours=1), 3600), (10**400, MAX_DELAY), (1e18, MAX_DELAY)]
     )
     def test_it_comes_back_in_that_time(self, seconds: Any, delay: float) -> None:
-        assert decided(Snooze(seconds)) == Snoozed(delay)
+        assert decided(Snooze(seconds)) == Outcome.snoozed(delay)
 
     @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "5", None, timedelta(seconds=-1), [1] * 1000])
     def test_what_is_no_time_is_refused_with_the_reason(self, seconds: Any) -> None:

@@ -16,7 +16,7 @@ from sqla_jobs.execution.interrupt import CancelRequested, TimedOut, body
 from sqla_jobs.execution.started_runs import RunSlot
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.rules.outcomes import Cancelled, Failed, Failure, Outcome, Released, Succeeded, decide, word
+from sqla_jobs.rules.outcomes import Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -54,7 +54,7 @@ class Executor:
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
         if held.cancel_requested or not held.begin(self._slot()):
-            return held.ended(Released())
+            return held.ended(Outcome.released())
         job = held.job
         declaration: Declaration | None = None
         try:
@@ -64,11 +64,11 @@ class Executor:
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
                     self._run_in_transaction(held, declaration, arguments)
-                    _tell(held, Succeeded())
+                    _tell(held, Outcome.succeeded())
                     return None
-                outcome: Outcome = Succeeded(_call(held, declaration, [], arguments))
+                outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments))
         except NotBegun as reason:
-            return held.ended(Released(reason.delay))
+            return held.ended(Outcome.released(reason.delay))
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
             outcome = _outcome(held, declaration, error)
         _tell(held, outcome)
@@ -80,7 +80,7 @@ class Executor:
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)
             session.flush()
-            self._transactions.commit(session, held.ended(Succeeded(result)))
+            self._transactions.commit(session, held.ended(Outcome.succeeded(result)))
 
 
 class _Surrounded:
@@ -119,7 +119,7 @@ def _call(held: Attempt, declaration: Declaration, injected: list[Any], argument
         held.deadline = time.monotonic() + declaration.timeout
         if held.slot is not None:
             overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
-            held.slot.expire(held.deadline, getattr(overrun, "delay", None))
+            held.slot.expire(held.deadline, overrun.delay)
     if declaration.signature.wants_context:
         job = held.job
         held.context = RunContext(
@@ -149,11 +149,11 @@ def _outcome(
     """What follows from `error`, raised now or at a moment to come."""
     job = held.job
     if isinstance(error, EntityGone):
-        return Cancelled(Failure("EntityGone", held.secrets.text(str(error))))
+        return Outcome.cancelled(Failure("EntityGone", held.secrets.text(str(error))))
     if isinstance(error, CancelRequested):
-        return Cancelled(Failure("Cancel", "cancelled while it ran"))
+        return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
     if declaration is None or isinstance(error, _UnstorableResult):
-        return Failed(Failure.of(error, secrets=held.secrets))
+        return Outcome.failed(Failure.of(error, secrets=held.secrets))
     if isinstance(error, TimedOut):
         overdue = TimeoutError(f"ran longer than its timeout of {declaration.timeout:g} s")
         error = overdue.with_traceback(error.__traceback__)
@@ -170,12 +170,11 @@ def _outcome(
 
 def _tell(held: Attempt, outcome: Outcome) -> None:
     """One line for each attempt: at DEBUG where all is well, at WARNING where it failed."""
-    failure: Failure | None = getattr(outcome, "failure", None)
+    failure = outcome.failure
     level = logging.DEBUG if failure is None else logging.WARNING
     if not log.isEnabledFor(level):
         return
     job = held.job
-    delay = getattr(outcome, "delay", None)
     log.log(
         level,
         "job %s %s attempt %s/%s %s after %.3f s%s%s",
@@ -183,9 +182,9 @@ def _tell(held: Attempt, outcome: Outcome) -> None:
         job.task,
         job.attempt,
         job.max_attempts,
-        word(outcome),
+        outcome.kind,
         time.monotonic() - (held.started_at or held.claimed_at),
-        "" if delay is None else f", again in {delay:.1f} s",
+        "" if outcome.delay is None else f", again in {outcome.delay:.1f} s",
         "" if failure is None else f": {failure.type}: {failure.message:.500}",
         extra={"job_id": job.job_id, "task": job.task, "attempt": job.attempt},
     )

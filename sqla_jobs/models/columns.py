@@ -35,6 +35,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_jobs.rules.outcomes import RunOutcome
+
 Words = TypeVar("Words", bound=StrEnum)
 
 MAX_ATTEMPTS = 25
@@ -52,17 +54,6 @@ class JobState(StrEnum):
     succeeded = "succeeded"
     failed = "failed"
     cancelled = "cancelled"
-
-
-class RunOutcome(StrEnum):
-    """How one attempt ended."""
-
-    succeeded = "succeeded"
-    failed = "failed"
-    cancelled = "cancelled"
-    retried = "retried"
-    snoozed = "snoozed"
-    lost = "lost"
 
 
 class CatchUp(StrEnum):

@@ -34,11 +34,11 @@ from sqla_jobs.models.columns import (
     ProcessMixin,
     QueueMixin,
     RunMixin,
-    RunOutcome,
     ScheduleMixin,
 )
 from sqla_jobs.models.version import LATEST, comment_of
 from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
+from sqla_jobs.rules.outcomes import RunOutcome
 
 J = TypeVar("J", bound=JobMixin)
 MARK = "sqla_jobs"

@@ -40,7 +40,7 @@ from sqla_jobs.queries.values import (
     numbers,
     texts,
 )
-from sqla_jobs.rules.outcomes import Succeeded
+from sqla_jobs.rules.outcomes import RunOutcome
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
@@ -291,5 +291,5 @@ def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
     others: list[RunEnd] = []
     for end in ends:
         is_alike = not went_well or end.lease.process_id == went_well[0].lease.process_id
-        (went_well if is_alike and isinstance(end.outcome, Succeeded) else others).append(end)
+        (went_well if is_alike and end.outcome.kind is RunOutcome.succeeded else others).append(end)
     return went_well, others

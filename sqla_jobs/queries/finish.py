@@ -37,7 +37,6 @@ from sqla_jobs.queries.expressions import (
     without_lease,
 )
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
-from sqla_jobs.rules.outcomes import word
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
@@ -140,18 +139,16 @@ def parameters(finishes: Sequence[RunEnd]) -> dict[str, Any]:
     """The parameters of `finish`, each an array as PostgreSQL writes it."""
     leases, outcomes, started, finished = zip(*in_order(finishes), strict=True)
     processes = {lease.process_id: str(lease.process_id) for lease in leases}
-    failures = [getattr(outcome, "failure", None) for outcome in outcomes]
-    delays = [getattr(outcome, "delay", None) for outcome in outcomes]
-    results = [getattr(outcome, "result", None) for outcome in outcomes]
+    failures = [outcome.failure for outcome in outcomes]
     return {
         "job_ids": numbers([lease.job_id for lease in leases]),
         "run_ids": numbers([lease.run_id for lease in leases]),
         "process_ids": numbers([processes[lease.process_id] for lease in leases]),
-        "outcomes": numbers(map(word, outcomes)),
-        "delays": texts([None if delay is None else str(delay) for delay in delays]),
+        "outcomes": numbers([outcome.kind for outcome in outcomes]),
+        "delays": texts([None if outcome.delay is None else str(outcome.delay) for outcome in outcomes]),
         "started": numbers(started),
         "finished": numbers(finished),
-        "results": texts(results),
+        "results": texts([outcome.result for outcome in outcomes]),
         "error_types": texts([failure and failure.type for failure in failures]),
         "errors": texts([failure and failure.message for failure in failures]),
         "tracebacks": texts([failure and failure.traceback for failure in failures]),

@@ -131,5 +131,5 @@ def one(end: RunEnd) -> dict[str, Any]:
         "lease_process_id": end.lease.process_id,
         "all_started": end.started,
         "all_finished": end.finished,
-        "all_results": getattr(end.outcome, "result", None),
+        "all_results": end.outcome.result,
     }

@@ -5,12 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
+from typing import Literal, Self
 
 import tenacity
 
 from sqla_jobs.rules.error_text import message_of, traceback_of
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.rules.retry import MAX_DELAY, next_delay
+
+
+class RunOutcome(StrEnum):
+    """How one attempt ended."""
+
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+    retried = "retried"
+    snoozed = "snoozed"
+    lost = "lost"
+
 
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 50_000
@@ -70,61 +84,51 @@ def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Succeeded:
-    """`result` is JSON text, `None` for a task that returned `None`."""
+class Outcome:
+    """What an attempt came to, and what follows. Made by one of the class methods."""
 
+    kind: RunOutcome | Literal["released"]
+    """What rows and logs call it. One that is released was never begun, and leaves no run."""
     result: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """Failed, and due again `delay` seconds after that."""
-
-    delay: float
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Snoozed:
-    """Asked to come back in `delay` seconds; the attempt is given back."""
-
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """Ended on purpose."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Ended for good."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """Claimed but never started: given back without a run, to be due at once or in `delay` seconds."""
-
+    """JSON text; `None` for a task that returned `None`."""
     delay: float | None = None
+    """Seconds after the end until the job is due again; `None`: at once, or never."""
+    failure: Failure | None = None
 
+    @classmethod
+    def succeeded(cls, result: str | None = None) -> Self:
+        """The task returned."""
+        return cls(RunOutcome.succeeded, result=result)
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Started, and its worker stopped before the end."""
+    @classmethod
+    def retried(cls, delay: float, failure: Failure) -> Self:
+        """It failed, and is due again `delay` seconds after that."""
+        return cls(RunOutcome.retried, delay=delay, failure=failure)
 
-    failure: Failure
+    @classmethod
+    def snoozed(cls, delay: float) -> Self:
+        """It asked to come back in `delay` seconds; the attempt is given back."""
+        return cls(RunOutcome.snoozed, delay=delay)
 
+    @classmethod
+    def cancelled(cls, failure: Failure) -> Self:
+        """It ended on purpose."""
+        return cls(RunOutcome.cancelled, failure=failure)
 
-Outcome = Succeeded | Retried | Snoozed | Cancelled | Failed | Released | Lost
+    @classmethod
+    def failed(cls, failure: Failure) -> Self:
+        """It ended for good."""
+        return cls(RunOutcome.failed, failure=failure)
 
+    @classmethod
+    def lost(cls, failure: Failure) -> Self:
+        """It was begun, and its worker stopped before the end."""
+        return cls(RunOutcome.lost, failure=failure)
 
-def word(outcome: Outcome) -> str:
-    """What rows and logs call it."""
-    return type(outcome).__name__.lower()
+    @classmethod
+    def released(cls, delay: float | None = None) -> Self:
+        """It was claimed and never begun: given back without a run, to be due at once or in `delay` seconds."""
+        return cls("released", delay=delay)
 
 
 def decide(
@@ -142,15 +146,15 @@ def decide(
     raises ends it too, and both errors are told.
     """
     if isinstance(error, Snooze):
-        return Snoozed(error.seconds)
+        return Outcome.snoozed(error.seconds)
     if isinstance(error, Cancel):
-        return Cancelled(Failure("Cancel", storable(secrets.text(error.reason), MAX_MESSAGE)))
+        return Outcome.cancelled(Failure("Cancel", storable(secrets.text(error.reason), MAX_MESSAGE)))
     failure = Failure.of(error, secrets=secrets)
     if attempt >= max_attempts:
-        return Failed(failure)
+        return Outcome.failed(failure)
     try:
         delay = next_delay(policy, error, attempt=attempt, elapsed=elapsed)
     except Exception as broken:  # noqa: BLE001 - whatever a policy raises is told with what the task raised
         broken.__context__ = error
-        return Failed(Failure.of(broken, secrets=secrets))
-    return Failed(failure) if delay is None else Retried(delay, failure)
+        return Outcome.failed(Failure.of(broken, secrets=secrets))
+    return Outcome.failed(failure) if delay is None else Outcome.retried(delay, failure)

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import REFUSALS, blames_a_row, in_parts, reason
 from sqla_jobs.queries import Queries, RunEnd
-from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failed, Failure, Released, storable
+from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failure, Outcome, storable
 from sqla_jobs.runtime.set_aside import SetAside
 
 
@@ -44,8 +44,8 @@ def store(
 
 def _store_failure(engine: Engine, queries: Queries, end: RunEnd, error: Exception, set_aside: SetAside) -> str | None:
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
-    failure = Failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
-    tries = [end] if isinstance(end.outcome, Released) else [end, RunEnd(end.lease, failure, end.started, end.finished)]
+    failure = Outcome.failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
+    tries = [end] if end.outcome.kind == "released" else [end, RunEnd(end.lease, failure, end.started, end.finished)]
     for one in tries:  # the same end once more, since its run may take another id
         try:
             with engine.begin() as connection:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from sqla_jobs.execution.started_runs import MEMORY, Entry, StartedRuns
 from sqla_jobs.queries import Lease, RunEnd
-from sqla_jobs.rules.outcomes import Failed, Failure, Lost, Outcome, Retried
+from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.child_main import ChildSpec, main
 from sqla_jobs.supervisor.connection import Registered, Stop
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
@@ -136,15 +136,17 @@ class ChildProcess:
     def _outcome(self, entry: Entry) -> Outcome:
         if self.killed_after is not None:
             hung = f"process {self.pid} made no progress for {self.killed_after:.0f} s and was killed"
-            return Lost(Failure("Lost", f"{hung}; --hung-after says how long that may last"))
+            return Outcome.lost(Failure("Lost", f"{hung}; --hung-after says how long that may last"))
         if entry.run_id not in self._overdue or not entry.deadline:
-            return Lost(Failure("Lost", f"process {self.pid} {_how(self.process.exitcode)} before the job ended"))
+            return Outcome.lost(
+                Failure("Lost", f"process {self.pid} {_how(self.process.exitcode)} before the job ended")
+            )
         failure = Failure(
             "TimeoutError",
             f"ran longer than its timeout of {entry.deadline - entry.started_at:.3g} s and could not be interrupted, "
             "so its process was killed",
         )
-        return Failed(failure) if entry.delay is None else Retried(entry.delay, failure)
+        return Outcome.failed(failure) if entry.delay is None else Outcome.retried(entry.delay, failure)
 
     def how_it_ended(self) -> str:
         """In words."""

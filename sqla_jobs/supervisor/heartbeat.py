@@ -19,7 +19,7 @@ from sqla_jobs.database.notify import notify
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.queries import Queries, RunEnd
-from sqla_jobs.rules.outcomes import Released, word
+from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
@@ -160,7 +160,7 @@ class ParentHeartbeat:
         with engine.begin() as connection:
             held = queries.leases(connection, process_id)
         begun = set(revoke())
-        self._given_back += [RunEnd(lease, Released()) for lease in held if lease.run_id not in begun]
+        self._given_back += [RunEnd(lease, Outcome.released()) for lease in held if lease.run_id not in begun]
 
 
 def _settle(
@@ -174,7 +174,7 @@ def _settle(
     with engine.begin() as connection:
         known = [*(end.lease.run_id for end in abandoned.begun), *abandoned.refused]
         unstarted = queries.leases(connection, abandoned.process_id, known)[:_SOME]
-    ends = [*some, *(RunEnd(lease, Released()) for lease in unstarted)]
+    ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in unstarted)]
     fates = store(engine, queries, ends, set_aside, before_each=heartbeat.beat_if_due)
     # only now: after an error all of it is done again
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
@@ -185,7 +185,7 @@ def _settle(
 
 def _told(abandoned: AbandonedWork, ended: list[RunEnd]) -> None:
     for end in ended:
-        log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, word(end.outcome))
+        log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, end.outcome.kind)
 
 
 def _sign_off(engine: Engine, queries: Queries, abandoned: AbandonedWork) -> bool:

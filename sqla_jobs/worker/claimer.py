@@ -15,7 +15,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Among, Claimed, Promotion, Queries
 from sqla_jobs.queries.candidates import Candidates
-from sqla_jobs.rules.outcomes import Released
+from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
@@ -172,7 +172,7 @@ class Claimer:
         for lane in self._lanes:
             lane.measure(now)
             for held in lane.stalled(now):
-                self._finisher.put(held.ended(Released()))
+                self._finisher.put(held.ended(Outcome.released()))
         slots = {lane.name: room for lane in self._lanes if (room := lane.room(now))}
         if slots and self._may_claim:
             self._claim(slots, now)

@@ -13,7 +13,6 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Queries, RunEnd
-from sqla_jobs.rules.outcomes import Failure, Lost, Released
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.storing import store
@@ -154,7 +153,7 @@ class Finisher:
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
         """Keep what is to be tried again."""
-        if fate == "lost" and not isinstance(end.outcome, Released | Lost):
+        if fate == "lost" and end.outcome.kind not in ("released", "lost"):
             log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
         with self._putting_aside:
             if fate == "locked":
@@ -167,5 +166,5 @@ class Finisher:
 
 
 def _size(end: RunEnd) -> int:
-    failure: Failure | None = getattr(end.outcome, "failure", None)
-    return len(getattr(end.outcome, "result", None) or "") + len((failure and failure.traceback) or "")
+    failure = end.outcome.failure
+    return len(end.outcome.result or "") + len((failure and failure.traceback) or "")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.rules.outcomes import Failed, Failure
+from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.watchdog import Watchdog
 
@@ -67,7 +67,7 @@ class RunnerThreads:
                 end = self._execute(held)
             except BaseException as error:
                 log.exception("running job %s failed inside the library", held.job.job_id)
-                end = held.ended(Failed(Failure.of(error)))
+                end = held.ended(Outcome.failed(Failure.of(error)))
             held.conclude()
             del self._at_work[thread]
             self._ended(held, end)

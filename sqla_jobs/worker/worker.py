@@ -22,7 +22,7 @@ from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.transactions import WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
-from sqla_jobs.rules.outcomes import Failure, Lost, Outcome, Released, Retried, Snoozed
+from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.runtime.heartbeat import Alone, Keeper
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sqla_jobs.worker")
 
-_COME_BACK = (Retried, Snoozed, Released)
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
 
@@ -204,7 +203,7 @@ class Worker(Service):
         self._stop_requested.set()
         self._claimer.stop()
         for lane in self._lanes:
-            self._end(lane.give_back(), Released())
+            self._end(lane.give_back(), Outcome.released())
             lane.close()
         grace = min(self._settings.grace, self._stop_requested.grace)
         if running := len(self._threads.running):
@@ -216,7 +215,7 @@ class Worker(Service):
         late = self._threads.running
         for held in late:
             log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
-        self._end(late, Lost(overdue))
+        self._end(late, Outcome.lost(overdue))
         self._give_back()  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
@@ -251,9 +250,9 @@ class Worker(Service):
         runs = 0
         for end in ends:
             outcome = end.outcome
-            if self._forget(end.lease.run_id) and not isinstance(outcome, Released):
+            if self._forget(end.lease.run_id) and outcome.kind != "released":
                 runs += 1
-            if isinstance(outcome, _COME_BACK) and outcome.delay is not None:
+            if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
         self._count(runs)
 
@@ -266,8 +265,8 @@ class Worker(Service):
 
     def _give_back(self) -> None:
         for lane in self._lanes:
-            self._end(lane.give_back(), Released())
+            self._end(lane.give_back(), Outcome.released())
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:
-            self._finisher.put(RunEnd(lease, Released()))
+            self._finisher.put(RunEnd(lease, Outcome.released()))
