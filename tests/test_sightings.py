@@ -26,7 +26,6 @@ from tests.helpers import refuse, wait_until
 from tests.shop import jobs
 
 A, B = uuid.uuid4(), uuid.uuid4()
-_FAST: dict[str, Any] = {"heartbeat": 0.2, "lease": 1.5, "poll": 0.1}
 
 
 def seen(sightings: Sightings, at: float, took: float = 0.0, **heartbeats: int) -> set[str]:
@@ -142,15 +141,16 @@ def test_a_rescue_that_the_server_refuses_slowly_costs_no_heartbeat(database: En
     """Two workers that rescue: each would take the other for dead."""
     with Session(database) as session:
         refuse(session, "NEW.outcome = 'lost' AND pg_sleep(0.1) IS NOT NULL", table="sqla_runs", when="BEFORE INSERT")
-    with jobs.worker({"other": 1}, **_FAST), jobs.worker({"other": 1}, **_FAST):
+    rhythm: dict[str, Any] = {"heartbeat": 0.5, "lease": 4.0, "poll": 0.1}
+    with jobs.worker({"other": 1}, **rhythm), jobs.worker({"other": 1}, **rhythm):
         wait_until(lambda: len(processes_of(database)) == 2)
         before = processes_of(database)
         with Session(database) as session:
             lost = {"process_id": uuid.uuid4(), "started_at": func.now(), "state": "running"}
-            for n in range(1, 31):
+            for n in range(1, 61):
                 session.execute(insert(jobs.Job).values(task="mark", args={"n": n}, current_run_id=n, **lost))
             session.commit()
-        wait_until(lambda: all_are_set_aside(database, 30), timeout=60)
+        wait_until(lambda: all_are_set_aside(database, 60), timeout=60)
         assert processes_of(database) == before
 
 

@@ -455,8 +455,9 @@ def test_ends_that_the_server_refuses_slowly_cost_the_siblings_no_heartbeat(
     database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     """Each look at one of them takes a tenth of a second, and all of them together several leases."""
-    parent = start_worker(database_url, "--processes", "2")
-    start_worker(database_url)
+    patient = ("--heartbeat", "0.5", "--lease", "4")
+    parent = start_worker(database_url, *patient, "--processes", "2")
+    start_worker(database_url, *patient)
     wait_until(lambda: len(worker_pids(database)) == 3)
     with Session(database) as session:
         refuse(session, "OLD.state = 'running' AND pg_sleep(0.1) IS NOT NULL")

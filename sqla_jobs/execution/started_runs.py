@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import struct
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
 
-_HEADER = struct.Struct("dqqdd")
-_MOMENT, _VITALS = struct.Struct("d"), struct.Struct("qq")
-_VITALS_AT, _ALIVE_AT, _REVOKED_AT = 8, 24, 32
-_BEGUN, _DUE, _RUN_ID = struct.Struct("qdd"), struct.Struct("dd"), struct.Struct("q")
-_ENTRY = struct.Struct("qddddq")
 _PLACES = 10_000
 """Runs begun whose ends are not stored yet. One more waits: storing ends is what makes room."""
 _NEVER = -1.0
 
-MEMORY = _HEADER.size + _PLACES * _ENTRY.size
-"""Bytes that the slots of one process take."""
+
+class _Run(ctypes.Structure):
+    _fields_ = (
+        ("job_id", ctypes.c_int64),
+        ("claimed_at", ctypes.c_double),
+        ("started_at", ctypes.c_double),
+        ("deadline", ctypes.c_double),
+        ("delay", ctypes.c_double),
+        ("run_id", ctypes.c_int64),
+    )
+
+
+class Memory(ctypes.Structure):
+    """What one process and its parent share. Without a lock: each number is written by one of the two."""
+
+    _fields_ = (
+        ("beat_at", ctypes.c_double),
+        ("ended_runs", ctypes.c_int64),
+        ("peak_memory", ctypes.c_int64),
+        ("alive_at", ctypes.c_double),
+        ("revoked_at", ctypes.c_double),
+        ("runs", _Run * _PLACES),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +53,30 @@ class Entry:
 class RunSlot:
     """The slot of one run."""
 
-    __slots__ = ("_at", "_memory", "_started")
+    __slots__ = ("_run", "_started")
 
-    def __init__(self, started: StartedRuns, memory: Any, at: int) -> None:
+    def __init__(self, started: StartedRuns, run: _Run) -> None:
         self._started = started
-        self._memory = memory
-        self._at = at
+        self._run = run
 
     def begin(self, job_id: int, run_id: int, claimed_at: float, started_at: float) -> None:
         """The run begins: from here on it is charged if the process dies. Its id is written last and makes it count.
 
         Whether it may is looked up after that: see `StartedRuns.revoke`.
         """
-        _BEGUN.pack_into(self._memory, self._at, job_id, claimed_at, started_at)
-        _DUE.pack_into(self._memory, self._at + _BEGUN.size, 0.0, _NEVER)
-        _RUN_ID.pack_into(self._memory, self._at + _ENTRY.size - _RUN_ID.size, run_id)
+        run = self._run
+        run.job_id, run.claimed_at, run.started_at = job_id, claimed_at, started_at
+        run.deadline, run.delay = 0.0, _NEVER
+        run.run_id = run_id
 
     def expire(self, deadline: float, delay: float | None) -> None:
         """Past its deadline the process may be killed; the run is then tried again after `delay`, or never."""
-        _DUE.pack_into(self._memory, self._at + _BEGUN.size, deadline, _NEVER if delay is None else delay)
+        self._run.delay = _NEVER if delay is None else delay
+        self._run.deadline = deadline
 
     def end(self) -> None:
         """It is over, and its end not stored yet."""
-        _DUE.pack_into(self._memory, self._at + _BEGUN.size, 0.0, _NEVER)
+        self._run.deadline = 0.0
 
     @property
     def revoked_at(self) -> float:
@@ -69,19 +85,20 @@ class RunSlot:
 
     def clear(self) -> None:
         """Its end is stored, or it did not begin after all: the place is free for another run."""
-        _RUN_ID.pack_into(self._memory, self._at + _ENTRY.size - _RUN_ID.size, 0)
+        self._run.run_id = 0
         self._started.free(self)
 
 
 class StartedRuns:
-    """Written by one process and read by its parent; `memory` is a writable buffer of `MEMORY` bytes."""
+    """Written by one process and read by its parent."""
 
-    def __init__(self, memory: Any) -> None:
+    def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._run_ids = memoryview(memory).cast("B")[_HEADER.size :].cast("q")[5::6]
+        words = memoryview(memory).cast("B")[Memory.runs.offset :].cast("q")
+        self._run_ids = words[_Run.run_id.offset // 8 :: ctypes.sizeof(_Run) // 8]
         self._free: SimpleQueue[RunSlot] = SimpleQueue()
-        for place in range(_PLACES):
-            self.free(RunSlot(self, memory, _HEADER.size + place * _ENTRY.size))
+        for run in memory.runs:
+            self.free(RunSlot(self, run))
 
     def free(self, slot: RunSlot) -> None:
         """Let another run have the place."""
@@ -95,9 +112,9 @@ class StartedRuns:
         """The runs that were begun, and whose ends may not be stored."""
         for place, run_id in enumerate(self._run_ids.tolist()):
             if run_id:
-                found = _ENTRY.unpack_from(self._memory, _HEADER.size + place * _ENTRY.size)
-                job_id, claimed_at, started_at, deadline, delay, _ = found
-                yield Entry(job_id, claimed_at, started_at, deadline, None if delay == _NEVER else delay, run_id)
+                run = self._memory.runs[place]
+                delay = None if run.delay == _NEVER else run.delay
+                yield Entry(run.job_id, run.claimed_at, run.started_at, run.deadline, delay, run_id)
 
     def revoke(self, moment: float) -> None:
         """Let no job begin any more that was claimed before `moment`; the parent writes it.
@@ -105,40 +122,36 @@ class StartedRuns:
         The process publishes that a run begins, and looks for this after that; the parent writes this, and
         looks for what has begun after that. So of the two one at least sees the other.
         """
-        _MOMENT.pack_into(self._memory, _REVOKED_AT, moment)
+        self._memory.revoked_at = moment
 
     @property
     def revoked_at(self) -> float:
         """What was claimed before this moment may not begin."""
-        return self._moment(_REVOKED_AT)
+        return float(self._memory.revoked_at)
 
     @property
     def beat_at(self) -> float:
         """When the process last was shown to be alive in the database; the parent writes it."""
-        return self._moment(0)
+        return float(self._memory.beat_at)
 
     @beat_at.setter
     def beat_at(self, moment: float) -> None:
-        _MOMENT.pack_into(self._memory, 0, moment)
+        self._memory.beat_at = moment
 
     @property
     def alive_at(self) -> float:
         """When Python code of the process last ran; the process writes it, twice a second."""
-        return self._moment(_ALIVE_AT)
+        return float(self._memory.alive_at)
 
     @alive_at.setter
     def alive_at(self, moment: float) -> None:
-        _MOMENT.pack_into(self._memory, _ALIVE_AT, moment)
-
-    def _moment(self, at: int) -> float:
-        return float(_MOMENT.unpack_from(self._memory, at)[0])
+        self._memory.alive_at = moment
 
     @property
     def vitals(self) -> tuple[int, int]:
         """How many runs the process has ended, and its peak memory in bytes; the process writes them."""
-        runs, memory = _VITALS.unpack_from(self._memory, _VITALS_AT)
-        return runs, memory
+        return self._memory.ended_runs, self._memory.peak_memory
 
     @vitals.setter
     def vitals(self, vitals: tuple[int, int]) -> None:
-        _VITALS.pack_into(self._memory, _VITALS_AT, *vitals)
+        self._memory.ended_runs, self._memory.peak_memory = vitals

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import multiprocessing
 import os
@@ -13,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sqla_jobs.execution.started_runs import MEMORY, Entry, StartedRuns
+from sqla_jobs.execution.started_runs import Entry, Memory, StartedRuns
 from sqla_jobs.queries import Lease, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.child_main import ChildSpec, main
@@ -27,7 +26,7 @@ class ChildProcess:
     """A child that runs `spec`; started at once."""
 
     def __init__(self, spec: ChildSpec, number: int) -> None:
-        memory = _SPAWN.RawArray(ctypes.c_ubyte, MEMORY)
+        memory = _SPAWN.RawValue(Memory)
         self.started = StartedRuns(memory)
         self.pipe, theirs = _SPAWN.Pipe()
         spec = replace(spec, clock=spec.clock and number == 1)  # one a worker is enough

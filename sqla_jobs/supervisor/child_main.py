@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any
 
 from sqla_jobs.database.explain import EXPLAINED, explain
+from sqla_jobs.execution.started_runs import Memory
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.connection import Drained, ParentConnection
@@ -41,7 +41,7 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format=form, stream=sys.stderr)
 
 
-def main(spec: ChildSpec, pipe: Connection, memory: Any) -> None:
+def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
     """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     set_up_logging(spec.log_level)

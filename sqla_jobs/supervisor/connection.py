@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, event
 
-from sqla_jobs.execution.started_runs import RunSlot, StartedRuns
+from sqla_jobs.execution.started_runs import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.runtime.set_aside import SetAside
@@ -98,7 +98,7 @@ class ParentConnection:
     Where the parent is gone the child stops: what can end within half a lease does.
     """
 
-    def __init__(self, pipe: Connection, memory: Any, lease: float) -> None:
+    def __init__(self, pipe: Connection, memory: Memory, lease: float) -> None:
         self.stop = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
