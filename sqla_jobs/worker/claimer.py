@@ -7,18 +7,15 @@ import random
 import threading
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from sqlalchemy import Engine
 
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Among, Claimed, Promotion, Queries
+from sqla_jobs.queries import Among, Claimed, Promotion
 from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog, ScanFloors
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.liveness import Liveness
@@ -47,30 +44,24 @@ class Claimer:
     def __init__(
         self,
         engine: Engine,
-        models: Models[Any],
-        queries: Queries,
-        settings: Settings,
+        shared: Shared,
         tasks: Sequence[str],
         *,
         lanes: Sequence[Backlog],
-        held: dict[int, Attempt],
-        claiming: threading.Lock,
-        set_aside: SetAside,
-        heart: Liveness,
+        liveness: Liveness,
         finisher: Finisher,
     ) -> None:
         self._engine = engine
-        self._queries = queries
-        self._candidates = Candidates(models)
-        self._settings = settings
+        self._queries = shared.queries
+        self._candidates = Candidates(shared.models)
+        self._settings = shared.settings
+        self._attempts = shared.attempts
+        self._set_aside = shared.set_aside
         self._tasks = tuple(tasks)
         self._lanes = lanes
-        self._held = held
-        self._claiming = claiming
-        self._set_aside = set_aside
-        self._liveness = heart
+        self._liveness = liveness
         self._finisher = finisher
-        self._floors = ScanFloors(settings.queues)
+        self._floors = ScanFloors(shared.settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.RLock()
@@ -86,8 +77,8 @@ class Claimer:
         """Claim no more. A claim under way is waited for, a while: its jobs are among those to give back."""
         self._stopping.set()
         self._wake.set()
-        if self._claiming.acquire(timeout=5.0):
-            self._claiming.release()
+        if self._attempts.claiming.acquire(timeout=5.0):
+            self._attempts.claiming.release()
 
     def wake(self) -> None:
         """There is room for more."""
@@ -138,8 +129,11 @@ class Claimer:
     def is_due(self) -> bool:
         """Whether there is something for these lanes right now, in the database or just claimed from it."""
         others = Among(set_aside=self._set_aside.reasons)
-        with self._claiming, self._engine.begin() as connection:  # what a claim under way holds locked would be missed
-            if self._held:  # first: what ends after the look at the database may be due again
+        with (
+            self._attempts.claiming,
+            self._engine.begin() as connection,
+        ):  # what a claim under way holds locked would be missed
+            if self._attempts:  # first: what ends after the look at the database may be due again
                 return True
             return self._queries.is_due(connection, list(self._settings.queues), self._tasks, others)
 
@@ -181,7 +175,7 @@ class Claimer:
 
     def _promote(self, now: float) -> None:
         self._promote_at = now + self._poll()
-        with self._claiming:
+        with self._attempts.claiming:
             promotions = self._set_aside.around("its promotion", self._promote_among, self._promotable)
         for promotion in promotions:
             self._floors.workers = promotion.workers
@@ -207,14 +201,12 @@ class Claimer:
 
     def _claim(self, slots: dict[str, int], now: float) -> None:
         floors = self._floors.of(slots, now)
-        with self._claiming:
+        with self._attempts.claiming:
             if self._stopping.is_set():
                 return
             jobs = self._claim_some(slots, floors)
             at = time.monotonic()
-            # never twice: should the server give out a lease again that we hold, it is ignored
-            fresh = [Attempt(job, at, asked_at=now) for job in jobs if job.run_id not in self._held]
-            self._held.update((held.job.run_id, held) for held in fresh)
+            fresh = self._attempts.add(jobs, asked_at=now)
             self._floors.swept(slots.keys() - floors.keys(), now, at)
             self._floors.claimed(jobs, at)
             self._hand_out(fresh, slots, floors.keys(), now)

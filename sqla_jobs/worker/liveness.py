@@ -6,18 +6,15 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine
 
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Claimed, Lease, Queries, processes
+from sqla_jobs.queries import Claimed, Lease, processes
 from sqla_jobs.runtime.heartbeat import Keeper, next_look
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.worker.attempts import Shared
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -30,39 +27,32 @@ _SIGN_OFF = 5.0
 class Liveness:
     """Registers the process, has its keeper keep it alive, and looks at what it holds, in a thread of its own.
 
-    `held` is shared with the worker; `lost` is called after this process was taken for dead: it goes on
-    under a new id, and every lease of the old one is somebody else's. `unknown_leases` is given leases that the
-    server says we hold and we know nothing of.
+    `lost` is called after this process was taken for dead: it goes on under a new id, and every lease of the old
+    one is somebody else's. `unknown_leases` is given leases that the server says we hold and we know nothing of.
     """
 
     def __init__(
         self,
         engine: Engine,
-        models: Models[Any],
-        queries: Queries,
-        settings: Settings,
+        shared: Shared,
         keeper: Keeper,
         *,
-        held: Mapping[int, Attempt],
-        claiming: threading.Lock,
-        set_aside: SetAside,
         lost: Callable[[], None],
         unknown_leases: Callable[[list[Lease]], None],
     ) -> None:
         self._engine = engine
-        self._models = models
-        self._queries = queries
-        self._settings = settings
+        self._shared = shared
+        self._models = shared.models
+        self._queries = shared.queries
+        self._settings = shared.settings
+        self._attempts = shared.attempts
         self._keeper = keeper
-        self._held = held
-        self._claiming = claiming
-        self._set_aside = set_aside
         self._on_lost = lost
         self._on_unknown_leases = unknown_leases
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
-        self._unknown_at = time.monotonic() + settings.heartbeat
+        self._unknown_at = time.monotonic() + shared.settings.heartbeat
 
     @property
     def process_id(self) -> uuid.UUID:
@@ -122,21 +112,21 @@ class Liveness:
             self._give_back_unknown()
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
-        if held := [one for one in list(self._held.values()) if now - one.claimed_at > _LOOK / 2]:
+        if held := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)
-        self._set_aside.show(self._engine, self._models, self.process_id)
+        self._shared.set_aside.show(self._engine, self._models, self.process_id)
 
     def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
-        if not self._claiming.acquire(blocking=False):
+        if not self._attempts.claiming.acquire(blocking=False):
             return
         try:
             with self._engine.begin() as connection:
-                held, age = list(self._held), self._settings.heartbeat
-                leases = self._queries.unknown_leases(connection, self.process_id, held, age=age)
+                known, age = self._attempts.run_ids(), self._settings.heartbeat
+                leases = self._queries.unknown_leases(connection, self.process_id, known, age=age)
         finally:
-            self._claiming.release()
+            self._attempts.claiming.release()
         if leases:
             self._on_unknown_leases(leases)
 
@@ -149,5 +139,5 @@ class Liveness:
         if told:
             self._queries.store_progress(connection, told)
         for run_id in self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in held]):
-            if (wanted := self._held.get(run_id)) is not None:
+            if (wanted := self._attempts.get(run_id)) is not None:
                 wanted.cancel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
@@ -30,6 +29,7 @@ from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
+from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
@@ -60,24 +60,22 @@ class Worker(Service):
         self._binding = binding
         self._settings = settings
         self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
-        self._held: dict[int, Attempt] = {}
+        self._attempts = Attempts()
         self._set_aside = SetAside()
         self._threads = RunnerThreads(self._lanes, settings.slow_after)
         self._started = self._stopped = False
-        self._runs = 0
-        self._counting = threading.Lock()
 
     def drain(self) -> int:
         """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
         with self._signals(), self:
             patience = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
-                if not self._held:
+                if not self._attempts:
                     if not patience.call(self._claimer.is_due):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
-        return self._runs
+        return self.runs
 
     @contextmanager
     def _signals(self) -> Generator[None]:
@@ -91,7 +89,7 @@ class Worker(Service):
     @property
     def runs(self) -> int:
         """How many runs have ended here."""
-        return self._runs
+        return self._attempts.runs
 
     def start(self) -> None:
         """Start working in threads. Raises `ConfigurationError` where there is nothing it could run."""
@@ -139,7 +137,8 @@ class Worker(Service):
 
     def _build(self, tasks: list[str], isolation: str) -> None:
         """Make the parts; none is started."""
-        engine, queries, claiming = self._engine, self._queries, threading.Lock()
+        engine, queries = self._engine, self._queries
+        shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
         transactions = WorkerTransactions(
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
@@ -148,29 +147,10 @@ class Worker(Service):
         )
         self._finisher = Finisher(engine, queries, self._on_settled, self._set_aside)
         self._liveness = Liveness(
-            engine,
-            self._jobs.models,
-            queries,
-            self._settings,
-            self._keeper,
-            held=self._held,
-            claiming=claiming,
-            set_aside=self._set_aside,
-            lost=self._on_leases_lost,
-            unknown_leases=self._on_unknown_leases,
+            engine, shared, self._keeper, lost=self._give_back, unknown_leases=self._on_unknown_leases
         )
         self._claimer = Claimer(
-            self._claims,
-            self._jobs.models,
-            queries,
-            self._settings,
-            tasks,
-            lanes=self._lanes,
-            held=self._held,
-            claiming=claiming,
-            set_aside=self._set_aside,
-            heart=self._liveness,
-            finisher=self._finisher,
+            self._claims, shared, tasks, lanes=self._lanes, liveness=self._liveness, finisher=self._finisher
         )
         channel = self._jobs.models.channel
         self._listener = Listener(
@@ -226,11 +206,11 @@ class Worker(Service):
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)
-        log.info("worker stopped after %d runs", self._runs)
+        log.info("worker stopped after %d runs", self.runs)
 
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
-            self._count(self._forget(held.job.run_id))
+            self._attempts.count(self._attempts.remove(held.job.run_id))
         else:
             self._finisher.put(end)
 
@@ -238,32 +218,19 @@ class Worker(Service):
         for held in helds:
             self._finisher.put(held.ended(outcome))
 
-    def _forget(self, run_id: int) -> bool:
-        """It is no longer ours. False: it was not before."""
-        held = self._held.pop(run_id, None)
-        if held is not None:
-            held.let_go()
-        return held is not None
-
     def _on_settled(self, ends: list[RunEnd]) -> None:
         """These are stored, or somebody else's."""
         runs = 0
         for end in ends:
             outcome = end.outcome
-            if self._forget(end.lease.run_id) and outcome.kind != "released":
+            if self._attempts.remove(end.lease.run_id) and outcome.kind != "released":
                 runs += 1
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
-        self._count(runs)
-
-    def _count(self, runs: int) -> None:
-        with self._counting:
-            self._runs += runs
-
-    def _on_leases_lost(self) -> None:
-        self._give_back()  # among them may be some that were claimed under the new id
+        self._attempts.count(runs)
 
     def _give_back(self) -> None:
+        """What no thread has taken, be it claimed under this id or an earlier one."""
         for lane in self._lanes:
             self._end(lane.give_back(), Outcome.released())
 

@@ -1,0 +1,76 @@
+"""The jobs that one worker holds, and what its threads know of the database."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Claimed, Queries
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
+
+
+class Attempts:
+    """From the claim of each until its end is stored, by run id.
+
+    The table has no lock: its reads and writes are single operations on a dictionary.
+    """
+
+    def __init__(self) -> None:
+        self.claiming = threading.Lock()
+        """Held from the moment a claim is sent until its jobs are in the table."""
+        self.runs = 0
+        """How many runs have ended here."""
+        self._table: dict[int, Attempt] = {}
+        self._counting = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def add(self, jobs: Iterable[Claimed], *, asked_at: float) -> list[Attempt]:
+        """Those of `jobs` that are new here: a lease that the server gives out again is ignored."""
+        now = time.monotonic()
+        fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
+        self._table.update((attempt.job.run_id, attempt) for attempt in fresh)
+        return fresh
+
+    def get(self, run_id: int) -> Attempt | None:
+        """The attempt of this run, while it is here."""
+        return self._table.get(run_id)
+
+    def run_ids(self) -> Collection[int]:
+        """Of all that is here now."""
+        return list(self._table)
+
+    def older_than(self, seconds: float) -> list[Attempt]:
+        """Those that were claimed more than so long ago."""
+        before = time.monotonic() - seconds
+        return [attempt for attempt in list(self._table.values()) if attempt.claimed_at < before]
+
+    def remove(self, run_id: int) -> bool:
+        """Its end is stored, or somebody else's business. False: it was not here any more."""
+        attempt = self._table.pop(run_id, None)
+        if attempt is not None:
+            attempt.let_go()
+        return attempt is not None
+
+    def count(self, runs: int) -> None:
+        """So many more runs have ended here."""
+        with self._counting:
+            self.runs += runs
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the threads of one worker share."""
+
+    models: Models[Any]
+    queries: Queries
+    settings: Settings
+    attempts: Attempts
+    set_aside: SetAside
