@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.rules.wording import NOTHING
 from tests import shop
 from tests.conftest import ROOT
 from tests.helpers import as_id
@@ -152,24 +153,24 @@ class TestStatus:
         session.commit()
         with jobs.worker(bind=database):
             out = run("status").output
-        assert ["mail", "1", "0", "0", "0", "2h", "0m", "paused"] in [line.split() for line in out.splitlines()]
-        assert ["default", "0", "0", "0", "3", "-"] in [line.split() for line in out.splitlines()]
+        assert ["mail", "1", "0", "0", "0", "2", "h", "paused"] in [line.split() for line in out.splitlines()]
+        assert ["default", "0", "0", "0", "3", NOTHING] in [line.split() for line in out.splitlines()]
         assert "default=8" in out
         assert ["misbehave", "GeneratorExit", "3", str(failed[-1]), "directly"] in [x.split() for x in out.splitlines()]
-        assert "1 jobs wait in queue 'mail', which no live worker serves" in out
+        assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
 
     def test_programs_read_json(self, run: Run, session: Session, failed: list[int]) -> None:
         data = json.loads(run("status", "--json").stdout)
         assert data["queues"] == [
             {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "oldest_wait": None, "paused": False}
-            | {"per_minute": 3}
+            | {"is_served": False, "per_minute": 3}
         ]
         assert data["failures"][0]["last_error"] == "directly"
 
     def test_schedules_without_a_clock_are_a_warning(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mark", cron="0 2 * * *"))
         session.commit()
-        assert "1 schedules are enabled, and no live process runs a clock" in run("status").output
+        assert "schedules: no clock is alive, and 1 schedule enabled" in run("status").output
 
 
 class TestReading:
@@ -386,7 +387,7 @@ class TestUpkeep:
         found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
         assert found["jobs of vanished processes"]["verdict"] == "warning"
         assert found["foreign keys to jobs"]["found"] == "effects.job_id has no index"
-        assert found["what waits"]["found"] == "1 jobs wait in queue 'mail', which no live worker serves"
+        assert found["workers"]["found"] == "none is alive, and 1 job waiting"
         assert found["server version"]["verdict"] == "ok"
         assert found["oldest transaction"]["verdict"] == "ok"
         out = run("doctor").output

@@ -28,10 +28,10 @@ from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint
 from sqla_jobs.dashboard.data import listing
 from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
 from sqla_jobs.dashboard.data.reading import reading
-from sqla_jobs.dashboard.render.formatting import NOTHING
 from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.wording import NOTHING
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
 from tests.dashboard_shop import HOSTILE, create_app, jobs
@@ -484,18 +484,18 @@ def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, datab
     session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
     session.commit()
     page = words(visitor.get("/"))
-    assert "No worker is alive, and 2 jobs wait." in page
-    assert "1 job wait for task “forgotten”, which this application does not know." in page
-    assert "No clock is running, so 1 schedule fire nothing." in page
+    assert "workers: none is alive, and 2 jobs waiting" in page
+    assert "task forgotten: this application does not declare it, and 1 job waiting for it" in page
+    assert "schedules: no clock is alive, and 1 schedule enabled" in page
     with jobs.worker(["default"]), jobs.clock():
         page = words(visitor.get("/"))
-    assert "1 job wait in queue “lonely”, which no live worker serves." in page
-    assert "No clock" not in page
-    assert "A transaction has been open" not in page
+    assert "queue lonely: no live worker serves it, and 1 job waiting" in page
+    assert "no clock" not in page
+    assert "oldest transaction" not in page
 
 
 def test_an_old_transaction_is_told_of(visitor: Visitor, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqla_jobs.dashboard.data.health._OLD", timedelta(0))
+    monkeypatch.setattr("sqla_jobs.monitoring.server._OLD_TRANSACTION", 0.0)
     with database.begin() as connection:
         connection.execute(text("SELECT txid_current()"))
         pid = connection.scalar(text("SELECT pg_backend_pid()"))

@@ -106,7 +106,10 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
     shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
     code, out, err = flask("status")
-    assert (code, err) == (0, "\nwarning: 1 jobs wait in queue 'default', which no live worker serves\n")
+    assert (code, err) == (
+        0,
+        "\nwarning: workers: none is alive, and 1 job waiting\n    start one: python -m sqla_jobs.worker MODULE:ATTR\n",
+    )
     assert re.search(r"^default +1 ", out, re.MULTILINE)
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 runs\n", "")
     assert session.scalar(select(func.count()).select_from(shop.Effect)) == 1

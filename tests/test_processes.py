@@ -248,5 +248,5 @@ def test_status_shows_queues_processes_and_unknown_tasks(
     command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "default=8" in done.stdout
-    assert "1 jobs wait for task 'elsewhere'" in done.stderr
-    assert "queue 'mail', which no live worker serves" in done.stderr
+    assert "task elsewhere: this application does not declare it, and 1 job waiting for it" in done.stderr
+    assert "queue mail: no live worker serves it, and 1 job waiting" in done.stderr

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sqla_jobs.models.columns import PARKED
+from sqla_jobs.rules.wording import duration
 
 _WIDE = 10_000
 
@@ -69,18 +70,8 @@ def shown(value: object) -> str:
         case datetime():
             return f"{value.astimezone():%Y-%m-%d %H:%M:%S%z}"
         case timedelta():
-            return seconds(value.total_seconds())
+            return duration(value.total_seconds())
         case float():
             return f"{value:.1f}"
         case _:
             return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in str(value))
-
-
-def seconds(value: float | None) -> str:
-    """A length of time in the one or two units that matter."""
-    if value is None:
-        return "-"
-    for size, unit, smaller, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if value >= size:
-            return f"{int(value // size)}{unit} {int(value % size // smaller)}{below}"
-    return f"{value:.1f}s" if value < 10 else f"{value:.0f}s"

@@ -14,13 +14,14 @@ from sqlalchemy.orm import defer
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import ApplicationCommand, on_application
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, seconds, shown
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, shown
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.monitoring.status import Status, read_status
 from sqla_jobs.rules.redaction import Secrets, check_depth
+from sqla_jobs.rules.wording import duration
 
 
 @click.command(cls=ApplicationCommand)
@@ -36,7 +37,7 @@ def status(jobs: Jobs[Any], as_json: bool) -> None:
     else:
         _print_status(found)
     for warning in found.warnings:
-        click.echo(f"\nwarning: {shown(warning)}", err=True)
+        click.echo(f"\nwarning: {shown(warning)}\n    {shown(warning.remedy)}", err=True)
 
 
 def _print_status(status: Status) -> None:
@@ -49,7 +50,7 @@ def _print_status(status: Status) -> None:
                 queue.scheduled,
                 queue.running,
                 queue.per_minute,
-                seconds(queue.oldest_wait),
+                duration(queue.oldest_wait),
                 "paused" if queue.paused else " ",
             )
             for queue in status.queues
@@ -59,10 +60,10 @@ def _print_status(status: Status) -> None:
     rows: list[tuple[object, ...]] = []
     for process in status.processes:
         served = ",".join(f"{name}={number}" for name, number in process.queues.items())
-        life = f"{seconds(process.beat_age)} ago" if process.alive else f"{seconds(process.beat_age)} ago: dead"
+        life = f"{duration(process.beat_age)} ago" if process.alive else f"{duration(process.beat_age)} ago: dead"
         rows.append((str(process.id), process.kind, process.host, process.pid, life, served))
         for job in process.running:
-            what = f"job {job.job_id} {job.task} attempt {job.attempt}, for {seconds(job.seconds)}"
+            what = f"job {job.job_id} {job.task} attempt {job.attempt}, for {duration(job.seconds)}"
             rows.append(("", "runs", what, " ", " ", " "))
     print_table(["PROCESS", "KIND", "HOST", "PID", "LAST BEAT", "QUEUES"], rows)
     if status.failures:
@@ -144,7 +145,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
     for run in runs:
         took = (run["finished_at"] - run["started_at"]).total_seconds()
         click.echo(
-            f"\nattempt {run['attempt']}: {run['outcome']} at {shown(run['finished_at'])}, after {seconds(took)}, "
+            f"\nattempt {run['attempt']}: {run['outcome']} at {shown(run['finished_at'])}, after {duration(took)}, "
             f"in process {run['process_id'] or '-'}"
         )
         if run["result"] is not None:

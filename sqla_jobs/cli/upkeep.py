@@ -19,12 +19,9 @@ from sqla_jobs.cli.output import as_json, print_json, print_table, shown
 from sqla_jobs.database.refusals import warn
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import ENDED, JobState
-from sqla_jobs.monitoring.doctor import examine
-from sqla_jobs.monitoring.finding import Finding, Verdict
-from sqla_jobs.monitoring.status import read_status
+from sqla_jobs.monitoring.finding import Verdict
+from sqla_jobs.monitoring.findings import examine
 from sqla_jobs.queries.leftovers import Leftovers
-
-_NOBODY = "python -m sqla_jobs.worker starts one; --queues and the application's tasks= say what it serves"
 
 
 @click.command(cls=ApplicationCommand)
@@ -55,8 +52,6 @@ def doctor(jobs: Jobs[Any], as_json: bool) -> None:
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         findings = examine(session, jobs)
-        warnings = read_status(session, jobs).warnings
-    findings += [Finding("what waits", Verdict.warning, warning, _NOBODY) for warning in warnings]
     if as_json:
         print_json(findings)
     else:

@@ -25,6 +25,7 @@ from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render import formatting
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import PARKED
+from sqla_jobs.rules import wording
 
 _HERE = Path(__file__).parent
 
@@ -64,9 +65,9 @@ class Dashboard:
         )
         named: Any = {
             "number": formatting.number,
-            "duration": formatting.duration,
+            "duration": wording.duration,
             "exact": formatting.exact,
-            "plural": formatting.plural,
+            "plural": wording.plural,
         }
         of_all: Any = {"url": self.url, "static": self._static}
         made.filters.update(named)
@@ -85,7 +86,7 @@ class Dashboard:
         """A page. `now` is the server's time, from which times on it are told."""
         role: Role | None = g.get("sqla_jobs_role")
 
-        def when(moment: datetime | None, empty: str = formatting.NOTHING) -> Markup | str:
+        def when(moment: datetime | None, empty: str = wording.NOTHING) -> Markup | str:
             if moment is None:
                 return empty
             if moment == PARKED:

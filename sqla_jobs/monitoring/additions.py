@@ -9,7 +9,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, Verdict
+from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 
 _UNINDEXED = text(
     """
@@ -31,11 +31,10 @@ def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Foreign keys to jobs without an index."""
     rows = _ask(session, jobs, _UNINDEXED, ["jobs"])
     if not rows:
-        yield Finding("foreign keys to jobs", Verdict.ok, "all have an index, or there is none")
+        yield well("foreign keys to jobs", "all have an index, or there is none")
     for table, column in rows:
-        yield Finding(
+        yield warning(
             "foreign keys to jobs",
-            Verdict.warning,
             f"{table}.{column} has no index",
             f"pruning reads the whole table for each job: CREATE INDEX CONCURRENTLY ON {table} ({column})",
         )
@@ -53,9 +52,8 @@ def row_level_security(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Tables with row level security."""
     for table, applies_to_us in _ask(session, jobs, _SECURED):
         role = "this role is under its policies" if applies_to_us else "this role is exempt from its policies"
-        yield Finding(
+        yield warning(
             "row level security",
-            Verdict.warning,
             f"it is on for {table}; {role}",
             "a program does not see the rows that a policy hides from its role: such jobs are never claimed, "
             "taken back or pruned, and nothing says so. Give workers and clocks a role with BYPASSRLS, or "
@@ -78,9 +76,8 @@ _BEFORE, _INSTEAD = 2, 64
 def triggers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Triggers that can refuse or change what is about to be written. The library has none."""
     for table, name, function in _ask(session, jobs, _TRIGGERS, before_or_instead=_BEFORE | _INSTEAD):
-        yield Finding(
+        yield warning(
             "triggers",
-            Verdict.warning,
             f"trigger {name} of {table} calls {function} before rows are written",
             "where it raises or returns NULL, a job is not claimed, not stored or not pruned. Let it return NEW (OLD "
             f"for a DELETE) for whatever a worker writes; or DROP TRIGGER {name} ON {table}",
@@ -91,7 +88,7 @@ def _ask(
     session: Session, jobs: Jobs[Any], question: TextClause, nouns: Sequence[str] = (), **values: int
 ) -> list[Any]:
     """The answer about some of the tables, or all."""
-    preparer = session.connection().dialect.identifier_preparer
+    preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
     tables = jobs.models.tables
     names = [preparer.format_table(tables[noun]) for noun in nouns or tables]
-    return [*session.execute(question, {"tables": names, **values})]
+    return [*ask(session, jobs, question, tables=names, **values)]

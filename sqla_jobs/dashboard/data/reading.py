@@ -12,6 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.rules.wording import Count
 
 PATIENCE = 5.0
 """Seconds that one statement of a page may take."""
@@ -51,20 +52,6 @@ class _Explain(Executable, ClauseElement):
 @compiles(_Explain)
 def _compile(element: _Explain, compiler: Any, **options: Any) -> str:
     return f"EXPLAIN (FORMAT JSON) {compiler.process(element.query, **options)}"
-
-
-class Count(int):
-    """How many there are: exactly, about, or at least."""
-
-    is_exact: bool
-    is_least: bool
-
-    def __new__(cls, number: int, *, is_exact: bool = True, is_least: bool = False) -> Count:
-        """An estimate is rounded to two digits, so that it does not look exact."""
-        shown = number if is_exact or is_least else int(float(f"{number:.1e}"))
-        made = super().__new__(cls, shown)
-        made.is_exact, made.is_least = is_exact and not is_least, is_least
-        return made
 
 
 def counted(session: Session, jobs: Jobs[Any], query: Select[Any]) -> Count:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqla_jobs.dashboard.data.statistics import Bucket, Figures
-from sqla_jobs.dashboard.render.formatting import NOTHING, duration, short
+from sqla_jobs.dashboard.render.formatting import short
+from sqla_jobs.rules.wording import NOTHING, duration
 
 WIDTH, HEIGHT = 1000.0, 100.0
 

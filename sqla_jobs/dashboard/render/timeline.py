@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqla_jobs.dashboard.render.formatting import duration
 from sqla_jobs.models.columns import ENDED, JobState
+from sqla_jobs.rules.wording import duration
 
 
 @dataclass(frozen=True)

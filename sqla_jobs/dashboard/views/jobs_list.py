@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session
 from sqla_jobs.dashboard.data.filters import BadFilter, Filter, read_filter
 from sqla_jobs.dashboard.data.listing import Found, find, last_errors, orders
 from sqla_jobs.dashboard.data.paging import BadCursor, Order
-from sqla_jobs.dashboard.data.reading import Count, counted
+from sqla_jobs.dashboard.data.reading import counted
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.bulk import offered
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobState
+from sqla_jobs.rules.wording import Count
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import jobs as actions
-from sqla_jobs.dashboard.data import health
 from sqla_jobs.dashboard.data.statistics import SPANS, read_figures
 from sqla_jobs.dashboard.render import chart
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import state_counts
-from sqla_jobs.dashboard.views.queues import read_queues
-from sqla_jobs.monitoring.status import read_processes
+from sqla_jobs.monitoring.findings import problems
+from sqla_jobs.monitoring.processes import read_processes
+from sqla_jobs.monitoring.queues import read_queues, served_queues
 
 
 def show(site: Dashboard) -> Response:
@@ -21,10 +21,9 @@ def show(site: Dashboard) -> Response:
     jobs = site.jobs
     with site.reading() as (session, now):
         processes = read_processes(session, jobs)
-        served = {name for process in processes if process.alive for name in process.queues}
-        queues = read_queues(session, jobs, served)
+        queues = read_queues(session, jobs, served_queues(processes))
         figures = read_figures(session, jobs, span, now)
-        problems = health.warnings(session, jobs, queues, processes, now)
+        found = problems(session, jobs, queues, processes)
         counts = state_counts(session, jobs)
     groups = [(group, site.shown(group.task, group.args_text).beginning(group.error or "")) for group in figures.groups]
     return site.render(
@@ -37,7 +36,7 @@ def show(site: Dashboard) -> Response:
         processes=processes,
         figures=figures,
         groups=groups,
-        problems=problems,
+        problems=found,
         charts=[
             chart.throughput(figures),
             chart.latency(figures, "wait", "Wait before start", lambda bucket: bucket.wait),

@@ -10,9 +10,10 @@ from sqlalchemy import Double, Integer, SmallInteger, case, cast, column, func, 
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
-from sqla_jobs.dashboard.data.reading import Count
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.queries import PRIORITIES
+from sqla_jobs.rules.wording import Count
 
 COUNTED = 10_000
 """Jobs of a queue that are counted; there may be more."""
@@ -31,24 +32,31 @@ class Queue:
     is_served: bool
 
 
-def read_queues(session: Session, jobs: Jobs[Any], served: Iterable[str]) -> list[Queue]:
-    """All queues that have jobs, are paused, or are served."""
+def served_queues(processes: Iterable[ProcessStatus]) -> set[str]:
+    """Those that a live process serves."""
+    return {name for process in processes if process.alive for name in process.queues}
+
+
+def read_queues(
+    session: Session, jobs: Jobs[Any], served: Iterable[str], *, others: Iterable[str] = (), most: int = COUNTED
+) -> list[Queue]:
+    """All queues with live jobs, that are paused or served, and `others`; of each `most` jobs are counted."""
     job: Any = jobs.Job
     on_jobs = {"mapper": job}
     of_running = select(job.queue, func.count()).where(job.state == "running").group_by(job.queue)
     running = {row[0]: row[1] for row in session.execute(of_running, bind_arguments=on_jobs)}
-    first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED + 1).subquery("first")
+    first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(most + 1).subquery("first")
     of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
     scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
-    all_scheduled = sum(scheduled.values()) <= COUNTED
+    all_scheduled = sum(scheduled.values()) <= most
     paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
     served = set(served)
-    names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served}
-    queued = _queued(session, jobs, sorted(names))
+    names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served, *others}
+    queued = _queued(session, jobs, sorted(names), most)
     return [
         Queue(
             name,
-            Count(min(queued[name][0], COUNTED), is_least=queued[name][0] > COUNTED),
+            Count(min(queued[name][0], most), is_least=queued[name][0] > most),
             Count(scheduled.get(name, 0), is_least=not all_scheduled),
             running.get(name, 0),
             queued[name][1],
@@ -71,14 +79,14 @@ def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:
     return list(session.scalars(query, bind_arguments={"mapper": job}))
 
 
-def _queued(session: Session, jobs: Jobs[Any], names: list[str]) -> dict[str, tuple[int, float | None]]:
-    """Of each queue how many are queued, one more than `COUNTED` at most, and the longest wait in seconds."""
+def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> dict[str, tuple[int, float | None]]:
+    """Of each queue how many are queued, one more than `most` at most, and the longest wait in seconds."""
     if not names:
         return {}
     job: Any = jobs.Job
     lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
     here = (job.state == "queued", job.queue == lane.c.name)
-    some = select(literal(1).label("one")).where(*here).limit(COUNTED + 1).correlate(lane).subquery("some")
+    some = select(literal(1).label("one")).where(*here).limit(most + 1).correlate(lane).subquery("some")
     number = select(func.count()).select_from(some).scalar_subquery()
     level = values(column("priority", SmallInteger), name="level").data([(one,) for one in PRIORITIES])
     head = (

@@ -1,0 +1,54 @@
+"""What makes queues slow or stuck, and what to do about it: the same for `doctor`, `status` and the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring import additions, server, work
+from sqla_jobs.monitoring.finding import Finding, Verdict
+from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
+from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
+
+_LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
+    server.version,
+    server.settings,
+    server.connections,
+    server.clock_of_this_host,
+    server.oldest_transaction,
+    server.prepared_transactions,
+    server.bloat,
+    work.vanished_processes,
+    work.locked_jobs,
+    work.set_aside,
+    additions.foreign_keys,
+    additions.row_level_security,
+    additions.triggers,
+)
+
+
+def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
+    """All that `sqla-jobs doctor` looks at. Reads only; needs no rights beyond the application's own."""
+    found = [finding for look in _LOOKS for finding in look(session, jobs)]
+    processes = read_processes(session, jobs)
+    queues = read_queues(session, jobs, served_queues(processes))
+    return [*found, *_of_work(session, jobs, queues, processes)]
+
+
+def problems(
+    session: Session, jobs: Jobs[Any], queues: Sequence[Queue], processes: Sequence[ProcessStatus]
+) -> list[Finding]:
+    """What is wrong right now, at a price at which a page can ask for it every few seconds."""
+    found = [*_of_work(session, jobs, queues, processes), *server.oldest_transaction(session, jobs)]
+    return [finding for finding in found if finding.verdict is not Verdict.ok]
+
+
+def _of_work(
+    session: Session, jobs: Jobs[Any], queues: Sequence[Queue], processes: Sequence[ProcessStatus]
+) -> Iterator[Finding]:
+    yield from work.workers(queues, processes)
+    yield from work.unknown_tasks(session, jobs, queues)
+    yield from work.clocks(session, jobs, processes)

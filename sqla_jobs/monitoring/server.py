@@ -1,0 +1,146 @@
+"""What of the server makes queues slow or stuck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import Finding, Verdict, ask, warning, well
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.rules.wording import duration
+
+_OLDEST_SERVER = 140000
+_OLD_TRANSACTION = 300.0
+_CLOCK_OFF = 2.0
+_BLOATED = 0.5
+_CROWDED = 0.8
+
+
+def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Whether the server is new enough."""
+    setting = func.current_setting
+    number, name = ask(session, jobs, select(setting("server_version_num"), setting("server_version"))).one()
+    if int(number) < _OLDEST_SERVER:
+        yield Finding("server version", Verdict.error, f"PostgreSQL {name}", "PostgreSQL 14 or newer is needed")
+    else:
+        yield well("server version", f"PostgreSQL {name}")
+
+
+_CONNECTIONS = text(
+    """
+    SELECT count(*), current_setting('max_connections')::int
+    FROM pg_stat_activity WHERE backend_type = 'client backend'
+    """
+)
+_SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "autovacuum": (lambda value: value == "on", "switch it on: tables of jobs grow without end"),
+    "fsync": (lambda value: value == "on", "switch it on: a crash of the host can lose or double jobs"),
+    "full_page_writes": (lambda value: value == "on", "switch it on: a crash of the host can damage tables"),
+    "track_activities": (lambda value: value == "on", "switch it on, to see who holds a transaction open"),
+    "default_transaction_read_only": (lambda value: value == "off", "workers have to write"),
+}
+
+
+def settings(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Settings that endanger jobs."""
+    for name, (is_good, remedy) in _SETTINGS.items():
+        value = str(ask(session, jobs, select(func.current_setting(name))).scalar_one())
+        yield well(name, value) if is_good(value) else warning(name, value, remedy)
+
+
+def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """How many are left."""
+    used, most = ask(session, jobs, _CONNECTIONS).one()
+    found = f"{used} of {most}"
+    if used > _CROWDED * most:
+        yield warning("connections", found, "raise max_connections, or put a pooler before the server")
+    else:
+        yield well("connections", found)
+
+
+def clock_of_this_host(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """How far it is from the server's."""
+    before = datetime.now(UTC)
+    there = ask(session, jobs, select(func.clock_timestamp())).scalar_one()
+    off = max((before - there).total_seconds(), (there - datetime.now(UTC)).total_seconds(), 0.0)
+    found = f"{off:.1f} s off the server's"
+    if off > _CLOCK_OFF:
+        remedy = "jobs go by the server's clock; let NTP set this one, or run_at computed here is off"
+        yield warning("clock of this host", found, remedy)
+    else:
+        yield well("clock of this host", found)
+
+
+_OLDEST = text(
+    """
+    SELECT pid, usename, application_name, client_addr::text, state,
+      extract(epoch FROM now() - xact_start)::float8, query
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+      AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+    ORDER BY xact_start LIMIT 1
+    """
+)
+
+
+def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Of another connection to this database, as far as this user may see it."""
+    row = ask(session, jobs, _OLDEST).one_or_none()
+    if row is None:
+        yield well("oldest transaction", "none but this")
+        return
+    pid, user, program, address, state, age, query = row
+    who = f"pid {pid} of {user} from {address or 'this host'} ({program or 'no name'})"
+    found = f"{duration(age)}, {state}, {who}: {' '.join((query or '').split())[:100]}"
+    if age > _OLD_TRANSACTION:
+        remedy = "vacuum can remove nothing that is newer, so every queue gets slower; end it: "
+        yield warning("oldest transaction", found, f"{remedy}SELECT pg_terminate_backend({pid})")
+    else:
+        yield well("oldest transaction", found)
+
+
+_PREPARED = text(
+    """
+    SELECT gid, extract(epoch FROM now() - prepared)::float8
+    FROM pg_prepared_xacts WHERE database = current_database()
+    """
+)
+
+
+def prepared_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Those that nobody has ended."""
+    for name, age in ask(session, jobs, _PREPARED):
+        yield warning(
+            "prepared transaction",
+            f"{name!r}, {duration(age)} old",
+            f"it holds its locks until somebody ends it: ROLLBACK PREPARED '{name}'",
+        )
+
+
+_SIZES = text(
+    """
+    SELECT n_live_tup, n_dead_tup, last_autovacuum, pg_total_relation_size(relid) FROM pg_stat_user_tables
+    WHERE relid = CAST(:name AS regclass)
+    """
+)
+
+
+def bloat(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Tables with more dead rows than vacuum should leave."""
+    tables = Tables(jobs.models)
+    preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
+    for name in map(preparer.format_table, (tables.jobs, tables.runs, tables.processes)):
+        row = ask(session, jobs, _SIZES, name=name).one_or_none()
+        if row is None:
+            continue
+        live, dead, vacuumed, size = row
+        found = f"{size / 2**20:.0f} MB, {live:,} rows, {dead:,} dead, vacuumed {vacuumed or 'never'}"
+        if dead > 10_000 and dead > _BLOATED * (live + dead):
+            yield warning(f"table {name}", found, f"look for an old transaction above, then VACUUM {name}")
+        else:
+            yield well(f"table {name}", found)

@@ -1,0 +1,150 @@
+"""What keeps jobs from being run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Double, cast, column, func, select, text, true, values
+from sqlalchemy import Text as TextType
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import Finding, ask, warning, well
+from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.queues import Queue
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.rules.wording import Count, duration, plural
+
+_LOOKED_AT = 2_000
+"""Queued jobs of each queue, the next to run first, among which unknown tasks are looked for: they gather there."""
+_LATE = 60.0
+"""Seconds after which a tick that was not fired is worth a word."""
+
+
+def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
+    """Queues whose jobs wait: paused, or served by nobody."""
+    waiting = [queue for queue in queues if queue.queued]
+    for queue in waiting:
+        if queue.paused:
+            found = f"it is paused, with {plural(queue.queued, 'job')} waiting"
+            yield warning(f"queue {queue.name}", found, f"sqla-jobs resume {queue.name}")
+    if not any(process.alive and process.kind == "worker" for process in processes):
+        how_many = plural(sum(queue.queued for queue in waiting), "job")
+        yield warning(
+            "workers", f"none is alive, and {how_many} waiting", "start one: python -m sqla_jobs.worker MODULE:ATTR"
+        )
+        return
+    for queue in waiting:
+        if not queue.is_served and not queue.paused:
+            yield warning(
+                f"queue {queue.name}",
+                f"no live worker serves it, and {plural(queue.queued, 'job')} waiting",
+                f"start a worker with --queues {queue.name}",
+            )
+
+
+def unknown_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) -> Iterator[Finding]:
+    """Tasks of waiting jobs that this application does not declare."""
+    names = [queue.name for queue in queues if queue.queued]
+    if not names:
+        return
+    jobs.tasks.load()
+    job: Any = jobs.Job
+    lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
+    first = (
+        select(job.task)
+        .where(job.state == "queued", job.queue == lane.c.name)
+        .order_by(job.priority, job.position)
+        .limit(_LOOKED_AT)
+        .correlate(lane)
+        .lateral("first")
+    )
+    counts = (
+        select(first.c.task, func.count())
+        .select_from(lane.join(first, true()))
+        .where(first.c.task.not_in(list(jobs.tasks)))
+        .group_by(first.c.task)
+        .order_by(first.c.task)
+    )
+    for task, count in ask(session, jobs, counts):
+        number = Count(count, is_least=count >= _LOOKED_AT)
+        yield warning(
+            f"task {task[:200]}",
+            f"this application does not declare it, and {plural(number, 'job')} waiting for it",
+            "deploy the code that declares it, or give its name to the task that replaces it: aliases=[…]; "
+            f"or delete its jobs: sqla-jobs delete --task {task[:200]}",
+        )
+
+
+def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
+    """Schedules that nobody fires."""
+    schedule: Any = jobs.Schedule
+    late = cast(func.extract("epoch", func.clock_timestamp() - func.min(schedule.next_run_at)), Double)
+    enabled, overdue = ask(session, jobs, select(func.count(), late).where(schedule.enabled)).one()
+    if not enabled:
+        return
+    if not any(process.alive and process.kind == "clock" for process in processes):
+        yield warning(
+            "schedules",
+            f"no clock is alive, and {plural(enabled, 'schedule')} enabled",
+            "start one: python -m sqla_jobs.clock MODULE:ATTR, or a worker without --no-clock",
+        )
+    elif overdue is not None and overdue > _LATE:
+        yield warning(
+            "schedules", f"one is overdue by {duration(overdue)}, though a clock is alive", "look at the clock's log"
+        )
+
+
+def vanished_processes(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs that run nowhere."""
+    job, process = jobs.Job, jobs.Process
+    alive = select(process.id).where(
+        process.heartbeat_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, process.lease)
+    )
+    orphaned = select(func.count()).where(job.state == "running", job.process_id.not_in(alive))
+    if held := ask(session, jobs, orphaned).scalar_one():
+        remedy = "a worker takes them back by itself within its lease; start one if none runs"
+        yield warning("jobs of vanished processes", f"{held:,}", remedy)
+    else:
+        yield well("jobs of vanished processes", "0")
+
+
+_IDLE_HOLDERS = text(
+    """
+    SELECT holder.pid, holder.usename, holder.client_addr::text,
+      extract(epoch FROM now() - holder.state_change)::float8
+    FROM pg_stat_activity AS holder
+    WHERE holder.datname = current_database() AND holder.pid <> pg_backend_pid()
+      AND holder.state LIKE 'idle in transaction%' AND holder.state_change < now() - interval '1 minute'
+      AND EXISTS (
+        SELECT FROM pg_locks
+        WHERE pg_locks.pid = holder.pid AND relation = CAST(:jobs AS regclass)
+          AND mode IN ('RowShareLock', 'RowExclusiveLock')
+      )
+    """
+)
+
+
+def locked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs in a transaction that somebody has forgotten."""
+    on_jobs = session.connection(bind_arguments={"mapper": jobs.Job})
+    table = on_jobs.dialect.identifier_preparer.format_table(Tables(jobs.models).jobs)
+    for pid, user, address, age in on_jobs.execute(_IDLE_HOLDERS, {"jobs": table}):
+        yield warning(
+            "locked jobs",
+            f"pid {pid} of {user} from {address or 'this host'} has done nothing for {age:.0f} s inside a transaction",
+            f"jobs it has locked wait; if its host is gone, end it: SELECT pg_terminate_backend({pid})",
+        )
+
+
+def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Rows that the server refuses to have changed."""
+    of_each = ask(session, jobs, select(jobs.Process.set_aside)).scalars()
+    reasons = {name: why for shown in of_each for name, why in shown.items()}
+    for name in sorted(reasons):
+        yield warning(
+            name[:100],
+            str(reasons[name])[:1000],
+            "mend the row, or the trigger or constraint of yours that refuses; it is tried again every minute",
+        )

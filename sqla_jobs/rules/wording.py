@@ -1,0 +1,51 @@
+"""Numbers and lengths of time as people read them."""
+
+from __future__ import annotations
+
+NOTHING = "\N{EN DASH}"
+"""Where there is no value."""
+UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def duration(seconds: float | None) -> str:
+    """Two units at most: 3 h 12 min, 4.2 s, 15 ms."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms" if seconds >= 0.0995 or not seconds else f"{1000 * seconds:.2g} ms"
+    if seconds < 9.95:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    left, parts = round(seconds), list[str]()
+    for size, unit in UNITS:
+        if left >= size or parts:
+            count, left = divmod(left, size)
+            if count:
+                parts.append(f"{count} {unit}")
+            if len(parts) == 2 or (parts and not count):
+                break
+    return " ".join(parts)
+
+
+def plural(count: int, noun: str) -> str:
+    """1 job, 2 jobs, at least 10,000 jobs."""
+    least = "at least " if isinstance(count, Count) and count.is_least else ""
+    return f"{least}{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+class Count(int):
+    """How many there are: exactly, about, or at least."""
+
+    is_exact: bool
+    is_least: bool
+
+    def __new__(cls, number: int, *, is_exact: bool = True, is_least: bool = False) -> Count:
+        """An estimate is rounded to two digits, so that it does not look exact."""
+        shown = number if is_exact or is_least else int(float(f"{number:.1e}"))
+        made = super().__new__(cls, shown)
+        made.is_exact, made.is_least = is_exact and not is_least, is_least
+        return made
+
+    def __str__(self) -> str:
+        return f"{int(self)}{'+' if self.is_least else ''}"
