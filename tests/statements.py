@@ -10,8 +10,9 @@ from sqlalchemy.orm import registry
 
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
-from sqla_jobs.queries import begin, claim, commit, finish, leases, rescue, schedules, succeed
-from sqla_jobs.queries.expressions import RawStatement, Tables
+from sqla_jobs.queries import claim, commit, finish, leases, rescue, schedules, succeed
+from sqla_jobs.queries.begin import _question
+from sqla_jobs.queries.expressions import Tables, rendered
 from tests.conftest import ROOT
 
 SQL = ROOT / "docs/sql"
@@ -23,35 +24,35 @@ def statements() -> dict[str, str]:
     """Every statement that a worker, a clock or a supervisor repeats, by the name of its file."""
     tables = Tables(map_models(registry(), None, "sqla_", JobMixin))
     built: dict[str, Any] = {
-        "claim": claim.claim(tables),
-        "elapsed": claim.elapsed(tables),
-        "promote": claim.promote(tables),
-        "succeed_many": succeed.succeed_many(tables),
-        "succeed_one": succeed.succeed_one(tables),
-        "finish": finish.finish(tables),
-        "beat": rescue.beat(tables),
-        "heartbeats": rescue.heartbeats(tables),
-        "delete_expired": rescue.delete_expired(tables),
-        "sign_off": rescue.sign_off(tables),
-        "rescue": rescue.rescue(tables),
-        "unknown_leases": leases.unknown_leases(tables),
-        "cancel_requests": leases.cancel_requests(tables),
-        "store_progress": leases.store_progress(tables),
+        "claim": claim.Claim(tables).sql(),
+        "elapsed": claim.Elapsed(tables).sql(),
+        "promote": claim.Promote(tables).sql(),
+        "succeed_many": succeed.SucceedMany(tables).sql(),
+        "succeed_one": succeed.SucceedOne(tables).sql(),
+        "finish": finish.FinishAny(tables).sql(),
+        "beat": rescue.Beat(tables).sql(),
+        "heartbeats": rescue.Heartbeats(tables).sql(),
+        "delete_expired": rescue.DeleteExpired(tables).sql(),
+        "sign_off": rescue.SignOff(tables).sql(),
+        "rescue": rescue.Rescue(tables).sql(),
+        "unknown_leases": leases.UnknownLeases(tables).sql(),
+        "cancel_requests": leases.CancelRequests(tables).sql(),
+        "store_progress": leases.StoreProgress(tables).sql(),
         "schedules_due": schedules.due(tables),
         "schedules_fire": schedules.fire(tables),
         "schedules_advance": schedules.advance(tables),
     }
-    rendered = {name: compiled(statement) for name, statement in built.items()}
-    rendered["begin"] = laid_out(f"BEGIN; {begin._question(LEASE)}")
-    rendered["commit"] = laid_out(f"{commit.Commit(tables)._plain}; COMMIT")
-    return rendered
+    written = {name: compiled(statement) for name, statement in built.items()}
+    written["begin"] = laid_out(f"BEGIN; {_question(LEASE)}")
+    written["commit"] = laid_out(f"{commit.Commit(tables)._plain}; COMMIT")
+    return written
 
 
 def compiled(statement: Any) -> str:
     """As psycopg gets it (a list in one piece), and below it the parameters that are the same at each call."""
-    found = RawStatement(statement)
-    fixed = "".join(f"-- {name} = {value!r}\n" for name, value in sorted(found.parameters.items()) if value is not None)
-    return laid_out(re.sub(r"__\[POSTCOMPILE_(\w+)\]", r"%(\1)s", found.text)) + fixed
+    text, parameters = rendered(statement)
+    fixed = "".join(f"-- {name} = {value!r}\n" for name, value in sorted(parameters.items()) if value is not None)
+    return laid_out(re.sub(r"__\[POSTCOMPILE_(\w+)\]", r"%(\1)s", text)) + fixed
 
 
 def laid_out(statement: str) -> str:

@@ -29,7 +29,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from benchmarks.proxy import Proxy
 from sqla_jobs.database.engines import close_engine, driver, own_engine
 from sqla_jobs.postgres import LocalServer
-from sqla_jobs.queries import Promotion, Queries
+from sqla_jobs.queries import Promotion
+from sqla_jobs.queries.claim import Promote
 from sqla_jobs.testing import drain
 from tests import shop
 from tests.conftest import StartWorker, new_database
@@ -532,13 +533,13 @@ def test_a_read_only_server_is_waited_out(
     place: Place, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, isolation: str
 ) -> None:
     """As the old primary after a failover is: connections to it stay read-only for ever."""
-    promote, looks = Queries.promote, list[float]()
+    promote, looks = Promote.__call__, list[float]()
 
     def counted(*args: Any, **options: Any) -> Promotion:
         looks.append(time.monotonic())
         return promote(*args, **options)
 
-    monkeypatch.setattr(Queries, "promote", counted)
+    monkeypatch.setattr(Promote, "__call__", counted)
     name = place.direct.url.database
     admin = create_engine(place.direct.url, isolation_level="AUTOCOMMIT")
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"

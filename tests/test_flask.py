@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.flask import FlaskJobs
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.queries.succeed import one
+from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.testing import drain
 from tests.flask_shop import Shop, build
 from tests.helpers import wait_until
@@ -95,10 +95,12 @@ def test_it_is_rolled_back_when_its_end_cannot_be_stored(
     session.commit()
     worker = shop.jobs.worker()
 
-    def of_another_run(end: RunEnd) -> dict[str, Any]:
-        return one(end) | {"run_id": end.lease.run_id + 1}
+    plain = SucceedOne.parameters
 
-    monkeypatch.setattr("sqla_jobs.queries.commit.one", of_another_run)
+    def of_another_run(end: RunEnd) -> dict[str, Any]:
+        return plain(end) | {"run_id": end.lease.run_id + 1}
+
+    monkeypatch.setattr(SucceedOne, "parameters", of_another_run)
     worker.start()
     while not shop.teardowns[2:]:  # the engine, the isolation level, the run
         pass

@@ -20,7 +20,9 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE, driver
 from sqla_jobs.queries import Among, Queries, RunEnd, processes
-from sqla_jobs.queries.expressions import RawStatement, as_query
+from sqla_jobs.queries.expressions import as_query
+from sqla_jobs.queries.rescue import Rescue
+from sqla_jobs.queries.statement import RenderedStatement, Statement
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.runtime.heartbeat import Heartbeat, next_look
 from sqla_jobs.runtime.set_aside import SetAside
@@ -81,9 +83,8 @@ class Explained:
     def __enter__(self) -> list[dict[str, Any]]:
         """From here on each statement is executed by EXPLAIN, and returns nothing."""
 
-        def run(_: Queries, connection: Connection, statement: Any, values: dict[str, Any]) -> Any:
-            origin = statement.origin if isinstance(statement, RawStatement) else statement
-            compiled = origin.compile(connection)
+        def run(statement: Statement, connection: Connection, values: dict[str, Any]) -> Any:
+            compiled = statement.sql().compile(connection)
             asked, given = str(compiled), compiled.construct_params(values)
             cursor = psycopg.ClientCursor(driver(connection))
             if asked not in self._prepared:
@@ -96,11 +97,8 @@ class Explained:
             self.plans.append(told[0]["Plan"])
             return connection.execute(select(text("1")).where(text("false")))
 
-        def run_raw(queries: Queries, connection: Connection, statement: RawStatement, values: dict[str, Any]) -> Any:
-            return list(run(queries, connection, statement, values))
-
-        self._patch.setattr(Queries, "_run", run)
-        self._patch.setattr(Queries, "_run_raw", run_raw)
+        self._patch.setattr(Statement, "_run", run)
+        self._patch.setattr(RenderedStatement, "_run", run)
         return self.plans
 
     def __exit__(self, *_: object) -> None:
@@ -274,13 +272,13 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
     """As under a held snapshot, where the index of running jobs keeps an entry for each job that has run."""
     looks = 0
 
-    def look(self: Queries, connection: Connection, among: Among) -> list[tuple[int, str]]:
+    def look(self: Rescue, connection: Connection, among: Among) -> list[tuple[int, str]]:
         nonlocal looks
         looks += 1
         time.sleep(0.5)
         return []
 
-    monkeypatch.setattr(Queries, "rescue", look)
+    monkeypatch.setattr(Rescue, "__call__", look)
     settings = LeaseSettings(0.1, 1.0)
     heartbeat = Heartbeat(
         connection.engine,

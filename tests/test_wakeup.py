@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database import notify as wakeup
-from sqla_jobs.queries import Queries
+from sqla_jobs.queries.claim import Claim, Promote
+from sqla_jobs.queries.statement import Statement
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from tests import shop
 from tests.helpers import wait_until
@@ -187,18 +188,18 @@ def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, dat
         wait_until(is_told)
 
 
-@pytest.mark.parametrize(("look", "options"), [("claim", {}), ("promote", {"delay": 0.2})])
+@pytest.mark.parametrize(("look", "options"), [(Claim, {}), (Promote, {"delay": 0.2})])
 def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, look: str, options: EnqueueOptions
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, look: type[Statement], options: EnqueueOptions
 ) -> None:
     """Else it would wait for the next poll: that look did not see it."""
     shop.Base.metadata.create_all(engine)
     jobs.bind(engine)
-    plain, is_armed = getattr(Queries, look), threading.Event()
+    plain, is_armed = look.__call__, threading.Event()
 
     def say_nothing(*_: object) -> None: ...
 
-    def and_one_comes_late(self: Queries, *args: Any, **given: Any) -> Any:
+    def and_one_comes_late(self: Statement, *args: Any, **given: Any) -> Any:
         found = plain(self, *args, **given)
         if is_armed.is_set():
             is_armed.clear()
@@ -207,7 +208,7 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
                 session.commit()
         return found
 
-    monkeypatch.setattr(Queries, look, and_one_comes_late)
+    monkeypatch.setattr(look, "__call__", and_one_comes_late)
     monkeypatch.setattr("sqla_jobs.database.notify._send", say_nothing)  # which would tell again, after the look
     with jobs.worker(poll=60), engine.connect() as connection:
         wait_until(lambda: is_listening(engine))

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ARRAY, Connection, Text, any_, func, literal, select
 
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries.expressions import Tables, among, in_state
+from sqla_jobs.queries.expressions import Tables, in_state, is_among
 from sqla_jobs.queries.rescue import is_orphaned
 from sqla_jobs.queries.values import MANY, Among
 
@@ -37,7 +37,7 @@ class Candidates:
         return self._ids(connection, select(self._tables.jobs.c.id).where(is_orphaned(self._tables)), which)
 
     def _ids(self, connection: Connection, rows: Any, which: Among) -> list[int]:
-        statement = rows.where(among(self._tables.jobs)).limit(MANY)
+        statement = rows.where(is_among(self._tables.jobs)).limit(MANY)
         return list(connection.execute(statement, which.parameters()).scalars())
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    Connection,
     Double,
     Integer,
     SmallInteger,
@@ -26,128 +32,216 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.orm import Session
 
 from sqla_jobs.models.columns import MOST_ATTEMPTS
 from sqla_jobs.queries.expressions import (
     Tables,
-    among,
     array_of,
     committed_to_disk,
     in_state,
+    is_among,
     locked,
     seconds,
     unnest_text,
 )
-from sqla_jobs.queries.values import PRIORITIES, numbers
+from sqla_jobs.queries.statement import RenderedStatement, Statement
+from sqla_jobs.queries.values import (
+    ALL,
+    EVERYWHERE,
+    MANY,
+    PRIORITIES,
+    Among,
+    Claimed,
+    Promotion,
+    numbers,
+    texts,
+)
+
+_CLAIM_ORDER = attrgetter("priority", "position")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def claim(tables: Tables) -> Any:
+@lru_cache(maxsize=64)
+def _names(given: tuple[str, ...]) -> str:
+    return texts([*given])
+
+
+def _moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+
+class Claim(RenderedStatement):
     """At most `slots` jobs of each lane, from above its floors; and whether each was started before."""
-    jobs, processes = tables.jobs, tables.processes
-    # what was undone by a crash of the server would be given out again, under the same lease
-    lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
-    # until this commits nobody can delete the row of the process, and without one it gets nothing: no claim that
-    # was still under way gives jobs to a process that has been taken for dead
-    process_id = bindparam("process_id", type_=Uuid)
-    owner: Any = (
-        select(processes.c.id)
-        .where(processes.c.id == process_id)
-        .with_for_update(skip_locked=True, read=True, key_share=True)
-    )
-    owner = owner.cte("owner").prefix_with("MATERIALIZED")
-    lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
-    priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
-    probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
-    # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
-    # would lock every row they offer, and not only those that the limit lets through
-    found = (
-        select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
-        .where(
-            in_state(jobs, "queued"),
-            jobs.c.queue == lane.c.queue,
-            jobs.c.priority == probe.c.priority,
-            jobs.c.position > probe.c.floor,
-            jobs.c.task == any_(cast(bindparam("tasks", type_=Text), ARRAY(Text))),
-            among(jobs),
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self._elapsed = Elapsed(tables)
+
+    def __call__(
+        self,
+        connection: Connection | Session,
+        process_id: uuid.UUID,
+        slots: dict[str, int],
+        tasks: Sequence[str],
+        floors: Mapping[str, Sequence[int]] | None = None,
+        among: Among = ALL,
+    ) -> list[Claimed]:
+        """Take at most `slots[queue]` queued jobs of each queue that is not paused, in claim order.
+
+        Those of a priority lie above its place in `floors[queue]`, where that is given. A process without a
+        row gets none.
+        """
+        values = {
+            "process_id": process_id,
+            "tasks": _names(tuple(tasks)),
+            "lanes": _names(tuple(slots)),
+            "slots": numbers(slots.values()),
+            "floors": texts([numbers((floors or {}).get(queue, EVERYWHERE)) for queue in slots]),
+            **among.parameters(),
+        }
+        rows = self._run(connection, values).all()
+        again = [job_id for job_id, *_, was_started in rows if was_started]
+        elapsed = self._elapsed(connection, again) if again else {}
+        claimed = [
+            Claimed._make((job_id, run_id, process_id, *rest, _moment(scheduled_for), elapsed.get(job_id, 0.0)))
+            for job_id, run_id, *rest, scheduled_for, _ in rows
+        ]
+        return sorted(claimed, key=_CLAIM_ORDER)
+
+    def sql(self) -> Any:
+        tables, jobs, processes = self.tables, self.tables.jobs, self.tables.processes
+        # what was undone by a crash of the server would be given out again, under the same lease
+        lanes = case((committed_to_disk(), bindparam("lanes", type_=Text)))
+        # until this commits nobody can delete the row of the process, and without one it gets nothing: no claim that
+        # was still under way gives jobs to a process that has been taken for dead
+        process_id = bindparam("process_id", type_=Uuid)
+        owner: Any = (
+            select(processes.c.id)
+            .where(processes.c.id == process_id)
+            .with_for_update(skip_locked=True, read=True, key_share=True)
         )
-        .order_by(jobs.c.position)
-        .limit(lane.c.slots)
-        .with_for_update(skip_locked=True, key_share=True)
-        .correlate(probe, lane)
-        .lateral("found")
-    )
-    taken = select(*found.c).select_from(probe.join(found, true())).limit(lane.c.slots).correlate(lane).lateral("taken")
-    queues = tables.queues
-    paused = array_of(select(queues.c.name).where(queues.c.paused_at.is_not(None)))
-    due = (
-        select(*taken.c)
-        .select_from(lane.join(taken, true()))
-        .where(lane.c.queue != all_(paused), select(owner.c.id).scalar_subquery().is_not(None))
-        .cte("due")
-        .prefix_with("MATERIALIZED")
-    )
-    return (
-        update(jobs)
-        .where(jobs.c.ctid == any_(array_of(select(due.c.ctid))))
-        .values(
-            state="running",
-            attempt=func.least(jobs.c.attempt, MOST_ATTEMPTS - 1) + 1,
-            current_run_id=tables.run_ids.next_value(),
-            process_id=process_id,
-            started_at=func.statement_timestamp(),
-            progress=null(),
-            progress_message=null(),
+        owner = owner.cte("owner").prefix_with("MATERIALIZED")
+        lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
+        priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
+        probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
+        # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
+        # would lock every row they offer, and not only those that the limit lets through
+        found = (
+            select(jobs.c.ctid, jobs.c.id, jobs.c.started_at)
+            .where(
+                in_state(jobs, "queued"),
+                jobs.c.queue == lane.c.queue,
+                jobs.c.priority == probe.c.priority,
+                jobs.c.position > probe.c.floor,
+                jobs.c.task == any_(cast(bindparam("tasks", type_=Text), ARRAY(Text))),
+                is_among(jobs),
+            )
+            .order_by(jobs.c.position)
+            .limit(lane.c.slots)
+            .with_for_update(skip_locked=True, key_share=True)
+            .correlate(probe, lane)
+            .lateral("found")
         )
-        .returning(
-            jobs.c.id,
-            jobs.c.current_run_id,
-            jobs.c.task,
-            jobs.c.queue,
-            jobs.c.priority,
-            jobs.c.position,
-            cast(jobs.c.args, Text),
-            jobs.c.attempt,
-            jobs.c.max_attempts,
-            # a number: whatever moment that is, and however the session writes moments, the driver can read it
-            cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
-            jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
+        taken = (
+            select(*found.c).select_from(probe.join(found, true())).limit(lane.c.slots).correlate(lane).lateral("taken")
         )
-    )
+        queues = tables.queues
+        paused = array_of(select(queues.c.name).where(queues.c.paused_at.is_not(None)))
+        due = (
+            select(*taken.c)
+            .select_from(lane.join(taken, true()))
+            .where(lane.c.queue != all_(paused), select(owner.c.id).scalar_subquery().is_not(None))
+            .cte("due")
+            .prefix_with("MATERIALIZED")
+        )
+        return (
+            update(jobs)
+            .where(jobs.c.ctid == any_(array_of(select(due.c.ctid))))
+            .values(
+                state="running",
+                attempt=func.least(jobs.c.attempt, MOST_ATTEMPTS - 1) + 1,
+                current_run_id=tables.run_ids.next_value(),
+                process_id=process_id,
+                started_at=func.statement_timestamp(),
+                progress=null(),
+                progress_message=null(),
+            )
+            .returning(
+                jobs.c.id,
+                jobs.c.current_run_id,
+                jobs.c.task,
+                jobs.c.queue,
+                jobs.c.priority,
+                jobs.c.position,
+                cast(jobs.c.args, Text),
+                jobs.c.attempt,
+                jobs.c.max_attempts,
+                # a number: whatever moment that is, and however the session writes moments, the driver can read it
+                cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
+                jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
+            )
+        )
 
 
-def elapsed(tables: Tables) -> Any:
+class Elapsed(Statement):
     """The seconds since the first start of each of some jobs that were started before."""
-    runs = tables.runs
-    first_start = func.min(runs.c.started_at)
-    return (
-        select(runs.c.job_id, cast(func.extract("epoch", func.statement_timestamp() - first_start), Double))
-        .where(runs.c.job_id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
-        .group_by(runs.c.job_id)
-    )
+
+    def __call__(self, connection: Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
+        return dict(self._run(connection, {"ids": job_ids}).all())
+
+    def sql(self) -> Any:
+        runs = self.tables.runs
+        first_start = func.min(runs.c.started_at)
+        return (
+            select(runs.c.job_id, cast(func.extract("epoch", func.statement_timestamp() - first_start), Double))
+            .where(runs.c.job_id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
+            .group_by(runs.c.job_id)
+        )
 
 
-def promote(tables: Tables) -> Any:
+class Promote(RenderedStatement):
     """Scheduled jobs that are due become queued; tells when the next one is, and how many workers serve `queues`."""
-    jobs = tables.jobs
-    now = func.statement_timestamp()
-    is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
-    rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, among(jobs))
-    due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
-    # in this order, whatever the one in which the planner has the rows changed
-    position = tables.positions.next_value().label("position")
-    numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
-    promoted = (
-        update(jobs)
-        .where(jobs.c.ctid == numbered.c.ctid, jobs.c.ctid == any_(array_of(select(due.c.ctid))))
-        .values(state="queued", position=numbered.c.position)
-        .returning(jobs.c.id)
-        .cte("promoted")
-    )
-    # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
-    ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
-    next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
-    due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
-    processes = tables.processes
-    serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
-    workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
-    return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in, workers)
+
+    def __call__(
+        self,
+        connection: Connection | Session,
+        *,
+        ahead: float = 0.0,
+        limit: int = MANY,
+        queues: Collection[str] = (),
+        among: Among = ALL,
+    ) -> Promotion:
+        """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
+
+        Counts the workers that serve any of `queues`, too.
+        """
+        values = {"ahead": ahead, "limit": limit, "queues": _names(tuple(queues)), **among.parameters()}
+        ((count, due_in, workers),) = self._run(connection, values).all()
+        return Promotion(count, 0.0 if count == limit else due_in, workers)
+
+    def sql(self) -> Any:
+        tables = self.tables
+        jobs = tables.jobs
+        now = func.statement_timestamp()
+        is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
+        rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, is_among(jobs))
+        due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
+        # in this order, whatever the one in which the planner has the rows changed
+        position = tables.positions.next_value().label("position")
+        numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
+        promoted = (
+            update(jobs)
+            .where(jobs.c.ctid == numbered.c.ctid, jobs.c.ctid == any_(array_of(select(due.c.ctid))))
+            .values(state="queued", position=numbered.c.position)
+            .returning(jobs.c.id)
+            .cte("promoted")
+        )
+        # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
+        ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
+        next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
+        due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
+        processes = tables.processes
+        serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
+        workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
+        return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in, workers)

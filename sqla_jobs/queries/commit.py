@@ -16,8 +16,8 @@ from sqla_jobs.database.engines import driver
 from sqla_jobs.database.timeouts import ask
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.queries.begin import beginning
-from sqla_jobs.queries.expressions import RawStatement, Tables, as_query
-from sqla_jobs.queries.succeed import one, succeed_one
+from sqla_jobs.queries.expressions import Tables, as_query, rendered
+from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.values import RunEnd
 
 _NO_LEASE = "sqla_jobs: no lease"
@@ -34,11 +34,11 @@ class Commit:
     def __init__(self, tables: Tables) -> None:
         # where nothing was stored the cast fails, and the COMMIT that follows in the message is not reached
         told: ColumnElement[int] = literal_column(f"CASE count(*) WHEN 1 THEN '1' ELSE '{_NO_LEASE}' END::integer")
-        written = RawStatement(select(told).select_from(succeed_one(tables).returning(tables.runs.c.id).cte("stored")))
-        self._plain = written.text
+        stored = SucceedOne(tables).sql().returning(tables.runs.c.id).cte("stored")
+        self._plain, parameters = rendered(select(told).select_from(stored))
         self._name = f"sqla_jobs_{crc32(self._plain.encode()):08x}"
-        numbered = self._plain % {name: f"${number}" for number, name in enumerate(written.parameters, 1)}
-        arguments = ", ".join(f"%({name})s" for name in written.parameters)
+        numbered = self._plain % {name: f"${number}" for number, name in enumerate(parameters, 1)}
+        arguments = ", ".join(f"%({name})s" for name in parameters)
         execute = (
             f"SET LOCAL enable_seqscan = off; EXECUTE {self._name} ({arguments}); SET LOCAL enable_seqscan TO DEFAULT"
         )
@@ -97,7 +97,7 @@ class Commit:
 
     def _ask(self, raw: psycopg.Connection[Any], statements: str, end: RunEnd) -> list[PGresult]:
         try:
-            return ask(raw, psycopg.ClientCursor(raw).mogrify(as_query(statements), one(end)))
+            return ask(raw, psycopg.ClientCursor(raw).mogrify(as_query(statements), SucceedOne.parameters(end)))
         except InvalidTextRepresentation as error:
             if _NO_LEASE not in str(error):
                 raise

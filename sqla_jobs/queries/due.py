@@ -5,37 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, and_, any_, exists, func, literal, select
+from sqlalchemy import ARRAY, Connection, Text, and_, any_, bindparam, exists, func, literal, or_, select
+from sqlalchemy.orm import Session
 
-from sqla_jobs.queries.expressions import Tables, among, in_state
+from sqla_jobs.queries.expressions import in_state, is_among
+from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.values import ALL, Among
 
-
-def is_due(tables: Tables, queues: Sequence[str], tasks: Sequence[str]) -> list[Any]:
-    """Looks for a job that a claim, or a promotion, would find now; rows locked by others do not count."""
-    jobs = tables.jobs
-    here = and_(
-        jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
-        jobs.c.task == any_(literal(list(tasks), ARRAY(Text))),
-        ~exists().where(tables.queues.c.name == jobs.c.queue, tables.queues.c.paused_at.is_not(None)),
-        among(jobs),
-    )
-    found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
-    queued = found.where(in_state(jobs, "queued"))
-    due = found.where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
-    return [queued, due]
+_QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
 
 
-def unknown_to(tables: Tables, queues: Sequence[str], tasks: Sequence[str]) -> Any:
-    """The tasks, and how many of the first 10,000 jobs that wait in these queues, but for those of `tasks`."""
-    jobs = tables.jobs
-    waiting = (
-        select(jobs.c.task)
-        .where(
-            in_state(jobs, "queued"),
-            jobs.c.queue == any_(literal(list(queues), ARRAY(Text))),
-            ~(jobs.c.task == any_(literal(list(tasks), ARRAY(Text)))),
+class IsDue(Statement):
+    """Whether a claim or a promotion would find something now; rows locked by others do not count."""
+
+    def __call__(
+        self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
+    ) -> bool:
+        values = {"queues": list(queues), "tasks": list(tasks), **among.parameters()}
+        return bool(self._run(connection, values).scalar())
+
+    def sql(self) -> Any:
+        jobs, held = self.tables.jobs, self.tables.queues
+        here = and_(
+            jobs.c.queue == _QUEUES,
+            jobs.c.task == _TASKS,
+            ~exists().where(held.c.name == jobs.c.queue, held.c.paused_at.is_not(None)),
+            is_among(jobs),
         )
-        .limit(10_000)
-        .subquery()
-    )
-    return select(waiting.c.task, func.count()).group_by(waiting.c.task)
+        found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
+        queued = found.where(in_state(jobs, "queued")).cte("queued").prefix_with("MATERIALIZED")
+        due: Any = found.where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
+        due = due.cte("due").prefix_with("MATERIALIZED")
+        return select(or_(*(exists().select_from(found) for found in (queued, due))))
+
+
+class UnknownTo(Statement):
+    """How many of the first 10,000 jobs waiting in `queues` are of each task not in `tasks`."""
+
+    def __call__(self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str]) -> dict[str, int]:
+        return dict(self._run(connection, {"queues": list(queues), "tasks": list(tasks)}).all())
+
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        here = (in_state(jobs, "queued"), jobs.c.queue == _QUEUES, ~(jobs.c.task == _TASKS))
+        waiting = select(jobs.c.task).where(*here).limit(10_000).subquery()
+        return select(waiting.c.task, func.count()).group_by(waiting.c.task)

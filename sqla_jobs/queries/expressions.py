@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from typing import cast as cast_type
 
-import psycopg
 from psycopg import sql
 from sqlalchemy import (
     ARRAY,
@@ -36,9 +35,9 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TableValuedAlias
 
-from sqla_jobs.database.engines import driver
 from sqla_jobs.models.columns import ENDED
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.rules.checks import MAX_ID
@@ -46,19 +45,10 @@ from sqla_jobs.rules.checks import MAX_ID
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
-class RawStatement:
-    """A statement as psycopg takes it, for where SQLAlchemy takes longer over executing it than the server does."""
-
-    def __init__(self, statement: Any) -> None:
-        self.origin = statement
-        compiled = statement.compile(dialect=_DIALECT)
-        self.text = str(compiled)
-        self.parameters = compiled.params
-        self._query = as_query(self.text)
-
-    def execute(self, connection: Connection, values: dict[str, Any]) -> psycopg.Cursor[Any]:
-        """Execute it in the connection's transaction."""
-        return driver(connection).execute(self._query, {**self.parameters, **values})
+def rendered(statement: Any) -> tuple[str, dict[str, Any]]:
+    """A statement as psycopg takes it, and the parameters that are the same at each call."""
+    compiled = statement.compile(dialect=_DIALECT)
+    return str(compiled), compiled.params
 
 
 def as_query(statement: str) -> sql.SQL:
@@ -81,9 +71,14 @@ class Tables:
         self.processes = _table(models.Process, schema)
         self.queues = _table(models.Queue, schema)
         self.schedules = _table(models.Schedule, schema)
+        self._on = {"mapper": models.Job}
         self.positions, self.run_ids = (
             Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)
         )
+
+    def connection(self, session: Session) -> Connection:
+        """The session's connection to the database of the jobs."""
+        return session.connection(bind_arguments=self._on)
 
 
 def _table(model: type[Any], schema: str | None) -> Any:
@@ -140,7 +135,7 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
     )
 
 
-def among(jobs: Any) -> ColumnElement[bool]:
+def is_among(jobs: Any) -> ColumnElement[bool]:
     """Whether the job at hand is one of those that the parameters of an `Among` let through."""
     only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))

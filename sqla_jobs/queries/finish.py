@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Connection,
     Double,
     Text,
     Uuid,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
 
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -36,7 +38,10 @@ from sqla_jobs.queries.expressions import (
     unnest_text,
     without_lease,
 )
+from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
+from sqla_jobs.rules.outcomes import RunOutcome
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
@@ -48,108 +53,140 @@ _ENDS, _GIVEN_BACK = (
 )
 
 
-def finish(tables: Tables) -> Any:
-    """What `parameters` describes, where the lease still stands and the row is free.
+class FinishAny(Statement):
+    """Each end where the lease still stands and the row is free.
 
     Tells the fate of each run that was not stored.
     """
-    jobs, runs = tables.jobs, tables.runs
-    ended = unnest_text(
-        "ended",
-        job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
-        run_id=("run_ids", BigInteger),
-        process_id=("process_ids", Uuid),
-        outcome=("outcomes", Text),
-        delay=("delays", Double),
-        started=("started", Double),
-        finished=("finished", Double),
-        result=("results", Text),
-        error_type=("error_types", Text),
-        error=("errors", Text),
-        traceback=("tracebacks", Text),
-    )
-    held = leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
-    finished_at = jobs.c.started_at + seconds(ended.c.finished)
-    state = case(
-        (ended.c.outcome.in_(_ENDS), ended.c.outcome),
-        (ended.c.outcome == "lost", state_after_loss(tables)),
-        (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
-        (and_(ended.c.outcome == "released", ended.c.delay.is_(None)), "queued"),
-        else_="scheduled",
-    )
-    delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
-    found: Any = select(
-        jobs.c.attempt,
-        (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
-        finished_at.label("finished_at"),
-        (finished_at + seconds(delay)).label("due_at"),
-        state.label("state"),
-    ).where(held)
-    mine = each_locked(ended, found, "mine")
-    given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
-    done = (
-        update(jobs)
-        .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
-        .values(
-            attempt=func.greatest(mine.c.attempt - given_back, 0),
-            **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
+
+    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
+        """As `Finish`; gives a run a new id where its own is taken."""
+        leases, outcomes, started, finished = zip(*in_order(ends), strict=True)
+        processes = {lease.process_id: str(lease.process_id) for lease in leases}
+        failures = [outcome.failure for outcome in outcomes]
+        values = {
+            "job_ids": numbers([lease.job_id for lease in leases]),
+            "run_ids": numbers([lease.run_id for lease in leases]),
+            "process_ids": numbers([processes[lease.process_id] for lease in leases]),
+            "outcomes": numbers([outcome.kind for outcome in outcomes]),
+            "delays": texts([None if outcome.delay is None else str(outcome.delay) for outcome in outcomes]),
+            "started": numbers(started),
+            "finished": numbers(finished),
+            "results": texts([outcome.result for outcome in outcomes]),
+            "error_types": texts([failure and failure.type for failure in failures]),
+            "errors": texts([failure and failure.message for failure in failures]),
+            "tracebacks": texts([failure and failure.traceback for failure in failures]),
+        }
+        return dict(self._run(connection, values).all())
+
+    def sql(self) -> Any:
+        tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
+        ended = unnest_text(
+            "ended",
+            job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
+            run_id=("run_ids", BigInteger),
+            process_id=("process_ids", Uuid),
+            outcome=("outcomes", Text),
+            delay=("delays", Double),
+            started=("started", Double),
+            finished=("finished", Double),
+            result=("results", Text),
+            error_type=("error_types", Text),
+            error=("errors", Text),
+            traceback=("tracebacks", Text),
         )
-        .returning(mine.c.run_id)
-        .cte("done")
-    )
-    # a cancel that came in time turns a retry into the end, and its run says so
-    cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
-    stored = (
-        insert(runs)
-        .from_select(
-            _RUN_COLUMNS,
-            select(
-                free_run_id(tables, mine.c.run_id),
-                mine.c.job_id,
-                mine.c.attempt,
-                mine.c.process_id,
-                mine.c.started_at,
-                mine.c.finished_at,
-                case((cut_short, "cancelled"), else_=mine.c.outcome),
-                cast(mine.c.result, JSONB),
-                mine.c.error_type,
-                mine.c.error,
-                mine.c.traceback,
-            ).where(mine.c.outcome != "released"),
+        held = leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
+        finished_at = jobs.c.started_at + seconds(ended.c.finished)
+        state = case(
+            (ended.c.outcome.in_(_ENDS), ended.c.outcome),
+            (ended.c.outcome == "lost", state_after_loss(tables)),
+            (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
+            (and_(ended.c.outcome == "released", ended.c.delay.is_(None)), "queued"),
+            else_="scheduled",
         )
-        .cte("stored")
-    )
-    # looked up one by one: EXISTS may read the whole table first
-    still = select(jobs.c.id).where(held).correlate(ended).scalar_subquery()
-    before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
-    fate = case(
-        (still.is_not(None), "locked"),
-        (func.coalesce(before, "lost") != "lost", "known"),
-        else_="lost",
-    )
-    return (
-        select(ended.c.run_id, fate.label("fate"))
-        .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-        .where(done.c.run_id.is_(None))
-        .add_cte(stored)
-    )
+        delay = case((ended.c.outcome == "lost", loss_backoff(tables)), else_=ended.c.delay)
+        found: Any = select(
+            jobs.c.attempt,
+            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
+            finished_at.label("finished_at"),
+            (finished_at + seconds(delay)).label("due_at"),
+            state.label("state"),
+        ).where(held)
+        mine = each_locked(ended, found, "mine")
+        given_back = case((mine.c.outcome.in_(_GIVEN_BACK), 1), else_=0)
+        done = (
+            update(jobs)
+            .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
+            .values(
+                attempt=func.greatest(mine.c.attempt - given_back, 0),
+                **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
+            )
+            .returning(mine.c.run_id)
+            .cte("done")
+        )
+        # a cancel that came in time turns a retry into the end, and its run says so
+        cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
+        stored = (
+            insert(runs)
+            .from_select(
+                _RUN_COLUMNS,
+                select(
+                    free_run_id(tables, mine.c.run_id),
+                    mine.c.job_id,
+                    mine.c.attempt,
+                    mine.c.process_id,
+                    mine.c.started_at,
+                    mine.c.finished_at,
+                    case((cut_short, "cancelled"), else_=mine.c.outcome),
+                    cast(mine.c.result, JSONB),
+                    mine.c.error_type,
+                    mine.c.error,
+                    mine.c.traceback,
+                ).where(mine.c.outcome != "released"),
+            )
+            .cte("stored")
+        )
+        # looked up one by one: EXISTS may read the whole table first
+        still = select(jobs.c.id).where(held).correlate(ended).scalar_subquery()
+        before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
+        fate = case(
+            (still.is_not(None), "locked"),
+            (func.coalesce(before, "lost") != "lost", "known"),
+            else_="lost",
+        )
+        return (
+            select(ended.c.run_id, fate.label("fate"))
+            .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
+            .where(done.c.run_id.is_(None))
+            .add_cte(stored)
+        )
 
 
-def parameters(finishes: Sequence[RunEnd]) -> dict[str, Any]:
-    """The parameters of `finish`, each an array as PostgreSQL writes it."""
-    leases, outcomes, started, finished = zip(*in_order(finishes), strict=True)
-    processes = {lease.process_id: str(lease.process_id) for lease in leases}
-    failures = [outcome.failure for outcome in outcomes]
-    return {
-        "job_ids": numbers([lease.job_id for lease in leases]),
-        "run_ids": numbers([lease.run_id for lease in leases]),
-        "process_ids": numbers([processes[lease.process_id] for lease in leases]),
-        "outcomes": numbers([outcome.kind for outcome in outcomes]),
-        "delays": texts([None if outcome.delay is None else str(outcome.delay) for outcome in outcomes]),
-        "started": numbers(started),
-        "finished": numbers(finished),
-        "results": texts([outcome.result for outcome in outcomes]),
-        "error_types": texts([failure and failure.type for failure in failures]),
-        "errors": texts([failure and failure.message for failure in failures]),
-        "tracebacks": texts([failure and failure.traceback for failure in failures]),
-    }
+class Finish:
+    """By the cheaper statement where all went well."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._succeed_many = SucceedMany(tables)
+        self._finish_any = FinishAny(tables)
+
+    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
+        """Store the ends of attempts whose lease still stands; never waits for a locked row.
+
+        Returns by run id what became of those that were not stored: "locked" (somebody holds the row: try
+        again); "known" (its run is there already, an earlier commit of ours went through); "lost". Where not
+        all that went well could be stored at once, those that were are "known" too.
+        """
+        went_well, others = _apart(ends)
+        if went_well and self._succeed_many(connection, went_well) < len(went_well):
+            others = list(ends)
+        return self._finish_any(connection, others) if others else {}
+
+
+def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
+    """Those that went well, under leases of one process; and the rest, such as are of a process taken for dead."""
+    went_well: list[RunEnd] = []
+    others: list[RunEnd] = []
+    for end in ends:
+        is_alike = not went_well or end.lease.process_id == went_well[0].lease.process_id
+        (went_well if is_alike and end.outcome.kind is RunOutcome.succeeded else others).append(end)
+    return went_well, others

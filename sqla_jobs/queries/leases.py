@@ -2,63 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Double, Text, Uuid, any_, bindparam, func, select, update
+from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, func, select, update
+from sqlalchemy.orm import Session
 
-from sqla_jobs.queries.expressions import Tables, leased, locked, seconds, unnest
+from sqla_jobs.queries.expressions import leased, locked, seconds, unnest
+from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import Claimed, Lease
 
 
-def leases(tables: Tables) -> Any:
+class Leases(Statement):
     """Those of one process, but for those that are known."""
-    jobs = tables.jobs
-    return select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id).where(
-        jobs.c.state == "running",
-        jobs.c.process_id == bindparam("process_id"),
-        jobs.c.current_run_id != func.all(bindparam("known", type_=ARRAY(BigInteger))),
-    )
+
+    def __call__(self, connection: Connection, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
+        """All leases of a process but those `known`."""
+        return [Lease(*row) for row in self._run(connection, {"process_id": process_id, "known": list(known)})]
+
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        return select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id).where(
+            jobs.c.state == "running",
+            jobs.c.process_id == bindparam("process_id"),
+            jobs.c.current_run_id != func.all(bindparam("known", type_=ARRAY(BigInteger))),
+        )
 
 
-def unknown_leases(tables: Tables) -> Any:
+class UnknownLeases(Leases):
     """Those that were given out by a claim whose answer never arrived."""
-    return leases(tables).where(tables.jobs.c.started_at < func.statement_timestamp() - seconds(bindparam("age")))
+
+    def __call__(
+        self, connection: Connection, process_id: uuid.UUID, known: Collection[int] = (), *, age: float = 0.0
+    ) -> list[Lease]:
+        """Leases of this process, older than `age` seconds, that it does not know of."""
+        values = {"process_id": process_id, "known": list(known), "age": age}
+        return [Lease(*row) for row in self._run(connection, values)]
+
+    def sql(self) -> Any:
+        before = func.statement_timestamp() - seconds(bindparam("age"))
+        return super().sql().where(self.tables.jobs.c.started_at < before)
 
 
-def cancel_requests(tables: Tables) -> Any:
+class CancelRequests(Statement):
     """Those runs, of some jobs under leases of one process, whose job somebody asked to cancel."""
-    jobs = tables.jobs
-    return select(jobs.c.current_run_id).where(
-        jobs.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))),
-        jobs.c.process_id == bindparam("process_id"),
-        jobs.c.cancel_requested_at.is_not(None),
-    )
+
+    def __call__(self, connection: Connection, process_id: uuid.UUID, job_ids: Collection[int]) -> set[int]:
+        """The run ids this process holds whose job somebody asked to cancel."""
+        return set(self._run(connection, {"process_id": process_id, "ids": list(job_ids)}).scalars())
+
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        return select(jobs.c.current_run_id).where(
+            jobs.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))),
+            jobs.c.process_id == bindparam("process_id"),
+            jobs.c.cancel_requested_at.is_not(None),
+        )
 
 
-def store_progress(tables: Tables) -> Any:
+class StoreProgress(Statement):
     """The newest progress of some attempts."""
-    jobs = tables.jobs
-    told = unnest(
-        "told",
-        job_id=("job_ids", BigInteger),
-        run_id=("run_ids", BigInteger),
-        process_id=("process_ids", Uuid),
-        fraction=("fractions", Double),
-        message=("messages", Text),
-    )
-    held = leased(jobs, told.c.job_id, told.c.run_id, told.c.process_id)
-    rows = select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, held))
-    mine = locked(rows, "mine", of=jobs)
-    return update(jobs).where(jobs.c.id == mine.c.id).values(progress=mine.c.fraction, progress_message=mine.c.message)
 
+    def __call__(
+        self, connection: Connection | Session, progress: Sequence[tuple[Lease | Claimed, float, str | None]]
+    ) -> None:
+        """Show how far these attempts are, where their lease still stands and their row is free."""
+        values = {
+            "job_ids": [lease.job_id for lease, _, _ in progress],
+            "run_ids": [lease.run_id for lease, _, _ in progress],
+            "process_ids": [lease.process_id for lease, _, _ in progress],
+            "fractions": [fraction for _, fraction, _ in progress],
+            "messages": [message for _, _, message in progress],
+        }
+        self._run(connection, values)
 
-def progress_parameters(progress: Sequence[tuple[Lease | Claimed, float, str | None]]) -> dict[str, Any]:
-    """The parameters of `store_progress`."""
-    return {
-        "job_ids": [lease.job_id for lease, _, _ in progress],
-        "run_ids": [lease.run_id for lease, _, _ in progress],
-        "process_ids": [lease.process_id for lease, _, _ in progress],
-        "fractions": [fraction for _, fraction, _ in progress],
-        "messages": [message for _, _, message in progress],
-    }
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        told = unnest(
+            "told",
+            job_id=("job_ids", BigInteger),
+            run_id=("run_ids", BigInteger),
+            process_id=("process_ids", Uuid),
+            fraction=("fractions", Double),
+            message=("messages", Text),
+        )
+        held = leased(jobs, told.c.job_id, told.c.run_id, told.c.process_id)
+        rows = select(jobs.c.id, told.c.fraction, told.c.message).select_from(jobs.join(told, held))
+        mine = locked(rows, "mine", of=jobs)
+        return (
+            update(jobs).where(jobs.c.id == mine.c.id).values(progress=mine.c.fraction, progress_message=mine.c.message)
+        )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Connection,
     Uuid,
     and_,
     any_,
@@ -19,12 +22,13 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.orm import Session
 
 from sqla_jobs.queries.expressions import (
     Tables,
-    among,
     array_of,
     free_run_id,
+    is_among,
     locked,
     loss_backoff,
     seconds,
@@ -32,56 +36,68 @@ from sqla_jobs.queries.expressions import (
     unnest,
     without_lease,
 )
+from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.values import ALL, MANY, Among
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
 
 
-def rescue(tables: Tables) -> Any:
+class Rescue(Statement):
     """Running jobs whose process has no row end with a `lost` run and go on by what that costs them."""
-    jobs, runs = tables.jobs, tables.runs
-    now = func.statement_timestamp()
-    rows = select(jobs.c.ctid, jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt)
-    chosen = (
-        rows.add_columns(loss_backoff(tables).label("delay"), state_after_loss(tables).label("state"))
-        .where(is_orphaned(tables), among(jobs))
-        .limit(bindparam("limit"))
-    )
-    orphan = locked(chosen, "orphan", of=jobs)
-    done = (
-        update(jobs)
-        # a job that changed after the snapshot lies elsewhere and is left: rescued and claimed again meanwhile, it
-        # may belong to a process that this statement cannot see
-        .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
-        .values(without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now))
-        .returning(
-            jobs.c.id,
-            jobs.c.state,
-            orphan.c.current_run_id,
-            orphan.c.attempt,
-            orphan.c.process_id,
-            orphan.c.started_at,
+
+    def __call__(
+        self, connection: Connection | Session, *, limit: int = MANY, among: Among = ALL
+    ) -> list[tuple[int, str]]:
+        """Take back running jobs without a live process, each with a `lost` run: ids and new states."""
+        return list(self._run(connection, {"limit": limit, **among.parameters()}).all())
+
+    def sql(self) -> Any:
+        tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
+        now = func.statement_timestamp()
+        rows = select(
+            jobs.c.ctid, jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.started_at, jobs.c.attempt
         )
-        .cte("done")
-    )
-    stored = (
-        insert(runs)
-        .from_select(
-            _RUN_COLUMNS,
-            select(
-                free_run_id(tables, done.c.current_run_id),
-                done.c.id,
-                done.c.attempt,
-                done.c.process_id,
-                func.least(done.c.started_at, now),
-                now,
-                literal_column("'lost'"),
-                literal_column("'Lost'"),
-                func.concat("process ", done.c.process_id, " stopped before the job ended"),
-            ),
+        chosen = (
+            rows.add_columns(loss_backoff(tables).label("delay"), state_after_loss(tables).label("state"))
+            .where(is_orphaned(tables), is_among(jobs))
+            .limit(bindparam("limit"))
         )
-        .cte("stored")
-    )
-    return select(done.c.id, done.c.state).add_cte(stored)
+        orphan = locked(chosen, "orphan", of=jobs)
+        done = (
+            update(jobs)
+            # a job that changed after the snapshot lies elsewhere and is left: rescued and claimed again meanwhile, it
+            # may belong to a process that this statement cannot see
+            .where(jobs.c.ctid == orphan.c.ctid, jobs.c.ctid == any_(array_of(select(orphan.c.ctid))))
+            .values(without_lease(tables, orphan.c.state, due_at=now + seconds(orphan.c.delay), finished_at=now))
+            .returning(
+                jobs.c.id,
+                jobs.c.state,
+                orphan.c.current_run_id,
+                orphan.c.attempt,
+                orphan.c.process_id,
+                orphan.c.started_at,
+            )
+            .cte("done")
+        )
+        stored = (
+            insert(runs)
+            .from_select(
+                _RUN_COLUMNS,
+                select(
+                    free_run_id(tables, done.c.current_run_id),
+                    done.c.id,
+                    done.c.attempt,
+                    done.c.process_id,
+                    func.least(done.c.started_at, now),
+                    now,
+                    literal_column("'lost'"),
+                    literal_column("'Lost'"),
+                    func.concat("process ", done.c.process_id, " stopped before the job ended"),
+                ),
+            )
+            .cte("stored")
+        )
+        return select(done.c.id, done.c.state).add_cte(stored)
 
 
 def is_orphaned(tables: Tables) -> Any:
@@ -90,46 +106,71 @@ def is_orphaned(tables: Tables) -> Any:
     return and_(jobs.c.state == "running", jobs.c.process_id.not_in(select(tables.processes.c.id)))
 
 
-def heartbeats(tables: Tables) -> Any:
+class Heartbeats(Statement):
     """Of each process its last heartbeat, as a number that tells it from others, and its lease in seconds."""
-    processes = tables.processes
-    return select(processes.c.id, _heartbeat(processes), processes.c.lease)
+
+    def __call__(self, connection: Connection) -> dict[uuid.UUID, tuple[int, float]]:
+        rows = self._run(connection, {})
+        return {process_id: (heartbeat, lease) for process_id, heartbeat, lease in rows}
+
+    def sql(self) -> Any:
+        processes = self.tables.processes
+        return select(processes.c.id, _heartbeat(processes), processes.c.lease)
 
 
 def _heartbeat(processes: Any) -> Any:
     return cast(func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, BigInteger)
 
 
-def delete_expired(tables: Tables) -> Any:
+class DeleteExpired(Statement):
     """Processes lose their rows that have not beaten since the heartbeat that was seen; not what somebody holds."""
-    processes = tables.processes
-    seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))
-    silent = and_(processes.c.id == seen.c.id, _heartbeat(processes) == seen.c.heartbeat)
-    rows = select(processes.c.id).select_from(processes.join(seen, silent))
-    free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")
-    return delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id)
+
+    def __call__(self, connection: Connection | Session, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
+        """Delete the rows of processes that have not beaten since the heartbeat given for each; returns their ids."""
+        values = {"process_ids": list(silent), "heartbeats": list(silent.values())}
+        return list(self._run(connection, values).scalars())
+
+    def sql(self) -> Any:
+        processes = self.tables.processes
+        seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))
+        silent = and_(processes.c.id == seen.c.id, _heartbeat(processes) == seen.c.heartbeat)
+        rows = select(processes.c.id).select_from(processes.join(seen, silent))
+        free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")
+        return delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id)
 
 
-def sign_off(tables: Tables) -> Any:
+class SignOff(Statement):
     """A process that ended loses its row. False: not while a claim of its own is still under way there."""
-    processes = tables.processes
-    rows = select(processes.c.id).where(processes.c.id == bindparam("process_id", type_=Uuid))
-    free = rows.with_for_update(skip_locked=True).cte("free").prefix_with("MATERIALIZED")
-    gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
-    there, left = (select(func.count()).select_from(which).scalar_subquery() for which in (rows.subquery(), gone))
-    return select(there == left)
+
+    def __call__(self, connection: Connection, process_id: uuid.UUID) -> bool:
+        """Delete the row of a process that ended. False: a claim of its own is still under way at the server."""
+        return bool(self._run(connection, {"process_id": process_id}).scalar())
+
+    def sql(self) -> Any:
+        processes = self.tables.processes
+        rows = select(processes.c.id).where(processes.c.id == bindparam("process_id", type_=Uuid))
+        free = rows.with_for_update(skip_locked=True).cte("free").prefix_with("MATERIALIZED")
+        gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
+        there, left = (select(func.count()).select_from(which).scalar_subquery() for which in (rows.subquery(), gone))
+        return select(there == left)
 
 
-def beat(tables: Tables) -> Any:
+class Beat(Statement):
     """These processes live. Tells of each that has a row whether that was written: not where somebody holds it."""
-    processes = tables.processes
-    rows = select(processes.c.id).where(processes.c.id == any_(bindparam("process_ids", type_=ARRAY(Uuid))))
-    free = rows.with_for_update(skip_locked=True, key_share=True).cte("free").prefix_with("MATERIALIZED")
-    beaten = (
-        update(processes)
-        .where(processes.c.id.in_(select(free.c.id)))
-        .values(heartbeat_at=func.clock_timestamp())
-        .returning(processes.c.id)
-        .cte("beaten")
-    )
-    return rows.add_columns(processes.c.id.in_(select(beaten.c.id)))
+
+    def __call__(self, connection: Connection, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
+        """Say that these processes live. Returns those whose leases stand, and whether that could be said of each."""
+        return dict(self._run(connection, {"process_ids": list(process_ids)}).all())
+
+    def sql(self) -> Any:
+        processes = self.tables.processes
+        rows = select(processes.c.id).where(processes.c.id == any_(bindparam("process_ids", type_=ARRAY(Uuid))))
+        free = rows.with_for_update(skip_locked=True, key_share=True).cte("free").prefix_with("MATERIALIZED")
+        beaten = (
+            update(processes)
+            .where(processes.c.id.in_(select(free.c.id)))
+            .values(heartbeat_at=func.clock_timestamp())
+            .returning(processes.c.id)
+            .cte("beaten")
+        )
+        return rows.add_columns(processes.c.id.in_(select(beaten.c.id)))

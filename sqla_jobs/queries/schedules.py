@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.models.columns import LIVE, ScheduleMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries.expressions import Tables, among, unnest
+from sqla_jobs.queries.expressions import Tables, is_among, unnest
 from sqla_jobs.queries.values import Among
 
 _MOMENT = DateTime(timezone=True)
@@ -84,7 +84,7 @@ def due(tables: Tables) -> Any:
     return (
         select(*s.c, is_changed.label("is_changed"), now.label("now"))
         .where(
-            among(s),
+            is_among(s),
             or_(
                 and_(s.c.enabled, or_(is_changed, s.c.next_run_at.is_(None), s.c.next_run_at <= now)),
                 and_(~s.c.enabled, s.c.planned_rule.is_not(None)),

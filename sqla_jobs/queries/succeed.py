@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Connection,
     Double,
     Text,
     Uuid,
@@ -25,7 +26,9 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
 
+from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -35,58 +38,95 @@ from sqla_jobs.queries.expressions import (
     seconds,
     unnest_text,
 )
+from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
 _PROCESS = bindparam("lease_process_id", type_=Uuid)
 
 
-def succeed_many(tables: Tables) -> Any:
-    """What `many` describes, where the lease still stands and the row is free; its row count is that of those."""
-    jobs = tables.jobs
-    ended = unnest_text(
-        "ended",
-        job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
-        run_id=("run_ids", BigInteger),
-        started=("all_started", Double),
-        finished=("all_finished", Double),
-        result=("results", Text),
-    )
-    found: Any = select(
-        jobs.c.ctid,
-        (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
-        (jobs.c.started_at + seconds(ended.c.finished)).label("finished_at"),
-    ).where(leased(jobs, ended.c.job_id, ended.c.run_id, _PROCESS))
-    mine = each_locked(ended, found, "mine")
-    done = _done(
-        jobs,
-        mine.c.finished_at,
-        and_(jobs.c.ctid == mine.c.ctid, jobs.c.ctid == any_(array_of(select(mine.c.ctid)))),
-        [mine.c.run_id, jobs.c.id, jobs.c.attempt, mine.c.started_at, jobs.c.finished_at, mine.c.result],
-    )
-    return _runs(tables, done)
+class SucceedMany(Statement):
+    """Where the lease still stands and the row is free; its row count is that of those."""
+
+    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
+        """Store ends that went well, under leases of one process. Returns how many were."""
+        leases, outcomes, started, finished = zip(*in_order(ends), strict=True)
+        values = {
+            "job_ids": numbers([lease.job_id for lease in leases]),
+            "run_ids": numbers([lease.run_id for lease in leases]),
+            "lease_process_id": leases[0].process_id,
+            "all_started": numbers([f"{moment:.6f}" for moment in started]),
+            "all_finished": numbers([f"{moment:.6f}" for moment in finished]),
+            "results": texts([outcome.result for outcome in outcomes]),
+        }
+        return int(self._run(connection, values).rowcount)
+
+    def sql(self) -> Any:
+        tables = self.tables
+        jobs = tables.jobs
+        ended = unnest_text(
+            "ended",
+            job_id=(case((committed_to_disk(), bindparam("job_ids", type_=Text))), BigInteger),
+            run_id=("run_ids", BigInteger),
+            started=("all_started", Double),
+            finished=("all_finished", Double),
+            result=("results", Text),
+        )
+        found: Any = select(
+            jobs.c.ctid,
+            (jobs.c.started_at + seconds(ended.c.started)).label("started_at"),
+            (jobs.c.started_at + seconds(ended.c.finished)).label("finished_at"),
+        ).where(leased(jobs, ended.c.job_id, ended.c.run_id, _PROCESS))
+        mine = each_locked(ended, found, "mine")
+        done = _done(
+            jobs,
+            mine.c.finished_at,
+            and_(jobs.c.ctid == mine.c.ctid, jobs.c.ctid == any_(array_of(select(mine.c.ctid)))),
+            [mine.c.run_id, jobs.c.id, jobs.c.attempt, mine.c.started_at, jobs.c.finished_at, mine.c.result],
+        )
+        return _runs(tables, done)
 
 
-def succeed_one(tables: Tables) -> Any:
-    """What `one` describes, waiting for the row; its row count is 0 where the lease is gone."""
-    jobs = tables.jobs
-    run_id = bindparam("run_id", type_=BigInteger)
-    started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
-    job_id = select(case((committed_to_disk(), bindparam("job_id", type_=BigInteger)))).scalar_subquery()
-    done = _done(
-        jobs,
-        jobs.c.started_at + finished,
-        leased(jobs, job_id, run_id, _PROCESS),
-        [
-            cast(run_id, BigInteger).label("run_id"),
-            jobs.c.id,
-            jobs.c.attempt,
-            (jobs.c.started_at + started).label("started_at"),
-            jobs.c.finished_at,
-            cast(bindparam("all_results", type_=Text), Text).label("result"),
-        ],
-    )
-    return _runs(tables, done)
+class SucceedOne(Statement):
+    """Waiting for the row; its row count is 0 where the lease is gone."""
+
+    def __call__(self, session: Session, end: RunEnd) -> None:
+        """Store inside its own transaction that an attempt went well, waiting for the row. Raises `LeaseLost`."""
+        if self._run(session, self.parameters(end)).rowcount != 1:
+            raise LeaseLost
+
+    @staticmethod
+    def parameters(end: RunEnd) -> dict[str, Any]:
+        """What the statement takes."""
+        return {
+            "job_id": end.lease.job_id,
+            "run_id": end.lease.run_id,
+            "lease_process_id": end.lease.process_id,
+            "all_started": end.started,
+            "all_finished": end.finished,
+            "all_results": end.outcome.result,
+        }
+
+    def sql(self) -> Any:
+        tables = self.tables
+        jobs = tables.jobs
+        run_id = bindparam("run_id", type_=BigInteger)
+        started, finished = (seconds(bindparam(name, type_=Double)) for name in ("all_started", "all_finished"))
+        job_id = select(case((committed_to_disk(), bindparam("job_id", type_=BigInteger)))).scalar_subquery()
+        done = _done(
+            jobs,
+            jobs.c.started_at + finished,
+            leased(jobs, job_id, run_id, _PROCESS),
+            [
+                cast(run_id, BigInteger).label("run_id"),
+                jobs.c.id,
+                jobs.c.attempt,
+                (jobs.c.started_at + started).label("started_at"),
+                jobs.c.finished_at,
+                cast(bindparam("all_results", type_=Text), Text).label("result"),
+            ],
+        )
+        return _runs(tables, done)
 
 
 def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
@@ -108,28 +148,3 @@ def _runs(tables: Tables, done: Any) -> Any:
         cast(done.c.result, JSONB),
     )
     return insert(tables.runs).from_select(_RUN_COLUMNS, rows).execution_options(preserve_rowcount=True)
-
-
-def many(ends: Sequence[RunEnd]) -> dict[str, Any]:
-    """The parameters of `succeed_many`: ends that went well, under leases of one process."""
-    leases, outcomes, started, finished = zip(*in_order(ends), strict=True)
-    return {
-        "job_ids": numbers([lease.job_id for lease in leases]),
-        "run_ids": numbers([lease.run_id for lease in leases]),
-        "lease_process_id": leases[0].process_id,
-        "all_started": numbers([f"{moment:.6f}" for moment in started]),
-        "all_finished": numbers([f"{moment:.6f}" for moment in finished]),
-        "results": texts([outcome.result for outcome in outcomes]),
-    }
-
-
-def one(end: RunEnd) -> dict[str, Any]:
-    """The parameters of `succeed_one`."""
-    return {
-        "job_id": end.lease.job_id,
-        "run_id": end.lease.run_id,
-        "lease_process_id": end.lease.process_id,
-        "all_started": end.started,
-        "all_finished": end.finished,
-        "all_results": end.outcome.result,
-    }

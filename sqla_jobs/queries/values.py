@@ -51,7 +51,7 @@ class Among(NamedTuple):
     set_aside: Collection[int] = ()
 
     def parameters(self) -> dict[str, str | None]:
-        """For a statement with `among`."""
+        """For a statement with `is_among`."""
         return {
             "only_ids": None if self.only is None else numbers(self.only),
             "set_aside_ids": numbers(self.set_aside),
