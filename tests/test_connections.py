@@ -27,7 +27,8 @@ from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.proxy import Proxy
-from sqla_jobs.database.engines import close_engine, driver, own_engine
+from sqla_jobs.database.driver import driver
+from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.queries import Promotion
 from sqla_jobs.queries.claim import Promote

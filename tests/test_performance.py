@@ -18,7 +18,8 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE, driver
+from sqla_jobs.database.driver import driver
+from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE
 from sqla_jobs.queries import Among, Queries, RunEnd, processes
 from sqla_jobs.queries.expressions import as_query
 from sqla_jobs.queries.rescue import Rescue

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from sqla_jobs import ConfigurationError, Jobs, JobState
-from sqla_jobs.database import timeouts as deadlines
+from sqla_jobs.database import driver
 from sqla_jobs.queries import begin, commit
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.worker import Worker
@@ -479,7 +479,7 @@ def test_a_transactional_task_costs_two_round_trips_beside_its_own(
     session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[str] = []
-    ask = deadlines.ask
+    ask = driver.ask
 
     def asked(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> Any:
         sent.append(question)

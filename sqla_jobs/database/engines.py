@@ -10,7 +10,8 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
-from sqla_jobs.database.timeouts import bound, connect_within, keep_alive
+from sqla_jobs.database.driver import bound
+from sqla_jobs.database.timeouts import connect_within, keep_alive
 from sqla_jobs.errors import ConfigurationError
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -51,11 +52,6 @@ def is_asynchronous(kind: type[Any]) -> bool:
 def synchronous(app: Engine) -> Engine:
     """The engine itself, or where it is that of an asynchronous one a new one of the same address."""
     return create_engine(app.url.set(drivername="postgresql+psycopg")) if app.dialect.is_async else app
-
-
-def driver(connection: Connection) -> psycopg.Connection[Any]:
-    """What is below a connection."""
-    return connection.connection.driver_connection  # type: ignore[return-value]
 
 
 def own_engine(app: Engine, *, patience: float, planning: LiteralString = PLANNED_ANEW) -> Engine:

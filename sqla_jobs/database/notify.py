@@ -21,8 +21,8 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.orm import Session, SessionTransaction, object_session
 
-from sqla_jobs.database.engines import driver, own_engine, synchronous
-from sqla_jobs.database.timeouts import ask
+from sqla_jobs.database.driver import ask, driver
+from sqla_jobs.database.engines import own_engine, synchronous
 
 log = logging.getLogger("sqla_jobs.database.notify")
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.engines import driver
+from sqla_jobs.database.driver import driver
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.begin import begin as begin_transaction
 from sqla_jobs.queries.claim import Claim, Promote

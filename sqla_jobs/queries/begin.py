@@ -6,9 +6,8 @@ from functools import cache
 from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
-from sqla_jobs.database.timeouts import ask
+from sqla_jobs.database.driver import ask, beginning
 
 _PROBES = 3
 
@@ -35,16 +34,3 @@ def _question(noticed_within: float) -> str:
     }
     set_all = "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
     return f"{set_all}; SHOW transaction_read_only"
-
-
-def beginning(connection: psycopg.Connection[Any]) -> str:
-    """What psycopg would say to begin, by what the application set; nothing inside of a transaction."""
-    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
-        return ""
-    level = connection.isolation_level
-    said = ["BEGIN"] if level is None else [f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"]
-    if connection.read_only is not None:
-        said.append("READ ONLY" if connection.read_only else "READ WRITE")
-    if connection.deferrable is not None:
-        said.append("DEFERRABLE" if connection.deferrable else "NOT DEFERRABLE")
-    return f"{' '.join(said)}; "

@@ -12,10 +12,8 @@ from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
 from sqlalchemy import ColumnElement, Connection, event, literal_column, select
 
-from sqla_jobs.database.engines import driver
-from sqla_jobs.database.timeouts import ask
+from sqla_jobs.database.driver import ask, beginning, committing_by, driver
 from sqla_jobs.errors import JobsError, LeaseLost
-from sqla_jobs.queries.begin import beginning
 from sqla_jobs.queries.expressions import Tables, as_query, rendered
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.values import RunEnd
@@ -61,11 +59,8 @@ class Commit:
                 raise
 
         # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
-        vars(raw)["commit"] = commit
-        try:
+        with committing_by(raw, commit):
             yield ending
-        finally:
-            del vars(raw)["commit"]
         if not ending.has_committed:
             raise JobsError(
                 "the session of the run did not commit on its own connection, so the outcome is not stored: "

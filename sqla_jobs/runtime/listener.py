@@ -14,7 +14,8 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine
 
 from sqla_jobs.database import notify as wakeup
-from sqla_jobs.database.engines import driver, is_direct
+from sqla_jobs.database.driver import driver
+from sqla_jobs.database.engines import is_direct
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
 

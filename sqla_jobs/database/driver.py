@@ -1,0 +1,143 @@
+"""All that goes below SQLAlchemy, into psycopg's connection: what its documentation does not promise is used only here.
+
+`tests/test_driver.py` holds the oldest and the newest psycopg to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import capabilities
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+from sqlalchemy import Connection
+
+log = logging.getLogger("sqla_jobs.database.engines")
+
+
+def driver(connection: Connection) -> psycopg.Connection[Any]:
+    """What is below a connection."""
+    return connection.connection.driver_connection  # type: ignore[return-value]
+
+
+class NoAnswer(psycopg.OperationalError):
+    """The server was silent for too long; the connection is closed."""
+
+
+def bound(connection: psycopg.Connection[Any], patience: float) -> None:
+    """From now on each wait of `connection` ends with `NoAnswer` after `patience` seconds without a sign of life.
+
+    What counts is silence: a large batch that is on its way, or an answer that trickles in, may take its time.
+    """
+    plain = connection.wait
+
+    def bounded(gen: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return plain(_listening(gen, connection, patience), *args, **options)
+        except NoAnswer:
+            _abandon(connection, patience)
+            raise
+
+    vars(connection)["wait"] = bounded
+
+
+def ask(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> list[PGresult]:
+    """The answers to one or more statements, sent together, on a connection that is somebody else's.
+
+    Raises the error of the statement that failed, after which the server leaves out the rest, or, where a
+    `patience` is given, `NoAnswer` after so many seconds of silence.
+    """
+    server = connection.pgconn
+    server.send_query(question.encode(connection.info.encoding))
+    while server.flush():
+        _wait(connection, select.POLLIN | select.POLLOUT, patience)
+        server.consume_input()
+    answers: list[PGresult] = []
+    while True:
+        while server.is_busy():
+            _wait(connection, select.POLLIN, patience)
+            server.consume_input()
+        if (answer := server.get_result()) is None:
+            break
+        answers.append(answer)
+    for answer in answers:
+        if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise error_from_result(answer, connection.info.encoding)
+    return answers
+
+
+def _wait(connection: psycopg.Connection[Any], events: int, patience: float | None) -> None:
+    look = select.poll()
+    look.register(connection.pgconn.socket, events)
+    if patience is None:
+        look.poll()
+    elif not look.poll(1000 * patience):
+        _abandon(connection, patience)
+        raise NoAnswer(f"no answer from the server for {patience:g} s")
+
+
+def _listening(gen: Any, connection: psycopg.Connection[Any], patience: float) -> Generator[Any, Any, Any]:
+    """What psycopg's own generator yields and returns. Raises `NoAnswer`.
+
+    What the socket is ready for is asked anew: psycopg 3.2 says "ready" also when its interval is over.
+    """
+    try:
+        heard_at, wanted = time.monotonic(), next(gen)
+        while True:
+            ready = yield wanted
+            if _is_ready(connection.pgconn.socket, wanted):
+                heard_at = time.monotonic()
+            elif time.monotonic() - heard_at > patience:
+                raise NoAnswer(f"no answer from the server for {patience:g} s")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+def _is_ready(fileno: int, wanted: int) -> bool:
+    look = select.poll()
+    look.register(fileno, (wanted & 1 and select.POLLIN) | (wanted & 2 and select.POLLOUT))
+    return bool(look.poll(0))
+
+
+def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
+    """Close, and ask the server to cancel what it still does there, so that its processes do not pile up.
+
+    Before libpq 17 asking would hold up all threads, and without a limit: there it is left to the server.
+    """
+    if capabilities.has_cancel_safe():
+        try:
+            connection.cancel_safe(timeout=patience / 5)
+        except psycopg.Error as error:
+            log.debug("a statement that was given up could not be cancelled: %s", error)
+    connection.close()
+
+
+@contextmanager
+def committing_by(connection: psycopg.Connection[Any], commit: Callable[[], None]) -> Generator[None]:
+    """Inside, `connection.commit()` is `commit()`."""
+    vars(connection)["commit"] = commit
+    try:
+        yield
+    finally:
+        del vars(connection)["commit"]
+
+
+def beginning(connection: psycopg.Connection[Any]) -> str:
+    """What psycopg would say to begin, by what the application set; nothing inside of a transaction."""
+    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        return ""
+    level = connection.isolation_level
+    said = ["BEGIN"] if level is None else [f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"]
+    if connection.read_only is not None:
+        said.append("READ ONLY" if connection.read_only else "READ WRITE")
+    if connection.deferrable is not None:
+        said.append("DEFERRABLE" if connection.deferrable else "NOT DEFERRABLE")
+    return f"{' '.join(said)}; "
