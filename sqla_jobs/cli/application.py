@@ -36,30 +36,19 @@ def plain_errors() -> Generator[None]:
 class ApplicationCommand(click.Command):
     """Takes MODULE:ATTR as its first argument too, where `--app` does not say it."""
 
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        options, *arguments = super().collect_usage_pieces(ctx)
-        return [options, "[MODULE:ATTR]", *arguments]
-
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        place = self._first_argument(args)
-        is_named = any(arg.startswith("--app") for arg in args)
-        if place is not None and not is_named and (not self._has_arguments or _SPEC.fullmatch(args[place])):
-            args = ["--app", args[place], *args[:place], *args[place + 1 :]]
-        return super().parse_args(ctx, args)
+        is_named = self._names_application(args)
+        return super().parse_args(ctx, args if is_named else ["", *args])
 
-    @property
-    def _has_arguments(self) -> bool:
-        return any(isinstance(parameter, click.Argument) for parameter in self.params)
-
-    def _first_argument(self, args: list[str]) -> int | None:
-        takes_value = {
-            name for option in self.params if isinstance(option, click.Option) and not option.is_flag
-            for name in option.opts
-        }  # fmt: skip
-        place = 0
-        while place < len(args) and args[place].startswith("-") and args[place] not in ("-", "--"):
-            place += 2 if args[place] in takes_value else 1
-        return place if place < len(args) and args[place] != "--" else None
+    def _names_application(self, args: list[str]) -> bool:
+        """Whether the first of the arguments is the application: click knows no optional one before others."""
+        options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
+        look = click.Command(self.name, params=[*options, click.Argument(["words"], nargs=-1)])
+        given = look.make_context(self.name, [*args], resilient_parsing=True).params
+        if given.get("application") or not given.get("words"):
+            return False
+        is_alone = len(self.params) == len(options) + 1
+        return is_alone or _SPEC.fullmatch(given["words"][0]) is not None
 
 
 def named_application(given: str | None) -> str:
@@ -95,9 +84,15 @@ def _in_pyproject() -> str | None:
 
 def application_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that say which application, and on which database."""
+    first = click.argument("first", required=False, metavar="[MODULE:ATTR]")
     app = click.option("--app", "application", metavar="MODULE:ATTR", help="The application; or as first argument.")
     url = click.option("--database-url", metavar="URL", help="Instead of the application's own; else DATABASE_URL.")
-    return app(url(command))
+
+    @wraps(command)
+    def run(*args: Any, first: str | None, application: str | None, **options: Any) -> None:
+        command(*args, application=first or application, **options)
+
+    return first(app(url(run)))
 
 
 def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callable[..., None]:
