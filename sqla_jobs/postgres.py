@@ -37,6 +37,8 @@ _SETTINGS = (
 _NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _PASSWORD = "local_postgres.password"  # noqa: S105 - a file's name
 _UNFINISHED = _PASSWORD + ".new"
+_ENDS_WITHIN = 60.0
+"""Seconds that a server may take to end before it is made to."""
 
 # Waits for the end of a pipe that only the program writes to, so that it sees the program end even
 # by SIGKILL, then stops what still runs and removes the temporary folder, $1. Each line it reads is
@@ -201,7 +203,11 @@ class LocalServer:
     def _end(self, how: signal.Signals) -> None:
         if self._server is not None and self._program == os.getpid():
             self._server.send_signal(how)
-            self._server.wait()
+            try:
+                self._server.wait(_ENDS_WITHIN)
+            except subprocess.TimeoutExpired:  # seen of a server that was asked to stop while it recovered from a crash
+                self._server.send_signal(signal.SIGQUIT)
+                self._server.wait()
             self._server = None
             self._pipe.write(b"\n")
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,11 +39,11 @@ class Service:
         self.name = f"{host.name}/{number}"
         self.breaches: list[str] = []
         self._command = [*host.prefix, *_WORKER, "benchmarks.torture.app:jobs", *options]
-        self._environment = os.environ | environment | {"PYTHONUNBUFFERED": "1"}
+        self._mark = f"TORTURE_SERVICE={uuid.uuid4()}"
+        name, mark = self._mark.split("=")
+        self._environment = os.environ | environment | {"PYTHONUNBUFFERED": "1", name: mark}
         self._log = logs / f"{host.name}-{number}.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._sessions: set[int] = set()
-        """All that were ever started: also what its parent left behind is found."""
         self._start_at = 0.0
         self._log_from = 0
         self._signalled = False
@@ -63,7 +64,6 @@ class Service:
             self._process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        self._sessions.add(self._process.pid)
         self._signalled = False
 
     def _check_exit(self, code: int) -> None:
@@ -122,23 +122,23 @@ class Service:
             self.breaches.append(f"the worker {self.name} ended with {code} after SIGTERM")
 
     def kill(self) -> None:
-        """End it and all it started, at once."""
+        """End it and all it started, at once: also what its parent left behind."""
         self._given_up = True
-        for pid, _, session in _processes():
-            if session in self._sessions:
-                with suppress(ProcessLookupError):  # it ended meanwhile
+        for pid, _ in _processes():
+            with suppress(OSError):  # it ended meanwhile
+                if self._mark in Path(f"/proc/{pid}/environ").read_text(errors="replace"):
                     os.kill(pid, signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
 
-def _processes() -> Iterator[tuple[int, int, int]]:
-    """Pid, parent and session of all that run here. (None where no /proc is.)"""
+def _processes() -> Iterator[tuple[int, int]]:
+    """Pid and parent of all that run here. (None where no /proc is.)"""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile
-            state, parent, _, session, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
             if state != "Z":
-                yield int(entry.name), int(parent), int(session)
+                yield int(entry.name), int(parent)
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -147,7 +147,7 @@ def _descendants(pid: int) -> Iterator[int]:
     below = [pid]
     while below:
         parent = below.pop()
-        children = sorted(child for child, its_parent, _ in there if its_parent == parent)
+        children = sorted(child for child, its_parent in there if its_parent == parent)
         below += children
         yield from (child for child in children if not _is_helper(child))
 
