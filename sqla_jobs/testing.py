@@ -17,6 +17,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
+from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 
 __all__ = ["drain"]
@@ -39,7 +40,7 @@ def drain(
     Raises `JobsError` where after `max_runs` there is still something due.
     """
     own = plain_session(session)
-    seconds = ahead.total_seconds() if isinstance(ahead, timedelta) else float(ahead)
+    seconds = check_seconds("ahead", ahead)
     jobs.tasks.load()
     queries = Queries(jobs.models)
     executor = Executor(jobs.tasks, _Savepoints(own, queries))

@@ -386,12 +386,12 @@ def test_a_stop_gives_back_what_has_not_started_within_a_second(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--processes", "0", "--processes must be from 1 to 1000, got 0"),
-        ("--max-jobs", "-1", "0 sets no limit"),
-        ("--kill-after", "0", "--kill-after must be above 0"),
+        ("--processes", "0", "--processes must be an integer from 1 to 1,000, got 0"),
+        ("--max-jobs", "-1", "--max-jobs must be an integer from 0 to 1,000,000,000, got -1"),
+        ("--kill-after", "0", "--kill-after must be a timedelta or a number of seconds, from 1 ms to 1 d"),
         ("--lease", "1", "at least three times"),
         ("--queues", "a,a", "named twice"),
-        ("--slow-after", "0", "slow_after must be a number of seconds, above 0"),
+        ("--slow-after", "0", "slow_after must be a timedelta or a number of seconds, from 1 ms"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, message: str) -> None:

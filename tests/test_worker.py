@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -196,9 +196,11 @@ def test_a_task_this_worker_does_not_know_stays_queued_and_is_told(
 
 
 def test_a_delayed_job_runs_when_it_is_due_and_not_before(session: Session) -> None:
-    one = shop.mark.options(delay=0.6).enqueue(session, n=1)
+    one = shop.mark.options(delay=3600).enqueue(session, n=1)
     session.commit()
     assert drain() == 0
+    one.run_at = datetime.now(UTC) + timedelta(seconds=0.6)
+    session.commit()
     with jobs.worker():
         wait_until(lambda: job(session, one.id).state == "succeeded")
     done = job(session, one.id)
@@ -523,8 +525,8 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     [
         ({"queues": []}, "empty"),
         ({"queues": "default"}, "a list of names"),
-        ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 1000, got 0"),
-        ({"concurrency": 0}, "^concurrency must be an integer from 1 to 1000, got 0$"),
+        ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 1,000, got 0"),
+        ({"concurrency": 0}, "^concurrency must be an integer from 1 to 1,000, got 0$"),
         ({"queues": ["a,b"]}, "without = and ,"),
         ({"heartbeat": 0}, "heartbeat must be .*, got 0"),
         ({"heartbeat": 5, "lease": 6}, "three times"),

@@ -19,13 +19,12 @@ from sqla_jobs.actions.pruning import EndedJobs, Old, OrphanedRuns
 from sqla_jobs.actions.pruning import prune as pruned
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.refusals import warn
-from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
+from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError, UnknownJob
 from sqla_jobs.models.columns import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, JobMixin, JobState, ScheduleMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.queries.prune import Removal
-from sqla_jobs.rules.checks import check_moment
-from sqla_jobs.rules.retention import seconds_of
+from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.tasks.enqueue import check_common
 
 
@@ -129,7 +128,7 @@ def prune(session: Session, models: Models[Any], *, older_than: timedelta | floa
     What somebody holds locked, and what rows of the application refer to, stays. Runs that ended so long ago, and
     whose job somebody else deleted, go too.
     """
-    seconds, removal = seconds_of(older_than, "older_than"), Removal(models)
+    seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
     references = removal.references(session)
 
     @contextmanager

@@ -17,7 +17,7 @@ from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models.columns import CatchUp, JobMixin, Overlap, ScheduleMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.rules.checks import check_json, check_text
+from sqla_jobs.rules.checks import check_json, check_name, check_text
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import jitter_of, one_of
@@ -58,9 +58,7 @@ def add(
     session: Session, models: Models[Any], tasks: Tasks[Any], name: str, values: Mapping[str, Any]
 ) -> ScheduleMixin:
     """A new schedule of an operator's. Raises `JobsError` where there is one of that name."""
-    if not (0 < len(name) <= 200 and name.isprintable()):
-        raise ArgumentsError(f"a schedule name must be 1 to 200 printable characters, got {name!r:.60}")
-    schedule = models.Schedule(name=name, **checked(tasks, values))
+    schedule = models.Schedule(name=check_name("a schedule name", name), **checked(tasks, values))
     try:
         with session.begin_nested():
             session.add(schedule)
@@ -97,8 +95,7 @@ def checked(tasks: Tasks[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     cron = Cron.parse(found["cron"], found["timezone"])
     found["cron"], found["timezone"] = cron.text, cron.timezone
     task = found["task"]
-    if not (isinstance(task, str) and 0 < len(task) <= 200 and task.isprintable()):
-        raise ArgumentsError(f"task must be the name of a task, got {task!r:.60}")
+    check_name("task", task)
     check_common({"queue": found["queue"], "priority": found["priority"]})
     found["catch_up"] = one_of(CatchUp, "catch_up", found["catch_up"])
     found["overlap"] = one_of(Overlap, "overlap", found["overlap"])

@@ -4,17 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.rules.wording import duration
 
+CENTURY = 100 * 365 * 86400.0
+"""Seconds: the longest time that anything may take."""
+DAY = 86400.0
+INSTANT = 0.001
+"""Seconds: the least of what must take some time."""
 MAX_ID = 9_000_000_000_000_000_000
 """Of any row: one more is a number that the server and drivers can take too."""
 MAX_DEPTH = 100
 """Levels of nested JSON in rows that people write, and in what is shown."""
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
 """Between these lie the times that the database takes: every driver can read them in every time zone."""
+
+
+def check_seconds(
+    what: str, length: object, *, least: float = 0.0, most: float = CENTURY, error: type[JobsError] = ArgumentsError
+) -> float:
+    """A length of time as seconds. Raises `error` where it is none, or not from `least` to `most`."""
+    seconds = length.total_seconds() if isinstance(length, timedelta) else length
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not least <= seconds <= most:
+        limits = f"from {duration(least) if least else 0} to {'100 years' if most == CENTURY else duration(most)}"
+        raise error(f"{what} must be a timedelta or a number of seconds, {limits}, got {length!r:.60}")
+    return float(seconds)
+
+
+def check_integer(what: str, number: object, *, least: int, most: int, error: type[JobsError] = ArgumentsError) -> int:
+    """The same number. Raises `error` where it is none, or not from `least` to `most`."""
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
+        raise error(f"{what} must be an integer from {least:,} to {most:,}, got {number!r:.60}")
+    return number
+
+
+def check_name(what: str, name: object, *, without: str = "", error: type[JobsError] = ArgumentsError) -> str:
+    """The same name. Raises `error` where it is none, is long, or has a character of `without`."""
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable() or set(name) & set(without):
+        also = f" without {' and '.join(map(repr, without))}" if without else ""
+        raise error(f"{what} must be 1 to 200 printable characters{also}, got {name!r:.60}")
+    return name
 
 
 def check_text(what: str, text: str) -> str:

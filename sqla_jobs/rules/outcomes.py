@@ -36,7 +36,7 @@ class Snooze(Exception):
 
     def __init__(self, seconds: float | timedelta) -> None:
         wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-        if not isinstance(wait, int | float) or not 0 <= wait < math.inf:
+        if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf:
             raise ValueError(f"Snooze takes a finite number of seconds, at least 0, got {seconds!r:.60}")
         self.seconds = float(min(wait, MAX_DELAY))
         super().__init__(f"come back in {self.seconds:g} s")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.checks import check_seconds
 
 AUDIT = "audit"
 Kept: TypeAlias = Literal["succeeded", "failed", "cancelled", "audit"]
@@ -36,15 +37,5 @@ def seconds_kept(given: Retention) -> dict[str, float]:
             raise ConfigurationError(f"unknown retention {state!r}; valid names: {', '.join(KEPT)}")
         if kept is None:
             continue
-        found[state] = seconds_of(kept, f"retention of {state}")
+        found[state] = check_seconds(f"retention of {state}", kept, error=ConfigurationError)
     return found
-
-
-def seconds_of(length: timedelta | float, what: str) -> float:
-    """A length of time as seconds. Raises `ConfigurationError` where it is none, or above 100 years."""
-    seconds = length.total_seconds() if isinstance(length, timedelta) else length
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 100 * 366 * 86400:
-        raise ConfigurationError(
-            f"{what} must be a timedelta or a number of seconds, from 0 to 100 years, got {length!r}"
-        )
-    return float(seconds)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
 from sqla_jobs.rules.retention import Retention, seconds_kept
 from sqla_jobs.tasks.enqueue import check_common
 
@@ -74,19 +75,12 @@ class Settings(LeaseSettings):
             except ArgumentsError as error:
                 raise ConfigurationError(str(error)) from None
             what = f"concurrency of queue {name!r}" if isinstance(queues, Mapping) else "concurrency"
-            if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= 1000:
-                raise ConfigurationError(f"{what} must be an integer from 1 to 1000, got {number!r}")
+            check_integer(what, number, least=1, most=1000, error=ConfigurationError)
         _check_seconds(poll=poll, slow_after=slow_after)
-        if not 0 <= grace < 7 * 86400:
-            raise ConfigurationError(
-                f"grace must be a number of seconds, at least 0 and less than a week, got {grace!r}"
-            )
+        check_seconds("grace", grace, most=7 * DAY, error=ConfigurationError)
         return cls(heartbeat, lease, lanes, poll, grace, slow_after, seconds_kept(retention))
 
 
 def _check_seconds(**options: float) -> None:
     for option, value in options.items():
-        if not 0 < value < 86400:
-            raise ConfigurationError(
-                f"{option} must be a number of seconds, above 0 and less than a day, got {value!r}"
-            )
+        check_seconds(option, value, least=INSTANT, most=DAY, error=ConfigurationError)

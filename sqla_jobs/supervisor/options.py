@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
 
 _SILENT = 5.0
 """Seconds without a sign of life after which a child makes no progress."""
@@ -26,18 +27,11 @@ class SupervisorOptions:
     """Whether an application that cannot be imported is waited for, since somebody is editing it."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.processes <= 1000:
-            raise ConfigurationError(f"--processes must be from 1 to 1000, got {self.processes}")
-        if self.max_jobs < 0 or self.max_memory < 0:
-            raise ConfigurationError("--max-jobs and --max-memory must be at least 0; 0 sets no limit")
-        if not 0 < self.kill_after < 86400:
-            raise ConfigurationError(
-                f"--kill-after must be above 0 and less than a day in seconds, got {self.kill_after}"
-            )
-        if not 0 <= self.hung_after < 86400:
-            raise ConfigurationError(
-                f"--hung-after must be less than a day in seconds, or 0 for never, got {self.hung_after}"
-            )
+        check_integer("--processes", self.processes, least=1, most=1000, error=ConfigurationError)
+        check_integer("--max-jobs", self.max_jobs, least=0, most=10**9, error=ConfigurationError)
+        check_integer("--max-memory", self.max_memory // 2**20, least=0, most=10**9, error=ConfigurationError)
+        check_seconds("--kill-after", self.kill_after, least=INSTANT, most=DAY, error=ConfigurationError)
+        check_seconds("--hung-after", self.hung_after, most=DAY, error=ConfigurationError)
 
     @property
     def silent_after(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +11,7 @@ import tenacity
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models.columns import MAX_ATTEMPTS
+from sqla_jobs.rules.checks import INSTANT, check_name, check_seconds
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.tasks.arguments import Codec
@@ -83,8 +83,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
     aliases, sensitive = _words("aliases", options), frozenset(_words("sensitive", options))
     name = options.get("name", target.__name__)
     for word in (name, *aliases):
-        if not (isinstance(word, str) and 0 < len(word) <= 200 and word.isprintable()):
-            raise DeclarationError(f"a task name must be 1 to 200 printable characters, got {word!r:.60}")
+        check_name("a task name", word, error=DeclarationError)
     if missing := sensitive - signature.arguments.parameters.keys():
         raise DeclarationError(f"{name}: sensitive={sorted(missing)} names no argument of {signature.qualname}")
     given = {key: value for key, value in options.items() if key in ("queue", "priority", "max_attempts")}
@@ -117,10 +116,7 @@ def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 def _timeout(name: str, timeout: object) -> float | None:
     if timeout is None:
         return None
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise DeclarationError(f"{name}: timeout must be above 0, in seconds or a timedelta, or None, got {timeout!r}")
-    return float(seconds)
+    return check_seconds(f"{name}: timeout", timeout, least=INSTANT, error=DeclarationError)
 
 
 def _refuse_rows_without_session(codec: Codec, signature: Signature) -> None:

@@ -20,7 +20,7 @@ from sqla_jobs.models.columns import HAS_LIVE_KEY, PARKED, JobMixin, JobState
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.unique import hold_unique
-from sqla_jobs.rules.checks import check_moment
+from sqla_jobs.rules.checks import check_integer, check_moment, check_name, check_seconds
 from sqla_jobs.rules.outcomes import storable
 
 J = TypeVar("J", bound=JobMixin)
@@ -76,7 +76,7 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     if "delay" in given:
         if "run_at" in given:
             raise ArgumentsError("delay= and run_at= exclude each other: give one")
-        given["delay"] = _delay(given["delay"])
+        given["delay"] = timedelta(seconds=check_seconds("delay", given["delay"]))
     run_at = given.get("run_at")
     if run_at is not None and not (isinstance(run_at, datetime) and run_at.utcoffset() is not None):
         raise ArgumentsError(
@@ -108,24 +108,9 @@ _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"posi
 
 def check_common(given: Mapping[str, Any]) -> None:
     """The options that a task's declaration has too."""
-    queue = given.get("queue", "default")
-    if not (isinstance(queue, str) and 0 < len(queue) <= 200 and queue.isprintable() and not set(queue) & set("=,")):
-        raise ArgumentsError(f"queue must be 1 to 200 printable characters without = and ,; got {queue!r:.60}")
-    priority = given.get("priority", 0)
-    if not isinstance(priority, int) or priority not in PRIORITIES:
-        raise ArgumentsError(f"priority must be an integer from -10 to 10 (lower runs first), got {priority!r}")
-    attempts = given.get("max_attempts", 1)
-    if not isinstance(attempts, int) or not 1 <= attempts <= 1_000_000:
-        raise ArgumentsError(f"max_attempts must be an integer from 1 to 1,000,000, got {attempts!r}")
-
-
-def _delay(delay: timedelta | float) -> timedelta:
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not isinstance(seconds, int | float) or not 0 <= seconds <= 100 * 365 * 86400:
-        raise ArgumentsError(
-            f"delay must be a timedelta or a number of seconds, from 0 to 100 years, got {delay!r:.60}"
-        )
-    return timedelta(seconds=seconds)
+    check_name("queue", given.get("queue", "default"), without="=,")
+    check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
+    check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
 
 
 def _values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

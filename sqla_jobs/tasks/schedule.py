@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 from sqla_jobs.cron import Cron
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.models.columns import CatchUp, Overlap
+from sqla_jobs.rules.checks import DAY, check_name, check_seconds
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.enqueue import check_common
 
@@ -93,8 +94,7 @@ def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], 
             f"unknown schedule option {min(unknown)!r}; valid options: {', '.join(ScheduleOptions.__annotations__)}"
         )
     name = options.get("name", declaration.name)
-    if not (isinstance(name, str) and 0 < len(name) <= 200 and name.isprintable()):
-        raise DeclarationError(f"a schedule name must be 1 to 200 printable characters, got {name!r:.60}")
+    check_name("a schedule name", name, error=DeclarationError)
     defaults = declaration.defaults
     values: dict[str, Any] = {
         "queue": options.get("queue", defaults["queue"]),
@@ -123,7 +123,4 @@ def one_of(words: type[CatchUp] | type[Overlap], option: str, value: object) -> 
 
 def jitter_of(jitter: object) -> float:
     """A jitter in seconds. Raises `ConfigurationError`."""
-    seconds = jitter.total_seconds() if isinstance(jitter, timedelta) else jitter
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86400:
-        raise ConfigurationError(f"jitter must be a timedelta or a number of seconds, from 0 to a day, got {jitter!r}")
-    return float(seconds)
+    return check_seconds("jitter", jitter, most=DAY, error=ConfigurationError)
