@@ -239,7 +239,7 @@ def test_what_starts_workers_in_the_docs_names_a_command_that_is_one_and_waits_f
     ):
         _, module, *arguments = shlex.split(command)[1:]
         assert module == "sqla_jobs.worker"
-        assert worker.make_context("worker", arguments).params["application"] == "shop:jobs"
+        assert worker.make_context("worker", arguments).params["first"] == "shop:jobs"
         assert int(patience.rstrip("s")) > grace
 
 
