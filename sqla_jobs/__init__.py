@@ -9,7 +9,8 @@ from sqla_jobs.errors import (
     UnknownTask,
 )
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import PARKED, JobMixin, JobState
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
 from sqla_jobs.tasks.context import RunContext
 

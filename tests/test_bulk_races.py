@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.main import main
-from sqla_jobs.models.columns import JobState
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import JobState
 from tests import dashboard_shop as shop
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until

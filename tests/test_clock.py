@@ -26,7 +26,7 @@ from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.clock.ticks import ticks_due
 from sqla_jobs.cron import Cron, every
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
-from sqla_jobs.models.columns import CatchUp
+from sqla_jobs.models.types import CatchUp
 from sqla_jobs.queries import Queries
 from sqla_jobs.rules.sightings import Sightings
 from sqla_jobs.testing import drain

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import JobState
 from sqla_jobs.cli.main import main
 from sqla_jobs.database.refusals import blames_a_row
-from sqla_jobs.models.columns import PARKED
+from sqla_jobs.models.types import PARKED
 from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.runtime.set_aside import SetAside
 from tests import dashboard_shop, shop

@@ -20,8 +20,9 @@ from sqla_jobs.actions.pruning import prune as pruned
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.refusals import warn
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError, UnknownJob
-from sqla_jobs.models.columns import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, JobMixin, JobState, ScheduleMixin
+from sqla_jobs.models.columns import JobMixin, ScheduleMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, JobState
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.queries.prune import Removal
 from sqla_jobs.rules.checks import check_moment, check_seconds

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs.actions.jobs import run_schedule
 from sqla_jobs.cron import Cron
 from sqla_jobs.errors import ArgumentsError, JobsError
-from sqla_jobs.models.columns import CatchUp, JobMixin, Overlap, ScheduleMixin
+from sqla_jobs.models.columns import JobMixin, ScheduleMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.rules.checks import check_json, check_name, check_text
 from sqla_jobs.tasks.enqueue import check_common

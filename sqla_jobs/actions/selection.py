@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import aliased
 
 from sqla_jobs.errors import ArgumentsError
-from sqla_jobs.models.columns import JobState
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import MAX_ID, check_json, check_text
 
 

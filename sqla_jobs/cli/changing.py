@@ -21,7 +21,8 @@ from sqla_jobs.cli.output import console
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobMixin, JobState
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.types import JobState
 
 
 def _command(change: Change, help: str) -> click.Command:  # noqa: A002

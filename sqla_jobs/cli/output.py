@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sqla_jobs.models.columns import PARKED
+from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import duration
 
 _WIDE = 10_000

@@ -15,7 +15,8 @@ from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import CatchUp, Overlap, ScheduleMixin
+from sqla_jobs.models.columns import ScheduleMixin
+from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.rules.checks import check_text
 from sqla_jobs.tasks.schedule import declared
 

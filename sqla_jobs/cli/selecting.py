@@ -14,7 +14,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobState
+from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import MAX_ID
 
 JOB_ID = click.IntRange(0, MAX_ID)

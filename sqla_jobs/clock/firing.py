@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from sqla_jobs.clock.ticks import ticks_due
 from sqla_jobs.cron import Cron
-from sqla_jobs.models.columns import MAX_ATTEMPTS, CatchUp, Overlap
+from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.outcomes import storable

@@ -6,7 +6,7 @@ from collections import deque
 from datetime import datetime, timedelta
 
 from sqla_jobs.cron import Cron
-from sqla_jobs.models.columns import CatchUp
+from sqla_jobs.models.types import CatchUp
 
 MOST = 100
 """Missed ticks that `catch_up="all"` makes up for; the newest ones."""

@@ -24,7 +24,7 @@ from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
 from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render import formatting
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import PARKED
+from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules import wording
 
 _HERE = Path(__file__).parent

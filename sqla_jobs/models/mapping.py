@@ -9,36 +9,17 @@ from hashlib import sha256
 from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import (
-    CheckConstraint,
-    Index,
     MetaData,
-    PrimaryKeyConstraint,
     Sequence,
     Table,
-    UniqueConstraint,
-    text,
 )
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import foreign, registry, relationship
-from sqlalchemy.sql.elements import conv
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.models.columns import (
-    HAS_LIVE_KEY,
-    MOST_ATTEMPTS,
-    AuditMixin,
-    CatchUp,
-    JobMixin,
-    JobState,
-    Overlap,
-    ProcessMixin,
-    QueueMixin,
-    RunMixin,
-    ScheduleMixin,
-)
+from sqla_jobs.models import constraints
+from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
 from sqla_jobs.models.version import LATEST, comment_of
-from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
-from sqla_jobs.rules.outcomes import RunOutcome
 
 J = TypeVar("J", bound=JobMixin)
 MARK = "sqla_jobs"
@@ -119,62 +100,13 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         mapper_registry.map_declaratively(mixin)
         return mixin
 
-    Job = mapped(job_class, jobs, *_job_rules(jobs), comment=comment_of(LATEST), info={MARK: prefix})
+    Job = mapped(job_class, jobs, *constraints.of_jobs(jobs), comment=comment_of(LATEST), info={MARK: prefix})
     _refuse_columns_to_fill(Job)
-    Run = mapped(
-        RunMixin,
-        runs,
-        PrimaryKeyConstraint("id", name=conv(f"{runs}_pkey")),
-        _one_of(runs, "outcome", RunOutcome),
-        _check(runs, "id", _ID),
-        _check(runs, "attempt", "attempt >= 0"),
-        _check(runs, "times", _in_range("started_at", "finished_at")),
-        Index(f"{runs}_job_id", "job_id"),
-        # for the dashboard's charts: both cost the finish of a job that goes well next to nothing
-        Index(f"{runs}_finished_at", "finished_at", postgresql_using="brin"),
-        Index(
-            f"{runs}_failed",
-            "finished_at",
-            postgresql_where=text("outcome IN ('failed', 'retried', 'lost')"),
-        ),
-    )
-    Schedule = mapped(
-        ScheduleMixin,
-        schedules,
-        PrimaryKeyConstraint("id", name=conv(f"{schedules}_pkey")),
-        UniqueConstraint("name", name=conv(f"{schedules}_name_key")),
-        _one_of(schedules, "catch_up", CatchUp),
-        _one_of(schedules, "overlap", Overlap),
-        _check(schedules, "id", _ID),
-        _check(schedules, "priority", "priority BETWEEN -10 AND 10"),
-        _check(schedules, "args", _object("args")),
-        _check(schedules, "declared_values", _object("declared_values")),
-        _check(schedules, "jitter", "jitter BETWEEN 0 AND 86400"),
-        _check(schedules, "times", _in_range("next_run_at", "last_run_at", "declared_at", "retired_at")),
-    )
-    Process = mapped(
-        ProcessMixin,
-        processes,
-        PrimaryKeyConstraint("id", name=conv(f"{processes}_pkey")),
-        _check(processes, "queues", _object("queues")),
-        _check(processes, "set_aside", _object("set_aside")),
-        _check(processes, "lease", "lease > 0 AND lease <= 86400"),
-        _check(processes, "times", _in_range("started_at", "heartbeat_at")),
-    )
-    Queue = mapped(
-        QueueMixin,
-        queues,
-        PrimaryKeyConstraint("name", name=conv(f"{queues}_pkey")),
-        _check(queues, "times", _in_range("paused_at")),
-    )
-    Audit = mapped(
-        AuditMixin,
-        audit,
-        PrimaryKeyConstraint("id", name=conv(f"{audit}_pkey")),
-        _check(audit, "id", _ID),
-        _check(audit, "details", _object("details")),
-        _check(audit, "times", _in_range("at")),
-    )
+    Run = mapped(RunMixin, runs, *constraints.of_runs(runs))
+    Schedule = mapped(ScheduleMixin, schedules, *constraints.of_schedules(schedules))
+    Process = mapped(ProcessMixin, processes, *constraints.of_processes(processes))
+    Queue = mapped(QueueMixin, queues, *constraints.of_queues(queues))
+    Audit = mapped(AuditMixin, audit, *constraints.of_audit(audit))
 
     _mapper(Job).add_property(
         "runs",
@@ -234,81 +166,3 @@ def _refuse_columns_to_fill(job_class: type[Any]) -> None:
                 f"{job_class.__name__}.{name} is NOT NULL without a server default: give it server_default=, "
                 "or make it nullable (Mapped[… | None]), since jobs are inserted from elsewhere too"
             )
-
-
-def _check(table: str, name: str, rule: str) -> CheckConstraint:
-    return CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
-
-
-def _one_of(table: str, column: str, words: Any) -> CheckConstraint:
-    listed = ", ".join(f"'{word}'" for word in words)
-    return _check(table, column, f"{column} IN ({listed})")
-
-
-_ID = f"id > 0 AND id <= {MAX_ID}"
-
-
-def _object(column: str) -> str:
-    """An object with no more levels, and no larger numbers, than every JSON parser can read."""
-    too_large = f"jsonb_path_exists({column}, '$.** ? (@ > 1e300 || @ < -1e300)')"
-    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '{_TOO_DEEP}') AND NOT {too_large}"
-
-
-_TOO_DEEP = f"$.**{{{MAX_DEPTH}}}"
-
-
-def _in_range(*columns: str) -> str:
-    """Moments that every driver can read in every time zone. (NULL passes; 'infinity' does not.)"""
-    return " AND ".join(f"{column} >= '1000-01-01 UTC' AND {column} < '9000-01-01 UTC'" for column in columns)
-
-
-_IS_PARKED = "run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
-
-
-def _job_rules(table: str) -> tuple[Any, ...]:
-    """The invariants of a job, and one narrow index for each state that something looks for."""
-    moments = _in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")
-    return (
-        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
-        _one_of(table, "state", JobState),
-        _check(table, "id", _ID),
-        _check(table, "priority", "priority BETWEEN -10 AND 10"),
-        _check(table, "position", "position > 0"),
-        # not of those that were checked before: large arguments would be read for it with each change of the row
-        _check(table, "args", "state NOT IN ('scheduled', 'queued') OR jsonb_typeof(args) = 'object'"),
-        _check(
-            table, "attempts", f"attempt BETWEEN 0 AND {MOST_ATTEMPTS} AND max_attempts BETWEEN 1 AND {MOST_ATTEMPTS}"
-        ),
-        _check(table, "lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
-        _check(table, "progress", "progress BETWEEN 0 AND 1"),
-        _check(table, "times", moments),
-        _check(table, "run_at", f"{_in_range('run_at')} OR {_IS_PARKED}"),
-        Index(
-            f"{table}_queued",
-            "queue",
-            "priority",
-            "position",
-            postgresql_where=text("state = 'queued'"),
-        ),
-        Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
-        Index(f"{table}_running", "process_id", postgresql_where=text("state = 'running'")),
-        Index(
-            f"{table}_ended",
-            "state",
-            "finished_at",
-            postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
-        ),
-        Index(
-            f"{table}_ticks",
-            "schedule_id",
-            "scheduled_for",
-            unique=True,
-            postgresql_where=text("schedule_id IS NOT NULL"),
-        ),
-        Index(
-            f"{table}_unique_key",
-            "unique_key",
-            unique=True,
-            postgresql_where=text(HAS_LIVE_KEY),
-        ),
-    )

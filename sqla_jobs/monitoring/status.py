@@ -10,7 +10,7 @@ from sqlalchemy import Text, cast, func, select, text
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import ENDED
+from sqla_jobs.models.types import ENDED
 from sqla_jobs.monitoring.finding import Finding
 from sqla_jobs.monitoring.findings import problems
 from sqla_jobs.monitoring.processes import ProcessStatus, read_processes

@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from sqla_jobs.models.columns import MOST_ATTEMPTS
+from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,

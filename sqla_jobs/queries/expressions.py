@@ -38,8 +38,8 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TableValuedAlias
 
-from sqla_jobs.models.columns import ENDED
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import ENDED
 from sqla_jobs.rules.checks import MAX_ID
 
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.models.columns import LIVE
+from sqla_jobs.models.types import LIVE
 
 
 def hold_unique(session: Session, job: type[Any], key: str, *, skip_locked: bool) -> tuple[int, bool] | None:

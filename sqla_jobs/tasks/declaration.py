@@ -10,7 +10,7 @@ from typing import Any, TypedDict, cast
 import tenacity
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.models.columns import MAX_ATTEMPTS
+from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, check_name, check_seconds
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy

@@ -16,8 +16,9 @@ from sqlalchemy.orm.attributes import instance_state
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError, JobsError
-from sqla_jobs.models.columns import HAS_LIVE_KEY, PARKED, JobMixin, JobState
+from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import HAS_LIVE_KEY, PARKED, JobState
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.unique import hold_unique
 from sqla_jobs.rules.checks import check_integer, check_moment, check_name, check_seconds

@@ -11,7 +11,7 @@ from typing import Any, cast
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobState
+from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import read_moment
 
 NAMES = ("state", "task", "queue", "error", "args", "key", "schedule", "created_after", "created_before")

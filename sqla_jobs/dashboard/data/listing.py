@@ -15,7 +15,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.paging import Order
 from sqla_jobs.dashboard.redaction import READ
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobState
+from sqla_jobs.models.types import JobState
 
 SIZE = 50
 _WINDOWS = (5_000, 50_000)

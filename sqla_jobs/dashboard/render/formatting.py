@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqla_jobs.models.columns import PARKED
+from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import UNITS
 
 

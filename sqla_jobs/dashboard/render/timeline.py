@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqla_jobs.models.columns import ENDED, JobState
+from sqla_jobs.models.types import ENDED, JobState
 from sqla_jobs.rules.wording import duration
 
 

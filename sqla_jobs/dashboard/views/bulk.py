@@ -18,7 +18,7 @@ from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.models.columns import JobState
+from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.redaction import HIDDEN
 from sqla_jobs.rules.wording import Count
 

@@ -19,7 +19,8 @@ from sqla_jobs.dashboard.render import timeline as story
 from sqla_jobs.dashboard.site import Changing, Dashboard
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import ENDED, LIVE, JobMixin, JobState
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.types import ENDED, LIVE, JobState
 from sqla_jobs.rules.checks import read_id, read_moment
 
 _RUNS = 20

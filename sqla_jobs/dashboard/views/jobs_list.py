@@ -18,7 +18,7 @@ from sqla_jobs.dashboard.data.reading import counted
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.bulk import offered
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobState
+from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.wording import Count
 
 

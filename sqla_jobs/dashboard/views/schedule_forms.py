@@ -16,7 +16,7 @@ from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.schedules import read_schedule, rule_of
 from sqla_jobs.errors import ArgumentsError, JobsError
-from sqla_jobs.models.columns import CatchUp, Overlap
+from sqla_jobs.models.types import CatchUp, Overlap
 
 _EMPTY = {
     "name": "",

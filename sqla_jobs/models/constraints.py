@@ -1,0 +1,153 @@
+"""What rows must be, and the indexes by which something looks for them, by table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Index, PrimaryKeyConstraint, UniqueConstraint, text
+from sqlalchemy.sql.elements import conv
+
+from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobState, Overlap
+from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
+from sqla_jobs.rules.outcomes import RunOutcome
+
+_IS_PARKED = "run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
+
+
+def of_jobs(table: str) -> tuple[Any, ...]:
+    """The invariants of a job, and one narrow index for each state that something looks for."""
+    moments = _in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _one_of(table, "state", JobState),
+        _check(table, "id", _ID),
+        _check(table, "priority", "priority BETWEEN -10 AND 10"),
+        _check(table, "position", "position > 0"),
+        # not of those that were checked before: large arguments would be read for it with each change of the row
+        _check(table, "args", "state NOT IN ('scheduled', 'queued') OR jsonb_typeof(args) = 'object'"),
+        _check(
+            table, "attempts", f"attempt BETWEEN 0 AND {MOST_ATTEMPTS} AND max_attempts BETWEEN 1 AND {MOST_ATTEMPTS}"
+        ),
+        _check(table, "lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
+        _check(table, "progress", "progress BETWEEN 0 AND 1"),
+        _check(table, "times", moments),
+        _check(table, "run_at", f"{_in_range('run_at')} OR {_IS_PARKED}"),
+        Index(
+            f"{table}_queued",
+            "queue",
+            "priority",
+            "position",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
+        Index(f"{table}_running", "process_id", postgresql_where=text("state = 'running'")),
+        Index(
+            f"{table}_ended",
+            "state",
+            "finished_at",
+            postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
+        ),
+        Index(
+            f"{table}_ticks",
+            "schedule_id",
+            "scheduled_for",
+            unique=True,
+            postgresql_where=text("schedule_id IS NOT NULL"),
+        ),
+        Index(
+            f"{table}_unique_key",
+            "unique_key",
+            unique=True,
+            postgresql_where=text(HAS_LIVE_KEY),
+        ),
+    )
+
+
+def of_runs(table: str) -> tuple[Any, ...]:
+    """Of the runs of jobs."""
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _one_of(table, "outcome", RunOutcome),
+        _check(table, "id", _ID),
+        _check(table, "attempt", "attempt >= 0"),
+        _check(table, "times", _in_range("started_at", "finished_at")),
+        Index(f"{table}_job_id", "job_id"),
+        # for the dashboard's charts: both cost the finish of a job that goes well next to nothing
+        Index(f"{table}_finished_at", "finished_at", postgresql_using="brin"),
+        Index(
+            f"{table}_failed",
+            "finished_at",
+            postgresql_where=text("outcome IN ('failed', 'retried', 'lost')"),
+        ),
+    )
+
+
+def of_schedules(table: str) -> tuple[Any, ...]:
+    """Of schedules."""
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        UniqueConstraint("name", name=conv(f"{table}_name_key")),
+        _one_of(table, "catch_up", CatchUp),
+        _one_of(table, "overlap", Overlap),
+        _check(table, "id", _ID),
+        _check(table, "priority", "priority BETWEEN -10 AND 10"),
+        _check(table, "args", _object("args")),
+        _check(table, "declared_values", _object("declared_values")),
+        _check(table, "jitter", "jitter BETWEEN 0 AND 86400"),
+        _check(table, "times", _in_range("next_run_at", "last_run_at", "declared_at", "retired_at")),
+    )
+
+
+def of_processes(table: str) -> tuple[Any, ...]:
+    """Of live processes."""
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _check(table, "queues", _object("queues")),
+        _check(table, "set_aside", _object("set_aside")),
+        _check(table, "lease", "lease > 0 AND lease <= 86400"),
+        _check(table, "times", _in_range("started_at", "heartbeat_at")),
+    )
+
+
+def of_queues(table: str) -> tuple[Any, ...]:
+    """Of queues."""
+    return (
+        PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
+        _check(table, "times", _in_range("paused_at")),
+    )
+
+
+def of_audit(table: str) -> tuple[Any, ...]:
+    """Of what people did."""
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _check(table, "id", _ID),
+        _check(table, "details", _object("details")),
+        _check(table, "times", _in_range("at")),
+    )
+
+
+def _check(table: str, name: str, rule: str) -> CheckConstraint:
+    return CheckConstraint(rule, name=conv(f"{table}_{name}_check"))
+
+
+def _one_of(table: str, column: str, words: Any) -> CheckConstraint:
+    listed = ", ".join(f"'{word}'" for word in words)
+    return _check(table, column, f"{column} IN ({listed})")
+
+
+_ID = f"id > 0 AND id <= {MAX_ID}"
+
+
+def _object(column: str) -> str:
+    """An object with no more levels, and no larger numbers, than every JSON parser can read."""
+    too_large = f"jsonb_path_exists({column}, '$.** ? (@ > 1e300 || @ < -1e300)')"
+    return f"jsonb_typeof({column}) = 'object' AND NOT jsonb_path_exists({column}, '{_TOO_DEEP}') AND NOT {too_large}"
+
+
+_TOO_DEEP = f"$.**{{{MAX_DEPTH}}}"
+
+
+def _in_range(*columns: str) -> str:
+    """Moments that every driver can read in every time zone. (NULL passes; 'infinity' does not.)"""
+    return " AND ".join(f"{column} >= '1000-01-01 UTC' AND {column} < '9000-01-01 UTC'" for column in columns)

@@ -1,0 +1,110 @@
+"""The words and moments of columns: as Python has them, and as the database does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, DateTime, Dialect, Text, TypeDecorator, case, literal_column
+
+Words = TypeVar("Words", bound=StrEnum)
+
+MAX_ATTEMPTS = 25
+"""Of a job whose task and enqueueing say nothing else."""
+MOST_ATTEMPTS = 1_000_000_000
+"""What attempts are counted to: the last number stays, and the count never overflows."""
+
+
+class JobState(StrEnum):
+    """Where a job stands. Equal to its plain string, in Python and in `where`."""
+
+    scheduled = "scheduled"
+    queued = "queued"
+    running = "running"
+    succeeded = "succeeded"
+    failed = "failed"
+    cancelled = "cancelled"
+
+
+class CatchUp(StrEnum):
+    """What a schedule does about ticks that nobody was there to fire."""
+
+    skip = "skip"
+    latest = "latest"
+    all = "all"
+
+
+class Overlap(StrEnum):
+    """What a schedule does about a tick whose previous job has not ended."""
+
+    allow = "allow"
+    skip = "skip"
+
+
+LIVE = (JobState.scheduled, JobState.queued, JobState.running)
+"""States of a job that still has something ahead of it; at most one such job per `unique_key`."""
+
+ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)
+"""States of a job that is through, unless somebody retries it."""
+
+
+HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)) for state in LIVE)})"
+"""The predicate of the unique index, in words that PostgreSQL recognises in ON CONFLICT."""
+
+
+class WordType(TypeDecorator[Words], Generic[Words]):
+    """Text in the database, a StrEnum in Python; a word this version does not know stays plain text."""
+
+    impl = Text
+    cache_ok = True
+    __module__ = "sqlalchemy.types"  # Alembic's autogenerate is to write sa.Text(), which needs no import of ours
+
+    def __init__(self, words: type[Words]) -> None:
+        super().__init__()
+        self.words = words
+
+    def __repr__(self) -> str:
+        return "Text()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _word_type, (self.words,)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return self.words.__members__.get(value, value) if value is not None else None
+
+
+def _word_type(words: type[Words]) -> WordType[Words]:
+    return WordType(words)
+
+
+PARKED = datetime(9999, 12, 31, tzinfo=UTC)
+"""A `run_at` that never comes: `'infinity'` in the database. The job waits until somebody gives it another one."""
+
+
+class RunAtType(TypeDecorator[datetime]):
+    """A moment with a time zone, and `PARKED` for the database's 'infinity', which no `datetime` can be."""
+
+    impl = DateTime
+    cache_ok = True
+    __module__ = "sqlalchemy.types"  # as above
+
+    def __init__(self) -> None:
+        super().__init__(timezone=True)
+
+    def __repr__(self) -> str:
+        return "DateTime(timezone=True)"
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        return case((column == _INFINITY, _PARKED), else_=column)
+
+    def bind_expression(self, bindparam: Any) -> ColumnElement[Any]:
+        return case((bindparam == _PARKED, _INFINITY), else_=bindparam)
+
+
+_INFINITY, _PARKED = (
+    literal_column(f"TIMESTAMPTZ '{moment}'", DateTime(timezone=True)) for moment in ("infinity", "9999-12-31 UTC")
+)
