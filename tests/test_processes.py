@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -250,3 +251,25 @@ def test_status_shows_queues_processes_and_unknown_tasks(
     assert "default=8" in done.stdout
     assert "task elsewhere: this application does not declare it, and 1 job waiting for it" in done.stderr
     assert "queue mail: no live worker serves it, and 1 job waiting" in done.stderr
+
+
+def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_others_only_warnings(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        one = shop.mark.enqueue(session, n=1)
+        bad = shop.misbehave.enqueue(session, how="nul")
+        session.commit()
+        ids = {one.id, bad.id}
+    worker = start_worker(database_url, "--log-format", "json", "--log-jobs", "--drain")
+    assert worker.wait(60) == 0
+    *lines, last = [*filter(None, (tmp_path / "worker-0.log").read_text().splitlines())]
+    assert last == "2 runs"
+    told = [json.loads(line) for line in lines]
+    assert all(line["logger"].startswith("sqla_jobs") for line in told), "nothing of Alembic's, say"
+    of_jobs = {line["job_id"]: line for line in told if line["logger"] == "sqla_jobs.run"}
+    assert of_jobs.keys() == ids
+    good = {"level": "INFO", "task": "mark", "queue": "default", "attempt": 1, "outcome": "succeeded"}
+    assert of_jobs[one.id].items() >= good.items()
+    assert of_jobs[bad.id]["level"] == "ERROR"
+    assert "Traceback" in of_jobs[bad.id]["message"]

@@ -20,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqla_jobs import ConfigurationError, Jobs, JobState
 from sqla_jobs.database import driver
 from sqla_jobs.queries import begin, commit
+from sqla_jobs.runtime.logs import FIELDS
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.worker import Worker
 from tests import shop
@@ -626,16 +627,30 @@ def test_no_line_is_logged_for_a_job_that_succeeds_unless_asked_for(
     session.commit()
     with caplog.at_level(logging.INFO, "sqla_jobs"):
         drain()
-    lines = [record for record in caplog.records if record.name == "sqla_jobs.run"]
-    assert [record.levelname for record in lines] == ["WARNING"]
-    assert f"job {two.id} misbehave attempt 1/1 failed after 0." in lines[0].getMessage()
-    assert (lines[0].job_id, lines[0].task, lines[0].attempt) == (two.id, "misbehave", 1)  # type: ignore[attr-defined]
+    (line,) = [record for record in caplog.records if record.name == "sqla_jobs.run"]
+    assert f"job {two.id} misbehave attempt 1/1 failed after 0." in line.getMessage()
     assert job(session, one.id).state == "succeeded"
-    with caplog.at_level(logging.DEBUG, "sqla_jobs"):
+    with caplog.at_level(logging.INFO, "sqla_jobs.run"):
         shop.mark.enqueue(session, n=2)
         session.commit()
         drain()
     assert "mark attempt 1/25 succeeded after" in caplog.text
+
+
+def test_only_a_final_failure_is_an_error_in_the_log_and_has_its_traceback(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = shop.flaky.enqueue(session, good_from=2)
+    final = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    session.commit()
+    drain()
+    lines = {record.job_id: record for record in caplog.records if record.name == "sqla_jobs.run"}  # type: ignore[attr-defined]
+    assert (lines[again.id].levelname, "Traceback" in lines[again.id].getMessage()) == ("WARNING", False)
+    assert (lines[final.id].levelname, "Traceback" in lines[final.id].getMessage()) == ("ERROR", True)
+    (run,) = session.scalars(select(jobs.Run).where(jobs.Run.job_id == final.id))
+    told = {name: vars(lines[final.id])[name] for name in FIELDS}
+    expected = {"job_id": final.id, "task": "flaky", "queue": "default", "attempt": 1, "outcome": "failed"}
+    assert told == {**expected, "run_id": run.id, "worker": str(run.process_id)}
 
 
 def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Session, engine: Engine) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Literal
 
 import click
 
@@ -14,14 +14,14 @@ from sqla_jobs.cli.application import (
     ApplicationCommand,
     application_options,
     named_application,
-    on_application,
     plain_errors,
 )
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.jobs import Jobs
+from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.rules.retention import Retention
+from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.supervisor.child_main import ChildSpec, set_up_logging
+from sqla_jobs.supervisor.child_main import ChildSpec
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.supervisor import Supervisor
@@ -40,9 +40,13 @@ def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
     return queues
 
 
-def _check_log_level(level: str) -> None:
-    if level.upper() not in logging.getLevelNamesMapping():
-        raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {level}")
+def _log_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what is logged."""
+    level = click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
+    form = click.option(
+        "--log-format", default="text", show_default=True, type=click.Choice(["text", "json"]), help="How a line looks."
+    )
+    return level(form(command))
 
 
 @click.command(cls=ApplicationCommand)
@@ -74,7 +78,8 @@ def _check_log_level(level: str) -> None:
     help="How long jobs that ended are kept: 7d, 30d where they failed, and 365d for lines of the audit, "
     "unless said otherwise.",
 )
-@click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
+@click.option("--log-jobs", is_flag=True, help="Log a line for each job that went well, too.")
+@_log_options
 def worker(
     application: str | None,
     database_url: str | None,
@@ -93,12 +98,14 @@ def worker(
     max_memory: int,
     slow_after: float,
     retention: Retention,
+    log_jobs: bool,
     log_level: str,
+    log_format: Literal["text", "json"],
 ) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
     with plain_errors():
         spec = named_application(application)
-        _check_log_level(log_level)
+        logs = LogOptions(log_level, log_format, log_jobs)
         settings = Settings.checked(
             _parse_queues(queues, concurrency),
             concurrency=concurrency,
@@ -110,8 +117,8 @@ def worker(
             retention=retention,
         )
         options = SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
-    set_up_logging(log_level)
-    supervisor = Supervisor(ChildSpec(spec, database_url, settings, drain, clock, log_level), options)
+    logs.set_up(spec)
+    supervisor = Supervisor(ChildSpec(spec, database_url, settings, drain, clock, logs), options)
     if reload:
         on_change(supervisor.replace_all)
     code = supervisor.run()
@@ -121,12 +128,22 @@ def worker(
 
 
 @click.command(cls=ApplicationCommand)
-@on_application
+@application_options
 @click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
-@click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells more.")
-def clock(jobs: Jobs[Any], heartbeat: float, lease: float, log_level: str) -> None:
+@_log_options
+def clock(
+    application: str | None,
+    database_url: str | None,
+    heartbeat: float,
+    lease: float,
+    log_level: str,
+    log_format: Literal["text", "json"],
+) -> None:
     """Enqueue what schedules say, until SIGTERM or SIGINT. Workers do so too, unless told --no-clock."""
-    _check_log_level(log_level)
-    set_up_logging(log_level)
-    jobs.clock(heartbeat=heartbeat, lease=lease).run()
+    with plain_errors():
+        spec = named_application(application)
+        LogOptions(log_level, log_format).set_up(spec)
+        jobs = load_jobs(spec)
+        bind_for_command_line(jobs, database_url)
+        jobs.clock(heartbeat=heartbeat, lease=lease).run()

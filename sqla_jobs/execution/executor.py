@@ -16,7 +16,7 @@ from sqla_jobs.execution.interrupt import CancelRequested, TimedOut, body
 from sqla_jobs.execution.started_runs import RunSlot
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.rules.outcomes import Failure, Outcome, decide
+from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -24,6 +24,7 @@ from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.task import Task
 
 log = logging.getLogger("sqla_jobs.run")
+log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 
 class Executor:
@@ -169,15 +170,14 @@ def _outcome(
 
 
 def _tell(held: Attempt, outcome: Outcome) -> None:
-    """One line for each attempt: at DEBUG where all is well, at WARNING where it failed."""
-    failure = outcome.failure
-    level = logging.DEBUG if failure is None else logging.WARNING
+    """One line for each attempt: INFO where all is well, WARNING where it is tried again, ERROR where it is not."""
+    level = _LEVELS.get(outcome.kind, logging.WARNING)
     if not log.isEnabledFor(level):
         return
-    job = held.job
+    job, failure = held.job, outcome.failure
     log.log(
         level,
-        "job %s %s attempt %s/%s %s after %.3f s%s%s",
+        "job %s %s attempt %s/%s %s after %.3f s%s%s%s",
         job.job_id,
         job.task,
         job.attempt,
@@ -186,5 +186,21 @@ def _tell(held: Attempt, outcome: Outcome) -> None:
         time.monotonic() - (held.started_at or held.claimed_at),
         "" if outcome.delay is None else f", again in {outcome.delay:.1f} s",
         "" if failure is None else f": {failure.type}: {failure.message:.500}",
-        extra={"job_id": job.job_id, "task": job.task, "attempt": job.attempt},
+        f"\n{failure.traceback}" if failure is not None and level == logging.ERROR else "",
+        extra={
+            "job_id": job.job_id,
+            "task": job.task,
+            "queue": job.queue,
+            "attempt": job.attempt,
+            "outcome": str(outcome.kind),
+            "run_id": job.run_id,
+            "worker": str(job.process_id),
+        },
     )
+
+
+_LEVELS: dict[str, int] = {
+    RunOutcome.succeeded: logging.INFO,
+    RunOutcome.snoozed: logging.INFO,
+    RunOutcome.failed: logging.ERROR,
+}

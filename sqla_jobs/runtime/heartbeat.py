@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.execution.started_runs import RunSlot
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import JobState
 from sqla_jobs.queries import Among, Queries
 from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.sightings import Sightings
@@ -130,7 +131,8 @@ class Heartbeat:
 
         rescued = [job for part in self._set_aside.around("its rescue", rescue, candidates) for job in part]
         for job_id, state in rescued:
-            log.warning("job %s lost its process and is %s now", job_id, state)
+            level = logging.ERROR if state == JobState.failed else logging.WARNING
+            log.log(level, "job %s lost its process and is %s now", job_id, state)
         if not rescued:
             self._rescue_at = next_look(began, time.monotonic(), longest=self._lease_settings.lease)
         return bool(rescued)

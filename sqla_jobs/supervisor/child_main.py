@@ -15,6 +15,7 @@ from types import FrameType
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.started_runs import Memory
 from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.connection import Drained, ParentConnection
 from sqla_jobs.worker.worker import Worker
@@ -32,19 +33,13 @@ class ChildSpec:
     drain: bool
     clock: bool
     """Whether to run a clock beside the worker."""
-    log_level: str
-
-
-def set_up_logging(level: str) -> None:
-    """Everything to standard error, a line each."""
-    form = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
-    logging.basicConfig(level=level.upper(), format=form, stream=sys.stderr)
+    logs: LogOptions
 
 
 def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
     """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
-    set_up_logging(spec.log_level)
+    spec.logs.set_up(spec.application)
     parent = ParentConnection(pipe, memory, spec.settings.lease)
     try:
         jobs = load_jobs(spec.application)

@@ -1,0 +1,70 @@
+"""What workers and clocks of the command line log, and how a line looks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from sqla_jobs.errors import ConfigurationError
+
+FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker")
+"""What the lines of `sqla_jobs.run` carry beside their message."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How much is logged; checked where it enters. Raises `ConfigurationError`."""
+
+    level: str = "INFO"
+    form: Literal["text", "json"] = "text"
+    jobs: bool = False
+    """A line for each job that went well, too."""
+
+    def __post_init__(self) -> None:
+        if self.level.upper() not in logging.getLevelNamesMapping():
+            raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {self.level}")
+
+    def set_up(self, application: str) -> None:
+        """To standard error: what this library and the application log from `level` on, of others warnings."""
+        level = self.level.upper()
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Json() if self.form == "json" else logging.Formatter(_TEXT))
+        logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[handler])
+        for name in ("sqla_jobs", _package(application)):
+            logging.getLogger(name).setLevel(level)
+        logging.getLogger("sqla_jobs.run").setLevel(level if self.jobs or level == "DEBUG" else logging.WARNING)
+
+
+_TEXT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
+
+
+def _package(application: str) -> str:
+    """The first part of the names of an application's loggers. Flask names its application in the environment."""
+    named = application.partition(":")[0]
+    if named == "sqla_jobs.flask":
+        named = os.environ.get("FLASK_APP", "app").partition(":")[0]
+    return Path(named).name.partition(".")[0]
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line, with names that stay."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "thread": record.threadName,
+            "message": record.getMessage(),
+        }
+        line |= {name: vars(record)[name] for name in FIELDS if name in vars(record)}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
