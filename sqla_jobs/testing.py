@@ -54,8 +54,6 @@ def drain(
                 )
             held = Attempt(job, time.monotonic())
             end = executor.execute(held)
-            if held.progress is not None:
-                queries.store_progress(own, [(job, *held.progress)])
             if end is not None:
                 queries.finish(own, [end])
             runs += 1
@@ -100,6 +98,7 @@ class _Savepoints:
             savepoint.commit()
 
     def commit(self, session: Session, end: RunEnd) -> None:
+        self._queries.store_last_progress(session, end)
         self._queries.succeed(session, end)
 
 

@@ -102,6 +102,19 @@ def flaky(run: RunContext, good_from: int) -> str:
     return f"attempt {run.attempt}"
 
 
+@jobs.task(max_attempts=1)
+def reports(run: RunContext, good: bool) -> None:
+    run.progress(0.5)
+    run.progress(1.0, "all of it")
+    if not good:
+        raise ValueError("and yet")
+
+
+@jobs.task(max_attempts=1)
+def reports_in_transaction(session: Session, run: RunContext, good: bool) -> None:
+    reports(run, good)
+
+
 @jobs.task(retry=FAST, max_attempts=2)
 def write_and_fail(session: Session, n: int) -> None:
     session.add(Effect(n=n, kind="transactional"))

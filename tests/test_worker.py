@@ -289,6 +289,22 @@ def test_a_paused_queue_is_left_alone_until_it_is_resumed(session: Session) -> N
     assert drain(queues=["mail"]) == 1
 
 
+@pytest.mark.parametrize("task", ["reports", "reports_in_transaction"])
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_the_last_progress_of_a_run_is_stored_with_its_end(
+    session: Session, engine: Engine, task: str, isolation: str
+) -> None:
+    app = create_engine(engine.url, isolation_level=isolation)
+    one = jobs.tasks[task].enqueue(session, good=True)
+    two = jobs.tasks[task].enqueue(session, good=False)
+    session.commit()
+    drain(bind=app)
+    app.dispose()
+    ended = [job(session, job_id) for job_id in (one.id, two.id)]
+    assert [(one.state, one.progress) for one in ended] == [("succeeded", 1.0), ("failed", 1.0)]
+    assert job(session, one.id).progress_message == "all of it"
+
+
 def test_progress_and_a_cancel_request_pass_between_a_run_and_its_row(session: Session) -> None:
     one = shop.report.enqueue(session)
     session.commit()
@@ -528,7 +544,7 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
         ({"queues": "default"}, "a list of names"),
         ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 1,000, got 0"),
         ({"concurrency": 0}, "^concurrency must be an integer from 1 to 1,000, got 0$"),
-        ({"queues": ["a,b"]}, "without = and ,"),
+        ({"queues": ["a,b"]}, "without '=' and ','"),
         ({"heartbeat": 0}, "heartbeat must be .*, got 0"),
         ({"heartbeat": 5, "lease": 6}, "three times"),
         ({"grace": -1}, "grace must be .*, got -1"),

@@ -2,17 +2,18 @@ WITH mine AS MATERIALIZED
 (SELECT anon_3.job_id AS job_id, anon_3.run_id AS run_id, anon_3.process_id AS process_id, anon_3.outcome AS
     outcome, anon_3.delay AS delay, anon_3.started AS started, anon_3.finished AS finished, anon_3.result AS
     result, anon_3.error_type AS error_type, anon_3.error AS error, anon_3.traceback AS traceback,
-    found.attempt AS attempt, found.started_at AS started_at, found.finished_at AS finished_at, found.due_at
-    AS due_at, found.state AS state
+    anon_3.fraction AS fraction, anon_3.message AS message, found.attempt AS attempt, found.started_at AS
+    started_at, found.finished_at AS finished_at, found.due_at AS due_at, found.state AS state
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
     BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
     CAST(%(outcomes)s::VARCHAR AS TEXT[]), CAST(%(delays)s::VARCHAR AS DOUBLE PRECISION[]),
     CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
     CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
-    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay,
-    started, finished, result, error_type, error, traceback) JOIN LATERAL (SELECT sqla_jobs.attempt AS
-    attempt, sqla_jobs.started_at + (CAST(anon_3.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS
+    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[]), CAST(%(fractions)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(messages)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay, started,
+    finished, result, error_type, error, traceback, fraction, message) JOIN LATERAL (SELECT sqla_jobs.attempt
+    AS attempt, sqla_jobs.started_at + (CAST(anon_3.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS
     started_at, sqla_jobs.started_at + (CAST(anon_3.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS
     finished_at, sqla_jobs.started_at + (CAST(anon_3.finished AS DOUBLE PRECISION) * INTERVAL '1 second') +
     (CAST(CASE WHEN (anon_3.outcome = %(outcome_2)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
@@ -48,10 +49,12 @@ done AS
 (UPDATE sqla_jobs SET state=mine.state, run_at=CASE WHEN (mine.state = %(state_2)s::VARCHAR) THEN mine.due_at
     ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE WHEN (mine.outcome IN ('released',
     'snoozed')) THEN %(param_15)s::INTEGER ELSE %(param_16)s::INTEGER END, %(greatest_1)s::INTEGER),
-    current_run_id=NULL, process_id=NULL, finished_at=CASE WHEN (mine.state IN ('succeeded', 'failed',
-    'cancelled')) THEN mine.finished_at ELSE NULL END, position=CASE WHEN (mine.state = %(state_3)s::VARCHAR)
-    THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END FROM mine WHERE sqla_jobs.id =
-    mine.job_id AND sqla_jobs.id = ANY (array((SELECT mine.job_id
+    current_run_id=NULL, process_id=NULL, progress=coalesce(mine.fraction, sqla_jobs.progress),
+    progress_message=CASE WHEN (mine.fraction IS NULL) THEN sqla_jobs.progress_message ELSE mine.message END,
+    finished_at=CASE WHEN (mine.state IN ('succeeded', 'failed', 'cancelled')) THEN mine.finished_at ELSE NULL
+    END, position=CASE WHEN (mine.state = %(state_3)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE
+    sqla_jobs.position END FROM mine WHERE sqla_jobs.id = mine.job_id AND sqla_jobs.id = ANY (array((SELECT
+    mine.job_id
 FROM mine))) RETURNING mine.run_id)
  SELECT anon_3.run_id, CASE WHEN ((SELECT sqla_jobs.id
 FROM sqla_jobs
@@ -67,8 +70,9 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     CAST(%(outcomes)s::VARCHAR AS TEXT[]), CAST(%(delays)s::VARCHAR AS DOUBLE PRECISION[]),
     CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
     CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
-    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay,
-    started, finished, result, error_type, error, traceback) LEFT OUTER JOIN done ON done.run_id =
+    AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[]), CAST(%(fractions)s::VARCHAR AS DOUBLE PRECISION[]),
+    CAST(%(messages)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay, started,
+    finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
     anon_3.run_id
 WHERE done.run_id IS NULL
 -- coalesce_1 = 'lost'

@@ -23,7 +23,8 @@ class Attempt:
     progress: tuple[float, str | None] | None = None
     """Told by the run, and not stored yet."""
     is_silent = False
-    """Progress would change the row that the run's own transaction is to change under a stricter isolation."""
+    """Progress is stored with the end alone: else it would change the row that the run's own transaction is to change
+    under a stricter isolation."""
     is_over = False
     """Ended, and its end is on its way to the database."""
     deadline: float | None = None
@@ -84,11 +85,11 @@ class Attempt:
             self.body.interrupt(self, kind)
 
     def publish(self, fraction: float, message: str | None) -> None:
-        if not self.is_silent:
-            said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)
-            self.progress = (fraction, said)
+        said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)
+        self.progress = (fraction, said)
 
     def ended(self, outcome: Outcome) -> RunEnd:
         """The end of this attempt, now."""
         started = self.started_at or self.claimed_at
-        return RunEnd(self.job, outcome, started - self.claimed_at, time.monotonic() - self.claimed_at)
+        ended = time.monotonic() - self.claimed_at
+        return RunEnd(self.job, outcome, started - self.claimed_at, ended, self.progress)

@@ -101,6 +101,7 @@ class WorkerTransactions:
             yield session
 
     def commit(self, session: Session, end: RunEnd) -> None:
+        self._queries.store_last_progress(session, end)
         if session.twophase:  # the fence stands before all that is committed
             self._queries.succeed(session, end)
             session.commit()

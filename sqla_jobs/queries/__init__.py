@@ -64,6 +64,11 @@ class Queries:
         """
         return begin_transaction(driver(connection), noticed_within=noticed_within, patience=patience)
 
+    def store_last_progress(self, session: Session, end: RunEnd) -> None:
+        """Store inside its own transaction what a run told of last."""
+        if end.progress is not None:
+            self.store_progress(session, [(end.lease, *end.progress)])
+
     def ending(self, session: Session, end: RunEnd) -> AbstractContextManager[Ending]:
         """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""
         return self._commit.storing(self.connection(session), end)

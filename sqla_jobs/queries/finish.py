@@ -61,7 +61,7 @@ class FinishAny(Statement):
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
         """As `Finish`; gives a run a new id where its own is taken."""
-        leases, outcomes, started, finished = zip(*in_order(ends), strict=True)
+        leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
         processes = {lease.process_id: str(lease.process_id) for lease in leases}
         failures = [outcome.failure for outcome in outcomes]
         values = {
@@ -73,6 +73,8 @@ class FinishAny(Statement):
             "started": numbers(started),
             "finished": numbers(finished),
             "results": texts([outcome.result for outcome in outcomes]),
+            "fractions": texts([None if told is None else str(told[0]) for told in progress]),
+            "messages": texts([told and told[1] for told in progress]),
             "error_types": texts([failure and failure.type for failure in failures]),
             "errors": texts([failure and failure.message for failure in failures]),
             "tracebacks": texts([failure and failure.traceback for failure in failures]),
@@ -94,6 +96,8 @@ class FinishAny(Statement):
             error_type=("error_types", Text),
             error=("errors", Text),
             traceback=("tracebacks", Text),
+            fraction=("fractions", Double),
+            message=("messages", Text),
         )
         held = leased(jobs, ended.c.job_id, ended.c.run_id, ended.c.process_id)
         finished_at = jobs.c.started_at + seconds(ended.c.finished)
@@ -119,6 +123,8 @@ class FinishAny(Statement):
             .where(jobs.c.id == mine.c.job_id, jobs.c.id == any_(array_of(select(mine.c.job_id))))
             .values(
                 attempt=func.greatest(mine.c.attempt - given_back, 0),
+                progress=func.coalesce(mine.c.fraction, jobs.c.progress),
+                progress_message=case((mine.c.fraction.is_(None), jobs.c.progress_message), else_=mine.c.message),
                 **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
             )
             .returning(mine.c.run_id)
@@ -183,10 +189,11 @@ class Finish:
 
 
 def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
-    """Those that went well, under leases of one process; and the rest, such as are of a process taken for dead."""
+    """Those that went well and have nothing to add, under leases of one process; and the rest."""
     went_well: list[RunEnd] = []
     others: list[RunEnd] = []
     for end in ends:
         is_alike = not went_well or end.lease.process_id == went_well[0].lease.process_id
-        (went_well if is_alike and end.outcome.kind is RunOutcome.succeeded else others).append(end)
+        is_plain = end.outcome.kind is RunOutcome.succeeded and end.progress is None
+        (went_well if is_alike and is_plain else others).append(end)
     return went_well, others

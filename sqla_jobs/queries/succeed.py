@@ -50,7 +50,7 @@ class SucceedMany(Statement):
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
         """Store ends that went well, under leases of one process. Returns how many were."""
-        leases, outcomes, started, finished = zip(*in_order(ends), strict=True)
+        leases, outcomes, started, finished, _ = zip(*in_order(ends), strict=True)
         values = {
             "job_ids": numbers([lease.job_id for lease in leases]),
             "run_ids": numbers([lease.run_id for lease in leases]),

@@ -78,6 +78,8 @@ class RunEnd(NamedTuple):
     outcome: Outcome
     started: float = 0.0
     finished: float = 0.0
+    progress: tuple[float, str | None] | None = None
+    """What the run told of last, where that is not stored yet."""
 
 
 def in_order(ends: Iterable[RunEnd]) -> list[RunEnd]:

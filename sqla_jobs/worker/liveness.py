@@ -132,7 +132,7 @@ class Liveness:
 
     def _look(self, connection: Connection, held: list[Attempt]) -> None:
         told: list[tuple[Lease | Claimed, float, str | None]] = []
-        for one in held:
+        for one in (one for one in held if not one.is_silent and not one.is_over):
             progress, one.progress = one.progress, None
             if progress:
                 told.append((one.job, *progress))
