@@ -54,6 +54,12 @@ def write(session: Session, n: int, seconds: float = 0.0) -> int:
 
 
 @jobs.task
+def leave_pending(session: Session, n: int) -> None:
+    """A transactional effect that the commit is to flush."""
+    session.add(Effect(n=n, kind="transactional"))
+
+
+@jobs.task
 def commit_and_roll_back(session: Session, n: int) -> None:
     """A task that ends its transaction by itself, twice."""
     session.add(Effect(n=n, kind="kept"))

@@ -11,6 +11,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, 
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.postgres import LocalServer
+from sqla_jobs.testing import drain
 from tests import shop
 from tests.conftest import new_database
 from tests.counting import attempts_and_runs, states
@@ -303,3 +304,39 @@ def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it(task
             assert states(engine) == {"succeeded": 1}
             assert attempts_and_runs(engine) == (1, 1)
         engine.dispose()
+
+
+@pytest.fixture
+def seen(app: Engine) -> Iterator[list[int]]:
+    """The effects that listeners of the application saw as new, at each commit, as a search index or an audit would."""
+    found: list[int] = []
+
+    def look(session: Session) -> None:
+        found.extend(one.n for one in session.new if isinstance(one, Effect))
+
+    event.listen(Session, "before_commit", look)
+    yield found
+    event.remove(Session, "before_commit", look)
+
+
+def test_listeners_of_a_commit_see_what_the_task_has_added(app: Engine, seen: list[int]) -> None:
+    assert run(app, shop.leave_pending, {"n": 1}) == [WENT_WELL]
+    assert seen == [1]
+
+
+def test_so_they_do_in_a_drained_session(app: Engine, seen: list[int]) -> None:
+    with Session(app) as session:
+        shop.leave_pending.enqueue(session, n=1)
+        assert drain(jobs, session) == 1
+        session.commit()
+    assert seen == [1]
+
+
+def test_enqueueing_by_a_unique_key_leaves_what_is_pending_to_the_commit(app: Engine, seen: list[int]) -> None:
+    with Session(app) as session:
+        session.add(Effect(n=7, kind="the caller's"))
+        first = shop.mark.options(unique_key="once").enqueue(session, n=1)
+        assert shop.mark.options(unique_key="once").enqueue(session, n=1) is first
+        session.commit()
+    assert seen == [7]
+    assert effects(app) == {7: "the caller's"}

@@ -187,7 +187,7 @@ def test_an_option_that_is_none_is_as_the_task_was_declared(session: Session) ->
         ({"run_at": datetime(9000, 1, 1, tzinfo=UTC)}, "is out of range: write a time from the year 1000 to 8999"),
         ({"run_at": datetime(999, 1, 1, tzinfo=UTC)}, "is out of range: write a time from the year 1000 to 8999"),
         ({"queue": ""}, "queue must be .*, got ''"),
-        ({"queue": "a=b"}, "without = and ,"),
+        ({"queue": "a=b"}, "without '=' and ','"),
         ({"queue": "a\x00"}, "queue must be"),
         ({"priority": -11}, "priority must be an integer from -10 to 10, got -11"),
         ({"priority": 1.0}, "priority must be .*, got 1.0"),

@@ -80,7 +80,6 @@ class Executor:
         with self._transactions.begin() as session:
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)
-            session.flush()
             self._transactions.commit(session, held.ended(Outcome.succeeded(result)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar
 
@@ -146,7 +147,9 @@ def add_one(
     values = {**_values(task, defaults, options), "args": args}
     after_commit(session, models.Job, models.channel, str(values["queue"]))
     if values["unique_key"] is not None:
-        return _unique(session, models, values)
+        # what else is pending stays so, for the listeners of the commit; but for rows to which the job may refer
+        with nullcontext() if models.tables["jobs"].foreign_keys else session.no_autoflush:
+            return _unique(session, models, values)
     job = models.Job(**values)
     session.add(job)
     return job
