@@ -15,8 +15,8 @@ CODE := $(wildcard sqla_jobs tests examples benchmarks)
 RUN := $(VENV)/bin/python -m
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # what versions of dependencies cannot change is tested with the newest: faults, pages, programs, pictures
-ELSEWHERE := architecture connections dashboard dashboard_browser docs examples floors pgbouncer postgres programs readme \
-    release supervisor torture workflow
+ELSEWHERE := benchmarks dashboard database/test_connections.py processes/test_pgbouncer.py supervisor test_postgres.py \
+    $(patsubst %,project/test_%.py,architecture docs examples floors programs readme release workflow)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -34,7 +34,7 @@ test: $(VENV)/programs.stamp
 oldest:
 	$(MAKE) venv $(OLDEST)
 	.venv-oldest/bin/python -m mypy --strict --cache-dir .venv-oldest/mypy sqla_jobs
-	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) $(ELSEWHERE:%=--ignore=tests/test_%.py)"
+	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) $(ELSEWHERE:%=--ignore=tests/%)"
 
 lint: $(VENV)/dev.stamp
 	$(RUN) ruff check .

@@ -1,5 +1,7 @@
 """The local server: its URL, its data, its end."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import importlib.util

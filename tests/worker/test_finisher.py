@@ -1,0 +1,46 @@
+"""How the threads that store the ends of attempts come to an end."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import Engine
+
+from sqla_jobs.queries import Lease, Queries, RunEnd, processes
+from sqla_jobs.rules.outcomes import Succeeded
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.worker.finisher import Finisher
+from tests import shop
+from tests.shop import jobs
+
+
+def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_just_been_called(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    settled: list[RunEnd] = []
+    finisher = Finisher(engine, Queries(jobs.models), settled.extend, SetAside())
+    clear, is_called = finisher._crowd.clear, threading.Event()
+
+    def late() -> None:
+        is_called.set()
+        time.sleep(0.05)
+        clear()
+
+    monkeypatch.setattr(finisher._crowd, "clear", late)
+    finisher.start()
+    ends = [RunEnd(Lease(n, n, me), Succeeded()) for n in range(1500)]  # of nobody's jobs, which is an end too
+    for end in ends:
+        finisher.put(end)
+    assert is_called.wait(20)
+    began = time.monotonic()
+    assert finisher.close(20.0)
+    assert time.monotonic() - began < 10
+    assert len(settled) == len(ends)
+    assert finisher.waiting == 0
