@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -46,16 +45,8 @@ LEASE = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-00000000000
 
 
 @pytest.fixture
-def tables(engine: Engine) -> Engine:
-    Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    return engine
-
-
-@pytest.fixture
-def session(tables: Engine) -> Iterator[Session]:
-    with Session(tables) as session:
-        yield session
+def application() -> Jobs[Any]:
+    return jobs
 
 
 def add(session: Session, state: str, **values: Any) -> int:
@@ -106,11 +97,11 @@ def test_each_change_touches_the_states_it_applies_to(
     assert session.scalar(orphans) == 0
 
 
-def test_a_selection_names_jobs_by_all_that_is_known_of_them(tables: Engine, session: Session) -> None:
+def test_a_selection_names_jobs_by_all_that_is_known_of_them(database: Engine, session: Session) -> None:
     note.options(queue="mail").enqueue(session, -1)
     note.enqueue(session, number=5)
     session.commit()
-    jobs.worker(["mail"], bind=tables).drain()
+    jobs.worker(["mail"], bind=database).drain()
     add(session, "failed", args={"number": 7, "other": 1}, created_at=func.now() - timedelta(days=2))
     now = session.scalar(select(func.now()))
     assert now is not None
@@ -152,10 +143,10 @@ def test_what_was_told_stays_where_it_is_broken_off(session: Session) -> None:
 
 @pytest.mark.parametrize("change", [CANCEL, RETRY, DELETE], ids=lambda change: change.name)
 def test_a_job_that_somebody_holds_is_left_alone_and_nothing_waits_for_it(
-    tables: Engine, session: Session, change: Change
+    database: Engine, session: Session, change: Change
 ) -> None:
     held, free = add(session, "scheduled"), add(session, "scheduled")
-    with Session(tables) as other:
+    with Session(database) as other:
         other.execute(update(MyJob).where(MyJob.id == held).values(priority=3))
         progress = all_of(change)
     assert (progress.changed, progress.left_alone) == (1, 1)
@@ -175,9 +166,9 @@ class TestRetrying:
         assert all_of(RETRY) == Progress(2, 1)
         assert states(session) == {old: "failed", live: "queued"}
 
-    def test_a_worker_takes_them_at_once(self, tables: Engine, session: Session) -> None:
+    def test_a_worker_takes_them_at_once(self, database: Engine, session: Session) -> None:
         add(session, "failed", attempt=25)
-        with jobs.worker(bind=tables, poll=60):
+        with jobs.worker(bind=database, poll=60):
             wait_until(lambda: set(states(session).values()) == {"failed"})
             all_of(RETRY)
             wait_until(lambda: set(states(session).values()) == {"succeeded"})
@@ -193,9 +184,9 @@ class TestReferences:
         assert session.scalars(select(Receipt.soft_id)).all() == [None, None]
         assert gone not in states(session)
 
-    def test_a_reference_that_is_not_committed_yet_holds_its_job(self, tables: Engine, session: Session) -> None:
+    def test_a_reference_that_is_not_committed_yet_holds_its_job(self, database: Engine, session: Session) -> None:
         kept = add(session, "succeeded")
-        with Session(tables) as other:
+        with Session(database) as other:
             other.add(Receipt(job_id=kept))
             other.flush()
             assert all_of(DELETE) == Progress(1, 0)
@@ -246,11 +237,11 @@ class TestPrune:
 
 
 class TestRetention:
-    def test_workers_delete_what_is_older(self, tables: Engine, session: Session) -> None:
+    def test_workers_delete_what_is_older(self, database: Engine, session: Session) -> None:
         for days in (1, 6, 8, 31):
             for state in ("succeeded", "failed", "cancelled"):
                 add(session, state, finished_at=func.now() - timedelta(days=days), args={"number": days})
-        with jobs.worker(bind=tables, retention={"cancelled": None}):
+        with jobs.worker(bind=database, retention={"cancelled": None}):
             wait_until(lambda: len(states(session)) == 9)
         left = session.execute(select(MyJob.state, MyJob.args["number"].as_integer()).order_by(MyJob.id))
         assert sorted((str(row[0]), row[1]) for row in left) == [
@@ -259,11 +250,11 @@ class TestRetention:
             *(("succeeded", days) for days in (1, 6)),
         ]
 
-    def test_more_than_a_batch_goes_in_one_look(self, tables: Engine, session: Session) -> None:
+    def test_more_than_a_batch_goes_in_one_look(self, database: Engine, session: Session) -> None:
         note.enqueue_many(session, [{"number": n} for n in range(2500)])
         session.execute(update(MyJob).values(state="succeeded", finished_at=func.now() - timedelta(days=1)))
         session.commit()
-        with jobs.worker(bind=tables, retention={"succeeded": 3600.0}):
+        with jobs.worker(bind=database, retention={"succeeded": 3600.0}):
             wait_until(lambda: not states(session))
 
     @pytest.mark.parametrize(
@@ -275,6 +266,6 @@ class TestRetention:
         ],
         ids=str,
     )
-    def test_what_cannot_be_kept_is_refused(self, tables: Engine, retention: Any, reason: str) -> None:
+    def test_what_cannot_be_kept_is_refused(self, database: Engine, retention: Any, reason: str) -> None:
         with pytest.raises(ConfigurationError, match=reason):
-            jobs.worker(bind=tables, retention=retention)
+            jobs.worker(bind=database, retention=retention)

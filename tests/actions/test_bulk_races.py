@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from sqlalchemy import ColumnElement, Engine, event, func, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
+from sqla_jobs import Jobs
 from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobState
 from sqla_jobs.models.mapping import Models
-from tests import dashboard_shop as shop
 from tests.dashboard.test_dashboard import Visitor, hidden
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
@@ -30,16 +30,8 @@ Job = jobs.Job
 
 
 @pytest.fixture
-def tables(engine: Engine) -> Engine:
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    return engine
-
-
-@pytest.fixture
-def session(tables: Engine) -> Iterator[Session]:
-    with Session(tables) as session:
-        yield session
+def application() -> Jobs[Any]:
+    return jobs
 
 
 def add(session: Session, state: str, count: int = 10) -> None:
@@ -124,14 +116,14 @@ RACES = {
 @pytest.mark.parametrize("path", ["command line", "dashboard", "dashboard, ticked"])
 @pytest.mark.parametrize("name", [*RACES])
 def test_what_was_changed_after_the_choice_is_left_alone(
-    tables: Engine, session: Session, name: str, path: str
+    database: Engine, session: Session, name: str, path: str
 ) -> None:
     state, act, becomes = RACES[name]
     add(session, state)
     ids = [*session.scalars(select(Job.id))] if path.endswith("ticked") else []
     session.rollback()
     change = by_command_line(name, state) if path == "command line" else by_dashboard(name, state, ids)
-    with once_after_the_choice(tables, committed(tables, act)):
+    with once_after_the_choice(database, committed(database, act)):
         said = change()
     found = session.execute(select(Job.state, Job.cancel_requested_at)).all()
     assert [(str(row[0]), row[1]) for row in found] == [(becomes, None)] * 10
@@ -141,12 +133,12 @@ def test_what_was_changed_after_the_choice_is_left_alone(
 
 @pytest.mark.parametrize("name", ["delete", "retry"])
 def test_what_was_changed_before_the_dashboards_confirmation_is_left_alone_where_it_was_ticked(
-    tables: Engine, session: Session, name: str
+    database: Engine, session: Session, name: str
 ) -> None:
     add(session, "failed")
     change = by_dashboard(name, "failed", [*session.scalars(select(Job.id))])
     session.rollback()
-    committed(tables, succeed_all)()
+    committed(database, succeed_all)()
     change()
     assert [*map(str, session.scalars(select(Job.state)))] == ["succeeded"] * 10
 
@@ -215,11 +207,11 @@ class Gated(Selection):
     ids=["delete", "cancel", "retry", "delete by error", "retry by error"],
 )
 def test_what_was_changed_after_the_statements_snapshot_is_left_alone(
-    tables: Engine, session: Session, change: Change, selection: Selection, act: Act, becomes: str
+    database: Engine, session: Session, change: Change, selection: Selection, act: Act, becomes: str
 ) -> None:
     add(session, "scheduled" if change is CANCEL else "failed")
-    gate = Gate(tables)
-    with gate.closed_after_the_choice(committed(tables, act)):
+    gate = Gate(database)
+    with gate.closed_after_the_choice(committed(database, act)):
         progress = [*change.in_batches(jobs.binding(), jobs.models, selection)][-1]
     assert progress == Progress(10, 0)
     found = session.execute(select(Job.state, Job.cancel_requested_at)).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,6 @@ def run(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 @pytest.fixture
-def session(database: Engine) -> Iterator[Session]:
-    with Session(database) as session:
-        yield session
-
-
-@pytest.fixture
 def failed(database: Engine, session: Session) -> list[int]:
     """Three jobs that failed."""
     ids: list[int] = []
@@ -68,11 +62,9 @@ class TestWhichApplication:
     """MODULE:ATTR, SQLA_JOBS_APP or pyproject.toml."""
 
     @pytest.fixture
-    def command(self, database_url: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-        engine = create_engine(database_url)
-        shop.Base.metadata.create_all(engine)
-        engine.dispose()
-
+    def command(
+        self, database: Engine, database_url: str, tmp_path: Path
+    ) -> Callable[..., subprocess.CompletedProcess[str]]:
         def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "sqla_jobs", *arguments]
             variables = {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url, "PATH": "/usr/bin:/bin", **environment}
@@ -221,6 +213,7 @@ class TestReading:
             assert "\x1b" not in out
             assert "\x07" not in out
 
+    @pytest.mark.usefixtures("database")
     def test_what_is_sensitive_is_not_shown(self, tmp_path: Path, database_url: str) -> None:
         tmp_path.joinpath("app.py").write_text(
             "from sqlalchemy.orm import DeclarativeBase\n"
@@ -230,9 +223,6 @@ class TestReading:
             "@jobs.task(sensitive=['password'])\n"
             "def login(user: str, password: str) -> None: raise ValueError(password)\n"
         )
-        engine = create_engine(database_url)
-        shop.Base.metadata.create_all(engine)
-        engine.dispose()
 
         def run(*arguments: str) -> str:
             command = [sys.executable, "-m", "sqla_jobs", *arguments, "--app", "app:jobs", "--database-url"]

@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # pyright: ignore[reportMissingTypeStubs]
 from flask import Flask
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import create_engine, func, select, text
 from sqlalchemy.orm import Session
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -56,14 +56,6 @@ def served(app: Flask) -> Generator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-@pytest.fixture
-def session(engine: Engine) -> Iterator[Session]:
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    with Session(engine, expire_on_commit=False) as session:
-        yield session
 
 
 @pytest.fixture

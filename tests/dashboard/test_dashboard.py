@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,19 +37,6 @@ from sqla_jobs.errors import ConfigurationError
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
 from tests.dashboard_shop import HOSTILE, create_app, jobs
-
-
-@pytest.fixture
-def database(engine: Engine) -> Engine:
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    return engine
-
-
-@pytest.fixture
-def session(database: Engine) -> Iterator[Session]:
-    with Session(database, expire_on_commit=False) as session:
-        yield session
 
 
 class Visitor:

@@ -27,11 +27,11 @@ from tests.conftest import ROOT
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs
 
+pytestmark = pytest.mark.usefixtures("database")
+
 
 @pytest.fixture
 def worker(engine: Engine) -> Iterator[Engine]:
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
     with jobs.worker(poll=60):
         wait_until(lambda: is_listening(engine))
         yield engine
@@ -124,7 +124,6 @@ def test_parent_and_child_of_a_fork_both_wake_it(worker: Engine, database_url: s
 
 
 def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine: Engine, database_url: str) -> None:
-    shop.Base.metadata.create_all(engine)
     dsn = database_url.replace("+psycopg", "")
     with psycopg.connect(dsn, autocommit=True) as listener, Session(engine) as session:
         listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
@@ -171,8 +170,6 @@ def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, dat
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = 'repeatable read'").format(name))
     engine.dispose()
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
     with jobs.worker(poll=60, lease=180), Session(engine) as session, psycopg.connect(dsn) as other:
         shop.write.enqueue(session, n=1)
         session.commit()
@@ -192,8 +189,6 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, look: str, options: EnqueueOptions
 ) -> None:
     """Else it would wait for the next poll: that look did not see it."""
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
     plain, is_armed = getattr(Queries, look), threading.Event()
 
     def say_nothing(*_: object) -> None: ...
@@ -219,7 +214,6 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
 
 def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, database_url: str) -> None:
     """Such as the error of a service that gives out passwords."""
-    shop.Base.metadata.create_all(engine)
     has_no_token, refused = threading.Event(), list[bool]()
 
     def refuse(*_: object) -> None:
@@ -257,7 +251,6 @@ Sent = list[set[str]]
 @pytest.fixture
 def sent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Sent:
     """The queues that each message tells of."""
-    shop.Base.metadata.create_all(engine)
     messages: Sent = []
 
     def noted(_: Engine, told: set[tuple[str, str]]) -> None:

@@ -21,11 +21,9 @@ CONNECTIONS = 2
 
 
 @pytest.fixture
-def app(engine: Engine) -> Iterator[Engine]:
+def app(database: Engine) -> Iterator[Engine]:
     """The application's engine, of which each connection is used again and again."""
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    app = create_engine(engine.url, pool_size=CONNECTIONS, max_overflow=0)
+    app = create_engine(database.url, pool_size=CONNECTIONS, max_overflow=0)
     yield app
     app.dispose()
 

@@ -62,10 +62,8 @@ def fail() -> None:
 
 
 @pytest.fixture
-def session(engine: Engine) -> Any:
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        yield session
+def application() -> Jobs[Any]:
+    return jobs
 
 
 def test_own_columns_are_set_when_a_job_is_enqueued(session: Session) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, make_url, select, text
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -46,9 +46,9 @@ server_check_delay = 0
 
 
 @pytest.fixture
-def pooled(database_url: str) -> Iterator[Engine]:
+def pooled(database: Engine) -> Iterator[Engine]:
     """The application's engine, which prepares statements, through a PgBouncer of its own."""
-    server = make_url(database_url)
+    server = database.url
     folder = Path(tempfile.mkdtemp(prefix="sqla_jobs_test_"))
     port = _free_port()
     parts = {"host": server.host, "port": server.port or 5432, "user": server.username, "password": server.password}
@@ -64,7 +64,6 @@ def pooled(database_url: str) -> Iterator[Engine]:
     )
     try:
         wait_until(lambda: bouncer.poll() is None and _answers(engine), message=(folder / "log").read_text())
-        shop.Base.metadata.create_all(engine)
         jobs.bind(engine)
         yield engine
     finally:

@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -38,6 +39,7 @@ from tests import shop
 from tests.helpers import wait_until
 from tests.shop import jobs
 
+pytestmark = pytest.mark.usefixtures("database")
 QUERIES = Queries(jobs.models)
 WHY = Failure("Error", "because")
 
@@ -56,7 +58,6 @@ def claim(connection: Connection, process_id: uuid.UUID, limit: int) -> list[Cla
 
 
 def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:
-    shop.Base.metadata.create_all(engine)
     with Session(engine) as session:
         shop.mark.enqueue_many(session, ({"n": n} for n in range(4000)))
         session.commit()
@@ -78,7 +79,6 @@ def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:
 
 def test_claims_and_finishes_of_the_same_rows_by_many_connections_end_each_job_once(engine: Engine) -> None:
     """Eight threads that all try to finish every lease: one end is stored, and no deadlock happens."""
-    shop.Base.metadata.create_all(engine)
     with Session(engine) as session:
         shop.mark.enqueue_many(session, ({"n": n} for n in range(200)))
         session.commit()
@@ -232,7 +232,6 @@ class JobLife(RuleBasedStateMachine):
 
 
 def test_the_guarantees_hold_after_any_sequence_of_steps(engine: Engine) -> None:
-    shop.Base.metadata.create_all(engine)
     machine = type("Life", (JobLife,), {"engine": engine})
     run_state_machine_as_test(
         machine,
@@ -246,7 +245,6 @@ def test_the_guarantees_hold_after_any_sequence_of_steps(engine: Engine) -> None
 
 
 def test_a_process_that_beats_again_just_before_it_is_buried_keeps_its_jobs(engine: Engine) -> None:
-    shop.Base.metadata.create_all(engine)
     with engine.begin() as connection:
         process_id = a_process(connection)
         connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
@@ -267,7 +265,6 @@ def test_a_process_that_beats_again_just_before_it_is_buried_keeps_its_jobs(engi
 
 def test_no_claim_gives_jobs_to_a_process_that_was_taken_for_dead(engine: Engine) -> None:
     """One that was under way at the server when its process died, say."""
-    shop.Base.metadata.create_all(engine)
     with engine.begin() as connection:
         dead = a_process(connection)
         connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
@@ -286,7 +283,6 @@ def test_no_claim_gives_jobs_to_a_process_that_was_taken_for_dead(engine: Engine
 
 def test_what_a_process_holds_is_known_whatever_the_clock_says(engine: Engine) -> None:
     """The server's clock was set back after the claim."""
-    shop.Base.metadata.create_all(engine)
     with engine.begin() as connection:
         connection.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, state="queued"))
         me = a_process(connection)
@@ -298,7 +294,6 @@ def test_what_a_process_holds_is_known_whatever_the_clock_says(engine: Engine) -
 
 def test_a_rescue_takes_no_job_from_a_process_that_it_cannot_see(engine: Engine) -> None:
     """It waits between its snapshot and its locks, while the job is rescued, and claimed by a new process."""
-    shop.Base.metadata.create_all(engine)
     wait_here = """
         CREATE FUNCTION wait_here() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
             PERFORM pg_advisory_xact_lock_shared(1); RETURN true;

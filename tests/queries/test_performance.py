@@ -37,13 +37,9 @@ BATCH = 1000
 
 
 @pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    shop.gate.clear()
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+def connection(database: Engine) -> Iterator[Connection]:
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         yield connection
-    shop.gate.set()
 
 
 def enqueue(engine: Engine, count: int) -> None:

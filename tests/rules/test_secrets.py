@@ -190,14 +190,13 @@ def give_back(run: RunContext, secret: str = "", blob: bytes = b"", number: int 
 
 
 @pytest.fixture
-def database(engine: Engine) -> Engine:
-    Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    return engine
+def application() -> Jobs[Any]:
+    return jobs
 
 
 @pytest.fixture
 def session(database: Engine) -> Iterator[Session]:
+    """One whose rows can be read after a commit without asking the database."""
     with Session(database, expire_on_commit=False) as session:
         yield session
 

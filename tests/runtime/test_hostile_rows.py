@@ -7,7 +7,6 @@ import logging
 import random
 import re
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -62,14 +61,6 @@ ONE = {
     "queues": "INSERT INTO sqla_queues (name) VALUES ('q')",
     "audit": "INSERT INTO sqla_audit DEFAULT VALUES",
 }
-
-
-@pytest.fixture
-def session(database: Engine) -> Iterator[Session]:
-    shop.gate.clear()
-    with Session(database) as session:
-        yield session
-    shop.gate.set()
 
 
 @pytest.mark.parametrize(("table", "value"), [(table, value) for table in REFUSED for value in REFUSED[table]])

@@ -14,18 +14,16 @@ from sqla_jobs.queries import Lease, Queries, RunEnd, processes
 from sqla_jobs.rules.outcomes import Succeeded
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.worker.finisher import Finisher
-from tests import shop
 from tests.shop import jobs
 
 
 def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_just_been_called(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop.Base.metadata.create_all(engine)
-    with engine.begin() as connection:
+    with database.begin() as connection:
         me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
     settled: list[RunEnd] = []
-    finisher = Finisher(engine, Queries(jobs.models), settled.extend, SetAside())
+    finisher = Finisher(database, Queries(jobs.models), settled.extend, SetAside())
     clear, is_called = finisher._crowd.clear, threading.Event()
 
     def late() -> None:
