@@ -1,7 +1,5 @@
 """An idle worker hears of new jobs at once. Its poll is a minute here: only a message can be in time."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -19,6 +17,7 @@ from sqlalchemy import Engine, create_engine, event, func, make_url, select, tex
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from benchmarks.proxy import Proxy
 from sqla_jobs.database import notify as wakeup
 from sqla_jobs.queries import Queries
 from sqla_jobs.tasks.enqueue import EnqueueOptions
@@ -190,26 +189,27 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
 ) -> None:
     """Else it would wait for the next poll: that look did not see it."""
     plain, is_armed = getattr(Queries, look), threading.Event()
-
-    def say_nothing(*_: object) -> None: ...
+    app = create_engine(engine.url)
+    app.connect().close()
+    event.listen(app, "do_connect", no_token)  # no message is sent, which would tell again after the look
 
     def and_one_comes_late(self: Queries, *args: Any, **given: Any) -> Any:
         found = plain(self, *args, **given)
         if is_armed.is_set():
             is_armed.clear()
-            with Session(engine) as session:
+            with Session(app) as session:
                 shop.write.options(**options).enqueue(session, n=1)
                 session.commit()
         return found
 
     monkeypatch.setattr(Queries, look, and_one_comes_late)
-    monkeypatch.setattr("sqla_jobs.database.notify._send", say_nothing)  # which would tell again, after the look
     with jobs.worker(poll=60), engine.connect() as connection:
         wait_until(lambda: is_listening(engine))
         is_armed.set()
         connection.execute(select(func.pg_notify(jobs.models.channel, "")))
         connection.commit()
         wait_until(lambda: effects(engine) == {1})
+    app.dispose()
 
 
 def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, database_url: str) -> None:
@@ -245,19 +245,21 @@ def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, databas
     app.dispose()
 
 
-Sent = list[set[str]]
+Sent = Callable[[], list[str]]
 
 
 @pytest.fixture
-def sent(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """The queues that each message tells of."""
-    messages: Sent = []
+def sent(database_url: str) -> Iterator[Sent]:
+    """Gives the queues that messages have told of so far."""
+    told: list[str] = []
+    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as listener:
+        listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
 
-    def noted(_: Engine, told: set[tuple[str, str]]) -> None:
-        messages.append({queue for _, queue in told})
+        def so_far() -> list[str]:
+            told.extend(notify.payload for notify in listener.notifies(timeout=0.01))
+            return told
 
-    monkeypatch.setattr(wakeup, "_send", noted)
-    return messages
+        yield so_far
 
 
 def commit_in(engine: Engine, *queues: str) -> None:
@@ -267,26 +269,34 @@ def commit_in(engine: Engine, *queues: str) -> None:
             session.commit()
 
 
-def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(
-    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attempts = 0
+def no_token(*_: object) -> None:
+    raise RuntimeError("no token")
 
-    def fail(*_: object, **__: object) -> Engine:
-        nonlocal attempts
-        attempts += 1
-        raise RuntimeError("no token")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(wakeup, "own_engine", fail)
-        commit_in(engine, *"abcdefgh")
-        notifier = wakeup._notifier(engine)
-        wait_until(lambda: notifier._thread is None)
-        commit_in(engine, *"abcdefgh")
-        assert attempts == 1
-    notifier._hopeless_until = 0.0
-    commit_in(engine, "later")
-    wait_until(lambda: sent == [{"later"}])
+@pytest.mark.slow
+def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(engine: Engine, sent: Sent) -> None:
+    attempts: list[object] = []
+    engine.connect().close()  # the only one that there will be
+    others = threading.enumerate()
+
+    def at_work() -> bool:
+        return any(one.name == "sqla_jobs-wakeup" for one in threading.enumerate() if one not in others)
+
+    event.listen(engine, "do_connect", lambda *args: attempts.append(args))
+    event.listen(engine, "do_connect", no_token)
+    commit_in(engine, *"abcdefgh")
+    wait_until(lambda: attempts and not at_work())
+    commit_in(engine, *"abcdefgh")
+    assert not at_work()
+    assert len(attempts) == 1
+    event.remove(engine, "do_connect", no_token)
+
+    def is_told_of() -> bool:
+        commit_in(engine, "later")
+        return "later" in sent()
+
+    wait_until(is_told_of, timeout=60)
+    assert set(sent()) == {"later"}
 
 
 def test_what_is_said_while_the_thread_gives_up_is_sent(
@@ -296,28 +306,26 @@ def test_what_is_said_while_the_thread_gives_up_is_sent(
     monkeypatch.setattr(wakeup, "_APART", 0.0)
     for n in range(1, 51):
         commit_in(engine, f"queue {n}")
-        wait_until(lambda: len(sent) == n)  # noqa: B023
-    assert sent == [{f"queue {n}"} for n in range(1, 51)]
+        wait_until(lambda: len(sent()) == n)  # noqa: B023
+    assert sent() == [f"queue {n}" for n in range(1, 51)]
 
 
 def test_what_is_said_during_a_message_is_in_the_next_one_whatever_becomes_of_the_first(
-    engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, sent: Sent
 ) -> None:
-    send, begun, go_on = wakeup._send, threading.Event(), threading.Event()
+    """The server gets the first message, and its answer is held back until the connection is cut."""
+    engine.connect().close()  # the application's goes to the server, and that of the messages through a proxy
+    with Proxy((str(engine.url.host), engine.url.port or 5432)) as proxy:
 
-    def slow(*args: Any) -> None:
-        send(*args)
-        if not begun.is_set():
-            begun.set()
-            go_on.wait(20)
-            raise RuntimeError("no token")
+        def through_the_proxy(dialect: object, record: object, arguments: object, parameters: dict[str, Any]) -> None:
+            parameters.update(host="127.0.0.1", port=proxy.port)
 
-    monkeypatch.setattr(wakeup, "_send", slow)
-    commit_in(engine, "first")
-    assert begun.wait(20)
-    commit_in(engine, "second", "third")
-    notifier = wakeup._notifier(engine)
-    assert not notifier._sent.is_set()
-    go_on.set()
-    wait_until(lambda: sent == [{"first"}, {"second", "third"}])
-    assert notifier._sent.wait(20)
+        event.listen(engine, "do_connect", through_the_proxy)
+        proxy.mute(b"pg_notify")
+        commit_in(engine, "first")
+        wait_until(lambda: sent() == ["first"])
+        commit_in(engine, "second", "third")
+        assert sent() == ["first"]
+        proxy.cut()
+        proxy.go_on()
+        wait_until(lambda: sent() == ["first", "second", "third"])

@@ -1,7 +1,5 @@
 """Programs that tests drive are found, or installed, or said to be missing in one line."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import os
@@ -85,7 +83,7 @@ def test_what_cannot_be_had_is_one_line_with_its_remedy(
 
 def test_an_installer_that_answers_nothing_is_given_up_with_all_that_it_started(tmp_path: Path) -> None:
     child = tmp_path / "child"
-    complaint = programs._run(["sh", "-c", f"sleep 600 & echo $! > {child}; wait"], deadline=1)
+    complaint = programs.run(["sh", "-c", f"sleep 600 & echo $! > {child}; wait"], deadline=1)
     assert complaint == "sh did not end within 1 s."
     command = Path(f"/proc/{child.read_text().strip()}/cmdline")
     wait_until(lambda: not command.exists() or not command.read_bytes(), message="the child goes on")

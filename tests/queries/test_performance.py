@@ -272,6 +272,8 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
         time.sleep(0.5)
         return []
 
+    def nothing(*_: object) -> None: ...
+
     monkeypatch.setattr(Queries, "rescue", look)
     settings = LeaseSettings(0.1, 1.0)
     heartbeat = Heartbeat(
@@ -281,8 +283,8 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
         settings,
         SetAside(),
         living=list,
-        beaten=lambda *_: None,
-        gone=lambda _: None,
+        beaten=nothing,
+        gone=nothing,
     )
 
     def has_looked() -> bool:

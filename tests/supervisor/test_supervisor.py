@@ -20,7 +20,7 @@ from sqla_jobs.queries import Queries
 from tests import shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import attempts_and_runs, children_of, effects, enqueue_both, runs, states, worker_pids
-from tests.helpers import refuse, wait_until
+from tests.helpers import refusals, refuse, wait_until
 from tests.shop import jobs
 
 
@@ -173,7 +173,7 @@ def test_a_signal_to_the_whole_group_lets_a_replaced_child_end_gracefully(
 
 
 def test_new_code_that_does_not_start_leaves_the_old_at_work(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # two versions within a second look the same to its cache
     module = tmp_path / "app.py"
@@ -200,12 +200,13 @@ Base.metadata.create_all(jobs.binding().engine)
             [*command, "--reload"], cwd=tmp_path, stderr=output, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         )
     try:
-        wait_until(lambda: "serves" in log.read_text())
+        wait_until(lambda: len(worker_pids(database)) == 1, message=log.read_text())
+        (old,) = worker_pids(database)
         module.write_text("raise RuntimeError('half typed')")
         wait_until(lambda: "the old ones go on" in log.read_text(), message=log.read_text())
-        assert parent.poll() is None
+        assert worker_pids(database) == [old]
         module.write_text(code.replace('"old"', '"new"'))
-        wait_until(lambda: log.read_text().count("serves") == 2, message=log.read_text())
+        wait_until(lambda: set(worker_pids(database)) - {old}, message=log.read_text())
     finally:
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(20) == 0
@@ -403,7 +404,7 @@ def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, 
 
 
 def test_what_a_dead_child_had_begun_is_charged_also_where_that_fails_at_first(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+    database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     start_worker(database_url)
     wait_until(lambda: len(worker_pids(database)) == 1)
@@ -413,7 +414,7 @@ def test_what_a_dead_child_had_begun_is_charged_also_where_that_fails_at_first(
         session.commit()
     wait_until(lambda: effects(database, "plain") == {7: 1})
     os.kill(worker_pids(database)[0], signal.SIGKILL)
-    wait_until(lambda: "not this one" in log_of(tmp_path))
+    wait_until(lambda: refusals(database))
     _execute(database, "DROP TRIGGER refuse ON sqla_runs")
     wait_until(lambda: states(database) == {"failed": 1})
     assert effects(database, "plain") == {7: 1}
@@ -452,7 +453,7 @@ def test_a_job_of_a_dead_child_whose_end_is_refused_holds_up_neither_its_sibling
 
 
 def test_ends_that_the_server_refuses_slowly_cost_the_siblings_no_heartbeat(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+    database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     """Each look at one of them takes a tenth of a second, and all of them together several leases."""
     parent = start_worker(database_url, "--processes", "2")
@@ -469,11 +470,10 @@ def test_ends_that_the_server_refuses_slowly_cost_the_siblings_no_heartbeat(
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: victim not in process_ids(database), timeout=60)
     assert others <= process_ids(database)
-    assert "taken for dead" not in log_of(tmp_path)
 
 
 def test_a_parent_and_its_child_that_were_stopped_together_go_on_and_begin_nothing_twice(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+    database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     """As a paused container is: nobody of them could beat, so the jobs are others' when they wake up."""
     first = start_worker(database_url, "--hung-after", "1")
@@ -484,6 +484,7 @@ def test_a_parent_and_its_child_that_were_stopped_together_go_on_and_begin_nothi
         session.commit()
     wait_until(lambda: 200 < states(database)["succeeded"] < 2500)
     os.killpg(first.pid, signal.SIGSTOP)
+    (child,) = children_of(first)
     start_worker(database_url)
     wait_until(lambda: not before & process_ids(database), message="the others see that it is silent")
     wait_until(lambda: states(database)["running"] + states(database)["queued"] == 0)
@@ -495,7 +496,7 @@ def test_a_parent_and_its_child_that_were_stopped_together_go_on_and_begin_nothi
     wait_until(lambda: states(database)["succeeded"] + states(database)["failed"] == 3100)
     assert set(effects(database, "plain").values()) == {1}, "none of them began twice"
     assert len(effects(database, "plain")) >= 3100 - runs(database, "lost"), "all began but what it held"
-    assert "is killed" not in log_of(tmp_path), "it did not hang: its parent did not run either"
+    assert children_of(first) == {child}, "it did not hang: its parent did not run either"
 
 
 def hang_in_the_midst(session: Session) -> None:
@@ -517,7 +518,7 @@ def is_held(engine: Engine) -> bool:
 
 
 def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_later(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+    database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     """Its interpreter is held by C code, and the task has no timeout. The lease is an hour."""
     calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "1")
@@ -527,7 +528,6 @@ def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_lat
     wait_until(lambda: is_held(database))
     start_worker(database_url, *calm)
     wait_until(lambda: effects(database, "plain") == dict.fromkeys(range(1000), 1), timeout=30)
-    assert "makes no progress" in log_of(tmp_path)
     assert states(database)["failed"] == 0, "the process still lives, and so may its job"
     wait_until(lambda: states(database)["running"] == 0, timeout=30)
     assert effects(database, "plain") == dict.fromkeys(range(1000), 1), "none of them began twice"
@@ -563,8 +563,7 @@ def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_mean
     wait_until(lambda: 200 < states(database)["succeeded"] < 2500)
     os.kill(child, signal.SIGSTOP)
     start_worker(database_url, *calm)
-    wait_until(lambda: "makes no progress" in log_of(tmp_path), timeout=30)
-    wait_until(lambda: states(database)["succeeded"] >= 2990, timeout=30)
+    wait_until(lambda: states(database)["succeeded"] >= 2990, timeout=60)
     os.kill(child, signal.SIGCONT)
     wait_until(lambda: "goes on" in log_of(tmp_path), timeout=30)
     with Session(database) as session:

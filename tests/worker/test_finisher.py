@@ -1,7 +1,5 @@
 """How the threads that store the ends of attempts come to an end."""
 
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import threading
@@ -24,14 +22,15 @@ def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_jus
         me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
     settled: list[RunEnd] = []
     finisher = Finisher(database, Queries(jobs.models), settled.extend, SetAside())
-    clear, is_called = finisher._crowd.clear, threading.Event()
+    crowd, is_called = finisher._crowd, threading.Event()  # pyright: ignore[reportPrivateUsage]
+    clear = crowd.clear
 
     def late() -> None:
         is_called.set()
         time.sleep(0.05)
         clear()
 
-    monkeypatch.setattr(finisher._crowd, "clear", late)
+    monkeypatch.setattr(crowd, "clear", late)
     finisher.start()
     ends = [RunEnd(Lease(n, n, me), Succeeded()) for n in range(1500)]  # of nobody's jobs, which is an end too
     for end in ends:
