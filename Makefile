@@ -1,4 +1,5 @@
 # make demo      a tour in the terminal: needs only Python 3.11 or newer
+# make fast      the tests that take under a minute together
 # make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
 # make check     lint, types and tests
 # make docs      the documentation, as HTML in build/docs
@@ -6,7 +7,7 @@
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo test oldest lint format types check docs venv clean
+.PHONY: help demo fast test oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -22,10 +23,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 4
+	@sed -n 's/^# //p' Makefile | head -n 5
 
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
+
+fast: $(VENV)/dev.stamp
+	$(RUN) pytest tests -m "not slow" -n 2 --dist worksteal
 
 test: $(VENV)/programs.stamp
 	$(RUN) pytest $(PYTEST_ARGS)

@@ -22,13 +22,16 @@ from sqla_jobs import Jobs
 from sqla_jobs.postgres import local_postgres
 from tests import shop
 from tests.helpers import wait_until
-from tests.programs import Program, found
+from tests.programs import BROWSER, Program, found
 
 ROOT = Path(__file__).parent.parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(program): is skipped where there is no such program; fails if CI=true")
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(mark.args[0] is BROWSER for mark in item.iter_markers("needs")):
+            item.add_marker("browser")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,6 +23,8 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer, local_postgres
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

@@ -208,6 +208,7 @@ class TestBoth:
 
 
 class TestPause:
+    @pytest.mark.slow
     def test_nothing_is_claimed_from_a_paused_queue_until_it_is_resumed(self, engine: Engine) -> None:
         Base.metadata.create_all(engine)
         ran.clear()

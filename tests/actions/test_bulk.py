@@ -97,6 +97,7 @@ def test_each_change_touches_the_states_it_applies_to(
     assert session.scalar(orphans) == 0
 
 
+@pytest.mark.slow
 def test_a_selection_names_jobs_by_all_that_is_known_of_them(database: Engine, session: Session) -> None:
     note.options(queue="mail").enqueue(session, -1)
     note.enqueue(session, number=5)
@@ -250,6 +251,7 @@ class TestRetention:
             *(("succeeded", days) for days in (1, 6)),
         ]
 
+    @pytest.mark.slow
     def test_more_than_a_batch_goes_in_one_look(self, database: Engine, session: Session) -> None:
         note.enqueue_many(session, [{"number": n} for n in range(2500)])
         session.execute(update(MyJob).values(state="succeeded", finished_at=func.now() - timedelta(days=1)))

@@ -113,6 +113,7 @@ RACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["command line", "dashboard", "dashboard, ticked"])
 @pytest.mark.parametrize("name", [*RACES])
 def test_what_was_changed_after_the_choice_is_left_alone(

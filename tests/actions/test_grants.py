@@ -149,6 +149,7 @@ class TestAnEnqueuer:
     def enqueuer(self, tables: Engine, make_role: MakeRole) -> Engine:
         return make_role("enqueuer", "tests.actions.test_grants:jobs")
 
+    @pytest.mark.slow
     def test_enqueues_in_every_way(self, enqueuer: Engine, session: Session) -> None:
         with Session(enqueuer) as mine:
             plain.enqueue(mine, n=1)
@@ -169,6 +170,7 @@ class TestAnEnqueuer:
             mine.commit()
         assert session.scalar(select(func.count()).select_from(Job)) == 6
 
+    @pytest.mark.slow
     def test_needs_less_without_unique_keys(self, enqueuer: Engine, tables: Engine, session: Session) -> None:
         role = tables.dialect.identifier_preparer.quote_identifier(enqueuer.url.username or "")
         with tables.begin() as connection:
@@ -218,6 +220,7 @@ class TestAnEnqueuer:
 
 
 class TestAWorker:
+    @pytest.mark.slow
     def test_works_fires_and_prunes(
         self, tables: Engine, session: Session, make_role: MakeRole, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -281,6 +284,7 @@ class TestAWorker:
         assert session.scalars(select(jobs.Process.id)).all() == []
         assert "permission denied" not in caplog.text
 
+    @pytest.mark.slow
     def test_tells_which_jobs_it_sets_aside(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
         worker = make_role("worker", "tests.actions.test_grants:jobs")
         refuse(session, "NEW.state = 'running'", table='"Odd schema".q_jobs')
@@ -290,6 +294,7 @@ class TestAWorker:
             told = {f"job {job.id}": "its claim is refused by the server: not this one"}
             wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
 
+    @pytest.mark.slow
     def test_is_woken_by_whoever_enqueues(self, tables: Engine, session: Session, make_role: MakeRole) -> None:
         worker, enqueuer = (
             make_role("worker", "tests.actions.test_grants:jobs"),
@@ -301,6 +306,7 @@ class TestAWorker:
                 mine.commit()
             wait_until(lambda: now(session, select(Run.id)), timeout=10)
 
+    @pytest.mark.slow
     def test_of_the_command_line_survives_its_children(
         self, database: Engine, make_role: MakeRole, start_worker: StartWorker
     ) -> None:
@@ -321,6 +327,7 @@ class TestAWorker:
             assert allowed(worker, TABLES[noun], "INSERT") == allowed(worker, TABLES[noun], "UPDATE") == set()
         assert denied(worker, 'DELETE FROM "Odd schema".q_schedules')
 
+    @pytest.mark.slow
     def test_that_may_not_prune_one_kind_says_so_once_and_prunes_the_others(
         self,
         tables: Engine,
@@ -361,12 +368,14 @@ class TestAViewer:
         yield viewer
         dashboard_shop.jobs.bind(tables)
 
+    @pytest.mark.slow
     def test_sees_every_page(self, viewer: Engine) -> None:
         visitor = Visitor(dashboard_shop.create_app(lambda: Role.viewer))
         more = ["/?span=day", "/jobs?state=failed", "/jobs?task=add", "/jobs?error=no", "/jobs?args=a%3D1", "/jobs/2"]
         for path in [*PATHS, *more]:
             visitor.get(path)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "command",
         ["status", "list", "show 1", "doctor", "schedule list", "status --json", "list --error no", "list --arg a=1"],
@@ -375,6 +384,7 @@ class TestAViewer:
         result = CliRunner().invoke(main, [*command.split(), "--app", "tests.dashboard_shop:jobs"])
         assert result.exit_code == 0, result.output
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "command",
         [

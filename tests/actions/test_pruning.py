@@ -136,6 +136,7 @@ def orphans(session: Session) -> tuple[list[int], list[int]]:
 
 
 class TestRunsWithoutAJob:
+    @pytest.mark.slow
     def test_workers_delete_those_that_are_a_day_old(
         self, tables: Engine, session: Session, orphans: tuple[list[int], list[int]]
     ) -> None:
@@ -157,6 +158,7 @@ class TestRunsWithoutAJob:
         assert "prune: 5 runs whose job is gone" in by_command_line()
         assert len(left(session, Run.id)) == 2
 
+    @pytest.mark.slow
     def test_a_run_that_cannot_be_deleted_stays_and_the_others_go(
         self, tables: Engine, session: Session, orphans: tuple[list[int], list[int]]
     ) -> None:
@@ -164,6 +166,7 @@ class TestRunsWithoutAJob:
         with jobs.worker(bind=tables):
             wait_until(lambda: left(session, Run.id) == sorted([orphans[0][0], *orphans[1]]))
 
+    @pytest.mark.slow
     def test_all_are_found_from_wherever_the_search_begins(
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -176,6 +179,7 @@ class TestRunsWithoutAJob:
             wait_until(lambda: len(left(session, Run.id)) == 94)
         assert left(session) == kept
 
+    @pytest.mark.slow
     def test_a_look_reads_some_runs_and_their_jobs_and_nothing_else(self, tables: Engine, session: Session) -> None:
         session.execute(
             text(
@@ -235,6 +239,7 @@ class TestAKeyOfSeveralColumns:
 
 
 class TestATriggerThatRefuses:
+    @pytest.mark.slow
     def test_workers_leave_the_job_delete_the_others_and_say_so_once(
         self, tables: Engine, session: Session, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -251,6 +256,7 @@ class TestATriggerThatRefuses:
             f"the server refuses to delete succeeded job {one}, so it stays: it must stay" for one in ids[3:5]
         ]
 
+    @pytest.mark.slow
     def test_more_than_a_batch_of_them_stops_nothing(
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -304,6 +310,7 @@ class TestTheAudit:
             wait_until(lambda: left(session, Audit.id) == lines[4:])
         assert ended
 
+    @pytest.mark.slow
     def test_one_that_cannot_be_deleted_stays_and_the_others_go(
         self, tables: Engine, session: Session, lines: list[int]
     ) -> None:
@@ -311,6 +318,7 @@ class TestTheAudit:
         with jobs.worker(bind=tables):
             wait_until(lambda: left(session, Audit.id) == [lines[0], *lines[2:]])
 
+    @pytest.mark.slow
     def test_more_than_a_batch_goes_in_one_look(self, tables: Engine, session: Session) -> None:
         session.execute(
             text("INSERT INTO sqla_audit (at) SELECT now() - interval '2 years' FROM generate_series(1, 2500)")

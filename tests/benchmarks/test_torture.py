@@ -27,6 +27,9 @@ from benchmarks.torture.verdict import breaches, lost_by_step, read_facts
 from tests.conftest import ROOT, processes_of_ours
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
+
 jobs, Effect = app.jobs, app.Effect
 
 

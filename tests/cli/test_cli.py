@@ -74,6 +74,7 @@ class TestWhichApplication:
 
         return run
 
+    @pytest.mark.slow
     def test_it_is_named_in_each_of_the_ways(
         self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
     ) -> None:
@@ -88,12 +89,14 @@ class TestWhichApplication:
         tmp_path.joinpath("pyproject.toml").write_text('[tool.sqla_jobs]\napp = "tests.shop:jobs"\n')
         assert command("list", "--json").stdout == "[]\n"
 
+    @pytest.mark.slow
     def test_where_none_is_named_the_remedy_is(self, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
         done = command("list")
         assert done.returncode == 1
         assert "give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP" in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "reason"),
         [("[tool.sqla_jobs]\napp = 5\n", "app must be text such as"), ("[tool", "pyproject.toml cannot be read")],
@@ -105,6 +108,7 @@ class TestWhichApplication:
         done = command("list")
         assert (done.returncode, reason in done.stderr) == (1, True)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("driver", ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg_async"])
     def test_the_address_may_be_that_of_another_driver(
         self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str, driver: str
@@ -113,6 +117,7 @@ class TestWhichApplication:
         done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url)
         assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
 
+    @pytest.mark.slow
     def test_another_kind_of_database_is_refused(
         self, command: Callable[..., subprocess.CompletedProcess[str]]
     ) -> None:
@@ -121,6 +126,7 @@ class TestWhichApplication:
         assert "the database URL is of sqlite, and jobs live in PostgreSQL: write postgresql+psycopg://" in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.slow
     def test_tables_that_are_not_there_are_one_message(
         self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str
     ) -> None:
@@ -213,6 +219,7 @@ class TestReading:
             assert "\x1b" not in out
             assert "\x07" not in out
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("database")
     def test_what_is_sensitive_is_not_shown(self, tmp_path: Path, database_url: str) -> None:
         tmp_path.joinpath("app.py").write_text(
@@ -238,6 +245,7 @@ class TestReading:
 
 
 class TestChanging:
+    @pytest.mark.slow
     def test_jobs_named_by_id_are_changed_without_a_question(
         self, run: Run, session: Session, failed: list[int]
     ) -> None:
@@ -272,6 +280,7 @@ class TestChanging:
         run("delete", "--all", "--yes")
         assert states(session) == {}
 
+    @pytest.mark.slow
     def test_what_was_left_alone_is_told_with_the_reason(self, run: Run, session: Session, failed: list[int]) -> None:
         session.execute(update(jobs.Job).values(unique_key="k").where(jobs.Job.id.in_(failed[:2])))
         session.add(shop.Effect(n=1, kind="x", job_id=failed[2]))
@@ -358,6 +367,7 @@ class TestEnqueue:
 
 
 class TestUpkeep:
+    @pytest.mark.slow
     def test_what_ended_long_ago_is_pruned(self, run: Run, session: Session, failed: list[int]) -> None:
         assert run("prune", "--older-than", "1h", "--yes").output == "delete: 0 jobs\n"
         session.execute(update(jobs.Job).values(finished_at=func.now() - timedelta(hours=2)))
@@ -419,6 +429,7 @@ class TestUpkeep:
         assert "unknown retention 'x'; valid names: succeeded" in run("worker", "--retention", "x=7d", code=1).output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

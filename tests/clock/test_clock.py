@@ -83,6 +83,7 @@ def only(session: Session, jobs: Jobs[Any]) -> Any:
 # declaring
 
 
+@pytest.mark.slow
 def test_a_declared_schedule_becomes_a_row_and_its_ticks_jobs(session: Session, jobs: Jobs[Any]) -> None:
     jobs.tasks["report"].schedule(
         "0 3 * * *", name="nightly", timezone="Europe/Paris", args={"kind": "full"}, jitter=60
@@ -109,6 +110,7 @@ def test_a_declared_schedule_becomes_a_row_and_its_ticks_jobs(session: Session, 
     assert clock.tick() == 0
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_tick(session: Session, jobs: Jobs[Any]) -> None:
     jobs.tasks["report"].schedule(every(seconds=1))
     clock = jobs.clock()
@@ -245,6 +247,7 @@ def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
     assert (row.enabled, row.disabled_reason, row.retired_at) == (True, None, None)
 
 
+@pytest.mark.slow
 def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_declares(
     session: Session, jobs: Jobs[Any], engine: Engine
 ) -> None:
@@ -260,6 +263,7 @@ def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_d
     assert retire(session, new.models, new.schedules, timedelta(0)) == ["gone"]
 
 
+@pytest.mark.slow
 def test_an_operators_rule_that_is_wrong_is_disabled_and_says_why(session: Session, jobs: Jobs[Any]) -> None:
     session.add(jobs.Schedule(name="bad", task="report", cron="61 * * * *"))
     session.add(jobs.Schedule(name="good", task="report", cron="* * * * * *"))
@@ -418,6 +422,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=folder, stderr=log, stdout=log, start_new_session=True)
 
 
+@pytest.mark.slow
 def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Engine) -> None:
     clocks = [start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2") for _ in range(3)]
     ticks = text(
@@ -447,6 +452,7 @@ def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Eng
             clock.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_runs_a_clock_unless_told_otherwise(folder: Path, engine: Engine) -> None:
     worker = start(folder, "sqla_jobs.worker", "app:jobs", "--processes", "2")
     try:
@@ -467,6 +473,7 @@ def test_a_worker_runs_a_clock_unless_told_otherwise(folder: Path, engine: Engin
         worker.wait()
 
 
+@pytest.mark.slow
 def test_a_schedule_that_somebody_holds_locked_stops_neither_workers_nor_other_schedules(
     folder: Path, engine: Engine
 ) -> None:
@@ -521,6 +528,7 @@ def test_the_clock_of_the_host_decides_nothing(
     assert clock.tick() == 0
 
 
+@pytest.mark.slow
 def test_a_server_whose_clock_steps_back_fires_nothing_twice(session: Session, jobs: Jobs[Any]) -> None:
     """Ticks fired already lie ahead of it then; they are not fired again."""
     jobs.tasks["report"].schedule(every(seconds=10), catch_up="all")
@@ -533,6 +541,7 @@ def test_a_server_whose_clock_steps_back_fires_nothing_twice(session: Session, j
     assert only(session, jobs).next_run_at > datetime.now(UTC)
 
 
+@pytest.mark.slow
 def test_a_running_clock_follows_a_change_at_once_and_in_time_one_it_was_not_told_of(
     session: Session, jobs: Jobs[Any]
 ) -> None:
@@ -547,6 +556,7 @@ def test_a_running_clock_follows_a_change_at_once_and_in_time_one_it_was_not_tol
         wait_until(lambda: only(session, jobs).next_run_at is None, timeout=3)
 
 
+@pytest.mark.slow
 def test_ticks_are_on_time(session: Session, jobs: Jobs[Any]) -> None:
     jobs.tasks["report"].schedule(every(seconds=1))
     with jobs.clock():
@@ -555,6 +565,7 @@ def test_ticks_are_on_time(session: Session, jobs: Jobs[Any]) -> None:
     assert sorted(lags)[len(lags) // 2] < 0.2
 
 
+@pytest.mark.slow
 def test_an_idle_clock_beats_as_often_as_it_is_told_to(session: Session, jobs: Jobs[Any], engine: Engine) -> None:
     queries = Queries(jobs.models)
     beaten = select(jobs.Process).where(jobs.Process.heartbeat_at > jobs.Process.started_at + timedelta(seconds=2.5))
@@ -572,6 +583,7 @@ def test_an_idle_clock_beats_as_often_as_it_is_told_to(session: Session, jobs: J
         wait_until(is_beaten)
 
 
+@pytest.mark.slow
 def test_ten_thousand_schedules_due_at_once_are_fired(session: Session, jobs: Jobs[Any]) -> None:
     session.execute(
         insert(jobs.Schedule),
@@ -588,6 +600,7 @@ def test_ten_thousand_schedules_due_at_once_are_fired(session: Session, jobs: Jo
 # the command line
 
 
+@pytest.mark.slow
 def test_schedules_on_the_command_line(folder: Path, engine: Engine) -> None:
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "sqla_jobs", "schedule", *arguments]

@@ -24,7 +24,7 @@ from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
 from tests.programs import BROWSER, found
 
-pytestmark = pytest.mark.needs(BROWSER)
+pytestmark = [pytest.mark.slow, pytest.mark.needs(BROWSER)]
 expect.set_options(timeout=15_000)  # an auto-refresh may be what is waited for
 
 

@@ -135,6 +135,7 @@ def test_authorize_may_send_the_visitor_to_a_login_page(database: Engine) -> Non
     assert (response.status_code, response.headers["Location"]) == (302, "/login")
 
 
+@pytest.mark.slow
 def test_a_viewer_looks_and_changes_nothing(database: Engine, session: Session) -> None:
     job = shop.add.options(delay=60).enqueue(session, a=1)
     session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
@@ -197,6 +198,7 @@ def test_the_cookie_is_for_this_dashboard_alone_and_survives_a_link_from_elsewhe
     assert not from_elsewhere.headers.getlist("Set-Cookie")
 
 
+@pytest.mark.slow
 def test_every_page_comes_with_a_strict_policy_and_nothing_inline(visitor: Visitor, session: Session) -> None:
     session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
     shop.fail.enqueue(session, message="no")
@@ -218,6 +220,7 @@ def test_every_page_comes_with_a_strict_policy_and_nothing_inline(visitor: Visit
 # --- what is shown
 
 
+@pytest.mark.slow
 def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Visitor, session: Session) -> None:
     session.add(
         job := jobs.Job(
@@ -282,6 +285,7 @@ AWAY = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [None, "/ops"])
 @pytest.mark.parametrize("root", ["", "/mounted"])
 def test_a_form_leads_back_only_to_pages_of_this_dashboard(
@@ -322,6 +326,7 @@ def test_a_form_leads_back_only_to_pages_of_this_dashboard(
         assert leads_to(f"{home}{back}") == f"{home}{back}"
 
 
+@pytest.mark.slow
 def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Session) -> None:
     secret = "tr0ub4dor&3"
     shop.login.enqueue(session, user="ada", password=secret)
@@ -342,6 +347,7 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
     assert secret not in html.unescape(confirm.text)
 
 
+@pytest.mark.slow
 def test_what_is_hidden_cannot_be_guessed_by_searching(visitor: Visitor, session: Session) -> None:
     shop.login.options(delay=60).enqueue(session, user="ada", password="hunter2")
     session.commit()
@@ -363,6 +369,7 @@ def test_numbers_are_shown_to_the_last_digit(visitor: Visitor, session: Session)
     assert str(big) in visitor.get("/jobs")
 
 
+@pytest.mark.slow
 def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None:
     shop.fail.options(unique_key="only one").enqueue(session, message="first line\nsecond line")
     session.commit()
@@ -395,6 +402,7 @@ def test_the_code_of_a_job_enqueues_it_again(visitor: Visitor, session: Session)
     assert (again.args, again.queue, again.priority) == ({"a": 12345678901234567890, "b": -1}, "other", 3)
 
 
+@pytest.mark.slow
 def test_many_runs_are_shown_page_by_page(visitor: Visitor, session: Session) -> None:
     job = shop.add.enqueue(session, a=1)
     session.flush()
@@ -407,6 +415,7 @@ def test_many_runs_are_shown_page_by_page(visitor: Visitor, session: Session) ->
     assert visitor.get(older[1]).count("<article") == 20
 
 
+@pytest.mark.slow
 def test_each_list_says_what_to_do_when_it_is_empty(visitor: Visitor) -> None:
     assert "task.enqueue(session, …)" in words(visitor.get("/jobs"))
     assert "No job is failed" in words(visitor.get("/jobs?state=failed"))
@@ -419,6 +428,7 @@ def test_each_list_says_what_to_do_when_it_is_empty(visitor: Visitor) -> None:
 # --- the overview
 
 
+@pytest.mark.slow
 def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> None:
     for n in range(3):
         shop.add.enqueue(session, a=n)
@@ -466,6 +476,7 @@ def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, 
     assert "3 s p95" in page
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, database: Engine) -> None:
     shop.add.options(queue="lonely").enqueue(session, a=1)
     session.add(jobs.Job(task="forgotten", args={}, state="queued"))
@@ -501,6 +512,7 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
 
 
+@pytest.mark.slow
 def test_queues_are_counted_one_by_one(visitor: Visitor, session: Session) -> None:
     for queue, priority in (("a", 0), ("a", -10), ("b", 10)):
         shop.add.options(queue=queue, priority=priority).enqueue(session, a=1)
@@ -556,6 +568,7 @@ FILTERS: list[tuple[str, Callable[[int], bool]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("query", "fits"), FILTERS)
 def test_filters_find_what_fits_and_nothing_else(
     visitor: Visitor, session: Session, query: str, fits: Callable[[int], bool]
@@ -570,6 +583,7 @@ def test_filters_find_what_fits_and_nothing_else(
     assert sorted(found) == [n + 1 for n in range(120) if fits(n)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["", "scheduled", "queued", "running", "failed"])
 def test_pages_go_forth_and_back_in_each_order_while_jobs_come_and_go(
     visitor: Visitor, session: Session, state: str, monkeypatch: pytest.MonkeyPatch
@@ -607,6 +621,7 @@ def test_pages_go_forth_and_back_in_each_order_while_jobs_come_and_go(
         assert len(flat) - len(flat_back) <= 10
 
 
+@pytest.mark.slow
 def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
     visitor: Visitor, database: Engine, session: Session
 ) -> None:
@@ -776,6 +791,7 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
     assert audit(session) == []
 
 
+@pytest.mark.slow
 def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
     visitor: Visitor, session: Session
 ) -> None:
@@ -793,6 +809,7 @@ def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
     assert audit(session) == []
 
 
+@pytest.mark.slow
 def test_a_retry_that_meets_a_live_unique_key_says_so(visitor: Visitor, session: Session) -> None:
     old = shop.add.options(unique_key="one").enqueue(session, a=1)
     session.commit()
@@ -834,6 +851,7 @@ def hidden(page: str) -> dict[str, Any]:
     return fields
 
 
+@pytest.mark.slow
 def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
     visitor: Visitor, session: Session
 ) -> None:
@@ -861,6 +879,7 @@ def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
     assert len(changed) == 3
 
 
+@pytest.mark.slow
 def test_a_long_change_goes_on_page_by_page(visitor: Visitor, session: Session) -> None:
     """Each batch takes longer than one request may work."""
     session.execute(
@@ -1051,6 +1070,7 @@ def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> 
 # --- as a command
 
 
+@pytest.mark.slow
 def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
     url = database.url.render_as_string(hide_password=False)
     command = [sys.executable, "-m", "sqla_jobs", "dashboard", "tests.dashboard_shop:jobs", "--database-url", url]
@@ -1097,6 +1117,7 @@ def test_without_flask_the_command_says_what_to_install(database: Engine, monkey
 # --- that it is quick, and cannot hang
 
 
+@pytest.mark.slow
 def test_a_page_that_takes_too_long_is_given_up(visitor: Visitor, database: Engine) -> None:
     with database.begin() as connection:
         connection.execute(text("LOCK TABLE sqla_jobs"))

@@ -36,6 +36,7 @@ from tests.counting import attempts_and_runs, effects, runs, states
 from tests.helpers import wait_until
 from tests.shop import jobs
 
+pytestmark = pytest.mark.slow
 FAST: dict[str, Any] = {"heartbeat": 0.2, "lease": 1.5}
 """Of a worker; its patience is a second."""
 

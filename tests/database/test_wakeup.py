@@ -46,6 +46,7 @@ def effects(engine: Engine) -> set[int]:
         return set(session.scalars(select(Effect.n)))
 
 
+@pytest.mark.slow
 def test_a_commit_in_this_process_wakes_it(worker: Engine) -> None:
     with Session(worker) as session:
         shop.write.enqueue(session, n=1)
@@ -57,6 +58,7 @@ def test_a_commit_in_this_process_wakes_it(worker: Engine) -> None:
         wait_until(lambda: effects(worker) == {1, 2, 3})
 
 
+@pytest.mark.slow
 def test_a_short_delay_is_kept_to(worker: Engine) -> None:
     with Session(worker) as session:
         shop.write.options(delay=0.2).enqueue(session, n=1)
@@ -75,11 +77,13 @@ with Session(create_engine(sys.argv[1])) as session:
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_right_after_its_commit_wakes_it(worker: Engine, database_url: str) -> None:
     subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
     wait_until(lambda: effects(worker) == {7})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_a_commit_of_an_async_session_wakes_it(worker: Engine, database_url: str, driver: str) -> None:
     async def enqueue() -> None:
@@ -116,12 +120,14 @@ with Session(engine) as session:
 """
 
 
+@pytest.mark.slow
 def test_parent_and_child_of_a_fork_both_wake_it(worker: Engine, database_url: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", FORKING, database_url]
     subprocess.run(command, cwd=ROOT, check=True, timeout=30, env=os.environ)
     wait_until(lambda: effects(worker) == {1, 2, 3})
 
 
+@pytest.mark.slow
 def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine: Engine, database_url: str) -> None:
     dsn = database_url.replace("+psycopg", "")
     with psycopg.connect(dsn, autocommit=True) as listener, Session(engine) as session:
@@ -142,6 +148,7 @@ def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine:
         assert [notify.payload for notify in listener.notifies(timeout=10, stop_after=1)] == ["mail"]
 
 
+@pytest.mark.slow
 def test_it_listens_again_after_its_connection_was_cut(worker: Engine, database_url: str) -> None:
     with worker.connect() as connection:
         connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"))
@@ -150,6 +157,7 @@ def test_it_listens_again_after_its_connection_was_cut(worker: Engine, database_
     wait_until(lambda: effects(worker) == {7})
 
 
+@pytest.mark.slow
 def test_resume_and_retry_wake_it_too(worker: Engine) -> None:
     with Session(worker) as session:
         jobs.pause(session, "default")
@@ -163,6 +171,7 @@ def test_resume_and_retry_wake_it_too(worker: Engine) -> None:
     wait_until(lambda: effects(worker) == {1})
 
 
+@pytest.mark.slow
 def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, database_url: str) -> None:
     """Its connections are not in autocommit there, and what is said is only heard outside of a transaction."""
     name, dsn = sql.Identifier(str(engine.url.database)), database_url.replace("+psycopg", "")
@@ -183,6 +192,7 @@ def test_it_hears_where_transactions_are_stricter_by_default(engine: Engine, dat
         wait_until(is_told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("look", "options"), [("claim", {}), ("promote", {"delay": 0.2})])
 def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, look: str, options: EnqueueOptions
@@ -212,6 +222,7 @@ def test_what_is_told_in_the_middle_of_a_look_is_looked_for_at_once(
     app.dispose()
 
 
+@pytest.mark.slow
 def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, database_url: str) -> None:
     """Such as the error of a service that gives out passwords."""
     has_no_token, refused = threading.Event(), list[bool]()
@@ -299,6 +310,7 @@ def test_where_no_connection_can_be_made_commits_go_on_and_ask_for_one_rarely(en
     assert set(sent()) == {"later"}
 
 
+@pytest.mark.slow
 def test_what_is_said_while_the_thread_gives_up_is_sent(
     engine: Engine, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

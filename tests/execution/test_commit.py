@@ -95,6 +95,7 @@ def test_a_commit_that_the_server_refuses_is_the_error_of_the_attempt(app: Engin
     assert effects(app) == {7: "first", 8: "transactional"}
 
 
+@pytest.mark.slow
 def test_what_was_prepared_may_be_forgotten(app: Engine) -> None:
     """psycopg does that after a ROLLBACK, if it has itself prepared anything."""
     count = 0
@@ -113,6 +114,7 @@ def test_what_was_prepared_may_be_forgotten(app: Engine) -> None:
     assert count >= 100
 
 
+@pytest.mark.slow
 def test_a_task_that_rolls_back_or_commits_by_itself_ends_in_a_transaction_of_its_own(app: Engine) -> None:
     assert run(app, shop.commit_and_roll_back, {"n": 1}) == [WENT_WELL]
     assert effects(app) == {1: "kept"}
@@ -130,6 +132,7 @@ def test_a_transaction_in_two_phases(app: Engine) -> None:
         assert effects(app) == {}
 
 
+@pytest.mark.slow
 def test_an_attempt_without_a_lease_commits_in_no_other_database_either(app: Engine, server_url: str) -> None:
     """A session that writes to two databases commits one after the other, in no order."""
     with new_database(server_url) as url:
@@ -160,6 +163,7 @@ def test_an_attempt_without_a_lease_commits_in_no_other_database_either(app: Eng
     assert len(effects(app)) == 10
 
 
+@pytest.mark.slow
 def test_a_factory_may_give_the_same_session_again(app: Engine) -> None:
     """As a `scoped_session` does, that nobody removes."""
     scoped = scoped_session(sessionmaker(app))
@@ -168,6 +172,7 @@ def test_a_factory_may_give_the_same_session_again(app: Engine) -> None:
     assert effects(app) == dict.fromkeys(range(50), "transactional")
 
 
+@pytest.mark.slow
 def test_a_session_that_does_not_commit_is_told(app: Engine) -> None:
     """As in a test suite, whose sessions join a transaction that is rolled back at the end."""
     with app.connect() as outer:
@@ -199,6 +204,7 @@ def test_a_task_may_change_where_its_session_looks_for_tables(app: Engine) -> No
     assert effects(app) == {1: "transactional"}
 
 
+@pytest.mark.slow
 def test_an_end_that_the_task_itself_keeps_from_being_stored_is_charged_and_told(app: Engine) -> None:
     """A trigger that returns NULL does so, or row level security."""
     with app.begin() as connection:
@@ -222,6 +228,7 @@ def test_an_end_that_the_task_itself_keeps_from_being_stored_is_charged_and_told
         assert (job.state, job.attempt) == ("scheduled", 1)
 
 
+@pytest.mark.slow
 def test_a_task_that_takes_a_role_which_may_not_end_its_job_is_charged_and_told(app: Engine) -> None:
     with app.begin() as connection:
         connection.execute(text("CREATE ROLE powerless"))
@@ -240,6 +247,7 @@ def test_a_task_that_takes_a_role_which_may_not_end_its_job_is_charged_and_told(
     assert effects(app) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["after_flush", "before_commit"])
 def test_what_another_database_does_not_commit_makes_the_job_fail(moment: str, app: Engine, server_url: str) -> None:
     """Its connection is cut right before its COMMIT, in every second job."""
@@ -275,6 +283,7 @@ def test_what_another_database_does_not_commit_makes_the_job_fail(moment: str, a
     assert sorted(effects(app)) == list(range(0, 20, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [shop.mark, shop.write], ids=["plain", "transactional"])
 def test_an_end_is_on_the_disk_also_where_the_database_does_not_wait_for_it(task: Any) -> None:
     """Else a crash of the server brings the job back, of which its worker knows nothing any more."""

@@ -34,6 +34,7 @@ def effects(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Effect)) or 0
 
 
+@pytest.mark.slow
 def test_a_task_that_takes_too_long_is_interrupted_rolled_back_and_retried_by_policy(session: Session) -> None:
     one = shop.overrun.enqueue(session, n=1)
     session.commit()
@@ -46,6 +47,7 @@ def test_a_task_that_takes_too_long_is_interrupted_rolled_back_and_retried_by_po
     assert effects(session) == 0
 
 
+@pytest.mark.slow
 def test_a_running_job_that_is_cancelled_is_interrupted_and_rolled_back(session: Session) -> None:
     one = shop.endless.enqueue(session, n=1)
     session.commit()
@@ -60,6 +62,7 @@ def test_a_running_job_that_is_cancelled_is_interrupted_and_rolled_back(session:
     assert effects(session) == 0
 
 
+@pytest.mark.slow
 def test_a_task_may_see_the_request_and_end_as_it_likes(session: Session) -> None:
     one = shop.cooperative.enqueue(session)
     session.commit()
@@ -86,6 +89,7 @@ def test_a_claimed_job_that_is_cancelled_before_it_starts_does_not_start(session
     assert job(session, last.id).runs == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_arrives_inside_the_body_or_not_at_all() -> None:
     bodies, seen, done = list[Body](), list[str](), threading.Event()
 

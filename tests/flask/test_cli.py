@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 from tests.flask_shop import Shop, build
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
 QUICK = ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5"]
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -34,12 +35,6 @@ def shop(request: pytest.FixtureRequest, database_url: str, monkeypatch: pytest.
     shop = build(request.param, database_url)
     with shop.tables():
         yield shop
-
-
-@pytest.fixture
-def session(shop: Shop, engine: Engine) -> Iterator[Session]:
-    with Session(engine) as session:
-        yield session
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from sqla_jobs.testing import drain
 from tests.flask_shop import Shop, build
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
 KINDS = ["sqlalchemy", "lite", "scoped"]
 
 
@@ -29,13 +30,6 @@ def shop(request: pytest.FixtureRequest, database_url: str) -> Iterator[Shop]:
     shop = build(request.param, database_url)
     with shop.tables():
         yield shop
-
-
-@pytest.fixture
-def session(shop: Shop, engine: Engine) -> Iterator[Session]:
-    """One that is none of the application's."""
-    with Session(engine) as session:
-        yield session
 
 
 def ended(shop: Shop, session: Session, name: str, **arguments: Any) -> Any:

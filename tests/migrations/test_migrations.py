@@ -145,6 +145,7 @@ def way(request: pytest.FixtureRequest) -> Callable[[Application], None]:
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
     way: Callable[[Application], None], variant: dict[str, str], tmp_path: Path, database_url: str, server_url: str
@@ -178,6 +179,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_the_branch_is_found_by_each_form_of_version_locations(
     form: tuple[str, str] | None, tmp_path: Path, database_url: str
@@ -224,6 +226,7 @@ def test_a_history_that_reaches_the_version_gets_no_second_revision(app: Applica
     assert "written: " in app.sqla_jobs("migrate", "shop:jobs", "--revision"), "for tables of another name"
 
 
+@pytest.mark.slow
 def test_columns_of_the_application_are_found_by_its_own_autogenerate(
     way: Callable[[Application], None], tmp_path: Path, database_url: str
 ) -> None:
@@ -246,6 +249,7 @@ def test_columns_of_the_application_are_found_by_its_own_autogenerate(
     app.sqla_jobs("check", "shop:jobs")
 
 
+@pytest.mark.slow
 def test_sql_written_offline_makes_the_same_tables(
     way: Callable[[Application], None], tmp_path: Path, database_url: str, server_url: str
 ) -> None:
@@ -268,6 +272,7 @@ def jobs(engine: Engine) -> Jobs[Any]:
     return jobs
 
 
+@pytest.mark.slow
 def test_a_database_without_a_history_is_upgraded_directly_and_once(engine: Engine, jobs: Jobs[Any]) -> None:
     told: list[list[str]] = []
     several = [threading.Thread(target=lambda: told.append(migrate(engine, jobs.models))) for _ in range(3)]
@@ -280,6 +285,7 @@ def test_a_database_without_a_history_is_upgraded_directly_and_once(engine: Engi
         assert compare(connection, jobs.models) == []
 
 
+@pytest.mark.slow
 def test_the_sql_of_migrate_makes_the_same_tables(tmp_path: Path, database_url: str, server_url: str) -> None:
     app = Application(tmp_path, database_url)
     app.write_shop(more=JOBS.format(options="schema='ops'"))
@@ -326,6 +332,7 @@ def test_with_the_branch_no_revision_is_written(tmp_path: Path, database_url: st
     assert "has the branch sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--revision", code=1)
 
 
+@pytest.mark.slow
 def test_the_branch_says_what_its_environment_lacks(tmp_path: Path, database_url: str) -> None:
     app = fresh(tmp_path, database_url, {})
     app.set("path_separator", "space")
@@ -427,6 +434,7 @@ def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:
     assert definition() == "CREATE INDEX sqla_runs_finished ON public.sqla_runs USING btree (finished_at)"
 
 
+@pytest.mark.slow
 def test_the_history_of_this_repository_runs(database_url: str, server_url: str) -> None:
     class Base(DeclarativeBase):
         pass

@@ -140,6 +140,7 @@ def test_comparing_needs_no_right_but_to_make_temporary_tables(connection: Conne
     assert not connection.scalar(text(left)), "nothing is left of them"
 
 
+@pytest.mark.slow
 def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: Engine) -> None:
     def check(*options: str) -> tuple[int, str]:
         done = CliRunner().invoke(main, ["check", "tests.shop:jobs", *options])
@@ -209,6 +210,7 @@ def test_nothing_starts_without_tables_and_says_how_to_make_them(start: Callable
     assert "docs/migrations.md" in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_lost_comment_is_written_again_only_where_the_tables_fit(database: Engine) -> None:
     def migrate() -> str:
         return CliRunner().invoke(main, ["migrate", "tests.shop:jobs"]).output
@@ -325,6 +327,7 @@ def test_the_rule_for_rolling_upgrades_sees_what_breaks_the_version_before(
         connection.rollback()
 
 
+@pytest.mark.slow
 def test_workers_and_clocks_go_on_with_tables_of_the_next_version(database: Engine) -> None:
     """One that keeps the rule: a column, an index and a table more."""
     with database.begin() as connection:

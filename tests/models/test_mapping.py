@@ -161,6 +161,7 @@ def ddl(metadata: MetaData) -> list[str]:
     return sorted(statements)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", BASES.values(), ids=BASES)
 def test_every_base_gives_the_same_tables_and_jobs_that_run(make: Callable[[], Any], engine: Engine) -> None:
     reference, base = plain_base(), make()
@@ -262,6 +263,7 @@ def test_tables_go_to_the_schema_of_the_metadata(engine: Engine) -> None:
         assert set(found) == {"ops"}
 
 
+@pytest.mark.slow
 def test_several_jobs_live_on_one_base(engine: Engine) -> None:
     base = plain_base()
     several = [Jobs(base), Jobs(base, prefix="other_"), Jobs(base, schema="ops"), Jobs(base, schema="ops", prefix="")]
@@ -363,6 +365,7 @@ def app(db: SQLAlchemy, database_url: str) -> Iterator[Flask]:
         db.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_flask_request_that_fails_leaves_no_job(db: SQLAlchemy, app: Flask) -> None:
     jobs = Jobs(db.Model)
     task = jobs.task(double)
@@ -389,6 +392,7 @@ def test_a_flask_request_that_fails_leaves_no_job(db: SQLAlchemy, app: Flask) ->
         assert (found.args, found.state) == ({"n": 1}, "succeeded")
 
 
+@pytest.mark.slow
 def test_a_table_of_sqlmodel_refers_to_a_job(engine: Engine) -> None:
     jobs = Jobs(registry(metadata=SQLModel.metadata))
 
@@ -407,6 +411,7 @@ def test_a_table_of_sqlmodel_refers_to_a_job(engine: Engine) -> None:
         assert session.scalars(select(Report)).one().job_id == job.id
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_none_of_its_edges() -> None:
     edges = ["flask", "flask_sqlalchemy", "alembic", "click", "sqlmodel", "sqla_jobs.cli", "sqla_jobs.worker"]
     program = f"import sys, sqla_jobs; print(sorted(set(sys.modules) & set({edges})))"
@@ -414,6 +419,7 @@ def test_importing_the_package_loads_none_of_its_edges() -> None:
     assert result.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_neither_importing_nor_running_needs_greenlet(database_url: str) -> None:
     """SQLAlchemy 2.1 does not install it, and a fresh environment has it not."""
     program = f"""

@@ -66,6 +66,7 @@ def application() -> Jobs[Any]:
     return jobs
 
 
+@pytest.mark.slow
 def test_own_columns_are_set_when_a_job_is_enqueued(session: Session) -> None:
     session.add(Tenant(id=3))
     options: dict[str, Any] = {"tenant_id": 3, "origin": "mail"}
@@ -158,6 +159,7 @@ def test_a_plain_insert_is_a_valid_enqueue(session: Session, engine: Engine) -> 
     assert (job.state, [run.result for run in job.runs]) == ("succeeded", [42])
 
 
+@pytest.mark.slow
 def test_a_plain_insert_with_a_time_ahead_is_not_run_before_it(session: Session, engine: Engine) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     insert = text("""INSERT INTO sqla_jobs (task, args, run_at) VALUES ('double', '{"n": 21}', :run_at)""")

@@ -26,7 +26,7 @@ from tests.helpers import wait_until
 from tests.programs import PGBOUNCER, found
 from tests.shop import jobs
 
-pytestmark = pytest.mark.needs(PGBOUNCER)
+pytestmark = [pytest.mark.slow, pytest.mark.needs(PGBOUNCER)]
 
 POOLERS = ("application_name is", "client_encoding is", "DateStyle is", "TimeZone is", "standard_conforming_strings is")
 """What PgBouncer itself keeps for each of its clients."""

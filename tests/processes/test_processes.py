@@ -23,6 +23,8 @@ from tests.counting import attempts_and_runs, effects, enqueue_both, runs, state
 from tests.helpers import wait_until
 from tests.shop import jobs
 
+pytestmark = pytest.mark.slow
+
 
 def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
     database: Engine, database_url: str, start_worker: StartWorker

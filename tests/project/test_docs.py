@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_it_builds_without_a_warning_and_every_link_leads_somewhere(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from examples.shop import Base, LedgerEntry, Order
 from tests.conftest import ROOT
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
 DEMO = [sys.executable, "-m", "examples.demo"]
 MARK = "SQLA_JOBS_EXAMPLE"
 

@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from tests.helpers import wait_until
 from tests.programs import BROWSER, Program
 
+pytestmark = pytest.mark.slow
 APT = """
 case "$*" in
   *update*) touch {folder}/updated ;;

@@ -28,6 +28,7 @@ from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
 DOCS = sorted(ROOT.glob("docs/*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
 

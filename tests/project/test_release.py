@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.project.test_readme import QUICK_START
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.timeout(600)]
 
 
 def run(*command: str | Path, folder: Path) -> str:

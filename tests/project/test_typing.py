@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 CASES = ROOT / "tests/typing"
 REFUSED = CASES / "refused.py"
 Errors = dict[str, dict[int, str]]

@@ -57,6 +57,7 @@ def claim(connection: Connection, process_id: uuid.UUID, limit: int) -> list[Cla
     return QUERIES.claim(connection, process_id, {"default": limit}, list(jobs.tasks))
 
 
+@pytest.mark.slow
 def test_claims_on_eight_connections_never_overlap(engine: Engine) -> None:
     with Session(engine) as session:
         shop.mark.enqueue_many(session, ({"n": n} for n in range(4000)))
@@ -231,6 +232,7 @@ class JobLife(RuleBasedStateMachine):
             self.positions[job_id] = position
 
 
+@pytest.mark.slow
 def test_the_guarantees_hold_after_any_sequence_of_steps(engine: Engine) -> None:
     machine = type("Life", (JobLife,), {"engine": engine})
     run_state_machine_as_test(

@@ -48,6 +48,7 @@ def enqueue(engine: Engine, count: int) -> None:
         session.commit()
 
 
+@pytest.mark.slow
 def test_a_drain_costs_few_statements_and_each_is_a_transaction_of_its_own(
     connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +115,7 @@ def bytes_of_log(plan: dict[str, Any]) -> float:
     return float(plan["WAL Bytes"] - 8192 * plan["WAL FPI"])
 
 
+@pytest.mark.slow
 def test_a_job_costs_at_most_1250_bytes_of_log(
     connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_job_costs_at_most_1250_bytes_of_log(
     assert bytes_of_log(claimed) / BATCH + bytes_of_log(stored) / BATCH <= 1250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1_500, 50_000])
 def test_large_arguments_are_not_written_again(
     connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int
@@ -145,6 +148,7 @@ def test_large_arguments_are_not_written_again(
     assert bytes_of_log(plans[0]) / 100 < 1000 + 2000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("scheduled", [0.0, 0.9])
 @pytest.mark.parametrize("is_analyzed", [False, True])
@@ -201,6 +205,7 @@ def claim_and_promote(connection: Connection, me: uuid.UUID) -> None:
         QUERIES.promote(connection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looked", ["", "VACUUM", "ANALYZE"])
 @pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE], ids=["anew", "once"])
 def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
@@ -237,6 +242,7 @@ def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(conne
     assert floors.sweep_at("default") == pytest.approx(100.1 + 2 * 20 * 0.1)
 
 
+@pytest.mark.slow
 def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(
     connection: Connection, engine: Engine
 ) -> None:
@@ -260,6 +266,7 @@ def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(
         wait_until(lambda: states(engine) == {"succeeded": 4204})
 
 
+@pytest.mark.slow
 def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +325,7 @@ def test_the_end_of_a_transactional_task_is_prepared_with_a_plan_that_stays_good
     assert all("Index Scan" in line and "_pkey" in line for line in reading)
 
 
+@pytest.mark.slow
 def test_nothing_is_prepared_where_the_application_wants_nothing_prepared(
     connection: Connection, engine: Engine
 ) -> None:
@@ -336,6 +344,7 @@ def drain_transactional(app: Engine, engine: Engine) -> None:
     assert states(engine) == {"succeeded": 20}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_the_benchmark_measures_each_section_and_draws(database_url: str, tmp_path: Path) -> None:
     picture = tmp_path / "figures.svg"

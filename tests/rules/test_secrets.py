@@ -264,6 +264,7 @@ def stored(session: Session) -> Iterator[tuple[str, str]]:
         yield "audit", f"{line.subject} {line.details}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TEXTS, *BLOBS])
 def test_a_secret_comes_out_nowhere_however_the_task_raises(
     session: Session, name: str, caplog: pytest.LogCaptureFixture
@@ -293,6 +294,7 @@ def test_a_secret_comes_out_nowhere_however_the_task_raises(
     check(caplog.text, secret, "the log")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -312,6 +314,7 @@ def test_numbers_and_nested_values_count_by_their_leaves(session: Session, given
             assert leaf not in html.unescape(output), where
 
 
+@pytest.mark.slow
 def test_a_result_is_kept_as_it_was_returned_and_shown_without_secrets(session: Session) -> None:
     job = give_back.enqueue(session, secret="Zk-in-the-result")
     session.commit()
@@ -327,6 +330,7 @@ def test_a_result_is_kept_as_it_was_returned_and_shown_without_secrets(session: 
     assert f"key {MARK}" in only["result"]
 
 
+@pytest.mark.slow
 def test_what_the_database_says_of_a_row_is_kept_for_no_task(session: Session) -> None:
     @jobs.task(max_attempts=1)
     def plain(session: Session, way: str, value: str) -> object:
@@ -486,6 +490,7 @@ def test_a_secret_that_is_cut_by_a_limit_is_found_by_what_remains() -> None:
             assert piece not in hidden.text(shown)
 
 
+@pytest.mark.slow
 def test_redaction_takes_milliseconds_and_never_grows_with_the_square() -> None:
     def seconds(secrets: list[Any], text: str) -> float:
         began = time.process_time()
@@ -501,6 +506,7 @@ def test_redaction_takes_milliseconds_and_never_grows_with_the_square() -> None:
     assert seconds([f"leaf {number}" for number in range(50_000)], "leaf 17 " * 6_000) < 5
 
 
+@pytest.mark.slow
 def test_a_failure_with_a_large_secret_is_told_quickly() -> None:
     secret = TOKEN * 200
     began = time.process_time()

@@ -80,6 +80,7 @@ def test_a_job_that_was_tried_a_billion_times_is_claimed_and_its_number_stays(se
     assert set(session.scalars(select(jobs.Job.attempt))) == {1_000_000_000, 1}
 
 
+@pytest.mark.slow
 def test_a_parked_job_is_shown_as_parked_and_waits_until_it_is_rescheduled(session: Session) -> None:
     session.execute(text("""INSERT INTO sqla_jobs (task, args, run_at) VALUES ('mark', '{"n": 1}', 'infinity')"""))
     shop.mark.options(run_at=PARKED).enqueue(session, n=2)
@@ -107,6 +108,7 @@ def set_aside_by(session: Session) -> dict[str, str]:
     return {key: why for shown in session.scalars(select(jobs.Process.set_aside)) for key, why in shown.items()}
 
 
+@pytest.mark.slow
 def test_jobs_that_cannot_be_claimed_hold_up_no_others_and_are_told_of_once(
     session: Session, database: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,6 +132,7 @@ def test_jobs_that_cannot_be_claimed_hold_up_no_others_and_are_told_of_once(
     assert jobs.worker().drain() == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_be_promoted_holds_up_no_others(session: Session, database: Engine) -> None:
     shop.write.options(delay=0.001).enqueue(session, n=1)
     session.commit()
@@ -158,6 +161,7 @@ def orphan(session: Session, task: str, **values: Any) -> int:
     return job_id
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_be_rescued_holds_up_no_others(session: Session, database: Engine) -> None:
     orphan(session, "write")
     refuse(session, "OLD.task = 'write' AND OLD.state = 'running'")
@@ -170,6 +174,7 @@ def test_a_job_that_cannot_be_rescued_holds_up_no_others(session: Session, datab
         )
 
 
+@pytest.mark.slow
 def test_a_lost_job_whose_run_id_is_taken_or_that_was_lost_very_often_is_rescued(
     session: Session, database: Engine
 ) -> None:
@@ -355,6 +360,7 @@ def insert_hostile(engine: Engine, chance: random.Random) -> int:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_a_row_holds_all_good_jobs_run_and_every_page_and_command_answers(seed: int, engine: Engine) -> None:
     app = dashboard_shop

@@ -74,6 +74,7 @@ def held_by(engine: Engine) -> tuple[Any, Any]:
         return row[0], row[1]
 
 
+@pytest.mark.slow
 def test_a_clock_that_steps_beyond_the_lease_takes_no_job_from_a_living_process(
     database: Engine,
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_clock_that_steps_beyond_the_lease_takes_no_job_from_a_living_process(
     assert attempts_and_runs(database) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rhythm", "setting"),
     [((1.2, 3.6), "1"), ((0.2, 1.0), "0")],
@@ -134,6 +136,7 @@ def test_a_worker_that_was_taken_for_dead_registers_again_though_it_cannot_rescu
             wait_until(lambda: states(database) == {"running": 1, "succeeded": 1})
 
 
+@pytest.mark.slow
 def test_a_rescue_that_the_server_refuses_slowly_costs_no_heartbeat(database: Engine) -> None:
     """Two workers that rescue: each would take the other for dead."""
     with Session(database) as session:
@@ -185,6 +188,7 @@ def standing_still(engine: Engine, seconds: float) -> Generator[None]:
             os.kill(int(pid), signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_a_server_that_stands_still_for_longer_than_the_lease_makes_nobody_dead() -> None:
     shop.gate.clear()
     rhythm: dict[str, Any] = {"heartbeat": 0.5, "lease": 1.5, "poll": 0.1}

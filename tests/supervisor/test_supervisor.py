@@ -23,6 +23,8 @@ from tests.counting import attempts_and_runs, children_of, effects, enqueue_both
 from tests.helpers import refusals, refuse, wait_until
 from tests.shop import jobs
 
+pytestmark = pytest.mark.slow
+
 
 def log_of(tmp_path: Path) -> str:
     return "".join(path.read_text() for path in sorted(tmp_path.glob("worker-*.log")))

@@ -464,6 +464,7 @@ class TestMany:
         with pytest.raises(ArgumentsError, match="enqueue_many takes no unique_key"):
             send.options(unique_key="k").enqueue_many(session, [])
 
+    @pytest.mark.slow
     def test_very_many_need_no_more_memory_than_many(self, session: Session) -> None:
         sizes: dict[int, int] = {}
 
@@ -509,6 +510,7 @@ class TestUniqueKeys:
         assert again.tenant == "acme"
         assert stored(session, again).tenant == "acme"
 
+    @pytest.mark.slow
     def test_the_job_is_returned_as_the_database_has_it_now(self, committing: Session, engine: Engine) -> None:
         first = send.options(unique_key="k", delay=60).enqueue(committing, "first")
         committing.commit()
@@ -555,6 +557,7 @@ class TestUniqueKeys:
         job = settle.options(unique_key="k", columns={"tenant": "acme"}).enqueue(session, order)
         assert (job.tenant, job.args) == ("acme", {"order": order.id})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("end", ["commit", "rollback"])
     def test_of_two_that_race_one_wins_and_both_see_its_job(
         self, committing: Session, engine: Engine, end: str
@@ -586,6 +589,7 @@ class TestUniqueKeys:
             committing.execute(delete(MyJob))
             committing.commit()
 
+    @pytest.mark.slow
     def test_many_that_race_on_many_keys_never_fail(self, committing: Session, engine: Engine) -> None:
         def enqueue(number: int) -> int:
             with Session(engine) as session:
@@ -600,6 +604,7 @@ class TestUniqueKeys:
         assert set(ids) == set(committing.scalars(select(MyJob.id)))
         assert committing.scalar(select(func.count()).select_from(Order)) == 200
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("delay", [None, 0.001])
     def test_a_waiting_job_that_was_returned_does_not_start_before_the_caller_commits(
         self, committing: Session, engine: Engine, delay: float | None
@@ -624,6 +629,7 @@ class TestUniqueKeys:
         with engine.connect() as connection:
             return str(connection.scalar(select(MyJob.state).where(MyJob.id == job_id)))
 
+    @pytest.mark.slow
     def test_a_job_whose_row_somebody_holds_is_waited_for(self, committing: Session, engine: Engine) -> None:
         job = send.options(unique_key="k").enqueue(committing, "first")
         committing.commit()

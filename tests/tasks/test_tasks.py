@@ -120,6 +120,7 @@ class TestTwoTasksOfOneName:
         assert jobs.tasks["send"]() == jobs.tasks["older"]() == 22
         assert set(jobs.tasks) == {"send", "older"}
 
+    @pytest.mark.slow
     def test_a_file_run_as_a_script_and_imported_too_declares_its_tasks_once(
         self, write: Callable[[str, str], None], tmp_path: Path
     ) -> None:
@@ -401,6 +402,7 @@ def annotated(session: Annotated[Session, "a dependency"], number: int) -> None:
     assert isinstance(session, Session)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [plain, only_run, own, annotated])
 def test_leading_session_and_context_are_injected_and_not_stored(engine: Engine, target: Any) -> None:
     own_registry = registry()
@@ -647,6 +649,7 @@ class TestHelp:
         assert arguments[-1].kind is session.KEYWORD_ONLY
         assert signature.return_annotation is jobs.Job
 
+    @pytest.mark.slow
     def test_an_argument_may_have_the_name_of_the_session(self, jobs: Jobs[JobMixin]) -> None:
         def follow(session: str, self: int = 0) -> None: ...
 

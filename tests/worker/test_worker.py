@@ -77,6 +77,7 @@ def test_a_job_runs_and_leaves_a_run_with_its_result(session: Session) -> None:
     assert done.started_at <= run.started_at <= run.finished_at == done.finished_at
 
 
+@pytest.mark.slow
 def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) -> None:
     class Base(DeclarativeBase):
         pass
@@ -108,6 +109,7 @@ def test_nothing_runs_that_was_rolled_back(session: Session) -> None:
     assert drain() == 0
 
 
+@pytest.mark.slow
 def test_a_transactional_task_commits_all_it_did_at_once(session: Session) -> None:
     shop.chain.enqueue(session, n=3)
     session.commit()
@@ -115,6 +117,7 @@ def test_a_transactional_task_commits_all_it_did_at_once(session: Session) -> No
     assert effects(session) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_transactional_task_that_fails_leaves_nothing_but_its_runs(session: Session) -> None:
     one = shop.write_and_fail.enqueue(session, n=1)
     session.commit()
@@ -145,6 +148,7 @@ def test_a_snooze_gives_the_attempt_back_and_rolls_back(session: Session) -> Non
     assert effects(session) == [1]
 
 
+@pytest.mark.slow
 def test_cancel_raised_by_a_task_ends_the_job_with_its_reason(session: Session) -> None:
     one = shop.give_up.enqueue(session, n=1)
     session.commit()
@@ -154,6 +158,7 @@ def test_cancel_raised_by_a_task_ends_the_job_with_its_reason(session: Session) 
     assert effects(session) == []
 
 
+@pytest.mark.slow
 def test_priorities_come_first_and_then_the_order_of_enqueueing(session: Session) -> None:
     for n, priority in enumerate([5, 0, -10, 0, 10, -10]):
         shop.mark.options(priority=priority).enqueue(session, n=n)
@@ -192,6 +197,7 @@ def test_a_task_this_worker_does_not_know_stays_queued_and_is_told(
     assert states(session) == {"queued": 1}
 
 
+@pytest.mark.slow
 def test_a_delayed_job_runs_when_it_is_due_and_not_before(session: Session) -> None:
     one = shop.mark.options(delay=0.6).enqueue(session, n=1)
     session.commit()
@@ -203,6 +209,7 @@ def test_a_delayed_job_runs_when_it_is_due_and_not_before(session: Session) -> N
     assert timedelta(0) <= done.started_at - done.run_at < timedelta(seconds=1)
 
 
+@pytest.mark.slow
 def test_a_job_of_a_transaction_that_commits_late_is_found_at_full_load(session: Session, engine: Engine) -> None:
     """Its position lies below that of jobs that were claimed long before it became visible."""
     with Session(engine) as late:
@@ -230,6 +237,7 @@ def test_an_open_foreign_key_to_a_job_does_not_hide_it(session: Session, engine:
     assert job(session, one.id).state == "succeeded"
 
 
+@pytest.mark.slow
 def test_a_row_held_by_a_user_delays_that_job_alone(session: Session, engine: Engine) -> None:
     held, *rest = [shop.wait.enqueue(session, n=n) for n in range(4)]
     session.commit()
@@ -247,6 +255,7 @@ def test_a_row_held_by_a_user_delays_that_job_alone(session: Session, engine: En
     assert all(outcomes(session, one.id) == ["succeeded"] for one in rest)
 
 
+@pytest.mark.slow
 def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(session: Session, engine: Engine) -> None:
     """Nor do those whose rows somebody holds keep the others back, were they more than go into a batch."""
     shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(4000)))
@@ -273,6 +282,7 @@ def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(se
     assert session.scalar(select(func.count()).select_from(jobs.Run)) == 4000
 
 
+@pytest.mark.slow
 def test_a_paused_queue_is_left_alone_until_it_is_resumed(session: Session) -> None:
     shop.mark.options(queue="mail").enqueue(session, n=1)
     jobs.pause(session, "mail")
@@ -283,6 +293,7 @@ def test_a_paused_queue_is_left_alone_until_it_is_resumed(session: Session) -> N
     assert drain(queues=["mail"]) == 1
 
 
+@pytest.mark.slow
 def test_progress_and_a_cancel_request_pass_between_a_run_and_its_row(session: Session) -> None:
     one = shop.report.enqueue(session)
     session.commit()
@@ -292,6 +303,7 @@ def test_progress_and_a_cancel_request_pass_between_a_run_and_its_row(session: S
         shop.gate.set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "state", "told"),
     [
@@ -344,6 +356,7 @@ def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session
     assert session.scalar(select(func.count()).select_from(jobs.Process)) == 0
 
 
+@pytest.mark.slow
 def test_what_does_not_end_within_the_grace_is_lost_and_cannot_commit_any_more(session: Session) -> None:
     one = shop.write_and_wait.enqueue(session, n=1)
     session.commit()
@@ -392,6 +405,7 @@ def test_a_process_taken_for_dead_goes_on_under_a_new_id(session: Session) -> No
         wait_until(lambda: job(session, one.id).state == "succeeded")
 
 
+@pytest.mark.slow
 def test_jobs_of_a_dead_process_are_rescued_with_a_lost_run_each(session: Session) -> None:
     """At once the first two times, later after a while, and never beyond max_attempts."""
     chosen = [shop.mark.options(max_attempts=attempts).enqueue(session, n=attempts) for attempts in (1, 5)]
@@ -414,6 +428,7 @@ def test_jobs_of_a_dead_process_are_rescued_with_a_lost_run_each(session: Sessio
     assert outcomes(session, chosen[1].id) == ["lost", "succeeded"]
 
 
+@pytest.mark.slow
 def test_a_claim_whose_answer_was_lost_is_given_back(session: Session) -> None:
     with jobs.worker(heartbeat=0.1, lease=1.0, queues=["elsewhere"]):
         (process_id,) = session.scalars(select(jobs.Process.id))
@@ -434,6 +449,7 @@ def test_a_claim_whose_answer_was_lost_is_given_back(session: Session) -> None:
     assert outcomes(session, one.id) == []
 
 
+@pytest.mark.slow
 def test_jobs_claimed_ahead_are_given_back_when_long_ones_hold_them_up(session: Session) -> None:
     """Many short jobs make the worker claim ahead; what then waits behind long ones goes to another worker."""
     shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
@@ -450,6 +466,7 @@ def test_jobs_claimed_ahead_are_given_back_when_long_ones_hold_them_up(session: 
     assert states(session) == {"succeeded": 602}
 
 
+@pytest.mark.slow
 def test_no_statement_is_needed_for_each_single_job(session: Session, engine: Engine) -> None:
     """Claims and finishes are batched: far fewer statements than jobs."""
     from sqlalchemy import event
@@ -471,6 +488,7 @@ def test_no_statement_is_needed_for_each_single_job(session: Session, engine: En
     assert count < 2500
 
 
+@pytest.mark.slow
 def test_a_transactional_task_costs_two_round_trips_beside_its_own(
     session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -538,6 +556,7 @@ def test_options_of_a_worker_are_checked(session: Session, options: dict[str, An
         jobs.worker(**options)
 
 
+@pytest.mark.slow
 def test_a_worker_works_whatever_isolation_the_application_chose(session: Session, engine: Engine) -> None:
     with engine.connect() as connection:
         name = connection.scalar(text("SELECT current_database()"))
@@ -559,6 +578,7 @@ def test_a_used_worker_is_not_started_again(session: Session) -> None:
         worker.start()
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_beat_stops_claiming(session: Session, engine: Engine) -> None:
     """Its row is held locked, so its beats wait; it may be dead to the others, and so takes on nothing new."""
     with jobs.worker(heartbeat=0.1, lease=1.0), Session(engine) as user:
@@ -608,6 +628,7 @@ def test_a_commit_that_never_arrived_is_a_failed_attempt(session: Session, engin
     assert outcomes(session, one.id) == ["retried"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("isolation", "threads"), [("REPEATABLE READ", 8), ("SERIALIZABLE", 1)])
 def test_tasks_may_run_under_stricter_isolation(session: Session, engine: Engine, isolation: Any, threads: int) -> None:
     """Two serializable transactions at once may fail one another on such small tables; that is a retry."""
@@ -638,6 +659,7 @@ def test_no_line_is_logged_for_a_job_that_succeeds_unless_asked_for(
     assert "mark attempt 1/25 succeeded after" in caplog.text
 
 
+@pytest.mark.slow
 def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Session, engine: Engine) -> None:
     """A bulk whose transaction stayed open while later jobs were claimed."""
     with jobs.worker(concurrency=4), Session(engine) as late:
@@ -651,6 +673,7 @@ def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Sessio
         wait_until(lambda: states(session).get("queued", 0) == 0, timeout=10)
 
 
+@pytest.mark.slow
 def test_a_row_of_a_dead_process_that_somebody_holds_stops_no_heart(session: Session, engine: Engine) -> None:
     dead = jobs.Process(heartbeat_at=func.now() - timedelta(minutes=5))
     session.add(dead)
@@ -680,6 +703,7 @@ def test_an_end_whose_run_id_is_taken_gets_another(session: Session) -> None:
     assert run.id > (run_id or 0)
 
 
+@pytest.mark.slow
 def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(session: Session) -> None:
     bad = shop.wait.enqueue(session, n=1)
     session.commit()
@@ -693,6 +717,7 @@ def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(session: 
         wait_until(lambda: f"job {bad.id}" in (session.scalar(select(jobs.Process.set_aside)) or {}))
 
 
+@pytest.mark.slow
 def test_what_the_encoding_of_the_database_does_not_have_costs_no_other_job_its_end(server_url: str) -> None:
     name = f"sqla_jobs_test_{uuid.uuid4().hex}"
     server = create_engine(server_url, isolation_level="AUTOCOMMIT")
@@ -716,6 +741,7 @@ def test_what_the_encoding_of_the_database_does_not_have_costs_no_other_job_its_
     server.dispose()
 
 
+@pytest.mark.slow
 def test_an_outcome_the_server_refuses_is_recorded_as_a_failure_that_says_so(session: Session) -> None:
     session.execute(text("ALTER TABLE sqla_runs ADD CONSTRAINT no_seven CHECK (result IS DISTINCT FROM '7'::jsonb)"))
     many = [shop.mark.enqueue(session, n=n) for n in range(20)]
@@ -732,6 +758,7 @@ def test_sessions_in_autocommit_are_refused(session: Session, engine: Engine) ->
         jobs.worker(bind=engine.execution_options(isolation_level="AUTOCOMMIT")).start()
 
 
+@pytest.mark.slow
 def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session) -> None:
     from sqlalchemy import event
 
