@@ -1,4 +1,5 @@
 # make demo      a tour in the terminal: needs only Python 3.11 or newer
+# make fast      the tests that take under a minute together
 # make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
 # make check     lint, types and tests
 # make docs      the documentation, as HTML in build/docs
@@ -6,7 +7,7 @@
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo test oldest lint format types check docs venv clean
+.PHONY: help demo fast test oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -15,17 +16,20 @@ CODE := $(wildcard sqla_jobs tests examples benchmarks)
 RUN := $(VENV)/bin/python -m
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # what versions of dependencies cannot change is tested with the newest: faults, pages, programs, pictures
-ELSEWHERE := architecture connections dashboard dashboard_browser docs examples floors pgbouncer postgres programs readme \
-    release supervisor torture workflow
+ELSEWHERE := benchmarks dashboard database/test_connections.py processes/test_pgbouncer.py supervisor test_postgres.py \
+    $(patsubst %,project/test_%.py,architecture docs examples floors programs readme release workflow)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 4
+	@sed -n 's/^# //p' Makefile | head -n 5
 
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
+
+fast: $(VENV)/dev.stamp
+	$(RUN) pytest tests -m "not slow" -n 2 --dist worksteal
 
 test: $(VENV)/programs.stamp
 	$(RUN) pytest $(PYTEST_ARGS)
@@ -34,7 +38,7 @@ test: $(VENV)/programs.stamp
 oldest:
 	$(MAKE) venv $(OLDEST)
 	.venv-oldest/bin/python -m mypy --strict --cache-dir .venv-oldest/mypy sqla_jobs
-	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) $(ELSEWHERE:%=--ignore=tests/test_%.py)"
+	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) $(ELSEWHERE:%=--ignore=tests/%)"
 
 lint: $(VENV)/dev.stamp
 	$(RUN) ruff check .

@@ -9,23 +9,29 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy import Engine, MetaData, create_engine, make_url
+from sqlalchemy.orm import Session
 
+from sqla_jobs import Jobs
 from sqla_jobs.postgres import local_postgres
 from tests import shop
 from tests.helpers import wait_until
-from tests.programs import Program, found
+from tests.programs import BROWSER, Program, found
 
 ROOT = Path(__file__).parent.parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(program): is skipped where there is no such program; fails if CI=true")
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(mark.args[0] is BROWSER for mark in item.iter_markers("needs")):
+            item.add_marker("browser")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -62,31 +68,82 @@ def server_url() -> Iterator[str]:
 
 
 @contextmanager
-def new_database(server_url: str) -> Generator[str]:
-    """The URL of an empty database, dropped afterwards."""
+def new_database(server_url: str, template: str = "template0") -> Generator[str]:
+    """The URL of a copy of `template`, an empty database by default. It is dropped afterwards."""
     server = make_url(server_url)
     name = f"sqla_jobs_test_{uuid.uuid4().hex}"
     dsn = server.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
         yield server.set(database=name).render_as_string(hide_password=False)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+class Templates:
+    """Databases with the tables of an application. A copy of one is made faster than its tables."""
+
+    def __init__(self, server_url: str, kept: ExitStack) -> None:
+        self._server_url = server_url
+        self._kept = kept
+        self._names: dict[MetaData, str] = {}
+
+    def of(self, jobs: Jobs[Any]) -> str:
+        """The name of the one for these jobs, which is made when it is first asked for."""
+        metadata: MetaData = jobs.Job.metadata
+        if metadata not in self._names:
+            url = self._kept.enter_context(new_database(self._server_url))
+            engine = create_engine(url)
+            metadata.create_all(engine)
+            engine.dispose()  # what is connected to cannot be copied
+            self._names[metadata] = str(engine.url.database)
+        return self._names[metadata]
+
+
+@pytest.fixture(scope="session")
+def templates(server_url: str) -> Iterator[Templates]:
+    with ExitStack() as kept:
+        yield Templates(server_url, kept)
+
+
 @pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
-    """The URL of a new, empty database."""
-    with new_database(server_url) as url:
+def application() -> Jobs[Any]:
+    """The jobs whose tables `database` has. A module or a folder with jobs of its own overrides it."""
+    return shop.jobs
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, server_url: str, templates: Templates) -> Iterator[str]:
+    """The URL of a new database. It is empty, unless the test also asks for `database`."""
+    template = "template0"
+    if "database" in request.fixturenames:
+        template = templates.of(request.getfixturevalue("application"))
+    with new_database(server_url, template) as url:
         yield url
 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """An engine on a new, empty database."""
+    """An engine on a new database. It is empty, unless the test also asks for `database`."""
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def database(engine: Engine, application: Jobs[Any]) -> Iterator[Engine]:
+    """An engine on a new database with the tables of `application`, which is bound to it."""
+    application.bind(engine)
+    shop.gate.clear()
+    shop.begun.clear()
+    yield engine
+    shop.gate.set()  # no thread waits any longer
+
+
+@pytest.fixture
+def session(database: Engine) -> Iterator[Session]:
+    with Session(database) as session:
+        yield session
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +181,6 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
         process.wait()
     for log in sorted(tmp_path.glob("worker-*.log")):
         print(log.name, log.read_text(), sep="\n")
-
-
-@pytest.fixture
-def database(engine: Engine) -> Engine:
-    """An engine on a new database with the tables of tests.shop."""
-    shop.Base.metadata.create_all(engine)
-    shop.jobs.bind(engine)
-    return engine
 
 
 def processes_of_ours(mark: str) -> list[str]:

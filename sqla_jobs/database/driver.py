@@ -1,6 +1,6 @@
 """All that goes below SQLAlchemy, into psycopg's connection: what its documentation does not promise is used only here.
 
-`tests/test_driver.py` holds the oldest and the newest psycopg to it.
+`tests/database/test_driver.py` holds the oldest and the newest psycopg to it.
 """
 
 from __future__ import annotations

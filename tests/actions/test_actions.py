@@ -1,0 +1,256 @@
+"""What people do to jobs and queues, in a transaction of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, insert, select, update
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
+from tenacity import Retrying, stop_after_attempt
+
+from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, UnknownJob
+from sqla_jobs.testing import drain
+
+WAITING, ENDED = ["scheduled", "queued"], ["succeeded", "failed", "cancelled"]
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+ran: list[int] = []
+
+
+@jobs.task(queue="mail")
+def note(number: int) -> None:
+    ran.append(number)
+
+
+@jobs.task(max_attempts=2, retry=Retrying(stop=stop_after_attempt(2)))
+def fail() -> None:
+    raise ValueError("no")
+
+
+@pytest.fixture(scope="module")
+def tables(module_engine: Engine) -> Engine:
+    Base.metadata.create_all(module_engine)
+    jobs.bind(module_engine)
+    return module_engine
+
+
+@pytest.fixture
+def session(tables: Engine) -> Iterator[Session]:
+    """A session that is rolled back at the end."""
+    ran.clear()
+    with Session(tables) as session:
+        yield session
+
+
+def in_state(session: Session, state: str, **values: Any) -> JobMixin:
+    lease: dict[str, Any] = {}
+    if state == "running":
+        lease = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001", "attempt": 1}
+    row = {"task": "note", "args": {"number": 1}, "queue": "mail", "state": state, **lease, **values}
+    return session.get_one(jobs.Job, session.scalars(insert(jobs.Job).values(row).returning(jobs.Job.id)).one())
+
+
+def as_job(job: JobMixin) -> JobMixin:
+    return job
+
+
+def as_id(job: JobMixin) -> int:
+    return job.id
+
+
+either = pytest.mark.parametrize("named", [as_job, as_id])
+
+
+def now(session: Session) -> datetime:
+    time: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return time
+
+
+class TestCancel:
+    @either
+    @pytest.mark.parametrize("state", WAITING)
+    def test_a_waiting_job_ends_cancelled_and_does_not_run(
+        self, session: Session, state: str, named: Callable[[JobMixin], Any]
+    ) -> None:
+        job = in_state(session, state)
+        before = now(session)
+        assert jobs.cancel(session, named(job)) is True
+        assert job.state == "cancelled"
+        assert job.finished_at is not None
+        assert before <= job.finished_at <= now(session)
+        assert drain(jobs, session) == 0
+
+    @either
+    def test_a_running_job_is_asked_to_end_and_asked_once(
+        self, session: Session, named: Callable[[JobMixin], Any]
+    ) -> None:
+        job = in_state(session, "running")
+        assert jobs.cancel(session, named(job)) is True
+        asked = job.cancel_requested_at
+        assert asked is not None
+        assert (job.state, job.finished_at, job.current_run_id) == ("running", None, 1)
+        assert jobs.cancel(session, named(job)) is True
+        assert job.cancel_requested_at == asked
+
+    @pytest.mark.parametrize("state", ENDED)
+    def test_a_job_that_ended_stays_as_it_is(self, session: Session, state: str) -> None:
+        job = in_state(session, state)
+        assert jobs.cancel(session, job) is False
+        session.refresh(job)
+        assert (job.state, job.cancel_requested_at, job.finished_at) == (state, None, None)
+
+    def test_a_job_that_is_still_pending_in_the_session_is_cancelled(self, session: Session) -> None:
+        job = note.enqueue(session, 1)
+        assert jobs.cancel(session, job) is True
+        assert job.state == "cancelled"
+
+    def test_it_gives_the_unique_key_back(self, session: Session) -> None:
+        first = note.options(unique_key="k").enqueue(session, 1)
+        jobs.cancel(session, first)
+        assert note.options(unique_key="k").enqueue(session, 2) is not first
+
+    def test_only_that_job_is_cancelled(self, session: Session) -> None:
+        one, other = note.enqueue(session, 1), note.enqueue(session, 2)
+        jobs.cancel(session, one)
+        assert drain(jobs, session) == 1
+        assert ran == [2]
+        assert other.state == "succeeded"
+
+
+class TestRetry:
+    def test_a_job_that_used_all_its_attempts_gets_one_more(self, session: Session) -> None:
+        job = fail.enqueue(session)
+        assert drain(jobs, session, ahead=60) == 2
+        assert (job.state, job.attempt, job.max_attempts) == ("failed", 2, 2)
+        assert jobs.retry(session, job) is True
+        assert (job.state, job.attempt, job.max_attempts, job.finished_at) == ("queued", 2, 3, None)
+        assert drain(jobs, session) == 1
+        assert [run.outcome for run in job.runs] == ["retried", "failed", "failed"]
+        assert [run.attempt for run in job.runs] == [1, 2, 3]
+
+    @either
+    @pytest.mark.parametrize("state", [*ENDED, "scheduled"])
+    def test_it_runs_at_once_behind_those_that_wait(
+        self, session: Session, state: str, named: Callable[[JobMixin], Any]
+    ) -> None:
+        job = in_state(session, state, run_at=func.now() + func.make_interval(1), cancel_requested_at=func.now())
+        note.enqueue(session, 2)
+        assert jobs.retry(session, named(job)) is True
+        assert (job.state, job.cancel_requested_at) == ("queued", None)
+        assert job.run_at <= now(session)
+        assert job.max_attempts == 25
+        drain(jobs, session)
+        assert ran == [2, 1]
+
+    @pytest.mark.parametrize("state", ["queued", "running"])
+    def test_a_job_under_way_stays_as_it_is(self, session: Session, state: str) -> None:
+        job = in_state(session, state)
+        position = job.position
+        assert jobs.retry(session, job) is False
+        session.refresh(job)
+        assert (job.state, job.position) == (state, position)
+
+    def test_a_key_that_another_live_job_has_is_an_error_that_leaves_the_transaction_usable(
+        self, session: Session
+    ) -> None:
+        old = in_state(session, "failed", unique_key="k")
+        live = note.options(unique_key="k").enqueue(session, 2)
+        with pytest.raises(JobsError, match=f"job {old.id} cannot be retried: another live job has its unique_key"):
+            jobs.retry(session, old)
+        assert old.state == "failed"
+        jobs.cancel(session, live)
+        assert jobs.retry(session, old) is True
+
+
+@pytest.mark.parametrize("action", [jobs.cancel, jobs.retry])
+class TestBoth:
+    def test_an_unknown_id_is_an_error(self, session: Session, action: Callable[..., bool]) -> None:
+        with pytest.raises(UnknownJob, match="there is no job 4711; it may have been pruned"):
+            action(session, 4711)
+
+    @pytest.mark.parametrize("wrong", ["1", None, 1.0, object()])
+    def test_what_names_no_job_is_refused(self, session: Session, action: Callable[..., bool], wrong: Any) -> None:
+        with pytest.raises(ArgumentsError, match="is neither a job nor the id of one"):
+            action(session, wrong)
+
+    def test_nothing_is_changed_where_the_caller_rolls_back(self, tables: Engine, action: Callable[..., bool]) -> None:
+        with Session(tables) as session:
+            job = in_state(session, "scheduled")
+            session.commit()
+            assert action(session, job) is True
+            session.rollback()
+            assert job.state == "scheduled"
+            session.delete(job)
+            session.commit()
+
+    def test_a_scoped_session_is_taken(self, tables: Engine, action: Callable[..., bool]) -> None:
+        scoped = scoped_session(sessionmaker(tables))
+        assert action(scoped, in_state(scoped(), "scheduled")) is True
+        scoped.remove()
+
+    def test_what_the_caller_changed_on_the_job_is_kept(self, session: Session, action: Callable[..., bool]) -> None:
+        job = in_state(session, "scheduled")
+        with session.no_autoflush:
+            job.priority = 9
+            action(session, job)
+            assert job.priority == 9
+        session.flush()
+        session.refresh(job)
+        assert job.priority == 9
+
+
+class TestPause:
+    @pytest.mark.slow
+    def test_nothing_is_claimed_from_a_paused_queue_until_it_is_resumed(self, engine: Engine) -> None:
+        Base.metadata.create_all(engine)
+        ran.clear()
+        queues = {"mail": 1, "default": 1}
+        with Session(engine) as session:
+            note.enqueue(session, 1)
+            fail.options(max_attempts=1).enqueue(session)
+            jobs.pause(session, "mail")
+            session.commit()
+            assert jobs.worker(queues, bind=engine).drain() == 1
+            assert ran == []
+            jobs.resume(session, "mail")
+            session.commit()
+            assert jobs.worker(queues, bind=engine).drain() == 1
+            assert ran == [1]
+
+    def test_a_pause_that_is_rolled_back_pauses_nothing(self, session: Session) -> None:
+        jobs.pause(session, "mail")
+        note.enqueue(session, 1)
+        assert drain(jobs, session) == 0
+        session.rollback()
+        note.enqueue(session, 1)
+        assert drain(jobs, session) == 1
+
+    def test_a_second_pause_keeps_the_time_of_the_first(self, session: Session) -> None:
+        jobs.pause(session, "mail")
+        row = session.get_one(jobs.Queue, "mail")
+        first = row.paused_at
+        jobs.pause(session, "mail")
+        session.refresh(row)
+        assert row.paused_at == first
+        session.execute(update(jobs.Queue).values(paused_at=None))
+        jobs.pause(session, "mail")
+        session.refresh(row)
+        assert row.paused_at is not None
+
+    def test_resuming_what_is_not_paused_changes_nothing(self, session: Session) -> None:
+        jobs.resume(session, "mail")
+        assert session.scalars(select(jobs.Queue)).all() == []
+
+    @pytest.mark.parametrize("name", ["", "a,b", "a\x00", None, 5])
+    @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])
+    def test_what_can_be_no_queue_is_refused(self, session: Session, action: Callable[..., None], name: Any) -> None:
+        with pytest.raises(ArgumentsError, match="queue must be 1 to 200 printable characters"):
+            action(session, name)

@@ -1,0 +1,273 @@
+"""Many jobs at once: cancelled, retried, deleted and pruned, past what others hold."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, ForeignKey, func, insert, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
+from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
+from sqla_jobs.actions.selection import Selection
+from tests.helpers import wait_until
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class MyJob(JobMixin):
+    pass
+
+
+jobs = Jobs(Base, job_class=MyJob)
+
+
+class Receipt(Base):
+    """Forbids the deletion of its job."""
+
+    __tablename__ = "receipts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(MyJob.id))
+    soft_id: Mapped[int | None] = mapped_column(ForeignKey(MyJob.id, ondelete="SET NULL"))
+
+
+@jobs.task
+def note(number: int) -> None:
+    if number < 0:
+        raise ValueError("100% below_zero")
+
+
+LEASE = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001", "attempt": 1}
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+def add(session: Session, state: str, **values: Any) -> int:
+    lease = LEASE if state == "running" else {}
+    ended = {"finished_at": func.now()} if state in ("succeeded", "failed", "cancelled") else {}
+    row = {"task": "note", "args": {"number": 1}, "state": state, **lease, **ended, **values}
+    job_id = session.scalars(insert(MyJob).values(row).returning(MyJob.id)).one()
+    session.execute(insert(jobs.Run).values(job_id=job_id, attempt=1, outcome="succeeded"))
+    session.commit()
+    return job_id
+
+
+def all_of(change: Change, selection: Selection | None = None) -> Progress:
+    return [Progress(0, 0), *change.in_batches(jobs.binding(), jobs.models, selection or Selection())][-1]
+
+
+def states(session: Session) -> dict[int, str]:
+    session.rollback()
+    return {row[0]: str(row[1]) for row in session.execute(select(MyJob.id, MyJob.state))}
+
+
+STATES = ["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("change", "changed", "state"),
+    [
+        (CANCEL, {"scheduled", "queued", "running"}, "cancelled"),
+        (RETRY, {"scheduled", "succeeded", "failed", "cancelled"}, "queued"),
+        (DELETE, {"scheduled", "queued", "succeeded", "failed", "cancelled"}, None),
+    ],
+    ids=["cancel", "retry", "delete"],
+)
+def test_each_change_touches_the_states_it_applies_to(
+    session: Session, change: Change, changed: set[str], state: str | None
+) -> None:
+    ids = {name: add(session, name) for name in STATES}
+    assert change.count(session, jobs.models, Selection()) == len(changed)
+    assert all_of(change) == Progress(len(changed), len(changed))
+    found = states(session)
+    for name, job_id in ids.items():
+        expected = state if name in changed else name
+        if (change, name) == (CANCEL, "running"):  # it is asked to end
+            expected = "running"
+            assert session.get_one(MyJob, job_id).cancel_requested_at is not None
+        assert found.get(job_id) == expected
+    orphans = select(func.count()).where(jobs.Run.job_id.not_in(select(MyJob.id)))
+    assert session.scalar(orphans) == 0
+
+
+@pytest.mark.slow
+def test_a_selection_names_jobs_by_all_that_is_known_of_them(database: Engine, session: Session) -> None:
+    note.options(queue="mail").enqueue(session, -1)
+    note.enqueue(session, number=5)
+    session.commit()
+    jobs.worker(["mail"], bind=database).drain()
+    add(session, "failed", args={"number": 7, "other": 1}, created_at=func.now() - timedelta(days=2))
+    now = session.scalar(select(func.now()))
+    assert now is not None
+    for selection, expected in {
+        "everything": (Selection(), [1, 2, 3]),
+        "ids": (Selection(ids=(2, 99)), [2]),
+        "states": (Selection(states=(JobState.failed, JobState.queued)), [2, 3]),
+        "queues": (Selection(queues=("mail",)), [1]),
+        "tasks": (Selection(tasks=("note", "x")), [1, 2, 3]),
+        "none": (Selection(tasks=("x",)), []),
+        "args": (Selection(args={"number": 7}), [3]),
+        "error": (Selection(error="100% BELOW_zero"), [1]),
+        "no pattern": (Selection(error="100%below_zero"), []),
+        "error type": (Selection(error="valueerror"), [1]),
+        "before": (Selection(before=now - timedelta(days=1)), [3]),
+        "after": (Selection(after=now - timedelta(days=1)), [1, 2]),
+        "both": (Selection(queues=("mail",), args={"number": 7}), []),
+    }.values():
+        found = session.scalars(select(MyJob.id).where(*selection.where(jobs.models)).order_by(MyJob.id))
+        assert found.all() == expected, selection
+    assert Selection().is_everything
+    assert not Selection(ids=(1,)).is_everything
+
+
+def test_more_than_one_batch_is_told_of_batch_by_batch(session: Session) -> None:
+    note.enqueue_many(session, [{"number": n} for n in range(1200)])
+    session.commit()
+    told = list(CANCEL.in_batches(jobs.binding(), jobs.models, Selection()))
+    assert [(progress.seen, progress.changed) for progress in told] == [(500, 500), (1000, 1000), (1200, 1200)]
+    assert set(states(session).values()) == {"cancelled"}
+
+
+def test_what_was_told_stays_where_it_is_broken_off(session: Session) -> None:
+    note.enqueue_many(session, [{"number": n} for n in range(1200)])
+    session.commit()
+    next(DELETE.in_batches(jobs.binding(), jobs.models, Selection()))
+    assert len(states(session)) == 700
+
+
+@pytest.mark.parametrize("change", [CANCEL, RETRY, DELETE], ids=lambda change: change.name)
+def test_a_job_that_somebody_holds_is_left_alone_and_nothing_waits_for_it(
+    database: Engine, session: Session, change: Change
+) -> None:
+    held, free = add(session, "scheduled"), add(session, "scheduled")
+    with Session(database) as other:
+        other.execute(update(MyJob).where(MyJob.id == held).values(priority=3))
+        progress = all_of(change)
+    assert (progress.changed, progress.left_alone) == (1, 1)
+    assert states(session)[held] == "scheduled"
+    assert states(session).get(free) != "scheduled"
+
+
+class TestRetrying:
+    def test_of_several_with_one_unique_key_the_newest_runs_again(self, session: Session) -> None:
+        old, new = (add(session, "failed", unique_key="k") for _ in range(2))
+        alone = add(session, "failed", unique_key="another")
+        assert all_of(RETRY) == Progress(3, 2)
+        assert states(session) == {old: "failed", new: "queued", alone: "queued"}
+
+    def test_none_whose_key_a_live_job_has(self, session: Session) -> None:
+        old, live = add(session, "failed", unique_key="k"), add(session, "scheduled", unique_key="k")
+        assert all_of(RETRY) == Progress(2, 1)
+        assert states(session) == {old: "failed", live: "queued"}
+
+    def test_a_worker_takes_them_at_once(self, database: Engine, session: Session) -> None:
+        add(session, "failed", attempt=25)
+        with jobs.worker(bind=database, poll=60):
+            wait_until(lambda: set(states(session).values()) == {"failed"})
+            all_of(RETRY)
+            wait_until(lambda: set(states(session).values()) == {"succeeded"})
+
+
+class TestReferences:
+    def test_a_job_to_which_a_row_refers_is_left_and_the_others_go(self, session: Session) -> None:
+        kept, gone, soft = (add(session, "succeeded") for _ in range(3))
+        session.add_all([Receipt(job_id=kept), Receipt(soft_id=soft)])
+        session.commit()
+        assert all_of(DELETE) == Progress(3, 2)
+        assert states(session) == {kept: "succeeded"}
+        assert session.scalars(select(Receipt.soft_id)).all() == [None, None]
+        assert gone not in states(session)
+
+    def test_a_reference_that_is_not_committed_yet_holds_its_job(self, database: Engine, session: Session) -> None:
+        kept = add(session, "succeeded")
+        with Session(database) as other:
+            other.add(Receipt(job_id=kept))
+            other.flush()
+            assert all_of(DELETE) == Progress(1, 0)
+            other.commit()
+        assert states(session) == {kept: "succeeded"}
+
+
+class TestPrune:
+    def test_what_ended_long_ago_goes_with_its_runs(self, session: Session) -> None:
+        hour = timedelta(hours=1)
+        ids = {name: add(session, name) for name in STATES}
+        session.execute(update(MyJob).values(finished_at=func.now() - 2 * hour).where(MyJob.finished_at.is_not(None)))
+        young = add(session, "succeeded")
+        session.commit()
+        assert jobs.prune(session, older_than=3 * hour) == 0
+        assert jobs.prune(session, older_than=hour) == 3
+        session.rollback()
+        assert len(states(session)) == 7
+        assert jobs.prune(session, older_than=3600) == 3
+        session.commit()
+        assert states(session).keys() == {ids["scheduled"], ids["queued"], ids["running"], young}
+        assert session.scalar(select(func.count()).select_from(jobs.Run)) == 4
+
+    @pytest.mark.parametrize("wrong", [-1, True, "7d", float("nan"), None])
+    def test_what_is_no_length_of_time_is_refused(self, session: Session, wrong: Any) -> None:
+        with pytest.raises(ConfigurationError, match=r"older_than must be a timedelta or a number of seconds, .*, got"):
+            jobs.prune(session, older_than=wrong)
+
+    def test_a_job_to_which_a_row_refers_stays(self, session: Session) -> None:
+        kept, _ = add(session, "failed"), add(session, "failed")
+        session.add(Receipt(job_id=kept))
+        session.commit()
+        assert jobs.prune(session, older_than=0) == 1
+        session.commit()
+        assert states(session) == {kept: "failed"}
+
+    def test_a_schema_and_a_prefix_that_need_quotes_are_no_hindrance(self, engine: Engine) -> None:
+        class Other(DeclarativeBase):
+            pass
+
+        odd = Jobs(Other, schema="Odd schema", prefix="order_")
+        with engine.begin() as connection:
+            connection.execute(text('CREATE SCHEMA "Odd schema"'))
+        Other.metadata.create_all(engine)
+        with Session(engine) as session:
+            session.execute(insert(odd.Job).values(task="x", args={}, state="failed", finished_at=func.now()))
+            assert odd.prune(session, older_than=0) == 1
+
+
+class TestRetention:
+    def test_workers_delete_what_is_older(self, database: Engine, session: Session) -> None:
+        for days in (1, 6, 8, 31):
+            for state in ("succeeded", "failed", "cancelled"):
+                add(session, state, finished_at=func.now() - timedelta(days=days), args={"number": days})
+        with jobs.worker(bind=database, retention={"cancelled": None}):
+            wait_until(lambda: len(states(session)) == 9)
+        left = session.execute(select(MyJob.state, MyJob.args["number"].as_integer()).order_by(MyJob.id))
+        assert sorted((str(row[0]), row[1]) for row in left) == [
+            *(("cancelled", days) for days in (1, 6, 8, 31)),
+            *(("failed", days) for days in (1, 6, 8)),
+            *(("succeeded", days) for days in (1, 6)),
+        ]
+
+    @pytest.mark.slow
+    def test_more_than_a_batch_goes_in_one_look(self, database: Engine, session: Session) -> None:
+        note.enqueue_many(session, [{"number": n} for n in range(2500)])
+        session.execute(update(MyJob).values(state="succeeded", finished_at=func.now() - timedelta(days=1)))
+        session.commit()
+        with jobs.worker(bind=database, retention={"succeeded": 3600.0}):
+            wait_until(lambda: not states(session))
+
+    @pytest.mark.parametrize(
+        ("retention", "reason"),
+        [
+            ({"suceeded": 5}, "unknown retention 'suceeded'; valid names: succeeded, cancelled, failed"),
+            ({"succeeded": "7d"}, "retention of succeeded must be a timedelta .*, got '7d'"),
+            ({"failed": -1}, "retention of failed must be .*, got -1"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_kept_is_refused(self, database: Engine, retention: Any, reason: str) -> None:
+        with pytest.raises(ConfigurationError, match=reason):
+            jobs.worker(bind=database, retention=retention)

@@ -1,0 +1,463 @@
+"""The command line, as an operator uses it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy.orm import Session, configure_mappers
+
+from sqla_jobs.cli.main import main
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.rules.wording import NOTHING
+from tests import shop
+from tests.conftest import ROOT
+from tests.helpers import as_id
+from tests.shop import jobs
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(database: Engine, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command on tests.shop; its exit code must be as expected."""
+    monkeypatch.delenv("SQLA_JOBS_APP", raising=False)
+
+    def run(*arguments: str, code: int = 0, answer: str = "") -> Result:
+        configure_mappers()
+        result = CliRunner().invoke(main, [*arguments, "--app", "tests.shop:jobs"], input=answer)
+        assert result.exit_code == code, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+@pytest.fixture
+def failed(database: Engine, session: Session) -> list[int]:
+    """Three jobs that failed."""
+    ids: list[int] = []
+    for _ in range(3):
+        job = shop.misbehave.enqueue(session, "base-exception")
+        session.flush()
+        ids.append(job.id)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    return ids
+
+
+def states(session: Session) -> dict[int, str]:
+    session.rollback()
+    return {row[0]: str(row[1]) for row in session.execute(select(jobs.Job.id, jobs.Job.state).order_by(jobs.Job.id))}
+
+
+class TestWhichApplication:
+    """MODULE:ATTR, SQLA_JOBS_APP or pyproject.toml."""
+
+    @pytest.fixture
+    def command(
+        self, database: Engine, database_url: str, tmp_path: Path
+    ) -> Callable[..., subprocess.CompletedProcess[str]]:
+        def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "sqla_jobs", *arguments]
+            variables = {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url, "PATH": "/usr/bin:/bin", **environment}
+            return subprocess.run(
+                command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
+            )
+
+        return run
+
+    @pytest.mark.slow
+    def test_it_is_named_in_each_of_the_ways(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        for done in (
+            command("list", "tests.shop:jobs", "--json"),
+            command("list", "--json", "tests.shop:jobs"),
+            command("list", "--app", "tests.shop:jobs", "--json"),
+            command("list", "--limit", "5", "tests.shop:jobs", "--json"),
+            command("list", "--json", SQLA_JOBS_APP="tests.shop:jobs"),
+        ):
+            assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+        tmp_path.joinpath("pyproject.toml").write_text('[tool.sqla_jobs]\napp = "tests.shop:jobs"\n')
+        assert command("list", "--json").stdout == "[]\n"
+
+    @pytest.mark.slow
+    def test_where_none_is_named_the_remedy_is(self, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+        done = command("list")
+        assert done.returncode == 1
+        assert "give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [("[tool.sqla_jobs]\napp = 5\n", "app must be text such as"), ("[tool", "pyproject.toml cannot be read")],
+    )
+    def test_a_pyproject_that_cannot_be_read_is_named(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, text: str, reason: str
+    ) -> None:
+        tmp_path.joinpath("pyproject.toml").write_text(text)
+        done = command("list")
+        assert (done.returncode, reason in done.stderr) == (1, True)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("driver", ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg_async"])
+    def test_the_address_may_be_that_of_another_driver(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str, driver: str
+    ) -> None:
+        url = database_url.replace("postgresql+psycopg", driver)
+        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url)
+        assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+
+    @pytest.mark.slow
+    def test_another_kind_of_database_is_refused(
+        self, command: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        done = command("status", "tests.shop:jobs", DATABASE_URL="sqlite:///shop.db")
+        assert done.returncode == 1
+        assert "the database URL is of sqlite, and jobs live in PostgreSQL: write postgresql+psycopg://" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.slow
+    def test_tables_that_are_not_there_are_one_message(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str
+    ) -> None:
+        engine = create_engine(database_url)
+        shop.Base.metadata.drop_all(engine)
+        engine.dispose()
+        done = command("status", "tests.shop:jobs")
+        assert done.returncode == 1
+        assert "the tables are not as this version needs them" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+class TestStatus:
+    def test_it_tells_of_queues_processes_and_failures(
+        self, run: Run, session: Session, failed: list[int], database: Engine
+    ) -> None:
+        shop.mark.options(queue="mail").enqueue(session, 1)
+        shop.mark.options(queue="slow", delay=60).enqueue(session, 1)
+        jobs.pause(session, "mail")
+        session.execute(update(jobs.Job).where(jobs.Job.queue == "mail").values(run_at=func.now() - timedelta(hours=2)))
+        session.commit()
+        with jobs.worker(bind=database):
+            out = run("status").output
+        assert ["mail", "1", "0", "0", "0", "2", "h", "paused"] in [line.split() for line in out.splitlines()]
+        assert ["default", "0", "0", "0", "3", NOTHING] in [line.split() for line in out.splitlines()]
+        assert "default=8" in out
+        assert ["misbehave", "GeneratorExit", "3", str(failed[-1]), "directly"] in [x.split() for x in out.splitlines()]
+        assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
+
+    def test_programs_read_json(self, run: Run, session: Session, failed: list[int]) -> None:
+        data = json.loads(run("status", "--json").stdout)
+        assert data["queues"] == [
+            {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "oldest_wait": None, "paused": False}
+            | {"is_served": False, "per_minute": 3}
+        ]
+        assert data["failures"][0]["last_error"] == "directly"
+
+    def test_schedules_without_a_clock_are_a_warning(self, run: Run, session: Session) -> None:
+        session.add(jobs.Schedule(name="nightly", task="mark", cron="0 2 * * *"))
+        session.commit()
+        assert "schedules: no clock is alive, and 1 schedule enabled" in run("status").output
+
+
+class TestReading:
+    def test_jobs_are_listed_newest_first_and_page_by_page(self, run: Run, session: Session) -> None:
+        shop.mark.enqueue_many(session, [{"n": n} for n in range(5)])
+        session.commit()
+        first = json.loads(run("list", "--json", "--limit", "3").stdout)
+        assert [job["args"]["n"] for job in first] == [4, 3, 2]
+        rest = run("list", "--limit", "3", "--below", str(first[-1]["id"]))
+        assert [line.split()[-1] for line in rest.output.splitlines()[2:]] == ["n=1", "n=0"]
+        assert f"There are more: --limit, or --below {first[-1]['id']}" in run("list", "--limit", "3").output
+
+    def test_a_filter_is_a_filter(self, run: Run, session: Session, failed: list[int]) -> None:
+        shop.mark.options(queue="mail").enqueue(session, 7)
+        session.commit()
+        for options, count in (
+            (["--state", "failed"], 3),
+            (["--state", "failed", "--state", "queued"], 4),
+            (["--queue", "mail"], 1),
+            (["--task", "mark"], 1),
+            (["--arg", "n=7"], 1),
+            (["--arg", "n=8"], 0),
+            (["--arg", "how=base-exception"], 3),
+            (["--error", "generatorexit"], 3),
+            (["--older-than", "1h"], 0),
+            (["--newer-than", "1h"], 4),
+        ):
+            assert len(json.loads(run("list", "--json", *options).stdout)) == count, options
+        assert "'x' is not NAME=VALUE" in run("list", "--arg", "x", code=2).output
+        assert "'soon' is not a duration: write 90s" in run("list", "--newer-than", "soon", code=2).output
+
+    def test_a_job_is_shown_with_its_runs(self, run: Run, failed: list[int], database: Engine) -> None:
+        out = run("show", str(failed[0])).output
+        assert '"how": "base-exception"' in out
+        assert "attempt 1: failed at" in out
+        assert 'raise GeneratorExit("directly")' in out
+        data = json.loads(run("show", str(failed[0]), "--json").stdout)
+        assert (data["state"], data["note"], data["runs"][0]["error_type"]) == ("failed", None, "GeneratorExit")
+
+    def test_a_job_that_is_not_there_is_an_error(self, run: Run) -> None:
+        assert "there is no job 4711; it may have been pruned" in run("show", "4711", code=1).output
+
+    def test_whole_numbers_are_shown_exactly_and_nothing_steers_the_terminal(self, run: Run, session: Session) -> None:
+        job = jobs.Job(task="x\x1b[2J", args={"n": 12345678901234567890, "text": "\x1b]0;title\x07"})
+        session.add(job)
+        session.commit()
+        for out in (run("list").output, run("show", str(job.id)).output):
+            assert "12345678901234567890" in out
+            assert "\x1b" not in out
+            assert "\x07" not in out
+
+    @pytest.mark.slow
+    @pytest.mark.usefixtures("database")
+    def test_what_is_sensitive_is_not_shown(self, tmp_path: Path, database_url: str) -> None:
+        tmp_path.joinpath("app.py").write_text(
+            "from sqlalchemy.orm import DeclarativeBase\n"
+            "from sqla_jobs import Jobs\n"
+            "class Base(DeclarativeBase): ...\n"
+            "jobs = Jobs(Base)\n"
+            "@jobs.task(sensitive=['password'])\n"
+            "def login(user: str, password: str) -> None: raise ValueError(password)\n"
+        )
+
+        def run(*arguments: str) -> str:
+            command = [sys.executable, "-m", "sqla_jobs", *arguments, "--app", "app:jobs", "--database-url"]
+            done = subprocess.run([*command, database_url], cwd=tmp_path, capture_output=True, text=True, check=True)
+            return done.stdout + done.stderr
+
+        job_id = run("enqueue", "login", '{"user": "ada", "password": "hunter2"}').strip()
+        run("worker", "--drain")
+        for out in (run("list"), run("show", job_id), run("show", job_id, "--json"), run("list", "--json")):
+            assert "ada" in out
+            assert "hunter2" not in out
+            assert "(hidden)" in out
+
+
+class TestChanging:
+    @pytest.mark.slow
+    def test_jobs_named_by_id_are_changed_without_a_question(
+        self, run: Run, session: Session, failed: list[int]
+    ) -> None:
+        assert run("retry", *map(str, failed[:2])).output == "retry: 2 jobs\n"
+        assert list(states(session).values()) == ["queued", "queued", "failed"]
+        assert run("cancel", str(failed[0])).output == "cancel: 1 jobs\n"
+        assert run("delete", str(failed[0])).output == "delete: 1 jobs\n"
+        assert failed[0] not in states(session)
+
+    def test_an_id_for_which_there_is_nothing_to_do_is_an_error(
+        self, run: Run, session: Session, failed: list[int]
+    ) -> None:
+        result = run("cancel", str(failed[0]), "4711", code=1)
+        assert f"job {failed[0]} is failed\nthere is no job 4711" in result.output
+
+    @pytest.mark.parametrize(("answer", "after"), [("y\n", "queued"), ("n\n", "failed"), ("", "failed")])
+    def test_a_filter_tells_how_many_and_asks(
+        self, run: Run, session: Session, failed: list[int], answer: str, after: str
+    ) -> None:
+        result = run("retry", "--state", "failed", answer=answer, code=0 if after == "queued" else 1)
+        assert "retry 3 jobs? [y/N]" in result.output
+        assert set(states(session).values()) == {after}
+
+    def test_yes_asks_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
+        assert run("delete", "--error", "directly", "--yes").output == "delete: 3 jobs\n"
+        assert states(session) == {}
+
+    def test_nobody_changes_everything_by_saying_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
+        assert "say which jobs" in run("delete", code=2).output
+        assert "not both" in run("delete", "5", "--state", "failed", code=2).output
+        assert len(states(session)) == 3
+        run("delete", "--all", "--yes")
+        assert states(session) == {}
+
+    @pytest.mark.slow
+    def test_what_was_left_alone_is_told_with_the_reason(self, run: Run, session: Session, failed: list[int]) -> None:
+        session.execute(update(jobs.Job).values(unique_key="k").where(jobs.Job.id.in_(failed[:2])))
+        session.add(shop.Effect(n=1, kind="x", job_id=failed[2]))
+        session.commit()
+        out = run("retry", *map(str, failed[:2])).output
+        assert "1 were left alone: another job that lives, or is newer, has their unique key" in out
+        assert "1 were left alone: rows of the application refer to them" in run("delete", str(failed[2])).output
+
+    def test_a_queue_is_paused_and_resumed(self, run: Run, session: Session, database: Engine) -> None:
+        shop.mark.options(queue="mail").enqueue(session, 1)
+        session.commit()
+        run("pause", "mail")
+        assert jobs.worker(["mail"], bind=database).drain() == 0
+        run("resume", "mail")
+        assert jobs.worker(["mail"], bind=database).drain() == 1
+
+
+class TestEnqueue:
+    def test_a_job_is_made_of_json(self, run: Run, session: Session) -> None:
+        out = run("enqueue", "mark", '{"n": 3}', "--queue", "mail", "--priority", "-5", "--delay", "1h").output
+        job: JobMixin = session.get_one(jobs.Job, int(out))
+        assert (job.task, job.args, job.queue, job.priority, job.state) == ("mark", {"n": 3}, "mail", -5, "scheduled")
+        assert run("enqueue", "cooperative").output.strip().isdigit()
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["mark", "{"], "mark: "),
+            (["mark", '{"n": "many"}'], "mark: n does not fit: "),
+            (["mark", "{}"], "mark: n does not fit: "),
+            (["mark", '{"n": 1, "m": 2}'], "mark: m does not fit: "),
+            (["no-such-task"], "no task is named 'no-such-task'; registered: "),
+            (["mark", '{"n": 1}', "--priority", "11"], "(lower runs first), got 11"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_is_refused_and_nothing_is_enqueued(
+        self, run: Run, session: Session, arguments: list[str], reason: str
+    ) -> None:
+        assert reason in run("enqueue", *arguments, code=1).output
+        assert states(session) == {}
+
+    def test_the_schedule_commands_do_what_they_say(self, run: Run, session: Session, database: Engine) -> None:
+        schedule = select(jobs.Schedule).execution_options(populate_existing=True)
+        run("schedule", "add", "nightly", "mark", "30 2 * * *", '{"n": 1}', "--timezone", "Europe/Paris")
+        one = session.scalars(schedule).one()
+        assert (one.cron, one.timezone, one.args, one.declared) == ("30 2 * * *", "Europe/Paris", {"n": 1}, False)
+        assert (
+            "there is a schedule 'nightly' already"
+            in run("schedule", "add", "nightly", "mark", "@daily", '{"n": 1}', code=1).output
+        )
+        run("schedule", "disable", "nightly", "--reason", "month's end")
+        assert "disabled: month's end" in run("schedule", "list").output
+        job = session.get_one(jobs.Job, int(run("schedule", "run-now", "nightly").output))
+        assert (job.args, job.state, job.scheduled_for) == ({"n": 1}, "queued", None)
+        run("schedule", "enable", "nightly")
+        assert json.loads(run("schedule", "list", "--json").stdout)[0]["disabled_reason"] is None
+        session.rollback()
+        assert session.scalars(schedule).one().enabled
+        assert jobs.worker(bind=database).drain() == 1
+        run("schedule", "remove", "nightly")
+        session.rollback()
+        assert session.scalars(schedule).all() == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (["add", "x", "mark", "61 * * * *", '{"n": 1}'], "minute"),
+            (["add", "x", "mark", "@daily", "{}"], "mark: n does not fit: "),
+            (["add", "x", "mark", "@daily", '{"n": 1}', "--timezone", "Mars/Olympus"], "Mars/Olympus"),
+            (["enable", "x"], "there is no schedule 'x'"),
+            (["run-now", "x"], "there is no schedule 'x'"),
+            (["remove", "x"], "there is no schedule 'x'"),
+        ],
+        ids=str,
+    )
+    def test_a_schedule_that_cannot_be_is_refused(self, run: Run, arguments: list[str], reason: str) -> None:
+        assert reason in run("schedule", *arguments, code=1).output
+
+    def test_what_code_declares_is_not_removed(self, run: Run, session: Session) -> None:
+        session.add(jobs.Schedule(name="x", task="mark", cron="@daily", declared=True))
+        session.commit()
+        assert "disable it instead" in run("schedule", "remove", "x", code=1).output
+
+
+class TestUpkeep:
+    @pytest.mark.slow
+    def test_what_ended_long_ago_is_pruned(self, run: Run, session: Session, failed: list[int]) -> None:
+        assert run("prune", "--older-than", "1h", "--yes").output == "delete: 0 jobs\n"
+        session.execute(update(jobs.Job).values(finished_at=func.now() - timedelta(hours=2)))
+        session.commit()
+        assert run("prune", "--older-than", "1h", "--state", "succeeded", "--yes").output == "delete: 0 jobs\n"
+        assert "delete 3 jobs? [y/N]" in run("prune", "--older-than", "1h", answer="n\n", code=1).output
+        assert run("prune", "--older-than", "1h", "--yes").output == "delete: 3 jobs\n"
+        assert states(session) == {}
+
+    def test_the_doctor_tells_what_is_wrong_and_the_remedy(self, run: Run, session: Session, database: Engine) -> None:
+        lease: dict[str, Any] = {"state": "running", "current_run_id": 1, "process_id": jobs.Process().id}
+        lease["process_id"] = "00000000-0000-0000-0000-000000000001"
+        session.add(jobs.Job(task="mark", args={"n": 1}, **lease))
+        shop.mark.options(queue="mail").enqueue(session, 1)
+        session.commit()
+        found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
+        assert found["jobs of vanished processes"]["verdict"] == "warning"
+        assert found["foreign keys to jobs"]["found"] == "effects.job_id has no index"
+        assert found["workers"]["found"] == "none is alive, and 1 job waiting"
+        assert found["server version"]["verdict"] == "ok"
+        assert found["oldest transaction"]["verdict"] == "ok"
+        out = run("doctor").output
+        assert "CREATE INDEX CONCURRENTLY ON effects (job_id)" in out
+        with database.begin() as connection:
+            connection.exec_driver_sql("CREATE INDEX ON effects (job_id)")
+        assert "CREATE INDEX" not in run("doctor").output
+
+    def test_the_doctor_warns_of_row_level_security(self, run: Run, database: Engine) -> None:
+        assert "row level security" not in run("doctor").output
+        with database.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE sqla_runs ENABLE ROW LEVEL SECURITY")
+        found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}["row level security"]
+        assert found["verdict"] == "warning"
+        assert found["found"] == "it is on for sqla_runs; this role is exempt from its policies"
+        assert "never claimed, taken back or pruned" in found["remedy"]
+        assert "BYPASSRLS" in found["remedy"]
+        with database.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE sqla_runs DISABLE ROW LEVEL SECURITY")
+        assert "row level security" not in run("doctor").output
+
+    def test_the_doctor_warns_of_triggers_that_may_refuse(self, run: Run, database: Engine) -> None:
+        with database.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+            )
+            for name, when in {"late": "AFTER", "early": "BEFORE", "off": "BEFORE"}.items():
+                connection.exec_driver_sql(
+                    f"CREATE TRIGGER {name} {when} UPDATE ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION refuse()"
+                )
+            connection.exec_driver_sql("ALTER TABLE sqla_jobs DISABLE TRIGGER off")
+        found = [one for one in json.loads(run("doctor", "--json").stdout) if one["about"] == "triggers"]
+        assert [(one["verdict"], one["found"]) for one in found] == [
+            ("warning", "trigger early of sqla_jobs calls refuse before rows are written")
+        ]
+        assert "DROP TRIGGER early ON sqla_jobs" in found[0]["remedy"]
+
+    def test_retention_is_an_option_of_workers(self, run: Run) -> None:
+        assert "'succeeded' is not STATE=TIME" in run("worker", "--retention", "succeeded", code=2).output
+        assert "unknown retention 'x'; valid names: succeeded" in run("worker", "--retention", "x=7d", code=1).output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["list", "--task", "\x00"], 2, "a NUL character"),
+        (["list", "--queue", "\udcff"], 2, "half of a surrogate pair"),
+        (["cancel", "--yes", "--error", "\udcff"], 2, "half of a surrogate pair"),
+        (["list", "--arg", "x=1e999"], 2, "a number beyond 1.8e308"),
+        (["list", "--arg", 'x="\\u0000"'], 2, "a NUL character"),
+        (["list", "--arg", 'x={"\\ud800": 1}'], 2, "half of a surrogate pair"),
+        (["list", "--arg", f"x={'[' * 300}{']' * 300}"], 2, "nested more than 100 levels"),
+        (["list", "--arg", f"x={'9' * 5000}"], 0, ""),
+        (["list", "--older-than", "99999w"], 0, ""),
+        (["list", "--newer-than", "99999w", "--json"], 0, "[]"),
+        (["list", "--newer-than", "999999w"], 2, "is not a duration"),
+        (["prune", "--older-than", "99999w", "--yes"], 0, "0 jobs"),
+        (["list", "--limit", str(2**63)], 2, "not in the range"),
+        (["list", "--below", str(2**63)], 2, "not in the range"),
+        (["show", str(2**63)], 2, "not in the range"),
+        (["show", str(9 * 10**18)], 1, "there is no job"),
+        (["retry", "9" * 30], 2, "not in the range"),
+        (["enqueue", "misbehave", '{"how": "no"}', "--delay", "99999w"], 1, "0 to 100 years"),
+        (["schedule", "enable", "\x00"], 1, "a NUL character"),
+        (["schedule", "enable", "\udcff"], 1, "half of a surrogate pair"),
+        (["worker", "--queues", f"mail={'9' * 5000}"], 1, "is not NAME or NAME=NUMBER"),
+        (["worker", "--retention", "succeeded=99999w"], 1, "retention of succeeded"),
+    ],
+    ids=as_id,
+)
+def test_extreme_values_are_told_in_one_message(run: Run, arguments: list[str], code: int, said: str) -> None:
+    assert said in run(*arguments, code=code).output

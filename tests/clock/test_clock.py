@@ -1,0 +1,629 @@
+"""Schedules and the clock: each tick once, whatever happens, and operators have the last word."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import Jobs, RunContext
+from sqla_jobs.clock import Clock
+from sqla_jobs.clock.sync import retire, sync
+from sqla_jobs.clock.ticks import ticks_due
+from sqla_jobs.cron import Cron, every
+from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
+from sqla_jobs.models.types import CatchUp
+from sqla_jobs.queries import Queries
+from sqla_jobs.rules.sightings import Sightings
+from sqla_jobs.testing import drain
+from tests.helpers import refuse, wait_until
+
+seen: list[datetime | None] = []
+
+
+def application(engine: Engine) -> Jobs[Any]:
+    """A new one for each test: what code declares differs."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    jobs = Jobs(Base)
+
+    @jobs.task(max_attempts=7, queue="mail", priority=3, name="report")
+    def report(run: RunContext, kind: str = "daily") -> None:
+        seen.append(run.scheduled_for)
+
+    Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    return jobs
+
+
+@pytest.fixture
+def jobs(engine: Engine) -> Jobs[Any]:
+    return application(engine)
+
+
+@pytest.fixture
+def session(jobs: Jobs[Any], engine: Engine) -> Iterator[Session]:
+    with Session(engine) as session:
+        yield session
+
+
+def enqueued(session: Session, jobs: Jobs[Any]) -> list[Any]:
+    session.commit()
+    return list(session.scalars(select(jobs.Job).order_by(jobs.Job.scheduled_for)))
+
+
+def make_due(session: Session, jobs: Jobs[Any], ago: float = 0.0) -> None:
+    """As if the clock had last looked that many seconds ago."""
+    then = func.clock_timestamp() - timedelta(seconds=ago)
+    session.execute(update(jobs.Schedule).values(next_run_at=then))
+    session.commit()
+
+
+def only(session: Session, jobs: Jobs[Any]) -> Any:
+    session.commit()
+    return session.scalars(select(jobs.Schedule).execution_options(populate_existing=True)).one()
+
+
+# declaring
+
+
+@pytest.mark.slow
+def test_a_declared_schedule_becomes_a_row_and_its_ticks_jobs(session: Session, jobs: Jobs[Any]) -> None:
+    jobs.tasks["report"].schedule(
+        "0 3 * * *", name="nightly", timezone="Europe/Paris", args={"kind": "full"}, jitter=60
+    )
+    clock = jobs.clock()
+    assert clock.tick() == 0
+    row = only(session, jobs)
+    assert (row.name, row.task, row.cron, row.timezone, row.args) == (
+        "nightly",
+        "report",
+        "0 3 * * *",
+        "Europe/Paris",
+        {"kind": "full"},
+    )
+    assert row.next_run_at == Cron.parse("0 3 * * *", "Europe/Paris").next_after(datetime.now(UTC))
+    make_due(session, jobs)
+    tick = only(session, jobs).next_run_at
+    assert clock.tick() == 1
+    (job,) = enqueued(session, jobs)
+    assert (job.queue, job.priority, job.max_attempts, job.args) == ("mail", 3, 7, {"kind": "full"})
+    assert (job.schedule_id, job.scheduled_for) == (row.id, tick)
+    assert timedelta(0) <= job.run_at - tick <= timedelta(seconds=60)
+    assert only(session, jobs).last_run_at == tick
+    assert clock.tick() == 0
+
+
+@pytest.mark.slow
+def test_a_run_knows_its_tick(session: Session, jobs: Jobs[Any]) -> None:
+    jobs.tasks["report"].schedule(every(seconds=1))
+    clock = jobs.clock()
+    clock.tick()
+    wait_until(clock.tick)
+    seen.clear()
+    assert drain(jobs, session) >= 1
+    assert seen[0] == enqueued(session, jobs)[0].scheduled_for
+
+
+def test_a_class_task_is_scheduled_by_an_instance(session: Session, jobs: Jobs[Any]) -> None:
+    @jobs.task(name="Mail")
+    @dataclass
+    class Mail:
+        to: str
+
+        def execute(self) -> None: ...
+
+    jobs.schedule("@daily", Mail("ann@example.com"), name="mail ann")
+    jobs.clock().tick()
+    assert only(session, jobs).args == {"to": "ann@example.com"}
+
+
+@pytest.mark.parametrize(
+    ("cron", "options", "said"),
+    [
+        ("61 * * * *", {}, "'61' is not a valid minute"),
+        ("@daily", {"timezone": "Mars"}, "IANA"),
+        ("@daily", {"args": {"kind": 5}}, "kind"),
+        ("@daily", {"args": {"sort": "x"}}, "unexpected keyword argument 'sort'"),
+        ("@daily", {"name": ""}, "a schedule name must be 1 to 200 printable characters, got ''"),
+        ("@daily", {"queue": "a,b"}, "without '=' and ',', got 'a,b'"),
+        ("@daily", {"priority": 11}, "priority must be an integer from -10 to 10, got 11"),
+        ("@daily", {"catch_up": "some"}, "catch_up must be one of skip, latest, all, got 'some'"),
+        ("@daily", {"overlap": "never"}, "overlap must be one of allow, skip, got 'never'"),
+        ("@daily", {"jitter": -1}, "from 0 to 1 d, got -1"),
+        ("@daily", {"retries": 3}, "unknown schedule option 'retries'; valid options: name, timezone"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_refused_where_it_is_declared(
+    jobs: Jobs[Any], cron: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises((ConfigurationError, ArgumentsError, DeclarationError)) as caught:
+        jobs.tasks["report"].schedule(cron, **options)
+    assert said in str(caught.value)
+    assert dict(jobs.schedules) == {}
+
+
+def test_one_name_is_one_schedule(jobs: Jobs[Any]) -> None:
+    @jobs.task(name="other")
+    def other() -> None: ...
+
+    jobs.tasks["report"].schedule("@daily", name="mine")
+    jobs.tasks["report"].schedule("@hourly", name="mine")
+    with pytest.raises(DeclarationError, match="two schedules are named 'mine'"):
+        other.schedule("@daily", name="mine")
+    assert jobs.schedules["mine"].cron.text == "@hourly"
+
+
+def test_the_rhythm_of_a_clock_is_checked(jobs: Jobs[Any]) -> None:
+    with pytest.raises(ConfigurationError, match=r"heartbeat must be .*, got 0"):
+        jobs.clock(heartbeat=0)
+    with pytest.raises(ConfigurationError, match="three times"):
+        jobs.clock(heartbeat=5, lease=6)
+
+
+# code and operators
+
+
+def test_what_an_operator_set_stays_and_what_code_changed_follows(session: Session, jobs: Jobs[Any]) -> None:
+    report = jobs.tasks["report"]
+    report.schedule("0 3 * * *", name="nightly")
+    jobs.clock().tick()
+    row = only(session, jobs)
+    row.cron, row.enabled, row.disabled_reason = "0 5 * * *", False, "the printer is broken"
+    session.commit()
+    report.schedule("0 4 * * *", name="nightly", priority=7, timezone="Asia/Tokyo")
+    jobs.clock().tick()
+    row = only(session, jobs)
+    assert (row.cron, row.enabled, row.disabled_reason) == ("0 5 * * *", False, "the printer is broken")
+    assert (row.priority, row.timezone) == (7, "Asia/Tokyo")
+    sync(session, jobs.models, jobs.schedules, reset=True)
+    row = only(session, jobs)
+    assert (row.cron, row.enabled) == ("0 4 * * *", True)
+
+
+def test_a_pending_tick_does_not_move_when_nothing_changed_and_does_when_the_rule_did(
+    session: Session, jobs: Jobs[Any]
+) -> None:
+    jobs.tasks["report"].schedule("0 3 * * *", name="nightly")
+    jobs.clock().tick()
+    pending = datetime(2030, 1, 1, tzinfo=UTC)
+    session.execute(update(jobs.Schedule).values(next_run_at=pending))
+    session.commit()
+    jobs.clock().tick()
+    assert only(session, jobs).next_run_at == pending
+    only(session, jobs).cron = "0 4 * * *"
+    session.commit()
+    jobs.clock().tick()
+    assert only(session, jobs).next_run_at == Cron.parse("0 4 * * *").next_after(datetime.now(UTC))
+
+
+def test_an_operators_own_schedule_of_that_name_keeps_its_values(session: Session, jobs: Jobs[Any]) -> None:
+    session.add(jobs.Schedule(name="nightly", task="report", cron="0 1 * * *"))
+    session.commit()
+    jobs.tasks["report"].schedule("0 3 * * *", name="nightly", priority=1)
+    jobs.clock().tick()
+    row = only(session, jobs)
+    assert (row.cron, row.priority, row.declared) == ("0 1 * * *", 0, True)
+
+
+def test_what_no_code_declares_is_disabled_after_a_day_says_why_and_comes_back(
+    session: Session, jobs: Jobs[Any], engine: Engine
+) -> None:
+    jobs.tasks["report"].schedule("0 3 * * *", name="nightly")
+    jobs.clock().tick()
+    session.add(jobs.Schedule(name="an operator's", task="report", cron="@daily"))
+    session.commit()
+    without = application(engine)
+    without.clock().tick()
+    enabled = select(jobs.Schedule.enabled).where(jobs.Schedule.name == "nightly")
+    assert session.scalar(enabled) is True
+    session.execute(update(jobs.Schedule).values(declared_at=func.now() - timedelta(hours=25)))
+    session.commit()
+    without.clock().tick()
+    row = session.scalars(select(jobs.Schedule).where(jobs.Schedule.name == "nightly")).one()
+    session.refresh(row)
+    assert not row.enabled
+    assert "no code declares it any more" in (row.disabled_reason or "")
+    assert session.scalar(select(jobs.Schedule.enabled).where(jobs.Schedule.name == "an operator's"))
+    jobs.clock().tick()
+    session.commit()
+    session.refresh(row)
+    assert (row.enabled, row.disabled_reason, row.retired_at) == (True, None, None)
+
+
+@pytest.mark.slow
+def test_prune_disables_at_once_and_old_code_does_not_switch_off_what_new_code_declares(
+    session: Session, jobs: Jobs[Any], engine: Engine
+) -> None:
+    old, new = jobs, application(engine)
+    old.tasks["report"].schedule("@daily", name="both")
+    old.tasks["report"].schedule("@daily", name="gone")
+    new.tasks["report"].schedule("@daily", name="both")
+    new.tasks["report"].schedule("@daily", name="new")
+    old.clock().tick()
+    new.clock().tick()
+    old.clock().tick()
+    assert session.scalar(select(func.count()).where(jobs.Schedule.enabled)) == 3
+    assert retire(session, new.models, new.schedules, timedelta(0)) == ["gone"]
+
+
+@pytest.mark.slow
+def test_an_operators_rule_that_is_wrong_is_disabled_and_says_why(session: Session, jobs: Jobs[Any]) -> None:
+    session.add(jobs.Schedule(name="bad", task="report", cron="61 * * * *"))
+    session.add(jobs.Schedule(name="good", task="report", cron="* * * * * *"))
+    session.commit()
+    clock = jobs.clock()
+    clock.tick()
+    wait_until(clock.tick)
+    bad = session.scalars(select(jobs.Schedule).where(jobs.Schedule.name == "bad")).one()
+    assert not bad.enabled
+    assert "'61' is not a valid minute" in (bad.disabled_reason or "")
+    bad.cron, bad.enabled = "@daily", True
+    session.commit()
+    clock.tick()
+    session.refresh(bad)
+    assert bad.next_run_at is not None
+
+
+# catching up
+
+
+NOW = datetime(2026, 11, 25, 12, 0, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("cron", "down_for", "catch_up", "expected"),
+    [
+        ("0 * * * *", 2 * 3600, "latest", ["12:00:00"]),
+        ("0 * * * *", 2 * 3600, "all", ["11:00:00", "12:00:00"]),
+        ("0 * * * *", 2 * 3600, "skip", ["12:00:00"]),
+        ("30 * * * *", 2 * 3600, "skip", []),
+        ("30 * * * *", 2 * 3600, "latest", ["11:30:00"]),
+        ("* * * * * *", 3 * 86400, "latest", ["12:00:10"]),
+        ("0 0 1 1 *", 3 * 365 * 86400, "all", ["00:00:00"] * 3),
+    ],
+)
+def test_which_missed_ticks_are_fired(cron: str, down_for: int, catch_up: str, expected: list[str]) -> None:
+    rule = Cron.parse(cron)
+    first = rule.next_after(NOW - timedelta(seconds=down_for))
+    ticks, upcoming = ticks_due(rule, first, NOW, CatchUp(catch_up))
+    assert [f"{tick:%H:%M:%S}" for tick in ticks] == expected
+    assert upcoming == rule.next_after(NOW)
+
+
+def test_all_is_bounded_oldest_first_and_quick_after_years() -> None:
+    rule = Cron.parse("* * * * * *")
+    began = time.process_time()
+    ticks, _ = ticks_due(rule, NOW - timedelta(days=3650), NOW, CatchUp.all)
+    assert time.process_time() - began < 2
+    assert ticks == [NOW - timedelta(seconds=n) for n in range(99, -1, -1)]
+
+
+def test_after_downtime_the_clock_fires_by_the_schedules_own_rule(session: Session, jobs: Jobs[Any]) -> None:
+    for catch_up in CatchUp:
+        jobs.tasks["report"].schedule("0 0 * * * *", name=catch_up, catch_up=catch_up)
+    clock = jobs.clock()
+    clock.tick()
+    session.execute(update(jobs.Schedule).values(next_run_at=func.date_trunc("hour", func.now()) - timedelta(hours=5)))
+    session.commit()
+    clock.tick()
+    names = dict(session.execute(select(jobs.Schedule.id, jobs.Schedule.name)).all())
+    counted = [names[job.schedule_id] for job in enqueued(session, jobs)]
+    assert counted.count("all") == 6
+    assert counted.count("latest") == 1
+    assert counted.count("skip") <= 1
+
+
+def test_what_was_disabled_catches_up_on_nothing(session: Session, jobs: Jobs[Any]) -> None:
+    jobs.tasks["report"].schedule("@hourly")
+    clock = jobs.clock()
+    clock.tick()
+    only(session, jobs).enabled = False
+    session.commit()
+    clock.tick()
+    assert only(session, jobs).next_run_at is None
+    only(session, jobs).enabled = True
+    session.commit()
+    assert clock.tick() == 0
+    assert only(session, jobs).next_run_at > datetime.now(UTC)
+
+
+def test_overlap_skip_passes_over_ticks_while_a_job_has_not_ended(session: Session, jobs: Jobs[Any]) -> None:
+    jobs.tasks["report"].schedule(every(seconds=1), overlap="skip")
+    clock = jobs.clock()
+    clock.tick()
+    wait_until(clock.tick)
+    make_due(session, jobs, 5)
+    assert clock.tick() == 0
+    session.execute(update(jobs.Job).values(state="scheduled"))  # waits for another attempt
+    make_due(session, jobs, 5)
+    assert clock.tick() == 0
+    session.execute(update(jobs.Job).values(state="succeeded", scheduled_for=func.now() - timedelta(hours=1)))
+    make_due(session, jobs, 5)
+    assert clock.tick() == 1
+
+
+# exactly once
+
+
+def test_the_database_refuses_a_second_job_for_one_tick(session: Session, jobs: Jobs[Any]) -> None:
+    jobs.tasks["report"].schedule(every(seconds=1), catch_up="all")
+    clock = jobs.clock()
+    clock.tick()
+    make_due(session, jobs, 20)
+    first = clock.tick()
+    make_due(session, jobs, 20)
+    clock.tick()
+    ticks = [job.scheduled_for for job in enqueued(session, jobs)]
+    assert first >= 20
+    assert len(ticks) == len(set(ticks))
+
+
+def test_clocks_at_once_share_the_work(session: Session, jobs: Jobs[Any]) -> None:
+    session.execute(
+        insert(jobs.Schedule), [{"name": f"s{n}", "task": "report", "cron": "@daily", "queue": "q"} for n in range(300)]
+    )
+    session.commit()
+    clocks = [jobs.clock() for _ in range(3)]
+    for clock in clocks:
+        clock.tick()
+    session.execute(update(jobs.Schedule).values(next_run_at=func.date_trunc("day", func.now())))
+    session.commit()
+    with ThreadPoolExecutor() as pool:
+        fired = list(pool.map(Clock.tick, clocks))
+    assert sum(fired) == 300
+    assert len(enqueued(session, jobs)) == 300
+
+
+APP = """
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+from sqla_jobs.cron import every
+
+class Base(DeclarativeBase): ...
+
+jobs = Jobs(Base, session_factory=create_engine({url!r}))
+
+@jobs.task
+def tick() -> None: ...
+
+tick.schedule(every(seconds=1), name="each second", catch_up="all")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, engine: Engine, database_url: str) -> Path:
+    (tmp_path / "app.py").write_text(APP.format(url=database_url))
+    program = "import app; app.Base.metadata.create_all(app.jobs.binding().engine)"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    return tmp_path
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", *arguments]
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, stderr=log, stdout=log, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Engine) -> None:
+    clocks = [start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2") for _ in range(3)]
+    ticks = text(
+        "SELECT count(*), count(DISTINCT scheduled_for), min(scheduled_for), max(scheduled_for) FROM sqla_jobs"
+    )
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+
+            def fired(count: int) -> bool:
+                return bool(connection.execute(ticks).one()[0] >= count)
+
+            for count in (2, 5, 8):
+                wait_until(partial(fired, count))
+                victim = clocks.pop(0)
+                victim.send_signal(signal.SIGKILL)
+                victim.wait()
+                clocks.append(start(folder, "sqla_jobs.clock", "app:jobs", "--heartbeat", "0.5", "--lease", "2"))
+            wait_until(lambda: fired(12))
+            for clock in clocks:
+                clock.send_signal(signal.SIGTERM)
+            assert [clock.wait(20) for clock in clocks] == [0, 0, 0]
+            count, distinct, first, last = connection.execute(ticks).one()
+            assert count == distinct == (last - first).total_seconds() + 1
+    finally:
+        for clock in clocks:
+            clock.kill()
+            clock.wait()
+
+
+@pytest.mark.slow
+def test_a_worker_runs_a_clock_unless_told_otherwise(folder: Path, engine: Engine) -> None:
+    worker = start(folder, "sqla_jobs.worker", "app:jobs", "--processes", "2")
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            done = text("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded'")
+            wait_until(lambda: connection.scalar(done) >= 2)
+            kinds = text("SELECT string_agg(kind, ' ' ORDER BY kind) FROM sqla_processes")
+            wait_until(lambda: connection.scalar(kinds) == "clock worker worker")
+            os.killpg(worker.pid, signal.SIGTERM)
+            assert worker.wait(20) == 0
+            assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
+            connection.execute(text("DELETE FROM sqla_jobs"))
+            worker = start(folder, "sqla_jobs.worker", "app:jobs", "--no-clock")
+            wait_until(lambda: connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 1)
+            assert connection.scalar(text("SELECT kind FROM sqla_processes")) == "worker"
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+@pytest.mark.slow
+def test_a_schedule_that_somebody_holds_locked_stops_neither_workers_nor_other_schedules(
+    folder: Path, engine: Engine
+) -> None:
+    """Also of a worker that starts meanwhile, whose code declares the schedule."""
+    succeeded = text("SELECT count(*) FROM sqla_jobs WHERE state = 'succeeded' AND task = :task")
+    declare = "\n@jobs.task\ndef tock() -> None: ...\n\ntock.schedule(every(seconds=1))\n"
+    (folder / "app.py").write_text(APP.format(url=engine.url.render_as_string(hide_password=False)) + declare)
+
+    def runs_of(task: str, at_least: int) -> bool:
+        with engine.connect() as connection:
+            return bool(connection.scalar(succeeded, {"task": task}) >= at_least)
+
+    worker = start(folder, "sqla_jobs.worker", "app:jobs")
+    try:
+        wait_until(lambda: runs_of("tick", 1) and runs_of("tock", 1))
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE sqla_schedules SET priority = 1 WHERE name = 'each second'"))
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+            with engine.begin() as other:
+                before = other.scalar(succeeded, {"task": "tock"}) or 0
+            worker = start(folder, "sqla_jobs.worker", "app:jobs")
+            wait_until(lambda: runs_of("tock", before + 3), message=(folder / "log").read_text())
+            assert "somebody holds schedules locked" in (folder / "log").read_text()
+            before = connection.scalar(succeeded, {"task": "tick"}) or 0
+        wait_until(lambda: runs_of("tick", before + 2))
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
+# time
+
+
+def test_the_clock_of_the_host_decides_nothing(
+    session: Session, jobs: Jobs[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host two hours ahead: the clock asks the server, whose word is replaced by nothing of ours."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=2)
+
+    monkeypatch.setattr("sqla_jobs.cron.datetime", Ahead)
+    monkeypatch.setattr("time.time", lambda: time.monotonic() + 10**9)
+    jobs.tasks["report"].schedule(every(hours=1))
+    clock = jobs.clock()
+    clock.tick()
+    now = session.scalars(select(func.now())).one()
+    assert now < only(session, jobs).next_run_at <= now + timedelta(hours=1)
+    assert clock.tick() == 0
+
+
+@pytest.mark.slow
+def test_a_server_whose_clock_steps_back_fires_nothing_twice(session: Session, jobs: Jobs[Any]) -> None:
+    """Ticks fired already lie ahead of it then; they are not fired again."""
+    jobs.tasks["report"].schedule(every(seconds=10), catch_up="all")
+    clock = jobs.clock()
+    clock.tick()
+    future = func.to_timestamp(func.floor(func.extract("epoch", func.now()) / 10) * 10) + timedelta(seconds=60)
+    session.execute(update(jobs.Schedule).values(next_run_at=future))
+    session.commit()
+    assert clock.tick() == 0
+    assert only(session, jobs).next_run_at > datetime.now(UTC)
+
+
+@pytest.mark.slow
+def test_a_running_clock_follows_a_change_at_once_and_in_time_one_it_was_not_told_of(
+    session: Session, jobs: Jobs[Any]
+) -> None:
+    jobs.tasks["report"].schedule("@yearly", name="one")
+    with jobs.clock():
+        wait_until(lambda: only(session, jobs).next_run_at is not None)
+        only(session, jobs).cron = "* * * * * *"
+        session.commit()
+        wait_until(lambda: enqueued(session, jobs), timeout=2.5)
+        session.execute(text("UPDATE sqla_schedules SET enabled = false"))  # nobody is told
+        session.commit()
+        wait_until(lambda: only(session, jobs).next_run_at is None, timeout=3)
+
+
+@pytest.mark.slow
+def test_ticks_are_on_time(session: Session, jobs: Jobs[Any]) -> None:
+    jobs.tasks["report"].schedule(every(seconds=1))
+    with jobs.clock():
+        wait_until(lambda: len(enqueued(session, jobs)) >= 5)
+    lags = [(job.created_at - job.scheduled_for).total_seconds() for job in enqueued(session, jobs)]
+    assert sorted(lags)[len(lags) // 2] < 0.2
+
+
+@pytest.mark.slow
+def test_an_idle_clock_beats_as_often_as_it_is_told_to(session: Session, jobs: Jobs[Any], engine: Engine) -> None:
+    queries = Queries(jobs.models)
+    beaten = select(jobs.Process).where(jobs.Process.heartbeat_at > jobs.Process.started_at + timedelta(seconds=2.5))
+
+    seen = Sightings()
+
+    def is_beaten() -> bool:
+        with engine.begin() as connection:
+            now, heartbeats = time.monotonic(), queries.heartbeats(connection)
+        assert not seen.silent(heartbeats, asked_at=now, answered_at=time.monotonic())
+        session.commit()
+        return session.scalars(beaten).one_or_none() is not None
+
+    with jobs.clock(heartbeat=0.2, lease=1.2):
+        wait_until(is_beaten)
+
+
+@pytest.mark.slow
+def test_ten_thousand_schedules_due_at_once_are_fired(session: Session, jobs: Jobs[Any]) -> None:
+    session.execute(
+        insert(jobs.Schedule),
+        [{"name": f"s{n}", "task": "report", "cron": "0 0 * * *", "timezone": "Africa/Abidjan"} for n in range(10_000)],
+    )
+    session.commit()
+    clock = jobs.clock()
+    clock.tick()
+    session.execute(update(jobs.Schedule).values(next_run_at=func.date_trunc("day", func.now()) - timedelta(days=1)))
+    session.commit()
+    assert clock.tick() == 10_000
+
+
+# the command line
+
+
+@pytest.mark.slow
+def test_schedules_on_the_command_line(folder: Path, engine: Engine) -> None:
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "sqla_jobs", "schedule", *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert run("sync", "app:jobs") == "1 schedules are declared in code\n"
+    listed = re.sub(" {2,}", "  ", run("list", "app:jobs"))
+    assert "each second  tick  @every 1  UTC  -  -  no clock has seen it yet" in listed
+    app = folder / "app.py"
+    app.write_text(app.read_text().replace('name="each second"', 'name="renamed"'))
+    assert run("sync", "app:jobs", "--prune") == "1 schedules are declared in code\ndisabled: each second\n"
+    assert "disabled: no code declares it any more" in run("list", "app:jobs")
+
+
+def test_a_schedule_that_cannot_be_fired_holds_up_no_others(jobs: Jobs[Any], session: Session) -> None:
+    for number in range(20):
+        session.add(jobs.Schedule(name=f"s{number}", task="report", cron="* * * * *", queue=f"q{number}"))
+    refuse(session, "NEW.queue = 'q7'", when="BEFORE INSERT")
+    clock = jobs.clock()
+    clock.tick()
+    session.execute(text("UPDATE sqla_schedules SET next_run_at = now() - interval '1 second'"))
+    session.commit()
+    assert clock.tick() == 19
+    assert session.scalar(select(func.count()).where(jobs.Job.queue == "q7")) == 0
+    enabled = select(func.count()).where(jobs.Schedule.enabled)
+    assert session.scalar(enabled) == 20, "it is tried again"

@@ -1,0 +1,1160 @@
+"""The dashboard, asked by HTTP: who may do what, what is shown, what is changed."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+from flask import Flask, abort, redirect, request
+from flask.testing import FlaskClient
+from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
+
+from sqla_jobs.cli.main import main
+from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint
+from sqla_jobs.dashboard.data import listing
+from sqla_jobs.dashboard.data.filters import BadFilter, read_filter
+from sqla_jobs.dashboard.data.reading import PATIENCE, reading
+from sqla_jobs.dashboard.standalone import OneTimeToken
+from sqla_jobs.dashboard.standalone import create_app as create_alone
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.wording import NOTHING
+from tests import dashboard_shop as shop
+from tests.conftest import ROOT
+from tests.dashboard_shop import HOSTILE, create_app, jobs
+from tests.helpers import wait_until
+
+
+class Visitor:
+    """A browser without a screen: keeps cookies, finds the token in the page, fills forms."""
+
+    def __init__(self, app: Flask) -> None:
+        self.client: FlaskClient = app.test_client()
+
+    def get(self, path: str, status: int = 200, **headers: str) -> str:
+        response = self.client.get(f"/ops{path}", headers=headers)
+        assert response.status_code == status, response.text
+        return response.text
+
+    def token(self, path: str = "/schedules/new") -> str:
+        found = re.search(r'name="csrf_token" value="([^"]+)"', self.get(path))
+        assert found
+        return found[1]
+
+    def post(self, path: str, fields: dict[str, Any] | None = None, **headers: str) -> TestResponse:
+        return self.client.post(f"/ops{path}", data={"csrf_token": self.token(), **(fields or {})}, headers=headers)
+
+    def change(self, path: str, fields: dict[str, Any] | None = None) -> str:
+        """A change that works: the page it leads to."""
+        response = self.post(path, fields)
+        assert response.status_code == 303, response.text
+        page = self.client.get(response.headers["Location"])
+        assert page.status_code == 200, page.text
+        return page.text
+
+
+@pytest.fixture
+def visitor(database: Engine) -> Visitor:
+    return Visitor(create_app())
+
+
+def words(page: str) -> str:
+    """What a page says, without its markup."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def rows(page: str) -> list[int]:
+    """The ids of the jobs in a list, in order."""
+    return [int(one) for one in re.findall(r'<tr data-id="(\d+)"', page)]
+
+
+def link(page: str, rel: str) -> str | None:
+    found = re.search(rf'rel="{rel}" href="([^"]+)"', page)
+    return html.unescape(found[1]).removeprefix("/ops") if found else None
+
+
+def audit(session: Session) -> list[tuple[str, str, str]]:
+    session.rollback()
+    lines = session.scalars(select(jobs.Audit).order_by(jobs.Audit.id))
+    return [(line.actor, line.action, line.subject) for line in lines]
+
+
+PATHS = ["/", "/jobs", "/jobs/1", "/schedules", "/schedules/new", "/schedules/1", "/schedules/1/edit", "/audit"]
+
+
+# --- who may come in
+
+
+def test_a_dashboard_needs_somebody_who_says_who_may_come_in() -> None:
+    with pytest.raises(ConfigurationError, match="authorize=None: give a function"):
+        create_blueprint(jobs, authorize=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="authorize"):
+        create_blueprint(jobs)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def test_without_a_secret_key_it_does_not_start() -> None:
+    with pytest.raises(ConfigurationError, match=r'set app\.config\["SECRET_KEY"\]'):
+        Flask("app").register_blueprint(create_blueprint(jobs, authorize=allow_everyone))
+
+
+@pytest.mark.parametrize("answer", [None, False])
+def test_whom_authorize_refuses_sees_nothing(answer: Any, database: Engine, session: Session) -> None:
+    shop.add.enqueue(session, a=1)
+    session.commit()
+    visitor = Visitor(create_app(lambda: answer))
+    for path in PATHS:
+        assert "You may not see this dashboard" in visitor.get(path, 403)
+    for path in ("/jobs/1/retry", "/queues/pause", "/jobs/change", "/schedules/new"):
+        assert visitor.client.post(f"/ops{path}").status_code == 403
+
+
+def test_an_answer_that_says_neither_yes_nor_no_is_an_error(database: Engine) -> None:
+    answer: Any = True
+    with pytest.raises(ConfigurationError, match=r"authorize returned True: return Role\.operator"):
+        Visitor(create_app(lambda: answer)).client.get("/ops/")
+
+
+def test_authorize_may_send_the_visitor_to_a_login_page(database: Engine) -> None:
+    def to_login() -> Role | None:
+        return abort(redirect("/login"))
+
+    response = create_app(to_login).test_client().get("/ops/jobs")
+    assert (response.status_code, response.headers["Location"]) == (302, "/login")
+
+
+@pytest.mark.slow
+def test_a_viewer_looks_and_changes_nothing(database: Engine, session: Session) -> None:
+    job = shop.add.options(delay=60).enqueue(session, a=1)
+    session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
+    session.commit()
+    visitor = Visitor(create_app(lambda: "viewer"))
+    for path in PATHS:
+        page = visitor.get(path)
+        assert "read-only" in page
+        assert 'method="post"' not in page or path in ("/jobs", "/schedules/new", "/schedules/1/edit")
+    for path in (f"/jobs/{job.id}/cancel", "/queues/pause", "/jobs/change", "/schedules/1/fire"):
+        response = visitor.post(path, {"queue": "default", "action": "cancel", "all": "1"})
+        assert response.status_code == 403
+        assert "takes the role of an operator" in response.text
+    session.refresh(job)
+    assert job.state == "scheduled"
+    assert audit(session) == []
+
+
+# --- that a change was asked for
+
+
+def test_a_change_without_a_token_of_this_visitor_is_refused(visitor: Visitor, session: Session) -> None:
+    job = shop.add.enqueue(session, a=1)
+    session.commit()
+    visitor.get("/")
+    stranger = Visitor(create_app())
+    for token in ("", "nonsense", stranger.token()):
+        response = visitor.client.post(f"/ops/jobs/{job.id}/cancel", data={"csrf_token": token})
+        assert response.status_code == 400
+        assert "Reload it and try again" in response.text
+    assert audit(session) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin"}, 303),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "none"}, 403),
+        ({"Origin": "http://localhost"}, 303),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({}, 303),
+    ],
+    ids=str,
+)
+def test_a_form_of_another_site_is_refused(visitor: Visitor, headers: dict[str, str], status: int) -> None:
+    assert visitor.post("/queues/pause", {"queue": "mail"}, **headers).status_code == status
+
+
+def test_the_cookie_is_for_this_dashboard_alone_and_survives_a_link_from_elsewhere(visitor: Visitor) -> None:
+    response = visitor.client.get("/ops/")
+    (cookie,) = response.headers.getlist("Set-Cookie")
+    assert cookie.startswith("sqla_jobs_csrf=")
+    assert {"HttpOnly", "SameSite=Strict"} <= {part.strip() for part in cookie.split(";")}
+    assert not visitor.client.get("/ops/").headers.getlist("Set-Cookie")
+    from_elsewhere = create_app().test_client().get("/ops/", headers={"Sec-Fetch-Site": "cross-site"})
+    assert 'http-equiv="refresh"' in from_elsewhere.text
+    assert not from_elsewhere.headers.getlist("Set-Cookie")
+
+
+@pytest.mark.slow
+def test_every_page_comes_with_a_strict_policy_and_nothing_inline(visitor: Visitor, session: Session) -> None:
+    session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
+    shop.fail.enqueue(session, message="no")
+    session.commit()
+    jobs.worker().drain()
+    for path in [*PATHS, "/jobs/404", "/jobs?state=wrong"]:
+        response = visitor.client.get(f"/ops{path}")
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert response.headers["Cache-Control"] == "no-store"
+        page = response.text
+        assert not re.search(r"<style|<script(?! src=)", page)
+        in_tags = " ".join(re.findall(r"<[a-z][^<>]*>", page))
+        assert not re.search(r"\s(style|on\w+)=|javascript:", re.sub(r'"[^"]*"', '""', in_tags))
+        assert set(re.findall(r'(?:src|href)="(\w+:[^"]*)', page)) == set()
+
+
+# --- what is shown
+
+
+@pytest.mark.slow
+def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Visitor, session: Session) -> None:
+    session.add(
+        job := jobs.Job(
+            task=HOSTILE, queue=HOSTILE, args={HOSTILE: HOSTILE}, unique_key=HOSTILE, note=HOSTILE, state="failed",
+            finished_at=datetime.now(UTC), progress_message=HOSTILE,
+        )
+    )  # fmt: skip
+    session.add(unknown := jobs.Job(task=f"{HOSTILE}!", queue=HOSTILE, args={}, state="queued"))
+    session.add(
+        schedule := jobs.Schedule(name=HOSTILE, task=HOSTILE, cron=HOSTILE, timezone=HOSTILE, args={"x": HOSTILE})
+    )
+    session.add(
+        disabled := jobs.Schedule(name="b", task="add", cron="* * * * *", enabled=False, disabled_reason=HOSTILE)
+    )
+    session.add(jobs.Process(host=HOSTILE, queues={HOSTILE: 1}, kind=HOSTILE))
+    session.add(jobs.Queue(name=HOSTILE, paused_at=datetime.now(UTC)))
+    session.add(jobs.Audit(actor=HOSTILE, action=HOSTILE, subject=HOSTILE, details={HOSTILE: HOSTILE}))
+    session.flush()
+    session.add(
+        jobs.Run(
+            job_id=job.id, attempt=1, outcome="failed", error_type=HOSTILE, error=HOSTILE, traceback=HOSTILE,
+            result={HOSTILE: HOSTILE},
+        )
+    )  # fmt: skip
+    session.commit()
+    ids = {"job": job.id, "unknown": unknown.id, "schedule": schedule.id, "disabled": disabled.id}
+    shown = 0
+    for path in [
+        "/",
+        "/jobs",
+        "/jobs?state=failed",
+        f"/jobs/{ids['job']}",
+        f"/jobs/{ids['unknown']}",
+        "/schedules",
+        f"/schedules/{ids['schedule']}",
+        f"/schedules/{ids['schedule']}/edit",
+        f"/schedules/{ids['disabled']}",
+        "/audit",
+    ]:
+        page = visitor.get(path)
+        assert "<script>alert" not in page
+        assert "<img" not in page
+        assert "49" not in re.findall(r"onerror=alert\(2\)>(\d+)", html.unescape(page))
+        shown += page.count("&lt;script&gt;")
+    assert shown > 30
+    for name in ("task", "queue", "error", "args", "key", "created_after", "state", "schedule", "sort", "after"):
+        page = visitor.client.get("/ops/jobs", query_string={name: HOSTILE}).text
+        assert "<script>alert" not in page
+        assert "<img" not in page
+    reason = visitor.post(f"/schedules/{ids['disabled']}/disable", {"reason": HOSTILE, "back": "https://evil.example/"})
+    assert reason.headers["Location"].startswith("/ops/")
+
+
+AWAY = [
+    "https://evil.example/", "//evil.example", "/\t/evil.example", "/\n/evil.example", "/\r\n//evil.example",
+    "\t//evil.example", " //evil.example", "\x00//evil.example", "\x1f/ops/jobs", "/\\evil.example", "\\\\evil.example",
+    "/\t\\evil.example", "///evil.example", "/ops//evil.example", "/ops/../../evil", "/ops/jobs/../../x",
+    "javascript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "http:/ops/jobs", "http:jobs", "ops/jobs",
+    "?x=1", "/%09/evil.example", "/%5Cevil.example", "/ops@evil.example", "//ops/jobs", "//[evil",
+    "/ops\t/../..//evil.example", "/elsewhere", "/opsevil/", "/ops/nothing", "/ops/static/dashboard.js",
+    "/ops/jobs/change", "", "/", "/x" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", [None, "/ops"])
+@pytest.mark.parametrize("root", ["", "/mounted"])
+def test_a_form_leads_back_only_to_pages_of_this_dashboard(
+    database: Engine, session: Session, prefix: str | None, root: str
+) -> None:
+    session.add(schedule := jobs.Schedule(name="s", task="add", cron="* * * * *", args={"a": 1}))
+    session.commit()
+    app = Flask("back")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix=prefix)
+    client = app.test_client()
+    home = f"{root}{prefix or ''}"
+    environ = {"SCRIPT_NAME": root}
+    page = client.get(f"{prefix or ''}/schedules/new", environ_overrides=environ).text
+    token = re.search(r'name="csrf_token" value="([^"]+)"', page)
+    assert token
+
+    def leads_to(back: str) -> str:
+        fields = {"csrf_token": token[1], "back": back}
+        path = f"{prefix or ''}/schedules/{schedule.id}/enable"
+        response = client.post(path, data=fields, environ_overrides=environ)
+        assert response.status_code == 303
+        return response.headers["Location"]
+
+    fallback = f"{home}/schedules/{schedule.id}"
+    for back in AWAY:
+        if back != "/" or prefix:
+            assert leads_to(back) == fallback, back
+        assert leads_to(f"{home}\t/{back}") == fallback, back
+    assert leads_to(f"{home}/?_external=1&_scheme=javascript") == f"{home}/?_external=1&_scheme=javascript"
+    for back in (
+        "/",
+        "/jobs",
+        f"/schedules/{schedule.id}",
+        "/jobs?state=failed&args=x%3D%22%C3%A9%22&error=a+b",
+        "/audit",
+    ):
+        assert leads_to(f"{home}{back}") == f"{home}{back}"
+
+
+@pytest.mark.slow
+def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Session) -> None:
+    secret = "tr0ub4dor&3"
+    shop.login.enqueue(session, user="ada", password=secret)
+    shop.login.enqueue(session, user="nobody", password=secret)
+    waiting = shop.login.options(delay=60, unique_key=f"login {secret}").enqueue(session, user="x", password=secret)
+    session.add(jobs.Schedule(name="nightly", task="login", cron="0 2 * * *", args={"user": "x", "password": secret}))
+    session.commit()
+    jobs.worker().drain()
+    pages = ["/", "/jobs", "/jobs?state=failed", "/jobs/1", "/jobs/2", f"/jobs/{waiting.id}", "/schedules"]
+    for path in [*pages, "/schedules/1", "/schedules/1/edit", "/audit"]:
+        page = html.unescape(visitor.get(path))
+        assert secret not in page, path
+    job = visitor.get("/jobs/1")
+    assert "(hidden)" in job
+    assert "in, by ***" in job
+    assert "password=..." in words(job)
+    confirm = visitor.post("/jobs/change", {"action": "cancel", "all": "1", "task": "login"})
+    assert secret not in html.unescape(confirm.text)
+
+
+@pytest.mark.slow
+def test_what_is_hidden_cannot_be_guessed_by_searching(visitor: Visitor, session: Session) -> None:
+    shop.login.options(delay=60).enqueue(session, user="ada", password="hunter2")
+    session.commit()
+    assert len(rows(visitor.get("/jobs?args=user=ada"))) == 1
+    assert rows(visitor.get("/jobs?args=password=hunter2")) == []
+    assert rows(visitor.get('/jobs?args={"user":"ada","password":"hunter2"}')) == []
+    response = visitor.post("/jobs/change", {"action": "cancel", "all": "1", "args": "password=hunter2"})
+    assert "No job to cancel" in response.text
+
+
+def test_numbers_are_shown_to_the_last_digit(visitor: Visitor, session: Session) -> None:
+    big, long = 2**63 + 12345678901234567890, "9" * 5000
+    args = f'{{"big": {big}, "fine": 0.12345678901234567890123456789, "long": {long}, "ä": "ß€😀"}}'
+    session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('add', CAST(:args AS jsonb))"), {"args": args})
+    session.commit()
+    page = visitor.get("/jobs/1")
+    for said in (str(big), "0.12345678901234567890123456789", long, '"ä": "ß€😀"'):
+        assert said in html.unescape(page)
+    assert str(big) in visitor.get("/jobs")
+
+
+@pytest.mark.slow
+def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None:
+    shop.fail.options(unique_key="only one").enqueue(session, message="first line\nsecond line")
+    session.commit()
+    jobs.worker().drain()
+    session.execute(update(jobs.Job).values(note="of the application"))
+    session.commit()
+    page = words(visitor.get("/jobs/1"))
+    for said in (
+        "fail #1 failed",
+        "Attempt 1 failed, and is tried again",
+        "Attempt 2 failed",
+        "ValueError first line second line",
+        "Traceback",
+        "2 of 2",
+        "only one",
+        "note of the application",
+        "jobs.tasks['fail'].options(unique_key='only one').enqueue(session, message=\"first line",
+    ):
+        assert said.replace('message="first line', "message=") in page, said
+    assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
+
+
+def test_the_code_of_a_job_enqueues_it_again(visitor: Visitor, session: Session) -> None:
+    shop.add.options(queue="other", priority=3).enqueue(session, a=12345678901234567890, b=-1)
+    session.commit()
+    page = visitor.get("/jobs/1")
+    code = html.unescape(re.search(r'<pre[^>]*id="code"[^>]*>(.*?)</pre>', page, re.DOTALL)[1])  # type: ignore[index]  # pyright: ignore[reportOptionalSubscript]
+    again = eval(code, {"jobs": jobs, "session": session})
+    session.commit()
+    assert (again.args, again.queue, again.priority) == ({"a": 12345678901234567890, "b": -1}, "other", 3)
+
+
+@pytest.mark.slow
+def test_many_runs_are_shown_page_by_page(visitor: Visitor, session: Session) -> None:
+    job = shop.add.enqueue(session, a=1)
+    session.flush()
+    session.add_all([jobs.Run(job_id=job.id, attempt=n, outcome="snoozed") for n in range(1, 46)])
+    session.commit()
+    page = visitor.get(f"/jobs/{job.id}")
+    assert (page.count("<article"), "Attempt 45" in page, "Attempt 25 " in page) == (20, True, False)
+    older = re.search(r'href="/ops(/jobs/\d+\?before=\d+)"', page)
+    assert older
+    assert visitor.get(older[1]).count("<article") == 20
+
+
+@pytest.mark.slow
+def test_each_list_says_what_to_do_when_it_is_empty(visitor: Visitor) -> None:
+    assert "task.enqueue(session, …)" in words(visitor.get("/jobs"))
+    assert "No job is failed" in words(visitor.get("/jobs?state=failed"))
+    assert "Clear the filter" in words(visitor.get("/jobs?task=nothing"))
+    assert "task.schedule(" in words(visitor.get("/schedules"))
+    assert "Nobody has changed anything" in words(visitor.get("/audit"))
+    assert "python -m sqla_jobs.worker" in words(visitor.get("/"))
+
+
+# --- the overview
+
+
+@pytest.mark.slow
+def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> None:
+    for n in range(3):
+        shop.add.enqueue(session, a=n)
+    for n in range(2):
+        shop.fail.enqueue(session, message=f"number {n}")
+    shop.add.options(delay=60).enqueue(session, a=1)
+    session.commit()
+    jobs.worker().drain()
+    page = words(visitor.get("/"))
+    for said in ("1 scheduled", "3 succeeded", "2 failed", "7 runs", "57 % failed", "fail ValueError number"):
+        assert said in page
+    assert "Last hour: 3 runs succeeded and 4 failed" in page
+
+
+@pytest.mark.parametrize("span", ["hour", "day", "week", "nonsense"])
+def test_every_span_has_its_charts(visitor: Visitor, session: Session, span: str) -> None:
+    now = datetime.now(UTC)
+    for hours in range(0, 200, 3):
+        at = now - timedelta(hours=hours)
+        session.add(
+            jobs.Run(job_id=1, attempt=1, outcome="succeeded", started_at=at - timedelta(seconds=2), finished_at=at)
+        )
+    session.commit()
+    page = visitor.get(f"/?span={span}")
+    assert page.count('class="card chart"') == 3
+    assert ("2 s p50" in words(page)) is True
+
+
+def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, session: Session) -> None:
+    session.execute(
+        text(
+            "INSERT INTO sqla_runs (job_id, attempt, outcome, started_at, finished_at, error_type) "
+            "SELECT n, 1, CASE WHEN n % 5000 = 1 THEN 'failed' ELSE 'succeeded' END, "
+            "t - interval '3 s', t, 'ValueError' FROM generate_series(1, 20000) n, "
+            "LATERAL (SELECT now() - interval '55 minutes' + n * interval '0.15 s') x(t)"
+        )
+    )
+    session.commit()
+    page = words(visitor.get("/"))
+    assert "Told from an even sample of" in page
+    found = re.search(r"about ([\d,]+) runs succeeded and (\d+) failed", page)
+    assert found
+    assert 19_000 < int(found[1].replace(",", "")) < 21_000
+    assert found[2] == "4"
+    assert "3 s p95" in page
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, database: Engine) -> None:
+    shop.add.options(queue="lonely").enqueue(session, a=1)
+    session.add(jobs.Job(task="forgotten", args={}, state="queued"))
+    session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
+    session.commit()
+    page = words(visitor.get("/"))
+    assert "workers: none is alive, and 2 jobs waiting" in page
+    assert "task forgotten: this application does not declare it, and 1 job waiting for it" in page
+    assert "schedules: no clock is alive, and 1 schedule enabled" in page
+    with jobs.worker(["default"]), jobs.clock():
+        page = words(visitor.get("/"))
+    assert "queue lonely: no live worker serves it, and 1 job waiting" in page
+    assert "no clock" not in page
+    assert "oldest transaction" not in page
+
+
+def test_an_old_transaction_is_told_of(visitor: Visitor, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqla_jobs.monitoring.server._OLD_TRANSACTION", 0.0)
+    with database.begin() as connection:
+        connection.execute(text("SELECT txid_current()"))
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+        assert f"pg_terminate_backend({pid})" in visitor.get("/")
+
+
+def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> None:
+    shop.add.options(queue="mail").enqueue(session, a=1)
+    session.commit()
+    page = visitor.change("/queues/pause", {"queue": "mail"})
+    assert "Queue mail is paused" in words(page)
+    assert 'class="pill paused"' in page
+    assert "is paused" not in words(visitor.get("/"))  # told once
+    assert 'class="pill paused"' not in visitor.change("/queues/resume", {"queue": "mail"})
+    assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
+
+
+@pytest.mark.slow
+def test_queues_are_counted_one_by_one(visitor: Visitor, session: Session) -> None:
+    for queue, priority in (("a", 0), ("a", -10), ("b", 10)):
+        shop.add.options(queue=queue, priority=priority).enqueue(session, a=1)
+    shop.add.options(queue="c", delay=60).enqueue(session, a=1)
+    session.commit()
+    session.execute(update(jobs.Job).where(jobs.Job.priority == -10).values(run_at=func.now() - timedelta(hours=2)))
+    session.commit()
+    page = words(visitor.get("/"))
+    assert re.search(r"\ba 2 0 0 2 h ", page)
+    assert re.search(r"\bb 1 0 0 \d+ ms", page)
+    assert re.search(rf"\bc 0 1 0 {NOTHING}", page)
+
+
+# --- filters, sorting, pages
+
+
+def fill(session: Session) -> None:
+    """120 jobs of every kind."""
+    for n in range(120):
+        state = ("succeeded", "failed", "queued", "scheduled")[n % 4]
+        at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=n)
+        session.add(
+            jobs.Job(
+                task=("add", "fail")[n % 2], queue=("default", "mail", "mail")[n % 3], priority=n % 5 - 2,
+                args={"n": n, "tag": f"tag {n % 10}"}, state=state, created_at=at, run_at=at, started_at=at,
+                finished_at=at if n % 4 < 2 else None, unique_key=f"key {n}" if n % 4 > 1 else None,
+            )
+        )  # fmt: skip
+        session.flush()
+        if state == "failed":
+            session.add(
+                jobs.Run(job_id=n + 1, attempt=1, outcome="failed", error_type="KeyError", error=f"no {n} %_\\")
+            )
+    session.commit()
+
+
+FILTERS: list[tuple[str, Callable[[int], bool]]] = [
+    ("state=failed", lambda n: n % 4 == 1),
+    ("task=add", lambda n: n % 2 == 0),
+    ("queue=mail", lambda n: n % 3 > 0),
+    ("queue=mail&task=fail&state=queued", lambda n: False),
+    ("error=keyerror", lambda n: n % 4 == 1),
+    ("error=no+17+%25_", lambda n: n == 17),
+    ("args=n=17", lambda n: n == 17),
+    ("args=tag=tag+3", lambda n: n % 10 == 3),
+    ('args=n=13,tag="tag+3"', lambda n: n == 13),
+    ('args={"n":13}', lambda n: n == 13),
+    ("key=key+18", lambda n: n == 18),
+    ("created_after=2026-01-02T00:00&created_before=2026-01-02T10:00", lambda n: 24 <= n < 34),
+    ("created_after=2026-01-05T20:00", lambda n: n >= 116),
+    ("state=succeeded&created_before=2026-01-01T09:00", lambda n: n % 4 == 0 and n < 9),
+    ("state=queued&queue=mail", lambda n: n % 4 == 2 and n % 3 > 0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("query", "fits"), FILTERS)
+def test_filters_find_what_fits_and_nothing_else(
+    visitor: Visitor, session: Session, query: str, fits: Callable[[int], bool]
+) -> None:
+    fill(session)
+    found: list[int] = []
+    path: str | None = f"/jobs?{query}"
+    while path:
+        page = visitor.get(path)
+        found += rows(page)
+        path = link(page, "next")
+    assert sorted(found) == [n + 1 for n in range(120) if fits(n)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["", "scheduled", "queued", "running", "failed"])
+def test_pages_go_forth_and_back_in_each_order_while_jobs_come_and_go(
+    visitor: Visitor, session: Session, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "SIZE", 10)
+    fill(session)
+    process = jobs.Process(kind="worker")
+    session.add(process)
+    session.flush()
+    running = {"state": "running", "current_run_id": 1, "process_id": process.id}
+    if state == "running":
+        session.execute(update(jobs.Job).where(jobs.Job.state == "succeeded").values(**running))
+    session.commit()
+    for order in listing.orders(jobs, read_filter(jobs, {"state": state}).state):
+        page, pages = "", list[list[int]]()
+        path: str | None = f"/jobs?state={state}&sort={order.name}"
+        while path:
+            page = visitor.get(path)
+            pages.append(rows(page))
+            path = link(page, "next")
+            new = {"state": state or "queued", **(running if state == "running" else {})}
+            new |= {"finished_at": datetime.now(UTC), "started_at": datetime(2030, 1, 1, tzinfo=UTC)}
+            session.add(jobs.Job(task="add", args={}, **new))
+            session.commit()
+        flat = [one for one_page in pages for one in one_page if one <= 120]
+        assert len(flat) == len(set(flat)) == (30 if state else 120)
+        back: list[list[int]] = []
+        path = link(page, "prev")
+        while path:
+            page = visitor.get(path)
+            back.insert(0, rows(page))
+            path = link(page, "prev")
+        flat_back = [one for one_page in back for one in one_page if one <= 120]
+        assert flat_back == flat[: len(flat_back)]
+        assert len(flat) - len(flat_back) <= 10
+
+
+@pytest.mark.slow
+def test_a_search_that_runs_out_of_time_says_so_and_goes_on(
+    visitor: Visitor, database: Engine, session: Session
+) -> None:
+    """The search waits for a lock until its time is up."""
+    fill(session)
+    many = "INSERT INTO sqla_jobs (task, args) SELECT 'add', '{}' FROM generate_series(1, 5000)"
+    session.execute(text(many))
+    session.commit()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    too_long = "now() - query_start > interval '1.1 seconds'"
+    with ThreadPoolExecutor(1) as thread, database.connect() as watching:
+        watching.execution_options(isolation_level="AUTOCOMMIT")
+        with database.begin() as holding:
+            holding.execute(text("LOCK TABLE sqla_jobs"))
+            first = thread.submit(visitor.get, "/jobs?args=n=3")
+            wait_until(lambda: watching.scalar(text(f"{waiting} AND {too_long}")))
+        page = first.result()
+    assert "Not everything was searched. 5,000 jobs were looked through" in words(page)
+    assert rows(page) == []
+    found = re.search(r'href="([^"]+)">Search further', page)
+    assert found
+    page = visitor.get(html.unescape(found[1]).removeprefix("/ops"))
+    assert rows(page) == [4]
+    assert "Not everything" not in page
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("state=wrong", "one of scheduled, queued"),
+        ("args=nonsense", "write name=value"),
+        ("args={", "a JSON object"),
+        ("created_after=yesterday", "is not a time: write one such as"),
+        ("created_after=0001-01-01T00:00%2B23:00", "is not a time: write one such as"),
+        ("created_after=0001-01-01T00:00", "is out of range"),
+        ("created_before=9999-12-31T23:59:59", "is out of range"),
+        ("args=x=1e999", "a number beyond 1.8e308"),
+        ('args={"x":[-1e999]}', "a number beyond 1.8e308"),
+        ('args=x="\\u0000"', "a NUL character"),
+        ('args={"a":{"\\u0000":1}}', "a NUL character"),
+        ('args=x="\\ud800"', "half of a surrogate pair"),
+        (f"args=x={'[' * 300}{']' * 300}", "nested more than 100 levels"),
+        ("state=queued&after=WyJcdWQ4MDAiLCAwLCAwLCAwXQ", "names no place"),
+        ("state=queued&after=WyJxIiwgMTA5OTUxMTYyNzc3NiwgMCwgMF0", "names no place"),
+        ("schedule=x", "schedule must be an integer"),
+        ("after=nonsense", "names no place in this list"),
+        ("state=failed&after=WzFd", "names no place in this list"),
+        ("task=%00", "NUL character"),
+        ("after=WyJcdTAwMDAiLDAsMCwwXQ&state=queued", "names no place"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_told_what_is_wrong(visitor: Visitor, query: str, said: str) -> None:
+    assert said in html.unescape(visitor.get(f"/jobs?{query}", 400))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/jobs?created_after=1000-01-01T00:00&created_before=8999-12-31T00:00", 200),
+        ("/jobs?state=failed&created_after=1000-01-01T00:00", 200),
+        (f"/jobs/{2**63}", 404),
+        (f"/jobs/{'9' * 100}", 404),
+        (f"/jobs/{2**63 - 1}", 404),
+        (f"/schedules/{2**63}", 404),
+        (f"/schedules/{2**63}/edit", 404),
+        ("/audit?subject=%00", 400),
+        ("/audit?after=WzkyMjMzNzIwMzY4NTQ3NzU4MDhd", 400),
+    ],
+)
+def test_extreme_values_in_an_address_are_no_fault_of_the_database(visitor: Visitor, path: str, status: int) -> None:
+    visitor.get(path, status)
+
+
+def test_a_page_of_runs_that_cannot_be_is_the_first_one(visitor: Visitor, session: Session) -> None:
+    shop.add.enqueue(session, a=1)
+    session.commit()
+    for before in (2**63, "9" * 5000, -(2**63), "x"):
+        visitor.get(f"/jobs/1?before={before}")
+
+
+@pytest.mark.parametrize(
+    ("text", "args"),
+    [
+        ("n=3", {"n": 3}),
+        ('n="3"', {"n": "3"}),
+        ("to=a@b.c", {"to": "a@b.c"}),
+        ("to = a@b.c , n = 3", {"to": "a@b.c", "n": 3}),
+        ("flag=true,none=null", {"flag": True, "none": None}),
+        ("date=2026-01-01", {"date": "2026-01-01"}),
+        ('deep={"a": [1, 2]}, n=1', {"deep": {"a": [1, 2]}, "n": 1}),
+        ('{"a": {"b": 1}}', {"a": {"b": 1}}),
+        ("id=12345678901234567890", {"id": 12345678901234567890}),
+    ],
+)
+def test_arguments_are_written_as_people_write_them(text: str, args: dict[str, Any]) -> None:
+    assert read_filter(jobs, {"args": text}).selection.args == args
+
+
+def test_a_filter_that_is_no_text_of_a_job_is_refused() -> None:
+    with pytest.raises(BadFilter):
+        read_filter(jobs, {"args": "NaN=1, x=NaN", "task": "\x00"})
+
+
+# --- one job
+
+
+def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visitor, session: Session) -> None:
+    job = shop.add.options(delay=3600).enqueue(session, a=1)
+    session.commit()
+    job_id = job.id
+    one = f"/jobs/{job_id}"
+
+    def now() -> Any:
+        session.rollback()
+        session.refresh(job)
+        return job
+
+    assert "waits until 2031-02-03 04:05 UTC" in words(
+        visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"})
+    )
+    assert (now().state, job.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
+    visitor.change(f"{one}/move", {"queue": "mail", "priority": "-3"})
+    assert (now().queue, job.priority) == ("mail", -3)
+    visitor.change(f"{one}/retry")
+    assert now().state == "queued"
+    visitor.change(f"{one}/cancel")
+    assert now().state == "cancelled"
+    visitor.change(f"{one}/retry")
+    assert now().state == "queued"
+    assert "is deleted" in words(visitor.change(f"{one}/delete"))
+    assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
+    actions = ["reschedule", "move", "retry", "cancel", "retry", "delete"]
+    assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
+    page = words(visitor.get("/audit"))
+    assert "run at: 2031-02-03T04:05:00+00:00" in page
+    assert len(re.findall(r"<strong>move</strong>", visitor.get(f"/audit?subject=job+{job_id}"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "said"),
+    [
+        ("retry", {}, "queued or running already"),
+        ("reschedule", {"run_at": "tomorrow"}, "is not a time"),
+        ("reschedule", {"run_at": "9999-12-31T23:59"}, "is out of range"),
+        ("reschedule", {"run_at": "0001-01-01T00:00"}, "is out of range"),
+        ("move", {"queue": "a\x00b", "priority": "0"}, "queue must be 1 to 200"),
+        ("move", {"queue": "mail", "priority": "9" * 5000}, "from -10 to 10"),
+        ("move", {"queue": "a=b", "priority": "0"}, "queue must be 1 to 200"),
+        ("move", {"queue": "mail", "priority": "11"}, "from -10 to 10"),
+        ("move", {"queue": "mail", "priority": "x"}, "from -10 to 10"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_changes_nothing(
+    visitor: Visitor, session: Session, action: str, fields: dict[str, str], said: str
+) -> None:
+    job = shop.add.enqueue(session, a=1)
+    session.commit()
+    session.refresh(job)
+    before = dict(vars(job))
+    response = visitor.post(f"/jobs/{job.id}/{action}", fields)
+    assert response.status_code == 409
+    assert said in html.unescape(response.text)
+    session.refresh(job)
+    assert {key: value for key, value in vars(job).items() if key[0] != "_"} == {
+        key: value for key, value in before.items() if key[0] != "_"
+    }
+    assert audit(session) == []
+
+
+@pytest.mark.slow
+def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
+    visitor: Visitor, session: Session
+) -> None:
+    job = shop.add.enqueue(session, a=1)
+    session.commit()
+    jobs.worker().drain()
+    for action, fields in (("reschedule", {"run_at": "2031-01-01T00:00"}), ("move", {"queue": "q", "priority": "0"})):
+        assert "does not wait any more" in visitor.post(f"/jobs/{job.id}/{action}", fields).text
+    assert "had ended already" in visitor.post(f"/jobs/{job.id}/cancel").text
+    session.execute(update(jobs.Job).values(state="running", current_run_id=1, process_id="0" * 32))
+    session.commit()
+    assert "was not deleted: it is running" in visitor.post(f"/jobs/{job.id}/delete").text
+    assert visitor.post("/jobs/999/retry").status_code == 404
+    assert visitor.post(f"/jobs/{job.id}/explode").status_code == 404
+    assert audit(session) == []
+
+
+@pytest.mark.slow
+def test_a_retry_that_meets_a_live_unique_key_says_so(visitor: Visitor, session: Session) -> None:
+    old = shop.add.options(unique_key="one").enqueue(session, a=1)
+    session.commit()
+    jobs.worker().drain()
+    live = shop.add.options(unique_key="one", delay=60).enqueue(session, a=1)
+    session.commit()
+    assert f"#{live.id}" in words(visitor.get(f"/jobs/{old.id}"))
+    response = visitor.post(f"/jobs/{old.id}/retry")
+    assert response.status_code == 409
+    assert "another live job has its unique_key" in response.text
+
+
+def test_an_audit_line_and_its_change_are_one_commit(
+    visitor: Visitor, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = shop.add.options(delay=60).enqueue(session, a=1)
+    session.commit()
+    session.execute(text("ALTER TABLE sqla_audit ADD CONSTRAINT full_up CHECK (false) NOT VALID"))
+    session.commit()
+    response = visitor.post(f"/jobs/{job.id}/cancel")
+    assert response.status_code == 503
+    session.refresh(job)
+    assert job.state == "scheduled"
+
+
+# --- many jobs
+
+
+def hidden(page: str) -> dict[str, Any]:
+    """The fields of the form that goes on with a change of many jobs."""
+    form = re.search(r'<form[^>]*action="/ops/jobs/change/run".*?</form>', page, re.DOTALL)
+    assert form, page
+    fields: dict[str, Any] = {}
+    for name, value in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form[0]):
+        if name == "ids":
+            fields.setdefault("ids", []).append(value)
+        elif name != "csrf_token":
+            fields[name] = html.unescape(value)
+    return fields
+
+
+@pytest.mark.slow
+def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
+    visitor: Visitor, session: Session
+) -> None:
+    for n in range(1234):
+        session.add(jobs.Job(task="add", args={"a": n}, state="failed", finished_at=datetime.now(UTC)))
+    session.add(jobs.Job(task="fail", args={}, state="failed", finished_at=datetime.now(UTC)))
+    session.commit()
+    confirm = visitor.post("/jobs/change", {"action": "retry", "all": "1", "task": "add", "state": "failed"})
+    assert confirm.status_code == 200
+    assert "Retry 1,234 jobs?" in words(confirm.text)
+    assert "and 1,229 more" in words(confirm.text)
+    session.rollback()
+    assert session.scalar(select(func.count()).where(jobs.Job.state == "queued")) == 0
+    session.add(jobs.Job(task="add", args={"a": 0}, state="failed", finished_at=datetime.now(UTC)))  # too late
+    session.execute(update(jobs.Job).where(jobs.Job.id <= 4).values(state="succeeded"))  # changed meanwhile
+    session.commit()
+    page = visitor.post("/jobs/change/run", hidden(confirm.text)).text
+    assert "1,230 jobs queued" in words(page)
+    assert "4 jobs that matched before had changed meanwhile" in words(page)
+    session.rollback()
+    assert session.scalar(select(func.count()).where(jobs.Job.state == "queued")) == 1230
+    assert {line[1] for line in audit(session)} == {"retry many"}
+    changed = session.scalars(select(jobs.Audit.details["changed"].as_integer())).all()
+    assert sum(changed) == 1230
+    assert len(changed) == 3
+
+
+@pytest.mark.slow
+def test_a_long_change_goes_on_page_by_page(visitor: Visitor, session: Session) -> None:
+    """Each batch takes longer than one request may work."""
+    session.execute(
+        text(
+            """
+            CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_sleep(1.1); RETURN NULL; END $$;
+            CREATE TRIGGER slow AFTER DELETE ON sqla_jobs FOR EACH STATEMENT EXECUTE FUNCTION slow()
+            """
+        )
+    )
+    for n in range(1100):
+        session.add(jobs.Job(task="add", args={"a": n}, state="queued"))
+    session.commit()
+    page = visitor.post("/jobs/change", {"action": "delete", "all": "1"}).text
+    assert "no filter is set" in words(page)
+    told = list[str]()
+    while "data-auto" in page or not told:
+        page = visitor.post("/jobs/change/run", hidden(page)).text
+        told.append(words(page.partition("<h1>")[2].partition("</h1>")[0]))
+    assert told == ["500 jobs deleted so far", "1,000 jobs deleted so far", "1,100 jobs deleted"]
+    session.rollback()
+    assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
+
+
+def test_a_selection_is_changed_where_its_jobs_allow_it(visitor: Visitor, session: Session) -> None:
+    made = [shop.add.enqueue(session, a=n) for n in range(4)]
+    session.commit()
+    session.execute(update(jobs.Job).where(jobs.Job.id == made[0].id).values(state="succeeded"))
+    session.commit()
+    ids = [str(job.id) for job in made[:3]]
+    confirm = visitor.post("/jobs/change", {"action": "cancel", "ids": ids})
+    assert "Cancel 2 jobs?" in words(confirm.text)
+    assert "1 selected job cannot be changed so" in words(confirm.text)
+    page = visitor.post("/jobs/change/run", hidden(confirm.text)).text
+    assert "2 jobs cancelled" in words(page)
+    states = [state for (state,) in session.execute(select(jobs.Job.state).order_by(jobs.Job.id))]
+    assert states == ["succeeded", "cancelled", "cancelled", "queued"]
+
+
+def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, session: Session) -> None:
+    for state in ("failed", "queued"):
+        session.add(jobs.Job(task="add", args={}, state=state, unique_key="one", finished_at=datetime.now(UTC)))
+    session.add(jobs.Job(task="add", args={}, state="failed", finished_at=datetime.now(UTC)))
+    session.commit()
+    confirm = visitor.post("/jobs/change", {"action": "retry", "all": "1", "state": "failed"}).text
+    assert "at most one job of a key may wait or run" in words(confirm)
+    page = words(visitor.post("/jobs/change/run", hidden(confirm)).text)
+    assert "1 job queued" in page
+    assert "1 job left alone" in page
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"action": "explode"}, "Unknown action"),
+        ({"action": "retry"}, "No job was selected"),
+        ({"action": "retry", "ids": ["x"]}, "Give ids of jobs"),
+        ({"action": "retry", "ids": ["1"] * 1001}, "at most 1,000"),
+        ({"action": "retry", "all": "1", "state": "x"}, "one of scheduled"),
+    ],
+)
+def test_a_change_of_many_that_makes_no_sense_is_refused(visitor: Visitor, fields: dict[str, Any], said: str) -> None:
+    for path in ("/jobs/change", "/jobs/change/run"):
+        response = visitor.post(path, fields)
+        assert response.status_code == 400
+        assert said in html.unescape(response.text)
+    assert visitor.post("/jobs/change/run", {"action": "retry", "all": "1", "until": "x"}).status_code == 400
+
+
+# --- schedules
+
+RULE = {
+    "name": "nightly",
+    "task": "add",
+    "cron": "30 2 * * *",
+    "timezone": "Europe/Paris",
+    "args": '{"a": 1}',
+    "queue": "",
+    "priority": "",
+    "catch_up": "latest",
+    "overlap": "skip",
+    "jitter": "0",
+}
+
+
+def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visitor, session: Session) -> None:
+    page = words(visitor.change("/schedules/new", RULE))
+    assert "At 02:30 AM, Europe/Paris time" in page
+    assert len(re.findall(r"02:30:00 CES?T", page)) == 5
+    schedule = session.scalars(select(jobs.Schedule)).one()
+    assert (schedule.queue, schedule.overlap, schedule.args, schedule.declared) == ("default", "skip", {"a": 1}, False)
+    one = f"/schedules/{schedule.id}"
+    assert 'value="30 2 * * *"' in visitor.get(f"{one}/edit")
+    visitor.change(f"{one}/edit", RULE | {"cron": "0 4 * * *", "args": '{"a": 2}', "queue": "mail", "priority": "5"})
+    session.refresh(schedule)
+    assert (schedule.cron, schedule.args, schedule.queue, schedule.priority) == ("0 4 * * *", {"a": 2}, "mail", 5)
+    assert visitor.post(f"{one}/disable", {"reason": " "}).status_code == 409
+    assert "NUL character" in visitor.post(f"{one}/disable", {"reason": "a\x00b"}).text
+    assert "ticket 4711" in visitor.change(f"{one}/disable", {"reason": "see ticket 4711"})
+    session.refresh(schedule)
+    assert (schedule.enabled, schedule.disabled_reason) == (False, "see ticket 4711")
+    assert "Job 1 is queued" in words(visitor.change(f"{one}/fire"))
+    job = session.get_one(jobs.Job, 1)
+    assert (job.task, job.args, job.queue, job.priority, job.schedule_id) == ("add", {"a": 2}, "mail", 5, schedule.id)
+    assert "nightly" in visitor.get("/jobs/1")
+    visitor.change(f"{one}/enable")
+    session.refresh(schedule)
+    assert (schedule.enabled, schedule.disabled_reason) == (True, None)
+    assert [line[1] for line in audit(session)] == ["add", "edit", "disable", "run now", "enable"]
+    details = session.scalar(select(jobs.Audit.details).where(jobs.Audit.action == "edit"))
+    assert details is not None
+    assert details["cron"] == {"from": "30 2 * * *", "to": "0 4 * * *"}
+    assert details["args"] == "changed"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("cron", "61 * * * *", "is not a valid minute"),
+        ("timezone", "Mars/Olympus", "not an IANA time zone"),
+        ("args", "{", "not valid JSON"),
+        ("args", "[]", "a JSON object"),
+        ("args", '{"c": 1}', "add"),
+        ("args", '{"a": 1e999}', "a number beyond 1.8e308"),
+        ("args", '{"a": "\\u0000"}', "a NUL character"),
+        ("name", "a\x00b", "1 to 200"),
+        ("priority", "9" * 5000, "a number"),
+        ("jitter", "1e999", "from 0 to a day"),
+        ("priority", "99", "from -10 to 10"),
+        ("priority", "x", "a number"),
+        ("catch_up", "never", "one of skip"),
+        ("jitter", "nan", "from 0 to a day"),
+        ("name", "", "1 to 200"),
+        ("name", "taken", "already"),
+        ("queue", "a,b", "queue must be 1 to 200"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_where_it_was_written(
+    visitor: Visitor, session: Session, field: str, value: str, said: str
+) -> None:
+    session.add(jobs.Schedule(name="taken", task="add", cron="* * * * *"))
+    session.commit()
+    response = visitor.post("/schedules/new", RULE | {field: value})
+    assert response.status_code == 400
+    page = html.unescape(response.text)
+    assert "Nothing was saved" in page
+    assert said in page
+    assert session.scalar(select(func.count()).select_from(jobs.Schedule)) == 1
+
+
+def test_sensitive_arguments_of_a_schedule_stay_when_it_is_edited(visitor: Visitor, session: Session) -> None:
+    args = {"user": "ada", "password": "hunter2"}
+    session.add(schedule := jobs.Schedule(name="in", task="login", cron="* * * * *", args=args))
+    session.commit()
+    form = RULE | {"task": "login", "args": '{"user": "grace"}'}
+    visitor.change(f"/schedules/{schedule.id}/edit", form)
+    session.refresh(schedule)
+    assert schedule.args == {"user": "grace", "password": "hunter2"}
+    assert "hunter2" not in json.dumps([line.details for line in session.scalars(select(jobs.Audit))])
+
+
+@pytest.mark.parametrize("cron", ["0 0 * *,1 *", "0 */2,5 * * *", "5-1 * * * *"])
+def test_a_rule_that_cannot_be_read_or_described_is_shown_on_every_page(
+    visitor: Visitor, session: Session, cron: str
+) -> None:
+    schedule = jobs.Schedule(name="odd", task="charge", cron=cron)
+    session.add(schedule)
+    session.commit()
+    for path in ("/schedules", f"/schedules/{schedule.id}", f"/schedules/{schedule.id}/edit"):
+        assert cron in html.unescape(visitor.get(path))
+
+
+def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> None:
+    session.add(schedule := jobs.Schedule(name="s", task="add", cron="@every 60", args={"a": 1}))
+    session.flush()
+    for n, state in enumerate(["succeeded", "failed", "queued"]):
+        session.add(jobs.Job(task="add", args={}, state=state, schedule_id=schedule.id, finished_at=datetime.now(UTC),
+            scheduled_for=datetime.now(UTC) - timedelta(minutes=n)))  # fmt: skip
+    session.commit()
+    page = visitor.get("/schedules")
+    assert re.findall(r'class="fire (\w+)"', page) == ["queued", "failed", "succeeded"]
+    assert "Every 0:01:00" in page
+    assert words(visitor.get(f"/schedules/{schedule.id}")).count("#") == 3
+    assert visitor.get("/schedules/99", 404)
+
+
+# --- as a command
+
+
+@pytest.mark.slow
+def test_the_command_lets_one_browser_in_once(database: Engine) -> None:
+    url = database.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "sqla_jobs", "dashboard", "tests.dashboard_shop:jobs", "--database-url", url]
+    with subprocess.Popen([*command, "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            address = process.stdout.readline().split()[-1]
+            origin = address.partition("?")[0]
+            with httpx2.Client(follow_redirects=True) as mine, httpx2.Client(follow_redirects=True) as other:
+                assert mine.get(origin).status_code == 403
+                assert "Overview" in mine.get(address).text
+                refused = other.get(address)
+                assert (refused.status_code, "has been used already" in refused.text) == (403, True)
+                assert other.get(f"{origin}jobs").status_code == 403
+                assert mine.get(f"{origin}jobs").status_code == 200
+                assert mine.get(address).status_code == 200  # a reload
+                assert mine.get(f"{origin}jobs", headers={"Host": "evil.example"}).status_code == 403
+                assert mine.get(f"{origin}nothing").headers["X-Frame-Options"] == "DENY"
+                port = origin.rpartition(":")[2].strip("/")
+                taken = subprocess.run(
+                    [*command, "--port", port], cwd=ROOT, capture_output=True, text=True, check=False
+                )
+                assert (taken.returncode, f"port {port} of 127.0.0.1 is not available" in taken.stderr) == (1, True)
+        finally:
+            process.terminate()  # SIGINT is ignored by what a shell started in the background
+            process.wait(20)
+
+
+def test_the_command_can_be_for_looking_only(database: Engine) -> None:
+    door = OneTimeToken("token")
+    door.open_on(8642)
+    client = create_alone(jobs, door, user="ada", read_only=True).test_client()
+    page = client.get("/?token=token", base_url="http://127.0.0.1:8642", follow_redirects=True)
+    assert "read-only" in page.text
+
+
+def test_without_flask_the_command_says_what_to_install(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sqla_jobs.dashboard.standalone", None)
+    done = CliRunner().invoke(main, ["dashboard", "tests.dashboard_shop:jobs"])
+    assert done.exit_code == 1
+    assert 'pip install "sqla-jobs[dashboard]"' in done.output
+
+
+# --- that it is quick, and cannot hang
+
+
+@pytest.mark.slow
+def test_a_page_that_takes_too_long_is_given_up(visitor: Visitor, database: Engine) -> None:
+    with database.begin() as connection:
+        connection.execute(text("LOCK TABLE sqla_jobs"))
+        began = time.monotonic()
+        page = visitor.get("/jobs", 503)
+        assert PATIENCE <= time.monotonic() - began < 3 * PATIENCE
+    assert "took too long" in page
+
+
+def test_where_there_are_no_tables_the_remedy_is_said(engine: Engine) -> None:
+    jobs.bind(engine)
+    assert "metadata.create_all(engine)" in Visitor(create_app()).get("/", 503)
+
+
+def test_pages_only_read(visitor: Visitor, session: Session) -> None:
+    shop.add.enqueue(session, a=1)
+    session.commit()
+    with reading(jobs) as (reader, _), pytest.raises(DBAPIError, match="read-only transaction"):
+        reader.execute(insert(jobs.Queue).values(name="x"))
+
+
+def test_two_dashboards_live_in_one_application_and_below_another_path(database: Engine) -> None:
+    app = create_app()
+    app.register_blueprint(
+        create_blueprint(jobs, authorize=lambda: "viewer", name="second"), url_prefix="/<tenant>/looking"
+    )
+
+    @app.url_value_preprocessor
+    def take_tenant(endpoint: str | None, values: dict[str, Any] | None) -> None:
+        if values:
+            request.environ["tenant"] = values.pop("tenant", None)
+
+    @app.url_defaults
+    def give_tenant(endpoint: str, values: dict[str, Any]) -> None:
+        if endpoint.startswith("second."):
+            values.setdefault("tenant", request.environ["tenant"])
+
+    page = app.test_client().get("/acme/looking/jobs", environ_overrides={"SCRIPT_NAME": "/mounted"})
+    assert 'href="/mounted/acme/looking/jobs"' in page.text
+    assert app.test_client().get("/ops/jobs").status_code == 200

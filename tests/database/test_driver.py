@@ -1,0 +1,149 @@
+"""What the library relies on below SQLAlchemy: psycopg keeps to it, the oldest supported one and the newest."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import IsolationLevel
+from psycopg.errors import DivisionByZero
+from sqlalchemy import URL, Engine, create_engine, event, make_url, text
+
+from sqla_jobs.database.driver import NoAnswer, ask, beginning, bound, committing_by, driver
+from sqla_jobs.postgres import local_postgres
+
+PATIENCE = 0.5
+
+
+def dsn(url: str | URL) -> str:
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def connection(module_engine: Engine) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of psycopg's, as one of SQLAlchemy's has it below."""
+    with psycopg.connect(dsn(module_engine.url)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server_of_ours() -> Iterator[str]:
+    """The URL of a server whose processes may be stopped."""
+    with local_postgres() as url:
+        yield url
+
+
+WAITS: dict[str, Callable[[psycopg.Connection[Any]], object]] = {
+    "a statement": lambda connection: connection.execute("SELECT 1"),
+    "a prepared statement": lambda connection: connection.execute("SELECT %s", [1], prepare=True),
+    "many statements": lambda connection: connection.cursor().executemany("SELECT %s", [[1], [2]]),
+    "a commit": lambda connection: connection.commit(),
+    "a rollback": lambda connection: connection.rollback(),
+    "a copy": lambda connection: list(connection.cursor().stream("SELECT 1")),
+    "several statements": lambda connection: ask(connection, "SELECT 1; SELECT 2", PATIENCE),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_each_wait_for_a_silent_server_ends(
+    server_of_ours: str, wait: Callable[[psycopg.Connection[Any]], object]
+) -> None:
+    """Its process is stopped in the middle of a transaction."""
+    connection = psycopg.connect(dsn(server_of_ours))
+    bound(connection, PATIENCE)
+    connection.execute("SELECT 1")
+    pid = connection.info.backend_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(NoAnswer):
+            wait(connection)
+        assert connection.closed
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_silence_is_counted_and_not_the_length_of_an_answer(connection: psycopg.Connection[Any]) -> None:
+    bound(connection, PATIENCE)
+    trickle = "SELECT repeat('x', 100000), pg_sleep(0.02) FROM generate_series(1, 75)"
+    assert len(connection.execute(trickle).fetchall()) == 75
+
+
+def test_several_statements_are_one_message_and_the_first_error_ends_them(
+    connection: psycopg.Connection[Any],
+) -> None:
+    assert [answer.get_value(0, 0) for answer in ask(connection, "SELECT 1; SELECT 'zwei'")] == [b"1", b"zwei"]
+    with pytest.raises(DivisionByZero):
+        ask(connection, "SELECT 1/0; CREATE TABLE not_reached ()")
+    assert connection.execute("SELECT to_regclass('not_reached')").fetchone() == (None,)
+
+
+SETTINGS = list(itertools.product([None, *IsolationLevel], [None, True, False], [None, True, False]))
+
+
+@pytest.mark.parametrize(("level", "read_only", "deferrable"), SETTINGS)
+def test_a_transaction_begins_as_psycopg_begins_it(
+    connection: psycopg.Connection[Any], level: Any, read_only: Any, deferrable: Any
+) -> None:
+    connection.isolation_level, connection.read_only, connection.deferrable = level, read_only, deferrable
+    names = ("transaction_isolation", "transaction_read_only", "transaction_deferrable")
+    question = f"SELECT {', '.join(f'current_setting({name!r})' for name in names)}"
+    expected = connection.execute(question.encode()).fetchone()
+    connection.rollback()
+    assert beginning(connection).startswith("BEGIN")
+    (*_, answer) = ask(connection, f"{beginning(connection)}{question}")
+    assert tuple((answer.get_value(0, place) or b"").decode() for place in range(3)) == expected
+    assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    assert beginning(connection) == "", "it has begun"
+
+
+def test_sqlalchemy_commits_by_the_function_given(engine: Engine) -> None:
+    commits: list[str] = []
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE kept ()"))
+        raw = driver(connection)
+
+        def commit() -> None:
+            commits.append("ours")
+            ask(raw, "COMMIT")
+
+        with committing_by(raw, commit):
+            connection.commit()
+        connection.execute(text("CREATE TABLE kept_too ()"))
+        connection.commit()
+    assert commits == ["ours"]
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT to_regclass('kept') IS NOT NULL AND to_regclass('kept_too') IS NOT NULL"))
+
+
+def test_a_failed_commit_reaches_sqlalchemy(engine: Engine) -> None:
+    """Which then takes the connection out of its pool where it is lost."""
+
+    def fail() -> None:
+        raise psycopg.OperationalError("the connection is lost")
+
+    lost: list[bool] = []
+    event.listen(engine, "handle_error", lambda context: lost.append(context.is_disconnect))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        with committing_by(driver(connection), fail), suppress(Exception):
+            connection.commit()
+    assert len(lost) == 1
+
+
+@pytest.mark.slow
+def test_each_new_connection_has_a_wait_of_its_own(database_url: str) -> None:
+    engine = create_engine(database_url)
+    with engine.connect() as one, engine.connect() as other:
+        bound(driver(one), PATIENCE)
+        assert other.scalar(text(f"SELECT 1 FROM pg_sleep({2 * PATIENCE})")) == 1
+        with pytest.raises(NoAnswer):
+            driver(one).execute(f"SELECT pg_sleep({4 * PATIENCE})".encode())
+    engine.dispose()

@@ -1,0 +1,332 @@
+"""Flask: an application context for each run, and `db.session` inside it is the run's own."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask, current_app
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs.flask import FlaskJobs
+from sqla_jobs.queries import RunEnd
+from sqla_jobs.queries.succeed import SucceedOne
+from sqla_jobs.testing import drain
+from tests.flask_shop import Shop, build
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.slow
+KINDS = ["sqlalchemy", "lite", "scoped"]
+
+
+@pytest.fixture(params=KINDS)
+def shop(request: pytest.FixtureRequest, database_url: str) -> Iterator[Shop]:
+    """A shop with its tables; outside of its context."""
+    shop = build(request.param, database_url)
+    with shop.tables():
+        yield shop
+
+
+def ended(shop: Shop, session: Session, name: str, **arguments: Any) -> Any:
+    """A job of that task, after a worker has run it."""
+    job = shop.jobs.tasks[name].enqueue(session, **arguments)
+    session.commit()
+    shop.jobs.worker().drain()
+    session.refresh(job)
+    return job
+
+
+def effects(shop: Shop, session: Session) -> list[int]:
+    session.rollback()
+    return list(session.scalars(select(shop.Effect.n).order_by(shop.Effect.n)))
+
+
+def test_what_a_helper_writes_through_its_own_session_is_in_the_fenced_commit(shop: Shop, session: Session) -> None:
+    job = ended(shop, session, "record", n=1)
+    assert (job.state, job.runs[0].result, job.runs[0].error) == ("succeeded", "tests.flask_shop", None)
+    assert effects(shop, session) == [1]
+
+
+def test_it_is_rolled_back_when_the_task_fails_and_teardown_is_told(shop: Shop, session: Session) -> None:
+    job = ended(shop, session, "fail", n=1)
+    assert [str(run.outcome) for run in job.runs] == ["retried", "failed"]
+    assert effects(shop, session) == []
+    assert [str(error) for error in shop.teardowns if error] == ["after the write"] * 2
+
+
+def test_it_is_rolled_back_when_the_task_overruns_its_timeout(shop: Shop, session: Session) -> None:
+    job = ended(shop, session, "overrun", n=1)
+    assert (job.state, job.runs[0].error_type) == ("failed", "TimeoutError")
+    assert effects(shop, session) == []
+
+
+def test_it_is_rolled_back_when_the_job_is_cancelled(shop: Shop, session: Session) -> None:
+    job = shop.jobs.tasks["endless"].enqueue(session, n=1)
+    session.commit()
+
+    def state() -> str:
+        session.rollback()
+        session.refresh(job)
+        return str(job.state)
+
+    with shop.jobs.worker(heartbeat=0.1, lease=2):
+        wait_until(lambda: state() == "running")
+        shop.jobs.cancel(session, job)
+        session.commit()
+        wait_until(lambda: state() == "cancelled")
+    assert effects(shop, session) == []
+
+
+def test_it_is_rolled_back_when_its_end_cannot_be_stored(
+    shop: Shop, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = shop.jobs.tasks["record"].enqueue(session, n=1)
+    session.commit()
+    worker = shop.jobs.worker()
+
+    plain = SucceedOne.parameters
+
+    def of_another_run(end: RunEnd) -> dict[str, Any]:
+        return plain(end) | {"run_id": end.lease.run_id + 1}
+
+    monkeypatch.setattr(SucceedOne, "parameters", of_another_run)
+    worker.start()
+    while not shop.teardowns[2:]:  # the engine, the isolation level, the run
+        pass
+    worker.stop()
+    assert "LeaseLost" in repr(shop.teardowns[2])
+    assert effects(shop, session) == []
+    session.refresh(job)
+    assert (job.state, job.attempt) == ("scheduled", 1), "its lease stands, so the attempt counts"
+
+
+def test_a_task_without_a_session_commits_for_itself(shop: Shop, session: Session) -> None:
+    job = ended(shop, session, "commit", n=1)
+    assert (job.state, job.runs[0].error) == ("succeeded", None)
+    assert effects(shop, session) == [1]
+
+
+def test_a_nested_context_has_a_session_of_its_own_and_does_not_disturb(shop: Shop, session: Session) -> None:
+    """Flask's documented `scoped_session` knows threads only: there the inner teardown removes the run's."""
+    job = ended(shop, session, "nested", n=1)
+    is_scoped = "sqlalchemy" not in shop.app.extensions
+    assert job.runs[0].result == [is_scoped, False, not is_scoped, True]
+    assert effects(shop, session) == ([] if is_scoped else [1])
+
+
+def test_g_is_fresh_for_each_run_even_after_one_that_leaves_a_context_open(shop: Shop, session: Session) -> None:
+    for n in range(3):
+        shop.jobs.tasks["leave_open"].enqueue(session, n=n)
+    session.commit()
+    shop.jobs.worker(["default"], concurrency=1).drain()
+    assert list(session.scalars(select(shop.jobs.Run.result))) == [True] * 3
+
+
+def test_a_teardown_that_raises_costs_no_outcome_and_no_connection(
+    shop: Shop, session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    armed: list[object] = []
+
+    @shop.app.teardown_appcontext
+    def break_down(error: BaseException | None) -> None:
+        if armed:
+            raise RuntimeError("broken teardown")
+
+    for n in (1, 3):
+        shop.jobs.tasks["commit"].enqueue(session, n=n)
+        shop.jobs.tasks["record"].enqueue(session, n=10 * n)
+    failing = shop.jobs.tasks["fail"].enqueue(session, n=5)
+    worker = shop.jobs.worker()
+    with shop.app.app_context():
+        engine = shop.engine()
+    with worker:
+        armed.append(1)
+        session.commit()
+        while session.scalar(select(func.count()).select_from(shop.jobs.Run)) != 6:
+            session.rollback()
+    armed.clear()
+    outcomes = sorted(session.scalars(select(shop.jobs.Run.outcome)))
+    assert outcomes == ["failed", "retried", *["succeeded"] * 4]
+    session.refresh(failing)
+    assert failing.runs[-1].error == "after the write"
+    assert effects(shop, session) == [1, 3, 10, 30]
+    assert sum("broken teardown" in record.getMessage() for record in caplog.records) == 6
+    gc.collect()
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_enqueued_in_a_request_it_is_committed_or_rolled_back_with_it(shop: Shop, session: Session) -> None:
+    client = shop.app.test_client()
+    for how in ("error", "nothing", "commit"):
+        client.post(f"/?how={how}")
+    assert session.scalar(select(func.count()).select_from(shop.jobs.Job)) == 1
+    assert shop.jobs.worker().drain() == 1
+    assert effects(shop, session) == [1, 2]
+
+
+def test_drain_runs_jobs_in_the_session_of_the_test(shop: Shop) -> None:
+    with shop.app.app_context():
+        job = shop.jobs.tasks["record"].enqueue(shop.session(), n=1)
+        assert drain(shop.jobs, shop.session()) == 1
+        assert (job.state, job.runs[0].error) == ("succeeded", None)
+        assert list(shop.session().scalars(select(shop.Effect.n))) == [1]
+        shop.session().rollback()
+        assert shop.session().scalar(select(func.count()).select_from(shop.jobs.Job)) == 0
+
+
+def test_a_worker_inside_of_a_context_leaves_its_session_alone(shop: Shop) -> None:
+    with shop.app.app_context():
+        mine = shop.session()
+        shop.jobs.tasks["record"].enqueue(mine, n=1)
+        mine.commit()
+        mine.add(shop.Effect(n=7))
+        assert shop.jobs.worker().drain() == 1
+        assert shop.session() is mine
+        mine.commit()
+        assert sorted(mine.scalars(select(shop.Effect.n))) == [1, 7]
+
+
+def test_a_clock_and_a_session_for_reading_open_contexts_themselves(shop: Shop) -> None:
+    shop.jobs.tasks["record"].schedule("* * * * *", args={"n": 1})
+    assert shop.jobs.clock().tick() == 0
+    with shop.jobs.binding().session() as session:
+        assert session.scalar(select(shop.jobs.Schedule.cron)) == "* * * * *"
+
+
+def test_a_worker_for_another_database_keeps_the_context(shop: Shop, engine: Engine, session: Session) -> None:
+    job = shop.jobs.tasks["leave_open"].enqueue(session, n=1)
+    session.commit()
+    assert shop.jobs.worker(bind=engine).drain() == 1
+    session.refresh(job)
+    assert job.runs[0].result is True
+
+
+class TestWhichApplication:
+    """`Jobs` are made once, applications by a factory."""
+
+    @pytest.fixture
+    def jobs(self) -> Jobs[Any]:
+        class Base(DeclarativeBase): ...
+
+        jobs = Jobs(Base)
+
+        @jobs.task(name="where")
+        def where(session: Session) -> str:
+            return str(current_app.config["NAME"])
+
+        return jobs
+
+    def app(self, name: str, **config: Any) -> Flask:
+        app = Flask("somewhere")
+        app.config.update(NAME=name, **config)
+        return app
+
+    @pytest.mark.parametrize("is_shared", [True, False])
+    def test_it_is_that_in_whose_context_the_worker_is_made(
+        self, jobs: Jobs[Any], engine: Engine, is_shared: bool
+    ) -> None:
+        jobs.Job.metadata.create_all(engine)
+        shared = FlaskJobs(jobs, bind=engine)
+        apps = [self.app("one"), self.app("two")]
+        for app in apps:
+            (shared if is_shared else FlaskJobs(jobs, bind=engine)).init_app(app)
+        with Session(engine) as session:
+            for app in apps:
+                job = jobs.tasks["where"].enqueue(session)
+                session.commit()
+                with app.app_context():
+                    worker = jobs.worker()
+                worker.drain()
+                session.refresh(job)
+                assert job.runs[0].result == app.config["NAME"]
+        with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside the context of one"):
+            jobs.worker()
+        apps[1].extensions["sqla_jobs"].use(apps[1])
+        assert jobs.worker()
+
+    def test_without_a_database_it_says_what_to_do(self, jobs: Jobs[Any], engine: Engine) -> None:
+        app = self.app("one")
+        FlaskJobs(jobs, app)
+        with pytest.raises(ConfigurationError, match=r"call db\.init_app\(app\), or .* FlaskJobs\(jobs, app, bind=…\)"):
+            jobs.worker()
+        jobs.bind(engine)
+        assert jobs.worker()
+
+    def test_two_databases_are_one_too_many(self, jobs: Jobs[Any], engine: Engine) -> None:
+        app = self.app("one", SQLALCHEMY_DATABASE_URI=engine.url)
+        SQLAlchemy(app)
+        jobs.bind(engine)
+        FlaskJobs(jobs, app)
+        with pytest.raises(ConfigurationError, match=r"bound to something else: leave jobs\.bind"):
+            jobs.worker()
+
+    def test_an_application_carries_one(self, jobs: Jobs[Any], engine: Engine) -> None:
+        app = self.app("one")
+        carried = FlaskJobs(jobs, app, bind=engine)
+        carried.init_app(app)
+        assert app.extensions["sqla_jobs"] is carried
+        with pytest.raises(ConfigurationError, match="an application carries one Jobs"):
+            FlaskJobs(jobs, app)
+
+
+def test_nothing_connects_when_an_application_is_made() -> None:
+    for kind in KINDS:
+        shop = build(kind, "postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
+        assert shop.jobs.is_bound
+
+
+def test_models_may_be_in_a_bind_of_their_own(database_url: str) -> None:
+    class Base(DeclarativeBase): ...
+
+    app = Flask(__name__)
+    elsewhere = create_engine(database_url)
+    app.config["SQLALCHEMY_BINDS"] = {"jobs": elsewhere.url}
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://nobody@127.0.0.1:1/nowhere"
+    db = SQLAlchemy(model_class=Base)
+    db.init_app(app)
+
+    class Kept(db.Model):  # type: ignore[name-defined, misc]
+        __abstract__ = True
+        __bind_key__ = "jobs"
+
+    jobs = Jobs(Kept)
+    FlaskJobs(jobs, app)
+
+    @jobs.task(name="hello")
+    def hello(session: Session) -> str:
+        return "hello"
+
+    with app.app_context():
+        db.create_all("jobs")
+        job = hello.enqueue(db.session)
+        db.session.commit()
+        assert jobs.worker().drain() == 1
+        db.session.refresh(job)
+        assert job.runs[0].result == "hello"
+        db.session.remove()
+        for engine in db.engines.values():
+            engine.dispose()
+    elsewhere.dispose()
+
+
+def test_settings_are_checked_when_the_application_is_made() -> None:
+    class Base(DeclarativeBase): ...
+
+    jobs = Jobs(Base)
+    app = Flask(__name__)
+    app.config["SQLA_JOBS_QUEUE"] = {"default": 8}
+    with pytest.raises(
+        ConfigurationError, match=r"'SQLA_JOBS_QUEUE'.*; valid settings: SQLA_JOBS_CLOCK, .*SQLA_JOBS_QUEUES"
+    ):
+        FlaskJobs(jobs, app)
+    app.config.pop("SQLA_JOBS_QUEUE")
+    app.config["SQLA_JOBS_CONCURRENCY"] = "many"
+    with pytest.raises(
+        ConfigurationError, match=r"\['SQLA_JOBS_CONCURRENCY'\] = 'many': 'many' is not a valid integer"
+    ):
+        FlaskJobs(jobs, app)

@@ -1,0 +1,464 @@
+"""The tables in an application's history: by the branch, by revisions of its own, and without Alembic."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Engine, MetaData, create_engine, select, text
+from sqlalchemy.orm import DeclarativeBase, registry
+from sqlalchemy.schema import CreateSchema
+
+from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs.migrations import LATEST, downgrade, upgrade
+from sqla_jobs.migrations.applying import migrate
+from sqla_jobs.migrations.comparison import compare
+from sqla_jobs.migrations.names import Names
+from sqla_jobs.migrations.online import build_index
+from tests.application import JOBS, Application
+from tests.conftest import ROOT, new_database
+
+CATALOG = r"""
+SELECT 'schema', nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace
+WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+UNION ALL
+SELECT 'relation ' || relkind::text, c.oid::regclass::text, obj_description(c.oid, 'pg_class') FROM pg_class c
+WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)' AND relname !~ 'alembic_version'
+UNION ALL
+SELECT 'column', attrelid::regclass::text || '.' || attname, concat_ws(' ', format_type(atttypid, atttypmod),
+    attnotnull, attidentity, pg_get_expr(adbin, adrelid), col_description(attrelid, attnum))
+FROM pg_attribute LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
+JOIN pg_class c ON c.oid = attrelid WHERE attnum > 0 AND NOT attisdropped AND c.relkind = 'r'
+AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)' AND relname !~ 'alembic_version'
+UNION ALL
+SELECT 'constraint', conrelid::regclass::text || '.' || conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace::regnamespace::text !~ '^(pg_|information_schema)' AND conrelid::regclass::text !~ 'alembic_version'
+UNION ALL
+SELECT 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
+JOIN pg_class c ON c.oid = indrelid
+WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)' AND relname !~ 'alembic_version'
+UNION ALL
+SELECT 'sequence', seqrelid::regclass::text, concat_ws(' ', seqtypid::regtype, seqstart, seqincrement, seqmax, seqmin,
+    seqcache, seqcycle, (SELECT refobjid::regclass || '.' || refobjsubid FROM pg_depend
+                         WHERE objid = seqrelid AND deptype IN ('a', 'i')))
+FROM pg_sequence
+ORDER BY 1, 2
+"""
+"""All that an application has in a database, in the server's words."""
+
+VARIANTS: dict[str, dict[str, str]] = {
+    "plain": {},
+    "schema": {"options": 'schema="ops"'},
+    "prefix": {"options": 'prefix="x_"'},
+    "naming convention": {"metadata": "naming_convention=CONVENTION"},
+    "all": {"options": 'prefix=""', "metadata": 'schema="Our Shop", naming_convention=CONVENTION'},
+}
+
+
+def catalog(url: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        return connection.execute(CATALOG.encode()).fetchall()
+
+
+def execute(url: str, sql: str) -> None:
+    """As psql does: one statement after another, each committed unless it stands between BEGIN and COMMIT."""
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(sql.encode())
+
+
+def objects(url: str) -> list[tuple[Any, ...]]:
+    """The catalog without comments of schemas: who makes one before `create_all` need not say so there."""
+    return [row for row in catalog(url) if row[0] != "schema"]
+
+
+@pytest.fixture
+def app(tmp_path: Path, database_url: str) -> Application:
+    """An application with a history of its own, which has no jobs yet; its database is empty."""
+    app = Application(tmp_path, database_url)
+    app.write_shop()
+    app.begin_history()
+    return app
+
+
+def fresh(folder: Path, url: str, variant: dict[str, str], template: str = "generic") -> Application:
+    """An application of which one revision has been run; then the jobs were added to its code."""
+    app = Application(folder, url)
+    metadata = variant.get("metadata", "")
+    app.write_shop(metadata=metadata)
+    if "schema" in metadata:
+        execute(url, 'CREATE SCHEMA "Our Shop"')
+    is_schema = "schema" in str(variant)
+    app.begin_history(template=template, configure="include_schemas=True" if is_schema else "")
+    app.alembic("revision", "--autogenerate", "-m", "orders")
+    app.alembic("upgrade", "head")
+    app.write_shop(metadata=metadata, more=JOBS.format(options=variant.get("options", "")))
+    return app
+
+
+def by_the_branch(app: Application) -> None:
+    app.set("path_separator", "newline")
+    app.set("version_locations", "%(here)s/alembic/versions\n    sqla_jobs:migrations/versions")
+    app.alembic("upgrade", "heads")
+    app.alembic("merge", "heads")
+    app.alembic("upgrade", "head")
+
+
+def by_revisions_of_its_own(app: Application) -> None:
+    assert app.sqla_jobs("migrate", "shop:jobs", "--revision").splitlines()[-1].startswith("written: ")
+    app.alembic("upgrade", "head")
+
+
+def create(shop: Any, url: str) -> None:
+    """`create_all` on an empty database."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for schema in {table.schema for table in shop.Base.metadata.tables.values()} - {None}:
+            connection.execute(CreateSchema(schema))
+        shop.Base.metadata.create_all(connection)
+    engine.dispose()
+
+
+def run_a_job(shop: Any) -> None:
+    with shop.jobs.binding().transaction() as session:
+        shop.double.enqueue(session, n=21)
+    assert shop.jobs.worker().drain() == 1
+    with shop.jobs.binding().transaction() as session:
+        assert session.scalars(select(shop.jobs.Run.result)).all() == [42]
+
+
+WAYS = {"branch": by_the_branch, "own revisions": by_revisions_of_its_own}
+
+
+@pytest.fixture(params=WAYS.values(), ids=list(WAYS))
+def way(request: pytest.FixtureRequest) -> Callable[[Application], None]:
+    taken: Callable[[Application], None] = request.param
+    return taken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
+    way: Callable[[Application], None], variant: dict[str, str], tmp_path: Path, database_url: str, server_url: str
+) -> None:
+    app = fresh(tmp_path, database_url, variant)
+    before = catalog(database_url)
+    way(app)
+    assert "No new upgrade operations" in app.alembic("check")
+    assert app.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
+    run_a_job(app.shop())
+
+    with new_database(server_url) as created:
+        other = Application(tmp_path, created)
+        create(other.shop(), created)
+        assert objects(created) == objects(database_url)
+        assert other.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
+        other.alembic("stamp", "heads")
+        assert "No new upgrade operations" in other.alembic("check")
+
+    if way is by_the_branch:
+        app.alembic("downgrade", "sqla_jobs@base")
+    else:
+        app.alembic("downgrade", "-1")
+    assert catalog(database_url) == before
+
+
+FORMS = {
+    "newline": ("newline", "%(here)s/alembic/versions\n    sqla_jobs:migrations/versions"),
+    "space": ("space", "%(here)s/alembic/versions sqla_jobs:migrations/versions"),
+    "pyproject": None,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_branch_is_found_by_each_form_of_version_locations(
+    form: tuple[str, str] | None, tmp_path: Path, database_url: str
+) -> None:
+    app = fresh(tmp_path, database_url, {}, "generic" if form else "pyproject")
+    if form:
+        app.set("path_separator", form[0])
+        app.set("version_locations", form[1])
+    else:
+        path = tmp_path / "pyproject.toml"
+        line = 'version_locations = ["%(here)s/alembic/versions", "sqla_jobs:migrations/versions"]\n'
+        path.write_text(path.read_text().replace("[tool.alembic]\n", f"[tool.alembic]\n{line}"))
+
+    assert "sqla_jobs_0001 (sqla_jobs) (head)" in app.alembic("heads")
+    assert "Multiple head revisions" in app.alembic("upgrade", "head", code=-1)
+    app.alembic("upgrade", "heads")
+    app.alembic("merge", "heads", "-m", "merge")
+    app.alembic("upgrade", "head")
+    app.alembic("revision", "-m", "next")
+    assert set(app.revisions_by_message()) == {"orders", "merge", "next"}, "all files are in its own folder"
+    app.alembic("upgrade", "head")
+    app.alembic("check")
+
+
+def test_the_separator_of_the_operating_system_finds_no_branch(tmp_path: Path, database_url: str) -> None:
+    """Which is why the docs say so: it cuts `sqla_jobs:migrations/versions` in two."""
+    app = fresh(tmp_path, database_url, {})
+    app.set("path_separator", "os")
+    app.set("version_locations", "%(here)s/alembic/versions:sqla_jobs:migrations/versions")
+    assert "sqla_jobs" not in app.alembic("heads")
+
+
+def test_a_history_that_reaches_the_version_gets_no_second_revision(app: Application) -> None:
+    app.write_shop(more=JOBS.format(options="schema='ops', prefix='x_'"))
+    written = app.sqla_jobs("migrate", "shop:jobs", "--revision")
+    (path,) = app.revisions()
+    assert written.endswith(f"written: {path}\n")
+    assert 'migrations.upgrade(op, from_=0, to=1, schema="ops", prefix="x_")' in path.read_text()
+    assert 'migrations.downgrade(op, from_=1, to=0, schema="ops", prefix="x_")' in path.read_text()
+    again = app.sqla_jobs("migrate", "shop:jobs", "--revision", "--config", "alembic.ini")
+    assert again == f"nothing to write: the history reaches version {LATEST}\n"
+
+    app.write_shop(more=JOBS.format(options=""))
+    assert "written: " in app.sqla_jobs("migrate", "shop:jobs", "--revision"), "for tables of another name"
+
+
+@pytest.mark.slow
+def test_columns_of_the_application_are_found_by_its_own_autogenerate(
+    way: Callable[[Application], None], tmp_path: Path, database_url: str
+) -> None:
+    app = fresh(tmp_path, database_url, {})
+    way(app)
+    own = (
+        "class MyJob(JobMixin):\n"
+        "    order_id: Mapped[int | None] = mapped_column(ForeignKey('orders.id', name='job_of_order'), index=True)\n"
+        "    origin: Mapped[str] = mapped_column(server_default='web')\n"
+    )
+    app.write_shop(more=own + JOBS.format(options="job_class=MyJob"))
+    told = app.sqla_jobs("check", "shop:jobs", code=1).splitlines()
+    assert [line.partition(",")[0] for line in told] == [
+        "sqla_jobs: column order_id is missing",
+        "sqla_jobs: column origin is missing",
+    ]
+    app.alembic("revision", "--autogenerate", "-m", "own columns")
+    app.alembic("upgrade", "head")
+    assert "No new upgrade operations" in app.alembic("check")
+    app.sqla_jobs("check", "shop:jobs")
+
+
+@pytest.mark.slow
+def test_sql_written_offline_makes_the_same_tables(
+    way: Callable[[Application], None], tmp_path: Path, database_url: str, server_url: str
+) -> None:
+    app = fresh(tmp_path, database_url, VARIANTS["schema"])
+    with new_database(server_url) as other:
+        way(Application(tmp_path, other))
+        offline = app.folder / "alembic/env.py"
+        offline.write_text(offline.read_text().replace("compare_server_default=True, ", ""))
+        sql = app.alembic("upgrade", "heads", "--sql")
+        with new_database(server_url) as third:
+            execute(third, sql)
+            assert catalog(third) == catalog(other)
+
+
+@pytest.fixture
+def jobs(engine: Engine) -> Jobs[Any]:
+    """On an empty database, with a schema that has to be quoted."""
+    jobs = Jobs(registry(), schema="Our Jobs", prefix="x_")
+    jobs.bind(engine)
+    return jobs
+
+
+@pytest.mark.slow
+def test_a_database_without_a_history_is_upgraded_directly_and_once(engine: Engine, jobs: Jobs[Any]) -> None:
+    told: list[list[str]] = []
+    several = [threading.Thread(target=lambda: told.append(migrate(engine, jobs.models))) for _ in range(3)]
+    for thread in several:
+        thread.start()
+    for thread in several:
+        thread.join()
+    assert sorted(told) == [[], [], ["version 1: The six tables."]]
+    with engine.connect() as connection:
+        assert compare(connection, jobs.models) == []
+
+
+@pytest.mark.slow
+def test_the_sql_of_migrate_makes_the_same_tables(tmp_path: Path, database_url: str, server_url: str) -> None:
+    app = Application(tmp_path, database_url)
+    app.write_shop(more=JOBS.format(options="schema='ops'"))
+    sql = app.sqla_jobs("migrate", "shop:jobs", "--sql")
+    assert app.sqla_jobs("migrate", "shop:jobs") == "version 1: The six tables.\n"
+    assert app.sqla_jobs("migrate", "shop:jobs") == "nothing to do: the tables are of version 1, or newer\n"
+    assert app.sqla_jobs("migrate", "shop:jobs", "--sql") == ""
+    with new_database(server_url) as other:
+        execute(other, sql)
+        assert catalog(other) == catalog(database_url)
+
+
+def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Application) -> None:
+    app.alembic("revision", "--autogenerate", "-m", "orders")
+    app.alembic("upgrade", "head")
+    app.write_shop(more=JOBS.format(options=""))
+    refusal = app.sqla_jobs("migrate", "shop:jobs", code=1)
+    assert "has an Alembic history (table public.alembic_version)" in refusal
+    assert "`sqla-jobs migrate --revision`" in refusal
+    assert "CREATE TABLE sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--sql")
+
+
+REFUSED = {
+    "two": (["--sql", "--revision"], "--sql and --revision exclude each other"),
+    "config": (["--config", "alembic.ini"], "--config alembic.ini is for --revision only"),
+    "no config": (["--revision", "--config", "other.ini"], "there is no other.ini in "),
+    "no history": (["--revision"], "there is no alembic.ini, and no [tool.alembic] in pyproject.toml, in "),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_migrate_cannot_do_is_refused_with_the_remedy(
+    options: list[str], message: str, tmp_path: Path, database_url: str
+) -> None:
+    app = Application(tmp_path, database_url)
+    app.write_shop(more=JOBS.format(options=""))
+    assert message in app.sqla_jobs("migrate", "shop:jobs", *options, code=1)
+    assert catalog(database_url) == [("schema", "public", "standard public schema")]
+
+
+def test_with_the_branch_no_revision_is_written(tmp_path: Path, database_url: str) -> None:
+    app = fresh(tmp_path, database_url, {})
+    by_the_branch(app)
+    assert "has the branch sqla_jobs" in app.sqla_jobs("migrate", "shop:jobs", "--revision", code=1)
+
+
+@pytest.mark.slow
+def test_the_branch_says_what_its_environment_lacks(tmp_path: Path, database_url: str) -> None:
+    app = fresh(tmp_path, database_url, {})
+    app.set("path_separator", "space")
+    app.set("version_locations", "%(here)s/alembic/versions sqla_jobs:migrations/versions")
+    app.write_shop()
+    with pytest.raises(ConfigurationError, match=r"holds no Jobs: in env\.py import the module"):
+        app.alembic("upgrade", "heads")
+    app.write_shop(more=JOBS.format(options="") + "Jobs(Base, prefix='x_')")
+    with pytest.raises(ConfigurationError, match=r"holds several Jobs \(sqla_jobs, x_jobs\)"):
+        app.alembic("upgrade", "heads")
+
+
+def run(engine: Engine, step: Callable[[Operations], None]) -> None:
+    """A step in a migration of its own."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        with context.begin_transaction():
+            step(Operations(context))
+
+
+WRONG: dict[str, tuple[Callable[[Operations], None], str]] = {
+    "later": (lambda op: upgrade(op, from_=0, to=LATEST + 1), f"from_=0, to={LATEST + 1}: this sqla_jobs knows"),
+    "down": (lambda op: upgrade(op, from_=1, to=0), "upgrade goes up and downgrade goes down"),
+    "up": (lambda op: downgrade(op, from_=0, to=1), "upgrade goes up and downgrade goes down"),
+    "prefix": (
+        lambda op: upgrade(op, from_=0, to=1, prefix="My-"),
+        "prefix must be at most 31 lower-case letters, digits and _, got 'My-'",
+    ),
+    "schema": (lambda op: upgrade(op, from_=0, to=1, schema=""), "schema='': name a schema"),
+}
+
+
+@pytest.mark.parametrize(("step", "message"), WRONG.values(), ids=WRONG)
+def test_versions_and_names_that_cannot_be_are_refused(
+    step: Callable[[Operations], None], message: str, engine: Engine
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        run(engine, step)
+
+
+def test_a_downgrade_leaves_a_schema_that_it_did_not_make_or_that_is_used(engine: Engine, database_url: str) -> None:
+    def up(op: Operations) -> None:
+        upgrade(op, from_=0, to=LATEST, schema="ops")
+
+    def down(op: Operations) -> None:
+        downgrade(op, from_=LATEST, to=0, schema="ops")
+
+    def schemas() -> list[str]:
+        return [row[1] for row in catalog(database_url) if row[0] == "schema"]
+
+    for statement, left in (
+        ("SELECT 1", ["public"]),
+        ("CREATE SCHEMA ops", ["ops", "public"]),
+        ("DROP SCHEMA ops", ["public"]),
+    ):
+        with engine.begin() as connection:
+            connection.execute(text(statement))
+        run(engine, up)
+        run(engine, down)
+        assert schemas() == left
+    run(engine, up)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE ops.other ()"))
+    run(engine, down)
+    assert schemas() == ["ops", "public"]
+
+
+def test_an_index_is_built_while_a_writer_has_the_table(engine: Engine) -> None:
+    """CREATE INDEX without CONCURRENTLY would wait for the writer, and every later writer for it."""
+    run(engine, lambda op: upgrade(op, from_=0, to=1))
+
+    def build(op: Operations) -> None:
+        names = Names.of(op, None, "sqla_")
+        op.execute("SET LOCAL statement_timeout = '20s'")
+        build_index(op, names, "runs_finished", "runs (finished_at) WHERE outcome <> 'succeeded'")
+        build_index(op, names, "runs_finished", "runs (finished_at)")
+
+    def definition() -> Any:
+        with engine.connect() as connection:
+            query = """
+                SELECT pg_get_indexdef(indexrelid) FROM pg_index
+                WHERE indexrelid = to_regclass('sqla_runs_finished') AND indisvalid
+            """
+            return connection.scalar(text(query))
+
+    with engine.connect() as connection:
+        connection.execute(text("INSERT INTO sqla_runs (job_id, attempt, outcome) VALUES (1, 1, 'failed')"))
+        thread = threading.Thread(target=run, args=(engine, build))
+        thread.start()
+        with engine.connect() as other:
+            waits = text("SELECT count(*) FROM pg_stat_progress_create_index")
+            while not other.scalar(waits):
+                other.rollback()
+            other.execute(text("SET LOCAL lock_timeout = '1s'"))
+            other.execute(text("INSERT INTO sqla_runs (job_id, attempt, outcome) VALUES (2, 1, 'failed')"))
+            other.commit()
+        connection.commit()
+    thread.join(20)
+    assert definition() == "CREATE INDEX sqla_runs_finished ON public.sqla_runs USING btree (finished_at)"
+
+
+@pytest.mark.slow
+def test_the_history_of_this_repository_runs(database_url: str, server_url: str) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    Jobs(Base)
+
+    def alembic(*arguments: str) -> str:
+        command = [sys.executable, "-m", "alembic", "--config", "alembic/alembic.ini", *arguments]
+        env = os.environ | {"DATABASE_URL": database_url}
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+
+    alembic("upgrade", "heads")
+    assert "No new upgrade operations" in alembic("check")
+    with new_database(server_url) as created:
+        engine = create_engine(created)
+        Base.metadata.create_all(engine)
+        engine.dispose()
+        assert catalog(created) == catalog(database_url)
+    alembic("downgrade", "base")
+    assert catalog(database_url) == [("schema", "public", "standard public schema")]
+    assert alembic("upgrade", "heads", "--sql").count("CREATE TABLE sqla_") == 6
+
+
+def test_a_metadata_with_a_schema_of_its_own_says_where_the_tables_are() -> None:
+    jobs = Jobs(registry(metadata=MetaData(schema="ops")))
+    assert jobs.models.tables["jobs"].fullname == "ops.sqla_jobs"
+    assert list(jobs.models.tables) == ["jobs", "runs", "schedules", "processes", "queues", "audit"]

@@ -1,0 +1,360 @@
+"""What a database is compared with, and which versions of the tables code runs on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from click.testing import CliRunner
+from sqlalchemy import Connection, Engine, ForeignKey, Index, Text, create_engine, make_url, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry
+
+from sqla_jobs import ConfigurationError, JobMixin, Jobs
+from sqla_jobs.cli.main import main
+from sqla_jobs.migrations import upgrade
+from sqla_jobs.migrations.comparison import Facts, compare, read_tables
+from sqla_jobs.models import version
+from sqla_jobs.models.version import LATEST, comment_of
+from tests import shop
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Tenant(Base):
+    __tablename__ = "tenants"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class TenantJob(JobMixin):
+    tenant_id: Mapped[int | None] = mapped_column(ForeignKey("tenants.id"))
+    note: Mapped[str | None] = mapped_column(Text)
+
+
+jobs = Jobs(Base, job_class=TenantJob, schema="ops")
+Index("jobs_of_tenants", jobs.Job.tenant_id)
+Index("jobs_by_task", jobs.Job.task)
+
+
+@pytest.fixture
+def connection(module_engine: Engine) -> Iterator[Connection]:
+    """In a transaction that is rolled back, with the tables of this module."""
+    with module_engine.connect() as connection:
+        connection.execute(text("CREATE SCHEMA ops"))
+        Base.metadata.create_all(connection)
+        yield connection
+        connection.rollback()
+
+
+DIFFERENCES = {
+    "DROP TABLE ops.sqla_audit": "table ops.sqla_audit is missing",
+    "CREATE TABLE ops.sqla_leases ()": "table ops.sqla_leases is not expected",
+    "ALTER TABLE ops.sqla_jobs DROP COLUMN progress": (
+        "ops.sqla_jobs: column progress is missing, expected double precision NULL"
+    ),
+    "ALTER TABLE ops.sqla_jobs DROP COLUMN note": (
+        "ops.sqla_jobs: column note is missing, expected your job_class has it, so one of your own migrations adds it"
+    ),
+    "ALTER TABLE ops.sqla_jobs ADD extra int": "ops.sqla_jobs: column extra is not expected: integer NULL",
+    "ALTER TABLE ops.sqla_runs ALTER attempt TYPE bigint": (
+        "ops.sqla_runs: type of column attempt is bigint, expected integer"
+    ),
+    "ALTER TABLE ops.sqla_jobs ALTER queue SET DEFAULT 'mail'": (
+        "ops.sqla_jobs: default of column queue is 'mail'::text, expected 'default'::text"
+    ),
+    "ALTER TABLE ops.sqla_jobs ALTER queue DROP DEFAULT": (
+        "ops.sqla_jobs: default of column queue is none, expected 'default'::text"
+    ),
+    "ALTER TABLE ops.sqla_jobs ALTER queue DROP NOT NULL": (
+        "ops.sqla_jobs: nullability of column queue is NULL, expected NOT NULL"
+    ),
+    "ALTER SEQUENCE ops.sqla_jobs_position_seq CACHE 20": (
+        "ops.sqla_jobs: default of column position is identity of sqla_jobs_position_seq, cache 20, by 1, "
+        "expected identity of sqla_jobs_position_seq, cache 1, by 1"
+    ),
+    "ALTER SEQUENCE ops.sqla_runs_id_seq RENAME TO other": (
+        "ops.sqla_runs: default of column id is identity of other, cache 1, by 1, "
+        "expected identity of sqla_runs_id_seq, cache 1, by 1"
+    ),
+    "DROP INDEX ops.sqla_runs_job_id": (
+        "ops.sqla_runs: index sqla_runs_job_id is missing, expected CREATE INDEX sqla_runs_job_id USING btree (job_id)"
+    ),
+    "CREATE INDEX mine ON ops.sqla_runs (attempt)": (
+        "ops.sqla_runs: index mine is not expected: CREATE INDEX mine USING btree (attempt)"
+    ),
+    "DROP INDEX ops.sqla_jobs_scheduled; CREATE INDEX sqla_jobs_scheduled ON ops.sqla_jobs (run_at)": (
+        "ops.sqla_jobs: index sqla_jobs_scheduled is CREATE INDEX sqla_jobs_scheduled USING btree (run_at), expected "
+        "CREATE INDEX sqla_jobs_scheduled USING btree (run_at) WHERE (state = 'scheduled'::text)"
+    ),
+    "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ops.sqla_runs_job_id'::regclass": (
+        "ops.sqla_runs: index sqla_runs_job_id is CREATE INDEX sqla_runs_job_id USING btree (job_id) (not valid: its "
+        "build failed, so drop and build it again), expected CREATE INDEX sqla_runs_job_id USING btree (job_id)"
+    ),
+    "ALTER TABLE ops.sqla_jobs DROP CONSTRAINT sqla_jobs_priority_check": (
+        "ops.sqla_jobs: constraint sqla_jobs_priority_check is missing, "
+        "expected CHECK (((priority >= '-10'::integer) AND (priority <= 10)))"
+    ),
+    "ALTER TABLE ops.sqla_runs ADD CONSTRAINT mine CHECK (attempt < 9)": (
+        "ops.sqla_runs: constraint mine is not expected: CHECK ((attempt < 9))"
+    ),
+    f"COMMENT ON TABLE ops.sqla_jobs IS '{comment_of(7)}'": f"ops.sqla_jobs: version is 7, expected {LATEST}",
+    "COMMENT ON TABLE ops.sqla_jobs IS NULL": f"ops.sqla_jobs: version is missing, expected {LATEST}",
+}
+
+
+@pytest.mark.parametrize(("change", "told"), DIFFERENCES.items())
+def test_each_difference_is_named(change: str, told: str, connection: Connection) -> None:
+    assert compare(connection, jobs.models) == []
+    connection.execute(text(change))
+    found = [str(one) for one in compare(connection, jobs.models)]
+    assert told in found
+    assert len(found) <= 1 + ("DROP COLUMN" in change)
+
+
+def test_what_the_application_adds_is_its_own_business(connection: Connection) -> None:
+    for statement in (
+        "CREATE TABLE ops.sqla_mail_jobs ()",
+        "CREATE TABLE ops.other ()",
+        "CREATE INDEX undeclared ON ops.sqla_jobs (note, task)",
+        "ALTER TABLE ops.sqla_jobs ADD CONSTRAINT short CHECK (length(note) < 100)",
+        f"COMMENT ON TABLE ops.sqla_jobs IS 'Ask Kim. {comment_of(LATEST)}'",
+    ):
+        connection.execute(text(statement))
+    assert compare(connection, jobs.models) == []
+
+
+def test_comparing_needs_no_right_but_to_make_temporary_tables(connection: Connection) -> None:
+    connection.execute(text("CREATE ROLE sqla_jobs_reader; SET LOCAL ROLE sqla_jobs_reader"))
+    with pytest.raises(Exception, match="permission denied for schema ops"), connection.begin_nested():
+        compare(connection, jobs.models)
+    connection.execute(text("RESET ROLE; GRANT USAGE ON SCHEMA ops TO sqla_jobs_reader"))
+    connection.execute(text("SET LOCAL ROLE sqla_jobs_reader"))
+    assert compare(connection, jobs.models) == []
+    left = "SELECT count(*) FROM pg_class WHERE relnamespace = pg_my_temp_schema()"
+    assert not connection.scalar(text(left)), "nothing is left of them"
+
+
+@pytest.mark.slow
+def test_check_prints_a_line_for_each_difference_and_exits_with_one(database: Engine) -> None:
+    def check(*options: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["check", "tests.shop:jobs", *options])
+        return done.exit_code, done.output
+
+    assert check() == (0, f"the tables are those of version {LATEST}\n")
+    assert check("--json") == (0, "[]\n")
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE sqla_jobs ALTER queue DROP NOT NULL; DROP TABLE sqla_audit"))
+    code, lines = check()
+    assert code == 1
+    assert lines.splitlines() == [
+        "sqla_jobs: nullability of column queue is NULL, expected NOT NULL",
+        "table sqla_audit is missing",
+    ]
+    code, listed = check("--json")
+    assert code == 1
+    assert json.loads(listed) == [
+        {"table": "sqla_jobs", "what": "nullability of column queue", "expected": "NOT NULL", "found": "NULL"},
+        {"table": "sqla_audit", "what": "table", "expected": "", "found": None},
+    ]
+
+
+def say(engine: Engine, comment: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"COMMENT ON TABLE sqla_jobs IS '{comment}'"))
+
+
+VERSIONS = {
+    "too new": (comment_of(LATEST + 2), f"the tables are of version {LATEST + 2}", "pip install --upgrade sqla-jobs"),
+    "unsaid": ("", "does not say its version", "`sqla-jobs check` compares the tables"),
+}
+STARTS: dict[str, Callable[[], Any]] = {
+    "worker": lambda: shop.jobs.worker().drain(),
+    "clock": lambda: shop.jobs.clock().start(),
+    "tick": lambda: shop.jobs.clock().tick(),
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize(("comment", "cause", "remedy"), VERSIONS.values(), ids=VERSIONS)
+def test_nothing_starts_on_tables_of_a_version_it_does_not_know(
+    comment: str, cause: str, remedy: str, start: Callable[[], Any], database: Engine
+) -> None:
+    say(database, comment)
+    with pytest.raises(ConfigurationError, match=re.escape(cause)) as refusal:
+        start()
+    assert remedy in str(refusal.value)
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_later_code_does_not_start_on_tables_of_an_earlier_version(
+    start: Callable[[], Any], database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version, "LATEST", LATEST + 1)
+    with pytest.raises(ConfigurationError, match=f"the tables are of version {LATEST}, and this sqla_jobs") as refusal:
+        start()
+    assert f"works on {LATEST + 1} and {LATEST + 2}: upgrade them with `sqla-jobs migrate`" in str(refusal.value)
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_nothing_starts_without_tables_and_says_how_to_make_them(start: Callable[[], Any], engine: Engine) -> None:
+    shop.jobs.bind(engine)
+    with pytest.raises(ConfigurationError, match="there is no table sqla_jobs in this database") as refusal:
+        start()
+    assert "`sqla-jobs migrate`, or `alembic upgrade heads`" in str(refusal.value)
+    assert "docs/migrations.md" in str(refusal.value)
+
+
+@pytest.mark.slow
+def test_a_lost_comment_is_written_again_only_where_the_tables_fit(database: Engine) -> None:
+    def migrate() -> str:
+        return CliRunner().invoke(main, ["migrate", "tests.shop:jobs"]).output
+
+    with database.begin() as connection:
+        connection.execute(
+            text("COMMENT ON TABLE sqla_jobs IS NULL; ALTER TABLE sqla_jobs DROP COLUMN progress_message")
+        )
+    assert "column progress_message is missing" in migrate()
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE sqla_jobs ADD progress_message text"))
+    assert migrate() == f"version {LATEST}: the tables fit, and their comment says so again\n"
+    assert shop.jobs.worker().drain() == 0
+
+
+def test_check_tells_of_a_database_that_is_not_there(database_url: str) -> None:
+    nowhere = make_url(database_url).set(port=1).render_as_string(hide_password=False)
+    done = CliRunner().invoke(main, ["check", "tests.shop:jobs", "--database-url", nowhere])
+    assert (done.exit_code, "the database says: " in done.output) == (1, True)
+
+
+# --- the rule for rolling upgrades: code of version N runs on tables of version N and N + 1 ---
+
+
+def breaks(before: dict[str, Facts], after: dict[str, Facts]) -> list[str]:
+    """What in `after` code that was written for `before` may stumble over."""
+    found: list[str] = []
+    for noun, facts in before.items():
+        if noun not in after:
+            found.append(f"{noun} is gone")
+            continue
+        for key, was in facts.items():
+            now = after[noun].get(key)
+            kind, name = key
+            if kind == "column" and now is None:
+                found.append(f"{noun}.{name} is gone")
+            elif kind == "column" and now is not None:
+                found += [
+                    f"{noun}.{name} has another {facet}" for facet in ("type", "default") if now[facet] != was[facet]
+                ]
+                if now["nullability"] != was["nullability"]:
+                    found.append(f"{noun}.{name} is {now['nullability']} now")
+            elif kind == "index" and "UNIQUE" in was["definition"] and now != was:
+                found.append(f"the unique index {name} is gone or another, which ON CONFLICT may name")
+        for (kind, name), now in after[noun].items():
+            if (kind, name) in facts:
+                continue
+            if kind == "column" and now["nullability"] == "NOT NULL" and now["default"] == "none":
+                found.append(f"{noun}.{name} has to be given, and the version before does not know it")
+            if kind == "index" and "UNIQUE" in now["definition"]:
+                found.append(f"the unique index {name} forbids what was allowed")
+            if kind == "constraint":
+                found.append(f"the constraint {name} forbids what was allowed")
+        for (kind, name), was in facts.items():
+            if kind == "constraint" and (kind, name) in after[noun] and after[noun][kind, name] != was:
+                found.append(f"the constraint {name} is another")
+    return found
+
+
+WIDENED: dict[tuple[int, str], str] = {}
+"""Constraints of a version that only allow more than before, and why that is certain."""
+
+
+def at_version(engine: Engine, number: int) -> dict[str, Facts]:
+    plain = Jobs(registry())
+    with engine.connect() as connection:
+        if number:
+            context = MigrationContext.configure(connection)
+            upgrade(Operations(context), from_=0, to=number)
+        tables = read_tables(connection, plain.models)
+        connection.rollback()
+    return tables
+
+
+@pytest.mark.parametrize("number", range(1, LATEST + 1))
+def test_code_of_the_version_before_runs_on_the_tables_of_each_version(number: int, engine: Engine) -> None:
+    broken = breaks(at_version(engine, number - 1), at_version(engine, number))
+    assert [one for one in broken if (number, one) not in WIDENED] == []
+
+
+STEPS = {
+    "ALTER TABLE sqla_jobs ADD note text": [],
+    "ALTER TABLE sqla_jobs ADD note text NOT NULL DEFAULT ''": [],
+    "CREATE INDEX sqla_runs_new ON sqla_runs (finished_at)": [],
+    "DROP INDEX sqla_runs_job_id": [],
+    "ALTER TABLE sqla_jobs DROP CONSTRAINT sqla_jobs_priority_check": [],
+    "CREATE TABLE sqla_new ()": [],
+    "DROP TABLE sqla_audit": ["audit is gone"],
+    "ALTER TABLE sqla_jobs DROP COLUMN progress_message": ["jobs.progress_message is gone"],
+    "ALTER TABLE sqla_jobs RENAME progress_message TO fraction": ["jobs.progress_message is gone"],
+    "ALTER TABLE sqla_jobs ADD note text NOT NULL": [
+        "jobs.note has to be given, and the version before does not know it"
+    ],
+    "ALTER TABLE sqla_runs ALTER process_id SET NOT NULL": ["runs.process_id is NOT NULL now"],
+    "ALTER TABLE sqla_runs ALTER attempt TYPE smallint": ["runs.attempt has another type"],
+    "ALTER TABLE sqla_jobs ADD CONSTRAINT new CHECK (attempt < 9)": ["the constraint new forbids what was allowed"],
+    "CREATE UNIQUE INDEX new ON sqla_runs (job_id)": ["the unique index new forbids what was allowed"],
+    "DROP INDEX sqla_jobs_unique_key": [
+        "the unique index sqla_jobs_unique_key is gone or another, which ON CONFLICT may name"
+    ],
+}
+
+
+@pytest.mark.parametrize(("step", "broken"), STEPS.items())
+def test_the_rule_for_rolling_upgrades_sees_what_breaks_the_version_before(
+    step: str, broken: list[str], module_engine: Engine
+) -> None:
+    plain = Jobs(registry())
+    with module_engine.connect() as connection:
+        upgrade(Operations(MigrationContext.configure(connection)), from_=0, to=LATEST)
+        before = read_tables(connection, plain.models)
+        connection.execute(text(step))
+        assert breaks(before, read_tables(connection, plain.models)) == broken
+        connection.rollback()
+
+
+@pytest.mark.slow
+def test_workers_and_clocks_go_on_with_tables_of_the_next_version(database: Engine) -> None:
+    """One that keeps the rule: a column, an index and a table more."""
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE sqla_jobs ADD remark text NOT NULL DEFAULT ''"))
+        connection.execute(text("ALTER TABLE sqla_runs ADD note text"))
+        connection.execute(text("CREATE INDEX sqla_runs_note ON sqla_runs (note); CREATE TABLE sqla_notes (id int)"))
+    say(database, comment_of(LATEST + 1))
+    with Session(database) as session:
+        shop.write.enqueue(session, n=1)
+        shop.write.enqueue_many(session, [{"n": 2}, {"n": 3}])
+        session.commit()
+    shop.jobs.clock().tick()
+    assert shop.jobs.worker().drain() == 3
+
+
+def test_an_old_table_keeps_its_data(database: Engine) -> None:
+    """The version is no data: `create_all` on tables that are there leaves all as it is."""
+    say(database, comment_of(LATEST + 1))
+    shop.Base.metadata.create_all(database)
+    with database.connect() as connection:
+        said = "SELECT obj_description('sqla_jobs'::regclass, 'pg_class')"
+        assert connection.scalar(text(said)) == comment_of(LATEST + 1)
+
+
+def test_an_engine_in_autocommit_leaves_no_temporary_table(database: Engine) -> None:
+    engine = create_engine(database.url, isolation_level="AUTOCOMMIT")
+    jobs = shop.jobs
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        assert compare(connection, jobs.models) == []
+    engine.dispose()

@@ -1,0 +1,447 @@
+"""The six models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
+
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Engine,
+    Enum,
+    ForeignKey,
+    Integer,
+    MetaData,
+    Numeric,
+    String,
+    Text,
+    create_engine,
+    create_mock_engine,
+    func,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    DeclarativeBaseNoMeta,
+    Mapped,
+    MappedAsDataclass,
+    Session,
+    configure_mappers,
+    declarative_base,
+    mapped_column,
+    registry,
+    relationship,
+)
+from sqlmodel import Field, SQLModel
+
+from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
+from sqla_jobs.testing import drain
+from tests.conftest import ROOT
+
+CONVENTION = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def double(n: int) -> int:
+    return 2 * n
+
+
+def run_one(jobs: Jobs[Any], session: Session) -> Any:
+    """A job of these models is enqueued, run and found again, with its run."""
+    task = jobs.task(name="double")(double)
+    job = task.enqueue(session, n=21)
+    assert drain(jobs, session) == 1
+    found = session.scalars(select(jobs.Job).where(jobs.Job.state == "succeeded")).one()
+    assert found is job
+    assert [run.result for run in job.runs] == [42]
+    return job
+
+
+def plain_base() -> Any:
+    class Base(DeclarativeBase):
+        pass
+
+    return Base
+
+
+def dataclass_base() -> Any:
+    class Base(MappedAsDataclass, DeclarativeBase):
+        pass
+
+    return Base
+
+
+def base_with_columns() -> Any:
+    class Base(DeclarativeBase):
+        tenant: Mapped[str] = mapped_column(Text)
+        __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012
+
+        def __init__(self, tenant: str) -> None:
+            self.tenant = tenant
+
+    return Base
+
+
+def base_with_convention() -> Any:
+    class Base(DeclarativeBase):
+        metadata = MetaData(naming_convention=CONVENTION)
+
+    return Base
+
+
+def base_with_type_map() -> Any:
+    class Base(DeclarativeBase):
+        type_annotation_map = {  # noqa: RUF012
+            str: String(50),
+            int: Numeric(10),
+            float: Numeric(10, 2),
+            bool: Integer,
+            datetime: DateTime(timezone=False),
+            uuid.UUID: String(32),
+            dict[str, Any]: JSON,
+            JobState: Enum(JobState),
+        }
+
+    return Base
+
+
+def base_without_metaclass() -> Any:
+    class Base(DeclarativeBaseNoMeta):
+        pass
+
+    return Base
+
+
+def base_of_sqlmodel() -> Any:
+    class Base(SQLModel, registry=registry()):
+        pass
+
+    return registry(metadata=Base.metadata)
+
+
+BASES: dict[str, Callable[[], Any]] = {
+    "DeclarativeBase": plain_base,
+    "MappedAsDataclass": dataclass_base,
+    "own columns and __init__": base_with_columns,
+    "naming convention": base_with_convention,
+    "type_annotation_map": base_with_type_map,
+    "DeclarativeBaseNoMeta": base_without_metaclass,
+    "declarative_base()": declarative_base,
+    "registry": registry,
+    "db.Model": lambda: SQLAlchemy().Model,
+    "db.Model of a DeclarativeBase": lambda: SQLAlchemy(model_class=plain_base()).Model,
+    "SQLModel": base_of_sqlmodel,
+}
+
+
+def ddl(metadata: MetaData) -> list[str]:
+    """The statements that make the tables; a table lists its indexes in no order."""
+    statements: list[str] = []
+
+    dialect: Any = postgresql
+
+    def keep(statement: Any, *_: Any) -> None:
+        statements.append(str(statement.compile(dialect=dialect.dialect())))
+
+    metadata.create_all(create_mock_engine("postgresql+psycopg://", keep), checkfirst=False)
+    return sorted(statements)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", BASES.values(), ids=BASES)
+def test_every_base_gives_the_same_tables_and_jobs_that_run(make: Callable[[], Any], engine: Engine) -> None:
+    reference, base = plain_base(), make()
+    Jobs(reference)
+    jobs = Jobs(base)
+
+    assert ddl(base.metadata) == ddl(reference.metadata)
+    base.metadata.create_all(engine)
+    with Session(engine) as session:
+        assert type(run_one(jobs, session)).__name__ == "SqlaJob"
+
+
+def test_the_models_are_classes_on_the_metadata_of_the_base() -> None:
+    base = plain_base()
+    jobs = Jobs(base)
+
+    assert set(base.metadata.tables) == {
+        "sqla_jobs",
+        "sqla_runs",
+        "sqla_schedules",
+        "sqla_processes",
+        "sqla_queues",
+        "sqla_audit",
+    }
+    names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Process, jobs.Queue)]
+    assert names == ["SqlaJob", "SqlaRun", "SqlaSchedule", "SqlaProcess", "SqlaQueue"]
+    assert not issubclass(jobs.Job, base)
+
+
+@pytest.mark.parametrize("name", ["Job", "SqlaJob", "Run"])
+def test_an_application_has_models_of_the_same_name(name: str, engine: Engine) -> None:
+    base = plain_base()
+    jobs = Jobs(base)
+    own = type(name, (base,), {"__tablename__": "own", "id": mapped_column(Integer, primary_key=True)})
+    configure_mappers()
+
+    base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(own())
+        run_one(jobs, session)
+        assert session.scalar(select(func.count()).select_from(own)) == 1
+
+
+def test_a_relationship_by_name_finds_the_job_model_of_the_application() -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    Jobs(Base, prefix="")
+
+    class Job(Base):
+        __tablename__ = "positions"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Applicant(Base):
+        __tablename__ = "applicants"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        job_id: Mapped[int] = mapped_column(ForeignKey("positions.id"))
+        job: Mapped[Any] = relationship("Job")
+
+    assert Applicant.job.property.entity.class_ is Job
+
+
+def test_a_naming_convention_renames_nothing_in_the_database(engine: Engine) -> None:
+    def names(schema: str) -> list[tuple[str, str]]:
+        query = """
+            SELECT conname, pg_get_constraintdef(c.oid) FROM pg_constraint c
+            WHERE connamespace::regnamespace::text = :schema
+            UNION ALL
+            SELECT indexname, replace(indexdef, schemaname || '.', '') FROM pg_indexes WHERE schemaname = :schema
+            ORDER BY 1, 2
+        """
+        with engine.connect() as connection:
+            return [(name, definition) for name, definition in connection.execute(text(query), {"schema": schema})]
+
+    for schema, base in (("plain", plain_base()), ("renamed", base_with_convention())):
+        Jobs(base, schema=schema)
+        with engine.begin() as connection:
+            connection.execute(text(f"CREATE SCHEMA {schema}"))
+            base.metadata.create_all(connection)
+
+    assert names("renamed") == names("plain")
+    assert {name for name, _ in names("plain")} > {"sqla_jobs_pkey", "sqla_jobs_state_check", "sqla_jobs_queued"}
+
+
+def test_tables_go_to_the_schema_of_the_metadata(engine: Engine) -> None:
+    class Base(DeclarativeBase):
+        metadata = MetaData(schema="ops")
+
+    jobs = Jobs(Base)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA ops"))
+    Base.metadata.create_all(engine)
+
+    with Session(engine) as session:
+        run_one(jobs, session)
+        assert session.scalar(text("SELECT count(*) FROM ops.sqla_jobs")) == 1
+    with engine.connect() as connection:
+        found = connection.scalars(text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE relkind = 'S'"))
+        assert set(found) == {"ops"}
+
+
+@pytest.mark.slow
+def test_several_jobs_live_on_one_base(engine: Engine) -> None:
+    base = plain_base()
+    several = [Jobs(base), Jobs(base, prefix="other_"), Jobs(base, schema="ops"), Jobs(base, schema="ops", prefix="")]
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA ops"))
+    base.metadata.create_all(engine)
+
+    assert [jobs.Job.__name__ for jobs in several] == ["SqlaJob", "OtherJob", "OpsSqlaJob", "OpsJob"]
+    with Session(engine) as session:
+        for jobs in several:
+            run_one(jobs, session)
+        for jobs in several:
+            assert drain(jobs, session) == 0
+            assert session.scalar(select(func.count()).select_from(jobs.Run)) == 1
+
+
+class Known(DeclarativeBase):
+    pass
+
+
+class AbstractJob(JobMixin, Known):
+    __abstract__ = True
+
+
+class Demanding(JobMixin):
+    tenant_id: Mapped[int]
+
+
+class OwnQueue(JobMixin):
+    queue: Mapped[str] = mapped_column(Text)
+
+
+def plain(**options: Any) -> None:
+    Jobs(plain_base(), **options)
+
+
+def other(base: Any) -> None:
+    Jobs(base)
+
+
+def twice(**options: Any) -> None:
+    base = plain_base()
+    Jobs(base, **options)
+    Jobs(base, **options)
+
+
+def one_class_twice() -> None:
+    class MyJob(JobMixin):
+        pass
+
+    Jobs(plain_base(), job_class=MyJob)
+    Jobs(plain_base(), job_class=MyJob)
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "no base": (lambda: other(object), "Jobs(<class 'object'>): give your declarative base class"),
+    "an instance": (lambda: other(SQLAlchemy()), "give your declarative base class, Flask-SQLAlchemy's db.Model"),
+    "DeclarativeBase": (lambda: other(DeclarativeBase), "give your declarative base class"),
+    "SQLModel": (lambda: other(SQLModel), "Jobs(registry(metadata=SQLModel.metadata))"),
+    "prefix": (lambda: plain(prefix="My-"), "prefix must be at most 31 lower-case letters, digits and _, got 'My-'"),
+    "long prefix": (lambda: plain(prefix="x" * 32), "at most 31"),
+    "schema": (lambda: plain(schema=""), "schema='': name a schema, or leave it out"),
+    "schema with %": (
+        lambda: plain(schema="100%"),
+        "schema must not contain %, which marks parameters in statements, got '100%'",
+    ),
+    "one string": (
+        lambda: plain(tasks="shop.mail"),
+        "tasks must be a list of module names, such as ['shop.mail'], got 'shop.mail'",
+    ),
+    "same prefix": (twice, "already has a table 'sqla_jobs': a second Jobs on one base needs its own prefix="),
+    "same schema": (lambda: twice(schema="ops"), "already has a table 'sqla_jobs'"),
+    "no JobMixin": (lambda: plain(job_class=Text), "must be a subclass of sqla_jobs.JobMixin"),
+    "mapped class": (one_class_twice, "job_class=MyJob is mapped already: leave it unmapped"),
+    "with the base": (lambda: Jobs(Known, job_class=AbstractJob), "AbstractJob is mapped already: leave it unmapped"),
+    "NOT NULL": (lambda: plain(job_class=Demanding), "Demanding.tenant_id is NOT NULL without a server default"),
+    "our column": (lambda: plain(job_class=OwnQueue), "OwnQueue.queue is NOT NULL without a server default"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_mapped_is_refused_with_the_remedy(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        call()
+
+
+@pytest.fixture(params=["default", "DeclarativeBase"])
+def db(request: pytest.FixtureRequest) -> SQLAlchemy:
+    return SQLAlchemy() if request.param == "default" else SQLAlchemy(model_class=plain_base())
+
+
+@pytest.fixture
+def app(db: SQLAlchemy, database_url: str) -> Iterator[Flask]:
+    app = Flask(__name__)
+    app.config["SQLALCHEMY_DATABASE_URI"] = database_url
+    db.init_app(app)
+    yield app
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.mark.slow
+def test_a_flask_request_that_fails_leaves_no_job(db: SQLAlchemy, app: Flask) -> None:
+    jobs = Jobs(db.Model)
+    task = jobs.task(double)
+
+    @app.post("/<int:n>")
+    def enqueue(n: int) -> str:  # pyright: ignore[reportUnusedFunction]
+        task.enqueue(db.session, n=n)
+        db.session.flush()
+        if n > 1:
+            raise RuntimeError("after the enqueue")
+        db.session.commit()
+        return ""
+
+    assert "sqla_jobs" in db.metadata.tables
+    with app.app_context():
+        db.create_all()
+        jobs.bind(db.engine)
+    client = app.test_client()
+    assert [client.post(f"/{n}").status_code for n in (1, 2)] == [200, 500]
+
+    assert jobs.worker().drain() == 1
+    with app.app_context():
+        found = db.session.scalars(select(jobs.Job)).one()
+        assert (found.args, found.state) == ({"n": 1}, "succeeded")
+
+
+@pytest.mark.slow
+def test_a_table_of_sqlmodel_refers_to_a_job(engine: Engine) -> None:
+    jobs = Jobs(registry(metadata=SQLModel.metadata))
+
+    class Report(SQLModel, table=True):
+        id: int | None = Field(default=None, primary_key=True)
+        job_id: int | None = Field(default=None, foreign_key="sqla_jobs.id")
+
+    try:
+        SQLModel.metadata.create_all(engine)
+    finally:
+        SQLModel.metadata.clear()
+    with Session(engine) as session:
+        job = run_one(jobs, session)
+        session.add(Report(job_id=job.id))
+        session.commit()
+        assert session.scalars(select(Report)).one().job_id == job.id
+
+
+@pytest.mark.slow
+def test_importing_the_package_loads_none_of_its_edges() -> None:
+    edges = ["flask", "flask_sqlalchemy", "alembic", "click", "sqlmodel", "sqla_jobs.cli", "sqla_jobs.worker"]
+    program = f"import sys, sqla_jobs; print(sorted(set(sys.modules) & set({edges})))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_neither_importing_nor_running_needs_greenlet(database_url: str) -> None:
+    """SQLAlchemy 2.1 does not install it, and a fresh environment has it not."""
+    program = f"""
+import sys
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from tests import shop
+engine = create_engine({database_url!r})
+shop.Base.metadata.create_all(engine)
+with Session(engine) as session:
+    shop.write.enqueue(session, n=1)
+    session.commit()
+print(shop.jobs.worker(bind=engine).drain())
+"""
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout == "1\n"
+
+
+def test_an_engine_is_not_needed_to_map() -> None:
+    jobs = Jobs(plain_base())
+    assert not jobs.is_bound
+    jobs.bind(create_engine("postgresql+psycopg://nowhere"))
+    assert jobs.is_bound

@@ -1,0 +1,189 @@
+"""Jobs and their runs as ordinary mapped rows: own columns, relationships, queries, plain INSERTs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, ForeignKey, Text, delete, func, inspect, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    joinedload,
+    mapped_column,
+    relationship,
+    selectinload,
+)
+from tenacity import Retrying, stop_after_attempt, wait_fixed
+
+from sqla_jobs import JobMixin, Jobs, JobState, RunOutcome
+from sqla_jobs.testing import drain
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class TenantJob(JobMixin):
+    tenant_id: Mapped[int | None] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    origin: Mapped[str] = mapped_column("came_from", Text, server_default="web")
+    tenant: Mapped[Tenant | None] = relationship(back_populates="jobs")
+
+
+class Tenant(Base):
+    __tablename__ = "tenants"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    jobs: Mapped[list[TenantJob]] = relationship(back_populates="tenant", passive_deletes=True)
+
+
+jobs = Jobs(Base, job_class=TenantJob)
+
+
+class Report(Base):
+    """A model of the application that refers to the job that makes it."""
+
+    __tablename__ = "reports"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(jobs.Job.id))
+    job: Mapped[JobMixin | None] = relationship(jobs.Job)
+
+
+@jobs.task
+def double(n: int) -> int:
+    return 2 * n
+
+
+@jobs.task(retry=Retrying(stop=stop_after_attempt(2), wait=wait_fixed(0)))
+def fail() -> None:
+    raise ValueError("as always")
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.mark.slow
+def test_own_columns_are_set_when_a_job_is_enqueued(session: Session) -> None:
+    session.add(Tenant(id=3))
+    options: dict[str, Any] = {"tenant_id": 3, "origin": "mail"}
+    job = double.options(columns=options).enqueue(session, n=1)
+    keyed = double.options(columns=options, unique_key="k").enqueue(session, n=2)
+    assert double.options(columns=options).enqueue_many(session, [{"n": 3}]) == 1
+    plain = double.enqueue(session, n=4)
+    session.commit()
+
+    assert (job.tenant_id, job.origin, keyed.origin, plain.tenant_id, plain.origin) == (3, "mail", "mail", None, "web")
+    assert len(session.get_one(Tenant, 3).jobs) == 3
+
+
+def test_jobs_and_the_application_are_related_both_ways(session: Session) -> None:
+    tenant = Tenant(id=1)
+    job = double.enqueue(session, n=1)
+    job.tenant = tenant
+    report = Report(job=job)
+    session.add(report)
+    session.commit()
+
+    assert jobs.Job is TenantJob
+    assert (tenant.jobs, job.tenant_id, report.job, report.job_id) == ([job], 1, job, job.id)
+    query = select(jobs.Job).join(jobs.Job.tenant).where(Tenant.id == 1)
+    assert session.scalars(query).all() == [job]
+
+
+def test_a_foreign_key_of_a_job_may_cascade(session: Session) -> None:
+    session.add(Tenant(id=1))
+    double.options(columns={"tenant_id": 1}).enqueue(session, n=1)
+    session.commit()
+    session.execute(delete(Tenant))
+    session.commit()
+    assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
+
+
+def test_a_job_that_the_application_refers_to_is_kept(session: Session) -> None:
+    session.add(Report(job=double.enqueue(session, n=1)))
+    session.commit()
+    assert drain(jobs, session) == 1
+    with pytest.raises(IntegrityError, match="reports_job_id_fkey"):
+        session.execute(delete(jobs.Job))
+
+
+def test_states_are_equal_to_plain_strings(session: Session) -> None:
+    job = fail.enqueue(session)
+    session.commit()
+    assert (job.state, job.state is JobState.queued) == ("queued", True)
+    assert drain(jobs, session, ahead=60) == 2
+    found = session.scalars(select(jobs.Job).where(jobs.Job.state == "failed")).one()
+    assert found is job
+    assert session.scalars(select(jobs.Job).where(jobs.Job.state.in_(["failed", JobState.queued]))).one() is job
+    assert session.scalars(select(jobs.Job.state).distinct()).all() == [JobState.failed]
+    assert f"{job.state}" == "failed"
+
+
+def test_runs_and_jobs_are_related_both_ways(session: Session) -> None:
+    job = fail.enqueue(session)
+    double.enqueue(session, n=1)
+    session.commit()
+    assert drain(jobs, session, ahead=60) == 3
+
+    assert [run.outcome for run in job.runs] == [RunOutcome.retried, RunOutcome.failed]
+    assert [run.job for run in job.runs] == [job, job]
+    found = session.scalars(select(jobs.Run).join(jobs.Run.job).where(jobs.Job.task == "double")).one()
+    assert found.result == 2
+    eager = select(jobs.Job).options(selectinload(jobs.Job.runs).options(joinedload(jobs.Run.job))).order_by("id")
+    assert [len(one.runs) for one in session.scalars(eager.execution_options(populate_existing=True))] == [2, 1]
+
+
+def test_a_state_of_a_later_version_loads_as_plain_text(session: Session) -> None:
+    session.execute(text("ALTER TABLE sqla_jobs DROP CONSTRAINT sqla_jobs_state_check"))
+    session.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('double', '{}', 'throttled')"))
+    job = session.scalars(select(jobs.Job)).one()
+    assert job.state == "throttled"
+    assert type(job.state) is str
+    assert repr(job) == f"<TenantJob id={job.id} task=double state=throttled>"
+
+
+def test_a_state_that_is_none_is_refused_by_the_database(session: Session) -> None:
+    with pytest.raises(IntegrityError, match="sqla_jobs_state_check"):
+        session.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('double', '{}', 'nope')"))
+
+
+def test_a_plain_insert_is_a_valid_enqueue(session: Session, engine: Engine) -> None:
+    session.execute(text("""INSERT INTO sqla_jobs (task, args) VALUES ('double', '{"n": 21}')"""))
+    session.commit()
+    assert jobs.worker(bind=engine).drain() == 1
+    job = session.scalars(select(jobs.Job)).one()
+    assert (job.state, [run.result for run in job.runs]) == ("succeeded", [42])
+
+
+@pytest.mark.slow
+def test_a_plain_insert_with_a_time_ahead_is_not_run_before_it(session: Session, engine: Engine) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    insert = text("""INSERT INTO sqla_jobs (task, args, run_at) VALUES ('double', '{"n": 21}', :run_at)""")
+    session.execute(insert, {"run_at": later})
+    session.commit()
+    assert jobs.worker(bind=engine).drain() == 0
+    job = session.scalars(select(jobs.Job)).one()
+    assert (job.state, job.run_at) == ("scheduled", later)
+    assert drain(jobs, session, ahead=timedelta(hours=2)) == 1
+
+
+def test_every_column_but_task_and_args_has_a_default_in_the_server() -> None:
+    def required(model: type[Any]) -> set[str]:
+        columns = inspect(model).columns.items()
+        return {key for key, column in columns if not column.nullable and column.server_default is None}
+
+    assert required(jobs.Job) == {"task", "args"}
+    assert required(jobs.Run) == {"job_id", "attempt", "outcome"}
+    assert required(jobs.Schedule) == {"name", "task", "cron"}
+    assert required(jobs.Process) == set()
+    assert required(jobs.Queue) == {"name"}
+
+
+def test_a_model_is_built_from_its_columns_alone() -> None:
+    assert jobs.Job(task="double", args={}).task == "double"
+    with pytest.raises(TypeError, match="TenantJob has no column 'tasc'"):
+        jobs.Job(tasc="double")

@@ -1,0 +1,188 @@
+"""Workers behind a real PgBouncer in transaction mode; nothing may be left in the sessions that it shares."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from tests import shop
+from tests.conftest import StartWorker
+from tests.counting import attempts_and_runs, effects, enqueue_both, runs, states
+from tests.helpers import wait_until
+from tests.programs import PGBOUNCER, found
+from tests.shop import jobs
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs(PGBOUNCER)]
+
+POOLERS = ("application_name is", "client_encoding is", "DateStyle is", "TimeZone is", "standard_conforming_strings is")
+"""What PgBouncer itself keeps for each of its clients."""
+SETTINGS = """
+[databases]
+* = host={host} port={port} user={user} password={password}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen_port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 20
+max_prepared_statements = 100
+server_check_delay = 0
+"""
+
+
+@pytest.fixture
+def pooled(database: Engine) -> Iterator[Engine]:
+    """The application's engine, which prepares statements, through a PgBouncer of its own."""
+    server = database.url
+    folder = Path(tempfile.mkdtemp(prefix="sqla_jobs_test_"))
+    port = _free_port()
+    parts = {"host": server.host, "port": server.port or 5432, "user": server.username, "password": server.password}
+    settings = folder / "pgbouncer.ini"
+    settings.write_text(SETTINGS.format(**parts, listen_port=port))
+    user = _user()
+    for path in (folder, settings) if user else ():
+        os.chown(path, user["user"], user["group"])
+    with (folder / "log").open("wb") as log:
+        bouncer = subprocess.Popen([str(found(PGBOUNCER)), str(settings)], stdout=log, stderr=log, cwd="/", **user)
+    engine = create_engine(
+        server.set(host="127.0.0.1", port=port, password=None), connect_args={"prepare_threshold": 0}
+    )
+    try:
+        wait_until(lambda: bouncer.poll() is None and _answers(engine), message=(folder / "log").read_text())
+        jobs.bind(engine)
+        yield engine
+    finally:
+        engine.dispose()
+        bouncer.kill()
+        bouncer.wait()
+        shutil.rmtree(folder)
+
+
+def _user() -> dict[str, Any]:
+    """Whom PgBouncer, which refuses to be root, runs as."""
+    if os.geteuid() != 0:
+        return {}
+    account = pwd.getpwnam("nobody")
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(engine: Engine) -> bool:
+    try:
+        with engine.connect() as connection:
+            return bool(connection.scalar(text("SELECT 1")))
+    except DBAPIError:
+        return False
+
+
+def url_of(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=False)
+
+
+LEFT = (
+    "SELECT 'prepared: ' || statement FROM pg_prepared_statements WHERE from_sql",
+    "SELECT 'listens to ' || pg_listening_channels()",
+    "SELECT name || ' is ' || setting FROM pg_settings WHERE source = 'session'",
+    "SELECT 'advisory lock ' || objid FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+)
+
+
+def left_in_sessions(engine: Engine) -> set[str]:
+    """What somebody else who gets one of the shared server sessions would find there."""
+    sessions = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+    with engine.connect() as connection:
+        number = connection.scalar(sessions) or 0
+    with ExitStack() as stack:
+        pids, found = set[int](), set[str]()
+        for _ in range(number):  # a transaction in each of them at once
+            connection = stack.enter_context(engine.connect())
+            pids.add(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+            for statement in LEFT:
+                found.update(map(str, connection.scalars(text(statement))))
+        assert len(pids) == number > 1
+        assert connection.scalar(sessions) == number
+    return {what for what in found if not what.startswith(POOLERS)}
+
+
+def test_workers_behind_a_pooler_lose_nothing_and_leave_nothing(
+    pooled: Engine, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    url = url_of(pooled)
+    enqueue_both(pooled, 40, 0.1)
+    victim = start_worker(url, "--concurrency", "4")
+    wait_until(lambda: states(pooled)["running"] > 0 and states(pooled)["succeeded"] > 20)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    worker = start_worker(url, "--concurrency", "8")
+    wait_until(lambda: states(pooled) == {"succeeded": 80}, timeout=40)
+    assert effects(pooled, "transactional") == dict.fromkeys(range(40), 1)
+    assert set(effects(pooled, "plain")) == set(range(40))
+    assert runs(pooled, "lost") > 0
+    attempts, rows = attempts_and_runs(pooled)
+    assert attempts == rows
+
+    with Session(pooled) as session:
+        one = shop.endless.enqueue(session, n=99)
+        session.commit()
+        wait_until(lambda: states(pooled)["running"] == 1)
+        jobs.cancel(session, one)
+        session.commit()
+        wait_until(lambda: states(pooled) == {"succeeded": 80, "cancelled": 1})
+        assert [run.outcome for run in session.scalars(select(jobs.Run).where(jobs.Run.job_id == one.id))] == [
+            "cancelled"
+        ]
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert left_in_sessions(pooled) == set()
+    assert effects(pooled, "transactional") == dict.fromkeys(range(40), 1)
+    logs = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
+    assert logs.count("a pooler stands before the server") == 2
+    assert "ERROR" not in logs
+
+
+def test_statements_are_prepared_through_the_pooler(pooled: Engine) -> None:
+    """By the application's sessions, which tasks use; what is prepared belongs to the pooler's client."""
+    with Session(pooled) as session:
+        shop.write.enqueue_many(session, ({"n": n} for n in range(50)))
+        session.commit()
+    assert jobs.worker(concurrency=4).drain() == 50
+    assert effects(pooled, "transactional") == dict.fromkeys(range(50), 1)
+    with pooled.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) > 0 FROM pg_prepared_statements"))
+    assert left_in_sessions(pooled) == set()
+
+
+def test_what_would_be_left_in_a_session_would_be_seen(pooled: Engine) -> None:
+    with pooled.connect() as connection, pooled.connect() as other:
+        other.execute(text("SELECT 1"))
+        connection.execute(text("SET statement_timeout = 5000"))
+        connection.execute(text("LISTEN something"))
+        connection.execute(text("SELECT pg_advisory_lock(7)"))
+        connection.execute(text("PREPARE it AS SELECT 1"))
+        connection.commit()
+    assert left_in_sessions(pooled) == {
+        "statement_timeout is 5000",
+        "listens to something",
+        "advisory lock 7",
+        "prepared: PREPARE it AS SELECT 1",
+    }

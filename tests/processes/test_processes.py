@@ -1,0 +1,277 @@
+"""Worker processes of their own, killed, stopped and cut off; the effects are counted afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from sqla_jobs.postgres import LocalServer
+from tests import shop
+from tests.conftest import ROOT, StartWorker
+from tests.counting import attempts_and_runs, effects, enqueue_both, runs, states
+from tests.helpers import wait_until
+from tests.shop import jobs
+
+pytestmark = pytest.mark.slow
+
+
+def test_kill_9_loses_no_job_and_doubles_no_transactional_effect(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    enqueue_both(database, 60, 0.1)
+    victim = start_worker(database_url, "--concurrency", "4")
+    wait_until(lambda: states(database)["running"] > 0 and states(database)["succeeded"] > 5)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert states(database)["running"] > 0
+    start_worker(database_url, "--concurrency", "8")
+    wait_until(lambda: states(database) == {"succeeded": 120}, timeout=40)
+    assert effects(database, "transactional") == dict.fromkeys(range(60), 1)
+    assert set(effects(database, "plain")) == set(range(60))
+    assert runs(database, "lost") > 0
+    attempts, rows = attempts_and_runs(database)
+    assert attempts == rows, "every attempt leaves a run"
+
+
+def test_a_stopped_worker_loses_its_leases_and_works_again_when_continued(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:  # of different lengths, so that not all are frozen at the same point
+        for task in (shop.write, shop.mark):
+            task.enqueue_many(session, ({"n": n, "seconds": 0.15 + n % 4 * 0.05} for n in range(30)))
+        session.commit()
+    frozen = start_worker(database_url, "--concurrency", "4")
+    wait_until(lambda: states(database)["running"] > 0 and states(database)["succeeded"] > 2)
+    os.killpg(frozen.pid, signal.SIGSTOP)
+    other = start_worker(database_url, "--concurrency", "8")
+    # one frozen between its fence and its COMMIT holds that job's row until it goes on
+    wait_until(lambda: runs(database, "lost") > 0 and states(database)["succeeded"] >= 57, timeout=40)
+    os.killpg(frozen.pid, signal.SIGCONT)
+    wait_until(lambda: states(database) == {"succeeded": 60}, timeout=40)
+    other.send_signal(signal.SIGTERM)
+    assert other.wait(20) == 0
+    enqueue_both(database, 10, 0.0)
+    wait_until(lambda: states(database) == {"succeeded": 80}, timeout=40)
+    expected = {n: 2 if n < 10 else 1 for n in range(30)}
+    assert effects(database, "transactional") == expected
+    assert set(effects(database, "plain")) == set(range(30))
+    attempts, rows = attempts_and_runs(database)
+    assert attempts == rows
+
+
+def test_sigterm_gives_back_what_has_not_started_lets_the_rest_end_and_exits_0(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.02} for n in range(200)))
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 1.0} for n in range(200, 260)))
+        session.commit()
+    worker = start_worker(database_url, "--concurrency", "4")
+    wait_until(lambda: states(database)["succeeded"] >= 200)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    now = states(database)
+    assert now["running"] == 0
+    assert now["queued"] == 260 - now["succeeded"] > 0
+    assert effects(database, "plain") == dict.fromkeys(range(now["succeeded"]), 1)
+    with Session(database) as session:
+        assert set(session.scalars(select(jobs.Job.attempt).where(jobs.Job.state == "queued"))) == {0}
+        assert session.scalar(select(func.count()).select_from(jobs.Process)) == 0
+
+
+def test_a_second_signal_ends_the_worker_at_once(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue(session, n=1, seconds=60.0)
+        session.commit()
+    worker = start_worker(database_url)
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    worker.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(0.6)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(5) == 128 + signal.SIGINT
+
+
+def test_cut_connections_cost_nothing(database: Engine, database_url: str, start_worker: StartWorker) -> None:
+    enqueue_both(database, 100, 0.05)
+    worker = start_worker(database_url, "--concurrency", "4")
+    for done in (10, 50, 90):
+        wait_until(partial(_more_than, database, done))
+        with database.connect() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+    wait_until(lambda: _tried(lambda: states(database) == {"succeeded": 200}), timeout=60)
+    assert effects(database, "transactional") == dict.fromkeys(range(100), 1)
+    assert set(effects(database, "plain")) == set(range(100))
+    assert worker.poll() is None
+
+
+def _more_than(engine: Engine, done: int) -> bool:
+    return states(engine)["succeeded"] > done
+
+
+def test_a_crash_of_the_server_is_survived_without_a_restart_of_the_worker(
+    start_worker: StartWorker,
+) -> None:
+    with LocalServer(durable=True) as server, _engine(server.url) as engine:
+        shop.Base.metadata.create_all(engine)
+        enqueue_both(engine, 60, 0.05)
+        worker = start_worker(server.url, "--concurrency", "4")
+        wait_until(lambda: states(engine)["succeeded"] > 20)
+        server.crash()
+        server.start()
+        wait_until(lambda: _tried(lambda: states(engine) == {"succeeded": 120}), timeout=60)
+        assert effects(engine, "transactional") == dict.fromkeys(range(60), 1)
+        assert set(effects(engine, "plain")) == set(range(60))
+        assert worker.poll() is None
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == 0
+
+
+@contextmanager
+def _engine(url: str) -> Generator[Engine]:
+    engine = create_engine(url, pool_pre_ping=True)
+    yield engine
+    engine.dispose()
+
+
+def _tried(condition: Callable[[], bool]) -> bool:
+    """False also while the server is away."""
+    try:
+        return condition()
+    except DBAPIError:
+        return False
+
+
+def run_worker(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sqla_jobs.worker", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_drain_on_the_command_line_says_how_many_runs_there_were(database: Engine, database_url: str) -> None:
+    enqueue_both(database, 3, 0.0)
+    done = run_worker("tests.shop:jobs", "--database-url", database_url, "--drain", "--queues", "default=2")
+    assert (done.returncode, done.stdout) == (0, "6 runs\n")
+
+
+def test_a_thread_that_a_job_left_behind_does_not_keep_the_worker_alive(database: Engine, database_url: str) -> None:
+    with Session(database) as session:
+        shop.misbehave.enqueue(session, how="thread")
+        session.commit()
+    done = run_worker("tests.shop:jobs", "--database-url", database_url, "--drain")
+    assert done.returncode == 0, done.stderr
+    assert "left threads behind" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("application", "message"),
+    [
+        ("nowhere:jobs", "no module 'nowhere'"),
+        ("tests.shop:nothing", "names of a Jobs in it: jobs"),
+        ("tests.shop:Effect", "name a Jobs"),
+        ("tests.shop:write", "name a Jobs"),
+        ("tests.shop:Base.metadata.clear()", "name a Jobs"),
+        ("tests.helpers:wait_until", "needs none"),
+        ("tests.shop", "write MODULE:ATTR"),
+        ("tests.shop:jobs", "--database-url or DATABASE_URL"),
+    ],
+)
+def test_a_worker_says_plainly_what_is_wrong(application: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    done = run_worker(application)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("spec", ["shop:jobs", "shop:create_app()", "shop:create_app", "shop:App.extensions_of"])
+def test_the_application_is_found_in_the_current_folder(tmp_path: Path, database_url: str, spec: str) -> None:
+    (tmp_path / "shop.py").write_text(
+        """
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+
+class Base(DeclarativeBase): ...
+
+jobs = Jobs(Base, tasks=["mail"])
+
+class App:
+    extensions = {"sqla_jobs": jobs}
+    extensions_of = jobs
+
+def create_app():
+    return App()
+"""
+    )
+    (tmp_path / "mail.py").write_text(
+        "from shop import jobs\n\n@jobs.task\ndef send(to: str) -> None: print('sent to', to)\n"
+    )
+    program = f"""
+import sqlalchemy, shop
+engine = sqlalchemy.create_engine({database_url!r})
+shop.Base.metadata.create_all(engine)
+with sqlalchemy.orm.Session(engine) as session:
+    shop.jobs.tasks["send"].enqueue(session, to="ann")
+    session.commit()
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+
+    done = run_worker(spec, "--database-url", database_url, "--drain", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "sent to ann\n1 runs\n"), done.stderr
+
+
+def test_status_shows_queues_processes_and_unknown_tasks(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        session.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('elsewhere', '{}', 'queued')"))
+        shop.mark.options(queue="mail").enqueue(session, n=1)
+        session.commit()
+    start_worker(database_url)
+    with Session(database) as session:
+        wait_until(lambda: session.scalar(select(func.count()).select_from(jobs.Process)) == 1)
+    command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert "default=8" in done.stdout
+    assert "task elsewhere: this application does not declare it, and 1 job waiting for it" in done.stderr
+    assert "queue mail: no live worker serves it, and 1 job waiting" in done.stderr
+
+
+def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_others_only_warnings(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        one = shop.mark.enqueue(session, n=1)
+        bad = shop.misbehave.enqueue(session, how="nul")
+        session.commit()
+        ids = {one.id, bad.id}
+    worker = start_worker(database_url, "--log-format", "json", "--log-jobs", "--drain")
+    assert worker.wait(60) == 0
+    *lines, last = [*filter(None, (tmp_path / "worker-0.log").read_text().splitlines())]
+    assert last == "2 runs"
+    told = [json.loads(line) for line in lines]
+    assert all(line["logger"].startswith("sqla_jobs") for line in told), "nothing of Alembic's, say"
+    of_jobs = {line["job_id"]: line for line in told if line["logger"] == "sqla_jobs.run"}
+    assert of_jobs.keys() == ids
+    good = {"level": "INFO", "task": "mark", "queue": "default", "attempt": 1, "outcome": "succeeded"}
+    assert of_jobs[one.id].items() >= good.items()
+    assert of_jobs[bad.id]["level"] == "ERROR"
+    assert "Traceback" in of_jobs[bad.id]["message"]

@@ -1,0 +1,128 @@
+"""Every example is run as a newcomer runs it, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+
+from examples.database import demo_database
+from examples.mail import MailServer
+from examples.report import Facts, check
+from examples.shop import Base, LedgerEntry, Order
+from tests.conftest import ROOT
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.slow
+DEMO = [sys.executable, "-m", "examples.demo"]
+MARK = "SQLA_JOBS_EXAMPLE"
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """For one example: without DATABASE_URL, and with a mark by which all that it starts is found again."""
+    return {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | {MARK: uuid.uuid4().hex}
+
+
+def left_behind(environment: dict[str, str]) -> list[str]:
+    """Processes with the mark. (None are seen where no /proc is.)"""
+    mark, found = f"{MARK}={environment[MARK]}", list[str]()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            if mark in process.joinpath("environ").read_text(errors="replace"):
+                found.append(process.joinpath("cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_the_quick_start_settles_an_order(environment: dict[str, str]) -> None:
+    done = run([sys.executable, "examples/quickstart.py"], environment)
+    assert (done.stdout, done.stderr, done.returncode) == ("settled\n", "", 0)
+    assert left_behind(environment) == []
+    assert len(ROOT.joinpath("examples/quickstart.py").read_text().splitlines()) < 40
+
+
+def test_the_demo_keeps_all_promises_and_leaves_nothing_behind(environment: dict[str, str]) -> None:
+    done = run(DEMO, environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert left_behind(environment) == []
+    assert "kill -9" in done.stdout
+    assert "THE LAST RUNS" in done.stdout
+    assert done.stdout.count("\n  ok  ") == 11
+    assert "FAILED" not in done.stdout
+
+
+def test_the_demo_tells_which_promise_was_not_kept(environment: dict[str, str], database_url: str) -> None:
+    """Here nobody is killed, so nothing is lost; and it works where DATABASE_URL points."""
+    never_kill = "from examples import demo; demo.KILL_AFTER = 10**6; raise SystemExit(demo.main())"
+    done = run([sys.executable, "-c", never_kill], environment | {"DATABASE_URL": database_url})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr == "FAILED: jobs the killed worker lost were done by the other\n"
+    assert done.stdout.count("\n  ok  ") == 10
+    assert left_behind(environment) == []
+    assert schemas(database_url) == ["public"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_can_be_stopped_at_any_time(
+    number: signal.Signals, environment: dict[str, str], database_url: str
+) -> None:
+    where = environment | {"DATABASE_URL": database_url}
+    with subprocess.Popen(
+        DEMO, cwd=ROOT, env=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        while "placed" not in (line := demo.stdout.readline()):
+            assert line, "the demo ended before it began"
+        demo.send_signal(number)
+        rest = demo.stdout.read()
+    assert demo.returncode == 130, rest
+    assert "Traceback" not in rest
+    wait_until(lambda: not left_behind(environment))
+    assert schemas(database_url) == ["public"]
+
+
+def schemas(database_url: str) -> list[str]:
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        own = text("SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|^information_schema$' ORDER BY 1")
+        found = [str(name) for name in connection.scalars(own)]
+    engine.dispose()
+    return found
+
+
+def test_the_checks_of_the_demo_see_a_doubled_effect(engine: Engine) -> None:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        order = Order(number="A-1", customer="Ada", email="ada@example.com", item="Mug", quantity=1, total=Decimal(5))
+        session.add(order)
+        session.flush()
+        session.add_all([LedgerEntry(order_id=order.id, amount=Decimal(5)) for _ in range(2)])
+        failed = {one.claim for one in check(Facts(session, MailServer(), ["A-1"], [], None, 0)) if not one.holds}
+    assert {"every order was booked exactly once", "the ledger holds what the orders cost"} <= failed
+    assert "every order's mail was delivered, at least once" in failed
+
+
+def test_the_demo_takes_a_schema_of_its_own_and_keeps_the_options_of_the_url(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url.replace("+psycopg", "") + "?options=-cwork_mem%3D5MB")
+    with demo_database() as url:
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            assert str(connection.scalar(text("SELECT current_schema()"))).startswith("sqla_jobs_demo_")
+            assert connection.scalar(text("SHOW work_mem")) == "5MB"
+        engine.dispose()
+    assert schemas(database_url) == ["public"]

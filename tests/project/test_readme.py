@@ -1,0 +1,436 @@
+"""README and docs: every block of code in them is run as it is printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml
+from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.cli.application import named_application
+from sqla_jobs.cli.running import worker
+from sqla_jobs.cron import Cron
+from tests.application import Application
+from tests.conftest import ROOT
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.slow
+DOCS = sorted(ROOT.glob("docs/*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `line` is that of its first line of code."""
+
+    page: Path
+    language: str
+    line: int
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    source = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL)
+    return [
+        Block(page, fence[1], source.count("\n", 0, fence.start(2)) + 1, fence[2])
+        for fence in found
+        if fence[1] == language
+    ]
+
+
+(QUICK_START,) = blocks(ROOT / "README.md", "python")
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the README's shop.py, where it can be imported."""
+    tmp_path.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("shop", None)
+    yield tmp_path
+    sys.modules.pop("shop", None)
+
+
+@pytest.fixture
+def page(shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module in which the blocks of one page are run, with an engine, its tables and a session."""
+    import_module("shop").Base.metadata.create_all(engine)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    with Session(engine) as session:
+        vars(module).update(engine=engine, session=session)
+        yield module
+
+
+def run_block(block: Block, module: ModuleType) -> None:
+    """In place, so that an error shows the line of the page."""
+    code = compile("\n" * (block.line - 1) + block.code, str(block.page), "exec")
+    exec(code, vars(module))
+
+
+def test_the_readme_is_short_and_so_is_its_quick_start() -> None:
+    lines = ROOT.joinpath("README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 125
+    assert len(QUICK_START.code.splitlines()) <= 25
+
+
+def test_the_quick_start_runs_as_printed(shop: Path) -> None:
+    done = subprocess.run([sys.executable, "shop.py"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("settled\n", "", 0)
+
+
+def test_the_quick_start_is_the_example() -> None:
+    def code(source: str) -> list[str]:
+        return [line for line in source.splitlines() if line and not line.startswith('"""')]
+
+    example = ROOT.joinpath("examples/quickstart.py").read_text(encoding="utf-8")
+    assert code(example) == code(QUICK_START.code)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["coming-from-celery", "coming-from-rq", "dashboard", "index", "schedules", "tasks", "transactions", "workers"],
+)
+def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    for block in blocks(ROOT / f"docs/{name}.md", "python"):
+        run_block(block, page)
+    assert not capsys.readouterr().err
+
+
+def test_every_page_is_run_by_a_test() -> None:
+    included = {"quickstart", "changelog", "contributing", "security"}
+    structure = {"reference"}  # it holds directives only, which the build of the pages follows
+    prose = {"glossary"}  # no code
+    compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
+    adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
+    coming = {"coming-from-celery", "coming-from-rq"}
+    run = adopting | coming | {"index", "performance", "reliability", "schedules", "tasks", "testing", "transactions"}
+    assert {page.stem for page in DOCS} == run | {"workers"} | included | structure | prose | compared
+
+
+def test_the_table_of_daylight_saving_is_true() -> None:
+    table = ROOT.joinpath("docs/schedules.md").read_text(encoding="utf-8").partition("<!-- checked by")[2]
+    zone = ZoneInfo("America/New_York")
+    rows = re.findall(r"^\| `(.+?)`(?:, until (\S+))? \| (.+?) \| (.+?) \|$", table, re.MULTILINE)
+    assert len(rows) == 7
+    for rule, until, *said in rows:
+        cron = Cron.parse(rule, zone.key)
+        for day, ticks in zip(
+            [datetime(2026, 3, 8, tzinfo=zone), datetime(2026, 11, 1, tzinfo=zone)], said, strict=True
+        ):
+            end = day.replace(hour=int(until[:2])) if until else day + timedelta(hours=23)
+            found, tick = list[str](), cron.next_after(day - timedelta(seconds=1))
+            while tick.astimezone(zone) <= end:
+                found.append(f"{tick.astimezone(zone):%H:%M %Z}")
+                tick = cron.next_after(tick)
+            assert ", ".join(found) == ticks, rule
+
+
+def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) -> None:
+    from fastapi.testclient import TestClient
+
+    for block in blocks(ROOT / "docs/workers.md", "python"):
+        run_block(block, page)
+
+    def status(order: int) -> Any:
+        with engine.connect() as connection:
+            return connection.scalar(text("SELECT status FROM orders WHERE id = :id"), {"id": order})
+
+    with TestClient(vars(page)["app"]) as client:
+        order = client.post("/orders").json()["order"]
+        wait_until(lambda: status(order) == "settled")
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
+
+
+def test_the_tests_of_the_docs_pass(shop: Path) -> None:
+    for block in blocks(ROOT / "docs/testing.md", "python"):
+        name = block.code.splitlines()[0].removeprefix("# ")
+        shop.joinpath(name).write_text(block.code, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_the_flask_applications_of_the_docs_work(
+    tmp_path: Path, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in blocks(ROOT / "docs/flask.md", "python"):
+        tmp_path.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
+    monkeypatch.setenv("FLASK_DATABASE", database_url)
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    in_shop = "from shop import *; app = create_app(); "
+    python("-c", in_shop + "app.app_context().push(); db.create_all()")
+    assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
+    python("-c", in_shop + "c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')")
+    assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 runs\n"
+    assert "QUEUED" in python("-m", "flask", "--app", "shop", "jobs", "status")
+    with engine.connect() as connection:
+        notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
+    assert notes == ["shop: order 1 is settled", "shop: order 3 is settled"]
+    python("-c", "from plain import *; compare.enqueue(db_session); db_session.commit(); jobs.worker().drain()")
+    code = (
+        "from plain import *; from sqlalchemy import select; print(db_session.scalars(select(jobs.Run.result)).all())"
+    )
+    assert python("-c", code) == "[None, None, True]\n"
+    code = (
+        "import config; from sqla_jobs.flask.cli import defaults_of; "
+        "print(*defaults_of(vars(config))['worker'].values())"
+    )
+    assert set(python("-c", code).split()) == {"2", "default=8,mail=2"}
+
+
+def test_the_sql_of_the_docs_enqueues(page: ModuleType, engine: Engine) -> None:
+    jobs: Any = vars(sys.modules["shop"])["jobs"]
+    (simple, *more) = blocks(ROOT / "docs/transactions.md", "sql")
+    with Session(engine) as session:
+        for block in (simple, *more, *more):
+            session.execute(text(block.code))
+        session.execute(
+            text(
+                "INSERT INTO sqla_jobs (task, args, state, run_at) "
+                """VALUES ('settle', '{"order": 4}', 'queued', now() + interval '1 day')"""
+            )
+        )
+        session.execute(text("INSERT INTO orders (id, status) SELECT n, 'new' FROM generate_series(1, 4) n"))
+        session.commit()
+        jobs.worker(bind=engine).drain()
+        ended = select(jobs.Job.args["order"].as_integer()).where(jobs.Job.state == "succeeded")
+        assert sorted(session.scalars(ended)) == [1, 3, 4]
+        waiting = session.scalars(select(jobs.Job).where(jobs.Job.state == "scheduled")).all()
+        assert [job.priority for job in waiting] == [-5, -5]
+
+
+def test_what_starts_workers_in_the_docs_names_a_command_that_is_one_and_waits_for_its_grace() -> None:
+    (unit,) = blocks(ROOT / "docs/operating.md", "ini")
+    (compose,) = blocks(ROOT / "docs/operating.md", "yaml")
+    service = dict(line.split("=", 1) for line in unit.code.splitlines() if re.match(r"[A-Z]\w+=", line))
+    container = yaml.safe_load(compose.code)["services"]["worker"]
+    grace = worker.make_context("worker", ["shop:jobs"]).params["grace"]
+    for command, patience in (
+        (service["ExecStart"], f"{service['TimeoutStopSec']}s"),
+        (container["command"], container["stop_grace_period"]),
+    ):
+        _, module, *arguments = shlex.split(command)[1:]
+        assert module == "sqla_jobs.worker"
+        assert worker.make_context("worker", arguments).params["first"] == "shop:jobs"
+        assert int(patience.rstrip("s")) > grace
+
+
+def test_the_queries_of_the_docs_are_answered(page: ModuleType, engine: Engine) -> None:
+    (block,) = blocks(ROOT / "docs/operating.md", "sql")
+    jobs: Any = vars(sys.modules["shop"])["jobs"]
+    with Session(engine) as session:
+        session.add(jobs.Job(task="settle", args={}, state="queued"))
+        session.add(jobs.Job(task="settle", args={}, state="failed", finished_at=func.now()))
+        session.commit()
+        waiting, failed, alive = (session.execute(text(one)).all() for one in block.code.strip().split(";")[:-1])
+    assert [row[0] for row in waiting] == ["default"]
+    assert failed == [("settle", 1)]
+    assert alive == [(0,)]
+
+
+@pytest.mark.parametrize("block", blocks(ROOT / "docs/cli.md", "toml"), ids=str)
+def test_an_application_named_in_pyproject_is_found(block: Block, shop: Path) -> None:
+    shop.joinpath("pyproject.toml").write_text(block.code)
+    assert named_application(None) == "shop:jobs"
+
+
+MIGRATIONS = ROOT / "docs/migrations.md"
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    return [shlex.split(line) for line in block.code.splitlines()]
+
+
+def begin_history(shop: Path, url: str, template: str) -> Application:
+    """`alembic init` in the folder of the shop, and what the page says about env.py."""
+    app = Application(shop, url)
+    app.begin_history(template=template)
+    env = shop / "alembic/env.py"
+    by_page = blocks(MIGRATIONS, "python")[0].code
+    env.write_text(env.read_text().replace("import shop\ntarget_metadata = shop.Base.metadata\n", f"{by_page}\n"))
+    assert by_page in env.read_text()
+    return app
+
+
+@pytest.mark.parametrize("language", ["ini", "toml"])
+def test_the_branch_of_the_docs_is_joined_with_an_empty_history(language: str, shop: Path, database_url: str) -> None:
+    app = begin_history(shop, database_url, {"ini": "generic", "toml": "pyproject"}[language])
+    (settings,) = blocks(MIGRATIONS, language)
+    path = shop / {"ini": "alembic.ini", "toml": "pyproject.toml"}[language]
+    kept = re.sub(r"^(path_separator|version_locations) *=.*\n", "", path.read_text(), flags=re.MULTILINE)
+    heading = settings.code.splitlines()[0]
+    assert kept.count(f"{heading}\n") == 1
+    path.write_text(kept.replace(f"{heading}\n", settings.code))
+    start, join, *_ = blocks(MIGRATIONS, "sh")
+    for program, *arguments in (*commands_of(start), *commands_of(join)):
+        assert program == "alembic"
+        app.alembic(*arguments)
+    app.alembic("revision", "--autogenerate", "-m", "orders")
+    app.alembic("upgrade", "head")
+    assert "No new upgrade operations" in app.alembic("check")
+    assert len(app.revisions()) == 3
+    app.alembic("downgrade", "sqla_jobs@base")
+
+
+def test_the_other_ways_of_the_docs_make_the_tables(
+    shop: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    app = begin_history(shop, database_url, "generic")
+    _, _, own, direct, check = blocks(MIGRATIONS, "sh")
+    for program, *arguments in (*commands_of(direct), *commands_of(check)):
+        assert program == "sqla-jobs"
+        subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments], check=True)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    engine.dispose()
+    for program, *arguments in commands_of(own):
+        app.alembic(*arguments) if program == "alembic" else app.sqla_jobs(*arguments)
+    (written,) = app.revisions()
+    calls = re.findall(r"migrations\.\w+grade\(.*\)", blocks(MIGRATIONS, "python")[1].code)
+    assert re.findall(r"migrations\.\w+grade\(.*\)", written.read_text()) == calls
+
+
+@pytest.mark.parametrize("block", blocks(ROOT / "docs/tasks.md", "toml"), ids=str)
+def test_settings_in_the_docs_do_what_they_say(block: Block, shop: Path) -> None:
+    """Ruff leaves the imports of tasks alone, in the module that makes the Jobs and in another."""
+    assert tomllib.loads(block.code)["tool"]["ruff"]["lint"]
+    settings = '[tool.ruff]\ntarget-version = "py311"\n[tool.ruff.lint]\nselect = ["TC"]\n'
+    other = (
+        "from decimal import Decimal\n\nfrom shop import jobs\n\n\n@jobs.task\ndef pay(amount: Decimal) -> None: ...\n"
+    )
+    future = "from __future__ import annotations\n\n"
+    shop.joinpath("other.py").write_text(future + other)
+    shop.joinpath("shop.py").write_text(
+        future + QUICK_START.code + "\nfrom decimal import Decimal\n\n@jobs.task\ndef pay(amount: Decimal): ...\n"
+    )
+    for given, complaints in {settings: 2, settings + block.code: 0}.items():
+        shop.joinpath("pyproject.toml").write_text(given)
+        command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", "."]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.count("`decimal.Decimal`") == complaints, done.stdout
+
+
+COMMANDS = [
+    pytest.param(line.partition("  #")[0].strip(), id=f"{block.page.name}-{line.strip():.60}")
+    for page in PAGES
+    for block in blocks(page, "sh")
+    for line in block.code.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_in_the_docs_is_one_that_works(
+    command: str, shop: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    match shlex.split(command):
+        case ["export", setting]:
+            name, _, url = setting.partition("=")
+            assert name in {"DATABASE_URL", "FLASK_SQLALCHEMY_DATABASE_URI"}
+            assert create_engine(url).dialect.driver == "psycopg"
+        case ["pip", "install", package]:
+            _is_an_extra_of_ours(package)
+        case ["make", *arguments]:
+            make = ["make", "--dry-run", "--directory", str(ROOT), *arguments]
+            assert subprocess.run(make, capture_output=True, text=True, check=False).returncode == 0
+        case ["python", "-m", "sqla_jobs.worker", *arguments]:
+            _place_an_order(database_url)
+            worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
+            assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
+        case ["flask", "db", *_]:
+            pass  # it is run by tests/flask/test_cli.py
+        case ["flask", *arguments]:  # it is run by test_the_flask_applications_of_the_docs_work
+            subprocess.run([sys.executable, "-m", "flask", *arguments, "--help"], capture_output=True, check=True)
+        case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/clock/test_clock.py
+            usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
+            subprocess.run(usage, capture_output=True, check=True)
+        case ["python", "-m", "sqla_jobs", "dashboard", *arguments]:  # it is run by tests/dashboard/test_dashboard.py
+            usage = [sys.executable, "-m", "sqla_jobs", "dashboard", *arguments, "--help"]
+            subprocess.run(usage, capture_output=True, check=True)
+        case ["python", "-m", "sqla_jobs", *arguments]:
+            _place_an_order(database_url)
+            if arguments[0] == "schedule":
+                _add_a_schedule(shop, *arguments[1:])
+            is_queued_already = arguments == ["retry", "shop:jobs", "1"]
+            command_of_ours = [sys.executable, "-m", "sqla_jobs", *arguments]
+            assert subprocess.run(command_of_ours, check=False).returncode == int(is_queued_already)
+        case [
+            "python",
+            "-m",
+            "benchmarks" | "benchmarks.torture" | "benchmarks.recovery" as module,
+            *arguments,
+        ]:  # they take minutes
+            usage = [sys.executable, "-m", module, *arguments, "--help"]
+            subprocess.run(usage, cwd=ROOT, capture_output=True, check=True)
+        case [".venv/bin/python", "-m", "pytest", *arguments]:
+            collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+            done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+        case ["alembic", *_]:
+            pass  # it is run by test_the_branch_of_the_docs_is_joined_with_an_empty_history and the test after it
+        case ["sqla-jobs", *arguments]:
+            subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments, "--help"], capture_output=True, check=True)
+        case [program, *_]:
+            assert ROOT.joinpath(program).is_file(), f"no test knows how to try: {command}"
+        case _:
+            raise AssertionError("an empty line")
+
+
+def _is_an_extra_of_ours(package: str) -> None:
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name, _, extra = package.rstrip("]").partition("[")
+    assert name in (".", project["name"])
+    assert extra in project["optional-dependencies"]
+
+
+def _add_a_schedule(shop: Path, command: str, *arguments: str) -> None:
+    """The task of docs/schedules.md, and unless that is what is tried a schedule of it."""
+    source = shop.joinpath("shop.py")
+    task = "@jobs.task\ndef close_books(region: str) -> None: ...\n\n\nif __name__"
+    source.write_text(source.read_text(encoding="utf-8").replace("if __name__", task), encoding="utf-8")
+    if command != "add":
+        add = ["schedule", "add", "shop:jobs", "nightly", "close_books", "@daily", '{"region": "eu"}']
+        subprocess.run([sys.executable, "-m", "sqla_jobs", *add], capture_output=True, check=True)
+
+
+def _place_an_order(database_url: str) -> None:
+    shop: Any = import_module("shop")
+    engine = create_engine(database_url)
+    shop.Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(order := shop.Order())
+        shop.settle.enqueue(session, order=order)
+        session.commit()
+    engine.dispose()

@@ -1,0 +1,71 @@
+"""Type checkers see the API as people do: right use passes, each mistake is refused where it is made."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+CASES = ROOT / "tests/typing"
+REFUSED = CASES / "refused.py"
+Errors = dict[str, dict[int, str]]
+"""By name of the file and number of the line."""
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory: pytest.TempPathFactory) -> Errors:
+    """What mypy --strict says."""
+    cache, config = tmp_path_factory.mktemp("mypy"), tmp_path_factory.mktemp("config") / "mypy.ini"
+    config.write_text("[mypy]\nstrict = true\n[mypy-cron_descriptor.*]\nignore_missing_imports = true\n")
+    files = [str(path) for path in sorted(CASES.glob("*.py"))]
+    command = [sys.executable, "-m", "mypy", f"--config-file={config}", f"--cache-dir={cache}", *files]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode in (0, 1), result.stdout + result.stderr
+    errors: Errors = {}
+    for path, line, message in re.findall(r"^(.+\.py):(\d+): error: (.+)$", result.stdout, re.MULTILINE):
+        errors.setdefault(Path(path).name, {})[int(line)] = message
+    return errors
+
+
+@pytest.fixture(scope="module")
+def pyright() -> Errors:
+    """What pyright says in strict mode."""
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(CASES)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode in (0, 1), result.stdout + result.stderr
+    report = json.loads(result.stdout[result.stdout.index("{") :])
+    assert report["summary"]["filesAnalyzed"] >= len(list(CASES.glob("*.py"))), report["summary"]
+    errors: Errors = {}
+    for found in report["generalDiagnostics"]:
+        if found["severity"] == "error":
+            line = found["range"]["start"]["line"] + 1
+            errors.setdefault(Path(found["file"]).name, {})[line] = found["message"]
+    return errors
+
+
+@pytest.fixture(params=["mypy", "pyright"])
+def errors(request: pytest.FixtureRequest) -> Errors:
+    found: Errors = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_applications_pass_the_strictest_checks(errors: Errors) -> None:
+    assert {name: lines for name, lines in errors.items() if name != REFUSED.name} == {}
+
+
+@pytest.mark.timeout(300)
+def test_mistakes_are_refused_where_they_are_made(errors: Errors) -> None:
+    lines = REFUSED.read_text().splitlines()
+    wanted = {number for number, line in enumerate(lines, start=1) if line.endswith("# error")}
+    found = errors[REFUSED.name]
+    missed = [f"{number}: {lines[number - 1]}" for number in sorted(wanted - found.keys())]
+    surplus = [f"{number}: {found[number]}" for number in sorted(found.keys() - wanted)]
+    assert (missed, surplus) == ([], [])

@@ -1,0 +1,366 @@
+"""What does not depend on the machine: how much is asked of the database for a job, and by which plans."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.driver import driver
+from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE
+from sqla_jobs.queries import Among, Queries, RunEnd, processes
+from sqla_jobs.queries.expressions import as_query
+from sqla_jobs.queries.rescue import Rescue
+from sqla_jobs.queries.statement import RenderedStatement, Statement
+from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.runtime.heartbeat import Heartbeat, next_look
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import LeaseSettings
+from sqla_jobs.worker.backlog import ScanFloors
+from tests import shop
+from tests.conftest import ROOT
+from tests.counting import states
+from tests.helpers import wait_until
+from tests.shop import jobs
+
+QUERIES = Queries(jobs.models)
+BATCH = 1000
+
+
+@pytest.fixture
+def connection(database: Engine) -> Iterator[Connection]:
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+
+
+def enqueue(engine: Engine, count: int) -> None:
+    with Session(engine) as session:
+        shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(count)))
+        session.commit()
+
+
+@pytest.mark.slow
+def test_a_drain_costs_few_statements_and_each_is_a_transaction_of_its_own(
+    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def counted(self: psycopg.Cursor[Any], query: Any, *args: Any, **options: Any) -> Any:
+        sent.append(str(query))
+        return execute(self, query, *args, **options)
+
+    enqueue(engine, 5000)
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    assert jobs.worker().drain() == 5000
+    monkeypatch.undo()
+    assert len(sent) <= 0.05 * 5000
+    assert not [query for query in sent if query.upper().startswith(("BEGIN", "COMMIT"))]
+
+
+class Explained:
+    """Prepares and executes the statements of `Queries` in its place, and keeps their plans."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.plans: list[dict[str, Any]] = []
+        self._patch = monkeypatch
+        self._prepared: dict[str, str] = {}
+
+    def __enter__(self) -> list[dict[str, Any]]:
+        """From here on each statement is executed by EXPLAIN, and returns nothing."""
+
+        def run(statement: Statement, connection: Connection, values: dict[str, Any]) -> Any:
+            compiled = statement.sql().compile(connection)
+            asked, given = str(compiled), compiled.construct_params(values)
+            cursor = psycopg.ClientCursor(driver(connection))
+            if asked not in self._prepared:
+                self._prepared[asked] = f"explained_{len(self._prepared)}"
+                numbered = asked % {name: f"${number}" for number, name in enumerate(given, 1)}
+                cursor.execute(as_query(f"PREPARE {self._prepared[asked]} AS {numbered}"))
+            arguments = ", ".join(f"%({name})s" for name in given)
+            execute = f"EXPLAIN (ANALYZE, WAL, FORMAT JSON) EXECUTE {self._prepared[asked]} ({arguments})"
+            ((told,),) = cursor.execute(as_query(execute), given).fetchall()
+            self.plans.append(told[0]["Plan"])
+            return connection.execute(select(text("1")).where(text("false")))
+
+        self._patch.setattr(Statement, "_run", run)
+        self._patch.setattr(RenderedStatement, "_run", run)
+        return self.plans
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes(below)
+
+
+def bytes_of_log(plan: dict[str, Any]) -> float:
+    """Without images of whole pages, of 8 kB each, where the server writes some."""
+    return float(plan["WAL Bytes"] - 8192 * plan["WAL FPI"])
+
+
+@pytest.mark.slow
+def test_a_job_costs_at_most_1250_bytes_of_log(
+    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(engine, 3 * BATCH)
+    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks))
+    with Explained(monkeypatch) as plans:
+        QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
+        QUERIES.finish(connection, [RunEnd(job, Outcome.succeeded('{"a": 1}'), 0.001, 0.002) for job in held[:BATCH]])
+    claimed, stored = plans[:2]
+    assert states(engine) == {"running": 2 * BATCH, "succeeded": BATCH}
+    assert bytes_of_log(claimed) / BATCH > 100
+    assert bytes_of_log(claimed) / BATCH + bytes_of_log(stored) / BATCH <= 1250
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1_500, 50_000])
+def test_large_arguments_are_not_written_again(
+    connection: Connection, engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Up to some 2 kB they lie in the row, and are written with each new version of it; larger ones lie apart."""
+    with Session(engine) as session:
+        ballast = [{"n": n, "ballast": uuid.uuid4().hex * (size // 32)} for n in range(100)]
+        session.add_all(jobs.Job(task="mark", state="queued", queue="default", args=args) for args in ballast)
+        session.commit()
+    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    with Explained(monkeypatch) as plans:
+        QUERIES.claim(connection, me, {"default": 100}, list(jobs.tasks))
+    assert states(engine) == {"running": 100}
+    assert bytes_of_log(plans[0]) / 100 < 1000 + 2000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("scheduled", [0.0, 0.9])
+@pytest.mark.parametrize("is_analyzed", [False, True])
+@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE], ids=["anew", "once"])
+def test_the_plans_at_a_million_rows_look_up_only_what_they_need(
+    connection: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    planning: LiteralString,
+    is_analyzed: bool,
+    scheduled: float,
+) -> None:
+    """Those of claims and promotions are kept, and were made while the tables were empty, but for behind a pooler."""
+    name = jobs.Job.__tablename__
+    connection.execute(text(f"ALTER TABLE {name} SET (autovacuum_enabled = off)"))
+    driver(connection).execute(planning)
+    me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
+    explained = Explained(monkeypatch)
+    with explained:
+        claim_and_promote(connection, me)
+    connection.execute(
+        text(
+            f"INSERT INTO {name} (task, args, state, run_at) SELECT 'mark', '{{\"n\": 1}}', "
+            "CASE WHEN n <= 1000000 * :scheduled THEN 'scheduled' WHEN n % 2 = 0 THEN 'queued' ELSE 'succeeded' END, "
+            "now() + (n - 500) * interval '1 minute' FROM generate_series(1, 1000000) n"
+        ),
+        {"scheduled": scheduled},
+    )
+    if is_analyzed:
+        connection.execute(text("ANALYZE"))
+    held = QUERIES.claim(connection, me, {"default": 2 * BATCH}, list(jobs.tasks))
+    why = Failure("ValueError", "no")
+    explained.plans.clear()
+    with explained as plans:
+        claim_and_promote(connection, me)
+        if planning == PLANNED_ANEW:
+            QUERIES.finish(connection, [RunEnd(job, Outcome.succeeded(), 0.001, 0.002) for job in held[:BATCH]])
+            QUERIES.finish(
+                connection, [RunEnd(job, Outcome.failed(why), 0.001, 0.002) for job in held[BATCH : BATCH + 500]]
+            )
+            QUERIES.finish(
+                connection, [RunEnd(job, Outcome.retried(1.0, why), 0.001, 0.002) for job in held[BATCH + 500 :]]
+            )
+            QUERIES.cancel_requests(connection, me, [job.job_id for job in held])
+    connection.execute(text(f"ALTER TABLE {name} RESET (autovacuum_enabled)"))
+    assert len(plans) >= (6 if planning == PLANNED_ANEW else 2)
+    for plan in plans:
+        found = json.dumps(plan, indent=1)
+        reading = [node for node in nodes(plan) if node.get("Relation Name") == name]
+        assert not [node for node in reading if node["Node Type"] == "Seq Scan"], found
+        read = sum(node["Actual Rows"] * node["Actual Loops"] for node in reading)
+        assert read <= 8 * BATCH, found
+        assert sum(node.get("Rows Removed by Filter", 0) for node in reading) <= 2 * BATCH, found
+
+
+def claim_and_promote(connection: Connection, me: uuid.UUID) -> None:
+    QUERIES.claim(connection, me, {"default": BATCH}, list(jobs.tasks))
+    with pytest.raises(ValueError, match="unpack"):  # EXPLAIN gives it no row
+        QUERIES.promote(connection)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("looked", ["", "VACUUM", "ANALYZE"])
+@pytest.mark.parametrize("planning", [PLANNED_ANEW, PLANNED_ONCE], ids=["anew", "once"])
+def test_delayed_jobs_are_queued_in_the_order_in_which_they_are_due(
+    connection: Connection, planning: LiteralString, looked: str
+) -> None:
+    """Whatever the planner knows of the tables."""
+    driver(connection).execute(planning)
+    for _ in range(6):  # from then on psycopg has prepared it
+        assert QUERIES.promote(connection).promoted == 0
+    job = jobs.Job
+    for count, due in ((100_000, "now() + n * interval '1 day'"), (3000, "now() - n * interval '1 second'")):
+        connection.execute(
+            text(
+                f"INSERT INTO {job.__tablename__} (task, args, run_at) "
+                f"SELECT 'mark', '{{}}', {due} FROM generate_series(1, {count}) n"
+            )
+        )
+    if looked:
+        connection.execute(text(looked))
+    assert [QUERIES.promote(connection).promoted for _ in range(4)] == [1000, 1000, 1000, 0]
+    queued = select(job.id).where(job.state == "queued")
+    in_order, as_due = (connection.scalars(queued.order_by(by)).all() for by in (job.position, job.run_at))
+    assert in_order == as_due
+
+
+def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(connection: Connection) -> None:
+    """Each would take a twentieth of its time for them, and eight on two cores a fifth of the machine."""
+    for kind, queues in (("worker", ["default"]), ("worker", ["default", "mail"]), ("worker", ["x"]), ("clock", [])):
+        processes.register(connection, jobs.models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30.0)
+    floors = ScanFloors(["default", 'quoted "queue"'])
+    floors.workers = QUERIES.promote(connection, queues=["default", 'quoted "queue"']).workers
+    assert floors.workers == 2
+    floors.swept(["default"], began=100.0, ended=100.1)
+    assert floors.sweep_at("default") == pytest.approx(100.1 + 2 * 20 * 0.1)
+
+
+@pytest.mark.slow
+def test_no_job_waits_behind_long_ones_while_a_thread_of_its_queue_is_idle(
+    connection: Connection, engine: Engine
+) -> None:
+    """Long jobs are strewn among short ones, after many short ones: the worker claims far ahead by then."""
+    with Session(engine) as session:
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(3000)))
+        for long in range(3):
+            shop.wait.enqueue(session, n=long)
+            shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
+        session.commit()
+    with jobs.worker(concurrency=4):
+        wait_until(lambda: states(engine) == {"succeeded": 3900, "running": 3})
+        with Session(engine) as session:
+            shop.wait.enqueue(session, n=3)
+            shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
+            session.commit()
+        wait_until(lambda: states(engine)["running"] == 4)
+        with jobs.worker(concurrency=1):  # what the first one claimed ahead is not kept from this one
+            wait_until(lambda: states(engine) == {"succeeded": 4200, "running": 4})
+        shop.gate.set()
+        wait_until(lambda: states(engine) == {"succeeded": 4204})
+
+
+@pytest.mark.slow
+def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under a held snapshot, where the index of running jobs keeps an entry for each job that has run."""
+    looks = 0
+
+    def look(self: Rescue, connection: Connection, among: Among) -> list[tuple[int, str]]:
+        nonlocal looks
+        looks += 1
+        time.sleep(0.5)
+        return []
+
+    def nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(Rescue, "__call__", look)
+    settings = LeaseSettings(0.1, 1.0)
+    heartbeat = Heartbeat(
+        connection.engine,
+        jobs.models,
+        QUERIES,
+        settings,
+        SetAside(),
+        living=list,
+        beaten=nothing,
+        gone=nothing,
+    )
+
+    def has_looked() -> bool:
+        heartbeat.beat_if_due()
+        heartbeat.rescue_if_due()
+        return looks > 0
+
+    wait_until(has_looked)
+    heartbeat.beat_if_due()
+    heartbeat.rescue_if_due()
+    assert looks == 1
+    assert next_look(10.0, 10.5, longest=30.0) == 35.5
+    assert next_look(10.0, 20.0, longest=30.0) == 50.0  # a lock that was waited for, say
+
+
+def test_the_end_of_a_transactional_task_is_prepared_with_a_plan_that_stays_good(
+    connection: Connection, engine: Engine
+) -> None:
+    """A plan that is kept, and was made for a table of one page, would read all of what is there later."""
+    connection.execute(text("VACUUM ANALYZE"))
+    app = create_engine(engine.url, pool_size=1, max_overflow=0)
+    drain_transactional(app, engine)
+    with app.connect() as same:
+        prepared = same.execute(text("SELECT name, generic_plans FROM pg_prepared_statements WHERE from_sql")).all()
+        assert [generic > 0 for _, generic in prepared] == [True]
+        values = "NULL, 0.1, 1, 1, 0.1, NULL"
+        plan = same.scalars(text(f"EXPLAIN EXECUTE {prepared[0][0]} ({values})")).all()
+    app.dispose()
+    reading = [line for line in plan if jobs.Job.__tablename__ in line and "Scan" in line]
+    assert reading
+    assert all("Index Scan" in line and "_pkey" in line for line in reading)
+
+
+@pytest.mark.slow
+def test_nothing_is_prepared_where_the_application_wants_nothing_prepared(
+    connection: Connection, engine: Engine
+) -> None:
+    app = create_engine(engine.url, pool_size=1, max_overflow=0, connect_args={"prepare_threshold": None})
+    drain_transactional(app, engine)
+    with app.connect() as same:
+        assert same.scalar(text("SELECT count(*) FROM pg_prepared_statements")) == 0
+    app.dispose()
+
+
+def drain_transactional(app: Engine, engine: Engine) -> None:
+    with Session(engine) as session:
+        shop.write.enqueue_many(session, ({"n": n} for n in range(20)))
+        session.commit()
+    assert jobs.worker(bind=app, concurrency=1).drain() == 20
+    assert states(engine) == {"succeeded": 20}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_benchmark_measures_each_section_and_draws(database_url: str, tmp_path: Path) -> None:
+    picture = tmp_path / "figures.svg"
+    command = [sys.executable, "-m", "benchmarks", "--only", "speed", "--jobs", "1500", "--repetitions", "1"]
+    ran = subprocess.run(
+        [*command, "--plot", str(picture)],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    for name in ("one by one, beside session.add()", "enqueue_many", "one process", "transactional", "p95"):
+        assert re.search(rf"^.*{re.escape(name)}.* [\d.,]+ +[\d.,]+ +\d+%", ran.stdout, re.MULTILINE), ran.stdout
+    assert "<svg" in picture.read_text(encoding="utf-8")

@@ -1,0 +1,357 @@
+"""What follows from an error: when to try again, when not, and how it is told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import tenacity
+from hypothesis import given
+from hypothesis import strategies as st
+from tenacity import RetryCallState, Retrying, TryAgain
+
+from sqla_jobs import Cancel, Snooze
+from sqla_jobs.rules.outcomes import MAX_MESSAGE, MAX_TRACEBACK, Failure, Outcome, decide
+from sqla_jobs.rules.redaction import Secrets
+from sqla_jobs.rules.retry import DEFAULT_POLICY, MAX_DELAY, next_delay
+from tests.helpers import as_id
+
+
+def raised(error: BaseException) -> BaseException:
+    """The error as if a task had raised it."""
+    try:
+        raise error
+    except BaseException as caught:  # noqa: BLE001 - any error at all
+        return caught
+
+
+def delay(policy: tenacity.BaseRetrying, error: BaseException | None = None, **facts: Any) -> float | None:
+    stored: dict[str, Any] = {"attempt": 1, "elapsed": 0.0, **facts}
+    return next_delay(policy, raised(error or ValueError("no")), **stored)
+
+
+def decided(error: BaseException, policy: tenacity.BaseRetrying = DEFAULT_POLICY, **facts: Any) -> Outcome:
+    stored: dict[str, Any] = {"attempt": 1, "max_attempts": 25, "elapsed": 0.0, **facts}
+    return decide(raised(error), policy=policy, **stored)
+
+
+class TestDefaultPolicy:
+    @pytest.mark.parametrize(
+        ("attempt", "seconds"), [(1, 2), (2, 4), (3, 8), (10, 1024), (11, 2048), (12, 3600), (25, 3600), (10**6, 3600)]
+    )
+    def test_the_wait_doubles_up_to_an_hour_and_is_spread_by_a_quarter(self, attempt: int, seconds: float) -> None:
+        waits = [delay(DEFAULT_POLICY, attempt=attempt) or 0 for _ in range(200)]
+        assert seconds * 0.75 <= min(waits) < seconds * 0.85
+        assert seconds * 1.15 < max(waits) <= seconds * 1.25
+
+    @pytest.mark.parametrize("error", [ValueError(), SystemExit(3), KeyboardInterrupt(), BaseException()])
+    def test_whatever_was_raised_is_tried_again(self, error: BaseException) -> None:
+        assert delay(DEFAULT_POLICY, error) is not None
+
+    @pytest.mark.parametrize("policy", [Retrying(), Retrying(stop=tenacity.stop_after_attempt(9))])
+    def test_a_policy_without_a_wait_gets_its_backoff_and_no_hot_loop(self, policy: Retrying) -> None:
+        assert 1.5 <= (delay(policy) or 0) <= 2.5
+        assert 6 <= (delay(policy, attempt=3) or 0) <= 10
+
+
+def eleven_times(state: RetryCallState) -> float:
+    return state.attempt_number * 11
+
+
+def as_the_error_says(state: RetryCallState) -> float:
+    error = state.outcome and state.outcome.exception()
+    return float(error.args[0]) if error else 0.0
+
+
+def always(seconds: float) -> Callable[[RetryCallState], float]:
+    def wait(state: RetryCallState) -> float:
+        return seconds
+
+    return wait
+
+
+def has_arguments(error: BaseException) -> bool:
+    return bool(error.args)
+
+
+def is_result(result: object) -> bool:
+    return True
+
+
+class TestPolicies:
+    """Each strategy sees the attempt and the seconds since the first start, as stored."""
+
+    @pytest.mark.parametrize(
+        ("stop", "facts", "goes_on"),
+        [
+            (tenacity.stop_after_attempt(3), {"attempt": 2}, True),
+            (tenacity.stop_after_attempt(3), {"attempt": 3}, False),
+            (tenacity.stop_after_delay(60), {"elapsed": 59.0}, True),
+            (tenacity.stop_after_delay(60), {"elapsed": 60.5}, False),
+            (tenacity.stop_after_delay(timedelta(days=30)), {"elapsed": 29 * 86400.0}, True),
+            (tenacity.stop_after_delay(timedelta(days=30)), {"elapsed": 31 * 86400.0}, False),
+            (tenacity.stop_before_delay(60), {"elapsed": 49.0}, True),
+            (tenacity.stop_before_delay(60), {"elapsed": 51.0}, False),
+            (tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(60), {"attempt": 1, "elapsed": 61.0}, False),
+            (tenacity.stop_after_attempt(3) & tenacity.stop_after_delay(60), {"attempt": 1, "elapsed": 61.0}, True),
+            (tenacity.stop_never, {"attempt": 10**6, "elapsed": 1e9}, True),
+        ],
+    )
+    def test_stop(self, stop: Any, facts: dict[str, Any], goes_on: bool) -> None:
+        policy = Retrying(stop=stop, wait=tenacity.wait_fixed(10))
+        assert delay(policy, **facts) == (10 if goes_on else None)
+
+    @pytest.mark.parametrize(
+        ("wait", "seconds"),
+        [
+            (tenacity.wait_fixed(7), [7, 7, 7]),
+            (tenacity.wait_fixed(timedelta(minutes=1)), [60, 60, 60]),
+            (tenacity.wait_fixed(0), [0, 0, 0]),
+            (tenacity.wait_incrementing(start=5, increment=10), [5, 15, 25]),
+            (tenacity.wait_exponential(multiplier=3, max=10), [3, 6, 10]),
+            (tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(9)), [1, 9, 9]),
+            (tenacity.wait_fixed(1) + tenacity.wait_fixed(2), [3, 3, 3]),
+            (eleven_times, [11, 22, 33]),
+            (as_the_error_says, [4, 4, 4]),
+        ],
+    )
+    def test_wait(self, wait: Any, seconds: list[float]) -> None:
+        assert [delay(Retrying(wait=wait), ValueError(4), attempt=attempt) for attempt in (1, 2, 3)] == seconds
+
+    @pytest.mark.parametrize(
+        ("wait", "seconds"),
+        [
+            (tenacity.wait_exponential(), MAX_DELAY),
+            (tenacity.wait_exponential(multiplier=1e300, exp_base=10), MAX_DELAY),
+            (tenacity.wait_fixed(1e18), MAX_DELAY),
+            (always(float("inf")), MAX_DELAY),
+            (always(-5), 0),
+        ],
+    )
+    def test_a_wait_beyond_all_bounds_is_clamped(self, wait: Any, seconds: float) -> None:
+        found = delay(Retrying(wait=wait), attempt=100_000)
+        assert found == seconds
+
+    def test_a_wait_that_is_no_number_is_the_backoff(self) -> None:
+        assert 1.5 <= (delay(Retrying(wait=always(float("nan")))) or 0) <= 2.5
+
+    @given(
+        st.sampled_from(
+            [tenacity.wait_random(0, 9), tenacity.wait_exponential_jitter(), tenacity.wait_random_exponential()]
+        ),
+        st.integers(1, 10**6),
+        st.floats(0, 1e12),
+    )
+    def test_every_wait_fits_a_timestamp(self, wait: Any, attempt: int, elapsed: float) -> None:
+        found = delay(Retrying(wait=wait), attempt=attempt, elapsed=elapsed)
+        assert found is not None
+        assert 0 <= found <= MAX_DELAY
+
+    @pytest.mark.parametrize(
+        ("retry", "error", "goes_on"),
+        [
+            (tenacity.retry_if_exception_type(OSError), ConnectionError(), True),
+            (tenacity.retry_if_exception_type(OSError), ValueError(), False),
+            (tenacity.retry_if_not_exception_type((KeyError, ValueError)), ValueError(), False),
+            (tenacity.retry_if_not_exception_type((KeyError, ValueError)), OSError(), True),
+            (tenacity.retry_if_exception_message(match="try.*"), ValueError("try again"), True),
+            (tenacity.retry_if_exception_message(match="try.*"), ValueError("give up"), False),
+            (tenacity.retry_if_exception(has_arguments), ValueError(1), True),
+            (tenacity.retry_if_exception(has_arguments), ValueError(), False),
+            (tenacity.retry_if_exception_cause_type(OSError), ValueError(), False),
+            (tenacity.retry_if_result(is_result), ValueError(), False),
+            (tenacity.retry_any(tenacity.retry_never, tenacity.retry_always), ValueError(), True),
+            (tenacity.retry_never, TryAgain(), True),
+            (tenacity.retry_if_exception_type(), SystemExit(), False),
+        ],
+    )
+    def test_retry(self, retry: Any, error: BaseException, goes_on: bool) -> None:
+        assert (delay(Retrying(retry=retry), error) is not None) == goes_on
+
+    def test_nothing_sleeps_and_no_state_is_kept_between_two_questions(self) -> None:
+        policy = Retrying(wait=tenacity.wait_fixed(86400), stop=tenacity.stop_after_attempt(2))
+        assert [delay(policy, attempt=attempt) for attempt in (1, 2, 1, 2)] == [86400, None, 86400, None]
+        assert policy.statistics == {}
+
+
+class TestDecide:
+    @pytest.mark.parametrize(
+        ("error", "facts", "kind"),
+        [
+            (ValueError("no"), {}, "retried"),
+            (ValueError("no"), {"attempt": 24}, "retried"),
+            (ValueError("no"), {"attempt": 25}, "failed"),
+            (ValueError("no"), {"attempt": 26}, "failed"),
+            (ValueError("no"), {"max_attempts": 1}, "failed"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(1))}, "failed"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_attempt(9)), "attempt": 8}, "retried"),
+            (ValueError("no"), {"policy": Retrying(stop=tenacity.stop_after_delay(60)), "elapsed": 61.0}, "failed"),
+            (ValueError("no"), {"policy": Retrying(retry=tenacity.retry_if_exception_type(OSError))}, "failed"),
+            (TryAgain(), {"attempt": 25}, "failed"),
+            (SystemExit(1), {}, "retried"),
+            (Snooze(5), {}, "snoozed"),
+            (Snooze(5), {"attempt": 25}, "snoozed"),
+            (Cancel("why"), {}, "cancelled"),
+            (Cancel("why"), {"attempt": 25}, "cancelled"),
+        ],
+        ids=as_id,
+    )
+    def test_what_follows(self, error: BaseException, facts: dict[str, Any], kind: str) -> None:
+        assert decided(error, **facts).kind == kind
+
+    def test_a_retry_has_its_delay_and_its_error(self) -> None:
+        outcome = decided(ValueError("no"), Retrying(wait=tenacity.wait_fixed(3)))
+        assert outcome.kind == "retried"
+        assert outcome.failure is not None
+        assert (outcome.delay, outcome.failure.type, outcome.failure.message) == (3, "ValueError", "no")
+
+    @pytest.mark.parametrize("part", ["retry", "wait", "stop"])
+    def test_a_policy_that_raises_ends_the_job_and_both_errors_are_told(self, part: str) -> None:
+        def broken(state: RetryCallState) -> Any:
+            raise ZeroDivisionError("the policy is broken")
+
+        parts: Any = {part: broken}
+        outcome = decided(ValueError("the task failed"), Retrying(**parts))
+        assert outcome.kind == "failed"
+        assert outcome.failure is not None
+        assert outcome.failure.type == "ZeroDivisionError"
+        assert "the policy is broken" in (outcome.failure.traceback or "")
+        assert "the task failed" in (outcome.failure.traceback or "")
+
+    def test_a_cancel_says_why_without_the_secret(self) -> None:
+        outcome = decided(Cancel("hunter2\x00 is gone"), secrets=Secrets(["hunter2"]))
+        assert outcome == Outcome.cancelled(Failure("Cancel", "***\\x00 is gone"))
+
+
+class TestSnooze:
+    @pytest.mark.parametrize(
+        ("seconds", "delay"), [(0, 0), (2.5, 2.5), (timedelta(hours=1), 3600), (10**400, MAX_DELAY), (1e18, MAX_DELAY)]
+    )
+    def test_it_comes_back_in_that_time(self, seconds: Any, delay: float) -> None:
+        assert decided(Snooze(seconds)) == Outcome.snoozed(delay)
+
+    @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "5", None, timedelta(seconds=-1), [1] * 1000])
+    def test_what_is_no_time_is_refused_with_the_reason(self, seconds: Any) -> None:
+        with pytest.raises(ValueError, match=r"^Snooze takes a finite number of seconds, at least 0, got .*$") as error:
+            Snooze(seconds)
+        assert len(str(error.value)) < 150
+
+
+class RaisingStr(Exception):
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __str__(self) -> str:
+        raise self.error
+
+
+class StrOfNoString(Exception):
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]  # noqa: PLE0307
+
+
+def recurse() -> None:
+    recurse()
+
+
+def caught(call: Callable[[], object]) -> BaseException:
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 - any error at all
+        return error
+    raise AssertionError("nothing was raised")
+
+
+class TestFailure:
+    def test_an_error_is_told_with_its_type_message_and_traceback(self) -> None:
+        failure = Failure.of(caught(lambda: int("x")))
+        assert failure.type == "ValueError"
+        assert failure.message == "invalid literal for int() with base 10: 'x'"
+        assert (failure.traceback or "").startswith("Traceback (most recent call last):")
+        assert Failure.of(StrOfNoString()).type == "tests.rules.test_retry.StrOfNoString"
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (RaisingStr(ZeroDivisionError()), "<its __str__ raised ZeroDivisionError>"),
+            (RaisingStr(SystemExit()), "<its __str__ raised SystemExit>"),
+            (RaisingStr(KeyboardInterrupt()), "<its __str__ raised KeyboardInterrupt>"),
+            (StrOfNoString(), "<its __str__ raised TypeError>"),
+            (ValueError("a\x00b"), "a\\x00b"),
+            (ValueError("a\ud800b"), "a\\ud800b"),
+            (ValueError("é 😀"), "é 😀"),
+            (ValueError(), ""),
+            (SystemExit(3), "3"),
+        ],
+    )
+    def test_whatever_it_says_can_be_stored(self, error: BaseException, message: str) -> None:
+        failure = Failure.of(raised(error))
+        assert failure.message == message
+        for text in (failure.type, failure.message, failure.traceback or ""):
+            assert "\x00" not in text
+            text.encode()
+
+    def test_a_megabyte_is_cut_with_a_mark_and_keeps_its_frames(self) -> None:
+        failure = Failure.of(raised(ValueError("x" * 1_000_000)))
+        assert failure.message == "x" * MAX_MESSAGE + "… [990,000 characters left out] …"
+        assert failure.traceback is not None
+        assert len(failure.traceback) < MAX_TRACEBACK + 100
+        assert "in raised" in failure.traceback
+        assert "characters left out] …" in failure.traceback
+
+    def test_a_long_traceback_keeps_its_end(self) -> None:
+        error = raised(ValueError("the first"))
+        for number in range(2000):
+            next_one = raised(ValueError(f"number {number}"))
+            next_one.__context__, error = error, next_one
+        failure = Failure.of(error)
+        assert failure.traceback is not None
+        assert failure.traceback.startswith("… [")
+        assert failure.traceback.endswith("ValueError: number 1999\n")
+        assert len(failure.traceback) < MAX_TRACEBACK + 100
+
+    def test_a_recursion_without_end_is_told(self) -> None:
+        failure = Failure.of(caught(recurse))
+        assert failure.type == "RecursionError"
+        assert "recurse" in (failure.traceback or "")
+
+    def test_an_error_that_cannot_be_formatted_is_told_without_its_traceback(self) -> None:
+        class Group(ExceptionGroup[ValueError]):
+            @property
+            def exceptions(self) -> Any:
+                raise ZeroDivisionError
+
+        failure = Failure.of(raised(Group("several", [ValueError()])))
+        assert failure.message.startswith("several")
+        assert "several" in (failure.traceback or "")
+
+    @pytest.mark.parametrize(
+        ("secrets", "message"),
+        [
+            (["hunter2"], "*** and ***s are no passwords"),
+            (["hunter2", "hunter2s"], "*** and *** are no passwords"),
+            (["hunter2s", "hunter2"], "*** and *** are no passwords"),
+            ([], "hunter2 and hunter2s are no passwords"),
+        ],
+    )
+    def test_secrets_are_shown_as_stars_in_message_and_traceback(self, secrets: list[str], message: str) -> None:
+        failure = Failure.of(raised(ValueError("hunter2 and hunter2s are no passwords")), secrets=Secrets(secrets))
+        assert failure.message == message
+        assert ("hunter2" in (failure.traceback or "")) == (not secrets)
+
+    def test_a_secret_at_the_cut_leaves_no_part_of_it(self) -> None:
+        failure = Failure.of(raised(ValueError("x" * (MAX_MESSAGE - 3) + "hunter2")), secrets=Secrets(["hunter2"]))
+        assert failure.message == "x" * (MAX_MESSAGE - 3) + "***"
+
+
+def test_a_task_that_seeds_the_global_generator_does_not_make_retries_coincide() -> None:
+    state = random.getstate()
+    waits: set[float | None] = set()
+    for _ in range(3):
+        random.seed(4)
+        waits.add(delay(DEFAULT_POLICY, attempt=9))
+    random.setstate(state)
+    assert len(waits) == 3

@@ -1,0 +1,522 @@
+"""Secrets in arguments: planted in every place where they might come out again, and looked for everywhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+from click.testing import CliRunner
+from flask import Flask
+from psycopg.types.json import Jsonb
+from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
+from sqla_jobs.cli.main import main
+from sqla_jobs.dashboard import allow_everyone, create_blueprint
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.executor import Executor
+from sqla_jobs.queries import Queries, processes
+from sqla_jobs.rules.outcomes import Failure
+from sqla_jobs.rules.redaction import HIDDEN, MARK, Secrets
+from sqla_jobs.testing import drain
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQxK8zT1/Yq+0a\nPq9Lm2Rf7vBn+/Zk==\n-----END PRIVATE KEY-----\n"
+TOKEN = "".join(f"{number:04x}Zk" for number in range(834))[:5000]
+TEXTS = {
+    "plain": "tr0ub4dor&3",
+    "single quotes": "it's'Zk1'quoted''twice",
+    "double quotes": 'say "Zk2" \'both\' "',
+    "newlines": "first Zk3\nsecond Zk3\r\n\tthird",
+    "backslashes": "C:\\new\\Zk4\\table\\\\share\\",
+    "PEM": PEM,
+    "unicode": "Пароль-Zk5-ключ-é-ß",
+    "emoji": "🔑Zk6👩‍👩‍👧‍👦🔒",
+    "astral and controls": "Zk7\x7f\x85\u2028𐍈\U000e0041",
+    "long token": TOKEN,
+    "URL": "https://ada:Zk8pw%2F1@example.com/?a=b+c&token=Zk8/+=",
+    "percent": "Zk9 %s %(name)s 100%",
+    "braces": "Zk10 {} {0!r} {{x}}",
+    "HTML": "<script>alert('Zk11')</script>&amp;&lt;",
+    "spaces": "Zk12 correct horse battery staple " * 40,
+    "a prefix": "Zk13-prefix",
+    "a longer one": "Zk13-prefix-and-more-of-it",
+    "JSON": json.dumps({"private_key": "Zk14\nline", "n": [{"x": 'Zk14"q'}]}),
+    "base64": base64.b64encode(b"Zk15 in base64, which is text").decode(),
+    "trailing newline": "Zk16-secret\n",
+    "SQL": "'; DROP TABLE Zk17; --",
+}
+BLOBS = {"UTF-8": "é-🔑-some-bytes-Zk18".encode(), "no UTF-8": b"Zk19\xff\xfe\x00\x80\n'raw'"}
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Account(Base):
+    __tablename__ = "account"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(Text, unique=True)
+    note: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (CheckConstraint("note <> 'no'", name="note_is_not_no"),)
+
+
+class MyJob(JobMixin):
+    memo: Mapped[str | None] = mapped_column(Text)
+
+
+jobs = Jobs(Base, job_class=MyJob)
+
+
+@dataclass
+class Credentials:
+    user: str
+    secret: Any
+
+
+class Refused(Exception):
+    def __init__(self, secret: Any) -> None:
+        super().__init__()
+        self.secret = secret
+
+    def __str__(self) -> str:
+        return f"refused: {self.secret}"
+
+
+def _reraised(raise_it: Callable[[], object]) -> None:
+    try:
+        raise_it()
+    except Exception as error:
+        raise RuntimeError(f"could not go on: {error}") from error
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _noted(secret: Any) -> Exception:
+    error = ValueError("see the notes")
+    error.add_note(f"it was {secret}")
+    error.add_note(f"or {secret!r}")
+    return error
+
+
+def _chain(secret: Any) -> None:
+    try:
+        raise ValueError(secret)
+    except ValueError:
+        try:
+            raise KeyError(secret)
+        except KeyError as error:
+            raise LookupError(f"neither: {error!r}") from None
+
+
+RAISED: dict[str, Callable[[Session, Any], object]] = {
+    "itself": lambda session, secret: _raise(ValueError(secret)),
+    "several": lambda session, secret: _raise(ValueError("no", secret, 5)),
+    "repr": lambda session, secret: _raise(ValueError(f"not {secret!r} of {Credentials('ada', secret)!r}")),
+    "repr of repr": lambda session, secret: _raise(ValueError(repr([repr(secret), "it's"]))),
+    "key": lambda session, secret: _raise(KeyError(secret)),
+    "own str": lambda session, secret: _raise(Refused(secret)),
+    "json": lambda session, secret: _raise(ValueError(json.dumps({"a": [str(secret), json.dumps(str(secret))]}))),
+    "json, not ASCII": lambda session, secret: _raise(ValueError(json.dumps({"a": str(secret)}, ensure_ascii=False))),
+    "chain": lambda session, secret: _chain(secret),
+    "group": lambda session, secret: _raise(
+        ExceptionGroup("all", [ValueError(secret), ExceptionGroup("inner", [_noted(secret)])])
+    ),
+    "notes": lambda session, secret: _raise(_noted(secret)),
+    "encoded": lambda session, secret: _raise(ValueError(_encoded(secret))),
+    "jsonb": lambda session, secret: _raise(ValueError(f"{Jsonb(str(secret))!r} {Jsonb([str(secret)])!r}")),
+    "parameters": lambda session, secret: session.execute(text("SELECT no_column, :x"), {"x": str(secret)}),
+    "many parameters": lambda session, secret: session.execute(
+        text("INSERT INTO nowhere VALUES (:x)"), [{"x": str(secret)}] * 30
+    ),
+    "unique": lambda session, secret: session.execute(insert(Account), [{"key": _storable(secret)}] * 2),
+    "check": lambda session, secret: session.execute(insert(Account), {"key": _storable(secret), "note": "no"}),
+    "reraised": lambda session, secret: _reraised(
+        lambda: session.execute(insert(Account), {"key": _storable(secret), "note": "no"})
+    ),
+    "psycopg": lambda session, secret: session.connection().connection.cursor().execute(
+        "INSERT INTO account (key, note) VALUES (%s, 'no')", [_storable(secret)]
+    ),
+    "cancel": lambda session, secret: _raise(Cancel(f"since {secret} and {secret!r}")),
+    "unstorable": lambda session, secret: {"result": object(), "secret": secret},
+}  # fmt: skip
+
+
+def _storable(secret: Any) -> str:
+    return str(secret).replace("\x00", "")[:2000]
+
+
+def _encoded(secret: Any) -> str:
+    data = secret if isinstance(secret, bytes) else str(secret).encode()
+    forms: list[Any] = [data, base64.b64encode(data), base64.urlsafe_b64encode(data), base64.b64encode(b"ada:" + data)]
+    forms += [data.decode("utf-8", "replace"), data.decode("latin-1"), data.hex(), quote(data), quote_plus(data)]
+    return f"{forms} {html.escape(str(secret))} {secret!a} {quote(quote(data, safe=''))}"
+
+
+SENSITIVE = ["secret", "blob", "number", "deep"]
+
+
+@jobs.task(sensitive=SENSITIVE, max_attempts=1)
+def leak(
+    session: Session,
+    run: RunContext,
+    way: str,
+    secret: str = "",
+    blob: bytes = b"",
+    number: int = 0,
+    deep: dict[str, Any] | None = None,
+) -> object:
+    value: Any = secret or blob or number or deep
+    run.progress(0.5, f"with {value} and {value!r}")
+    return RAISED[way](session, value)
+
+
+@jobs.task(sensitive=SENSITIVE[:3], max_attempts=1)
+def give_back(run: RunContext, secret: str = "", blob: bytes = b"", number: int = 0, url: str = "") -> Any:
+    value: Any = secret or blob or number
+    run.progress(0.5, f"with {value!r}")
+    return {"same": value, f"key {value}": [json.dumps(str(value)), f"in {value!r}"], "n": {"x": value}}
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture
+def session(database: Engine) -> Iterator[Session]:
+    """One whose rows can be read after a commit without asking the database."""
+    with Session(database, expire_on_commit=False) as session:
+        yield session
+
+
+def pieces(secret: Any) -> list[str]:
+    """What would betray it; of base64 the middle."""
+    data = secret if isinstance(secret, bytes) else str(secret).encode()
+    said = secret.decode("utf-8", "replace") if isinstance(secret, bytes) else str(secret)
+    core = said.strip()
+    found = [
+        core,
+        repr(said)[1:-1],
+        json.dumps(said)[1:-1],
+        repr(data)[2:-1],
+        data.hex(),
+        base64.b64encode(data[:30]).decode()[:-4],
+    ]
+    if len(core) > 28:
+        found += [core[:12], core[-12:], core[:150], core[-150:]]
+    if (at := said.find("Zk")) >= 0 and len(said) < 1000:
+        found.append(said[at : at + 4])
+    return [piece for piece in found if len(piece) >= 3]
+
+
+def check(output: str, secret: Any, where: object) -> None:
+    plain = html.unescape(output)
+    for piece in pieces(secret):
+        for shown in (output, plain):
+            at = shown.find(piece)
+            assert at < 0, f"{where} shows {piece!r:.60}: …{shown[max(0, at - 100) : at + 200]!r}…"
+
+
+def outputs(session: Session, ids: list[int]) -> Iterator[tuple[str, str]]:
+    """All that anybody can see of these jobs, and where."""
+    app = Flask("tests.rules.test_secrets")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
+    client = app.test_client()
+    schedules = session.scalars(select(jobs.Schedule.id)).all()
+    paths = ["", "jobs", "jobs?state=failed", "jobs?task=leak", "schedules", "audit", *(f"jobs/{n}" for n in ids)]
+    paths += [path for n in schedules for path in (f"schedules/{n}", f"schedules/{n}/edit")]
+    for path in paths:
+        response = client.get(f"/ops/{path}")
+        assert response.status_code == 200, response.text
+        yield path, response.text
+    commands = [["status"], ["list", "--limit", "500"], ["schedule", "list"], ["doctor"]] + [
+        ["show", str(n)] for n in ids
+    ]
+    for command in commands:
+        for options in ([], ["--json"]):
+            done = CliRunner().invoke(main, [*command, *options, "--app", "tests.rules.test_secrets:jobs"])
+            assert done.exit_code in (0, 1), done.output
+            assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+            yield " ".join([*command, *options]), done.output
+
+
+def stored(session: Session) -> Iterator[tuple[str, str]]:
+    """What is in the tables beside arguments and results."""
+    session.rollback()
+    for run in session.scalars(select(jobs.Run)):
+        yield f"run of job {run.job_id}", f"{run.error_type} {run.error} {run.traceback}"
+    for job_id, message in session.execute(select(jobs.Job.id, jobs.Job.progress_message)):
+        yield f"progress of job {job_id}", str(message)
+    for line in session.scalars(select(jobs.Audit)):
+        yield "audit", f"{line.subject} {line.details}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*TEXTS, *BLOBS])
+def test_a_secret_comes_out_nowhere_however_the_task_raises(
+    session: Session, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "sqla_jobs")
+    given: dict[str, Any] = {"blob": BLOBS[name]} if name in BLOBS else {"secret": TEXTS[name]}
+    (secret,) = given.values()
+    made = [leak.enqueue(session, way=way, **given) for way in RAISED]
+    made.append(give_back.options(columns={"memo": f"memo {secret!r}"}).enqueue(session, **given))
+    key = f"key of {secret!r}"[:400]
+    made.append(give_back.options(delay=3600, unique_key=key).enqueue(session, url=f"https://x/?t={secret!r}", **given))
+    args = json.loads(leak.declaration.codec.encode_without_rows({"way": f"by {secret!r}", **given}))
+    session.add(
+        jobs.Schedule(
+            name="nightly", task="leak", cron="0 2 * * *", args=args, enabled=False, disabled_reason=f"{secret!r}"
+        )
+    )
+    session.commit()
+    jobs.worker().drain()
+    session.commit()
+    outcomes = session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id.in_([job.id for job in made])))
+    assert {str(one) for one in outcomes} == {"failed", "cancelled", "succeeded"}
+    for where, output in stored(session):
+        check(output, secret, where)
+    for where, output in outputs(session, [job.id for job in made]):
+        check(output, secret, where)
+    check(caplog.text, secret, "the log")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"number": 4711471147114711},
+        {"number": 90817},
+        {"deep": {"a": {"token": "Zk20-deep-secret", "pin": 90817}, "list": ["Zk21-deep"], "short": "x", "flag": True}},
+    ],
+    ids=str,
+)
+def test_numbers_and_nested_values_count_by_their_leaves(session: Session, given: dict[str, Any]) -> None:
+    made = [leak.enqueue(session, way=way, **given) for way in ("itself", "repr", "key", "json", "unique", "notes")]
+    session.commit()
+    jobs.worker().drain()
+    session.commit()
+    for where, output in [*stored(session), *outputs(session, [job.id for job in made])]:
+        for leaf in ("4711471147114711", "90817", "Zk20-deep-secret", "Zk21-deep"):
+            assert leaf not in html.unescape(output), where
+
+
+@pytest.mark.slow
+def test_a_result_is_kept_as_it_was_returned_and_shown_without_secrets(session: Session) -> None:
+    job = give_back.enqueue(session, secret="Zk-in-the-result")
+    session.commit()
+    jobs.worker().drain()
+    session.commit()
+    run = session.scalars(select(jobs.Run).where(jobs.Run.job_id == job.id)).one()
+    assert run.result["same"] == "Zk-in-the-result"
+    for where, output in outputs(session, [job.id]):
+        assert "Zk-in-the-result" not in html.unescape(output), where
+    shown = CliRunner().invoke(main, ["show", str(job.id), "--json", "--app", "tests.rules.test_secrets:jobs"])
+    (only,) = json.loads(shown.output)["runs"]
+    assert (only["result"]["same"], only["result"]["n"]) == (MARK, {"x": MARK})
+    assert f"key {MARK}" in only["result"]
+
+
+@pytest.mark.slow
+def test_what_the_database_says_of_a_row_is_kept_for_no_task(session: Session) -> None:
+    @jobs.task(max_attempts=1)
+    def plain(session: Session, way: str, value: str) -> object:
+        return RAISED[way](session, value)
+
+    made = {
+        way: plain.enqueue(session, way=way, value="personal data")
+        for way in ("parameters", "many parameters", "unique", "check", "reraised", "psycopg")
+    }
+    session.commit()
+    jobs.worker().drain()
+    session.commit()
+    for where, output in stored(session):
+        assert "personal data" not in output, where
+    told = {way: session.scalars(select(jobs.Run).where(jobs.Run.job_id == job.id)).one() for way, job in made.items()}
+    unique = told["unique"].error or ""
+    assert unique.startswith(
+        '(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "account_key_key"\n[SQL: IN'
+    )
+    assert "violates check constraint" in (told["reraised"].error or "")
+    assert (told["reraised"].traceback or "").count("violates check constraint") >= 3
+    assert told["psycopg"].error == 'new row for relation "account" violates check constraint "note_is_not_no"'
+    for run in told.values():
+        assert "DETAIL" not in f"{run.error}{run.traceback}"
+        assert "[parameters" not in f"{run.error}{run.traceback}"
+
+
+def test_the_command_line_and_a_page_say_of_a_refusal_only_what_is_no_data(session: Session) -> None:
+    session.execute(text("ALTER TABLE sqla_jobs ADD CONSTRAINT no_leak CHECK (task <> 'leak')"))
+    session.execute(text("ALTER TABLE sqla_audit ADD CONSTRAINT no_audit CHECK (subject = '')"))
+    session.commit()
+    arguments = '{"way": "itself", "secret": "Zk-refused"}'
+    done = CliRunner().invoke(main, ["enqueue", "leak", arguments, "--app", "tests.rules.test_secrets:jobs"])
+    assert done.exit_code == 1
+    assert 'violates check constraint "no_leak"' in done.output
+    assert "Zk-refused" not in done.output
+
+
+def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    @contextmanager
+    def context() -> Generator[None]:
+        yield
+        raise ValueError("teardown of Zk-surroundings")
+
+    give_back.enqueue(session, secret="Zk-surroundings")
+    session.commit()
+    never: Any = None
+    executor = Executor(jobs.tasks, never, context=context)
+    with session.begin():
+        process_id = processes.register(session.connection(), jobs.models, kind="worker", queues={}, lease=30)
+        (claimed,) = Queries(jobs.models).claim(session, process_id, {"default": 1}, list(jobs.tasks))
+    executor.execute(Attempt(claimed, time.monotonic()))
+    assert "did not end well" in caplog.text
+    assert "Zk-surroundings" not in caplog.text
+
+
+# --- what cannot be searched for
+
+
+def found(*arguments: str) -> list[Any]:
+    done = CliRunner().invoke(main, ["list", "--json", *arguments, "--app", "tests.rules.test_secrets:jobs"])
+    assert done.exit_code == 0, done.output
+    listed: list[Any] = json.loads(done.output)
+    return listed
+
+
+def test_no_filter_confirms_a_guess(session: Session) -> None:
+    give_back.options(delay=60, unique_key="login Zk-guess", columns={"memo": "m"}).enqueue(session, secret="Zk-guess")
+    other = jobs.Job(task="unknown", args={"secret": "Zk-guess"}, unique_key="another")
+    session.add(other)
+    session.commit()
+    app = Flask("guess")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.register_blueprint(create_blueprint(jobs, authorize=lambda: "viewer"), url_prefix="/ops")
+    client = app.test_client()
+    for query in ({"key": "login Zk-guess"}, {"args": "secret=Zk-guess,url=x"}, {"args": '{"secret":"Zk-guess"}'}):
+        page = client.get("/ops/jobs", query_string=query).text
+        assert ">give_back" not in page.partition("<tbody")[2]
+    assert f'data-id="{other.id}"' in client.get("/ops/jobs?key=another").text
+    assert [row["task"] for row in found("--arg", "secret=Zk-guess")] == ["unknown"]
+    page = client.get("/ops/jobs/1").text
+    assert f"login {MARK}" in page
+    assert "?key=" not in page
+
+
+def test_a_change_of_many_leaves_no_guess_in_the_audit(session: Session) -> None:
+    other = jobs.Job(task="unknown", args={"secret": "Zk-typed"}, state="queued")
+    session.add(other)
+    session.commit()
+    app = Flask("guess")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
+    client = app.test_client()
+    token = client.get("/ops/schedules/new").text.partition('name="csrf_token" value="')[2].partition('"')[0]
+    fields = {"csrf_token": token, "action": "cancel", "all": "1", "args": "secret=Zk-typed", "until": str(other.id)}
+    assert client.post("/ops/jobs/change/run", data=fields).status_code == 200
+    (line,) = session.scalars(select(jobs.Audit)).all()
+    assert line.details["filter"]["args"] == HIDDEN
+    assert line.details["changed"] == 1
+
+
+def test_what_a_form_of_a_schedule_holds_back_stays_as_it_is(session: Session) -> None:
+    args = {"way": "by Zk-held-back", "secret": "Zk-held-back"}
+    session.add(schedule := jobs.Schedule(name="s", task="leak", cron="* * * * *", args=args))
+    session.commit()
+    app = Flask("form")
+    app.config.update(SECRET_KEY="a key for tests", TESTING=True)
+    app.register_blueprint(create_blueprint(jobs, authorize=allow_everyone), url_prefix="/ops")
+    client = app.test_client()
+    page = client.get(f"/ops/schedules/{schedule.id}/edit").text
+    assert MARK not in page
+    token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
+    fields = {"csrf_token": token, "task": "leak", "cron": "1 * * * *", "args": '{"number": 7}'}
+    fields |= {"catch_up": "latest", "overlap": "allow"}
+    assert client.post(f"/ops/schedules/{schedule.id}/edit", data=fields).status_code == 303
+    session.refresh(schedule)
+    assert schedule.args == {**args, "number": 7}
+
+
+# --- the rules of redaction
+
+
+@pytest.mark.parametrize(
+    ("secret", "text", "shown"),
+    [
+        ("", "nothing ''", "nothing ''"),
+        ("ab", "ab abc", "ab abc"),
+        ("abc", "abc abcd (abc) x_abc", "*** abcd (***) x_***"),
+        ("abcd", "xabcdx", "x***x"),
+        (1234, "line 1234 of 12345, 1234.", "line *** of 12345, ***."),
+        (12345678, "no12345678x", "no***x"),
+        (True, "True true", "True true"),
+        (None, "None null", "None null"),
+        ("hunter22", "hunter22hunter22", MARK),
+        ("line\nfeed", r"'line\nfeed' \\line\\nfeed", r"'***' \\***"),
+        ("nancy-secret", r"DOMAIN\nancy-secret", r"DOMAIN\***"),
+        ("ada@example.com", "bob@example.com", "bob@example.com"),
+        ("0123456789abcdefghij", "0123456789abcde…", "***…"),
+        ("0123456789abcdefghij", "0123456789…", "0123456789…"),
+        ("0123456789abcdefghij0123456789zz", "… 89abcdefghij0123456789zz", "… ***"),
+        ("caf\u00e9 au lait", r"caf\u00e9 au lait caf%C3%A9+au%20lait caf\xe9 au lait", "*** *** ***"),
+        ("key-of-\U0001f511", r"key-of-\ud83d\udd11 key-of-\U0001f511", "*** ***"),
+        ("a<b>'c'&d", "a&lt;b&gt;&#x27;c&#39;&amp;d a<b>''c''&d", "*** ***"),
+    ],
+)
+def test_how_a_secret_is_found_in_a_text(secret: Any, text: str, shown: str) -> None:
+    assert Secrets([secret]).text(text) == shown
+
+
+def test_a_secret_that_is_cut_by_a_limit_is_found_by_what_remains() -> None:
+    for secret in (TOKEN, PEM, TEXTS["spaces"], TEXTS["backslashes"] * 20):
+        hidden = Secrets([secret])
+        shown = f"[{secret!r:.160} … {repr(secret)[-150:]}] {secret[:50]} {json.dumps(secret)[-40:]}"
+        for piece in (secret[:12], repr(secret)[:13], repr(secret)[-13:], json.dumps(secret)[-13:-1]):
+            assert piece not in hidden.text(shown)
+
+
+@pytest.mark.slow
+def test_redaction_takes_milliseconds_and_never_grows_with_the_square() -> None:
+    def seconds(secrets: list[Any], text: str) -> float:
+        began = time.process_time()
+        Secrets(secrets).text(text)
+        return time.process_time() - began
+
+    hostile = ["a" * 300_000, "ab" * 150_000, "\\" * 300_000, "\\n" * 150_000, "'" * 300_000, "%25" * 100_000]
+    assert seconds([*TEXTS.values()], "some words, some of them escaped\\n" * 300) < 0.1
+    for secret in hostile:
+        assert seconds([secret], secret) < 5
+        assert seconds([secret], secret[:150_000] + "x" + secret[:149_000]) < 5
+    assert seconds(["a" * 50_000 + "b"], "a" * 300_000) < 5
+    assert seconds([f"leaf {number}" for number in range(50_000)], "leaf 17 " * 6_000) < 5
+
+
+@pytest.mark.slow
+def test_a_failure_with_a_large_secret_is_told_quickly() -> None:
+    secret = TOKEN * 200
+    began = time.process_time()
+    failure = Failure.of(ValueError(f"no {secret} and {secret!r}"), secrets=Secrets([secret]))
+    assert time.process_time() - began < 5
+    assert failure.message == f"no {MARK} and '{MARK}'"
+
+
+def test_tests_that_drain_see_the_same(session: Session) -> None:
+    job = leak.enqueue(session, way="repr", secret="Zk-in-a-test")
+    drain(jobs, session)
+    (run,) = session.scalars(select(jobs.Run).where(jobs.Run.job_id == job.id))
+    assert "Zk-in-a-test" not in f"{run.error}{run.traceback}{job.progress_message}"

@@ -1,0 +1,424 @@
+"""Rows that nobody meant to make: extreme values, triggers that refuse, and that all other jobs go on."""
+
+from __future__ import annotations
+
+import html
+import logging
+import random
+import re
+import uuid
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import Session
+
+from sqla_jobs import JobState
+from sqla_jobs.cli.main import main
+from sqla_jobs.database.refusals import blames_a_row
+from sqla_jobs.models.types import PARKED
+from sqla_jobs.queries import Among, Queries, processes
+from sqla_jobs.runtime.set_aside import SetAside
+from tests import dashboard_shop, shop
+from tests.counting import runs, states
+from tests.helpers import refuse, wait_until
+from tests.shop import jobs
+
+FAST: dict[str, Any] = {"heartbeat": 0.2, "lease": 1.0, "poll": 0.1}
+
+REFUSED = {
+    "jobs": [
+        "attempt = 2147483647",
+        "attempt = -1",
+        "max_attempts = 0",
+        "max_attempts = 2147483647",
+        "id = 0",
+        "id = 9223372036854775807",
+        "position = -1",
+        "progress = 'NaN'",
+        "progress = 1.5",
+        "run_at = '-infinity'",
+        "run_at = '10000-01-01'",
+        *(
+            f"{column} = '{moment}'"
+            for column in ("created_at", "scheduled_for", "started_at", "finished_at", "cancel_requested_at")
+            for moment in ("infinity", "-infinity", "294276-01-01", "4713-01-01 BC")
+        ),
+    ],
+    "runs": ["id = -1", "attempt = -1", "started_at = 'infinity'", "finished_at = '-infinity'"],
+    "schedules": ["priority = 11", "args = '[]'", "jitter = 'NaN'", "jitter = -1", "next_run_at = 'infinity'"],
+    "processes": ["lease = 0", "lease = 'Infinity'", "lease = 'NaN'", "heartbeat_at = 'infinity'", "queues = '[]'"],
+    "queues": ["paused_at = 'infinity'"],
+    "audit": ["at = 'infinity'", "details = '7'"],
+}
+ONE = {
+    "jobs": "INSERT INTO sqla_jobs (task, args) VALUES ('mark', '{}')",
+    "runs": "INSERT INTO sqla_runs (job_id, attempt, outcome) VALUES (1, 1, 'lost')",
+    "schedules": "INSERT INTO sqla_schedules (name, task, cron) VALUES ('s', 'mark', '* * * * *')",
+    "processes": "INSERT INTO sqla_processes DEFAULT VALUES",
+    "queues": "INSERT INTO sqla_queues (name) VALUES ('q')",
+    "audit": "INSERT INTO sqla_audit DEFAULT VALUES",
+}
+
+
+@pytest.mark.parametrize(("table", "value"), [(table, value) for table in REFUSED for value in REFUSED[table]])
+def test_a_value_without_a_meaning_is_refused(table: str, value: str, module_engine: Engine) -> None:
+    with module_engine.connect() as connection:
+        shop.Base.metadata.create_all(connection)
+        connection.execute(text(ONE[table]))
+        with pytest.raises(IntegrityError, match="check constraint"):
+            connection.execute(text(f"UPDATE sqla_{table} SET {value.replace(':', chr(92) + ':')}"))
+
+
+def test_a_job_that_was_tried_a_billion_times_is_claimed_and_its_number_stays(session: Session) -> None:
+    session.execute(text("""INSERT INTO sqla_jobs (task, args, attempt) VALUES ('mark', '{"n": 1}', 1000000000)"""))
+    shop.mark.enqueue(session, n=2)
+    session.commit()
+    assert jobs.worker().drain() == 2
+    assert set(session.scalars(select(jobs.Job.attempt))) == {1_000_000_000, 1}
+
+
+@pytest.mark.slow
+def test_a_parked_job_is_shown_as_parked_and_waits_until_it_is_rescheduled(session: Session) -> None:
+    session.execute(text("""INSERT INTO sqla_jobs (task, args, run_at) VALUES ('mark', '{"n": 1}', 'infinity')"""))
+    shop.mark.options(run_at=PARKED).enqueue(session, n=2)
+    shop.mark.options(delay=0.2).enqueue(session, n=3)
+    session.commit()
+    with jobs.worker(**FAST):
+        wait_until(lambda: states(session.connection().engine) == {"scheduled": 2, "succeeded": 1})
+    parked = session.scalars(select(jobs.Job).where(jobs.Job.run_at == PARKED)).all()
+    assert [job.run_at for job in parked] == [PARKED, PARKED]
+    assert session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE run_at = 'infinity'")) == 2
+    session.commit()
+    jobs.retry(session, parked[0])
+    session.commit()
+    assert jobs.worker().drain() == 1
+
+
+def mark_many(session: Session, count: int = 50, **options: Any) -> None:
+    for n in range(count):
+        shop.mark.options(**options).enqueue(session, n=n)
+    session.commit()
+
+
+def set_aside_by(session: Session) -> dict[str, str]:
+    session.rollback()
+    return {key: why for shown in session.scalars(select(jobs.Process.set_aside)) for key, why in shown.items()}
+
+
+@pytest.mark.slow
+def test_jobs_that_cannot_be_claimed_hold_up_no_others_and_are_told_of_once(
+    session: Session, database: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [shop.write.enqueue(session, n=n) for n in (1, 2)]
+    session.commit()
+    refuse(session, "NEW.task = 'write' AND NEW.state = 'running'")
+    mark_many(session)
+    with jobs.worker(concurrency=2, **FAST):
+        wait_until(lambda: states(database) == {"succeeded": 50, "queued": 2})
+        mark_many(session)
+        wait_until(lambda: states(database) == {"succeeded": 100, "queued": 2})
+        told = {f"job {job.id}": "its claim is refused by the server: not this one" for job in bad}
+        wait_until(lambda: set_aside_by(session) == told)
+        doctor = CliRunner().invoke(main, ["doctor", "tests.shop:jobs"]).output
+        assert all(name in doctor for name in told)
+        assert "its claim is refused by the server: not this one" in doctor
+    said = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(said) == 2
+    session.execute(text("DROP TRIGGER refuse ON sqla_jobs"))
+    session.commit()
+    assert jobs.worker().drain() == 2
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_be_promoted_holds_up_no_others(session: Session, database: Engine) -> None:
+    shop.write.options(delay=0.001).enqueue(session, n=1)
+    session.commit()
+    refuse(session, "NEW.task = 'write' AND NEW.state = 'queued'")
+    mark_many(session, delay=0.001)
+    with jobs.worker(**FAST):
+        wait_until(lambda: states(database) == {"succeeded": 50, "scheduled": 1})
+        wait_until(
+            lambda: list(set_aside_by(session).values()) == ["its promotion is refused by the server: not this one"]
+        )
+
+
+def orphan(session: Session, task: str, **values: Any) -> int:
+    """A job that runs, of a process that is no more."""
+    row: dict[str, Any] = {
+        "task": task,
+        "args": {"n": 1},
+        "state": "running",
+        "attempt": 1,
+        "current_run_id": func.nextval("sqla_runs_id_seq"),
+        "process_id": uuid.uuid4(),
+        "started_at": func.now(),
+    }
+    job_id: int = session.scalars(insert(jobs.Job).values(row | values).returning(jobs.Job.id)).one()
+    session.commit()
+    return job_id
+
+
+@pytest.mark.slow
+def test_a_job_that_cannot_be_rescued_holds_up_no_others(session: Session, database: Engine) -> None:
+    orphan(session, "write")
+    refuse(session, "OLD.task = 'write' AND OLD.state = 'running'")
+    for _ in range(20):
+        orphan(session, "mark")
+    with jobs.worker(**FAST):
+        wait_until(lambda: states(database) == {"succeeded": 20, "running": 1})
+        wait_until(
+            lambda: list(set_aside_by(session).values()) == ["its rescue is refused by the server: not this one"]
+        )
+
+
+@pytest.mark.slow
+def test_a_lost_job_whose_run_id_is_taken_or_that_was_lost_very_often_is_rescued(
+    session: Session, database: Engine
+) -> None:
+    taken = session.scalar(text("INSERT INTO sqla_runs (job_id, attempt, outcome) VALUES (0, 1, 'lost') RETURNING id"))
+    foreign = orphan(session, "mark", current_run_id=taken)
+    unlucky = orphan(session, "mark", max_attempts=10_000)
+    many = "INSERT INTO sqla_runs (job_id, attempt, outcome) SELECT :id, n, 'lost' FROM generate_series(1, 1100) n"
+    session.execute(text(many), {"id": unlucky})
+    session.commit()
+    with jobs.worker(**FAST):
+        wait_until(lambda: states(database) == {"succeeded": 1, "scheduled": 1})
+    assert sorted(run.outcome for run in session.get_one(jobs.Job, foreign).runs) == ["lost", "succeeded"]
+    assert runs(database, "lost") == 1103
+
+
+def test_what_was_set_aside_is_tried_again(session: Session) -> None:
+    asked: list[Among] = []
+
+    def change(which: Among) -> str:
+        asked.append(which)
+        if which.only is None or 7 in which.only:
+            raise_refusal()
+        return "changed"
+
+    def raise_refusal() -> None:
+        session.rollback()
+        session.execute(text("SELECT 1 / 0"))
+
+    patient, hasty = SetAside(again=60), SetAside(again=0)
+    for aside in (patient, hasty):
+        assert aside.around("it", change, lambda _: [6, 7, 8, 9]) == ["changed"] * 2
+    assert patient.reasons == {7: "it is refused by the server: division by zero"}
+    assert hasty.reasons == {}
+
+
+def test_a_claim_reads_its_moments_whatever_the_style_of_dates(session: Session, database: Engine) -> None:
+    shop.mark.enqueue(session, n=1)
+    session.flush()
+    session.execute(text("UPDATE sqla_jobs SET schedule_id = 1, scheduled_for = '2026-11-26 12:00:00.123456 UTC'"))
+    session.commit()
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SET DateStyle = 'German'"))
+        process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+        (claimed,) = Queries(jobs.models).claim(connection, process_id, {"default": 10}, list(jobs.tasks))
+    assert claimed.scheduled_for is not None
+    assert claimed.scheduled_for.isoformat() == "2026-11-26T12:00:00.123456+00:00"
+
+
+NUMBERS = ["-2147483648", "-1", "0", "1", "2147483647", "NULL", "DEFAULT"]
+BIG = ["-9223372036854775808", "0", "9000000000000000000", "9223372036854775807", "NULL", "DEFAULT"]
+MOMENTS = [
+    *("'infinity'", "'-infinity'", "'1000-01-01 UTC'", "'8999-12-31 UTC'", "'294276-12-31'", "'4713-01-01 BC'"),
+    *("now() - interval '1 year'", "now() + interval '1 year'", "NULL", "DEFAULT"),
+]
+TEXTS = [
+    "''",
+    "' '",
+    "'<script>alert(1)</script>'",
+    "E'\\n\\t\\x1b[31m'",
+    "repeat('x', 100000)",
+    "'%s {} $1'",
+    "'\u202e'",
+]
+FRACTIONS = ["'NaN'", "'Infinity'", "'-Infinity'", "-1", "0", "1", "1e308", "NULL"]
+DEEP = f"'{{\"a\": {'[' * 3000}{']' * 3000}}}'"
+LONG = f"'{{\"a\": {'9' * 5000}}}'"
+JSON = [
+    *("'{}'", "'[]'", "'null'", "'7'", """'"x"'""", DEEP, LONG),
+    *("""'{"a": 1e400}'""", """'{"a": 1, "\\u0000x": 2}'"""),
+]
+IDS = [*(f"'{uuid.UUID(int=n)}'" for n in (0, 2**128 - 1)), "NULL", "gen_random_uuid()"]
+
+COLUMNS = {
+    "jobs": {
+        "id": BIG,
+        "task": ["'add'", "'fail'", "'login'", *TEXTS],
+        "queue": ["'default'", *TEXTS],
+        "priority": ["-10", "0", "10", "11", "32767"],
+        "args": ["""'{"a": 1}'""", *JSON],
+        "state": [
+            f"'{state}'" for state in ("scheduled", "queued", "running", "succeeded", "failed", "cancelled", "x")
+        ],
+        "run_at": MOMENTS,
+        "attempt": NUMBERS,
+        "max_attempts": NUMBERS,
+        "current_run_id": BIG,
+        "process_id": IDS,
+        "unique_key": ["NULL", *TEXTS],
+        "progress": FRACTIONS,
+        "progress_message": ["NULL", *TEXTS],
+        "cancel_requested_at": MOMENTS,
+        "schedule_id": BIG,
+        "scheduled_for": MOMENTS,
+        "created_at": MOMENTS,
+        "started_at": MOMENTS,
+        "finished_at": MOMENTS,
+        "position": BIG,
+        "note": ["NULL", *TEXTS],
+    },
+    "runs": {
+        "id": BIG,
+        "job_id": BIG,
+        "attempt": NUMBERS,
+        "process_id": IDS,
+        "started_at": MOMENTS,
+        "finished_at": MOMENTS,
+        "outcome": [
+            f"'{outcome}'" for outcome in ("succeeded", "failed", "cancelled", "retried", "snoozed", "lost", "x")
+        ],
+        "result": ["NULL", *JSON],
+        "error_type": ["NULL", *TEXTS],
+        "error": ["NULL", *TEXTS],
+        "traceback": ["NULL", *TEXTS],
+    },
+    "schedules": {
+        "id": BIG,
+        "name": TEXTS,
+        "task": ["'add'", *TEXTS],
+        "cron": ["'* * * * *'", "'0 0 31 2 *'", "'@every 1'", "'R R * * *'", *TEXTS],
+        "timezone": ["'UTC'", "'Mars/Olympus'", *TEXTS],
+        "args": JSON,
+        "queue": TEXTS,
+        "priority": ["-10", "10", "11"],
+        "catch_up": ["'skip'", "'all'", "'x'"],
+        "jitter": FRACTIONS,
+        "next_run_at": MOMENTS,
+        "last_run_at": MOMENTS,
+        "declared_values": ["NULL", *JSON],
+        "declared_at": MOMENTS,
+        "retired_at": MOMENTS,
+        "planned_rule": ["NULL", *TEXTS],
+    },
+    "processes": {
+        "id": IDS,
+        "kind": ["'worker'", *TEXTS],
+        "host": TEXTS,
+        "pid": NUMBERS,
+        "queues": ["""'{"default": "x"}'""", *JSON],
+        "set_aside": ["""'{"x": [1]}'""", *JSON],
+        "lease": ["1", *FRACTIONS],
+        "started_at": MOMENTS,
+        "heartbeat_at": MOMENTS,
+    },
+    "queues": {"name": TEXTS, "paused_at": MOMENTS},
+    "audit": {"id": BIG, "at": MOMENTS, "actor": TEXTS, "action": TEXTS, "subject": TEXTS, "details": JSON},
+}
+
+
+def insert_hostile(engine: Engine, chance: random.Random) -> int:
+    """Rows of one, two or all odd values; those that a constraint refuses are left out. Returns how many there are."""
+    made = 0
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table, columns in COLUMNS.items():
+            usual: dict[str, str] = {
+                "jobs": {"task": "'add'", "args": """'{"a": 1}'"""},
+                "runs": {"job_id": "1", "attempt": "1", "outcome": "'failed'"},
+                "schedules": {"name": "gen_random_uuid()::text", "task": "'add'", "cron": "'* * * * *'"},
+                "queues": {"name": "gen_random_uuid()::text"},
+            }.get(table, {})
+            odd = [{name: value} for name, values in columns.items() for value in values]
+            odd += [
+                {name: chance.choice(values) for name, values in chance.sample([*columns.items()], 2)}
+                for _ in range(40)
+            ]
+            odd += [{name: chance.choice(values) for name, values in columns.items()} for _ in range(40)]
+            if table == "jobs":
+                odd = [one | {"state": chance.choice(columns["state"])} if len(one) == 1 else one for one in odd]
+                odd = [
+                    {"process_id": "gen_random_uuid()", "current_run_id": "nextval('sqla_runs_id_seq')"} | one
+                    if one.get("state") == "'running'"
+                    else one
+                    for one in odd
+                ]
+            for one in odd:
+                values = usual | one
+                statement = f"INSERT INTO sqla_{table} ({', '.join(values)}) VALUES ({', '.join(values.values())})"
+                try:
+                    connection.execute(text(statement.replace(":", "\\:")))
+                    made += 1
+                except DBAPIError as error:
+                    if not blames_a_row(error):
+                        raise
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_a_row_holds_all_good_jobs_run_and_every_page_and_command_answers(seed: int, engine: Engine) -> None:
+    app = dashboard_shop
+    app.Base.metadata.create_all(engine)
+    app.jobs.bind(engine)
+    chance = random.Random(seed)
+    assert insert_hostile(engine, chance) > 200
+    with Session(engine) as session:
+        made = [app.add.options(priority=chance.randint(-10, 10)).enqueue(session, a=n) for n in range(100)]
+        made += [app.add.options(delay=0.5).enqueue(session, a=n) for n in range(100)]
+        session.commit()
+        good = [job.id for job in made]
+    ended = select(func.count()).where(app.jobs.Job.id.in_(good), app.jobs.Job.state == "succeeded")
+
+    def all_ended(session: Session) -> bool:
+        session.rollback()
+        return session.scalar(ended) == 200
+
+    with app.jobs.worker(**FAST), app.jobs.clock(heartbeat=0.2, lease=1.0), Session(engine) as session:
+        wait_until(lambda: all_ended(session), timeout=60)
+    visit_all_pages(engine)
+    run_all_commands(engine)
+
+
+def visit_all_pages(engine: Engine) -> None:
+    app = dashboard_shop
+    visitor = app.create_app().test_client()
+    with Session(engine) as session:
+        ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
+        schedules = session.scalars(text("SELECT id FROM sqla_schedules")).all()
+    in_states = ("", *JobState)
+    orders = ("", "newest", "oldest", "soonest", "latest", "next", "last", "longest", "started", "ended", "first")
+    pages = ["/", "/jobs", "/schedules", "/schedules/new", "/audit"]
+    pages += [f"/jobs?state={state}&order={order}" for state in in_states for order in orders]
+    pages += [f"/jobs?{which}" for which in ("task=add", "error=x", "args=a=1", "key=x", "created_after=2026-01-01")]
+    pages += [f"/jobs/{job_id}" for job_id in ids]
+    pages += [f"/schedules/{one}{part}" for one in schedules for part in ("", "/edit")]
+    seen: set[str] = set()
+    while pages:
+        seen.add(page := pages.pop())
+        answer = visitor.get(f"/ops{page}")
+        assert answer.status_code == 200 or (answer.status_code == 400 and "order" in page), (page, answer.text)
+        following = [html.unescape(link) for link in re.findall(r'rel="(?:next|prev)" href="/ops([^"]+)"', answer.text)]
+        pages += [link for link in following if link not in seen]
+
+
+def run_all_commands(engine: Engine) -> None:
+    with Session(engine) as session:
+        ids = session.scalars(text("SELECT id FROM sqla_jobs")).all()
+    commands = [["status"], ["list"], ["list", "--limit", "10000"], ["doctor"], ["check"], ["schedule", "list"]]
+    commands += [["show", str(job_id)] for job_id in ids[::7]]
+    commands += [[*command, "--json"] for command in commands]
+    commands += [["prune", "--older-than", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
+    commands += [["cancel", "--state", "scheduled", "--yes"], ["delete", "--state", "cancelled", "--yes"]]
+    commands += [["schedule", "sync"], ["resume", "default"]]
+    for first, *rest in commands:
+        name = [first, rest.pop(0)] if first == "schedule" else [first]
+        arguments = [*name, "tests.dashboard_shop:jobs", *rest]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exception is None or isinstance(done.exception, SystemExit), (arguments, done.exception)
+        assert done.exit_code == 0, (arguments, done.output)

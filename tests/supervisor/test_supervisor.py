@@ -1,0 +1,576 @@
+"""The parent of worker processes: what it does when they die, hang, grow or are to be replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Integer, create_engine, func, make_url, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.queries import Queries
+from tests import shop
+from tests.conftest import ROOT, StartWorker
+from tests.counting import attempts_and_runs, children_of, effects, enqueue_both, runs, states, worker_pids
+from tests.helpers import refusals, refuse, wait_until
+from tests.shop import jobs
+
+pytestmark = pytest.mark.slow
+
+
+def log_of(tmp_path: Path) -> str:
+    return "".join(path.read_text() for path in sorted(tmp_path.glob("worker-*.log")))
+
+
+def test_a_killed_child_costs_what_it_had_begun_one_attempt_and_the_rest_nothing(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """The lease is an hour: all this is the parent's doing."""
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(100)))
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 2.0} for n in range(100, 140)))
+        session.commit()
+    start_worker(database_url, "--heartbeat", "1", "--lease", "3600", "--concurrency", "4")
+    wait_until(lambda: states(database)["running"] > 4 and states(database)["succeeded"] == 100)
+    wait_until(lambda: len(effects(database, "plain")) > 100)
+    (victim,) = worker_pids(database)
+    begun = len(effects(database, "plain"))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: runs(database, "lost"))
+    wait_until(lambda: victim not in worker_pids(database) and len(effects(database, "plain")) > begun)
+    lost = runs(database, "lost")
+    assert 1 <= lost <= 4
+    charged = select(func.sum(jobs.Job.attempt - (jobs.Job.state == "running").cast(Integer)))
+    ended = select(func.count()).select_from(jobs.Run)
+    with Session(database) as session:  # one statement, for the others are still at work
+        assert session.scalar(select(charged.scalar_subquery() - ended.scalar_subquery())) == 0
+
+
+def test_what_a_dead_child_was_just_claiming_costs_nothing_and_goes_on(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """The server is still at it, for two seconds, when the child has long been dead. The lease is an hour."""
+    start_worker(database_url, "--heartbeat", "1", "--lease", "3600")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    slow = "IF NEW.state = 'running' THEN PERFORM pg_sleep(2); END IF; RETURN NEW;"
+    _execute(database, f"CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {slow} END $$")
+    _execute(database, "CREATE TRIGGER slow BEFORE UPDATE ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION slow()")
+    with Session(database) as session:
+        shop.mark.enqueue(session, n=1)
+        session.commit()
+    sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+    wait_until(lambda: _execute(database, sleeping).all())
+    os.kill(worker_pids(database)[0], signal.SIGKILL)
+    wait_until(lambda: states(database) == {"succeeded": 1})
+    assert attempts_and_runs(database) == (1, 1)
+
+
+def test_children_share_the_work_and_a_signal_stops_them_all(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    parent = start_worker(database_url, "--processes", "3", "--concurrency", "2")
+    wait_until(lambda: len(worker_pids(database)) == 3)
+    assert set(worker_pids(database)) == children_of(parent)
+    enqueue_both(database, 30, 0.1)
+    wait_until(lambda: states(database) == {"succeeded": 60})
+    with Session(database) as session:
+        assert len(set(session.scalars(select(jobs.Run.process_id)))) == 3
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(20) == 0
+    assert worker_pids(database) == []
+
+
+def test_children_end_when_their_parent_is_gone(database: Engine, database_url: str, start_worker: StartWorker) -> None:
+    parent = start_worker(database_url, "--processes", "2", "--heartbeat", "1", "--lease", "60")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    children = children_of(parent)
+    enqueue_both(database, 10, 0.1)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(Path("/proc", str(pid), "cmdline").exists() for pid in children))
+    assert worker_pids(database) == []
+    assert states(database)["running"] == 0
+
+
+@pytest.mark.parametrize("how", ["exit", "segfault", "memory"])
+def test_a_job_that_kills_its_process_again_and_again_ends_as_failed(
+    database: Engine, database_url: str, start_worker: StartWorker, how: str
+) -> None:
+    with Session(database) as session:
+        shop.die_by.enqueue(session, how=how)
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(20)))
+        session.commit()
+    start_worker(database_url, "--lease", "3600", "--concurrency", "2")
+    wait_until(lambda: states(database) == {"failed": 1, "succeeded": 20}, timeout=40)
+    assert runs(database, "lost") >= 2
+    with Session(database) as session:
+        ended = session.scalars(select(jobs.Run.error).join(jobs.Job, jobs.Job.id == jobs.Run.job_id)).all()
+    expected = {"exit": "exit code 7", "segfault": "SIGSEGV", "memory": "SIGKILL"}[how]
+    assert any(expected in (error or "") for error in ended)
+
+
+def test_a_job_that_cannot_be_interrupted_is_killed_after_its_timeout_and_tried_by_its_policy(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        job = shop.hold_the_gil.enqueue(session)
+        session.commit()
+        start_worker(database_url, "--lease", "3600", "--kill-after", "0.5")
+        wait_until(lambda: states(database) == {"failed": 1}, timeout=40)
+        session.refresh(job)
+        assert [run.outcome for run in job.runs] == ["retried", "failed"]
+        assert {run.error_type for run in job.runs} == {"TimeoutError"}
+        assert "timeout of 0.3 s" in (job.runs[0].error or "")
+
+
+def test_user_code_that_holds_the_interpreter_costs_no_lease(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url)
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    with Session(database) as session:
+        shop.hold_the_gil_for.enqueue(session, seconds=4)  # the lease is 1.5 s
+        session.commit()
+    wait_until(lambda: states(database) == {"succeeded": 1})
+    assert runs(database, "lost") == 0
+
+
+def test_sighup_replaces_the_children_one_by_one(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    parent = start_worker(database_url, "--processes", "2", "--concurrency", "2")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    before = children_of(parent)
+    enqueue_both(database, 40, 0.1)
+    parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(worker_pids(database)) == 2 and not before & set(worker_pids(database)))
+    wait_until(lambda: states(database) == {"succeeded": 80})
+    assert effects(database, "plain") == dict.fromkeys(range(40), 1)
+    assert attempts_and_runs(database) == (80, 80)
+
+
+def test_a_signal_to_the_whole_group_lets_a_replaced_child_end_gracefully(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 4.0} for n in range(2)))
+        session.commit()
+    parent = start_worker(database_url, "--lease", "3600", "--concurrency", "2")
+    wait_until(lambda: len(effects(database, "plain")) == 2)
+    parent.send_signal(signal.SIGHUP)
+    wait_until(lambda: "stopping: 2 running" in log_of(tmp_path))
+    os.killpg(parent.pid, signal.SIGTERM)
+    assert parent.wait(20) == 0
+    assert states(database) == {"succeeded": 2}
+    assert attempts_and_runs(database) == (2, 2)
+
+
+def test_new_code_that_does_not_start_leaves_the_old_at_work(
+    database: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # two versions within a second look the same to its cache
+    module = tmp_path / "app.py"
+    code = f"""
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+
+class Base(DeclarativeBase): ...
+
+jobs = Jobs(Base, session_factory=create_engine({database_url!r}))
+
+@jobs.task
+def version() -> str:
+    return "old"
+
+Base.metadata.create_all(jobs.binding().engine)
+"""
+    module.write_text(code)
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1.5"]
+    with log.open("wb") as output:
+        parent = subprocess.Popen(
+            [*command, "--reload"], cwd=tmp_path, stderr=output, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        )
+    try:
+        wait_until(lambda: len(worker_pids(database)) == 1, message=log.read_text())
+        (old,) = worker_pids(database)
+        module.write_text("raise RuntimeError('half typed')")
+        wait_until(lambda: "the old ones go on" in log.read_text(), message=log.read_text())
+        assert worker_pids(database) == [old]
+        module.write_text(code.replace('"old"', '"new"'))
+        wait_until(lambda: set(worker_pids(database)) - {old}, message=log.read_text())
+    finally:
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(20) == 0
+
+
+def test_tables_found_by_what_the_application_sets_at_each_connection(database_url: str, tmp_path: Path) -> None:
+    """The parent, which imports no application, finds them too, and its beats keep the worker claiming."""
+    (tmp_path / "app.py").write_text(f"""
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import DeclarativeBase
+from sqla_jobs import Jobs
+
+engine = create_engine({database_url!r})
+
+@event.listens_for(engine, "connect")
+def set_search_path(connection, record):
+    connection.execute("SET search_path TO application")
+    connection.commit()
+
+class Base(DeclarativeBase): ...
+
+jobs = Jobs(Base, session_factory=engine)
+
+@jobs.task
+def work() -> None: ...
+
+def prepare():
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA application"))
+        Base.metadata.create_all(connection)
+""")
+    subprocess.run([sys.executable, "-c", "import app; app.prepare()"], cwd=tmp_path, check=True, timeout=60)
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1"]
+    engine = create_engine(database_url)
+    beats = text(
+        "SELECT count(*) FROM application.sqla_processes WHERE heartbeat_at > started_at + interval '2 seconds'"
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        parent = subprocess.Popen([*command, "--no-clock"], cwd=tmp_path, stderr=output)
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            wait_until(lambda: connection.scalar(beats), message=log.read_text())
+    finally:
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(20) == 0
+        engine.dispose()
+
+
+def test_a_parent_whose_password_expired_is_told_the_new_one(
+    database: Engine, database_url: str, tmp_path: Path
+) -> None:
+    """As with tokens that live for minutes: its connection breaks, and no other does."""
+    role = f"sqla_jobs_{uuid.uuid4().hex}"
+    log, password = tmp_path / "log", tmp_path / "password"
+    password.write_text("one")
+    dsn = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    (tmp_path / "app.py").write_text(f"""
+from pathlib import Path
+import psycopg
+from sqlalchemy import create_engine
+from tests.shop import jobs
+
+def connect():
+    return psycopg.connect({dsn!r}, user={role!r}, password=Path("password").read_text())
+
+jobs.bind(create_engine("postgresql+psycopg://", creator=connect))
+""")
+    execute = partial(_execute, database)
+    execute(f"CREATE ROLE {role} LOGIN PASSWORD 'one'")
+    execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--heartbeat", "0.2", "--lease", "1.5"]
+    with log.open("wb") as output:
+        parent = subprocess.Popen(
+            [*command, "--no-clock"],
+            cwd=tmp_path,
+            stderr=output,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
+    try:
+        enqueue_both(database, 5, 0.0)
+        wait_until(lambda: states(database) == {"succeeded": 10})
+        password.write_text("two")
+        execute(f"ALTER ROLE {role} PASSWORD 'two'")
+        beats = f"SELECT pid FROM pg_stat_activity WHERE usename = '{role}' AND query LIKE '%SET heartbeat_at%'"
+        wait_until(lambda: execute(f"SELECT pg_terminate_backend(pid) FROM ({beats}) AS beating").all())
+        wait_until(lambda: "heartbeat failed" in log.read_text(), message=log.read_text())
+        wait_until(lambda: "heartbeat works again" in log.read_text(), message=log.read_text())
+        enqueue_both(database, 5, 0.0)
+        wait_until(lambda: states(database) == {"succeeded": 20})
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait()
+        execute(f"DROP OWNED BY {role}")
+        execute(f"DROP ROLE {role}")
+
+
+def _execute(engine: Engine, statement: str) -> Any:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        result = connection.execute(text(statement))
+        return result.freeze()() if result.returns_rows else None
+
+
+@pytest.mark.parametrize("limit", [("--max-jobs", "10"), ("--max-memory", "1")])
+def test_a_child_past_its_limits_is_replaced_and_nothing_is_lost(
+    database: Engine, database_url: str, start_worker: StartWorker, limit: tuple[str, str]
+) -> None:
+    start_worker(database_url, "--concurrency", "2", *limit)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (first,) = worker_pids(database)
+    enqueue_both(database, 50, 0.02)
+    wait_until(lambda: states(database) == {"succeeded": 100} and first not in worker_pids(database), timeout=40)
+    assert attempts_and_runs(database) == (100, 100)
+
+
+def test_a_child_that_was_taken_for_dead_goes_on_under_a_new_id(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    with Session(database) as session:
+        first = session.scalars(select(jobs.Process.id).where(jobs.Process.kind == "worker")).one()
+        session.delete(session.get_one(jobs.Process, first))
+        session.commit()
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    enqueue_both(database, 5, 0.0)
+    wait_until(lambda: states(database) == {"succeeded": 10})
+    with Session(database) as session:
+        assert session.scalars(select(jobs.Process.id).where(jobs.Process.kind == "worker")).one() != first
+
+
+def test_sigusr1_and_a_slow_job_show_where_jobs_are(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue(session, n=1, seconds=3.0)
+        session.commit()
+    parent = start_worker(database_url, "--slow-after", "0.5")
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    parent.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "1 jobs run here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
+    assert "in mark\n    time.sleep(seconds)" in log_of(tmp_path)
+
+
+def test_status_shows_what_each_process_runs_and_since_when(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        job = shop.mark.enqueue(session, n=1, seconds=10.0)
+        session.commit()
+        number = job.id
+    start_worker(database_url)
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert f"job {number} mark" in done.stdout
+
+
+def test_a_stop_gives_back_what_has_not_started_within_a_second(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(100)))
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 5.0} for n in range(100, 120)))
+        session.commit()
+    parent = start_worker(database_url, "--processes", "2", "--concurrency", "2")
+    wait_until(lambda: len(effects(database, "plain")) > 102)
+    parent.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    wait_until(lambda: states(database)["running"] <= 4)
+    print(f"given back after {time.monotonic() - began:.2f} s")
+    assert parent.wait(20) == 0
+    assert attempts_and_runs(database)[0] == attempts_and_runs(database)[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--processes", "0", "--processes must be an integer from 1 to 1,000, got 0"),
+        ("--max-jobs", "-1", "--max-jobs must be an integer from 0 to 1,000,000,000, got -1"),
+        ("--kill-after", "0", "--kill-after must be a timedelta or a number of seconds, from 1 ms to 1 d"),
+        ("--lease", "1", "at least three times"),
+        ("--queues", "a,a", "named twice"),
+        ("--slow-after", "0", "slow_after must be a timedelta or a number of seconds, from 1 ms"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(option: str, value: str, message: str) -> None:
+    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", option, value]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_dead_child_had_begun_is_charged_also_where_that_fails_at_first(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    with Session(database) as session:
+        refuse(session, "NEW.outcome = 'lost'", table="sqla_runs", when="BEFORE INSERT", errcode="57014")
+        shop.mark.options(max_attempts=1).enqueue(session, n=7, seconds=60)
+        session.commit()
+    wait_until(lambda: effects(database, "plain") == {7: 1})
+    os.kill(worker_pids(database)[0], signal.SIGKILL)
+    wait_until(lambda: refusals(database))
+    _execute(database, "DROP TRIGGER refuse ON sqla_runs")
+    wait_until(lambda: states(database) == {"failed": 1})
+    assert effects(database, "plain") == {7: 1}
+    assert runs(database, "lost") == 1
+
+
+def process_ids(engine: Engine, *which: Any) -> set[uuid.UUID]:
+    with Session(engine) as session:
+        return set(session.scalars(select(jobs.Process.id).where(*which)))
+
+
+def test_a_job_of_a_dead_child_whose_end_is_refused_holds_up_neither_its_siblings_nor_other_jobs(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url, "--processes", "2", "--concurrency", "1")
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    with Session(database) as session:
+        refuse(session, "OLD.args->>'n' = '7' AND OLD.state = 'running'")
+        bad = shop.mark.enqueue(session, n=7, seconds=60)
+        session.commit()
+        wait_until(lambda: effects(database, "plain") == {7: 1})
+        of_bad = select(jobs.Process.id, jobs.Process.pid).where(
+            jobs.Process.id == select(jobs.Job.process_id).scalar_subquery()
+        )
+        victim, pid = session.execute(of_bad).one()
+        siblings = set(session.scalars(select(jobs.Process.id).where(jobs.Process.id != victim)))
+        session.commit()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: victim not in process_ids(database))
+        for n in range(100, 110):
+            shop.mark.enqueue(session, n=n, seconds=0.3)
+        session.commit()
+        wait_until(lambda: states(database) == {"running": 1, "succeeded": 10})
+        assert siblings <= process_ids(database), "none of them was taken for dead"
+        wait_until(lambda: process_ids(database, jobs.Process.set_aside.has_key(f"job {bad.id}")))
+
+
+def test_ends_that_the_server_refuses_slowly_cost_the_siblings_no_heartbeat(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """Each look at one of them takes a tenth of a second, and all of them together several leases."""
+    patient = ("--heartbeat", "0.5", "--lease", "4")
+    parent = start_worker(database_url, *patient, "--processes", "2")
+    start_worker(database_url, *patient)
+    wait_until(lambda: len(worker_pids(database)) == 3)
+    with Session(database) as session:
+        refuse(session, "OLD.state = 'running' AND pg_sleep(0.1) IS NOT NULL")
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 60} for n in range(30)))
+        of_parent = select(jobs.Process.id, jobs.Process.pid).where(jobs.Process.pid.in_(children_of(parent)))
+        victim, pid = session.execute(of_parent.limit(1)).one()
+        assert len(Queries(jobs.models).claim(session.connection(), victim, {"default": 30}, list(jobs.tasks))) == 30
+        others = process_ids(database) - {victim}
+        session.commit()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: victim not in process_ids(database), timeout=60)
+    assert others <= process_ids(database)
+
+
+def test_a_parent_and_its_child_that_were_stopped_together_go_on_and_begin_nothing_twice(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """As a paused container is: nobody of them could beat, so the jobs are others' when they wake up."""
+    first = start_worker(database_url, "--hung-after", "1")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    before = process_ids(database)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000)))
+        session.commit()
+    wait_until(lambda: 200 < states(database)["succeeded"] < 2500)
+    os.killpg(first.pid, signal.SIGSTOP)
+    (child,) = children_of(first)
+    start_worker(database_url)
+    wait_until(lambda: not before & process_ids(database), message="the others see that it is silent")
+    wait_until(lambda: states(database)["running"] + states(database)["queued"] == 0)
+    os.killpg(first.pid, signal.SIGCONT)
+    wait_until(lambda: len(process_ids(database)) == 2, message="it goes on under a new id")
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000, 3100)))
+        session.commit()
+    wait_until(lambda: states(database)["succeeded"] + states(database)["failed"] == 3100)
+    assert set(effects(database, "plain").values()) == {1}, "none of them began twice"
+    assert len(effects(database, "plain")) >= 3100 - runs(database, "lost"), "all began but what it held"
+    assert children_of(first) == {child}, "it did not hang: its parent did not run either"
+
+
+def hang_in_the_midst(session: Session) -> None:
+    """Of so many short jobs that the process of one which hangs holds some that it has not begun."""
+    short = shop.mark.options(max_attempts=1)
+    short.enqueue_many(session, ({"n": n} for n in range(500)))
+    shop.hold_the_gil_for.options(max_attempts=1).enqueue(session, seconds=60)
+    short.enqueue_many(session, ({"n": n} for n in range(500, 1000)))
+    session.commit()
+
+
+def is_held(engine: Engine) -> bool:
+    """Whether one process holds the job that hangs and others, and nothing moves."""
+    with Session(engine) as session:
+        running = select(jobs.Job.task, jobs.Job.id).where(jobs.Job.state == "running")
+        before = session.execute(running).all()
+        time.sleep(0.3)
+        return len(before) > 1 and "hold_the_gil_for" in dict(before) and session.execute(running).all() == before
+
+
+def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_later(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """Its interpreter is held by C code, and the task has no timeout. The lease is an hour."""
+    calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "1")
+    start_worker(database_url, *calm, "--hung-after", "10")
+    with Session(database) as session:
+        hang_in_the_midst(session)
+    wait_until(lambda: is_held(database))
+    start_worker(database_url, *calm)
+    wait_until(lambda: effects(database, "plain") == dict.fromkeys(range(1000), 1), timeout=30)
+    assert states(database)["failed"] == 0, "the process still lives, and so may its job"
+    wait_until(lambda: states(database)["running"] == 0, timeout=30)
+    assert effects(database, "plain") == dict.fromkeys(range(1000), 1), "none of them began twice"
+    with Session(database) as session:
+        lost = session.scalars(select(jobs.Run).where(jobs.Run.outcome == "lost")).all()
+        tasks = set(session.scalars(select(jobs.Job.task).where(jobs.Job.id.in_([run.job_id for run in lost]))))
+    assert "hold_the_gil_for" in tasks
+    assert states(database) == {"failed": len(lost), "succeeded": 1001 - len(lost)}  # some ends were not stored yet
+    assert all("made no progress for" in (run.error or "") and "--hung-after" in (run.error or "") for run in lost)
+
+
+def test_a_stopped_process_that_was_taken_for_dead_is_killed_too(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url, "--hung-after", "3")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (before,) = worker_pids(database)
+    os.kill(before, signal.SIGSTOP)
+    _execute(database, "DELETE FROM sqla_processes")
+    wait_until(lambda: set(worker_pids(database)) - {before}, timeout=30)
+
+
+def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_meanwhile(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    calm = ("--heartbeat", "1", "--lease", "3600", "--concurrency", "2", "--hung-after", "4")
+    first = start_worker(database_url, *calm, "--hung-after", "0")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (child,) = children_of(first)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000)))
+        session.commit()
+    wait_until(lambda: 200 < states(database)["succeeded"] < 2500)
+    os.kill(child, signal.SIGSTOP)
+    start_worker(database_url, *calm)
+    wait_until(lambda: states(database)["succeeded"] >= 2990, timeout=60)
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: "goes on" in log_of(tmp_path), timeout=30)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n} for n in range(3000, 3100)))
+        session.commit()
+    wait_until(lambda: states(database) == {"succeeded": 3100}, timeout=30)
+    assert effects(database, "plain") == dict.fromkeys(range(3100), 1), "none of them began twice"

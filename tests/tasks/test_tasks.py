@@ -1,0 +1,711 @@
+"""What can be a task, and how it is found."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import pydoc
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from dataclasses import InitVar, dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import pytest
+import tenacity
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session
+
+from sqla_jobs import ArgumentsError, ConfigurationError, DeclarationError, JobMixin, Jobs, RunContext, UnknownTask
+from sqla_jobs.tasks.enqueue import EnqueueOptions
+from sqla_jobs.tasks.schedule import ScheduleOptions
+from sqla_jobs.tasks.task import Task
+from sqla_jobs.testing import drain
+from tests.helpers import as_id
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class OwnSession(Session):
+    pass
+
+
+@pytest.fixture
+def jobs() -> Jobs[JobMixin]:
+    return Jobs(registry())
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Writes a module that can be imported until the end of the test."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+
+    def write(name: str, source: str) -> None:
+        tmp_path.joinpath(f"{name}.py").write_text(source)
+        importlib.invalidate_caches()
+
+    yield write
+    for name in set(sys.modules) - before:
+        if name.startswith("shop"):
+            del sys.modules[name]
+
+
+def send(email: str, body: str = "hello") -> str:
+    return f"{body}, {email}"
+
+
+def test_a_task_is_named_after_its_function_and_called_like_it(jobs: Jobs[JobMixin]) -> None:
+    task = jobs.task(send)
+    assert task.name == "send"
+    assert task("ann", body="bye") == "bye, ann"
+    assert task.enqueue(Session(), "ann").task == "send"
+
+
+def test_a_name_of_its_own_is_stored_with_the_job(jobs: Jobs[JobMixin]) -> None:
+    task = jobs.task(name="mail.send")(send)
+    assert jobs.tasks["mail.send"] is task
+    assert "send" not in jobs.tasks
+    assert task.enqueue(Session(), "ann").task == "mail.send"
+
+
+class TestTwoTasksOfOneName:
+    @staticmethod
+    def other() -> Callable[..., None]:
+        def send() -> None: ...
+
+        return send
+
+    @pytest.mark.parametrize("options", [{"name": "send"}, {"name": "x", "aliases": ["send"]}])
+    def test_the_second_is_refused_with_both_places_and_the_remedy(
+        self, jobs: Jobs[JobMixin], options: dict[str, Any]
+    ) -> None:
+        first = jobs.task(send)
+        with pytest.raises(DeclarationError) as refused:
+            jobs.task(**options)(self.other())
+        for place in ("test_tasks.send (", "other.<locals>.send (", "test_tasks.py:", "name="):
+            assert place in str(refused.value)
+        assert jobs.tasks["send"] is first
+        assert list(jobs.tasks) == ["send"]
+
+    def test_an_app_factory_called_again_replaces_its_tasks(self, jobs: Jobs[JobMixin]) -> None:
+        first, second = self.other(), self.other()
+        jobs.task(first)
+        task = jobs.task(second)
+        assert jobs.tasks["send"] is task
+
+    def test_a_reloaded_module_replaces_its_tasks(self, write: Callable[[str, str], None]) -> None:
+        write("shop_app", "from sqla_jobs import Jobs\nfrom sqlalchemy.orm import registry\njobs = Jobs(registry())\n")
+        source = "from shop_app import jobs\n@jobs.task(aliases=['{alias}'])\ndef send() -> int: return {n}\n"
+        write("shop_mail", source.format(alias="old", n=1))
+        mail = importlib.import_module("shop_mail")
+        write("shop_mail", source.format(alias="older", n=22))
+        importlib.reload(mail)
+        jobs = importlib.import_module("shop_app").jobs
+        assert jobs.tasks["send"]() == jobs.tasks["older"]() == 22
+        assert set(jobs.tasks) == {"send", "older"}
+
+    @pytest.mark.slow
+    def test_a_file_run_as_a_script_and_imported_too_declares_its_tasks_once(
+        self, write: Callable[[str, str], None], tmp_path: Path
+    ) -> None:
+        write("shop_app", "from sqla_jobs import Jobs\nfrom sqlalchemy.orm import registry\njobs = Jobs(registry())\n")
+        write(
+            "shop_script",
+            "from dataclasses import dataclass\n"
+            "from shop_app import jobs\n"
+            "@jobs.task\n"
+            "def send() -> None: ...\n"
+            "@jobs.task\n"
+            "@dataclass\n"
+            "class Send:\n"
+            "    email: str\n"
+            "    def execute(self) -> None: ...\n"
+            "if __name__ == '__main__':\n"
+            "    import shop_script\n"
+            "    print(sorted(jobs.tasks), jobs.tasks['send'].__module__)\n",
+        )
+        done = subprocess.run(
+            [sys.executable, "shop_script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.stdout == "['Send', 'send'] shop_script\n", done.stderr
+
+
+class Methods:
+    def method(self) -> None: ...
+
+    @staticmethod
+    def static() -> None: ...
+
+
+def generates() -> Iterator[int]:
+    yield 1
+
+
+async def waits() -> None: ...
+
+
+async def generates_and_waits() -> AsyncIterator[int]:
+    yield 1
+
+
+def takes_args(*args: int) -> None: ...
+
+
+def takes_kwargs(**kwargs: int) -> None: ...
+
+
+def closure() -> Callable[[], int]:
+    number = 1
+
+    def inner() -> int:
+        return number
+
+    return inner
+
+
+class NoExecute:
+    pass
+
+
+class NotADataclass:
+    def execute(self) -> None: ...
+
+
+@dataclass
+class AsyncExecute:
+    async def execute(self) -> None: ...
+
+
+@dataclass
+class GeneratorExecute:
+    def execute(self) -> Iterator[int]:
+        yield 1
+
+
+@dataclass
+class ExecuteWithArguments:
+    def execute(self, session: Session, number: int) -> None: ...
+
+
+@dataclass
+class ExecuteWithKeywords:
+    def execute(self, **kwargs: int) -> None: ...
+
+
+@dataclass
+class StaticExecute:
+    @staticmethod
+    def execute() -> None: ...
+
+
+@dataclass
+class Forgets:
+    number: InitVar[int]
+
+    def execute(self) -> None: ...
+
+
+@dataclass
+class HoldsASession:
+    session: Session
+
+    def execute(self) -> None: ...
+
+
+class OddAlias(BaseModel):
+    email: str = Field(alias="e-mail")
+
+    def execute(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (lambda: None, "is a lambda: a task needs a stable name"),
+        (Methods.method, "Methods.method is a method"),
+        (Methods.static, "Methods.static is a method"),
+        (Methods().method, "is a bound method"),
+        (functools.partial(send, "ann"), "is a partial"),
+        (print, "is a builtin_function_or_method"),
+        ("send", "'send' is a str"),
+        (closure(), "inner is a closure, .* name= of its own"),
+        (generates, "generates is a generator"),
+        (waits, "waits is asynchronous: write a plain def"),
+        (generates_and_waits, "generates_and_waits is asynchronous"),
+        (takes_args, r"takes_args takes \*args: .* name each one"),
+        (takes_kwargs, r"takes_kwargs takes \*\*kwargs: .* name each one"),
+        (NoExecute, "NoExecute has no method execute"),
+        (StaticExecute, "StaticExecute has no method execute"),
+        (NotADataclass, "neither a dataclass nor a pydantic model.*@jobs.task above @dataclass"),
+        (AsyncExecute, "AsyncExecute.execute is asynchronous"),
+        (GeneratorExecute, "GeneratorExecute.execute is .*a generator"),
+        (ExecuteWithArguments, "number.* can only take an injected"),
+        (ExecuteWithKeywords, r"takes \*\*kwargs"),
+        (Forgets, "'number' is not kept as a field"),
+        (HoldsASession, r"HoldsASession.session is injected, so it cannot be a field: write execute\(self, session: "),
+        (OddAlias, "email can only be given as 'e-mail'.*populate_by_name"),
+    ],
+)
+def test_what_cannot_be_a_task_is_refused_with_the_reason(jobs: Jobs[JobMixin], target: Any, reason: str) -> None:
+    with pytest.raises(DeclarationError, match=reason):
+        jobs.task(target)
+    assert len(jobs.tasks) == 0
+
+
+def test_a_closure_with_a_name_of_its_own_is_a_task(jobs: Jobs[JobMixin]) -> None:
+    assert jobs.task(name="inner")(closure())() == 1
+
+
+@contextlib.contextmanager
+def traced() -> Generator[None]:
+    yield
+
+
+@traced()
+def decorated(session: Session, wait: timedelta) -> float:
+    return wait.total_seconds()
+
+
+def test_a_decorated_function_is_a_task_whose_annotations_are_read_where_it_stands(jobs: Jobs[JobMixin]) -> None:
+    task = jobs.task(decorated)
+    assert task.enqueue(Session(), wait=timedelta(seconds=90)).args == {"wait": "PT1M30S"}
+
+
+class TestClassForm:
+    def test_a_dataclass_stays_what_it_is_and_its_instances_are_enqueued(self, jobs: Jobs[JobMixin]) -> None:
+        @jobs.task(name="mail.send", queue="mail")
+        @dataclass
+        class Send:
+            email: str
+            body: str = "hello"
+
+            def execute(self) -> None: ...
+
+        assert Send("ann").body == "hello"
+        job = jobs.enqueue(Session(), Send("ann"), priority=3)
+        assert (job.task, job.queue, job.priority) == ("mail.send", "mail", 3)
+        assert job.args == {"email": "ann", "body": "hello"}
+
+    def test_a_class_that_is_no_task_is_refused_with_the_remedy(self, jobs: Jobs[JobMixin]) -> None:
+        with pytest.raises(UnknownTask, match=r"NoExecute is not a task: write @jobs.task above the class"):
+            jobs.enqueue(Session(), NoExecute())
+
+    def test_an_instance_is_run_with_what_it_was_made_of(self, engine: Engine) -> None:
+        jobs = Jobs(Base, prefix="class_form_")
+        try:
+            Base.metadata.create_all(engine)
+            seen: list[Any] = []
+
+            @jobs.task(name="dataclass")
+            @dataclass(frozen=True, slots=True)
+            class Settle:
+                order: Order
+                wait: timedelta
+
+                def execute(self, session: Session, run: RunContext) -> None:
+                    seen.append((self.order in session, self.order.id, self.wait, run.attempt))
+
+            @jobs.task(name="pydantic")
+            class Send(BaseModel):
+                model_config = ConfigDict(frozen=True)
+                to: str = Field(alias="recipient")
+                wait: timedelta = timedelta(0)
+
+                def execute(self) -> None:
+                    seen.append((self.to, self.wait))
+
+            with Session(engine) as session:
+                session.add(order := Order(id=7))
+                jobs.enqueue(session, Settle(order, timedelta(1)))
+                jobs.enqueue(session, Send(recipient="ann", wait=timedelta(2)))
+                assert drain(jobs, session) == 2
+            assert sorted(seen, key=str) == [("ann", timedelta(2)), (True, 7, timedelta(1), 1)]
+        finally:
+            for name in [name for name in Base.metadata.tables if name.startswith("class_form_")]:
+                Base.metadata.remove(Base.metadata.tables[name])
+
+
+def session_last(number: int, session: Session) -> None: ...
+
+
+def run_before_session(run: RunContext, session: Session) -> None: ...
+
+
+def two_sessions(session: Session, other: Session) -> None: ...
+
+
+def keyword_session(*, session: Session) -> None: ...
+
+
+def argument_between(session: Session, number: int, run: RunContext) -> None: ...
+
+
+def asynchronous(session: AsyncSession) -> None: ...
+
+
+def scoped(session: scoped_session[Session]) -> None: ...
+
+
+def optional(session: Session | None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (session_last, "injected parameters come first, so move 'session' to the front"),
+        (argument_between, "move 'run' to the front"),
+        (run_before_session, r"the order is \(session: Session, run: RunContext, …\)"),
+        (two_sessions, "each at most once"),
+        (keyword_session, "'session' is injected by position"),
+        (asynchronous, "'session' is a AsyncSession, but each run has its own Session: annotate it as"),
+        (scoped, "'session' is a scoped_session, but each run has its own Session: annotate it as"),
+        (optional, "'session' is injected: annotate it"),
+    ],
+)
+def test_injected_parameters_in_another_order_or_form_are_refused(
+    jobs: Jobs[JobMixin], target: Any, reason: str
+) -> None:
+    with pytest.raises(DeclarationError, match=reason):
+        jobs.task(target)
+
+
+def plain(session: Session, run: RunContext, number: int) -> None:
+    assert isinstance(session, Session)
+    assert isinstance(run, RunContext)
+
+
+def only_run(run: RunContext, number: int) -> None:
+    assert isinstance(run, RunContext)
+
+
+def own(session: OwnSession, number: int) -> None:
+    assert isinstance(session, OwnSession)
+
+
+def annotated(session: Annotated[Session, "a dependency"], number: int) -> None:
+    assert isinstance(session, Session)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [plain, only_run, own, annotated])
+def test_leading_session_and_context_are_injected_and_not_stored(engine: Engine, target: Any) -> None:
+    own_registry = registry()
+    jobs = Jobs(own_registry)
+    own_registry.metadata.create_all(engine)
+    with OwnSession(engine) as session:
+        job = jobs.task(target).enqueue(session, number=3)
+        drain(jobs, session)
+        assert job.args == {"number": 3}
+        assert job.state == "succeeded"
+
+
+class TestNames:
+    HEAD = (
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "from sqla_jobs import Jobs\n"
+        "from sqlalchemy.orm import registry, Session\n"
+        "jobs = Jobs(registry())\n"
+        "if TYPE_CHECKING:\n"
+        "    from uuid import UUID\n"
+        "    from sqlalchemy.orm import Session as Lazy\n"
+    )
+
+    def load(self, write: Callable[[str, str], None], source: str) -> ModuleType:
+        write("shop_names", self.HEAD + source)
+        return importlib.import_module("shop_names")
+
+    def test_a_name_defined_later_is_found_at_the_first_enqueue(self, write: Callable[[str, str], None]) -> None:
+        names = self.load(
+            write,
+            "from dataclasses import dataclass\n"
+            "@jobs.task\n"
+            "def send(session: Session, mail: Mail) -> None: ...\n"
+            "@dataclass\n"
+            "class Mail:\n"
+            "    email: str\n",
+        )
+        assert names.send.enqueue(Session(), names.Mail("ann")).args == {"mail": {"email": "ann"}}
+
+    @pytest.mark.parametrize(
+        ("source", "parameter"),
+        [
+            ("@jobs.task\ndef send(price: UUID) -> None: ...\n", "price"),
+            (
+                (
+                    "from dataclasses import dataclass\n@jobs.task\n@dataclass\n"
+                    "class send:\n    price: list[UUID]\n    def execute(self) -> None: ...\n"
+                ),
+                "price",
+            ),
+            (
+                (
+                    "from dataclasses import dataclass\n@dataclass\nclass Item:\n    price: UUID\n"
+                    "@jobs.task\ndef send(item: Item) -> None: ...\n"
+                ),
+                "item",
+            ),
+        ],
+    )
+    def test_a_name_only_known_to_type_checkers_is_an_error_that_says_what_to_import(
+        self, write: Callable[[str, str], None], source: str, parameter: str
+    ) -> None:
+        names = self.load(write, source)
+        with pytest.raises(DeclarationError, match=rf"{parameter}.*UUID.*import that name at the top of the module"):
+            names.jobs.tasks["send"].enqueue(Session(), **{parameter: 1})
+
+    def test_a_session_only_known_to_type_checkers_is_no_argument(self, write: Callable[[str, str], None]) -> None:
+        names = self.load(write, "@jobs.task\ndef send(session: Lazy) -> None: ...\n")
+        vars(names)["Lazy"] = Session
+        with pytest.raises(DeclarationError, match=r"'session' turned out to be a Session.*import that name"):
+            names.send.enqueue(Session(), session=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"name": ""}, "task name must be .*, got ''"),
+        ({"name": "a\nb"}, "task name must be"),
+        ({"name": 5}, "task name must be .*, got 5"),
+        ({"name": "x" * 201}, "1 to 200 printable characters"),
+        ({"queue": "a,b"}, "send: queue must be .*, got 'a,b'"),
+        ({"queue": None}, "queue must be .*, got None"),
+        ({"priority": 11}, "priority must be an integer from -10 to 10, got 11"),
+        ({"priority": "high"}, "priority must be .*, got 'high'"),
+        ({"max_attempts": 0}, "max_attempts must be an integer from 1 to 1,000,000, got 0"),
+        ({"max_attempts": 2.5}, "max_attempts must be .*, got 2.5"),
+        ({"timeout": 0}, "send: timeout must be .* from 1 ms to 100 years, got 0"),
+        ({"timeout": "5"}, "timeout must be .*, got '5'"),
+        ({"timeout": timedelta(seconds=-1)}, "timeout must be"),
+        ({"timeout": float("nan")}, "timeout must be .*, got nan"),
+        ({"aliases": "old"}, "aliases must be a list of names, got 'old'"),
+        ({"aliases": [5]}, "aliases must be"),
+        ({"aliases": 5}, "aliases must be .*, got 5"),
+        ({"aliases": [""]}, "task name must be .*, got ''"),
+        ({"sensitive": "email"}, "sensitive must be a list of names, got 'email'"),
+        ({"sensitive": ["email", "password"]}, r"sensitive=\['password'\] names no argument of send"),
+        ({"retry": 3}, "retry=3 is not a tenacity.Retrying"),
+        ({"retry": tenacity.retry(stop=tenacity.stop_after_attempt(3))}, "is not a tenacity.Retrying"),
+        ({"retry": tenacity.AsyncRetrying()}, "is not a tenacity.Retrying"),
+        ({"retry": tenacity.Retrying(before=print)}, r"retry=Retrying\(before=…\) would never be called"),
+        ({"retry": tenacity.Retrying(after=print, before_sleep=print)}, "after, before_sleep=…"),
+        ({"retry": tenacity.Retrying(retry_error_callback=print)}, "retry_error_callback=…"),
+        ({"retry": tenacity.Retrying(sleep=print)}, "sleep=…"),
+        ({"delay": 5}, "unknown task option 'delay'; valid options: name, queue, priority"),
+    ],
+    ids=as_id,
+)
+def test_each_option_is_checked_when_the_task_is_declared(
+    jobs: Jobs[JobMixin], options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(DeclarationError, match=reason):
+        jobs.task(**options)(send)
+    assert len(jobs.tasks) == 0
+
+
+def test_the_options_of_a_task_are_those_of_its_jobs(jobs: Jobs[JobMixin]) -> None:
+    task = jobs.task(queue="mail", priority=-3, max_attempts=2, timeout=timedelta(minutes=1))(send)
+    job = task.enqueue(Session(), "ann")
+    assert (job.queue, job.priority, job.max_attempts) == ("mail", -3, 2)
+
+
+class TestLookUp:
+    APP = (
+        "from sqla_jobs import Jobs\n"
+        "from sqlalchemy.orm import registry\n"
+        "jobs = Jobs(registry(), tasks=['shop_mail', 'shop_billing'])\n"
+    )
+
+    def test_a_module_of_tasks_is_imported_when_one_of_them_is_asked_for(
+        self, write: Callable[[str, str], None]
+    ) -> None:
+        write("shop_app", self.APP)
+        write(
+            "shop_mail", "from shop_app import jobs\n@jobs.task(name='mail.send')\ndef send(email: str) -> None: ...\n"
+        )
+        write("shop_billing", "import shop_mail\nfrom shop_app import jobs\n@jobs.task\ndef bill() -> None: ...\n")
+        jobs = importlib.import_module("shop_app").jobs
+        assert "shop_mail" not in sys.modules
+        assert jobs.tasks["mail.send"].enqueue(Session(), email="ann").args == {"email": "ann"}
+        assert "bill" in jobs.tasks
+
+    def test_a_module_that_is_not_there_is_named_with_where_it_was_looked_for(
+        self, write: Callable[[str, str], None]
+    ) -> None:
+        write("shop_app", self.APP)
+        jobs = importlib.import_module("shop_app").jobs
+        with pytest.raises(ConfigurationError, match=r"tasks=\['shop_mail'\]: there is no module 'shop_mail'"):
+            jobs.tasks["mail.send"]
+
+    def test_an_import_that_fails_inside_a_module_of_tasks_is_told_as_it_is(
+        self, write: Callable[[str, str], None]
+    ) -> None:
+        write("shop_app", self.APP)
+        write("shop_mail", "import shop_that_is_missing\n")
+        jobs = importlib.import_module("shop_app").jobs
+        with pytest.raises(ModuleNotFoundError, match="shop_that_is_missing"):
+            jobs.tasks["mail.send"]
+
+    def test_a_former_name_leads_to_the_task(self, jobs: Jobs[JobMixin]) -> None:
+        task = jobs.task(name="mail.send", aliases=["send_mail"])(send)
+        assert jobs.tasks["send_mail"] is task
+        assert jobs.tasks["send_mail"].enqueue(Session(), "ann").task == "mail.send"
+
+    def test_an_unknown_name_is_an_error_that_lists_what_is_known(self, jobs: Jobs[JobMixin]) -> None:
+        jobs.task(send)
+        with pytest.raises(UnknownTask, match=r"^no task is named 'sned'; registered: send\. Give the module"):
+            jobs.tasks["sned"]
+        assert jobs.tasks.get("sned") is None
+
+    @pytest.mark.parametrize("modules", ["shop_mail", [5], [".mail"]])
+    def test_what_names_no_module_is_refused(self, modules: Any) -> None:
+        with pytest.raises(ConfigurationError, match="tasks must"):
+            Jobs(registry(), tasks=modules)
+
+
+def test_an_option_among_the_arguments_is_an_error_that_says_where_it_goes(jobs: Jobs[JobMixin]) -> None:
+    task: Any = jobs.task(send)
+    with pytest.raises(ArgumentsError, match=r"send has no argument 'delay'.*send\.options\(delay=…\)\.enqueue"):
+        task.enqueue(Session(), "ann", delay=5)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "reason"),
+    [
+        ((), {}, r"send\(email, body=…\): missing a required argument: 'email'"),
+        (("ann", "secret", 3), {}, "too many positional arguments"),
+        (("ann",), {"email": "secret"}, "multiple values for argument 'email'"),
+        (("ann",), {"sender": "secret"}, "unexpected keyword argument 'sender'"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_function_are_refused_without_showing_them(
+    jobs: Jobs[JobMixin], args: tuple[Any, ...], kwargs: dict[str, Any], reason: str
+) -> None:
+    task: Any = jobs.task(send)
+    with pytest.raises(ArgumentsError, match=reason) as refused:
+        task.enqueue(Session(), *args, **kwargs)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_commonest_mistakes_are_told_with_their_remedy(engine: Engine) -> None:
+    """A session forgotten, a misspelled argument, a function given as if it were an instance, a URL as a bind."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    jobs = Jobs(Base)
+
+    @jobs.task
+    def mail(to: str, copies: int = 1) -> None: ...
+
+    untyped: Any = mail
+    with Session(engine) as session:
+        with pytest.raises(ArgumentsError, match="the Session to enqueue in is missing"):
+            untyped.enqueue(to="x")
+        with pytest.raises(ArgumentsError, match="unexpected keyword argument 'too'; it takes: to, copies"):
+            untyped.enqueue(session, too="x")
+        with pytest.raises(UnknownTask, match=r"task\.enqueue\(session"):
+            jobs.enqueue(session, mail)
+    bind: Any = "postgresql+psycopg://me:secret@nowhere/shop"
+    with pytest.raises(ConfigurationError, match="must be an engine or a session factory, got a URL") as told:
+        jobs.bind(bind)
+    assert "secret" not in str(told.value)
+
+
+class TestHelp:
+    """What `help()` and `inspect.signature` say of enqueueing."""
+
+    @pytest.fixture
+    def task(self, jobs: Jobs[JobMixin]) -> Any:
+        def charge(session: Session, run: RunContext, order: int, note: str = "", *, copies: int = 1) -> None: ...
+
+        return jobs.task(name="charge")(charge)
+
+    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
+    def test_the_signature_is_the_session_and_the_arguments_without_what_is_injected(
+        self, jobs: Jobs[JobMixin], task: Any, options: dict[str, Any] | None
+    ) -> None:
+        enqueuer = task if options is None else task.options(**options)
+        signature = inspect.signature(enqueuer.enqueue)
+        session, *arguments = signature.parameters.values()
+        assert (session.name, session.kind, session.annotation) == ("session", session.POSITIONAL_ONLY, Session)
+        assert [str(argument) for argument in arguments] == ["order: int", "note: str = ''", "copies: int = 1"]
+        assert arguments[-1].kind is session.KEYWORD_ONLY
+        assert signature.return_annotation is jobs.Job
+
+    @pytest.mark.slow
+    def test_an_argument_may_have_the_name_of_the_session(self, jobs: Jobs[JobMixin]) -> None:
+        def follow(session: str, self: int = 0) -> None: ...
+
+        task = jobs.task(name="follow")(follow)
+        assert [*inspect.signature(task.enqueue).parameters] == ["session_", "session", "self"]
+        assert task.enqueue(Session(), session="x").args == {"session": "x"}
+
+    def test_an_annotation_that_cannot_be_resolved_is_shown_as_written(self, jobs: Jobs[JobMixin]) -> None:
+        def later(of: Any) -> None: ...
+
+        later.__annotations__["of"] = "NotThereYet"
+        task = jobs.task(name="later")(later)
+        assert "NotThereYet" in str(inspect.signature(task.enqueue))
+
+    @pytest.mark.parametrize("options", [None, {"queue": "mail"}])
+    def test_help_of_enqueue_shows_the_session_the_arguments_and_the_errors(
+        self, task: Any, options: dict[str, Any] | None
+    ) -> None:
+        shown = help_of((task if options is None else task.options(**options)).enqueue)
+        for words in ("session: ", "order: int", "note: str = ''", "copies: int = 1"):
+            assert words in shown.partition(")")[0]
+        for line in (
+            "Add a job of the task `charge`",
+            "- `session`: ",
+            "- `order`: int",
+            "- `note`: str, by default ''",
+        ):
+            assert line in shown
+        assert "- `run`" not in shown
+        for error in ("ArgumentsError", "DeclarationError"):
+            assert error in shown
+
+    def test_help_of_a_task_without_arguments_says_so(self, jobs: Jobs[JobMixin]) -> None:
+        def tidy() -> None: ...
+
+        assert "The task takes no arguments" in help_of(jobs.task(name="tidy")(tidy).enqueue)
+
+    def test_help_of_the_other_ways_shows_their_arguments_and_errors(self, task: Any) -> None:
+        for enqueuer in (task, task.options(queue="mail")):
+            shown = help_of(enqueuer.enqueue_many)
+            assert "enqueue_many(session: " in shown
+            assert all(word in shown for word in ("- `session`: ", "- `arguments`: ", "ArgumentsError"))
+        shown = help_of(task.schedule)
+        assert "schedule(cron: " in shown
+        assert all(f"`{word}`" in shown for word in ("cron", *ScheduleOptions.__annotations__))
+        assert all(error in shown for error in ("ArgumentsError", "ConfigurationError", "DeclarationError"))
+        shown = help_of(task.options)
+        assert all(f"- `{word}`: " in shown for word in EnqueueOptions.__annotations__)
+
+    def test_the_class_has_enqueue_too(self, task: Any) -> None:
+        kind: Any = Task
+        assert "session" in inspect.signature(kind.enqueue).parameters
+        assert "ArgumentsError" in help_of(kind.enqueue)
+        assert "enqueue" in help_of(kind)
+        assert kind.enqueue(task, Session(), 7).args == {"order": 7}
+
+
+def help_of(thing: Any) -> str:
+    return pydoc.plain(pydoc.render_doc(thing))

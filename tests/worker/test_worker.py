@@ -1,0 +1,825 @@
+"""A worker inside this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, create_engine, event, func, make_url, select, text, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from sqla_jobs import ConfigurationError, Jobs, JobState
+from sqla_jobs.database import driver
+from sqla_jobs.queries import begin, commit
+from sqla_jobs.runtime.logs import FIELDS
+from sqla_jobs.runtime.stopping import StopRequest
+from sqla_jobs.worker import Worker
+from tests import shop
+from tests.helpers import refuse, wait_until
+from tests.shop import Effect, jobs
+
+
+@pytest.fixture
+def session(database: Engine) -> Iterator[Session]:
+    """One whose rows can be read after a commit without asking the database."""
+    with Session(database, expire_on_commit=False) as session:
+        yield session
+
+
+def drain(**options: Any) -> int:
+    return jobs.worker(**options).drain()
+
+
+def job(session: Session, job_id: int) -> shop.MyJob:
+    session.rollback()
+    return session.get_one(jobs.Job, job_id, populate_existing=True)
+
+
+def outcomes(session: Session, job_id: int) -> list[str]:
+    session.rollback()
+    return [
+        str(o) for o in session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
+    ]
+
+
+def effects(session: Session) -> list[int]:
+    session.rollback()
+    return sorted(session.scalars(select(Effect.n)))
+
+
+def states(session: Session) -> dict[str, int]:
+    session.rollback()
+    return {
+        str(state): n for state, n in session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
+    }
+
+
+def test_a_job_runs_and_leaves_a_run_with_its_result(session: Session) -> None:
+    one = shop.mark.enqueue(session, n=7)
+    session.commit()
+    assert drain() == 1
+    done = job(session, one.id)
+    assert done.state == "succeeded"
+    assert done.state is JobState.succeeded
+    assert (done.attempt, done.current_run_id, done.process_id) == (1, None, None)
+    (run,) = done.runs
+    assert (run.outcome, run.result, run.attempt, run.error) == ("succeeded", 7, 1, None)
+    assert done.started_at is not None
+    assert done.started_at <= run.started_at <= run.finished_at == done.finished_at
+
+
+@pytest.mark.slow
+def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    jobs, inside, seen = Jobs(Base), threading.local(), list[int]()
+
+    @contextmanager
+    def surroundings() -> Generator[None]:
+        inside.depth = getattr(inside, "depth", 0) + 1
+        yield
+        inside.depth -= 1
+
+    @jobs.task(name="look")
+    def look() -> None:
+        seen.append(inside.depth)
+
+    Base.metadata.create_all(engine)
+    jobs.bind(engine, context=surroundings)
+    with jobs.binding().transaction() as session:
+        look.enqueue_many(session, [{}, {}])
+    assert jobs.worker().drain() == 2
+    assert seen == [1, 1]
+
+
+def test_nothing_runs_that_was_rolled_back(session: Session) -> None:
+    shop.mark.enqueue(session, n=1)
+    session.flush()
+    session.rollback()
+    assert drain() == 0
+
+
+@pytest.mark.slow
+def test_a_transactional_task_commits_all_it_did_at_once(session: Session) -> None:
+    shop.chain.enqueue(session, n=3)
+    session.commit()
+    assert drain() == 4
+    assert effects(session) == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_transactional_task_that_fails_leaves_nothing_but_its_runs(session: Session) -> None:
+    one = shop.write_and_fail.enqueue(session, n=1)
+    session.commit()
+    assert drain() == 2
+    assert effects(session) == []
+    assert job(session, one.id).state == "failed"
+    assert outcomes(session, one.id) == ["retried", "failed"]
+    (first, _) = job(session, one.id).runs
+    assert first.error_type == "RuntimeError"
+    assert first.error == "after the write"
+    assert 'raise RuntimeError("after the write")' in (first.traceback or "")
+
+
+def test_a_retry_is_due_its_delay_after_the_failure(session: Session) -> None:
+    one = shop.flaky.enqueue(session, good_from=3)
+    session.commit()
+    assert drain() == 3
+    assert outcomes(session, one.id) == ["retried", "retried", "succeeded"]
+    assert job(session, one.id).runs[-1].result == "attempt 3"
+
+
+def test_a_snooze_gives_the_attempt_back_and_rolls_back(session: Session) -> None:
+    one = shop.snooze_once.enqueue(session, n=1)
+    session.commit()
+    assert drain() == 2
+    assert outcomes(session, one.id) == ["snoozed", "succeeded"]
+    assert [run.attempt for run in job(session, one.id).runs] == [1, 1]
+    assert effects(session) == [1]
+
+
+@pytest.mark.slow
+def test_cancel_raised_by_a_task_ends_the_job_with_its_reason(session: Session) -> None:
+    one = shop.give_up.enqueue(session, n=1)
+    session.commit()
+    drain()
+    assert job(session, one.id).state == "cancelled"
+    assert job(session, one.id).runs[0].error == "not needed any more"
+    assert effects(session) == []
+
+
+@pytest.mark.slow
+def test_priorities_come_first_and_then_the_order_of_enqueueing(session: Session) -> None:
+    for n, priority in enumerate([5, 0, -10, 0, 10, -10]):
+        shop.mark.options(priority=priority).enqueue(session, n=n)
+        session.flush()
+    session.commit()
+    drain(concurrency=1)
+    ran = session.scalars(select(Effect.n).order_by(Effect.id)).all()
+    assert ran == [2, 5, 1, 3, 0, 4]
+
+
+def test_each_queue_runs_as_many_jobs_at_once_as_it_was_given(session: Session) -> None:
+    shop.wait.options(queue="mail").enqueue_many(session, [{"n": n} for n in range(5)])
+    shop.wait.enqueue_many(session, [{"n": n} for n in range(5)])
+    shop.wait.options(queue="other").enqueue(session, n=0)
+    session.commit()
+    running = select(jobs.Job.queue, func.count()).where(jobs.Job.state == "running").group_by(jobs.Job.queue)
+
+    def now() -> dict[str, int]:
+        session.rollback()
+        return {row[0]: row[1] for row in session.execute(running)}
+
+    with jobs.worker({"mail": 2, "default": 3}):
+        wait_until(lambda: now() == {"mail": 2, "default": 3})
+        shop.gate.set()
+        wait_until(lambda: states(session) == {"succeeded": 10, "queued": 1})
+
+
+def test_a_task_this_worker_does_not_know_stays_queued_and_is_told(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    session.execute(text("INSERT INTO sqla_jobs (task, args) VALUES ('from.elsewhere', '{}')"))
+    session.commit()
+    with caplog.at_level(logging.WARNING):
+        assert drain() == 0
+    assert "'from.elsewhere'" in caplog.text
+    assert states(session) == {"queued": 1}
+
+
+@pytest.mark.slow
+def test_a_delayed_job_runs_when_it_is_due_and_not_before(session: Session) -> None:
+    one = shop.mark.options(delay=3600).enqueue(session, n=1)
+    session.commit()
+    assert drain() == 0
+    one.run_at = datetime.now(UTC) + timedelta(seconds=0.6)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: job(session, one.id).state == "succeeded")
+    done = job(session, one.id)
+    assert done.started_at is not None
+    assert timedelta(0) <= done.started_at - done.run_at < timedelta(seconds=1)
+
+
+@pytest.mark.slow
+def test_a_job_of_a_transaction_that_commits_late_is_found_at_full_load(session: Session, engine: Engine) -> None:
+    """Its position lies below that of jobs that were claimed long before it became visible."""
+    with Session(engine) as late:
+        one = shop.write.enqueue(late, n=-1)
+        late.flush()
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.01} for n in range(2000)))
+        session.commit()
+        with jobs.worker(concurrency=4):
+            wait_until(lambda: states(session).get("succeeded", 0) > 500)
+            late.commit()
+            committed = time.monotonic()
+            wait_until(lambda: job(session, one.id).state == "succeeded")
+            assert time.monotonic() - committed < 2.5  # promised: within 2 s; the rest is this machine's
+            assert states(session).get("queued", 0) > 0, "the load ended too early to show anything"
+
+
+def test_an_open_foreign_key_to_a_job_does_not_hide_it(session: Session, engine: Engine) -> None:
+    one = shop.mark.enqueue(session, n=1)
+    session.commit()
+    with Session(engine) as other:
+        other.add(Effect(n=5, kind="reference", job_id=one.id))
+        other.flush()
+        assert drain() == 1
+        other.commit()
+    assert job(session, one.id).state == "succeeded"
+
+
+@pytest.mark.slow
+def test_a_row_held_by_a_user_delays_that_job_alone(session: Session, engine: Engine) -> None:
+    held, *rest = [shop.wait.enqueue(session, n=n) for n in range(4)]
+    session.commit()
+    with jobs.worker() as worker:
+        wait_until(lambda: states(session).get("running") == 4)
+        with Session(engine) as user:
+            user.execute(update(jobs.Job).where(jobs.Job.id == held.id).values(note="held"))
+            shop.gate.set()
+            wait_until(lambda: states(session) == {"succeeded": 3, "running": 1})
+            assert job(session, held.id).state == "running"
+            user.commit()
+        wait_until(lambda: job(session, held.id).state == "succeeded")
+        assert isinstance(worker, Worker)
+    assert outcomes(session, held.id) == ["succeeded"]
+    assert all(outcomes(session, one.id) == ["succeeded"] for one in rest)
+
+
+@pytest.mark.slow
+def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(session: Session, engine: Engine) -> None:
+    """Nor do those whose rows somebody holds keep the others back, were they more than go into a batch."""
+    shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(4000)))
+    session.execute(
+        text(
+            "CREATE FUNCTION held_up() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NULL; END $$"
+        )
+    )
+    session.execute(
+        text("CREATE TRIGGER held_up BEFORE INSERT ON sqla_runs FOR EACH STATEMENT EXECUTE FUNCTION held_up()")
+    )
+    session.commit()
+    held_up = select(func.count()).select_from(text("pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+    running = select(jobs.Job.id).where(jobs.Job.state == "running").with_for_update(skip_locked=True).limit(1200)
+    with Session(engine) as holder, Session(engine) as user, jobs.worker(lease=180.0):  # and so patient for 60 seconds
+        holder.execute(select(func.pg_advisory_lock(42)))
+        wait_until(lambda: holder.scalar(held_up) == 2 and states(session) == {"running": 4000}, timeout=50)
+        assert len(user.scalars(running).all()) == 1200
+        holder.execute(select(func.pg_advisory_unlock(42)))
+        wait_until(lambda: states(session) == {"succeeded": 2800, "running": 1200})
+        user.commit()
+        wait_until(lambda: states(session) == {"succeeded": 4000})
+    assert session.scalar(select(func.count()).select_from(jobs.Run)) == 4000
+
+
+@pytest.mark.slow
+def test_a_paused_queue_is_left_alone_until_it_is_resumed(session: Session) -> None:
+    shop.mark.options(queue="mail").enqueue(session, n=1)
+    jobs.pause(session, "mail")
+    session.commit()
+    assert drain(queues=["mail"]) == 0
+    jobs.resume(session, "mail")
+    session.commit()
+    assert drain(queues=["mail"]) == 1
+
+
+@pytest.mark.parametrize("task", ["reports", "reports_in_transaction"])
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_the_last_progress_of_a_run_is_stored_with_its_end(
+    session: Session, engine: Engine, task: str, isolation: str
+) -> None:
+    app = create_engine(engine.url, isolation_level=isolation)
+    one = jobs.tasks[task].enqueue(session, good=True)
+    two = jobs.tasks[task].enqueue(session, good=False)
+    session.commit()
+    drain(bind=app)
+    app.dispose()
+    ended = [job(session, job_id) for job_id in (one.id, two.id)]
+    assert [(one.state, one.progress) for one in ended] == [("succeeded", 1.0), ("failed", 1.0)]
+    assert job(session, one.id).progress_message == "all of it"
+
+
+@pytest.mark.slow
+def test_progress_and_a_cancel_request_pass_between_a_run_and_its_row(session: Session) -> None:
+    one = shop.report.enqueue(session)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: job(session, one.id).progress == 0.5)
+        assert job(session, one.id).progress_message == "half way"
+        shop.gate.set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "state", "told"),
+    [
+        ("exit", "failed", "SystemExit"),
+        ("interrupt", "failed", "KeyboardInterrupt"),
+        ("recursion", "failed", "RecursionError"),
+        ("unprintable", "failed", "ZeroDivisionError"),
+        ("megabyte", "failed", "characters left out"),
+        ("nul", "failed", "a\\x00b"),
+        ("surrogate", "failed", "\\ud800"),
+        ("result-object", "failed", "not JSON"),
+        ("result-nan", "failed", "not JSON"),
+        ("result-nul", "failed", "NUL"),
+        ("result-surrogate", "failed", "JSON"),
+        ("result-huge", "failed", "bytes"),
+        ("thread", "succeeded", ""),
+        ("base-exception", "failed", "directly"),
+    ],
+)
+def test_a_hostile_job_ends_in_a_recorded_outcome_and_the_worker_goes_on(
+    session: Session, how: str, state: str, told: str
+) -> None:
+    one = shop.misbehave.enqueue(session, how=how)
+    after = shop.mark.enqueue(session, n=1)
+    session.commit()
+    assert drain(concurrency=1) == 2
+    shop.gate.set()
+    assert job(session, one.id).state == state
+    (run,) = job(session, one.id).runs
+    assert told in f"{run.error_type} {run.error}"
+    assert len(run.error or "") < 20_000
+    assert job(session, after.id).state == "succeeded"
+
+
+def test_stopping_gives_back_what_has_not_started_without_a_run(session: Session) -> None:
+    many = [shop.report.enqueue(session) for _ in range(6)]
+    session.commit()
+    worker = jobs.worker(concurrency=2)
+    worker.start()
+    wait_until(lambda: [job(session, one.id).progress for one in many].count(0.5) == 2)  # claimed is not started
+    stopper = threading.Thread(target=worker.stop)
+    stopper.start()
+    wait_until(lambda: "sqla_jobs-claim" not in [thread.name for thread in threading.enumerate()])
+    wait_until(lambda: states(session) == {"running": 2, "queued": 4})
+    shop.gate.set()
+    stopper.join(20)
+    assert states(session) == {"succeeded": 2, "queued": 4}
+    assert [job(session, one.id).attempt for one in many].count(0) == 4
+    assert session.scalar(select(func.count()).select_from(jobs.Run)) == 2
+    assert session.scalar(select(func.count()).select_from(jobs.Process)) == 0
+
+
+@pytest.mark.slow
+def test_what_does_not_end_within_the_grace_is_lost_and_cannot_commit_any_more(session: Session) -> None:
+    one = shop.write_and_wait.enqueue(session, n=1)
+    session.commit()
+    worker = jobs.worker(grace=0.1)
+    worker.start()
+    assert shop.begun.wait(20)
+    worker.stop()
+    assert states(session) == {"queued": 1}
+    assert outcomes(session, one.id) == ["lost"]
+    shop.gate.set()
+    assert drain() == 1
+    wait_until(lambda: not any(thread.name.startswith("sqla_jobs-default") for thread in threading.enumerate()))
+    assert effects(session) == [1]
+    assert outcomes(session, one.id) == ["lost", "succeeded"]
+
+
+def test_a_job_that_was_taken_away_can_neither_commit_nor_record(session: Session) -> None:
+    one = shop.write_and_wait.enqueue(session, n=1)
+    two = shop.wait.enqueue(session, n=2)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: states(session) == {"running": 2})
+        session.execute(
+            update(jobs.Job).values(state="succeeded", current_run_id=None, process_id=None, finished_at=func.now())
+        )
+        session.commit()
+        shop.gate.set()
+    assert effects(session) == []
+    assert outcomes(session, one.id) == []
+    assert outcomes(session, two.id) == []
+
+
+def test_a_process_taken_for_dead_goes_on_under_a_new_id(session: Session) -> None:
+    def alive() -> list[Any]:
+        session.rollback()
+        return list(session.scalars(select(jobs.Process.id)))
+
+    with jobs.worker(heartbeat=0.1, lease=1.0):
+        (before,) = alive()
+        session.execute(text("DELETE FROM sqla_processes"))
+        session.commit()
+        wait_until(lambda: len(alive()) == 1)
+        assert alive() != [before]
+        one = shop.mark.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: job(session, one.id).state == "succeeded")
+
+
+@pytest.mark.slow
+def test_jobs_of_a_dead_process_are_rescued_with_a_lost_run_each(session: Session) -> None:
+    """At once the first two times, later after a while, and never beyond max_attempts."""
+    chosen = [shop.mark.options(max_attempts=attempts).enqueue(session, n=attempts) for attempts in (1, 5)]
+    asked = shop.mark.enqueue(session, n=9)
+    session.commit()
+    session.execute(
+        text(
+            "UPDATE sqla_jobs SET state = 'running', attempt = 1, started_at = now(), process_id = gen_random_uuid(), "
+            "current_run_id = nextval('sqla_runs_id_seq')"
+        )
+    )
+    jobs.cancel(session, asked.id)
+    session.commit()
+    with jobs.worker(heartbeat=0.05, lease=0.2):
+        wait_until(lambda: job(session, chosen[1].id).state == "succeeded")
+    assert job(session, chosen[0].id).state == "failed"
+    assert job(session, asked.id).state == "cancelled"
+    assert outcomes(session, chosen[0].id) == ["lost"]
+    assert outcomes(session, asked.id) == ["lost"]
+    assert outcomes(session, chosen[1].id) == ["lost", "succeeded"]
+
+
+@pytest.mark.slow
+def test_a_claim_whose_answer_was_lost_is_given_back(session: Session) -> None:
+    with jobs.worker(heartbeat=0.1, lease=1.0, queues=["elsewhere"]):
+        (process_id,) = session.scalars(select(jobs.Process.id))
+        one = shop.mark.enqueue(session, n=1)
+        session.commit()
+        session.execute(
+            update(jobs.Job).values(
+                state="running",
+                attempt=1,
+                started_at=func.now() - timedelta(seconds=5),
+                process_id=process_id,
+                current_run_id=func.nextval("sqla_runs_id_seq"),
+            )
+        )
+        session.commit()
+        wait_until(lambda: job(session, one.id).state == "queued")
+    assert job(session, one.id).attempt == 0
+    assert outcomes(session, one.id) == []
+
+
+@pytest.mark.slow
+def test_jobs_claimed_ahead_are_given_back_when_long_ones_hold_them_up(session: Session) -> None:
+    """Many short jobs make the worker claim ahead; what then waits behind long ones goes to another worker."""
+    shop.mark.enqueue_many(session, ({"n": n} for n in range(300)))
+    shop.report.enqueue_many(session, ({} for _ in range(2)))
+    shop.mark.enqueue_many(session, ({"n": n} for n in range(300, 600)))
+    session.commit()
+    first, second = jobs.worker(concurrency=2), jobs.worker(concurrency=2)
+    half_way = select(func.count()).where(jobs.Job.progress == 0.5)
+    with first:
+        wait_until(lambda: session.scalar(half_way) == 2)
+        with second:
+            wait_until(lambda: states(session).get("succeeded", 0) == 600)
+            shop.gate.set()
+    assert states(session) == {"succeeded": 602}
+
+
+@pytest.mark.slow
+def test_no_statement_is_needed_for_each_single_job(session: Session, engine: Engine) -> None:
+    """Claims and finishes are batched: far fewer statements than jobs."""
+    from sqlalchemy import event
+
+    count = 0
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def counted(*args: Any) -> None:
+        nonlocal count
+        count += 1
+
+    shop.flaky.enqueue_many(session, ({"good_from": 1} for _ in range(5000)))
+    session.commit()
+    count = 0
+    try:
+        assert drain() == 5000
+    finally:
+        event.remove(Engine, "before_cursor_execute", counted)
+    assert count < 2500
+
+
+@pytest.mark.slow
+def test_a_transactional_task_costs_two_round_trips_beside_its_own(
+    session: Session, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    ask = driver.ask
+
+    def asked(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> Any:
+        sent.append(question)
+        return ask(connection, question, patience)
+
+    shop.write.enqueue(session, n=1)
+    session.commit()
+    app = create_engine(engine.url)
+    event.listen(app, "before_cursor_execute", lambda *args: sent.append(args[2]))
+    monkeypatch.setattr(begin, "ask", asked)
+    monkeypatch.setattr(commit, "ask", asked)
+    assert drain(bind=app) == 1
+    app.dispose()
+    first, write, last = sent
+    assert first.startswith("BEGIN; SET LOCAL")
+    assert write.startswith("INSERT INTO effects")
+    assert last.endswith("COMMIT")
+
+
+def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: Engine) -> None:
+    class Empty(DeclarativeBase):
+        pass
+
+    none = Jobs(Empty)
+    with pytest.raises(ConfigurationError, match=r"jobs\.bind"):
+        none.worker()
+    none.bind(engine)
+    with pytest.raises(ConfigurationError, match=r"knows no task.*tasks="):
+        none.worker().start()
+
+    @none.task
+    def something() -> None:
+        """Nothing."""
+
+    with pytest.raises(ConfigurationError, match="create_all"):
+        none.worker().start()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queues": []}, "empty"),
+        ({"queues": "default"}, "a list of names"),
+        ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 1,000, got 0"),
+        ({"concurrency": 0}, "^concurrency must be an integer from 1 to 1,000, got 0$"),
+        ({"queues": ["a,b"]}, "without '=' and ','"),
+        ({"heartbeat": 0}, "heartbeat must be .*, got 0"),
+        ({"heartbeat": 5, "lease": 6}, "three times"),
+        ({"grace": -1}, "grace must be .*, got -1"),
+    ],
+)
+def test_options_of_a_worker_are_checked(session: Session, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        jobs.worker(**options)
+
+
+@pytest.mark.slow
+def test_a_worker_works_whatever_isolation_the_application_chose(session: Session, engine: Engine) -> None:
+    with engine.connect() as connection:
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"))
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET synchronous_commit = 'off'"))
+        connection.commit()
+    engine.dispose()
+    shop.write.enqueue(session, n=1)
+    session.commit()
+    jobs.bind(sessionmaker(engine))
+    assert drain() == 1
+    assert effects(session) == [1]
+
+
+def test_a_used_worker_is_not_started_again(session: Session) -> None:
+    worker = jobs.worker()
+    worker.drain()
+    with pytest.raises(ConfigurationError, match="make a new one"):
+        worker.start()
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_beat_stops_claiming(session: Session, engine: Engine) -> None:
+    """Its row is held locked, so its beats wait; it may be dead to the others, and so takes on nothing new."""
+    with jobs.worker(heartbeat=0.1, lease=1.0), Session(engine) as user:
+        user.execute(select(jobs.Process).with_for_update())
+        before = time.monotonic()
+        wait_until(lambda: time.monotonic() - before > 0.8)
+        one = shop.mark.enqueue(session, n=1)
+        session.commit()
+        before = time.monotonic()
+        wait_until(lambda: time.monotonic() - before > 1.5)
+        assert job(session, one.id).state == "queued"
+        user.rollback()
+        wait_until(lambda: job(session, one.id).state == "succeeded")
+
+
+class AnswerLost(Session):
+    """Its COMMIT goes through, and the answer is lost."""
+
+    def commit(self) -> None:
+        super().commit()
+        raise OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+
+
+class CommitLost(Session):
+    """Its COMMIT never arrives."""
+
+    def commit(self) -> None:
+        self.rollback()
+        raise OperationalError("COMMIT", None, Exception("server closed the connection unexpectedly"))
+
+
+def test_a_commit_whose_answer_is_lost_is_found_to_have_happened(session: Session, engine: Engine) -> None:
+    one = shop.write.enqueue(session, n=1)
+    session.commit()
+    assert drain(bind=sessionmaker(engine, class_=AnswerLost)) == 1
+    assert effects(session) == [1]
+    assert job(session, one.id).state == "succeeded"
+    assert outcomes(session, one.id) == ["succeeded"]
+
+
+def test_a_commit_that_never_arrived_is_a_failed_attempt(session: Session, engine: Engine) -> None:
+    one = shop.write.enqueue(session, n=1)
+    session.commit()
+    assert drain(bind=sessionmaker(engine, class_=CommitLost)) == 1
+    assert effects(session) == []
+    assert job(session, one.id).state == "scheduled"
+    assert outcomes(session, one.id) == ["retried"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("isolation", "threads"), [("REPEATABLE READ", 8), ("SERIALIZABLE", 1)])
+def test_tasks_may_run_under_stricter_isolation(session: Session, engine: Engine, isolation: Any, threads: int) -> None:
+    """Two serializable transactions at once may fail one another on such small tables; that is a retry."""
+    shop.write.enqueue_many(session, ({"n": n} for n in range(50)))
+    session.commit()
+    strict = engine.execution_options(isolation_level=isolation)
+    assert drain(bind=strict, concurrency=threads) == 50
+    assert effects(session) == list(range(50))
+
+
+def test_no_line_is_logged_for_a_job_that_succeeds_unless_asked_for(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = shop.mark.enqueue(session, n=1)
+    two = shop.misbehave.enqueue(session, how="nul")
+    session.commit()
+    with caplog.at_level(logging.INFO, "sqla_jobs"):
+        drain()
+    (line,) = [record for record in caplog.records if record.name == "sqla_jobs.run"]
+    assert f"job {two.id} misbehave attempt 1/1 failed after 0." in line.getMessage()
+    assert job(session, one.id).state == "succeeded"
+    with caplog.at_level(logging.INFO, "sqla_jobs.run"):
+        shop.mark.enqueue(session, n=2)
+        session.commit()
+        drain()
+    assert "mark attempt 1/25 succeeded after" in caplog.text
+
+
+def test_only_a_final_failure_is_an_error_in_the_log_and_has_its_traceback(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = shop.flaky.enqueue(session, good_from=2)
+    final = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
+    session.commit()
+    drain()
+    lines = {record.job_id: record for record in caplog.records if record.name == "sqla_jobs.run"}  # type: ignore[attr-defined]
+    assert (lines[again.id].levelname, "Traceback" in lines[again.id].getMessage()) == ("WARNING", False)
+    assert (lines[final.id].levelname, "Traceback" in lines[final.id].getMessage()) == ("ERROR", True)
+    (run,) = session.scalars(select(jobs.Run).where(jobs.Run.job_id == final.id))
+    told = {name: vars(lines[final.id])[name] for name in FIELDS}
+    expected = {"job_id": final.id, "task": "flaky", "queue": "default", "attempt": 1, "outcome": "failed"}
+    assert told == {**expected, "run_id": run.id, "worker": str(run.process_id)}
+
+
+@pytest.mark.slow
+def test_many_jobs_that_become_visible_below_the_floor_all_start(session: Session, engine: Engine) -> None:
+    """A bulk whose transaction stayed open while later jobs were claimed."""
+    with jobs.worker(concurrency=4), Session(engine) as late:
+        shop.flaky.enqueue_many(late, ({"good_from": 1} for _ in range(2000)))
+        before = time.monotonic()
+        while time.monotonic() - before < 3:  # the floor trails by a second or two
+            one = shop.mark.enqueue(session, n=1)
+            session.commit()
+            wait_until(lambda: job(session, one.id).state == "succeeded")  # noqa: B023
+        late.commit()
+        wait_until(lambda: states(session).get("queued", 0) == 0, timeout=10)
+
+
+@pytest.mark.slow
+def test_a_row_of_a_dead_process_that_somebody_holds_stops_no_heart(session: Session, engine: Engine) -> None:
+    dead = jobs.Process(heartbeat_at=func.now() - timedelta(minutes=5))
+    session.add(dead)
+    session.commit()
+    with jobs.worker(heartbeat=0.1, lease=0.5), Session(engine) as user:
+        user.execute(select(jobs.Process).where(jobs.Process.id == dead.id).with_for_update())
+        before = time.monotonic()
+        wait_until(lambda: time.monotonic() - before > 1.5)
+        one = shop.mark.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: job(session, one.id).state == "succeeded")
+
+
+def test_an_end_whose_run_id_is_taken_gets_another(session: Session) -> None:
+    ended = shop.wait.enqueue(session, n=1)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: states(session) == {"running": 1})
+        run_id = job(session, ended.id).current_run_id
+        foreign = "INSERT INTO sqla_runs (id, job_id, attempt, outcome) VALUES (:id, 0, 1, 'lost')"
+        session.execute(text(foreign), {"id": run_id})
+        session.commit()
+        shop.gate.set()
+        wait_until(lambda: states(session) == {"succeeded": 1})
+    (run,) = job(session, ended.id).runs
+    assert run.outcome == "succeeded"
+    assert run.id > (run_id or 0)
+
+
+@pytest.mark.slow
+def test_an_outcome_the_server_refuses_in_every_form_holds_up_no_other(session: Session) -> None:
+    bad = shop.wait.enqueue(session, n=1)
+    session.commit()
+    with jobs.worker(grace=1, heartbeat=0.2, lease=1.5):
+        wait_until(lambda: states(session) == {"running": 1})
+        refuse(session, f"OLD.id = {bad.id} AND NEW.state <> 'running'")
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(50)))
+        session.commit()
+        shop.gate.set()
+        wait_until(lambda: states(session) == {"running": 1, "succeeded": 50})
+        wait_until(lambda: f"job {bad.id}" in (session.scalar(select(jobs.Process.set_aside)) or {}))
+
+
+@pytest.mark.slow
+def test_what_the_encoding_of_the_database_does_not_have_costs_no_other_job_its_end(server_url: str) -> None:
+    name = f"sqla_jobs_test_{uuid.uuid4().hex}"
+    server = create_engine(server_url, isolation_level="AUTOCOMMIT")
+    engine = create_engine(make_url(server_url).set(database=name))
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING LATIN1 LOCALE 'C'"))
+    shop.Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    with Session(engine) as session:
+        for how in ("euro", "result-euro"):
+            shop.misbehave.enqueue(session, how=how)
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(20)))
+        session.commit()
+        assert drain() == 22
+        assert states(session) == {"succeeded": 20, "failed": 2}
+        errors = session.scalars(select(jobs.Run.error).where(jobs.Run.outcome == "failed")).all()
+        assert all("has no equivalent in encoding" in (error or "") for error in errors)
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.mark.slow
+def test_an_outcome_the_server_refuses_is_recorded_as_a_failure_that_says_so(session: Session) -> None:
+    session.execute(text("ALTER TABLE sqla_runs ADD CONSTRAINT no_seven CHECK (result IS DISTINCT FROM '7'::jsonb)"))
+    many = [shop.mark.enqueue(session, n=n) for n in range(20)]
+    session.commit()
+    assert drain() == 20
+    assert states(session) == {"succeeded": 19, "failed": 1}
+    (run,) = job(session, many[7].id).runs
+    assert (run.error_type, run.result) == ("UnstorableOutcome", None)
+    assert "no_seven" in (run.error or "")
+
+
+def test_sessions_in_autocommit_are_refused(session: Session, engine: Engine) -> None:
+    with pytest.raises(ConfigurationError, match="AUTOCOMMIT"):
+        jobs.worker(bind=engine.execution_options(isolation_level="AUTOCOMMIT")).start()
+
+
+@pytest.mark.slow
+def test_an_idle_worker_sends_at_most_three_statements_a_second(session: Session) -> None:
+    from sqlalchemy import event
+
+    sent: list[float] = []
+    with jobs.worker():
+
+        @event.listens_for(Engine, "before_cursor_execute")
+        def counted(*args: Any) -> None:
+            sent.append(time.monotonic())
+
+        try:
+            idle_from = time.monotonic() + 2  # what it does once when it starts is through
+            wait_until(lambda: time.monotonic() > idle_from + 10)
+        finally:
+            event.remove(Engine, "before_cursor_execute", counted)
+    assert len([at for at in sent if idle_from < at < idle_from + 10]) <= 30
+
+
+def test_a_signal_is_seen_although_it_wakes_nobody() -> None:
+    request = StopRequest()
+    ended = threading.Thread(target=request.wait)
+    ended.start()
+    request.is_signalled = True
+    ended.join(5)
+    assert not ended.is_alive()
+    assert request.is_set()
+    assert request.wait(0)
+
+
+def test_a_pool_too_small_for_the_threads_is_told(
+    session: Session, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = create_engine(database_url, pool_size=1, max_overflow=1)
+    drain(bind=small, concurrency=2)
+    assert "pool" not in caplog.text
+    drain(bind=small, concurrency=3)
+    assert "gives out 2 connections, but 3 jobs may run at once" in caplog.text
+    small.dispose()
