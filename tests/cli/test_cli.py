@@ -314,7 +314,7 @@ class TestEnqueue:
             (["mark", "{}"], "mark: n does not fit: "),
             (["mark", '{"n": 1, "m": 2}'], "mark: m does not fit: "),
             (["no-such-task"], "no task is named 'no-such-task'; registered: "),
-            (["mark", '{"n": 1}', "--priority", "11"], "(lower runs first), got 11"),
+            (["mark", '{"n": 1}', "--priority", "11"], "priority must be an integer from -10 to 10, got 11"),
         ],
         ids=str,
     )

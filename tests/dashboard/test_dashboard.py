@@ -507,7 +507,7 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     page = visitor.change("/queues/pause", {"queue": "mail"})
     assert "Queue mail is paused" in words(page)
     assert 'class="pill paused"' in page
-    assert "is paused" not in words(visitor.get("/"))  # told once
+    assert "Queue mail is paused" not in words(visitor.get("/"))  # told once
     assert 'class="pill paused"' not in visitor.change("/queues/resume", {"queue": "mail"})
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
 
@@ -1008,11 +1008,11 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
         ("args", '{"a": "\\u0000"}', "a NUL character"),
         ("name", "a\x00b", "1 to 200"),
         ("priority", "9" * 5000, "a number"),
-        ("jitter", "1e999", "from 0 to a day"),
+        ("jitter", "1e999", "from 0 to 1 d"),
         ("priority", "99", "from -10 to 10"),
         ("priority", "x", "a number"),
         ("catch_up", "never", "one of skip"),
-        ("jitter", "nan", "from 0 to a day"),
+        ("jitter", "nan", "from 0 to 1 d"),
         ("name", "", "1 to 200"),
         ("name", "taken", "already"),
         ("queue", "a,b", "queue must be 1 to 200"),
