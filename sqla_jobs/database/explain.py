@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import psycopg
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.errors import JobsError
 from sqla_jobs.rules.error_text import message_of
 
-EXPLAINED = (JobsError, DBAPIError)
+EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
 """What a person can cause: told as one message, without a traceback."""
 
 
@@ -20,11 +21,12 @@ def explain(error: BaseException) -> str:
             "`sqla-jobs check` names what differs; `sqla-jobs migrate`, your Alembic history or "
             "metadata.create_all(engine) makes them (docs/migrations.md)"
         )
-    if isinstance(error, DBAPIError):
+    if isinstance(error, DBAPIError | psycopg.Error):
         return f"the database says: {_said(error)}"
     return str(error)
 
 
-def _said(error: DBAPIError) -> str:
+def _said(error: DBAPIError | psycopg.Error) -> str:
     """Without the row that the server shows as DETAIL: its values may be secrets."""
-    return message_of(error.orig).strip() if error.orig is not None else "nothing"
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return message_of(cause).strip() if cause is not None else "nothing"

@@ -275,3 +275,23 @@ def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_o
     assert of_jobs[one.id].items() >= good.items()
     assert of_jobs[bad.id]["level"] == "ERROR"
     assert "Traceback" in of_jobs[bad.id]["message"]
+
+
+def test_what_the_database_says_to_a_worker_that_starts_is_one_message(database: Engine, database_url: str) -> None:
+    """Also where psycopg is asked below SQLAlchemy."""
+    name = f"poor_{database.url.database}"[:60]
+    with database.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD 'poor'"))
+        connection.execute(text(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}"))
+        connection.execute(text("REVOKE EXECUTE ON FUNCTION unnest(anyarray) FROM PUBLIC"))
+    poor = database.url.set(username=name, password="poor").render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", "--no-clock", "--database-url", poor]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        with database.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {name}"))
+            connection.execute(text(f"DROP ROLE {name}"))
+    assert done.returncode == 1
+    assert "Error: the database says: permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
