@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -38,16 +38,32 @@ class Change:
     name: str
     states: tuple[JobState, ...]
     apply: Apply
+    by_default: tuple[JobState, ...]
+    """The states that are meant where nobody names one."""
 
-    def count(self, session: Session, models: Models[Any], selection: Selection) -> int:
-        """How many of the selected jobs are in a state that allows it."""
-        counted = select(func.count()).select_from(models.Job).where(*self._conditions(models, selection))
-        return session.scalar(counted) or 0
+    def meant(self, selection: Selection) -> Selection:
+        """The same, of the states that are meant where neither ids nor states are given."""
+        return selection if selection.ids or selection.states else replace(selection, states=self.by_default)
 
-    def in_batches(self, binding: Binding, models: Models[Any], selection: Selection) -> Iterator[Progress]:
+    def count(self, session: Session, models: Models[Any], selection: Selection) -> dict[JobState, int]:
+        """How many of the selected jobs there are in each state that allows it."""
+        job = models.Job
+        counted = select(job.state, func.count()).where(*self._conditions(models, selection)).group_by(job.state)
+        found: dict[JobState, int] = {row[0]: row[1] for row in session.execute(counted)}
+        return {state: found[state] for state in self.states if state in found}
+
+    def in_batches(
+        self,
+        binding: Binding,
+        models: Models[Any],
+        selection: Selection,
+        *,
+        record: Callable[[Session, int], None] = lambda session, changed: None,
+    ) -> Iterator[Progress]:
         """Change the selected jobs in order of their ids, each batch in a transaction; tells how far it is.
 
         Jobs enqueued meanwhile are not among them. It may be left at any point: what was told is committed.
+        `record` is called in the transaction of a batch with the number of those that were changed.
         """
         done, last = Progress(0, 0), -1
         with binding.transaction() as session:
@@ -55,6 +71,8 @@ class Change:
         while True:
             with binding.transaction() as session:
                 last, seen, changed = self.batch(session, models, selection, after=last, until=end)
+                if changed:
+                    record(session, changed)
             if not seen:
                 return
             done = Progress(done.seen + seen, done.changed + changed)
@@ -81,6 +99,12 @@ class Change:
 
     def _conditions(self, models: Models[Any], selection: Selection) -> Conditions:
         return [*selection.where(models), models.Job.state.in_(self.states)]
+
+
+def counted(by_state: Mapping[JobState, int]) -> str:
+    """300 failed, 9 cancelled jobs."""
+    counts = ", ".join(f"{count:,} {state}" for state, count in by_state.items())
+    return f"{counts} job{'' if sum(by_state.values()) == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +152,7 @@ def _delete(session: Session, models: Models[Any], ids: Sequence[int], condition
     return removal.remove(session, ids, conditions, removal.references(session))
 
 
-CANCEL = Change("cancel", LIVE, _cancel)
-RETRY = Change("retry", (*ENDED, JobState.scheduled), _retry)
-DELETE = Change("delete", (*ENDED, JobState.scheduled, JobState.queued), _delete)
+_DELETABLE = (*ENDED, JobState.scheduled, JobState.queued)
+CANCEL = Change("cancel", LIVE, _cancel, LIVE)
+RETRY = Change("retry", (*ENDED, JobState.scheduled), _retry, (JobState.failed, JobState.cancelled))
+DELETE = Change("delete", _DELETABLE, _delete, _DELETABLE)

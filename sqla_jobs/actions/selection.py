@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import MAX_ID, check_json, check_text
+from sqla_jobs.rules.redaction import HIDDEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +22,8 @@ class Selection:
     """All jobs that fit everything given; a tuple means any of its members, and an empty one says nothing.
 
     `args` are arguments as they are stored, of which a job may have more; `error` is part of the error of
-    a job's last run, whatever its case; `before` and `after` are about `created_at`, `ended_before` about
-    `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
+    a job's last run, whatever its case; `before` and `after` are about `created_at`, `ended_before` and
+    `ended_after` about `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
 
     Raises `ArgumentsError` for what no job could have.
     """
@@ -36,6 +37,7 @@ class Selection:
     before: datetime | timedelta | None = None
     after: datetime | timedelta | None = None
     ended_before: datetime | timedelta | None = None
+    ended_after: datetime | timedelta | None = None
     schedules: tuple[int, ...] = ()
     unique_keys: tuple[str, ...] = ()
     not_tasks: tuple[str, ...] = ()
@@ -53,6 +55,13 @@ class Selection:
     def is_everything(self) -> bool:
         """Whether nothing was given."""
         return self == Selection()
+
+    def described(self, *, hide: bool) -> dict[str, Any]:
+        """What was given, for the audit; the values of arguments only where nothing is to hide."""
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "not_tasks"}
+        if hide:
+            given["args"] = HIDDEN
+        return {name: _plain(value) for name, value in given.items() if value}
 
     def where(self, models: Models[Any]) -> list[ColumnElement[bool]]:
         """The conditions on `models.Job`."""
@@ -79,7 +88,15 @@ class Selection:
             found.append(job.created_at >= _moment(self.after))
         if self.ended_before is not None:
             found.append(job.finished_at < _moment(self.ended_before))
+        if self.ended_after is not None:
+            found.append(job.finished_at >= _moment(self.ended_after))
         return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, timedelta) else value
 
 
 def _moment(given: datetime | timedelta) -> Any:

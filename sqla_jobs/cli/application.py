@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -105,5 +107,16 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
             jobs = load_jobs(named_application(application))
             bind_for_command_line(jobs, database_url)
             command(jobs, *args, **options)
+
+    return run
+
+
+def audited(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives the command an `actor`, for the audit."""
+
+    @click.option("--actor", help="Who makes the change, for the audit; USER@HOST unless given.")
+    @wraps(command)
+    def run(*args: Any, actor: str | None, **options: Any) -> None:
+        command(*args, actor=actor or f"{getpass.getuser()}@{socket.gethostname()}", **options)
 
     return run

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change
+from sqla_jobs.actions.audit import Changing, changing
+from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, counted
 from sqla_jobs.actions.bulk import Progress as Done
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
 from sqla_jobs.cli.output import console
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.processes import read_processes
+from sqla_jobs.monitoring.queues import read_queues, served_queues
+from sqla_jobs.rules.wording import did_you_mean, plural
 
 
 def _command(change: Change, help: str) -> click.Command:  # noqa: A002
@@ -33,50 +37,92 @@ def _command(change: Change, help: str) -> click.Command:  # noqa: A002
     @click.option("--all", "everything", is_flag=True, help="All jobs that there are.")
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @selecting
-    def run(jobs: Jobs[Any], selection: Selection, ids: tuple[int, ...], everything: bool, yes: bool) -> None:
+    @audited
+    def run(
+        jobs: Jobs[Any], actor: str, selection: Selection, ids: tuple[int, ...], everything: bool, yes: bool
+    ) -> None:
         if ids and not (selection.is_everything and not everything):
             raise click.UsageError("ids, filters and --all exclude each other: give one of them, not both")
         if not ids and selection.is_everything != everything:
             raise click.UsageError("say which jobs: ids, a filter such as --state failed, or else --all")
-        selection = replace(selection, ids=ids)
-        missed = _not_possible(jobs, change, ids)
-        carry_out(jobs, change, selection, ask=not (yes or ids))
-        if missed:
-            raise JobsError("\n".join(missed))
+        if ids:
+            _carry_out_each(jobs, change, ids, actor, ask=not yes)
+        else:
+            _check_tasks(jobs, selection)
+            carry_out(jobs, change, change.meant(selection), actor, ask=not yes)
 
     return click.command(change.name, cls=ApplicationCommand, help=help)(run)
 
 
-_BUSY = "somebody held or changed them meanwhile, or the server refused it and the log says why"
-_WHY = {
-    CANCEL.name: _BUSY,
-    RETRY.name: f"another job that lives, or is newer, has their unique key, or {_BUSY}",
-    DELETE.name: f"rows of the application refer to them, or {_BUSY}",
-}
+def _check_tasks(jobs: Jobs[Any], selection: Selection) -> None:
+    """Raise `JobsError` for a task that neither the application nor any job has: it is a slip, as a rule."""
+    known = set(jobs.tasks)
+    with jobs.binding().transaction() as session:
+        for task in set(selection.tasks) - known:
+            if session.scalar(select(jobs.Job.id).where(jobs.Job.task == task).limit(1)) is None:
+                raise JobsError(f"no job is of task {task!r}, and no task has that name{did_you_mean(task, known)}")
 
 
-def _not_possible(jobs: Jobs[Any], change: Change, ids: tuple[int, ...]) -> list[str]:
-    """What is to be said of each id for which there is nothing to change."""
+def _carry_out_each(jobs: Jobs[Any], change: Change, ids: tuple[int, ...], actor: str, *, ask: bool) -> None:
+    """Of jobs named one by one each that is not changed is told, with the reason; raises `JobsError` then."""
     with jobs.binding().transaction() as session:
         rows = select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
         states: dict[int, JobState] = {row[0]: row[1] for row in session.execute(rows)}
-    return [
-        f"job {job_id} is {states[job_id]}" if job_id in states else f"there is no job {job_id}"
-        for job_id in ids
-        if job_id not in states or states[job_id] not in change.states
-    ]
+    unusual = [job_id for job_id in ids if states.get(job_id) in set(change.states) - set(change.by_default)]
+    if ask and unusual:
+        told = ", ".join(f"job {job_id} is {states[job_id]}" for job_id in unusual)
+        click.confirm(f"{told}: {change.name} all the same?", abort=True, err=True)
+    changed, missed = 0, list[str]()
+    for job_id in dict.fromkeys(ids):
+        state = states.get(job_id)
+        if state is None:
+            missed.append(f"there is no job {job_id}")
+        elif state not in change.states:
+            missed.append(f"job {job_id} is {state}")
+        elif _change_one(jobs, change, job_id, actor):
+            changed += 1
+        else:
+            missed.append(f"job {job_id} was left alone: {_WHY[change.name]}")
+    click.echo(f"{change.name}: {plural(changed, 'job')}")
+    if missed:
+        raise JobsError("\n".join(missed))
 
 
-def carry_out(jobs: Jobs[Any], change: Change, selection: Selection, *, ask: bool) -> None:
+def _change_one(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> bool:
+    with changing(jobs.binding(), jobs.models, jobs.tasks, actor) as it:
+        selection = Selection(ids=(job_id,))
+        _, _, changed = change.batch(it.session, jobs.models, selection, after=job_id - 1, until=job_id)
+        if changed:
+            it.record(change.name, f"job {job_id}")
+    return changed > 0
+
+
+_BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
+_WHY = {
+    CANCEL.name: _BUSY,
+    RETRY.name: f"another job that lives, or is newer, has its unique key, or {_BUSY}",
+    DELETE.name: f"rows of the application refer to it, or {_BUSY}",
+}
+
+
+def carry_out(jobs: Jobs[Any], change: Change, selection: Selection, actor: str, *, ask: bool) -> None:
     """Make the change, once somebody confirmed their number if they are to be asked, and tell what came of it."""
     with jobs.binding().transaction() as session:
-        count = change.count(session, jobs.models, selection)
-    if ask and count:
-        click.confirm(f"{change.name} {count:,} jobs?", abort=True, err=True)
-    done = _with_progress(change.name, change.in_batches(jobs.binding(), jobs.models, selection), count)
-    click.echo(f"{change.name}: {done.changed:,} jobs")
+        by_state = change.count(session, jobs.models, selection)
+    if ask and by_state:
+        click.confirm(f"{change.name} {counted(by_state)}?", abort=True, err=True)
+
+    def record(session: Session, changed: int) -> None:
+        said = selection.described(hide=bool(jobs.tasks.hiding(*selection.args)))
+        Changing(session, jobs.models, jobs.tasks, actor).record(
+            f"{change.name} many", plural(changed, "job"), filter=said
+        )
+
+    steps = change.in_batches(jobs.binding(), jobs.models, selection, record=record)
+    done = _with_progress(change.name, steps, sum(by_state.values()))
+    click.echo(f"{change.name}: {plural(done.changed, 'job')}")
     if done.left_alone:
-        click.echo(f"{done.left_alone:,} were left alone: {_WHY[change.name]}", err=True)
+        click.echo(f"{plural(done.left_alone, 'job')} left alone: {_WHY[change.name]}", err=True)
 
 
 def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
@@ -91,7 +137,7 @@ def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
             for done in steps:
                 bar.update(shown, completed=done.seen)
         except KeyboardInterrupt:
-            raise JobsError(f"interrupted: {done.changed:,} jobs were changed, the others were not") from None
+            raise JobsError(f"interrupted: {plural(done.changed, 'job')} changed, the others not") from None
     return done
 
 
@@ -121,15 +167,42 @@ def enqueue(jobs: Jobs[Any], /, task: str, arguments: str, **given: Any) -> None
     click.echo(job_id)
 
 
-def _on_queue(action: Callable[[Jobs[Any]], Callable[[Any, str], None]], name: str, help: str) -> click.Command:  # noqa: A002
-    @on_application
-    @click.argument("queue")
-    def run(jobs: Jobs[Any], queue: str) -> None:
-        with jobs.binding().transaction() as session:
-            action(jobs)(session, queue)
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="Also a queue that no job, worker or task of the application has.")
+@audited
+def pause(jobs: Jobs[Any], actor: str, queue: str, yes: bool) -> None:
+    """Claim no more jobs from QUEUE; what runs goes on."""
+    with changing(jobs.binding(), jobs.models, jobs.tasks, actor) as it:
+        if not yes:
+            _check_queue(jobs, it.session, queue)
+        jobs.pause(it.session, queue)
+        it.record("pause", f"queue {queue}")
+    click.echo(f"queue {queue} is paused: what runs goes on, nothing new starts")
 
-    return click.command(name, cls=ApplicationCommand, help=help)(run)
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.argument("queue")
+@audited
+def resume(jobs: Jobs[Any], actor: str, queue: str) -> None:
+    """Claim jobs from QUEUE again."""
+    with changing(jobs.binding(), jobs.models, jobs.tasks, actor) as it:
+        if it.session.get(jobs.Queue, queue) is None:
+            paused = it.session.scalars(select(jobs.Queue.name)).all()
+            raise JobsError(f"queue {queue!r} is not paused{did_you_mean(queue, paused)}")
+        jobs.resume(it.session, queue)
+        it.record("resume", f"queue {queue}")
+    click.echo(f"queue {queue} goes on")
 
 
-pause = _on_queue(lambda jobs: jobs.pause, "pause", "Claim no more jobs from QUEUE; what runs goes on.")
-resume = _on_queue(lambda jobs: jobs.resume, "resume", "Claim jobs from QUEUE again.")
+def _check_queue(jobs: Jobs[Any], session: Session, queue: str) -> None:
+    """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule."""
+    jobs.tasks.load()
+    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
+    of_jobs = (one.name for one in read_queues(session, jobs, served_queues(read_processes(session, jobs))))
+    known = {"default", *of_tasks, *of_jobs}
+    if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
+        near = did_you_mean(queue, known)
+        raise JobsError(f"no job, worker or task has a queue {queue!r}{near}; --yes pauses it all the same")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.rules.checks import read_moment
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -18,6 +21,17 @@ def duration(context: click.Context, option: click.Parameter, text: str) -> time
     if parts is None:
         raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 12h, 7d or 2w", context, option)
     return timedelta(**{_UNITS[parts[2]]: int(parts[1])})
+
+
+def since(context: click.Context, option: click.Parameter, text: str | None) -> datetime | timedelta | None:
+    """A length of time, or a moment such as 2026-03-29T14:30, in UTC unless it says otherwise."""
+    if text is None or re.fullmatch(r"\d{1,5}[smhdw]", text.strip()):
+        return optional(context, option, text)
+    try:
+        return read_moment(option.opts[0], text)
+    except ArgumentsError:
+        wanted = "write a length of time such as 90s, 15m, 12h, 7d, 2w, or a moment such as 2026-03-29T14:30 (UTC)"
+        raise click.BadParameter(f"{text!r:.40} is no time: {wanted}", context, option) from None
 
 
 def optional(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:

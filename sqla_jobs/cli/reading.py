@@ -19,7 +19,7 @@ from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
-from sqla_jobs.monitoring.status import Status, read_status
+from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
 from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import duration
 
@@ -51,7 +51,7 @@ def _print_status(status: Status) -> None:
                 queue.running,
                 queue.per_minute,
                 duration(queue.oldest_wait),
-                "paused" if queue.paused else " ",
+                _paused(queue) if queue.paused else " ",
             )
             for queue in status.queues
         ],
@@ -75,6 +75,11 @@ def _print_status(status: Status) -> None:
                 for failed in status.failures
             ],
         )
+
+
+def _paused(queue: QueueStatus) -> str:
+    by = f" by {queue.paused_by}" if queue.paused_by else ""
+    return f"paused {shown(queue.paused_at)}{by}"
 
 
 def _first_line(text: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.actions.audit import Changing, changing
+from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
 from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.errors import JobsError
@@ -72,14 +74,20 @@ def _note(row: dict[str, Any]) -> str:
 @click.option("--catch-up", type=click.Choice([*CatchUp]), default="latest", show_default=True, help="On missed ticks.")
 @click.option("--overlap", type=click.Choice([*Overlap]), default="allow", show_default=True)
 @click.option("--jitter", type=float, default=0.0, metavar="SECONDS", help="Each job is due up to that much later.")
-def add_schedule(jobs: Jobs[Any], /, name: str, task: str, cron: str, arguments: str, **given: Any) -> None:
+@audited
+def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str, arguments: str, **given: Any) -> None:
     """Add a schedule of an operator's: NAME enqueues TASK by CRON, with the arguments in JSON."""
     declaration = jobs.tasks[task].declaration
     options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
     row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
-    with jobs.binding().transaction() as session:
-        schedule_actions.add(session, jobs.models, jobs.tasks, name, row)
+    with _changing(jobs, actor) as it:
+        schedule_actions.add(it.session, jobs.models, jobs.tasks, name, row)
+        it.record("add", f"schedule {name}", cron=row["cron"], task=task)
     click.echo(f"added {name}")
+
+
+def _changing(jobs: Jobs[Any], actor: str) -> AbstractContextManager[Changing]:
+    return changing(jobs.binding(), jobs.models, jobs.tasks, actor)
 
 
 def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
@@ -92,42 +100,51 @@ def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-def enable(jobs: Jobs[Any], name: str) -> None:
+@audited
+def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Fire again, from the next tick on."""
-    with jobs.binding().transaction() as session:
-        schedule_actions.enable(session, jobs.models, _named(jobs, session, name).id)
+    with _changing(jobs, actor) as it:
+        schedule_actions.enable(it.session, jobs.models, _named(jobs, it.session, name).id)
+        it.record("enable", f"schedule {name}")
 
 
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
 @click.option("--reason", help="Shown to whoever wonders.")
-def disable(jobs: Jobs[Any], name: str, reason: str | None) -> None:
+@audited
+def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
     """Fire no more, until somebody enables it."""
-    with jobs.binding().transaction() as session:
-        schedule_actions.disable(session, jobs.models, _named(jobs, session, name).id, reason or "")
+    with _changing(jobs, actor) as it:
+        one = schedule_actions.disable(it.session, jobs.models, _named(jobs, it.session, name).id, reason or "")
+        said = jobs.tasks.secrets(one.task, one.args).text(reason or "")
+        it.record("disable", f"schedule {name}", reason=said)
 
 
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-def remove(jobs: Jobs[Any], name: str) -> None:
+@audited
+def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Delete a schedule that an operator added; what code declares would come back, and is to be disabled."""
-    with jobs.binding().transaction() as session:
-        one = _named(jobs, session, name)
+    with _changing(jobs, actor) as it:
+        one = _named(jobs, it.session, name)
         if one.declared and one.retired_at is None:
             raise JobsError(f"{name!r} is declared in code, and would come back: disable it instead")
-        session.delete(one)
+        it.session.delete(one)
+        it.record("remove", f"schedule {name}", cron=one.cron, task=one.task)
 
 
 @schedule.command("run-now", cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-def run_now(jobs: Jobs[Any], name: str) -> None:
+@audited
+def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Enqueue a job of it at once, whatever its rule says; prints the job's id."""
     jobs.tasks.load()
-    with jobs.binding().transaction() as session:
-        job_id = schedule_actions.fire(session, jobs.models, jobs.tasks, _named(jobs, session, name).id).id
+    with _changing(jobs, actor) as it:
+        job_id = schedule_actions.fire(it.session, jobs.models, jobs.tasks, _named(jobs, it.session, name).id).id
+        it.record("run now", f"schedule {name}", job=job_id)
     click.echo(job_id)
 
 

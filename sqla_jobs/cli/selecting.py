@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any
 
@@ -41,9 +41,10 @@ _OPTIONS = (
     click.option("--arg", "args", multiple=True, metavar="NAME=VALUE", callback=_arguments, help="As it is stored."),
     click.option("--error", metavar="TEXT", help="Part of the last run's error, in any case."),
     click.option(
-        "--older-than", "before", metavar="TIME", callback=durations.optional, help="Enqueued so long ago: 90s, 7d."
+        "--older-than", "before", metavar="TIME", callback=durations.since, help="Enqueued before: 7d ago, or a moment."
     ),
-    click.option("--newer-than", "after", metavar="TIME", callback=durations.optional, help="Enqueued since then."),
+    click.option("--newer-than", "after", metavar="TIME", callback=durations.since, help="Enqueued since then."),
+    click.option("--ended-within", "ended_after", metavar="TIME", callback=durations.since, help="Ended since then."),
 )
 
 
@@ -58,8 +59,9 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         states: tuple[str, ...],
         tasks: tuple[str, ...],
         queues: tuple[str, ...],
-        before: timedelta | None,
-        after: timedelta | None,
+        before: datetime | timedelta | None,
+        after: datetime | timedelta | None,
+        ended_after: datetime | timedelta | None,
         error: str | None,
         **options: Any,
     ) -> None:
@@ -74,6 +76,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
                 error=error,
                 before=before,
                 after=after,
+                ended_after=ended_after,
             )
         except ArgumentsError as wrong:
             raise click.UsageError(str(wrong)) from None

@@ -13,7 +13,7 @@ from sqla_jobs.actions.bulk import DELETE
 from sqla_jobs.actions.pruning import OrphanedRuns
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
 from sqla_jobs.cli.changing import carry_out
 from sqla_jobs.cli.output import as_json, print_json, print_table, shown
 from sqla_jobs.database.refusals import warn
@@ -29,13 +29,14 @@ from sqla_jobs.queries.leftovers import Leftovers
 @click.option("--older-than", required=True, metavar="TIME", callback=durations.duration, help="Such as 12h or 7d.")
 @click.option("--state", "states", multiple=True, type=click.Choice([*ENDED]), help="All three, unless given.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def prune(jobs: Jobs[Any], older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
+@audited
+def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
     """Delete jobs that ended so long ago, with their runs, in batches. Workers do so too, by their --retention.
 
     Without --state, runs that ended so long ago and whose job is gone go too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
-    carry_out(jobs, DELETE, Selection(states=wanted, ended_before=older_than), ask=not yes)
+    carry_out(jobs, DELETE, Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
     if states:
         return
     orphans = OrphanedRuns(Leftovers(jobs.models), older_than.total_seconds())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
+from sqla_jobs.actions.audit import Changing, changing
 from sqla_jobs.dashboard import redaction as hiding
 from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
 from sqla_jobs.dashboard.data.reading import reading
@@ -28,20 +28,6 @@ from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules import wording
 
 _HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Changing:
-    """A transaction of a visitor's, in which each change leaves a line in the audit."""
-
-    session: Session
-    jobs: Jobs[Any]
-    actor: str
-
-    def record(self, action: str, subject: str, **details: Any) -> None:
-        """Say in the audit what is changed; committed together with the change, or not at all."""
-        line = self.jobs.Audit(actor=self.actor, action=action, subject=subject, details=details)
-        self.session.add(line)
 
 
 class Dashboard:
@@ -115,11 +101,9 @@ class Dashboard:
         with reading(self.jobs) as found:
             yield found
 
-    @contextmanager
-    def changing(self) -> Generator[Changing]:
+    def changing(self) -> AbstractContextManager[Changing]:
         """A transaction for one change, committed at the end."""
-        with self.jobs.binding().transaction() as session:
-            yield Changing(session, self.jobs, self.actor)
+        return changing(self.jobs.binding(), self.jobs.models, self.jobs.tasks, self.actor)
 
     @property
     def actor(self) -> str:

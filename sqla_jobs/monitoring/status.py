@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Text, cast, func, select, text
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED
-from sqla_jobs.monitoring.finding import Finding
+from sqla_jobs.monitoring.finding import Finding, ask
 from sqla_jobs.monitoring.findings import problems
 from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
 from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
@@ -23,9 +23,11 @@ _FAILED = 10_000
 
 @dataclass(frozen=True)
 class QueueStatus(Queue):
-    """One queue, and how many jobs of it ended in the last minute."""
+    """One queue, how many jobs of it ended in the last minute, and who paused it when, as far as the audit says."""
 
     per_minute: int
+    paused_at: datetime | None = None
+    paused_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,29 @@ def read_status(session: Session, jobs: Jobs[Any]) -> Status:
     processes = read_processes(session, jobs)
     ended = _ended_per_minute(session, jobs)
     queues = read_queues(session, jobs, served_queues(processes), others=ended, most=_COUNTED)
+    paused = _paused(session, jobs)
     return Status(
-        [QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0)) for queue in queues],
+        [
+            QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0), **paused.get(queue.name, {}))
+            for queue in queues
+        ],
         processes,
         read_failures(session, jobs),
         problems(session, jobs, queues, processes),
     )
+
+
+def _paused(session: Session, jobs: Jobs[Any]) -> dict[str, dict[str, Any]]:
+    audit, queue = jobs.Audit, jobs.Queue
+    by = (
+        select(audit.actor)
+        .where(audit.action == "pause", audit.subject == func.concat("queue ", queue.name))
+        .order_by(audit.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = ask(session, jobs, select(queue.name, queue.paused_at, by).where(queue.paused_at.is_not(None)))
+    return {name: {"paused_at": at, "paused_by": actor} for name, at, actor in rows}
 
 
 def read_failures(session: Session, jobs: Jobs[Any]) -> list[Failures]:

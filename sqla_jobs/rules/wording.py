@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 NOTHING = "\N{EN DASH}"
 """Where there is no value."""
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -49,3 +52,9 @@ class Count(int):
 
     def __str__(self) -> str:
         return f"{int(self)}{'+' if self.is_least else ''}"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The names that look like it, to end a sentence that refuses it."""
+    near = get_close_matches(given, list(known), n=3)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

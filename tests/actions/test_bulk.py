@@ -84,7 +84,7 @@ def test_each_change_touches_the_states_it_applies_to(
     session: Session, change: Change, changed: set[str], state: str | None
 ) -> None:
     ids = {name: add(session, name) for name in STATES}
-    assert change.count(session, jobs.models, Selection()) == len(changed)
+    assert change.count(session, jobs.models, Selection()) == dict.fromkeys(change.states, 1)
     assert all_of(change) == Progress(len(changed), len(changed))
     found = states(session)
     for name, job_id in ids.items():

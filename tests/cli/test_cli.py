@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ class TestStatus:
         session.commit()
         with jobs.worker(bind=database):
             out = run("status").output
-        assert ["mail", "1", "0", "0", "0", "2", "h", "paused"] in [line.split() for line in out.splitlines()]
+        assert ["mail", "1", "0", "0", "0", "2", "h", "paused"] in [line.split()[:8] for line in out.splitlines()]
         assert ["default", "0", "0", "0", "3", NOTHING] in [line.split() for line in out.splitlines()]
         assert "default=8" in out
         assert ["misbehave", "GeneratorExit", "3", str(failed[-1]), "directly"] in [x.split() for x in out.splitlines()]
@@ -161,7 +162,7 @@ class TestStatus:
         data = json.loads(run("status", "--json").stdout)
         assert data["queues"] == [
             {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "oldest_wait": None, "paused": False}
-            | {"is_served": False, "per_minute": 3}
+            | {"is_served": False, "per_minute": 3, "paused_at": None, "paused_by": None}
         ]
         assert data["failures"][0]["last_error"] == "directly"
 
@@ -198,7 +199,10 @@ class TestReading:
         ):
             assert len(json.loads(run("list", "--json", *options).stdout)) == count, options
         assert "'x' is not NAME=VALUE" in run("list", "--arg", "x", code=2).output
-        assert "'soon' is not a duration: write 90s" in run("list", "--newer-than", "soon", code=2).output
+        assert (
+            "'soon' is no time: write a length of time such as 90s"
+            in run("list", "--newer-than", "soon", code=2).output
+        )
 
     def test_a_job_is_shown_with_its_runs(self, run: Run, failed: list[int], database: Engine) -> None:
         out = run("show", str(failed[0])).output
@@ -252,8 +256,8 @@ class TestChanging:
     ) -> None:
         assert run("retry", *map(str, failed[:2])).output == "retry: 2 jobs\n"
         assert list(states(session).values()) == ["queued", "queued", "failed"]
-        assert run("cancel", str(failed[0])).output == "cancel: 1 jobs\n"
-        assert run("delete", str(failed[0])).output == "delete: 1 jobs\n"
+        assert run("cancel", str(failed[0])).output == "cancel: 1 job\n"
+        assert run("delete", str(failed[0])).output == "delete: 1 job\n"
         assert failed[0] not in states(session)
 
     def test_an_id_for_which_there_is_nothing_to_do_is_an_error(
@@ -267,7 +271,7 @@ class TestChanging:
         self, run: Run, session: Session, failed: list[int], answer: str, after: str
     ) -> None:
         result = run("retry", "--state", "failed", answer=answer, code=0 if after == "queued" else 1)
-        assert "retry 3 jobs? [y/N]" in result.output
+        assert "retry 3 failed jobs? [y/N]" in result.output
         assert set(states(session).values()) == {after}
 
     def test_yes_asks_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
@@ -282,13 +286,83 @@ class TestChanging:
         assert states(session) == {}
 
     @pytest.mark.slow
-    def test_what_was_left_alone_is_told_with_the_reason(self, run: Run, session: Session, failed: list[int]) -> None:
-        session.execute(update(jobs.Job).values(unique_key="k").where(jobs.Job.id.in_(failed[:2])))
+    def test_each_named_job_that_is_left_alone_is_an_error_with_the_reason(
+        self, run: Run, session: Session, failed: list[int]
+    ) -> None:
+        session.execute(update(jobs.Job).values(unique_key="k").where(jobs.Job.id == failed[0]))
+        session.add(jobs.Job(task="mark", args={"n": 1}, unique_key="k"))
         session.add(shop.Effect(n=1, kind="x", job_id=failed[2]))
         session.commit()
-        out = run("retry", *map(str, failed[:2])).output
-        assert "1 were left alone: another job that lives, or is newer, has their unique key" in out
-        assert "1 were left alone: rows of the application refer to them" in run("delete", str(failed[2])).output
+        out = run("retry", *map(str, failed[:2]), code=1).output
+        assert "retry: 1 job\n" in out
+        assert f"job {failed[0]} was left alone: another job that lives, or is newer, has its unique key" in out
+        refers = f"job {failed[2]} was left alone: rows of the application refer to it"
+        assert refers in run("delete", str(failed[2]), code=1).output
+        with Session(session.bind) as other:
+            other.execute(select(jobs.Job).where(jobs.Job.id == failed[2]).with_for_update())
+            assert "somebody holds or has changed it" in run("retry", str(failed[2]), code=1).output
+
+    def test_a_retry_means_what_went_wrong_unless_a_state_is_named(
+        self, run: Run, session: Session, failed: list[int], database: Engine
+    ) -> None:
+        good = shop.mark.enqueue(session, n=1)
+        late = shop.mark.options(delay=3600).enqueue(session, n=2)
+        session.commit()
+        jobs.worker(bind=database).drain()
+        run("cancel", str(failed[0]), code=1)
+        session.execute(update(jobs.Job).values(state="cancelled").where(jobs.Job.id == failed[0]))
+        session.commit()
+        asked = run("retry", "--queue", "default", answer="y\n").output
+        assert "retry 2 failed, 1 cancelled jobs? [y/N]" in asked
+        assert states(session) == dict.fromkeys(failed, "queued") | {good.id: "succeeded", late.id: "scheduled"}
+        assert f"job {good.id} is succeeded: retry all the same? [y/N]" in run("retry", str(good.id), code=1).output
+        assert states(session)[good.id] == "succeeded"
+        assert run("retry", str(good.id), "--yes").output == "retry: 1 job\n"
+
+    def test_a_slip_of_the_pen_is_an_error(self, run: Run, session: Session, failed: list[int]) -> None:
+        said = run("cancel", "--task", "misbehav", "--yes", code=1).output
+        assert "no job is of task 'misbehav', and no task has that name; did you mean 'misbehave'?" in said
+        said = run("pause", "defualt", code=1).output
+        assert (
+            "no job, worker or task has a queue 'defualt'; did you mean 'default'?; --yes pauses it all the same"
+            in said
+        )
+        assert "queue 'defualt' is not paused" in run("resume", "defualt", code=1).output
+        assert session.scalars(select(jobs.Queue.name)).all() == []
+        run("pause", "tomorrow", "--yes")
+        assert session.scalars(select(jobs.Queue.name)).all() == ["tomorrow"]
+
+    def test_a_flood_is_found_by_when_it_ended(self, run: Run, session: Session, failed: list[int]) -> None:
+        first = update(jobs.Job).where(jobs.Job.id == failed[0])
+        session.execute(first.values(finished_at=func.now() - timedelta(hours=5)))
+        session.execute(update(jobs.Job).values(created_at=func.now() - timedelta(days=9)))
+        session.commit()
+        assert run("delete", "--ended-within", "2h", "--newer-than", "1d", "--yes").output == "delete: 0 jobs\n"
+        assert run("delete", "--ended-within", "2h", "--yes").output == "delete: 2 jobs\n"
+        long_ago = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="minutes")
+        assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
+        assert "or a moment such as 2026-03-29T14:30" in run("list", "--ended-within", "soon", code=2).output
+
+    def test_what_people_change_is_in_the_audit(self, run: Run, session: Session, failed: list[int]) -> None:
+        run("retry", str(failed[0]), "--actor", "ann")
+        run("cancel", "--task", "misbehave", "--yes", "--actor", "ann")
+        run("pause", "default", "--actor", "bob")
+        run("schedule", "add", "nightly", "mark", "@daily", '{"n": 1}', "--actor", "ann")
+        run("schedule", "run-now", "nightly")
+        lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
+        *told, (actor, action, subject) = [tuple(line) for line in lines]
+        assert told == [
+            ("ann", "retry", f"job {failed[0]}"),
+            ("ann", "cancel many", "1 job"),
+            ("bob", "pause", "queue default"),
+            ("ann", "add", "schedule nightly"),
+        ]
+        assert (action, subject) == ("run now", "schedule nightly")
+        assert re.fullmatch(r".+@.+", actor)
+        details = session.scalars(select(jobs.Audit.details).where(jobs.Audit.action == "cancel many")).one()
+        assert details == {"filter": {"tasks": ["misbehave"], "states": ["scheduled", "queued", "running"]}}
+        (paused,) = [line for line in run("status").output.splitlines() if line.startswith("default")]
+        assert paused.endswith("by bob")
 
     def test_a_queue_is_paused_and_resumed(self, run: Run, session: Session, database: Engine) -> None:
         shop.mark.options(queue="mail").enqueue(session, 1)
@@ -374,7 +448,7 @@ class TestUpkeep:
         session.execute(update(jobs.Job).values(finished_at=func.now() - timedelta(hours=2)))
         session.commit()
         assert run("prune", "--older-than", "1h", "--state", "succeeded", "--yes").output == "delete: 0 jobs\n"
-        assert "delete 3 jobs? [y/N]" in run("prune", "--older-than", "1h", answer="n\n", code=1).output
+        assert "delete 3 failed jobs? [y/N]" in run("prune", "--older-than", "1h", answer="n\n", code=1).output
         assert run("prune", "--older-than", "1h", "--yes").output == "delete: 3 jobs\n"
         assert states(session) == {}
 
@@ -444,7 +518,7 @@ class TestUpkeep:
         (["list", "--arg", f"x={'9' * 5000}"], 0, ""),
         (["list", "--older-than", "99999w"], 0, ""),
         (["list", "--newer-than", "99999w", "--json"], 0, "[]"),
-        (["list", "--newer-than", "999999w"], 2, "is not a duration"),
+        (["list", "--newer-than", "999999w"], 2, "is no time: write"),
         (["prune", "--older-than", "99999w", "--yes"], 0, "0 jobs"),
         (["list", "--limit", str(2**63)], 2, "not in the range"),
         (["list", "--below", str(2**63)], 2, "not in the range"),

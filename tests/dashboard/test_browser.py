@@ -190,7 +190,7 @@ def test_all_that_match_are_retried_with_progress(page: Page, origin: str, sessi
     assert re.search(r"state=failed.*task=add", page.url)
     page.get_by_label("All that match").check()
     page.get_by_role("button", name="Retry…").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Retry 1,000 jobs?")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Retry 1,000 failed jobs?")
     page.get_by_role("button", name="Retry 1,000 jobs").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("1,000 jobs queued")
     page.get_by_role("link", name="Back to the list").click()
@@ -225,7 +225,7 @@ def test_a_selection_survives_auto_refresh_and_so_does_the_scroll(page: Page, or
     page.get_by_label("This page").check()
     expect(page.get_by_text("50 selected")).to_be_visible()
     page.get_by_role("button", name="Cancel…").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Cancel 50 jobs?")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Cancel 49 scheduled, 1 queued jobs?")
 
 
 def test_auto_refresh_is_paused_and_stays_so(page: Page, origin: str, session: Session) -> None:

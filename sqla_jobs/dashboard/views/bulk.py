@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.actions import bulk
-from sqla_jobs.actions.bulk import Change
+from sqla_jobs.actions.bulk import Change, counted
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
@@ -20,7 +20,6 @@ from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.redaction import HIDDEN
-from sqla_jobs.rules.wording import Count
 
 _SAMPLE = 5
 _STRETCH = 50_000
@@ -85,7 +84,8 @@ def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str],
     except BadFilter as error:
         abort(400, str(error))
     if request.form.get("all"):
-        return action, OFFERS[action], wanted.selection, {"all": "1", **wanted.given}, []
+        meant = OFFERS[action].change.meant(wanted.selection)
+        return action, OFFERS[action], meant, {"all": "1", **wanted.given}, []
     ids = request.form.getlist("ids")
     if not ids:
         abort(400, "No job was selected: tick some first, or choose all that match the filter.")
@@ -103,14 +103,15 @@ def confirm(site: Dashboard) -> Response:
         end = session.scalar(select(func.max(job.id))) or 0
         wanted = [*selection.where(site.jobs.models), job.state.in_(offer.change.states)]
         sample = session.execute(select(*columns(job)).where(*wanted).order_by(job.id.desc()).limit(_SAMPLE)).all()
-        selected = Count(len(ids)) if ids else None
+        selected = len(ids) if ids else None
         try:
             with session.begin_nested():
-                count = Count(offer.change.count(session, site.jobs.models, selection))
+                by_state = offer.change.count(session, site.jobs.models, selection)
+                count = sum(by_state.values())
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != "57014":
                 raise
-            count = None
+            count, by_state = None, {}
         shown = [(row, site.shown(row.task, row.args_text or "").summary) for row in sample]
     return site.render(
         "confirm.html",
@@ -120,6 +121,8 @@ def confirm(site: Dashboard) -> Response:
         fields=fields,
         ids=ids,
         count=count,
+        counted=counted(by_state),
+        narrowed_to=offer.change.by_default if _is_narrowed(offer.change, fields) else (),
         selected=selected,
         sample=shown,
         end=end,
@@ -127,6 +130,11 @@ def confirm(site: Dashboard) -> Response:
         back=site.back(site.url("jobs")),
         filters=[(name, fields[name]) for name in NAMES if name in fields],
     )
+
+
+def _is_narrowed(change: Change, fields: Mapping[str, str]) -> bool:
+    """Whether all that match are meant, of some states only."""
+    return "all" in fields and "state" not in fields and change.by_default != change.states
 
 
 def run(site: Dashboard) -> Response:

@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import jobs as actions
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.bulk import DELETE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.redaction import Shown
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
-from sqla_jobs.dashboard.site import Changing, Dashboard
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -160,21 +161,21 @@ def change(site: Dashboard, job_id: int, action: str) -> AnyResponse:
 
 
 def _retry(changing: Changing, job_id: int) -> str:
-    if not actions.retry(changing.session, changing.jobs.models, job_id):
+    if not actions.retry(changing.session, changing.models, job_id):
         raise JobsError(f"Job {job_id} is queued or running already, so there is nothing to retry.")
     changing.record("retry", f"job {job_id}")
     return f"Job {job_id} is queued."
 
 
 def _cancel(changing: Changing, job_id: int) -> str:
-    if not actions.cancel(changing.session, changing.jobs.models, job_id):
+    if not actions.cancel(changing.session, changing.models, job_id):
         raise JobsError(f"Job {job_id} had ended already, so there is nothing to cancel.")
     changing.record("cancel", f"job {job_id}")
     return f"Job {job_id} is cancelled. If it runs, it was asked to stop."
 
 
 def _delete(changing: Changing, job_id: int) -> str:
-    session, models = changing.session, changing.jobs.models
+    session, models = changing.session, changing.models
     task = session.scalar(select(models.Job.task).where(models.Job.id == job_id))
     if task is None:
         raise UnknownJob(f"There is no job {job_id}; somebody may have deleted it already.")
@@ -190,7 +191,7 @@ def _delete(changing: Changing, job_id: int) -> str:
 
 def _reschedule(changing: Changing, job_id: int) -> str:
     run_at = read_moment("run_at", request.form.get("run_at", "").strip())
-    if not actions.reschedule(changing.session, changing.jobs.models, job_id, run_at):
+    if not actions.reschedule(changing.session, changing.models, job_id, run_at):
         raise JobsError(f"Job {job_id} does not wait any more, so it was not rescheduled.")
     changing.record("reschedule", f"job {job_id}", run_at=run_at.isoformat())
     return f"Job {job_id} waits until {run_at:%Y-%m-%d %H:%M} UTC."
@@ -204,7 +205,7 @@ def _move(changing: Changing, job_id: int) -> str:
         raise ArgumentsError(
             f"priority must be an integer from -10 to 10 (lower runs first), got {priority!r:.40}"
         ) from None
-    if not actions.move(changing.session, changing.jobs.models, job_id, queue=queue, priority=number):
+    if not actions.move(changing.session, changing.models, job_id, queue=queue, priority=number):
         raise JobsError(f"Job {job_id} does not wait any more, so it was not moved.")
     changing.record("move", f"job {job_id}", queue=queue, priority=number)
     return f"Job {job_id} waits in queue {queue}, with priority {number}."

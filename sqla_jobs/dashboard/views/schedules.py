@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import schedules as schedule_actions
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.redaction import Shown
-from sqla_jobs.dashboard.site import Changing, Dashboard
+from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import lines
 from sqla_jobs.errors import ConfigurationError, JobsError
 
@@ -154,7 +155,7 @@ def change(site: Dashboard, schedule_id: int, action: str) -> AnyResponse:
 
 
 def _enable(changing: Changing, schedule_id: int) -> str:
-    schedule = schedule_actions.enable(changing.session, changing.jobs.models, schedule_id)
+    schedule = schedule_actions.enable(changing.session, changing.models, schedule_id)
     changing.record("enable", f"schedule {schedule.name}")
     return f"Schedule {schedule.name} is enabled; it catches up on nothing."
 
@@ -163,15 +164,14 @@ def _disable(changing: Changing, schedule_id: int) -> str:
     reason = request.form.get("reason", "").strip()[:500]
     if not reason:
         raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
-    schedule = schedule_actions.disable(changing.session, changing.jobs.models, schedule_id, reason)
-    schedule.disabled_reason = changing.jobs.tasks.secrets(schedule.task, schedule.args).text(reason)
+    schedule = schedule_actions.disable(changing.session, changing.models, schedule_id, reason)
+    schedule.disabled_reason = changing.tasks.secrets(schedule.task, schedule.args).text(reason)
     changing.record("disable", f"schedule {schedule.name}", reason=schedule.disabled_reason)
     return f"Schedule {schedule.name} is disabled."
 
 
 def _fire(changing: Changing, schedule_id: int) -> str:
-    jobs = changing.jobs
-    job = schedule_actions.fire(changing.session, jobs.models, jobs.tasks, schedule_id)
+    job = schedule_actions.fire(changing.session, changing.models, changing.tasks, schedule_id)
     changing.record("run now", f"schedule {schedule_id}", job=job.id)
     return f"Job {job.id} is queued, beside the schedule's ticks."
 

@@ -1,0 +1,35 @@
+"""Who changed what: a line beside each change that a person makes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.tasks.registry import Tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Changing:
+    """A transaction of a person's, in which each change leaves a line in the audit."""
+
+    session: Session
+    models: Models[Any]
+    tasks: Tasks[Any]
+    actor: str
+
+    def record(self, action: str, subject: str, **details: Any) -> None:
+        """Say in the audit what is changed; committed together with the change, or not at all."""
+        self.session.add(self.models.Audit(actor=self.actor, action=action, subject=subject, details=details))
+
+
+@contextmanager
+def changing(binding: Binding, models: Models[Any], tasks: Tasks[Any], actor: str) -> Generator[Changing]:
+    """A transaction of `actor`, committed at the end."""
+    with binding.transaction() as session:
+        yield Changing(session, models, tasks, actor)
