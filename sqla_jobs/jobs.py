@@ -135,7 +135,8 @@ class Jobs(Generic[J]):
         if chosen is None:
             raise ConfigurationError(
                 "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
-                "or --database-url or DATABASE_URL on the command line"
+                "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
+                "such as shop:create_app()"
             )
         return Binding(chosen, self.Job, context=self._context)
 

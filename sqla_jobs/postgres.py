@@ -33,6 +33,7 @@ _SETTINGS = (
     "unix_socket_directories=",
     "max_connections=200",
     "max_prepared_transactions=20",
+    "cluster_name=local_postgres",
 )
 _NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _PASSWORD = "local_postgres.password"  # noqa: S105 - a file's name

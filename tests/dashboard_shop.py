@@ -6,7 +6,7 @@ import threading
 
 from flask import Flask
 from sqlalchemy import Text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
 from sqla_jobs import JobMixin, Jobs, RunContext
@@ -49,6 +49,16 @@ def login(user: str, password: str) -> str:
 @jobs.task(name=HOSTILE)
 def hostile(value: str) -> str:
     return value
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+@jobs.task
+def settle(session: Session, order: Order, others: list[Order]) -> int:
+    return order.id
 
 
 @jobs.task

@@ -18,8 +18,8 @@ from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.refusals import in_parts, warn
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, JobState
+from sqla_jobs.queries.delete_jobs import Removal, ctid
 from sqla_jobs.queries.expressions import array_of, locked
-from sqla_jobs.queries.prune import Removal, ctid
 
 _BATCH = 500
 

@@ -23,8 +23,8 @@ from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError, Unkn
 from sqla_jobs.models.columns import JobMixin, ScheduleMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, JobState
+from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.queries.prune import Removal
 from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.tasks.enqueue import check_common
 

@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.refusals import in_parts
+from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.queries.prune import Removal
 
 BATCH = 1000
 LOOKED_AT = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sqla_jobs.cli import changing, dashboard, grants, reading, running, schedules, schema, upkeep
+from sqla_jobs.cli import dashboard, grants, jobs, queues, reading, running, schedules, schema, upkeep
 
 COMMANDS: tuple[click.Command, ...] = (
     running.worker,
@@ -12,12 +12,12 @@ COMMANDS: tuple[click.Command, ...] = (
     reading.status,
     reading.list_jobs,
     reading.show,
-    changing.retry,
-    changing.cancel,
-    changing.delete,
-    changing.enqueue,
-    changing.pause,
-    changing.resume,
+    jobs.retry,
+    jobs.cancel,
+    jobs.delete,
+    jobs.enqueue,
+    queues.pause,
+    queues.resume,
     schedules.schedule,
     upkeep.prune,
     upkeep.doctor,

@@ -19,6 +19,7 @@ from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
+from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
 from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import duration
@@ -106,15 +107,15 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
         print_json(rows)
         return
     print_table(
-        ["ID", "TASK", "QUEUE", "STATE", "ATTEMPT", "WHEN", "ARGUMENTS"],
+        ["ID", "TASK", "QUEUE", "STATE", "SINCE, OR DUE", "ATTEMPT", "ARGUMENTS"],
         [
             (
                 row["id"],
                 row["task"],
                 row["queue"],
                 row["state"],
+                row[_MOMENTS.get(row["state"], "finished_at")],
                 f"{row['attempt']}/{row['max_attempts']}",
-                row["finished_at"] or row["started_at"] or row["run_at"],
                 _summary(row["args"]),
             )
             for row in rows
@@ -122,6 +123,9 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
     )
     if len(found) > limit:
         click.echo(f"There are more: --limit, or --below {rows[-1]['id']}", err=True)
+
+
+_MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.running: "started_at"}
 
 
 @click.command(cls=ApplicationCommand)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sqla_jobs.clock.ticks import ticks_due
+from sqla_jobs.clock.catch_up import ticks_due
 from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries

@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions.audit import Changing, changing
-from sqla_jobs.dashboard import redaction as hiding
+from sqla_jobs.dashboard import shown as hiding
 from sqla_jobs.dashboard.access import Actor, Authorize, Cookies, Role
 from sqla_jobs.dashboard.data.reading import reading
 from sqla_jobs.dashboard.render import formatting

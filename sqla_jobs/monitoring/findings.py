@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring import additions, server, work
+from sqla_jobs.monitoring import additions, server, waiting_jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
 from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
@@ -21,9 +21,9 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     server.oldest_transaction,
     server.prepared_transactions,
     server.bloat,
-    work.vanished_processes,
-    work.locked_jobs,
-    work.set_aside,
+    waiting_jobs.vanished_processes,
+    waiting_jobs.locked_jobs,
+    waiting_jobs.set_aside,
     additions.foreign_keys,
     additions.row_level_security,
     additions.triggers,
@@ -49,6 +49,6 @@ def problems(
 def _of_work(
     session: Session, jobs: Jobs[Any], queues: Sequence[Queue], processes: Sequence[ProcessStatus]
 ) -> Iterator[Finding]:
-    yield from work.workers(queues, processes)
-    yield from work.unknown_tasks(session, jobs, queues)
-    yield from work.clocks(session, jobs, processes)
+    yield from waiting_jobs.workers(queues, processes)
+    yield from waiting_jobs.unknown_tasks(session, jobs, queues)
+    yield from waiting_jobs.clocks(session, jobs, processes)

@@ -48,9 +48,17 @@ _SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {
 
 def settings(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Settings that endanger jobs."""
+    is_local = _setting(session, jobs, "cluster_name") == "local_postgres"
     for name, (is_good, remedy) in _SETTINGS.items():
-        value = str(ask(session, jobs, select(func.current_setting(name))).scalar_one())
-        yield well(name, value) if is_good(value) else warning(name, value, remedy)
+        value = _setting(session, jobs, name)
+        if is_local and name in ("fsync", "full_page_writes"):
+            yield well(name, f"{value}, as local_postgres(durable={value == 'on'}) sets it")
+        else:
+            yield well(name, value) if is_good(value) else warning(name, value, remedy)
+
+
+def _setting(session: Session, jobs: Jobs[Any], name: str) -> str:
+    return str(ask(session, jobs, select(func.current_setting(name))).scalar_one())
 
 
 def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
+
+_LIBRARY = str(Path(__file__).parents[1])
 
 
 def message_of(error: BaseException) -> str:
@@ -21,10 +24,17 @@ def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
     data = _data_of(error)
     try:
         told = traceback.TracebackException.from_exception(error)
+        _begin_at_the_task(told)
         _retell(told, error, lambda text: clean(_without(data, text)))
         return "".join(told.format())
     except BaseException:  # noqa: BLE001 - nothing that an error does may stop its being told
         return f"<its traceback cannot be written: {clean(_without(data, _own_message(error)))}>"
+
+
+def _begin_at_the_task(told: traceback.TracebackException) -> None:
+    """Leave out the frames of this library that lead to the application's."""
+    ours = next((place for place, frame in enumerate(told.stack) if not frame.filename.startswith(_LIBRARY)), 0)
+    del told.stack[:ours]
 
 
 def _retell(told: Any, error: BaseException, clean: Callable[[str], str]) -> None:

@@ -39,6 +39,7 @@ class ChildSpec:
 def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
     """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
+    signal.signal(signal.SIGHUP, _pass_on_to_the_parent)
     spec.logs.set_up(spec.application)
     parent = ParentConnection(pipe, memory, spec.settings.lease)
     try:
@@ -60,6 +61,11 @@ def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
 
 def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:
     """Ctrl-C reaches it too."""
+
+
+def _pass_on_to_the_parent(number: int, frame: FrameType | None) -> None:
+    """`status` shows the pid of the child, and so that may be the one that somebody signals."""
+    os.kill(os.getppid(), number)
 
 
 def _leave_threads_behind() -> None:

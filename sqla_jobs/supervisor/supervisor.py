@@ -190,7 +190,9 @@ class Supervisor:
         if not self._has_worked and self._options.reload:
             slot.start_at = math.inf  # until something changes
             return
-        if not self._has_worked:  # it has said why
+        if not self._has_worked:
+            if (child.process.exitcode or 0) < 0:  # else it has said why
+                log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
             self._exit_code = 1
             self._stop_requested.set()
             return

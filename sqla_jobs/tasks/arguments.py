@@ -49,14 +49,14 @@ class Codec:
         """
         keys = {
             name: entity.key_of(self._where(name), session, values[name])
-            for name, entity in self._entities.items()
+            for name, entity in self.entities.items()
             if name in values
         }
         return self._encode({**values, **keys})
 
     def encode_without_rows(self, values: Mapping[str, Any]) -> bytes:
         """The same outside of a session, where no argument can be a row of the database."""
-        if rows := sorted(self._entities.keys() & values.keys()):
+        if rows := sorted(self.entities.keys() & values.keys()):
             raise ArgumentsError(
                 f"{self._where(rows[0])} is a row of the database, which a schedule cannot hold: "
                 "take its key as a plain argument, and load it in the task"
@@ -98,7 +98,7 @@ class Codec:
 
     def load(self, session: Session, values: dict[str, Any]) -> dict[str, Any]:
         """`values` with each key of an entity replaced by its row. Raises `EntityGone`."""
-        for name, entity in self._entities.items():
+        for name, entity in self.entities.items():
             if name in values:
                 values[name] = entity.load(self._where(name), session, values[name], hide=name in self._sensitive)
         return values
@@ -159,7 +159,8 @@ class Codec:
         return found
 
     @cached_property
-    def _entities(self) -> dict[str, Entity]:
+    def entities(self) -> dict[str, Entity]:
+        """The arguments that are rows."""
         entities = {name: entity_of(note) for name, note in self._annotations.items()}
         return {name: entity for name, entity in entities.items() if entity}
 
@@ -168,7 +169,7 @@ class Codec:
         shape: dict[str, Any] = {}
         for name, parameter in self._signature.arguments.parameters.items():
             annotation = self._annotations[name]
-            if entity := self._entities.get(name):
+            if entity := self.entities.get(name):
                 annotation = entity.key_type
                 if not self._signature.wants_session:
                     raise self.entity_without_session(name)

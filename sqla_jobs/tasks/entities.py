@@ -42,12 +42,15 @@ class Entity:
         if not self.many:
             return self._key_of(where, session, value)
         if not isinstance(value, Iterable):
-            raise ArgumentsError(f"{where} takes a list of {self._name}, not a {type(value).__name__}")
+            raise ArgumentsError(f"{where} takes a list of rows of {self._name}, got {type(value).__name__}")
         return [self._key_of(where, session, item) for item in value]
 
     def _key_of(self, where: str, session: Session, value: Any) -> Any:
         if not isinstance(value, self.mapper.class_):
-            raise ArgumentsError(f"{where} takes a {self._name}, not a {type(value).__name__}")
+            raise ArgumentsError(
+                f"{where} takes a row of {self._name}, got {type(value).__name__}: pass the row itself, such as "
+                f"session.get({self._name}, …)"
+            )
         state = inspect(value)
         if state.pending and object_session(value) is session:
             session.flush()
@@ -56,6 +59,13 @@ class Entity:
         if state.identity is None:
             raise ArgumentsError(f"{where}: that {self._name} is not in this session; session.add() it first")
         return self._convert(state.identity, "process_bind_param")
+
+    def as_code(self, key: Any) -> str:
+        """An expression for the row, or the list of rows, of a key as it is stored."""
+        if key is None:
+            return "None"
+        rows = [f"session.get({self._name}, {item!r})" for item in (key if self.many else [key])]
+        return f"[{', '.join(rows)}]" if self.many else rows[0]
 
     def load(self, where: str, session: Session, key: Any, *, hide: bool) -> Any:
         """The row, or the list of rows. Raises `EntityGone` where one is no longer there; `hide` its key."""

@@ -45,6 +45,11 @@ class Declared:
     args: Mapping[str, Any]
     values: Mapping[str, Any]
 
+    @property
+    def rule(self) -> tuple[str, str, str]:
+        """What one declaration of a name must have in common with another: a module may be imported twice."""
+        return self.declaration.name, self.cron.text, self.cron.timezone
+
     def row(self) -> dict[str, Any]:
         """The columns it is about, as JSON has them. Raises `ArgumentsError`, `DeclarationError`."""
         encoded = self.declaration.codec.encode_without_rows(self.args)
@@ -69,10 +74,10 @@ class Schedules(Mapping[str, Declared]):
         """Remember a schedule. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
         one = declared(declaration, cron, arguments, options)
         other = self._by_name.get(one.name)
-        if other is not None and other.declaration.name != declaration.name:
+        if other is not None and other.rule != one.rule:
             raise DeclarationError(
-                f"two schedules are named {one.name!r}, of the tasks {other.declaration.name} and "
-                f"{declaration.name}: give one of them another name="
+                f"two schedules are named {one.name!r}, {other.declaration.name} at {other.cron.text!r} and "
+                f"{declaration.name} at {one.cron.text!r}: give one of them another name="
             )
         self._by_name[one.name] = one
 

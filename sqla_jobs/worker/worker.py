@@ -22,19 +22,20 @@ from sqla_jobs.execution.transactions import WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.runtime.heartbeat import Alone, Keeper
+from sqla_jobs.runtime.heartbeat import Keeper
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
+from sqla_jobs.worker.alone import Alone
 from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.pruner import Pruner
+from sqla_jobs.worker.retention import Pruner
 from sqla_jobs.worker.threads import RunnerThreads
 
 if TYPE_CHECKING:

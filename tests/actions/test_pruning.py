@@ -171,7 +171,7 @@ class TestRunsWithoutAJob:
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sqla_jobs.actions.pruning.LOOKED_AT", 7)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
+        monkeypatch.setattr("sqla_jobs.worker.retention._EVERY", 0.01)
         kept = add(session, 100, "failed", days=3)
         session.execute(text("UPDATE sqla_runs SET job_id = job_id + 1000000 WHERE id IN (1, 2, 50, 51, 99, 100)"))
         session.commit()
@@ -243,8 +243,8 @@ class TestATriggerThatRefuses:
     def test_workers_leave_the_job_delete_the_others_and_say_so_once(
         self, tables: Engine, session: Session, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._TRY_AGAIN", 0.0)
+        monkeypatch.setattr("sqla_jobs.worker.retention._EVERY", 0.01)
+        monkeypatch.setattr("sqla_jobs.worker.retention._TRY_AGAIN", 0.0)
         ids = add(session, 20)
         refuse(tables, "sqla_jobs", ids[3:5])
         with jobs.worker(bind=tables):
@@ -261,9 +261,9 @@ class TestATriggerThatRefuses:
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sqla_jobs.actions.pruning.BATCH", 5)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._PAUSE", 0.0)
-        monkeypatch.setattr("sqla_jobs.worker.pruner._MOST_REFUSED", 4)
+        monkeypatch.setattr("sqla_jobs.worker.retention._EVERY", 0.01)
+        monkeypatch.setattr("sqla_jobs.worker.retention._PAUSE", 0.0)
+        monkeypatch.setattr("sqla_jobs.worker.retention._MOST_REFUSED", 4)
         refused, others = add(session, 12), add(session, 12, days=99)
         refuse(tables, "sqla_jobs", refused)
         with jobs.worker(bind=tables):

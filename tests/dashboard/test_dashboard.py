@@ -386,10 +386,26 @@ def test_a_job_tells_its_whole_story(visitor: Visitor, session: Session) -> None
         "2 of 2",
         "only one",
         "note of the application",
-        "jobs.tasks['fail'].options(unique_key='only one').enqueue(session, message=\"first line",
+        "jobs.tasks['fail'].options(unique_key='only one', columns={'note': 'of the application'}).enqueue(session, ",
     ):
         assert said.replace('message="first line', "message=") in page, said
     assert page.rindex("Attempt 1 failed") < page.rindex("Attempt 2 failed")
+
+
+def code_of(visitor: Visitor, job_id: int) -> str:
+    found = re.search(r'<pre[^>]*id="code"[^>]*>(.*?)</pre>', visitor.get(f"/jobs/{job_id}"), re.DOTALL)
+    assert found
+    return html.unescape(found[1])
+
+
+def test_the_code_of_a_job_names_rows_and_columns_of_the_application(visitor: Visitor, session: Session) -> None:
+    session.add_all([shop.Order(id=1), shop.Order(id=2)])
+    first, second = session.scalars(select(shop.Order)).all()
+    shop.settle.options(columns={"note": "urgent"}).enqueue(session, order=first, others=[first, second])
+    session.commit()
+    again = eval(code_of(visitor, 1), {"jobs": jobs, "session": session, "Order": shop.Order})
+    session.commit()
+    assert (again.task, again.args, again.note) == ("settle", {"order": 1, "others": [1, 2]}, "urgent")
 
 
 def test_the_code_of_a_job_enqueues_it_again(visitor: Visitor, session: Session) -> None:

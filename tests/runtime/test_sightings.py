@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.queries import Queries, processes
-from sqla_jobs.rules.sightings import Sightings
+from sqla_jobs.rules.dead_processes import Sightings
 from tests import shop
 from tests.counting import attempts_and_runs, states
 from tests.helpers import refuse, wait_until

@@ -574,3 +574,29 @@ def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_mean
         session.commit()
     wait_until(lambda: states(database) == {"succeeded": 3100}, timeout=30)
     assert effects(database, "plain") == dict.fromkeys(range(3100), 1), "none of them began twice"
+
+
+def test_a_child_that_is_killed_before_it_is_ready_is_told_of(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker(database_url)
+    wait_until(lambda: children_of(worker))
+    os.kill(children_of(worker).pop(), signal.SIGKILL)
+    assert worker.wait(30) == 1
+    assert "was killed by SIGKILL before it was ready" in log_of(tmp_path)
+
+
+def test_a_child_that_is_asked_to_start_anew_passes_that_on(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """`status` shows its pid, and not that of its parent."""
+    start_worker(database_url)
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (before,) = worker_pids(database)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=1)
+        session.commit()
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    os.kill(before, signal.SIGHUP)
+    wait_until(lambda: worker_pids(database) and before not in worker_pids(database))
+    assert states(database) == {"succeeded": 1}

@@ -582,14 +582,14 @@ class TestEntities:
     @pytest.mark.parametrize(
         ("annotation", "value", "reason"),
         [
-            (Order, None, "'value' takes a Order, not a NoneType"),
-            (Order, 7, "'value' takes a Order, not a int"),
-            (Order, Customer(), "'value' takes a Order, not a Customer"),
-            (Order | None, [], "'value' takes a Order, not a list"),
-            (list[Order], 7, "'value' takes a list of Order, not a int"),
-            (list[Order], None, "'value' takes a list of Order, not a NoneType"),
-            (list[Order], [None], "'value' takes a Order, not a NoneType"),
-            (Car, Vehicle(kind="vehicle"), "'value' takes a Car, not a Vehicle"),
+            (Order, None, "'value' takes a row of Order, got NoneType"),
+            (Order, 7, "'value' takes a row of Order, got int"),
+            (Order, Customer(), "'value' takes a row of Order, got Customer"),
+            (Order | None, [], "'value' takes a row of Order, got list"),
+            (list[Order], 7, "'value' takes a list of rows of Order, got int"),
+            (list[Order], None, "'value' takes a list of rows of Order, got NoneType"),
+            (list[Order], [None], "'value' takes a row of Order, got NoneType"),
+            (Car, Vehicle(kind="vehicle"), "'value' takes a row of Car, got Vehicle"),
             (Order, Order(), r"'value': that Order is not in this session; session.add\(\) it first"),
         ],
     )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.paging import Order
-from sqla_jobs.dashboard.redaction import READ
+from sqla_jobs.dashboard.shown import READ
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.listing import where_since
-from sqla_jobs.dashboard.redaction import READ
+from sqla_jobs.dashboard.shown import READ
 from sqla_jobs.jobs import Jobs
 
 EXACT = 6_000

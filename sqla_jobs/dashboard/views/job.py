@@ -14,9 +14,9 @@ from sqla_jobs.actions import jobs as actions
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.bulk import DELETE
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.dashboard.redaction import Shown
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
+from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
@@ -44,7 +44,7 @@ def show(site: Dashboard, job_id: int) -> Response:
             job=job,
             shown=shown,
             arguments=_cut(shown.pretty),
-            code=_cut(_as_code(job, shown)),
+            code=_cut(_as_code(jobs, job, shown)),
             runs=[_Run(run, shown) for run in runs[:_RUNS]],
             older=runs[_RUNS - 1].id if len(runs) > _RUNS else None,
             is_first_page=before is None,
@@ -96,10 +96,14 @@ def _job(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
 
 def _own_columns(jobs: Jobs[Any], job: Any, shown: Shown) -> list[tuple[str, str]]:
     """The columns of an application's own job class that hold something."""
+    values = _own_values(jobs, job).items()
+    return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
+
+
+def _own_values(jobs: Jobs[Any], job: Any) -> dict[str, Any]:
     table: Any = jobs.Job.__table__
     own = [column.name for column in table.c if column.name not in {*JobMixin.__annotations__, "position"}]
-    values = [(name, job._mapping[name]) for name in own]
-    return [(name, _cut(shown.text(str(value)) or "")) for name, value in values if value is not None]
+    return {name: job._mapping[name] for name in own}
 
 
 def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) -> list[Any]:
@@ -135,17 +139,24 @@ def _duplicates(session: Session, jobs: Jobs[Any], job: Any) -> Any:
     return session.execute(query, bind_arguments={"mapper": other}).first()
 
 
-def _as_code(job: Any, shown: Shown) -> str:
+def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
     """A call that enqueues it again."""
+    task = jobs.tasks.get(job.task)
     said = f"jobs.tasks[{job.task!r}]"
     options = {"queue": job.queue, "priority": job.priority, "unique_key": shown.text(job.unique_key)}
     usual = {"queue": "default", "priority": 0, "unique_key": None}
     changed = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
+    if own := {name: value for name, value in _own_values(jobs, job).items() if value is not None}:
+        changed.append(f"columns={own!r}")
     if changed:
         said += f".options({', '.join(changed)})"
     args = shown.args or {}
     if all(name.isidentifier() for name in args):
-        values = {name: "..." if name in shown.withheld else json_text.python(value) for name, value in args.items()}
+        rows = task.declaration.codec.entities if task is not None else {}
+        values = {
+            name: rows[name].as_code(value) if name in rows else json_text.python(value) for name, value in args.items()
+        }
+        values |= dict.fromkeys(shown.withheld, "...")
         given = [f"{name}={value}" for name, value in values.items()]
         return f"{said}.enqueue({', '.join(['session', *given])})"
     return f"{said}.enqueue(session, **{json_text.python(args)})"

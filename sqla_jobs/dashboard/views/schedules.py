@@ -17,7 +17,7 @@ from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
-from sqla_jobs.dashboard.redaction import Shown
+from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import lines
 from sqla_jobs.errors import ConfigurationError, JobsError

@@ -30,10 +30,9 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
             found = f"it is paused, with {plural(queue.queued, 'job')} waiting"
             yield warning(f"queue {queue.name}", found, f"sqla-jobs resume {queue.name}")
     if not any(process.alive and process.kind == "worker" for process in processes):
-        how_many = plural(sum(queue.queued for queue in waiting), "job")
-        yield warning(
-            "workers", f"none is alive, and {how_many} waiting", "start one: python -m sqla_jobs.worker MODULE:ATTR"
-        )
+        how_many = sum(queue.queued for queue in waiting)
+        also = f", and {plural(how_many, 'job')} waiting" if how_many else ""
+        yield warning("workers", f"none is alive{also}", "start one: python -m sqla_jobs.worker MODULE:ATTR")
         return
     for queue in waiting:
         if not queue.is_served and not queue.paused:

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.actions.pruning import EndedJobs, Old, OldAudit, OrphanedRuns, prune
 from sqla_jobs.database.refusals import reason, warn
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.queries.prune import Removal
 from sqla_jobs.rules.retention import AUDIT
 from sqla_jobs.runtime.retrying import RetryLoop
 

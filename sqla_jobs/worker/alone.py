@@ -1,0 +1,69 @@
+"""A worker that has no parent keeps itself alive in the database."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from sqlalchemy import Engine
+
+from sqla_jobs.execution.started_runs import RunSlot
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Queries
+from sqla_jobs.runtime.heartbeat import Heartbeat
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import LeaseSettings
+from sqla_jobs.runtime.stopping import StopRequest
+
+
+class Alone:
+    """A worker without a parent beats for itself, and rescues others."""
+
+    def __init__(self) -> None:
+        self.stop = StopRequest()
+        self._process_ids = set[uuid.UUID]()
+        """Its own, while it was not taken for dead."""
+        self._beat_at = time.monotonic()
+
+    @property
+    def beat_at(self) -> float:
+        return self._beat_at
+
+    def meet(
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+    ) -> None:
+        self._heartbeat = Heartbeat(
+            engine,
+            models,
+            queries,
+            settings,
+            set_aside,
+            living=lambda: list(self._process_ids),
+            beaten=self._beaten,
+            gone=self._process_ids.discard,
+        )
+
+    def registered(self, process_id: uuid.UUID) -> None:
+        self._process_ids.add(process_id)
+        self._beat_at = time.monotonic()
+
+    def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
+        if process_ids:
+            self._beat_at = moment
+
+    @property
+    def due_in(self) -> float:
+        return self._heartbeat.due_in
+
+    def keep(self, process_id: uuid.UUID) -> bool:
+        self._heartbeat.beat_if_due()
+        if self._process_ids:
+            self._heartbeat.rescue_if_due()
+        return process_id in self._process_ids
+
+    def leaving(self) -> None:
+        """Nobody is to be told."""
+
+    def slot(self) -> RunSlot | None:
+        return None
