@@ -9,6 +9,7 @@ It listens on 127.0.0.1 only, behind a random password. The programs are those o
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import pwd
@@ -17,7 +18,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +41,7 @@ _SETTINGS = (
 _NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _PASSWORD = "local_postgres.password"  # noqa: S105 - a file's name
 _UNFINISHED = _PASSWORD + ".new"
+_PORT = "local_postgres.port"
 _ENDS_WITHIN = 60.0
 """Seconds that a server may take to end before it is made to."""
 
@@ -108,7 +112,7 @@ class LocalServer:
                 self._initialise(home)
             (home / _PASSWORD).chmod(0o600)  # earlier versions left it as the umask made it
             self._password = (home / _PASSWORD).read_text()
-            self.port = _free_port()
+            self.port = _free_port() if kept is None else _kept_port(home / _PORT)
         except BaseException:
             self.close()
             raise
@@ -304,6 +308,19 @@ def _version(directory: Path) -> float:
     return 0.0
 
 
+def _kept_port(file: Path) -> int:
+    """The port of the last time, so that the URL stays the same; another one where that is taken."""
+    with suppress(OSError, ValueError), socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port = int(file.read_text())
+        probe.bind(("127.0.0.1", port))
+        return port
+    port = _free_port()
+    file.touch(mode=0o600)
+    file.write_text(str(port))
+    return port
+
+
 def _free_port() -> int:
     """One below those given to outgoing connections, which might take it during a restart."""
     for _ in range(1000):
@@ -312,3 +329,23 @@ def _free_port() -> int:
             probe.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
             return int(probe.getsockname()[1])
     raise ConfigurationError("No free port was found on 127.0.0.1 between 20000 and 32000.")
+
+
+def main() -> None:
+    """`python -m sqla_jobs.postgres`: a server for development, until Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m sqla_jobs.postgres", description=main.__doc__)
+    parser.add_argument("--keep", metavar="DIR", help="keep the data in this folder, and the same URL")
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with local_postgres(data_directory=given.keep, durable=given.keep is not None) as url:
+            print(url, flush=True)  # noqa: T201
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
+    except ConfigurationError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()

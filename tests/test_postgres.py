@@ -438,3 +438,27 @@ def python_for(account: pwd.struct_passwd) -> str:
             continue
         return python
     pytest.skip(f"{account.pw_name} can run no Python here")
+
+
+@pytest.mark.slow
+def test_a_server_for_development_keeps_its_data_and_its_url(temporary: Path) -> None:
+    urls: list[str] = []
+    for statement in ("CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (1)"):
+        command = [sys.executable, "-m", "sqla_jobs.postgres", "--keep", str(temporary / "data")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            urls.append(server.stdout.readline().strip())
+            with psycopg.connect(urls[-1].replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(statement.encode())
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(60) == 0
+    assert urls[0] == urls[1]
+
+
+def test_a_folder_that_cannot_be_kept_is_one_message(tmp_path: Path) -> None:
+    tmp_path.joinpath("mine").write_text("")
+    command = [sys.executable, "-m", "sqla_jobs.postgres", "--keep", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: data_directory=")
+    assert "Traceback" not in done.stderr

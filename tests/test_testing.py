@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, func, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs import JobsError
@@ -110,3 +112,24 @@ def test_a_job_that_enqueues_itself_for_ever_is_told(session: Session) -> None:
     shop.chain.enqueue(session, n=50)
     with pytest.raises(JobsError, match="after 10 runs"):
         drain(jobs, session, max_runs=10)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_it_runs_in_an_asynchronous_session_too(database: Engine, driver: str) -> None:
+    async def run() -> tuple[int, list[str], list[int]]:
+        engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
+        async with engine.connect() as connection, connection.begin() as transaction:
+            async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+                await session.run_sync(shop.chain.enqueue, n=1)
+                await session.run_sync(shop.flaky.options(delay=60).enqueue, good_from=2)
+                await session.run_sync(shop.reports.enqueue, good=True)
+                count = await session.run_sync(lambda own: drain(jobs, own, ahead=3600))
+                states = (await session.scalars(select(jobs.Job.state).distinct())).all()
+                effects = (await session.scalars(select(Effect.n).order_by(Effect.n))).all()
+            await transaction.rollback()
+        await engine.dispose()
+        return count, [*map(str, states)], [*effects]
+
+    assert asyncio.run(run()) == (5, ["succeeded"], [0, 1])
+    with Session(database) as after:
+        assert after.scalar(select(func.count()).select_from(jobs.Job)) == 0

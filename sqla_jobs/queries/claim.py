@@ -240,7 +240,9 @@ class Promote(RenderedStatement):
         # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
         ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
         next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
-        due_in = func.coalesce(cast(func.extract("epoch", next_at - now), Double), cast("Infinity", Double))
+        due_in = func.coalesce(
+            cast(func.extract("epoch", next_at - now), Double), literal_column("'Infinity'::float8", Double)
+        )
         processes = tables.processes
         serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
