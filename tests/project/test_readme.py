@@ -373,6 +373,8 @@ def test_a_command_in_the_docs_is_one_that_works(
             pass  # it is run by tests/flask/test_cli.py
         case ["flask", *arguments]:  # it is run by test_the_flask_applications_of_the_docs_work
             subprocess.run([sys.executable, "-m", "flask", *arguments, "--help"], capture_output=True, check=True)
+        case ["python", "-m", "sqla_jobs.postgres", *_]:
+            pass  # it is run by tests/test_postgres.py
         case ["python", "-m", "sqla_jobs.clock", *arguments]:  # it is run by tests/clock/test_clock.py
             usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
             subprocess.run(usage, capture_output=True, check=True)
@@ -383,8 +385,10 @@ def test_a_command_in_the_docs_is_one_that_works(
             _place_an_order(database_url)
             if arguments[0] == "schedule":
                 _add_a_schedule(shop, *arguments[1:])
-            is_queued_already = arguments == ["retry", "shop:jobs", "1"]
             command_of_ours = [sys.executable, "-m", "sqla_jobs", *arguments]
+            if arguments[0] == "resume":
+                subprocess.run([*command_of_ours[:3], "pause", *arguments[1:]], check=True)
+            is_queued_already = arguments == ["retry", "shop:jobs", "1"]
             assert subprocess.run(command_of_ours, check=False).returncode == int(is_queued_already)
         case [
             "python",
