@@ -108,6 +108,11 @@ def flaky(run: RunContext, good_from: int) -> str:
     return f"attempt {run.attempt}"
 
 
+@jobs.task(retry=Retrying(wait=wait_fixed(3600)))
+def fails_slowly(message: str) -> None:
+    raise ValueError(message)
+
+
 @jobs.task(max_attempts=1)
 def reports(run: RunContext, good: bool) -> None:
     run.progress(0.5)

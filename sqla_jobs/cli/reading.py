@@ -67,6 +67,8 @@ def _print_status(status: Status) -> None:
             what = f"job {job.job_id} {job.task} attempt {job.attempt}, for {duration(job.seconds)}"
             rows.append(("", "runs", what, " ", " ", " "))
     print_table(["PROCESS", "KIND", "HOST", "PID", "LAST BEAT", "QUEUES"], rows)
+    if status.retrying:
+        _print_retrying(status)
     if status.failures:
         click.echo()
         print_table(
@@ -76,6 +78,17 @@ def _print_status(status: Status) -> None:
                 for failed in status.failures
             ],
         )
+
+
+def _print_retrying(status: Status) -> None:
+    click.echo()
+    print_table(
+        ["FAILS, TRIED AGAIN", "ERROR", "JOBS", "NEXT", "LAST", "MESSAGE"],
+        [
+            (one.task, one.error_type, one.count, one.next_at, one.last_job_id, _first_line(one.last_error))
+            for one in status.retrying
+        ],
+    )
 
 
 def _paused(queue: QueueStatus) -> str:

@@ -47,8 +47,9 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 
 @click.command(cls=ApplicationCommand)
 @on_application
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @as_json
-def doctor(jobs: Jobs[Any], as_json: bool) -> None:
+def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
     """What makes a queue slow or stuck, and what to do about it. Exits with 1 where something is an error."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
@@ -60,5 +61,6 @@ def doctor(jobs: Jobs[Any], as_json: bool) -> None:
         for one in findings:
             if one.remedy:
                 click.echo(f"\n{one.verdict}: {one.about}: {shown(one.found)}\n    {shown(one.remedy)}")
-    if any(one.verdict is Verdict.error for one in findings):
+    wrong = {Verdict.error, Verdict.warning} if strict else {Verdict.error}
+    if any(one.verdict in wrong for one in findings):
         click.get_current_context().exit(1)

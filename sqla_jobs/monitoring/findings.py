@@ -22,6 +22,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     server.prepared_transactions,
     server.bloat,
     waiting_jobs.vanished_processes,
+    waiting_jobs.overdue_jobs,
     waiting_jobs.locked_jobs,
     waiting_jobs.set_aside,
     additions.foreign_keys,
@@ -52,3 +53,5 @@ def _of_work(
     yield from waiting_jobs.workers(queues, processes)
     yield from waiting_jobs.unknown_tasks(session, jobs, queues)
     yield from waiting_jobs.clocks(session, jobs, processes)
+    yield from waiting_jobs.killers(session, jobs)
+    yield from waiting_jobs.unheard_cancels(session, jobs)

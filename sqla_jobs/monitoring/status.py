@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -42,6 +43,18 @@ class Failures:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrying:
+    """Jobs of one task that failed by one kind of error and are tried again; `next_at` is the first of them."""
+
+    task: str
+    error_type: str
+    count: int
+    next_at: datetime
+    last_job_id: int
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole picture, and what is wrong with it."""
 
@@ -49,6 +62,8 @@ class Status:
     processes: list[ProcessStatus]
     failures: list[Failures]
     """Of the last day, the most frequent first."""
+    retrying: list[Retrying]
+    """What fails and has attempts left."""
     warnings: list[Finding]
 
 
@@ -65,6 +80,7 @@ def read_status(session: Session, jobs: Jobs[Any]) -> Status:
         ],
         processes,
         read_failures(session, jobs),
+        read_retrying(session, jobs),
         problems(session, jobs, queues, processes),
     )
 
@@ -101,17 +117,45 @@ def read_failures(session: Session, jobs: Jobs[Any]) -> list[Failures]:
         .group_by(failed.c.task, kind)
         .order_by(func.count().desc(), failed.c.task)
     ).all()
-    examples = session.execute(
-        select(run.id, job.id, run.error, cast(job.args, Text))
+    of_run = _examples(session, jobs, [group[3] for group in groups])
+    return [Failures(task, kind, count, *of_run[run_id]) for task, kind, count, run_id in groups]
+
+
+def _examples(session: Session, jobs: Jobs[Any], run_ids: Sequence[int]) -> dict[int, tuple[int, str]]:
+    """The job and the error of each of these runs, without secrets."""
+    job, run = jobs.Job, jobs.Run
+    rows = session.execute(
+        select(run.id, job.id, job.task, run.error, cast(job.args, Text))
         .join(job, job.id == run.job_id)
-        .where(run.id.in_([group[3] for group in groups]))
+        .where(run.id.in_(run_ids))
     )
-    of_run = {row[0]: row[1:] for row in examples}
-    found: list[Failures] = []
-    for task, error_type, count, run_id in groups:
-        job_id, error, args = of_run[run_id]
-        found.append(Failures(task, error_type, count, job_id, jobs.tasks.secrets(task, args).text(error or "")))
-    return found
+    return {
+        run_id: (job_id, jobs.tasks.secrets(task, args).text(error or "")) for run_id, job_id, task, error, args in rows
+    }
+
+
+def read_retrying(session: Session, jobs: Jobs[Any]) -> list[Retrying]:
+    """What failed last time and is tried again, by task and error: of the next 10,000 that were tried before."""
+    job, run = jobs.Job, jobs.Run
+    waiting = (
+        select(job.id, job.task, job.run_at)
+        .where(job.state.in_(["scheduled", "queued"]), job.started_at.is_not(None))
+        .order_by(job.run_at)
+        .limit(_FAILED)
+        .subquery()
+    )
+    of_job = aliased(run)
+    last = select(func.max(of_job.id)).where(of_job.job_id == waiting.c.id).scalar_subquery()
+    kind = func.coalesce(run.error_type, "")
+    groups = session.execute(
+        select(waiting.c.task, kind, func.count(), func.min(waiting.c.run_at), func.max(run.id))
+        .join(run, run.id == last)
+        .where(run.outcome.in_(["retried", "lost"]))
+        .group_by(waiting.c.task, kind)
+        .order_by(func.count().desc(), waiting.c.task)
+    ).all()
+    of_run = _examples(session, jobs, [group[4] for group in groups])
+    return [Retrying(task, kind, count, at, *of_run[run_id]) for task, kind, count, at, run_id in groups]
 
 
 def _ended_per_minute(session: Session, jobs: Jobs[Any]) -> dict[str, int]:

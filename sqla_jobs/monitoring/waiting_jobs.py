@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Double, cast, column, func, select, text, true, values
@@ -10,6 +11,7 @@ from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.types import LIVE
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue
@@ -18,6 +20,10 @@ from sqla_jobs.rules.wording import Count, duration, plural
 
 _LOOKED_AT = 2_000
 """Queued jobs of each queue, the next to run first, among which unknown tasks are looked for: they gather there."""
+_SOME = 20
+"""Jobs that are named one by one."""
+_UNHEARD = 30.0
+"""Seconds after which a job that was cancelled should have ended."""
 _LATE = 60.0
 """Seconds after which a tick that was not fired is worth a word."""
 
@@ -107,6 +113,63 @@ def vanished_processes(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning("jobs of vanished processes", f"{held:,}", remedy)
     else:
         yield well("jobs of vanished processes", "0")
+
+
+def killers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs that lose their process again and again, as one does that runs out of memory."""
+    job, run = jobs.Job, jobs.Run
+    since = func.clock_timestamp() - timedelta(days=1)
+    lost = (
+        select(run.job_id, func.count().label("times"))
+        .where(run.outcome == text("'lost'"), run.finished_at > since)
+        .group_by(run.job_id)
+        .having(func.count() > 1)
+        .subquery()
+    )
+    live = select(job.id, job.task, lost.c.times, job.attempt, job.max_attempts)
+    rows = (
+        live.join(lost, lost.c.job_id == job.id).where(job.state.in_(LIVE)).order_by(lost.c.times.desc()).limit(_SOME)
+    )
+    for job_id, task, times, attempt, most in ask(session, jobs, rows):
+        yield warning(
+            f"job {job_id}",
+            f"{task[:200]} has lost its process {times} times since yesterday, and {most - attempt} attempts are left",
+            f"its runs say how (`sqla-jobs show {job_id}`); to stop it: sqla-jobs cancel {job_id}",
+        )
+
+
+def overdue_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Scheduled jobs that nobody has queued, though their time has come."""
+    job: Any = jobs.Job
+    late = cast(func.extract("epoch", func.clock_timestamp() - job.run_at), Double)
+    first = select(job.id, late.label("late")).where(job.state == "scheduled").order_by(job.run_at).limit(_SOME)
+    for job_id, seconds in ask(session, jobs, first):
+        if seconds > _LATE:
+            yield warning(
+                f"job {job_id}",
+                f"it is scheduled, and overdue by {duration(seconds)}",
+                "workers queue such jobs each second: start one if none is alive; else somebody holds the row locked, "
+                "or the server refuses to have it changed (both are findings of their own)",
+            )
+
+
+def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Running jobs that do not end though somebody asked them to."""
+    job, process = jobs.Job, jobs.Process
+    asked = cast(func.extract("epoch", func.clock_timestamp() - job.cancel_requested_at), Double)
+    rows = (
+        select(job.id, job.task, asked, process.host, process.pid)
+        .join(process, process.id == job.process_id)
+        .where(job.state == "running", job.cancel_requested_at.is_not(None), asked > _UNHEARD)
+        .limit(_SOME)
+    )
+    for job_id, task, seconds, host, pid in ask(session, jobs, rows):
+        yield warning(
+            f"job {job_id}",
+            f"{task[:200]} still runs, {duration(seconds)} after it was cancelled",
+            f"code that does not come back to Python cannot be interrupted: on {host}, kill -9 {pid}; give the task a "
+            "timeout=, after which its process is killed",
+        )
 
 
 _IDLE_HOLDERS = text(

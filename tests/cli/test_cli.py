@@ -166,6 +166,22 @@ class TestStatus:
         ]
         assert data["failures"][0]["last_error"] == "directly"
 
+    def test_what_fails_and_is_tried_again_is_seen_before_it_is_given_up(
+        self, run: Run, session: Session, database: Engine
+    ) -> None:
+        for _ in range(2):
+            shop.fails_slowly.enqueue(session, "the bank is closed")
+        session.commit()
+        jobs.worker(bind=database).drain()
+        found = json.loads(run("status", "--json").stdout)
+        (retrying,) = found["retrying"]
+        expected = {"task": "fails_slowly", "error_type": "ValueError", "count": 2, "last_error": "the bank is closed"}
+        assert retrying.items() >= expected.items()
+        assert found["failures"] == []
+        (line,) = [line for line in run("status").output.splitlines() if line.startswith("fails_slowly")]
+        assert line.split()[1:3] == ["ValueError", "2"]
+        assert "the bank is closed" in line
+
     def test_schedules_without_a_clock_are_a_warning(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mark", cron="0 2 * * *"))
         session.commit()
@@ -469,6 +485,27 @@ class TestUpkeep:
         with database.begin() as connection:
             connection.exec_driver_sql("CREATE INDEX ON effects (job_id)")
         assert "CREATE INDEX" not in run("doctor").output
+
+    def test_the_doctor_names_jobs_that_will_not_end_by_themselves(
+        self, run: Run, session: Session, database: Engine
+    ) -> None:
+        killer = jobs.Job(task="mark", args={"n": 1}, state="scheduled", run_at=func.now() + timedelta(hours=1))
+        late = jobs.Job(task="mark", args={"n": 2}, state="scheduled", run_at=func.now() - timedelta(hours=1))
+        process = jobs.Process(kind="worker", host="here", pid=4711, queues={"default": 1}, lease=60.0)
+        session.add_all([killer, late, process])
+        session.flush()
+        lease: dict[str, Any] = {"state": "running", "current_run_id": 99, "process_id": process.id}
+        deaf = jobs.Job(task="mark", args={"n": 3}, cancel_requested_at=func.now() - timedelta(minutes=1), **lease)
+        lost = [jobs.Run(job_id=killer.id, attempt=attempt, outcome="lost") for attempt in (1, 2)]
+        session.add_all([deaf, *lost])
+        session.commit()
+        found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
+        assert "has lost its process 2 times since yesterday" in found[f"job {killer.id}"]["found"]
+        assert f"sqla-jobs cancel {killer.id}" in found[f"job {killer.id}"]["remedy"]
+        assert "it is scheduled, and overdue by 1 h" in found[f"job {late.id}"]["found"]
+        assert "still runs, 1 min after it was cancelled" in found[f"job {deaf.id}"]["found"]
+        assert "on here, kill -9 4711" in found[f"job {deaf.id}"]["remedy"]
+        run("doctor", "--strict", code=1)
 
     def test_the_doctor_warns_of_row_level_security(self, run: Run, database: Engine) -> None:
         assert "row level security" not in run("doctor").output
