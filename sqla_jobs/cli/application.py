@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
+from sqla_jobs.cli.output import HOST, remedy
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
@@ -22,8 +23,6 @@ from sqla_jobs.loading import bind_for_command_line, load_jobs
 
 P = ParamSpec("P")
 _SPEC = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*(\(\))?")
-HOST = "sqla_jobs.application"
-"""Where a program that carries these commands, such as Flask's, leaves MODULE:ATTR in `Context.meta`."""
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def plain_errors() -> Generator[None]:
     try:
         yield
     except EXPLAINED as error:
-        raise click.ClickException(explain(error)) from error
+        raise click.ClickException(remedy(explain(error))) from error
 
 
 class ApplicationCommand(click.Command):

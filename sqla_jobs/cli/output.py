@@ -18,6 +18,8 @@ from rich.text import Text
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import duration
 
+HOST = "sqla_jobs.application"
+"""Where a program that carries these commands, such as Flask's, leaves MODULE:ATTR in `Context.meta`."""
 _WIDE = 10_000
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -52,6 +54,17 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for line in lines:
         table.add_row(*(Text(shown(value)) for value in line))
     console().print(table)
+
+
+def remedy(text: str) -> str:
+    """A remedy in the words of the program that tells it: this one, or another that carries its commands."""
+    context = click.get_current_context(silent=True)
+    if context is not None and HOST in context.meta:
+        program = context.find_root().info_name or "flask"
+        text = text.replace("python -m sqla_jobs.worker MODULE:ATTR", f"{program} jobs worker")
+        text = text.replace("python -m sqla_jobs.clock MODULE:ATTR", f"{program} jobs clock")
+        text = text.replace("sqla-jobs ", f"{program} jobs ")
+    return shown(text)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import defer
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import ApplicationCommand, on_application
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, shown
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, shown
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
@@ -38,7 +38,7 @@ def status(jobs: Jobs[Any], as_json: bool) -> None:
     else:
         _print_status(found)
     for warning in found.warnings:
-        click.echo(f"\nwarning: {shown(warning)}\n    {shown(warning.remedy)}", err=True)
+        click.echo(f"\nwarning: {shown(warning)}\n    {remedy(warning.remedy)}", err=True)
 
 
 def _print_status(status: Status) -> None:

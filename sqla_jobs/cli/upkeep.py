@@ -15,7 +15,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
 from sqla_jobs.cli.jobs import carry_out
-from sqla_jobs.cli.output import as_json, print_json, print_table, shown
+from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, shown
 from sqla_jobs.database.refusals import warn
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED, JobState
@@ -60,7 +60,7 @@ def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
         print_table(["", "ABOUT", "FOUND"], [(one.verdict, one.about, one.found) for one in findings])
         for one in findings:
             if one.remedy:
-                click.echo(f"\n{one.verdict}: {one.about}: {shown(one.found)}\n    {shown(one.remedy)}")
+                click.echo(f"\n{one.verdict}: {one.about}: {shown(one.found)}\n    {remedy(one.remedy)}")
     wrong = {Verdict.error, Verdict.warning} if strict else {Verdict.error}
     if any(one.verdict in wrong for one in findings):
         click.get_current_context().exit(1)

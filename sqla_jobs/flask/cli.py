@@ -13,7 +13,8 @@ import click
 from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
-from sqla_jobs.cli.application import HOST, plain_errors
+from sqla_jobs.cli.application import plain_errors
+from sqla_jobs.cli.output import HOST
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.loading import load_named

@@ -21,8 +21,8 @@ def write_revision(config: str | None, models: Models[Any]) -> Path | None:
     """Write a revision that upgrades the tables from where the history leaves them, and return its path.
 
     Returns None where the history has it all. `config` is an alembic.ini or a pyproject.toml; without it
-    they are looked for in the current folder, as Alembic does. No database is needed. Raises
-    `ConfigurationError`.
+    they are looked for in the current folder, as Alembic does, and in its folder migrations, as Flask-Migrate has
+    them. No database is needed. Raises `ConfigurationError`.
     """
     try:
         scripts = ScriptDirectory.from_config(_config(config))
@@ -57,13 +57,16 @@ def _call(name: str, from_: int, to: int, schema: str | None, prefix: str) -> st
 
 def _config(given: str | None) -> Config:
     """Raises `ConfigurationError` where there is no such file."""
-    for name in [given] if given else ["alembic.ini", "pyproject.toml"]:
+    for name in [given] if given else ["alembic.ini", "pyproject.toml", "migrations/alembic.ini"]:
         path = Path(name)
         if not path.is_file():
             continue
         if path.suffix != ".toml":
             beside = Path("pyproject.toml")
-            return Config(path, toml_file=beside if beside.is_file() else None)
+            config = Config(path, toml_file=beside if beside.is_file() else None)
+            if config.get_main_option("script_location") is None and path.with_name("env.py").is_file():
+                config.set_main_option("script_location", str(path.parent))  # Flask-Migrate says so when it runs
+            return config
         if given or "[tool.alembic" in path.read_text(encoding="utf-8"):
             return Config(toml_file=path)
     raise ConfigurationError(

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 from psycopg.errors import DivisionByZero
-from sqlalchemy import URL, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url, text
 
 from sqla_jobs.database.driver import NoAnswer, ask, beginning, bound, committing_by, driver
 from sqla_jobs.postgres import local_postgres
@@ -130,7 +130,11 @@ def test_a_failed_commit_reaches_sqlalchemy(engine: Engine) -> None:
         raise psycopg.OperationalError("the connection is lost")
 
     lost: list[bool] = []
-    event.listen(engine, "handle_error", lambda context: lost.append(context.is_disconnect))
+
+    def seen(context: ExceptionContext) -> None:
+        lost.append(context.is_disconnect)
+
+    event.listen(engine, "handle_error", seen)
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
         with committing_by(driver(connection), fail), suppress(Exception):

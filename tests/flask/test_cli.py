@@ -103,7 +103,7 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
     code, out, err = flask("status")
     assert (code, err) == (
         0,
-        "\nwarning: workers: none is alive, and 1 job waiting\n    start one: python -m sqla_jobs.worker MODULE:ATTR\n",
+        "\nwarning: workers: none is alive, and 1 job waiting\n    start one: python -m flask jobs worker\n",
     )
     assert re.search(r"^default +1 ", out, re.MULTILINE)
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 runs\n", "")
@@ -232,6 +232,28 @@ def test_flask_migrate_makes_and_checks_the_tables(
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True)
     assert flask("jobs", "worker", "--drain", "--log-level", "ERROR") == "1 runs\n"
     flask("db", "downgrade")
+
+
+def test_a_revision_joins_the_history_of_flask_migrate(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("app.py").write_text(MIGRATED)
+    monkeypatch.setenv("SHOP_URL", database_url)
+
+    def flask(*arguments: str) -> str:
+        command = [sys.executable, "-m", "flask", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    flask("db", "init")
+    assert f"written: {tmp_path / 'migrations/versions'}" in flask("jobs", "migrate", "--revision")
+    flask("db", "upgrade")
+    assert "nothing to write" in flask("jobs", "migrate", "--revision")
+    flask("db", "migrate", "-m", "orders")
+    flask("db", "upgrade")
+    assert "No new upgrade operations detected" in flask("db", "check")
+    assert "the tables are those of version" in flask("jobs", "check")
 
 
 def test_the_way_of_the_docs_with_flask_migrate_works(
