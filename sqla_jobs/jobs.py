@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -18,6 +19,7 @@ from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMi
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.rules.retention import KEPT, Retention
+from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.tasks.registry import Tasks
@@ -117,12 +119,14 @@ class Jobs(Generic[J]):
         if session_factory is not None:
             self.bind(session_factory)
 
-    def bind(self, bind: Bind, *, context: Context | None = None) -> None:
+    def bind(
+        self, bind: Bind, *, context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None
+    ) -> None:
         """Set what workers, clocks and commands connect with.
 
-        `bind` is an engine or a session factory of the database with these tables. `context` is called without
-        arguments and returns a context manager, such as `app.app_context`: each run, and whatever else opens a
-        session, happens inside one. Raises `ConfigurationError`.
+        `bind` is an engine or a session factory of the database with these tables. `context` returns a
+        context manager: each run happens inside one, for which it is called with the `RunContext`, and so does
+        whatever else opens a session, for which it is called with `None`. Raises `ConfigurationError`.
         """
         Binding(bind, self.Job)  # refuses what is neither
         self.bound, self._context = bind, context

@@ -14,14 +14,14 @@ from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
 Bind = Engine | SessionFactory
-Context = Callable[[], AbstractContextManager[Any]]
-"""Makes the context manager that surrounds each run, such as Flask's `app.app_context`."""
+Context = Callable[[Any], AbstractContextManager[Any]]
+"""Makes the context manager that surrounds a run, given its `RunContext`, or `None` outside of runs."""
 
 
 class Binding:
     """One application's database. Raises `ConfigurationError` for what jobs cannot run on.
 
-    Each run, and whatever else opens a session or asks for the engine, happens inside a `context()` of its
+    Each run, and whatever else opens a session or asks for the engine, happens inside a context of its
     own, such as Flask's application context. Nothing is opened before something is asked for.
     """
 
@@ -36,7 +36,7 @@ class Binding:
         self.session_factory = _session_factory(bind)
         self.context: Context = context or nullcontext
         self.run_session = run_session or self.session_factory
-        """Gives the session of a run, inside its `context()`: a new one, or that in which the application writes."""
+        """Gives the session of a run, inside its context: a new one, or that in which the application writes."""
         self._bind = bind
         self._entity = entity
 
@@ -65,7 +65,7 @@ class Binding:
     @contextmanager
     def session(self) -> Generator[Session]:
         """A new session of the application's, closed at the end; what is not committed is rolled back."""
-        with self.context(), closing(self.session_factory()) as session:
+        with self.context(None), closing(self.session_factory()) as session:
             yield session
 
     @contextmanager

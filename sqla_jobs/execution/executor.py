@@ -28,7 +28,7 @@ log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a 
 
 
 class Executor:
-    """Runs jobs of `tasks`, each inside a `context()`; a transactional one in a transaction of `transactions`."""
+    """Runs jobs of `tasks`, each inside a `context`; a transactional one in a transaction of `transactions`."""
 
     def __init__(
         self,
@@ -58,10 +58,11 @@ class Executor:
             return held.ended(Outcome.released())
         job = held.job
         declaration: Declaration | None = None
+        held.context = _context(held)
         try:
             declaration = self._tasks[job.task].declaration
             held.secrets = declaration.secrets(job.args)
-            with _Surrounded(self._context(), held):
+            with _Surrounded(self._context(held.context), held):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
                     self._run_in_transaction(held, declaration, arguments)
@@ -114,25 +115,29 @@ class _UnstorableResult(Exception):
     """The task did its work and returned what cannot be kept; running it again would not help."""
 
 
+def _context(held: Attempt) -> RunContext:
+    job = held.job
+    return RunContext(
+        job.job_id,
+        job.run_id,
+        job.task,
+        job.queue,
+        job.attempt,
+        job.max_attempts,
+        scheduled_for=job.scheduled_for,
+        publish=held.publish,
+    )
+
+
 def _call(held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
     if declaration.timeout is not None:
         held.deadline = time.monotonic() + declaration.timeout
         if held.slot is not None:
             overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
             held.slot.expire(held.deadline, overrun.delay)
+    if held.context is not None:
+        held.context.deadline = held.deadline
     if declaration.signature.wants_context:
-        job = held.job
-        held.context = RunContext(
-            job.job_id,
-            job.run_id,
-            job.task,
-            job.queue,
-            job.attempt,
-            job.max_attempts,
-            deadline=held.deadline,
-            scheduled_for=job.scheduled_for,
-            publish=held.publish,
-        )
         injected.append(held.context)
     result = body().run(held, declaration.signature.call, injected, arguments)
     try:

@@ -15,6 +15,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask.cli import cli, defaults_of, loaded
 from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.tasks.context import RunContext
 
 __all__ = ["FlaskJobs", "cli", "loaded"]
 
@@ -91,7 +92,7 @@ class _AppBinding(Binding):
             yield session
 
     @contextmanager
-    def _context(self) -> Generator[None]:
+    def _context(self, run: RunContext | None) -> Generator[None]:
         """A new one. A session left open in it is closed, also where a teardown function raises."""
         left: Session | None = None
         try:

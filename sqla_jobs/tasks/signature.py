@@ -113,7 +113,10 @@ def _refuse_function(target: types.FunctionType) -> None:
     if target.__name__ == "<lambda>":
         raise DeclarationError(f"{name} is a lambda: a task needs a stable name, so write a def")
     if _is_async(target):
-        raise DeclarationError(f"{name} is asynchronous: write a plain def, with asyncio.run(…) inside where needed")
+        raise DeclarationError(
+            f"{name} is asynchronous: write a plain def, and inside of it asyncio.run(…) of a coroutine under "
+            "asyncio.timeout(run.remaining), since a timeout or a cancel cannot interrupt an event loop"
+        )
     if inspect.isgeneratorfunction(target):
         raise DeclarationError(f"{name} is a generator: nothing would iterate over it; return a value instead")
     owner, _, _ = name.rpartition(".")

@@ -373,7 +373,7 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
     session: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     @contextmanager
-    def context() -> Generator[None]:
+    def context(run: object) -> Generator[None]:
         yield
         raise ValueError("teardown of Zk-surroundings")
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, event, func, make_url, select, tex
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from sqla_jobs import ConfigurationError, Jobs, JobState
+from sqla_jobs import ConfigurationError, Jobs, JobState, RunContext
 from sqla_jobs.database import driver
 from sqla_jobs.queries import begin, commit
 from sqla_jobs.runtime.logs import FIELDS
@@ -83,12 +83,14 @@ def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) ->
         pass
 
     jobs, inside, seen = Jobs(Base), threading.local(), list[int]()
+    runs: list[tuple[str, int, float | None] | None] = []
 
     @contextmanager
-    def surroundings() -> Generator[None]:
+    def surroundings(run: RunContext | None) -> Generator[None]:
         inside.depth = getattr(inside, "depth", 0) + 1
         yield
         inside.depth -= 1
+        runs.append(None if run is None else (run.task, run.attempt, run.deadline))
 
     @jobs.task(name="look")
     def look() -> None:
@@ -98,8 +100,10 @@ def test_each_run_happens_inside_of_the_context_given_to_bind(engine: Engine) ->
     jobs.bind(engine, context=surroundings)
     with jobs.binding().transaction() as session:
         look.enqueue_many(session, [{}, {}])
-    assert jobs.worker().drain() == 2
+    assert runs == [None]
+    assert jobs.worker(concurrency=1).drain() == 2
     assert seen == [1, 1]
+    assert [run for run in runs if run is not None] == [("look", 1, None), ("look", 1, None)]
 
 
 def test_nothing_runs_that_was_rolled_back(session: Session) -> None:
