@@ -19,8 +19,8 @@ from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, shown
 from sqla_jobs.database.refusals import warn
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED, JobState
+from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.monitoring.finding import Verdict
-from sqla_jobs.monitoring.findings import examine
 from sqla_jobs.queries.leftovers import Leftovers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from sqla_jobs.execution.interrupt import Body, CancelRequested, Interrupt, body
-from sqla_jobs.execution.started_runs import RunSlot
+from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome, storable
 from sqla_jobs.rules.redaction import NOTHING, Secrets

@@ -13,7 +13,7 @@ from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, TimedOut, body
-from sqla_jobs.execution.started_runs import RunSlot
+from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, decide

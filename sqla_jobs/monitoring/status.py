@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED
+from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.finding import Finding, ask
-from sqla_jobs.monitoring.findings import problems
 from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
 from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
-from sqla_jobs.execution.started_runs import RunSlot
+from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
 from sqla_jobs.queries import Among, Queries

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sqla_jobs.execution.started_runs import Entry, Memory, StartedRuns
+from sqla_jobs.execution.shared_memory import Entry, Memory, StartedRuns
 from sqla_jobs.queries import Lease, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.child_main import ChildSpec, main

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 from sqla_jobs.database.explain import EXPLAINED, explain
-from sqla_jobs.execution.started_runs import Memory
+from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings

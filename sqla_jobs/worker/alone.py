@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from sqla_jobs.execution.started_runs import RunSlot
+from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.runtime.heartbeat import Heartbeat

@@ -35,7 +35,7 @@ from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.retention import Pruner
+from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.threads import RunnerThreads
 
 if TYPE_CHECKING:

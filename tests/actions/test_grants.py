@@ -336,7 +336,7 @@ class TestAWorker:
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("sqla_jobs.worker.retention._EVERY", 0.01)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
         worker = make_role("worker", "tests.actions.test_grants:jobs")
         role = tables.dialect.identifier_preparer.quote_identifier(worker.url.username or "")
         with tables.begin() as connection:

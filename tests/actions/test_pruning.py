@@ -171,7 +171,7 @@ class TestRunsWithoutAJob:
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sqla_jobs.actions.pruning.LOOKED_AT", 7)
-        monkeypatch.setattr("sqla_jobs.worker.retention._EVERY", 0.01)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
         kept = add(session, 100, "failed", days=3)
         session.execute(text("UPDATE sqla_runs SET job_id = job_id + 1000000 WHERE id IN (1, 2, 50, 51, 99, 100)"))
         session.commit()
@@ -234,7 +234,7 @@ class TestAKeyOfSeveralColumns:
         session.rollback()
         said = by_command_line()
         assert "delete: 4 jobs" in said
-        assert "1 were left alone: rows of the application refer to them" in said
+        assert "1 job left alone: rows of the application refer to it" in said
         assert left(session) == [ids[2]]
 
 
@@ -243,8 +243,8 @@ class TestATriggerThatRefuses:
     def test_workers_leave_the_job_delete_the_others_and_say_so_once(
         self, tables: Engine, session: Session, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sqla_jobs.worker.retention._EVERY", 0.01)
-        monkeypatch.setattr("sqla_jobs.worker.retention._TRY_AGAIN", 0.0)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._TRY_AGAIN", 0.0)
         ids = add(session, 20)
         refuse(tables, "sqla_jobs", ids[3:5])
         with jobs.worker(bind=tables):
@@ -261,9 +261,9 @@ class TestATriggerThatRefuses:
         self, tables: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sqla_jobs.actions.pruning.BATCH", 5)
-        monkeypatch.setattr("sqla_jobs.worker.retention._EVERY", 0.01)
-        monkeypatch.setattr("sqla_jobs.worker.retention._PAUSE", 0.0)
-        monkeypatch.setattr("sqla_jobs.worker.retention._MOST_REFUSED", 4)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._EVERY", 0.01)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._PAUSE", 0.0)
+        monkeypatch.setattr("sqla_jobs.worker.pruner._MOST_REFUSED", 4)
         refused, others = add(session, 12), add(session, 12, days=99)
         refuse(tables, "sqla_jobs", refused)
         with jobs.worker(bind=tables):
@@ -284,7 +284,7 @@ class TestATriggerThatRefuses:
                 assert "delete: 19 jobs" in by_command_line()
             else:
                 arguments = ["delete", "tests.actions.test_pruning:jobs", "--all", "--yes"]
-                assert "1 were left alone" in CliRunner().invoke(main, arguments).output
+                assert "1 job left alone" in CliRunner().invoke(main, arguments).output
         assert left(session) == [ids[7]]
         assert caplog.text.count("it must stay") == 1
 

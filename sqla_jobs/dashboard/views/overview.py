@@ -10,7 +10,7 @@ from sqla_jobs.dashboard.data.statistics import SPANS, read_figures
 from sqla_jobs.dashboard.render import chart
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import state_counts
-from sqla_jobs.monitoring.findings import problems
+from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.processes import read_processes
 from sqla_jobs.monitoring.queues import read_queues, served_queues
 
