@@ -17,10 +17,9 @@ FROM due))) RETURNING sqla_jobs.id)
 FROM promoted) AS anon_1, coalesce(CAST(EXTRACT(epoch FROM (SELECT min(sqla_jobs.run_at) AS min_1
 FROM sqla_jobs
 WHERE sqla_jobs.state = 'scheduled' AND sqla_jobs.run_at > statement_timestamp() AND sqla_jobs.run_at <
-    'infinity') - statement_timestamp()) AS DOUBLE PRECISION), CAST(%(param_2)s AS DOUBLE PRECISION)) AS
-    coalesce_1, (SELECT count(*) AS count_2
+    'infinity') - statement_timestamp()) AS DOUBLE PRECISION), 'Infinity'::float8) AS coalesce_1, (SELECT
+    count(*) AS count_2
 FROM sqla_processes
 WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)s::VARCHAR AS TEXT[])) AS
     anon_2
 -- param_1 = 'queued'
--- param_2 = 'Infinity'

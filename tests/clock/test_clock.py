@@ -181,19 +181,22 @@ def test_the_rhythm_of_a_clock_is_checked(jobs: Jobs[Any]) -> None:
 # code and operators
 
 
-def test_what_an_operator_set_stays_and_what_code_changed_follows(session: Session, jobs: Jobs[Any]) -> None:
+def test_what_an_operator_set_stays_and_what_code_changed_follows(
+    session: Session, jobs: Jobs[Any], engine: Engine
+) -> None:
     report = jobs.tasks["report"]
     report.schedule("0 3 * * *", name="nightly")
     jobs.clock().tick()
     row = only(session, jobs)
     row.cron, row.enabled, row.disabled_reason = "0 5 * * *", False, "the printer is broken"
     session.commit()
-    report.schedule("0 4 * * *", name="nightly", priority=7, timezone="Asia/Tokyo")
-    jobs.clock().tick()
+    deployed = application(engine)
+    deployed.tasks["report"].schedule("0 4 * * *", name="nightly", priority=7, timezone="Asia/Tokyo")
+    deployed.clock().tick()
     row = only(session, jobs)
     assert (row.cron, row.enabled, row.disabled_reason) == ("0 5 * * *", False, "the printer is broken")
     assert (row.priority, row.timezone) == (7, "Asia/Tokyo")
-    sync(session, jobs.models, jobs.schedules, reset=True)
+    sync(session, deployed.models, deployed.schedules, reset=True)
     row = only(session, jobs)
     assert (row.cron, row.enabled) == ("0 4 * * *", True)
 

@@ -331,6 +331,7 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
     secret = "tr0ub4dor&3"
     shop.login.enqueue(session, user="ada", password=secret)
     shop.login.enqueue(session, user="nobody", password=secret)
+    session.flush()
     waiting = shop.login.options(delay=60, unique_key=f"login {secret}").enqueue(session, user="x", password=secret)
     session.add(jobs.Schedule(name="nightly", task="login", cron="0 2 * * *", args={"user": "x", "password": secret}))
     session.commit()
@@ -877,7 +878,7 @@ def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
     session.commit()
     confirm = visitor.post("/jobs/change", {"action": "retry", "all": "1", "task": "add", "state": "failed"})
     assert confirm.status_code == 200
-    assert "Retry 1,234 jobs?" in words(confirm.text)
+    assert "Retry 1,234 failed jobs?" in words(confirm.text)
     assert "and 1,229 more" in words(confirm.text)
     session.rollback()
     assert session.scalar(select(func.count()).where(jobs.Job.state == "queued")) == 0
@@ -928,7 +929,7 @@ def test_a_selection_is_changed_where_its_jobs_allow_it(visitor: Visitor, sessio
     session.commit()
     ids = [str(job.id) for job in made[:3]]
     confirm = visitor.post("/jobs/change", {"action": "cancel", "ids": ids})
-    assert "Cancel 2 jobs?" in words(confirm.text)
+    assert "Cancel 2 queued jobs?" in words(confirm.text)
     assert "1 selected job cannot be changed so" in words(confirm.text)
     page = visitor.post("/jobs/change/run", hidden(confirm.text)).text
     assert "2 jobs cancelled" in words(page)

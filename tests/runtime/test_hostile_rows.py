@@ -415,7 +415,7 @@ def run_all_commands(engine: Engine) -> None:
     commands += [[*command, "--json"] for command in commands]
     commands += [["prune", "--older-than", "1d", "--yes"], ["retry", "--state", "failed", "--yes"]]
     commands += [["cancel", "--state", "scheduled", "--yes"], ["delete", "--state", "cancelled", "--yes"]]
-    commands += [["schedule", "sync"], ["resume", "default"]]
+    commands += [["schedule", "sync"], ["pause", "default"], ["resume", "default"]]
     for first, *rest in commands:
         name = [first, rest.pop(0)] if first == "schedule" else [first]
         arguments = [*name, "tests.dashboard_shop:jobs", *rest]

@@ -146,8 +146,10 @@ def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
     options = {"queue": job.queue, "priority": job.priority, "unique_key": shown.text(job.unique_key)}
     usual = {"queue": "default", "priority": 0, "unique_key": None}
     changed = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
-    if own := {name: value for name, value in _own_values(jobs, job).items() if value is not None}:
-        changed.append(f"columns={own!r}")
+    own = {name: repr(value) for name, value in _own_values(jobs, job).items() if value is not None}
+    if own:  # a value in which a secret is hidden is left out, as that argument is
+        pairs = (f"{name!r}: {said if shown.text(said) == said else '...'}" for name, said in own.items())
+        changed.append(f"columns={{{', '.join(pairs)}}}")
     if changed:
         said += f".options({', '.join(changed)})"
     args = shown.args or {}
