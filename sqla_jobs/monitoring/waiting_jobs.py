@@ -16,7 +16,7 @@ from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.rules.wording import Count, duration, plural
+from sqla_jobs.rules.wording import Count, duration, plural, they_are
 
 _LOOKED_AT = 2_000
 """Queued jobs of each queue, the next to run first, among which unknown tasks are looked for: they gather there."""
@@ -37,14 +37,14 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
             yield warning(f"queue {queue.name}", found, f"sqla-jobs resume {queue.name}")
     if not any(process.alive and process.kind == "worker" for process in processes):
         how_many = sum(queue.queued for queue in waiting)
-        also = f", and {plural(how_many, 'job')} waiting" if how_many else ""
+        also = f", and {they_are(how_many, 'job')} waiting" if how_many else ""
         yield warning("workers", f"none is alive{also}", "start one: python -m sqla_jobs.worker MODULE:ATTR")
         return
     for queue in waiting:
         if not queue.is_served and not queue.paused:
             yield warning(
                 f"queue {queue.name}",
-                f"no live worker serves it, and {plural(queue.queued, 'job')} waiting",
+                f"no live worker serves it, and {they_are(queue.queued, 'job')} waiting",
                 f"start a worker with --queues {queue.name}",
             )
 
@@ -76,7 +76,7 @@ def unknown_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) ->
         number = Count(count, is_least=count >= _LOOKED_AT)
         yield warning(
             f"task {task[:200]}",
-            f"this application does not declare it, and {plural(number, 'job')} waiting for it",
+            f"this application does not declare it, and {they_are(number, 'job')} waiting for it",
             "deploy the code that declares it, or give its name to the task that replaces it: aliases=[…]; "
             f"or delete its jobs: sqla-jobs delete --task {task[:200]}",
         )
@@ -92,7 +92,7 @@ def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]
     if not any(process.alive and process.kind == "clock" for process in processes):
         yield warning(
             "schedules",
-            f"no clock is alive, and {plural(enabled, 'schedule')} enabled",
+            f"no clock is alive, and {they_are(enabled, 'schedule')} enabled",
             "start one: python -m sqla_jobs.clock MODULE:ATTR, or a worker without --no-clock",
         )
     elif overdue is not None and overdue > _LATE:

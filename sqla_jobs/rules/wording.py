@@ -54,6 +54,11 @@ class Count(int):
         return f"{int(self)}{'+' if self.is_least else ''}"
 
 
+def they_are(count: int, noun: str) -> str:
+    """1 job is, 2 jobs are."""
+    return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The names that look like it, to end a sentence that refuses it."""
     near = get_close_matches(given, list(known), n=3)

@@ -185,7 +185,7 @@ class TestStatus:
     def test_schedules_without_a_clock_are_a_warning(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mark", cron="0 2 * * *"))
         session.commit()
-        assert "schedules: no clock is alive, and 1 schedule enabled" in run("status").output
+        assert "schedules: no clock is alive, and 1 schedule is enabled" in run("status").output
 
 
 class TestReading:
@@ -477,7 +477,7 @@ class TestUpkeep:
         found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
         assert found["jobs of vanished processes"]["verdict"] == "warning"
         assert found["foreign keys to jobs"]["found"] == "effects.job_id has no index"
-        assert found["workers"]["found"] == "none is alive, and 1 job waiting"
+        assert found["workers"]["found"] == "none is alive, and 1 job is waiting"
         assert found["server version"]["verdict"] == "ok"
         assert found["oldest transaction"]["verdict"] == "ok"
         out = run("doctor").output

@@ -500,12 +500,12 @@ def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, datab
     session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
     session.commit()
     page = words(visitor.get("/"))
-    assert "workers: none is alive, and 2 jobs waiting" in page
-    assert "task forgotten: this application does not declare it, and 1 job waiting for it" in page
-    assert "schedules: no clock is alive, and 1 schedule enabled" in page
+    assert "workers: none is alive, and 2 jobs are waiting" in page
+    assert "task forgotten: this application does not declare it, and 1 job is waiting for it" in page
+    assert "schedules: no clock is alive, and 1 schedule is enabled" in page
     with jobs.worker(["default"]), jobs.clock():
         page = words(visitor.get("/"))
-    assert "queue lonely: no live worker serves it, and 1 job waiting" in page
+    assert "queue lonely: no live worker serves it, and 1 job is waiting" in page
     assert "no clock" not in page
     assert "oldest transaction" not in page
 

@@ -103,7 +103,7 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
     code, out, err = flask("status")
     assert (code, err) == (
         0,
-        "\nwarning: workers: none is alive, and 1 job waiting\n    start one: python -m flask jobs worker\n",
+        "\nwarning: workers: none is alive, and 1 job is waiting\n    start one: python -m flask jobs worker\n",
     )
     assert re.search(r"^default +1 ", out, re.MULTILINE)
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 runs\n", "")

@@ -251,8 +251,8 @@ def test_status_shows_queues_processes_and_unknown_tasks(
     command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "default=8" in done.stdout
-    assert "task elsewhere: this application does not declare it, and 1 job waiting for it" in done.stderr
-    assert "queue mail: no live worker serves it, and 1 job waiting" in done.stderr
+    assert "task elsewhere: this application does not declare it, and 1 job is waiting for it" in done.stderr
+    assert "queue mail: no live worker serves it, and 1 job is waiting" in done.stderr
 
 
 def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_others_only_warnings(
