@@ -172,6 +172,11 @@ class Jobs(Generic[J]):
 
     def enqueue(self, session: AnySession, instance: object, /, **options: Unpack[EnqueueOptions]) -> J:
         """Add a job for an instance of a task class to the caller's session, as `Task.enqueue` does."""
+        if isinstance(instance, type):
+            raise ArgumentsError(
+                f"{instance.__qualname__} is a class: give an instance of it, with its arguments, such as "
+                f"jobs.enqueue(session, {instance.__qualname__}(…))"
+            )
         task = self.tasks.of_class(type(instance))
         return task.options(**options).enqueue(session, **task.declaration.signature.arguments_of(instance))
 

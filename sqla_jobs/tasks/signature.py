@@ -215,6 +215,11 @@ def _refuse_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
     for parameter in parameters:
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             raise DeclarationError(f"{name} takes {parameter}: arguments are stored by name and type, so name each one")
+    if parameters and parameters[0].name == "session" and parameters[0].annotation is inspect.Parameter.empty:
+        raise DeclarationError(
+            f"{name}: 'session' has no annotation: annotate it as Session, to be given that of the run; or give an "
+            "argument another name"
+        )
 
 
 def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str | None:

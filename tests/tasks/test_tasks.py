@@ -167,6 +167,10 @@ async def generates_and_waits() -> AsyncIterator[int]:
 def takes_args(*args: int) -> None: ...
 
 
+def takes_a_bare_session(session, n: int) -> None:  # type: ignore[no-untyped-def]
+    """Its author expects to be given the session of the run."""
+
+
 def takes_kwargs(**kwargs: int) -> None: ...
 
 
@@ -250,6 +254,7 @@ class OddAlias(BaseModel):
         (generates_and_waits, "generates_and_waits is asynchronous"),
         (takes_args, r"takes_args takes \*args: .* name each one"),
         (takes_kwargs, r"takes_kwargs takes \*\*kwargs: .* name each one"),
+        (takes_a_bare_session, "'session' has no annotation: annotate it as Session"),
         (NoExecute, "NoExecute has no method execute"),
         (StaticExecute, "StaticExecute has no method execute"),
         (NotADataclass, "neither a dataclass nor a pydantic model.*@jobs.task above @dataclass"),
@@ -303,6 +308,8 @@ class TestClassForm:
         assert job.args == {"email": "ann", "body": "hello"}
 
     def test_a_class_that_is_no_task_is_refused_with_the_remedy(self, jobs: Jobs[JobMixin]) -> None:
+        with pytest.raises(ArgumentsError, match=r"NoExecute is a class: give an instance of it, .*NoExecute\(…\)\)"):
+            jobs.enqueue(Session(), NoExecute)
         with pytest.raises(UnknownTask, match=r"NoExecute is not a task: write @jobs.task above the class"):
             jobs.enqueue(Session(), NoExecute())
 
