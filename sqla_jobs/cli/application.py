@@ -8,13 +8,14 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import click
 
+from sqla_jobs.actions import audit
 from sqla_jobs.cli.output import HOST, remedy
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
@@ -119,3 +120,8 @@ def audited(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, actor=actor or f"{getpass.getuser()}@{socket.gethostname()}", **options)
 
     return run
+
+
+def changing(jobs: Jobs[Any], actor: str) -> AbstractContextManager[audit.Changing]:
+    """A transaction of `actor`'s on the database that the application is bound to."""
+    return audit.changing(jobs.binding(), jobs.models, jobs.tasks, actor)

@@ -12,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.audit import Changing, changing
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, counted
 from sqla_jobs.actions.bulk import Progress as Done
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
+from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
 from sqla_jobs.cli.output import console
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import JobsError
@@ -87,7 +87,7 @@ def _carry_out_each(jobs: Jobs[Any], change: Change, ids: tuple[int, ...], actor
 
 
 def _change_one(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> bool:
-    with changing(jobs.binding(), jobs.models, jobs.tasks, actor) as it:
+    with changing(jobs, actor) as it:
         selection = Selection(ids=(job_id,))
         _, _, changed = change.batch(it.session, jobs.models, selection, after=job_id - 1, until=job_id)
         if changed:

@@ -8,8 +8,7 @@ import click
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.audit import changing
-from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
+from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.processes import read_processes
@@ -24,7 +23,7 @@ from sqla_jobs.rules.wording import did_you_mean
 @audited
 def pause(jobs: Jobs[Any], actor: str, queue: str, yes: bool) -> None:
     """Claim no more jobs from QUEUE; what runs goes on."""
-    with changing(jobs.binding(), jobs.models, jobs.tasks, actor) as it:
+    with changing(jobs, actor) as it:
         if not yes:
             _check_queue(jobs, it.session, queue)
         jobs.pause(it.session, queue)
@@ -38,7 +37,7 @@ def pause(jobs: Jobs[Any], actor: str, queue: str, yes: bool) -> None:
 @audited
 def resume(jobs: Jobs[Any], actor: str, queue: str) -> None:
     """Claim jobs from QUEUE again."""
-    with changing(jobs.binding(), jobs.models, jobs.tasks, actor) as it:
+    with changing(jobs, actor) as it:
         if it.session.get(jobs.Queue, queue) is None:
             paused = it.session.scalars(select(jobs.Queue.name)).all()
             raise JobsError(f"queue {queue!r} is not paused{did_you_mean(queue, paused)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.actions.audit import Changing, changing
-from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
+from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
 from sqla_jobs.cli.output import as_json, print_json, print_table
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.errors import JobsError
@@ -80,14 +78,10 @@ def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str
     declaration = jobs.tasks[task].declaration
     options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
     row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
-    with _changing(jobs, actor) as it:
+    with changing(jobs, actor) as it:
         schedule_actions.add(it.session, jobs.models, jobs.tasks, name, row)
         it.record("add", f"schedule {name}", cron=row["cron"], task=task)
     click.echo(f"added {name}")
-
-
-def _changing(jobs: Jobs[Any], actor: str) -> AbstractContextManager[Changing]:
-    return changing(jobs.binding(), jobs.models, jobs.tasks, actor)
 
 
 def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
@@ -103,7 +97,7 @@ def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
 @audited
 def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Fire again, from the next tick on."""
-    with _changing(jobs, actor) as it:
+    with changing(jobs, actor) as it:
         schedule_actions.enable(it.session, jobs.models, _named(jobs, it.session, name).id)
         it.record("enable", f"schedule {name}")
 
@@ -115,7 +109,7 @@ def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
 @audited
 def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
     """Fire no more, until somebody enables it."""
-    with _changing(jobs, actor) as it:
+    with changing(jobs, actor) as it:
         one = schedule_actions.disable(it.session, jobs.models, _named(jobs, it.session, name).id, reason or "")
         said = jobs.tasks.secrets(one.task, one.args).text(reason or "")
         it.record("disable", f"schedule {name}", reason=said)
@@ -127,7 +121,7 @@ def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
 @audited
 def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Delete a schedule that an operator added; what code declares would come back, and is to be disabled."""
-    with _changing(jobs, actor) as it:
+    with changing(jobs, actor) as it:
         one = _named(jobs, it.session, name)
         if one.declared and one.retired_at is None:
             raise JobsError(f"{name!r} is declared in code, and would come back: disable it instead")
@@ -142,7 +136,7 @@ def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
 def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Enqueue a job of it at once, whatever its rule says; prints the job's id."""
     jobs.tasks.load()
-    with _changing(jobs, actor) as it:
+    with changing(jobs, actor) as it:
         job_id = schedule_actions.fire(it.session, jobs.models, jobs.tasks, _named(jobs, it.session, name).id).id
         it.record("run now", f"schedule {name}", job=job_id)
     click.echo(job_id)
