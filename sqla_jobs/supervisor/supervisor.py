@@ -219,7 +219,7 @@ class Supervisor:
     def _look_for_hung(self) -> None:
         """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself."""
         for child in self._children():
-            if child.ready_at is not None:
+            if child.started.alive_at:  # it has begun to tell
                 self._look_whether_hung(child, child.silence)
 
     def _look_whether_hung(self, child: ChildProcess, silence: float) -> None:
@@ -239,7 +239,7 @@ class Supervisor:
         child.is_hung = is_hung
         if 0 < self._options.hung_after < silence and child.killed_after is None:
             child.killed_after = silence
-            log.error("process %d is killed: it has made no progress for %.0f s", child.pid, silence)
+            log.error("process %d is killed: it made no progress for %.0f s", child.pid, silence)
             child.process.kill()
 
     def _replace(self) -> None:

@@ -543,14 +543,33 @@ def test_what_a_hung_process_has_not_begun_is_run_by_others_and_it_is_killed_lat
 
 
 def test_a_stopped_process_that_was_taken_for_dead_is_killed_too(
-    database: Engine, database_url: str, start_worker: StartWorker
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     start_worker(database_url, "--hung-after", "3")
-    wait_until(lambda: len(worker_pids(database)) == 1)
+    wait_until(lambda: "serves" in log_of(tmp_path), message="the parent does not know of it")
     (before,) = worker_pids(database)
     os.kill(before, signal.SIGSTOP)
     _execute(database, "DELETE FROM sqla_processes")
     wait_until(lambda: set(worker_pids(database)) - {before}, timeout=30)
+
+
+def test_a_process_that_stops_while_it_starts_is_killed_and_told_of(database_url: str, tmp_path: Path) -> None:
+    """Its parent has heard nothing of it yet."""
+    (tmp_path / "app.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n")
+    command = [
+        sys.executable,
+        "-m",
+        "sqla_jobs.worker",
+        "app:jobs",
+        "--hung-after",
+        "2",
+        "--database-url",
+        database_url,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "made no progress for 2 s" in done.stderr
+    assert "was killed by SIGKILL before it was ready" in done.stderr
 
 
 def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_meanwhile(
