@@ -247,13 +247,15 @@ class Jobs(Generic[J]):
         poll: float = 1.0,
         grace: float = 30.0,
         slow_after: float = 300.0,
+        timeout: float | timedelta | None = None,
         retention: Retention = KEPT,
     ) -> Worker:
         """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
 
         It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
         every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
-        takes longer than `slow_after` seconds is logged. Jobs that ended are deleted after their `retention`, such
+        takes longer than `slow_after` seconds is logged. `timeout` is for tasks without one of their own.
+        Jobs that ended are deleted after their `retention`, such
         as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed;
         lines of the audit after that of "audit", by default a year.
         Raises `ConfigurationError`.
@@ -268,6 +270,7 @@ class Jobs(Generic[J]):
             poll=poll,
             grace=grace,
             slow_after=slow_after,
+            timeout=timeout,
             retention=retention,
         )
         return Worker(self, self.binding(bind), settings)

@@ -57,6 +57,6 @@ def children_of(parent: subprocess.Popen[bytes]) -> set[int]:
         with suppress(OSError):  # it ended meanwhile
             stat = process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()
             command = process.joinpath("cmdline").read_text(errors="replace")
-            if stat[1] == str(parent.pid) and stat[0] != "Z" and "spawn_main" in command:
+            if stat[1] == str(parent.pid) and stat[0] != "Z" and "sqla_jobs.supervisor" in command:
                 found.add(int(process.name))
     return found

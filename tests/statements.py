@@ -12,7 +12,7 @@ from sqlalchemy.orm import registry
 
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
-from sqla_jobs.queries import claim, commit, finish, leases, rescue, schedules, succeed
+from sqla_jobs.queries import claim, commit, due, finish, leases, rescue, schedules, succeed
 from sqla_jobs.queries.begin import _question
 from sqla_jobs.queries.expressions import Tables, rendered
 from tests.conftest import ROOT
@@ -29,6 +29,7 @@ def statements() -> dict[str, str]:
         "claim": claim.Claim(tables).sql(),
         "elapsed": claim.Elapsed(tables).sql(),
         "promote": claim.Promote(tables).sql(),
+        "poll": due.Poll(tables).sql(),
         "succeed_many": succeed.SucceedMany(tables).sql(),
         "succeed_one": succeed.SucceedOne(tables).sql(),
         "finish": finish.FinishAny(tables).sql(),

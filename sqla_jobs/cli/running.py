@@ -67,6 +67,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Seconds without any progress after which a process is killed; 0: never.",
 )
+@click.option("--timeout", type=float, help="Seconds that a job of a task without a timeout of its own may take.")
 @click.option("--max-jobs", default=0, help="Replace a process after that many jobs.")
 @click.option("--max-memory", default=0, metavar="MB", help="Replace a process that was larger than this.")
 @click.option("--slow-after", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
@@ -94,6 +95,7 @@ def worker(
     grace: float,
     kill_after: float,
     hung_after: float,
+    timeout: float | None,
     max_jobs: int,
     max_memory: int,
     slow_after: float,
@@ -114,6 +116,7 @@ def worker(
             poll=1.0,
             grace=grace,
             slow_after=slow_after,
+            timeout=timeout,
             retention=retention,
         )
         options = SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)

@@ -21,7 +21,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.runtime.listener import Listener
+from sqla_jobs.runtime.listener import Listener, Subscription
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
@@ -51,8 +51,18 @@ class Clock(Service):
     program; `tick()` looks once. What code declares is made into rows at the first look.
     """
 
-    def __init__(self, jobs: Jobs[Any], binding: Binding, *, heartbeat: float, lease: float) -> None:
+    def __init__(
+        self,
+        jobs: Jobs[Any],
+        binding: Binding,
+        *,
+        heartbeat: float,
+        lease: float,
+        listener: type[Listener | Subscription] = Listener,
+    ) -> None:
         super().__init__(StopRequest())
+        self._listener_of = listener
+        self._connections = 1 + listener.connections
         self._jobs = jobs
         self._binding = binding
         self._lease_settings = LeaseSettings(heartbeat, lease)
@@ -78,7 +88,7 @@ class Clock(Service):
             self._engine.dispose()
             raise
         channel = self._jobs.models.channel
-        self._listener = Listener(self._engine, channel, self._heard, patience=self._lease_settings.patience)
+        self._listener = self._listener_of(self._engine, channel, self._heard, patience=self._lease_settings.patience)
         self._listener.start()
         self._thread.start()
         log.info("clock %s runs, with %d schedules in its code", self._process_id, len(self._jobs.schedules))
@@ -110,7 +120,7 @@ class Clock(Service):
             engine.dispose()
 
     def _connect(self) -> Engine:
-        engine = own_engine(self._binding.engine, patience=self._lease_settings.patience)
+        engine = own_engine(self._binding.engine, patience=self._lease_settings.patience, most=self._connections)
         try:
             with engine.connect() as connection:
                 check_version(connection, self._jobs.models.tables["jobs"])
@@ -173,7 +183,12 @@ class Clock(Service):
     def _register(self) -> None:
         with self._engine.begin() as connection:
             self._process_id = processes.register(
-                connection, self._jobs.models, kind="clock", queues={}, lease=self._lease_settings.lease
+                connection,
+                self._jobs.models,
+                kind="clock",
+                queues={},
+                connections=self._connections,
+                lease=self._lease_settings.lease,
             )
         self._beat_at = time.monotonic() + self._lease_settings.heartbeat
 
@@ -203,9 +218,14 @@ class Clock(Service):
         self._declare(self._engine)
         if time.monotonic() >= self._beat_at:
             self._beat()
-        if count := self._fire(self._engine):
-            log.info("%d jobs enqueued by schedules", count)
+        if (due_in := self._due_in()) <= 0:
+            if count := self._fire(self._engine):
+                log.info("%d jobs enqueued by schedules", count)
+            due_in = self._due_in()
         self._set_aside.show(self._engine, self._jobs.models, self._process_id)
+        return due_in
+
+    def _due_in(self) -> float:
         with self._engine.begin() as connection:
             return self._schedules.due_in(connection)
 

@@ -18,8 +18,6 @@ log = logging.getLogger("sqla_jobs.worker")
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
-_POOL = 6
-"""Of a worker one each for heartbeats, listening and pruning, two for finishes, and one to spare; others need less."""
 PLANNED_ANEW: LiteralString = "SET plan_cache_mode = force_custom_plan"
 """Each time a statement is executed: a plan made on an empty table, and kept, might scan for ever."""
 PLANNED_ONCE: LiteralString = (
@@ -54,22 +52,30 @@ def synchronous(app: Engine) -> Engine:
     return create_engine(app.url.set(drivername="postgresql+psycopg")) if app.dialect.is_async else app
 
 
-def own_engine(app: Engine, *, patience: float, planning: LiteralString = PLANNED_ANEW) -> Engine:
-    """A small new engine that connects as `app` does, whatever that one's pool and settings are.
+def own_engine(app: Engine, *, patience: float, most: int, planning: LiteralString = PLANNED_ANEW) -> Engine:
+    """A small new engine, of `most` connections, that connects as `app` does, whatever that one's settings are.
 
     Statements commit one by one under READ COMMITTED. They are prepared, and planned as `planning` says.
     Behind a pooler, which may give the server's session to somebody else, nothing is prepared and nothing set.
     Neither connecting nor a statement waits in silence for longer than `patience` seconds, and a
     connection that is of no more use, such as one to a server that turns out to be read-only, is given up.
     """
-    engine = _connecting_as(app, "AUTOCOMMIT", patience, planning)
+    engine = _connecting_as(app, "AUTOCOMMIT", patience, planning, most)
     with engine.connect() as connection:
         default = connection.scalar(select(func.current_setting("default_transaction_isolation")))
     if default != "read committed":
         engine.dispose()
-        engine = _connecting_as(app, "READ COMMITTED", patience, planning)
+        engine = _connecting_as(app, "READ COMMITTED", patience, planning, most)
         event.listen(engine, "begin", partial(_limit_idling, patience))
     return engine
+
+
+def close_idle(engine: Engine) -> None:
+    """Close the connections that nobody uses now; they are made anew when they are needed."""
+    pool = engine.pool
+    for _ in range(pool.checkedin() if isinstance(pool, QueuePool) else 0):
+        with engine.connect() as connection:
+            connection.invalidate()
 
 
 def close_engine(engine: Engine) -> None:
@@ -96,7 +102,7 @@ def warn_of_small_pool(app: Engine, threads: int) -> None:
         )
 
 
-def _connecting_as(app: Engine, isolation: Any, patience: float, planning: LiteralString) -> Engine:
+def _connecting_as(app: Engine, isolation: Any, patience: float, planning: LiteralString, most: int) -> Engine:
     source = check_engine(app).pool.recreate()
 
     def borrow() -> Any:
@@ -123,7 +129,7 @@ def _connecting_as(app: Engine, isolation: Any, patience: float, planning: Liter
     engine = create_engine(
         app.url,
         creator=connect,
-        pool_size=_POOL,
+        pool_size=most,
         max_overflow=0,
         pool_timeout=patience,
         pool_reset_on_return=None,

@@ -39,7 +39,7 @@ _EXIT = 1.0
 SCHEDULES = "=schedules"
 """What is told instead of a queue's name, which holds no "=", where a schedule was changed."""
 
-Subscriber = Callable[[str], None]
+Subscriber = Callable[[str], object]
 
 
 def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
@@ -118,8 +118,7 @@ def _tell(session: Session, transaction: SessionTransaction) -> None:
         bind = session.get_bind(pending.entities[channel])
         if isinstance(bind, Engine):  # a session joined to a connection has committed nothing yet
             for queue in queues:
-                for subscriber in list(_subscribers.get(channel, ())):
-                    subscriber(queue)
+                tell_here(channel, queue)
             _notifier(bind).send(bind, channel, queues)
 
 
@@ -130,6 +129,12 @@ def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
     """Be called in the committing thread for each queue that got jobs from this process. Returns the end of it."""
     _subscribers.setdefault(channel, []).append(subscriber)
     return lambda: _subscribers[channel].remove(subscriber)
+
+
+def tell_here(channel: str, what: str) -> None:
+    """Tell the subscribers of this process."""
+    for subscriber in list(_subscribers.get(channel, ())):
+        subscriber(what)
 
 
 class _Notifier:
@@ -172,7 +177,7 @@ class _Notifier:
 
     def _loop(self, app: Engine) -> None:
         try:
-            engine = own_engine(synchronous(app), patience=_PATIENCE)
+            engine = own_engine(synchronous(app), patience=_PATIENCE, most=1)
         except Exception as error:  # noqa: BLE001 - whatever the application's way of connecting may raise
             log.debug("no wake-up can be sent for a while, workers will poll: %s", error)
             self._hopeless_until = time.monotonic() + _IDLE

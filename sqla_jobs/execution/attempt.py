@@ -27,6 +27,8 @@ class Attempt:
     under a stricter isolation."""
     is_over = False
     """Ended, and its end is on its way to the database."""
+    timeout: float | None = None
+    """Seconds that its task may take."""
     deadline: float | None = None
     cancel_requested = False
     slot: RunSlot | None = None

@@ -38,12 +38,15 @@ class Executor:
         isolation: str = "READ COMMITTED",
         context: Context = nullcontext,
         slot: Callable[[], RunSlot | None] = lambda: None,
+        timeout: float | None = None,
     ) -> None:
+        """`timeout` is that of tasks that have none of their own, in seconds."""
         self._tasks = tasks
         self._transactions = transactions
         self._isolation = isolation
         self._context = context
         self._slot = slot
+        self._timeout = timeout
 
     def execute(self, held: Attempt) -> RunEnd | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
@@ -62,6 +65,7 @@ class Executor:
         try:
             declaration = self._tasks[job.task].declaration
             held.secrets = declaration.secrets(job.args)
+            held.timeout = self._timeout if declaration.timeout is None else declaration.timeout
             with _Surrounded(self._context(held.context), held):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
@@ -130,8 +134,8 @@ def _context(held: Attempt) -> RunContext:
 
 
 def _call(held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
-    if declaration.timeout is not None:
-        held.deadline = time.monotonic() + declaration.timeout
+    if held.timeout is not None:
+        held.deadline = time.monotonic() + held.timeout
         if held.slot is not None:
             overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
             held.slot.expire(held.deadline, overrun.delay)
@@ -160,7 +164,7 @@ def _outcome(
     if declaration is None or isinstance(error, _UnstorableResult):
         return Outcome.failed(Failure.of(error, secrets=held.secrets))
     if isinstance(error, TimedOut):
-        overdue = TimeoutError(f"ran longer than its timeout of {declaration.timeout:g} s")
+        overdue = TimeoutError(f"ran longer than its timeout of {held.timeout:g} s")
         error = overdue.with_traceback(error.__traceback__)
     since_claim = (at or time.monotonic()) - held.claimed_at
     return decide(

@@ -32,6 +32,8 @@ class Memory(ctypes.Structure):
         ("peak_memory", ctypes.c_int64),
         ("alive_at", ctypes.c_double),
         ("revoked_at", ctypes.c_double),
+        ("has_idle_thread", ctypes.c_int64),
+        ("workers", ctypes.c_int64),
         ("runs", _Run * _PLACES),
     )
 
@@ -96,9 +98,8 @@ class StartedRuns:
         self._memory = memory
         words = memoryview(memory).cast("B")[Memory.runs.offset :].cast("q")
         self._run_ids = words[_Run.run_id.offset // 8 :: ctypes.sizeof(_Run) // 8]
+        self._unused = iter(range(_PLACES))
         self._free: SimpleQueue[RunSlot] = SimpleQueue()
-        for run in memory.runs:
-            self.free(RunSlot(self, run))
 
     def free(self, slot: RunSlot) -> None:
         """Let another run have the place."""
@@ -106,6 +107,8 @@ class StartedRuns:
 
     def take(self) -> RunSlot:
         """A place for a run; waits for one."""
+        if self._free.empty() and (place := next(self._unused, None)) is not None:
+            return RunSlot(self, self._memory.runs[place])
         return self._free.get()
 
     def entries(self) -> Iterator[Entry]:
@@ -146,6 +149,24 @@ class StartedRuns:
     @alive_at.setter
     def alive_at(self, moment: float) -> None:
         self._memory.alive_at = moment
+
+    @property
+    def has_idle_thread(self) -> bool:
+        """Whether a thread of the process waits for a job; the process writes it, at least twice a second."""
+        return bool(self._memory.has_idle_thread)
+
+    @has_idle_thread.setter
+    def has_idle_thread(self, is_one: bool) -> None:
+        self._memory.has_idle_thread = is_one
+
+    @property
+    def workers(self) -> int:
+        """How many workers share its queues, at least one; the parent writes it."""
+        return max(1, int(self._memory.workers))
+
+    @workers.setter
+    def workers(self, number: int) -> None:
+        self._memory.workers = number
 
     @property
     def vitals(self) -> tuple[int, int]:

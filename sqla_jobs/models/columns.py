@@ -210,6 +210,8 @@ class ProcessMixin(Row):
     """Name and concurrency of each queue it serves."""
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """What the server does not let it change, such as `job 17`, and why."""
+    connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
+    """Connections to the server that it may use at once, beside those of the jobs that it runs."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     """Seconds without a heartbeat after which it is taken for dead."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.limits import LIMIT
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict, ask, warning, well
 from sqla_jobs.queries.expressions import Tables
@@ -31,12 +32,6 @@ def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield well("server version", f"PostgreSQL {name}")
 
 
-_CONNECTIONS = text(
-    """
-    SELECT count(*), current_setting('max_connections')::int
-    FROM pg_stat_activity WHERE backend_type = 'client backend'
-    """
-)
 _SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {
     "autovacuum": (lambda value: value == "on", "switch it on: tables of jobs grow without end"),
     "fsync": (lambda value: value == "on", "switch it on: a crash of the host can lose or double jobs"),
@@ -63,10 +58,20 @@ def _setting(session: Session, jobs: Jobs[Any], name: str) -> str:
 
 def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """How many are left."""
-    used, most = ask(session, jobs, _CONNECTIONS).one()
-    found = f"{used} of {most}"
-    if used > _CROWDED * most:
-        yield warning("connections", found, "raise max_connections, or put a pooler before the server")
+    used, most = ask(session, jobs, LIMIT).one()
+    process = jobs.Process
+    live = select(process.connections, process.queues).where(
+        process.heartbeat_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, process.lease)
+    )
+    fleet = sum(own + sum(queues.values()) for own, queues in ask(session, jobs, live))
+    found = f"{used} of {most} are in use, and live workers and clocks may use up to {fleet}"
+    if used > _CROWDED * most or fleet > most:
+        yield warning(
+            "connections",
+            found,
+            "raise max_connections, lower --processes or the concurrency of workers, "
+            "or put PgBouncer before the server",
+        )
     else:
         yield well("connections", found)
 

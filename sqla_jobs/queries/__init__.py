@@ -18,7 +18,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.begin import begin as begin_transaction
 from sqla_jobs.queries.claim import Claim, Promote
 from sqla_jobs.queries.commit import Commit, Ending
-from sqla_jobs.queries.due import IsDue, UnknownTo
+from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
@@ -38,6 +38,7 @@ class Queries:
 
         self.claim = Claim(tables)
         self.promote = Promote(tables)
+        self.poll = Poll(tables)
         self.is_due = IsDue(tables)
         self.unknown_to = UnknownTo(tables)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -54,17 +53,13 @@ from sqla_jobs.queries.values import (
     Among,
     Claimed,
     Promotion,
+    names,
     numbers,
     texts,
 )
 
 _CLAIM_ORDER = attrgetter("priority", "position")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@lru_cache(maxsize=64)
-def _names(given: tuple[str, ...]) -> str:
-    return texts([*given])
 
 
 def _moment(microseconds: int | None) -> datetime | None:
@@ -94,8 +89,8 @@ class Claim(RenderedStatement):
         """
         values = {
             "process_id": process_id,
-            "tasks": _names(tuple(tasks)),
-            "lanes": _names(tuple(slots)),
+            "tasks": names(tuple(tasks)),
+            "lanes": names(tuple(slots)),
             "slots": numbers(slots.values()),
             "floors": texts([numbers((floors or {}).get(queue, EVERYWHERE)) for queue in slots]),
             **among.parameters(),
@@ -216,7 +211,7 @@ class Promote(RenderedStatement):
 
         Counts the workers that serve any of `queues`, too.
         """
-        values = {"ahead": ahead, "limit": limit, "queues": _names(tuple(queues)), **among.parameters()}
+        values = {"ahead": ahead, "limit": limit, "queues": names(tuple(queues)), **among.parameters()}
         ((count, due_in, workers),) = self._run(connection, values).all()
         return Promotion(count, 0.0 if count == limit else due_in, workers)
 

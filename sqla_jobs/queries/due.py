@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, and_, any_, bindparam, exists, func, literal, or_, select
+from sqlalchemy import ARRAY, Connection, Text, all_, and_, any_, bindparam, cast, exists, func, literal, or_, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.queries.expressions import in_state, is_among
-from sqla_jobs.queries.statement import Statement
-from sqla_jobs.queries.values import ALL, Among
+from sqla_jobs.queries.claim import Promote
+from sqla_jobs.queries.expressions import array_of, in_state, is_among
+from sqla_jobs.queries.statement import RenderedStatement, Statement
+from sqla_jobs.queries.values import ALL, MANY, Among, Promotion, names
 
 _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
 
@@ -37,6 +38,24 @@ class IsDue(Statement):
         due: Any = found.where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
         due = due.cte("due").prefix_with("MATERIALIZED")
         return select(or_(*(exists().select_from(found) for found in (queued, due))))
+
+
+class Poll(RenderedStatement):
+    """Promotes as `Promote` does, and tells whether anything was queued before: for one who asks and does not claim."""
+
+    def __call__(
+        self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
+    ) -> Promotion:
+        given = {"queues": names(tuple(queues)), "tasks": names(tuple(tasks)), **among.parameters()}
+        ((count, due_in, workers, is_more),) = self._run(connection, {"ahead": 0.0, "limit": MANY, **given}).all()
+        return Promotion(count, 0.0 if count == MANY else due_in, workers, is_more)
+
+    def sql(self) -> Any:
+        jobs, held = self.tables.jobs, self.tables.queues
+        queues, tasks = (cast(bindparam(name, type_=Text), ARRAY(Text)) for name in ("queues", "tasks"))
+        paused = array_of(select(held.c.name).where(held.c.paused_at.is_not(None)))
+        here = (jobs.c.queue == any_(queues), jobs.c.queue != all_(paused), jobs.c.task == any_(tasks), is_among(jobs))
+        return Promote(self.tables).sql().add_columns(exists().where(in_state(jobs, "queued"), *here))
 
 
 class UnknownTo(Statement):

@@ -16,7 +16,13 @@ from sqla_jobs.rules.outcomes import storable
 
 
 def register(
-    connection: Connection, models: Models[Any], *, kind: str, queues: dict[str, int], lease: float
+    connection: Connection,
+    models: Models[Any],
+    *,
+    kind: str,
+    queues: dict[str, int],
+    connections: int,
+    lease: float,
 ) -> uuid.UUID:
     """A row for this process under a new id, never used before."""
     process_id = uuid.uuid4()
@@ -27,6 +33,7 @@ def register(
             host=socket.gethostname(),
             pid=os.getpid(),
             queues=queues,
+            connections=connections,
             lease=lease,
         )
     )

@@ -63,7 +63,7 @@ class ScheduleQueries:
         connection.execute(advance(self._tables), _columns(plans))
 
     def due_in(self, connection: Connection) -> float:
-        """Seconds until the next tick of any schedule; infinite where there is none."""
+        """Seconds until the next tick of any schedule, 0 where one was changed; infinite where there is none."""
         found = connection.execute(due_in(self._tables)).scalar()
         return math.inf if found is None else float(found)
 
@@ -81,16 +81,10 @@ def due(tables: Tables) -> Any:
     """Schedules that are due, were changed or disabled, locked, with the server's time; not what others hold."""
     s = tables.schedules
     now = func.clock_timestamp()
-    is_changed = s.c.planned_rule.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
+    is_due = or_(_is_unplanned(s), and_(s.c.enabled, s.c.next_run_at <= now))
     return (
-        select(*s.c, is_changed.label("is_changed"), now.label("now"))
-        .where(
-            is_among(s),
-            or_(
-                and_(s.c.enabled, or_(is_changed, s.c.next_run_at.is_(None), s.c.next_run_at <= now)),
-                and_(~s.c.enabled, s.c.planned_rule.is_not(None)),
-            ),
-        )
+        select(*s.c, _is_changed(s).label("is_changed"), now.label("now"))
+        .where(is_among(s), is_due)
         .order_by(s.c.next_run_at)
         .limit(bindparam("limit"))
         .with_for_update(skip_locked=True, key_share=True)
@@ -163,12 +157,22 @@ def advance(tables: Tables) -> Any:
     )
 
 
+def _is_changed(s: Any) -> Any:
+    """Whether the rule is not the one for which the next tick was worked out."""
+    return s.c.planned_rule.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
+
+
+def _is_unplanned(s: Any) -> Any:
+    """Whether a clock has to work out the next tick, or to forget it."""
+    return case((s.c.enabled, or_(_is_changed(s), s.c.next_run_at.is_(None))), else_=s.c.planned_rule.is_not(None))
+
+
 def due_in(tables: Tables) -> Any:
     """Seconds until the next tick of all; null where there is none."""
     s = tables.schedules
-    return select(cast(func.extract("epoch", func.min(s.c.next_run_at) - func.clock_timestamp()), Double)).where(
-        s.c.enabled
-    )
+    now = func.clock_timestamp()
+    next_at = func.min(case((_is_unplanned(s), now), else_=s.c.next_run_at))
+    return select(cast(func.extract("epoch", next_at - now), Double)).where(or_(s.c.enabled, _is_unplanned(s)))
 
 
 def held(models: Any) -> Any:

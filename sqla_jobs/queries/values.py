@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -69,6 +70,8 @@ class Promotion(NamedTuple):
     """Seconds until the next scheduled job is due: infinite where there is none, 0 where there may be more now."""
     workers: int
     """How many serve any of these queues."""
+    is_more: bool = False
+    """Whether anything else was queued already. Only a poll tells."""
 
 
 class RunEnd(NamedTuple):
@@ -98,6 +101,12 @@ def numbers(values: Iterable[object]) -> str:
 def texts(values: list[str | None]) -> str:
     """An array of texts, shortened to nothing where none is given."""
     return "{}" if values.count(None) == len(values) else numbers(map(_quoted, values))
+
+
+@lru_cache(maxsize=64)
+def names(given: tuple[str, ...]) -> str:
+    """The same of few texts that are asked for again and again."""
+    return texts([*given])
 
 
 def _quoted(text: str | None) -> str:

@@ -17,7 +17,7 @@ from sqla_jobs.queries import Among, Queries
 from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.dead_processes import Sightings
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import LeaseSettings
+from sqla_jobs.runtime.settings import LeaseSettings, Settings
 from sqla_jobs.runtime.stopping import StopRequest
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -142,6 +142,10 @@ class Keeper(Protocol):
     """Keeps one worker alive in the database: itself, or through its parent process."""
 
     stop: StopRequest
+    connections: int
+    """How many the worker may use at once, beside the one for claims and those of its jobs."""
+    all_connections: int
+    """How many it may use at once in all, and its parent, beside those of its jobs."""
 
     @property
     def beat_at(self) -> float:
@@ -149,7 +153,7 @@ class Keeper(Protocol):
         ...
 
     def meet(
-        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
     ) -> None:
         """Get to know the database, before all else."""
         ...
@@ -165,6 +169,10 @@ class Keeper(Protocol):
 
     def keep(self, process_id: uuid.UUID) -> bool:
         """Beat where it is time. False: the worker was taken for dead."""
+        ...
+
+    def rest(self) -> None:
+        """No job has been here for a while, and no claim is sent either."""
         ...
 
     def leaving(self) -> None:

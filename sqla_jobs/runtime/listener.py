@@ -29,6 +29,22 @@ _STOP = 1.0
 """Seconds that stopping may take."""
 
 
+class Subscription:
+    """Hears what is told inside this process."""
+
+    connections = 0
+
+    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
+        self._channel = channel
+        self._heard = heard
+
+    def start(self) -> None:
+        self._unsubscribe = wakeup.subscribe(self._channel, self._heard)
+
+    def stop(self) -> None:
+        self._unsubscribe()
+
+
 class Listener:
     """LISTENs on a connection of its own; the shortcut, not the truth.
 
@@ -42,13 +58,15 @@ class Listener:
     to others. There, and while the connection is away, new jobs of other processes are found by polling.
     """
 
+    connections = 1
+
     def __init__(
         self,
         engine: Engine,
         channel: str,
-        heard: Callable[[str], None],
+        heard: Callable[[str], object],
         *,
-        look_for: Callable[[str], None] | None = None,
+        look_for: Callable[[str], object] | None = None,
         patience: float,
     ) -> None:
         self._engine = engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
@@ -45,8 +46,16 @@ class Settings(LeaseSettings):
     poll: float
     grace: float
     slow_after: float
-    retention: dict[str, float]
-    """Seconds that jobs are kept, by the state in which they ended, and lines of the audit; no mention, no end."""
+    timeout: float | None
+    """Of tasks that have none of their own."""
+    retention: dict[str, float] | None
+    """Seconds that jobs are kept, by the state in which they ended, and lines of the audit; no mention, no end.
+    `None`: another process of the same worker prunes."""
+
+    @property
+    def jobs_at_once(self) -> int:
+        """Of all queues together."""
+        return sum(self.queues.values())
 
     @classmethod
     def checked(
@@ -59,6 +68,7 @@ class Settings(LeaseSettings):
         poll: float,
         grace: float,
         slow_after: float,
+        timeout: float | timedelta | None,
         retention: Retention,
     ) -> Settings:
         """The settings, or a `ConfigurationError` that names the one that cannot be."""
@@ -78,7 +88,9 @@ class Settings(LeaseSettings):
             check_integer(what, number, least=1, most=1000, error=ConfigurationError)
         _check_seconds(poll=poll, slow_after=slow_after)
         check_seconds("grace", grace, most=7 * DAY, error=ConfigurationError)
-        return cls(heartbeat, lease, lanes, poll, grace, slow_after, seconds_kept(retention))
+        if timeout is not None:
+            timeout = check_seconds("timeout", timeout, least=INSTANT, error=ConfigurationError)
+        return cls(heartbeat, lease, lanes, poll, grace, slow_after, timeout, seconds_kept(retention))
 
 
 def _check_seconds(**options: float) -> None:

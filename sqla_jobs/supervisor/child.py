@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import signal
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 
-from sqla_jobs.execution.shared_memory import Entry, Memory, StartedRuns
+from sqla_jobs.execution.shared_memory import Entry, StartedRuns
 from sqla_jobs.queries import Lease, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.supervisor.child_main import ChildSpec, main
-from sqla_jobs.supervisor.connection import Registered, Stop
+from sqla_jobs.supervisor.child_main import ChildSpec
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
-
-_SPAWN = multiprocessing.get_context("spawn")
+from sqla_jobs.supervisor.messages import Registered, Stop, keeps_up
+from sqla_jobs.supervisor.spawning import spawn
 
 
 class ChildProcess:
     """A child that runs `spec`; started at once."""
 
     def __init__(self, spec: ChildSpec, number: int) -> None:
-        memory = _SPAWN.RawValue(Memory)
+        self.process, self.pipe, memory = spawn(spec.of_number(number))
         self.started = StartedRuns(memory)
-        self.pipe, theirs = _SPAWN.Pipe()
-        spec = replace(spec, clock=spec.clock and number == 1)  # one a worker is enough
-        self.process = _SPAWN.Process(target=main, args=(spec, theirs, memory), name=f"worker-{number}")
-        self.process.start()
-        theirs.close()
         self.process_id: uuid.UUID | None = None
         """Its row in the database."""
+        self.has_left = False
+        """Whether it has deleted that row itself, and is about to end."""
         self.ready_at: float | None = None
         self.kill_at = math.inf
         self.is_hung = False
@@ -48,7 +42,12 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        return self.process.pid or 0
+        return self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
 
     @property
     def is_leaving(self) -> bool:
@@ -77,6 +76,11 @@ class ChildProcess:
             except OSError:
                 self.pipe.close()
 
+    def hint(self, message: object) -> None:
+        """Tell it, unless that may take long. Whatever it does not hear is found by the next poll."""
+        if not self.pipe.closed and keeps_up(self.pipe):
+            self.send(message)
+
     def ask_to_stop(self, within: float) -> None:
         """Let it end by itself, within that many seconds."""
         self.kill_at = time.monotonic() + within
@@ -87,7 +91,7 @@ class ChildProcess:
 
     def show_stacks(self) -> None:
         """Have it log where its jobs are."""
-        if self.ready_at is not None and self.process.is_alive():
+        if self.ready_at is not None and self.is_alive:
             os.kill(self.pid, signal.SIGUSR1)
 
     def watch_anew(self) -> None:
@@ -98,6 +102,11 @@ class ChildProcess:
     def silence(self) -> float:
         """Seconds since Python code of it last ran, as far as its parent has been watching."""
         return time.monotonic() - max(self.started.alive_at, self._watched_since)
+
+    @property
+    def work(self) -> str:
+        """What it has begun, in words."""
+        return ", ".join(f"job {entry.job_id}" for entry in self.started.entries()) or "no job that has begun"
 
     def revoke(self) -> list[int]:
         """Let it begin nothing more of what it holds; returns the run ids of what it has begun.
@@ -138,7 +147,7 @@ class ChildProcess:
             return Outcome.lost(Failure("Lost", f"{hung}; --hung-after says how long that may last"))
         if entry.run_id not in self._overdue or not entry.deadline:
             return Outcome.lost(
-                Failure("Lost", f"process {self.pid} {_how(self.process.exitcode)} before the job ended")
+                Failure("Lost", f"process {self.pid} {_how(self.process.returncode)} before the job ended")
             )
         failure = Failure(
             "TimeoutError",
@@ -149,7 +158,7 @@ class ChildProcess:
 
     def how_it_ended(self) -> str:
         """In words."""
-        return _how(self.process.exitcode)
+        return _how(self.process.returncode)
 
 
 def _how(code: int | None) -> str:

@@ -8,19 +8,28 @@ import signal
 import sys
 import threading
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
 
+from sqla_jobs.clock.clock import Clock
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.supervisor.connection import Drained, ParentConnection
+from sqla_jobs.supervisor.connection import ParentConnection
+from sqla_jobs.supervisor.forwarded import ForwardedLookout
+from sqla_jobs.supervisor.messages import Drained
+from sqla_jobs.worker.lookout import OwnLookout
 from sqla_jobs.worker.worker import Worker
 
 log = logging.getLogger("sqla_jobs.worker")
+
+OF_CHILD, OF_PARENT, OF_CLOCK = ParentConnection.connections + 1, 3, 1
+"""Connections to the server at once. A parent beats, polls and listens; the clock of a child does not listen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,18 @@ class ChildSpec:
     clock: bool
     """Whether to run a clock beside the worker."""
     logs: LogOptions
+    connections: int = OF_CHILD + OF_PARENT
+    """How many count for this child, beside those of the clock and of its jobs."""
+
+    def connections_of(self, processes: int) -> int:
+        """How many so many children, their parent, the clock and their jobs may use at once."""
+        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + self.settings.jobs_at_once)
+
+    def of_number(self, number: int) -> ChildSpec:
+        """For one of several children: only the first one runs the clock, prunes, and tells of its parent."""
+        if number == 1:
+            return self
+        return replace(self, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
 
 
 def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
@@ -41,17 +62,27 @@ def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     signal.signal(signal.SIGHUP, _pass_on_to_the_parent)
     spec.logs.set_up(spec.application)
-    parent = ParentConnection(pipe, memory, spec.settings.lease)
+    parent = ParentConnection(pipe, memory, spec.settings.lease, spec.connections)
     try:
         jobs = load_jobs(spec.application)
         bind_for_command_line(jobs, spec.database_url)
-        worker = Worker(jobs, jobs.binding(), spec.settings, parent)
+        lookout = OwnLookout if spec.drain else partial(ForwardedLookout, parent)
+        binding = jobs.binding()
+        parent.application = binding.engine
+        worker = Worker(jobs, binding, spec.settings, parent, lookout)
         parent.runs = lambda: worker.runs
         if spec.drain:
             parent.send(Drained(worker.drain()))
         else:
             settings = spec.settings
-            with jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease) if spec.clock else nullcontext():
+            clock = Clock(
+                jobs,
+                binding,
+                heartbeat=settings.heartbeat,
+                lease=settings.lease,
+                listener=Subscription,
+            )
+            with clock if spec.clock else nullcontext():
                 worker.run()
     except EXPLAINED as error:
         print(f"Error: {explain(error)}", file=sys.stderr)  # noqa: T201

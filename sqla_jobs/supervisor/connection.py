@@ -1,4 +1,4 @@
-"""What a worker process and the parent that supervises it say to one another."""
+"""A worker process's end of the connection to its parent."""
 
 from __future__ import annotations
 
@@ -11,97 +11,59 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, event
 
+from sqla_jobs.database.engines import close_idle
+from sqla_jobs.database.notify import SCHEDULES, tell_here
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import LeaseSettings
+from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest
+from sqla_jobs.supervisor.messages import (
+    Address,
+    Gone,
+    Heard,
+    Leaving,
+    LookAgain,
+    PassedOn,
+    Registered,
+    Stop,
+    keeps_up,
+    session_of,
+)
+from sqla_jobs.worker.lookout import Hearer
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 """Seconds between two looks at how much this process has done and how large it is."""
-_SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 _UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in which getrusage gives the memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """To the parent: how to reach the database, as the application does now, and whose tables are ours."""
-
-    parameters: dict[str, Any]
-    session: dict[str, str]
-    """What the application may set at each connection, and tables are found by."""
-    schema: str | None
-    prefix: str
-
-    def connect(self) -> psycopg.Connection[Any]:
-        """A new connection like the application's."""
-        connection = psycopg.connect(**self.parameters)
-        before = _session_of(connection)
-        for name, value in self.session.items():
-            if value != before[name]:
-                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
-        connection.commit()
-        return connection
-
-
-def _session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    settings = dict(connection.execute(_SESSION).fetchall())
-    connection.rollback()
-    return settings
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """To the parent: beat for this process from now on, and for no other of mine."""
-
-    process_id: uuid.UUID
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """To the parent: I delete my row now, beat for me no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """To the parent: nothing is left to do, after that many runs."""
-
-    runs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """To the child: give back what has not started, and end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """To the child: this process of yours was taken for dead."""
-
-    process_id: uuid.UUID
-
-
 class ParentConnection:
-    """The child's end: the parent keeps it alive in the database, and can read what it has started.
+    """The parent keeps the child alive in the database, looks for work, and can read what the child has started.
 
     Where the parent is gone the child stops: what can end within half a lease does.
     """
 
-    def __init__(self, pipe: Connection, memory: Memory, lease: float) -> None:
+    connections = 2
+    """For finishes, beside which there is little else."""
+
+    def __init__(self, pipe: Connection, memory: Memory, lease: float, all_connections: int) -> None:
+        self.all_connections = all_connections
+        self.application: Engine | None = None
+        """What tasks connect by."""
         self.stop = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
+        self._hearer: Hearer | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
         self._lease = lease
@@ -116,8 +78,17 @@ class ParentConnection:
     def beat_at(self) -> float:
         return self._started.beat_at
 
+    @property
+    def workers(self) -> int:
+        """How many serve any of the same queues, on all hosts."""
+        return self._started.workers
+
+    def tell(self, hearer: Hearer | None) -> None:
+        """Who is to hear of new jobs from now on."""
+        self._hearer = hearer
+
     def meet(
-        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
     ) -> None:
         self._engine, self._models = engine, models
 
@@ -145,6 +116,12 @@ class ParentConnection:
             self._tell_anew()
         return True
 
+    def rest(self) -> None:
+        """Many children may be at rest, and the server has few connections: all but the one for claims are closed."""
+        for engine in (self._engine, self.application):
+            if engine is not None:
+                close_idle(engine)
+
     def leaving(self) -> None:
         self.send(Leaving())
 
@@ -159,6 +136,11 @@ class ParentConnection:
             except OSError:
                 self._orphaned()
 
+    def hint(self, message: object) -> None:
+        """Tell the parent, unless that may take long: it polls."""
+        if keeps_up(self._pipe):
+            self.send(message)
+
     def _tell_anew(self) -> None:
         """The parent does not beat: what it was told may have expired, as a password can. A new connection tells it."""
         assert self._engine is not None, "meet() comes first"
@@ -169,7 +151,7 @@ class ParentConnection:
     def _tell_address(self, models: Models[Any], connection: psycopg.Connection[Any]) -> None:
         info = connection.info
         parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
-        self.send(Address(parameters, _session_of(connection), models.positions.schema, models.prefix))
+        self.send(Address(parameters, session_of(connection), models.positions.schema, models.prefix))
 
     def _listen(self) -> None:
         try:
@@ -179,15 +161,28 @@ class ParentConnection:
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._started.vitals = (self.runs(), memory)
+                self._started.has_idle_thread = self._hearer is not None and self._hearer.has_idle_thread
         except (EOFError, OSError):
             self._orphaned()
 
-    def _obey(self, message: Gone | Stop) -> None:
+    def _obey(self, message: Heard | LookAgain | Gone | Stop) -> None:
         match message:
+            case Heard(queue, hops):
+                self._hear(queue, hops)
+            case LookAgain():
+                if self._hearer is not None:
+                    self._hearer.look_again()
             case Gone(process_id):
                 self._gone = process_id
             case Stop():
                 self.stop.set()
+
+    def _hear(self, queue: str, hops: int) -> None:
+        if queue == SCHEDULES:
+            assert self._models is not None, "meet() comes first"
+            tell_here(self._models.channel, queue)
+        elif self._hearer is not None and not self._hearer.heard(queue) and hops:
+            self.hint(PassedOn(queue, hops))
 
     def _orphaned(self) -> None:
         if self._models is None:

@@ -10,14 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
-from sqlalchemy import Engine, NullPool, create_engine
-from sqlalchemy.orm import registry
+from sqlalchemy import Engine
 
-from sqla_jobs.database.engines import own_engine
 from sqla_jobs.database.notify import notify
-from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.mapping import Models, map_models
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.heartbeat import Heartbeat
@@ -25,7 +21,8 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import store
-from sqla_jobs.supervisor.connection import Address
+from sqla_jobs.supervisor.database import connect
+from sqla_jobs.supervisor.messages import Address
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -55,6 +52,7 @@ class ParentHeartbeat:
     def __init__(
         self,
         settings: LeaseSettings,
+        set_aside: SetAside,
         *,
         living: Callable[[], list[uuid.UUID]],
         gone: Callable[[uuid.UUID], None],
@@ -66,7 +64,7 @@ class ParentHeartbeat:
         self._beaten = beaten
         self._address: Address | None = None
         self._abandoned: list[AbandonedWork] = []
-        self._set_aside = SetAside()
+        self._set_aside = set_aside
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._given_back: list[RunEnd] = []
         self._wake = threading.Event()
@@ -101,18 +99,15 @@ class ParentHeartbeat:
         self._thread.join(1.0)
         return not self._abandoned
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        assert self._address is not None
-        return self._address.connect()
+    def _current_address(self) -> Address:
+        assert self._address is not None, "a child tells it first"
+        return self._address
 
     def _loop(self) -> None:
-        assert self._address is not None
-        app = create_engine("postgresql+psycopg://", creator=self._connect, poolclass=NullPool)
-        engine = RetryLoop("connecting", self._stop).call(
-            lambda: own_engine(app, patience=self._lease_settings.patience)
-        )
-        models = map_models(registry(), self._address.schema, self._address.prefix, JobMixin)
-        queries = Queries(models)
+        database = connect(self._current_address, self._lease_settings, self._stop, connections=1)
+        if database is None:
+            return
+        engine, models, queries = database
         heartbeat = Heartbeat(
             engine,
             models,

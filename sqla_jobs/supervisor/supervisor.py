@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from multiprocessing.connection import wait
 from types import FrameType
 
+from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.child_main import ChildSpec
-from sqla_jobs.supervisor.connection import Address, Drained, Gone, Registered
 from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
+from sqla_jobs.supervisor.lookout import ParentLookout
+from sqla_jobs.supervisor.messages import Address, Drained, Expecting, FoundMore, Gone, PassedOn, Registered, Serving
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.slot import Slot
 
@@ -26,6 +28,8 @@ _LOOK = 0.1
 """Seconds between two looks at the children."""
 _ABSENT = 1.0
 """Seconds between two looks after which the parent itself was held up, and cannot judge its children."""
+_NO_ANSWER = 2.0
+"""Seconds without a sign of life after which a child is not expected to answer a signal."""
 _MARGIN = 20.0
 """Seconds beyond its grace that a child has for storing what it did, before it is killed."""
 _SETTLE = 5.0
@@ -45,9 +49,12 @@ class Supervisor:
         self._slots = [Slot(number) for number in range(1, options.processes + 1)]
         self._leaving: list[ChildProcess] = []
         self._to_replace: deque[Slot] = deque()
+        set_aside = SetAside()
         self._parent_heartbeat = ParentHeartbeat(
-            spec.settings, living=self._living, gone=self._gone, beaten=self._beaten
+            spec.settings, set_aside, living=self._living, gone=self._gone, beaten=self._beaten
         )
+        self._connections = spec.connections_of(options.processes)
+        self._lookout = ParentLookout(spec.settings, set_aside, connections=self._connections, children=self._claiming)
         self._has_worked = False
         self._looked_at = time.monotonic()
         self._signals: set[int] = set()
@@ -58,6 +65,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise until stopped, or until all is drained. Returns the exit code."""
+        log.info("may use up to %d connections to the server at once", self._connections)
         with (
             stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
             handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
@@ -71,6 +79,7 @@ class Supervisor:
                 self._kill_overdue()
                 self._look_for_hung()
                 self._replace()
+        self._lookout.stop()
         if not self._parent_heartbeat.close(_SETTLE):
             log.warning("what killed processes held could not be recorded; it is taken back when the lease ends")
         return self._exit_code
@@ -97,7 +106,19 @@ class Supervisor:
                 slot.start_at = 0.0
         if signal.SIGUSR1 in wanted:
             for child in self._children():
-                child.show_stacks()
+                self._ask_for_stacks(child)
+
+    def _ask_for_stacks(self, child: ChildProcess) -> None:
+        child.show_stacks()
+        if child.started.alive_at and child.silence > _NO_ANSWER:
+            log.warning(
+                "process %d cannot tell where its jobs are: nothing of it has run for %.0f s. It holds %s. "
+                "`py-spy dump --native --pid %d` tells",
+                child.pid,
+                child.silence,
+                child.work,
+                child.pid,
+            )
 
     def _stop(self) -> None:
         self._to_replace.clear()
@@ -132,7 +153,7 @@ class Supervisor:
         except (OSError, ValueError):  # one was closed meanwhile, by whoever could not send
             return
         for pipe in ready:
-            child = pipes[pipe]  # type: ignore[index]
+            child = pipes[pipe]
             for message in child.messages():
                 self._hear(child, message)
 
@@ -140,6 +161,15 @@ class Supervisor:
         match message:
             case Address():
                 self._parent_heartbeat.learn(message)
+                self._lookout.learn(message)
+            case Serving(tasks):
+                self._lookout.serve(tasks)
+            case Expecting(delay):
+                self._lookout.expect(delay)
+            case FoundMore(queue):
+                self._lookout.pass_on(queue, self._options.processes, child)
+            case PassedOn(queue, hops):
+                self._lookout.pass_on(queue, hops, child)
             case Registered():
                 self._has_worked = True
                 self._take_over(child)
@@ -147,7 +177,7 @@ class Supervisor:
                 self.runs += runs
                 self._finished(child)
             case _:
-                child.process_id = None
+                child.process_id, child.has_left = None, True
 
     def _take_over(self, child: ChildProcess) -> None:
         for slot in self._slots:
@@ -161,7 +191,7 @@ class Supervisor:
 
     def _take_leave(self) -> None:
         for child in list(self._children()):
-            if child.process.is_alive():
+            if child.is_alive:
                 if time.monotonic() > child.kill_at:
                     log.error("process %d did not end in time: it is killed", child.pid)
                     child.process.kill()
@@ -191,12 +221,12 @@ class Supervisor:
             slot.start_at = math.inf  # until something changes
             return
         if not self._has_worked:
-            if (child.process.exitcode or 0) < 0:  # else it has said why
+            if (child.process.returncode or 0) < 0:  # else it has said why
                 log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
             self._exit_code = 1
             self._stop_requested.set()
             return
-        if child.process.exitcode == 0:
+        if child.process.returncode == 0:
             slot.start_at = 0.0
             return
         seconds = slot.hold_back(child)
@@ -219,7 +249,7 @@ class Supervisor:
     def _look_for_hung(self) -> None:
         """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself."""
         for child in self._children():
-            if child.started.alive_at:  # it has begun to tell
+            if child.started.alive_at and not child.has_left:
                 self._look_whether_hung(child, child.silence)
 
     def _look_whether_hung(self, child: ChildProcess, silence: float) -> None:
@@ -232,7 +262,7 @@ class Supervisor:
                 "What it has not begun is given to others",
                 child.pid,
                 silence,
-                ", ".join(f"job {entry.job_id}" for entry in child.started.entries()) or "no job that has begun",
+                child.work,
             )
             if child.process_id is not None:
                 self._parent_heartbeat.relieve(child.process_id, child.revoke)
@@ -253,6 +283,12 @@ class Supervisor:
 
     def _living(self) -> list[uuid.UUID]:
         return [child.process_id for child in self._children() if child.process_id is not None]
+
+    def _claiming(self) -> list[ChildProcess]:
+        """Those that may take new jobs."""
+        return [
+            child for child in self._children() if child.process_id is not None and not child.is_leaving | child.is_hung
+        ]
 
     def _gone(self, process_id: uuid.UUID) -> None:
         for child in self._children():

@@ -8,17 +8,22 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from sqla_jobs.database.limits import warn_of_few_connections
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import LeaseSettings
+from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest
 
 
 class Alone:
     """A worker without a parent beats for itself, and rescues others."""
+
+    connections = 5
+    """For heartbeats, listening and pruning one each, and two for finishes: none waits for another."""
+    all_connections = connections + 1
 
     def __init__(self) -> None:
         self.stop = StopRequest()
@@ -31,8 +36,9 @@ class Alone:
         return self._beat_at
 
     def meet(
-        self, engine: Engine, models: Models[Any], queries: Queries, settings: LeaseSettings, set_aside: SetAside
+        self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
     ) -> None:
+        warn_of_few_connections(engine, self.all_connections + settings.jobs_at_once)
         self._heartbeat = Heartbeat(
             engine,
             models,
@@ -61,6 +67,9 @@ class Alone:
         if self._process_ids:
             self._heartbeat.rescue_if_due()
         return process_id in self._process_ids
+
+    def rest(self) -> None:
+        """It beats and polls on."""
 
     def leaving(self) -> None:
         """Nobody is to be told."""

@@ -26,6 +26,8 @@ class Attempts:
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.runs = 0
         """How many runs have ended here."""
+        self.unknown_until = 0.0
+        """Until when the server may give us a lease that is not here, by `time.monotonic()`."""
         self._table: dict[int, Attempt] = {}
         self._counting = threading.Lock()
 
@@ -38,6 +40,10 @@ class Attempts:
         fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
         self._table.update((attempt.job.run_id, attempt) for attempt in fresh)
         return fresh
+
+    def expect_unknown(self, seconds: float) -> None:
+        """For so long the server may give us a lease that is not here: the answer to a claim can be lost."""
+        self.unknown_until = max(self.unknown_until, time.monotonic() + seconds)
 
     def get(self, run_id: int) -> Attempt | None:
         """The attempt of this run, while it is here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import random
+import math
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import Engine
 
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.queries import Among, Claimed, Promotion
+from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -19,17 +19,16 @@ from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog, ScanFloors
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.liveness import Liveness
+from sqla_jobs.worker.lookout import Lookout
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
 """Ends waiting to be stored, above which no more is claimed."""
-_SOON = 0.005
-"""Seconds until it promotes, after it was told of new jobs."""
 _HELD_UP = 0.01
 """Seconds until it looks again, while it may not claim."""
-_REPORT = 60.0
-"""Seconds between two looks for waiting jobs of tasks that nobody here knows."""
+_DOUBTFUL = 600.0
+"""Seconds after a claim that failed, during which the server may still carry it out."""
 
 
 class Claimer:
@@ -37,8 +36,7 @@ class Claimer:
 
     In a thread of its own, and in that of the listener.
 
-    It polls every `poll` seconds, or up to a fifth later, and exactly when the next scheduled job is due;
-    `wake()` makes it look at once.
+    It looks when its lookout says so; `wake()` makes it look at once.
     """
 
     def __init__(
@@ -50,6 +48,7 @@ class Claimer:
         lanes: Sequence[Backlog],
         liveness: Liveness,
         finisher: Finisher,
+        lookout: Lookout,
     ) -> None:
         self._engine = engine
         self._queries = shared.queries
@@ -61,13 +60,15 @@ class Claimer:
         self._lanes = lanes
         self._liveness = liveness
         self._finisher = finisher
+        self._lookout = lookout
         self._floors = ScanFloors(shared.settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.RLock()
-        self._promote_at = 0.0
-        self._report_at = 0.0
-        self._reported: set[str] = set()
+        self._again_at = math.inf
+        """After an error: the next look asks the server too, and does not take silence for success."""
+        self._resting = {lane.name for lane in lanes}
+        """Queues that had no more jobs at the last look."""
         self.thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
 
     def start(self) -> None:
@@ -90,10 +91,17 @@ class Claimer:
         self._floors.sweep_soon()
         self.heard("")
 
-    def heard(self, queue: str) -> None:
-        """There are new jobs in `queue`, or anywhere for "". Returns at once."""
-        if self._expect_in(queue):
+    def heard(self, queue: str) -> bool:
+        """There are new jobs in `queue`, or anywhere for "". Returns at once: whether a thread is free for one."""
+        has_idle_thread = self._expect_in(queue)
+        if has_idle_thread:
             self._wake.set()
+        return has_idle_thread
+
+    @property
+    def has_idle_thread(self) -> bool:
+        """Whether a thread waits for a job of any queue."""
+        return any(lane.has_idle_thread for lane in self._lanes)
 
     def look_for(self, queue: str) -> None:
         """The same; claims them in the calling thread, which spares the time until another one is awake."""
@@ -115,15 +123,12 @@ class Claimer:
             lane.wake()
         if not any(lane.has_idle_thread for lane in lanes):
             return False
-        # a delayed one may be due before the next poll; what is there now is to start first
-        self._promote_at = min(self._promote_at, time.monotonic() + _SOON)
+        self._lookout.expect_soon()
         return True
 
     def expect(self, delay: float) -> None:
-        """A job will be due in `delay` seconds. Of two threads that say so at once one may go unheard, for one poll."""
-        at = time.monotonic() + delay
-        if at < self._promote_at:
-            self._promote_at = at
+        """A job will be due in `delay` seconds."""
+        if self._lookout.expect(delay):
             self._wake.set()
 
     def is_due(self) -> bool:
@@ -141,12 +146,12 @@ class Claimer:
         patience = RetryLoop("claiming", self._stopping)
         while not self._stopping.is_set():
             patience.run(self._step)
-            self._wake.wait(max(0.0, self._next_step_at() - time.monotonic()))
+            self._wake.wait(min(max(0.0, self._next_step_at() - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
 
     def _next_step_at(self) -> float:
         waiting = [lane.empty_until for lane in self._lanes if lane.has_idle_thread]
-        soonest = min([self._promote_at, *waiting])
+        soonest = min([self._lookout.promote_at, self._again_at, *waiting])
         return soonest if self._may_claim else max(soonest, time.monotonic() + _HELD_UP)
 
     @property
@@ -159,7 +164,7 @@ class Claimer:
             try:
                 self._look(time.monotonic())
             except Exception:
-                self._promote_at = 0.0  # the next try asks the server too, and does not take silence for success
+                self._again_at = 0.0
                 raise
 
     def _look(self, now: float) -> None:
@@ -170,41 +175,29 @@ class Claimer:
         slots = {lane.name: room for lane in self._lanes if (room := lane.room(now))}
         if slots and self._may_claim:
             self._claim(slots, now)
-        if now >= self._promote_at:
+        if now >= min(self._lookout.promote_at, self._again_at):
             self._promote(now)
+            self._again_at = math.inf
 
     def _promote(self, now: float) -> None:
-        self._promote_at = now + self._poll()
         with self._attempts.claiming:
-            promotions = self._set_aside.around("its promotion", self._promote_among, self._promotable)
-        for promotion in promotions:
-            self._floors.workers = promotion.workers
-            if promotion.promoted:
-                for lane in self._lanes:
-                    lane.wake()
-            # something may have been told of meanwhile
-            self._promote_at = min(self._promote_at, now + promotion.due_in)
-        if now >= self._report_at:
-            self._report_at = now + _REPORT
-            self._report_unknown()
-
-    def _promote_among(self, which: Among) -> Promotion:
-        with self._engine.begin() as connection:
-            return self._queries.promote(connection, queues=self._settings.queues, among=which)
-
-    def _promotable(self, which: Among) -> list[int]:
-        with self._engine.begin() as connection:
-            return self._candidates.to_promote(connection, which)
-
-    def _poll(self) -> float:
-        return self._settings.poll * random.uniform(1.0, 1.2)  # noqa: S311 - so that workers do not poll in step
+            has_promoted = self._lookout.promote(now)
+        if has_promoted:
+            for lane in self._lanes:
+                lane.wake()
 
     def _claim(self, slots: dict[str, int], now: float) -> None:
+        self._floors.workers = self._lookout.workers
         floors = self._floors.of(slots, now)
         with self._attempts.claiming:
             if self._stopping.is_set():
                 return
-            jobs = self._claim_some(slots, floors)
+            self._attempts.expect_unknown(2 * self._settings.heartbeat)
+            try:
+                jobs = self._claim_some(slots, floors)
+            except Exception:
+                self._attempts.expect_unknown(_DOUBTFUL)
+                raise
             at = time.monotonic()
             fresh = self._attempts.add(jobs, asked_at=now)
             self._floors.swept(slots.keys() - floors.keys(), now, at)
@@ -232,7 +225,7 @@ class Claimer:
         self, claimed: list[Attempt], slots: dict[str, int], not_swept: Collection[str], began: float
     ) -> None:
         """Fill the lanes that were to get so many. Those that got fewer rest until the next poll, or a sweep."""
-        poll_at = began + self._poll()
+        poll_at = began + self._lookout.poll_in()
         of_lane: dict[str, list[Attempt]] = {name: [] for name in slots}
         for held in claimed:
             of_lane[held.job.queue].append(held)
@@ -241,15 +234,8 @@ class Claimer:
                 if len(mine) < slots[lane.name]:
                     sweep_at = self._floors.sweep_at(lane.name) if lane.name in not_swept else poll_at
                     lane.rest(min(poll_at, sweep_at), since=began)
+                    self._resting.add(lane.name)
+                elif lane.name in self._resting:
+                    self._resting.remove(lane.name)
+                    self._lookout.found_more(lane.name)
                 lane.fill(mine)
-
-    def _report_unknown(self) -> None:
-        with self._engine.begin() as connection:
-            waiting = self._queries.unknown_to(connection, list(self._settings.queues), self._tasks)
-        for task in waiting.keys() - self._reported:
-            self._reported.add(task)
-            log.warning(
-                "%d queued jobs are of task %.200r, which this worker does not know; they wait for one that does",
-                waiting[task],
-                task,
-            )

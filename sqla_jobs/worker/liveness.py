@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -20,6 +21,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
 """Seconds between two looks at what this process holds: cancel requests in, progress out."""
+_AT_REST = 10.0
+"""Seconds without a job after which the process is at rest."""
 _SIGN_OFF = 5.0
 """Seconds that a heartbeat under way may take when the worker stops."""
 
@@ -52,6 +55,7 @@ class Liveness:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
+        self._rest_at = time.monotonic() + _AT_REST
         self._unknown_at = time.monotonic() + shared.settings.heartbeat
 
     @property
@@ -88,6 +92,7 @@ class Liveness:
                 self._models,
                 kind="worker",
                 queues=self._settings.queues,
+                connections=self._keeper.all_connections,
                 lease=self._settings.lease,
             )
         self._keeper.registered(process_id)  # before anything is claimed under it
@@ -108,10 +113,15 @@ class Liveness:
             self._register()
             self._on_lost()
         now = time.monotonic()
-        if now >= self._unknown_at:
+        if self._unknown_at <= now < self._attempts.unknown_until:
             self._give_back_unknown()
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
+        if self._attempts:
+            self._rest_at = now + _AT_REST
+        elif now >= max(self._rest_at, self._attempts.unknown_until):
+            self._rest_at = math.inf
+            self._keeper.rest()
         if held := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)

@@ -23,7 +23,6 @@ from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.runtime.heartbeat import Keeper
-from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
@@ -35,6 +34,7 @@ from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.liveness import Liveness
+from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.threads import RunnerThreads
 
@@ -54,8 +54,16 @@ class Worker(Service):
     program; `drain()` runs what is due and ends. One worker is used once.
     """
 
-    def __init__(self, jobs: Jobs[Any], binding: Binding, settings: Settings, keeper: Keeper | None = None) -> None:
+    def __init__(
+        self,
+        jobs: Jobs[Any],
+        binding: Binding,
+        settings: Settings,
+        keeper: Keeper | None = None,
+        lookout: LookoutOf = OwnLookout,
+    ) -> None:
         self._keeper = keeper or Alone()
+        self._lookout_of = lookout
         super().__init__(self._keeper.stop)
         self._jobs = jobs
         self._binding = binding
@@ -99,11 +107,11 @@ class Worker(Service):
         tasks = self._known_tasks()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, sum(self._settings.queues.values()))
+        warn_of_small_pool(app, self._settings.jobs_at_once)
         with ExitStack() as made:
-            self._engine = own_engine(app, patience=self._settings.patience)
+            self._engine = own_engine(app, patience=self._settings.patience, most=self._keeper.connections)
             made.callback(self._engine.dispose)
-            self._claims = own_engine(app, patience=self._settings.patience, planning=PLANNED_ONCE)
+            self._claims = own_engine(app, patience=self._settings.patience, most=1, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
             # wherever a task's own connection looks for tables: those of the jobs are known by their schema
             self._queries = Queries(self._jobs.models, self._find_tables())
@@ -114,15 +122,16 @@ class Worker(Service):
         self._finisher.start()
         self._threads.start(self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake)
         self._claimer.start()
-        self._listener.start()
-        self._pruner.start()
+        self._lookout.start(self._claimer)
+        if self._pruner is not None:
+            self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def _find_tables(self) -> str | None:
         """The schema that has them."""
         table = self._jobs.models.tables["jobs"]
         try:
-            # should the server give no more: one listens, the others share the second, and claims have their own
+            # should the server give no more: one may listen, the others share the second, and claims have their own
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
                 return schema_of(connection, table)
@@ -144,20 +153,29 @@ class Worker(Service):
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
         self._executor = Executor(
-            self._jobs.tasks, transactions, isolation=isolation, context=self._binding.context, slot=self._keeper.slot
+            self._jobs.tasks,
+            transactions,
+            isolation=isolation,
+            context=self._binding.context,
+            slot=self._keeper.slot,
+            timeout=self._settings.timeout,
         )
         self._finisher = Finisher(engine, queries, self._on_settled, self._set_aside)
         self._liveness = Liveness(
             engine, shared, self._keeper, lost=self._give_back, unknown_leases=self._on_unknown_leases
         )
+        self._lookout = self._lookout_of(engine, self._claims, shared, tasks)
         self._claimer = Claimer(
-            self._claims, shared, tasks, lanes=self._lanes, liveness=self._liveness, finisher=self._finisher
+            self._claims,
+            shared,
+            tasks,
+            lanes=self._lanes,
+            liveness=self._liveness,
+            finisher=self._finisher,
+            lookout=self._lookout,
         )
-        channel = self._jobs.models.channel
-        self._listener = Listener(
-            engine, channel, self._claimer.heard, look_for=self._claimer.look_for, patience=self._settings.patience
-        )
-        self._pruner = Pruner(engine, self._jobs.models, self._settings.retention)
+        retention = self._settings.retention
+        self._pruner = None if retention is None else Pruner(engine, self._jobs.models, retention)
 
     def _known_tasks(self) -> list[str]:
         """The names of all tasks, imported and complete."""
@@ -190,8 +208,9 @@ class Worker(Service):
         if running := len(self._threads.running):
             log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
         self._threads.wait(grace)
-        self._listener.stop()
-        self._pruner.stop()
+        self._lookout.stop()
+        if self._pruner is not None:
+            self._pruner.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
         late = self._threads.running
         for held in late:

@@ -88,7 +88,7 @@ def complaints(log: pytest.LogCaptureFixture) -> Counter[str]:
 
 @contextmanager
 def bounded_engine(app: Engine, patience: float) -> Generator[Engine]:
-    engine = own_engine(app, patience=patience)
+    engine = own_engine(app, patience=patience, most=2)
     yield engine
     engine.dispose()
 
@@ -164,7 +164,7 @@ def test_a_connection_that_comes_too_late_is_closed(place: Place) -> None:
         return made[0]
 
     with pytest.raises(OperationalError, match="no connection to the server within"):
-        own_engine(create_engine(place.url, creator=connect), patience=0.2)
+        own_engine(create_engine(place.url, creator=connect), patience=0.2, most=1)
     late.set()
     wait_until(lambda: made and made[0].closed)
 
@@ -174,7 +174,7 @@ def test_what_a_creator_raises_is_what_a_worker_is_told(place: Place) -> None:
         raise TimeoutError("no secret was found")
 
     with pytest.raises(TimeoutError, match="no secret"):
-        own_engine(create_engine(place.url, creator=connect), patience=1)
+        own_engine(create_engine(place.url, creator=connect), patience=1, most=1)
 
 
 def test_the_system_looks_after_idle_connections(place: Place) -> None:
@@ -213,7 +213,7 @@ def test_transactions_of_its_own_do_not_idle_where_they_cannot_be_single_stateme
 
 
 def test_a_connection_that_is_in_use_when_its_engine_retires_is_closed_when_it_is_given_back(place: Place) -> None:
-    engine = own_engine(place.direct, patience=3)
+    engine = own_engine(place.direct, patience=3, most=1)
     with engine.connect() as connection:
         raw = driver(connection)
         close_engine(engine)

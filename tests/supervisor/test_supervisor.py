@@ -355,6 +355,26 @@ def test_sigusr1_and_a_slow_job_show_where_jobs_are(
     assert "in mark\n    time.sleep(seconds)" in log_of(tmp_path)
 
 
+def test_sigusr1_tells_of_a_process_that_cannot_answer(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with Session(database) as session:
+        job = shop.mark.enqueue(session, n=1, seconds=60.0)
+        session.commit()
+        number = job.id
+    parent = start_worker(database_url, "--hung-after", "0")
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    (child,) = children_of(parent)
+    os.kill(child, signal.SIGSTOP)
+
+    def is_told() -> bool:
+        parent.send_signal(signal.SIGUSR1)
+        return f"process {child} cannot tell where its jobs are" in log_of(tmp_path)
+
+    wait_until(is_told)
+    assert f"It holds job {number}. `py-spy dump --native --pid {child}` tells" in log_of(tmp_path)
+
+
 def test_status_shows_what_each_process_runs_and_since_when(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:

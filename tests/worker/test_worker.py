@@ -828,3 +828,19 @@ def test_a_pool_too_small_for_the_threads_is_told(
     drain(bind=small, concurrency=3)
     assert "gives out 2 connections, but 3 jobs may run at once" in caplog.text
     small.dispose()
+
+
+def test_tasks_without_a_timeout_have_that_of_the_worker(session: Session) -> None:
+    without = shop.endless.options(max_attempts=1).enqueue(session, n=1)
+    own = shop.overrun.options(max_attempts=1).enqueue(session, n=2)
+    session.commit()
+    drain(timeout=timedelta(seconds=0.5))
+    errors = {
+        one.id: session.scalars(select(jobs.Run).where(jobs.Run.job_id == one.id)).one().error for one in (without, own)
+    }
+    assert errors == {
+        without.id: "ran longer than its timeout of 0.5 s",
+        own.id: "ran longer than its timeout of 0.2 s",
+    }
+    with pytest.raises(ConfigurationError, match="timeout must be"):
+        jobs.worker(timeout=-1)

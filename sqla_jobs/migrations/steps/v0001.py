@@ -201,6 +201,7 @@ CREATE TABLE {names.table("processes")} (
     pid INTEGER DEFAULT 0 NOT NULL,
     queues JSONB DEFAULT '{{}}' NOT NULL,
     set_aside JSONB DEFAULT '{{}}' NOT NULL,
+    connections INTEGER DEFAULT 0 NOT NULL,
     lease DOUBLE PRECISION DEFAULT 30 NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     heartbeat_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,

@@ -1,0 +1,32 @@
+WITH due AS MATERIALIZED
+(SELECT sqla_jobs.ctid AS ctid
+FROM sqla_jobs
+WHERE sqla_jobs.state = 'scheduled' AND sqla_jobs.run_at <= statement_timestamp() + (CAST(%(ahead)s AS DOUBLE
+    PRECISION) * INTERVAL '1 second') AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[]))
+    AND (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
+    BIGINT[]))) ORDER BY sqla_jobs.run_at
+ LIMIT %(limit)s FOR NO KEY UPDATE OF sqla_jobs SKIP LOCKED),
+numbered AS MATERIALIZED
+(SELECT due.ctid AS ctid, nextval('sqla_jobs_position_seq') AS position
+FROM due),
+promoted AS
+(UPDATE sqla_jobs SET state=%(param_1)s::VARCHAR, position=numbered.position FROM numbered WHERE
+    sqla_jobs.ctid = numbered.ctid AND sqla_jobs.ctid = ANY (array((SELECT due.ctid
+FROM due))) RETURNING sqla_jobs.id)
+ SELECT (SELECT count(*) AS count_1
+FROM promoted) AS anon_1, coalesce(CAST(EXTRACT(epoch FROM (SELECT min(sqla_jobs.run_at) AS min_1
+FROM sqla_jobs
+WHERE sqla_jobs.state = 'scheduled' AND sqla_jobs.run_at > statement_timestamp() AND sqla_jobs.run_at <
+    'infinity') - statement_timestamp()) AS DOUBLE PRECISION), 'Infinity'::float8) AS coalesce_1, (SELECT
+    count(*) AS count_2
+FROM sqla_processes
+WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)s::VARCHAR AS TEXT[])) AS
+    anon_2, EXISTS (SELECT *
+FROM sqla_jobs
+WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = ANY (CAST(%(queues)s::VARCHAR AS TEXT[])) AND
+    sqla_jobs.queue != ALL (array((SELECT sqla_queues.name
+FROM sqla_queues
+WHERE sqla_queues.paused_at IS NOT NULL))) AND sqla_jobs.task = ANY (CAST(%(tasks)s::VARCHAR AS TEXT[])) AND
+    sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND (CAST(%(only_ids)s::VARCHAR AS
+    BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS BIGINT[])))) AS anon_3
+-- param_1 = 'queued'

@@ -1,0 +1,33 @@
+"""How many connections the server allows, and how many are in use."""
+
+from __future__ import annotations
+
+import logging
+
+from sqlalchemy import Engine, text
+
+log = logging.getLogger("sqla_jobs.worker")
+
+LIMIT = text(
+    """
+    SELECT count(*), current_setting('max_connections')::int
+      - current_setting('superuser_reserved_connections')::int
+      - coalesce(current_setting('reserved_connections', true), '0')::int
+    FROM pg_stat_activity WHERE backend_type = 'client backend'
+    """
+)
+"""Of all databases of the server: connections in use, and how many are allowed to ordinary roles."""
+
+
+def warn_of_few_connections(engine: Engine, wanted: int) -> None:
+    """Say so where the server may have too few for a worker that uses up to `wanted` more."""
+    with engine.connect() as connection:
+        used, most = connection.execute(LIMIT).one()
+    if used + wanted > most:
+        log.warning(
+            "this worker may use %d connections at once, and the server allows %d, of which %d are in use: "
+            "raise max_connections, lower --processes or the concurrency, or put PgBouncer before the server",
+            wanted,
+            most,
+            used,
+        )

@@ -1,0 +1,103 @@
+"""Queues what is scheduled and due, on time."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine
+
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Among, Promotion, Queries
+from sqla_jobs.queries.candidates import Candidates
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_SOON = 0.005
+"""Seconds until it promotes, after somebody heard of new jobs."""
+_REPORT = 60.0
+"""Seconds between two looks for waiting jobs of tasks that nobody here knows."""
+
+
+def poll_in(settings: Settings) -> float:
+    """Seconds until the next poll. Random, so that workers do not poll in step."""
+    return settings.poll * random.uniform(1.0, 1.2)  # noqa: S311
+
+
+class Promoter:
+    """Promotes at every poll, and exactly when the next scheduled job is due. Called by one thread at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        models: Models[Any],
+        queries: Queries,
+        settings: Settings,
+        set_aside: SetAside,
+        *,
+        tasks: Sequence[str],
+    ) -> None:
+        self.at = 0.0
+        """When to promote next, by `time.monotonic()`."""
+        self._engine = engine
+        self._queries = queries
+        self._candidates = Candidates(models)
+        self._settings = settings
+        self._set_aside = set_aside
+        self.tasks = tasks
+        self._report_at = 0.0
+        self._reported: set[str] = set()
+
+    def expect(self, delay: float) -> bool:
+        """A job will be due in `delay` seconds. Returns whether that is before the next promotion that was planned.
+
+        Of two threads that say so at once one may go unheard, for one poll.
+        """
+        at = time.monotonic() + delay
+        is_sooner = at < self.at
+        self.at = min(self.at, at)
+        return is_sooner
+
+    def expect_soon(self) -> None:
+        """A delayed one may be due before the next poll; what is there now is to start first."""
+        self.expect(_SOON)
+
+    def promote(self, now: float) -> list[Promotion]:
+        """Queue what is due, in as many parts as the server takes it."""
+        self.at = self._poll_after(now)
+        promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
+        for promotion in promotions:
+            # something may have been told of meanwhile
+            self.at = min(self.at, now + promotion.due_in)
+        if now >= self._report_at:
+            self._report_at = now + _REPORT
+            self._report_unknown()
+        return promotions
+
+    def _poll_after(self, now: float) -> float:
+        """When to poll next."""
+        return now + poll_in(self._settings)
+
+    def _promote_among(self, which: Among) -> Promotion:
+        with self._engine.begin() as connection:
+            return self._queries.promote(connection, queues=self._settings.queues, among=which)
+
+    def _candidates_among(self, which: Among) -> list[int]:
+        with self._engine.begin() as connection:
+            return self._candidates.to_promote(connection, which)
+
+    def _report_unknown(self) -> None:
+        with self._engine.begin() as connection:
+            waiting = self._queries.unknown_to(connection, list(self._settings.queues), self.tasks)
+        for task in waiting.keys() - self._reported:
+            self._reported.add(task)
+            log.warning(
+                "%d queued jobs are of task %.200r, which this worker does not know; they wait for one that does",
+                waiting[task],
+                task,
+            )

@@ -1,0 +1,14 @@
+"""A child: `python -m sqla_jobs.supervisor PIPE MEMORY`, two descriptors that its parent left open."""
+
+from __future__ import annotations
+
+import sys
+
+from sqla_jobs.supervisor.spawning import inherited
+
+if __name__ == "__main__":
+    spec, pipe, memory = inherited(*map(int, sys.argv[1:]))
+
+    from sqla_jobs.supervisor.child_main import main
+
+    main(spec, pipe, memory)

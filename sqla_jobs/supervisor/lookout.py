@@ -1,0 +1,167 @@
+"""Listens, polls and promotes once for all the children of a parent."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from sqla_jobs.database.limits import warn_of_few_connections
+from sqla_jobs.database.notify import SCHEDULES
+from sqla_jobs.queries import Among, Promotion
+from sqla_jobs.runtime.listener import Listener
+from sqla_jobs.runtime.promoter import Promoter
+from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.supervisor.child import ChildProcess
+from sqla_jobs.supervisor.database import Database, connect
+from sqla_jobs.supervisor.messages import Address, Heard, LookAgain
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_CONNECTIONS = 2
+"""One listens."""
+_REST = 20
+"""So many times as long as a poll took, until the next one: under a held snapshot it reads all that was queued."""
+
+
+class ParentLookout:
+    """A thread that polls and promotes, and one that listens. It tells one idle child at a time.
+
+    A child that has no thread free passes that on, and one that has found more jobs than it has room for says so:
+    then the next one is told. Whatever goes unheard is found by the next poll.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        set_aside: SetAside,
+        *,
+        connections: int,
+        children: Callable[[], Sequence[ChildProcess]],
+    ) -> None:
+        """`connections` are those that this worker may use at once, in all its processes."""
+        self._settings = settings
+        self._connections = connections
+        self._set_aside = set_aside
+        self._children = children
+        self._address: Address | None = None
+        self._tasks: tuple[str, ...] = ()
+        self._promoter: _PollingPromoter | None = None
+        self._turn = 0
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-lookout", daemon=True)
+
+    def learn(self, address: Address) -> None:
+        """How to connect from now on."""
+        self._address = address
+
+    def serve(self, tasks: tuple[str, ...]) -> None:
+        """Look for jobs of these tasks from now on."""
+        is_first, self._tasks = not self._tasks, tasks
+        if is_first:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(1.0)
+
+    def expect(self, delay: float) -> None:
+        """A job will be due in `delay` seconds."""
+        if self._promoter is not None and self._promoter.expect(delay):
+            self._wake.set()
+
+    def heard(self, queue: str) -> None:
+        """There are new jobs in `queue`, or anywhere for ""."""
+        if queue == SCHEDULES:
+            for child in self._children():
+                child.hint(Heard(queue))
+        elif children := self._idle():
+            children[0].hint(Heard(queue, hops=len(children) - 1))
+            if self._promoter is not None:
+                self._promoter.expect_soon()
+                self._wake.set()
+        else:  # what a child shows may be half a second old
+            for child in self._children():
+                child.hint(Heard(queue))
+
+    def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
+        """Tell another child than this one, if one is idle."""
+        if children := [child for child in self._idle() if child is not sender]:
+            children[0].hint(Heard(queue, hops=min(hops, len(children)) - 1))
+
+    def _idle(self) -> list[ChildProcess]:
+        """Those with a thread that waits for a job, each time beginning with the next one."""
+        idle = [child for child in self._children() if child.started.has_idle_thread]
+        self._turn += 1
+        first = self._turn % len(idle) if idle else 0
+        return idle[first:] + idle[:first]
+
+    def _current_address(self) -> Address:
+        assert self._address is not None, "a child tells it before anything else"
+        return self._address
+
+    def _loop(self) -> None:
+        database = connect(self._current_address, self._settings, self._stop, connections=_CONNECTIONS)
+        if database is None:
+            return
+        promoter = self._promoter = _PollingPromoter(database, self._settings, self._set_aside, self._tasks)
+        listener = Listener(database.engine, database.models.channel, self.heard, patience=self._settings.patience)
+        listener.start()
+        RetryLoop("asking for the server's limit", self._stop).run(
+            lambda: warn_of_few_connections(database.engine, self._connections)
+        )
+        patience = RetryLoop("looking for jobs", self._stop)
+        while not self._stop.is_set():
+            patience.run(lambda: self._look(promoter))
+            self._wake.wait(max(0.0, min(promoter.at, promoter.poll_at) - time.monotonic()))
+            self._wake.clear()
+        listener.stop()
+        database.engine.dispose()
+
+    def _look(self, promoter: _PollingPromoter) -> None:
+        now = time.monotonic()
+        if now < min(promoter.at, promoter.poll_at):
+            return
+        promoter.tasks = self._tasks
+        promotions = promoter.promote(now)
+        for child in self._children():
+            child.started.workers = max((promotion.workers for promotion in promotions), default=1)
+        idle = self._idle()
+        if idle and any(promotion.promoted for promotion in promotions):
+            self.heard("")
+        if idle and any(promotion.is_more for promotion in promotions):
+            idle[0].hint(LookAgain())
+
+
+class _PollingPromoter(Promoter):
+    """Tells at each poll whether anything is queued, too."""
+
+    def __init__(self, database: Database, settings: Settings, set_aside: SetAside, tasks: Sequence[str]) -> None:
+        super().__init__(database.engine, database.models, database.queries, settings, set_aside, tasks=tasks)
+        self.poll_at = 0.0
+
+        self._is_poll = False
+
+    def _poll_after(self, now: float) -> float:
+        after = super()._poll_after(now)
+        self._is_poll = now >= self.poll_at
+        if self._is_poll:
+            self.poll_at = after
+        return min(self.poll_at, after)
+
+    def _promote_among(self, which: Among) -> Promotion:
+        if not self._is_poll:
+            return super()._promote_among(which)
+        began = time.monotonic()
+        with self._engine.begin() as connection:
+            found = self._queries.poll(connection, [*self._settings.queues], self.tasks, which)
+        ended = time.monotonic()
+        self.poll_at = max(self.poll_at, ended + _REST * (ended - began))
+        return found

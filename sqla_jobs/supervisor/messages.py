@@ -1,0 +1,121 @@
+"""What a worker process and the parent that supervises it say to one another."""
+
+from __future__ import annotations
+
+import select
+import uuid
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psycopg
+
+_SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
+
+
+def keeps_up(pipe: Connection) -> bool:
+    """Whether the other end reads what it is told: only then can a message be sent without waiting."""
+    look = select.poll()
+    look.register(pipe, select.POLLOUT)
+    return bool(look.poll(0))
+
+
+def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """What an application may set at each connection, and tables are found by."""
+    settings = dict(connection.execute(_SESSION).fetchall())
+    connection.rollback()
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """To the parent: how to reach the database, as the application does now, and whose tables are ours."""
+
+    parameters: dict[str, Any]
+    session: dict[str, str]
+    """As `session_of` tells it."""
+    schema: str | None
+    prefix: str
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A new connection like the application's."""
+        connection = psycopg.connect(**self.parameters)
+        before = session_of(connection)
+        for name, value in self.session.items():
+            if value != before[name]:
+                connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.commit()
+        return connection
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """To the parent: beat for this process from now on, and for no other of mine."""
+
+    process_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """To the parent: look for jobs of these tasks for me. I neither listen nor poll."""
+
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expecting:
+    """To the parent: a job will be due in `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class FoundMore:
+    """To the parent: there may be more jobs in this queue than I have room for."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """To the parent: I have no thread for the jobs I was told of. `hops` more processes may be tried."""
+
+    queue: str
+    hops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """To the parent: I delete my row now, beat for me no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """To the parent: nothing is left to do, after that many runs."""
+
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """To the child: there are new jobs in this queue. Where no thread is free for one, `hops` others may be told."""
+
+    queue: str
+    hops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LookAgain:
+    """To the child: there are queued jobs somewhere, perhaps where nobody looks at the moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To the child: give back what has not started, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """To the child: this process of yours was taken for dead."""
+
+    process_id: uuid.UUID

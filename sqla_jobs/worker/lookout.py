@@ -1,0 +1,115 @@
+"""How a worker learns that there is work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from sqlalchemy import Engine
+
+from sqla_jobs.runtime.listener import Listener
+from sqla_jobs.runtime.promoter import Promoter, poll_in
+from sqla_jobs.worker.attempts import Shared
+
+
+class Hearer(Protocol):
+    """Who is told that there are new jobs in a queue, or anywhere for ""."""
+
+    def heard(self, queue: str) -> bool:
+        """Returns at once: whether a thread is free for one of them."""
+        ...
+
+    @property
+    def has_idle_thread(self) -> bool:
+        """Whether a thread waits for a job of any queue."""
+        ...
+
+    def look_for(self, queue: str) -> None:
+        """The same; may take its time."""
+        ...
+
+    def look_again(self) -> None:
+        """There may also be jobs where nobody looks at the moment."""
+        ...
+
+
+class Lookout(Protocol):
+    """Listens, polls and promotes, for one worker or for several."""
+
+    @property
+    def promote_at(self) -> float:
+        """When the worker is to promote next, by `time.monotonic()`."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """How many serve any of the same queues."""
+        ...
+
+    def promote(self, now: float) -> bool:
+        """Returns whether that queued any jobs."""
+        ...
+
+    def expect(self, delay: float) -> bool:
+        """A job will be due in `delay` seconds. Returns whether that brings the next promotion forward."""
+        ...
+
+    def expect_soon(self) -> None:
+        """There are new jobs, and one of them may have a short delay."""
+        ...
+
+    def poll_in(self) -> float:
+        """Seconds after which a queue that had no more jobs is asked again."""
+        ...
+
+    def found_more(self, queue: str) -> None:
+        """The first claim after a rest took all that there was room for: others may find more."""
+        ...
+
+    def start(self, hearer: Hearer) -> None: ...
+    def stop(self) -> None: ...
+
+
+LookoutOf = Callable[[Engine, Engine, Shared, Sequence[str]], Lookout]
+"""Makes one, of the worker's two engines (the second is for claims), what its threads share, and its tasks."""
+
+
+class OwnLookout:
+    """A worker without a parent listens and polls for itself."""
+
+    def __init__(self, engine: Engine, claims: Engine, shared: Shared, tasks: Sequence[str]) -> None:
+        self.workers = 1
+        self._engine = engine
+        self._settings = shared.settings
+        self._channel = shared.models.channel
+        self._promoter = Promoter(claims, shared.models, shared.queries, shared.settings, shared.set_aside, tasks=tasks)
+
+    @property
+    def promote_at(self) -> float:
+        return self._promoter.at
+
+    def promote(self, now: float) -> bool:
+        promotions = self._promoter.promote(now)
+        self.workers = max((promotion.workers for promotion in promotions), default=self.workers)
+        return any(promotion.promoted for promotion in promotions)
+
+    def expect(self, delay: float) -> bool:
+        return self._promoter.expect(delay)
+
+    def expect_soon(self) -> None:
+        self._promoter.expect_soon()
+
+    def poll_in(self) -> float:
+        return poll_in(self._settings)
+
+    def found_more(self, queue: str) -> None:
+        """Others listen for themselves."""
+
+    def start(self, hearer: Hearer) -> None:
+        self._listener = Listener(
+            self._engine, self._channel, hearer.heard, look_for=hearer.look_for, patience=self._settings.patience
+        )
+        self._listener.start()
+
+    def stop(self) -> None:
+        self._listener.stop()

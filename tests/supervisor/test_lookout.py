@@ -1,0 +1,136 @@
+"""A parent looks for work on behalf of all its children: few connections, few statements, no job that waits."""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.monitoring.examine import examine
+from tests import shop
+from tests.conftest import StartWorker
+from tests.counting import effects, states, worker_pids
+from tests.helpers import wait_until
+from tests.shop import jobs
+
+pytestmark = pytest.mark.slow
+
+CALM = ("--heartbeat", "5", "--lease", "30")
+
+
+@pytest.fixture
+def beside(database_url: str) -> Any:
+    """A connection to another database of the same server: it counts nothing of its own."""
+    engine = create_engine(make_url(database_url).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def connections(beside: Connection, database_url: str) -> int:
+    """Of others than this test, whose own engine has one."""
+    counted = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name AND backend_type = 'client backend'")
+    return int(beside.execute(counted, {"name": make_url(database_url).database}).scalar_one())
+
+
+def transactions(beside: Connection, database_url: str) -> int:
+    ended = text("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = :name")
+    return int(beside.execute(ended, {"name": make_url(database_url).database}).scalar_one())
+
+
+def test_children_at_rest_hold_a_connection_each(
+    database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
+) -> None:
+    start_worker(database_url, *CALM, "--processes", "6", "--concurrency", "2", "--clock")
+    with Session(database) as session:
+        shop.hold_the_gil_for.enqueue_many(session, ({"seconds": 0} for _ in range(300)))  # it needs no connection
+        session.commit()
+    wait_until(lambda: states(database) == {"succeeded": 300}, timeout=60)
+    wait_until(lambda: len(worker_pids(database)) == 6, timeout=60)
+    database.dispose()
+    parent, clock = 3, 1
+    wait_until(lambda: connections(beside, database_url) <= 6 + parent + clock, timeout=60)
+
+
+def test_a_host_at_rest_sends_three_statements_a_second_however_many_children(
+    database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
+) -> None:
+    start_worker(database_url, *CALM, "--processes", "8", "--concurrency", "1", "--clock")
+    wait_until(lambda: len(worker_pids(database)) == 8, timeout=60)
+    database.dispose()
+    seconds = 10.0
+
+    def sent() -> float:
+        before, began = transactions(beside, database_url), time.monotonic()
+        wait_until(lambda: time.monotonic() > began + seconds)
+        return (transactions(beside, database_url) - before) / seconds
+
+    wait_until(lambda: sent() <= 3.0, timeout=40)
+
+
+def test_an_idle_child_is_told_of_what_nobody_announced(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    """A raw INSERT; the long jobs keep the others busy."""
+    start_worker(database_url, *CALM, "--processes", "3", "--concurrency", "1")
+    wait_until(lambda: len(worker_pids(database)) == 3, timeout=60)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n, "seconds": 8} for n in range(2)))
+        session.commit()
+    wait_until(lambda: states(database)["running"] == 2)
+    with Session(database) as session:
+        for n in (10, 11, 12):
+            session.execute(
+                text("INSERT INTO sqla_jobs (task, args) VALUES ('mark', CAST(:args AS jsonb))"),
+                {"args": json.dumps({"n": n})},
+            )
+            session.commit()
+            wait_until(partial(lambda n: n in effects(database, "plain"), n), timeout=6)
+    assert states(database)["running"] == 2, "the long ones still run"
+
+
+def test_delays_and_retries_are_promoted_for_all_children(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url, *CALM, "--processes", "3", "--concurrency", "1")
+    with Session(database) as session:
+        for n in range(20):
+            shop.mark.options(delay=0.05 * n).enqueue(session, n=n)
+        session.commit()
+    wait_until(lambda: effects(database, "plain").keys() == set(range(20)), timeout=30)
+
+
+def test_all_children_take_part_in_a_burst(database: Engine, database_url: str, start_worker: StartWorker) -> None:
+    """The first one that is told finds more than it has room for."""
+    start_worker(database_url, *CALM, "--processes", "4", "--concurrency", "1")
+    wait_until(lambda: len(worker_pids(database)) == 4, timeout=60)
+    with Session(database) as session:
+        shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n, "seconds": 5} for n in range(4)))
+        session.commit()
+    wait_until(lambda: states(database)["running"] == 4, timeout=4)
+    with Session(database) as session:
+        assert len(set(session.scalars(text("SELECT process_id FROM sqla_jobs")))) == 4
+
+
+def test_a_worker_says_how_many_connections_it_may_use_and_doctor_adds_them_up(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """Per child 3 and one a job, the parent 3, the clock 1."""
+    with Session(database) as session:
+        most = int(session.execute(text("SHOW max_connections")).scalar_one())
+    may_use = 2 * (3 + most // 2) + 3 + 1
+    start_worker(database_url, *CALM, "--processes", "2", "--concurrency", str(most // 2), "--clock")
+    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
+    log = tmp_path / "worker-0.log"
+    wait_until(lambda: f"may use up to {may_use} connections to the server at once" in log.read_text())
+    wait_until(lambda: f"this worker may use {may_use} connections at once, and the server allows" in log.read_text())
+    with Session(database) as session:
+        (found,) = [one for one in examine(session, jobs) if one.about == "connections"]
+    assert found.verdict == "warning"
+    assert f"live workers and clocks may use up to {may_use}" in found.found
