@@ -21,9 +21,9 @@ from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.rules.retention import Retention
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.supervisor.child_main import ChildSpec
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
+from sqla_jobs.supervisor.spec import ChildSpec
 from sqla_jobs.supervisor.supervisor import Supervisor
 
 

@@ -49,6 +49,11 @@ def check_name(what: str, name: object, *, without: str = "", error: type[JobsEr
     return name
 
 
+def check_queue(name: object, *, error: type[JobsError] = ArgumentsError) -> str:
+    """The same name of a queue: one that `--queues` can say, too."""
+    return check_name("queue", name, without="=,", error=error)
+
+
 def check_text(what: str, text: str) -> str:
     """The same text. Raises `ArgumentsError` for one that PostgreSQL cannot hold."""
     if "\x00" in text:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqla_jobs.errors import ArgumentsError, ConfigurationError
-from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, check_seconds
 from sqla_jobs.rules.retention import Retention, seconds_kept
-from sqla_jobs.tasks.enqueue import check_common
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +79,7 @@ class Settings(LeaseSettings):
         if not lanes:
             raise ConfigurationError("queues is empty: name at least one, such as queues=['default']")
         for name, number in lanes.items():
-            try:
-                check_common({"queue": name})
-            except ArgumentsError as error:
-                raise ConfigurationError(str(error)) from None
+            check_queue(name, error=ConfigurationError)
             what = f"concurrency of queue {name!r}" if isinstance(queues, Mapping) else "concurrency"
             check_integer(what, number, least=1, most=1000, error=ConfigurationError)
         _check_seconds(poll=poll, slow_after=slow_after)

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from sqla_jobs.execution.shared_memory import Entry, StartedRuns
 from sqla_jobs.queries import Lease, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.supervisor.child_main import ChildSpec
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
 from sqla_jobs.supervisor.messages import Registered, Stop, keeps_up
 from sqla_jobs.supervisor.spawning import spawn
+from sqla_jobs.supervisor.spec import ChildSpec
 
 
 class ChildProcess:

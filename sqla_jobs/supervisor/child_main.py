@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -18,43 +17,14 @@ from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.runtime.listener import Subscription
-from sqla_jobs.runtime.logs import LogOptions
-from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.forwarded import ForwardedLookout
 from sqla_jobs.supervisor.messages import Drained
+from sqla_jobs.supervisor.spec import ChildSpec
 from sqla_jobs.worker.lookout import OwnLookout
 from sqla_jobs.worker.worker import Worker
 
 log = logging.getLogger("sqla_jobs.worker")
-
-OF_CHILD, OF_PARENT, OF_CLOCK = ParentConnection.connections + 1, 3, 1
-"""Connections to the server at once. A parent beats, polls and listens; the clock of a child does not listen."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
-    """What a child is to do: the application by its name, since its parent imports none of it."""
-
-    application: str
-    database_url: str | None
-    settings: Settings
-    drain: bool
-    clock: bool
-    """Whether to run a clock beside the worker."""
-    logs: LogOptions
-    connections: int = OF_CHILD + OF_PARENT
-    """How many count for this child, beside those of the clock and of its jobs."""
-
-    def connections_of(self, processes: int) -> int:
-        """How many so many children, their parent, the clock and their jobs may use at once."""
-        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + self.settings.jobs_at_once)
-
-    def of_number(self, number: int) -> ChildSpec:
-        """For one of several children: only the first one runs the clock, prunes, and tells of its parent."""
-        if number == 1:
-            return self
-        return replace(self, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
 
 
 def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:

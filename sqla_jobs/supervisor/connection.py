@@ -37,6 +37,7 @@ from sqla_jobs.supervisor.messages import (
     keeps_up,
     session_of,
 )
+from sqla_jobs.supervisor.spec import OF_CHILD
 from sqla_jobs.worker.lookout import Hearer
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -53,8 +54,7 @@ class ParentConnection:
     Where the parent is gone the child stops: what can end within half a lease does.
     """
 
-    connections = 2
-    """For finishes, beside which there is little else."""
+    connections = OF_CHILD - 1
 
     def __init__(self, pipe: Connection, memory: Memory, lease: float, all_connections: int) -> None:
         self.all_connections = all_connections

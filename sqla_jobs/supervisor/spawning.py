@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqla_jobs.execution.shared_memory import Memory
 
 if TYPE_CHECKING:
-    from sqla_jobs.supervisor.child_main import ChildSpec
+    from sqla_jobs.supervisor.spec import ChildSpec
 
 
 def spawn(spec: ChildSpec) -> tuple[subprocess.Popen[bytes], Any, Memory]:

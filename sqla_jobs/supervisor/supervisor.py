@@ -15,12 +15,12 @@ from types import FrameType
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.child_main import ChildSpec
 from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
 from sqla_jobs.supervisor.lookout import ParentLookout
 from sqla_jobs.supervisor.messages import Address, Drained, Expecting, FoundMore, Gone, PassedOn, Registered, Serving
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.slot import Slot
+from sqla_jobs.supervisor.spec import ChildSpec
 
 log = logging.getLogger("sqla_jobs.worker")
 

@@ -22,7 +22,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import HAS_LIVE_KEY, PARKED, JobState
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.unique import hold_unique
-from sqla_jobs.rules.checks import check_integer, check_moment, check_name, check_seconds
+from sqla_jobs.rules.checks import check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.rules.outcomes import storable
 
 J = TypeVar("J", bound=JobMixin)
@@ -110,7 +110,7 @@ _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"posi
 
 def check_common(given: Mapping[str, Any]) -> None:
     """The options that a task's declaration has too."""
-    check_name("queue", given.get("queue", "default"), without="=,")
+    check_queue(given.get("queue", "default"))
     check_integer("priority", given.get("priority", 0), least=PRIORITIES[0], most=PRIORITIES[-1])
     check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
 

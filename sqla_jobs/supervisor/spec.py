@@ -1,0 +1,37 @@
+"""What a child is to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sqla_jobs.runtime.logs import LogOptions
+from sqla_jobs.runtime.settings import Settings
+
+OF_CHILD, OF_PARENT, OF_CLOCK = 3, 3, 1
+"""Connections to the server at once. A child claims by one, and stores ends by two. A parent beats, polls and
+listens; the clock of a child does not listen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """The application is told by its name, since the parent imports none of it."""
+
+    application: str
+    database_url: str | None
+    settings: Settings
+    drain: bool
+    clock: bool
+    """Whether to run a clock beside the worker."""
+    logs: LogOptions
+    connections: int = OF_CHILD + OF_PARENT
+    """How many count for this child, beside those of the clock and of its jobs."""
+
+    def connections_of(self, processes: int) -> int:
+        """How many so many children, their parent, the clock and their jobs may use at once."""
+        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + self.settings.jobs_at_once)
+
+    def of_number(self, number: int) -> ChildSpec:
+        """For one of several children: only the first one runs the clock, prunes, and tells of its parent."""
+        if number == 1:
+            return self
+        return replace(self, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
