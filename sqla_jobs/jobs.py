@@ -203,12 +203,14 @@ class Jobs(Generic[J]):
         options["args"] = task.declaration.signature.arguments_of(instance)
         task.schedule(cron, **options)
 
-    def cancel(self, session: AnySession, job: J | int, /) -> bool:
+    def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool:
         """Cancel a job once the caller commits: a waiting one ends `cancelled`, a running one is asked to.
 
+        With `kill`, a worker of the command line kills its child process if the job does not stop within
+        `--kill-after` seconds. Other jobs that run there lose an attempt.
         Returns False where it had ended already. Raises `UnknownJob`.
         """
-        return actions.cancel(plain_session(session), self.models, job)
+        return actions.cancel(plain_session(session), self.models, job, kill=kill)
 
     def retry(self, session: AnySession, job: J | int, /) -> bool:
         """Queue a job that ended, or waits for its time, at once; it gets at least one attempt more.

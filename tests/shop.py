@@ -262,6 +262,12 @@ def hold_the_gil_for(seconds: int) -> None:
     ctypes.PyDLL(None).sleep(seconds)
 
 
+@jobs.task
+def sleep_in_c(seconds: int) -> None:
+    """Other threads run, and nothing can interrupt it."""
+    ctypes.CDLL(None).sleep(seconds)
+
+
 @jobs.task(max_attempts=2)
 def die_by(how: str) -> None:
     match how:

@@ -29,19 +29,20 @@ from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.tasks.enqueue import check_common
 
 
-def cancel(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
+def cancel(session: Session, models: Models[Any], job: JobMixin | int, *, kill: bool = False) -> bool:
     """A waiting job ends `cancelled`; a running one is asked to. False: it had ended already."""
-    return _change(session, models, job, models.Job.state.in_(LIVE), cancelled(models))
+    return _change(session, models, job, models.Job.state.in_(LIVE), cancelled(models, kill=kill))
 
 
-def cancelled(models: Models[Any]) -> dict[str, Any]:
-    """What cancelling sets in a live job."""
+def cancelled(models: Models[Any], *, kill: bool = False) -> dict[str, Any]:
+    """What cancelling sets in a live job. A request to kill is not taken back by one without."""
     job = models.Job
     waiting = job.state.in_(["scheduled", "queued"])
     return {
         "state": case((waiting, "cancelled"), else_=job.state),
         "finished_at": case((waiting, func.clock_timestamp()), else_=null()),
         "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
+        "kill_requested": True if kill else job.kill_requested,
     }
 
 
@@ -71,6 +72,7 @@ def retried(models: Models[Any]) -> dict[str, Any]:
         "max_attempts": func.least(func.greatest(job.max_attempts, job.attempt + 1), MOST_ATTEMPTS),
         "finished_at": null(),
         "cancel_requested_at": null(),
+        "kill_requested": False,
     }
 
 

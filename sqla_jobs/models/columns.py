@@ -99,6 +99,8 @@ class JobMixin(Row):
     """The text reported with `progress`."""
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When somebody asked a running job to stop."""
+    kill_requested: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
+    """Whether the process of a running job is to be killed if the job does not stop."""
     schedule_id: Mapped[int | None] = mapped_column(BigInteger)
     """The schedule that enqueued it."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

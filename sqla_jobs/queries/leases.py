@@ -48,13 +48,13 @@ class UnknownLeases(Leases):
 class CancelRequests(Statement):
     """Those runs, of some jobs under leases of one process, whose job somebody asked to cancel."""
 
-    def __call__(self, connection: Connection, process_id: uuid.UUID, job_ids: Collection[int]) -> set[int]:
-        """The run ids this process holds whose job somebody asked to cancel."""
-        return set(self._run(connection, {"process_id": process_id, "ids": list(job_ids)}).scalars())
+    def __call__(self, connection: Connection, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
+        """The run ids this process holds whose job somebody asked to cancel, each with whether to kill for it."""
+        return dict(self._run(connection, {"process_id": process_id, "ids": list(job_ids)}).all())
 
     def sql(self) -> Any:
         jobs = self.tables.jobs
-        return select(jobs.c.current_run_id).where(
+        return select(jobs.c.current_run_id, jobs.c.kill_requested).where(
             jobs.c.id == any_(bindparam("ids", type_=ARRAY(BigInteger))),
             jobs.c.process_id == bindparam("process_id"),
             jobs.c.cancel_requested_at.is_not(None),

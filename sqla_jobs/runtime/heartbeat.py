@@ -171,6 +171,10 @@ class Keeper(Protocol):
         """Beat where it is time. False: the worker was taken for dead."""
         ...
 
+    def kill_for(self, run_id: int) -> None:
+        """Have the process killed, if this run does not stop. Called again and again."""
+        ...
+
     def rest(self) -> None:
         """No job has been here for a while, and no claim is sent either."""
         ...

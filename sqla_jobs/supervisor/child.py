@@ -38,6 +38,8 @@ class ChildProcess:
         self._watched_since = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
+        self._condemned: dict[int, float] = {}
+        """By run id, since when somebody has wanted this process killed if the run does not stop."""
         self._sending = threading.Lock()
 
     @property
@@ -117,18 +119,26 @@ class ChildProcess:
         time.sleep(0.01)
         return [entry.run_id for entry in self.started.entries()]
 
+    def condemn(self, run_id: int) -> None:
+        """Somebody wants this process killed, if the run does not stop."""
+        self._condemned.setdefault(run_id, time.monotonic())
+
     def overdue(self, kill_after: float) -> list[Entry]:
-        """The runs that did not end though `kill_after` seconds have passed since their deadline.
+        """The runs that did not end though `kill_after` seconds have passed since their deadline, or since a cancel.
 
         Seen twice, since an entry may change while it is read.
         """
         now = time.monotonic()
         watched = now - self._watched_since > kill_after
-        late = [one for one in self.started.entries() if watched and one.deadline and now > one.deadline + kill_after]
+        entries = list(self.started.entries()) if watched else []
+        late = [one for one in entries if now > self._deadline_of(one) + kill_after]
         seen, self._suspects = self._suspects, {(entry.run_id, entry.deadline) for entry in late}
         found = [entry for entry in late if (entry.run_id, entry.deadline) in seen]
         self._overdue = {entry.run_id for entry in found}
         return found
+
+    def _deadline_of(self, entry: Entry) -> float:
+        return min(entry.deadline or math.inf, self._condemned.get(entry.run_id, math.inf))
 
     def abandoned(self) -> AbandonedWork | None:
         """What it leaves, once it is dead; `None` where it never took part."""
@@ -145,6 +155,9 @@ class ChildProcess:
         if self.killed_after is not None:
             hung = f"process {self.pid} made no progress for {self.killed_after:.0f} s and was killed"
             return Outcome.lost(Failure("Lost", f"{hung}; --hung-after says how long that may last"))
+        if entry.run_id in self._condemned:
+            killed = f"was cancelled and did not stop, so its process {self.pid} was killed"
+            return Outcome.lost(Failure("Cancel", killed))
         if entry.run_id not in self._overdue or not entry.deadline:
             return Outcome.lost(
                 Failure("Lost", f"process {self.pid} {_how(self.process.returncode)} before the job ended")

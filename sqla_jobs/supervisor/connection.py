@@ -29,6 +29,7 @@ from sqla_jobs.supervisor.messages import (
     Address,
     Gone,
     Heard,
+    Kill,
     Leaving,
     LookAgain,
     PassedOn,
@@ -115,6 +116,9 @@ class ParentConnection:
             self._tell_at = now + self._lease / 2
             self._tell_anew()
         return True
+
+    def kill_for(self, run_id: int) -> None:
+        self.hint(Kill(run_id))
 
     def rest(self) -> None:
         """Many children may be at rest, and the server has few connections: all but the one for claims are closed."""

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
@@ -23,6 +23,9 @@ from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import store
 from sqla_jobs.supervisor.database import connect
 from sqla_jobs.supervisor.messages import Address
+
+if TYPE_CHECKING:
+    from sqla_jobs.supervisor.child import ChildProcess
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -57,11 +60,13 @@ class ParentHeartbeat:
         living: Callable[[], list[uuid.UUID]],
         gone: Callable[[uuid.UUID], None],
         beaten: Callable[[set[uuid.UUID], float], None],
+        hung: Callable[[], list[ChildProcess]],
     ) -> None:
         self._lease_settings = settings
         self._living = living
         self._gone = gone
         self._beaten = beaten
+        self._hung_children = hung
         self._address: Address | None = None
         self._abandoned: list[AbandonedWork] = []
         self._set_aside = set_aside
@@ -131,6 +136,8 @@ class ParentHeartbeat:
         for process_id in self._living()[:1]:  # this one has no row itself
             self._set_aside.show(engine, models, process_id)
         heartbeat.rescue_if_due()
+        for child in self._hung_children():
+            self._look_for_kills(engine, queries, child)
         if self._hung:
             self._revoke(engine, queries, *self._hung[0])
             del self._hung[0]
@@ -143,6 +150,17 @@ class ParentHeartbeat:
                 self._tell(engine, models)
             elif not abandoned.begun and _sign_off(engine, queries, abandoned):
                 self._abandoned.remove(abandoned)
+
+    @staticmethod
+    def _look_for_kills(engine: Engine, queries: Queries, child: ChildProcess) -> None:
+        """It cannot look by itself."""
+        job_ids = [entry.job_id for entry in child.started.entries()]
+        if child.process_id is None or not job_ids:
+            return
+        with engine.begin() as connection:
+            requests = queries.cancel_requests(connection, child.process_id, job_ids)
+        for run_id in (run_id for run_id, is_to_kill in requests.items() if is_to_kill):
+            child.condemn(run_id)
 
     @staticmethod
     def _tell(engine: Engine, models: Models[Any]) -> None:

@@ -90,6 +90,13 @@ class Leaving:
 
 
 @dataclass(frozen=True, slots=True)
+class Kill:
+    """To the parent: kill me, if this run does not stop."""
+
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """To the parent: nothing is left to do, after that many runs."""
 

@@ -17,7 +17,17 @@ from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
 from sqla_jobs.supervisor.lookout import ParentLookout
-from sqla_jobs.supervisor.messages import Address, Drained, Expecting, FoundMore, Gone, PassedOn, Registered, Serving
+from sqla_jobs.supervisor.messages import (
+    Address,
+    Drained,
+    Expecting,
+    FoundMore,
+    Gone,
+    Kill,
+    PassedOn,
+    Registered,
+    Serving,
+)
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.slot import Slot
 from sqla_jobs.supervisor.spec import ChildSpec
@@ -51,7 +61,12 @@ class Supervisor:
         self._to_replace: deque[Slot] = deque()
         set_aside = SetAside()
         self._parent_heartbeat = ParentHeartbeat(
-            spec.settings, set_aside, living=self._living, gone=self._gone, beaten=self._beaten
+            spec.settings,
+            set_aside,
+            living=self._living,
+            gone=self._gone,
+            beaten=self._beaten,
+            hung=self._hung,
         )
         self._connections = spec.connections_of(options.processes)
         self._lookout = ParentLookout(spec.settings, set_aside, connections=self._connections, children=self._claiming)
@@ -168,6 +183,8 @@ class Supervisor:
                 self._lookout.expect(delay)
             case FoundMore(queue):
                 self._lookout.pass_on(queue, self._options.processes, child)
+            case Kill(run_id):
+                child.condemn(run_id)
             case PassedOn(queue, hops):
                 self._lookout.pass_on(queue, hops, child)
             case Registered():
@@ -236,7 +253,7 @@ class Supervisor:
         for child in self._children():
             if overdue := child.overdue(self._options.kill_after):
                 jobs = ", ".join(str(entry.job_id) for entry in overdue)
-                log.error("process %d is killed: job %s did not end after its timeout", child.pid, jobs)
+                log.error("process %d is killed: job %s did not end in time", child.pid, jobs)
                 child.process.kill()
 
     def _notice_absence(self) -> None:
@@ -289,6 +306,9 @@ class Supervisor:
         return [
             child for child in self._children() if child.process_id is not None and not child.is_leaving | child.is_hung
         ]
+
+    def _hung(self) -> list[ChildProcess]:
+        return [child for child in self._children() if child.is_hung]
 
     def _gone(self, process_id: uuid.UUID) -> None:
         for child in self._children():

@@ -68,6 +68,9 @@ class Alone:
             self._heartbeat.rescue_if_due()
         return process_id in self._process_ids
 
+    def kill_for(self, run_id: int) -> None:
+        """This may be a web server, whose process is not the worker's to kill."""
+
     def rest(self) -> None:
         """It beats and polls on."""
 

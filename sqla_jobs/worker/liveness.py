@@ -148,6 +148,9 @@ class Liveness:
                 told.append((one.job, *progress))
         if told:
             self._queries.store_progress(connection, told)
-        for run_id in self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in held]):
+        requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in held])
+        for run_id, is_to_kill in requests.items():
             if (wanted := self._attempts.get(run_id)) is not None:
                 wanted.cancel()
+            if is_to_kill:
+                self._keeper.kill_for(run_id)

@@ -30,6 +30,23 @@ def log_of(tmp_path: Path) -> str:
     return "".join(path.read_text() for path in sorted(tmp_path.glob("worker-*.log")))
 
 
+@pytest.mark.parametrize("task", [shop.sleep_in_c, shop.hold_the_gil_for])
+def test_a_job_that_cannot_be_interrupted_is_cancelled_by_killing_its_process(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, task: Any
+) -> None:
+    with Session(database) as session:
+        job = task.enqueue(session, seconds=300)
+        session.commit()
+        start_worker(database_url, "--kill-after", "0.5", "--hung-after", "2000")
+        wait_until(lambda: states(database)["running"] == 1)
+        jobs.cancel(session, job, kill=True)
+        session.commit()
+        wait_until(lambda: states(database)["cancelled"] == 1, timeout=30)
+        (run,) = session.scalars(select(jobs.Run)).all()
+        assert "was cancelled and did not stop, so its process" in (run.error or "")
+    assert "is killed: job 1 did not end in time" in log_of(tmp_path)
+
+
 def test_a_killed_child_costs_what_it_had_begun_one_attempt_and_the_rest_nothing(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:

@@ -86,6 +86,7 @@ CREATE TABLE {table} (
     progress DOUBLE PRECISION,
     progress_message TEXT,
     cancel_requested_at TIMESTAMP WITH TIME ZONE,
+    kill_requested BOOLEAN DEFAULT false NOT NULL,
     schedule_id BIGINT,
     scheduled_for TIMESTAMP WITH TIME ZONE,
     created_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
