@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.errors import JobsError
 from sqla_jobs.rules.error_text import message_of
+from sqla_jobs.rules.wording import page
 
 EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
 """What a person can cause: told as one message, without a traceback."""
@@ -19,7 +20,7 @@ def explain(error: BaseException) -> str:
         return (
             f"the tables are not as this version needs them ({first_line}): "
             "`sqla-jobs check` names what differs; `sqla-jobs migrate`, your Alembic history or "
-            "metadata.create_all(engine) makes them (docs/migrations.md)"
+            f"metadata.create_all(engine) makes them ({page('migrations')})"
         )
     if isinstance(error, DBAPIError | psycopg.Error):
         return f"the database says: {_said(error)}"

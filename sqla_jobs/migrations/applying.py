@@ -13,6 +13,7 @@ from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.migrations.running import STEPS, upgrade
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import LATEST, comment_of, found_version
+from sqla_jobs.rules.wording import page
 
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 _HISTORIES = text("""
@@ -88,7 +89,7 @@ def _refuse_histories(connection: Connection) -> None:
     if schemas:
         raise ConfigurationError(
             f"this database has an Alembic history (table {schemas[0]}.alembic_version), which would not know of what "
-            "is done here: `sqla-jobs migrate --revision` writes a revision for it, or take the branch of "
-            "docs/migrations.md, then `alembic upgrade heads`. Where the history is another application's: "
+            "is done here: `sqla-jobs migrate --revision` writes a revision for it, or take the library's "
+            f"branch ({page('migrations')}), then `alembic upgrade heads`. Where the history is another application's: "
             "`sqla-jobs migrate --sql | psql …`"
         )

@@ -232,7 +232,7 @@ class QueueMixin(Row):
 
 
 class AuditMixin(Row):
-    """One change that a person made through the dashboard: who, when, what. Rows are only ever added."""
+    """One change that a person made on the dashboard or the command line: who, when, what. Rows are only ever added."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     """Given by the database when the line is added."""

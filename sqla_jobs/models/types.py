@@ -20,26 +20,37 @@ class JobState(StrEnum):
     """Where a job stands. Equal to its plain string, in Python and in `where`."""
 
     scheduled = "scheduled"
+    """Waits for its time."""
     queued = "queued"
+    """Waits for a worker."""
     running = "running"
+    """A worker has claimed it."""
     succeeded = "succeeded"
+    """The task returned."""
     failed = "failed"
+    """No attempt is left, or the policy of the task gave up."""
     cancelled = "cancelled"
+    """Somebody cancelled it, the task raised `Cancel`, or a row among its arguments is gone."""
 
 
 class CatchUp(StrEnum):
     """What a schedule does about ticks that nobody was there to fire."""
 
     skip = "skip"
+    """None of them fires."""
     latest = "latest"
+    """The newest fires."""
     all = "all"
+    """All of them fire, the oldest first, 100 at most."""
 
 
 class Overlap(StrEnum):
     """What a schedule does about a tick whose previous job has not ended."""
 
     allow = "allow"
+    """It fires."""
     skip = "skip"
+    """It does not fire."""
 
 
 LIVE = (JobState.scheduled, JobState.queued, JobState.running)

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, Table, func, select, text
 
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.wording import page
 
 LATEST = 1
 """The version that this code makes."""
-HELP = "`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them (docs/migrations.md)"
+HELP = f"`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them ({page('migrations')})"
 
 
 def comment_of(version: int) -> str:

@@ -19,11 +19,17 @@ class RunOutcome(StrEnum):
     """How one attempt ended."""
 
     succeeded = "succeeded"
+    """The task returned."""
     failed = "failed"
+    """The task raised an exception, and is not tried again."""
     cancelled = "cancelled"
+    """Somebody cancelled the job, the task raised `Cancel`, or a row among its arguments is gone."""
     retried = "retried"
+    """The task raised an exception, and is tried again."""
     snoozed = "snoozed"
+    """The task raised `Snooze`; the attempt does not count."""
     lost = "lost"
+    """The process of the attempt died or lost the job."""
 
 
 MAX_MESSAGE = 10_000

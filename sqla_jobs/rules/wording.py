@@ -63,3 +63,12 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The names that look like it, to end a sentence that refuses it."""
     near = get_close_matches(given, list(known), n=3)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+REPOSITORY = "https://github.com/sqla-jobs/sqla-jobs"
+"""`[project.urls]` and the links of the README name it too."""
+
+
+def page(name: str) -> str:
+    """The address of a page of the documentation, for a message: an installed package has no docs."""
+    return f"{REPOSITORY}/blob/main/docs/{name}.md"

@@ -15,18 +15,22 @@ def _nowhere(fraction: float, message: str | None) -> None:
 
 @dataclass(slots=True, eq=False)
 class RunContext:
-    """Handed to a task that has a parameter annotated with this class.
-
-    `deadline` is on the scale of `time.monotonic()`, in seconds, and `None` without a `timeout=`.
-    """
+    """Handed to a task that has a parameter annotated with this class."""
 
     job_id: int
+    """The id of the job, the same in each attempt."""
     run_id: int
+    """The id that the row of `jobs.Run` for this attempt will have."""
     task: str
+    """The name of the task, as it is stored with the job."""
     queue: str
+    """The queue from which the job was claimed."""
     attempt: int
+    """The number of this attempt, from 1."""
     max_attempts: int
+    """The attempt after which a failure is final."""
     deadline: float | None = None
+    """When the attempt is interrupted, on the scale of `time.monotonic()`; `None` without a `timeout=`."""
     scheduled_for: datetime | None = None
     """The tick of the schedule that enqueued the job; `None` where none did."""
     cancel_requested: bool = False

@@ -26,13 +26,18 @@ class TaskOptions(TypedDict, total=False):
     name: str
     """Stored with each job; by default the function's or the class's own name."""
     queue: str
+    """The queue of its jobs; by default `default`."""
     priority: int
-    """From -10 to 10, lower runs first."""
+    """From -10 to 10, lower runs first; by default 0."""
     max_attempts: int
+    """From 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
     timeout: float | timedelta | None
-    """Seconds one attempt may take."""
+    """How long one attempt may take; a number is seconds. By default there is no limit."""
     retry: tenacity.BaseRetrying
-    """When an attempt that raised is followed by another: `retry`, `stop` and `wait` of tenacity."""
+    """When an attempt that raised is followed by another: `retry`, `stop` and `wait` of tenacity.
+
+    By default the waits grow up to an hour.
+    """
     aliases: Sequence[str]
     """Names it had before, under which jobs may still be waiting."""
     sensitive: Sequence[str]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import DeclarationError
+from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.enqueue import AnySession
 
@@ -26,8 +27,9 @@ class _Adds(Protocol):
     def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any: ...
 
 
-def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> Any:
-    return enqueuer.add(session, args, kwargs)
+def enqueue(enqueuer: _Adds, session: AnySession | None = None, /, *args: Any, **kwargs: Any) -> JobMixin:
+    job: JobMixin = enqueuer.add(session, args, kwargs)
+    return job
 
 
 enqueue.__qualname__ = "Enqueuer.enqueue"

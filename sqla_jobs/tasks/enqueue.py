@@ -42,9 +42,11 @@ class EnqueueOptions(TypedDict, total=False):
     run_at: datetime | None
     """Not before this moment; with a time zone."""
     queue: str | None
+    """The queue from which workers claim it."""
     priority: int | None
     """From -10 to 10, lower runs first."""
     max_attempts: int | None
+    """From 1 to 1,000,000; attempts lost to crashes count."""
     unique_key: str | None
     """At most one live job (scheduled, queued or running) has this key; it is returned if there is one."""
     columns: Mapping[str, Any] | None

@@ -24,8 +24,11 @@ class ScheduleOptions(TypedDict, total=False):
     timezone: str
     """Of IANA, such as "Europe/Paris"; UTC by default."""
     args: Mapping[str, Any]
+    """Values of the task's arguments, by name."""
     queue: str
+    """The queue of its jobs; by default the task's."""
     priority: int
+    """From -10 to 10, lower runs first; by default the task's."""
     catch_up: CatchUp | Literal["skip", "latest", "all"]
     """Ticks that nobody was there to fire: none of them, the newest, or all of them, oldest first, 100 at most."""
     overlap: Overlap | Literal["allow", "skip"]
@@ -33,6 +36,7 @@ class ScheduleOptions(TypedDict, total=False):
     jitter: float | timedelta
     """Seconds; each job is due up to that much after its tick."""
     enabled: bool
+    """Whether it fires; by default True."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import textwrap
 
 import pytest
 
+from sqla_jobs import JobState, RunContext, RunOutcome
 from sqla_jobs.models import columns
+from sqla_jobs.models.types import CatchUp, Overlap
+from sqla_jobs.tasks.declaration import TaskOptions
+from sqla_jobs.tasks.enqueue import EnqueueOptions
+from sqla_jobs.tasks.schedule import ScheduleOptions
 
 PUBLIC = {
     "sqla_jobs": {
@@ -36,6 +42,24 @@ def test_every_public_class_and_function_says_what_it_is(module: str) -> None:
     found = importlib.import_module(module)
     named = {name: getattr(found, name) for name in PUBLIC[module]}
     assert [name for name, value in named.items() if callable(value) and not inspect.getdoc(value)] == []
+
+
+def test_every_option_field_and_value_says_what_it_is() -> None:
+    """In the line below it, from where the reference takes it."""
+    documented = (TaskOptions, EnqueueOptions, ScheduleOptions, RunContext, JobState, RunOutcome, CatchUp, Overlap)
+    for one in documented:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(tree, ast.ClassDef)
+        assert _undocumented(tree) == [], one.__name__
+
+
+def _undocumented(tree: ast.ClassDef) -> list[str]:
+    return [
+        ast.unparse(field.target if isinstance(field, ast.AnnAssign) else field)
+        for field, after in zip(tree.body, [*tree.body[1:], None], strict=True)
+        if isinstance(field, ast.AnnAssign | ast.Assign)
+        if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant))
+    ]
 
 
 def test_every_column_of_the_models_says_what_it_holds() -> None:
