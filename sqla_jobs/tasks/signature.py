@@ -16,9 +16,14 @@ from sqlalchemy.orm import Session, scoped_session
 
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.rules.wording import page
 from sqla_jobs.tasks.context import RunContext
 
 IMPORT_IT = "import that name at the top of the module, not only under TYPE_CHECKING"
+_RUN_IT = (
+    "write a plain def, and inside of it asyncio.run(…) of a coroutine under asyncio.timeout(run.remaining), since a "
+    f"timeout or a cancel cannot interrupt an event loop that waits: {page('tasks')}#coroutines"
+)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -113,10 +118,7 @@ def _refuse_function(target: types.FunctionType) -> None:
     if target.__name__ == "<lambda>":
         raise DeclarationError(f"{name} is a lambda: a task needs a stable name, so write a def")
     if _is_async(target):
-        raise DeclarationError(
-            f"{name} is asynchronous: write a plain def, and inside of it asyncio.run(…) of a coroutine under "
-            "asyncio.timeout(run.remaining), since a timeout or a cancel cannot interrupt an event loop"
-        )
+        raise DeclarationError(f"{name} is asynchronous: {_RUN_IT}")
     if inspect.isgeneratorfunction(target):
         raise DeclarationError(f"{name} is a generator: nothing would iterate over it; return a value instead")
     owner, _, _ = name.rpartition(".")
@@ -133,8 +135,10 @@ def _inspect_class(target: type[Any]) -> Signature:
     execute = inspect.getattr_static(target, "execute", None)
     if not inspect.isfunction(execute):
         raise DeclarationError(f"{name} has no method execute(self), which a class needs to be a task")
-    if _is_async(execute) or inspect.isgeneratorfunction(execute):
-        raise DeclarationError(f"{name}.execute is asynchronous or a generator: write a plain def")
+    if _is_async(execute):
+        raise DeclarationError(f"{name}.execute is asynchronous: {_RUN_IT}")
+    if inspect.isgeneratorfunction(execute):
+        raise DeclarationError(f"{name}.execute is a generator: nothing would iterate over it; return a value instead")
     if not (dataclasses.is_dataclass(target) or issubclass(target, BaseModel)):
         raise DeclarationError(
             f"{name} is neither a dataclass nor a pydantic model, so its arguments are not known: "

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import yaml
 from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs import RunContext
 from sqla_jobs.cli.application import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
@@ -114,6 +116,29 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         run_block(block, page)
     assert not capsys.readouterr().err
+
+
+def test_the_coroutine_of_the_docs_can_be_cancelled(page: ModuleType, engine: Engine) -> None:
+    (recipe,) = (block for block in blocks(ROOT / "docs/tasks.md", "python") if "asyncio.run" in block.code)
+    vars(page).update(jobs=import_module("shop").jobs, RunContext=RunContext)
+    run_block(recipe, page)
+    jobs, fetch = vars(page)["jobs"], vars(page)["fetch"]
+    patient = jobs.task(name="patient")(fetch.__wrapped__)
+    with Session(engine) as session, jobs.worker(bind=engine):
+        job = patient.enqueue(session, seconds=3600)
+        session.commit()
+
+        def reached(state: str) -> bool:
+            session.refresh(job)
+            return bool(job.state == state)
+
+        wait_until(lambda: reached("running"))
+        jobs.cancel(session, job)
+        session.commit()
+        began = time.monotonic()
+        wait_until(lambda: reached("cancelled"))
+        assert time.monotonic() - began < 5
+        session.commit()
 
 
 def test_every_page_is_run_by_a_test() -> None:
