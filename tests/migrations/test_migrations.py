@@ -108,6 +108,10 @@ def fresh(folder: Path, url: str, variant: dict[str, str], template: str = "gene
 def by_the_branch(app: Application) -> None:
     app.set("path_separator", "newline")
     app.set("version_locations", "%(here)s/alembic/versions\n    sqla_jobs:migrations/versions")
+    by_merging(app)
+
+
+def by_merging(app: Application) -> None:
     app.alembic("upgrade", "heads")
     app.alembic("merge", "heads")
     app.alembic("upgrade", "head")
@@ -134,6 +138,66 @@ def run_a_job(shop: Any) -> None:
     assert shop.jobs.worker().drain() == 1
     with shop.jobs.binding().transaction() as session:
         assert session.scalars(select(shop.jobs.Run.result)).all() == [42]
+
+
+TABLE = """
+def upgrade() -> None:
+    op.execute("CREATE TABLE {name} (id int)")
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE {name}")
+"""
+
+
+def tables(url: str) -> set[str]:
+    return {str(name) for kind, name, _ in catalog(url) if kind == "relation r"}
+
+
+@pytest.fixture
+def merged(tmp_path: Path, database_url: str) -> Application:
+    """An application that took the branch, then made a table of its own, `later`."""
+    app = fresh(tmp_path, database_url, {})
+    by_the_branch(app)
+    app.alembic("revision", "-m", "later")
+    (later,) = (path for path in app.revisions() if "later" in path.name)
+    later.write_text(later.read_text().partition("def upgrade")[0] + TABLE.format(name="later"))
+    app.alembic("upgrade", "head")
+    assert {"orders", "sqla_jobs", "later"} <= tables(database_url)
+    return app
+
+
+@pytest.mark.slow
+def test_a_downgrade_after_a_merge_undoes_what_the_docs_say(merged: Application) -> None:
+    everything = tables(merged.url)
+    for command in ("-1", "sqla_jobs@-1"):
+        merged.alembic("downgrade", command)
+        assert tables(merged.url) == everything - {"later"}
+        merged.alembic("upgrade", "head")
+    merged.alembic("downgrade", "sqla_jobs@base")
+    assert tables(merged.url) == {"orders"}
+    merged.alembic("upgrade", "head")
+    assert tables(merged.url) == everything
+
+
+@pytest.mark.slow
+def test_a_downgrade_to_a_version_of_the_library_undoes_own_revisions_since_the_merge(merged: Application) -> None:
+    library = merged.folder / "library"
+    library.mkdir()
+    heading = 'from alembic import op\n\nrevision = "sqla_jobs_0002"\ndown_revision = "sqla_jobs_0001"\n'
+    library.joinpath("sqla_jobs_0002.py").write_text(heading + TABLE.format(name="two"))
+    settings, place = merged.folder / "alembic.ini", "sqla_jobs:migrations/versions\n"
+    settings.write_text(settings.read_text().replace(place, f"{place}    %(here)s/library\n"))
+    by_merging(merged)
+    everything = tables(merged.url)
+    assert {"later", "two"} <= everything
+    later = merged.revisions_by_message()["later"]
+    merged.alembic("downgrade", later)
+    assert tables(merged.url) == everything
+    merged.alembic("downgrade", "sqla_jobs_0001")
+    assert tables(merged.url) == everything - {"later", "two"}
+    merged.alembic("upgrade", "head")
+    assert tables(merged.url) == everything
 
 
 WAYS = {"branch": by_the_branch, "own revisions": by_revisions_of_its_own}
