@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module, invalidate_caches
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ def double(n: int) -> int:
     return 2 * n
 """
 
+READS_TOML = "toml_file" in signature(Config).parameters
+"""From Alembic 1.16 on, which knows more ways to say where revisions are."""
+SEPARATORS = ("newline", "space") if READS_TOML else ("space",)
+
 
 @dataclass(frozen=True)
 class Application:
@@ -83,6 +88,12 @@ class Application:
         kept = re.sub(rf"^{name} *=.*\n", "", path.read_text(), flags=re.MULTILINE)
         path.write_text(kept.replace("[alembic]\n", f"[alembic]\n{name} = {value}\n", 1))
 
+    def locate_revisions(self, *paths: str, separator: str = SEPARATORS[0]) -> None:
+        """Say in alembic.ini in which folders revisions are."""
+        name = "path_separator" if READS_TOML else "version_path_separator"
+        self.set(name, separator)
+        self.set("version_locations", ("\n    " if separator == "newline" else " ").join(paths))
+
     def revisions(self) -> list[Path]:
         """The files of its own history."""
         return sorted(self.folder.glob("alembic/versions/*.py"))
@@ -104,13 +115,8 @@ class Application:
             try:
                 command = CommandLine("alembic")
                 options = command.parser.parse_args(arguments)
-                config = Config(
-                    "alembic.ini",
-                    toml_file="pyproject.toml",
-                    output_buffer=printed,
-                    stdout=printed,
-                    cmd_opts=options,
-                )
+                toml: dict[str, Any] = {"toml_file": "pyproject.toml"} if READS_TOML else {}
+                config = Config("alembic.ini", output_buffer=printed, stdout=printed, cmd_opts=options, **toml)
                 command.run_cmd(config, options)
             except SystemExit as exit_:
                 ended = exit_.code

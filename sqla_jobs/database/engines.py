@@ -37,7 +37,8 @@ def check_engine(engine: Engine) -> Engine:
     if (dialect.name, dialect.driver) != ("postgresql", "psycopg") or dialect.is_async:
         kind = "an asynchronous " if dialect.is_async else ""
         raise ConfigurationError(
-            f"the engine is {kind}{dialect.name}+{dialect.driver}; workers need PostgreSQL through psycopg 3: {REMEDY}"
+            f"the engine is {kind}{dialect.name}+{dialect.driver}; workers need PostgreSQL through psycopg 3: {REMEDY} "
+            "(jobs may be enqueued through any driver of PostgreSQL)"
         )
     return engine
 
@@ -47,9 +48,10 @@ def is_asynchronous(kind: type[Any]) -> bool:
     return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)
 
 
-def synchronous(app: Engine) -> Engine:
-    """The engine itself, or where it is that of an asynchronous one a new one of the same address."""
-    return create_engine(app.url.set(drivername="postgresql+psycopg")) if app.dialect.is_async else app
+def by_psycopg(app: Engine) -> Engine:
+    """The engine itself, or where it is of another driver, or asynchronous, a new one of the same address."""
+    is_psycopg = app.dialect.driver == "psycopg" and not app.dialect.is_async
+    return app if is_psycopg else create_engine(app.url.set(drivername="postgresql+psycopg"))
 
 
 def own_engine(app: Engine, *, patience: float, most: int, planning: LiteralString = PLANNED_ANEW) -> Engine:

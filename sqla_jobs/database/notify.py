@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.orm import Session, SessionTransaction, object_session
 
 from sqla_jobs.database.driver import ask, driver
-from sqla_jobs.database.engines import own_engine, synchronous
+from sqla_jobs.database.engines import by_psycopg, own_engine
 
 log = logging.getLogger("sqla_jobs.database.notify")
 
@@ -177,7 +177,7 @@ class _Notifier:
 
     def _loop(self, app: Engine) -> None:
         try:
-            engine = own_engine(synchronous(app), patience=_PATIENCE, most=1)
+            engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=1)
         except Exception as error:  # noqa: BLE001 - whatever the application's way of connecting may raise
             log.debug("no wake-up can be sent for a while, workers will poll: %s", error)
             self._hopeless_until = time.monotonic() + _IDLE

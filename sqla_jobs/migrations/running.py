@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.steps import v0001
+from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, p
     `op` is Alembic's. A migration says the versions once and for all, since a later release has more of
     them. A schema that is not there is made. Raises `ConfigurationError` before anything is done.
     """
-    _check(from_, to, first=from_, last=to)
+    _check(op, from_, to, first=from_, last=to)
     names = Names.of(op, schema, prefix)
     for version in range(from_ + 1, to + 1):
         STEPS[version - 1].upgrade(op, names)
@@ -36,7 +37,7 @@ def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None,
     At 0 nothing is left, also not a schema that `upgrade` made, if it is empty then. Raises
     `ConfigurationError` before anything is done.
     """
-    _check(from_, to, first=to, last=from_)
+    _check(op, from_, to, first=to, last=from_)
     names = Names.of(op, schema, prefix)
     for version in range(from_, to, -1):
         STEPS[version - 1].downgrade(op, names)
@@ -44,7 +45,8 @@ def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None,
             _say_version(op, names, version - 1)
 
 
-def _check(from_: int, to: int, *, first: int, last: int) -> None:
+def _check(op: Operations, from_: int, to: int, *, first: int, last: int) -> None:
+    check_dialect(op.get_context().dialect)
     if not 0 <= first < last <= LATEST:
         raise ConfigurationError(
             f"from_={from_}, to={to}: this sqla_jobs knows the versions 1 to {LATEST}, and 0 for no tables; "

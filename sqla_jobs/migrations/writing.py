@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from alembic.util import CommandError, rev_id
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import LATEST
+
+_READS_TOML = "toml_file" in signature(Config).parameters
+"""From Alembic 1.16 on."""
 
 
 def write_revision(config: str | None, models: Models[Any]) -> Path | None:
@@ -63,16 +67,25 @@ def _config(given: str | None) -> Config:
             continue
         if path.suffix != ".toml":
             beside = Path("pyproject.toml")
-            config = Config(path, toml_file=beside if beside.is_file() else None)
+            config = Config(path, **_toml(beside if _READS_TOML and beside.is_file() else None))
             if config.get_main_option("script_location") is None and path.with_name("env.py").is_file():
                 config.set_main_option("script_location", str(path.parent))  # Flask-Migrate says so when it runs
             return config
         if given or "[tool.alembic" in path.read_text(encoding="utf-8"):
-            return Config(toml_file=path)
+            return Config(**_toml(path))
     raise ConfigurationError(
         f"there is no {given or 'alembic.ini, and no [tool.alembic] in pyproject.toml,'} in {Path.cwd()}: "
         "run this where the command alembic is run, or give --config PATH; `alembic init` begins a history"
     )
+
+
+def _toml(path: Path | None) -> dict[str, Any]:
+    """Raises `ConfigurationError` where this Alembic reads no such file."""
+    if path is None:
+        return {}
+    if not _READS_TOML:
+        raise ConfigurationError(f"this Alembic does not read {path}: install 1.16 or newer, or write an alembic.ini")
+    return {"toml_file": path}
 
 
 def _reached(path: Path, schema: str | None, prefix: str) -> Iterator[int]:

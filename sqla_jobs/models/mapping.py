@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import (
-    MetaData,
-    Sequence,
-    Table,
-)
+from sqlalchemy import Connection, MetaData, Sequence, Table, event
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import foreign, registry, relationship
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import constraints
 from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
+from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
 
 J = TypeVar("J", bound=JobMixin)
@@ -121,7 +119,16 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         "job",
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
-    return Models(Job, Run, Schedule, Process, Queue, Audit, positions, run_ids)
+    models = Models(Job, Run, Schedule, Process, Queue, Audit, positions, run_ids)
+    event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
+    return models
+
+
+def _check_dialect(
+    own: set[Table], metadata: MetaData, connection: Connection, tables: Iterable[Table] | None = None, **_: object
+) -> None:
+    if tables is None or not own.isdisjoint(tables):
+        check_dialect(connection.dialect)
 
 
 def check_prefix(prefix: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -25,7 +26,7 @@ from sqla_jobs.migrations.applying import migrate
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
-from tests.application import JOBS, Application
+from tests.application import JOBS, READS_TOML, SEPARATORS, Application
 from tests.conftest import ROOT, new_database
 
 CATALOG = r"""
@@ -105,9 +106,11 @@ def fresh(folder: Path, url: str, variant: dict[str, str], template: str = "gene
     return app
 
 
+LOCATIONS = ("%(here)s/alembic/versions", "sqla_jobs:migrations/versions")
+
+
 def by_the_branch(app: Application) -> None:
-    app.set("path_separator", "newline")
-    app.set("version_locations", "%(here)s/alembic/versions\n    sqla_jobs:migrations/versions")
+    app.locate_revisions(*LOCATIONS)
     by_merging(app)
 
 
@@ -186,8 +189,8 @@ def test_a_downgrade_to_a_version_of_the_library_undoes_own_revisions_since_the_
     library.mkdir()
     heading = 'from alembic import op\n\nrevision = "sqla_jobs_0002"\ndown_revision = "sqla_jobs_0001"\n'
     library.joinpath("sqla_jobs_0002.py").write_text(heading + TABLE.format(name="two"))
-    settings, place = merged.folder / "alembic.ini", "sqla_jobs:migrations/versions\n"
-    settings.write_text(settings.read_text().replace(place, f"{place}    %(here)s/library\n"))
+    settings, separated = merged.folder / "alembic.ini", "\n    " if READS_TOML else " "
+    settings.write_text(settings.read_text().replace(LOCATIONS[0], f"%(here)s/library{separated}{LOCATIONS[0]}"))
     by_merging(merged)
     everything = tables(merged.url)
     assert {"later", "two"} <= everything
@@ -236,25 +239,15 @@ def test_a_migrated_database_is_a_created_one_and_alembic_finds_nothing_to_do(
     assert catalog(database_url) == before
 
 
-FORMS = {
-    "newline": ("newline", "%(here)s/alembic/versions\n    sqla_jobs:migrations/versions"),
-    "space": ("space", "%(here)s/alembic/versions sqla_jobs:migrations/versions"),
-    "pyproject": None,
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-def test_the_branch_is_found_by_each_form_of_version_locations(
-    form: tuple[str, str] | None, tmp_path: Path, database_url: str
-) -> None:
-    app = fresh(tmp_path, database_url, {}, "generic" if form else "pyproject")
-    if form:
-        app.set("path_separator", form[0])
-        app.set("version_locations", form[1])
+@pytest.mark.parametrize("form", [*SEPARATORS, *(["pyproject"] if READS_TOML else [])])
+def test_the_branch_is_found_by_each_form_of_version_locations(form: str, tmp_path: Path, database_url: str) -> None:
+    app = fresh(tmp_path, database_url, {}, "pyproject" if form == "pyproject" else "generic")
+    if form != "pyproject":
+        app.locate_revisions(*LOCATIONS, separator=form)
     else:
         path = tmp_path / "pyproject.toml"
-        line = 'version_locations = ["%(here)s/alembic/versions", "sqla_jobs:migrations/versions"]\n'
+        line = f"version_locations = {json.dumps(LOCATIONS)}\n"
         path.write_text(path.read_text().replace("[tool.alembic]\n", f"[tool.alembic]\n{line}"))
 
     assert "sqla_jobs_0001 (sqla_jobs) (head)" in app.alembic("heads")
@@ -271,8 +264,7 @@ def test_the_branch_is_found_by_each_form_of_version_locations(
 def test_the_separator_of_the_operating_system_finds_no_branch(tmp_path: Path, database_url: str) -> None:
     """Which is why the docs say so: it cuts `sqla_jobs:migrations/versions` in two."""
     app = fresh(tmp_path, database_url, {})
-    app.set("path_separator", "os")
-    app.set("version_locations", "%(here)s/alembic/versions:sqla_jobs:migrations/versions")
+    app.locate_revisions(":".join(LOCATIONS), separator="os")
     assert "sqla_jobs" not in app.alembic("heads")
 
 
@@ -399,8 +391,7 @@ def test_with_the_branch_no_revision_is_written(tmp_path: Path, database_url: st
 @pytest.mark.slow
 def test_the_branch_says_what_its_environment_lacks(tmp_path: Path, database_url: str) -> None:
     app = fresh(tmp_path, database_url, {})
-    app.set("path_separator", "space")
-    app.set("version_locations", "%(here)s/alembic/versions sqla_jobs:migrations/versions")
+    app.locate_revisions(*LOCATIONS)
     app.write_shop()
     with pytest.raises(ConfigurationError, match=r"holds no Jobs: in env\.py import the module"):
         app.alembic("upgrade", "heads")

@@ -1,0 +1,18 @@
+"""The databases that can hold the tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import Dialect
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.wording import page
+
+
+def check_dialect(dialect: Dialect) -> None:
+    """Raise `ConfigurationError` for one that is not PostgreSQL, before a table is made in it."""
+    if dialect.name != "postgresql":
+        raise ConfigurationError(
+            f"the tables of sqla_jobs cannot be made in {dialect.name}+{dialect.driver}: they need PostgreSQL. For "
+            "tests, sqla_jobs.postgres.local_postgres() starts a server; to do without the jobs there, leave their "
+            f"tables out: {page('testing')}#sqlite-and-other-drivers"
+        )
