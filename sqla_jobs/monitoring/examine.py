@@ -16,6 +16,7 @@ from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
 _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     server.version,
     server.settings,
+    server.idle_transactions,
     server.connections,
     server.clock_of_this_host,
     server.oldest_transaction,

@@ -56,6 +56,29 @@ def _setting(session: Session, jobs: Jobs[Any], name: str) -> str:
     return str(ask(session, jobs, select(func.current_setting(name))).scalar_one())
 
 
+_IDLE = "idle_in_transaction_session_timeout"
+_LIMIT = text("SELECT setting::float8 / 1000 FROM pg_settings WHERE name = :name")
+_LONG = 3600.0
+"""What a task without a timeout is taken to need."""
+
+
+def idle_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Whether the server ends the transaction of a task that runs no statement for as long as the task may take."""
+    limit = ask(session, jobs, _LIMIT, name=_IDLE).scalar_one()
+    declared = {task.declaration.name: task.declaration for task in jobs.tasks.values()}
+    needed = {name: one.timeout or _LONG for name, one in declared.items() if one.signature.wants_session}
+    slowest = max(needed, key=needed.__getitem__, default=None)
+    if limit and slowest is not None and needed[slowest] > limit:
+        yield warning(
+            _IDLE,
+            f"{duration(limit)}, and task {slowest} may take longer",
+            "the server ends the transaction of a task that runs no statement for so long, and the attempt fails; let "
+            f"workers connect with create_engine(…, connect_args={{'options': '-c {_IDLE}=0'}})",
+        )
+    else:
+        yield well(_IDLE, duration(limit) if limit else "off")
+
+
 def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """How many are left."""
     used, most = ask(session, jobs, LIMIT).one()

@@ -1,0 +1,91 @@
+"""What `doctor` says about the server."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import Jobs
+from sqla_jobs.cli.main import main
+from sqla_jobs.monitoring.server import idle_transactions
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+SETTING = "idle_in_transaction_session_timeout"
+
+
+@jobs.task(max_attempts=1)
+def think(session: Session) -> None:
+    """Runs no statement for longer than the server allows in the test below."""
+    session.scalar(select(1))
+    time.sleep(1)
+    session.scalar(select(1))
+
+
+@jobs.task(max_attempts=1)
+def think_in_peace(session: Session) -> None:
+    session.execute(text(f"SET LOCAL {SETTING} = 0"))
+    think(session)
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+def set_limit(engine: Engine, name: str, value: str) -> None:
+    """For connections that are made from now on."""
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} SET {name} = '{value}'"))
+    engine.dispose()
+
+
+def doctor() -> dict[str, dict[str, str]]:
+    result = CliRunner().invoke(main, ["doctor", "--json", "--app", f"{__name__}:jobs"])
+    assert result.exit_code == 0, result.output
+    return {one["about"]: one for one in json.loads(result.stdout)}
+
+
+def test_a_server_that_ends_idle_transactions_sooner_than_tasks_may_take_is_warned_of(
+    database: Engine,
+) -> None:
+    assert doctor()[SETTING]["verdict"] == "ok"
+    set_limit(database, SETTING, "90s")
+    found = doctor()[SETTING]
+    assert (found["verdict"], found["found"]) == ("warning", "1 min 30 s, and task think may take longer")
+    assert f"connect_args={{'options': '-c {SETTING}=0'}}" in found["remedy"]
+    set_limit(database, SETTING, "2h")
+    assert doctor()[SETTING]["verdict"] == "ok"
+
+
+def test_tasks_with_a_shorter_timeout_are_safe(database: Engine) -> None:
+    class Other(DeclarativeBase):
+        pass
+
+    patient: Jobs[Any] = Jobs(Other)
+    patient.task(timeout=20)(think.__wrapped__)
+    patient.bind(database)
+    with patient.binding().transaction() as session:
+        session.execute(text(f"SET LOCAL {SETTING} = '30s'"))
+        (safe,) = idle_transactions(session, patient)
+        assert (safe.verdict, safe.found) == ("ok", "30 s")
+
+
+@pytest.mark.slow
+def test_such_a_server_ends_a_slow_task_unless_the_task_says_otherwise(database: Engine, session: Session) -> None:
+    set_limit(database, SETTING, "300ms")
+    ended, peaceful = think.enqueue(session), think_in_peace.enqueue(session)
+    session.commit()
+    jobs.worker(bind=database).drain()
+    assert (ended.state, peaceful.state) == ("failed", "succeeded")
+    assert "idle-in-transaction timeout" in str(ended.runs[0].error)
