@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, Generic, TypeVar, cast
 from weakref import ref
 
 from flask import Flask, current_app, has_app_context
 from sqlalchemy.orm import Session, scoped_session
 
-from sqla_jobs.database.binding import Bind, Binding, SessionFactory
+from sqla_jobs.database.binding import Bind, Binding, Context, SessionFactory
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask.cli import cli, defaults_of, loaded
 from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
@@ -28,12 +28,21 @@ class FlaskJobs(Generic[J]):
 
     The database is that of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite, in whichever order the extensions
     are initialised; without these it is `bind`, or what `jobs` is bound to: an engine, a session factory or a
-    `scoped_session`. Nothing connects before a worker, a clock or a command does.
+    `scoped_session`. Each run is also inside `context`, which is called with its `RunContext`. Nothing connects
+    before a worker, a clock or a command does.
     """
 
-    def __init__(self, jobs: Jobs[J], app: Flask | None = None, *, bind: AnyBind | None = None) -> None:
+    def __init__(
+        self,
+        jobs: Jobs[J],
+        app: Flask | None = None,
+        *,
+        bind: AnyBind | None = None,
+        context: Callable[[RunContext | None], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self.jobs = jobs
         self.bind = bind
+        self.context = context
         if app is not None:
             self.init_app(app)
 
@@ -71,18 +80,22 @@ class FlaskJobs(Generic[J]):
                 "session_factory= out, so that a run's session is db.session, or say FlaskJobs(jobs, app, bind=…)"
             )
         if (chosen := chosen or bound) is not None:
-            return _AppBinding(app, chosen, self.jobs.Job, chosen if isinstance(chosen, scoped_session) else None)
+            own = chosen if isinstance(chosen, scoped_session) else None
+            return _AppBinding(app, chosen, self.jobs.Job, own, self.context)
         make, shared = _sessions_of(db)
-        return _AppBinding(app, make, self.jobs.Job, shared)
+        return _AppBinding(app, make, self.jobs.Job, shared, self.context)
 
 
 class _AppBinding(Binding):
     """The database of one application. `shared` gives what its helpers write in, inside a context."""
 
-    def __init__(self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None) -> None:
+    def __init__(
+        self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None, inner: Context
+    ) -> None:
         super().__init__(cast("Bind", bind), entity, context=self._context, run_session=shared)
         self._app = app
         self._shared = shared
+        self._inner = inner
 
     @contextmanager
     def session(self) -> Generator[Session]:
@@ -98,7 +111,8 @@ class _AppBinding(Binding):
         try:
             with self._app.app_context():
                 try:
-                    yield
+                    with self._inner(run):
+                        yield
                 finally:
                     left = self._left()
         finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs import ConfigurationError, Jobs, RunContext
 from sqla_jobs.flask import FlaskJobs
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
@@ -330,3 +331,41 @@ def test_settings_are_checked_when_the_application_is_made() -> None:
         ConfigurationError, match=r"\['SQLA_JOBS_CONCURRENCY'\] = 'many': 'many' is not a valid integer"
     ):
         FlaskJobs(jobs, app)
+
+
+def test_each_run_is_inside_a_context_of_the_application_too(database_url: str) -> None:
+    runs: list[tuple[str, str, BaseException | None]] = []
+
+    @contextmanager
+    def context(run: RunContext | None) -> Generator[None]:
+        assert run is not None
+        try:
+            yield
+        except ValueError as error:
+            runs.append((current_app.name, run.task, error))
+            raise
+        runs.append((current_app.name, run.task, None))
+
+    app, db = Flask("shop"), SQLAlchemy(model_class=DeclarativeBase)
+    app.config["SQLALCHEMY_DATABASE_URI"] = database_url
+    db.init_app(app)
+    jobs = Jobs(db.Model)
+    FlaskJobs(jobs, app, context=context)
+
+    @jobs.task(name="fail", max_attempts=1)
+    def fail(session: Session) -> None:
+        assert session is db.session()
+        raise ValueError("as always")
+
+    @jobs.task(name="work")
+    def work() -> None: ...
+
+    with app.app_context():
+        db.create_all()
+        work.enqueue(db.session)
+        fail.enqueue(db.session)
+        db.session.commit()
+        jobs.worker(concurrency=1).drain()
+        db.engine.dispose()
+    ((_, first, nothing), (name, second, error)) = runs
+    assert (first, nothing, name, second, str(error)) == ("work", None, "shop", "fail", "as always")

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import import_module
@@ -21,8 +22,9 @@ import pytest
 import yaml
 from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session
+from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import RunContext
+from sqla_jobs import Cancel, Jobs, RunContext
 from sqla_jobs.cli.application import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
@@ -141,6 +143,78 @@ def test_the_coroutine_of_the_docs_can_be_cancelled(page: ModuleType, engine: En
         session.commit()
 
 
+class Tracker(ModuleType):
+    """Stands for sentry_sdk, of which it has what the page calls. `events` is what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__("sentry_sdk")
+        self.events: list[tuple[Any, ...]] = []
+        self.said: dict[str, Any] = {}
+        self.logging = ModuleType("sentry_sdk.integrations.logging")
+        vars(self.logging)["ignore_logger"] = self.ignore_logger
+
+    def init(self, *, dsn: str | None, include_local_variables: bool) -> None:
+        assert (dsn, include_local_variables) == (None, False)
+
+    def ignore_logger(self, name: str) -> None:
+        self.events.append(("ignored", name))
+
+    @contextmanager
+    def isolation_scope(self) -> Generator[Tracker]:
+        self.said = {}
+        yield self
+
+    def set_transaction_name(self, name: str) -> None:
+        self.said["task"] = name
+
+    def set_tag(self, name: str, value: object) -> None:
+        self.said[name] = value
+
+    def set_context(self, name: str, values: dict[str, Any]) -> None:
+        self.said[name] = values
+
+    def capture_exception(self, error: BaseException, *, level: str) -> None:
+        self.events.append((level, str(error), self.said["task"], self.said["queue"], self.said["job"]["attempt"]))
+
+
+def test_an_error_tracker_is_told_what_the_docs_say(
+    page: ModuleType, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = Tracker()
+    monkeypatch.setitem(sys.modules, "sentry_sdk", tracker)
+    monkeypatch.setitem(sys.modules, "sentry_sdk.integrations", ModuleType("sentry_sdk.integrations"))
+    monkeypatch.setitem(sys.modules, "sentry_sdk.integrations.logging", tracker.logging)
+    monkeypatch.delitem(sys.modules, "shop_errors", raising=False)
+    module, bind = blocks(ROOT / "docs/error-tracking.md", "python")
+    shop.joinpath("shop_errors.py").write_text(module.code, encoding="utf-8")
+    run_block(bind, page)
+    jobs: Jobs[Any] = vars(page)["jobs"]
+    session: Session = vars(page)["session"]
+
+    @jobs.task(name="fail", queue="mail", max_attempts=2, retry=Retrying(wait=wait_fixed(0)))
+    def fail() -> None:
+        raise ValueError("as always")
+
+    @jobs.task(name="give_up")
+    def give_up() -> None:
+        raise Cancel("not needed")
+
+    @jobs.task(name="look")
+    def look() -> dict[str, Any]:
+        return dict(tracker.said)
+
+    fail.enqueue(session)
+    give_up.enqueue(session)
+    looked = look.enqueue(session)
+    session.commit()
+    jobs.worker(["default", "mail"], concurrency=1).drain()
+    failures = [(level, "as always", "fail", "mail", attempt) for level, attempt in (("warning", 1), ("error", 2))]
+    assert tracker.events == [("ignored", "sqla_jobs.run"), *failures]
+    (run,) = looked.runs
+    assert run.result["task"] == "look"
+    assert run.result["job"] == {"id": looked.id, "run": run.id, "attempt": 1}
+
+
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing", "security"}
     structure = {"reference"}  # it holds directives only, which the build of the pages follows
@@ -148,7 +222,11 @@ def test_every_page_is_run_by_a_test() -> None:
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
-    run = adopting | coming | {"index", "performance", "reliability", "schedules", "tasks", "testing", "transactions"}
+    run = (
+        adopting
+        | coming
+        | {"error-tracking", "index", "performance", "reliability", "schedules", "tasks", "testing", "transactions"}
+    )
     assert {page.stem for page in DOCS} == run | {"workers"} | included | structure | prose | compared
 
 
