@@ -20,6 +20,8 @@ from sqla_jobs.rules.wording import duration
 
 HOST = "sqla_jobs.application"
 """Where a program that carries these commands, such as Flask's, leaves MODULE:ATTR in `Context.meta`."""
+HISTORY = "sqla_jobs.history"
+"""Where such a program leaves the path of its alembic.ini there."""
 _WIDE = 10_000
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.output import HISTORY
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.migrations.comparison import compare
@@ -55,7 +56,7 @@ def _print_sql(jobs: Jobs[Any]) -> None:
 def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
     from sqla_jobs.migrations.writing import write_revision
 
-    path = write_revision(config, jobs.models)
+    path = write_revision(config or click.get_current_context().meta.get(HISTORY), jobs.models)
     click.echo(f"nothing to write: the history reaches version {LATEST}" if path is None else f"written: {path}")
 
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
 from sqla_jobs.cli.application import plain_errors
-from sqla_jobs.cli.output import HOST
+from sqla_jobs.cli.output import HISTORY, HOST
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.loading import load_named
@@ -112,6 +113,8 @@ def cli(context: click.Context) -> None:
             app = loaded()
             context.with_resource(app.app_context())
             context.default_map = defaults_of(app.config)
+            if (migrate := app.extensions.get("migrate")) is not None:
+                context.meta[HISTORY] = str(Path(migrate.directory, "alembic.ini"))
 
 
 def _named(info: ScriptInfo) -> str:

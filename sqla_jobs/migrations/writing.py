@@ -12,10 +12,11 @@ from typing import Any
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, rev_id
+from sqlalchemy import Table
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.version import LATEST
+from sqla_jobs.models.version import LATEST, version_in
 
 _READS_TOML = "toml_file" in signature(Config).parameters
 """From Alembic 1.16 on."""
@@ -25,8 +26,7 @@ def write_revision(config: str | None, models: Models[Any]) -> Path | None:
     """Write a revision that upgrades the tables from where the history leaves them, and return its path.
 
     Returns None where the history has it all. `config` is an alembic.ini or a pyproject.toml; without it
-    they are looked for in the current folder, as Alembic does, and in its folder migrations, as Flask-Migrate has
-    them. No database is needed. Raises `ConfigurationError`.
+    they are looked for in the current folder, as Alembic does. No database is needed. Raises `ConfigurationError`.
     """
     try:
         scripts = ScriptDirectory.from_config(_config(config))
@@ -38,7 +38,7 @@ def write_revision(config: str | None, models: Models[Any]) -> Path | None:
             )
         table, prefix = models.tables["jobs"], models.prefix
         schema = table.schema
-        found = max((to for path in sources for to in _reached(path, schema, prefix)), default=0)
+        found = max((to for path in sources for to in _reached(path, table, prefix)), default=0)
         if found >= LATEST:
             return None
         made = scripts.generate_revision(
@@ -61,7 +61,7 @@ def _call(name: str, from_: int, to: int, schema: str | None, prefix: str) -> st
 
 def _config(given: str | None) -> Config:
     """Raises `ConfigurationError` where there is no such file."""
-    for name in [given] if given else ["alembic.ini", "pyproject.toml", "migrations/alembic.ini"]:
+    for name in [given] if given else ["alembic.ini", "pyproject.toml"]:
         path = Path(name)
         if not path.is_file():
             continue
@@ -75,7 +75,8 @@ def _config(given: str | None) -> Config:
             return Config(**_toml(path))
     raise ConfigurationError(
         f"there is no {given or 'alembic.ini, and no [tool.alembic] in pyproject.toml,'} in {Path.cwd()}: "
-        "run this where the command alembic is run, or give --config PATH; `alembic init` begins a history"
+        "run this where the command alembic is run, or give --config PATH; `alembic init`, or `flask db init`, begins "
+        "a history"
     )
 
 
@@ -88,14 +89,22 @@ def _toml(path: Path | None) -> dict[str, Any]:
     return {"toml_file": path}
 
 
-def _reached(path: Path, schema: str | None, prefix: str) -> Iterator[int]:
-    """The versions to which the calls of `migrations.upgrade` in a revision bring these tables."""
+def _reached(path: Path, table: Table, prefix: str) -> Iterator[int]:
+    """The versions to which a revision brings these tables, by `migrations.upgrade` or as autogenerate makes them."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Call(func=ast.Attribute(attr="upgrade") | ast.Name(id="upgrade"), keywords=given):
-                said = {one.arg: one.value.value for one in given if isinstance(one.value, ast.Constant)}
-                of_these = (said.get("schema"), said.get("prefix", "sqla_")) == (schema, prefix)
+                said = _constants(given)
+                of_these = (said.get("schema"), said.get("prefix", "sqla_")) == (table.schema, prefix)
                 if "from_" in said and of_these and isinstance(to := said.get("to"), int):
                     yield to
+            case ast.Call(func=ast.Attribute(attr="create_table"), args=[ast.Constant(table.name), *_], keywords=given):
+                said = _constants(given)
+                if said.get("schema") == table.schema and (version := version_in(said.get("comment"))):
+                    yield version
             case _:
                 pass
+
+
+def _constants(given: list[ast.keyword]) -> dict[str | None, Any]:
+    return {one.arg: one.value.value for one in given if isinstance(one.value, ast.Constant)}

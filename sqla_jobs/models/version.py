@@ -31,6 +31,11 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
     is_there, comment = connection.execute(select(oid.is_not(None), func.obj_description(oid, "pg_class"))).one()
     if not is_there:
         return 0
+    return version_in(comment)
+
+
+def version_in(comment: str | None) -> int | None:
+    """The version that the comment of a jobs' table says."""
     said = re.search(r"\bsqla_jobs schema ([1-9]\d*)\b", comment or "")
     return int(said[1]) if said else None
 

@@ -234,10 +234,11 @@ def test_flask_migrate_makes_and_checks_the_tables(
     flask("db", "downgrade")
 
 
+@pytest.mark.parametrize("folder", ["migrations", "database/history"])
 def test_a_revision_joins_the_history_of_flask_migrate(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+    folder: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path.joinpath("app.py").write_text(MIGRATED)
+    tmp_path.joinpath("app.py").write_text(MIGRATED.replace("Migrate(app, db)", f"Migrate(app, db, {folder!r})"))
     monkeypatch.setenv("SHOP_URL", database_url)
 
     def flask(*arguments: str) -> str:
@@ -247,7 +248,7 @@ def test_a_revision_joins_the_history_of_flask_migrate(
         return done.stdout + done.stderr
 
     flask("db", "init")
-    assert f"written: {tmp_path / 'migrations/versions'}" in flask("jobs", "migrate", "--revision")
+    assert f"written: {tmp_path / folder / 'versions'}" in flask("jobs", "migrate", "--revision")
     flask("db", "upgrade")
     assert "nothing to write" in flask("jobs", "migrate", "--revision")
     flask("db", "migrate", "-m", "orders")

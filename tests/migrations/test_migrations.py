@@ -382,6 +382,23 @@ def test_what_migrate_cannot_do_is_refused_with_the_remedy(
     assert catalog(database_url) == [("schema", "public", "standard public schema")]
 
 
+@pytest.mark.parametrize("options", ["", "schema='ops', prefix='x_'"])
+def test_tables_that_autogenerate_has_made_are_known_by_their_version(
+    options: str, tmp_path: Path, database_url: str
+) -> None:
+    app = Application(tmp_path, database_url)
+    app.write_shop(more=JOBS.format(options=options))
+    app.begin_history(configure="include_schemas=True")
+    execute(database_url, "CREATE SCHEMA ops")
+    app.alembic("revision", "--autogenerate", "-m", "everything")
+    app.alembic("upgrade", "head")
+    assert app.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
+    nothing = f"nothing to write: the history reaches version {LATEST}\n"
+    assert app.sqla_jobs("migrate", "shop:jobs", "--revision") == nothing
+    app.write_shop(more=JOBS.format(options="prefix='other_'"))
+    assert "written: " in app.sqla_jobs("migrate", "shop:jobs", "--revision")
+
+
 def test_with_the_branch_no_revision_is_written(tmp_path: Path, database_url: str) -> None:
     app = fresh(tmp_path, database_url, {})
     by_the_branch(app)
