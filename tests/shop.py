@@ -40,6 +40,7 @@ class Effect(Base):
 
 FAST = Retrying(wait=wait_fixed(0))
 begun = threading.Event()
+first_has_reported = threading.Event()
 gate = threading.Event()
 """Closed until a test opens it; only for workers in this process."""
 
@@ -124,6 +125,27 @@ def reports(run: RunContext, good: bool) -> None:
 @jobs.task(max_attempts=1)
 def reports_in_transaction(session: Session, run: RunContext, good: bool) -> None:
     reports(run, good)
+
+
+@jobs.task
+def reports_and_snoozes(run: RunContext) -> None:
+    run.progress(0.25, "a quarter")
+    raise Snooze(3600)
+
+
+@jobs.task
+def reports_in_transaction_and_snoozes(session: Session, run: RunContext) -> None:
+    reports_and_snoozes(run)
+
+
+@jobs.task
+def report_when_told(run: RunContext, n: int) -> None:
+    begun.wait(30)
+    if n > 1:
+        first_has_reported.wait(30)
+    run.progress(0.9)
+    first_has_reported.set()
+    gate.wait(30)
 
 
 @jobs.task(retry=FAST, max_attempts=2)

@@ -21,7 +21,9 @@ class Attempt:
     started_at: float | None = None
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
-    """Told by the run, and not stored yet."""
+    """The last that the run reported; stored with its end, whatever became of it before."""
+    sent_progress: tuple[float, str | None] | None = None
+    """What of it was sent to the database while it runs, where a row that somebody holds locked is passed over."""
     is_silent = False
     """Progress is stored with the end alone: else it would change the row that the run's own transaction is to change
     under a stricter isolation."""

@@ -143,8 +143,8 @@ class Liveness:
     def _look(self, connection: Connection, held: list[Attempt]) -> None:
         told: list[tuple[Lease | Claimed, float, str | None]] = []
         for one in (one for one in held if not one.is_silent and not one.is_over):
-            progress, one.progress = one.progress, None
-            if progress:
+            if (progress := one.progress) is not None and progress is not one.sent_progress:
+                one.sent_progress = progress
                 told.append((one.job, *progress))
         if told:
             self._queries.store_progress(connection, told)

@@ -316,6 +316,34 @@ def test_the_last_progress_of_a_run_is_stored_with_its_end(
     assert job(session, one.id).progress_message == "all of it"
 
 
+@pytest.mark.parametrize("transactional", [False, True])
+def test_progress_is_stored_with_a_snooze_too(session: Session, transactional: bool) -> None:
+    name = "reports_in_transaction_and_snoozes" if transactional else "reports_and_snoozes"
+    one = jobs.tasks[name].enqueue(session)
+    session.commit()
+    drain()
+    snoozed = job(session, one.id)
+    assert (snoozed.state, snoozed.progress, snoozed.progress_message) == ("scheduled", 0.25, "a quarter")
+
+
+@pytest.mark.slow
+def test_the_last_progress_is_stored_where_the_row_was_locked_when_it_was_reported(
+    session: Session, database: Engine
+) -> None:
+    shop.first_has_reported.clear()
+    first, second = (shop.report_when_told.enqueue(session, n=n) for n in (1, 2))
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: {job(session, one.id).state for one in (first, second)} == {"running"})
+        with Session(database) as other:
+            other.get_one(jobs.Job, first.id, with_for_update=True)
+            shop.begun.set()
+            wait_until(lambda: job(session, second.id).progress == 0.9)  # a look has passed, and found the first locked
+        shop.gate.set()
+        wait_until(lambda: {job(session, one.id).state for one in (first, second)} == {"succeeded"})
+    assert [job(session, one.id).progress for one in (first, second)] == [0.9, 0.9]
+
+
 @pytest.mark.slow
 def test_progress_and_a_cancel_request_pass_between_a_run_and_its_row(session: Session) -> None:
     one = shop.report.enqueue(session)
