@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.cli import FlaskGroup, ScriptInfo
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from tests.application import READS_TOML
 from tests.conftest import ROOT
 from tests.flask_shop import Shop, build
 from tests.helpers import wait_until
@@ -273,39 +274,12 @@ def test_the_way_of_the_docs_with_flask_migrate_works(
 
     flask("db", "init")
     ini = tmp_path / "migrations/alembic.ini"
+    if not READS_TOML:  # an older Alembic, and what the page says for one
+        settings = (
+            "version_path_separator = space\nversion_locations = %(here)s/versions sqla_jobs:migrations/versions\n"
+        )
     ini.write_text(ini.read_text().replace("[alembic]\n", f"[alembic]\n{settings}", 1))
     for command in commands.splitlines():
         flask(*command.split()[1:])
     assert "No new upgrade operations detected" in flask("db", "check")
     assert len(list(tmp_path.glob("migrations/versions/*.py"))) == 3
-
-
-def test_the_example_works_by_the_commands_of_its_readme(
-    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = ROOT.joinpath("examples/flask_shop/README.md").read_text(encoding="utf-8")
-    commands = page.partition("```sh\n")[2].partition("```")[0].splitlines()
-    assert [line for line in commands if line.startswith("export")] == [
-        "export FLASK_APP=examples.flask_shop",
-        "export FLASK_SQLALCHEMY_DATABASE_URI=postgresql+psycopg://user:password@localhost/flask_shop",
-    ]
-    assert commands[2:] == ["flask db upgrade", "flask jobs worker", "flask run"]
-    monkeypatch.setenv("FLASK_APP", "examples.flask_shop")
-    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
-
-    def flask(*arguments: str) -> str:
-        command = [sys.executable, "-m", "flask", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    flask("db", "upgrade")
-    with engine.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO \"order\" VALUES (1, 'Tea', 'ada@example.com', 9.5, 'paid')")
-        connection.exec_driver_sql("INSERT INTO sqla_jobs (task, args) VALUES ('settle', '{\"order\": 1}')")
-    assert flask("jobs", "worker", "--drain") == "2 runs\n"
-    flask("jobs", "schedule", "sync")
-    assert re.search(
-        r"^close-day +close_day +5 0 \* \* \* +Europe/Paris ", flask("jobs", "schedule", "list"), re.MULTILINE
-    )
-    assert "/orders/<int:number>/pay" in flask("routes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -126,3 +127,34 @@ def test_the_demo_takes_a_schema_of_its_own_and_keeps_the_options_of_the_url(
             assert connection.scalar(text("SHOW work_mem")) == "5MB"
         engine.dispose()
     assert schemas(database_url) == ["public"]
+
+
+def test_the_example_works_by_the_commands_of_its_readme(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT.joinpath("examples/flask_shop/README.md").read_text(encoding="utf-8")
+    commands = page.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert [line for line in commands if line.startswith("export")] == [
+        "export FLASK_APP=examples.flask_shop",
+        "export FLASK_SQLALCHEMY_DATABASE_URI=postgresql+psycopg://user:password@localhost/flask_shop",
+    ]
+    assert commands[2:] == ["flask db upgrade", "flask jobs worker", "flask run"]
+    monkeypatch.setenv("FLASK_APP", "examples.flask_shop")
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
+
+    def flask(*arguments: str) -> str:
+        command = [sys.executable, "-m", "flask", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    flask("db", "upgrade")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO \"order\" VALUES (1, 'Tea', 'ada@example.com', 9.5, 'paid')")
+        connection.exec_driver_sql("INSERT INTO sqla_jobs (task, args) VALUES ('settle', '{\"order\": 1}')")
+    assert flask("jobs", "worker", "--drain") == "2 runs\n"
+    flask("jobs", "schedule", "sync")
+    assert re.search(
+        r"^close-day +close_day +5 0 \* \* \* +Europe/Paris ", flask("jobs", "schedule", "list"), re.MULTILINE
+    )
+    assert "/orders/<int:number>/pay" in flask("routes")

@@ -215,6 +215,40 @@ def test_an_error_tracker_is_told_what_the_docs_say(
     assert run.result["job"] == {"id": looked.id, "run": run.id, "attempt": 1}
 
 
+def test_the_application_of_several_modules_works(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    modules: list[str] = []
+    for block in blocks(ROOT / "docs/several-modules.md", "python"):
+        path = tmp_path / block.code.splitlines()[0].removeprefix("# ")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(block.code, encoding="utf-8")
+        modules.append(f"bookshop.{path.stem}")
+
+    def python(*arguments: str, code: int = 0) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    for module in modules:  # each may be imported first
+        python("-c", f"import {module}")
+    engine = "from sqlalchemy import create_engine; import os; engine = create_engine(os.environ['DATABASE_URL']); "
+    session = f"{engine}from sqlalchemy.orm import Session; session = Session(engine); "
+    python("-c", engine + "from bookshop.models import Base; Base.metadata.create_all(engine)")
+    python("-c", session + "from bookshop.views import place; place(session)")
+    paid = "from bookshop.models import Order; session.add(one := Order()); session.flush(); one.pay(session)"
+    python("-c", f"{session}{paid}; session.commit()")
+    assert python("-m", "sqla_jobs.worker", "bookshop.models:jobs", "--drain") == "4 runs\n"
+
+    (settings,) = blocks(ROOT / "docs/several-modules.md", "toml")
+    check = ("-m", "ruff", "check", "--no-cache", "--select", "TC", "--target-version", "py311", "bookshop")
+    assert "sqlalchemy.orm.Session" in python(*check, code=1)
+    tmp_path.joinpath("pyproject.toml").write_text(settings.code)
+    python(*check)
+
+
 def test_every_page_is_run_by_a_test() -> None:
     included = {"quickstart", "changelog", "contributing", "security"}
     structure = {"reference"}  # it holds directives only, which the build of the pages follows
@@ -222,12 +256,9 @@ def test_every_page_is_run_by_a_test() -> None:
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
-    run = (
-        adopting
-        | coming
-        | {"error-tracking", "index", "performance", "reliability", "schedules", "tasks", "testing", "transactions"}
-    )
-    assert {page.stem for page in DOCS} == run | {"workers"} | included | structure | prose | compared
+    using = {"error-tracking", "schedules", "several-modules", "tasks", "testing", "transactions", "workers"}
+    run = adopting | coming | using | {"index", "performance", "reliability"}
+    assert {page.stem for page in DOCS} == run | included | structure | prose | compared
 
 
 def test_the_table_of_daylight_saving_is_true() -> None:
@@ -470,6 +501,8 @@ def test_a_command_in_the_docs_is_one_that_works(
             assert subprocess.run(make, capture_output=True, text=True, check=False).returncode == 0
         case ["python", "-m", "sqla_jobs.worker", *arguments]:
             _place_an_order(database_url)
+            if "bookshop.models:jobs" in arguments:
+                return  # it is run by test_the_application_of_several_modules_works
             worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
             assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
         case ["flask", "db", *_]:

@@ -54,6 +54,20 @@ def test_pre_commit_formats_with_the_ruff_of_a_repository_and_no_two_hooks_are_o
     assert hooks == ["end-of-file-fixer", "trailing-whitespace", "ruff-check", "ruff-format"]
 
 
+def test_the_oldest_dependencies_are_the_bounds_of_the_package_and_the_readme_states_them() -> None:
+    project = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["flask"]]
+    bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)$", "\n".join(wanted), re.MULTILINE))
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", ROOT.joinpath(".ci/oldest.txt").read_text(), re.MULTILINE))
+    assert len(bounds) == 11
+    assert {name: pinned[name] for name in bounds} == {
+        name: bound + ".0" * (2 - bound.count(".")) for name, bound in bounds.items()
+    }
+    readme = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+    for name in ("SQLAlchemy", "psycopg", "pydantic", "Alembic"):
+        assert f"{name} {bounds[name.lower()]}" in readme
+
+
 def test_what_the_oldest_dependencies_leave_out_exists() -> None:
     command = ["make", "--dry-run", "--directory", str(ROOT), "oldest"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
