@@ -56,6 +56,12 @@ READS_TOML = "toml_file" in signature(Config).parameters
 SEPARATORS = ("newline", "space") if READS_TOML else ("space",)
 
 
+def import_as_old_alembics_forget_to(folder: Path) -> None:
+    """Autogenerate writes a name of SQLAlchemy into revisions that it does not import; a person adds the import."""
+    for path in folder.glob("versions/*.py"):
+        path.write_text(f"from sqlalchemy import FetchedValue\n{path.read_text()}")
+
+
 @dataclass(frozen=True)
 class Application:
     """`shop.py` and what is beside it, on one database."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError, rev_id
+from alembic.util.exc import CommandError
+from alembic.util.langhelpers import rev_id
 from sqlalchemy import Table
 
 from sqla_jobs.errors import ConfigurationError

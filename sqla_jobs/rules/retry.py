@@ -71,7 +71,7 @@ def next_delay(policy: tenacity.BaseRetrying, error: BaseException, *, attempt: 
     delay = float(wait(state))
     if math.isnan(delay):
         delay = BACKOFF(state)
-    state.upcoming_sleep = delay
+    vars(state)["upcoming_sleep"] = delay  # from tenacity 8.4 on
     if policy.stop and policy.stop(state):
         return None
     return min(max(delay, 0.0), MAX_DELAY)

@@ -18,7 +18,7 @@ from flask.cli import FlaskGroup, ScriptInfo
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from tests.application import READS_TOML
+from tests.application import READS_TOML, import_as_old_alembics_forget_to
 from tests.conftest import ROOT
 from tests.flask_shop import Shop, build
 from tests.helpers import wait_until
@@ -227,6 +227,7 @@ def test_flask_migrate_makes_and_checks_the_tables(
 
     flask("db", "init")
     flask("db", "migrate")
+    import_as_old_alembics_forget_to(tmp_path / "migrations")
     flask("db", "upgrade")
     assert "No new upgrade operations detected" in flask("db", "check")
     code = "import app; c = app.app.app_context(); c.push(); app.order.enqueue(app.db.session); app.db.session.commit()"

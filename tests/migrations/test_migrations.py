@@ -26,7 +26,7 @@ from sqla_jobs.migrations.applying import migrate
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
-from tests.application import JOBS, READS_TOML, SEPARATORS, Application
+from tests.application import JOBS, READS_TOML, SEPARATORS, Application, import_as_old_alembics_forget_to
 from tests.conftest import ROOT, new_database
 
 CATALOG = r"""
@@ -391,6 +391,7 @@ def test_tables_that_autogenerate_has_made_are_known_by_their_version(
     app.begin_history(configure="include_schemas=True")
     execute(database_url, "CREATE SCHEMA ops")
     app.alembic("revision", "--autogenerate", "-m", "everything")
+    import_as_old_alembics_forget_to(app.folder / "alembic")
     app.alembic("upgrade", "head")
     assert app.sqla_jobs("check", "shop:jobs") == f"the tables are those of version {LATEST}\n"
     nothing = f"nothing to write: the history reaches version {LATEST}\n"

@@ -81,9 +81,12 @@ def is_result(result: object) -> bool:
     return True
 
 
-BEFORE_DELAY: list[tuple[Any, dict[str, Any], bool]] = []
-if before_delay := getattr(tenacity, "stop_before_delay", None):  # from tenacity 8.4 on
-    BEFORE_DELAY = [(before_delay(60), {"elapsed": 49.0}, True), (before_delay(60), {"elapsed": 51.0}, False)]
+BEFORE_DELAY: list[tuple[Any, dict[str, Any], bool]] = [
+    (before_delay(60), {"elapsed": elapsed}, goes_on)
+    for before_delay in [getattr(tenacity, "stop_before_delay", None)]
+    if before_delay is not None  # from tenacity 8.4 on
+    for elapsed, goes_on in ((49.0, True), (51.0, False))
+]
 
 
 class TestPolicies:
