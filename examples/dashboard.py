@@ -276,9 +276,22 @@ def _schedules(connection: Connection, past: Past) -> None:
         ).all()
         for job_id, at in ids:
             connection.execute(update(job).where(job.id == job_id).values(schedule_id=schedule_id, scheduled_for=at))
+            tick = {"scheduled_for": at, "until": at, "at": at + timedelta(milliseconds=80), "job_id": job_id}
+            connection.execute(insert(jobs.Tick).values(schedule_id=schedule_id, outcome="enqueued", **tick))
+            if job_id == ids[0].id and task == "search.reindex":
+                _unfired_ticks(connection, schedule_id, at, job_id)
         if ids:
             latest = max(row.created_at for row in ids)
             connection.execute(update(jobs.Schedule).where(jobs.Schedule.id == schedule_id).values(last_run_at=latest))
+
+
+def _unfired_ticks(connection: Connection, schedule_id: int, at: datetime, job_id: int) -> None:
+    """A tick that was skipped while a job ran, and two at which no clock ran."""
+    day = timedelta(days=1)
+    skipped = {"scheduled_for": at - day / 24, "until": at - day / 24, "outcome": "skipped", "job_id": job_id}
+    missed = {"scheduled_for": at - 3 * day, "until": at - 2 * day, "outcome": "missed", "count": 2}
+    for tick in (skipped, missed):
+        connection.execute(insert(jobs.Tick).values(schedule_id=schedule_id, **tick))
 
 
 def _audit(connection: Connection, past: Past) -> None:

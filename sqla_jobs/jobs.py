@@ -15,7 +15,7 @@ from sqla_jobs.actions import jobs as actions
 from sqla_jobs.database.binding import Bind, Binding, Context
 from sqla_jobs.database.notify import tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
-from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
+from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin, TickMixin
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.rules.retention import KEPT, Retention
@@ -54,7 +54,7 @@ class Jobs(Generic[J]):
     """The jobs of one application, on its own metadata and in its own database.
 
     `base` is any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`; the models are mapped
-    there at once, as tables named `prefix` + jobs, runs, schedules, processes, queues, audit in `schema`.
+    there at once, as tables named `prefix` + jobs, runs, schedules, ticks, processes, queues, audit in `schema`.
     `tasks` names the modules that declare tasks: workers import them, this does not.
     `session_factory` (or an engine, or a later `bind`) is what workers connect with; enqueueing uses the
     caller's session and needs none. Raises `ConfigurationError`.
@@ -63,6 +63,7 @@ class Jobs(Generic[J]):
     Job: type[J]
     Run: type[RunMixin]
     Schedule: type[ScheduleMixin]
+    Tick: type[TickMixin]
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
     Audit: type[AuditMixin]
@@ -105,6 +106,7 @@ class Jobs(Generic[J]):
         self.Job = self.models.Job
         self.Run = self.models.Run
         self.Schedule = self.models.Schedule
+        self.Tick = self.models.Tick
         self.Process = self.models.Process
         self.Queue = self.models.Queue
         self.Audit = self.models.Audit
@@ -259,7 +261,8 @@ class Jobs(Generic[J]):
         takes longer than `slow_after` seconds is logged. `timeout` is for tasks without one of their own.
         Jobs that ended are deleted after their `retention`, such
         as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed;
-        lines of the audit after that of "audit", by default a year.
+        lines of the audit after that of "audit", by default a year; what became of ticks after that of "ticks", by
+        default 30 days.
         Raises `ConfigurationError`.
         """
         from sqla_jobs.worker import Settings, Worker

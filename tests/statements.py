@@ -43,6 +43,7 @@ def statements() -> dict[str, str]:
         "store_progress": leases.StoreProgress(tables).sql(),
         "schedules_due": schedules.due(tables),
         "schedules_fire": schedules.fire(tables),
+        "schedules_record": schedules.record(tables),
         "schedules_advance": schedules.advance(tables),
     }
     written = {name: compiled(statement) for name, statement in built.items()}

@@ -111,6 +111,7 @@ def _worker(name: _Names) -> Rights:
         yield "USAGE", f"SEQUENCE {sequence}"
     yield f"SELECT, {name.columns('INSERT', 'name', *_DECLARED)}", tables["schedules"]
     yield name.columns("UPDATE", *_DECLARED, *_PLANNED), tables["schedules"]
+    yield "SELECT, INSERT, DELETE", tables["ticks"]
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'heartbeat_at', 'set_aside')}", tables["processes"]
     yield "SELECT", tables["queues"]
     yield "for the retention of the audit; without it its lines are kept", ""

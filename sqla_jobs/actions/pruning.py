@@ -1,4 +1,4 @@
-"""What is deleted because of its age: jobs that ended, runs whose job is gone, lines of the audit."""
+"""What is deleted because of its age: jobs that ended, runs whose job is gone, lines of the audit, ticks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.refusals import in_parts
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.rules.retention import AUDIT, TICKS
 
 BATCH = 1000
 LOOKED_AT = 10_000
@@ -95,19 +96,23 @@ class OrphanedRuns:
 
 
 @dataclass(frozen=True, slots=True)
-class OldAudit:
-    """Lines of the audit that are `older_than` seconds old."""
+class OldRows:
+    """Rows of the audit, or of ticks, that are `older_than` seconds old. The cursor is an id."""
 
     leftovers: Leftovers
+    noun: str
     older_than: float
-    name: str = "audit line"
+
+    @property
+    def name(self) -> str:
+        return {AUDIT: "audit line", TICKS: "tick"}[self.noun]
 
     def find(self, session: Session, cursor: Any) -> Batch:
-        found = self.leftovers.find_audit(session, after=cursor or 0, older_than=self.older_than, limit=BATCH)
+        found = self.leftovers.find_old(session, self.noun, after=cursor or 0, older_than=self.older_than, limit=BATCH)
         return Batch(found.ids, partial(_at, found.last) if len(found.ids) == BATCH else None)
 
     def remove(self, session: Session, ids: Sequence[int]) -> int:
-        return self.leftovers.remove_audit(session, ids)
+        return self.leftovers.remove_old(session, self.noun, ids)
 
 
 def prune(

@@ -45,7 +45,7 @@ def retention(context: click.Context, option: click.Parameter, text: str) -> dic
     for item in filter(None, text.split(",")):
         state, given, length = item.strip().partition("=")
         if not given:
-            wanted = "is not STATE=TIME or audit=TIME, such as succeeded=7d or failed=never"
+            wanted = "is not STATE=TIME, audit=TIME or ticks=TIME, such as succeeded=7d or failed=never"
             raise click.BadParameter(f"{item!r} {wanted}", context, option)
         found[state] = None if length == "never" else duration(context, option, length)
     return found

@@ -77,7 +77,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     callback=durations.retention,
     default="",
     help="How long jobs that ended are kept: 7d, 30d where they failed, and 365d for lines of the audit, "
-    "unless said otherwise.",
+    "and 30d for what became of ticks, unless said otherwise.",
 )
 @click.option("--log-jobs", is_flag=True, help="Log a line for each job that went well, too.")
 @_log_options

@@ -11,13 +11,15 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
-from sqla_jobs.cli.output import as_json, print_json, print_table
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, shown
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import ScheduleMixin
-from sqla_jobs.models.types import CatchUp, Overlap
+from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
+from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.rules.checks import check_text
+from sqla_jobs.rules.wording import duration
 from sqla_jobs.tasks.schedule import declared
 
 
@@ -46,12 +48,55 @@ def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
     )
 
 
+@schedule.command(cls=ApplicationCommand)
+@on_application
+@click.argument("name")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many ticks.")
+@as_json
+def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
+    """A schedule, and what became of its last ticks: enqueued, skipped or missed."""
+    jobs.tasks.load()
+    with jobs.binding().transaction() as session:
+        one = _named(jobs, session, name)
+        row, ticks = _row(jobs, one), read_ticks(session, jobs, one.id, limit)
+        refusal = read_refusal(session, jobs, one.id)
+        refused = refusal and jobs.tasks.secrets(one.task, one.args).text(refusal)
+    if as_json:
+        print_json(row | {"refused": refused, "ticks": ticks})
+        return
+    arguments = row.pop("args")
+    print_table(["SCHEDULE", name], [(key, value) for key, value in row.items() if key != "name" and value is not None])
+    click.echo("\narguments")
+    console().print_json(data=arguments)
+    if refused:
+        click.echo(f"\nthe tick that has come {shown(refused.removeprefix('a tick of it '))}")
+    if not ticks:
+        click.echo("\nno tick has come yet")
+        return
+    click.echo()
+    print_table(["TICK", "OUTCOME", "JOB", "IS NOW", "LATE", ""], [_tick(tick) for tick in ticks])
+
+
+def _tick(tick: TickReport) -> tuple[object, ...]:
+    job = (tick.job_id, tick.job_state or "deleted")
+    match tick.outcome:
+        case TickOutcome.enqueued:
+            return tick.scheduled_for, tick.outcome, *job, duration(max(0.0, tick.late)), " "
+        case TickOutcome.skipped:
+            return tick.scheduled_for, tick.outcome, *job, " ", f"job {tick.job_id} had not ended"
+        case _:
+            told = f"no clock came to {'it' if tick.count == 1 else 'them'} in time, one did at {shown(tick.at)}"
+            last = f" to {shown(tick.until)}" if tick.until != tick.scheduled_for else ""
+            first = f"{shown(tick.scheduled_for)}{last}"
+            return first, tick.outcome, " ", " ", " ", told if tick.count == 1 else f"{tick.how_many}: {told}"
+
+
 def _row(jobs: Jobs[Any], one: ScheduleMixin) -> dict[str, Any]:
     plain = ("id", "name", "task", "cron", "timezone", "queue", "priority", "catch_up", "overlap", "jitter")
     state = ("enabled", "disabled_reason", "next_run_at", "last_run_at", "declared")
     reason = one.disabled_reason and jobs.tasks.secrets(one.task, one.args).text(one.disabled_reason)
-    shown = {"disabled_reason": reason, "args": jobs.tasks.shown(one.task, one.args)}
-    return {name: getattr(one, name) for name in (*plain, *state)} | shown
+    seen = {"disabled_reason": reason, "args": jobs.tasks.shown(one.task, one.args)}
+    return {name: getattr(one, name) for name in (*plain, *state)} | seen
 
 
 def _note(row: dict[str, Any]) -> str:

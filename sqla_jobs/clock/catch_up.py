@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqla_jobs.cron import Cron
@@ -10,23 +11,53 @@ from sqla_jobs.models.types import CatchUp
 
 MOST = 100
 """Missed ticks that `catch_up="all"` makes up for; the newest ones."""
+COUNTED = 1_000
+"""Missed ticks that are counted: each costs some 30 µs, while the schedules are held locked."""
 _LATE = timedelta(seconds=30)
 """A tick that is later than this was missed."""
 _WINDOWS = [timedelta(seconds=1) * 60**power for power in range(1, 6)]
 
 
-def ticks_due(cron: Cron, first: datetime, now: datetime, catch_up: CatchUp) -> tuple[list[datetime], datetime]:
-    """Of the ticks from `first`, which is one and has come, to `now` those to fire, oldest first; and the next one."""
-    second = cron.next_after(first)
-    if second > now:
-        ticks, upcoming = [first], second
-    else:
-        ticks, upcoming = _newest(cron, second, now, MOST if catch_up == CatchUp.all else 1), cron.next_after(now)
-        if catch_up == CatchUp.all and len(ticks) < MOST:
-            ticks.insert(0, first)
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Ticks in a row that are not fired; `count` is None where there are more than `COUNTED`."""
+
+    first: datetime
+    last: datetime
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What becomes of the ticks of a schedule that have come: those to fire, oldest first; and the next tick."""
+
+    fired: list[datetime]
+    missed: Missed | None
+    upcoming: datetime
+
+
+def ticks_due(cron: Cron, first: datetime, now: datetime, catch_up: CatchUp) -> Due:
+    """What becomes of the ticks from `first`, which is one and has come, to `now`."""
+    most = MOST if catch_up == CatchUp.all else 1
+    upcoming = cron.next_after(first)
+    newest = [first]
+    if upcoming <= now:
+        newest, upcoming = _newest(cron, upcoming, now, most + 1), cron.next_after(now)
+        if len(newest) <= most:
+            newest.insert(0, first)
+    fired = newest[-most:]
     if catch_up == CatchUp.skip:
-        ticks = [tick for tick in ticks if now - tick <= _LATE]
-    return ticks, upcoming
+        fired = [tick for tick in fired if now - tick <= _LATE]
+    left = newest[: len(newest) - len(fired)]
+    return Due(fired, _missed(cron, first, left[-1]) if left else None, upcoming)
+
+
+def _missed(cron: Cron, first: datetime, last: datetime) -> Missed:
+    count, tick = 1, first
+    while tick < last and count <= COUNTED:
+        tick = cron.next_after(tick)
+        count += 1
+    return Missed(first, last, count if tick == last else None)
 
 
 def _newest(cron: Cron, first: datetime, now: datetime, count: int) -> list[datetime]:

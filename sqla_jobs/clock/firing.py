@@ -1,19 +1,23 @@
-"""One round of the clock: in one transaction due schedules are locked, their jobs inserted, their next ticks stored."""
+"""One round of the clock, in one transaction: due schedules are locked, their jobs inserted, their next ticks stored.
+
+What became of each tick that has come is recorded in that transaction, too.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
-from sqla_jobs.clock.catch_up import ticks_due
+from sqla_jobs.clock.catch_up import Missed, ticks_due
 from sqla_jobs.cron import Cron
-from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap
+from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap, TickOutcome
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.outcomes import storable
@@ -32,21 +36,41 @@ def fire_due(
     if not due:
         return [], False
     skipping = [row.id for row in due if row.overlap == Overlap.skip]
-    busy = queries.still_live(connection, skipping) if skipping else set[int]()
-    plans: list[dict[str, Any]] = []
-    ticks: list[dict[str, Any]] = []
-    for row in due:
-        plan, fired = _plan(row, row.id in busy)
-        plans.append(plan)
-        ticks += [_job(row, tick, tasks) for tick in fired]
-    queues = queries.fire(connection, ticks) if ticks else []
-    queries.advance(connection, plans)
-    return queues, len(due) == BATCH
+    live = queries.still_live(connection, skipping) if skipping else {}
+    plans = [_plan(row, live.get(row.id)) for row in due]
+    jobs = [_job(plan.schedule, tick, tasks) for plan in plans for tick in plan.fired]
+    made = queries.fire(connection, jobs) if jobs else []
+    ticks = [tick for plan in plans for tick in plan.unfired()]
+    ticks += [_tick(job.schedule_id, job.scheduled_for, TickOutcome.enqueued, job.id) for job in made]
+    if ticks:
+        queries.record(connection, ticks)
+    queries.advance(connection, [plan.values for plan in plans])
+    return [job.queue for job in made], len(due) == BATCH
 
 
-def _plan(row: Any, is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
-    """What becomes of one schedule, and the ticks to fire."""
-    plan = {
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What becomes of one schedule: the values to store, and its ticks."""
+
+    schedule: Any
+    values: dict[str, Any]
+    fired: Sequence[datetime] = ()
+    missed: Missed | None = None
+    skipped: datetime | None = None
+    skipped_for: int | None = None
+    """The job that had not ended."""
+
+    def unfired(self) -> Iterator[dict[str, Any]]:
+        """The ticks for which no job is enqueued, as rows."""
+        if self.missed is not None:
+            missed = _tick(self.schedule.id, self.missed.first, TickOutcome.missed, None)
+            yield missed | {"until": self.missed.last, "count": self.missed.count}
+        if self.skipped is not None:
+            yield _tick(self.schedule.id, self.skipped, TickOutcome.skipped, self.skipped_for)
+
+
+def _plan(row: Any, live_job: int | None) -> _Plan:
+    values = {
         "id": row.id,
         "planned_rule": f"{row.cron} {row.timezone}",
         "next_run_at": None,
@@ -55,26 +79,40 @@ def _plan(row: Any, is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
         "disabled_reason": None,
     }
     if not row.enabled:  # what it would have fired meanwhile is nothing to catch up on
-        return plan | {"enabled": False, "planned_rule": None}, []
+        return _Plan(row, values | {"enabled": False, "planned_rule": None})
     try:
-        return _due(row, plan, is_busy)
+        return _due(row, values, live_job)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are fired
         log.error("schedule %r is disabled: %s", row.name, error)  # noqa: TRY400
-        return plan | {"enabled": False, "planned_rule": None, "disabled_reason": storable(str(error), 1000)}, []
+        wrong = {"enabled": False, "planned_rule": None, "disabled_reason": storable(str(error), 1000)}
+        return _Plan(row, values | wrong)
 
 
-def _due(row: Any, plan: dict[str, Any], is_busy: bool) -> tuple[dict[str, Any], list[datetime]]:
+def _due(row: Any, values: dict[str, Any], live_job: int | None) -> _Plan:
     """The same for one that is enabled. Raises `ConfigurationError` for what is no rule."""
     cron = Cron.parse(row.cron, row.timezone)
     if row.is_changed or row.next_run_at is None:
-        return plan | {"next_run_at": cron.next_after(row.now)}, []
-    fired, plan["next_run_at"] = ticks_due(cron, row.next_run_at, row.now, CatchUp(row.catch_up))
-    if is_busy or not fired:
+        return _Plan(row, values | {"next_run_at": cron.next_after(row.now)})
+    catch_up = CatchUp(row.catch_up)
+    if row.overlap == Overlap.skip and catch_up == CatchUp.all:  # one of its jobs at a time
+        catch_up = CatchUp.latest
+    due = ticks_due(cron, row.next_run_at, row.now, catch_up)
+    values = values | {"next_run_at": due.upcoming}
+    if not due.fired or live_job is not None:
         log.info("schedule %r passes over its tick of %s", row.name, row.next_run_at)
-        return plan, []
-    if row.overlap == Overlap.skip:
-        fired = fired[-1:]
-    return plan | {"last_run_at": fired[-1]}, fired
+        return _Plan(row, values, missed=due.missed, skipped=due.fired[-1] if due.fired else None, skipped_for=live_job)
+    return _Plan(row, values | {"last_run_at": due.fired[-1]}, due.fired, due.missed)
+
+
+def _tick(schedule_id: int, tick: datetime, outcome: TickOutcome, job_id: int | None) -> dict[str, Any]:
+    return {
+        "schedule_id": schedule_id,
+        "scheduled_for": tick,
+        "until": tick,
+        "count": 1,
+        "outcome": outcome,
+        "job_id": job_id,
+    }
 
 
 def _job(row: Any, tick: datetime, tasks: Mapping[str, Any]) -> dict[str, Any]:

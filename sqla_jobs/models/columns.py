@@ -1,4 +1,4 @@
-"""The columns of the six models, as mixins. `mapping.py` maps them on an application's metadata.
+"""The columns of the seven models, as mixins. `mapping.py` maps them on an application's metadata.
 
 Every column has an explicit type, so that an application's `type_annotation_map` changes nothing, and
 every one but `Job.task` and `Job.args` has a default in the server, so that a plain INSERT from any
@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import instance_state
 
-from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, JobState, Overlap, RunAtType, WordType
+from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, JobState, Overlap, RunAtType, TickOutcome, WordType
 from sqla_jobs.rules.outcomes import RunOutcome
 
 
@@ -193,6 +193,27 @@ class ScheduleMixin(Row):
     """When it was disabled because no code declares it any more."""
     planned_rule: Mapped[str | None] = mapped_column(Text)
     """The rule for which `next_run_at` was worked out."""
+
+
+class TickMixin(Row):
+    """What became of a tick of a schedule, or of several in a row that were missed. The clock only adds rows."""
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    """Given by the database when the row is inserted."""
+    schedule_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
+    """The schedule, which may have been removed since."""
+    scheduled_for: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """The tick; of several the first."""
+    until: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """The last of several ticks, else the same as `scheduled_for`."""
+    count: Mapped[int | None] = mapped_column(Integer, server_default=text("1"))
+    """How many ticks these are; null where they are too many to be counted."""
+    outcome: Mapped[TickOutcome] = mapped_column(WordType(TickOutcome), nullable=False)
+    """`enqueued`; `skipped`, since an earlier job had not ended; or `missed`, since no clock came in time."""
+    job_id: Mapped[int | None] = mapped_column(BigInteger)
+    """The job that was enqueued, or for which the tick was skipped; it may have been deleted since."""
+    at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When a clock came to it."""
 
 
 class ProcessMixin(Row):

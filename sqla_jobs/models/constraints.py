@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Index, PrimaryKeyConstraint, UniqueConstraint, text
 from sqlalchemy.sql.elements import conv
 
-from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobState, Overlap
+from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobState, Overlap, TickOutcome
 from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
 from sqla_jobs.rules.outcomes import RunOutcome
 
@@ -95,6 +95,18 @@ def of_schedules(table: str) -> tuple[Any, ...]:
         _check(table, "declared_values", _object("declared_values")),
         _check(table, "jitter", "jitter BETWEEN 0 AND 86400"),
         _check(table, "times", _in_range("next_run_at", "last_run_at", "declared_at", "retired_at")),
+    )
+
+
+def of_ticks(table: str) -> tuple[Any, ...]:
+    """Of ticks of schedules."""
+    return (
+        PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
+        _one_of(table, "outcome", TickOutcome),
+        _check(table, "id", _ID),
+        _check(table, "count", "count > 0"),
+        _check(table, "times", _in_range("scheduled_for", "until", "at")),
+        Index(f"{table}_schedule", "schedule_id", "scheduled_for"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Maps the six models on an application's registry and metadata, named by schema and prefix."""
+"""Maps the seven models on an application's registry and metadata, named by schema and prefix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.orm import foreign, registry, relationship
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import constraints
-from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin
+from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin, TickMixin
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
 
@@ -32,6 +32,7 @@ class Models(Generic[J]):
     Job: type[J]
     Run: type[RunMixin]
     Schedule: type[ScheduleMixin]
+    Tick: type[TickMixin]
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
     Audit: type[AuditMixin]
@@ -46,7 +47,7 @@ class Models(Generic[J]):
     @property
     def tables(self) -> dict[str, Table]:
         """By what their names have after the prefix: jobs, runs and so on."""
-        mapped = (self.Job, self.Run, self.Schedule, self.Process, self.Queue, self.Audit)
+        mapped = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.Audit)
         return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
     @cached_property
@@ -57,7 +58,7 @@ class Models(Generic[J]):
 
 
 def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:
-    """Map `job_class` and its five companions beside the application's own models.
+    """Map `job_class` and its six companions beside the application's own models.
 
     Raises `ConfigurationError` where base, schema, prefix or job class cannot be used, before anything is
     mapped; only what the columns of a job class turn out to be shows when it is mapped itself.
@@ -69,14 +70,14 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     schema = schema if schema is not None else metadata.schema
     if schema and "%" in schema:
         raise ConfigurationError(f"schema must not contain %, which marks parameters in statements, got {schema!r}")
-    names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "processes", "queues", "audit")]
+    names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "ticks", "processes", "queues", "audit")]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:
         raise ConfigurationError(
             f"the metadata already has a table {taken[0]!r}: a second Jobs on one base needs its own prefix= or schema="
         )
     _check_job_class(job_class)
-    jobs, runs, schedules, processes, queues, audit = names
+    jobs, runs, schedules, ticks, processes, queues, audit = names
     # those of the identity columns, which PostgreSQL names so
     positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema)
@@ -102,6 +103,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     _refuse_columns_to_fill(Job)
     Run = mapped(RunMixin, runs, *constraints.of_runs(runs))
     Schedule = mapped(ScheduleMixin, schedules, *constraints.of_schedules(schedules))
+    Tick = mapped(TickMixin, ticks, *constraints.of_ticks(ticks))
     Process = mapped(ProcessMixin, processes, *constraints.of_processes(processes))
     Queue = mapped(QueueMixin, queues, *constraints.of_queues(queues))
     Audit = mapped(AuditMixin, audit, *constraints.of_audit(audit))
@@ -119,7 +121,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         "job",
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
-    models = Models(Job, Run, Schedule, Process, Queue, Audit, positions, run_ids)
+    models = Models(Job, Run, Schedule, Tick, Process, Queue, Audit, positions, run_ids)
     event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
     return models
 

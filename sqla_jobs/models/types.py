@@ -53,6 +53,14 @@ class Overlap(StrEnum):
     """It does not fire."""
 
 
+class TickOutcome(StrEnum):
+    """What became of a tick of a schedule."""
+
+    enqueued = "enqueued"
+    skipped = "skipped"
+    missed = "missed"
+
+
 LIVE = (JobState.scheduled, JobState.queued, JobState.running)
 """States of a job that still has something ahead of it; at most one such job per `unique_key`."""
 

@@ -71,6 +71,7 @@ class Tables:
         self.processes = _table(models.Process, schema)
         self.queues = _table(models.Queue, schema)
         self.schedules = _table(models.Schedule, schema)
+        self.ticks = _table(models.Tick, schema)
         self._on = {"mapper": models.Job}
         self.positions, self.run_ids = (
             Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)

@@ -1,4 +1,4 @@
-"""What is left over: runs of jobs that the application deleted itself, and old lines of the audit."""
+"""What is left over: runs of jobs that the application deleted itself, old lines of the audit, old ticks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import seconds
+from sqla_jobs.rules.retention import AUDIT, TICKS
 
 _in_order: Any = aggregate_order_by  # SQLAlchemy 2.0 has no types for it
 
@@ -28,7 +29,7 @@ class Leftovers:
     def __init__(self, models: Models[Any]) -> None:
         self._jobs = models.tables["jobs"]
         self._runs = models.tables["runs"]
-        self._audit = models.tables["audit"]
+        self._kept = {noun: models.tables[noun] for noun in (AUDIT, TICKS)}
         self._on = {"mapper": models.Job}
 
     def last_run(self, session: Session) -> int:
@@ -54,20 +55,21 @@ class Leftovers:
         locked = free.with_for_update(skip_locked=True, of=runs).cte("locked").prefix_with("MATERIALIZED")
         return self._delete(session, delete(runs).where(runs.c.id.in_(select(locked.c.id))), ids)
 
-    def find_audit(self, session: Session, *, after: int, older_than: float, limit: int) -> Found:
-        """Of the next `limit` lines those that are `older_than` seconds old. Their ids grow with time, so nearly."""
-        audit = self._audit
-        looked = (
-            select(audit.c.id, audit.c.at).where(audit.c.id > after).order_by(audit.c.id).limit(limit).cte("looked")
-        )
+    def find_old(self, session: Session, noun: str, *, after: int, older_than: float, limit: int) -> Found:
+        """Of the next `limit` rows of the audit, or of ticks, those that are `older_than` seconds old.
+
+        Their ids grow with time, so nearly.
+        """
+        rows = self._kept[noun]
+        looked = select(rows.c.id, rows.c.at).where(rows.c.id > after).order_by(rows.c.id).limit(limit).cte("looked")
         return self._found(session, looked, limit, [self._is_old(looked.c.at, older_than)])
 
-    def remove_audit(self, session: Session, ids: Sequence[int]) -> int:
-        """Delete these lines. Returns how many went.
+    def remove_old(self, session: Session, noun: str, ids: Sequence[int]) -> int:
+        """Delete these rows. Returns how many went.
 
         They are not locked first, since that takes a right to change them, which nobody needs.
         """
-        return self._delete(session, delete(self._audit).where(self._named(self._audit)), ids)
+        return self._delete(session, delete(self._kept[noun]).where(self._named(self._kept[noun])), ids)
 
     def _found(self, session: Session, looked: Any, limit: int, conditions: list[ColumnElement[bool]]) -> Found:
         chosen = func.array_agg(_in_order(looked.c.id, looked.c.id)).filter(*conditions)

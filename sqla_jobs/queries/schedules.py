@@ -50,13 +50,18 @@ class ScheduleQueries:
         """Schedules that are due or whose rule was changed, locked: rows with `is_changed` and the server's `now`."""
         return list(connection.execute(due(self._tables), {"limit": limit, **which.parameters()}).all())
 
-    def still_live(self, connection: Connection, schedule_ids: Sequence[int]) -> set[int]:
-        """The schedules with a job that has not ended."""
-        return set(connection.execute(still_live(self._tables), {"ids": list(schedule_ids)}).scalars())
+    def still_live(self, connection: Connection, schedule_ids: Sequence[int]) -> dict[int, int]:
+        """The schedules with a job that has not ended, each with the oldest one."""
+        found = connection.execute(still_live(self._tables), {"ids": list(schedule_ids)})
+        return {row.schedule_id: row.oldest for row in found}
 
-    def fire(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> list[str]:
-        """A job for each tick, unless there is one; returns the queue of each that was made."""
-        return list(connection.execute(fire(self._tables), _columns(ticks)).scalars())
+    def fire(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """A job for each tick, unless there is one; returns those that were made: id, queue, and which tick it is."""
+        return list(connection.execute(fire(self._tables), _columns(ticks)).all())
+
+    def record(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> None:
+        """Store what became of the ticks."""
+        connection.execute(record(self._tables), _columns(ticks))
 
     def advance(self, connection: Connection, plans: Sequence[Mapping[str, Any]]) -> None:
         """Store what was worked out of each schedule."""
@@ -92,17 +97,17 @@ def due(tables: Tables) -> Any:
 
 
 def still_live(tables: Tables) -> Any:
-    """Those of the schedules that have a job which has not ended."""
+    """Those of the schedules that have a job which has not ended, and the oldest one."""
     jobs = tables.jobs
     return (
-        select(jobs.c.schedule_id)
+        select(jobs.c.schedule_id, func.min(jobs.c.id).label("oldest"))
         .where(jobs.c.schedule_id == any_(bindparam("ids", type_=ARRAY(BigInteger))), jobs.c.state.in_(LIVE))
-        .distinct()
+        .group_by(jobs.c.schedule_id)
     )
 
 
 def fire(tables: Tables) -> Any:
-    """One job for each tick, unless it is there already; returns their queues."""
+    """One job for each tick, unless it is there already; returns these jobs."""
     jobs = tables.jobs
     tick = unnest(
         "tick",
@@ -128,8 +133,24 @@ def fire(tables: Tables) -> Any:
         .on_conflict_do_nothing(
             index_elements=["schedule_id", "scheduled_for"], index_where=text("schedule_id IS NOT NULL")
         )
-        .returning(jobs.c.queue)
+        .returning(jobs.c.id, jobs.c.queue, jobs.c.schedule_id, jobs.c.scheduled_for)
     )
+
+
+def record(tables: Tables) -> Any:
+    """What became of ticks: a row for each, or for several in a row that were missed."""
+    came = unnest(
+        "came",
+        schedule_id=("all_schedule_id", BigInteger),
+        scheduled_for=("all_scheduled_for", _MOMENT),
+        until=("all_until", _MOMENT),
+        count=("all_count", Integer),
+        outcome=("all_outcome", Text),
+        job_id=("all_job_id", BigInteger),
+    )
+    columns = ["schedule_id", "scheduled_for", "until", "count", "outcome", "job_id"]
+    rows = select(*(came.c[name] for name in columns)).order_by(came.c.scheduled_for, came.c.schedule_id)
+    return insert(tables.ticks).from_select(columns, rows, include_defaults=False)
 
 
 def advance(tables: Tables) -> Any:

@@ -48,7 +48,7 @@ class Settings(LeaseSettings):
     timeout: float | None
     """Of tasks that have none of their own."""
     retention: dict[str, float] | None
-    """Seconds that jobs are kept, by the state in which they ended, and lines of the audit; no mention, no end.
+    """Seconds that rows are kept: jobs by the state in which they ended, "audit" and "ticks"; no mention, no end.
     `None`: another process of the same worker prunes."""
 
     @property

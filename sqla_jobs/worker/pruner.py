@@ -15,12 +15,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.pruning import EndedJobs, Old, OldAudit, OrphanedRuns, prune
+from sqla_jobs.actions.pruning import EndedJobs, Old, OldRows, OrphanedRuns, prune
 from sqla_jobs.database.refusals import reason, warn
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
-from sqla_jobs.rules.retention import AUDIT
+from sqla_jobs.rules.retention import AUDIT, TICKS
 from sqla_jobs.runtime.retrying import RetryLoop
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -39,7 +39,7 @@ _TRY_AGAIN = 3600.0
 
 
 class Pruner:
-    """Deletes, in batches, what is older than its retention: seconds by the state in which a job ended, or by "audit".
+    """Deletes, in batches, what is older than its retention: seconds by the state in which a job ended, audit or ticks.
 
     Any number of them may work at once: none waits for a row that another has locked. A row that the server
     refuses to delete is passed over, and told of once.
@@ -80,8 +80,10 @@ class Pruner:
         with self._transaction() as session:
             references = self._removal.references(session)
         for name, kept in self._retention.items():
-            old: Old = OldAudit(self._leftovers, kept)
-            if name != AUDIT:
+            old: Old
+            if name in (AUDIT, TICKS):
+                old = OldRows(self._leftovers, name, kept)
+            else:
                 old = EndedJobs(self._removal, name, kept, references)
             self._where_allowed(old.name, partial(self._prune_all, old))
         orphans = OrphanedRuns(self._leftovers, _ORPHANED_FOR)

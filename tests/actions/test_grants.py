@@ -325,6 +325,7 @@ class TestAWorker:
         assert allowed(worker, TABLES["jobs"], "INSERT") == ENQUEUED | {"schedule_id", "scheduled_for"}
         for noun in ("queues", "audit"):
             assert allowed(worker, TABLES[noun], "INSERT") == allowed(worker, TABLES[noun], "UPDATE") == set()
+        assert allowed(worker, TABLES["ticks"], "UPDATE") == set()
         assert denied(worker, 'DELETE FROM "Odd schema".q_schedules')
 
     @pytest.mark.slow
@@ -442,4 +443,4 @@ def test_several_roles_each_have_their_own_and_no_database_is_asked() -> None:
         CliRunner().invoke(main, ["grants", "tests.shop:jobs", *roles, "--database-url", "postgresql://nowhere"]).output
     )
     assert 'GRANT SELECT ON sqla_runs TO "b""; DROP ROLE x; --";' in said
-    assert said.count('TO "a";') == 6 + 4
+    assert said.count('TO "a";') == 7 + 4

@@ -333,4 +333,4 @@ class TestTheAudit:
         assert result.exit_code == 2
         assert "'soon' is not a duration" in result.output
         result = CliRunner().invoke(main, ["worker", "tests.actions.test_pruning:jobs", "--retention", "audits=7d"])
-        assert "unknown retention 'audits'; valid names: succeeded, cancelled, failed, audit" in result.output
+        assert "unknown retention 'audits'; valid names: succeeded, cancelled, failed, audit, ticks" in result.output

@@ -306,17 +306,42 @@ NOW = datetime(2026, 11, 25, 12, 0, 10, tzinfo=UTC)
 def test_which_missed_ticks_are_fired(cron: str, down_for: int, catch_up: str, expected: list[str]) -> None:
     rule = Cron.parse(cron)
     first = rule.next_after(NOW - timedelta(seconds=down_for))
-    ticks, upcoming = ticks_due(rule, first, NOW, CatchUp(catch_up))
-    assert [f"{tick:%H:%M:%S}" for tick in ticks] == expected
-    assert upcoming == rule.next_after(NOW)
+    due = ticks_due(rule, first, NOW, CatchUp(catch_up))
+    assert [f"{tick:%H:%M:%S}" for tick in due.fired] == expected
+    assert due.upcoming == rule.next_after(NOW)
+
+
+@pytest.mark.parametrize(
+    ("cron", "down_for", "catch_up", "expected"),
+    [
+        ("0 * * * *", 30, "latest", None),
+        ("0 * * * *", 3 * 3600, "latest", ("25 10:00:00", "25 11:00:00", 2)),
+        ("0 * * * *", 3 * 3600, "all", None),
+        ("0 * * * *", 3 * 3600, "skip", ("25 10:00:00", "25 11:00:00", 2)),
+        ("30 * * * *", 3 * 3600, "skip", ("25 09:30:00", "25 11:30:00", 3)),
+        ("30 * * * *", 3600, "skip", ("25 11:30:00", "25 11:30:00", 1)),
+        ("* * * * *", 1000 * 60, "latest", ("24 19:21:00", "25 11:59:00", 999)),
+        ("* * * * *", 7 * 86400, "latest", ("18 12:01:00", "25 11:59:00", None)),
+        ("* * * * *", 3 * 3600, "all", ("25 09:01:00", "25 10:20:00", 80)),
+        ("* * * * * *", 3 * 86400, "all", ("22 12:00:11", "25 11:58:30", None)),
+    ],
+)
+def test_which_ticks_are_told_to_be_missed(
+    cron: str, down_for: int, catch_up: str, expected: tuple[str, str, int | None] | None
+) -> None:
+    rule = Cron.parse(cron)
+    first = rule.next_after(NOW - timedelta(seconds=down_for))
+    missed = ticks_due(rule, first, NOW, CatchUp(catch_up)).missed
+    found = missed and (f"{missed.first:%d %H:%M:%S}", f"{missed.last:%d %H:%M:%S}", missed.count)
+    assert found == expected
 
 
 def test_all_is_bounded_oldest_first_and_quick_after_years() -> None:
     rule = Cron.parse("* * * * * *")
     began = time.process_time()
-    ticks, _ = ticks_due(rule, NOW - timedelta(days=3650), NOW, CatchUp.all)
+    due = ticks_due(rule, NOW - timedelta(days=3650), NOW, CatchUp.all)
     assert time.process_time() - began < 2
-    assert ticks == [NOW - timedelta(seconds=n) for n in range(99, -1, -1)]
+    assert due.fired == [NOW - timedelta(seconds=n) for n in range(99, -1, -1)]
 
 
 def test_after_downtime_the_clock_fires_by_the_schedules_own_rule(session: Session, jobs: Jobs[Any]) -> None:

@@ -1070,7 +1070,7 @@ def test_a_rule_that_cannot_be_read_or_described_is_shown_on_every_page(
         assert cron in html.unescape(visitor.get(path))
 
 
-def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> None:
+def test_the_list_of_schedules_shows_the_last_jobs_of_each(visitor: Visitor, session: Session) -> None:
     session.add(schedule := jobs.Schedule(name="s", task="add", cron="@every 60", args={"a": 1}))
     session.flush()
     for n, state in enumerate(["succeeded", "failed", "queued"]):
@@ -1080,8 +1080,37 @@ def test_a_schedule_shows_its_last_fires(visitor: Visitor, session: Session) -> 
     page = visitor.get("/schedules")
     assert re.findall(r'class="fire (\w+)"', page) == ["queued", "failed", "succeeded"]
     assert "Every 0:01:00" in page
-    assert words(visitor.get(f"/schedules/{schedule.id}")).count("#") == 3
     assert visitor.get("/schedules/99", 404)
+
+
+def test_a_schedule_shows_what_became_of_its_last_ticks(visitor: Visitor, session: Session) -> None:
+    session.add(schedule := jobs.Schedule(name="s", task="add", cron="0 * * * *", args={"a": 1}))
+    job = shop.add.enqueue(session, a=1)
+    session.commit()
+    address, now = f"/schedules/{schedule.id}", datetime.now(UTC)
+    assert "No tick has come yet." in words(visitor.get(address))
+    for hours, outcome, job_id, more in (
+        (1, "enqueued", job.id, {"at": now - timedelta(hours=1) + timedelta(seconds=42)}),
+        (2, "enqueued", 4711, {}),
+        (3, "skipped", job.id, {}),
+        (4, "skipped", 4711, {}),
+        (9, "missed", None, {"until": now - timedelta(hours=5), "count": 5}),
+    ):
+        at = now - timedelta(hours=hours)
+        ticks = {"schedule_id": schedule.id, "scheduled_for": at, "until": at, "outcome": outcome, "job_id": job_id}
+        session.add(jobs.Tick(**{**ticks, **more}))
+    session.add(jobs.Process(kind="clock", set_aside={f"schedule {schedule.id}": "a tick of it is refused: no way"}))
+    session.commit()
+    page = visitor.get(address)
+    listed = words(page)
+    assert f"enqueued 42 s late #{job.id} queued" in listed
+    assert "#4711 deleted" in listed
+    assert f"skipped Job #{job.id} had not ended." in listed
+    assert "skipped Job #4711 had not ended." in listed
+    assert "missed 5 ticks No clock came in time; one did" in listed
+    assert "The tick that has come is not enqueued: a tick of it is refused: no way" in listed
+    assert page.count(f'href="/ops/jobs/{job.id}"') == 2
+    assert "/ops/jobs/4711" not in page
 
 
 # --- as a command

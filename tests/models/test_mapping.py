@@ -1,4 +1,4 @@
-"""The six models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
+"""The seven models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
 
 import re
 import subprocess
@@ -182,12 +182,13 @@ def test_the_models_are_classes_on_the_metadata_of_the_base() -> None:
         "sqla_jobs",
         "sqla_runs",
         "sqla_schedules",
+        "sqla_ticks",
         "sqla_processes",
         "sqla_queues",
         "sqla_audit",
     }
-    names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Process, jobs.Queue)]
-    assert names == ["SqlaJob", "SqlaRun", "SqlaSchedule", "SqlaProcess", "SqlaQueue"]
+    names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Tick, jobs.Process, jobs.Queue)]
+    assert names == ["SqlaJob", "SqlaRun", "SqlaSchedule", "SqlaTick", "SqlaProcess", "SqlaQueue"]
     assert not issubclass(jobs.Job, base)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,11 +19,13 @@ from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.dashboard.views.jobs_list import lines
+from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ConfigurationError, JobsError
+from sqla_jobs.models.types import TickOutcome
+from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 
 _RECENT = 8
-_FIRES = 20
+_TICKS = 20
 _UPCOMING = 5
 
 
@@ -122,17 +124,11 @@ def read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[
 
 def show(site: Dashboard, schedule_id: int) -> Response:
     """GET /schedules/<id>"""
-    job: Any = site.jobs.Job
     with site.reading() as (session, now):
         row, shown = read_schedule(session, site, schedule_id)
-        by_tick = (
-            select(*columns(job), job.scheduled_for)
-            .where(job.schedule_id == schedule_id, job.scheduled_for.is_not(None))
-            .order_by(job.scheduled_for.desc())
-            .limit(_FIRES)
-        )
-        fired = session.execute(by_tick, bind_arguments={"mapper": job}).all()
-        fires = lines(site, session, fired)
+        ticks = read_ticks(session, site.jobs, schedule_id, _TICKS)
+        jobs = _enqueued(session, site, ticks)
+        refusal = read_refusal(session, site.jobs, schedule_id)
     return site.render(
         "schedule.html",
         now,
@@ -140,9 +136,18 @@ def show(site: Dashboard, schedule_id: int) -> Response:
         rule=rule_of(row.cron, row.timezone, now, row.next_run_at if row.enabled else None),
         arguments=shown.pretty,
         reason=shown.text(row.disabled_reason),
-        fires=fires,
+        refusal=shown.text(refusal),
+        ticks=[(tick, jobs.get(tick.job_id)) for tick in ticks],
         is_known=row.task in site.jobs.tasks,
     )
+
+
+def _enqueued(session: Session, site: Dashboard, ticks: Sequence[TickReport]) -> dict[int | None, Line]:
+    """The jobs of these ticks, by id."""
+    job: Any = site.jobs.Job
+    ids = [tick.job_id for tick in ticks if tick.outcome == TickOutcome.enqueued]
+    rows = session.execute(select(*columns(job)).where(job.id.in_(ids)), bind_arguments={"mapper": job}).all()
+    return {line.job.id: line for line in lines(site, session, rows)}
 
 
 def change(site: Dashboard, schedule_id: int, action: str) -> AnyResponse:

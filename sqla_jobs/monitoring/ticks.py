@@ -1,0 +1,79 @@
+"""What became of the last ticks of a schedule, as it was recorded when they came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.types import JobState, TickOutcome
+from sqla_jobs.monitoring.finding import ask
+
+MANY = "more than 1,000"
+"""Ticks that are too many to have been counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TickReport:
+    """One tick, or several in a row that were missed."""
+
+    scheduled_for: datetime
+    until: datetime
+    """The last of several."""
+    count: int | None
+    """None where they are too many to have been counted."""
+    outcome: TickOutcome
+    at: datetime
+    """When a clock came to it."""
+    late: float
+    """Seconds from the tick until then."""
+    job_id: int | None
+    """The job that was enqueued, or for which the tick was skipped."""
+    job_state: JobState | None
+    """Its state now; None where it was deleted."""
+
+    @property
+    def how_many(self) -> str:
+        """One tick, or a number of them."""
+        if self.count == 1:
+            return "1 tick"
+        return f"{MANY if self.count is None else f'{self.count:,}'} ticks"
+
+
+def read_ticks(session: Session, jobs: Jobs[Any], schedule_id: int, limit: int) -> list[TickReport]:
+    """The last ones, the newest first."""
+    tick, job = jobs.Tick, jobs.Job
+    rows = ask(
+        session,
+        jobs,
+        select(tick, job.state)
+        .outerjoin(job, job.id == tick.job_id)
+        .where(tick.schedule_id == schedule_id)
+        .order_by(tick.scheduled_for.desc(), tick.id.desc())
+        .limit(limit),
+    )
+    return [
+        TickReport(
+            one.scheduled_for,
+            one.until,
+            one.count,
+            one.outcome,
+            one.at,
+            (one.at - one.scheduled_for).total_seconds(),
+            one.job_id,
+            state,
+        )
+        for one, state in rows
+    ]
+
+
+def read_refusal(session: Session, jobs: Jobs[Any], schedule_id: int) -> str | None:
+    """Why the database refuses the tick that has come, where a clock says so."""
+    process = jobs.Process
+    why = process.set_aside[f"schedule {schedule_id}"].astext
+    found: str | None = ask(session, jobs, select(why).where(why.is_not(None)).limit(1)).scalar()
+    return found

@@ -1,0 +1,198 @@
+"""What became of each tick is recorded, and shown by `schedule show` and on the schedule's page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy.orm import Session
+
+from sqla_jobs.cli.main import main
+from sqla_jobs.models.types import JobState
+from tests import shop
+from tests.helpers import refuse, wait_until
+
+jobs = shop.jobs
+Show = Callable[..., str]
+
+
+@pytest.fixture
+def hourly(session: Session) -> Any:
+    """A schedule that fires each hour, and was seen by a clock."""
+    session.add(jobs.Schedule(name="hourly", task="mark", cron="0 * * * *", args={"n": 1}))
+    session.commit()
+    jobs.clock().tick()
+    return session.scalars(select(jobs.Schedule)).one()
+
+
+@pytest.fixture
+def show() -> Show:
+    def show(*arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(main, ["schedule", "show", *arguments, "--app", "tests.shop:jobs"])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    return show
+
+
+def hours_ago(hours: int) -> datetime:
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=hours)
+
+
+def came_last(session: Session, **when: Any) -> None:
+    """As if the clock had stopped then."""
+    session.execute(update(jobs.Schedule).values(next_run_at=hours_ago(**when)))
+    session.commit()
+
+
+def shown(show: Show, name: str = "hourly") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(show(name, "--json"))["ticks"]
+    return found
+
+
+def fire(expected: int) -> None:
+    assert jobs.clock().tick() == expected
+
+
+def test_a_tick_names_its_job_how_late_it_was_enqueued_and_what_became_of_it(
+    session: Session, hourly: Any, show: Show
+) -> None:
+    came_last(session, hours=0)
+    fire(1)
+    (tick,) = shown(show)
+    job = session.scalars(select(jobs.Job)).one()
+    assert (tick["outcome"], tick["job_id"], tick["job_state"]) == ("enqueued", job.id, "queued")
+    assert datetime.fromisoformat(tick["scheduled_for"]) == job.scheduled_for == hours_ago(0)
+    assert 0 < tick["late"] < 3601
+    session.execute(update(jobs.Job).values(state=JobState.failed, finished_at=func.now()))
+    session.commit()
+    assert shown(show)[0]["job_state"] == "failed"
+    assert re.search(rf"enqueued +{job.id} +failed", show("hourly"))
+    session.delete(job)
+    session.commit()
+    assert shown(show)[0]["job_state"] is None
+    assert re.search(rf"enqueued +{job.id} +deleted", show("hourly"))
+
+
+@pytest.mark.parametrize(("catch_up", "enqueued", "missed"), [("latest", 1, [3]), ("all", 4, []), ("skip", 0, [4])])
+def test_ticks_at_which_no_clock_ran_are_told_as_missed(
+    session: Session, hourly: Any, show: Show, catch_up: str, enqueued: int, missed: list[int]
+) -> None:
+    last = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=20)
+    first = last - timedelta(hours=3)
+    hourly.cron, hourly.catch_up = f"{last.minute} * * * *", catch_up
+    hourly.planned_rule, hourly.next_run_at = f"{hourly.cron} UTC", first
+    session.commit()
+    fire(enqueued)
+    ticks = shown(show)
+    assert [tick["outcome"] for tick in ticks].count("enqueued") == enqueued
+    told = [tick for tick in ticks if tick["outcome"] == "missed"]
+    assert [tick["count"] for tick in told] == missed
+    for tick in told:
+        until = first + timedelta(hours=tick["count"] - 1)
+        assert [datetime.fromisoformat(tick[name]) for name in ("scheduled_for", "until")] == [first, until]
+        assert f"{tick['count']} ticks: no clock came to them in time, one did at" in show("hourly")
+
+
+def test_a_tick_is_skipped_for_the_job_that_had_not_ended(session: Session, hourly: Any, show: Show) -> None:
+    hourly.overlap = "skip"
+    job = jobs.Job(task="mark", args={}, state=JobState.queued, schedule_id=hourly.id)
+    session.add(job)
+    session.commit()
+    came_last(session, hours=0)
+    fire(0)
+    (tick,) = shown(show)
+    assert (tick["outcome"], tick["job_id"], tick["job_state"]) == ("skipped", job.id, "queued")
+    assert "skipped" in show("hourly")
+    assert f"job {job.id} had not ended" in show("hourly")
+
+
+def test_of_an_outage_only_the_newest_tick_is_skipped_and_the_others_are_missed(
+    session: Session, hourly: Any, show: Show
+) -> None:
+    hourly.overlap, hourly.catch_up = "skip", "all"
+    session.add(jobs.Job(task="mark", args={}, state=JobState.queued, schedule_id=hourly.id))
+    session.commit()
+    came_last(session, hours=3)
+    fire(0)
+    assert [(tick["outcome"], tick["count"]) for tick in shown(show)] == [("skipped", 1), ("missed", 3)]
+
+
+def test_a_day_of_missed_seconds_is_one_row(session: Session, hourly: Any, show: Show) -> None:
+    session.execute(update(jobs.Schedule).values(cron="* * * * * *", planned_rule="* * * * * * UTC"))
+    came_last(session, hours=24)
+    fire(1)
+    enqueued, missed = shown(show)
+    assert (enqueued["outcome"], missed["outcome"], missed["count"]) == ("enqueued", "missed", None)
+    assert datetime.fromisoformat(missed["until"]) == datetime.fromisoformat(enqueued["scheduled_for"]) - timedelta(
+        seconds=1
+    )
+    assert "more than 1,000 ticks: no clock came to them in time" in show("hourly")
+
+
+def test_a_tick_and_its_trace_are_one_transaction(session: Session, hourly: Any, show: Show) -> None:
+    refuse(session, "NEW.outcome = 'enqueued'", table="sqla_ticks", when="BEFORE INSERT")
+    came_last(session, hours=0)
+    fire(0)
+    assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
+    session.execute(text("DROP TRIGGER refuse ON sqla_ticks"))
+    session.commit()
+    fire(1)
+    fire(0)
+    assert [tick["outcome"] for tick in shown(show)] == ["enqueued"]
+
+
+def test_a_tick_that_had_its_job_already_is_not_told_twice(session: Session, hourly: Any, show: Show) -> None:
+    for expected in (1, 0):
+        came_last(session, hours=0)
+        fire(expected)
+    assert [tick["outcome"] for tick in shown(show)] == ["enqueued"]
+
+
+def test_a_tick_that_the_database_refuses_is_told_while_it_is_tried_again(
+    session: Session, hourly: Any, show: Show
+) -> None:
+    refuse(session, "NEW.schedule_id IS NOT NULL", when="BEFORE INSERT")
+    came_last(session, hours=0)
+    with jobs.clock():
+        wait_until(lambda: json.loads(show("hourly", "--json"))["refused"])
+        assert "not this one" in show("hourly")
+
+
+def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any, show: Show) -> None:
+    session.execute(
+        insert(jobs.Tick),
+        [{"schedule_id": hourly.id, "outcome": "missed", "scheduled_for": hours_ago(n)} for n in range(30)],
+    )
+    session.execute(insert(jobs.Tick).values(schedule_id=hourly.id + 1, outcome="missed"))
+    session.commit()
+    ticks = [datetime.fromisoformat(tick["scheduled_for"]) for tick in shown(show)]
+    assert ticks == [hours_ago(n) for n in range(20)]
+    assert len(json.loads(show("hourly", "--json", "--limit", "25"))["ticks"]) == 25
+
+
+def test_what_has_no_ticks_says_so_and_what_is_no_schedule_is_refused(hourly: Any, show: Show) -> None:
+    assert "no tick has come yet" in show("hourly")
+    assert "there is no schedule 'daily'" in show("daily", code=1)
+
+
+def test_they_are_kept_for_a_month_or_as_long_as_is_said(session: Session, database: Engine) -> None:
+    for days in (31, 29, 1):
+        at = func.now() - timedelta(days=days)
+        session.execute(insert(jobs.Tick).values(schedule_id=days, outcome="missed", at=at))
+    session.commit()
+
+    def left() -> list[int]:
+        session.rollback()
+        return list(session.scalars(select(jobs.Tick.schedule_id)))
+
+    with jobs.worker(bind=database):
+        wait_until(lambda: left() == [29, 1])
+    with jobs.worker(bind=database, retention={"ticks": timedelta(days=2)}):
+        wait_until(lambda: left() == [1])
