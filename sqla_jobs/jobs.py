@@ -218,7 +218,7 @@ class Jobs(Generic[J]):
         """Queue a job that ended, or waits for its time, at once; it gets at least one attempt more.
 
         Returns False where it is queued or running. Raises `UnknownJob`, and `JobsError` where another
-        live job has its unique key.
+        live job has its unique key, or its arguments were erased.
         """
         return actions.retry(plain_session(session), self.models, job)
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, any_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
-from sqla_jobs.actions.jobs import cancelled, retried
+from sqla_jobs.actions.jobs import cancelled, has_arguments, retried
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.notify import after_commit
@@ -20,6 +20,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, JobState
 from sqla_jobs.queries.delete_jobs import Removal, ctid
 from sqla_jobs.queries.expressions import array_of, locked
+from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
 
@@ -40,6 +41,10 @@ class Change:
     apply: Apply
     by_default: tuple[JobState, ...]
     """The states that are meant where nobody names one."""
+    spares: tuple[JobState, ...] = ()
+    """States in which jobs that fit are left alone, and whoever asked is told of them."""
+    hides: tuple[str, ...] = ()
+    """Fields of the selection whose values the audit must not keep."""
 
     def meant(self, selection: Selection) -> Selection:
         """The same, of the states that are meant where neither ids nor states are given."""
@@ -51,6 +56,15 @@ class Change:
         counted = select(job.state, func.count()).where(*self._conditions(models, selection)).group_by(job.state)
         found: dict[JobState, int] = {row[0]: row[1] for row in session.execute(counted)}
         return {state: found[state] for state in self.states if state in found}
+
+    def count_spared(self, session: Session, models: Models[Any], selection: Selection) -> dict[JobState, int]:
+        """How many of the selected jobs there are in each state that `spares` names."""
+        return replace(self, states=self.spares).count(session, models, selection)
+
+    def hidden(self, selection: Selection, tasks: Tasks[Any]) -> set[str]:
+        """The fields of the selection that the audit does not keep. An argument may be sensitive in some task."""
+        names = (*selection.args, *selection.results)
+        return {*self.hides, *(("args", "results") if names and tasks.hiding(*names) else ())}
 
     def in_batches(
         self,
@@ -136,7 +150,7 @@ def _cancel(session: Session, models: Models[Any], ids: Sequence[int], condition
 
 
 def _retry(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
-    """Of several that would have one unique key the newest; none whose key a live job has."""
+    """Of several that would have one unique key the newest; none whose key a live job has, or that was erased."""
     job, other = models.Job, aliased(models.Job)
     has_rival = select(other.id).where(
         other.unique_key == job.unique_key,
@@ -144,7 +158,7 @@ def _retry(session: Session, models: Models[Any], ids: Sequence[int], conditions
         or_(other.state.in_(LIVE), other.id.in_(ids) & other.state.in_(ENDED) & (other.id > job.id)),
     )
     after_commit(session, job, models.channel, "")
-    return _update(session, models, ids, [*conditions, ~has_rival.exists()], retried(models))
+    return _update(session, models, ids, [*conditions, has_arguments(models), ~has_rival.exists()], retried(models))
 
 
 def _delete(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:

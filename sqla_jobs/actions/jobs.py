@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import case, delete, func, null, select, update
+from sqlalchemy import ColumnElement, case, delete, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -52,7 +52,8 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
     session.flush()  # what is wrong with the caller's own rows is told as it is
     try:
         with session.begin_nested():
-            return _change(session, models, job, models.Job.state.not_in(["queued", "running"]), retried(models))
+            wanted = models.Job.state.not_in(["queued", "running"]) & has_arguments(models)
+            is_retried = _change(session, models, job, wanted, retried(models))
     except IntegrityError as error:
         if not isinstance(error.orig, UniqueViolation):
             raise
@@ -60,6 +61,19 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
             f"job {_id_of(session, job)} cannot be retried: another live job has its unique_key; "
             "wait for that one, or cancel it"
         ) from error
+    if not is_retried:
+        _refuse_erased(session, models, _id_of(session, job))
+    return is_retried
+
+
+def has_arguments(models: Models[Any]) -> ColumnElement[bool]:
+    """Whether the job could run again: its arguments were not erased."""
+    return func.jsonb_typeof(models.Job.args) == "object"
+
+
+def _refuse_erased(session: Session, models: Models[Any], job_id: int) -> None:
+    if session.scalar(select(models.Job.id).where(models.Job.id == job_id, ~has_arguments(models))) is not None:
+        raise JobsError(f"job {job_id} cannot be retried, since its arguments were erased: enqueue a new job instead")
 
 
 def retried(models: Models[Any]) -> dict[str, Any]:

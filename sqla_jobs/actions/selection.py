@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ARRAY, ColumnElement, Text, case, cast, func, or_, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
+from sqla_jobs.queries.json_search import holds
 from sqla_jobs.rules.checks import MAX_ID, check_json, check_text
 from sqla_jobs.rules.redaction import HIDDEN
 
@@ -21,9 +23,10 @@ from sqla_jobs.rules.redaction import HIDDEN
 class Selection:
     """All jobs that fit everything given; a tuple means any of its members, and an empty one says nothing.
 
-    `args` are arguments as they are stored, of which a job may have more; `error` is part of the error of
-    a job's last run, whatever its case; `before` and `after` are about `created_at`, `ended_before` and
-    `ended_after` about `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
+    `args` and `results` are values as they are stored, by name: at any depth of the arguments, or of the result of
+    one run, in an array too; a job may have more. `unsearched` arguments, by task, are not looked into. `error` is
+    part of the error of a job's last run, whatever its case; `before` and `after` are about `created_at`,
+    `ended_before` and `ended_after` about `finished_at`: a moment, or that long ago. Jobs of `not_tasks` never fit.
 
     Raises `ArgumentsError` for what no job could have.
     """
@@ -33,6 +36,7 @@ class Selection:
     tasks: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     args: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    results: Mapping[str, Any] = field(default_factory=dict[str, Any])
     error: str | None = None
     before: datetime | timedelta | None = None
     after: datetime | timedelta | None = None
@@ -41,6 +45,7 @@ class Selection:
     schedules: tuple[int, ...] = ()
     unique_keys: tuple[str, ...] = ()
     not_tasks: tuple[str, ...] = ()
+    unsearched: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
 
     def __post_init__(self) -> None:
         named = {"task": self.tasks, "queue": self.queues, "key": self.unique_keys, "error": (self.error or "",)}
@@ -48,6 +53,7 @@ class Selection:
             for text in texts:
                 check_text(name, text)
         check_json("args", dict(self.args))
+        check_json("results", dict(self.results))
         if wrong := [one for one in (*self.ids, *self.schedules) if abs(one) > MAX_ID]:
             raise ArgumentsError(f"{wrong[0]} is not an id: ids go up to {MAX_ID}")
 
@@ -56,12 +62,16 @@ class Selection:
         """Whether nothing was given."""
         return self == Selection()
 
-    def described(self, *, hide: bool) -> dict[str, Any]:
-        """What was given, for the audit; the values of arguments only where nothing is to hide."""
-        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "not_tasks"}
-        if hide:
-            given["args"] = HIDDEN
-        return {name: _plain(value) for name, value in given.items() if value}
+    @property
+    def half_searched(self) -> list[str]:
+        """The tasks whose jobs may fit and are not found, since sensitive values are not looked for."""
+        names = {*self.unsearched, *self.not_tasks}
+        return sorted(names.intersection(self.tasks) if self.tasks else names)
+
+    def described(self, *, hidden: Collection[str]) -> dict[str, Any]:
+        """What was given, for the audit, without the values of what is `hidden`."""
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _RESTRICTIONS}
+        return {name: HIDDEN if name in hidden else _plain(value) for name, value in given.items() if value}
 
     def where(self, models: Models[Any]) -> list[ColumnElement[bool]]:
         """The conditions on `models.Job`."""
@@ -79,7 +89,10 @@ class Selection:
         if self.not_tasks:
             found.append(job.task.not_in(self.not_tasks))
         if self.args:
-            found.append(job.args.contains(dict(self.args)))
+            searched = _without(job, self.unsearched)
+            found += [holds(searched, name, value) for name, value in self.args.items()]
+        if self.results:
+            found.append(_has_result(models, self.results))
         if self.error is not None:
             found.append(_last_error_contains(models, self.error))
         if self.before is not None:
@@ -91,6 +104,26 @@ class Selection:
         if self.ended_after is not None:
             found.append(job.finished_at >= _moment(self.ended_after))
         return found
+
+
+_RESTRICTIONS = ("not_tasks", "unsearched")
+
+
+def _without(job: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
+    """The arguments of a job, without those that are not looked into; of such a task NULL if they are no object."""
+    if not unsearched:
+        return job.args
+    names = case({task: cast(sorted(names), ARRAY(Text)) for task, names in unsearched.items()}, value=job.task)
+    return case(
+        (job.task.not_in(list(unsearched)), job.args),
+        (func.jsonb_typeof(job.args) == "object", job.args.op("-", return_type=JSONB())(names)),
+    )
+
+
+def _has_result(models: Models[Any], results: Mapping[str, Any]) -> ColumnElement[bool]:
+    job, run = models.Job, models.Run
+    conditions = [holds(run.result, name, value) for name, value in results.items()]
+    return select(run.id).where(run.job_id == job.id, *conditions).exists()
 
 
 def _plain(value: Any) -> Any:

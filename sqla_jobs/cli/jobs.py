@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, counted
 from sqla_jobs.actions.bulk import Progress as Done
+from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
@@ -47,7 +48,7 @@ def _command(change: Change, help: str) -> click.Command:  # noqa: A002
             _carry_out_each(jobs, change, ids, actor, ask=not yes)
         else:
             _check_tasks(jobs, selection)
-            carry_out(jobs, change, change.meant(selection), actor, ask=not yes)
+            carry_out(jobs, change, selection, actor, ask=not yes)
 
     return click.command(change.name, cls=ApplicationCommand, help=help)(run)
 
@@ -98,29 +99,37 @@ def _change_one(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> boo
 _BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
 _WHY = {
     CANCEL.name: _BUSY,
-    RETRY.name: f"another job that lives, or is newer, has its unique key, or {_BUSY}",
+    RETRY.name: f"its arguments were erased, another job that lives, or is newer, has its unique key, or {_BUSY}",
+    ERASE.name: _BUSY,
     DELETE.name: f"rows of the application refer to it, or {_BUSY}",
 }
 
 
 def carry_out(jobs: Jobs[Any], change: Change, selection: Selection, actor: str, *, ask: bool) -> None:
     """Make the change, once somebody confirmed their number if they are to be asked, and tell what came of it."""
+    meant = change.meant(selection)
     with jobs.binding().transaction() as session:
-        by_state = change.count(session, jobs.models, selection)
+        by_state = change.count(session, jobs.models, meant)
+        spared = change.count_spared(session, jobs.models, selection) if change.spares else {}
+    if meant.half_searched:
+        told = f"sensitive arguments of {', '.join(meant.half_searched)}, and what may repeat them, are not searched"
+        click.echo(f"{told}: name such jobs by id or --task", err=True)
     if ask and by_state:
         click.confirm(f"{change.name} {counted(by_state)}?", abort=True, err=True)
 
     def record(session: Session, changed: int) -> None:
-        said = selection.described(hide=bool(jobs.tasks.hiding(*selection.args)))
+        said = meant.described(hidden=change.hidden(meant, jobs.tasks))
         Changing(session, jobs.models, jobs.tasks, actor).record(
             f"{change.name} many", plural(changed, "job"), filter=said
         )
 
-    steps = change.in_batches(jobs.binding(), jobs.models, selection, record=record)
+    steps = change.in_batches(jobs.binding(), jobs.models, meant, record=record)
     done = _with_progress(change.name, steps, sum(by_state.values()))
     click.echo(f"{change.name}: {plural(done.changed, 'job')}")
     if done.left_alone:
         click.echo(f"{plural(done.left_alone, 'job')} left alone: {_WHY[change.name]}", err=True)
+    if spared:
+        click.echo(f"{counted(spared)} left alone: {change.name} them once they have ended, or cancel them", err=True)
 
 
 def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
@@ -141,6 +150,7 @@ def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
 
 retry = _command(RETRY, "Queue jobs again that ended, or wait for their time.")
 cancel = _command(CANCEL, "Cancel jobs that wait, and ask running ones to end.")
+erase = _command(ERASE, "Erase arguments, results and errors of jobs that ended; the rows stay.")
 delete = _command(DELETE, "Delete jobs that do not run, and their runs.")
 
 

@@ -15,6 +15,7 @@ COMMANDS: tuple[click.Command, ...] = (
     jobs.retry,
     jobs.cancel,
     jobs.delete,
+    jobs.erase,
     jobs.enqueue,
     queues.pause,
     queues.resume,

@@ -38,7 +38,20 @@ _OPTIONS = (
     click.option("--state", "states", multiple=True, type=click.Choice([*JobState]), help="May be given again."),
     click.option("--task", "tasks", multiple=True, help="By its name; may be given again."),
     click.option("--queue", "queues", multiple=True, help="May be given again."),
-    click.option("--arg", "args", multiple=True, metavar="NAME=VALUE", callback=_arguments, help="As it is stored."),
+    click.option(
+        *("--arg", "args"),
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_arguments,
+        help="An argument as it is stored, at any depth, or in an array.",
+    ),
+    click.option(
+        *("--result", "results"),
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_arguments,
+        help="Likewise in the result of a run.",
+    ),
     click.option("--error", metavar="TEXT", help="Part of the last run's error, in any case."),
     click.option(
         "--older-than", "before", metavar="TIME", callback=durations.since, help="Enqueued before: 7d ago, or a moment."
@@ -65,14 +78,16 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         error: str | None,
         **options: Any,
     ) -> None:
-        arguments = options.pop("args")
+        arguments, results = options.pop("args"), options.pop("results")
         try:
             selection = Selection(
                 states=tuple(JobState(state) for state in states),
                 tasks=tasks,
                 queues=queues,
                 args=arguments,
-                not_tasks=jobs.tasks.hiding(*arguments) if arguments else (),
+                unsearched=jobs.tasks.sensitive() if arguments else {},
+                results=results,
+                not_tasks=jobs.tasks.hiding() if results else (),
                 error=error,
                 before=before,
                 after=after,

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.rules.redaction import HIDDEN, Secrets, parse
+from sqla_jobs.rules.redaction import ERASED, HIDDEN, Secrets, parse
 
 READ = 2_000
 """Characters that are read of an error of which the beginning is shown."""
@@ -24,6 +24,7 @@ class Shown:
     secrets: Secrets
     withheld: frozenset[str]
     """The names of those that are not shown as they are."""
+    is_erased: bool = False
 
     def text(self, text: str | None) -> str | None:
         """`text` without secrets."""
@@ -44,13 +45,15 @@ class Shown:
     @property
     def pretty(self) -> str:
         """The arguments over several lines."""
-        return HIDDEN if self.args is None else json_text.pretty(self.args)
+        if self.args is None:
+            return ERASED if self.is_erased else HIDDEN
+        return json_text.pretty(self.args)
 
     @property
     def summary(self) -> str:
         """On one line, as in a call, at most 160 characters."""
         if self.args is None:
-            return "…"
+            return ERASED if self.is_erased else "…"
         said = ", ".join(f"{name}={json_text.compact(value)}" for name, value in self.args.items())
         return said if len(said) <= 160 else f"{said[:159]}…"
 
@@ -60,7 +63,7 @@ def shown(jobs: Jobs[Any], task: str, args: str) -> Shown:
     secrets = jobs.tasks.secrets(task, args)
     values = parse(args)
     if not isinstance(values, dict):
-        return Shown(None, secrets, frozenset())
+        return Shown(None, secrets, frozenset(), is_erased=values == ERASED)
     values = cast("dict[str, Any]", values)
     seen = jobs.tasks.shown(task, values)
     return Shown(seen, secrets, frozenset(name for name, value in values.items() if seen[name] != value))

@@ -77,7 +77,7 @@ class JobMixin(Row):
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
     """From -10 to 10; lower runs first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
-    """The task's arguments as a JSON object, by name."""
+    """The task's arguments as a JSON object, by name; `"(erased)"` where they were erased."""
     # 'scheduled' and due at once, so that an INSERT that gives only run_at is not run before it
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     """Where the job stands; a new row is `scheduled`, and becomes `queued` when it is due."""

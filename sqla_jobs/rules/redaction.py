@@ -16,6 +16,8 @@ MARK = "***"
 """Stands for a secret inside a text."""
 HIDDEN = "(hidden)"
 """Stands for a sensitive argument as a whole."""
+ERASED = "(erased)"
+"""Stored in place of the arguments of a job that were erased."""
 
 _SHORTEST = 3
 """Characters below which a value is not looked for: every text would be full of marks."""

@@ -83,10 +83,13 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
 
         Nobody may search there: what is hidden could be guessed.
         """
-        self.load()
         wanted = set(arguments)
-        sensitive = {name: task.declaration.sensitive for name, task in self.items()}
-        return tuple(name for name, hidden in sensitive.items() if (hidden & wanted if wanted else hidden))
+        return tuple(name for name, hidden in self.sensitive().items() if not wanted or hidden & wanted)
+
+    def sensitive(self) -> dict[str, frozenset[str]]:
+        """The sensitive arguments of each task that has any, by name and alias."""
+        self.load()
+        return {name: task.declaration.sensitive for name, task in self.items() if task.declaration.sensitive}
 
     def _known(self, name: str) -> Task[..., Any, J] | None:
         try:

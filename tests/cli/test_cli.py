@@ -219,11 +219,31 @@ class TestReading:
             (["--newer-than", "1h"], 4),
         ):
             assert len(json.loads(run("list", "--json", *options).stdout)) == count, options
-        assert "'x' is not NAME=VALUE" in run("list", "--arg", "x", code=2).output
+        for options in (["--arg", "x"], ["--result", "x"]):
+            assert "'x' is not NAME=VALUE" in run("list", *options, code=2).output
         assert (
             "'soon' is no time: write a length of time such as 90s"
             in run("list", "--newer-than", "soon", code=2).output
         )
+
+    def test_a_value_is_found_deep_in_arguments_and_in_results(self, run: Run, session: Session) -> None:
+        for args in ({"customers": [16, 17]}, {"order": {"customer": 17}}, {"customer": 18}):
+            session.add(jobs.Job(task="import", args=args, state="succeeded", finished_at=func.now()))
+        session.flush()
+        for job_id, result in ((2, {"made": [{"invoice": "A-4"}]}), (3, {"invoice": "A-5"})):
+            session.add(jobs.Run(job_id=job_id, attempt=1, outcome="succeeded", result=result))
+        session.commit()
+        for options, ids in (
+            (["--arg", "customers=17"], [1]),
+            (["--arg", "customer=17"], [2]),
+            (["--arg", "customer=16"], []),
+            (["--result", "invoice=A-4"], [2]),
+            (["--result", "invoice=A-4", "--arg", "customer=18"], []),
+            (["--result", "invoice=A-5", "--arg", "customer=18"], [3]),
+        ):
+            assert [row["id"] for row in json.loads(run("list", "--json", *options).stdout)] == ids, options
+        run("delete", "--arg", "customers=17", "--yes")
+        assert list(states(session)) == [2, 3]
 
     def test_a_job_is_shown_with_its_runs(self, run: Run, failed: list[int], database: Engine) -> None:
         out = run("show", str(failed[0])).output

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -413,6 +414,18 @@ def test_no_filter_confirms_a_guess(session: Session) -> None:
         assert ">give_back" not in page.partition("<tbody")[2]
     assert f'data-id="{other.id}"' in client.get("/ops/jobs?key=another").text
     assert [row["task"] for row in found("--arg", "secret=Zk-guess")] == ["unknown"]
+    nested = jobs.Job(task="give_back", args={"secret": {"pin": "Zk-inner"}, "to": {"name": "Ann"}}, state="failed")
+    listed = jobs.Job(task="give_back", args=[{"pin": "Zk-inner"}], state="failed")
+    session.add_all([nested, listed])
+    session.flush()
+    session.add(jobs.Run(job_id=nested.id, attempt=1, outcome="succeeded", result={"was": "Zk-inner"}))
+    session.add(jobs.Run(job_id=other.id, attempt=1, outcome="succeeded", result={"was": "Zk-inner"}))
+    session.commit()
+    assert found("--arg", "pin=Zk-inner") == []
+    assert [row["id"] for row in found("--arg", "name=Ann")] == [nested.id]
+    assert [row["id"] for row in found("--result", "was=Zk-inner")] == [other.id]
+    results = client.get("/ops/jobs?result=was=Zk-inner").text
+    assert re.findall(r'data-id="(\d+)"', results) == [str(other.id)]
     page = client.get("/ops/jobs/1").text
     assert f"login {MARK}" in page
     assert "?key=" not in page

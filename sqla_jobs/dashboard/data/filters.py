@@ -14,7 +14,9 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import read_moment
 
-NAMES = ("state", "task", "queue", "error", "args", "key", "schedule", "created_after", "created_before")
+NAMES = ("state", "task", "queue", "error", "args", "result", "key", "schedule", "created_after", "created_before")
+FIELD_OF = {"results": "result", "unique_keys": "key"}
+"""What the address calls a field of a `Selection`, where that is another name."""
 _PAIR = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
 
 
@@ -42,7 +44,7 @@ class Filter:
     @property
     def has_rare_ones(self) -> bool:
         """Whether any of those is set that a page folds away."""
-        return bool(self.given.keys() & {"created_after", "created_before", "key", "schedule"})
+        return bool(self.given.keys() & {"created_after", "created_before", "result", "key", "schedule"})
 
     def without(self, name: str) -> dict[str, str]:
         """The address without one of them."""
@@ -59,26 +61,22 @@ def read_filter(jobs: Jobs[Any], values: Mapping[str, str]) -> Filter:
 
 
 def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
-    args = _args(given["args"]) if "args" in given else {}
+    args, results = (_pairs_in(name, given[name]) if name in given else {} for name in ("args", "result"))
     return Selection(
         states=(_state(given["state"]),) if "state" in given else (),
         tasks=(given["task"],) if "task" in given else (),
         queues=(given["queue"],) if "queue" in given else (),
         error=given.get("error"),
         args=args,
+        unsearched=jobs.tasks.sensitive() if args else {},
+        results=results,
         unique_keys=(given["key"],) if "key" in given else (),
         schedules=(_whole_number("schedule", given["schedule"]),) if "schedule" in given else (),
         after=read_moment("created_after", given["created_after"]) if "created_after" in given else None,
         before=read_moment("created_before", given["created_before"]) if "created_before" in given else None,
-        not_tasks=_unsearchable(jobs, args, given),
+        # a unique key or a result may hold a secret, which could else be guessed
+        not_tasks=jobs.tasks.hiding() if given.keys() & {"key", "result"} else (),
     )
-
-
-def _unsearchable(jobs: Jobs[Any], args: Mapping[str, Any], given: Mapping[str, str]) -> tuple[str, ...]:
-    """Tasks whose jobs are not looked for, else what is hidden could be guessed. A unique key may hold a secret."""
-    if "key" in given:
-        return jobs.tasks.hiding()
-    return jobs.tasks.hiding(*args) if args else ()
 
 
 def _state(text: str) -> JobState:
@@ -93,13 +91,13 @@ def _whole_number(name: str, text: str) -> int:
     return int(text)
 
 
-def _args(text: str) -> dict[str, Any]:
+def _pairs_in(name: str, text: str) -> dict[str, Any]:
     """`name=value, …`, values as JSON or plain text; or a JSON object."""
     try:
         return _object(text) if text.startswith("{") else _pairs(text)
     except (ValueError, RecursionError):
         raise BadFilter(
-            f'args={text!r:.60}: write name=value, such as order=17 or email="a@b.c", or a JSON object'
+            f'{name}={text!r:.60}: write name=value, such as order=17 or email="a@b.c", or a JSON object'
         ) from None
 
 

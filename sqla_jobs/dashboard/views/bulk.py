@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.actions import bulk
 from sqla_jobs.actions.bulk import Change, counted
+from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
+from sqla_jobs.dashboard.data.filters import FIELD_OF, NAMES, BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
@@ -56,6 +57,15 @@ OFFERS = {
         "cancelled, or asked to stop",
         "Those that wait end as cancelled; those that run are asked to stop.",
         "ended meanwhile, or held by somebody this very moment",
+        is_grave=True,
+    ),
+    "erase": BulkAction(
+        ERASE,
+        "Erase",
+        "erased",
+        "Their arguments, results, errors, progress messages and unique keys are gone for good; the jobs stay, and "
+        "cannot be retried.",
+        "not ended, or held by somebody",
         is_grave=True,
     ),
     "delete": BulkAction(
@@ -124,6 +134,7 @@ def confirm(site: Dashboard) -> Response:
         counted=counted(by_state),
         narrowed_to=offer.change.by_default if _is_narrowed(offer.change, fields) else (),
         selected=selected,
+        half_searched=selection.half_searched,
         sample=shown,
         end=end,
         patience=PATIENCE,
@@ -151,7 +162,11 @@ def run(site: Dashboard) -> Response:
                 changing.session, site.jobs.models, selection, after=last, until=reach
             )
             if done:
-                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": _as_recorded(site, selection, fields)}
+                said: dict[str, Any] = (
+                    {"jobs": ids}
+                    if ids
+                    else {"filter": _as_recorded(offer.change.hidden(selection, site.jobs.tasks), fields)}
+                )
                 changing.record(f"{action} many", f"{done} jobs", changed=done, up_to=last, **said)
         seen, changed = seen + looked_at, changed + done
         if time.monotonic() > stop_at:
@@ -174,10 +189,10 @@ def run(site: Dashboard) -> Response:
     )
 
 
-def _as_recorded(site: Dashboard, selection: Selection, fields: Mapping[str, str]) -> dict[str, str]:
-    """The filter, without values of arguments that are sensitive in some task."""
-    is_sensitive = bool(selection.args) and bool(site.jobs.tasks.hiding(*selection.args))
-    return {**fields, "args": HIDDEN} if is_sensitive else dict(fields)
+def _as_recorded(hidden: Set[str], fields: Mapping[str, str]) -> dict[str, str]:
+    """The filter, without the values of what is hidden."""
+    names = {FIELD_OF.get(name, name) for name in hidden}
+    return {name: HIDDEN if name in names else value for name, value in fields.items()}
 
 
 def _whole(name: str) -> int:

@@ -1,0 +1,22 @@
+"""Looks for a value in a JSON document, wherever in it the value is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import ColumnElement, cast, func, literal, or_, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.json import JSONPATH
+
+
+def holds(document: Any, name: str, value: object) -> ColumnElement[bool]:
+    """Whether some `name` in it, at any depth, has that value: as it is, in an array, or as a part of an object."""
+    path = f"$.**.{json.dumps(name)}"
+    if not isinstance(value, dict | list):  # in half the time
+        return func.jsonb_path_exists(
+            document, cast(f"{path} ? (@ == $value)", JSONPATH), literal({"value": value}, JSONB)
+        )
+    found = func.jsonb_path_query(document, cast(path, JSONPATH), type_=JSONB).column_valued("found")
+    wanted = (found.contains(literal(one, JSONB)) for one in (value, [value]))
+    return select(literal(1)).where(or_(*wanted)).exists()
