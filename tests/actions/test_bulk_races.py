@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
 from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
+from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.mapping import Models
@@ -110,6 +111,7 @@ RACES = {
     "delete": ("failed", retry_all, "queued"),
     "cancel": ("scheduled", start_all, "running"),
     "retry": ("failed", succeed_all, "succeeded"),
+    "erase": ("failed", retry_all, "queued"),
 }
 
 
@@ -204,8 +206,10 @@ class Gated(Selection):
         # the job is failed before and after: only the run tells that it is another failure
         (DELETE, Gated(error="boom"), fail_all_for_another_reason, "failed"),
         (RETRY, Gated(error="boom"), fail_all_for_another_reason, "failed"),
+        (ERASE, Gated(states=(JobState.failed,)), retry_all, "queued"),
+        (ERASE, Gated(error="boom"), fail_all_for_another_reason, "failed"),
     ],
-    ids=["delete", "cancel", "retry", "delete by error", "retry by error"],
+    ids=["delete", "cancel", "retry", "delete by error", "retry by error", "erase", "erase by error"],
 )
 def test_what_was_changed_after_the_statements_snapshot_is_left_alone(
     database: Engine, session: Session, change: Change, selection: Selection, act: Act, becomes: str
@@ -215,5 +219,6 @@ def test_what_was_changed_after_the_statements_snapshot_is_left_alone(
     with gate.closed_after_the_choice(committed(database, act)):
         progress = [*change.in_batches(jobs.binding(), jobs.models, selection)][-1]
     assert progress == Progress(10, 0)
-    found = session.execute(select(Job.state, Job.cancel_requested_at)).all()
+    found = session.execute(select(Job.state, Job.cancel_requested_at, Job.args)).all()
     assert [(str(row[0]), row[1]) for row in found] == [(becomes, None)] * 10
+    assert all(isinstance(row[2], dict) for row in found)

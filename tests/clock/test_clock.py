@@ -475,6 +475,10 @@ def test_three_clocks_with_kills_fire_each_second_once(folder: Path, engine: Eng
             assert [clock.wait(20) for clock in clocks] == [0, 0, 0]
             count, distinct, first, last = connection.execute(ticks).one()
             assert count == distinct == (last - first).total_seconds() + 1
+            told = connection.execute(
+                text("SELECT outcome, sum(count), count(DISTINCT job_id) FROM sqla_ticks GROUP BY 1")
+            )
+            assert told.all() == [("enqueued", count, count)]
     finally:
         for clock in clocks:
             clock.kill()
