@@ -64,3 +64,29 @@ def refusals(engine: Engine) -> int:
     with engine.connect() as connection:
         last: int = connection.scalar(text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM refusals")) or 0
         return last
+
+
+def flood(session: Session, state: str, *, rare: int, many: int) -> None:
+    """Jobs of `write` that failed with KeyError, and later ones of `mark` with ValueError, in `state`, each with a run.
+
+    Scheduled ones are to be tried again.
+    """
+    session.execute(
+        text(
+            """
+            WITH made AS (
+                INSERT INTO sqla_jobs (task, args, state, attempt, started_at, finished_at, run_at)
+                SELECT CASE WHEN n <= :rare THEN 'write' ELSE 'mark' END, '{"n": 1}', :state, 1, at,
+                    CASE WHEN :state = 'failed' THEN at END, now() + interval '1 hour' - (n * interval '1 ms')
+                FROM generate_series(1, :rare + :many) AS n,
+                    LATERAL (SELECT now() - interval '50 minutes' + n * interval '1 ms') AS moment (at)
+                RETURNING id, task, started_at
+            )
+            INSERT INTO sqla_runs (job_id, attempt, outcome, error_type, error, started_at, finished_at)
+            SELECT id, 1, CASE WHEN :state = 'failed' THEN 'failed' ELSE 'retried' END,
+                CASE task WHEN 'write' THEN 'KeyError' ELSE 'ValueError' END, 'no', started_at, started_at FROM made
+            """
+        ),
+        {"state": state, "rare": rare, "many": many},
+    )
+    session.commit()

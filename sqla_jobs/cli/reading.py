@@ -22,7 +22,7 @@ from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
 from sqla_jobs.rules.redaction import Secrets, check_depth
-from sqla_jobs.rules.wording import duration
+from sqla_jobs.rules.wording import duration, percent
 
 
 @click.command(cls=ApplicationCommand)
@@ -72,10 +72,10 @@ def _print_status(status: Status) -> None:
     if status.failures:
         click.echo()
         print_table(
-            ["FAILED TODAY", "ERROR", "JOBS", "LAST", "MESSAGE"],
+            ["FAILED TODAY", "SHARE", "ERROR", "JOBS", "LAST", "MESSAGE"],
             [
-                (failed.task, failed.error_type, failed.count, failed.last_job_id, _first_line(failed.last_error))
-                for failed in status.failures
+                (one.task, percent(one.share), one.error_type, one.count, one.last_job_id, _first_line(one.last_error))
+                for one in status.failures
             ],
         )
 
@@ -83,9 +83,17 @@ def _print_status(status: Status) -> None:
 def _print_retrying(status: Status) -> None:
     click.echo()
     print_table(
-        ["FAILS, TRIED AGAIN", "ERROR", "JOBS", "NEXT", "LAST", "MESSAGE"],
+        ["FAILS, TRIED AGAIN", "SHARE", "ERROR", "JOBS", "NEXT", "LAST", "MESSAGE"],
         [
-            (one.task, one.error_type, one.count, one.next_at, one.last_job_id, _first_line(one.last_error))
+            (
+                one.task,
+                percent(one.share),
+                one.error_type,
+                one.count,
+                one.next_at,
+                one.last_job_id,
+                _first_line(one.last_error),
+            )
             for one in status.retrying
         ],
     )

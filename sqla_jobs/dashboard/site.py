@@ -52,6 +52,7 @@ class Dashboard:
         named: Any = {
             "number": formatting.number,
             "duration": wording.duration,
+            "percent": wording.percent,
             "exact": formatting.exact,
             "plural": wording.plural,
         }

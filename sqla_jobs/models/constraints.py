@@ -47,6 +47,14 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "finished_at",
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
+        # by which people see each task that fails, whatever another one floods; jobs that go well are in neither
+        Index(f"{table}_failed", "task", "finished_at", postgresql_where=text("state = 'failed'")),
+        Index(
+            f"{table}_retrying",
+            "task",
+            "run_at",
+            postgresql_where=text("state IN ('scheduled', 'queued') AND started_at IS NOT NULL"),
+        ),
         Index(
             f"{table}_ticks",
             "schedule_id",

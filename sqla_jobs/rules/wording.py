@@ -31,6 +31,13 @@ def duration(seconds: float | None) -> str:
     return " ".join(parts)
 
 
+def percent(share: float) -> str:
+    """Of a share from 0 to 1, which is neither all nor nothing where it does not say so: 47 %, < 1 %, > 99 %."""
+    if 0 < share < 0.01:
+        return "< 1 %"
+    return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+
+
 def plural(count: int, noun: str) -> str:
     """1 job, 2 jobs, at least 10,000 jobs."""
     least = "at least " if isinstance(count, Count) and count.is_least else ""

@@ -21,7 +21,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.wording import NOTHING
 from tests import shop
 from tests.conftest import ROOT
-from tests.helpers import as_id
+from tests.helpers import as_id, flood
 from tests.shop import jobs
 
 Run = Callable[..., Result]
@@ -160,7 +160,8 @@ class TestStatus:
         assert ["mail", "1", "0", "0", "0", "2", "h", "paused"] in [line.split()[:8] for line in out.splitlines()]
         assert ["default", "0", "0", "0", "3", NOTHING] in [line.split() for line in out.splitlines()]
         assert "default=8" in out
-        assert ["misbehave", "GeneratorExit", "3", str(failed[-1]), "directly"] in [x.split() for x in out.splitlines()]
+        line = ["misbehave", "100", "%", "GeneratorExit", "3", str(failed[-1]), "directly"]
+        assert line in [line.split() for line in out.splitlines()]
         assert "queue mail: it is paused, with 1 job waiting\n    sqla-jobs resume mail" in out
 
     def test_programs_read_json(self, run: Run, session: Session, failed: list[int]) -> None:
@@ -184,8 +185,23 @@ class TestStatus:
         assert retrying.items() >= expected.items()
         assert found["failures"] == []
         (line,) = [line for line in run("status").output.splitlines() if line.startswith("fails_slowly")]
-        assert line.split()[1:3] == ["ValueError", "2"]
+        assert line.split()[1:5] == ["100", "%", "ValueError", "2"]
         assert "the bank is closed" in line
+
+    def test_a_flood_of_one_task_hides_no_other(self, run: Run, session: Session) -> None:
+        flood(session, "failed", rare=3, many=12_000)
+        flood(session, "scheduled", rare=2, many=30_000)
+        found = read_status(run)
+        seen = {name: [(one["task"], one["count"]) for one in found[name]] for name in ("failures", "retrying")}
+        assert seen == {
+            "failures": [("mark", 12_000), ("write", 3)],
+            "retrying": [("mark", 19_998), ("write", 2)],
+        }
+        assert found["failures"][0]["share"] == pytest.approx(12_000 / 12_003)
+        lines = [line.split() for line in run("status").output.splitlines()]
+        assert ["mark", ">", "99", "%", "ValueError", "12000"] in [line[:6] for line in lines]
+        assert ["mark", ">", "99", "%", "ValueError", "19998+"] in [line[:6] for line in lines]
+        assert ["write", "<", "1", "%", "KeyError", "3"] in [line[:6] for line in lines]
 
     def test_schedules_without_a_clock_are_a_warning(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mark", cron="0 2 * * *"))

@@ -35,7 +35,7 @@ from sqla_jobs.rules.wording import NOTHING
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
 from tests.dashboard_shop import HOSTILE, create_app, jobs
-from tests.helpers import wait_until
+from tests.helpers import flood, wait_until
 
 
 class Visitor:
@@ -455,7 +455,7 @@ def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> N
     session.commit()
     jobs.worker().drain()
     page = words(visitor.get("/"))
-    for said in ("1 scheduled", "3 succeeded", "2 failed", "7 runs", "57 % failed", "fail ValueError number"):
+    for said in ("1 scheduled", "3 succeeded", "2 failed", "7 runs", "57 % failed", "fail 100 % ValueError number"):
         assert said in page
     assert "Last hour: 3 runs succeeded and 4 failed" in page
 
@@ -491,6 +491,15 @@ def test_of_many_runs_a_sample_tells_and_failures_are_counted(visitor: Visitor, 
     assert 19_000 < int(found[1].replace(",", "")) < 21_000
     assert found[2] == "4"
     assert "3 s p95" in page
+
+
+@pytest.mark.parametrize("state", ["failed", "scheduled"])
+def test_a_flood_of_one_task_hides_no_other(visitor: Visitor, session: Session, state: str) -> None:
+    flood(session, state, rare=3, many=12_000)
+    page = words(visitor.get("/"))
+    assert re.search(r"mark > 99 % ValueError no 5,000\+ 5,000\+", page)
+    assert re.search(r"write < 1 % KeyError no 3 3 #\d", page)
+    assert "failures are counted" not in page
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """What the charts show: runs of the last hour, day or week, by outcome, and how long they waited and took.
 
-Up to `EXACT` runs everything is counted. Of more than that failures are still counted, and the rest is
+Up to `EXACT` runs everything is counted. Of more than that up to `EXACT` failures are still counted, and the rest is
 told from a sample, evenly spread over the ids, so that a page costs the same at any number.
 """
 
@@ -11,20 +11,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Double, Text, case, column, func, literal, select, true
-from sqlalchemy import cast as sql_cast
+from sqlalchemy import ARRAY, BigInteger, Double, case, column, func, literal, select, true
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
+from sqla_jobs.dashboard.data.failures import BAD, FailureGroup, failure_groups
 from sqla_jobs.dashboard.data.listing import where_since
-from sqla_jobs.dashboard.shown import READ
 from sqla_jobs.jobs import Jobs
 
 EXACT = 6_000
 _SAMPLE = 3_000
-_BAD = ("failed", "retried", "lost")
-_GROUPED = 1_000
-"""Newest failures that are looked at for their grouping."""
 _EPOCH = datetime(2000, 1, 3, tzinfo=UTC)  # a Monday
 
 
@@ -76,7 +72,9 @@ class Figures:
     whole: Bucket
     sampled: int | None = None
     """Runs that were looked at where not all were."""
-    groups: list[Any] = field(default_factory=list[Any])
+    are_failures_counted: bool = True
+    """Whether failures were counted one by one; else the sample tells of them too."""
+    groups: list[FailureGroup] = field(default_factory=list[FailureGroup])
 
     @property
     def failure_rate(self) -> float | None:
@@ -101,8 +99,8 @@ def read_figures(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -
             bucket.succeeded, bucket.failed = row.succeeded * step, row.failed * step
             bucket.wait, bucket.run = _pair(row.wait), _pair(row.run)
     if step > 1:
-        _count_failures(session, jobs, span, start, by_start, figures.whole)
-    figures.groups = failure_groups(session, jobs, start)
+        figures.are_failures_counted = _count_failures(session, jobs, span, start, by_start, figures.whole)
+    figures.groups = failure_groups(session, jobs, start, now)
     return figures
 
 
@@ -136,7 +134,7 @@ def _totals(jobs: Jobs[Any], span: Span, start: datetime, first: int, last: int,
     bucket = _bucket(runs.c.finished_at, span)
     of_job = select(job.run_at).where(job.id == runs.c.job_id, job.finished_at == runs.c.finished_at)
     due = of_job.limit(1).lateral("due")
-    said = runs.c.outcome.in_(["succeeded", *_BAD])
+    said = runs.c.outcome.in_(["succeeded", *BAD])
     halves = literal([0.5, 0.95], ARRAY(Double))
     seen = (
         select(
@@ -151,7 +149,7 @@ def _totals(jobs: Jobs[Any], span: Span, start: datetime, first: int, last: int,
     return select(
         seen.c.bucket,
         func.count().filter(seen.c.outcome == "succeeded").label("succeeded"),
-        func.count().filter(seen.c.outcome.in_(_BAD)).label("failed"),
+        func.count().filter(seen.c.outcome.in_(BAD)).label("failed"),
         func.percentile_cont(halves).within_group(seen.c.waited).label("wait"),
         func.percentile_cont(halves).within_group(seen.c.took).label("run"),
     ).group_by(func.grouping_sets(seen.c.bucket, func.row()))
@@ -159,12 +157,12 @@ def _totals(jobs: Jobs[Any], span: Span, start: datetime, first: int, last: int,
 
 def _count_failures(
     session: Session, jobs: Jobs[Any], span: Span, start: datetime, by_start: dict[datetime, Bucket], whole: Bucket
-) -> None:
-    """In place of what the sample says of them; unless there are so many that the sample says it well."""
+) -> bool:
+    """In place of what the sample says of them; False: there are so many that the sample says it well."""
     run: Any = jobs.Run
     newest = (
         select(run.finished_at)
-        .where(run.outcome.in_(_BAD), run.finished_at >= start)
+        .where(run.outcome.in_(BAD), run.finished_at >= start)
         .order_by(run.finished_at.desc())
         .limit(EXACT)
         .subquery()
@@ -172,49 +170,9 @@ def _count_failures(
     bucket = _bucket(newest.c.finished_at, span)
     rows = session.execute(select(bucket, func.count()).group_by(bucket), bind_arguments={"mapper": run}).all()
     if sum(count for _, count in rows) == EXACT:
-        return
+        return False
     counts: dict[Any, int] = {row[0]: row[1] for row in rows}
     for at, one in by_start.items():
         one.failed = counts.get(at, 0)
     whole.failed = sum(counts.values())
-
-
-def failure_groups(session: Session, jobs: Jobs[Any], start: datetime) -> list[Any]:
-    """The commonest failures since then: task, error, how many runs and jobs, and the newest of them."""
-    job: Any = jobs.Job
-    run: Any = jobs.Run
-    bad = (
-        select(run.id, run.job_id, run.error_type, run.finished_at)
-        .where(run.outcome.in_(_BAD), run.finished_at >= start)
-        .order_by(run.finished_at.desc())
-        .limit(_GROUPED)
-        .subquery("bad")
-    )
-    count = func.count()
-    grouped = (
-        select(
-            job.task,
-            bad.c.error_type,
-            count.label("runs"),
-            func.count(bad.c.job_id.distinct()).label("jobs"),
-            func.max(bad.c.id).label("newest"),
-        )
-        .join_from(bad, job, job.id == bad.c.job_id)
-        .group_by(job.task, bad.c.error_type)
-        .order_by(count.desc(), func.max(bad.c.id).desc())
-        .limit(10)
-        .subquery("grouped")
-    )
-    query = (
-        select(
-            *grouped.c,
-            func.left(run.error, READ).label("error"),
-            run.finished_at,
-            run.job_id,
-            sql_cast(job.args, Text).label("args_text"),
-        )
-        .join_from(grouped, run, run.id == grouped.c.newest)
-        .join(job, job.id == run.job_id)
-        .order_by(grouped.c.runs.desc(), grouped.c.newest.desc())
-    )
-    return list(session.execute(query, bind_arguments={"mapper": run}).all())
+    return True

@@ -116,6 +116,10 @@ CREATE TABLE {table} (
         f"""
 CREATE INDEX {jobs}_ended ON {table} (state, finished_at)
     WHERE state IN ('succeeded', 'failed', 'cancelled')""",
+        f"CREATE INDEX {jobs}_failed ON {table} (task, finished_at) WHERE state = 'failed'",
+        f"""
+CREATE INDEX {jobs}_retrying ON {table} (task, run_at)
+    WHERE state IN ('scheduled', 'queued') AND started_at IS NOT NULL""",
         f"CREATE UNIQUE INDEX {jobs}_ticks ON {table} (schedule_id, scheduled_for) WHERE schedule_id IS NOT NULL",
         f"""
 CREATE UNIQUE INDEX {jobs}_unique_key ON {table} (unique_key)

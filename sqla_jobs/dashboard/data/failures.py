@@ -1,0 +1,124 @@
+"""The failures of the overview: runs that ended badly, by task and error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Text, cast, func, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.dashboard.shown import READ
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.failures import Failures, read_failures, read_retrying
+from sqla_jobs.rules.wording import Count
+
+BAD = ("failed", "retried", "lost")
+_LOOKED_AT = 5_000
+"""Newest failures that are grouped."""
+_KINDS = 5
+"""Errors of one task that are shown, the commonest."""
+_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Runs of one task that ended badly by one kind of error, and the newest of them.
+
+    `share` is the part of the whole task in all failures that were looked at, from 0 to 1.
+    """
+
+    task: str
+    error_type: str
+    runs: Count
+    jobs: Count
+    share: float
+    job_id: int
+    error: str
+    args_text: str = "{}"
+    finished_at: datetime | None = None
+    """None where it was found by its job."""
+
+
+def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: datetime) -> list[FailureGroup]:
+    """The failures since `start`: the commonest of each task first, then the others.
+
+    Where there are more than can be looked at, the numbers are the least there are. Then a task that is not among the
+    newest failures is found by its jobs that failed or are tried again, in an index that a flood of another task does
+    not lengthen.
+    """
+    rows = session.execute(_groups(jobs, start), bind_arguments={"mapper": jobs.Run}).all()
+    if not rows:
+        return []
+    is_least = rows[0].looked_at == _LOOKED_AT
+    others = _by_jobs(session, jobs, {row.task for row in rows}, now - start) if is_least else []
+    total = rows[0].total + sum(one.count for one in others)
+    found = [
+        FailureGroup(
+            row.task,
+            row.error_type or "",
+            Count(row.runs, is_least=is_least),
+            Count(row.jobs, is_least=is_least),
+            row.of_task / total,
+            row.job_id,
+            row.error or "",
+            row.args_text,
+            row.finished_at,
+        )
+        for row in rows
+    ]
+    # what their errors must not show is taken out already
+    return found + [
+        FailureGroup(one.task, one.error_type, one.count, one.count, one.count / total, one.last_job_id, one.last_error)
+        for one in others
+    ]
+
+
+def _groups(jobs: Jobs[Any], start: datetime) -> Any:
+    job: Any = jobs.Job
+    run: Any = jobs.Run
+    bad = (
+        select(run.id, run.job_id, run.error_type)
+        .where(run.outcome.in_(BAD), run.finished_at >= start)
+        .order_by(run.finished_at.desc())
+        .limit(_LOOKED_AT)
+        .cte("bad")
+    )
+    count, newest = func.count(), func.max(bad.c.id)
+    grouped = (
+        select(
+            job.task,
+            bad.c.error_type,
+            count.label("runs"),
+            func.count(bad.c.job_id.distinct()).label("jobs"),
+            newest.label("newest"),
+            func.sum(count).over(partition_by=job.task).label("of_task"),
+            func.sum(count).over().label("total"),
+            func.row_number().over(partition_by=job.task, order_by=(count.desc(), newest.desc())).label("place"),
+        )
+        .join_from(bad, job, job.id == bad.c.job_id)
+        .group_by(job.task, bad.c.error_type)
+        .subquery("grouped")
+    )
+    return (
+        select(
+            *grouped.c,
+            func.left(run.error, READ).label("error"),
+            run.finished_at,
+            run.job_id,
+            cast(job.args, Text).label("args_text"),
+            select(func.count()).select_from(bad).scalar_subquery().label("looked_at"),
+        )
+        .join_from(grouped, run, run.id == grouped.c.newest)
+        .join(job, job.id == run.job_id)
+        .where(grouped.c.place <= _KINDS)
+        .order_by(grouped.c.place > 1, grouped.c.runs.desc(), grouped.c.newest.desc())
+        .limit(_SHOWN)
+    )
+
+
+def _by_jobs(session: Session, jobs: Jobs[Any], known: set[str], within: timedelta) -> list[Failures]:
+    """Of tasks that are not known yet."""
+    failed = read_failures(session, jobs, within=within, but_for=known)
+    return [*failed, *read_retrying(session, jobs, but_for=known)]

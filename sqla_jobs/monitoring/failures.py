@@ -1,0 +1,164 @@
+"""What fails, by task and error. Each task is counted on its own: a flood of one hides no other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, Text, cast, column, func, literal, select, text, true, values
+from sqlalchemy.orm import Session, aliased
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.rules.wording import Count
+
+_LOOKED_AT = 20_000
+"""Jobs whose last error is read, of all tasks together."""
+_TASKS = 1_000
+"""Tasks that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Jobs of one task that failed by one kind of error; `last_job_id` is the newest, with its error.
+
+    `share` is the part of the whole task in all that is counted here, from 0 to 1.
+    """
+
+    task: str
+    error_type: str
+    count: Count
+    share: float
+    last_job_id: int
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying(Failures):
+    """Jobs of one task that failed by one kind of error and are tried again; `next_at` is the first of them."""
+
+    next_at: datetime
+
+
+def read_failures(
+    session: Session, jobs: Jobs[Any], *, within: timedelta = timedelta(days=1), but_for: Collection[str] = ()
+) -> list[Failures]:
+    """The jobs that failed in that time, but for those of some tasks; the most frequent failure first."""
+    job = jobs.Job
+    failed = job.state == text("'failed'")
+    found = _by_task(session, jobs, failed, [job.finished_at > func.now() - within], job.finished_at.desc(), but_for)
+    return [Failures(*one) for one, _ in found]
+
+
+def read_retrying(session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = ()) -> list[Retrying]:
+    """The jobs that failed last time and are tried again, likewise."""
+    job, run = jobs.Job, jobs.Run
+    tried = text("'scheduled', 'queued'")
+    waiting = job.state.in_(tried) & job.started_at.is_not(None)
+    found = _by_task(session, jobs, waiting, [], job.run_at.asc(), but_for, run.outcome.in_(["retried", "lost"]))
+    return [Retrying(*one, next_at) for one, next_at in found]
+
+
+def _by_task(
+    session: Session,
+    jobs: Jobs[Any],
+    condition: ColumnElement[bool],
+    narrower: Sequence[ColumnElement[bool]],
+    order: Any,
+    but_for: Collection[str],
+    *of_last_run: ColumnElement[bool],
+) -> list[tuple[tuple[str, str, Count, float, int, str], datetime]]:
+    """What `Failures` has, and the first `run_at`; an index on (task, `order`) has the jobs that meet `condition`."""
+    job, run = jobs.Job, jobs.Run
+    tasks = [task for task in _tasks(session, jobs, condition) if task not in but_for]
+    there = _counts(session, jobs, tasks, [condition, *narrower], order)
+    looked_at = _fair(there)
+    if not looked_at:
+        return []
+    lane = values(column("task", Text), column("most", Integer), name="lane").data([*looked_at.items()])
+    some = (
+        select(job.id, job.run_at)
+        .where(condition, *narrower, job.task == lane.c.task)
+        .order_by(order)
+        .limit(lane.c.most)
+        .correlate(lane)
+        .lateral("some")
+    )
+    of_job = aliased(run)
+    # + 0, else the planner may look for the greatest id of all that is of this job, and pass all the others
+    last = select(func.max(of_job.id + 0)).where(of_job.job_id == some.c.id).correlate(some).scalar_subquery()
+    # LIMIT keeps each look-up one in the primary key
+    ended = select(run.id, run.error_type).where(run.id == last, *of_last_run).limit(1).correlate(some).lateral("ended")
+    kind, count, newest = func.coalesce(ended.c.error_type, ""), func.count(), func.max(ended.c.id)
+    grouped = (
+        select(lane.c.task, kind, count, newest, func.min(some.c.run_at))
+        .select_from(lane.join(some, true()).join(ended, true()))
+        .group_by(lane.c.task, kind)
+        .order_by(count.desc(), lane.c.task)
+    )
+    groups = ask(session, jobs, grouped).all()
+    examples = _examples(session, jobs, [group[3] for group in groups])
+    of_task = dict.fromkeys(looked_at, 0)
+    for task, _, number, *_ in groups:
+        of_task[task] += number if looked_at[task] == there[task] else there[task]
+    total = sum(of_task.values())
+    return [
+        (
+            (
+                task,
+                kind,
+                Count(number, is_least=looked_at[task] < there[task]),
+                of_task[task] / total,
+                *examples[run_id],
+            ),
+            first_at,
+        )
+        for task, kind, number, run_id, first_at in groups
+    ]
+
+
+def _tasks(session: Session, jobs: Jobs[Any], condition: ColumnElement[bool]) -> list[str]:
+    """The tasks of the jobs that meet it: from one to the next in the index, not job by job."""
+    job = jobs.Job
+    task = select(func.min(job.task).label("name")).where(condition).cte("tasks", recursive=True)
+    following = select(func.min(job.task)).where(condition, job.task > task.c.name).correlate(task).scalar_subquery()
+    task = task.union_all(select(following).where(task.c.name.is_not(None)))
+    return list(ask(session, jobs, select(task.c.name).where(task.c.name.is_not(None)).limit(_TASKS)).scalars())
+
+
+def _counts(
+    session: Session, jobs: Jobs[Any], tasks: Sequence[str], conditions: Sequence[ColumnElement[bool]], order: Any
+) -> dict[str, int]:
+    """How many there are of each task, one more than can be looked at at most; in order, for the sake of the index."""
+    if not tasks:
+        return {}
+    job = jobs.Job
+    lane = values(column("task", Text), name="lane").data([(task,) for task in tasks])
+    some = select(literal(1).label("one")).where(*conditions, job.task == lane.c.task)
+    some = some.order_by(order).limit(_LOOKED_AT + 1).correlate(lane)
+    number = select(func.count()).select_from(some.subquery("some")).scalar_subquery()
+    return {row[0]: row[1] for row in ask(session, jobs, select(lane.c.task, number)) if row[1]}
+
+
+def _fair(there: Mapping[str, int]) -> dict[str, int]:
+    """How many to look at of each task: all of small ones, and the rest in equal parts."""
+    left, found = _LOOKED_AT, dict[str, int]()
+    for place, (task, number) in enumerate(sorted(there.items(), key=lambda item: item[1])):
+        found[task] = min(number, left // (len(there) - place))
+        left -= found[task]
+    return found
+
+
+def _examples(session: Session, jobs: Jobs[Any], run_ids: Sequence[int]) -> dict[int, tuple[int, str]]:
+    """The job and the error of each of these runs, without secrets."""
+    job, run = jobs.Job, jobs.Run
+    rows = session.execute(
+        select(run.id, job.id, job.task, run.error, cast(job.args, Text))
+        .join(job, job.id == run.job_id)
+        .where(run.id.in_(run_ids))
+    )
+    return {
+        run_id: (job_id, jobs.tasks.secrets(task, args).text(error or "")) for run_id, job_id, task, error, args in rows
+    }
