@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Un
 from sqlalchemy.orm import registry
 
 from sqla_jobs.actions import jobs as actions
+from sqla_jobs.actions import pausing
 from sqla_jobs.database.binding import Bind, Binding, Context
 from sqla_jobs.database.notify import tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
-from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin, TickMixin
+from sqla_jobs.models.columns import (
+    AuditMixin,
+    JobMixin,
+    PausedTaskMixin,
+    ProcessMixin,
+    QueueMixin,
+    RunMixin,
+    ScheduleMixin,
+    TickMixin,
+)
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.rules.retention import KEPT, Retention
@@ -41,6 +51,10 @@ Resolver = Callable[[Bind | None], Binding]
 """Resolves `bind=` to a database; framework integrations set one."""
 
 
+TaskLike = Task[..., Any, Any] | type[Any] | str
+"""A task that is a function, the class of one, or its name."""
+
+
 class TaskDecorator(Protocol[J]):
     """What `@jobs.task(…)` returns."""
 
@@ -54,8 +68,8 @@ class Jobs(Generic[J]):
     """The jobs of one application, on its own metadata and in its own database.
 
     `base` is any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`; the models are mapped
-    there at once, as tables named `prefix` + jobs, runs, schedules, ticks, processes, queues, audit in `schema`.
-    `tasks` names the modules that declare tasks: workers import them, this does not.
+    there at once, as tables named `prefix` + jobs, runs, schedules, ticks, processes, queues, paused_tasks, audit in
+    `schema`. `tasks` names the modules that declare tasks: workers import them, this does not.
     `session_factory` (or an engine, or a later `bind`) is what workers connect with; enqueueing uses the
     caller's session and needs none. Raises `ConfigurationError`.
     """
@@ -66,6 +80,7 @@ class Jobs(Generic[J]):
     Tick: type[TickMixin]
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
+    PausedTask: type[PausedTaskMixin]
     Audit: type[AuditMixin]
 
     @overload
@@ -109,6 +124,7 @@ class Jobs(Generic[J]):
         self.Tick = self.models.Tick
         self.Process = self.models.Process
         self.Queue = self.models.Queue
+        self.PausedTask = self.models.PausedTask
         self.Audit = self.models.Audit
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
@@ -222,13 +238,23 @@ class Jobs(Generic[J]):
         """
         return actions.retry(plain_session(session), self.models, job)
 
-    def pause(self, session: AnySession, queue: str, /) -> None:
-        """Stop all claiming from `queue` once the caller commits; what runs goes on."""
-        actions.pause(plain_session(session), self.models, queue)
+    def pause(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
+        """Stop all claiming from `queue`, or of `task` in all queues, once the caller commits; what runs goes on.
 
-    def resume(self, session: AnySession, queue: str, /) -> None:
-        """Claim from `queue` again once the caller commits."""
-        actions.resume(plain_session(session), self.models, queue)
+        `task` is a task, its class, its name or an alias: jobs under all its names wait. Raises `ArgumentsError`
+        unless one of the two is given, and `UnknownTask`.
+        """
+        if _is_of_task(queue, task):
+            pausing.pause_task(plain_session(session), self.models, self.tasks, task)
+        else:
+            pausing.pause(plain_session(session), self.models, queue)
+
+    def resume(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
+        """Claim from `queue`, or jobs of `task`, again once the caller commits. Raises as `pause` does."""
+        if _is_of_task(queue, task):
+            pausing.resume_task(plain_session(session), self.models, self.tasks, task)
+        else:
+            pausing.resume(plain_session(session), self.models, queue)
 
     def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
         """Delete the jobs that ended `older_than` (a timedelta, or seconds) ago, and their runs; returns how many.
@@ -288,6 +314,12 @@ class Jobs(Generic[J]):
         from sqla_jobs.clock import Clock
 
         return Clock(self, self.binding(bind), heartbeat=heartbeat, lease=lease)
+
+
+def _is_of_task(queue: str | None, task: TaskLike | None) -> bool:
+    if queue is not None and task is not None:
+        raise ArgumentsError(f"queue {queue!r:.60} and task={task!r:.60} exclude each other: name one of them")
+    return task is not None
 
 
 def resolver_of(jobs: Jobs[Any]) -> Resolver | None:

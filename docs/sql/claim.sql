@@ -13,10 +13,12 @@ FROM unnest(CAST('{-10,-9,-8,-7,-6,-5,-4,-3,-2,-1,0,1,2,3,4,5,6,7,8,9,10}' AS SM
     sqla_jobs.started_at AS started_at
 FROM sqla_jobs
 WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = anon_1.queue AND sqla_jobs.priority = anon_2.priority
-    AND sqla_jobs.position > anon_2.floor AND sqla_jobs.task = ANY (CAST(%(tasks)s::VARCHAR AS TEXT[])) AND
-    sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND (CAST(%(only_ids)s::VARCHAR AS
-    BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS BIGINT[]))) ORDER BY
-    sqla_jobs.position
+    AND sqla_jobs.position > anon_2.floor AND sqla_jobs.task = ANY (array((SELECT anon_3.task
+FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS anon_3(task)
+WHERE anon_3.task != ALL (array((SELECT sqla_paused_tasks.name
+FROM sqla_paused_tasks)))))) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
+    (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
+    BIGINT[]))) ORDER BY sqla_jobs.position
  LIMIT anon_1.slots FOR NO KEY UPDATE SKIP LOCKED) AS found ON true
  LIMIT anon_1.slots) AS taken ON true
 WHERE anon_1.queue != ALL (array((SELECT sqla_queues.name
@@ -30,9 +32,9 @@ FROM owner) IS NOT NULL)
 FROM due))) RETURNING sqla_jobs.id, sqla_jobs.current_run_id, sqla_jobs.task, sqla_jobs.queue,
     sqla_jobs.priority, sqla_jobs.position, CAST(sqla_jobs.args AS TEXT) AS args, sqla_jobs.attempt,
     sqla_jobs.max_attempts, CAST(EXTRACT(epoch FROM sqla_jobs.scheduled_for) * %(param_1)s::INTEGER AS BIGINT)
-    AS anon_3, sqla_jobs.id = ANY (array((SELECT due.id
+    AS anon_4, sqla_jobs.id = ANY (array((SELECT due.id
 FROM due
-WHERE due.started_at IS NOT NULL))) AS anon_4
+WHERE due.started_at IS NOT NULL))) AS anon_5
 -- least_1 = 999999999
 -- least_2 = 1
 -- param_1 = 1000000

@@ -114,6 +114,7 @@ def _worker(name: _Names) -> Rights:
     yield "SELECT, INSERT, DELETE", tables["ticks"]
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'heartbeat_at', 'set_aside')}", tables["processes"]
     yield "SELECT", tables["queues"]
+    yield "SELECT", tables["paused_tasks"]
     yield "for the retention of the audit; without it its lines are kept", ""
     yield "SELECT, DELETE", tables["audit"]
 

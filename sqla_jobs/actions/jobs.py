@@ -1,4 +1,4 @@
-"""What people do to jobs and queues, in a transaction of theirs."""
+"""What people do to jobs, in a transaction of theirs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from functools import partial
 from typing import Any
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import ColumnElement, case, delete, func, null, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, case, func, null, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
@@ -159,26 +158,6 @@ def prune(session: Session, models: Models[Any], *, older_than: timedelta | floa
     jobs = sum(gone(EndedJobs(removal, state, seconds, references)) for state in ENDED)
     gone(OrphanedRuns(Leftovers(models), seconds))
     return jobs
-
-
-def pause(session: Session, models: Models[Any], queue: str) -> None:
-    """No worker claims from `queue` any more, once the caller commits; running jobs go on."""
-    check_common({"queue": queue})
-    values = {"name": queue, "paused_at": func.clock_timestamp()}
-    statement = insert(models.Queue).values(values)
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["name"],
-            set_={"paused_at": func.coalesce(models.Queue.paused_at, statement.excluded.paused_at)},
-        )
-    )
-
-
-def resume(session: Session, models: Models[Any], queue: str) -> None:
-    """Workers claim from `queue` again, once the caller commits."""
-    check_common({"queue": queue})
-    session.execute(delete(models.Queue).where(models.Queue.name == queue))
-    after_commit(session, models.Job, models.channel, queue)
 
 
 def _id_of(session: Session, job: JobMixin | int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sqla_jobs.cli import dashboard, grants, jobs, queues, reading, running, schedules, schema, upkeep
+from sqla_jobs.cli import dashboard, grants, jobs, pausing, reading, running, schedules, schema, upkeep
 
 COMMANDS: tuple[click.Command, ...] = (
     running.worker,
@@ -17,8 +17,8 @@ COMMANDS: tuple[click.Command, ...] = (
     jobs.delete,
     jobs.erase,
     jobs.enqueue,
-    queues.pause,
-    queues.resume,
+    pausing.pause,
+    pausing.resume,
     schedules.schedule,
     upkeep.prune,
     upkeep.doctor,

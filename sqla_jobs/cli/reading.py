@@ -57,6 +57,11 @@ def _print_status(status: Status) -> None:
             for queue in status.queues
         ],
     )
+    if status.paused_tasks:
+        click.echo()
+        print_table(
+            ["PAUSED TASK", "SINCE", "BY"], [(one.task, one.paused_at, one.paused_by) for one in status.paused_tasks]
+        )
     click.echo()
     rows: list[tuple[object, ...]] = []
     for process in status.processes:

@@ -27,6 +27,8 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("POST", "/queues/pause", "pause", overview.pause),
     ("POST", "/queues/resume", "resume", overview.resume),
     ("GET", "/jobs", "jobs", jobs_list.show),
+    ("POST", "/tasks/pause", "pause_task", overview.pause_task),
+    ("POST", "/tasks/resume", "resume_task", overview.resume_task),
     ("POST", "/jobs/change", "bulk", bulk.confirm),
     ("POST", "/jobs/change/run", "bulk_run", bulk.run),
     ("GET", "/jobs/<int:job_id>", "job", job.show),

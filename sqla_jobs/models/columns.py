@@ -252,6 +252,15 @@ class QueueMixin(Row):
     """When the queue was paused; null where workers claim from it."""
 
 
+class PausedTaskMixin(Row):
+    """A task whose jobs are not claimed; one with aliases has a row for each of its names."""
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    """The task's name, or an alias of it."""
+    paused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When the task was paused."""
+
+
 class AuditMixin(Row):
     """One change that a person made on the dashboard or the command line: who, when, what. Rows are only ever added."""
 

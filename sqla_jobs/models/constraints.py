@@ -137,6 +137,14 @@ def of_queues(table: str) -> tuple[Any, ...]:
     )
 
 
+def of_paused_tasks(table: str) -> tuple[Any, ...]:
+    """Of paused tasks."""
+    return (
+        PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
+        _check(table, "times", _in_range("paused_at")),
+    )
+
+
 def of_audit(table: str) -> tuple[Any, ...]:
     """Of what people did."""
     return (

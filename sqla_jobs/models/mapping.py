@@ -15,7 +15,16 @@ from sqlalchemy.orm import foreign, registry, relationship
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import constraints
-from sqla_jobs.models.columns import AuditMixin, JobMixin, ProcessMixin, QueueMixin, RunMixin, ScheduleMixin, TickMixin
+from sqla_jobs.models.columns import (
+    AuditMixin,
+    JobMixin,
+    PausedTaskMixin,
+    ProcessMixin,
+    QueueMixin,
+    RunMixin,
+    ScheduleMixin,
+    TickMixin,
+)
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
 
@@ -35,6 +44,7 @@ class Models(Generic[J]):
     Tick: type[TickMixin]
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
+    PausedTask: type[PausedTaskMixin]
     Audit: type[AuditMixin]
     positions: Sequence
     run_ids: Sequence
@@ -47,7 +57,7 @@ class Models(Generic[J]):
     @property
     def tables(self) -> dict[str, Table]:
         """By what their names have after the prefix: jobs, runs and so on."""
-        mapped = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.Audit)
+        mapped = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.PausedTask, self.Audit)
         return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
     @cached_property
@@ -70,14 +80,15 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     schema = schema if schema is not None else metadata.schema
     if schema and "%" in schema:
         raise ConfigurationError(f"schema must not contain %, which marks parameters in statements, got {schema!r}")
-    names = [f"{prefix}{noun}" for noun in ("jobs", "runs", "schedules", "ticks", "processes", "queues", "audit")]
+    nouns = ("jobs", "runs", "schedules", "ticks", "processes", "queues", "paused_tasks", "audit")
+    names = [f"{prefix}{noun}" for noun in nouns]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:
         raise ConfigurationError(
             f"the metadata already has a table {taken[0]!r}: a second Jobs on one base needs its own prefix= or schema="
         )
     _check_job_class(job_class)
-    jobs, runs, schedules, ticks, processes, queues, audit = names
+    jobs, runs, schedules, ticks, processes, queues, paused_tasks, audit = names
     # those of the identity columns, which PostgreSQL names so
     positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema)
@@ -106,6 +117,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     Tick = mapped(TickMixin, ticks, *constraints.of_ticks(ticks))
     Process = mapped(ProcessMixin, processes, *constraints.of_processes(processes))
     Queue = mapped(QueueMixin, queues, *constraints.of_queues(queues))
+    PausedTask = mapped(PausedTaskMixin, paused_tasks, *constraints.of_paused_tasks(paused_tasks))
     Audit = mapped(AuditMixin, audit, *constraints.of_audit(audit))
 
     _mapper(Job).add_property(
@@ -121,7 +133,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         "job",
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
-    models = Models(Job, Run, Schedule, Tick, Process, Queue, Audit, positions, run_ids)
+    models = Models(Job, Run, Schedule, Tick, Process, Queue, PausedTask, Audit, positions, run_ids)
     event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
     return models
 

@@ -13,7 +13,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.failures import Failures, Retrying, read_failures, read_retrying
-from sqla_jobs.monitoring.finding import Finding, ask
+from sqla_jobs.monitoring.finding import Finding
+from sqla_jobs.monitoring.paused import PausedTask, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
 from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
 
@@ -35,6 +36,7 @@ class Status:
     """The whole picture, and what is wrong with it."""
 
     queues: list[QueueStatus]
+    paused_tasks: list[PausedTask]
     processes: list[ProcessStatus]
     failures: list[Failures]
     """Of the last day, the most frequent first."""
@@ -48,30 +50,18 @@ def read_status(session: Session, jobs: Jobs[Any]) -> Status:
     processes = read_processes(session, jobs)
     ended = _ended_per_minute(session, jobs)
     queues = read_queues(session, jobs, served_queues(processes), others=ended, most=_COUNTED)
-    paused = _paused(session, jobs)
+    paused = read_paused_queues(session, jobs)
     return Status(
         [
             QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0), **paused.get(queue.name, {}))
             for queue in queues
         ],
+        read_paused_tasks(session, jobs),
         processes,
         read_failures(session, jobs),
         read_retrying(session, jobs),
         problems(session, jobs, queues, processes),
     )
-
-
-def _paused(session: Session, jobs: Jobs[Any]) -> dict[str, dict[str, Any]]:
-    audit, queue = jobs.Audit, jobs.Queue
-    by = (
-        select(audit.actor)
-        .where(audit.action == "pause", audit.subject == func.concat("queue ", queue.name))
-        .order_by(audit.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    rows = ask(session, jobs, select(queue.name, queue.paused_at, by).where(queue.paused_at.is_not(None)))
-    return {name: {"paused_at": at, "paused_by": actor} for name, at, actor in rows}
 
 
 def _ended_per_minute(session: Session, jobs: Jobs[Any]) -> dict[str, int]:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Double, cast, column, func, select, text, true, values
+from sqlalchemy import Double, cast, column, func, or_, select, text, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import LIVE
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
+from sqla_jobs.monitoring.paused import read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue
 from sqla_jobs.queries.expressions import Tables
@@ -49,13 +50,14 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
             )
 
 
-def unknown_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) -> Iterator[Finding]:
-    """Tasks of waiting jobs that this application does not declare."""
+def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) -> Iterator[Finding]:
+    """Tasks of waiting jobs that are paused, or that this application does not declare."""
     names = [queue.name for queue in queues if queue.queued]
     if not names:
         return
     jobs.tasks.load()
     job: Any = jobs.Job
+    paused = {name: one.task for one in read_paused_tasks(session, jobs) for name in one.names}
     lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
     first = (
         select(job.task)
@@ -68,12 +70,16 @@ def unknown_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) ->
     counts = (
         select(first.c.task, func.count())
         .select_from(lane.join(first, true()))
-        .where(first.c.task.not_in(list(jobs.tasks)))
+        .where(or_(first.c.task.not_in(list(jobs.tasks)), first.c.task.in_(paused)))
         .group_by(first.c.task)
         .order_by(first.c.task)
     )
     for task, count in ask(session, jobs, counts):
         number = Count(count, is_least=count >= _LOOKED_AT)
+        if task in paused:
+            found = f"it is paused, with {plural(number, 'job')} waiting"
+            yield warning(f"task {task[:200]}", found, f"sqla-jobs resume --task {paused[task][:200]}")
+            continue
         yield warning(
             f"task {task[:200]}",
             f"this application does not declare it, and {they_are(number, 'job')} waiting for it",

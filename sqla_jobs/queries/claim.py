@@ -82,7 +82,7 @@ class Claim(RenderedStatement):
         floors: Mapping[str, Sequence[int]] | None = None,
         among: Among = ALL,
     ) -> list[Claimed]:
-        """Take at most `slots[queue]` queued jobs of each queue that is not paused, in claim order.
+        """Take at most `slots[queue]` queued jobs of each queue, in claim order; none of a paused queue or task.
 
         Those of a priority lie above its place in `floors[queue]`, where that is given. A process without a
         row gets none.
@@ -120,6 +120,10 @@ class Claim(RenderedStatement):
         lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
         priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
         probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
+        # an array that is made once a claim: what may be claimed costs no more a job than what is known
+        known = unnest_text("known", task=("tasks", Text))
+        paused_tasks = array_of(select(tables.paused_tasks.c.name))
+        tasks = array_of(select(known.c.task).where(known.c.task != all_(paused_tasks)))
         # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
         # would lock every row they offer, and not only those that the limit lets through
         found = (
@@ -129,7 +133,7 @@ class Claim(RenderedStatement):
                 jobs.c.queue == lane.c.queue,
                 jobs.c.priority == probe.c.priority,
                 jobs.c.position > probe.c.floor,
-                jobs.c.task == any_(cast(bindparam("tasks", type_=Text), ARRAY(Text))),
+                jobs.c.task == any_(tasks),
                 is_among(jobs),
             )
             .order_by(jobs.c.position)

@@ -26,11 +26,12 @@ class IsDue(Statement):
         return bool(self._run(connection, values).scalar())
 
     def sql(self) -> Any:
-        jobs, held = self.tables.jobs, self.tables.queues
+        jobs, held, paused = self.tables.jobs, self.tables.queues, self.tables.paused_tasks
         here = and_(
             jobs.c.queue == _QUEUES,
             jobs.c.task == _TASKS,
             ~exists().where(held.c.name == jobs.c.queue, held.c.paused_at.is_not(None)),
+            ~exists().where(paused.c.name == jobs.c.task),
             is_among(jobs),
         )
         found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)

@@ -70,6 +70,7 @@ class Tables:
         self.runs = _table(models.Run, schema)
         self.processes = _table(models.Process, schema)
         self.queues = _table(models.Queue, schema)
+        self.paused_tasks = _table(models.PausedTask, schema)
         self.schedules = _table(models.Schedule, schema)
         self.ticks = _table(models.Tick, schema)
         self._on = {"mapper": models.Job}

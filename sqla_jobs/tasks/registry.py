@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from sqla_jobs.errors import ConfigurationError, DeclarationError, UnknownTask
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.redaction import NOTHING, Secrets
+from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.task import Task
 
 J = TypeVar("J", bound=JobMixin)
@@ -68,6 +69,14 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
             )
         return task
 
+    def names(self, task: object) -> tuple[str, ...]:
+        """The names under which jobs of a task are stored, its own first: of a task, its class or one of its names.
+
+        Raises `UnknownTask`.
+        """
+        found = task if isinstance(task, Task) else self.of_class(task) if isinstance(task, type) else self[str(task)]
+        return (found.name, *found.declaration.aliases)
+
     def shown(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Stored arguments of a job as people may see them; those of a task nobody knows as they are."""
         task = self._known(name)
@@ -105,8 +114,8 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         except KeyError:
             known = ", ".join(sorted(self._by_name)) or "none at all"
             raise UnknownTask(
-                f"no task is named {name!r}; registered: {known}. Give the module that declares it as "
-                "Jobs(…, tasks=[…]), or import it first"
+                f"no task is named {name!r}{did_you_mean(name, self._by_name)}; registered: {known}. "
+                "Give the module that declares it as Jobs(…, tasks=[…]), or import it first"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

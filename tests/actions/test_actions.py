@@ -11,7 +11,7 @@ from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 from tenacity import Retrying, stop_after_attempt
 
-from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, UnknownJob
+from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, UnknownJob, UnknownTask
 from sqla_jobs.testing import drain
 
 WAITING, ENDED = ["scheduled", "queued"], ["succeeded", "failed", "cancelled"]
@@ -25,7 +25,7 @@ jobs = Jobs(Base)
 ran: list[int] = []
 
 
-@jobs.task(queue="mail")
+@jobs.task(queue="mail", aliases=["old.note"])
 def note(number: int) -> None:
     ran.append(number)
 
@@ -33,6 +33,11 @@ def note(number: int) -> None:
 @jobs.task(max_attempts=2, retry=Retrying(stop=stop_after_attempt(2)))
 def fail() -> None:
     raise ValueError("no")
+
+
+@jobs.task
+def other() -> None:
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +253,55 @@ class TestPause:
     def test_resuming_what_is_not_paused_changes_nothing(self, session: Session) -> None:
         jobs.resume(session, "mail")
         assert session.scalars(select(jobs.Queue)).all() == []
+
+    @pytest.mark.slow
+    def test_no_job_of_a_paused_task_is_claimed_whatever_its_name_until_it_is_resumed(self, engine: Engine) -> None:
+        Base.metadata.create_all(engine)
+        ran.clear()
+        queues = {"mail": 1, "default": 1}
+        with Session(engine) as session:
+            note.enqueue(session, 1)
+            session.execute(insert(jobs.Job).values(task="old.note", args={"number": 2}))
+            other.enqueue(session)
+            jobs.pause(session, task=note)
+            jobs.worker(queues, bind=engine).drain()  # before the pause commits nothing is there, and nothing paused
+            session.commit()
+            assert jobs.worker(queues, bind=engine).drain() == 1
+            assert ran == []
+            jobs.resume(session, task="old.note")
+            session.commit()
+            assert jobs.worker(queues, bind=engine).drain() == 2
+            assert sorted(ran) == [1, 2]
+
+    def test_jobs_of_a_paused_task_are_not_due(self, session: Session) -> None:
+        ran.clear()
+        note.enqueue(session, 1)
+        jobs.pause(session, task="note")
+        assert drain(jobs, session) == 0
+        jobs.resume(session, task=note)
+        assert drain(jobs, session) == 1
+
+    def test_a_second_pause_of_a_task_keeps_the_time_of_the_first(self, session: Session) -> None:
+        jobs.pause(session, task=note)
+        names = [row.name for row in session.scalars(select(jobs.PausedTask).order_by(jobs.PausedTask.name))]
+        assert names == ["note", "old.note"]
+        first = session.scalars(select(jobs.PausedTask.paused_at)).all()
+        jobs.pause(session, task="old.note")
+        assert session.scalars(select(jobs.PausedTask.paused_at)).all() == first
+
+    def test_a_task_that_nobody_declares_any_more_is_resumed(self, session: Session) -> None:
+        session.add(jobs.PausedTask(name="gone"))
+        jobs.resume(session, task="gone")
+        assert session.scalars(select(jobs.PausedTask)).all() == []
+        jobs.resume(session, task=note)  # which is not paused: nothing changes
+
+    @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])
+    def test_a_task_that_nobody_knows_is_refused(self, session: Session, action: Callable[..., None]) -> None:
+        with pytest.raises(UnknownTask, match="no task is named 'ntoe'; did you mean 'note'"):
+            action(session, task="ntoe")
+        with pytest.raises(ArgumentsError, match="queue 'mail' and task='note' exclude each other"):
+            action(session, "mail", task="note")
+        assert session.scalars(select(jobs.PausedTask)).all() == []
 
     @pytest.mark.parametrize("name", ["", "a,b", "a\x00", None, 5])
     @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])

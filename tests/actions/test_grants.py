@@ -323,7 +323,7 @@ class TestAWorker:
         assert allowed(worker, TABLES["jobs"], "UPDATE").isdisjoint({"id", "task", "args", "queue", "unique_key"})
         assert allowed(worker, TABLES["runs"], "UPDATE") == {"traceback"}
         assert allowed(worker, TABLES["jobs"], "INSERT") == ENQUEUED | {"schedule_id", "scheduled_for"}
-        for noun in ("queues", "audit"):
+        for noun in ("queues", "paused_tasks", "audit"):
             assert allowed(worker, TABLES[noun], "INSERT") == allowed(worker, TABLES[noun], "UPDATE") == set()
         assert allowed(worker, TABLES["ticks"], "UPDATE") == set()
         assert denied(worker, 'DELETE FROM "Odd schema".q_schedules')

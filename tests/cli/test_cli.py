@@ -429,6 +429,30 @@ class TestChanging:
         run("resume", "mail")
         assert jobs.worker(["mail"], bind=database).drain() == 1
 
+    def test_a_task_is_paused_and_resumed(self, run: Run, session: Session, database: Engine) -> None:
+        shop.mark.enqueue(session, 1)
+        session.commit()
+        out = run("pause", "--task", "mark", "--actor", "bob").output
+        assert out == "task mark is paused: what runs goes on, nothing new starts\n"
+        assert jobs.worker(bind=database).drain() == 0
+        found = read_status(run)["paused_tasks"]
+        assert [(one["task"], one["names"], one["paused_by"]) for one in found] == [("mark", ["mark"], "bob")]
+        out = run("status").output
+        assert re.search(r"^mark +20\S+ \S+ +bob$", out, re.MULTILINE)
+        assert "task mark: it is paused, with 1 job waiting\n    sqla-jobs resume --task mark" in out
+        assert "task mark: it is paused" in run("doctor", "--strict", code=1).output
+        assert run("resume", "--task", "mark").output == "task mark goes on\n"
+        assert jobs.worker(bind=database).drain() == 1
+        lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
+        assert [tuple(line[1:]) for line in lines] == [("pause", "task mark"), ("resume", "task mark")]
+
+    def test_a_task_that_nobody_knows_is_neither_paused_nor_resumed(self, run: Run, session: Session) -> None:
+        assert "no task is named 'mrak'; did you mean 'mark'" in run("pause", "--task", "mrak", code=1).output
+        run("pause", "--task", "mark")
+        assert "task 'mrak' is not paused; did you mean 'mark'" in run("resume", "--task", "mrak", code=1).output
+        assert "name either a queue or --task NAME" in run("pause", code=2).output
+        assert "name either a queue or --task NAME" in run("resume", "mail", "--task", "mark", code=2).output
+
 
 class TestEnqueue:
     def test_a_job_is_made_of_json(self, run: Run, session: Session) -> None:

@@ -538,6 +538,25 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
 
 
+def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: Session) -> None:
+    flood(session, "failed", rare=1, many=0)
+    session.execute(update(jobs.Job).values(task="fail"))
+    job = shop.fail.enqueue(session, message="no")
+    session.commit()
+    assert "Paused tasks" not in words(visitor.get("/"))
+    page = visitor.change("/tasks/pause", {"task": "fail"})
+    assert "Task fail is paused: what runs goes on, nothing new starts" in words(page)
+    assert re.search(r"Paused tasks Task Paused By Action fail .{3,9} ada@example.com Resume fail", words(page))
+    assert "task fail: it is paused, with 1 job waiting sqla-jobs resume --task fail" in words(page)
+    assert "The task “fail” has been paused" in words(visitor.get(f"/jobs/{job.id}"))
+    assert "Paused tasks" not in words(visitor.change("/tasks/resume", {"task": "fail"}))
+    visitor.change("/tasks/resume", {"task": "fail"})
+    assert audit(session) == [("ada@example.com", "pause", "task fail"), ("ada@example.com", "resume", "task fail")]
+    refused = visitor.post("/tasks/pause", {"task": "fial"})
+    assert refused.status_code == 409
+    assert "no task is named 'fial'; did you mean 'fail'" in words(refused.text)
+
+
 @pytest.mark.slow
 def test_queues_are_counted_one_by_one(visitor: Visitor, session: Session) -> None:
     for queue, priority in (("a", 0), ("a", -10), ("b", 10)):

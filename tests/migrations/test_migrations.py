@@ -534,4 +534,13 @@ def test_the_history_of_this_repository_runs(database_url: str, server_url: str)
 def test_a_metadata_with_a_schema_of_its_own_says_where_the_tables_are() -> None:
     jobs = Jobs(registry(metadata=MetaData(schema="ops")))
     assert jobs.models.tables["jobs"].fullname == "ops.sqla_jobs"
-    assert list(jobs.models.tables) == ["jobs", "runs", "schedules", "ticks", "processes", "queues", "audit"]
+    assert list(jobs.models.tables) == [
+        "jobs",
+        "runs",
+        "schedules",
+        "ticks",
+        "processes",
+        "queues",
+        "paused_tasks",
+        "audit",
+    ]

@@ -185,6 +185,7 @@ def test_the_models_are_classes_on_the_metadata_of_the_base() -> None:
         "sqla_ticks",
         "sqla_processes",
         "sqla_queues",
+        "sqla_paused_tasks",
         "sqla_audit",
     }
     names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Tick, jobs.Process, jobs.Queue)]

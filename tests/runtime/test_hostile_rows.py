@@ -51,6 +51,7 @@ REFUSED = {
     "schedules": ["priority = 11", "args = '[]'", "jitter = 'NaN'", "jitter = -1", "next_run_at = 'infinity'"],
     "processes": ["lease = 0", "lease = 'Infinity'", "lease = 'NaN'", "heartbeat_at = 'infinity'", "queues = '[]'"],
     "queues": ["paused_at = 'infinity'"],
+    "paused_tasks": ["paused_at = 'infinity'"],
     "audit": ["at = 'infinity'", "details = '7'"],
 }
 ONE = {
@@ -59,6 +60,7 @@ ONE = {
     "schedules": "INSERT INTO sqla_schedules (name, task, cron) VALUES ('s', 'mark', '* * * * *')",
     "processes": "INSERT INTO sqla_processes DEFAULT VALUES",
     "queues": "INSERT INTO sqla_queues (name) VALUES ('q')",
+    "paused_tasks": "INSERT INTO sqla_paused_tasks (name) VALUES ('t')",
     "audit": "INSERT INTO sqla_audit DEFAULT VALUES",
 }
 
@@ -319,6 +321,7 @@ COLUMNS = {
         "heartbeat_at": MOMENTS,
     },
     "queues": {"name": TEXTS, "paused_at": MOMENTS},
+    "paused_tasks": {"name": TEXTS, "paused_at": MOMENTS},
     "audit": {"id": BIG, "at": MOMENTS, "actor": TEXTS, "action": TEXTS, "subject": TEXTS, "details": JSON},
 }
 

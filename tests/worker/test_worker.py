@@ -300,6 +300,32 @@ def test_a_paused_queue_is_left_alone_until_it_is_resumed(session: Session) -> N
     assert drain(queues=["mail"]) == 1
 
 
+@pytest.mark.slow
+def test_jobs_of_a_resumed_task_start_though_claiming_has_gone_far_beyond_them(
+    session: Session, database: Engine
+) -> None:
+    paused = shop.mark.enqueue(session, n=0)
+    jobs.pause(session, task=shop.mark)
+    session.commit()
+    began = time.monotonic()
+
+    def goes_on() -> bool:
+        """For longer than it takes the scan floors to move up."""
+        shop.write.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: states(session).keys() == {"queued", "succeeded"})
+        return time.monotonic() - began > 3
+
+    with jobs.worker(bind=database):
+        wait_until(goes_on)
+        assert states(session)["queued"] == 1
+        jobs.resume(session, task=shop.mark)
+        session.commit()
+        wait_until(lambda: "queued" not in states(session), timeout=5)
+    session.refresh(paused)
+    assert paused.state == "succeeded"
+
+
 @pytest.mark.parametrize("task", ["reports", "reports_in_transaction"])
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
 def test_the_last_progress_of_a_run_is_stored_with_its_end(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from flask import Response, abort, request
@@ -53,6 +54,7 @@ def show(site: Dashboard, job_id: int) -> Response:
             process=_process(session, jobs, job.process_id),
             timeline=story.timeline(job, runs[:_RUNS][::-1], is_whole=len(runs) <= _RUNS and before is None),
             is_known=job.task in jobs.tasks,
+            paused_at=_paused_at(session, jobs, job),
             is_ended=job.state in ENDED,
             is_waiting=job.state in (JobState.scheduled, JobState.queued),
             is_live=job.state in LIVE,
@@ -118,6 +120,12 @@ def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) ->
     if before is not None:
         query = query.where(run.id < before)
     return list(session.execute(query.order_by(run.id.desc()).limit(_RUNS + 1), bind_arguments={"mapper": run}).all())
+
+
+def _paused_at(session: Session, jobs: Jobs[Any], job: Any) -> datetime | None:
+    """Since when the task of a job that waits is paused."""
+    row = session.get(jobs.PausedTask, job.task) if job.state in (JobState.scheduled, JobState.queued) else None
+    return None if row is None else row.paused_at
 
 
 def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:

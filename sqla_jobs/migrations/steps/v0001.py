@@ -23,7 +23,7 @@ def upgrade(op: Operations, names: Names) -> None:
 
 def downgrade(op: Operations, names: Names) -> None:
     """Drop the tables with all that belongs to them, and the schema if it was made here and is empty."""
-    for noun in ("audit", "queues", "processes", "ticks", "schedules", "runs", "jobs"):
+    for noun in ("audit", "paused_tasks", "queues", "processes", "ticks", "schedules", "runs", "jobs"):
         op.execute(f"DROP TABLE {names.table(noun)}")
     if names.schema:
         op.execute(_drop_schema(names.schema))
@@ -245,6 +245,13 @@ CREATE TABLE {names.table("queues")} (
     paused_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT {names.prefix}queues_pkey PRIMARY KEY (name),
     CONSTRAINT {names.prefix}queues_times_check CHECK ({_in_range("paused_at")})
+)""",
+        f"""
+CREATE TABLE {names.table("paused_tasks")} (
+    name TEXT NOT NULL,
+    paused_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT {names.prefix}paused_tasks_pkey PRIMARY KEY (name),
+    CONSTRAINT {names.prefix}paused_tasks_times_check CHECK ({_in_range("paused_at")})
 )""",
         f"""
 CREATE TABLE {names.table("audit")} (

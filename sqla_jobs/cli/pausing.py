@@ -1,0 +1,89 @@
+"""`pause` and `resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.actions import pausing
+from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
+from sqla_jobs.errors import JobsError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.paused import read_paused_tasks
+from sqla_jobs.monitoring.processes import read_processes
+from sqla_jobs.monitoring.queues import read_queues, served_queues
+from sqla_jobs.rules.wording import did_you_mean
+
+
+def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives the command a `queue` or a `task`, and None for the other."""
+
+    @click.argument("queue", required=False)
+    @click.option("--task", help="A task in all queues, by its name or an alias.")
+    @wraps(command)
+    def run(*args: Any, queue: str | None, task: str | None, **options: Any) -> None:
+        if (queue is None) == (task is None):
+            raise click.UsageError("name either a queue or --task NAME")
+        command(*args, queue=queue, task=task, **options)
+
+    return run
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@_queue_or_task
+@click.option("--yes", is_flag=True, help="Also a queue that no job, worker or task of the application has.")
+@audited
+def pause(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None, yes: bool) -> None:
+    """Claim no more jobs from QUEUE, or of a task; what runs goes on."""
+    with changing(jobs, actor) as it:
+        if queue is not None:
+            if not yes:
+                _check_queue(jobs, it.session, queue)
+            jobs.pause(it.session, queue)
+            subject = f"queue {queue}"
+        else:
+            subject = f"task {pausing.pause_task(it.session, jobs.models, jobs.tasks, task)}"
+        it.record("pause", subject)
+    click.echo(f"{subject} is paused: what runs goes on, nothing new starts")
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@_queue_or_task
+@audited
+def resume(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None) -> None:
+    """Claim jobs from QUEUE, or of a task, again."""
+    with changing(jobs, actor) as it:
+        subject = f"queue {queue}" if task is None else _resume_task(jobs, it.session, task)
+        if queue is not None:
+            if it.session.get(jobs.Queue, queue) is None:
+                paused = it.session.scalars(select(jobs.Queue.name)).all()
+                raise JobsError(f"queue {queue!r} is not paused{did_you_mean(queue, paused)}")
+            jobs.resume(it.session, queue)
+        it.record("resume", subject)
+    click.echo(f"{subject} goes on")
+
+
+def _resume_task(jobs: Jobs[Any], session: Session, task: str) -> str:
+    paused = {name: one.task for one in read_paused_tasks(session, jobs) for name in one.names}
+    if task not in paused:
+        raise JobsError(f"task {task!r} is not paused{did_you_mean(task, paused)}")
+    jobs.resume(session, task=task)
+    return f"task {paused[task]}"
+
+
+def _check_queue(jobs: Jobs[Any], session: Session, queue: str) -> None:
+    """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule."""
+    jobs.tasks.load()
+    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
+    of_jobs = (one.name for one in read_queues(session, jobs, served_queues(read_processes(session, jobs))))
+    known = {"default", *of_tasks, *of_jobs}
+    if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
+        near = did_you_mean(queue, known)
+        raise JobsError(f"no job, worker or task has a queue {queue!r}{near}; --yes pauses it all the same")

@@ -1,0 +1,56 @@
+"""What is paused, since when and by whom, as far as the audit says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import ask
+
+
+@dataclass(frozen=True, slots=True)
+class PausedTask:
+    """A task whose jobs are not claimed; `names` are those under which they are stored."""
+
+    task: str
+    names: tuple[str, ...]
+    paused_at: datetime
+    paused_by: str | None
+
+
+def read_paused_tasks(session: Session, jobs: Jobs[Any]) -> list[PausedTask]:
+    """All of them by name, those that no code declares any more too."""
+    rows: dict[str, datetime] = {row[0]: row[1] for row in ask(session, jobs, _paused(jobs.PausedTask))}
+    names = dict[str, list[str]]()
+    for name in rows:
+        own = jobs.tasks[name].name if name in jobs.tasks else name
+        names.setdefault(own if own in rows else name, []).append(name)
+    by = _pausers(session, jobs, [f"task {task}" for task in names])
+    return [
+        PausedTask(task, tuple(its), min(rows[name] for name in its), by.get(f"task {task}"))
+        for task, its in names.items()
+    ]
+
+
+def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, dict[str, Any]]:
+    """When each queue was paused, and by whom."""
+    rows: list[Any] = ask(session, jobs, _paused(jobs.Queue).where(jobs.Queue.paused_at.is_not(None))).all()
+    by = _pausers(session, jobs, [f"queue {name}" for name, _ in rows])
+    return {name: {"paused_at": at, "paused_by": by.get(f"queue {name}")} for name, at in rows}
+
+
+def _paused(what: Any) -> Any:
+    return select(what.name, what.paused_at).order_by(what.name)
+
+
+def _pausers(session: Session, jobs: Jobs[Any], subjects: list[str]) -> dict[str, str]:
+    """Who paused each of them last."""
+    audit = jobs.Audit
+    last = select(func.max(audit.id)).where(audit.action == "pause", audit.subject.in_(subjects))
+    rows = ask(session, jobs, select(audit.subject, audit.actor).where(audit.id.in_(last.group_by(audit.subject))))
+    return {row[0]: row[1] for row in rows}
