@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, any_, bindparam, func, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, any_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
-from sqla_jobs.actions.jobs import cancelled, has_arguments, retried
+from sqla_jobs.actions.jobs import (
+    cancelled,
+    check_move,
+    check_run_at,
+    has_arguments,
+    moved,
+    rescheduled,
+    retried,
+)
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.notify import after_commit
@@ -19,26 +28,23 @@ from sqla_jobs.database.refusals import in_parts, warn
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, JobState
 from sqla_jobs.queries.delete_jobs import Removal, ctid
-from sqla_jobs.queries.expressions import array_of, locked
+from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
-Apply: TypeAlias = Callable[[Session, Models[Any], Sequence[int], Conditions], int]
+Chosen: TypeAlias = Mapping[int, int]
+"""Ids of jobs, the newest first, each with its place among all that are changed, from 0 for the oldest."""
+Apply: TypeAlias = Callable[[Session, Models[Any], Chosen, Conditions], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What can be done to many jobs in `states`: `apply` changes those of the given ids that meet the conditions.
-
-    It returns how many those were, and waits for no locked row. The conditions are asked in the statement that locks
-    the jobs, and a job that somebody changed after that statement began is left alone.
-    """
+class Kind:
+    """What can be done to many jobs in `states`."""
 
     name: str
     states: tuple[JobState, ...]
-    apply: Apply
     by_default: tuple[JobState, ...]
     """The states that are meant where nobody names one."""
     spares: tuple[JobState, ...] = ()
@@ -53,7 +59,7 @@ class Change:
     def count(self, session: Session, models: Models[Any], selection: Selection) -> dict[JobState, int]:
         """How many of the selected jobs there are in each state that allows it."""
         job = models.Job
-        counted = select(job.state, func.count()).where(*self._conditions(models, selection)).group_by(job.state)
+        counted = select(job.state, func.count()).where(*self.conditions(models, selection)).group_by(job.state)
         found: dict[JobState, int] = {row[0]: row[1] for row in session.execute(counted)}
         return {state: found[state] for state in self.states if state in found}
 
@@ -66,25 +72,48 @@ class Change:
         names = (*selection.args, *selection.results)
         return {*self.hides, *(("args", "results") if names and tasks.hiding(*names) else ())}
 
+    def conditions(self, models: Models[Any], selection: Selection) -> Conditions:
+        """Which of the selected jobs allow it."""
+        return [*selection.where(models), models.Job.state.in_(self.states)]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One of a kind: `apply` makes it of those of the given ids that meet the conditions.
+
+    It returns how many those were, and waits for no locked row. The conditions are asked in the statement that locks
+    the jobs, and a job that somebody changed after that statement began is left alone.
+    """
+
+    kind: Kind
+    apply: Apply
+    details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the audit says of it."""
+
     def in_batches(
         self,
         binding: Binding,
         models: Models[Any],
         selection: Selection,
         *,
+        most: int | None = None,
         record: Callable[[Session, int], None] = lambda session, changed: None,
     ) -> Iterator[Progress]:
         """Change the selected jobs in order of their ids, each batch in a transaction; tells how far it is.
 
-        Jobs enqueued meanwhile are not among them. It may be left at any point: what was told is committed.
-        `record` is called in the transaction of a batch with the number of those that were changed.
+        Jobs enqueued meanwhile are not among them. It ends after `most` changed ones. It may be left at any point:
+        what was told is committed. `record` is called in the transaction of a batch with the number of those that
+        were changed.
         """
         done, last = Progress(0, 0), -1
         with binding.transaction() as session:
             end = session.scalar(select(func.max(models.Job.id))) or -1
-        while True:
+        while most is None or done.changed < most:
+            size = _BATCH if most is None else min(_BATCH, most - done.changed)
             with binding.transaction() as session:
-                last, seen, changed = self.batch(session, models, selection, after=last, until=end)
+                last, seen, changed = self.batch(
+                    session, models, selection, after=last, until=end, size=size, before=done.changed
+                )
                 if changed:
                     record(session, changed)
             if not seen:
@@ -93,26 +122,33 @@ class Change:
             yield done
 
     def batch(
-        self, session: Session, models: Models[Any], selection: Selection, *, after: int, until: int
+        self,
+        session: Session,
+        models: Models[Any],
+        selection: Selection,
+        *,
+        after: int,
+        until: int,
+        size: int = _BATCH,
+        before: int = 0,
     ) -> tuple[int, int, int]:
-        """Change some of the selected jobs with ids in (after, until], in the caller's transaction.
+        """Change up to `size` of the selected jobs with ids in (after, until], in the caller's transaction.
 
-        Returns the id up to which it is done, how many were looked at, and how many of them changed.
+        `before` is how many were changed already. Returns the id up to which it is done, how many were looked at, and
+        how many of them changed.
         """
-        job, conditions = models.Job, self._conditions(models, selection)
+        job, conditions = models.Job, self.kind.conditions(models, selection)
         wanted = [*conditions, job.id > after, job.id <= until]
-        ids = session.scalars(select(job.id).where(*wanted).order_by(job.id).limit(_BATCH)).all()
+        ids = session.scalars(select(job.id).where(*wanted).order_by(job.id).limit(size)).all()
+        places = {job_id: place for place, job_id in enumerate(ids, before)}
 
         def step(part: Sequence[int]) -> int:
             with session.begin_nested():
-                return self.apply(session, models, part, conditions)
+                return self.apply(session, models, {job_id: places[job_id] for job_id in part}, conditions)
 
         # of rivals for one unique key the newest is first
-        changed = sum(in_parts(ids[::-1], step, partial(warn, self.name, "job")))
-        return (ids[-1] if len(ids) == _BATCH else until), len(ids), changed
-
-    def _conditions(self, models: Models[Any], selection: Selection) -> Conditions:
-        return [*selection.where(models), models.Job.state.in_(self.states)]
+        changed = sum(in_parts(ids[::-1], step, partial(warn, self.kind.name, "job")))
+        return (ids[-1] if len(ids) == size else until), len(ids), changed
 
 
 def counted(by_state: Mapping[JobState, int]) -> str:
@@ -135,38 +171,89 @@ class Progress:
 
 
 def _update(
-    session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions, values: Mapping[str, Any]
+    session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions, values: Mapping[str, Any]
 ) -> int:
     job = models.Job
-    named = job.id == any_(bindparam("all_ids", type_=ARRAY(job.id.type)))
-    free = locked(select(ctid.label("ctid")).select_from(job).where(named, *conditions), "free", of=job)
+    free = locked(select(ctid.label("ctid")).select_from(job).where(job.id == any_(_IDS), *conditions), "free", of=job)
     statement = update(job).where(ctid == any_(array_of(select(free.c.ctid)))).values(values).returning(job.id)
     options = {"synchronize_session": False}
-    return len(session.execute(statement, {"all_ids": list(ids)}, execution_options=options).all())
+    return len(session.execute(statement, {"all_ids": sorted(chosen)}, execution_options=options).all())
 
 
-def _cancel(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
-    return _update(session, models, ids, conditions, cancelled(models))
+_IDS = bindparam("all_ids", type_=ARRAY(BigInteger))
 
 
-def _retry(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
+def _cancel(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+    return _update(session, models, chosen, conditions, cancelled(models))
+
+
+def _retry(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+    return _retry_as(session, models, chosen, conditions, retried(models))
+
+
+def _retry_as(
+    session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions, values: Mapping[str, Any]
+) -> int:
     """Of several that would have one unique key the newest; none whose key a live job has, or that was erased."""
     job, other = models.Job, aliased(models.Job)
     has_rival = select(other.id).where(
         other.unique_key == job.unique_key,
         other.id != job.id,
-        or_(other.state.in_(LIVE), other.id.in_(ids) & other.state.in_(ENDED) & (other.id > job.id)),
+        or_(other.state.in_(LIVE), other.id.in_([*chosen]) & other.state.in_(ENDED) & (other.id > job.id)),
     )
     after_commit(session, job, models.channel, "")
-    return _update(session, models, ids, [*conditions, has_arguments(models), ~has_rival.exists()], retried(models))
+    return _update(session, models, chosen, [*conditions, has_arguments(models), ~has_rival.exists()], values)
 
 
-def _delete(session: Session, models: Models[Any], ids: Sequence[int], conditions: Conditions) -> int:
+def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
     removal = Removal(models)
-    return removal.remove(session, ids, conditions, removal.references(session))
+    return removal.remove(session, [*chosen], conditions, removal.references(session))
 
 
-_DELETABLE = (*ENDED, JobState.scheduled, JobState.queued)
-CANCEL = Change("cancel", LIVE, _cancel, LIVE)
-RETRY = Change("retry", (*ENDED, JobState.scheduled), _retry, (JobState.failed, JobState.cancelled))
-DELETE = Change("delete", _DELETABLE, _delete, _DELETABLE)
+_WAITING = (JobState.scheduled, JobState.queued)
+_DELETABLE = (*ENDED, *_WAITING)
+CANCEL = Change(Kind("cancel", LIVE, LIVE), _cancel)
+RETRY = Change(Kind("retry", (*ENDED, JobState.scheduled), (JobState.failed, JobState.cancelled)), _retry)
+DELETE = Change(Kind("delete", _DELETABLE, _DELETABLE), _delete)
+MOVE = Kind("move", _WAITING, _WAITING)
+RESCHEDULE = Kind("reschedule", _WAITING, _WAITING)
+
+
+def retry_over(over: timedelta, number: int) -> Change:
+    """RETRY, but for the time at which they are due: evenly spread over that time from now, the oldest first.
+
+    `number` is how many there are.
+    """
+    step = over.total_seconds() / max(1, number)
+
+    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        place = min(chosen.values(), default=0) - 1 + func.array_position(_IDS, models.Job.id)
+        due = {"state": "scheduled", "run_at": func.clock_timestamp() + seconds(place * step)}
+        return _retry_as(session, models, chosen, conditions, retried(models) | due)
+
+    return Change(RETRY.kind, apply, {"over": str(over)})
+
+
+def move_to(*, queue: str | None = None, priority: int | None = None) -> Change:
+    """Waiting jobs go to the end of another queue or priority. Raises `ArgumentsError`."""
+    check_move(queue, priority)
+
+    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        after_commit(session, models.Job, models.channel, queue or "")
+        return _update(session, models, chosen, conditions, moved(models, queue, priority))
+
+    given = {"queue": queue, "priority": priority}
+    return Change(MOVE, apply, {name: value for name, value in given.items() if value is not None})
+
+
+def reschedule_to(run_at: datetime | timedelta) -> Change:
+    """Waiting jobs wait until `run_at`, a moment or that long from now. Raises `ArgumentsError`."""
+    check_run_at(run_at)
+
+    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        after_commit(session, models.Job, models.channel, "")
+        return _update(session, models, chosen, conditions, rescheduled(run_at))
+
+    return Change(
+        RESCHEDULE, apply, {"run_at": f"in {run_at}" if isinstance(run_at, timedelta) else run_at.isoformat()}
+    )

@@ -108,14 +108,26 @@ def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin,
 
 def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_at: datetime) -> bool:
     """A waiting job waits until `run_at`, which has a time zone. False: it does not wait."""
-    if run_at.utcoffset() is None:
-        raise ArgumentsError(f"run_at must be a datetime with a time zone, got {run_at!r}")
-    if run_at != PARKED:
-        check_moment("run_at", run_at)
+    check_run_at(run_at)
     table = models.Job
     after_commit(session, table, models.channel, "")
-    values = {"state": "scheduled", "run_at": run_at}
-    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), values)
+    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), rescheduled(run_at))
+
+
+def check_run_at(run_at: datetime | timedelta) -> None:
+    """Raise `ArgumentsError` for what no job can be rescheduled to."""
+    if isinstance(run_at, timedelta):
+        check_seconds("run_at", run_at)
+    elif run_at.utcoffset() is None:
+        raise ArgumentsError(f"run_at must be a datetime with a time zone, got {run_at!r}")
+    elif run_at != PARKED:
+        check_moment("run_at", run_at)
+
+
+def rescheduled(run_at: datetime | timedelta) -> dict[str, Any]:
+    """What rescheduling sets in a job that waits: a moment, or that long from now."""
+    due = func.clock_timestamp() + run_at if isinstance(run_at, timedelta) else run_at
+    return {"state": "scheduled", "run_at": due}
 
 
 def move(
@@ -127,15 +139,27 @@ def move(
     priority: int | None = None,
 ) -> bool:
     """A waiting job goes to the end of another queue or priority. False: it does not wait."""
-    given: dict[str, Any] = {"queue": queue, "priority": priority}
-    given = {name: value for name, value in given.items() if value is not None}
-    check_common(given)
-    if not given:
-        raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
+    check_move(queue, priority)
     table = models.Job
     after_commit(session, table, models.channel, queue or "")
-    values = {**given, "position": models.positions.next_value()}
-    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), values)
+    waits = table.state.in_(["scheduled", "queued"])
+    return _change(session, models, job, waits, moved(models, queue, priority))
+
+
+def check_move(queue: str | None, priority: int | None) -> None:
+    """Raise `ArgumentsError` for where no job can be moved to."""
+    if queue is None and priority is None:
+        raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
+    check_common(_given(queue, priority))
+
+
+def moved(models: Models[Any], queue: str | None, priority: int | None) -> dict[str, Any]:
+    """What moving sets in a job that waits."""
+    return {**_given(queue, priority), "position": models.positions.next_value()}
+
+
+def _given(queue: str | None, priority: int | None) -> dict[str, Any]:
+    return {name: value for name, value in (("queue", queue), ("priority", priority)) if value is not None}
 
 
 def prune(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:

@@ -34,6 +34,14 @@ def since(context: click.Context, option: click.Parameter, text: str | None) -> 
         raise click.BadParameter(f"{text!r:.40} is no time: {wanted}", context, option) from None
 
 
+def moment(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:
+    """A moment such as 2026-03-29T14:30, in UTC unless it says otherwise, where the option is given."""
+    try:
+        return None if text is None else read_moment(option.opts[0], text)
+    except ArgumentsError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
 def optional(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:
     """The same, where the option is given."""
     return None if text is None else duration(context, option, text)

@@ -16,6 +16,8 @@ COMMANDS: tuple[click.Command, ...] = (
     jobs.cancel,
     jobs.delete,
     jobs.erase,
+    jobs.move,
+    jobs.reschedule,
     jobs.enqueue,
     pausing.pause,
     pausing.resume,

@@ -12,11 +12,10 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import pausing
 from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
+from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.paused import read_paused_tasks
-from sqla_jobs.monitoring.processes import read_processes
-from sqla_jobs.monitoring.queues import read_queues, served_queues
 from sqla_jobs.rules.wording import did_you_mean
 
 
@@ -44,7 +43,7 @@ def pause(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None, yes:
     with changing(jobs, actor) as it:
         if queue is not None:
             if not yes:
-                _check_queue(jobs, it.session, queue)
+                check_queue(jobs, it.session, queue, "pauses it")
             jobs.pause(it.session, queue)
             subject = f"queue {queue}"
         else:
@@ -76,14 +75,3 @@ def _resume_task(jobs: Jobs[Any], session: Session, task: str) -> str:
         raise JobsError(f"task {task!r} is not paused{did_you_mean(task, paused)}")
     jobs.resume(session, task=task)
     return f"task {paused[task]}"
-
-
-def _check_queue(jobs: Jobs[Any], session: Session, queue: str) -> None:
-    """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule."""
-    jobs.tasks.load()
-    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
-    of_jobs = (one.name for one in read_queues(session, jobs, served_queues(read_processes(session, jobs))))
-    known = {"default", *of_tasks, *of_jobs}
-    if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
-        near = did_you_mean(queue, known)
-        raise JobsError(f"no job, worker or task has a queue {queue!r}{near}; --yes pauses it all the same")

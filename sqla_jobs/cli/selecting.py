@@ -1,21 +1,26 @@
-"""The options that say which jobs are meant."""
+"""The options that say which jobs are meant, and whether a name is that of anything."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any
 
 import click
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring.processes import read_processes
+from sqla_jobs.monitoring.queues import read_queues, served_queues
 from sqla_jobs.rules.checks import MAX_ID
+from sqla_jobs.rules.wording import did_you_mean
 
 JOB_ID = click.IntRange(0, MAX_ID)
 
@@ -100,3 +105,23 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         run = option(run)
     return run
+
+
+def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
+    """Raise `JobsError` for a task that neither the application nor any job has: it is a slip, as a rule."""
+    known = set(jobs.tasks)
+    with jobs.binding().transaction() as session:
+        for task in set(tasks) - known:
+            if session.scalar(select(jobs.Job.id).where(jobs.Job.task == task).limit(1)) is None:
+                raise JobsError(f"no job is of task {task!r}, and no task has that name{did_you_mean(task, known)}")
+
+
+def check_queue(jobs: Jobs[Any], session: Session, queue: str, what: str) -> None:
+    """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule; `what` --yes does all the same."""
+    jobs.tasks.load()
+    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
+    of_jobs = (one.name for one in read_queues(session, jobs, served_queues(read_processes(session, jobs))))
+    known = {"default", *of_tasks, *of_jobs}
+    if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
+        near = did_you_mean(queue, known)
+        raise JobsError(f"no job, worker or task has a queue {queue!r}{near}; --yes {what} all the same")

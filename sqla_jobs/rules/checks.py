@@ -118,6 +118,16 @@ def check_moment(what: str, moment: datetime) -> datetime:
     return moment
 
 
+def read_priority(text: str) -> int:
+    """A priority; its range is checked where it is used. Raises `ArgumentsError`."""
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentsError(
+            f"priority must be an integer from -10 to 10 (lower runs first), got {text!r:.40}"
+        ) from None
+
+
 def read_id(text: str) -> int:
     """A whole number that an id can be. Raises `ValueError`."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):

@@ -84,7 +84,7 @@ def test_each_change_touches_the_states_it_applies_to(
     session: Session, change: Change, changed: set[str], state: str | None
 ) -> None:
     ids = {name: add(session, name) for name in STATES}
-    assert change.count(session, jobs.models, Selection()) == dict.fromkeys(change.states, 1)
+    assert change.kind.count(session, jobs.models, Selection()) == dict.fromkeys(change.kind.states, 1)
     assert all_of(change) == Progress(len(changed), len(changed))
     found = states(session)
     for name, job_id in ids.items():
@@ -142,7 +142,7 @@ def test_what_was_told_stays_where_it_is_broken_off(session: Session) -> None:
     assert len(states(session)) == 700
 
 
-@pytest.mark.parametrize("change", [CANCEL, RETRY, DELETE], ids=lambda change: change.name)
+@pytest.mark.parametrize("change", [CANCEL, RETRY, DELETE], ids=lambda change: change.kind.name)
 def test_a_job_that_somebody_holds_is_left_alone_and_nothing_waits_for_it(
     database: Engine, session: Session, change: Change
 ) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -452,6 +453,86 @@ class TestChanging:
         assert "task 'mrak' is not paused; did you mean 'mark'" in run("resume", "--task", "mrak", code=1).output
         assert "name either a queue or --task NAME" in run("pause", code=2).output
         assert "name either a queue or --task NAME" in run("resume", "mail", "--task", "mark", code=2).output
+
+    def test_a_flood_is_retried_bit_by_bit_the_oldest_first(self, run: Run, session: Session) -> None:
+        flood(session, "failed", rare=0, many=1_200)
+        result = run("retry", "--task", "mark", "--limit", "700", "--over", "2h", answer="y\n")
+        assert "retry the oldest 700 of 1,200 failed jobs, spread over 2 h? [y/N]: y" in result.output
+        assert "retry: 700 jobs" in result.output
+        session.rollback()
+        job = jobs.Job
+        rows = session.execute(select(job.id, job.state, job.run_at).order_by(job.id)).all()
+        assert [str(row.state) for row in rows] == ["scheduled"] * 700 + ["failed"] * 500
+        moments = [row.run_at for row in rows[:700]]
+        gaps = [(after - before).total_seconds() for before, after in pairwise(moments)]
+        assert gaps == pytest.approx([7200 / 700] * 699, abs=3)
+        assert moments[0] <= datetime.now(UTC)
+        assert (moments[-1] - moments[0]).total_seconds() == pytest.approx(7200 * 699 / 700, abs=10)
+        details = session.scalars(select(jobs.Audit.details).where(jobs.Audit.action == "retry many")).all()
+        assert {one["over"] for one in details} == {"2:00:00"}
+
+    def test_what_is_limited_and_not_spread_is_queued(self, run: Run, session: Session, failed: list[int]) -> None:
+        result = run("retry", "--state", "failed", "--limit", "2", answer="y\n")
+        assert "retry the oldest 2 of 3 failed jobs? [y/N]: y" in result.output
+        assert list(states(session).values()) == ["queued", "queued", "failed"]
+        assert "retry 1 failed job? [y/N]" in run("retry", "--all", "--limit", "9", answer="n\n", code=1).output
+        for options in (["--limit", "2"], ["--over", "2h"]):
+            assert "are for a filter or --all, not for ids" in run("retry", "1", *options, code=2).output
+
+    def test_jobs_that_wait_are_moved(self, run: Run, session: Session, failed: list[int]) -> None:
+        one = shop.mark.enqueue(session, 1)
+        two = shop.mark.options(queue="mail", delay=60).enqueue(session, 2)
+        session.commit()
+        assert run("move", str(one.id), "--to", "mail", "--priority", "5").output == "move: 1 job\n"
+        result = run("move", "--queue", "mail", "--to", "default", answer="y\n")
+        assert "move 1 scheduled, 1 queued jobs to queue default? [y/N]: y" in result.output
+        session.refresh(one)
+        session.refresh(two)
+        assert (one.queue, one.priority, two.queue, two.priority) == ("default", 5, "default", 0)
+        lines = session.execute(select(jobs.Audit.action, jobs.Audit.subject, jobs.Audit.details)).all()
+        assert lines[0] == ("move", f"job {one.id}", {"queue": "mail", "priority": 5})
+        assert lines[1].action == "move many"
+        assert lines[1].details.items() >= {"queue": "default"}.items()
+
+    def test_jobs_that_wait_are_rescheduled(self, run: Run, session: Session) -> None:
+        one, two = (shop.mark.enqueue(session, n) for n in range(2))
+        session.commit()
+        assert run("reschedule", str(one.id), "--at", "2031-02-03T04:05").output == "reschedule: 1 job\n"
+        session.refresh(one)
+        assert (str(one.state), one.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
+        result = run("reschedule", "--task", "mark", "--in", "2h", answer="y\n")
+        assert "reschedule 1 scheduled, 1 queued jobs to 2 h from now? [y/N]: y" in result.output
+        session.refresh(one)
+        session.refresh(two)
+        for job in (one, two):
+            assert abs(job.run_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
+        details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
+        assert [one["run_at"] for one in details] == ["2031-02-03T04:05:00+00:00", "in 2:00:00"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (["move", "1"], 2, "say where to: --to QUEUE, --priority N, or both"),
+            (["move", "1", "--to", "a,b"], 2, "queue must be 1 to 200 printable characters"),
+            (["move", "1", "--priority", "11"], 2, "priority must be an integer from -10 to 10"),
+            (["move", "1", "--to", "defualt"], 1, "has a queue 'defualt'; did you mean 'default'"),
+            (["move", "1", "--to", "default"], 1, "job 1 is failed"),
+            (["move", "99", "--to", "default"], 1, "there is no job 99"),
+            (["move", "--task", "mrak", "--to", "default"], 1, "did you mean 'mark'"),
+            (["reschedule", "1"], 2, "say when: either --at MOMENT or --in TIME"),
+            (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "say when: either"),
+            (["reschedule", "1", "--at", "soon"], 2, "is not a time"),
+            (["reschedule", "1", "--in", "2h"], 1, "job 1 is failed"),
+            (["retry", "--all", "--limit", "0"], 2, "0 is not in the range x>=1"),
+            (["retry", "--all", "--over", "soon"], 2, "is not a duration"),
+        ],
+        ids=as_id,
+    )
+    def test_a_move_that_cannot_be_is_refused(
+        self, run: Run, session: Session, failed: list[int], arguments: list[str], code: int, said: str
+    ) -> None:
+        assert said in " ".join(run(*arguments, code=code).output.split())
+        assert session.scalars(select(jobs.Audit)).all() == []
 
 
 class TestEnqueue:

@@ -924,6 +924,32 @@ def test_all_that_match_are_changed_after_a_confirmation_with_the_exact_number(
     assert len(changed) == 3
 
 
+def test_many_are_moved_rescheduled_and_retried_bit_by_bit(visitor: Visitor, session: Session) -> None:
+    for n in range(700):
+        session.add(jobs.Job(task="add", args={"a": n}, state="failed", finished_at=datetime.now(UTC)))
+    session.commit()
+
+    def change(action: str, **asked: str) -> str:
+        confirm = visitor.post("/jobs/change", {"action": action, "all": "1", "task": "add"}).text
+        assert all(f'name="{name}"' in confirm for name in asked)
+        done = visitor.post("/jobs/change/run", hidden(confirm) | asked)
+        session.rollback()
+        return words(done.text)
+
+    assert "700 jobs queued" in change("retry", over="70")
+    due = session.scalars(select(jobs.Job.run_at).where(jobs.Job.state == "scheduled").order_by(jobs.Job.id)).all()
+    assert (due[-1] - due[0]).total_seconds() == pytest.approx(70 * 60 * 699 / 700, abs=10)
+    assert "700 jobs moved" in change("move", to_queue="slow", to_priority="")
+    assert "neither queue= nor priority= is given" in change("move", to_queue="", to_priority="")
+    assert "700 jobs rescheduled" in change("reschedule", run_at="2031-02-03T04:05")
+    found = session.execute(select(jobs.Job.queue, jobs.Job.priority, jobs.Job.run_at).distinct()).all()
+    assert found == [("slow", 0, datetime(2031, 2, 3, 4, 5, tzinfo=UTC))]
+    details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
+    assert details[0]["over"] == "1:10:00"
+    assert details[2]["queue"] == "slow"
+    assert details[4]["run_at"] == "2031-02-03T04:05:00+00:00"
+
+
 @pytest.mark.slow
 def test_a_long_change_goes_on_page_by_page(visitor: Visitor, session: Session) -> None:
     """Each batch takes longer than one request may work."""

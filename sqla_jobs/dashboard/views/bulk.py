@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from flask import Response, abort, request
@@ -12,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.actions import bulk
-from sqla_jobs.actions.bulk import Change, counted
+from sqla_jobs.actions.bulk import Change, Kind, counted
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import FIELD_OF, NAMES, BadFilter, read_filter
@@ -20,6 +21,7 @@ from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.models.types import JobState
+from sqla_jobs.rules.checks import read_moment, read_priority
 from sqla_jobs.rules.redaction import HIDDEN
 
 _SAMPLE = 5
@@ -32,35 +34,78 @@ _MOST_IDS = 1_000
 
 @dataclass(frozen=True)
 class BulkAction:
-    """A change as people know it."""
+    """A change as people know it. What it `asks` are fields of the form, from which it is `made`."""
 
-    change: Change
+    kind: Kind
+    made: Callable[[], Change]
     verb: str
     past: str
     says: str
     leaves: str
+    asks: tuple[str, ...] = ()
     is_grave: bool = False
 
 
+def _retry() -> Change:
+    minutes, total = _whole("over"), _whole("total")
+    return bulk.retry_over(timedelta(minutes=minutes), total) if minutes and total else bulk.RETRY
+
+
+def _move() -> Change:
+    return bulk.move_to(queue=request.form.get("to_queue", "").strip() or None, priority=_priority())
+
+
+def _priority() -> int | None:
+    text = request.form.get("to_priority", "").strip()
+    return read_priority(text) if text else None
+
+
+def _reschedule() -> Change:
+    return bulk.reschedule_to(read_moment("run_at", request.form.get("run_at", "").strip()))
+
+
+_BUSY = "ended meanwhile, or held by somebody this very moment"
 OFFERS = {
     "retry": BulkAction(
-        bulk.RETRY,
+        bulk.RETRY.kind,
+        _retry,
         "Retry",
         "queued",
-        "They are queued at once, each with at least one attempt more.",
+        "They are queued at once, unless you spread them, each with at least one attempt more.",
         "under way already, held by somebody, or with a unique key that another live job has: "
         "at most one job of a key may wait or run",
+        asks=("over",),
     ),
     "cancel": BulkAction(
-        bulk.CANCEL,
+        bulk.CANCEL.kind,
+        lambda: bulk.CANCEL,
         "Cancel",
         "cancelled, or asked to stop",
         "Those that wait end as cancelled; those that run are asked to stop.",
-        "ended meanwhile, or held by somebody this very moment",
+        _BUSY,
         is_grave=True,
     ),
+    "move": BulkAction(
+        bulk.MOVE,
+        _move,
+        "Move",
+        "moved",
+        "They go to the end of the queue, or of the priority, that you name.",
+        f"under way already, {_BUSY}",
+        asks=("to_queue", "to_priority"),
+    ),
+    "reschedule": BulkAction(
+        bulk.RESCHEDULE,
+        _reschedule,
+        "Reschedule",
+        "rescheduled",
+        "They are not run before the time that you name.",
+        f"under way already, {_BUSY}",
+        asks=("run_at",),
+    ),
     "erase": BulkAction(
-        ERASE,
+        ERASE.kind,
+        lambda: ERASE,
         "Erase",
         "erased",
         "Their arguments, results, errors, progress messages and unique keys are gone for good; the jobs stay, and "
@@ -69,7 +114,8 @@ OFFERS = {
         is_grave=True,
     ),
     "delete": BulkAction(
-        bulk.DELETE,
+        bulk.DELETE.kind,
+        lambda: bulk.DELETE,
         "Delete",
         "deleted",
         "They are gone for good, with the record of their runs.",
@@ -81,7 +127,7 @@ OFFERS = {
 
 def offered(state: JobState | None) -> list[tuple[str, BulkAction]]:
     """What can be done to jobs of that state."""
-    return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.change.states]
+    return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.kind.states]
 
 
 def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str], list[str]]:
@@ -94,7 +140,7 @@ def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str],
     except BadFilter as error:
         abort(400, str(error))
     if request.form.get("all"):
-        meant = OFFERS[action].change.meant(wanted.selection)
+        meant = OFFERS[action].kind.meant(wanted.selection)
         return action, OFFERS[action], meant, {"all": "1", **wanted.given}, []
     ids = request.form.getlist("ids")
     if not ids:
@@ -111,12 +157,12 @@ def confirm(site: Dashboard) -> Response:
     job: Any = site.jobs.Job
     with site.reading() as (session, now):
         end = session.scalar(select(func.max(job.id))) or 0
-        wanted = [*selection.where(site.jobs.models), job.state.in_(offer.change.states)]
+        wanted = [*selection.where(site.jobs.models), job.state.in_(offer.kind.states)]
         sample = session.execute(select(*columns(job)).where(*wanted).order_by(job.id.desc()).limit(_SAMPLE)).all()
         selected = len(ids) if ids else None
         try:
             with session.begin_nested():
-                by_state = offer.change.count(session, site.jobs.models, selection)
+                by_state = offer.kind.count(session, site.jobs.models, selection)
                 count = sum(by_state.values())
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != "57014":
@@ -132,7 +178,7 @@ def confirm(site: Dashboard) -> Response:
         ids=ids,
         count=count,
         counted=counted(by_state),
-        narrowed_to=offer.change.by_default if _is_narrowed(offer.change, fields) else (),
+        narrowed_to=offer.kind.by_default if _is_narrowed(offer.kind, fields) else (),
         selected=selected,
         half_searched=selection.half_searched,
         sample=shown,
@@ -143,9 +189,9 @@ def confirm(site: Dashboard) -> Response:
     )
 
 
-def _is_narrowed(change: Change, fields: Mapping[str, str]) -> bool:
+def _is_narrowed(kind: Kind, fields: Mapping[str, str]) -> bool:
     """Whether all that match are meant, of some states only."""
-    return "all" in fields and "state" not in fields and change.by_default != change.states
+    return "all" in fields and "state" not in fields and kind.by_default != kind.states
 
 
 def run(site: Dashboard) -> Response:
@@ -154,20 +200,18 @@ def run(site: Dashboard) -> Response:
     until = _whole("until")
     last, seen, changed = _whole("last"), _whole("seen"), _whole("changed")
     start = _whole("start") or last
+    change = offer.made()
     stop_at = time.monotonic() + _STEP
     while last < until:
         with site.changing() as changing:
             reach = min(until, last + _STRETCH) if not ids else until
-            last, looked_at, done = offer.change.batch(
-                changing.session, site.jobs.models, selection, after=last, until=reach
+            last, looked_at, done = change.batch(
+                changing.session, site.jobs.models, selection, after=last, until=reach, before=changed
             )
             if done:
-                said: dict[str, Any] = (
-                    {"jobs": ids}
-                    if ids
-                    else {"filter": _as_recorded(offer.change.hidden(selection, site.jobs.tasks), fields)}
-                )
-                changing.record(f"{action} many", f"{done} jobs", changed=done, up_to=last, **said)
+                hidden = offer.kind.hidden(selection, site.jobs.tasks)
+                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": _as_recorded(hidden, fields)}
+                changing.record(f"{action} many", f"{done} jobs", changed=done, up_to=last, **said, **change.details)
         seen, changed = seen + looked_at, changed + done
         if time.monotonic() > stop_at:
             break
@@ -184,6 +228,7 @@ def run(site: Dashboard) -> Response:
         seen=seen,
         changed=changed,
         total=_whole("total"),
+        asked={name: request.form.get(name, "") for name in offer.asks},
         is_done=last >= until,
         back=site.back(site.url("jobs")),
     )
@@ -196,7 +241,7 @@ def _as_recorded(hidden: Set[str], fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def _whole(name: str) -> int:
-    text = request.form.get(name, "0")
+    text = request.form.get(name, "").strip() or "0"
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         abort(400, f"{name} must be an integer, got {text!r:.40}")
     return int(text)

@@ -19,11 +19,11 @@ from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
 from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.errors import ArgumentsError, JobsError, UnknownJob
+from sqla_jobs.errors import JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED, LIVE, JobState
-from sqla_jobs.rules.checks import read_id, read_moment
+from sqla_jobs.rules.checks import read_id, read_moment, read_priority
 
 _RUNS = 20
 _LONG = 100_000
@@ -220,12 +220,7 @@ def _reschedule(changing: Changing, job_id: int) -> str:
 
 def _move(changing: Changing, job_id: int) -> str:
     queue, priority = request.form.get("queue", "").strip(), request.form.get("priority", "").strip()
-    try:
-        number = int(priority)
-    except ValueError:
-        raise ArgumentsError(
-            f"priority must be an integer from -10 to 10 (lower runs first), got {priority!r:.40}"
-        ) from None
+    number = read_priority(priority)
     if not actions.move(changing.session, changing.models, job_id, queue=queue, priority=number):
         raise JobsError(f"Job {job_id} does not wait any more, so it was not moved.")
     changing.record("move", f"job {job_id}", queue=queue, priority=number)

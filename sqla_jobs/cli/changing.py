@@ -1,0 +1,137 @@
+"""Changing jobs from the command line: those named by ids one by one, those of a filter in batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.bulk import CANCEL, DELETE, MOVE, RESCHEDULE, RETRY, Change, Kind, counted
+from sqla_jobs.actions.bulk import Progress as Done
+from sqla_jobs.actions.erasure import ERASE
+from sqla_jobs.actions.selection import Selection
+from sqla_jobs.cli.application import changing
+from sqla_jobs.cli.output import console
+from sqla_jobs.errors import JobsError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.types import JobState
+from sqla_jobs.rules.wording import plural
+
+_BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
+_WHY = {
+    CANCEL.kind: _BUSY,
+    RETRY.kind: f"its arguments were erased, another job that lives, or is newer, has its unique key, or {_BUSY}",
+    ERASE.kind: _BUSY,
+    DELETE.kind: f"rows of the application refer to it, or {_BUSY}",
+    MOVE: _BUSY,
+    RESCHEDULE: _BUSY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a person wants to have done: `change` makes it, told how many jobs there are, of `most` of them."""
+
+    kind: Kind
+    change: Callable[[int], Change]
+    most: int | None = None
+    how: str = ""
+    """Ends the question whether to do it."""
+    is_for_many: bool = False
+    """Whether it says something about several jobs, and nothing about one."""
+
+
+def always(change: Change, how: str = "") -> Wanted:
+    """A change that is the same for any number of jobs."""
+    return Wanted(change.kind, lambda number: change, how=how)
+
+
+def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor: str, *, ask: bool) -> None:
+    """Of jobs named one by one each that is not changed is told, with the reason; raises `JobsError` then."""
+    kind, change = wanted.kind, wanted.change(1)
+    with jobs.binding().transaction() as session:
+        rows = select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
+        states: dict[int, JobState] = {row[0]: row[1] for row in session.execute(rows)}
+    unusual = [job_id for job_id in ids if states.get(job_id) in set(kind.states) - set(kind.by_default)]
+    if ask and unusual:
+        told = ", ".join(f"job {job_id} is {states[job_id]}" for job_id in unusual)
+        click.confirm(f"{told}: {kind.name} all the same?", abort=True, err=True)
+    changed, missed = 0, list[str]()
+    for job_id in dict.fromkeys(ids):
+        state = states.get(job_id)
+        if state is None:
+            missed.append(f"there is no job {job_id}")
+        elif state not in kind.states:
+            missed.append(f"job {job_id} is {state}")
+        elif _change_one(jobs, change, job_id, actor):
+            changed += 1
+        else:
+            missed.append(f"job {job_id} was left alone: {_WHY[kind]}")
+    click.echo(f"{kind.name}: {plural(changed, 'job')}")
+    if missed:
+        raise JobsError("\n".join(missed))
+
+
+def _change_one(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> bool:
+    with changing(jobs, actor) as it:
+        selection = Selection(ids=(job_id,))
+        _, _, changed = change.batch(it.session, jobs.models, selection, after=job_id - 1, until=job_id)
+        if changed:
+            it.record(change.kind.name, f"job {job_id}", **change.details)
+    return changed > 0
+
+
+def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str, *, ask: bool) -> None:
+    """Make the change, once somebody confirmed their number if they are to be asked, and tell what came of it."""
+    kind = wanted.kind
+    meant = kind.meant(selection)
+    with jobs.binding().transaction() as session:
+        by_state = kind.count(session, jobs.models, meant)
+        spared = kind.count_spared(session, jobs.models, selection) if kind.spares else {}
+    if meant.half_searched:
+        told = f"sensitive arguments of {', '.join(meant.half_searched)}, and what may repeat them, are not searched"
+        click.echo(f"{told}: name such jobs by id or --task", err=True)
+    there = sum(by_state.values())
+    number = there if wanted.most is None else min(there, wanted.most)
+    some = f"the oldest {number:,} of " if number < there else ""
+    if ask and by_state:
+        click.confirm(f"{kind.name} {some}{counted(by_state)}{wanted.how}?", abort=True, err=True)
+    change = wanted.change(number)
+
+    def record(session: Session, changed: int) -> None:
+        said = meant.described(hidden=kind.hidden(meant, jobs.tasks))
+        Changing(session, jobs.models, jobs.tasks, actor).record(
+            f"{kind.name} many", plural(changed, "job"), filter=said, **change.details
+        )
+
+    steps = change.in_batches(jobs.binding(), jobs.models, meant, most=wanted.most, record=record)
+    done = _with_progress(kind.name, steps, number)
+    click.echo(f"{kind.name}: {plural(done.changed, 'job')}")
+    if done.left_alone:
+        click.echo(f"{plural(done.left_alone, 'job')} left alone: {_WHY[kind]}", err=True)
+    if spared:
+        click.echo(f"{counted(spared)} left alone: {kind.name} them once they have ended, or cancel them", err=True)
+
+
+def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
+    """The last of `steps`, with a bar on standard error; broken off by Ctrl-C, it says how far it came."""
+    done = Done(0, 0)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    is_seen = sys.stderr.isatty()
+    bar = Progress(*columns, console=console(stderr=True), transient=True, disable=not is_seen)
+    with bar if is_seen else nullcontext():
+        shown = bar.add_task(name, total=total)
+        try:
+            for done in steps:
+                bar.update(shown, completed=done.seen)
+        except KeyboardInterrupt:
+            raise JobsError(f"interrupted: {plural(done.changed, 'job')} changed, the others not") from None
+    return done
