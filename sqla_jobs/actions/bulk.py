@@ -29,6 +29,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, JobState
 from sqla_jobs.queries.delete_jobs import Removal, ctid
 from sqla_jobs.queries.expressions import array_of, locked, seconds
+from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
@@ -219,19 +220,20 @@ MOVE = Kind("move", _WAITING, _WAITING)
 RESCHEDULE = Kind("reschedule", _WAITING, _WAITING)
 
 
-def retry_over(over: timedelta, number: int) -> Change:
+def retry_over(over: timedelta | float, number: int) -> Change:
     """RETRY, but for the time at which they are due: evenly spread over that time from now, the oldest first.
 
-    `number` is how many there are.
+    `over` is a timedelta, or seconds; `number` is how many jobs there are. Raises `ArgumentsError`.
     """
-    step = over.total_seconds() / max(1, number)
+    length = check_seconds("over", over)
+    step = length / max(1, number)
 
     def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         place = min(chosen.values(), default=0) - 1 + func.array_position(_IDS, models.Job.id)
         due = {"state": "scheduled", "run_at": func.clock_timestamp() + seconds(place * step)}
         return _retry_as(session, models, chosen, conditions, retried(models) | due)
 
-    return Change(RETRY.kind, apply, {"over": str(over)})
+    return Change(RETRY.kind, apply, {"over": str(timedelta(seconds=length))})
 
 
 def move_to(*, queue: str | None = None, priority: int | None = None) -> Change:

@@ -19,6 +19,7 @@ from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.wording import duration
 
 _Options = list[Callable[[Any], Any]]
@@ -66,7 +67,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
 def _retry(jobs: Jobs[Any], yes: bool, limit: int | None, over: timedelta | None) -> Wanted:
     if over is None:
         return Wanted(RETRY.kind, lambda number: RETRY, most=limit, is_for_many=limit is not None)
-    how = f", spread over {duration(over.total_seconds())}"
+    how = f", spread over {duration(check_seconds('--over', over))}"
     return Wanted(RETRY.kind, lambda number: retry_over(over, number), most=limit, how=how, is_for_many=True)
 
 

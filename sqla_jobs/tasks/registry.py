@@ -114,8 +114,8 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         except KeyError:
             known = ", ".join(sorted(self._by_name)) or "none at all"
             raise UnknownTask(
-                f"no task is named {name!r}{did_you_mean(name, self._by_name)}; registered: {known}. "
-                "Give the module that declares it as Jobs(…, tasks=[…]), or import it first"
+                f"no task is named {name!r}; registered: {known}. Give the module that declares it as "
+                f"Jobs(…, tasks=[…]), or import it first{did_you_mean(name, self._by_name)}"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 from flask import Response, abort, request
@@ -48,7 +47,7 @@ class BulkAction:
 
 def _retry() -> Change:
     minutes, total = _whole("over"), _whole("total")
-    return bulk.retry_over(timedelta(minutes=minutes), total) if minutes and total else bulk.RETRY
+    return bulk.retry_over(60.0 * minutes, total) if minutes and total else bulk.RETRY
 
 
 def _move() -> Change:
@@ -76,21 +75,12 @@ OFFERS = {
         "at most one job of a key may wait or run",
         asks=("over",),
     ),
-    "cancel": BulkAction(
-        bulk.CANCEL.kind,
-        lambda: bulk.CANCEL,
-        "Cancel",
-        "cancelled, or asked to stop",
-        "Those that wait end as cancelled; those that run are asked to stop.",
-        _BUSY,
-        is_grave=True,
-    ),
     "move": BulkAction(
         bulk.MOVE,
         _move,
         "Move",
         "moved",
-        "They go to the end of the queue, or of the priority, that you name.",
+        "They go to the end of the queue and the priority that you name; what you leave empty stays.",
         f"under way already, {_BUSY}",
         asks=("to_queue", "to_priority"),
     ),
@@ -102,6 +92,15 @@ OFFERS = {
         "They are not run before the time that you name.",
         f"under way already, {_BUSY}",
         asks=("run_at",),
+    ),
+    "cancel": BulkAction(
+        bulk.CANCEL.kind,
+        lambda: bulk.CANCEL,
+        "Cancel",
+        "cancelled, or asked to stop",
+        "Those that wait end as cancelled; those that run are asked to stop.",
+        _BUSY,
+        is_grave=True,
     ),
     "erase": BulkAction(
         ERASE.kind,
