@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, cast, func, select, true
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.shown import READ
@@ -53,14 +53,14 @@ def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: date
         return []
     is_least = rows[0].looked_at == _LOOKED_AT
     others = _by_jobs(session, jobs, {row.task for row in rows}, now - start) if is_least else []
-    total = rows[0].total + sum(one.count for one in others)
+    total = int(rows[0].total) + sum(one.count for one in others)
     found = [
         FailureGroup(
             row.task,
             row.error_type or "",
             Count(row.runs, is_least=is_least),
             Count(row.jobs, is_least=is_least),
-            row.of_task / total,
+            float(row.of_task) / total,
             row.job_id,
             row.error or "",
             row.args_text,
@@ -85,20 +85,22 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
         .limit(_LOOKED_AT)
         .cte("bad")
     )
-    count, newest = func.count(), func.max(bad.c.id)
+    # LIMIT keeps each look-up one in the primary key
+    of_job = select(job.task).where(job.id == bad.c.job_id).limit(1).correlate(bad).lateral("of_job")
+    task, count, newest = of_job.c.task, func.count(), func.max(bad.c.id)
     grouped = (
         select(
-            job.task,
+            task,
             bad.c.error_type,
             count.label("runs"),
             func.count(bad.c.job_id.distinct()).label("jobs"),
             newest.label("newest"),
-            func.sum(count).over(partition_by=job.task).label("of_task"),
+            func.sum(count).over(partition_by=task).label("of_task"),
             func.sum(count).over().label("total"),
-            func.row_number().over(partition_by=job.task, order_by=(count.desc(), newest.desc())).label("place"),
+            func.row_number().over(partition_by=task, order_by=(count.desc(), newest.desc())).label("place"),
         )
-        .join_from(bad, job, job.id == bad.c.job_id)
-        .group_by(job.task, bad.c.error_type)
+        .select_from(bad.join(of_job, true()))
+        .group_by(task, bad.c.error_type)
         .subquery("grouped")
     )
     return (
@@ -119,6 +121,15 @@ def _groups(jobs: Jobs[Any], start: datetime) -> Any:
 
 
 def _by_jobs(session: Session, jobs: Jobs[Any], known: set[str], within: timedelta) -> list[Failures]:
-    """Of tasks that are not known yet."""
+    """Of tasks that are not known yet: what has failed, and what is tried again, as one."""
+    found = dict[tuple[str, str], Failures]()
     failed = read_failures(session, jobs, within=within, but_for=known)
-    return [*failed, *read_retrying(session, jobs, but_for=known)]
+    for one in (*failed, *read_retrying(session, jobs, but_for=known)):
+        key = (one.task, one.error_type)
+        other = found.get(key)
+        if other is None:
+            found[key] = one
+        else:
+            both = Count(one.count + other.count, is_least=one.count.is_least or other.count.is_least)
+            found[key] = replace(other, count=both)
+    return [*found.values()]
