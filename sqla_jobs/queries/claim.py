@@ -37,6 +37,7 @@ from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
+    claimable_tasks,
     committed_to_disk,
     in_state,
     is_among,
@@ -120,10 +121,6 @@ class Claim(RenderedStatement):
         lane = unnest_text("lane", queue=(lanes, Text), slots=("slots", Integer), floors=("floors", Text))
         priorities: ColumnElement[str] = literal_column(f"'{numbers(PRIORITIES)}'")
         probe = unnest_text("probe", priority=(priorities, SmallInteger), floor=(lane.c.floors, BigInteger))
-        # an array that is made once a claim: what may be claimed costs no more a job than what is known
-        known = unnest_text("known", task=("tasks", Text))
-        paused_tasks = array_of(select(tables.paused_tasks.c.name))
-        tasks = array_of(select(known.c.task).where(known.c.task != all_(paused_tasks)))
         # one probe a priority, each an ordered index scan from its own floor: an ORDER BY above them
         # would lock every row they offer, and not only those that the limit lets through
         found = (
@@ -133,7 +130,7 @@ class Claim(RenderedStatement):
                 jobs.c.queue == lane.c.queue,
                 jobs.c.priority == probe.c.priority,
                 jobs.c.position > probe.c.floor,
-                jobs.c.task == any_(tasks),
+                jobs.c.task == any_(claimable_tasks(tables)),
                 is_among(jobs),
             )
             .order_by(jobs.c.position)

@@ -9,7 +9,7 @@ from sqlalchemy import ARRAY, Connection, Text, all_, and_, any_, bindparam, cas
 from sqlalchemy.orm import Session
 
 from sqla_jobs.queries.claim import Promote
-from sqla_jobs.queries.expressions import array_of, in_state, is_among
+from sqla_jobs.queries.expressions import array_of, claimable_tasks, in_state, is_among
 from sqla_jobs.queries.statement import RenderedStatement, Statement
 from sqla_jobs.queries.values import ALL, MANY, Among, Promotion, names
 
@@ -53,7 +53,7 @@ class Poll(RenderedStatement):
 
     def sql(self) -> Any:
         jobs, held = self.tables.jobs, self.tables.queues
-        queues, tasks = (cast(bindparam(name, type_=Text), ARRAY(Text)) for name in ("queues", "tasks"))
+        queues, tasks = cast(bindparam("queues", type_=Text), ARRAY(Text)), claimable_tasks(self.tables)
         paused = array_of(select(held.c.name).where(held.c.paused_at.is_not(None)))
         here = (jobs.c.queue == any_(queues), jobs.c.queue != all_(paused), jobs.c.task == any_(tasks), is_among(jobs))
         return Promote(self.tables).sql().add_columns(exists().where(in_state(jobs, "queued"), *here))

@@ -143,6 +143,13 @@ def is_among(jobs: Any) -> ColumnElement[bool]:
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
 
 
+def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
+    """The parameter `tasks` without those that are paused: an array made once a statement, and not once a job."""
+    known = unnest_text("known", task=("tasks", Text))
+    paused = array_of(select(tables.paused_tasks.c.name))
+    return array_of(select(known.c.task).where(known.c.task != all_(paused)))
+
+
 def committed_to_disk() -> ColumnElement[bool]:
     """Makes the transaction's COMMIT wait for the disk, also where the database says otherwise. Always true.
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmake
 from tenacity import Retrying, stop_after_attempt
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, UnknownJob, UnknownTask
+from sqla_jobs.queries import Queries
 from sqla_jobs.testing import drain
 
 WAITING, ENDED = ["scheduled", "queued"], ["succeeded", "failed", "cancelled"]
@@ -276,9 +277,15 @@ class TestPause:
     def test_jobs_of_a_paused_task_are_not_due(self, session: Session) -> None:
         ran.clear()
         note.enqueue(session, 1)
+        queries = Queries(jobs.models)
+        names = (["mail"], ["note"])
         jobs.pause(session, task="note")
         assert drain(jobs, session) == 0
+        assert not queries.poll(session, *names).is_more
+        assert not queries.is_due(session, *names)
         jobs.resume(session, task=note)
+        assert queries.poll(session, *names).is_more
+        assert queries.is_due(session, *names)
         assert drain(jobs, session) == 1
 
     def test_a_second_pause_of_a_task_keeps_the_time_of_the_first(self, session: Session) -> None:
