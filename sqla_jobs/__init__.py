@@ -1,18 +1,22 @@
 """Background jobs in your own SQLAlchemy metadata and PostgreSQL database, without a broker."""
 
-from sqla_jobs.errors import (
-    ArgumentsError,
-    ConfigurationError,
-    DeclarationError,
-    JobsError,
-    UnknownJob,
-    UnknownTask,
-)
-from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.types import PARKED, JobState
-from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
-from sqla_jobs.tasks.context import RunContext
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqla_jobs.errors import (
+        ArgumentsError,
+        ConfigurationError,
+        DeclarationError,
+        JobsError,
+        UnknownJob,
+        UnknownTask,
+    )
+    from sqla_jobs.jobs import Jobs
+    from sqla_jobs.models.columns import JobMixin
+    from sqla_jobs.models.types import PARKED, JobState
+    from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
+    from sqla_jobs.tasks.context import RunContext
 
 __all__ = [
     "PARKED",
@@ -30,3 +34,27 @@ __all__ = [
     "UnknownJob",
     "UnknownTask",
 ]
+
+_MODULES = {
+    "Jobs": "jobs",
+    "JobMixin": "models.columns",
+    "PARKED": "models.types",
+    "JobState": "models.types",
+    "Cancel": "rules.outcomes",
+    "RunOutcome": "rules.outcomes",
+    "Snooze": "rules.outcomes",
+    "RunContext": "tasks.context",
+}
+"""Where the names are; the others are in `errors`. Each is imported when it is first asked for: the command line, and
+the parent of worker processes, do without SQLAlchemy."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

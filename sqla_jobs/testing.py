@@ -18,6 +18,7 @@ from sqla_jobs.execution.executor import Executor
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 
 __all__ = ["drain"]
@@ -50,7 +51,7 @@ def drain(
         while (job := _next(jobs, own, queries, process_id, chosen, seconds)) is not None:
             if runs == max_runs:
                 raise JobsError(
-                    f"after {runs} runs job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
+                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
                 )
             held = Attempt(job, time.monotonic())
             end = executor.execute(held)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import os
 import re
 import socket
 import tomllib
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import click
+from sqlalchemy import event
 
 from sqla_jobs.actions import audit
 from sqla_jobs.cli.output import HOST, remedy
 from sqla_jobs.database.explain import EXPLAINED, explain
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError, JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 
@@ -33,6 +35,15 @@ def plain_errors() -> Generator[None]:
         yield
     except EXPLAINED as error:
         raise click.ClickException(remedy(explain(error))) from error
+
+
+@contextmanager
+def right_usage() -> Generator[None]:
+    """What no option or argument can be is a wrong command line: exit code 2."""
+    try:
+        yield
+    except (ArgumentsError, ConfigurationError, DeclarationError) as error:
+        raise click.UsageError(str(error)) from None
 
 
 class ApplicationCommand(click.Command):
@@ -106,9 +117,31 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
         with plain_errors():
             jobs = load_jobs(named_application(application))
             bind_for_command_line(jobs, database_url)
-            command(jobs, *args, **options)
+            with _own_connections(jobs):
+                command(jobs, *args, **options)
 
     return run
+
+
+@contextmanager
+def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
+    """The engine's connections say which command has them, unless they are named already, and end with the program."""
+    context = click.get_current_context()
+    name = f"sqla-jobs {context.command_path.removeprefix(context.find_root().command_path).strip()}"
+
+    def connect(dialect: object, record: object, positional: object, parameters: dict[str, Any]) -> None:
+        parameters.setdefault("fallback_application_name", name)
+
+    engine = None
+    with suppress(JobsError):  # some commands do without
+        engine = jobs.binding().engine
+        event.listen(engine, "do_connect", connect)
+        atexit.register(engine.dispose)
+    try:
+        yield
+    finally:
+        if engine is not None:
+            event.remove(engine, "do_connect", connect)
 
 
 def audited(command: Callable[..., None]) -> Callable[..., None]:

@@ -20,7 +20,9 @@ _HOST = "127.0.0.1"
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--port", default=8642, show_default=True, help="On 127.0.0.1; 0 takes a free one.")
+@click.option(
+    "--port", default=8642, show_default=True, type=click.IntRange(0, 65535), help="On 127.0.0.1; 0 takes a free one."
+)
 @click.option("--read-only", is_flag=True, help="Look, and change nothing.")
 def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
     """Serve the dashboard to this machine, until SIGINT. The address it prints lets one browser in, once."""
@@ -42,7 +44,7 @@ def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
     app: Flask = create_app(jobs, door, user=getpass.getuser(), read_only=read_only)
     try:
         server = make_server(_HOST, port, app, threaded=True, request_handler=Quiet)
-    except (OSError, SystemExit, OverflowError):
+    except (OSError, SystemExit):
         raise ConfigurationError(
             f"port {port} of {_HOST} is not available: give another --port, or 0 for any"
         ) from None

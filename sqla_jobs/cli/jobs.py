@@ -12,7 +12,7 @@ from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, move_to, reschedule_to
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
+from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application, right_usage
 from sqla_jobs.cli.changing import Wanted, always, carry_out, carry_out_each
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_tasks, selecting
@@ -116,13 +116,17 @@ reschedule = _command("reschedule", "Let jobs that wait be due at another time."
 @durations.duration_option("--delay", "delay", "Not before that: 90s, 15m, 12h, 7d.")
 @click.option("--max-attempts", type=int)
 @click.option("--unique-key", help="At most one live job has it.")
-def enqueue(jobs: Jobs[Any], /, task: str, arguments: str, **given: Any) -> None:
+@audited
+def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, **given: Any) -> None:
     """Enqueue TASK with the arguments in JSON, an object; prints the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
     wanted = jobs.tasks[task]
     codec = wanted.declaration.codec
-    with jobs.binding().transaction() as session:
-        job: JobMixin = wanted.options(**options).enqueue(session, **codec.load(session, codec.decode(arguments)))
-        session.flush()
+    with changing(jobs, actor) as it:
+        with right_usage():
+            decoded = codec.load(it.session, codec.decode(arguments))
+            job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)
+        it.session.flush()
+        it.record("enqueue", f"job {job.id}", task=job.task)
         job_id = job.id
     click.echo(job_id)

@@ -1,41 +1,56 @@
-"""The commands, put together."""
+"""The commands, put together. Each is imported when it is wanted: what it needs takes seconds to import."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
-from sqla_jobs.cli import dashboard, grants, jobs, pausing, reading, running, schedules, schema, upkeep
+COMMANDS = {
+    "cancel": ("jobs.cancel", "Cancel jobs that wait, and ask running ones to end."),
+    "check": ("schema.check", "Compare the tables with what this version expects"),
+    "clock": ("running.clock", "Enqueue what schedules say, until SIGTERM or SIGINT."),
+    "dashboard": ("dashboard.dashboard", "Serve the dashboard to this machine, until SIGINT."),
+    "delete": ("jobs.delete", "Delete jobs that do not run, and their runs."),
+    "doctor": ("upkeep.doctor", "What makes a queue slow or stuck, and what to do about it."),
+    "enqueue": ("jobs.enqueue", "Enqueue TASK with the arguments in JSON"),
+    "erase": ("jobs.erase", "Erase arguments, results and errors of jobs that ended."),
+    "grants": ("grants.grants", "Print the SQL that gives roles of the database the rights they need"),
+    "list": ("reading.list_jobs", "Jobs, the newest first."),
+    "migrate": ("schema.migrate", "Upgrade the tables, in a database that has no Alembic history."),
+    "move": ("jobs.move", "Move jobs that wait to another queue or priority."),
+    "pause": ("pausing.pause", "Claim no more jobs from QUEUE, or of a task; what runs goes on."),
+    "prune": ("upkeep.prune", "Delete jobs that ended so long ago, with their runs, in batches."),
+    "reschedule": ("jobs.reschedule", "Let jobs that wait be due at another time."),
+    "resume": ("pausing.resume", "Claim jobs from QUEUE, or of a task, again."),
+    "retry": ("jobs.retry", "Queue jobs again that ended, or wait for their time."),
+    "schedule": ("schedules.schedule", "Schedules: rows that say by cron what is enqueued when."),
+    "show": ("reading.show", "A job: its arguments, and every run with its error."),
+    "status": ("reading.status", "Queues, processes, what fails, and what is wrong."),
+    "worker": ("running.worker", "Run jobs until SIGTERM or SIGINT"),
+}
+"""By name: where each is below `sqla_jobs.cli`, and the beginning of its help."""
 
-COMMANDS: tuple[click.Command, ...] = (
-    running.worker,
-    running.clock,
-    reading.status,
-    reading.list_jobs,
-    reading.show,
-    jobs.retry,
-    jobs.cancel,
-    jobs.delete,
-    jobs.erase,
-    jobs.move,
-    jobs.reschedule,
-    jobs.enqueue,
-    pausing.pause,
-    pausing.resume,
-    schedules.schedule,
-    upkeep.prune,
-    upkeep.doctor,
-    schema.migrate,
-    schema.check,
-    grants.grants,
-    dashboard.dashboard,
-)
+
+class Commands(click.Group):
+    """Imports a command when it is wanted, and none to list them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(".")
+        command: click.Command = getattr(import_module(f"sqla_jobs.cli.{module}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary.rstrip(".")) for name, (_, summary) in sorted(COMMANDS.items())])
 
 
-@click.group()
+@click.group(cls=Commands)
 @click.version_option(package_name="sqla-jobs")
 def main() -> None:
     """Background jobs in your own PostgreSQL database."""
-
-
-for command in COMMANDS:
-    main.add_command(command)

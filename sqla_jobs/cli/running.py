@@ -13,14 +13,16 @@ from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import (
     ApplicationCommand,
     application_options,
-    named_application,
     plain_errors,
+    right_usage,
 )
+from sqla_jobs.cli.configured import configured
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.rules.retention import Retention
+from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
-from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.runtime.settings import LeaseSettings, Settings
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import ChildSpec
@@ -81,8 +83,9 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--log-jobs", is_flag=True, help="Log a line for each job that went well, too.")
 @_log_options
+@configured
 def worker(
-    application: str | None,
+    application: str,
     database_url: str | None,
     queues: str | None,
     concurrency: int,
@@ -105,8 +108,7 @@ def worker(
     log_format: Literal["text", "json"],
 ) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
-    with plain_errors():
-        spec = named_application(application)
+    with right_usage():
         logs = LogOptions(log_level, log_format, log_jobs)
         settings = Settings.checked(
             _parse_queues(queues, concurrency),
@@ -120,13 +122,14 @@ def worker(
             retention=retention,
         )
         options = SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
-    logs.set_up(spec)
-    supervisor = Supervisor(ChildSpec(spec, database_url, settings, drain, clock, logs), options)
+    logs.set_up(application)
+    supervisor = Supervisor(ChildSpec(application, database_url, settings, drain, clock, logs), options)
     if reload:
-        on_change(supervisor.replace_all)
+        with plain_errors():
+            on_change(supervisor.replace_all)
     code = supervisor.run()
     if drain and code == 0:
-        click.echo(f"{supervisor.runs} runs")
+        click.echo(plural(supervisor.runs, "run"))
     sys.exit(code)
 
 
@@ -135,8 +138,9 @@ def worker(
 @click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
 @_log_options
+@configured
 def clock(
-    application: str | None,
+    application: str,
     database_url: str | None,
     heartbeat: float,
     lease: float,
@@ -144,9 +148,11 @@ def clock(
     log_format: Literal["text", "json"],
 ) -> None:
     """Enqueue what schedules say, until SIGTERM or SIGINT. Workers do so too, unless told --no-clock."""
+    with right_usage():
+        logs = LogOptions(log_level, log_format)
+        LeaseSettings(heartbeat, lease)
     with plain_errors():
-        spec = named_application(application)
-        LogOptions(log_level, log_format).set_up(spec)
-        jobs = load_jobs(spec)
+        logs.set_up(application)
+        jobs = load_jobs(application)
         bind_for_command_line(jobs, database_url)
         jobs.clock(heartbeat=heartbeat, lease=lease).run()

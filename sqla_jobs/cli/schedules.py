@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
+from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application, right_usage
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, shown
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.errors import JobsError
@@ -19,7 +19,7 @@ from sqla_jobs.models.columns import ScheduleMixin
 from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.rules.checks import check_text
-from sqla_jobs.rules.wording import duration
+from sqla_jobs.rules.wording import duration, they_are
 from sqla_jobs.tasks.schedule import declared
 
 
@@ -122,7 +122,8 @@ def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str
     """Add a schedule of an operator's: NAME enqueues TASK by CRON, with the arguments in JSON."""
     declaration = jobs.tasks[task].declaration
     options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
-    row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
+    with right_usage():
+        row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
     with changing(jobs, actor) as it:
         schedule_actions.add(it.session, jobs.models, jobs.tasks, name, row)
         it.record("add", f"schedule {name}", cron=row["cron"], task=task)
@@ -197,6 +198,6 @@ def sync_schedules(jobs: Jobs[Any], prune: bool, reset: bool) -> None:
     with jobs.binding().transaction() as session:
         sync(session, jobs.models, jobs.schedules, reset=reset)
         retired = retire(session, jobs.models, jobs.schedules, timedelta(0)) if prune else []
-    click.echo(f"{len(jobs.schedules)} schedules are declared in code")
+    click.echo(f"{they_are(len(jobs.schedules), 'schedule')} declared in code")
     for name in retired:
         click.echo(f"disabled: {name}")

@@ -11,7 +11,6 @@ import click
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
 from sqla_jobs.cli.output import HISTORY
-from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.models.version import LATEST
@@ -25,9 +24,9 @@ from sqla_jobs.models.version import LATEST
 def migrate(jobs: Jobs[Any], sql: bool, revision: bool, config: str | None) -> None:
     """Upgrade the tables, in a database that has no Alembic history."""
     if sql and revision:
-        raise ConfigurationError("--sql and --revision exclude each other: give one")
+        raise click.UsageError("--sql and --revision exclude each other: give one")
     if config is not None and not revision:
-        raise ConfigurationError(f"--config {config} is for --revision only: give both, or neither")
+        raise click.UsageError(f"--config {config} is for --revision only: give both, or neither")
     if revision:
         _write_revision(jobs, config)
     elif sql:

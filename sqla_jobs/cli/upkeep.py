@@ -22,6 +22,7 @@ from sqla_jobs.models.types import ENDED, JobState
 from sqla_jobs.monitoring.examine import examine
 from sqla_jobs.monitoring.finding import Verdict
 from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.rules.wording import plural
 
 
 @click.command(cls=ApplicationCommand)
@@ -42,7 +43,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
     orphans = OrphanedRuns(Leftovers(jobs.models), older_than.total_seconds())
     batches = pruning.prune(orphans, jobs.binding().transaction, partial(warn, "delete", orphans.name))
     if gone := sum(count for count, _ in batches):
-        click.echo(f"prune: {gone:,} runs whose job is gone")
+        click.echo(f"prune: {plural(gone, 'run')} whose job is gone")
 
 
 @click.command(cls=ApplicationCommand)

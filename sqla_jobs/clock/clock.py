@@ -21,6 +21,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
 from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.listener import Listener, Subscription
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
@@ -91,7 +92,8 @@ class Clock(Service):
         self._listener = self._listener_of(self._engine, channel, self._heard, patience=self._lease_settings.patience)
         self._listener.start()
         self._thread.start()
-        log.info("clock %s runs, with %d schedules in its code", self._process_id, len(self._jobs.schedules))
+        number = plural(len(self._jobs.schedules), "schedule")
+        log.info("clock %s runs, with %s in its code", self._process_id, number)
 
     def stop(self) -> None:
         """Stop. A tick under way is finished."""
@@ -120,7 +122,12 @@ class Clock(Service):
             engine.dispose()
 
     def _connect(self) -> Engine:
-        engine = own_engine(self._binding.engine, patience=self._lease_settings.patience, most=self._connections)
+        engine = own_engine(
+            self._binding.engine,
+            patience=self._lease_settings.patience,
+            most=self._connections,
+            name="sqla-jobs clock",
+        )
         try:
             with engine.connect() as connection:
                 check_version(connection, self._jobs.models.tables["jobs"])
@@ -220,7 +227,7 @@ class Clock(Service):
             self._beat()
         if (due_in := self._due_in()) <= 0:
             if count := self._fire(self._engine):
-                log.info("%d jobs enqueued by schedules", count)
+                log.info("%s enqueued by schedules", plural(count, "job"))
             due_in = self._due_in()
         self._set_aside.show(self._engine, self._jobs.models, self._process_id)
         return due_in

@@ -54,20 +54,29 @@ def by_psycopg(app: Engine) -> Engine:
     return app if is_psycopg else create_engine(app.url.set(drivername="postgresql+psycopg"))
 
 
-def own_engine(app: Engine, *, patience: float, most: int, planning: LiteralString = PLANNED_ANEW) -> Engine:
+def own_engine(
+    app: Engine,
+    *,
+    patience: float,
+    most: int,
+    planning: LiteralString = PLANNED_ANEW,
+    name: str = "sqla-jobs worker",
+) -> Engine:
     """A small new engine, of `most` connections, that connects as `app` does, whatever that one's settings are.
+
+    Its connections are called `name` in pg_stat_activity, unless the application names its own.
 
     Statements commit one by one under READ COMMITTED. They are prepared, and planned as `planning` says.
     Behind a pooler, which may give the server's session to somebody else, nothing is prepared and nothing set.
     Neither connecting nor a statement waits in silence for longer than `patience` seconds, and a
     connection that is of no more use, such as one to a server that turns out to be read-only, is given up.
     """
-    engine = _connecting_as(app, "AUTOCOMMIT", patience, planning, most)
+    engine = _connecting_as(app, "AUTOCOMMIT", patience, planning, most, name)
     with engine.connect() as connection:
         default = connection.scalar(select(func.current_setting("default_transaction_isolation")))
     if default != "read committed":
         engine.dispose()
-        engine = _connecting_as(app, "READ COMMITTED", patience, planning, most)
+        engine = _connecting_as(app, "READ COMMITTED", patience, planning, most, name)
         event.listen(engine, "begin", partial(_limit_idling, patience))
     return engine
 
@@ -104,7 +113,9 @@ def warn_of_small_pool(app: Engine, threads: int) -> None:
         )
 
 
-def _connecting_as(app: Engine, isolation: Any, patience: float, planning: LiteralString, most: int) -> Engine:
+def _connecting_as(
+    app: Engine, isolation: Any, patience: float, planning: LiteralString, most: int, name: str
+) -> Engine:
     source = check_engine(app).pool.recreate()
 
     def borrow() -> Any:
@@ -120,6 +131,8 @@ def _connecting_as(app: Engine, isolation: Any, patience: float, planning: Liter
             connection.execute("SET client_encoding TO 'UTF8'")  # which can say all that a task may; poolers know it
             if is_direct(connection):
                 connection.execute(planning)
+                if not connection.info.parameter_status("application_name"):
+                    connection.execute("SELECT set_config('application_name', %s, false)", [name])
             else:
                 connection.prepare_threshold = None
             connection.commit()

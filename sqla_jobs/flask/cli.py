@@ -15,6 +15,7 @@ from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
 from sqla_jobs.cli.application import plain_errors
+from sqla_jobs.cli.main import Commands
 from sqla_jobs.cli.output import HISTORY, HOST
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
@@ -80,18 +81,8 @@ def loaded() -> Flask:
         raise ConfigurationError(error.format_message()) from error
 
 
-class _Commands(click.Group):
-    """The commands of `sqla-jobs`, imported when one of them is wanted: every `flask` command looks here."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        from sqla_jobs.cli.main import COMMANDS
-
-        return sorted(str(command.name) for command in COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from sqla_jobs.cli.main import COMMANDS
-
-        return next((command for command in COMMANDS if command.name == cmd_name), None)
+class _Commands(Commands):
+    """The commands of `sqla-jobs`, which say their help without an application."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_HELP] = not set(args).isdisjoint(ctx.help_option_names)

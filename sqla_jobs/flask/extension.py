@@ -61,6 +61,10 @@ class FlaskJobs(Generic[J]):
             app.extensions["sqla_jobs"] = self
             _applications(self.jobs).add(app)
 
+    def option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
+        """What the config of `app` says about the options of `worker` and `clock`, by command."""
+        return defaults_of(app.config)
+
     def use(self, app: Flask) -> None:
         """Have workers, clocks and commands of this process work for `app`, also outside of its context."""
         _applications(self.jobs).used = app

@@ -139,7 +139,8 @@ def killers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     for job_id, task, times, attempt, most in ask(session, jobs, rows):
         yield warning(
             f"job {job_id}",
-            f"{task[:200]} has lost its process {times} times since yesterday, and {most - attempt} attempts are left",
+            f"{task[:200]} has lost its process {times} times since yesterday, "
+            f"and {they_are(most - attempt, 'attempt')} left",
             f"its runs say how (`sqla-jobs show {job_id}`); to stop it: sqla-jobs cancel {job_id}",
         )
 

@@ -21,6 +21,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.retention import AUDIT, TICKS
+from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.retrying import RetryLoop
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -132,7 +133,7 @@ class Pruner:
 
         for gone, beyond in prune(old, self._transaction, refused, cursor=cursor, passing_over=passing_over):
             if gone:
-                log.info("pruned %d %ss", gone, old.name)
+                log.info("pruned %s", plural(gone, old.name))
             yield gone, beyond
             if len(self._refused) - known >= _MOST_REFUSED or (beyond is not None and self._stop.wait(_PAUSE)):
                 return

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import TimedOut
+from sqla_jobs.rules.wording import plural
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -50,7 +51,7 @@ class Watchdog:
     def _report(self, running: dict[int, Attempt]) -> None:
         wanted, self.stacks_wanted = self.stacks_wanted, False
         if wanted:
-            log.warning("%d jobs run here", len(running))
+            log.warning("%s running here", plural(len(running), "job"))
         after = {run_id: self._report_after.get(run_id, self._slow_after) for run_id in running}
         for run_id, held in running.items():
             seconds = time.monotonic() - (held.started_at or 0.0)

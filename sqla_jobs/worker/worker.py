@@ -22,6 +22,7 @@ from sqla_jobs.execution.transactions import WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
@@ -226,7 +227,7 @@ class Worker(Service):
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)
-        log.info("worker stopped after %d runs", self.runs)
+        log.info("worker stopped after %s", plural(self.runs, "run"))
 
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:

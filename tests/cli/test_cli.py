@@ -406,6 +406,7 @@ class TestChanging:
         run("cancel", "--task", "misbehave", "--yes", "--actor", "ann")
         run("pause", "default", "--actor", "bob")
         run("schedule", "add", "nightly", "mark", "@daily", '{"n": 1}', "--actor", "ann")
+        enqueued = run("enqueue", "mark", '{"n": 1}', "--actor", "ann").output.strip()
         run("schedule", "run-now", "nightly")
         lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
         *told, (actor, action, subject) = [tuple(line) for line in lines]
@@ -414,6 +415,7 @@ class TestChanging:
             ("ann", "cancel many", "1 job"),
             ("bob", "pause", "queue default"),
             ("ann", "add", "schedule nightly"),
+            ("ann", "enqueue", f"job {enqueued}"),
         ]
         assert (action, subject) == ("run now", "schedule nightly")
         assert re.fullmatch(r".+@.+", actor)
@@ -546,21 +548,21 @@ class TestEnqueue:
         assert run("enqueue", "cooperative").output.strip().isdigit()
 
     @pytest.mark.parametrize(
-        ("arguments", "reason"),
+        ("arguments", "code", "reason"),
         [
-            (["mark", "{"], "mark: "),
-            (["mark", '{"n": "many"}'], "mark: n does not fit: "),
-            (["mark", "{}"], "mark: n does not fit: "),
-            (["mark", '{"n": 1, "m": 2}'], "mark: m does not fit: "),
-            (["no-such-task"], "no task is named 'no-such-task'; registered: "),
-            (["mark", '{"n": 1}', "--priority", "11"], "priority must be an integer from -10 to 10, got 11"),
+            (["mark", "{"], 2, "mark: "),
+            (["mark", '{"n": "many"}'], 2, "mark: n does not fit: "),
+            (["mark", "{}"], 2, "mark: n does not fit: "),
+            (["mark", '{"n": 1, "m": 2}'], 2, "mark: m does not fit: "),
+            (["no-such-task"], 1, "no task is named 'no-such-task'; registered: "),
+            (["mark", '{"n": 1}', "--priority", "11"], 2, "priority must be an integer from -10 to 10, got 11"),
         ],
         ids=str,
     )
     def test_what_cannot_be_is_refused_and_nothing_is_enqueued(
-        self, run: Run, session: Session, arguments: list[str], reason: str
+        self, run: Run, session: Session, arguments: list[str], code: int, reason: str
     ) -> None:
-        assert reason in run("enqueue", *arguments, code=1).output
+        assert reason in run("enqueue", *arguments, code=code).output
         assert states(session) == {}
 
     def test_the_schedule_commands_do_what_they_say(self, run: Run, session: Session, database: Engine) -> None:
@@ -586,19 +588,19 @@ class TestEnqueue:
         assert session.scalars(schedule).all() == []
 
     @pytest.mark.parametrize(
-        ("arguments", "reason"),
+        ("arguments", "code", "reason"),
         [
-            (["add", "x", "mark", "61 * * * *", '{"n": 1}'], "minute"),
-            (["add", "x", "mark", "@daily", "{}"], "mark: n does not fit: "),
-            (["add", "x", "mark", "@daily", '{"n": 1}', "--timezone", "Mars/Olympus"], "Mars/Olympus"),
-            (["enable", "x"], "there is no schedule 'x'"),
-            (["run-now", "x"], "there is no schedule 'x'"),
-            (["remove", "x"], "there is no schedule 'x'"),
+            (["add", "x", "mark", "61 * * * *", '{"n": 1}'], 2, "minute"),
+            (["add", "x", "mark", "@daily", "{}"], 2, "mark: n does not fit: "),
+            (["add", "x", "mark", "@daily", '{"n": 1}', "--timezone", "Mars/Olympus"], 2, "Mars/Olympus"),
+            (["enable", "x"], 1, "there is no schedule 'x'"),
+            (["run-now", "x"], 1, "there is no schedule 'x'"),
+            (["remove", "x"], 1, "there is no schedule 'x'"),
         ],
         ids=str,
     )
-    def test_a_schedule_that_cannot_be_is_refused(self, run: Run, arguments: list[str], reason: str) -> None:
-        assert reason in run("schedule", *arguments, code=1).output
+    def test_a_schedule_that_cannot_be_is_refused(self, run: Run, arguments: list[str], code: int, reason: str) -> None:
+        assert reason in run("schedule", *arguments, code=code).output
 
     def test_what_code_declares_is_not_removed(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="x", task="mark", cron="@daily", declared=True))
@@ -687,7 +689,7 @@ class TestUpkeep:
 
     def test_retention_is_an_option_of_workers(self, run: Run) -> None:
         assert "'succeeded' is not STATE=TIME" in run("worker", "--retention", "succeeded", code=2).output
-        assert "unknown retention 'x'; valid names: succeeded" in run("worker", "--retention", "x=7d", code=1).output
+        assert "unknown retention 'x'; valid names: succeeded" in run("worker", "--retention", "x=7d", code=2).output
 
 
 @pytest.mark.slow
@@ -711,11 +713,11 @@ class TestUpkeep:
         (["show", str(2**63)], 2, "not in the range"),
         (["show", str(9 * 10**18)], 1, "there is no job"),
         (["retry", "9" * 30], 2, "not in the range"),
-        (["enqueue", "misbehave", '{"how": "no"}', "--delay", "99999w"], 1, "0 to 100 years"),
+        (["enqueue", "misbehave", '{"how": "no"}', "--delay", "99999w"], 2, "0 to 100 years"),
         (["schedule", "enable", "\x00"], 1, "a NUL character"),
         (["schedule", "enable", "\udcff"], 1, "half of a surrogate pair"),
-        (["worker", "--queues", f"mail={'9' * 5000}"], 1, "is not NAME or NAME=NUMBER"),
-        (["worker", "--retention", "succeeded=99999w"], 1, "retention of succeeded"),
+        (["worker", "--queues", f"mail={'9' * 5000}"], 2, "is not NAME or NAME=NUMBER"),
+        (["worker", "--retention", "succeeded=99999w"], 2, "retention of succeeded"),
     ],
     ids=as_id,
 )

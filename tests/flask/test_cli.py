@@ -107,7 +107,7 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
         "\nwarning: workers: none is alive, and 1 job is waiting\n    start one: python -m flask jobs worker\n",
     )
     assert re.search(r"^default +1 ", out, re.MULTILINE)
-    assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 runs\n", "")
+    assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 run\n", "")
     assert session.scalar(select(func.count()).select_from(shop.Effect)) == 1
     assert flask("schedule", "sync") == (0, "0 schedules are declared in code\n", "")
 
@@ -134,7 +134,28 @@ class TestOnFlaskSQLAlchemy:
         wait_until(lambda: _count(session, process) == 1)
         assert session.scalars(select(process.queues)).all() == [{"mail": 3, "default": 2}]
         said = flask("worker", "--queues", "other=x")
-        assert (said[0], "other=x" in said[2]) == (1, True)
+        assert (said[0], "other=x" in said[2]) == (2, True)
+
+    def test_the_plain_commands_take_them_too(
+        self, shop: Shop, session: Session, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FLASK_SQLA_JOBS_QUEUES", '{"mail": 3, "default": 2}')
+        monkeypatch.setenv("FLASK_SQLA_JOBS_LEASE", "77")
+        monkeypatch.setenv("FLASK_SQLA_JOBS_CLOCK", "false")
+        monkeypatch.setenv("FLASK_SQLA_JOBS_PROCESSES", "2")
+        process = shop.jobs.Process
+        found = select(process.kind, process.queues, process.lease).order_by(process.started_at)
+        worker = start("sqla_jobs.worker", "tests.flask_shop:create_app()", "--heartbeat", "0.2")
+        wait_until(lambda: _count(session, process) == 2)
+        assert [tuple(row) for row in session.execute(found)] == 2 * [("worker", {"mail": 3, "default": 2}, 77.0)]
+        worker.terminate()
+        wait_until(lambda: _count(session, process) == 0)
+        start("sqla_jobs.worker", "tests.flask_shop:create_app()", "--queues", "other", "--processes", "1")
+        wait_until(lambda: _count(session, process) == 1)
+        assert [tuple(row) for row in session.execute(found)] == [("worker", {"other": 8}, 77.0)]
+        start("sqla_jobs.clock", "tests.flask_shop:create_app()")
+        wait_until(lambda: _count(session, process) == 2)
+        assert [tuple(row) for row in session.execute(found)][1:] == [("clock", {}, 77.0)]
 
     def test_a_setting_that_is_none_is_told(self, shop: Shop, flask: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FLASK_SQLA_JOBS_THREADS", "8")
@@ -170,7 +191,7 @@ class TestOnFlaskSQLAlchemy:
         shop.jobs.tasks["record"].enqueue(session, n=1)
         session.commit()
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        for arguments, said in ((["status"], "default "), (["worker", "--drain"], "1 runs\n")):
+        for arguments, said in ((["status"], "default "), (["worker", "--drain"], "1 run\n")):
             command = [sys.executable, str(tmp_path / "shopctl.py"), "jobs", *arguments]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
             assert said in done.stdout
@@ -232,7 +253,7 @@ def test_flask_migrate_makes_and_checks_the_tables(
     assert "No new upgrade operations detected" in flask("db", "check")
     code = "import app; c = app.app.app_context(); c.push(); app.order.enqueue(app.db.session); app.db.session.commit()"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=True)
-    assert flask("jobs", "worker", "--drain", "--log-level", "ERROR") == "1 runs\n"
+    assert flask("jobs", "worker", "--drain", "--log-level", "ERROR") == "1 run\n"
     flask("db", "downgrade")
 
 

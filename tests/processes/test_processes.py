@@ -235,7 +235,7 @@ with sqlalchemy.orm.Session(engine) as session:
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
 
     done = run_worker(spec, "--database-url", database_url, "--drain", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "sent to ann\n1 runs\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "sent to ann\n1 run\n"), done.stderr
 
 
 def test_status_shows_queues_processes_and_unknown_tasks(

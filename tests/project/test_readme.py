@@ -324,7 +324,7 @@ def test_the_flask_applications_of_the_docs_work(
     python("-c", in_shop + "app.app_context().push(); db.create_all()")
     assert "1 passed" in python("-m", "pytest", "-q", "-p", "no:cacheprovider", ".")
     python("-c", in_shop + "c = app.test_client(); c.post('/orders', data={'fail': 1}); c.post('/orders')")
-    assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 runs\n"
+    assert python("-m", "flask", "--app", "shop", "jobs", "worker", "--concurrency", "8", "--drain") == "1 run\n"
     assert "QUEUED" in python("-m", "flask", "--app", "shop", "jobs", "status")
     with engine.connect() as connection:
         notes = list(connection.scalars(text("SELECT text FROM note ORDER BY id")))
@@ -504,7 +504,7 @@ def test_a_command_in_the_docs_is_one_that_works(
             if "bookshop.models:jobs" in arguments:
                 return  # it is run by test_the_application_of_several_modules_works
             worker = [sys.executable, "-m", "sqla_jobs.worker", *arguments, "--drain"]
-            assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 runs\n"
+            assert subprocess.run(worker, stdout=subprocess.PIPE, text=True, check=True).stdout == "1 run\n"
         case ["flask", "db", *_]:
             pass  # it is run by tests/flask/test_cli.py
         case ["flask", *arguments]:  # it is run by test_the_flask_applications_of_the_docs_work

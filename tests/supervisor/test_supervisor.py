@@ -368,7 +368,7 @@ def test_sigusr1_and_a_slow_job_show_where_jobs_are(
     parent = start_worker(database_url, "--slow-after", "0.5")
     wait_until(lambda: effects(database, "plain") == {1: 1})
     parent.send_signal(signal.SIGUSR1)
-    wait_until(lambda: "1 jobs run here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
+    wait_until(lambda: "1 job running here" in log_of(tmp_path) and log_of(tmp_path).count("and is here") >= 2)
     assert "in mark\n    time.sleep(seconds)" in log_of(tmp_path)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from sqla_jobs.dashboard.data.statistics import Bucket, Figures
 from sqla_jobs.dashboard.render.formatting import short
-from sqla_jobs.rules.wording import NOTHING, duration
+from sqla_jobs.rules.wording import NOTHING, duration, plural
 
 WIDTH, HEIGHT = 1000.0, 100.0
 
@@ -109,8 +109,8 @@ def throughput(figures: Figures) -> Chart:
     return Chart(
         "throughput",
         "Throughput",
-        f"{figures.span.title}: {about}{whole.succeeded:,.0f} runs succeeded and {whole.failed:,.0f} failed, "
-        f"in {len(bars)} bars.",
+        f"{figures.span.title}: {about}{plural(round(whole.succeeded), 'run')} succeeded "
+        f"and {whole.failed:,.0f} failed, in {len(bars)} bars.",
         bars,
         [],
         [short(top), short(top / 2), "0"],

@@ -22,6 +22,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import read_moment, read_priority
 from sqla_jobs.rules.redaction import HIDDEN
+from sqla_jobs.rules.wording import plural
 
 _SAMPLE = 5
 _STRETCH = 50_000
@@ -210,7 +211,9 @@ def run(site: Dashboard) -> Response:
             if done:
                 hidden = offer.kind.hidden(selection, site.jobs.tasks)
                 said: dict[str, Any] = {"jobs": ids} if ids else {"filter": _as_recorded(hidden, fields)}
-                changing.record(f"{action} many", f"{done} jobs", changed=done, up_to=last, **said, **change.details)
+                changing.record(
+                    f"{action} many", plural(done, "job"), changed=done, up_to=last, **said, **change.details
+                )
         seen, changed = seen + looked_at, changed + done
         if time.monotonic() > stop_at:
             break

@@ -1,0 +1,181 @@
+"""How the commands start: what they import, how the server sees them, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.cli.main import COMMANDS, main
+from tests.conftest import ROOT
+from tests.helpers import as_id
+from tests.shop import jobs
+
+HEAVY = ("sqlalchemy", "psycopg", "pydantic", "alembic", "rich", "flask")
+
+Python = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Python:
+    """Runs `python …` to its end, in an empty folder."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]], ids=" ".join)
+def test_what_needs_no_application_imports_no_library(python: Python, arguments: list[str]) -> None:
+    program = (
+        "import atexit, json, sys\n"
+        "sys.argv[1:] = json.loads(sys.argv[1])\n"
+        "atexit.register(lambda: print(json.dumps([*sys.modules]), file=sys.stderr))\n"
+        "from sqla_jobs.cli.main import main\n"
+        "main()\n"
+    )
+    done = python("-c", program, json.dumps(arguments))
+    assert (done.returncode, "version 0." in done.stdout or "status" in done.stdout) == (0, True)
+    assert [name for name in HEAVY if name in json.loads(done.stderr)] == []
+
+
+def test_the_package_imports_what_is_asked_of_it(python: Python) -> None:
+    program = (
+        "import sys, sqla_jobs\n"
+        f"assert not sys.modules.keys() & set({HEAVY})\n"
+        "from sqla_jobs import *\n"
+        "assert Jobs is sqla_jobs.Jobs and issubclass(UnknownTask, JobsError)\n"
+        "assert set(sqla_jobs.__all__) <= set(dir(sqla_jobs))\n"
+        "try:\n    sqla_jobs.Job\n"
+        "except AttributeError as error:\n    print(error)\n"
+    )
+    done = python("-c", program)
+    assert (done.stderr, done.stdout) == ("", "module 'sqla_jobs' has no attribute 'Job'\n")
+
+
+def test_each_command_is_listed_as_its_help_begins() -> None:
+    listed = main.list_commands(click.Context(main))
+    assert sorted(COMMANDS) == listed
+    for name, (_, summary) in COMMANDS.items():
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        assert command.name == name
+        assert (command.help or "").startswith(summary), name
+    assert main.get_command(click.Context(main), "no-such-command") is None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["list", "--json"],
+        ["enqueue", "mark", '{"n": 1}'],
+        ["check"],
+        ["doctor", "--json"],
+        ["prune", "--older-than", "1d"],
+        ["worker", "--drain", "--log-level", "WARNING"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_no_command_leaves_a_connection_open(python: Python, database_url: str, command: list[str]) -> None:
+    strict = ("-X", "dev", "-W", "error", "-m", "sqla_jobs")
+    done = python(*strict, *command, "--app", "tests.shop:jobs", DATABASE_URL=database_url)
+    assert done.returncode == 0, done.stderr
+    assert "ResourceWarning" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameters", "name"), [("", "sqla-jobs enqueue"), ("?application_name=shop", "shop")], ids=["ours", "theirs"]
+)
+def test_the_connections_of_a_command_say_which_it_is(
+    python: Python, database: Engine, database_url: str, parameters: str, name: str
+) -> None:
+    with database.begin() as connection:
+        connection.execute(
+            text(
+                """
+                CREATE FUNCTION sign() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN NEW.note = current_setting(''application_name''); RETURN NEW; END';
+                CREATE TRIGGER sign BEFORE INSERT ON sqla_jobs FOR EACH ROW EXECUTE FUNCTION sign();
+                """
+            )
+        )
+    command = ("enqueue", "tests.shop:jobs", "mark", '{"n": 1}', "--database-url", database_url + parameters)
+    assert python("-m", "sqla_jobs", *command).returncode == 0
+    with Session(database) as session:
+        assert session.scalars(select(jobs.Job.note)).one() == name
+
+
+def test_the_connections_of_workers_and_clocks_say_so(database: Engine, database_url: str) -> None:
+    named = text(
+        "SELECT DISTINCT application_name FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> ''"
+    )
+    with jobs.worker(bind=database), jobs.clock(bind=database), database.connect() as connection:
+        assert set(connection.scalars(named)) == {"sqla-jobs worker", "sqla-jobs clock"}
+    theirs = create_engine(database_url, connect_args={"application_name": "shop"})
+    with jobs.worker(bind=theirs), theirs.connect() as connection:
+        assert set(connection.scalars(named)) == {"shop"}
+    theirs.dispose()
+
+
+class TestExitCodes:
+    """2 is a wrong command line, 1 all else that goes wrong."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["worker", "--queues", "mail=many"], "'mail=many' is not NAME or NAME=NUMBER"),
+            (["worker", "--queues", "a,a"], "'a' is named twice"),
+            (
+                ["worker", "--concurrency", "0"],
+                "concurrency of queue 'default' must be an integer from 1 to 1,000, got 0",
+            ),
+            (["worker", "--processes", "0"], "--processes must be an integer from 1 to 1,000, got 0"),
+            (["worker", "--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),
+            (["worker", "--retention", "x=7d"], "unknown retention 'x'"),
+            (["worker", "--log-level", "LOUD"], "--log-level must be DEBUG, INFO, WARNING or ERROR, got LOUD"),
+            (["clock", "--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),
+            (["clock", "--log-level", "LOUD"], "--log-level must be DEBUG"),
+            (["migrate", "--sql", "--revision"], "--sql and --revision exclude each other"),
+            (["migrate", "--config", "x"], "--config x is for --revision only"),
+            (["dashboard", "--port", "70000"], "70000 is not in the range"),
+            (["enqueue", "mark", '{"n": 1}', "--priority", "11"], "priority must be an integer from -10 to 10, got 11"),
+            (["enqueue", "mark", "{}"], "mark: n does not fit: "),
+            (["schedule", "add", "x", "mark", "61 * * * *", '{"n": 1}'], "minute"),
+        ],
+        ids=as_id,
+    )
+    @pytest.mark.usefixtures("database")
+    def test_a_value_that_no_option_can_have_is_a_wrong_command_line(self, arguments: list[str], said: str) -> None:
+        done = CliRunner().invoke(main, [*arguments, "--app", "tests.shop:jobs"])
+        assert (done.exit_code, said in done.output) == (2, True), done.output
+
+    @pytest.mark.usefixtures("database")
+    def test_reloading_without_watchfiles_is_one_line_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "watchfiles", None)
+        done = CliRunner().invoke(main, ["worker", "--reload", "--app", "tests.shop:jobs"])
+        said = 'Error: --reload needs watchfiles: pip install "sqla-jobs[reload]"\n'
+        assert (done.exit_code, done.output) == (1, said)
