@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -31,6 +32,8 @@ _MANY = 1_000
 """Values of one job beyond which only their plain forms are looked for."""
 _FEW = 64
 """Forms that are found faster one by one than by a look at each place of the text."""
+_CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
+"""Where the repr of psycopg's Json and Jsonb ends, and where SQLAlchemy leaves out the middle of a parameter."""
 
 
 class Secrets:
@@ -47,7 +50,8 @@ class Secrets:
     def text(self, text: str) -> str:
         """`text` with a mark for each secret in it: as it is, escaped or encoded, also if its beginning or end is cut.
 
-        A piece counts from 12 characters on: the beginning of any secret, the end of one of more than 28.
+        A piece counts from 12 characters on: the beginning of any secret, the end of one of more than 28. Where
+        psycopg and SQLAlchemy say that they have cut a parameter, shorter pieces count too.
         """
         if not self._forms:
             return text
@@ -83,6 +87,19 @@ class Secrets:
             length = len(text)
             for begin, end in self._begun(text[::-1], self._tails, _REST):
                 yield length - end, length - begin
+        for cut in _CUT.finditer(text):
+            yield from self._beside(text, *cut.span())
+
+    def _beside(self, text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Pieces of secrets that a cut has left there, however short."""
+        for size in range(_REST - 1, 0, -1):
+            if text[max(0, begin - size) : begin] in self._beginnings:
+                yield begin - size, begin
+                break
+        for size in range(_REST - 1, 0, -1):
+            if text[end : end + size] in self._endings:
+                yield end, end + size
+                break
 
     def _begun(self, text: str, heads: Mapping[str, list[str]], size: int) -> Iterator[tuple[int, int]]:
         """Where forms are that begin with one of `heads`, as far as they go."""
@@ -134,6 +151,14 @@ class Secrets:
             size = min(len(form), _REST)
             heads[size][form[:size]].append(form)
         return heads
+
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        return frozenset(form[:size] for form in self._forms for size in range(1, _REST))
+
+    @cached_property
+    def _endings(self) -> frozenset[str]:
+        return frozenset(form[-size:] for form in self._forms for size in range(1, _REST))
 
     @cached_property
     def _tails(self) -> dict[str, list[str]]:

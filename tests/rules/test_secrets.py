@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from flask import Flask
 from psycopg.types.json import Jsonb
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
@@ -166,6 +167,17 @@ def _encoded(secret: Any) -> str:
 
 
 SENSITIVE = ["secret", "blob", "number", "deep"]
+
+
+@jobs.task(sensitive=["password"], max_attempts=1)
+def store(session: Session, user: str, password: str) -> None:
+    """An INSERT that is refused, and told of with its parameters."""
+    statement = "INSERT INTO account (key, note) VALUES (%s, %s)"
+    given = Jsonb({"user": user, "password": password})
+    try:
+        session.connection().exec_driver_sql(statement, (given, "no"))
+    except DBAPIError as error:
+        raise ValueError(f"not stored: {error.params}") from error
 
 
 @jobs.task(sensitive=SENSITIVE, max_attempts=1)
@@ -488,6 +500,12 @@ def test_what_a_form_of_a_schedule_holds_back_stays_as_it_is(session: Session) -
         ("0123456789abcdefghij0123456789zz", "… 89abcdefghij0123456789zz", "… ***"),
         ("caf\u00e9 au lait", r"caf\u00e9 au lait caf%C3%A9+au%20lait caf\xe9 au lait", "*** *** ***"),
         ("key-of-\U0001f511", r"key-of-\ud83d\udd11 key-of-\U0001f511", "*** ***"),
+        (
+            "hunter2-sec",
+            "Jsonb({'user': 'ada', 'password': 'hunter ... (42 chars))",
+            "Jsonb({'user': 'ada', 'password': '*** ... (42 chars))",
+        ),
+        ("hunter2-sec", "'hun ... (42 characters truncated) ... sec'", "'*** ... (42 characters truncated) ... ***'"),
         ("a<b>'c'&d", "a&lt;b&gt;&#x27;c&#39;&amp;d a<b>''c''&d", "*** ***"),
     ],
 )
@@ -503,6 +521,15 @@ def test_a_secret_that_is_cut_by_a_limit_is_found_by_what_remains() -> None:
             assert piece not in hidden.text(shown)
 
 
+def test_a_parameter_that_is_told_of_is_cut_without_a_secret_in_it(session: Session) -> None:
+    job = store.enqueue(session, user="ada", password="hunter2-sec")
+    session.commit()
+    jobs.worker().drain()
+    (run,) = session.scalars(select(jobs.Run).where(jobs.Run.job_id == job.id))
+    assert "Jsonb({'user': 'ada', 'password': '*** ... (42 chars))" in (run.error or "")
+    assert "hunt" not in f"{run.error}{run.traceback}"
+
+
 @pytest.mark.slow
 def test_redaction_takes_milliseconds_and_never_grows_with_the_square() -> None:
     def seconds(secrets: list[Any], text: str) -> float:
@@ -516,6 +543,7 @@ def test_redaction_takes_milliseconds_and_never_grows_with_the_square() -> None:
         assert seconds([secret], secret) < 5
         assert seconds([secret], secret[:150_000] + "x" + secret[:149_000]) < 5
     assert seconds(["a" * 50_000 + "b"], "a" * 300_000) < 5
+    assert seconds([f"leaf {number}" for number in range(50_000)], "leaf ... (42 chars)" * 6_000) < 5
     assert seconds([f"leaf {number}" for number in range(50_000)], "leaf 17 " * 6_000) < 5
 
 
