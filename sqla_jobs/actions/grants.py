@@ -27,6 +27,7 @@ _DECLARED = (
     *("declared", "declared_values", "declared_at"),
 )
 _PLANNED = ("next_run_at", "last_run_at", "planned_rule", "disabled_reason", "retired_at")
+_STAMPED = ("heartbeat_at", "set_aside", "clock_offset", "last_finished_at")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _worker(name: _Names) -> Rights:
     yield f"SELECT, {name.columns('INSERT', 'name', *_DECLARED)}", tables["schedules"]
     yield name.columns("UPDATE", *_DECLARED, *_PLANNED), tables["schedules"]
     yield "SELECT, INSERT, DELETE", tables["ticks"]
-    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'heartbeat_at', 'set_aside')}", tables["processes"]
+    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', *_STAMPED)}", tables["processes"]
     yield "SELECT", tables["queues"]
     yield "SELECT", tables["paused_tasks"]
     yield "for the retention of the audit; without it its lines are kept", ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,8 @@ HOST = "sqla_jobs.application"
 HISTORY = "sqla_jobs.history"
 """Where such a program leaves the path of its alembic.ini there."""
 _WIDE = 10_000
+_SHORT = 8
+"""Characters up to which a value is not broken into lines while a longer one of its row can be."""
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -47,15 +50,22 @@ def _plain(value: Any) -> Any:
 def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns side by side, as wide as they need to be where nobody looks at a terminal; numbers to the right."""
     lines = [list(row) for row in rows]
+    is_seen = sys.stdout.isatty()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for place, name in enumerate(heading):
         is_number = bool(lines) and all(isinstance(line[place], int | float) for line in lines)
+        is_short = max(map(len, [name, *(shown(line[place]) for line in lines)])) <= _SHORT
         table.add_column(
-            name, justify="right" if is_number else "left", overflow="fold", no_wrap=not sys.stdout.isatty()
+            name, justify="right" if is_number else "left", overflow="fold", no_wrap=is_short or not is_seen
         )
     for line in lines:
         table.add_row(*(Text(shown(value)) for value in line))
     console().print(table)
+
+
+def short(process_id: uuid.UUID | None) -> str:
+    """The beginning of a process's id, which tells it from the others that there are."""
+    return str(process_id or "")[:8]
 
 
 def remedy(text: str) -> str:

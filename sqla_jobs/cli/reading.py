@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Set
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from typing import cast as cast_type
@@ -14,7 +17,8 @@ from sqlalchemy.orm import defer
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import ApplicationCommand, on_application
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, shown
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, short, shown
+from sqla_jobs.cli.processes import print_processes, running
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
@@ -24,15 +28,36 @@ from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
 from sqla_jobs.rules.redaction import Secrets, check_depth
 from sqla_jobs.rules.wording import duration, percent
 
+_AGAIN = 2.0
+"""Seconds between two looks of `status --watch`."""
+
 
 @click.command(cls=ApplicationCommand)
 @on_application
+@click.option("--watch", is_flag=True, help="Look every 2 seconds, until Ctrl-C.")
 @as_json
-def status(jobs: Jobs[Any], as_json: bool) -> None:
+def status(jobs: Jobs[Any], watch: bool, as_json: bool) -> None:
     """Queues, processes, what fails, and what is wrong."""
+    if watch and (as_json or not sys.stdout.isatty()):
+        raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
     jobs.tasks.load()
+    if not watch:
+        _show(_read_status(jobs), as_json)
+        return
+    with suppress(KeyboardInterrupt):
+        while True:
+            found = _read_status(jobs)
+            click.clear()
+            _show(found, as_json)
+            time.sleep(_AGAIN)
+
+
+def _read_status(jobs: Jobs[Any]) -> Status:
     with jobs.binding().transaction() as session:
-        found = read_status(session, jobs)
+        return read_status(session, jobs)
+
+
+def _show(found: Status, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
@@ -49,7 +74,7 @@ def _print_status(status: Status) -> None:
                 queue.name,
                 queue.queued,
                 queue.scheduled,
-                queue.running,
+                running(queue.running, queue.claimed),
                 queue.per_minute,
                 duration(queue.oldest_wait),
                 _paused(queue) if queue.paused else " ",
@@ -63,15 +88,7 @@ def _print_status(status: Status) -> None:
             ["PAUSED TASK", "SINCE", "BY"], [(one.task, one.paused_at, one.paused_by) for one in status.paused_tasks]
         )
     click.echo()
-    rows: list[tuple[object, ...]] = []
-    for process in status.processes:
-        served = ",".join(f"{name}={number}" for name, number in process.queues.items())
-        life = f"{duration(process.beat_age)} ago" if process.alive else f"{duration(process.beat_age)} ago: dead"
-        rows.append((str(process.id), process.kind, process.host, process.pid, life, served))
-        for job in process.running:
-            what = f"job {job.job_id} {job.task} attempt {job.attempt}, for {duration(job.seconds)}"
-            rows.append(("", "runs", what, " ", " ", " "))
-    print_table(["PROCESS", "KIND", "HOST", "PID", "LAST BEAT", "QUEUES"], rows)
+    print_processes(status.processes)
     if status.retrying:
         _print_retrying(status)
     if status.failures:
@@ -174,14 +191,14 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         print_json(row | {"runs": runs})
         return
     arguments = row.pop("args")
-    print_table(["JOB", str(job_id)], [(name, _value(value)) for name, value in row.items() if value is not None])
+    print_table(["JOB", str(job_id)], [(name, _value(name, value)) for name, value in row.items() if value is not None])
     click.echo("\narguments")
     console().print_json(data=arguments)
     for run in runs:
         took = (run["finished_at"] - run["started_at"]).total_seconds()
         click.echo(
             f"\nattempt {run['attempt']}: {run['outcome']} at {shown(run['finished_at'])}, after {duration(took)}, "
-            f"in process {run['process_id'] or '-'}"
+            f"in process {short(run['process_id']) or '-'}"
         )
         if run["result"] is not None:
             console().print_json(data=run["result"])
@@ -189,7 +206,9 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
             click.echo(shown(run["traceback"] or f"{run['error_type']}: {run['error']}").rstrip())
 
 
-def _value(value: Any) -> object:
+def _value(name: str, value: Any) -> object:
+    if name == "process_id":
+        return short(value)
     return value if isinstance(value, datetime) else str(value)
 
 

@@ -28,6 +28,7 @@ from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.stopping import StopRequest
+from sqla_jobs.runtime.vitals import Vitals
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -198,6 +199,7 @@ class Clock(Service):
                 lease=self._lease_settings.lease,
             )
         self._beat_at = time.monotonic() + self._lease_settings.heartbeat
+        self._vitals = Vitals(self._engine, self._jobs.models)
 
     def _beat(self) -> None:
         """Jobs of dead workers are the workers' business: no row of theirs holds up a tick."""
@@ -207,6 +209,7 @@ class Clock(Service):
         self._beat_at = due_at
         if self._process_id not in alive:
             self._register()
+        self._vitals.show(self._process_id)
 
     def _heard(self, what: str) -> None:
         if what in ("", SCHEDULES):

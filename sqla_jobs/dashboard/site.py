@@ -55,6 +55,7 @@ class Dashboard:
             "percent": wording.percent,
             "exact": formatting.exact,
             "plural": wording.plural,
+            "offset": wording.offset,
         }
         of_all: Any = {"url": self.url, "static": self._static}
         made.filters.update(named)

@@ -235,6 +235,12 @@ class ProcessMixin(Row):
     """What the server does not let it change, such as `job 17`, and why."""
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     """Connections to the server that it may use at once, beside those of the jobs that it runs."""
+    version: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
+    """The version of this library that it runs."""
+    clock_offset: Mapped[float | None] = mapped_column(Double)
+    """Seconds by which the clock of its host is ahead of the server's; negative where it is behind."""
+    last_finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When a job last ended in it, stored within some seconds; null before the first."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     """Seconds without a heartbeat after which it is taken for dead."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())

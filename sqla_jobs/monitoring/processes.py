@@ -37,36 +37,98 @@ class ProcessStatus:
     beat_age: float
     alive: bool
     running: list[Running]
+    begun: int
+    """Running jobs that it may have begun, those that it has claimed ahead not counted."""
+    claimed: int
+    """Running jobs that it has claimed ahead, and begun none of."""
+    version: str
+    """Of this library, in that process."""
+    clock_offset: float | None
+    """Seconds by which its host's clock is ahead of the server's."""
+    idle: float | None
+    """Seconds since a job last ended in it, to within some seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Running jobs of one queue in one process: those that have begun at most, and those that were claimed ahead.
+
+    Threads are filled before jobs are claimed ahead, so at most as many have begun as the process runs of that
+    queue at once. Where the process has vanished all may have begun.
+    """
+
+    queue: str
+    process_id: uuid.UUID
+    begun: int
+    claimed: int
+
+
+def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
+    """What is running, by queue and process."""
+    job, process = jobs.Job, jobs.Process
+    rows = session.execute(
+        select(job.queue, job.process_id, func.count(), process.queues)
+        .outerjoin(process, process.id == job.process_id)
+        .where(job.state == "running")
+        .group_by(job.queue, job.process_id, process.id),
+        bind_arguments={"mapper": job},
+    )
+    found: list[Held] = []
+    for queue, process_id, number, queues in rows:
+        begun = min(number, _places(queues, queue, number))
+        found.append(Held(queue, process_id, begun, number - begun))
+    return found
+
+
+def _places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
+    """How many jobs of `queue` a process runs at once, as far as its row says so."""
+    found = (queues or {}).get(queue)
+    return found if isinstance(found, int) and found > 0 else otherwise
 
 
 def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
     """All processes, and what each has been running longest."""
     process = jobs.Process
     age = cast(func.extract("epoch", func.clock_timestamp() - process.heartbeat_at), Double)
-    rows = session.execute(
-        select(process.id, process.kind, process.host, process.pid, process.queues, age, age < process.lease).order_by(
-            process.started_at
-        )
-    )
-    running = _running(session, jobs)
+    idle = cast(func.extract("epoch", func.clock_timestamp() - process.last_finished_at), Double)
+    rows = session.execute(select(process, age, age < process.lease, idle).order_by(process.started_at))
+    held, running = read_held(session, jobs), _running(session, jobs)
     return [
-        ProcessStatus(process_id, kind, host, pid, queues, float(beat_age), alive, running.get(process_id, []))
-        for process_id, kind, host, pid, queues, beat_age, alive in rows
+        ProcessStatus(
+            one.id,
+            one.kind,
+            one.host,
+            one.pid,
+            one.queues,
+            float(beat_age),
+            alive,
+            [job for queue, place, job in running.get(one.id, ()) if place <= _places(one.queues, queue, _SHOWN)][
+                :_SHOWN
+            ],
+            sum(part.begun for part in held if part.process_id == one.id),
+            sum(part.claimed for part in held if part.process_id == one.id),
+            one.version,
+            one.clock_offset,
+            since_job,
+        )
+        for one, beat_age, alive, since_job in rows
     ]
 
 
-def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[Running]]:
-    """The longest of each process."""
+def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[tuple[str, int, Running]]]:
+    """The longest of each process and queue, each with its place among these."""
     job = jobs.Job
     age = cast(func.extract("epoch", func.clock_timestamp() - job.started_at), Double)
-    place = func.row_number().over(partition_by=job.process_id, order_by=job.started_at)
+    order = (job.started_at, job.current_run_id)
+    place = func.row_number().over(partition_by=[job.process_id, job.queue], order_by=order)
     held = (
-        select(job.process_id, job.id, job.task, job.attempt, age.label("age"), place.label("place"))
+        select(job.process_id, job.queue, place.label("place"), job.id, job.task, job.attempt, age.label("age"), *order)
         .where(job.state == "running")
         .subquery()
     )
-    found: dict[uuid.UUID, list[Running]] = {}
-    columns = (held.c.process_id, held.c.id, held.c.task, held.c.attempt, held.c.age)
-    for process_id, *rest in session.execute(select(*columns).where(held.c.place <= _SHOWN).order_by(held.c.place)):
-        found.setdefault(process_id, []).append(Running(*rest))
+    columns = (held.c.process_id, held.c.queue, held.c.place, held.c.id, held.c.task, held.c.attempt, held.c.age)
+    longest = select(*columns).where(held.c.place <= _SHOWN).order_by(held.c.started_at, held.c.current_run_id)
+    found: dict[uuid.UUID, list[tuple[str, int, Running]]] = {}
+    for process_id, queue, number, *rest in session.execute(longest):
+        found.setdefault(process_id, []).append((queue, number, Running(*rest)))
     return found

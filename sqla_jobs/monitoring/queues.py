@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.processes import ProcessStatus, read_held
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.rules.wording import Count
 
@@ -27,6 +28,9 @@ class Queue:
     queued: Count
     scheduled: Count
     running: int
+    """Those that have begun, at most: `Held` says why."""
+    claimed: int
+    """Those that a worker has claimed ahead."""
     oldest_wait: float | None
     paused: bool
     is_served: bool
@@ -43,8 +47,10 @@ def read_queues(
     """All queues with live jobs, that are paused or served, and `others`; of each `most` jobs are counted."""
     job: Any = jobs.Job
     on_jobs = {"mapper": job}
-    of_running = select(job.queue, func.count()).where(job.state == "running").group_by(job.queue)
-    running = {row[0]: row[1] for row in session.execute(of_running, bind_arguments=on_jobs)}
+    running, claimed = Counter[str](), Counter[str]()
+    for held in read_held(session, jobs):
+        running[held.queue] += held.begun
+        claimed[held.queue] += held.claimed
     first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(most + 1).subquery("first")
     of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
     scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
@@ -58,7 +64,8 @@ def read_queues(
             name,
             Count(min(queued[name][0], most), is_least=queued[name][0] > most),
             Count(scheduled.get(name, 0), is_least=not all_scheduled),
-            running.get(name, 0),
+            running[name],
+            claimed[name],
             queued[name][1],
             name in paused,
             name in served,

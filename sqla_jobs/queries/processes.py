@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 from collections.abc import Collection, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, delete, insert, literal, update
+from sqlalchemy import ARRAY, Connection, Text, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.rules.outcomes import storable
+
+
+@cache
+def code_version() -> str:
+    """The version of this library, as it is installed; empty where it is not."""
+    try:
+        return version("sqla-jobs")
+    except PackageNotFoundError:
+        return ""
+
+
+def clock_offset(connection: Connection) -> float:
+    """Seconds by which this host's clock is ahead of the server's, to within half of a round trip."""
+    before = time.time()
+    server = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one()
+    return (before + time.time()) / 2 - float(server)
 
 
 def register(
@@ -26,6 +45,7 @@ def register(
 ) -> uuid.UUID:
     """A row for this process under a new id, never used before."""
     process_id = uuid.uuid4()
+    offset = clock_offset(connection)
     connection.execute(
         insert(models.Process).values(
             id=process_id,
@@ -34,10 +54,27 @@ def register(
             pid=os.getpid(),
             queues=queues,
             connections=connections,
+            version=code_version(),
+            clock_offset=offset,
             lease=lease,
         )
     )
     return process_id
+
+
+def stamp(
+    connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
+) -> None:
+    """Say that a job ended in this process `idle` seconds ago, and how far its clock is off; not if the row is held."""
+    process = models.Process
+    free = select(process.id).where(process.id == process_id).with_for_update(skip_locked=True, key_share=True)
+    values: dict[str, Any] = {}
+    if idle is not None:
+        values["last_finished_at"] = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, idle)
+    if offset is not None:
+        values["clock_offset"] = offset
+    row = free.cte("free").prefix_with("MATERIALIZED")
+    connection.execute(update(process).where(process.id.in_(select(row.c.id))).values(values))
 
 
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:

@@ -38,6 +38,13 @@ def percent(share: float) -> str:
     return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
 
 
+def offset(seconds: float | None) -> str:
+    """How far a clock is ahead or behind: +12 ms, -3 s; 0 within half of a hundredth of a second."""
+    if seconds is None:
+        return NOTHING
+    return "0" if abs(seconds) < 0.005 else f"{'+' if seconds > 0 else ''}{duration(round(seconds, 2))}"
+
+
 def plural(count: int, noun: str) -> str:
     """1 job, 2 jobs, at least 10,000 jobs."""
     least = "at least " if isinstance(count, Count) and count.is_least else ""

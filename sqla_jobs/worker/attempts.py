@@ -28,6 +28,8 @@ class Attempts:
         """How many runs have ended here."""
         self.unknown_until = 0.0
         """Until when the server may give us a lease that is not here, by `time.monotonic()`."""
+        self.ended_at: float | None = None
+        """When the last of them did, by `time.monotonic()`."""
         self._table: dict[int, Attempt] = {}
         self._counting = threading.Lock()
 
@@ -69,6 +71,7 @@ class Attempts:
         """So many more runs have ended here."""
         with self._counting:
             self.runs += runs
+            self.ended_at = time.monotonic() if runs else self.ended_at
 
 
 @dataclass(frozen=True)

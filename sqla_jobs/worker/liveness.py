@@ -15,6 +15,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed, Lease, processes
 from sqla_jobs.runtime.heartbeat import Keeper, next_look
 from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.runtime.vitals import Vitals
 from sqla_jobs.worker.attempts import Shared
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -56,6 +57,7 @@ class Liveness:
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
         self._rest_at = time.monotonic() + _AT_REST
+        self._vitals = Vitals(engine, shared.models)
         self._unknown_at = time.monotonic() + shared.settings.heartbeat
 
     @property
@@ -126,6 +128,7 @@ class Liveness:
             with self._engine.begin() as connection:
                 self._look(connection, held)
         self._shared.set_aside.show(self._engine, self._models, self.process_id)
+        self._vitals.show(self.process_id, self._attempts.ended_at)
 
     def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.wording import NOTHING
 from tests import shop
 from tests.conftest import ROOT
-from tests.helpers import as_id, flood
+from tests.helpers import as_id, flood, wait_until
 from tests.shop import jobs
 
 Run = Callable[..., Result]
@@ -168,8 +172,8 @@ class TestStatus:
     def test_programs_read_json(self, run: Run, session: Session, failed: list[int]) -> None:
         data = read_status(run)
         assert data["queues"] == [
-            {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "oldest_wait": None, "paused": False}
-            | {"is_served": False, "per_minute": 3, "paused_at": None, "paused_by": None}
+            {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "claimed": 0, "oldest_wait": None}
+            | {"paused": False, "is_served": False, "per_minute": 3, "paused_at": None, "paused_by": None}
         ]
         assert data["failures"][0]["last_error"] == "directly"
 
@@ -203,6 +207,71 @@ class TestStatus:
         assert ["mark", ">", "99", "%", "ValueError", "12000"] in [line[:6] for line in lines]
         assert ["mark", ">", "99", "%", "ValueError", "19998+"] in [line[:6] for line in lines]
         assert ["write", "<", "1", "%", "KeyError", "3"] in [line[:6] for line in lines]
+
+    def test_what_is_claimed_ahead_does_not_count_as_running(self, run: Run, session: Session) -> None:
+        process = jobs.Process(host="here", pid=4711, queues={"default": 2, "mail": 8})
+        session.add(process)
+        session.flush()
+        gone = "00000000-0000-0000-0000-000000000001"
+        places = [("default", process.id, 7), ("mail", process.id, 3), ("mail", gone, 1)]
+        for queue, process_id, number in places:
+            for lease in range(number):
+                values: dict[str, Any] = {"current_run_id": 100 + lease, "started_at": func.now()}
+                session.add(
+                    jobs.Job(task="mark", args={}, state="running", queue=queue, process_id=process_id, **values)
+                )
+        session.commit()
+        found = read_status(run)
+        counts = {queue["name"]: (queue["running"], queue["claimed"]) for queue in found["queues"]}
+        assert counts == {"default": (2, 5), "mail": (4, 0)}
+        (shown,) = found["processes"]
+        assert (shown["begun"], shown["claimed"], len(shown["running"])) == (5, 5, 5)
+        lines = [" ".join(line.split()) for line in run("status").output.splitlines()]
+        assert any(line.startswith("default 0 0 2 (+5 claimed) 0") for line in lines)
+        first, second = [line for line in lines if line.startswith(str(process.id)[:8])]
+        assert "here 4711" in first
+        assert second.startswith(f"{str(process.id)[:8]} 5 (+5 claimed)")
+        assert str(process.id) not in run("status").output
+
+    def test_a_worker_tells_of_its_code_its_clock_and_its_last_job(
+        self, run: Run, session: Session, database: Engine
+    ) -> None:
+        with jobs.worker(bind=database):
+            (before,) = read_status(run)["processes"]
+            shop.mark.enqueue(session, n=1)
+            session.commit()
+            wait_until(lambda: read_status(run)["processes"][0]["idle"] is not None)
+            (after,) = read_status(run)["processes"]
+        assert before["idle"] is None
+        assert 0 <= after["idle"] < 60
+        assert after["version"] == version("sqla-jobs")
+        assert abs(after["clock_offset"]) < 5
+        with jobs.clock(bind=database):
+            (clock,) = read_status(run)["processes"]
+        assert (clock["version"], clock["idle"]) == (version("sqla-jobs"), None)
+
+    @pytest.mark.slow
+    def test_it_is_watched_until_somebody_has_seen_enough(self, database: Engine, database_url: str) -> None:
+        command = [sys.executable, "-m", "sqla_jobs", "status", "tests.shop:jobs", "--database-url", database_url]
+        ours, theirs = pty.openpty()
+        watching = subprocess.Popen([*command, "--watch"], cwd=ROOT, stdout=theirs, stderr=theirs, stdin=theirs)
+        os.close(theirs)
+        seen = b""
+        try:
+            while seen.count(b"\x1b[2J") < 3:
+                seen += os.read(ours, 65536)
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(20) == 0
+        finally:
+            watching.kill()
+            watching.wait()
+            os.close(ours)
+        assert b"QUEUE" in seen
+        assert b"workers: none is alive" in seen
+
+    def test_what_is_no_terminal_is_not_redrawn(self, run: Run) -> None:
+        for arguments in (["--watch"], ["--watch", "--json"]):
+            assert "--watch redraws a terminal" in run("status", *arguments, code=2).output
 
     def test_schedules_without_a_clock_are_a_warning(self, run: Run, session: Session) -> None:
         session.add(jobs.Schedule(name="nightly", task="mark", cron="0 2 * * *"))

@@ -460,6 +460,23 @@ def test_the_overview_counts_and_groups(visitor: Visitor, session: Session) -> N
     assert "Last hour: 3 runs succeeded and 4 failed" in page
 
 
+def test_the_overview_tells_what_runs_from_what_is_claimed_ahead(visitor: Visitor, session: Session) -> None:
+    beside: dict[str, Any] = {"clock_offset": -2.5, "version": "0.1.0", "last_finished_at": func.now()}
+    process = jobs.Process(host="here", pid=4711, queues={"default": 2}, **beside)
+    session.add(process)
+    session.flush()
+    for lease in range(7):
+        values: dict[str, Any] = {"current_run_id": 100 + lease, "started_at": func.now()}
+        session.add(jobs.Job(task="add", args={"a": 1}, state="running", process_id=process.id, **values))
+    session.commit()
+    page = words(visitor.get("/"))
+    assert "2 +5 running" in page
+    assert "default 0 0 2 (+5 claimed)" in page
+    assert "Runs 2 (+5 claimed) · last job " in page
+    assert "clock -2.5 s · version 0.1.0" in page
+    assert page.count("add #") == 2
+
+
 @pytest.mark.parametrize("span", ["hour", "day", "week", "nonsense"])
 def test_every_span_has_its_charts(visitor: Visitor, session: Session, span: str) -> None:
     now = datetime.now(UTC)

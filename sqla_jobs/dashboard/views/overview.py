@@ -35,6 +35,8 @@ def show(site: Dashboard) -> Response:
         spans=SPANS.values(),
         counts=counts,
         queues=queues,
+        running=sum(queue.running for queue in queues),
+        claimed=sum(queue.claimed for queue in queues),
         processes=processes,
         figures=figures,
         groups=groups,

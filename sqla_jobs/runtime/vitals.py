@@ -1,0 +1,41 @@
+"""What a process says of itself to people: how far its host's clock is off, and when a job last ended in it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+from sqlalchemy import Engine
+
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import processes
+
+_STAMP = 3.0
+"""Seconds after which the end of a job is shown, at the earliest after that of another."""
+_MEASURE = 60.0
+"""Seconds between two comparisons of the clocks; the first is made when the process registers."""
+
+
+class Vitals:
+    """Stamps the row of a process, at most every few seconds and only where there is something new."""
+
+    def __init__(self, engine: Engine, models: Models[Any]) -> None:
+        self._engine = engine
+        self._models = models
+        self._stamped_at = self._measured_at = time.monotonic()
+
+    def show(self, process_id: uuid.UUID, ended_at: float | None = None) -> None:
+        """Stamp the row where it is time for it; a job last ended at `ended_at`, by `time.monotonic()`."""
+        now = time.monotonic()
+        is_to_measure = now > self._measured_at + _MEASURE
+        is_new = ended_at is not None and ended_at > self._stamped_at and now > self._stamped_at + _STAMP
+        if not is_to_measure and not is_new:
+            return
+        with self._engine.begin() as connection:
+            offset = processes.clock_offset(connection) if is_to_measure else None
+            idle = time.monotonic() - ended_at if ended_at is not None else None
+            processes.stamp(connection, self._models, process_id, idle=idle, offset=offset)
+        self._stamped_at = now
+        if is_to_measure:
+            self._measured_at = now
