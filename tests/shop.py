@@ -102,6 +102,14 @@ def write_and_wait(session: Session, n: int) -> None:
     gate.wait(30)
 
 
+@jobs.task
+def hold(session: Session, job_id: int) -> None:
+    """Keeps the row of another job locked."""
+    session.execute(select(MyJob.id).where(MyJob.id == job_id).with_for_update())
+    begun.set()
+    gate.wait(30)
+
+
 @jobs.task(retry=FAST, max_attempts=3)
 def flaky(run: RunContext, good_from: int) -> str:
     if run.attempt < good_from:

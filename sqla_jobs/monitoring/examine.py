@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring import additions, server, waiting_jobs
+from sqla_jobs.monitoring import additions, locks, server, waiting_jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
 from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
@@ -25,6 +25,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     waiting_jobs.vanished_processes,
     waiting_jobs.overdue_jobs,
     waiting_jobs.locked_jobs,
+    locks.held_jobs,
     waiting_jobs.set_aside,
     additions.foreign_keys,
     additions.row_level_security,

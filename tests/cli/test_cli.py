@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, create_engine, func, select, update
+from sqlalchemy import Engine, create_engine, func, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
@@ -726,6 +726,39 @@ class TestUpkeep:
         assert "still runs, 1 min after it was cancelled" in found[f"job {deaf.id}"]["found"]
         assert "on here, kill -9 4711" in found[f"job {deaf.id}"]["remedy"]
         run("doctor", "--strict", code=1)
+
+    @pytest.mark.slow
+    def test_the_doctor_names_who_holds_a_job_that_waits(self, run: Run, session: Session, database: Engine) -> None:
+        long_ago = func.now() - timedelta(hours=1)
+        late = jobs.Job(task="mark", args={"n": 1}, state="scheduled", run_at=long_ago)
+        waiting = jobs.Job(task="mark", args={"n": 2}, state="queued", queue="mail")
+        free = jobs.Job(task="mark", args={"n": 3}, state="queued", queue="mail")
+        session.add_all([late, waiting, free])
+        session.commit()
+        ids = {"late": late.id, "waiting": waiting.id, "free": free.id}
+
+        def found() -> dict[str, Any]:
+            findings = json.loads(run("doctor", "--json").stdout)
+            return {one["about"]: one for one in findings if "holds its row" in one["found"]}
+
+        with Session(database) as other, jobs.worker(["default"], bind=database):
+            other.execute(text("SELECT 1 FROM sqla_jobs WHERE id = :id FOR UPDATE"), {"id": ids["waiting"]})
+            pid = other.scalar(text("SELECT pg_backend_pid()"))
+            wait_until(lambda: found().keys() == {f"job {ids['waiting']}"})
+            said = found()[f"job {ids['waiting']}"]
+            assert f"pid {pid} of " in said["found"]
+            assert "idle in transaction" in said["found"]
+            assert f"SELECT pg_terminate_backend({pid})" in said["remedy"]
+            other.rollback()
+            session.execute(update(jobs.Job).where(jobs.Job.id == ids["late"]).values(state="queued", queue="slow"))
+            holder = shop.hold.enqueue(session, job_id=ids["late"])
+            session.commit()
+            assert shop.begun.wait(20)
+            wait_until(lambda: found().keys() == {f"job {ids['late']}"})
+            said = found()[f"job {ids['late']}"]
+            assert f"perhaps the transaction of job {holder.id} (hold)" in said["found"]
+            assert f"sqla-jobs cancel {holder.id}" in said["remedy"]
+            shop.gate.set()
 
     def test_the_doctor_warns_of_row_level_security(self, run: Run, database: Engine) -> None:
         assert "row level security" not in run("doctor").output

@@ -1,0 +1,81 @@
+"""Who holds the rows of jobs that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.queues import waiting_queues
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.rules.wording import duration
+
+_LONG = 2.0
+"""Seconds after which a lock is worth a word: claims and ends hold theirs for milliseconds."""
+_SOME = 20
+"""Waiting jobs of each queue, and overdue ones, that are looked at: the next to run first."""
+_CANDIDATES = 3
+"""Running jobs that are named where any of them may be the holder."""
+
+# a lock of a row is no entry of pg_locks: it is the row's xmax, and its transaction holds a lock of its own number
+_HELD = """
+    WITH waiting AS (
+      (SELECT id, state, xmax AS holder FROM {jobs}
+       WHERE state = 'scheduled' AND run_at < clock_timestamp() ORDER BY run_at LIMIT :some)
+      UNION ALL
+      (SELECT head.* FROM unnest(CAST(:queues AS text[])) AS lane (name) CROSS JOIN LATERAL (
+         SELECT id, state, xmax AS holder FROM {jobs}
+         WHERE state = 'queued' AND queue = lane.name ORDER BY priority, position LIMIT :some
+       ) AS head)
+    )
+    SELECT waiting.id, waiting.state, activity.pid, activity.usename, activity.application_name,
+      activity.client_addr::text, activity.state, activity.xact_start,
+      extract(epoch FROM clock_timestamp() - activity.xact_start)::float8
+    FROM waiting
+    JOIN pg_locks ON locktype = 'transactionid' AND granted AND transactionid = waiting.holder
+    JOIN pg_stat_activity AS activity ON activity.pid = pg_locks.pid
+    WHERE activity.pid <> pg_backend_pid()
+      AND activity.xact_start < clock_timestamp() - make_interval(secs => :long)
+    ORDER BY waiting.id
+"""
+
+
+def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Waiting jobs that no worker can take, since a session holds their rows; not where several share a row's lock."""
+    on_jobs = session.connection(bind_arguments={"mapper": jobs.Job})
+    table = on_jobs.dialect.identifier_preparer.format_table(Tables(jobs.models).jobs)
+    values = {"queues": waiting_queues(session, jobs), "some": _SOME, "long": _LONG}
+    for job_id, state, pid, user, name, address, doing, since, age in on_jobs.execute(
+        text(_HELD.format(jobs=table)), values
+    ).all():
+        holders = _perhaps(session, jobs, since)
+        named = " or ".join(f"job {holder} ({task[:200]})" for holder, task in holders)
+        perhaps = f"; it is perhaps the transaction of {named}" if named else ""
+        end = f"end it: SELECT pg_terminate_backend({pid})"
+        yield warning(
+            f"job {job_id}",
+            f"it is {state}, and pid {pid} of {user} from {address or 'this host'} ({name or 'no application_name'}) "
+            f"holds its row: {doing}, in a transaction since {duration(age)}{perhaps}",
+            f"if it is that job: sqla-jobs cancel {holders[0][0]}; else {end}" if holders else f"commit it, or {end}",
+        )
+
+
+def _perhaps(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
+    """Running jobs of transactional tasks that had been claimed when that transaction began; none if they are many.
+
+    No session says whose it is, so these are all that can be it.
+    """
+    job = jobs.Job
+    tasks = [name for name in jobs.tasks if jobs.tasks[name].declaration.signature.wants_session]
+    running = (
+        select(job.id, job.task)
+        .where(job.state == "running", job.started_at <= since, job.task.in_(tasks))
+        .order_by(func.abs(func.extract("epoch", job.started_at - since)))
+        .limit(_CANDIDATES + 1)
+    )
+    found = [(row[0], row[1]) for row in ask(session, jobs, running)]
+    return found if len(found) <= _CANDIDATES else []
