@@ -188,6 +188,9 @@ def _processes(connection: Connection, past: Past) -> None:
                 pid=4100 + 17 * place,
                 queues={} if place == 2 else served,
                 lease=3600,
+                version="0.1.0",
+                clock_offset=0.012 - 0.02 * place,
+                last_finished_at=None if place == 2 else past.now - timedelta(seconds=3 + place),
                 started_at=past.now - timedelta(hours=9),
                 heartbeat_at=past.now - timedelta(seconds=2),
             )

@@ -91,7 +91,7 @@ def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
     process = jobs.Process
     age = cast(func.extract("epoch", func.clock_timestamp() - process.heartbeat_at), Double)
     idle = cast(func.extract("epoch", func.clock_timestamp() - process.last_finished_at), Double)
-    rows = session.execute(select(process, age, age < process.lease, idle).order_by(process.started_at))
+    rows: Any = session.execute(select(process, age, age < process.lease, idle).order_by(process.started_at))
     held, running = read_held(session, jobs), _running(session, jobs)
     return [
         ProcessStatus(
@@ -102,9 +102,7 @@ def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
             one.queues,
             float(beat_age),
             alive,
-            [job for queue, place, job in running.get(one.id, ()) if place <= _places(one.queues, queue, _SHOWN)][
-                :_SHOWN
-            ],
+            _begun(running.get(one.id, []), one.queues),
             sum(part.begun for part in held if part.process_id == one.id),
             sum(part.claimed for part in held if part.process_id == one.id),
             one.version,
@@ -113,6 +111,11 @@ def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
         )
         for one, beat_age, alive, since_job in rows
     ]
+
+
+def _begun(held: list[tuple[str, int, Running]], queues: dict[str, Any]) -> list[Running]:
+    """What may have begun of the jobs that a process holds, the longest held of each queue; some of them."""
+    return [job for queue, place, job in held if place <= _places(queues, queue, _SHOWN)][:_SHOWN]
 
 
 def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[tuple[str, int, Running]]]:

@@ -128,7 +128,8 @@ class Liveness:
             with self._engine.begin() as connection:
                 self._look(connection, held)
         self._shared.set_aside.show(self._engine, self._models, self.process_id)
-        self._vitals.show(self.process_id, self._attempts.ended_at)
+        if self._rest_at < math.inf:  # at rest it would hold a connection for that alone
+            self._vitals.show(self.process_id, self._attempts.ended_at)
 
     def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""

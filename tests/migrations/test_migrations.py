@@ -365,20 +365,20 @@ def test_a_database_that_alembic_keeps_is_not_upgraded_behind_its_back(app: Appl
 
 
 REFUSED = {
-    "two": (["--sql", "--revision"], "--sql and --revision exclude each other"),
-    "config": (["--config", "alembic.ini"], "--config alembic.ini is for --revision only"),
-    "no config": (["--revision", "--config", "other.ini"], "there is no other.ini in "),
-    "no history": (["--revision"], "there is no alembic.ini, and no [tool.alembic] in pyproject.toml, in "),
+    "two": (["--sql", "--revision"], 2, "--sql and --revision exclude each other"),
+    "config": (["--config", "alembic.ini"], 2, "--config alembic.ini is for --revision only"),
+    "no config": (["--revision", "--config", "other.ini"], 1, "there is no other.ini in "),
+    "no history": (["--revision"], 1, "there is no alembic.ini, and no [tool.alembic] in pyproject.toml, in "),
 }
 
 
-@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("options", "code", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_migrate_cannot_do_is_refused_with_the_remedy(
-    options: list[str], message: str, tmp_path: Path, database_url: str
+    options: list[str], code: int, message: str, tmp_path: Path, database_url: str
 ) -> None:
     app = Application(tmp_path, database_url)
     app.write_shop(more=JOBS.format(options=""))
-    assert message in app.sqla_jobs("migrate", "shop:jobs", *options, code=1)
+    assert message in app.sqla_jobs("migrate", "shop:jobs", *options, code=code)
     assert catalog(database_url) == [("schema", "public", "standard public schema")]
 
 
