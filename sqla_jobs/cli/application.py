@@ -127,7 +127,8 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
 def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
     """The engine's connections say which command has them, unless they are named already, and end with the program."""
     context = click.get_current_context()
-    name = f"sqla-jobs {context.command_path.removeprefix(context.find_root().command_path).strip()}"
+    path = context.command_path.removeprefix(context.find_root().command_path).strip()
+    name = f"sqla-jobs {path.removeprefix('jobs ')}"  # `flask jobs status` is `sqla-jobs status`
 
     def connect(dialect: object, record: object, positional: object, parameters: dict[str, Any]) -> None:
         parameters.setdefault("fallback_application_name", name)
