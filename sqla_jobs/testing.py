@@ -70,7 +70,7 @@ def _process(jobs: Jobs[Any], session: Session) -> Generator[uuid.UUID]:
         return session.connection(bind_arguments={"mapper": jobs.Process})
 
     session.flush()
-    process_id = processes.register(connection(), jobs.models, kind="test", connections=1, queues={}, lease=30.0)
+    process_id = processes.register(connection(), jobs.models, kind="test", queues={}, lease=30.0)
     try:
         yield process_id
     finally:

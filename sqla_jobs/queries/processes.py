@@ -40,7 +40,7 @@ def register(
     *,
     kind: str,
     queues: dict[str, int],
-    connections: int,
+    connections: int = 0,
     lease: float,
 ) -> uuid.UUID:
     """A row for this process under a new id, never used before."""
