@@ -188,6 +188,10 @@ def _cancel(session: Session, models: Models[Any], chosen: Chosen, conditions: C
     return _update(session, models, chosen, conditions, cancelled(models))
 
 
+def _cancel_and_kill(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+    return _update(session, models, chosen, conditions, cancelled(models, kill=True))
+
+
 def _retry(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
     return _retry_as(session, models, chosen, conditions, retried(models))
 
@@ -214,6 +218,8 @@ def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: C
 _WAITING = (JobState.scheduled, JobState.queued)
 _DELETABLE = (*ENDED, *_WAITING)
 CANCEL = Change(Kind("cancel", LIVE, LIVE), _cancel)
+KILL = Change(CANCEL.kind, _cancel_and_kill, {"kill": True})
+"""CANCEL, and the processes of those that do not stop are killed by their parents."""
 RETRY = Change(Kind("retry", (*ENDED, JobState.scheduled), (JobState.failed, JobState.cancelled)), _retry)
 DELETE = Change(Kind("delete", _DELETABLE, _DELETABLE), _delete)
 MOVE = Kind("move", _WAITING, _WAITING)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, move_to, reschedule_to, retry_over
+from sqla_jobs.actions.bulk import CANCEL, DELETE, KILL, RETRY, move_to, reschedule_to, retry_over
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
@@ -71,6 +71,10 @@ def _retry(jobs: Jobs[Any], yes: bool, limit: int | None, over: timedelta | None
     return Wanted(RETRY.kind, lambda number: retry_over(over, number), most=limit, how=how, is_for_many=True)
 
 
+def _cancel(jobs: Jobs[Any], yes: bool, kill: bool) -> Wanted:
+    return always(KILL, ", and kill the processes of those that do not stop") if kill else always(CANCEL)
+
+
 def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> Wanted:
     if to is None and priority is None:
         raise click.UsageError("say where to: --to QUEUE, --priority N, or both")
@@ -92,6 +96,9 @@ def _reschedule(jobs: Jobs[Any], yes: bool, at: datetime | None, within: timedel
 
 _LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the oldest first.")
 _OVER = durations.duration_option("--over", "over", "Not at once: due one by one over that time, the oldest first.")
+_KILL = click.option(
+    "--kill", is_flag=True, help="Kill the process of a job that has not stopped after the worker's --kill-after."
+)
 _TO = click.option("--to", metavar="QUEUE", help="The queue that they go to, at its end.")
 _PRIORITY = click.option("--priority", type=int, help="The priority that they get, from -10 to 10; lower runs first.")
 _AT = click.option(
@@ -100,7 +107,7 @@ _AT = click.option(
 _IN = durations.duration_option("--in", "within", "Not before that time from now: 90s, 15m, 12h, 7d.")
 
 retry = _command("retry", "Queue jobs again that ended, or wait for their time.", [_LIMIT, _OVER], _retry)
-cancel = _command("cancel", "Cancel jobs that wait, and ask running ones to end.", [], lambda *_: always(CANCEL))
+cancel = _command("cancel", "Cancel jobs that wait, and ask running ones to end.", [_KILL], _cancel)
 erase = _command("erase", "Erase arguments, results and errors of jobs that ended.", [], lambda *_: always(ERASE))
 delete = _command("delete", "Delete jobs that do not run, and their runs.", [], lambda *_: always(DELETE))
 move = _command("move", "Move jobs that wait to another queue or priority.", [_TO, _PRIORITY], _move)

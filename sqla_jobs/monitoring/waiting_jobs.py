@@ -174,8 +174,9 @@ def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning(
             f"job {job_id}",
             f"{task[:200]} still runs, {duration(seconds)} after it was cancelled",
-            f"code that does not come back to Python cannot be interrupted: on {host}, kill -9 {pid}; give the task a "
-            "timeout=, after which its process is killed",
+            f"code that does not come back to Python cannot be interrupted: sqla-jobs cancel {job_id} --kill; "
+            f"where its worker has no parent, on {host}: kill -9 {pid}. Give the task a timeout=, or the worker "
+            "--timeout, after which the process is killed",
         )
 
 

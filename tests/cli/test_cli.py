@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -470,6 +471,23 @@ class TestChanging:
         assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
         assert "or a moment such as 2026-03-29T14:30" in run("list", "--ended-within", "soon", code=2).output
 
+    def test_a_cancel_may_kill_the_processes_of_jobs_that_do_not_stop(self, run: Run, session: Session) -> None:
+        job = shop.mark.enqueue(session, n=1)
+        session.commit()
+        session.execute(update(jobs.Job).values(state="running", current_run_id=1, process_id=uuid.uuid4()))
+        session.commit()
+        asked = run("cancel", "--task", "mark", "--kill", answer="y\n").output
+        assert "cancel 1 running job, and kill the processes of those that do not stop? [y/N]" in asked
+        session.refresh(job)
+        assert (job.state, job.kill_requested) == ("running", True)
+        run("cancel", str(job.id))
+        session.refresh(job)
+        assert job.kill_requested, "a request without it does not take it back"
+        assert session.scalars(select(jobs.Audit.details)).first() == {
+            "filter": {"tasks": ["mark"], "states": ["scheduled", "queued", "running"]},
+            "kill": True,
+        }
+
     def test_what_people_change_is_in_the_audit(self, run: Run, session: Session, failed: list[int]) -> None:
         run("retry", str(failed[0]), "--actor", "ann")
         run("cancel", "--task", "misbehave", "--yes", "--actor", "ann")
@@ -724,7 +742,10 @@ class TestUpkeep:
         assert f"sqla-jobs cancel {killer.id}" in found[f"job {killer.id}"]["remedy"]
         assert "it is scheduled, and overdue by 1 h" in found[f"job {late.id}"]["found"]
         assert re.search(r"still runs, 1 min.* after it was cancelled", found[f"job {deaf.id}"]["found"])
-        assert "on here, kill -9 4711" in found[f"job {deaf.id}"]["remedy"]
+        assert (
+            f"sqla-jobs cancel {deaf.id} --kill; where its worker has no parent, on here: kill -9 4711"
+            in found[f"job {deaf.id}"]["remedy"]
+        )
         run("doctor", "--strict", code=1)
 
     @pytest.mark.slow
