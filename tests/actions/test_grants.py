@@ -443,4 +443,4 @@ def test_several_roles_each_have_their_own_and_no_database_is_asked() -> None:
         CliRunner().invoke(main, ["grants", "tests.shop:jobs", *roles, "--database-url", "postgresql://nowhere"]).output
     )
     assert 'GRANT SELECT ON sqla_runs TO "b""; DROP ROLE x; --";' in said
-    assert said.count('TO "a";') == 7 + 4
+    assert said.count('TO "a";') == 8 + 4
