@@ -74,6 +74,10 @@ def test_a_host_at_rest_sends_three_statements_a_second_however_many_children(
     wait_until(lambda: sent() <= 3.0, timeout=40)
 
 
+def is_marked(engine: Engine, n: int) -> bool:
+    return n in effects(engine, "plain")
+
+
 def test_an_idle_child_is_told_of_what_nobody_announced(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
@@ -91,7 +95,7 @@ def test_an_idle_child_is_told_of_what_nobody_announced(
                 {"args": json.dumps({"n": n})},
             )
             session.commit()
-            wait_until(partial(lambda n: n in effects(database, "plain"), n), timeout=6)
+            wait_until(partial(is_marked, database, n), timeout=6)
     assert states(database)["running"] == 2, "the long ones still run"
 
 
