@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -107,9 +108,14 @@ class Backlog:
             self._outstanding -= len(given)
         return given
 
+    @property
+    def stalls_at(self) -> float:
+        """When what was claimed ahead is held up, unless a thread takes a job before that."""
+        return math.inf if self._backlog.empty() else self._moved_at + _STALLED
+
     def stalled(self, now: float) -> list[Attempt]:
         """What was claimed ahead and is held up behind long jobs, given back for other workers to take."""
-        if self._backlog.empty() or now - self._moved_at < _STALLED:
+        if now < self.stalls_at:
             return []
         self._prefetch = 0
         return self.give_back()

@@ -151,7 +151,8 @@ class Claimer:
 
     def _next_step_at(self) -> float:
         waiting = [lane.empty_until for lane in self._lanes if lane.has_idle_thread]
-        soonest = min([self._lookout.promote_at, self._again_at, *waiting])
+        held_up = [lane.stalls_at for lane in self._lanes]
+        soonest = min([self._lookout.promote_at, self._again_at, *waiting, *held_up])
         return soonest if self._may_claim else max(soonest, time.monotonic() + _HELD_UP)
 
     @property

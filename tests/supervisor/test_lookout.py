@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.monitoring.examine import examine
@@ -138,3 +138,18 @@ def test_a_worker_says_how_many_connections_it_may_use_and_doctor_adds_them_up(
         (found,) = [one for one in examine(session, jobs) if one.about == "connections"]
     assert found.verdict == "warning"
     assert f"live workers and clocks may use up to {may_use}" in found.found
+
+
+def test_jobs_that_one_child_has_claimed_ahead_go_to_an_idle_one_when_long_jobs_hold_them_up(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url, *CALM, "--processes", "2", "--concurrency", "1")
+    wait_until(lambda: len(worker_pids(database)) == 2, timeout=60)
+    with Session(database) as session:
+        shop.hold_the_gil_for.enqueue_many(session, ({"seconds": 0} for _ in range(2000)))
+        shop.sleep_in_c.enqueue_many(session, ({"seconds": 3} for _ in range(6)))
+        session.commit()
+    wait_until(lambda: states(database)["succeeded"] >= 2000, timeout=30)
+    running = select(jobs.Job.process_id).where(jobs.Job.state == "running")
+    with Session(database) as session:
+        wait_until(lambda: len(set(session.scalars(running))) == 2, timeout=6, message="one of the two is idle")
