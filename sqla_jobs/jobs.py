@@ -319,6 +319,8 @@ class Jobs(Generic[J]):
 def _is_of_task(queue: str | None, task: TaskLike | None) -> bool:
     if queue is not None and task is not None:
         raise ArgumentsError(f"queue {queue!r:.60} and task={task!r:.60} exclude each other: name one of them")
+    if queue is None and task is None:
+        raise ArgumentsError("neither a queue nor task= is given: name one of them")
     return task is not None
 
 

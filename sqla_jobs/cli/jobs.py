@@ -15,7 +15,7 @@ from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application, right_usage
 from sqla_jobs.cli.changing import Wanted, always, carry_out, carry_out_each
 from sqla_jobs.cli.output import shown
-from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_tasks, selecting
+from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_queues, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
@@ -57,6 +57,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
             carry_out_each(jobs, what, ids, actor, ask=not yes)
         else:
             check_tasks(jobs, selection.tasks)
+            check_queues(jobs, selection.queues)
             carry_out(jobs, what, selection, actor, ask=not yes)
 
     for option in reversed(options):
@@ -81,7 +82,7 @@ def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> W
     change = move_to(queue=to, priority=priority)
     if to is not None and not yes:
         with jobs.binding().transaction() as session:
-            check_queue(jobs, session, to, "moves jobs there")
+            check_queue(jobs, session, to, "; --yes moves jobs there all the same")
     where = [*([f"queue {to}"] if to else []), *([f"priority {priority}"] if priority is not None else [])]
     return always(change, f" to {' and '.join(where)}")
 
@@ -99,7 +100,9 @@ _OVER = durations.duration_option("--over", "over", "Not at once: due one by one
 _KILL = click.option(
     "--kill", is_flag=True, help="Kill the process of a job that has not stopped after the worker's --kill-after."
 )
-_TO = click.option("--to", metavar="QUEUE", help="The queue that they go to, at its end.")
+_TO = click.option(
+    "--to", metavar="QUEUE", help="The queue that they go to, at its end; with --yes also an unknown one."
+)
 _PRIORITY = click.option("--priority", type=int, help="The priority that they get, from -10 to 10; lower runs first.")
 _AT = click.option(
     "--at", metavar="MOMENT", callback=durations.moment, help="Not before then: 2026-03-29T14:30, in UTC."

@@ -6,7 +6,7 @@ import json
 import sys
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sqla_jobs.models.types import PARKED
-from sqla_jobs.rules.wording import duration
+from sqla_jobs.rules.wording import Count, duration
 
 HOST = "sqla_jobs.application"
 """Where a program that carries these commands, such as Flask's, leaves MODULE:ATTR in `Context.meta`."""
@@ -42,9 +42,15 @@ def _plain(value: Any) -> Any:
         case timedelta():
             return value.total_seconds()
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return asdict(value)
+            return _fields(value)
         case _:
             return str(value)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """By name, and of each count whether there may be more."""
+    found = {field.name: getattr(value, field.name) for field in fields(value)}
+    return found | {f"{name}_is_least": one.is_least for name, one in found.items() if isinstance(one, Count)}
 
 
 def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -43,7 +43,7 @@ def pause(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None, yes:
     with changing(jobs, actor) as it:
         if queue is not None:
             if not yes:
-                check_queue(jobs, it.session, queue, "pauses it")
+                check_queue(jobs, it.session, queue, "; --yes pauses it all the same")
             jobs.pause(it.session, queue)
             subject = f"queue {queue}"
         else:

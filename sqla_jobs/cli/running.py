@@ -62,7 +62,12 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds running jobs have to end on SIGTERM.")
-@click.option("--kill-after", default=10.0, show_default=True, help="Seconds past its timeout that a job may go on.")
+@click.option(
+    "--kill-after",
+    default=10.0,
+    show_default=True,
+    help="Seconds past its timeout, or a `cancel --kill`, that a job may go on.",
+)
 @click.option(
     "--hung-after",
     default=300.0,

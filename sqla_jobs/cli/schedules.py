@@ -69,7 +69,7 @@ def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
     click.echo("\narguments")
     console().print_json(data=arguments)
     if refused:
-        click.echo(f"\nthe tick that has come {shown(refused.removeprefix('a tick of it '))}")
+        click.echo(f"\nthe tick that has come {shown(refused)}")
     if not ticks:
         click.echo("\nno tick has come yet")
         return

@@ -116,12 +116,19 @@ def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
                 raise JobsError(f"no job is of task {task!r}, and no task has that name{did_you_mean(task, known)}")
 
 
-def check_queue(jobs: Jobs[Any], session: Session, queue: str, what: str) -> None:
-    """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule; `what` --yes does all the same."""
+def check_queues(jobs: Jobs[Any], queues: Iterable[str]) -> None:
+    """Raise `JobsError` for a queue that nobody knows of."""
+    with jobs.binding().transaction() as session:
+        for queue in queues:
+            check_queue(jobs, session, queue)
+
+
+def check_queue(jobs: Jobs[Any], session: Session, queue: str, otherwise: str = "") -> None:
+    """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule; `otherwise` ends the message."""
     jobs.tasks.load()
     of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
     of_jobs = (one.name for one in read_queues(session, jobs, served_queues(read_processes(session, jobs))))
     known = {"default", *of_tasks, *of_jobs}
     if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
         near = did_you_mean(queue, known)
-        raise JobsError(f"no job, worker or task has a queue {queue!r}{near}; --yes {what} all the same")
+        raise JobsError(f"no job, worker or task has a queue {queue!r}{near}{otherwise}")

@@ -1,4 +1,4 @@
-"""The columns of the seven models, as mixins. `mapping.py` maps them on an application's metadata.
+"""The columns of the models, as mixins. `mapping.py` maps them on an application's metadata.
 
 Every column has an explicit type, so that an application's `type_annotation_map` changes nothing, and
 every one but `Job.task` and `Job.args` has a default in the server, so that a plain INSERT from any

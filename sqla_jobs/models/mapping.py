@@ -1,4 +1,4 @@
-"""Maps the seven models on an application's registry and metadata, named by schema and prefix."""
+"""Maps the models on an application's registry and metadata, named by schema and prefix."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Models(Generic[J]):
 
 
 def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:
-    """Map `job_class` and its six companions beside the application's own models.
+    """Map `job_class` and its companions beside the application's own models.
 
     Raises `ConfigurationError` where base, schema, prefix or job class cannot be used, before anything is
     mapped; only what the columns of a job class turn out to be shows when it is mapped itself.

@@ -52,19 +52,19 @@ def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     for job_id, state, pid, user, name, address, doing, since, age in on_jobs.execute(
         text(_HELD.format(jobs=table)), values
     ).all():
-        holders = _perhaps(session, jobs, since)
+        holders = _possible_holders(session, jobs, since)
         named = " or ".join(f"job {holder} ({task[:200]})" for holder, task in holders)
         perhaps = f"; it is perhaps the transaction of {named}" if named else ""
         end = f"end it: SELECT pg_terminate_backend({pid})"
         yield warning(
             f"job {job_id}",
             f"it is {state}, and pid {pid} of {user} from {address or 'this host'} ({name or 'no application_name'}) "
-            f"holds its row: {doing}, in a transaction since {duration(age)}{perhaps}",
+            f"holds its row: {doing}, in a transaction for {duration(age)}{perhaps}",
             f"if it is that job: sqla-jobs cancel {holders[0][0]}; else {end}" if holders else f"commit it, or {end}",
         )
 
 
-def _perhaps(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
+def _possible_holders(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
     """Running jobs of transactional tasks that had been claimed when that transaction began; none if they are many.
 
     No session says whose it is, so these are all that can be it.

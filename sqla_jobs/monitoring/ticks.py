@@ -72,8 +72,8 @@ def read_ticks(session: Session, jobs: Jobs[Any], schedule_id: int, limit: int) 
 
 
 def read_refusal(session: Session, jobs: Jobs[Any], schedule_id: int) -> str | None:
-    """Why the database refuses the tick that has come, where a clock says so."""
+    """That the tick that has come is refused, and why, where a clock says so."""
     process = jobs.Process
     why = process.set_aside[f"schedule {schedule_id}"].astext
     found: str | None = ask(session, jobs, select(why).where(why.is_not(None)).limit(1)).scalar()
-    return found
+    return found and found.removeprefix("a tick of it ")

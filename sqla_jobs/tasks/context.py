@@ -30,7 +30,10 @@ class RunContext:
     max_attempts: int
     """The attempt after which a failure is final."""
     deadline: float | None = None
-    """When the attempt is interrupted, on the scale of `time.monotonic()`; `None` without a `timeout=`."""
+    """When the attempt is interrupted, on the scale of `time.monotonic()`.
+
+    `None` without a `timeout=` of the task or the worker.
+    """
     scheduled_for: datetime | None = None
     """The tick of the schedule that enqueued the job; `None` where none did."""
     cancel_requested: bool = False

@@ -32,7 +32,7 @@ class TaskOptions(TypedDict, total=False):
     max_attempts: int
     """From 1 to 1,000,000; by default 25. Attempts lost to crashes count."""
     timeout: float | timedelta | None
-    """How long one attempt may take; a number is seconds. By default there is no limit."""
+    """How long one attempt may take; a number is seconds. By default there is no limit but the worker's."""
     retry: tenacity.BaseRetrying
     """When an attempt that raised is followed by another: `retry`, `stop` and `wait` of tenacity.
 

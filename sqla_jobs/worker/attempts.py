@@ -24,10 +24,10 @@ class Attempts:
     def __init__(self) -> None:
         self.claiming = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
-        self.runs = 0
-        """How many runs have ended here."""
         self.unknown_until = 0.0
         """Until when the server may give us a lease that is not here, by `time.monotonic()`."""
+        self.runs = 0
+        """How many runs have ended here."""
         self.ended_at: float | None = None
         """When the last of them did, by `time.monotonic()`."""
         self._table: dict[int, Attempt] = {}

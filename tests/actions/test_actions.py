@@ -310,7 +310,12 @@ class TestPause:
             action(session, "mail", task="note")
         assert session.scalars(select(jobs.PausedTask)).all() == []
 
-    @pytest.mark.parametrize("name", ["", "a,b", "a\x00", None, 5])
+    @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])
+    def test_neither_a_queue_nor_a_task_is_refused(self, session: Session, action: Callable[..., None]) -> None:
+        with pytest.raises(ArgumentsError, match="neither a queue nor task= is given: name one of them"):
+            action(session)
+
+    @pytest.mark.parametrize("name", ["", "a,b", "a\x00", 5])
     @pytest.mark.parametrize("action", [jobs.pause, jobs.resume])
     def test_what_can_be_no_queue_is_refused(self, session: Session, action: Callable[..., None], name: Any) -> None:
         with pytest.raises(ArgumentsError, match="queue must be 1 to 200 printable characters"):

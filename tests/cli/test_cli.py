@@ -174,6 +174,7 @@ class TestStatus:
         data = read_status(run)
         assert data["queues"] == [
             {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "claimed": 0, "oldest_wait": None}
+            | {"queued_is_least": False, "scheduled_is_least": False}
             | {"paused": False, "is_served": False, "per_minute": 3, "paused_at": None, "paused_by": None}
         ]
         assert data["failures"][0]["last_error"] == "directly"
@@ -204,6 +205,7 @@ class TestStatus:
             "retrying": [("mark", 19_998), ("write", 2)],
         }
         assert found["failures"][0]["share"] == pytest.approx(12_000 / 12_003)
+        assert [one["count_is_least"] for one in found["retrying"]] == [True, False]
         lines = [line.split() for line in run("status").output.splitlines()]
         assert ["mark", ">", "99", "%", "ValueError", "12000"] in [line[:6] for line in lines]
         assert ["mark", ">", "99", "%", "ValueError", "19998+"] in [line[:6] for line in lines]
@@ -423,7 +425,7 @@ class TestChanging:
         session.commit()
         out = run("retry", *map(str, failed[:2]), code=1).output
         assert "retry: 1 job\n" in out
-        assert f"job {failed[0]} was left alone: another job that lives, or is newer, has its unique key" in out
+        assert f"job {failed[0]} was left alone: its arguments were erased, another job that lives, or is newer," in out
         refers = f"job {failed[2]} was left alone: rows of the application refer to it"
         assert refers in run("delete", str(failed[2]), code=1).output
         with Session(session.bind) as other:
@@ -450,6 +452,8 @@ class TestChanging:
     def test_a_slip_of_the_pen_is_an_error(self, run: Run, session: Session, failed: list[int]) -> None:
         said = run("cancel", "--task", "misbehav", "--yes", code=1).output
         assert "no job is of task 'misbehav', and no task has that name; did you mean 'misbehave'?" in said
+        said = run("cancel", "--queue", "defualt", "--yes", code=1).output
+        assert "no job, worker or task has a queue 'defualt'; did you mean 'default'?\n" in said
         said = run("pause", "defualt", code=1).output
         assert (
             "no job, worker or task has a queue 'defualt'; did you mean 'default'?; --yes pauses it all the same"

@@ -89,6 +89,7 @@ def test_the_keys_of_status_as_json_are_those_of_the_docs(bash: Shell, database:
     running = {"state": "running", "process_id": process.id, "current_run_id": 10**9, "started_at": func.now()}
     session.add(jobs.Job(task="misbehave", args={"how": "nul"}, attempt=1, **running))
     session.add(jobs.Job(task="nobody's", args={}, state="queued"))
+    jobs.pause(session, task="misbehave")
     session.commit()
 
     found = json.loads(bash("sqla-jobs status --json 2>/dev/null"))

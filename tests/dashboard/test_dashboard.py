@@ -520,6 +520,17 @@ def test_a_flood_of_one_task_hides_no_other(visitor: Visitor, session: Session, 
     assert "failures are counted" not in page
 
 
+def test_a_share_is_that_of_the_whole_task(visitor: Visitor, session: Session) -> None:
+    flood(session, "failed", rare=1000, many=5000)
+    session.execute(
+        update(jobs.Run).values(error_type="TypeError").where(jobs.Run.id % 10 == 0, jobs.Run.error_type == "KeyError")
+    )
+    session.commit()
+    page = words(visitor.get("/"))
+    assert "write 17 % KeyError no 900 900" in page
+    assert "write 17 % TypeError no 100 100" in page
+
+
 @pytest.mark.slow
 def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, database: Engine) -> None:
     shop.add.options(queue="lonely").enqueue(session, a=1)
@@ -1181,7 +1192,7 @@ def test_a_schedule_shows_what_became_of_its_last_ticks(visitor: Visitor, sessio
     assert f"skipped Job #{job.id} had not ended." in listed
     assert "skipped Job #4711 had not ended." in listed
     assert "missed 5 ticks No clock came in time; one did" in listed
-    assert "The tick that has come is not enqueued: a tick of it is refused: no way" in listed
+    assert "The tick that has come is refused: no way" in listed
     assert page.count(f'href="/ops/jobs/{job.id}"') == 2
     assert "/ops/jobs/4711" not in page
 

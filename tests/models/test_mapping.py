@@ -1,4 +1,4 @@
-"""The seven models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
+"""The models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
 
 import re
 import subprocess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,7 +54,10 @@ def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: date
         return []
     is_least = rows[0].looked_at == _LOOKED_AT
     others = _by_jobs(session, jobs, {row.task for row in rows}, now - start) if is_least else []
-    total = int(rows[0].total) + sum(one.count for one in others)
+    of_task = Counter[str]()
+    for one in others:
+        of_task[one.task] += one.count
+    total = int(rows[0].total) + of_task.total()
     found = [
         FailureGroup(
             row.task,
@@ -70,7 +74,15 @@ def failure_groups(session: Session, jobs: Jobs[Any], start: datetime, now: date
     ]
     # what their errors must not show is taken out already
     return found + [
-        FailureGroup(one.task, one.error_type, one.count, one.count, one.count / total, one.last_job_id, one.last_error)
+        FailureGroup(
+            one.task,
+            one.error_type,
+            one.count,
+            one.count,
+            of_task[one.task] / total,
+            one.last_job_id,
+            one.last_error,
+        )
         for one in others
     ]
 

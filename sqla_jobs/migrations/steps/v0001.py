@@ -1,4 +1,4 @@
-"""The seven tables."""
+"""The tables."""
 
 from __future__ import annotations
 
