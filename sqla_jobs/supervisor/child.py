@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 
 from sqla_jobs.execution.shared_memory import Entry, StartedRuns
 from sqla_jobs.queries import Lease, RunEnd
@@ -66,22 +67,21 @@ class ChildProcess:
                     self.ready_at = self.ready_at or time.monotonic()
                 yield message
         except (EOFError, OSError):
-            self.pipe.close()
+            with self._sending:  # nowhere else is it closed: another thread may be about to write
+                self.pipe.close()
             self.kill_at = min(self.kill_at, time.monotonic() + 10)  # it is about to end, or cannot be reached
 
     def send(self, message: object) -> None:
         """Tell it, where it is still there to be told."""
-        with self._sending:
-            try:
-                if not self.pipe.closed:
-                    self.pipe.send(message)
-            except OSError:
-                self.pipe.close()
+        with self._sending, suppress(OSError):  # that it is gone is seen where it is listened to
+            if not self.pipe.closed:
+                self.pipe.send(message)
 
     def hint(self, message: object) -> None:
         """Tell it, unless that may take long. Whatever it does not hear is found by the next poll."""
-        if not self.pipe.closed and keeps_up(self.pipe):
-            self.send(message)
+        with self._sending, suppress(OSError):
+            if not self.pipe.closed and keeps_up(self.pipe):
+                self.pipe.send(message)
 
     def ask_to_stop(self, within: float) -> None:
         """Let it end by itself, within that many seconds."""

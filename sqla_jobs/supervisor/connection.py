@@ -165,7 +165,8 @@ class ParentConnection:
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._started.vitals = (self.runs(), memory)
-                self._started.has_idle_thread = self._hearer is not None and self._hearer.has_idle_thread
+                hearer = self._hearer  # which may be gone at the next look
+                self._started.has_idle_thread = hearer is not None and hearer.has_idle_thread
         except (EOFError, OSError):
             self._orphaned()
 
