@@ -33,6 +33,7 @@ from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
+_BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
@@ -52,6 +53,8 @@ class Kind:
     """States in which jobs that fit are left alone, and whoever asked is told of them."""
     hides: tuple[str, ...] = ()
     """Fields of the selection whose values the audit must not keep."""
+    left_because: str = _BUSY
+    """Why one of them may not be changed."""
 
     def meant(self, selection: Selection) -> Selection:
         """The same, of the states that are meant where neither ids nor states are given."""
@@ -70,8 +73,9 @@ class Kind:
 
     def hidden(self, selection: Selection, tasks: Tasks[Any]) -> set[str]:
         """The fields of the selection that the audit does not keep. An argument may be sensitive in some task."""
-        names = (*selection.args, *selection.results)
-        return {*self.hides, *(("args", "results") if names and tasks.hiding(*names) else ())}
+        names = {*selection.args, *selection.results}
+        is_sensitive = names and any(names & sensitive for sensitive in tasks.sensitive().values())
+        return {*self.hides, *(("args", "results") if is_sensitive else ())}
 
     def conditions(self, models: Models[Any], selection: Selection) -> Conditions:
         """Which of the selected jobs allow it."""
@@ -220,8 +224,18 @@ _DELETABLE = (*ENDED, *_WAITING)
 CANCEL = Change(Kind("cancel", LIVE, LIVE), _cancel)
 KILL = Change(CANCEL.kind, _cancel_and_kill, {"kill": True})
 """CANCEL, and the processes of those that do not stop are killed by their parents."""
-RETRY = Change(Kind("retry", (*ENDED, JobState.scheduled), (JobState.failed, JobState.cancelled)), _retry)
-DELETE = Change(Kind("delete", _DELETABLE, _DELETABLE), _delete)
+RETRY = Change(
+    Kind(
+        "retry",
+        (*ENDED, JobState.scheduled),
+        (JobState.failed, JobState.cancelled),
+        left_because=f"its arguments were erased, another job that lives, or is newer, has its unique key, or {_BUSY}",
+    ),
+    _retry,
+)
+DELETE = Change(
+    Kind("delete", _DELETABLE, _DELETABLE, left_because=f"rows of the application refer to it, or {_BUSY}"), _delete
+)
 MOVE = Kind("move", _WAITING, _WAITING)
 RESCHEDULE = Kind("reschedule", _WAITING, _WAITING)
 

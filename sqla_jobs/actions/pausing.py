@@ -21,11 +21,13 @@ def pause(session: Session, models: Models[Any], queue: str | None) -> None:
     _pause(session, models.Queue, [queue])
 
 
-def resume(session: Session, models: Models[Any], queue: str | None) -> None:
-    """Workers claim from `queue` again, once the caller commits."""
+def resume(session: Session, models: Models[Any], queue: str | None) -> bool:
+    """Workers claim from `queue` again, once the caller commits. False: it was not paused."""
     check_common({"queue": queue})
-    session.execute(delete(models.Queue).where(models.Queue.name == queue))
+    row = models.Queue
+    paused_at = session.scalar(delete(row).where(row.name == queue).returning(row.paused_at))
     after_commit(session, models.Job, models.channel, queue or "")
+    return paused_at is not None
 
 
 def pause_task(session: Session, models: Models[Any], tasks: Tasks[Any], task: object) -> str:

@@ -14,9 +14,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.bulk import CANCEL, DELETE, MOVE, RESCHEDULE, RETRY, Change, Kind, counted
+from sqla_jobs.actions.bulk import Change, Kind, counted
 from sqla_jobs.actions.bulk import Progress as Done
-from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import changing
 from sqla_jobs.cli.output import console
@@ -24,16 +23,6 @@ from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.wording import plural
-
-_BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
-_WHY = {
-    CANCEL.kind: _BUSY,
-    RETRY.kind: f"its arguments were erased, another job that lives, or is newer, has its unique key, or {_BUSY}",
-    ERASE.kind: _BUSY,
-    DELETE.kind: f"rows of the application refer to it, or {_BUSY}",
-    MOVE: _BUSY,
-    RESCHEDULE: _BUSY,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +63,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
         elif _change_one(jobs, change, job_id, actor):
             changed += 1
         else:
-            missed.append(f"job {job_id} was left alone: {_WHY[kind]}")
+            missed.append(f"job {job_id} was left alone: {kind.left_because}")
     click.echo(f"{kind.name}: {plural(changed, 'job')}")
     if missed:
         raise JobsError("\n".join(missed))
@@ -116,7 +105,7 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     done = _with_progress(kind.name, steps, number)
     click.echo(f"{kind.name}: {plural(done.changed, 'job')}")
     if done.left_alone:
-        click.echo(f"{plural(done.left_alone, 'job')} left alone: {_WHY[kind]}", err=True)
+        click.echo(f"{plural(done.left_alone, 'job')} left alone: {kind.left_because}", err=True)
     if spared:
         click.echo(f"{counted(spared)} left alone: {kind.name} them once they have ended, or cancel them", err=True)
 

@@ -43,7 +43,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
         yes: bool,
         **given: Any,
     ) -> None:
-        if ids and not (selection.is_everything and not everything):
+        if ids and (everything or not selection.is_everything):
             raise click.UsageError("ids, filters and --all exclude each other: give one of them, not both")
         if not ids and selection.is_everything != everything:
             raise click.UsageError("say which jobs: ids, a filter such as --state failed, or else --all")

@@ -7,7 +7,6 @@ from functools import wraps
 from typing import Any
 
 import click
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import pausing
@@ -15,7 +14,7 @@ from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.paused import read_paused_tasks
+from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
 from sqla_jobs.rules.wording import did_you_mean
 
 
@@ -59,19 +58,23 @@ def pause(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None, yes:
 def resume(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None) -> None:
     """Claim jobs from QUEUE, or of a task, again."""
     with changing(jobs, actor) as it:
-        subject = f"queue {queue}" if task is None else _resume_task(jobs, it.session, task)
         if queue is not None:
-            if it.session.get(jobs.Queue, queue) is None:
-                paused = it.session.scalars(select(jobs.Queue.name)).all()
-                raise JobsError(f"queue {queue!r} is not paused{did_you_mean(queue, paused)}")
-            jobs.resume(it.session, queue)
+            _resume_queue(jobs, it.session, queue)
+            subject = f"queue {queue}"
+        else:
+            subject = f"task {_resume_task(jobs, it.session, str(task))}"
         it.record("resume", subject)
     click.echo(f"{subject} goes on")
 
 
+def _resume_queue(jobs: Jobs[Any], session: Session, queue: str) -> None:
+    if not pausing.resume(session, jobs.models, queue):
+        raise JobsError(f"queue {queue!r} is not paused{did_you_mean(queue, read_paused_queues(session, jobs))}")
+
+
 def _resume_task(jobs: Jobs[Any], session: Session, task: str) -> str:
-    paused = {name: one.task for one in read_paused_tasks(session, jobs) for name in one.names}
+    paused = names_of(read_paused_tasks(session, jobs))
     if task not in paused:
         raise JobsError(f"task {task!r} is not paused{did_you_mean(task, paused)}")
     jobs.resume(session, task=task)
-    return f"task {paused[task]}"
+    return paused[task]

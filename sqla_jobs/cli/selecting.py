@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.cli.application import right_usage
+from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.monitoring.processes import read_processes
@@ -84,22 +85,21 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         arguments, results = options.pop("args"), options.pop("results")
-        try:
+        hidden = jobs.tasks.sensitive() if arguments or results else {}
+        with right_usage():
             selection = Selection(
                 states=tuple(JobState(state) for state in states),
                 tasks=tasks,
                 queues=queues,
                 args=arguments,
-                unsearched=jobs.tasks.sensitive() if arguments else {},
+                unsearched=hidden if arguments else {},
                 results=results,
-                not_tasks=jobs.tasks.hiding() if results else (),
+                not_tasks=tuple(hidden) if results else (),
                 error=error,
                 before=before,
                 after=after,
                 ended_after=ended_after,
             )
-        except ArgumentsError as wrong:
-            raise click.UsageError(str(wrong)) from None
         command(jobs, *args, selection=selection, **options)
 
     for option in reversed(_OPTIONS):

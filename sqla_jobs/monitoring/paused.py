@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,6 +36,11 @@ def read_paused_tasks(session: Session, jobs: Jobs[Any]) -> list[PausedTask]:
         PausedTask(task, tuple(its), min(rows[name] for name in its), by.get(f"task {task}"))
         for task, its in names.items()
     ]
+
+
+def names_of(paused: Iterable[PausedTask]) -> dict[str, str]:
+    """The task of each name under which a paused one is stored."""
+    return {name: one.task for one in paused for name in one.names}
 
 
 def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, dict[str, Any]]:

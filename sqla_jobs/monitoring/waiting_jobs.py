@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import LIVE
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
-from sqla_jobs.monitoring.paused import read_paused_tasks
+from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue
 from sqla_jobs.queries.expressions import Tables
@@ -57,7 +57,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
         return
     jobs.tasks.load()
     job: Any = jobs.Job
-    paused = {name: one.task for one in read_paused_tasks(session, jobs) for name in one.names}
+    paused = names_of(read_paused_tasks(session, jobs))
     lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
     first = (
         select(job.task)

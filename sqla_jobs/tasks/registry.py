@@ -87,16 +87,11 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         task = self._known(name)
         return NOTHING if task is None else task.declaration.secrets(arguments)
 
-    def hiding(self, *arguments: str) -> tuple[str, ...]:
-        """The tasks, by name and alias, of which one of these arguments is sensitive; without any, any argument.
+    def sensitive(self) -> dict[str, frozenset[str]]:
+        """The sensitive arguments of each task that has any, by name and alias.
 
         Nobody may search there: what is hidden could be guessed.
         """
-        wanted = set(arguments)
-        return tuple(name for name, hidden in self.sensitive().items() if not wanted or hidden & wanted)
-
-    def sensitive(self) -> dict[str, frozenset[str]]:
-        """The sensitive arguments of each task that has any, by name and alias."""
         self.load()
         return {name: task.declaration.sensitive for name, task in self.items() if task.declaration.sensitive}
 

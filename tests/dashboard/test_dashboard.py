@@ -564,6 +564,7 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     assert 'class="pill paused"' in page
     assert "Queue mail is paused" not in words(visitor.get("/"))  # told once
     assert 'class="pill paused"' not in visitor.change("/queues/resume", {"queue": "mail"})
+    visitor.change("/queues/resume", {"queue": "mail"})  # which changes nothing
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
 
 

@@ -15,8 +15,6 @@ from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import read_moment
 
 NAMES = ("state", "task", "queue", "error", "args", "result", "key", "schedule", "created_after", "created_before")
-FIELD_OF = {"results": "result", "unique_keys": "key"}
-"""What the address calls a field of a `Selection`, where that is another name."""
 _PAIR = re.compile(r"\s*([^\W\d]\w*)\s*=\s*")
 
 
@@ -75,7 +73,7 @@ def _selection(jobs: Jobs[Any], given: Mapping[str, str]) -> Selection:
         after=read_moment("created_after", given["created_after"]) if "created_after" in given else None,
         before=read_moment("created_before", given["created_before"]) if "created_before" in given else None,
         # a unique key or a result may hold a secret, which could else be guessed
-        not_tasks=jobs.tasks.hiding() if given.keys() & {"key", "result"} else (),
+        not_tasks=tuple(jobs.tasks.sensitive()) if given.keys() & {"key", "result"} else (),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,12 @@ from sqla_jobs.actions import bulk
 from sqla_jobs.actions.bulk import Change, Kind, counted
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.dashboard.data.filters import FIELD_OF, NAMES, BadFilter, read_filter
+from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import read_moment, read_priority
-from sqla_jobs.rules.redaction import HIDDEN
 from sqla_jobs.rules.wording import plural
 
 _SAMPLE = 5
@@ -41,7 +40,6 @@ class BulkAction:
     verb: str
     past: str
     says: str
-    leaves: str
     asks: tuple[str, ...] = ()
     is_grave: bool = False
 
@@ -64,7 +62,6 @@ def _reschedule() -> Change:
     return bulk.reschedule_to(read_moment("run_at", request.form.get("run_at", "").strip()))
 
 
-_BUSY = "ended meanwhile, or held by somebody this very moment"
 OFFERS = {
     "retry": BulkAction(
         bulk.RETRY.kind,
@@ -72,8 +69,6 @@ OFFERS = {
         "Retry",
         "queued",
         "They are queued at once, unless you spread them, each with at least one attempt more.",
-        "under way already, held by somebody, or with a unique key that another live job has: "
-        "at most one job of a key may wait or run",
         asks=("over",),
     ),
     "move": BulkAction(
@@ -82,7 +77,6 @@ OFFERS = {
         "Move",
         "moved",
         "They go to the end of the queue and the priority that you name; what you leave empty stays.",
-        f"under way already, {_BUSY}",
         asks=("to_queue", "to_priority"),
     ),
     "reschedule": BulkAction(
@@ -91,7 +85,6 @@ OFFERS = {
         "Reschedule",
         "rescheduled",
         "They are not run before the time that you name.",
-        f"under way already, {_BUSY}",
         asks=("run_at",),
     ),
     "cancel": BulkAction(
@@ -100,7 +93,6 @@ OFFERS = {
         "Cancel",
         "cancelled, or asked to stop",
         "Those that wait end as cancelled; those that run are asked to stop.",
-        _BUSY,
         is_grave=True,
     ),
     "erase": BulkAction(
@@ -110,7 +102,6 @@ OFFERS = {
         "erased",
         "Their arguments, results, errors, progress messages and unique keys are gone for good; the jobs stay, and "
         "cannot be retried.",
-        "not ended, or held by somebody",
         is_grave=True,
     ),
     "delete": BulkAction(
@@ -119,7 +110,6 @@ OFFERS = {
         "Delete",
         "deleted",
         "They are gone for good, with the record of their runs.",
-        "running, held by somebody, or still referred to by rows of the application",
         is_grave=True,
     ),
 }
@@ -157,7 +147,7 @@ def confirm(site: Dashboard) -> Response:
     job: Any = site.jobs.Job
     with site.reading() as (session, now):
         end = session.scalar(select(func.max(job.id))) or 0
-        wanted = [*selection.where(site.jobs.models), job.state.in_(offer.kind.states)]
+        wanted = offer.kind.conditions(site.jobs.models, selection)
         sample = session.execute(select(*columns(job)).where(*wanted).order_by(job.id.desc()).limit(_SAMPLE)).all()
         selected = len(ids) if ids else None
         try:
@@ -210,7 +200,7 @@ def run(site: Dashboard) -> Response:
             )
             if done:
                 hidden = offer.kind.hidden(selection, site.jobs.tasks)
-                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": _as_recorded(hidden, fields)}
+                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": selection.described(hidden=hidden)}
                 changing.record(
                     f"{action} many", plural(done, "job"), changed=done, up_to=last, **said, **change.details
                 )
@@ -234,12 +224,6 @@ def run(site: Dashboard) -> Response:
         is_done=last >= until,
         back=site.back(site.url("jobs")),
     )
-
-
-def _as_recorded(hidden: Set[str], fields: Mapping[str, str]) -> dict[str, str]:
-    """The filter, without the values of what is hidden."""
-    names = {FIELD_OF.get(name, name) for name in hidden}
-    return {name: HIDDEN if name in names else value for name, value in fields.items()}
 
 
 def _whole(name: str) -> int:

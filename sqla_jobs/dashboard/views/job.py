@@ -78,7 +78,7 @@ class _Run:
 
 def _key_url(site: Dashboard, job: Any) -> str:
     """The jobs of the same unique key, or of the same task where keys cannot be searched for."""
-    is_hidden = job.task in site.jobs.tasks.hiding()
+    is_hidden = job.task in site.jobs.tasks.sensitive()
     return site.url("jobs", task=job.task) if is_hidden else site.url("jobs", key=job.unique_key)
 
 

@@ -11,7 +11,7 @@ from sqla_jobs.dashboard.render import chart
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import state_counts
 from sqla_jobs.monitoring.examine import problems
-from sqla_jobs.monitoring.paused import read_paused_tasks
+from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
 from sqla_jobs.monitoring.processes import read_processes
 from sqla_jobs.monitoring.queues import read_queues, served_queues
 
@@ -42,7 +42,7 @@ def show(site: Dashboard) -> Response:
         groups=groups,
         problems=found,
         paused_tasks=paused_tasks,
-        paused_names={name for one in paused_tasks for name in one.names},
+        paused_names=names_of(paused_tasks),
         known_tasks=jobs.tasks,
         charts=[
             chart.throughput(figures),
@@ -65,8 +65,8 @@ def resume(site: Dashboard) -> AnyResponse:
     """POST /queues/resume"""
     queue = request.form.get("queue", "")
     with site.changing() as changing:
-        pausing.resume(changing.session, site.jobs.models, queue)
-        changing.record("resume", f"queue {queue}")
+        if pausing.resume(changing.session, site.jobs.models, queue):
+            changing.record("resume", f"queue {queue}")
     return site.go(site.url("overview"), f"Queue {queue} goes on.")
 
 

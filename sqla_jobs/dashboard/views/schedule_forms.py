@@ -142,5 +142,5 @@ def _form(site: Dashboard, given: Mapping[str, str], row: Any, error: JobsError 
         timezones=sorted(available_timezones()),
         catch_ups=list(CatchUp),
         overlaps=list(Overlap),
-        hides=row is not None and row.task in site.jobs.tasks.hiding(),
+        hides=row is not None and row.task in site.jobs.tasks.sensitive(),
     )
