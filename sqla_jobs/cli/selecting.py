@@ -18,8 +18,7 @@ from sqla_jobs.cli.application import right_usage
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
-from sqla_jobs.monitoring.processes import read_processes
-from sqla_jobs.monitoring.queues import read_queues, served_queues
+from sqla_jobs.monitoring.queues import read_work
 from sqla_jobs.rules.checks import MAX_ID
 from sqla_jobs.rules.wording import did_you_mean
 
@@ -127,8 +126,8 @@ def check_queue(jobs: Jobs[Any], session: Session, queue: str, otherwise: str = 
     """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule; `otherwise` ends the message."""
     jobs.tasks.load()
     of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
-    of_jobs = (one.name for one in read_queues(session, jobs, served_queues(read_processes(session, jobs))))
-    known = {"default", *of_tasks, *of_jobs}
+    queues, _ = read_work(session, jobs)
+    known = {"default", *of_tasks, *(one.name for one in queues)}
     if queue not in known and session.scalar(select(jobs.Job.id).where(jobs.Job.queue == queue).limit(1)) is None:
         near = did_you_mean(queue, known)
         raise JobsError(f"no job, worker or task has a queue {queue!r}{near}{otherwise}")

@@ -9,7 +9,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, ask, warning, well
+from sqla_jobs.monitoring.finding import Finding, ask, table_names, warning, well
 
 _UNINDEXED = text(
     """
@@ -88,7 +88,5 @@ def _ask(
     session: Session, jobs: Jobs[Any], question: TextClause, nouns: Sequence[str] = (), **values: int
 ) -> list[Any]:
     """The answer about some of the tables, or all."""
-    preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
-    tables = jobs.models.tables
-    names = [preparer.format_table(tables[noun]) for noun in nouns or tables]
+    names = table_names(session, jobs, nouns or jobs.models.tables)
     return [*ask(session, jobs, question, tables=names, **values)]

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring import additions, locks, server, waiting_jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict
-from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
-from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
+from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.queues import Queue, read_work
 
 _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     server.version,
@@ -24,7 +24,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     server.bloat,
     waiting_jobs.vanished_processes,
     waiting_jobs.overdue_jobs,
-    waiting_jobs.locked_jobs,
+    locks.locked_jobs,
     locks.held_jobs,
     waiting_jobs.set_aside,
     additions.foreign_keys,
@@ -36,8 +36,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
 def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
     """All that `sqla-jobs doctor` looks at. Reads only; needs no rights beyond the application's own."""
     found = [finding for look in _LOOKS for finding in look(session, jobs)]
-    processes = read_processes(session, jobs)
-    queues = read_queues(session, jobs, served_queues(processes))
+    queues, processes = read_work(session, jobs)
     return [*found, *_of_work(session, jobs, queues, processes)]
 
 

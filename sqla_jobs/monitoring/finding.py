@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -46,3 +47,14 @@ def warning(about: str, found: str, remedy: str) -> Finding:
 def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) -> Any:
     """The answer of the database of the jobs, where the session knows several."""
     return session.execute(question, values, bind_arguments={"mapper": jobs.Job})
+
+
+def table_names(session: Session, jobs: Jobs[Any], nouns: Iterable[str]) -> list[str]:
+    """What SQL calls the tables of jobs, runs and so on."""
+    preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
+    return [str(preparer.format_table(jobs.models.tables[noun])) for noun in nouns]
+
+
+def session_named(pid: int, user: str, address: str | None, program: str | None) -> str:
+    """Who has a session of the server, for people."""
+    return f"pid {pid} of {user} from {address or 'this host'} ({program or 'no application_name'})"

@@ -1,4 +1,4 @@
-"""Who holds the rows of jobs that wait."""
+"""Who holds the rows of jobs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.finding import Finding, ask, session_named, table_names, warning
 from sqla_jobs.monitoring.queues import waiting_queues
-from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.rules.wording import duration
 
 _LONG = 2.0
@@ -44,13 +43,39 @@ _HELD = """
 """
 
 
+_IDLE_HOLDERS = text(
+    """
+    SELECT holder.pid, holder.usename, holder.client_addr::text, holder.application_name,
+      extract(epoch FROM now() - holder.state_change)::float8
+    FROM pg_stat_activity AS holder
+    WHERE holder.datname = current_database() AND holder.pid <> pg_backend_pid()
+      AND holder.state LIKE 'idle in transaction%' AND holder.state_change < now() - interval '1 minute'
+      AND EXISTS (
+        SELECT FROM pg_locks
+        WHERE pg_locks.pid = holder.pid AND relation = CAST(:table AS regclass)
+          AND mode IN ('RowShareLock', 'RowExclusiveLock')
+      )
+    """
+)
+
+
+def locked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs in a transaction that somebody has forgotten."""
+    (table,) = table_names(session, jobs, ["jobs"])
+    for pid, user, address, program, age in ask(session, jobs, _IDLE_HOLDERS, table=table):
+        yield warning(
+            "locked jobs",
+            f"{session_named(pid, user, address, program)} has done nothing for {age:.0f} s inside a transaction",
+            f"jobs it has locked wait; if its host is gone, end it: SELECT pg_terminate_backend({pid})",
+        )
+
+
 def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Waiting jobs that no worker can take, since a session holds their rows; not where several share a row's lock."""
-    on_jobs = session.connection(bind_arguments={"mapper": jobs.Job})
-    table = on_jobs.dialect.identifier_preparer.format_table(Tables(jobs.models).jobs)
+    (table,) = table_names(session, jobs, ["jobs"])
     values = {"queues": waiting_queues(session, jobs), "some": _SOME, "long": _LONG}
-    for job_id, state, pid, user, name, address, doing, since, age in on_jobs.execute(
-        text(_HELD.format(jobs=table)), values
+    for job_id, state, pid, user, name, address, doing, since, age in ask(
+        session, jobs, text(_HELD.format(jobs=table)), **values
     ).all():
         holders = _possible_holders(session, jobs, since)
         named = " or ".join(f"job {holder} ({task[:200]})" for holder, task in holders)
@@ -58,8 +83,8 @@ def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         end = f"end it: SELECT pg_terminate_backend({pid})"
         yield warning(
             f"job {job_id}",
-            f"it is {state}, and pid {pid} of {user} from {address or 'this host'} ({name or 'no application_name'}) "
-            f"holds its row: {doing}, in a transaction for {duration(age)}{perhaps}",
+            f"it is {state}, and {session_named(pid, user, address, name)} holds its row: {doing}, "
+            f"in a transaction for {duration(age)}{perhaps}",
             f"if it is that job: sqla-jobs cancel {holders[0][0]}; else {end}" if holders else f"commit it, or {end}",
         )
 

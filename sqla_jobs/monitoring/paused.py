@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -43,11 +43,18 @@ def names_of(paused: Iterable[PausedTask]) -> dict[str, str]:
     return {name: one.task for one in paused for name in one.names}
 
 
-def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, dict[str, Any]]:
-    """When each queue was paused, and by whom."""
+class Pause(NamedTuple):
+    """When a queue was paused, and by whom."""
+
+    at: datetime | None = None
+    by: str | None = None
+
+
+def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:
+    """The paused queues by name."""
     rows: list[Any] = ask(session, jobs, _paused(jobs.Queue).where(jobs.Queue.paused_at.is_not(None))).all()
     by = _pausers(session, jobs, [f"queue {name}" for name, _ in rows])
-    return {name: {"paused_at": at, "paused_by": by.get(f"queue {name}")} for name, at in rows}
+    return {name: Pause(at, by.get(f"queue {name}")) for name, at in rows}
 
 
 def _paused(what: Any) -> Any:

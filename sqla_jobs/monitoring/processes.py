@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Double, cast, func, select
+from sqlalchemy import ColumnElement, Double, cast, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -63,6 +64,16 @@ class Held:
     claimed: int
 
 
+def age_of(moment: Any) -> ColumnElement[float]:
+    """Seconds since then, by the server's clock."""
+    return cast(func.extract("epoch", func.clock_timestamp() - moment), Double)
+
+
+def is_alive(process: Any) -> ColumnElement[bool]:
+    """Whether its last heartbeat is within its lease."""
+    return age_of(process.heartbeat_at) < process.lease
+
+
 def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
     """What is running, by queue and process."""
     job, process = jobs.Job, jobs.Process
@@ -86,13 +97,12 @@ def _places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
     return found if isinstance(found, int) and found > 0 else otherwise
 
 
-def read_processes(session: Session, jobs: Jobs[Any]) -> list[ProcessStatus]:
-    """All processes, and what each has been running longest."""
+def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> list[ProcessStatus]:
+    """All processes, and what each has been running longest; `held` is what all of them run."""
     process = jobs.Process
-    age = cast(func.extract("epoch", func.clock_timestamp() - process.heartbeat_at), Double)
-    idle = cast(func.extract("epoch", func.clock_timestamp() - process.last_finished_at), Double)
-    rows: Any = session.execute(select(process, age, age < process.lease, idle).order_by(process.started_at))
-    held, running = read_held(session, jobs), _running(session, jobs)
+    columns = (process, age_of(process.heartbeat_at), is_alive(process), age_of(process.last_finished_at))
+    rows: Any = session.execute(select(*columns).order_by(process.started_at))
+    running = _running(session, jobs)
     return [
         ProcessStatus(
             one.id,
@@ -121,11 +131,19 @@ def _begun(held: list[tuple[str, int, Running]], queues: dict[str, Any]) -> list
 def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[tuple[str, int, Running]]]:
     """The longest of each process and queue, each with its place among these."""
     job = jobs.Job
-    age = cast(func.extract("epoch", func.clock_timestamp() - job.started_at), Double)
     order = (job.started_at, job.current_run_id)
     place = func.row_number().over(partition_by=[job.process_id, job.queue], order_by=order)
     held = (
-        select(job.process_id, job.queue, place.label("place"), job.id, job.task, job.attempt, age.label("age"), *order)
+        select(
+            job.process_id,
+            job.queue,
+            place.label("place"),
+            job.id,
+            job.task,
+            job.attempt,
+            age_of(job.started_at).label("age"),
+            *order,
+        )
         .where(job.state == "running")
         .subquery()
     )

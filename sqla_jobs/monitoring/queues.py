@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Double, Integer, SmallInteger, case, cast, column, func, literal, select, true, values
+from sqlalchemy import Integer, SmallInteger, case, cast, column, func, literal, select, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.processes import ProcessStatus, read_held
+from sqla_jobs.monitoring.processes import Held, ProcessStatus, age_of, read_held, read_processes
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.rules.wording import Count
 
@@ -36,27 +36,33 @@ class Queue:
     is_served: bool
 
 
-def served_queues(processes: Iterable[ProcessStatus]) -> set[str]:
-    """Those that a live process serves."""
-    return {name for process in processes if process.alive for name in process.queues}
+def read_work(
+    session: Session, jobs: Jobs[Any], *, others: Iterable[str] = (), most: int = COUNTED
+) -> tuple[list[Queue], list[ProcessStatus]]:
+    """All queues with live jobs, that are paused or served, and `others`; and all processes.
+
+    Of each queue `most` jobs are counted.
+    """
+    held = read_held(session, jobs)
+    processes = read_processes(session, jobs, held)
+    served = {name for process in processes if process.alive for name in process.queues}
+    return _read_queues(session, jobs, held, served, others, most), processes
 
 
-def read_queues(
-    session: Session, jobs: Jobs[Any], served: Iterable[str], *, others: Iterable[str] = (), most: int = COUNTED
+def _read_queues(
+    session: Session, jobs: Jobs[Any], held: Iterable[Held], served: Set[str], others: Iterable[str], most: int
 ) -> list[Queue]:
-    """All queues with live jobs, that are paused or served, and `others`; of each `most` jobs are counted."""
     job: Any = jobs.Job
     on_jobs = {"mapper": job}
     running, claimed = Counter[str](), Counter[str]()
-    for held in read_held(session, jobs):
-        running[held.queue] += held.begun
-        claimed[held.queue] += held.claimed
+    for part in held:
+        running[part.queue] += part.begun
+        claimed[part.queue] += part.claimed
     first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(most + 1).subquery("first")
     of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
     scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
     all_scheduled = sum(scheduled.values()) <= most
     paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
-    served = set(served)
     names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served, *others}
     queued = _queued(session, jobs, sorted(names), most)
     return [
@@ -105,6 +111,6 @@ def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> d
         .lateral("head")
     )
     oldest = select(func.min(head.c.run_at)).select_from(level.join(head, true())).correlate(lane).scalar_subquery()
-    wait = cast(func.date_part("epoch", func.clock_timestamp() - oldest), Double)
+    wait = age_of(oldest)
     query = select(lane.c.name, cast(number, Integer), case((wait < 0, 0.0), else_=wait))
     return {row[0]: (row[1], row[2]) for row in session.execute(query, bind_arguments={"mapper": job})}

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.database.limits import LIMIT
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import Finding, Verdict, ask, warning, well
-from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.monitoring.finding import Finding, Verdict, ask, session_named, table_names, warning, well
+from sqla_jobs.monitoring.processes import is_alive
 from sqla_jobs.rules.wording import duration
 
 _OLDEST_SERVER = 140000
@@ -83,9 +83,7 @@ def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """How many are left."""
     used, most = ask(session, jobs, LIMIT).one()
     process = jobs.Process
-    live = select(process.connections, process.queues).where(
-        process.heartbeat_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, process.lease)
-    )
+    live = select(process.connections, process.queues).where(is_alive(process))
     fleet = sum(own + sum(queues.values()) for own, queues in ask(session, jobs, live))
     found = f"{used} of {most} are in use, and live workers and clocks may use up to {fleet}"
     if used > _CROWDED * most or fleet > most:
@@ -131,7 +129,7 @@ def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield well("oldest transaction", "none but this")
         return
     pid, user, program, address, state, age, query = row
-    who = f"pid {pid} of {user} from {address or 'this host'} ({program or 'no name'})"
+    who = session_named(pid, user, address, program)
     found = f"{duration(age)}, {state}, {who}: {' '.join((query or '').split())[:100]}"
     if age > _OLD_TRANSACTION:
         remedy = "vacuum can remove nothing that is newer, so every queue gets slower; end it: "
@@ -168,9 +166,7 @@ _SIZES = text(
 
 def bloat(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Tables with more dead rows than vacuum should leave."""
-    tables = Tables(jobs.models)
-    preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
-    for name in map(preparer.format_table, (tables.jobs, tables.runs, tables.processes)):
+    for name in table_names(session, jobs, ("jobs", "runs", "processes")):
         row = ask(session, jobs, _SIZES, name=name).one_or_none()
         if row is None:
             continue

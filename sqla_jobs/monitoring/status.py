@@ -15,8 +15,8 @@ from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.failures import Failures, Retrying, read_failures, read_retrying
 from sqla_jobs.monitoring.finding import Finding
 from sqla_jobs.monitoring.paused import PausedTask, read_paused_queues, read_paused_tasks
-from sqla_jobs.monitoring.processes import ProcessStatus, read_processes
-from sqla_jobs.monitoring.queues import Queue, read_queues, served_queues
+from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.queues import Queue, read_work
 
 _COUNTED = 1_000_000
 """Jobs of a queue that are counted; there may be more."""
@@ -47,15 +47,11 @@ class Status:
 
 def read_status(session: Session, jobs: Jobs[Any]) -> Status:
     """The status of all queues and processes; the tasks must have been imported for the warnings."""
-    processes = read_processes(session, jobs)
     ended = _ended_per_minute(session, jobs)
-    queues = read_queues(session, jobs, served_queues(processes), others=ended, most=_COUNTED)
+    queues, processes = read_work(session, jobs, others=ended, most=_COUNTED)
     paused = read_paused_queues(session, jobs)
     return Status(
-        [
-            QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0), **paused.get(queue.name, {}))
-            for queue in queues
-        ],
+        [QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0), pause=...) for queue in queues],
         read_paused_tasks(session, jobs),
         processes,
         read_failures(session, jobs),

@@ -6,17 +6,16 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Double, cast, column, func, or_, select, text, true, values
 from sqlalchemy import Text as TextType
+from sqlalchemy import column, func, or_, select, text, true, values
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import LIVE
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
-from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
 from sqla_jobs.monitoring.queues import Queue
-from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.rules.wording import Count, duration, plural, they_are
 
 _LOOKED_AT = 2_000
@@ -91,7 +90,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
 def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
     """Schedules that nobody fires."""
     schedule: Any = jobs.Schedule
-    late = cast(func.extract("epoch", func.clock_timestamp() - func.min(schedule.next_run_at)), Double)
+    late = age_of(func.min(schedule.next_run_at))
     enabled, overdue = ask(session, jobs, select(func.count(), late).where(schedule.enabled)).one()
     if not enabled:
         return
@@ -110,9 +109,7 @@ def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]
 def vanished_processes(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Jobs that run nowhere."""
     job, process = jobs.Job, jobs.Process
-    alive = select(process.id).where(
-        process.heartbeat_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, process.lease)
-    )
+    alive = select(process.id).where(is_alive(process))
     orphaned = select(func.count()).where(job.state == "running", job.process_id.not_in(alive))
     if held := ask(session, jobs, orphaned).scalar_one():
         remedy = "a worker takes them back by itself within its lease; start one if none runs"
@@ -148,8 +145,12 @@ def killers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def overdue_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Scheduled jobs that nobody has queued, though their time has come."""
     job: Any = jobs.Job
-    late = cast(func.extract("epoch", func.clock_timestamp() - job.run_at), Double)
-    first = select(job.id, late.label("late")).where(job.state == "scheduled").order_by(job.run_at).limit(_SOME)
+    first = (
+        select(job.id, age_of(job.run_at).label("late"))
+        .where(job.state == "scheduled")
+        .order_by(job.run_at)
+        .limit(_SOME)
+    )
     for job_id, seconds in ask(session, jobs, first):
         if seconds > _LATE:
             yield warning(
@@ -163,7 +164,7 @@ def overdue_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Running jobs that do not end though somebody asked them to."""
     job, process = jobs.Job, jobs.Process
-    asked = cast(func.extract("epoch", func.clock_timestamp() - job.cancel_requested_at), Double)
+    asked = age_of(job.cancel_requested_at)
     rows = (
         select(job.id, job.task, asked, process.host, process.pid)
         .join(process, process.id == job.process_id)
@@ -177,34 +178,6 @@ def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             f"code that does not come back to Python cannot be interrupted: sqla-jobs cancel {job_id} --kill; "
             f"where its worker has no parent, on {host}: kill -9 {pid}. Give the task a timeout=, or the worker "
             "--timeout, after which the process is killed",
-        )
-
-
-_IDLE_HOLDERS = text(
-    """
-    SELECT holder.pid, holder.usename, holder.client_addr::text,
-      extract(epoch FROM now() - holder.state_change)::float8
-    FROM pg_stat_activity AS holder
-    WHERE holder.datname = current_database() AND holder.pid <> pg_backend_pid()
-      AND holder.state LIKE 'idle in transaction%' AND holder.state_change < now() - interval '1 minute'
-      AND EXISTS (
-        SELECT FROM pg_locks
-        WHERE pg_locks.pid = holder.pid AND relation = CAST(:jobs AS regclass)
-          AND mode IN ('RowShareLock', 'RowExclusiveLock')
-      )
-    """
-)
-
-
-def locked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs in a transaction that somebody has forgotten."""
-    on_jobs = session.connection(bind_arguments={"mapper": jobs.Job})
-    table = on_jobs.dialect.identifier_preparer.format_table(Tables(jobs.models).jobs)
-    for pid, user, address, age in on_jobs.execute(_IDLE_HOLDERS, {"jobs": table}):
-        yield warning(
-            "locked jobs",
-            f"pid {pid} of {user} from {address or 'this host'} has done nothing for {age:.0f} s inside a transaction",
-            f"jobs it has locked wait; if its host is gone, end it: SELECT pg_terminate_backend({pid})",
         )
 
 

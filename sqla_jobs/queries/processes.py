@@ -15,6 +15,7 @@ from sqlalchemy import ARRAY, Connection, Text, delete, func, insert, literal, s
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import locked, seconds
 from sqla_jobs.rules.outcomes import storable
 
 
@@ -67,14 +68,13 @@ def stamp(
 ) -> None:
     """Say that a job ended in this process `idle` seconds ago, and how far its clock is off; not if the row is held."""
     process = models.Process
-    free = select(process.id).where(process.id == process_id).with_for_update(skip_locked=True, key_share=True)
+    free = locked(select(process.id).where(process.id == process_id), "free", of=process)
     values: dict[str, Any] = {}
     if idle is not None:
-        values["last_finished_at"] = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, idle)
+        values["last_finished_at"] = func.clock_timestamp() - seconds(idle)
     if offset is not None:
         values["clock_offset"] = offset
-    row = free.cte("free").prefix_with("MATERIALIZED")
-    connection.execute(update(process).where(process.id.in_(select(row.c.id))).values(values))
+    connection.execute(update(process).where(process.id.in_(select(free.c.id))).values(values))
 
 
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:

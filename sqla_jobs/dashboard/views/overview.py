@@ -12,8 +12,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import state_counts
 from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
-from sqla_jobs.monitoring.processes import read_processes
-from sqla_jobs.monitoring.queues import read_queues, served_queues
+from sqla_jobs.monitoring.queues import read_work
 
 
 def show(site: Dashboard) -> Response:
@@ -21,8 +20,7 @@ def show(site: Dashboard) -> Response:
     span = SPANS.get(request.args.get("span", ""), SPANS["hour"])
     jobs = site.jobs
     with site.reading() as (session, now):
-        processes = read_processes(session, jobs)
-        queues = read_queues(session, jobs, served_queues(processes))
+        queues, processes = read_work(session, jobs)
         figures = read_figures(session, jobs, span, now)
         found = problems(session, jobs, queues, processes)
         counts = state_counts(session, jobs)

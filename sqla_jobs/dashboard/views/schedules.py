@@ -22,6 +22,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.models.types import TickOutcome
+from sqla_jobs.monitoring.processes import is_alive
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 
 _RECENT = 8
@@ -63,11 +64,7 @@ def show_all(site: Dashboard) -> Response:
         ).all()
         recent = _recent(session, site, [row.id for row in rows])
         live = session.scalar(
-            select(func.count()).where(
-                site.jobs.Process.kind == "clock",
-                func.date_part("epoch", func.clock_timestamp() - site.jobs.Process.heartbeat_at)
-                < site.jobs.Process.lease,
-            )
+            select(func.count()).where(site.jobs.Process.kind == "clock", is_alive(site.jobs.Process))
         )
     listed = [
         (
