@@ -32,7 +32,7 @@ def load_jobs(spec: str) -> Jobs[Any]:
             f"{spec!r} gives a {type(found).__name__}: name a Jobs, an application with one in "
             'extensions["sqla_jobs"], or a factory of either'
         )
-    if jobs is not found and hasattr(carried := found.extensions["sqla_jobs"], "use"):
+    if jobs is not found and hasattr(carried := extension_of(found), "use"):
         carried.use(found)
     return jobs
 
@@ -67,9 +67,14 @@ def _made_by(factory: Any, spec: str) -> Any:
     return factory()
 
 
+def extension_of(found: Any) -> Any:
+    """What an application carries in `extensions["sqla_jobs"]`; None where it carries nothing, or is none."""
+    extensions = getattr(found, "extensions", {})
+    return extensions.get("sqla_jobs") if isinstance(extensions, dict) else None
+
+
 def _jobs_in(found: Any) -> Jobs[Any] | None:
-    extension = getattr(found, "extensions", {})
-    carried = extension.get("sqla_jobs") if isinstance(extension, dict) else None
+    carried = extension_of(found)
     inner = getattr(carried, "jobs", carried)  # pyright: ignore[reportUnknownArgumentType]
     return next((one for one in (found, inner) if isinstance(one, Jobs)), None)
 

@@ -24,6 +24,13 @@ def wait_until(
         time.sleep(0.01)
 
 
+def states(session: Session) -> dict[int, str]:
+    """The state of each job by its id, as committed now."""
+    session.rollback()
+    rows = session.execute(text("SELECT id, state FROM sqla_jobs ORDER BY id"))
+    return {row[0]: row[1] for row in rows}
+
+
 def as_id(value: object) -> str:
     """A test's name for a parameter: its text without addresses, which each process of a test run has its own of."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))

@@ -16,6 +16,7 @@ from sqla_jobs.actions.jobs import (
     cancelled,
     check_move,
     check_run_at,
+    given_place,
     has_arguments,
     moved,
     rescheduled,
@@ -26,7 +27,7 @@ from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.refusals import in_parts, warn
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, LIVE, JobState
+from sqla_jobs.models.types import ENDED, LIVE, WAITING, JobState
 from sqla_jobs.queries.delete_jobs import Removal, ctid
 from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.rules.checks import check_seconds
@@ -188,12 +189,13 @@ def _update(
 _IDS = bindparam("all_ids", type_=ARRAY(BigInteger))
 
 
-def _cancel(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-    return _update(session, models, chosen, conditions, cancelled(models))
+def _sets(values: Callable[[Models[Any]], Mapping[str, Any]]) -> Apply:
+    """A change that sets these values."""
 
+    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        return _update(session, models, chosen, conditions, values(models))
 
-def _cancel_and_kill(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-    return _update(session, models, chosen, conditions, cancelled(models, kill=True))
+    return apply
 
 
 def _retry(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
@@ -219,10 +221,9 @@ def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: C
     return removal.remove(session, [*chosen], conditions, removal.references(session))
 
 
-_WAITING = (JobState.scheduled, JobState.queued)
-_DELETABLE = (*ENDED, *_WAITING)
-CANCEL = Change(Kind("cancel", LIVE, LIVE), _cancel)
-KILL = Change(CANCEL.kind, _cancel_and_kill, {"kill": True})
+_DELETABLE = (*ENDED, *WAITING)
+CANCEL = Change(Kind("cancel", LIVE, LIVE), _sets(cancelled))
+KILL = Change(CANCEL.kind, _sets(partial(cancelled, kill=True)), {"kill": True})
 """CANCEL, and the processes of those that do not stop are killed by their parents."""
 RETRY = Change(
     Kind(
@@ -236,8 +237,8 @@ RETRY = Change(
 DELETE = Change(
     Kind("delete", _DELETABLE, _DELETABLE, left_because=f"rows of the application refer to it, or {_BUSY}"), _delete
 )
-MOVE = Kind("move", _WAITING, _WAITING)
-RESCHEDULE = Kind("reschedule", _WAITING, _WAITING)
+MOVE = Kind("move", WAITING, WAITING)
+RESCHEDULE = Kind("reschedule", WAITING, WAITING)
 
 
 def retry_over(over: timedelta | float, number: int) -> Change:
@@ -264,8 +265,7 @@ def move_to(*, queue: str | None = None, priority: int | None = None) -> Change:
         after_commit(session, models.Job, models.channel, queue or "")
         return _update(session, models, chosen, conditions, moved(models, queue, priority))
 
-    given = {"queue": queue, "priority": priority}
-    return Change(MOVE, apply, {name: value for name, value in given.items() if value is not None})
+    return Change(MOVE, apply, given_place(queue, priority))
 
 
 def reschedule_to(run_at: datetime | timedelta) -> Change:

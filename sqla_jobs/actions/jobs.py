@@ -21,7 +21,7 @@ from sqla_jobs.database.refusals import warn
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError, UnknownJob
 from sqla_jobs.models.columns import JobMixin, ScheduleMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, JobState
+from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, WAITING, JobState
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
 from sqla_jobs.rules.checks import check_moment, check_seconds
@@ -36,7 +36,7 @@ def cancel(session: Session, models: Models[Any], job: JobMixin | int, *, kill: 
 def cancelled(models: Models[Any], *, kill: bool = False) -> dict[str, Any]:
     """What cancelling sets in a live job. A request to kill is not taken back by one without."""
     job = models.Job
-    waiting = job.state.in_(["scheduled", "queued"])
+    waiting = job.state.in_(WAITING)
     return {
         "state": case((waiting, "cancelled"), else_=job.state),
         "finished_at": case((waiting, func.clock_timestamp()), else_=null()),
@@ -111,7 +111,7 @@ def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_a
     check_run_at(run_at)
     table = models.Job
     after_commit(session, table, models.channel, "")
-    return _change(session, models, job, table.state.in_(["scheduled", "queued"]), rescheduled(run_at))
+    return _change(session, models, job, table.state.in_(WAITING), rescheduled(run_at))
 
 
 def check_run_at(run_at: datetime | timedelta) -> None:
@@ -142,23 +142,23 @@ def move(
     check_move(queue, priority)
     table = models.Job
     after_commit(session, table, models.channel, queue or "")
-    waits = table.state.in_(["scheduled", "queued"])
-    return _change(session, models, job, waits, moved(models, queue, priority))
+    return _change(session, models, job, table.state.in_(WAITING), moved(models, queue, priority))
 
 
 def check_move(queue: str | None, priority: int | None) -> None:
     """Raise `ArgumentsError` for where no job can be moved to."""
     if queue is None and priority is None:
         raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
-    check_common(_given(queue, priority))
+    check_common(given_place(queue, priority))
 
 
 def moved(models: Models[Any], queue: str | None, priority: int | None) -> dict[str, Any]:
     """What moving sets in a job that waits."""
-    return {**_given(queue, priority), "position": models.positions.next_value()}
+    return {**given_place(queue, priority), "position": models.positions.next_value()}
 
 
-def _given(queue: str | None, priority: int | None) -> dict[str, Any]:
+def given_place(queue: str | None, priority: int | None) -> dict[str, Any]:
+    """What is given of the two."""
     return {name: value for name, value in (("queue", queue), ("priority", priority)) if value is not None}
 
 

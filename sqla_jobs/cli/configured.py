@@ -16,16 +16,14 @@ from click.core import ParameterSource
 
 from sqla_jobs.cli.application import named_application, plain_errors
 from sqla_jobs.cli.output import HOST
-from sqla_jobs.loading import load_named
+from sqla_jobs.loading import extension_of, load_named
 
 _READ = "import sys; from sqla_jobs.cli.configured import write_defaults; write_defaults(sys.argv[1])"
 
 
 def _defaults_of(found: Any) -> dict[str, dict[str, Any]]:
     """By command and option, what the config of the application says; nothing of a `Jobs`, which has none."""
-    extensions = getattr(found, "extensions", {})
-    carried = extensions.get("sqla_jobs") if isinstance(extensions, dict) else None
-    read = getattr(carried, "option_defaults", None)
+    read = getattr(extension_of(found), "option_defaults", None)
     return read(found) if read is not None else {}
 
 

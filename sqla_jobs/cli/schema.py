@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict
 from typing import Any
 
 import click
 
 from sqla_jobs.cli.application import ApplicationCommand, on_application
-from sqla_jobs.cli.output import HISTORY
+from sqla_jobs.cli.output import HISTORY, as_json, print_json
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.models.version import LATEST
@@ -61,13 +59,13 @@ def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--json", "as_json", is_flag=True, help="A list of objects, for programs.")
+@as_json
 def check(jobs: Jobs[Any], as_json: bool) -> None:
     """Compare the tables with what this version expects; exits with 1 and a line for each difference."""
     with jobs.binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         found = compare(connection, jobs.models)
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+        print_json(found)
     else:
         for one in found:
             click.echo(one)

@@ -61,7 +61,10 @@ class TickOutcome(StrEnum):
     missed = "missed"
 
 
-LIVE = (JobState.scheduled, JobState.queued, JobState.running)
+WAITING = (JobState.scheduled, JobState.queued)
+"""States of a job that has not started, or is tried again."""
+
+LIVE = (*WAITING, JobState.running)
 """States of a job that still has something ahead of it; at most one such job per `unique_key`."""
 
 ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -49,7 +49,7 @@ def read_failures(
     job = jobs.Job
     failed = job.state == text("'failed'")
     found = _by_task(session, jobs, failed, [job.finished_at > func.now() - within], job.finished_at.desc(), but_for)
-    return [Failures(*one) for one, _ in found]
+    return [one for one, _ in found]
 
 
 def read_retrying(session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = ()) -> list[Retrying]:
@@ -58,7 +58,7 @@ def read_retrying(session: Session, jobs: Jobs[Any], *, but_for: Collection[str]
     tried = text("'scheduled', 'queued'")
     waiting = job.state.in_(tried) & job.started_at.is_not(None)
     found = _by_task(session, jobs, waiting, [], job.run_at.asc(), but_for, run.outcome.in_(["retried", "lost"]))
-    return [Retrying(*one, next_at) for one, next_at in found]
+    return [Retrying(**asdict(one), next_at=next_at) for one, next_at in found]
 
 
 def _by_task(
@@ -69,8 +69,8 @@ def _by_task(
     order: Any,
     but_for: Collection[str],
     *of_last_run: ColumnElement[bool],
-) -> list[tuple[tuple[str, str, Count, float, int, str], datetime]]:
-    """What `Failures` has, and the first `run_at`; an index on (task, `order`) has the jobs that meet `condition`."""
+) -> list[tuple[Failures, datetime]]:
+    """Each with the first `run_at`; an index on (task, `order`) has the jobs that meet `condition`."""
     job, run = jobs.Job, jobs.Run
     tasks = [task for task in _tasks(session, jobs, condition) if task not in but_for]
     there = _counts(session, jobs, tasks, [condition, *narrower], order)
@@ -106,7 +106,7 @@ def _by_task(
     total = sum(of_task.values())
     return [
         (
-            (
+            Failures(
                 task,
                 kind,
                 Count(number, is_least=looked_at[task] < there[task]),

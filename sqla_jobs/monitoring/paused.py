@@ -46,8 +46,11 @@ def names_of(paused: Iterable[PausedTask]) -> dict[str, str]:
 class Pause(NamedTuple):
     """When a queue was paused, and by whom."""
 
-    at: datetime | None = None
-    by: str | None = None
+    at: datetime | None
+    by: str | None
+
+
+NOT_PAUSED = Pause(None, None)
 
 
 def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:

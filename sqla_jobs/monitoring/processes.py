@@ -71,7 +71,8 @@ def age_of(moment: Any) -> ColumnElement[float]:
 
 def is_alive(process: Any) -> ColumnElement[bool]:
     """Whether its last heartbeat is within its lease."""
-    return age_of(process.heartbeat_at) < process.lease
+    found: ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
+    return found
 
 
 def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:

@@ -14,7 +14,7 @@ from sqla_jobs.models.types import ENDED
 from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.failures import Failures, Retrying, read_failures, read_retrying
 from sqla_jobs.monitoring.finding import Finding
-from sqla_jobs.monitoring.paused import PausedTask, read_paused_queues, read_paused_tasks
+from sqla_jobs.monitoring.paused import NOT_PAUSED, PausedTask, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue, read_work
 
@@ -27,8 +27,8 @@ class QueueStatus(Queue):
     """One queue, how many jobs of it ended in the last minute, and who paused it when, as far as the audit says."""
 
     per_minute: int
-    paused_at: datetime | None = None
-    paused_by: str | None = None
+    paused_at: datetime | None
+    paused_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ def read_status(session: Session, jobs: Jobs[Any]) -> Status:
     queues, processes = read_work(session, jobs, others=ended, most=_COUNTED)
     paused = read_paused_queues(session, jobs)
     return Status(
-        [QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0), pause=...) for queue in queues],
+        [
+            QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0), paused_at=pause.at, paused_by=pause.by)
+            for queue, pause in ((queue, paused.get(queue.name, NOT_PAUSED)) for queue in queues)
+        ],
         read_paused_tasks(session, jobs),
         processes,
         read_failures(session, jobs),

@@ -12,9 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState, TickOutcome
 from sqla_jobs.monitoring.finding import ask
-
-MANY = "more than 1,000"
-"""Ticks that are too many to have been counted."""
+from sqla_jobs.rules.wording import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +37,7 @@ class TickReport:
     @property
     def how_many(self) -> str:
         """One tick, or a number of them."""
-        if self.count == 1:
-            return "1 tick"
-        return f"{MANY if self.count is None else f'{self.count:,}'} ticks"
+        return "more than 1,000 ticks" if self.count is None else plural(self.count, "tick")
 
 
 def read_ticks(session: Session, jobs: Jobs[Any], schedule_id: int, limit: int) -> list[TickReport]:

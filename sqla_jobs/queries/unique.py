@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.models.types import LIVE
+from sqla_jobs.models.types import LIVE, WAITING
 
 
 def hold_unique(session: Session, job: type[Any], key: str, *, skip_locked: bool) -> tuple[int, bool] | None:
@@ -24,7 +24,7 @@ def hold_unique(session: Session, job: type[Any], key: str, *, skip_locked: bool
         return found.id, True
     free = session.scalar(
         select(job.id)
-        .where(job.id == found.id, job.state.in_(["scheduled", "queued"]))
+        .where(job.id == found.id, job.state.in_(WAITING))
         .with_for_update(read=True, skip_locked=skip_locked)
     )
     return found.id, free is not None

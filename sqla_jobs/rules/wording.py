@@ -1,4 +1,4 @@
-"""Numbers and lengths of time as people read them."""
+"""What messages say: numbers and lengths of time, names that look alike, and addresses of the docs."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
 from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
 from sqla_jobs.actions.selection import Selection
-from tests.helpers import wait_until
+from tests.helpers import states, wait_until
 
 
 class Base(DeclarativeBase):
@@ -61,11 +61,6 @@ def add(session: Session, state: str, **values: Any) -> int:
 
 def all_of(change: Change, selection: Selection | None = None) -> Progress:
     return [Progress(0, 0), *change.in_batches(jobs.binding(), jobs.models, selection or Selection())][-1]
-
-
-def states(session: Session) -> dict[int, str]:
-    session.rollback()
-    return {row[0]: str(row[1]) for row in session.execute(select(MyJob.id, MyJob.state))}
 
 
 STATES = ["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]

@@ -27,7 +27,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.wording import NOTHING
 from tests import shop
 from tests.conftest import ROOT
-from tests.helpers import as_id, flood, wait_until
+from tests.helpers import as_id, flood, states, wait_until
 from tests.shop import jobs
 
 Run = Callable[..., Result]
@@ -64,11 +64,6 @@ def failed(database: Engine, session: Session) -> list[int]:
 def read_status(run: Run) -> Any:
     """The JSON alone: older versions of click mix the warnings on standard error in."""
     return json.JSONDecoder().raw_decode(run("status", "--json").stdout)[0]
-
-
-def states(session: Session) -> dict[int, str]:
-    session.rollback()
-    return {row[0]: str(row[1]) for row in session.execute(select(jobs.Job.id, jobs.Job.state).order_by(jobs.Job.id))}
 
 
 class TestWhichApplication:

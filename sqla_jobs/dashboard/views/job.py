@@ -22,7 +22,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.types import ENDED, LIVE, JobState
+from sqla_jobs.models.types import ENDED, LIVE, WAITING
 from sqla_jobs.rules.checks import read_id, read_moment, read_priority
 
 _RUNS = 20
@@ -56,7 +56,7 @@ def show(site: Dashboard, job_id: int) -> Response:
             is_known=job.task in jobs.tasks,
             paused_at=_paused_at(session, jobs, job),
             is_ended=job.state in ENDED,
-            is_waiting=job.state in (JobState.scheduled, JobState.queued),
+            is_waiting=job.state in WAITING,
             is_live=job.state in LIVE,
             progress_message=shown.text(job.progress_message),
             unique_key=shown.text(job.unique_key),
@@ -124,7 +124,7 @@ def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) ->
 
 def _paused_at(session: Session, jobs: Jobs[Any], job: Any) -> datetime | None:
     """Since when the task of a job that waits is paused."""
-    row = session.get(jobs.PausedTask, job.task) if job.state in (JobState.scheduled, JobState.queued) else None
+    row = session.get(jobs.PausedTask, job.task) if job.state in WAITING else None
     return None if row is None else row.paused_at
 
 
