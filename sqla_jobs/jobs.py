@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import registry
 
@@ -34,7 +34,7 @@ from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
-from sqla_jobs.tasks.task import Task
+from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
 
 if TYPE_CHECKING:
     from sqla_jobs.clock import Clock
@@ -49,19 +49,6 @@ JT = TypeVar("JT", bound=JobMixin)
 
 Resolver = Callable[[Bind | None], Binding]
 """Resolves `bind=` to a database; framework integrations set one."""
-
-
-TaskLike = Task[..., Any, Any] | type[Any] | str
-"""A task that is a function, the class of one, or its name."""
-
-
-class TaskDecorator(Protocol[J]):
-    """What `@jobs.task(…)` returns."""
-
-    @overload
-    def __call__(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
-    @overload
-    def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...
 
 
 class Jobs(Generic[J]):

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy import BigInteger, ColumnElement, any_, bindparam, func, or_, select, update
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.jobs import (
-    cancelled,
-    check_move,
-    check_run_at,
-    given_place,
-    has_arguments,
-    moved,
-    rescheduled,
-    retried,
-)
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.refusals import in_parts, warn
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, LIVE, WAITING, JobState
-from sqla_jobs.queries.delete_jobs import Removal, ctid
-from sqla_jobs.queries.expressions import array_of, locked, seconds
-from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.models.types import JobState
 from sqla_jobs.tasks.registry import Tasks
 
 _BATCH = 500
-_BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
+BUSY = "somebody holds or has changed it, or the server refuses it and the log says why"
+"""Why any job may be left alone."""
 
 Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
@@ -54,7 +39,7 @@ class Kind:
     """States in which jobs that fit are left alone, and whoever asked is told of them."""
     hides: tuple[str, ...] = ()
     """Fields of the selection whose values the audit must not keep."""
-    left_because: str = _BUSY
+    left_because: str = BUSY
     """Why one of them may not be changed."""
 
     def meant(self, selection: Selection) -> Selection:
@@ -174,108 +159,3 @@ class Progress:
     def left_alone(self) -> int:
         """Those that somebody held or changed meanwhile, or that something forbids to change."""
         return self.seen - self.changed
-
-
-def _update(
-    session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions, values: Mapping[str, Any]
-) -> int:
-    job = models.Job
-    free = locked(select(ctid.label("ctid")).select_from(job).where(job.id == any_(_IDS), *conditions), "free", of=job)
-    statement = update(job).where(ctid == any_(array_of(select(free.c.ctid)))).values(values).returning(job.id)
-    options = {"synchronize_session": False}
-    return len(session.execute(statement, {"all_ids": sorted(chosen)}, execution_options=options).all())
-
-
-_IDS = bindparam("all_ids", type_=ARRAY(BigInteger))
-
-
-def _sets(values: Callable[[Models[Any]], Mapping[str, Any]]) -> Apply:
-    """A change that sets these values."""
-
-    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        return _update(session, models, chosen, conditions, values(models))
-
-    return apply
-
-
-def _retry(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-    return _retry_as(session, models, chosen, conditions, retried(models))
-
-
-def _retry_as(
-    session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions, values: Mapping[str, Any]
-) -> int:
-    """Of several that would have one unique key the newest; none whose key a live job has, or that was erased."""
-    job, other = models.Job, aliased(models.Job)
-    has_rival = select(other.id).where(
-        other.unique_key == job.unique_key,
-        other.id != job.id,
-        or_(other.state.in_(LIVE), other.id.in_([*chosen]) & other.state.in_(ENDED) & (other.id > job.id)),
-    )
-    after_commit(session, job, models.channel, "")
-    return _update(session, models, chosen, [*conditions, has_arguments(models), ~has_rival.exists()], values)
-
-
-def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-    removal = Removal(models)
-    return removal.remove(session, [*chosen], conditions, removal.references(session))
-
-
-_DELETABLE = (*ENDED, *WAITING)
-CANCEL = Change(Kind("cancel", LIVE, LIVE), _sets(cancelled))
-KILL = Change(CANCEL.kind, _sets(partial(cancelled, kill=True)), {"kill": True})
-"""CANCEL, and the processes of those that do not stop are killed by their parents."""
-RETRY = Change(
-    Kind(
-        "retry",
-        (*ENDED, JobState.scheduled),
-        (JobState.failed, JobState.cancelled),
-        left_because=f"its arguments were erased, another job that lives, or is newer, has its unique key, or {_BUSY}",
-    ),
-    _retry,
-)
-DELETE = Change(
-    Kind("delete", _DELETABLE, _DELETABLE, left_because=f"rows of the application refer to it, or {_BUSY}"), _delete
-)
-MOVE = Kind("move", WAITING, WAITING)
-RESCHEDULE = Kind("reschedule", WAITING, WAITING)
-
-
-def retry_over(over: timedelta | float, number: int) -> Change:
-    """RETRY, but for the time at which they are due: evenly spread over that time from now, the oldest first.
-
-    `over` is a timedelta, or seconds; `number` is how many jobs there are. Raises `ArgumentsError`.
-    """
-    length = check_seconds("over", over)
-    step = length / max(1, number)
-
-    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        place = min(chosen.values(), default=0) - 1 + func.array_position(_IDS, models.Job.id)
-        due = {"state": "scheduled", "run_at": func.clock_timestamp() + seconds(place * step)}
-        return _retry_as(session, models, chosen, conditions, retried(models) | due)
-
-    return Change(RETRY.kind, apply, {"over": str(timedelta(seconds=length))})
-
-
-def move_to(*, queue: str | None = None, priority: int | None = None) -> Change:
-    """Waiting jobs go to the end of another queue or priority. Raises `ArgumentsError`."""
-    check_move(queue, priority)
-
-    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        after_commit(session, models.Job, models.channel, queue or "")
-        return _update(session, models, chosen, conditions, moved(models, queue, priority))
-
-    return Change(MOVE, apply, given_place(queue, priority))
-
-
-def reschedule_to(run_at: datetime | timedelta) -> Change:
-    """Waiting jobs wait until `run_at`, a moment or that long from now. Raises `ArgumentsError`."""
-    check_run_at(run_at)
-
-    def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        after_commit(session, models.Job, models.channel, "")
-        return _update(session, models, chosen, conditions, rescheduled(run_at))
-
-    return Change(
-        RESCHEDULE, apply, {"run_at": f"in {run_at}" if isinstance(run_at, timedelta) else run_at.isoformat()}
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from sqla_jobs.actions.bulk import CANCEL, DELETE, KILL, RETRY, move_to, reschedule_to, retry_over
+from sqla_jobs.actions.changes import CANCEL, DELETE, KILL, RETRY, move_to, reschedule_to, retry_over
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations

@@ -26,7 +26,7 @@ COMMANDS = {
     "retry": ("jobs.retry", "Queue jobs again that ended, or wait for their time."),
     "schedule": ("schedules.schedule", "Schedules: rows that say by cron what is enqueued when."),
     "show": ("reading.show", "A job: its arguments, and every run with its error."),
-    "status": ("reading.status", "Queues, processes, what fails, and what is wrong."),
+    "status": ("status.status", "Queues, processes, what fails, and what is wrong."),
     "worker": ("running.worker", "Run jobs until SIGTERM or SIGINT"),
 }
 """By name: where each is below `sqla_jobs.cli`, and the beginning of its help."""

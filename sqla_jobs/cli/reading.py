@@ -1,12 +1,9 @@
-"""`status`, `list` and `show`."""
+"""`list` and `show`."""
 
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Set
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from typing import cast as cast_type
@@ -17,117 +14,14 @@ from sqlalchemy.orm import defer
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import ApplicationCommand, on_application
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, short, shown
-from sqla_jobs.cli.processes import print_processes, running
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, short, shown
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.types import JobState
-from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
 from sqla_jobs.rules.redaction import Secrets, check_depth
-from sqla_jobs.rules.wording import duration, percent
-
-_AGAIN = 2.0
-"""Seconds between two looks of `status --watch`."""
-
-
-@click.command(cls=ApplicationCommand)
-@on_application
-@click.option("--watch", is_flag=True, help="Look every 2 seconds, until Ctrl-C.")
-@as_json
-def status(jobs: Jobs[Any], watch: bool, as_json: bool) -> None:
-    """Queues, processes, what fails, and what is wrong."""
-    if watch and (as_json or not sys.stdout.isatty()):
-        raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
-    jobs.tasks.load()
-    if not watch:
-        _show(_read_status(jobs), as_json)
-        return
-    with suppress(KeyboardInterrupt):
-        while True:
-            found = _read_status(jobs)
-            click.clear()
-            _show(found, as_json)
-            time.sleep(_AGAIN)
-
-
-def _read_status(jobs: Jobs[Any]) -> Status:
-    with jobs.binding().transaction() as session:
-        return read_status(session, jobs)
-
-
-def _show(found: Status, as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-    else:
-        _print_status(found)
-    for warning in found.warnings:
-        click.echo(f"\nwarning: {shown(warning)}\n    {remedy(warning.remedy)}", err=True)
-
-
-def _print_status(status: Status) -> None:
-    print_table(
-        ["QUEUE", "QUEUED", "SCHEDULED", "RUNNING", "DONE/MIN", "OLDEST WAIT", ""],
-        [
-            (
-                queue.name,
-                queue.queued,
-                queue.scheduled,
-                running(queue.running, queue.claimed),
-                queue.per_minute,
-                duration(queue.oldest_wait),
-                _paused(queue) if queue.paused else " ",
-            )
-            for queue in status.queues
-        ],
-    )
-    if status.paused_tasks:
-        click.echo()
-        print_table(
-            ["PAUSED TASK", "SINCE", "BY"], [(one.task, one.paused_at, one.paused_by) for one in status.paused_tasks]
-        )
-    click.echo()
-    print_processes(status.processes)
-    if status.retrying:
-        _print_retrying(status)
-    if status.failures:
-        click.echo()
-        print_table(
-            ["FAILED TODAY", "SHARE", "ERROR", "JOBS", "LAST", "MESSAGE"],
-            [
-                (one.task, percent(one.share), one.error_type, one.count, one.last_job_id, _first_line(one.last_error))
-                for one in status.failures
-            ],
-        )
-
-
-def _print_retrying(status: Status) -> None:
-    click.echo()
-    print_table(
-        ["FAILS, TRIED AGAIN", "SHARE", "ERROR", "JOBS", "NEXT", "LAST", "MESSAGE"],
-        [
-            (
-                one.task,
-                percent(one.share),
-                one.error_type,
-                one.count,
-                one.next_at,
-                one.last_job_id,
-                _first_line(one.last_error),
-            )
-            for one in status.retrying
-        ],
-    )
-
-
-def _paused(queue: QueueStatus) -> str:
-    by = f" by {queue.paused_by}" if queue.paused_by else ""
-    return f"paused {shown(queue.paused_at)}{by}"
-
-
-def _first_line(text: str | None) -> str:
-    return ((text or "").strip().splitlines() or [""])[0][:200]
+from sqla_jobs.rules.wording import duration
 
 
 @click.command("list", cls=ApplicationCommand)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sqla_jobs.actions import pruning
-from sqla_jobs.actions.bulk import DELETE
+from sqla_jobs.actions.changes import DELETE
 from sqla_jobs.actions.pruning import OrphanedRuns
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations

@@ -24,6 +24,7 @@ E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 S = TypeVar("S", bound=Session)
+T = TypeVar("T")
 J = TypeVar("J", bound=JobMixin)
 J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
 
@@ -220,3 +221,16 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"
+
+
+TaskLike = Task[..., Any, Any] | type[Any] | str
+"""A task that is a function, the class of one, or its name."""
+
+
+class TaskDecorator(Protocol[J]):
+    """What `@jobs.task(…)` returns."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> type[T]: ...  # type: ignore[overload-overlap]  # a class is callable too
+    @overload
+    def __call__(self, target: Callable[C, R], /) -> Task[C, R, J]: ...

@@ -10,7 +10,8 @@ from sqlalchemy import Engine, ForeignKey, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
-from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
+from sqla_jobs.actions.bulk import Change, Progress
+from sqla_jobs.actions.changes import CANCEL, DELETE, RETRY
 from sqla_jobs.actions.selection import Selection
 from tests.helpers import states, wait_until
 

@@ -16,7 +16,8 @@ from sqlalchemy import ColumnElement, Engine, event, func, literal_column, selec
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
-from sqla_jobs.actions.bulk import CANCEL, DELETE, RETRY, Change, Progress
+from sqla_jobs.actions.bulk import Change, Progress
+from sqla_jobs.actions.changes import CANCEL, DELETE, RETRY
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.main import main

@@ -11,7 +11,7 @@ from flask import Response, abort, request
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
 
-from sqla_jobs.actions import bulk
+from sqla_jobs.actions import changes
 from sqla_jobs.actions.bulk import Change, Kind, counted
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
@@ -46,11 +46,11 @@ class BulkAction:
 
 def _retry() -> Change:
     minutes, total = _whole("over"), _whole("total")
-    return bulk.retry_over(60.0 * minutes, total) if minutes and total else bulk.RETRY
+    return changes.retry_over(60.0 * minutes, total) if minutes and total else changes.RETRY
 
 
 def _move() -> Change:
-    return bulk.move_to(queue=request.form.get("to_queue", "").strip() or None, priority=_priority())
+    return changes.move_to(queue=request.form.get("to_queue", "").strip() or None, priority=_priority())
 
 
 def _priority() -> int | None:
@@ -59,12 +59,12 @@ def _priority() -> int | None:
 
 
 def _reschedule() -> Change:
-    return bulk.reschedule_to(read_moment("run_at", request.form.get("run_at", "").strip()))
+    return changes.reschedule_to(read_moment("run_at", request.form.get("run_at", "").strip()))
 
 
 OFFERS = {
     "retry": BulkAction(
-        bulk.RETRY.kind,
+        changes.RETRY.kind,
         _retry,
         "Retry",
         "queued",
@@ -72,7 +72,7 @@ OFFERS = {
         asks=("over",),
     ),
     "move": BulkAction(
-        bulk.MOVE,
+        changes.MOVE,
         _move,
         "Move",
         "moved",
@@ -80,7 +80,7 @@ OFFERS = {
         asks=("to_queue", "to_priority"),
     ),
     "reschedule": BulkAction(
-        bulk.RESCHEDULE,
+        changes.RESCHEDULE,
         _reschedule,
         "Reschedule",
         "rescheduled",
@@ -88,8 +88,8 @@ OFFERS = {
         asks=("run_at",),
     ),
     "cancel": BulkAction(
-        bulk.CANCEL.kind,
-        lambda: bulk.CANCEL,
+        changes.CANCEL.kind,
+        lambda: changes.CANCEL,
         "Cancel",
         "cancelled, or asked to stop",
         "Those that wait end as cancelled; those that run are asked to stop.",
@@ -105,8 +105,8 @@ OFFERS = {
         is_grave=True,
     ),
     "delete": BulkAction(
-        bulk.DELETE.kind,
-        lambda: bulk.DELETE,
+        changes.DELETE.kind,
+        lambda: changes.DELETE,
         "Delete",
         "deleted",
         "They are gone for good, with the record of their runs.",

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import jobs as actions
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.bulk import DELETE
+from sqla_jobs.actions.changes import DELETE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story

@@ -1,0 +1,167 @@
+"""`status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, short, shown
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
+from sqla_jobs.rules.wording import NOTHING, duration, offset, percent
+
+_AGAIN = 2.0
+"""Seconds between two looks of `status --watch`."""
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--watch", is_flag=True, help="Look every 2 seconds, until Ctrl-C.")
+@as_json
+def status(jobs: Jobs[Any], watch: bool, as_json: bool) -> None:
+    """Queues, processes, what fails, and what is wrong."""
+    if watch and (as_json or not sys.stdout.isatty()):
+        raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
+    jobs.tasks.load()
+    if not watch:
+        _show(_read_status(jobs), as_json)
+        return
+    with suppress(KeyboardInterrupt):
+        while True:
+            found = _read_status(jobs)
+            click.clear()
+            _show(found, as_json)
+            time.sleep(_AGAIN)
+
+
+def _read_status(jobs: Jobs[Any]) -> Status:
+    with jobs.binding().transaction() as session:
+        return read_status(session, jobs)
+
+
+def _show(found: Status, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        _print_status(found)
+    for warning in found.warnings:
+        click.echo(f"\nwarning: {shown(warning)}\n    {remedy(warning.remedy)}", err=True)
+
+
+def _print_status(status: Status) -> None:
+    print_table(
+        ["QUEUE", "QUEUED", "SCHEDULED", "RUNNING", "DONE/MIN", "OLDEST WAIT", ""],
+        [
+            (
+                queue.name,
+                queue.queued,
+                queue.scheduled,
+                _running(queue.running, queue.claimed),
+                queue.per_minute,
+                duration(queue.oldest_wait),
+                _paused(queue) if queue.paused else " ",
+            )
+            for queue in status.queues
+        ],
+    )
+    if status.paused_tasks:
+        click.echo()
+        print_table(
+            ["PAUSED TASK", "SINCE", "BY"], [(one.task, one.paused_at, one.paused_by) for one in status.paused_tasks]
+        )
+    click.echo()
+    _print_processes(status.processes)
+    if status.retrying:
+        _print_retrying(status)
+    if status.failures:
+        click.echo()
+        print_table(
+            ["FAILED TODAY", "SHARE", "ERROR", "JOBS", "LAST", "MESSAGE"],
+            [
+                (one.task, percent(one.share), one.error_type, one.count, one.last_job_id, _first_line(one.last_error))
+                for one in status.failures
+            ],
+        )
+
+
+def _print_retrying(status: Status) -> None:
+    click.echo()
+    print_table(
+        ["FAILS, TRIED AGAIN", "SHARE", "ERROR", "JOBS", "NEXT", "LAST", "MESSAGE"],
+        [
+            (
+                one.task,
+                percent(one.share),
+                one.error_type,
+                one.count,
+                one.next_at,
+                one.last_job_id,
+                _first_line(one.last_error),
+            )
+            for one in status.retrying
+        ],
+    )
+
+
+def _paused(queue: QueueStatus) -> str:
+    by = f" by {queue.paused_by}" if queue.paused_by else ""
+    return f"paused {shown(queue.paused_at)}{by}"
+
+
+def _first_line(text: str | None) -> str:
+    return ((text or "").strip().splitlines() or [""])[0][:200]
+
+
+def _print_processes(processes: Sequence[ProcessStatus]) -> None:
+    """How each is, how it does, and what it runs."""
+    print_table(
+        ["PROCESS", "KIND", "HOST", "PID", "LAST BEAT", "QUEUES"],
+        [
+            (
+                short(process.id),
+                process.kind,
+                process.host,
+                process.pid,
+                f"{duration(process.beat_age)} ago{'' if process.alive else ': dead'}",
+                ",".join(f"{name}={number}" for name, number in process.queues.items()),
+            )
+            for process in processes
+        ],
+    )
+    if processes:
+        click.echo()
+        print_table(
+            ["PROCESS", "RUNNING", "LAST JOB", "CLOCK", "VERSION"],
+            [
+                (
+                    short(process.id),
+                    _running(process.begun, process.claimed),
+                    NOTHING if process.idle is None else f"{duration(process.idle)} ago",
+                    offset(process.clock_offset),
+                    process.version,
+                )
+                for process in processes
+            ],
+        )
+    if any(process.running for process in processes):
+        click.echo()
+        print_table(
+            ["RUNS NOW", "TASK", "ATTEMPT", "FOR", "PROCESS"],
+            [
+                (job.job_id, job.task, job.attempt, duration(job.seconds), short(process.id))
+                for process in processes
+                for job in process.running
+            ],
+        )
+
+
+def _running(begun: int, claimed: int) -> object:
+    """How many jobs run, and how many a worker has claimed ahead."""
+    return f"{begun} (+{claimed} claimed)" if claimed else begun
