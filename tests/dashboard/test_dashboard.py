@@ -473,7 +473,7 @@ def test_the_overview_tells_what_runs_from_what_is_claimed_ahead(visitor: Visito
     assert "2 +5 running" in page
     assert "default 0 0 2 (+5 claimed)" in page
     assert "Runs 2 (+5 claimed) · last job " in page
-    assert "clock -2.5 s · version 0.1.0" in page
+    assert "clock offset -2.5 s · version 0.1.0" in page
     assert page.count("add #") == 2
 
 
@@ -1028,7 +1028,7 @@ def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, ses
     session.add(jobs.Job(task="add", args={}, state="failed", finished_at=datetime.now(UTC)))
     session.commit()
     confirm = visitor.post("/jobs/change", {"action": "retry", "all": "1", "state": "failed"}).text
-    assert "at most one job of a key may wait or run" in words(confirm)
+    assert "another job that lives, or is newer, has its unique key" in words(confirm)
     page = words(visitor.post("/jobs/change/run", hidden(confirm)).text)
     assert "1 job queued" in page
     assert "1 job left alone" in page
