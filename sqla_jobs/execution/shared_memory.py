@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -46,7 +47,7 @@ class Entry:
     claimed_at: float
     started_at: float
     deadline: float
-    """0 where there is none, or it was kept."""
+    """0 where there is none; infinite once the run is over."""
     delay: float | None
     """Seconds until the next attempt, should this one overrun its deadline; `None`: it was the last."""
     run_id: int
@@ -78,7 +79,7 @@ class RunSlot:
 
     def end(self) -> None:
         """It is over, and its end not stored yet."""
-        self._run.deadline = 0.0
+        self._run.deadline = math.inf
 
     @property
     def revoked_at(self) -> float:

@@ -138,6 +138,8 @@ class ChildProcess:
         return found
 
     def _deadline_of(self, entry: Entry) -> float:
+        if entry.deadline == math.inf:
+            return math.inf
         return min(entry.deadline or math.inf, self._condemned.get(entry.run_id, math.inf))
 
     def abandoned(self) -> AbandonedWork | None:

@@ -47,6 +47,25 @@ def test_a_job_that_cannot_be_interrupted_is_cancelled_by_killing_its_process(
     assert "is killed: job 1 did not end in time" in log_of(tmp_path)
 
 
+def test_a_process_is_not_killed_for_a_cancelled_job_that_is_over(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """Its end cannot be stored yet, since somebody holds its row locked."""
+    start_worker(database_url, "--kill-after", "0.5")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    with Session(database) as session:
+        job = shop.cooperative.enqueue(session)
+        shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=7)
+        session.commit()
+        wait_until(lambda: states(database)["running"] == 2)
+        jobs.cancel(session, job, kill=True)
+        session.commit()
+        session.execute(select(jobs.Job.id).where(jobs.Job.id == job.id).with_for_update())
+        wait_until(lambda: states(database) == {"running": 1, "succeeded": 1})
+    wait_until(lambda: states(database) == {"succeeded": 2})
+    assert "is killed" not in log_of(tmp_path)
+
+
 def test_a_killed_child_costs_what_it_had_begun_one_attempt_and_the_rest_nothing(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
