@@ -26,6 +26,8 @@ class Attempts:
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.unknown_until = 0.0
         """Until when the server may give us a lease that is not here, by `time.monotonic()`."""
+        self.added_at = time.monotonic()
+        """When a job last came here, by `time.monotonic()`."""
         self.runs = 0
         """How many runs have ended here."""
         self.ended_at: float | None = None
@@ -41,6 +43,7 @@ class Attempts:
         now = time.monotonic()
         fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
         self._table.update((attempt.job.run_id, attempt) for attempt in fresh)
+        self.added_at = now if fresh else self.added_at
         return fresh
 
     def expect_unknown(self, seconds: float) -> None:

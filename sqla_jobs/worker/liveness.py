@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 import uuid
@@ -56,7 +55,8 @@ class Liveness:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
-        self._rest_at = time.monotonic() + _AT_REST
+        self._busy_at = time.monotonic()
+        self._rested_at = 0.0
         self._vitals = Vitals(engine, shared.models)
         self._unknown_at = time.monotonic() + shared.settings.heartbeat
 
@@ -119,17 +119,21 @@ class Liveness:
             self._give_back_unknown()
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
-        if self._attempts:
-            self._rest_at = now + _AT_REST
-        elif now >= max(self._rest_at, self._attempts.unknown_until):
-            self._rest_at = math.inf
+        self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
+        if not self._is_at_rest and now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until):
+            self._rested_at = now
             self._keeper.rest()
         if held := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)
         self._shared.set_aside.show(self._engine, self._models, self.process_id)
-        if self._rest_at < math.inf:  # at rest it would hold a connection for that alone
+        if not self._is_at_rest:  # it would hold a connection for that alone
             self._vitals.show(self.process_id, self._attempts.ended_at)
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Whether no job has come since the process was put to rest."""
+        return self._busy_at < self._rested_at
 
     def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
