@@ -22,7 +22,7 @@ from sqla_jobs.cli.output import console
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
-from sqla_jobs.rules.wording import plural
+from sqla_jobs.rules.wording import plural, they_are
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,20 @@ class Wanted:
     most: int | None = None
     how: str = ""
     """Ends the question whether to do it."""
+    to_running: str = ""
+    """What becomes of those that run, if it takes more than the change."""
     is_for_many: bool = False
     """Whether it says something about several jobs, and nothing about one."""
 
 
-def always(change: Change, how: str = "") -> Wanted:
+def always(change: Change, how: str = "", *, to_running: str = "") -> Wanted:
     """A change that is the same for any number of jobs."""
-    return Wanted(change.kind, lambda number: change, how=how)
+    return Wanted(change.kind, lambda number: change, how=how, to_running=to_running)
+
+
+def _tell_of_running(wanted: Wanted, number: int) -> None:
+    if wanted.to_running and number:
+        click.echo(f"{they_are(number, 'running job')} {wanted.to_running}", err=True)
 
 
 def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor: str, *, ask: bool) -> None:
@@ -53,7 +60,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
     if ask and unusual:
         told = ", ".join(f"job {job_id} is {states[job_id]}" for job_id in unusual)
         click.confirm(f"{told}: {kind.name} all the same?", abort=True, err=True)
-    changed, missed = 0, list[str]()
+    changed, missed = list[JobState](), list[str]()
     for job_id in dict.fromkeys(ids):
         state = states.get(job_id)
         if state is None:
@@ -61,10 +68,11 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
         elif state not in kind.states:
             missed.append(f"job {job_id} is {state}")
         elif _change_one(jobs, change, job_id, actor):
-            changed += 1
+            changed.append(state)
         else:
             missed.append(f"job {job_id} was left alone: {kind.left_because}")
-    click.echo(f"{kind.name}: {plural(changed, 'job')}")
+    click.echo(f"{kind.name}: {plural(len(changed), 'job')}")
+    _tell_of_running(wanted, changed.count(JobState.running))
     if missed:
         raise JobsError("\n".join(missed))
 
@@ -104,6 +112,7 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     steps = change.in_batches(jobs.binding(), jobs.models, meant, most=wanted.most, record=record)
     done = _with_progress(kind.name, steps, number)
     click.echo(f"{kind.name}: {plural(done.changed, 'job')}")
+    _tell_of_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
     if done.left_alone:
         click.echo(f"{plural(done.left_alone, 'job')} left alone: {kind.left_because}", err=True)
     if spared:

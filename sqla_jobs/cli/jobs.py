@@ -73,7 +73,10 @@ def _retry(jobs: Jobs[Any], yes: bool, limit: int | None, over: timedelta | None
 
 
 def _cancel(jobs: Jobs[Any], yes: bool, kill: bool) -> Wanted:
-    return always(KILL, ", and kill the processes of those that do not stop") if kill else always(CANCEL)
+    if kill:
+        how = ", and kill the processes of those that do not stop"
+        return always(KILL, how, to_running="asked to end; the process of one that does not is killed")
+    return always(CANCEL, to_running="asked to end; --kill kills the process of one that does not")
 
 
 def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> Wanted:
@@ -126,13 +129,16 @@ reschedule = _command("reschedule", "Let jobs that wait be due at another time."
 @durations.duration_option("--delay", "delay", "Not before that: 90s, 15m, 12h, 7d.")
 @click.option("--max-attempts", type=int)
 @click.option("--unique-key", help="At most one live job has it.")
+@click.option("--yes", is_flag=True, help="Also in a queue that no job, worker or task of the application has.")
 @audited
-def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, **given: Any) -> None:
+def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool, **given: Any) -> None:
     """Enqueue TASK with the arguments in JSON, an object; prints the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
     wanted = jobs.tasks[task]
     codec = wanted.declaration.codec
     with changing(jobs, actor) as it:
+        if "queue" in options and not yes:
+            check_queue(jobs, it.session, options["queue"], "enqueues there")
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
             job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)

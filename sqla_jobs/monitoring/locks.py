@@ -32,7 +32,7 @@ _HELD = """
        ) AS head)
     )
     SELECT waiting.id, waiting.state, activity.pid, activity.usename, activity.application_name,
-      activity.client_addr::text, activity.state, activity.xact_start,
+      host(activity.client_addr), activity.state, activity.xact_start,
       extract(epoch FROM clock_timestamp() - activity.xact_start)::float8
     FROM waiting
     JOIN pg_locks ON locktype = 'transactionid' AND granted AND transactionid = waiting.holder
@@ -45,7 +45,7 @@ _HELD = """
 
 _IDLE_HOLDERS = text(
     """
-    SELECT holder.pid, holder.usename, holder.client_addr::text, holder.application_name,
+    SELECT holder.pid, holder.usename, host(holder.client_addr), holder.application_name,
       extract(epoch FROM now() - holder.state_change)::float8
     FROM pg_stat_activity AS holder
     WHERE holder.datname = current_database() AND holder.pid <> pg_backend_pid()

@@ -17,6 +17,7 @@ from sqla_jobs.rules.wording import duration
 
 _OLDEST_SERVER = 140000
 _OLD_TRANSACTION = 300.0
+_SHORT = 2.0
 _CLOCK_OFF = 2.0
 _BLOATED = 0.5
 _CROWDED = 0.8
@@ -112,14 +113,25 @@ def clock_of_this_host(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 _OLDEST = text(
     """
-    SELECT pid, usename, application_name, client_addr::text, state,
-      extract(epoch FROM now() - xact_start)::float8, query
+    SELECT pid, usename, application_name, host(client_addr), state,
+      extract(epoch FROM now() - xact_start)::float8 AS age, query
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
       AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
     ORDER BY xact_start LIMIT 1
     """
 )
+
+
+def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
+    """The beginning of a remedy: which transaction to end first, if one is older than those of short jobs."""
+    row = ask(session, jobs, _OLDEST).one_or_none()
+    if row is None or row.age < _SHORT:
+        return ""
+    return (
+        f"vacuum removes nothing that is newer than the oldest transaction, that of pid {row.pid} since "
+        f"{duration(row.age)}: if nobody needs it, SELECT pg_terminate_backend({row.pid}); then "
+    )
 
 
 def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
@@ -173,6 +185,6 @@ def bloat(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         live, dead, vacuumed, size = row
         found = f"{size / 2**20:.0f} MB, {live:,} rows, {dead:,} dead, vacuumed {vacuumed or 'never'}"
         if dead > 10_000 and dead > _BLOATED * (live + dead):
-            yield warning(f"table {name}", found, f"look for an old transaction above, then VACUUM {name}")
+            yield warning(f"table {name}", found, f"{_what_holds_up_vacuum(session, jobs)}VACUUM {name}")
         else:
             yield well(f"table {name}", found)

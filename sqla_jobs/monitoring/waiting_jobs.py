@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy import Text as TextType
@@ -16,7 +17,7 @@ from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
 from sqla_jobs.monitoring.queues import Queue
-from sqla_jobs.rules.wording import Count, duration, plural, they_are
+from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_are
 
 _LOOKED_AT = 2_000
 """Queued jobs of each queue, the next to run first, among which unknown tasks are looked for: they gather there."""
@@ -24,6 +25,7 @@ _SOME = 20
 """Jobs that are named one by one."""
 _UNHEARD = 30.0
 """Seconds after which a job that was cancelled should have ended."""
+_START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
 _LATE = 60.0
 """Seconds after which a tick that was not fired is worth a word."""
 
@@ -38,14 +40,17 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
     if not any(process.alive and process.kind == "worker" for process in processes):
         how_many = sum(queue.queued for queue in waiting)
         also = f", and {they_are(how_many, 'job')} waiting" if how_many else ""
-        yield warning("workers", f"none is alive{also}", "start one: python -m sqla_jobs.worker MODULE:ATTR")
+        yield warning("workers", f"none is alive{also}", f"{_START}; if one runs, its log says why its processes end")
         return
+    served = [queue.name for queue in queues if queue.is_served]
     for queue in waiting:
         if not queue.is_served and not queue.paused:
+            near = get_close_matches(queue.name, served, n=1)
             yield warning(
                 f"queue {queue.name}",
                 f"no live worker serves it, and {they_are(queue.queued, 'job')} waiting",
-                f"start a worker with --queues {queue.name}",
+                f"start a worker with --queues {queue.name}; or move its jobs to a queue that is served: "
+                f"sqla-jobs move --queue {queue.name} --to {near[0] if near else 'QUEUE'}",
             )
 
 
@@ -81,9 +86,10 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
             continue
         yield warning(
             f"task {task[:200]}",
-            f"this application does not declare it, and {they_are(number, 'job')} waiting for it",
+            f"this application does not declare it, and {they_are(number, 'job')} waiting for it"
+            f"{did_you_mean(task, jobs.tasks)}",
             "deploy the code that declares it, or give its name to the task that replaces it: aliases=[…]; "
-            f"or delete its jobs: sqla-jobs delete --task {task[:200]}",
+            f"or cancel its jobs: sqla-jobs cancel --task {task[:200]}",
         )
 
 

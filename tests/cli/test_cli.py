@@ -479,7 +479,9 @@ class TestChanging:
         assert "cancel 1 running job, and kill the processes of those that do not stop? [y/N]" in asked
         session.refresh(job)
         assert (job.state, job.kill_requested) == ("running", True)
-        run("cancel", str(job.id))
+        assert "asked to end; the process of one that does not is killed" in asked
+        told = "cancel: 1 job\n1 running job is asked to end; --kill kills the process of one that does not\n"
+        assert run("cancel", str(job.id)).output == told
         session.refresh(job)
         assert job.kill_requested, "a request without it does not take it back"
         assert session.scalars(select(jobs.Audit.details)).first() == {
@@ -628,9 +630,9 @@ class TestChanging:
 
 class TestEnqueue:
     def test_a_job_is_made_of_json(self, run: Run, session: Session) -> None:
-        out = run("enqueue", "mark", '{"n": 3}', "--queue", "mail", "--priority", "-5", "--delay", "1h").output
+        out = run("enqueue", "mark", '{"n": 3}', "--queue", "lane", "--priority", "-5", "--delay", "1h", "--yes").output
         job: JobMixin = session.get_one(jobs.Job, int(out))
-        assert (job.task, job.args, job.queue, job.priority, job.state) == ("mark", {"n": 3}, "mail", -5, "scheduled")
+        assert (job.task, job.args, job.queue, job.priority, job.state) == ("mark", {"n": 3}, "lane", -5, "scheduled")
         assert run("enqueue", "cooperative").output.strip().isdigit()
 
     @pytest.mark.parametrize(
@@ -640,6 +642,11 @@ class TestEnqueue:
             (["mark", '{"n": "many"}'], 2, "mark: n does not fit: "),
             (["mark", "{}"], 2, "mark: n does not fit: "),
             (["mark", '{"n": 1, "m": 2}'], 2, "mark: m does not fit: "),
+            (
+                ["mark", '{"n": 1}', "--queue", "defualt"],
+                1,
+                "did you mean 'default'?; --yes enqueues there all the same",
+            ),
             (["no-such-task"], 1, "no task is named 'no-such-task'; registered: "),
             (["mark", '{"n": 1}', "--priority", "11"], 2, "priority must be an integer from -10 to 10, got 11"),
         ],
@@ -722,6 +729,20 @@ class TestUpkeep:
         with database.begin() as connection:
             connection.exec_driver_sql("CREATE INDEX ON effects (job_id)")
         assert "CREATE INDEX" not in run("doctor").output
+
+    def test_the_doctor_names_the_command_for_jobs_that_nobody_claims(
+        self, run: Run, session: Session, database: Engine
+    ) -> None:
+        session.add(jobs.Process(kind="worker", host="here", pid=4711, queues={"default": 1}, lease=60.0))
+        shop.mark.options(queue="defualt").enqueue(session, 1)
+        shop.mark.options(queue="elsewhere").enqueue(session, 1)
+        session.add(jobs.Job(task="mrak", args={}, state="queued"))
+        session.commit()
+        found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
+        assert found["queue defualt"]["remedy"].endswith("sqla-jobs move --queue defualt --to default")
+        assert found["queue elsewhere"]["remedy"].endswith("sqla-jobs move --queue elsewhere --to QUEUE")
+        assert found["task mrak"]["found"].endswith("1 job is waiting for it; did you mean 'mark'?")
+        assert found["task mrak"]["remedy"].endswith("sqla-jobs cancel --task mrak")
 
     def test_the_doctor_names_jobs_that_will_not_end_by_themselves(
         self, run: Run, session: Session, database: Engine

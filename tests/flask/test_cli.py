@@ -102,10 +102,8 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
     shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
     code, out, err = flask("status")
-    assert (code, err) == (
-        0,
-        "\nwarning: workers: none is alive, and 1 job is waiting\n    start one: python -m flask jobs worker\n",
-    )
+    remedy = "start one: python -m flask jobs worker; if one runs, its log says why its processes end"
+    assert (code, err) == (0, f"\nwarning: workers: none is alive, and 1 job is waiting\n    {remedy}\n")
     assert re.search(r"^default +1 ", out, re.MULTILINE)
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 run\n", "")
     assert session.scalar(select(func.count()).select_from(shop.Effect)) == 1

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, delete, func, insert, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs
 from sqla_jobs.cli.main import main
 from sqla_jobs.monitoring.server import idle_transactions
+from tests.helpers import wait_until
 
 
 class Base(DeclarativeBase):
@@ -79,6 +80,19 @@ def test_tasks_with_a_shorter_timeout_are_safe(database: Engine) -> None:
         session.execute(text(f"SET LOCAL {SETTING} = '30s'"))
         (safe,) = idle_transactions(session, patient)
         assert (safe.verdict, safe.found) == ("ok", "30 s")
+
+
+def test_a_table_full_of_dead_rows_is_told_with_the_transaction_to_end_first(database: Engine) -> None:
+    with Session(database.execution_options(isolation_level="REPEATABLE READ")) as old:
+        pid = old.scalar(select(func.pg_backend_pid()).where(select(jobs.Job.id).exists().is_(False)))
+        with Session(database) as session:
+            session.execute(insert(jobs.Job), [{"task": "think", "args": {}, "state": "cancelled"}] * 11_000)
+            session.commit()
+            session.execute(delete(jobs.Job))
+            session.commit()
+        about = "table sqla_jobs"
+        wait_until(lambda: f"SELECT pg_terminate_backend({pid}); then VACUUM" in doctor()[about]["remedy"])
+    wait_until(lambda: doctor()[about]["remedy"] == "VACUUM sqla_jobs")
 
 
 @pytest.mark.slow
