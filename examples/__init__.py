@@ -1,1 +1,1 @@
-"""Programs to read and to run: `python examples/quickstart.py`, and `python -m examples.demo`."""
+"""Programs to read and to run: `python examples/quickstart.py`, `python -m examples.demo`, `-m examples.incidents`."""

@@ -44,8 +44,10 @@ def left_behind(environment: dict[str, str]) -> list[str]:
     return found
 
 
-def run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+def run(command: list[str], environment: dict[str, str], timeout: float = 100) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def test_the_quick_start_settles_an_order(environment: dict[str, str]) -> None:
@@ -92,6 +94,47 @@ def test_the_demo_can_be_stopped_at_any_time(
     assert demo.returncode == 130, rest
     assert "Traceback" not in rest
     wait_until(lambda: not left_behind(environment))
+    assert schemas(database_url) == ["public"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", range(1, 12))
+def test_each_incident_is_found_and_mended_by_the_commands_of_the_page(
+    number: int, environment: dict[str, str]
+) -> None:
+    done = run([sys.executable, "-m", "examples.incidents", str(number)], environment, timeout=250)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert left_behind(environment) == []
+    title, *_ = re.findall(rf"^== {number}\. (.*) ==$", done.stdout, re.MULTILINE)
+    page = ROOT.joinpath("docs/operating.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n### {title}\n")[2].partition("\n#")[0]
+    (commands,) = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    told = [without_numbers(line.partition("  #")[0].strip()) for line in commands.splitlines()]
+    typed = iter([without_numbers(line) for line in re.findall(r"^\$ (.*)", done.stdout, re.MULTILINE)])
+    assert [command for command in told if command not in typed] == [], "all of them are typed, in this order"
+
+
+def test_the_page_tells_no_other_incidents() -> None:
+    page = ROOT.joinpath("docs/operating.md").read_text(encoding="utf-8")
+    assert page.partition("\n## At three in the morning\n")[2].partition("\n## ")[0].count("\n### ") == 11
+
+
+def without_numbers(command: str) -> str:
+    """Ids, pids and lengths of time are others each night."""
+    return re.sub(r"\b\d+[smhd]?\b", "N", command)
+
+
+def test_an_incident_that_is_not_mended_is_told(environment: dict[str, str], database_url: str) -> None:
+    """Here somebody resumes another queue; and it works where DATABASE_URL points."""
+    forget = (
+        "from examples.incidents import __main__ as night, waiting; "
+        "waiting.pasted = lambda *_: 'sqla-jobs resume mail'; raise SystemExit(night.main(['4']))"
+    )
+    done = run([sys.executable, "-c", forget], environment | {"DATABASE_URL": database_url})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "queue 'mail' is not paused" in done.stderr
+    assert done.stderr.startswith("FAILED: `sqla-jobs resume mail` exits with 1")
+    assert left_behind(environment) == []
     assert schemas(database_url) == ["public"]
 
 

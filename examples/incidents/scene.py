@@ -1,0 +1,192 @@
+"""Where an incident is played: tables, a worker, a mail server that can fail, and a person with a command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGKILL
+from typing import Self
+
+from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy.orm import Session
+
+from examples.incidents.shop import MAIL_PORT, Base, jobs
+
+WORKER = ("--queues", "default=4,mail=4", "--heartbeat", "0.5", "--lease", "3", "--grace", "3")
+PATIENCE = 60.0
+"""Seconds within which something has to come true."""
+LINES, COLUMNS = 16, 118
+"""What is shown of an output."""
+
+
+class WentWrong(Exception):
+    """An incident did not go as docs/operating.md says."""
+
+
+class Scene:
+    """One incident's place in a database, empty at first and at the end."""
+
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = create_engine(url)
+        self.mail = socket.socket()
+        self.mail.bind(("127.0.0.1", 0))  # and does not listen yet
+        self.environment = {
+            **os.environ,
+            "DATABASE_URL": url,
+            "SQLA_JOBS_APP": "examples.incidents.shop:jobs",
+            MAIL_PORT: str(self.mail.getsockname()[1]),
+        }
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._log = tempfile.NamedTemporaryFile(prefix="worker-", suffix=".log")  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        Base.metadata.create_all(self.engine)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_worker()
+        with suppress(OSError):
+            self.mail.shutdown(socket.SHUT_RDWR)  # ends what answers
+        self.mail.close()
+        self._log.close()
+        Base.metadata.drop_all(self.engine)
+        self.engine.dispose()
+
+    def start_worker(self, *options: str, **deployed: str) -> None:
+        """A worker that has another's place, on the code that is `deployed`."""
+        self.stop_worker()
+        command = [sys.executable, "-m", "sqla_jobs.worker", *WORKER, *options]
+        with Path(self._log.name).open("ab") as log:
+            self._worker = subprocess.Popen(
+                command,
+                env=self.environment | deployed,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for this program alone, which then stops its worker
+            )
+        alive = select(func.count()).where(jobs.Process.kind == "worker")
+        self.until("the worker is ready", lambda: self.ask(alive) > 0)
+
+    def stop_worker(self) -> None:
+        """In order, if there is one."""
+        if self._worker is None:
+            return
+        try:
+            self._worker.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._worker.wait(timeout=15)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(self._worker.pid, SIGKILL)
+            self._worker.wait()
+            self._worker = None
+
+    def answer_mail(self) -> None:
+        """From now on the mail server answers."""
+        self.mail.listen(64)
+        threading.Thread(target=self._answer_mail, daemon=True).start()
+
+    def _answer_mail(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self.mail.accept()
+                with client:
+                    client.sendall(b"250 taken")
+
+    @contextmanager
+    def session(self) -> Generator[Session]:
+        """A transaction of the application's."""
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    def ask(self, question: object) -> int:
+        """A number from the database."""
+        with Session(self.engine) as session:
+            return int(session.scalar(question) or 0)  # type: ignore[call-overload]
+
+    def number(self, **of: object) -> int:
+        """How many jobs there are whose columns have these values."""
+        return self.ask(select(func.count()).select_from(jobs.Job).filter_by(**of))
+
+    def until(self, what: str, is_so: Callable[[], bool]) -> None:
+        """Wait for it, for some seconds at most."""
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            if time.monotonic() > deadline:
+                raise WentWrong(f"after {PATIENCE:.0f} s it is not so that {what}")
+            time.sleep(0.05)
+
+    def say(self, told: str) -> None:
+        """What happens, or what a person does who has no command for it."""
+        print(f"\n# {told}", flush=True)
+
+    def run(self, command: str, shows: str = "", *, code: int = 0) -> str:
+        """What a person types. Returns the output, in which `shows` is to be found."""
+        print(f"\n$ {command}", flush=True)
+        words = shlex.split(command)
+        if words[0] == "sqla-jobs":
+            words = [sys.executable, "-m", "sqla_jobs", *words[1:]]
+        done = subprocess.run(
+            words, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        output = done.stdout + done.stderr
+        print(cut(output, shows), flush=True)
+        if done.returncode != code:
+            raise WentWrong(f"`{command}` exits with {done.returncode}: {output}")
+        found(shows, output)
+        return output
+
+    def psql(self, statement: str) -> None:
+        """What a person types into psql."""
+        print(f'\n$ psql -c "{statement}"', flush=True)
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            done = connection.execute(text(statement))
+            print(f"  {done.scalar()}" if done.returns_rows else f"  {statement.partition(' ')[0]}", flush=True)
+
+    def log(self, shows: str) -> None:
+        """What a person reads in the log of the worker, once it is there."""
+        path = Path(self._log.name)
+        self.until(f"the log shows {shows!r}", lambda: re.search(shows, path.read_text()) is not None)
+        print("\n$ journalctl -u shop-worker", flush=True)
+        print(cut("\n".join(line for line in path.read_text().splitlines() if re.search(shows, line))), flush=True)
+
+
+def found(pattern: str, output: str) -> re.Match[str]:
+    """Where the output shows it."""
+    if (match := re.search(pattern, output)) is None:
+        raise WentWrong(f"{pattern!r} is not in:\n{output}")
+    return match
+
+
+def pasted(output: str, beginning: str) -> str:
+    """The command that an output tells a person to type."""
+    return found(rf"{re.escape(beginning)}[^`;\n]*", output)[0].strip()
+
+
+def cut(output: str, wanted: str = "") -> str:
+    """What is to be seen of an output: nothing that is well unless it is wanted, of long ones the ends."""
+    lines = [line.rstrip() for line in output.splitlines() if re.search(r"\w", line)]
+    lines = [line for line in lines if not line.startswith("ok ") or (wanted and re.search(wanted, line))]
+    if more := max(0, len(lines) - LINES):
+        lines[LINES // 2 : LINES // 2 + more] = [f"… {more} lines more"]
+    return "\n".join(shown for line in lines for shown in fitted(line))
+
+
+def fitted(line: str) -> list[str]:
+    """A line of a table is cut where the screen ends, a sentence goes on in the next line."""
+    if "   " in line.strip():
+        return [f"  {line[:COLUMNS]}"]
+    indent = " " * (2 + len(line) - len(line.lstrip()))
+    return textwrap.wrap(line.strip(), COLUMNS, initial_indent=indent, subsequent_indent=f"{indent}  ")
