@@ -298,6 +298,13 @@ def sleep_in_c(seconds: int) -> None:
     ctypes.CDLL(None).sleep(seconds)
 
 
+@jobs.task
+def hang(n: int, holds_the_gil: bool) -> None:
+    """An effect, and then C code that never comes back."""
+    mark(n)
+    (ctypes.PyDLL if holds_the_gil else ctypes.CDLL)(None).sleep(300)
+
+
 @jobs.task(max_attempts=2)
 def die_by(how: str) -> None:
     match how:

@@ -105,4 +105,4 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.1f}"
         case _:
-            return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in str(value))
+            return "".join(one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in str(value))

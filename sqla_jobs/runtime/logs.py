@@ -40,6 +40,13 @@ class LogOptions:
             logging.getLogger(name).setLevel(level)
         logging.getLogger("sqla_jobs.run").setLevel(level if self.jobs or level == "DEBUG" else logging.WARNING)
 
+    def tell(self, message: str) -> None:
+        """Why a process ends, for the person who started it: as it is, or as a line of JSON."""
+        if self.form == "json":
+            logging.getLogger("sqla_jobs").critical(message)
+        else:
+            print(message, file=sys.stderr)  # noqa: T201
+
 
 _TEXT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -18,6 +19,8 @@ from sqla_jobs.supervisor.heartbeat import AbandonedWork
 from sqla_jobs.supervisor.messages import Registered, Stop, keeps_up
 from sqla_jobs.supervisor.spawning import spawn
 from sqla_jobs.supervisor.spec import ChildSpec
+
+log = logging.getLogger("sqla_jobs.worker")
 
 
 class ChildProcess:
@@ -36,6 +39,7 @@ class ChildProcess:
         """Whether its parent has said that it makes no progress, and has given back what it had not begun."""
         self.killed_after: float | None = None
         """For how many seconds it had made no progress when it was killed for that."""
+        self._is_killed = False
         self._watched_since = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
@@ -95,6 +99,13 @@ class ChildProcess:
         """Have it log where its jobs are."""
         if self.ready_at is not None and self.is_alive:
             os.kill(self.pid, signal.SIGUSR1)
+
+    def kill(self, why: str) -> None:
+        """Kill it and log why, once."""
+        if not self._is_killed:
+            self._is_killed = True
+            log.error("process %d is killed: %s", self.pid, why)
+            self.process.kill()
 
     def watch_anew(self) -> None:
         """Its parent did not run for a while, and perhaps neither could the child."""

@@ -55,7 +55,10 @@ def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
             with clock if spec.clock else nullcontext():
                 worker.run()
     except EXPLAINED as error:
-        print(f"Error: {explain(error)}", file=sys.stderr)  # noqa: T201
+        spec.logs.tell(f"Error: {explain(error)}")
+        sys.exit(1)
+    except Exception:
+        log.critical("the application %s cannot be run", spec.application, exc_info=True)
         sys.exit(1)
     _leave_threads_behind()
 

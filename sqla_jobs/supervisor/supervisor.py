@@ -70,6 +70,8 @@ class Supervisor:
         )
         self._connections = spec.connections_of(options.processes)
         self._lookout = ParentLookout(spec.settings, set_aside, connections=self._connections, children=self._claiming)
+        self._is_replacing = False
+        """Whether somebody asked for that, and is to be told of the end."""
         self._has_worked = False
         self._looked_at = time.monotonic()
         self._signals: set[int] = set()
@@ -115,6 +117,7 @@ class Supervisor:
         if self._stop_requested.is_set():
             self._stop()
         if signal.SIGHUP in wanted:
+            self._is_replacing = True
             log.info("replacing all processes, one by one")
             self._to_replace = deque(slot for slot in self._slots if slot.child)
             for slot in self._slots:
@@ -210,8 +213,7 @@ class Supervisor:
         for child in list(self._children()):
             if child.is_alive:
                 if time.monotonic() > child.kill_at:
-                    log.error("process %d did not end in time: it is killed", child.pid)
-                    child.process.kill()
+                    child.kill("it did not end in time")
                 continue
             for message in child.messages():
                 self._hear(child, message)
@@ -227,6 +229,7 @@ class Supervisor:
         if slot.successor is child:
             slot.successor = None
             self._to_replace.clear()
+            self._is_replacing = False
             log.error("a new process %s before it was ready: the old ones go on", child.how_it_ended())
             return
         slot.succeed()
@@ -253,8 +256,7 @@ class Supervisor:
         for child in self._children():
             if overdue := child.overdue(self._options.kill_after):
                 jobs = ", ".join(str(entry.job_id) for entry in overdue)
-                log.error("process %d is killed: job %s did not end in time", child.pid, jobs)
-                child.process.kill()
+                child.kill(f"job {jobs} did not end in time")
 
     def _notice_absence(self) -> None:
         """Where this process was held up, so perhaps were its children: they are judged anew."""
@@ -286,8 +288,7 @@ class Supervisor:
         child.is_hung = is_hung
         if 0 < self._options.hung_after < silence and child.killed_after is None:
             child.killed_after = silence
-            log.error("process %d is killed: it made no progress for %.0f s", child.pid, silence)
-            child.process.kill()
+            child.kill(f"it made no progress for {silence:.0f} s")
 
     def _replace(self) -> None:
         for slot in self._slots:
@@ -297,6 +298,9 @@ class Supervisor:
         if self._to_replace and not self._stop_requested.is_set() and not is_changing:
             slot = self._to_replace.popleft()
             slot.successor = ChildProcess(self._spec, slot.number)
+        elif self._is_replacing and not self._to_replace and not is_changing:
+            self._is_replacing = False
+            log.info("all processes are replaced")
 
     def _living(self) -> list[uuid.UUID]:
         return [child.process_id for child in self._children() if child.process_id is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -30,15 +31,15 @@ def log_of(tmp_path: Path) -> str:
     return "".join(path.read_text() for path in sorted(tmp_path.glob("worker-*.log")))
 
 
-@pytest.mark.parametrize("task", [shop.sleep_in_c, shop.hold_the_gil_for])
+@pytest.mark.parametrize("holds_the_gil", [False, True])
 def test_a_job_that_cannot_be_interrupted_is_cancelled_by_killing_its_process(
-    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, task: Any
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, holds_the_gil: bool
 ) -> None:
     with Session(database) as session:
-        job = task.enqueue(session, seconds=300)
+        job = shop.hang.enqueue(session, n=1, holds_the_gil=holds_the_gil)
         session.commit()
         start_worker(database_url, "--kill-after", "0.5", "--hung-after", "2000")
-        wait_until(lambda: states(database)["running"] == 1)
+        wait_until(lambda: effects(database, "plain") == {1: 1})
         jobs.cancel(session, job, kill=True)
         session.commit()
         wait_until(lambda: states(database)["cancelled"] == 1, timeout=30)
@@ -181,7 +182,7 @@ def test_user_code_that_holds_the_interpreter_costs_no_lease(
 
 
 def test_sighup_replaces_the_children_one_by_one(
-    database: Engine, database_url: str, start_worker: StartWorker
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     parent = start_worker(database_url, "--processes", "2", "--concurrency", "2")
     wait_until(lambda: len(worker_pids(database)) == 2)
@@ -192,6 +193,7 @@ def test_sighup_replaces_the_children_one_by_one(
     wait_until(lambda: states(database) == {"succeeded": 80})
     assert effects(database, "plain") == dict.fromkeys(range(40), 1)
     assert attempts_and_runs(database) == (80, 80)
+    wait_until(lambda: "all processes are replaced" in log_of(tmp_path), timeout=40)
 
 
 def test_a_signal_to_the_whole_group_lets_a_replaced_child_end_gracefully(
@@ -675,3 +677,18 @@ def test_a_child_that_is_asked_to_start_anew_passes_that_on(
     os.kill(before, signal.SIGHUP)
     wait_until(lambda: worker_pids(database) and before not in worker_pids(database))
     assert states(database) == {"succeeded": 1}
+
+
+def test_a_worker_that_cannot_start_says_so_as_json_where_it_logs_json(database_url: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sqla_jobs.worker", "app:jobs", "--log-format", "json"]
+    said: list[Any] = []
+    for code in ("import nothere", "jobs = 17"):
+        (tmp_path / "app.py").write_text(code)
+        done = subprocess.run(
+            [*command, "--database-url", database_url], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        said.append([json.loads(line) for line in done.stderr.splitlines()][-1])
+    assert said[0]["message"] == "the application app:jobs cannot be run"
+    assert "No module named 'nothere'" in said[0]["traceback"]
+    assert "'app:jobs' gives a int: name a Jobs" in said[1]["message"]
