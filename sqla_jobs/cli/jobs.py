@@ -138,7 +138,7 @@ def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool
     codec = wanted.declaration.codec
     with changing(jobs, actor) as it:
         if "queue" in options and not yes:
-            check_queue(jobs, it.session, options["queue"], "enqueues there")
+            check_queue(jobs, it.session, options["queue"], "; --yes enqueues there all the same")
         with right_usage():
             decoded = codec.load(it.session, codec.decode(arguments))
             job: JobMixin = wanted.options(**options).enqueue(it.session, **decoded)

@@ -129,8 +129,8 @@ def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
     if row is None or row.age < _SHORT:
         return ""
     return (
-        f"vacuum removes nothing that is newer than the oldest transaction, that of pid {row.pid} since "
-        f"{duration(row.age)}: if nobody needs it, SELECT pg_terminate_backend({row.pid}); then "
+        f"vacuum removes nothing that is newer than the oldest transaction, that of pid {row.pid}, which is "
+        f"{duration(row.age)} old: if nobody needs it, SELECT pg_terminate_backend({row.pid}); then "
     )
 
 
