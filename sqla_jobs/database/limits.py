@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from sqla_jobs.database.refusals import reason
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -20,9 +23,13 @@ LIMIT = text(
 
 
 def warn_of_few_connections(engine: Engine, wanted: int) -> None:
-    """Say so where the server may have too few for a worker that uses up to `wanted` more."""
-    with engine.connect() as connection:
-        used, most = connection.execute(LIMIT).one()
+    """Say so where the server may have too few for a worker that uses up to `wanted` more, as far as it tells."""
+    try:
+        with engine.connect() as connection:
+            used, most = connection.execute(LIMIT).one()
+    except DBAPIError as error:
+        log.info("the server does not tell how many connections it allows: %s", reason(error))
+        return
     if used + wanted > most:
         log.warning(
             "this worker may use %d connections at once, and the server allows %d, of which %d are in use: "
