@@ -117,6 +117,13 @@ def flaky(run: RunContext, good_from: int) -> str:
     return f"attempt {run.attempt}"
 
 
+@jobs.task(retry=Retrying(wait=wait_fixed(0.1)), max_attempts=6)
+def good_at_last(run: RunContext, seconds: float) -> None:
+    time.sleep(seconds)
+    if run.attempt < run.max_attempts:
+        raise ValueError(f"attempt {run.attempt} is too early")
+
+
 @jobs.task(retry=Retrying(wait=wait_fixed(3600)))
 def fails_slowly(message: str) -> None:
     raise ValueError(message)

@@ -174,9 +174,9 @@ class ParentConnection:
         match message:
             case Heard(queue, hops):
                 self._hear(queue, hops)
-            case LookAgain():
-                if self._hearer is not None:
-                    self._hearer.look_again()
+            case LookAgain(hops):
+                if (hearer := self._hearer) is not None and not hearer.look_again() and hops:
+                    self.hint(PassedOn("", hops))
             case Gone(process_id):
                 self._gone = process_id
             case Stop():
@@ -186,7 +186,7 @@ class ParentConnection:
         if queue == SCHEDULES:
             assert self._models is not None, "meet() comes first"
             tell_here(self._models.channel, queue)
-        elif self._hearer is not None and not self._hearer.heard(queue) and hops:
+        elif (hearer := self._hearer) is not None and not hearer.heard(queue) and hops:
             self.hint(PassedOn(queue, hops))
 
     def _orphaned(self) -> None:

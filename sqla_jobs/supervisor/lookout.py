@@ -82,6 +82,8 @@ class ParentLookout:
         if queue == SCHEDULES:
             for child in self._children():
                 child.hint(Heard(queue))
+        elif queue and queue not in self._settings.queues:
+            return
         elif children := self._idle():
             children[0].hint(Heard(queue, hops=len(children) - 1))
             if self._promoter is not None:
@@ -130,14 +132,20 @@ class ParentLookout:
         if now < min(promoter.at, promoter.poll_at):
             return
         promoter.tasks = self._tasks
-        promotions = promoter.promote(now)
+        try:
+            promotions = promoter.promote(now)
+        except Exception:
+            promoter.poll_at = 0.0  # else the next try would wait, and look like a success
+            raise
         for child in self._children():
             child.started.workers = max((promotion.workers for promotion in promotions), default=1)
         idle = self._idle()
-        if idle and any(promotion.promoted for promotion in promotions):
+        if any(promotion.promoted for promotion in promotions):
             self.heard("")
         if idle and any(promotion.is_more for promotion in promotions):
-            idle[0].hint(LookAgain())
+            idle[0].hint(LookAgain(hops=len(idle) - 1))
+        elif idle and promoter.rests(now):
+            idle[0].hint(Heard("", hops=len(idle) - 1))
 
 
 class _PollingPromoter(Promoter):
@@ -146,8 +154,11 @@ class _PollingPromoter(Promoter):
     def __init__(self, database: Database, settings: Settings, set_aside: SetAside, tasks: Sequence[str]) -> None:
         super().__init__(database.engine, database.models, database.queries, settings, set_aside, tasks=tasks)
         self.poll_at = 0.0
-
         self._is_poll = False
+
+    def rests(self, now: float) -> bool:
+        """Whether the last poll took so long that the next one is far off: until then a child may look for itself."""
+        return self.poll_at > now + 2 * self._settings.poll
 
     def _poll_after(self, now: float) -> float:
         after = super()._poll_after(now)

@@ -78,7 +78,7 @@ class FoundMore:
 
 @dataclass(frozen=True, slots=True)
 class PassedOn:
-    """To the parent: I have no thread for the jobs I was told of. `hops` more processes may be tried."""
+    """To the parent: I may have no thread for the jobs I was told of. `hops` more processes may be tried."""
 
     queue: str
     hops: int
@@ -105,7 +105,7 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """To the child: there are new jobs in this queue. Where no thread is free for one, `hops` others may be told."""
+    """To the child: there are new jobs in this queue. Where a thread may be missing, `hops` others may be told."""
 
     queue: str
     hops: int = 0
@@ -113,7 +113,9 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """To the child: there are queued jobs somewhere, perhaps where nobody looks at the moment."""
+    """To the child: there are queued jobs somewhere, perhaps where nobody looks at the moment. `hops` as in `Heard`."""
+
+    hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)

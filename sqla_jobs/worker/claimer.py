@@ -86,17 +86,17 @@ class Claimer:
         if not self._wake.is_set():
             self._wake.set()
 
-    def look_again(self) -> None:
-        """There may be jobs anywhere, also such as were passed over."""
+    def look_again(self) -> bool:
+        """There may be jobs anywhere, also such as were passed over. Returns what `heard` does."""
         self._floors.sweep_soon()
-        self.heard("")
+        return self.heard("")
 
     def heard(self, queue: str) -> bool:
-        """There are new jobs in `queue`, or anywhere for "". Returns at once: whether a thread is free for one."""
-        has_idle_thread = self._expect_in(queue)
-        if has_idle_thread:
+        """There are new jobs in `queue`, or anywhere for "". Returns at once: whether threads are free for them."""
+        if self._expect_in(queue):
             self._wake.set()
-        return has_idle_thread
+        lanes = self._lanes_of(queue)
+        return bool(lanes) and all(lane.has_idle_thread for lane in lanes)
 
     @property
     def has_idle_thread(self) -> bool:
@@ -118,13 +118,16 @@ class Claimer:
 
     def _expect_in(self, queue: str) -> bool:
         """Let the lanes of `queue` look at once. Returns whether a thread is free for one of them."""
-        lanes = [lane for lane in self._lanes if queue in ("", lane.name)]
+        lanes = self._lanes_of(queue)
         for lane in lanes:
             lane.wake()
         if not any(lane.has_idle_thread for lane in lanes):
             return False
         self._lookout.expect_soon()
         return True
+
+    def _lanes_of(self, queue: str) -> list[Backlog]:
+        return [lane for lane in self._lanes if queue in ("", lane.name)]
 
     def expect(self, delay: float) -> None:
         """A job will be due in `delay` seconds."""
@@ -197,7 +200,7 @@ class Claimer:
             try:
                 jobs = self._claim_some(slots, floors)
             except Exception:
-                self._attempts.expect_unknown(_DOUBTFUL)
+                self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
                 raise
             at = time.monotonic()
             fresh = self._attempts.add(jobs, asked_at=now)

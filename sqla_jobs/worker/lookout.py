@@ -16,7 +16,7 @@ class Hearer(Protocol):
     """Who is told that there are new jobs in a queue, or anywhere for ""."""
 
     def heard(self, queue: str) -> bool:
-        """Returns at once: whether a thread is free for one of them."""
+        """Returns at once: whether a thread is free for one of them, wherever it is."""
         ...
 
     @property
@@ -28,8 +28,8 @@ class Hearer(Protocol):
         """The same; may take its time."""
         ...
 
-    def look_again(self) -> None:
-        """There may also be jobs where nobody looks at the moment."""
+    def look_again(self) -> bool:
+        """There may also be jobs where nobody looks at the moment. Returns what `heard` does."""
         ...
 
 
