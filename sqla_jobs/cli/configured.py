@@ -18,6 +18,8 @@ from sqla_jobs.cli.application import named_application, plain_errors
 from sqla_jobs.cli.output import HOST
 from sqla_jobs.loading import extension_of, load_named
 
+_PATIENCE = 20.0
+"""Seconds for reading the config: an application that hangs when it is imported is the business of the command."""
 _READ = "import sys; from sqla_jobs.cli.configured import write_defaults; write_defaults(sys.argv[1])"
 
 
@@ -33,9 +35,18 @@ def _defaults_elsewhere(spec: str) -> dict[str, dict[str, Any]]:
         return {}
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", _READ, spec]
-    done = subprocess.run(
-        command, env=os.environ | path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-    )
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        click.echo(f"{spec} was not imported within {_PATIENCE:g} s: SQLA_JOBS_… of its config are left out", err=True)
+        return {}
     return json.loads(done.stdout) if done.returncode == 0 else {}
 
 

@@ -45,7 +45,7 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
     served = [queue.name for queue in queues if queue.is_served]
     for queue in waiting:
         if not queue.is_served and not queue.paused:
-            near = get_close_matches(queue.name, served, n=1)
+            near = get_close_matches(queue.name[:200], served, n=1)
             yield warning(
                 f"queue {queue.name}",
                 f"no live worker serves it, and {they_are(queue.queued, 'job')} waiting",

@@ -73,9 +73,12 @@ def they_are(count: int, noun: str) -> str:
     return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
 
 
+_LONGEST_NAME = 200
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The names that look like it, to end a sentence that refuses it."""
-    near = get_close_matches(given, list(known), n=3)
+    near = get_close_matches(given, list(known), n=3) if len(given) <= _LONGEST_NAME else []
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 

@@ -95,23 +95,22 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         self.load()
         return {name: task.declaration.sensitive for name, task in self.items() if task.declaration.sensitive}
 
-    def _known(self, name: str) -> Task[..., Any, J] | None:
-        try:
-            return self[name]
-        except UnknownTask:
-            return None
-
-    def __getitem__(self, name: str) -> Task[..., Any, J]:
+    def _known(self, name: object) -> Task[..., Any, J] | None:
         if name not in self._by_name:
             self.load()
-        try:
-            return self._by_name[name]
-        except KeyError:
-            known = ", ".join(sorted(self._by_name)) or "none at all"
-            raise UnknownTask(
-                f"no task is named {name!r}; registered: {known}. Give the module that declares it as "
-                f"Jobs(…, tasks=[…]), or import it first{did_you_mean(name, self._by_name)}"
-            ) from None
+        return self._by_name.get(name)  # type: ignore[call-overload, no-any-return]
+
+    def __contains__(self, name: object) -> bool:
+        return self._known(name) is not None
+
+    def __getitem__(self, name: str) -> Task[..., Any, J]:
+        if (found := self._known(name)) is not None:
+            return found
+        known = ", ".join(sorted(self._by_name)) or "none at all"
+        raise UnknownTask(
+            f"no task is named {name!r:.200}; registered: {known}. Give the module that declares it as "
+            f"Jobs(…, tasks=[…]), or import it first{did_you_mean(name, self._by_name)}"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict(self._by_name))

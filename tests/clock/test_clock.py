@@ -639,7 +639,7 @@ def test_schedules_on_the_command_line(folder: Path, engine: Engine) -> None:
         command = [sys.executable, "-m", "sqla_jobs", "schedule", *arguments]
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=True).stdout
 
-    assert run("sync", "app:jobs") == "1 schedules are declared in code\n"
+    assert run("sync", "app:jobs") == "1 schedule is declared in code\n"
     listed = re.sub(" {2,}", "  ", run("list", "app:jobs"))
     assert "each second  tick  @every 1  UTC  -  -  no clock has seen it yet" in listed
     app = folder / "app.py"
