@@ -14,9 +14,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from sqla_jobs.cli.application import named_application, plain_errors
-from sqla_jobs.cli.output import HOST
-from sqla_jobs.loading import extension_of, load_named
+from sqla_jobs.cli.naming import HOST, named_application, plain_errors
 
 _PATIENCE = 20.0
 """Seconds for reading the config: an application that hangs when it is imported is the business of the command."""
@@ -25,6 +23,8 @@ _READ = "import sys; from sqla_jobs.cli.configured import write_defaults; write_
 
 def _defaults_of(found: Any) -> dict[str, dict[str, Any]]:
     """By command and option, what the config of the application says; nothing of a `Jobs`, which has none."""
+    from sqla_jobs.loading import extension_of
+
     read = getattr(extension_of(found), "option_defaults", None)
     return read(found) if read is not None else {}
 
@@ -52,6 +52,8 @@ def _defaults_elsewhere(spec: str) -> dict[str, dict[str, Any]]:
 
 def write_defaults(spec: str) -> None:
     """Write `_defaults_of` the application as JSON, and nothing else that it may print."""
+    from sqla_jobs.loading import load_named
+
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with answer:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 

@@ -8,7 +8,7 @@ import click
 
 from sqla_jobs.actions.grants import Roles
 from sqla_jobs.actions.grants import grants as statements
-from sqla_jobs.cli.application import ApplicationCommand, application_options, named_application, plain_errors
+from sqla_jobs.cli.naming import ApplicationCommand, application_options, named_application, plain_errors
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import load_jobs
 

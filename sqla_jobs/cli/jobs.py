@@ -12,8 +12,9 @@ from sqla_jobs.actions.changes import CANCEL, DELETE, KILL, RETRY, move_to, resc
 from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application, right_usage
+from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.changing import Wanted, always, carry_out, carry_out_each
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_queues, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError

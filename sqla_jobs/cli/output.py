@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sqla_jobs.cli.naming import HOST
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import Count, duration
 
-HOST = "sqla_jobs.application"
-"""Where a program that carries these commands, such as Flask's, leaves MODULE:ATTR in `Context.meta`."""
 HISTORY = "sqla_jobs.history"
 """Where such a program leaves the path of its alembic.ini there."""
 _WIDE = 10_000

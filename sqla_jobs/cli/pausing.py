@@ -10,7 +10,8 @@ import click
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import pausing
-from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application
+from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs

@@ -13,7 +13,8 @@ from sqlalchemy import Text, cast, inspect, select
 from sqlalchemy.orm import defer
 
 from sqla_jobs.actions.selection import Selection
-from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, short, shown
 from sqla_jobs.cli.selecting import JOB_ID, selecting
 from sqla_jobs.errors import UnknownJob

@@ -10,15 +10,9 @@ from typing import Literal
 import click
 
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import (
-    ApplicationCommand,
-    application_options,
-    plain_errors,
-    right_usage,
-)
 from sqla_jobs.cli.configured import configured
+from sqla_jobs.cli.naming import ApplicationCommand, application_options, plain_errors, right_usage
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.loading import bind_for_command_line, load_jobs
 from sqla_jobs.rules.retention import Retention
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
@@ -157,6 +151,8 @@ def clock(
         logs = LogOptions(log_level, log_format)
         LeaseSettings(heartbeat, lease)
     with plain_errors():
+        from sqla_jobs.loading import bind_for_command_line, load_jobs
+
         logs.set_up(application)
         jobs = load_jobs(application)
         bind_for_command_line(jobs, database_url)

@@ -10,7 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import schedules as schedule_actions
-from sqla_jobs.cli.application import ApplicationCommand, audited, changing, on_application, right_usage
+from sqla_jobs.cli.application import audited, changing, on_application
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, shown
 from sqla_jobs.clock.sync import retire, sync
 from sqla_jobs.errors import JobsError

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from sqla_jobs.cli.application import ApplicationCommand, on_application
+from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, short, shown
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.processes import ProcessStatus

@@ -13,8 +13,9 @@ from sqla_jobs.actions.changes import DELETE
 from sqla_jobs.actions.pruning import OrphanedRuns
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import ApplicationCommand, audited, on_application
+from sqla_jobs.cli.application import audited, on_application
 from sqla_jobs.cli.changing import always, carry_out
+from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, shown
 from sqla_jobs.database.refusals import warn
 from sqla_jobs.jobs import Jobs

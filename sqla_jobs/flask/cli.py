@@ -14,9 +14,9 @@ import click
 from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
-from sqla_jobs.cli.application import plain_errors
 from sqla_jobs.cli.main import Commands
-from sqla_jobs.cli.output import HISTORY, HOST
+from sqla_jobs.cli.naming import HOST, plain_errors
+from sqla_jobs.cli.output import HISTORY
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.loading import load_named

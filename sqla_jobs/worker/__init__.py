@@ -1,6 +1,22 @@
 """Runs jobs: `Worker`, and `python -m sqla_jobs.worker`."""
 
-from sqla_jobs.runtime.settings import Settings
-from sqla_jobs.worker.worker import Worker
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqla_jobs.runtime.settings import Settings
+    from sqla_jobs.worker.worker import Worker
 
 __all__ = ["Settings", "Worker"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when it is asked for: the parent of worker processes does without."""
+    if name == "Worker":
+        from sqla_jobs.worker.worker import Worker
+
+        return Worker
+    if name == "Settings":
+        from sqla_jobs.runtime.settings import Settings
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

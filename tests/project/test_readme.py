@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying, wait_fixed
 
 from sqla_jobs import Cancel, Jobs, RunContext
-from sqla_jobs.cli.application import named_application
+from sqla_jobs.cli.naming import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
 from tests.application import Application
