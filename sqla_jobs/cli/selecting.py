@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.application import right_usage
+from sqla_jobs.cli.naming import right_usage
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, func, select
@@ -14,9 +15,10 @@ from sqlalchemy.orm import Session
 from sqla_jobs.clock.firing import BATCH, fire_due
 from sqla_jobs.clock.sync import UNDECLARED_FOR, retire, still_declared, sync
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import close_engine, own_engine
-from sqla_jobs.database.notify import SCHEDULES, notify
+from sqla_jobs.database.engines import close_engine, for_itself, own_engine
+from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
+from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
@@ -90,7 +92,9 @@ class Clock(Service):
             self._engine.dispose()
             raise
         channel = self._jobs.models.channel
-        self._listener = self._listener_of(self._engine, channel, self._heard, patience=self._lease_settings.patience)
+        self._listener = self._listener_of(
+            partial(for_itself, self._engine), channel, self._heard, patience=self._lease_settings.patience
+        )
         self._listener.start()
         self._thread.start()
         number = plural(len(self._jobs.schedules), "schedule")
@@ -232,7 +236,7 @@ class Clock(Service):
             if count := self._fire(self._engine):
                 log.info("%s enqueued by schedules", plural(count, "job"))
             due_in = self._due_in()
-        self._set_aside.show(self._engine, self._jobs.models, self._process_id)
+        self._set_aside.show(self._engine, self._queries, self._process_id)
         return due_in
 
     def _due_in(self) -> float:

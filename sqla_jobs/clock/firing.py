@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from sqla_jobs.calls.values import Among
 from sqla_jobs.clock.catch_up import Missed, ticks_due
 from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap, TickOutcome
 from sqla_jobs.queries.schedules import ScheduleQueries
-from sqla_jobs.queries.values import Among
 from sqla_jobs.rules.outcomes import storable
 
 log = logging.getLogger("sqla_jobs.clock")

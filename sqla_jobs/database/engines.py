@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, LiteralString
 
@@ -10,25 +12,13 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
-from sqla_jobs.database.driver import bound
-from sqla_jobs.database.timeouts import connect_within, keep_alive
+from sqla_jobs.database.driver import driver
+from sqla_jobs.database.preparing import PLANNED_ANEW, is_useless_after, prepared
 from sqla_jobs.errors import ConfigurationError
 
 log = logging.getLogger("sqla_jobs.worker")
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
-
-PLANNED_ANEW: LiteralString = "SET plan_cache_mode = force_custom_plan"
-"""Each time a statement is executed: a plan made on an empty table, and kept, might scan for ever."""
-PLANNED_ONCE: LiteralString = (
-    "SET plan_cache_mode = force_generic_plan; SET jit = off; "
-    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off"
-)
-"""Once, and kept, which spares a third of a short statement's time. For statements that say themselves which rows they
-look up: a plan that is kept knows no numbers, so scans, bitmaps and sorts are off."""
-_OF_NO_MORE_USE = ("25006", "0A000")
-"""SQLSTATEs on which to connect anew: of a server that takes no writes (a standby, such as the old primary after a
-failover), and of what was prepared before a column changed its type."""
 
 
 def check_engine(engine: Engine) -> Engine:
@@ -89,6 +79,17 @@ def close_idle(engine: Engine) -> None:
             connection.invalidate()
 
 
+@contextmanager
+def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
+    """A connection that nobody else gets afterwards."""
+    connection = engine.connect()
+    try:
+        yield driver(connection)
+    finally:
+        connection.invalidate()
+        connection.close()
+
+
 def close_engine(engine: Engine) -> None:
     """Close its connections: those that are in use, by a thread that has not ended yet, when they are given back."""
 
@@ -124,22 +125,7 @@ def _connecting_as(
         return borrowed.dbapi_connection
 
     def connect() -> Any:
-        connection = connect_within(patience, borrow)
-        try:
-            bound(connection, patience)
-            keep_alive(connection, patience)
-            connection.execute("SET client_encoding TO 'UTF8'")  # which can say all that a task may; poolers know it
-            if is_direct(connection):
-                connection.execute(planning)
-                if not connection.info.parameter_status("application_name"):
-                    connection.execute("SELECT set_config('application_name', %s, false)", [name])
-            else:
-                connection.prepare_threshold = None
-            connection.commit()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return prepared(borrow, patience=patience, planning=planning, name=name)
 
     engine = create_engine(
         app.url,
@@ -152,17 +138,6 @@ def _connecting_as(
     )
     event.listen(engine, "handle_error", _give_up_if_useless)
     return engine
-
-
-def is_direct(connection: psycopg.Connection[Any]) -> bool:
-    """Whether no pooler stands before the server: its process is another one."""
-    found = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
-    return found is not None and found[0] == connection.info.backend_pid
-
-
-def is_useless_after(error: BaseException) -> bool:
-    """Whether a connection that raised this is of no more use, although it is not lost."""
-    return getattr(error, "sqlstate", None) in _OF_NO_MORE_USE
 
 
 def _give_up_if_useless(context: Any) -> None:

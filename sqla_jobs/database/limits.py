@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from typing import LiteralString
 
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
-
-from sqla_jobs.database.refusals import reason
+from sqla_jobs.database.refusals import cause_of, reason
 
 log = logging.getLogger("sqla_jobs.worker")
 
-LIMIT = text(
-    """
+LIMIT: LiteralString = """
     SELECT count(*), current_setting('max_connections')::int
       - current_setting('superuser_reserved_connections')::int
       - coalesce(current_setting('reserved_connections', true), '0')::int
     FROM pg_stat_activity WHERE backend_type = 'client backend'
-    """
-)
+"""
 """Of all databases of the server: connections in use, and how many are allowed to ordinary roles."""
 
 
-def warn_of_few_connections(engine: Engine, wanted: int) -> None:
-    """Say so where the server may have too few for a worker that uses up to `wanted` more, as far as it tells."""
+_NOT_ALLOWED = "42501"
+
+
+def warn_of_few_connections(ask: Callable[[], Sequence[int]], wanted: int) -> None:
+    """Say so where the server, as it answers `LIMIT`, may have too few for a worker that uses up to `wanted` more."""
     try:
-        with engine.connect() as connection:
-            used, most = connection.execute(LIMIT).one()
-    except DBAPIError as error:
+        used, most = ask()
+    except Exception as error:
+        if getattr(cause_of(error), "sqlstate", None) != _NOT_ALLOWED:
+            raise
         log.info("the server does not tell how many connections it allows: %s", reason(error))
         return
     if used + wanted > most:

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, SessionTransaction, object_session
 
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
+from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, tell_here
 
 log = logging.getLogger("sqla_jobs.database.notify")
 
@@ -35,11 +36,6 @@ _PATIENCE = 10.0
 """Seconds without an answer after which the server is taken to be away."""
 _EXIT = 1.0
 """Seconds a program that ends right after its commit may take for the last message."""
-
-SCHEDULES = "=schedules"
-"""What is told instead of a queue's name, which holds no "=", where a schedule was changed."""
-
-Subscriber = Callable[[str], object]
 
 
 def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
@@ -120,21 +116,6 @@ def _tell(session: Session, transaction: SessionTransaction) -> None:
             for queue in queues:
                 tell_here(channel, queue)
             _notifier(bind).send(bind, channel, queues)
-
-
-_subscribers: dict[str, list[Subscriber]] = {}
-
-
-def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
-    """Be called in the committing thread for each queue that got jobs from this process. Returns the end of it."""
-    _subscribers.setdefault(channel, []).append(subscriber)
-    return lambda: _subscribers[channel].remove(subscriber)
-
-
-def tell_here(channel: str, what: str) -> None:
-    """Tell the subscribers of this process."""
-    for subscriber in list(_subscribers.get(channel, ())):
-        subscriber(what)
 
 
 class _Notifier:
@@ -227,7 +208,7 @@ def _forget_everything() -> None:
     """In a forked child neither the threads nor the connections are its own."""
     global _notifiers, _making
     _notifiers, _making = WeakKeyDictionary(), threading.Lock()
-    _subscribers.clear()
+    forget_subscribers()
 
 
 def _flush_all() -> None:

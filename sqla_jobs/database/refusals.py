@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import psycopg
-from sqlalchemy.exc import DBAPIError
 
 from sqla_jobs.rules.error_text import message_of
 
@@ -20,13 +19,17 @@ _NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "5
 A trigger of the application's refuses with any other, such as P0001 of RAISE EXCEPTION; a constraint with 23."""
 
 
-REFUSALS = (DBAPIError, psycopg.Error, UnicodeError)
-"""What may blame a row. Text that the encoding of the connection does not have raises a plain `UnicodeError`."""
+def cause_of(error: BaseException) -> BaseException:
+    """What the driver raised, where SQLAlchemy, which is not imported for that, wraps it; else the error itself."""
+    return getattr(error, "orig", None) or error
 
 
 def blames_a_row(error: Exception) -> bool:
-    """Whether the same statement may succeed for other rows."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    """Whether the same statement may succeed for other rows.
+
+    Text that the encoding of the connection does not have raises a plain `UnicodeError`.
+    """
+    cause = cause_of(error)
     state: str | None = getattr(cause, "sqlstate", None)
     if state is None:
         return isinstance(cause, UnicodeError)
@@ -43,7 +46,7 @@ def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Calla
         return []
     try:
         return [step(rows)]
-    except REFUSALS as error:
+    except Exception as error:
         if not blames_a_row(error):
             raise
         if len(rows) == 1:
@@ -55,8 +58,7 @@ def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Calla
 
 def reason(error: Exception) -> str:
     """What the server says, without the row that it may quote."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return message_of(cause or error).strip()
+    return message_of(cause_of(error)).strip()
 
 
 def warn(verb: str, kind: str, row_id: int, error: Exception) -> None:

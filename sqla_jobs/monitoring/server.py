@@ -82,7 +82,7 @@ def idle_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """How many are left."""
-    used, most = ask(session, jobs, LIMIT).one()
+    used, most = ask(session, jobs, text(LIMIT)).one()
     process = jobs.Process
     live = select(process.connections, process.queues).where(is_alive(process))
     fleet = sum(own + sum(queues.values()) for own, queues in ask(session, jobs, live))

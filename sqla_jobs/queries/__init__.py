@@ -13,23 +13,27 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls.calls import Calls
+from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 from sqla_jobs.database.driver import driver
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.begin import begin as begin_transaction
+from sqla_jobs.queries.candidates import ToClaim, ToPromote, ToRescue
 from sqla_jobs.queries.claim import Claim, Promote
 from sqla_jobs.queries.commit import Commit, Ending
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
+from sqla_jobs.queries.processes import ShowSetAside
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
+from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.queries.succeed import SucceedOne
-from sqla_jobs.queries.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
 
-class Queries:
+class Queries(Calls[SqlConnection]):
     """The statements over one set of models, in `schema` where these name none: else wherever a session finds them."""
 
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
@@ -51,6 +55,11 @@ class Queries:
         self.delete_expired = DeleteExpired(tables)
         self.sign_off = SignOff(tables)
         self.rescue = Rescue(tables)
+        self.show_set_aside = ShowSetAside(tables)
+
+        self.to_claim = ToClaim(tables)
+        self.to_promote = ToPromote(tables)
+        self.to_rescue = ToRescue(tables)
 
         self.leases = Leases(tables)
         self.unknown_leases = UnknownLeases(tables)

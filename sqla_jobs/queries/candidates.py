@@ -5,41 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, any_, func, literal, select
+from sqlalchemy import ARRAY, Text, any_, bindparam, func, select
 
-from sqla_jobs.models.mapping import Models
+from sqla_jobs.calls import upkeep
+from sqla_jobs.calls.values import MANY, Among
 from sqla_jobs.queries.expressions import Tables, in_state, is_among
 from sqla_jobs.queries.rescue import is_orphaned
-from sqla_jobs.queries.values import MANY, Among
+from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
-class Candidates:
-    """Ids of some jobs that a claim, a promotion or a rescue may change, but for those set aside."""
+class ToClaim(Statement):
+    """Those that are queued in one queue, for these tasks."""
 
-    def __init__(self, models: Models[Any]) -> None:
-        self._tables = Tables(models)
+    def __call__(self, connection: SqlConnection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
+        values = {"queue": queue, "tasks": list(tasks), **which.parameters()}
+        return [job_id for (job_id,) in self._rows(connection, values)]
 
-    def to_claim(self, connection: Connection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
-        """Those that are queued in this queue, for these tasks."""
-        jobs = self._tables.jobs
-        here = (in_state(jobs, "queued"), jobs.c.queue == queue, jobs.c.task == any_(_texts(tasks)))
-        rows = select(jobs.c.id).where(*here).order_by(jobs.c.priority, jobs.c.position)
-        return self._ids(connection, rows, which)
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        is_known = jobs.c.task == any_(bindparam("tasks", type_=ARRAY(Text)))
+        here = (in_state(jobs, "queued"), jobs.c.queue == bindparam("queue"), is_known)
+        return _some(self.tables, select(jobs.c.id).where(*here).order_by(jobs.c.priority, jobs.c.position))
 
-    def to_promote(self, connection: Connection, which: Among) -> list[int]:
-        """Those that are scheduled and due."""
-        jobs = self._tables.jobs
+
+class ToPromote(Statement, upkeep.Candidates[SqlConnection]):
+    """Those that are scheduled and due."""
+
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
         due = select(jobs.c.id).where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
-        return self._ids(connection, due.order_by(jobs.c.run_at), which)
-
-    def to_rescue(self, connection: Connection, which: Among) -> list[int]:
-        """Those that run under a process without a row."""
-        return self._ids(connection, select(self._tables.jobs.c.id).where(is_orphaned(self._tables)), which)
-
-    def _ids(self, connection: Connection, rows: Any, which: Among) -> list[int]:
-        statement = rows.where(is_among(self._tables.jobs)).limit(MANY)
-        return list(connection.execute(statement, which.parameters()).scalars())
+        return _some(self.tables, due.order_by(jobs.c.run_at))
 
 
-def _texts(values: Sequence[str]) -> Any:
-    return literal(list(values), ARRAY(Text))
+class ToRescue(Statement, upkeep.Candidates[SqlConnection]):
+    """Those that run under a process without a row."""
+
+    def sql(self) -> Any:
+        return _some(self.tables, select(self.tables.jobs.c.id).where(is_orphaned(self.tables)))
+
+
+def _some(tables: Tables, rows: Any) -> Any:
+    return rows.where(is_among(tables.jobs)).limit(MANY)

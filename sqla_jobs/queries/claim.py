@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
@@ -33,6 +33,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls import lookout
+from sqla_jobs.calls.values import (
+    ALL,
+    EVERYWHERE,
+    PRIORITIES,
+    Among,
+    Claimed,
+    names,
+    numbers,
+    texts,
+)
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -45,19 +56,7 @@ from sqla_jobs.queries.expressions import (
     seconds,
     unnest_text,
 )
-from sqla_jobs.queries.statement import RenderedStatement, Statement
-from sqla_jobs.queries.values import (
-    ALL,
-    EVERYWHERE,
-    MANY,
-    PRIORITIES,
-    Among,
-    Claimed,
-    Promotion,
-    names,
-    numbers,
-    texts,
-)
+from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
 _CLAIM_ORDER = attrgetter("priority", "position")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -196,26 +195,7 @@ class Elapsed(Statement):
         )
 
 
-class Promote(RenderedStatement):
-    """Scheduled jobs that are due become queued; tells when the next one is, and how many workers serve `queues`."""
-
-    def __call__(
-        self,
-        connection: Connection | Session,
-        *,
-        ahead: float = 0.0,
-        limit: int = MANY,
-        queues: Collection[str] = (),
-        among: Among = ALL,
-    ) -> Promotion:
-        """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
-
-        Counts the workers that serve any of `queues`, too.
-        """
-        values = {"ahead": ahead, "limit": limit, "queues": names(tuple(queues)), **among.parameters()}
-        ((count, due_in, workers),) = self._run(connection, values).all()
-        return Promotion(count, 0.0 if count == limit else due_in, workers)
-
+class Promote(RenderedStatement, lookout.Promote[SqlConnection]):
     def sql(self) -> Any:
         tables = self.tables
         jobs = tables.jobs

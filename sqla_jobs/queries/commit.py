@@ -12,11 +12,11 @@ from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
 from sqlalchemy import ColumnElement, Connection, event, literal_column, select
 
+from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.database.driver import ask, beginning, committing_by, driver
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.queries.expressions import Tables, as_query, rendered
 from sqla_jobs.queries.succeed import SucceedOne
-from sqla_jobs.queries.values import RunEnd
 
 _NO_LEASE = "sqla_jobs: no lease"
 

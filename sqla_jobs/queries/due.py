@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import ARRAY, Connection, Text, all_, and_, any_, bindparam, cast, exists, func, literal, or_, select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls import lookout
+from sqla_jobs.calls.values import ALL, Among
 from sqla_jobs.queries.claim import Promote
 from sqla_jobs.queries.expressions import array_of, claimable_tasks, in_state, is_among
-from sqla_jobs.queries.statement import RenderedStatement, Statement
-from sqla_jobs.queries.values import ALL, MANY, Among, Promotion, names
+from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
 _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
 
@@ -41,16 +42,7 @@ class IsDue(Statement):
         return select(or_(*(exists().select_from(found) for found in (queued, due))))
 
 
-class Poll(RenderedStatement):
-    """Promotes as `Promote` does, and tells whether anything was queued before: for one who asks and does not claim."""
-
-    def __call__(
-        self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
-    ) -> Promotion:
-        given = {"queues": names(tuple(queues)), "tasks": names(tuple(tasks)), **among.parameters()}
-        ((count, due_in, workers, is_more),) = self._run(connection, {"ahead": 0.0, "limit": MANY, **given}).all()
-        return Promotion(count, 0.0 if count == MANY else due_in, workers, is_more)
-
+class Poll(RenderedStatement, lookout.Poll[SqlConnection]):
     def sql(self) -> Any:
         jobs, held = self.tables.jobs, self.tables.queues
         queues, tasks = cast(bindparam("queues", type_=Text), ARRAY(Text)), claimable_tasks(self.tables)
@@ -59,12 +51,7 @@ class Poll(RenderedStatement):
         return Promote(self.tables).sql().add_columns(exists().where(in_state(jobs, "queued"), *here))
 
 
-class UnknownTo(Statement):
-    """How many of the first 10,000 jobs waiting in `queues` are of each task not in `tasks`."""
-
-    def __call__(self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str]) -> dict[str, int]:
-        return dict(self._run(connection, {"queues": list(queues), "tasks": list(tasks)}).all())
-
+class UnknownTo(Statement, lookout.UnknownTo[SqlConnection]):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         here = (in_state(jobs, "queued"), jobs.c.queue == _QUEUES, ~(jobs.c.task == _TASKS))

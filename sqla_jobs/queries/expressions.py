@@ -38,6 +38,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TableValuedAlias
 
+from sqla_jobs.calls.call import Rendered
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.rules.checks import MAX_ID
@@ -45,10 +46,10 @@ from sqla_jobs.rules.checks import MAX_ID
 _DIALECT: Any = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
-def rendered(statement: Any) -> tuple[str, dict[str, Any]]:
+def rendered(statement: Any) -> Rendered:
     """A statement as psycopg takes it, and the parameters that are the same at each call."""
     compiled = statement.compile(dialect=_DIALECT)
-    return str(compiled), compiled.params
+    return Rendered(str(compiled), dict(compiled.params))
 
 
 def as_query(statement: str) -> sql.SQL:

@@ -25,6 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls import upkeep
+from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -38,9 +40,8 @@ from sqla_jobs.queries.expressions import (
     unnest_text,
     without_lease,
 )
-from sqla_jobs.queries.statement import Statement
+from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.succeed import SucceedMany
-from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.rules.outcomes import RunOutcome
 
 _RUN_COLUMNS = [
@@ -53,34 +54,7 @@ _ENDS, _GIVEN_BACK = (
 )
 
 
-class FinishAny(Statement):
-    """Each end where the lease still stands and the row is free.
-
-    Tells the fate of each run that was not stored.
-    """
-
-    def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> dict[int, str]:
-        """As `Finish`; gives a run a new id where its own is taken."""
-        leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
-        processes = {lease.process_id: str(lease.process_id) for lease in leases}
-        failures = [outcome.failure for outcome in outcomes]
-        values = {
-            "job_ids": numbers([lease.job_id for lease in leases]),
-            "run_ids": numbers([lease.run_id for lease in leases]),
-            "process_ids": numbers([processes[lease.process_id] for lease in leases]),
-            "outcomes": numbers([outcome.kind for outcome in outcomes]),
-            "delays": texts([None if outcome.delay is None else str(outcome.delay) for outcome in outcomes]),
-            "started": numbers(started),
-            "finished": numbers(finished),
-            "results": texts([outcome.result for outcome in outcomes]),
-            "fractions": texts([None if told is None else str(told[0]) for told in progress]),
-            "messages": texts([told and told[1] for told in progress]),
-            "error_types": texts([failure and failure.type for failure in failures]),
-            "errors": texts([failure and failure.message for failure in failures]),
-            "tracebacks": texts([failure and failure.traceback for failure in failures]),
-        }
-        return dict(self._run(connection, values).all())
-
+class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
     def sql(self) -> Any:
         tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
         ended = unnest_text(

@@ -9,18 +9,13 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls import upkeep
+from sqla_jobs.calls.values import Claimed, Lease
 from sqla_jobs.queries.expressions import leased, locked, seconds, unnest
-from sqla_jobs.queries.statement import Statement
-from sqla_jobs.queries.values import Claimed, Lease
+from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
-class Leases(Statement):
-    """Those of one process, but for those that are known."""
-
-    def __call__(self, connection: Connection, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
-        """All leases of a process but those `known`."""
-        return [Lease(*row) for row in self._run(connection, {"process_id": process_id, "known": list(known)})]
-
+class Leases(Statement, upkeep.Leases[SqlConnection]):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         return select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id).where(
@@ -34,24 +29,18 @@ class UnknownLeases(Leases):
     """Those that were given out by a claim whose answer never arrived."""
 
     def __call__(
-        self, connection: Connection, process_id: uuid.UUID, known: Collection[int] = (), *, age: float = 0.0
+        self, connection: SqlConnection, process_id: uuid.UUID, known: Collection[int] = (), *, age: float = 0.0
     ) -> list[Lease]:
         """Leases of this process, older than `age` seconds, that it does not know of."""
         values = {"process_id": process_id, "known": list(known), "age": age}
-        return [Lease(*row) for row in self._run(connection, values)]
+        return [Lease(*row) for row in self._rows(connection, values)]
 
     def sql(self) -> Any:
         before = func.statement_timestamp() - seconds(bindparam("age"))
         return super().sql().where(self.tables.jobs.c.started_at < before)
 
 
-class CancelRequests(Statement):
-    """Those runs, of some jobs under leases of one process, whose job somebody asked to cancel."""
-
-    def __call__(self, connection: Connection, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
-        """The run ids this process holds whose job somebody asked to cancel, each with whether to kill for it."""
-        return dict(self._run(connection, {"process_id": process_id, "ids": list(job_ids)}).all())
-
+class CancelRequests(Statement, upkeep.CancelRequests[SqlConnection]):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         return select(jobs.c.current_run_id, jobs.c.kill_requested).where(

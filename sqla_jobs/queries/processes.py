@@ -6,17 +6,17 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, delete, func, insert, literal, select, update
+from sqlalchemy import ARRAY, Connection, Text, Uuid, bindparam, cast, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 
+from sqla_jobs.calls import upkeep
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import locked, seconds
-from sqla_jobs.rules.outcomes import storable
+from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 @cache
@@ -82,17 +82,10 @@ def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUI
     connection.execute(delete(models.Process).where(models.Process.id == process_id))
 
 
-def show_set_aside(
-    connection: Connection,
-    models: Models[Any],
-    process_id: uuid.UUID,
-    *,
-    reasons: Mapping[str, str],
-    gone: Collection[str],
-) -> None:
-    """Let everybody see which rows this process passes over, and why; no longer those that are `gone`."""
-    process = models.Process
-    rest = process.set_aside.op("-", return_type=JSONB())(literal(list(gone), ARRAY(Text)))
-    shown = {name: storable(reason, 500) for name, reason in reasons.items()}
-    statement = update(process).where(process.id == process_id).values(set_aside=rest.concat(literal(shown, JSONB)))
-    connection.execute(statement)
+class ShowSetAside(Statement, upkeep.ShowSetAside[SqlConnection]):
+    def sql(self) -> Any:
+        process = self.tables.processes
+        rest = process.c.set_aside.op("-", return_type=JSONB())(bindparam("gone", type_=ARRAY(Text)))
+        shown = rest.concat(cast(bindparam("shown", type_=Text), JSONB))
+        is_it = process.c.id == bindparam("process_id", type_=Uuid)
+        return update(process).where(is_it).values(set_aside=shown).returning(process.c.id)

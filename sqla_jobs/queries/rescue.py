@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
-    Connection,
     Uuid,
     and_,
     any_,
@@ -22,8 +19,8 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session
 
+from sqla_jobs.calls import upkeep
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -36,21 +33,12 @@ from sqla_jobs.queries.expressions import (
     unnest,
     without_lease,
 )
-from sqla_jobs.queries.statement import Statement
-from sqla_jobs.queries.values import ALL, MANY, Among
+from sqla_jobs.queries.statement import SqlConnection, Statement
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
 
 
-class Rescue(Statement):
-    """Running jobs whose process has no row end with a `lost` run and go on by what that costs them."""
-
-    def __call__(
-        self, connection: Connection | Session, *, limit: int = MANY, among: Among = ALL
-    ) -> list[tuple[int, str]]:
-        """Take back running jobs without a live process, each with a `lost` run: ids and new states."""
-        return list(self._run(connection, {"limit": limit, **among.parameters()}).all())
-
+class Rescue(Statement, upkeep.Rescue[SqlConnection]):
     def sql(self) -> Any:
         tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
         now = func.statement_timestamp()
@@ -106,13 +94,7 @@ def is_orphaned(tables: Tables) -> Any:
     return and_(jobs.c.state == "running", jobs.c.process_id.not_in(select(tables.processes.c.id)))
 
 
-class Heartbeats(Statement):
-    """Of each process its last heartbeat, as a number that tells it from others, and its lease in seconds."""
-
-    def __call__(self, connection: Connection) -> dict[uuid.UUID, tuple[int, float]]:
-        rows = self._run(connection, {})
-        return {process_id: (heartbeat, lease) for process_id, heartbeat, lease in rows}
-
+class Heartbeats(Statement, upkeep.Heartbeats[SqlConnection]):
     def sql(self) -> Any:
         processes = self.tables.processes
         return select(processes.c.id, _heartbeat(processes), processes.c.lease)
@@ -122,14 +104,7 @@ def _heartbeat(processes: Any) -> Any:
     return cast(func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, BigInteger)
 
 
-class DeleteExpired(Statement):
-    """Processes lose their rows that have not beaten since the heartbeat that was seen; not what somebody holds."""
-
-    def __call__(self, connection: Connection | Session, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
-        """Delete the rows of processes that have not beaten since the heartbeat given for each; returns their ids."""
-        values = {"process_ids": list(silent), "heartbeats": list(silent.values())}
-        return list(self._run(connection, values).scalars())
-
+class DeleteExpired(Statement, upkeep.DeleteExpired[SqlConnection]):
     def sql(self) -> Any:
         processes = self.tables.processes
         seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))
@@ -139,13 +114,7 @@ class DeleteExpired(Statement):
         return delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id)
 
 
-class SignOff(Statement):
-    """A process that ended loses its row. False: not while a claim of its own is still under way there."""
-
-    def __call__(self, connection: Connection, process_id: uuid.UUID) -> bool:
-        """Delete the row of a process that ended. False: a claim of its own is still under way at the server."""
-        return bool(self._run(connection, {"process_id": process_id}).scalar())
-
+class SignOff(Statement, upkeep.SignOff[SqlConnection]):
     def sql(self) -> Any:
         processes = self.tables.processes
         rows = select(processes.c.id).where(processes.c.id == bindparam("process_id", type_=Uuid))
@@ -155,13 +124,7 @@ class SignOff(Statement):
         return select(there == left)
 
 
-class Beat(Statement):
-    """These processes live. Tells of each that has a row whether that was written: not where somebody holds it."""
-
-    def __call__(self, connection: Connection, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
-        """Say that these processes live. Returns those whose leases stand, and whether that could be said of each."""
-        return dict(self._run(connection, {"process_ids": list(process_ids)}).all())
-
+class Beat(Statement, upkeep.Beat[SqlConnection]):
     def sql(self) -> Any:
         processes = self.tables.processes
         rows = select(processes.c.id).where(processes.c.id == any_(bindparam("process_ids", type_=ARRAY(Uuid))))

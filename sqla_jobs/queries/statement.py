@@ -1,4 +1,4 @@
-"""One statement: its SQL, its parameters and its call, side by side."""
+"""One statement: its SQL, its parameters and its call, side by side; a call that needs no SQLAlchemy is in `calls`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls.call import Rendered
 from sqla_jobs.queries.expressions import Tables, rendered
+
+SqlConnection = Connection | Session
 
 
 class Statement:
@@ -25,23 +28,27 @@ class Statement:
     def _built(self) -> Any:
         return self.sql()
 
-    def _run(self, connection: Connection | Session, values: dict[str, Any]) -> Any:
+    @cached_property
+    def rendered(self) -> Rendered:
+        """As psycopg takes it, for whoever sends it without SQLAlchemy."""
+        return rendered(self._built)
+
+    def _rows(self, connection: SqlConnection, values: dict[str, Any]) -> list[Any]:
+        return list(self._run(connection, values).all())
+
+    def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:
         return self._connection(connection).execute(self._built, values)
 
-    def _connection(self, connection: Connection | Session) -> Connection:
+    def _connection(self, connection: SqlConnection) -> Connection:
         return self.tables.connection(connection) if isinstance(connection, Session) else connection
 
 
 class RenderedStatement(Statement):
     """Rendered once too, which spares half of what SQLAlchemy does for each call. Results are as psycopg reads them."""
 
-    @cached_property
-    def _rendered(self) -> tuple[str, dict[str, Any]]:
-        return rendered(self._built)
-
-    def _run(self, connection: Connection | Session, values: dict[str, Any]) -> Any:
+    def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:
         own = self._connection(connection)
         if own.dialect.driver != "psycopg":  # a test's session may be one of asyncpg's
             return super()._run(own, values)
-        text, fixed = self._rendered
+        text, fixed = self.rendered
         return own.exec_driver_sql(text, {**fixed, **values})

@@ -28,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -39,7 +40,6 @@ from sqla_jobs.queries.expressions import (
     unnest_text,
 )
 from sqla_jobs.queries.statement import Statement
-from sqla_jobs.queries.values import RunEnd, in_order, numbers, texts
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]
 _PROCESS = bindparam("lease_process_id", type_=Uuid)

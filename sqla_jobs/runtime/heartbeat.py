@@ -6,22 +6,24 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sqlalchemy import Engine
-
+from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.values import Among
 from sqla_jobs.execution.shared_memory import RunSlot
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import JobState
-from sqla_jobs.queries import Among, Queries
-from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.dead_processes import Sightings
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings, Settings
 from sqla_jobs.runtime.stopping import StopRequest
 
-log = logging.getLogger("sqla_jobs.worker")
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
+    from sqla_jobs.models.mapping import Models
+    from sqla_jobs.queries import Queries
+
+C = TypeVar("C")
+log = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
 """So many times as long as a look at all that runs took, until the next one."""
@@ -44,9 +46,8 @@ class Heartbeat:
 
     def __init__(
         self,
-        engine: Engine,
-        models: Models[Any],
-        queries: Queries,
+        engine: Transactions[C],
+        queries: Calls[C],
         settings: LeaseSettings,
         set_aside: SetAside,
         *,
@@ -55,9 +56,8 @@ class Heartbeat:
         gone: Callable[[uuid.UUID], None],
     ) -> None:
         """`beaten` is told for which the beat was stored, with its moment, `gone` which was taken for dead."""
-        self._engine = engine
-        self._queries = queries
-        self._candidates = Candidates(models)
+        self._engine: Transactions[Any] = engine
+        self._queries: Calls[Any] = queries
         self._lease_settings = settings
         self._set_aside = set_aside
         self._living = living
@@ -127,11 +127,11 @@ class Heartbeat:
 
         def candidates(which: Among) -> list[int]:
             with self._engine.begin() as connection:
-                return self._candidates.to_rescue(connection, which)
+                return self._queries.to_rescue(connection, which)
 
         rescued = [job for part in self._set_aside.around("its rescue", rescue, candidates) for job in part]
         for job_id, state in rescued:
-            level = logging.ERROR if state == JobState.failed else logging.WARNING
+            level = logging.ERROR if state == "failed" else logging.WARNING
             log.log(level, "job %s lost its process and is %s now", job_id, state)
         if not rescued:
             self._rescue_at = next_look(began, time.monotonic(), longest=self._lease_settings.lease)

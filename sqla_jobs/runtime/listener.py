@@ -6,20 +6,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, Engine
 
-from sqla_jobs.database import notify as wakeup
-from sqla_jobs.database.driver import driver
-from sqla_jobs.database.engines import is_direct
+from sqla_jobs.database.preparing import is_direct
+from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
 
 log = logging.getLogger("sqla_jobs.worker")
+
+Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
+"""Gives a connection that nobody else gets afterwards."""
 
 _LOOK = 2.0
 """Seconds between two looks at whether to ask."""
@@ -34,12 +35,12 @@ class Subscription:
 
     connections = 0
 
-    def __init__(self, engine: Engine, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
+    def __init__(self, connect: Connect, channel: str, heard: Callable[[str], object], *, patience: float) -> None:
         self._channel = channel
         self._heard = heard
 
     def start(self) -> None:
-        self._unsubscribe = wakeup.subscribe(self._channel, self._heard)
+        self._unsubscribe = subscribe(self._channel, self._heard)
 
     def stop(self) -> None:
         self._unsubscribe()
@@ -62,14 +63,14 @@ class Listener:
 
     def __init__(
         self,
-        engine: Engine,
+        connect: Connect,
         channel: str,
         heard: Callable[[str], object],
         *,
         look_for: Callable[[str], object] | None = None,
         patience: float,
     ) -> None:
-        self._engine = engine
+        self._connect_alone = connect
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
         self._heard = heard
@@ -81,7 +82,7 @@ class Listener:
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-listen", daemon=True)
 
     def start(self) -> None:
-        self._unsubscribe = wakeup.subscribe(self._channel, self._heard)
+        self._unsubscribe = subscribe(self._channel, self._heard)
         self._thread.start()
 
     def stop(self) -> None:
@@ -94,28 +95,25 @@ class Listener:
 
     def _loop(self) -> None:
         patience = RetryLoop("listening for new jobs", self._stop)
-        while not self._stop.is_set() and (connection := patience.run(self._connect)) is not None:
-            self._listen(connection)
+        while not self._stop.is_set() and (connected := patience.run(self._connect)) is not None:
+            raw, closing = connected
+            with closing:
+                self._listen(raw)
 
-    def _connect(self) -> Connection | None:
-        """A connection that listens, or none where a pooler stands before the server."""
-        connection = self._engine.connect()
-        try:
-            raw = driver(connection)
+    def _connect(self) -> tuple[psycopg.Connection[Any], ExitStack] | None:
+        """A connection that listens and what closes it, or none where a pooler stands before the server."""
+        with ExitStack() as closing:
+            raw = closing.enter_context(self._connect_alone())
             if not is_direct(raw):
                 log.info("a pooler stands before the server: new jobs of other processes are found by polling")
-                connection.close()
                 return None
             raw.execute(self._statement)
             raw.commit()
-        except BaseException:
-            _throw_away(connection)
-            raise
-        return connection
+            return raw, closing.pop_all()
 
-    def _listen(self, connection: Connection) -> None:
+    def _listen(self, raw: psycopg.Connection[Any]) -> None:
         """Until it is to stop, or the connection is lost."""
-        raw, asked_at = driver(connection), time.monotonic()
+        asked_at = time.monotonic()
         try:
             self._listening = raw
             self._heard("")  # whatever was said before
@@ -132,7 +130,6 @@ class Listener:
         finally:
             with self._lock:
                 self._listening = None
-            _throw_away(connection)
 
     def _ask(self, raw: psycopg.Connection[Any]) -> None:
         """Whether the server is there: by listening again, which changes nothing. What it says meanwhile is heard."""
@@ -143,9 +140,3 @@ class Listener:
 
     def _on_notify(self, notify: psycopg.Notify) -> None:
         self._heard(notify.payload)
-
-
-def _throw_away(connection: Connection) -> None:
-    """Nobody else is to get a connection that listens."""
-    connection.invalidate()
-    connection.close()

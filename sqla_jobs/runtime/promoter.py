@@ -6,16 +6,14 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine
-
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Among, Promotion, Queries
-from sqla_jobs.queries.candidates import Candidates
+from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
+C = TypeVar("C")
 log = logging.getLogger("sqla_jobs.worker")
 
 _SOON = 0.005
@@ -34,9 +32,8 @@ class Promoter:
 
     def __init__(
         self,
-        engine: Engine,
-        models: Models[Any],
-        queries: Queries,
+        engine: Transactions[C],
+        queries: Calls[C],
         settings: Settings,
         set_aside: SetAside,
         *,
@@ -44,9 +41,8 @@ class Promoter:
     ) -> None:
         self.at = 0.0
         """When to promote next, by `time.monotonic()`."""
-        self._engine = engine
-        self._queries = queries
-        self._candidates = Candidates(models)
+        self._engine: Transactions[Any] = engine
+        self._queries: Calls[Any] = queries
         self._settings = settings
         self._set_aside = set_aside
         self.tasks = tasks
@@ -89,7 +85,7 @@ class Promoter:
 
     def _candidates_among(self, which: Among) -> list[int]:
         with self._engine.begin() as connection:
-            return self._candidates.to_promote(connection, which)
+            return self._queries.to_promote(connection, which)
 
     def _report_unknown(self) -> None:
         with self._engine.begin() as connection:

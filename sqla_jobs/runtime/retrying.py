@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import psycopg
 import tenacity
-from sqlalchemy.exc import SQLAlchemyError
 
 from sqla_jobs.rules.error_text import message_of
 
@@ -79,4 +78,9 @@ def _first_line(error: BaseException) -> str:
 
 def _trace(error: BaseException | None) -> BaseException | None:
     """Of an error of the database the message says all; its traceback would show an application's data."""
-    return None if isinstance(error, SQLAlchemyError | psycopg.Error) else error
+    return None if isinstance(error, psycopg.Error) or _is_sqlalchemys(error) else error
+
+
+def _is_sqlalchemys(error: BaseException | None) -> bool:
+    """SQLAlchemy is not imported for that."""
+    return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)

@@ -8,14 +8,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Engine
+from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.values import Among
+from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 
-from sqla_jobs.database.refusals import REFUSALS, blames_a_row, in_parts, reason
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Among, processes
-
+C = TypeVar("C")
 T = TypeVar("T")
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -59,7 +58,7 @@ class SetAside:
             why,
         )
 
-    def show(self, engine: Engine, models: Models[Any], process_id: uuid.UUID) -> None:
+    def show(self, engine: Transactions[C], queries: Calls[C], process_id: uuid.UUID) -> None:
         """Show them in the row of this process, beside what others show there. By one thread alone."""
         reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}
         if (process_id, reasons) == self._shown or not (reasons or self._shown[1]):
@@ -67,7 +66,7 @@ class SetAside:
         before, shown = self._shown
         gone = shown.keys() - reasons.keys() if before == process_id else ()
         with engine.begin() as connection:
-            processes.show_set_aside(connection, models, process_id, reasons=reasons, gone=gone)
+            queries.show_set_aside(connection, process_id, reasons=reasons, gone=gone)
         self._shown = process_id, reasons
 
     def around(self, what: str, change: Callable[[Among], T], candidates: Callable[[Among], Sequence[int]]) -> list[T]:
@@ -78,7 +77,7 @@ class SetAside:
         others = Among(set_aside=self.reasons)
         try:
             return [change(others)]
-        except REFUSALS as error:
+        except Exception as error:
             if not blames_a_row(error):
                 raise
         return in_parts(candidates(others), lambda ids: change(Among(only=ids)), partial(self.add, what))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from sqlalchemy import Engine
-
-from sqla_jobs.database.refusals import REFUSALS, blames_a_row, in_parts, reason
-from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.values import RunEnd
+from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failure, Outcome, storable
 from sqla_jobs.runtime.set_aside import SetAside
 
+C = TypeVar("C")
+
 
 def store(
-    engine: Engine,
-    queries: Queries,
+    engine: Transactions[C],
+    queries: Calls[C],
     ends: Sequence[RunEnd],
     set_aside: SetAside,
     *,
@@ -42,7 +44,9 @@ def store(
     return fates
 
 
-def _store_failure(engine: Engine, queries: Queries, end: RunEnd, error: Exception, set_aside: SetAside) -> str | None:
+def _store_failure(
+    engine: Transactions[C], queries: Calls[C], end: RunEnd, error: Exception, set_aside: SetAside
+) -> str | None:
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     failure = Outcome.failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
     tries = [end] if end.outcome.kind == "released" else [end, RunEnd(end.lease, failure, end.started, end.finished)]
@@ -50,7 +54,7 @@ def _store_failure(engine: Engine, queries: Queries, end: RunEnd, error: Excepti
         try:
             with engine.begin() as connection:
                 return queries.finish_any(connection, [one]).get(end.lease.run_id)
-        except REFUSALS as again:
+        except Exception as again:
             if not blames_a_row(again):
                 raise
     set_aside.add("its end", end.lease.job_id, error)

@@ -18,7 +18,7 @@ import psycopg
 from sqlalchemy import Engine, event
 
 from sqla_jobs.database.engines import close_idle
-from sqla_jobs.database.notify import SCHEDULES, tell_here
+from sqla_jobs.database.subscribers import SCHEDULES, tell_here
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
@@ -39,6 +39,7 @@ from sqla_jobs.supervisor.messages import (
     session_of,
 )
 from sqla_jobs.supervisor.spec import OF_CHILD
+from sqla_jobs.supervisor.statements import rendered_for_parent
 from sqla_jobs.worker.lookout import Hearer
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -94,8 +95,9 @@ class ParentConnection:
         self._engine, self._models = engine, models
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:
-            self._tell_address(models, connection)
+            self._tell_address(connection)
 
+        self.send(rendered_for_parent(queries, models.channel))
         event.listen(engine, "connect", tell)
         with engine.connect() as connection:
             tell(connection.connection.driver_connection, None)  # type: ignore[arg-type]
@@ -152,10 +154,10 @@ class ParentConnection:
         pool.connect().close()
         pool.dispose()
 
-    def _tell_address(self, models: Models[Any], connection: psycopg.Connection[Any]) -> None:
+    def _tell_address(self, connection: psycopg.Connection[Any]) -> None:
         info = connection.info
         parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
-        self.send(Address(parameters, session_of(connection), models.positions.schema, models.prefix))
+        self.send(Address(parameters, session_of(connection)))
 
     def _listen(self) -> None:
         try:

@@ -1,46 +1,120 @@
-"""The parent's way to the database. The application is not imported here: a child tells the address."""
+"""The parent's way to the database. It imports neither the application nor SQLAlchemy: a child tells the address."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, NullPool, create_engine
-from sqlalchemy.orm import registry
+from psycopg.pq import TransactionStatus
 
-from sqla_jobs.database.engines import own_engine
-from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.mapping import Models, map_models
-from sqla_jobs.queries import Queries
+from sqla_jobs.database.preparing import is_useless_after, prepared
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.runtime.settings import LeaseSettings
-from sqla_jobs.supervisor.messages import Address
+from sqla_jobs.supervisor.messages import Address, Statements
+
+_DEFAULT = "SELECT current_setting('default_transaction_isolation')"
+_LIMIT = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 
 
-class Database(NamedTuple):
-    """An engine of the parent's, and the statements over the application's tables."""
+class Told:
+    """What children have told of the database. How to reach it changes; what to send stays as the first one said."""
 
-    engine: Engine
-    models: Models[Any]
-    queries: Queries
+    def __init__(self) -> None:
+        self._address: Address | None = None
+        self._statements: Statements | None = None
+
+    def learn(self, message: Address | Statements) -> None:
+        if isinstance(message, Address):
+            self._address = message
+        else:
+            self._statements = self._statements or message
+
+    @property
+    def address(self) -> Address:
+        assert self._address is not None, "a child tells it before it takes part"
+        return self._address
+
+    @property
+    def statements(self) -> Statements:
+        assert self._statements is not None, "a child tells them before its address"
+        return self._statements
 
 
-def connect(
-    address: Callable[[], Address], settings: LeaseSettings, stop: threading.Event, *, connections: int
-) -> Database | None:
-    """Connect, as `address` says at the time of each connection. Waits for the server; `None`: until `stop` was set."""
+class Database:
+    """One connection for one thread, made as children say by then, and made anew where it is of no more use.
 
-    def creator() -> psycopg.Connection[Any]:
-        return address().connect()
+    Statements commit one by one under READ COMMITTED.
+    """
 
-    app = create_engine("postgresql+psycopg://", creator=creator, poolclass=NullPool)
-    engine = RetryLoop("connecting", stop).run(
-        lambda: own_engine(app, patience=settings.patience, most=connections),
-    )
-    if engine is None:
-        return None
-    tables = address()
-    models = map_models(registry(), tables.schema, tables.prefix, JobMixin)
-    return Database(engine, models, Queries(models))
+    def __init__(self, told: Told, *, patience: float) -> None:
+        self._told = told
+        self._patience = patience
+        self._connection: psycopg.Connection[Any] | None = None
+        self._is_strict = False
+        """Whether the database's default isolation is another one."""
+
+    def connect(self, stop: threading.Event) -> bool:
+        """Wait for the server. False: until `stop` was set."""
+        return RetryLoop("connecting", stop).run(self._open) is not None
+
+    @contextmanager
+    def begin(self) -> Generator[psycopg.Connection[Any]]:
+        """The connection. What is sent commits one by one."""
+        with self._usable() as connection, self._transaction(connection) if self._is_strict else nullcontext():
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Generator[psycopg.Connection[Any]]:
+        """The connection, in a transaction. `psycopg.Rollback` ends the block and rolls it back."""
+        with self._usable() as connection, self._transaction(connection):
+            yield connection
+
+    @contextmanager
+    def for_itself(self) -> Generator[psycopg.Connection[Any]]:
+        """Another connection, which nobody else gets."""
+        connection = self._made()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            connection = self._made()
+            try:
+                self._is_strict = connection.execute(_DEFAULT).fetchone() != ("read committed",)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _made(self) -> psycopg.Connection[Any]:
+        connection = prepared(self._told.address.connect, patience=self._patience)
+        connection.autocommit = True
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        return connection
+
+    @contextmanager
+    def _usable(self) -> Generator[psycopg.Connection[Any]]:
+        connection = self._open()
+        try:
+            yield connection
+        except BaseException as error:
+            if connection.info.transaction_status != TransactionStatus.IDLE or is_useless_after(error):
+                self.close()
+            raise
+
+    @contextmanager
+    def _transaction(self, connection: psycopg.Connection[Any]) -> Generator[None]:
+        with connection.transaction():
+            if self._is_strict:  # a process that vanishes before its COMMIT holds its locks no longer than that
+                connection.execute(_LIMIT, [f"{1000 * self._patience:.0f}"])
+            yield

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine
 
-from sqla_jobs.database.notify import subscribe
+from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.rules.checks import DAY
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.messages import Expecting, FoundMore, Serving

@@ -8,21 +8,19 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine
+import psycopg
 
-from sqla_jobs.database.notify import notify
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import store
-from sqla_jobs.supervisor.database import connect
-from sqla_jobs.supervisor.messages import Address
+from sqla_jobs.supervisor.database import Database, Told
+from sqla_jobs.supervisor.statements import ParentCalls
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
@@ -54,6 +52,7 @@ class ParentHeartbeat:
 
     def __init__(
         self,
+        told: Told,
         settings: LeaseSettings,
         set_aside: SetAside,
         *,
@@ -67,7 +66,7 @@ class ParentHeartbeat:
         self._gone = gone
         self._beaten = beaten
         self._hung_children = hung
-        self._address: Address | None = None
+        self._told = told
         self._abandoned: list[AbandonedWork] = []
         self._set_aside = set_aside
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
@@ -76,10 +75,9 @@ class ParentHeartbeat:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-caretaker", daemon=True)
 
-    def learn(self, address: Address) -> None:
-        """How to connect from now on."""
-        is_first, self._address = self._address is None, address
-        if is_first:
+    def start(self) -> None:
+        """Beat from now on, now that a child has told of the database; may be called again."""
+        if self._thread.ident is None:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
@@ -94,7 +92,7 @@ class ParentHeartbeat:
 
     def close(self, timeout: float) -> bool:
         """Settle what is left, for at most `timeout` seconds. Returns whether all of it is."""
-        if self._address is None:
+        if self._thread.ident is None:
             return True
         deadline = time.monotonic() + timeout
         while self._abandoned and time.monotonic() < deadline:
@@ -104,19 +102,14 @@ class ParentHeartbeat:
         self._thread.join(1.0)
         return not self._abandoned
 
-    def _current_address(self) -> Address:
-        assert self._address is not None, "a child tells it first"
-        return self._address
-
     def _loop(self) -> None:
-        database = connect(self._current_address, self._lease_settings, self._stop, connections=1)
-        if database is None:
+        database = Database(self._told, patience=self._lease_settings.patience)
+        if not database.connect(self._stop):
             return
-        engine, models, queries = database
+        calls = ParentCalls(self._told.statements)
         heartbeat = Heartbeat(
-            engine,
-            models,
-            queries,
+            database,
+            calls,
             self._lease_settings,
             self._set_aside,
             living=lambda: [*self._living(), *(abandoned.process_id for abandoned in self._abandoned)],
@@ -125,70 +118,71 @@ class ParentHeartbeat:
         )
         patience = RetryLoop("the heartbeat", self._stop, longest=self._lease_settings.longest_wait)
         while not self._stop.is_set():
-            patience.run(lambda: self._tick(engine, models, queries, heartbeat))
+            patience.run(lambda: self._tick(database, calls, heartbeat))
             self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in))
             self._wake.clear()
-        engine.dispose()
+        database.close()
 
-    def _tick(self, engine: Engine, models: Models[Any], queries: Queries, heartbeat: Heartbeat) -> None:
+    def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
         """Beat first: whatever is wrong with what the dead have left, the living live."""
         heartbeat.beat_if_due()
         for process_id in self._living()[:1]:  # this one has no row itself
-            self._set_aside.show(engine, models, process_id)
+            self._set_aside.show(database, calls, process_id)
         heartbeat.rescue_if_due()
         for child in self._hung_children():
-            self._look_for_kills(engine, queries, child)
+            self._look_for_kills(database, calls, child)
         if self._hung:
-            self._revoke(engine, queries, *self._hung[0])
+            self._revoke(database, calls, *self._hung[0])
             del self._hung[0]
         if some := self._given_back[:_SOME]:
-            store(engine, queries, some, self._set_aside, before_each=heartbeat.beat_if_due)
+            store(database, calls, some, self._set_aside, before_each=heartbeat.beat_if_due)
             del self._given_back[: len(some)]
-            self._tell(engine, models)
+            self._tell(database)
         for abandoned in list(self._abandoned):
-            if _settle(engine, queries, abandoned, self._set_aside, heartbeat):
-                self._tell(engine, models)
-            elif not abandoned.begun and _sign_off(engine, queries, abandoned):
+            if _settle(database, calls, abandoned, self._set_aside, heartbeat):
+                self._tell(database)
+            elif not abandoned.begun and _sign_off(database, calls, abandoned):
                 self._abandoned.remove(abandoned)
 
     @staticmethod
-    def _look_for_kills(engine: Engine, queries: Queries, child: ChildProcess) -> None:
+    def _look_for_kills(database: Database, calls: ParentCalls, child: ChildProcess) -> None:
         """It cannot look by itself."""
         job_ids = [entry.job_id for entry in child.started.entries()]
         if child.process_id is None or not job_ids:
             return
-        with engine.begin() as connection:
-            requests = queries.cancel_requests(connection, child.process_id, job_ids)
+        with database.begin() as connection:
+            requests = calls.cancel_requests(connection, child.process_id, job_ids)
         for run_id in (run_id for run_id, is_to_kill in requests.items() if is_to_kill):
             child.condemn(run_id)
 
-    @staticmethod
-    def _tell(engine: Engine, models: Models[Any]) -> None:
-        """Something is free for others now."""
-        with engine.begin() as connection:
-            notify(connection, models.channel, [""])
+    def _tell(self, database: Database) -> None:
+        """Something is free for others now, in any queue."""
+        with database.begin() as connection:
+            connection.execute("SELECT pg_notify(%s, '')", [self._told.statements.channel])
 
-    def _revoke(self, engine: Engine, queries: Queries, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
+    def _revoke(
+        self, database: Database, calls: ParentCalls, process_id: uuid.UUID, revoke: Callable[[], list[int]]
+    ) -> None:
         """What the process claims from now on is its own business; so what it holds is read before that."""
-        with engine.begin() as connection:
-            held = queries.leases(connection, process_id)
+        with database.begin() as connection:
+            held = calls.leases(connection, process_id)
         begun = set(revoke())
         self._given_back += [RunEnd(lease, Outcome.released()) for lease in held if lease.run_id not in begun]
 
 
 def _settle(
-    engine: Engine, queries: Queries, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
+    database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
 ) -> bool:
     """Store some of the ends, and give back some of the rest. Returns whether something is free for others now.
 
     What a user holds locked stays for the next time.
     """
     some, rest = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
-    with engine.begin() as connection:
+    with database.begin() as connection:
         known = [*(end.lease.run_id for end in abandoned.begun), *abandoned.refused]
-        unstarted = queries.leases(connection, abandoned.process_id, known)[:_SOME]
+        unstarted = calls.leases(connection, abandoned.process_id, known)[:_SOME]
     ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in unstarted)]
-    fates = store(engine, queries, ends, set_aside, before_each=heartbeat.beat_if_due)
+    fates = store(database, calls, ends, set_aside, before_each=heartbeat.beat_if_due)
     # only now: after an error all of it is done again
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
@@ -201,15 +195,15 @@ def _told(abandoned: AbandonedWork, ended: list[RunEnd]) -> None:
         log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, end.outcome.kind)
 
 
-def _sign_off(engine: Engine, queries: Queries, abandoned: AbandonedWork) -> bool:
+def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
     """Delete its row, once nothing that it held is left. False: there is, or a claim of its own is under way.
 
     In one transaction: from the moment its row is locked no claim can give it anything.
     """
-    with engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
-        is_through = queries.sign_off(connection, abandoned.process_id) and not queries.leases(
+    with database.transaction() as connection:
+        is_through = calls.sign_off(connection, abandoned.process_id) and not calls.leases(
             connection, abandoned.process_id, abandoned.refused
         )
-        if is_through:
-            connection.commit()
+        if not is_through:
+            raise psycopg.Rollback
     return is_through

@@ -7,22 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sqla_jobs.database.limits import warn_of_few_connections
-from sqla_jobs.database.notify import SCHEDULES
-from sqla_jobs.queries import Among, Promotion
+from sqla_jobs.calls.values import Among, Promotion
+from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
+from sqla_jobs.database.subscribers import SCHEDULES
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import Promoter
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import Database, connect
-from sqla_jobs.supervisor.messages import Address, Heard, LookAgain
+from sqla_jobs.supervisor.database import Database, Told
+from sqla_jobs.supervisor.messages import Heard, LookAgain
+from sqla_jobs.supervisor.statements import ParentCalls
 
 log = logging.getLogger("sqla_jobs.worker")
 
-_CONNECTIONS = 2
-"""One listens."""
 _REST = 20
 """So many times as long as a poll took, until the next one: under a held snapshot it reads all that was queued."""
 
@@ -36,6 +35,7 @@ class ParentLookout:
 
     def __init__(
         self,
+        told: Told,
         settings: Settings,
         set_aside: SetAside,
         *,
@@ -47,17 +47,13 @@ class ParentLookout:
         self._connections = connections
         self._set_aside = set_aside
         self._children = children
-        self._address: Address | None = None
+        self._told = told
         self._tasks: tuple[str, ...] = ()
         self._promoter: _PollingPromoter | None = None
         self._turn = 0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-lookout", daemon=True)
-
-    def learn(self, address: Address) -> None:
-        """How to connect from now on."""
-        self._address = address
 
     def serve(self, tasks: tuple[str, ...]) -> None:
         """Look for jobs of these tasks from now on."""
@@ -105,27 +101,31 @@ class ParentLookout:
         first = self._turn % len(idle) if idle else 0
         return idle[first:] + idle[:first]
 
-    def _current_address(self) -> Address:
-        assert self._address is not None, "a child tells it before anything else"
-        return self._address
-
     def _loop(self) -> None:
-        database = connect(self._current_address, self._settings, self._stop, connections=_CONNECTIONS)
-        if database is None:
+        patience, statements = self._settings.patience, self._told.statements
+        database = Database(self._told, patience=patience)
+        if not database.connect(self._stop):
             return
-        promoter = self._promoter = _PollingPromoter(database, self._settings, self._set_aside, self._tasks)
-        listener = Listener(database.engine, database.models.channel, self.heard, patience=self._settings.patience)
+        calls = ParentCalls(statements)
+        promoter = self._promoter = _PollingPromoter(database, calls, self._settings, self._set_aside, self._tasks)
+        listener = Listener(database.for_itself, statements.channel, self.heard, patience=patience)
         listener.start()
-        RetryLoop("asking for the server's limit", self._stop).run(
-            lambda: warn_of_few_connections(database.engine, self._connections)
-        )
-        patience = RetryLoop("looking for jobs", self._stop)
+        RetryLoop("asking for the server's limit", self._stop).run(lambda: self._warn_of_few_connections(database))
+        looking = RetryLoop("looking for jobs", self._stop)
         while not self._stop.is_set():
-            patience.run(lambda: self._look(promoter))
+            looking.run(lambda: self._look(promoter))
             self._wake.wait(max(0.0, min(promoter.at, promoter.poll_at) - time.monotonic()))
             self._wake.clear()
         listener.stop()
-        database.engine.dispose()
+        database.close()
+
+    def _warn_of_few_connections(self, database: Database) -> None:
+        def ask() -> tuple[int, int]:
+            with database.begin() as connection:
+                ((used, most),) = connection.execute(LIMIT).fetchall()
+            return used, most
+
+        warn_of_few_connections(ask, self._connections)
 
     def _look(self, promoter: _PollingPromoter) -> None:
         now = time.monotonic()
@@ -151,8 +151,11 @@ class ParentLookout:
 class _PollingPromoter(Promoter):
     """Tells at each poll whether anything is queued, too."""
 
-    def __init__(self, database: Database, settings: Settings, set_aside: SetAside, tasks: Sequence[str]) -> None:
-        super().__init__(database.engine, database.models, database.queries, settings, set_aside, tasks=tasks)
+    def __init__(
+        self, database: Database, calls: ParentCalls, settings: Settings, set_aside: SetAside, tasks: Sequence[str]
+    ) -> None:
+        super().__init__(database, calls, settings, set_aside, tasks=tasks)
+        self._calls = calls
         self.poll_at = 0.0
         self._is_poll = False
 
@@ -172,7 +175,7 @@ class _PollingPromoter(Promoter):
             return super()._promote_among(which)
         began = time.monotonic()
         with self._engine.begin() as connection:
-            found = self._queries.poll(connection, [*self._settings.queues], self.tasks, which)
+            found = self._calls.poll(connection, [*self._settings.queues], self.tasks, which)
         ended = time.monotonic()
         self.poll_at = max(self.poll_at, ended + _REST * (ended - began))
         return found

@@ -10,6 +10,8 @@ from typing import Any
 
 import psycopg
 
+from sqla_jobs.calls.call import Rendered
+
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 
 
@@ -28,14 +30,20 @@ def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Statements:
+    """To the parent, before all else: by name the statements that it sends, and the channel on which to listen."""
+
+    channel: str
+    rendered: dict[str, Rendered]
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
-    """To the parent: how to reach the database, as the application does now, and whose tables are ours."""
+    """To the parent: how to reach the database, as the application does now."""
 
     parameters: dict[str, Any]
     session: dict[str, str]
     """As `session_of` tells it."""
-    schema: str | None
-    prefix: str
 
     def connect(self) -> psycopg.Connection[Any]:
         """A new connection like the application's."""

@@ -15,6 +15,7 @@ from types import FrameType
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
+from sqla_jobs.supervisor.database import Told
 from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
 from sqla_jobs.supervisor.lookout import ParentLookout
 from sqla_jobs.supervisor.messages import (
@@ -27,6 +28,7 @@ from sqla_jobs.supervisor.messages import (
     PassedOn,
     Registered,
     Serving,
+    Statements,
 )
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.slot import Slot
@@ -60,7 +62,9 @@ class Supervisor:
         self._leaving: list[ChildProcess] = []
         self._to_replace: deque[Slot] = deque()
         set_aside = SetAside()
+        self._told = Told()
         self._parent_heartbeat = ParentHeartbeat(
+            self._told,
             spec.settings,
             set_aside,
             living=self._living,
@@ -69,7 +73,9 @@ class Supervisor:
             hung=self._hung,
         )
         self._connections = spec.connections_of(options.processes)
-        self._lookout = ParentLookout(spec.settings, set_aside, connections=self._connections, children=self._claiming)
+        self._lookout = ParentLookout(
+            self._told, spec.settings, set_aside, connections=self._connections, children=self._claiming
+        )
         self._is_replacing = False
         """Whether somebody asked for that, and is to be told of the end."""
         self._has_worked = False
@@ -177,9 +183,11 @@ class Supervisor:
 
     def _hear(self, child: ChildProcess, message: object) -> None:
         match message:
+            case Statements():
+                self._told.learn(message)
             case Address():
-                self._parent_heartbeat.learn(message)
-                self._lookout.learn(message)
+                self._told.learn(message)
+                self._parent_heartbeat.start()
             case Serving(tasks):
                 self._lookout.serve(tasks)
             case Expecting(delay):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Engine
 
-from sqla_jobs.database.limits import warn_of_few_connections
+from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
@@ -38,10 +39,13 @@ class Alone:
     def meet(
         self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
     ) -> None:
-        warn_of_few_connections(engine, self.all_connections + settings.jobs_at_once)
+        def ask() -> Sequence[int]:
+            with engine.connect() as connection:
+                return connection.exec_driver_sql(LIMIT).one()
+
+        warn_of_few_connections(ask, self.all_connections + settings.jobs_at_once)
         self._heartbeat = Heartbeat(
             engine,
-            models,
             queries,
             settings,
             set_aside,

@@ -12,7 +12,6 @@ from sqlalchemy import Engine
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
-from sqla_jobs.queries.candidates import Candidates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.attempts import Shared
@@ -52,7 +51,6 @@ class Claimer:
     ) -> None:
         self._engine = engine
         self._queries = shared.queries
-        self._candidates = Candidates(shared.models)
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
@@ -220,7 +218,7 @@ class Claimer:
 
         def candidates(which: Among) -> list[int]:
             with self._engine.begin() as connection:
-                of_each = [self._candidates.to_claim(connection, queue, self._tasks, which) for queue in slots]
+                of_each = [self._queries.to_claim(connection, queue, self._tasks, which) for queue in slots]
             return [job_id for of_queue in of_each for job_id in of_queue]
 
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]

@@ -126,7 +126,7 @@ class Liveness:
         if held := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)
-        self._shared.set_aside.show(self._engine, self._models, self.process_id)
+        self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if not self._is_at_rest:  # it would hold a connection for that alone
             self._vitals.show(self.process_id, self._attempts.ended_at)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from sqlalchemy import Engine
 
+from sqla_jobs.database.engines import for_itself
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import Promoter, poll_in
 from sqla_jobs.worker.attempts import Shared
@@ -82,7 +84,7 @@ class OwnLookout:
         self._engine = engine
         self._settings = shared.settings
         self._channel = shared.models.channel
-        self._promoter = Promoter(claims, shared.models, shared.queries, shared.settings, shared.set_aside, tasks=tasks)
+        self._promoter = Promoter(claims, shared.queries, shared.settings, shared.set_aside, tasks=tasks)
 
     @property
     def promote_at(self) -> float:
@@ -107,7 +109,11 @@ class OwnLookout:
 
     def start(self, hearer: Hearer) -> None:
         self._listener = Listener(
-            self._engine, self._channel, hearer.heard, look_for=hearer.look_for, patience=self._settings.patience
+            partial(for_itself, self._engine),
+            self._channel,
+            hearer.heard,
+            look_for=hearer.look_for,
+            patience=self._settings.patience,
         )
         self._listener.start()
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import PLANNED_ONCE, close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.engines import close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.explain import explain
+from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt

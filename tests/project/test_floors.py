@@ -10,12 +10,12 @@ import sqla_jobs
 
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
-    *("errors", "rules", "cron", "models", "database", "queries", "migrations", "tasks", "actions", "execution"),
-    *("runtime", "worker", "clock", "jobs", "loading", "testing", "postgres", "monitoring", "supervisor"),
+    *("errors", "rules", "cron", "calls", "models", "database", "queries", "migrations", "tasks", "actions"),
+    *("execution", "runtime", "worker", "clock", "jobs", "loading", "testing", "postgres", "monitoring", "supervisor"),
     *("dashboard", "cli", "flask", "__main__"),
 )
 """The packages and modules at the top, from the ground up: each may import those before it."""
-PURE = ("errors", "rules", "cron")
+PURE = ("errors", "rules", "cron", "calls")
 LATE = {("jobs", "worker"), ("jobs", "clock")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers."""
 ENTRIES = {"worker.__main__", "clock.__main__"}

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver
-from sqla_jobs.database.engines import PLANNED_ANEW, PLANNED_ONCE
+from sqla_jobs.database.preparing import PLANNED_ANEW, PLANNED_ONCE
 from sqla_jobs.queries import Among, Queries, RunEnd, processes
 from sqla_jobs.queries.expressions import as_query
 from sqla_jobs.queries.rescue import Rescue
@@ -288,7 +288,6 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
     settings = LeaseSettings(0.1, 1.0)
     heartbeat = Heartbeat(
         connection.engine,
-        jobs.models,
         QUERIES,
         settings,
         SetAside(),

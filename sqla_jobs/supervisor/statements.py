@@ -1,0 +1,51 @@
+"""The statements that a parent sends. A child renders them, since the parent imports no SQLAlchemy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from sqla_jobs.calls import lookout, upkeep
+from sqla_jobs.calls.call import Call
+from sqla_jobs.calls.calls import Calls
+from sqla_jobs.supervisor.messages import Statements
+
+if TYPE_CHECKING:
+    from sqla_jobs.queries import Queries
+
+_KINDS: dict[str, type[Call[Any]]] = {
+    "beat": upkeep.Beat,
+    "heartbeats": upkeep.Heartbeats,
+    "delete_expired": upkeep.DeleteExpired,
+    "sign_off": upkeep.SignOff,
+    "rescue": upkeep.Rescue,
+    "to_rescue": upkeep.Candidates,
+    "leases": upkeep.Leases,
+    "cancel_requests": upkeep.CancelRequests,
+    "finish_any": upkeep.FinishAny,
+    "show_set_aside": upkeep.ShowSetAside,
+    "promote": lookout.Promote,
+    "to_promote": upkeep.Candidates,
+    "poll": lookout.Poll,
+    "unknown_to": lookout.UnknownTo,
+}
+
+
+def rendered_for_parent(queries: Queries, channel: str) -> Statements:
+    """In a child: what its parent needs, over the same tables."""
+    return Statements(channel, {name: getattr(queries, name).rendered for name in _KINDS})
+
+
+class ParentCalls(Calls[psycopg.Connection[Any]]):
+    """In the parent: the statements that a child has rendered, sent by psycopg."""
+
+    sign_off: upkeep.SignOff[psycopg.Connection[Any]]
+    leases: upkeep.Leases[psycopg.Connection[Any]]
+    cancel_requests: upkeep.CancelRequests[psycopg.Connection[Any]]
+    poll: lookout.Poll[psycopg.Connection[Any]]
+
+    def __init__(self, statements: Statements) -> None:
+        for name, kind in _KINDS.items():
+            setattr(self, name, kind(statements.rendered[name]))
+        self.finish = self.finish_any  # of nothing that went well does a parent tell
