@@ -87,12 +87,12 @@ def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
     )
     found: list[Held] = []
     for queue, process_id, number, queues in rows:
-        begun = min(number, _places(queues, queue, number))
+        begun = min(number, places(queues, queue, number))
         found.append(Held(queue, process_id, begun, number - begun))
     return found
 
 
-def _places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
+def places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
     """How many jobs of `queue` a process runs at once, as far as its row says so."""
     found = (queues or {}).get(queue)
     return found if isinstance(found, int) and found > 0 else otherwise
@@ -126,7 +126,7 @@ def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> l
 
 def _begun(held: list[tuple[str, int, Running]], queues: dict[str, Any]) -> list[Running]:
     """What may have begun of the jobs that a process holds, the longest held of each queue; some of them."""
-    return [job for queue, place, job in held if place <= _places(queues, queue, _SHOWN)][:_SHOWN]
+    return [job for queue, place, job in held if place <= places(queues, queue, _SHOWN)][:_SHOWN]
 
 
 def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[tuple[str, int, Running]]]:
