@@ -17,6 +17,8 @@ from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationErro
 
 HOST = "sqla_jobs.application"
 """Where a program that carries these commands, such as Flask's, leaves MODULE:ATTR in `Context.meta`."""
+NAMED = "sqla_jobs.named"
+"""Where a command leaves the MODULE:ATTR that it found, for whoever tells a remedy."""
 _SPEC = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*(\(\))?")
 
 
@@ -74,6 +76,8 @@ def named_application(given: str | None) -> str:
             "no application is named: give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP, "
             'or write app = "shop:jobs" under [tool.sqla_jobs] in pyproject.toml'
         )
+    if context:
+        context.meta[NAMED] = str(found)
     return str(found)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sqla_jobs.cli.naming import HOST
+from sqla_jobs.cli.naming import HOST, NAMED
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import Count, duration
 
@@ -81,6 +81,8 @@ def remedy(text: str) -> str:
         text = text.replace("python -m sqla_jobs.worker MODULE:ATTR", f"{program} jobs worker")
         text = text.replace("python -m sqla_jobs.clock MODULE:ATTR", f"{program} jobs clock")
         text = text.replace("sqla-jobs ", f"{program} jobs ")
+    elif context is not None:
+        text = text.replace("MODULE:ATTR", context.meta.get(NAMED, "MODULE:ATTR"))
     return shown(text)
 
 

@@ -16,7 +16,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, short, shown
-from sqla_jobs.cli.selecting import JOB_ID, selecting
+from sqla_jobs.cli.selecting import JOB_ID, check_queues, check_tasks, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
@@ -41,6 +41,9 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
     with jobs.binding().transaction() as session:
         found = session.execute(wanted).all()
         rows = [_job(jobs, *one) for one in found[:limit]]
+    if not rows:
+        check_tasks(jobs, selection.tasks)
+        check_queues(jobs, selection.queues)
     if as_json:
         print_json(rows)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 _LIBRARY = str(Path(__file__).parents[1])
@@ -29,6 +30,14 @@ def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
         return "".join(told.format())
     except BaseException:  # noqa: BLE001 - nothing that an error does may stop its being told
         return f"<its traceback cannot be written: {clean(_without(data, _own_message(error)))}>"
+
+
+def stack_of(frame: FrameType) -> str:
+    """Where a thread is that runs a job, from the task on."""
+    stack = traceback.extract_stack(frame)
+    is_ours = [one.filename.startswith(_LIBRARY) for one in stack]
+    task = [place for place in range(1, len(stack)) if is_ours[place - 1] and not is_ours[place]]
+    return "".join(traceback.format_list(stack[task[0] if task else 0 :]))
 
 
 def _begin_at_the_task(told: traceback.TracebackException) -> None:

@@ -6,11 +6,11 @@ import logging
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import TimedOut
+from sqla_jobs.rules.error_text import stack_of
 from sqla_jobs.rules.wording import plural
 
 log = logging.getLogger("sqla_jobs.worker")
@@ -66,7 +66,7 @@ class Watchdog:
 def _log_stack(held: Attempt, seconds: float) -> None:
     frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
     frame = frames.get(held.body.thread) if held.body else None
-    stack = "".join(traceback.format_stack(frame)) if frame is not None else "its thread has ended"
+    stack = stack_of(frame) if frame is not None else "its thread has ended"
     job = held.job
     log.warning(
         "job %s %s attempt %s has run for %.1f s and is here:\n%s", job.job_id, job.task, job.attempt, seconds, stack

@@ -470,6 +470,14 @@ class TestChanging:
         assert run("delete", "--ended-within", long_ago, "--yes").output == "delete: 1 job\n"
         assert "or a moment such as 2026-03-29T14:30" in run("list", "--ended-within", "soon", code=2).output
 
+    def test_a_list_that_is_empty_because_of_a_slip_says_so(
+        self, run: Run, session: Session, failed: list[int]
+    ) -> None:
+        assert "did you mean 'misbehave'?" in run("list", "--task", "misbehav", code=1).output
+        assert "did you mean 'default'?" in run("list", "--queue", "defualt", code=1).output
+        assert run("list", "--task", "mark").output.split()[:2] == ["ID", "TASK"]
+        assert "python -m sqla_jobs.worker tests.shop:jobs" in run("doctor").output, "it can be pasted"
+
     def test_a_cancel_may_kill_the_processes_of_jobs_that_do_not_stop(self, run: Run, session: Session) -> None:
         job = shop.mark.enqueue(session, n=1)
         session.commit()
