@@ -27,6 +27,7 @@ def jobs_of_a_task_that_is_gone(scene: Scene) -> None:
     scene.start_worker()
     with scene.session() as session:
         session.execute(insert(jobs.Job), [{"task": task, "args": {}} for task in ("newsletter", "export") * 5])
+    scene.until("they are queued", lambda: scene.number(state="queued") == 10)
     scene.run("sqla-jobs status", "task newsletter: this application does not declare it")
     told = scene.run("sqla-jobs doctor", "task export")
     scene.run("sqla-jobs list --task newsletter --limit 2", "newsletter")

@@ -117,6 +117,7 @@ class Liveness:
         now = time.monotonic()
         if self._unknown_at <= now < self._attempts.unknown_until:
             self._give_back_unknown()
+            self._busy_at = now
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)

@@ -644,7 +644,7 @@ def test_schedules_on_the_command_line(folder: Path, engine: Engine) -> None:
     assert "each second  tick  @every 1  UTC  -  -  no clock has seen it yet" in listed
     app = folder / "app.py"
     app.write_text(app.read_text().replace('name="each second"', 'name="renamed"'))
-    assert run("sync", "app:jobs", "--prune") == "1 schedules are declared in code\ndisabled: each second\n"
+    assert run("sync", "app:jobs", "--prune") == "1 schedule is declared in code\ndisabled: each second\n"
     assert "disabled: no code declares it any more" in run("list", "app:jobs")
 
 

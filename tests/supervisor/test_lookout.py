@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, func, make_url, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs.monitoring.examine import examine
@@ -50,22 +50,29 @@ def transactions(beside: Connection, database_url: str) -> int:
 def test_children_at_rest_hold_a_connection_each(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:
-    start_worker(database_url, *CALM, "--processes", "6", "--concurrency", "2", "--clock")
+    start_worker(database_url, *CALM, "--processes", "4", "--concurrency", "2", "--clock")
     with Session(database) as session:
         shop.hold_the_gil_for.enqueue_many(session, ({"seconds": 0} for _ in range(300)))  # it needs no connection
         session.commit()
     wait_until(lambda: states(database) == {"succeeded": 300}, timeout=60)
-    wait_until(lambda: len(worker_pids(database)) == 6, timeout=60)
+    wait_until(lambda: len(worker_pids(database)) == 4, timeout=60)
     database.dispose()
     parent, clock = 3, 1
-    wait_until(lambda: connections(beside, database_url) <= 6 + parent + clock, timeout=60)
+    at_rest = 4 + parent + clock
+    wait_until(lambda: connections(beside, database_url) <= at_rest, timeout=60)
+    with Session(database) as session:  # a claim that finds nothing
+        session.execute(select(func.pg_notify(jobs.models.channel, "default")))
+        session.commit()
+    database.dispose()
+    wait_until(lambda: connections(beside, database_url) > at_rest, message="nobody looks what it may have been given")
+    wait_until(lambda: connections(beside, database_url) <= at_rest, timeout=60)
 
 
 def test_a_host_at_rest_sends_three_statements_a_second_however_many_children(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:
-    start_worker(database_url, *CALM, "--processes", "8", "--concurrency", "1", "--clock")
-    wait_until(lambda: len(worker_pids(database)) == 8, timeout=60)
+    start_worker(database_url, *CALM, "--processes", "5", "--concurrency", "1", "--clock")
+    wait_until(lambda: len(worker_pids(database)) == 5, timeout=60)
     database.dispose()
     seconds = 10.0
 
