@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -17,6 +15,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
 from sqla_jobs.rules.wording import NOTHING, duration, offset, percent
+from sqla_jobs.runtime.stopping import StopRequest, stopped_by_signals
 
 _AGAIN = 2.0
 """Seconds between two looks of `status --watch`."""
@@ -34,12 +33,13 @@ def status(jobs: Jobs[Any], watch: bool, as_json: bool) -> None:
     if not watch:
         _show(_read_status(jobs), as_json)
         return
-    with suppress(KeyboardInterrupt):
-        while True:
+    enough = StopRequest()
+    with stopped_by_signals(enough):
+        while not enough.wait(0):
             found = _read_status(jobs)
             click.clear()
             _show(found, as_json)
-            time.sleep(_AGAIN)
+            enough.wait(_AGAIN)
 
 
 def _read_status(jobs: Jobs[Any]) -> Status:
