@@ -18,7 +18,7 @@ FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
 # what versions of dependencies cannot change is tested with the newest: faults, pages, programs, pictures; and
 # the example, whose history Flask-Migrate has written with a newer Alembic
-ELSEWHERE := benchmarks dashboard database/test_connections.py processes/test_pgbouncer.py supervisor test_postgres.py \
+ELSEWHERE := benchmarks dashboard database/test_connections.py processes runtime/test_hostile_rows.py supervisor test_postgres.py \
     $(patsubst %,project/test_%.py,architecture docs examples floors programs readme release workflow)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
