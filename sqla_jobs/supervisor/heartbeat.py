@@ -135,8 +135,8 @@ class ParentHeartbeat:
             self._revoke(database, calls, *self._hung[0])
             del self._hung[0]
         if some := self._given_back[:_SOME]:
-            store(database, calls, some, self._set_aside, before_each=heartbeat.beat_if_due)
-            del self._given_back[: len(some)]
+            fates = store(database, calls, some, self._set_aside, before_each=heartbeat.beat_if_due)
+            self._given_back[: len(some)] = [end for end in some if fates.get(end.lease.run_id) == "locked"]
             self._tell(database)
         for abandoned in list(self._abandoned):
             if _settle(database, calls, abandoned, self._set_aside, heartbeat):

@@ -32,12 +32,17 @@ def log_of(tmp_path: Path) -> str:
     return "".join(path.read_text() for path in sorted(tmp_path.glob("worker-*.log")))
 
 
-def left_to_others(database: Engine, begun: set[str]) -> list[int]:
-    """Jobs that have not ended, except those begun and those whose row a stopped process has locked."""
-    Job = jobs.Job
-    unended = select(Job.id).where(Job.state.in_(["queued", "running"]), Job.id.not_in([int(n) for n in begun]))
+def left_to_others(database: Engine, begun: set[int]) -> list[int]:
+    """Jobs that have not ended, except those begun."""
     with Session(database) as session:
-        return [*session.scalars(unended.with_for_update(skip_locked=True))]
+        return [*session.scalars(select(jobs.Job.id).where(jobs.Job.finished_at.is_(None), jobs.Job.id.not_in(begun)))]
+
+
+def begun_by_the_stopped(tmp_path: Path) -> set[int]:
+    """The jobs that a process had begun when its parent found that it makes no progress."""
+    wait_until(lambda: "makes no progress" in log_of(tmp_path), timeout=30)
+    said = log_of(tmp_path).partition("It holds")[2].partition("\n")[0]
+    return {int(number) for number in re.findall(r"job (\d+)", said)}
 
 
 @pytest.mark.parametrize("holds_the_gil", [False, True])
@@ -652,8 +657,7 @@ def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_mean
     wait_until(lambda: 200 < states(database)["succeeded"] < 2500)
     os.kill(child, signal.SIGSTOP)
     start_worker(database_url, *calm)
-    wait_until(lambda: "makes no progress" in log_of(tmp_path), timeout=30)
-    begun = set(re.findall(r"job (\d+)", log_of(tmp_path).partition("It holds")[2].partition("\n")[0]))
+    begun = begun_by_the_stopped(tmp_path)
     wait_until(lambda: not left_to_others(database, begun), timeout=60)
     os.kill(child, signal.SIGCONT)
     wait_until(lambda: "goes on" in log_of(tmp_path), timeout=30)
@@ -662,6 +666,29 @@ def test_a_process_that_was_stopped_begins_nothing_that_was_given_to_others_mean
         session.commit()
     wait_until(lambda: states(database) == {"succeeded": 3100}, timeout=30)
     assert effects(database, "plain") == dict.fromkeys(range(3100), 1), "none of them began twice"
+
+
+def test_what_a_stopped_process_held_is_given_to_others_also_where_its_row_was_locked(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    calm = ("--heartbeat", "0.5", "--lease", "3600", "--concurrency", "2", "--hung-after")
+    first = start_worker(database_url, *calm, "0")
+    wait_until(lambda: len(worker_pids(database)) == 1)
+    (child,) = children_of(first)
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n, "seconds": 0.001} for n in range(2000)))
+        session.commit()
+    wait_until(lambda: 100 < states(database)["succeeded"] < 1900)
+    os.kill(child, signal.SIGSTOP)
+    with Session(database) as session:
+        held = select(jobs.Job.id).where(jobs.Job.state == "running").with_for_update(skip_locked=True)
+        session.execute(held).all()
+        begun = begun_by_the_stopped(tmp_path)
+        beat = _execute(database, "SELECT max(heartbeat_at) FROM sqla_processes").scalar_one()
+        later = f"SELECT max(heartbeat_at) > '{beat}'::timestamptz + interval '1.5 s' FROM sqla_processes"
+        wait_until(lambda: _execute(database, later).scalar_one())
+    start_worker(database_url, *calm, "300")
+    wait_until(lambda: not left_to_others(database, begun), timeout=60)
 
 
 def test_a_child_that_is_killed_before_it_is_ready_is_told_of(
