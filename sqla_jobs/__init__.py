@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
     from sqla_jobs.models.columns import JobMixin
     from sqla_jobs.models.types import PARKED, JobState
+    from sqla_jobs.rules.limits import ConcurrencyLimit, RateLimit
     from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
     from sqla_jobs.tasks.context import RunContext
 
@@ -22,12 +23,14 @@ __all__ = [
     "PARKED",
     "ArgumentsError",
     "Cancel",
+    "ConcurrencyLimit",
     "ConfigurationError",
     "DeclarationError",
     "JobMixin",
     "JobState",
     "Jobs",
     "JobsError",
+    "RateLimit",
     "RunContext",
     "RunOutcome",
     "Snooze",
@@ -40,6 +43,8 @@ _MODULES = {
     "JobMixin": "models.columns",
     "PARKED": "models.types",
     "JobState": "models.types",
+    "ConcurrencyLimit": "rules.limits",
+    "RateLimit": "rules.limits",
     "Cancel": "rules.outcomes",
     "RunOutcome": "rules.outcomes",
     "Snooze": "rules.outcomes",

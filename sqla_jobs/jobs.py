@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, over
 from sqlalchemy.orm import registry
 
 from sqla_jobs.actions import jobs as actions
-from sqla_jobs.actions import pausing
+from sqla_jobs.actions import limits, pausing
+from sqla_jobs.actions.limits import UNSAID
 from sqla_jobs.database.binding import Bind, Binding, Context
 from sqla_jobs.database.notify import tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import (
     AuditMixin,
     JobMixin,
+    LimitMixin,
     PausedTaskMixin,
     ProcessMixin,
     QueueMixin,
     RunMixin,
     ScheduleMixin,
+    StartMixin,
     TickMixin,
 )
 from sqla_jobs.models.defaults import name_only_what_is_set
@@ -55,8 +58,8 @@ class Jobs(Generic[J]):
     """The jobs of one application, on its own metadata and in its own database.
 
     `base` is any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`; the models are mapped
-    there at once, as tables named `prefix` + jobs, runs, schedules, ticks, processes, queues, paused_tasks, audit in
-    `schema`. `tasks` names the modules that declare tasks: workers import them, this does not.
+    there at once, as tables named `prefix` + jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits,
+    starts, audit in `schema`. `tasks` names the modules that declare tasks: workers import them, this does not.
     `session_factory` (or an engine, or a later `bind`) is what workers connect with; enqueueing uses the
     caller's session and needs none. Raises `ConfigurationError`.
     """
@@ -68,6 +71,8 @@ class Jobs(Generic[J]):
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
     PausedTask: type[PausedTaskMixin]
+    Limit: type[LimitMixin]
+    Start: type[StartMixin]
     Audit: type[AuditMixin]
 
     @overload
@@ -112,6 +117,8 @@ class Jobs(Generic[J]):
         self.Process = self.models.Process
         self.Queue = self.models.Queue
         self.PausedTask = self.models.PausedTask
+        self.Limit = self.models.Limit
+        self.Start = self.models.Start
         self.Audit = self.models.Audit
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
@@ -242,6 +249,57 @@ class Jobs(Generic[J]):
             pausing.resume_task(plain_session(session), self.models, self.tasks, task)
         else:
             pausing.resume(plain_session(session), self.models, queue)
+
+    def set_limit(
+        self,
+        session: AnySession,
+        which: TaskLike | None = None,
+        /,
+        *,
+        queue: str | None = None,
+        key: object = UNSAID,
+        running: int | None = None,
+        rate: int | None = None,
+        per: float | timedelta | None = None,
+    ) -> None:
+        """From the caller's commit on these numbers go, whatever code says: `running` at once, `rate` starts in `per`.
+
+        `which` is a task, its name, or the name of a limit that tasks share; `queue` a queue, which takes `running`
+        alone. With `key` it is one key's own limit. `running` is from 0 (nothing starts) to 1,000,000, `rate` from 0
+        to 10,000, `per` seconds or a timedelta, from 1 s to a day. A task needs to declare no limit for it. What runs
+        goes on. Raises `ArgumentsError`.
+        """
+        limits.set_limit(
+            plain_session(session), self.models, self._limit(which, queue, key), running=running, rate=rate, per=per
+        )
+
+    def clear_limit(
+        self,
+        session: AnySession,
+        which: TaskLike | None = None,
+        /,
+        *,
+        queue: str | None = None,
+        key: object = UNSAID,
+    ) -> bool:
+        """From the caller's commit on what code declares goes again, or no limit. False: nothing had been set.
+
+        The arguments are those of `set_limit`. Raises `ArgumentsError`.
+        """
+        return bool(limits.clear_limit(plain_session(session), self.models, self._limit(which, queue, key)))
+
+    def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSAID, bind: Bind | None = None) -> bool:
+        """Take `number` starts from the rate of a task or of a shared limit, for something that is no job.
+
+        True: they are taken, in a transaction of its own, and count for the next `per` seconds; also where nothing
+        limits that rate. False: so many are not free now, and none is taken. Raises `ArgumentsError`.
+        """
+        return limits.spend(self.binding(bind).engine, self.models, self._limit(which, None, key), number)
+
+    def _limit(self, which: TaskLike | None, queue: str | None, key: object) -> limits.Target:
+        if (which is None) == (queue is None):
+            raise ArgumentsError("name a task or a limit, or else queue=, and not both")
+        return limits.target(self.tasks, which, key) if queue is None else limits.target_of_queue(queue)
 
     def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
         """Delete the jobs that ended `older_than` (a timedelta, or seconds) ago, and their runs; returns how many.

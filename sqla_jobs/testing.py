@@ -117,7 +117,7 @@ def _next(
     job = jobs.Job
     waiting = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
     for queue in waiting.all() if queues is None else queues:
-        if claimed := queries.claim(session, process_id, {queue: 1}, list(jobs.tasks)):
+        if claimed := queries.claim_whatever_the_limits(session, process_id, {queue: 1}, list(jobs.tasks)):
             _expire_jobs(jobs, session)
             return claimed[0]
     return None

@@ -12,7 +12,7 @@ from sqlalchemy.orm import registry
 
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
-from sqla_jobs.queries import claim, commit, due, finish, leases, rescue, schedules, succeed
+from sqla_jobs.queries import claim, commit, due, finish, gating, leases, limited, rescue, schedules, succeed
 from sqla_jobs.queries.begin import _question
 from sqla_jobs.queries.expressions import Tables, rendered
 from tests.conftest import ROOT
@@ -27,6 +27,13 @@ def statements() -> dict[str, str]:
     tables = Tables(map_models(registry(), None, "sqla_", JobMixin))
     built: dict[str, Any] = {
         "claim": claim.Claim(tables).sql(),
+        "claim_limited": limited.ClaimLimited(tables).sql(),
+        "lock_limits": limited.LockUnflushed(tables).sql(),
+        "flush_claim": limited.Flush(tables).sql(),
+        "spend": limited.Spend(tables).sql(),
+        "running_ungated": gating.RunningUngated(tables).sql(),
+        "queued_ungated": gating.QueuedUngated(tables).sql(),
+        "give_gates": gating.GiveGates(tables).sql(),
         "elapsed": claim.Elapsed(tables).sql(),
         "promote": claim.Promote(tables).sql(),
         "poll": due.Poll(tables).sql(),

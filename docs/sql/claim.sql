@@ -13,17 +13,24 @@ FROM unnest(CAST('{-10,-9,-8,-7,-6,-5,-4,-3,-2,-1,0,1,2,3,4,5,6,7,8,9,10}' AS SM
     sqla_jobs.started_at AS started_at
 FROM sqla_jobs
 WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = anon_1.queue AND sqla_jobs.priority = anon_2.priority
-    AND sqla_jobs.position > anon_2.floor AND sqla_jobs.task = ANY (array((SELECT anon_3.task
+    AND sqla_jobs.position > anon_2.floor AND sqla_jobs.gates IS NULL AND sqla_jobs.task = ANY (array((SELECT
+    anon_3.task
 FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS anon_3(task)
 WHERE anon_3.task != ALL (array((SELECT sqla_paused_tasks.name
-FROM sqla_paused_tasks)))))) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
-    (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
-    BIGINT[]))) ORDER BY sqla_jobs.position
+FROM sqla_paused_tasks UNION ALL SELECT unnest(sqla_limits.tasks) AS unnest_1
+FROM sqla_limits
+WHERE sqla_limits.running IS NOT NULL OR sqla_limits.rate IS NOT NULL)))))) AND sqla_jobs.id != ALL
+    (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR
+    sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS BIGINT[]))) ORDER BY sqla_jobs.position
  LIMIT anon_1.slots FOR NO KEY UPDATE SKIP LOCKED) AS found ON true
  LIMIT anon_1.slots) AS taken ON true
 WHERE anon_1.queue != ALL (array((SELECT sqla_queues.name
 FROM sqla_queues
-WHERE sqla_queues.paused_at IS NOT NULL))) AND (SELECT owner.id
+WHERE sqla_queues.paused_at IS NOT NULL UNION ALL SELECT substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS
+    substr_1
+FROM sqla_limits
+WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL))) AND (SELECT
+    owner.id
 FROM owner) IS NOT NULL)
  UPDATE sqla_jobs SET state=%(state)s::VARCHAR, attempt=(least(sqla_jobs.attempt, %(least_1)s::INTEGER) +
     %(least_2)s::INTEGER), current_run_id=nextval('sqla_runs_id_seq'), process_id=%(process_id)s::UUID,
@@ -39,3 +46,4 @@ WHERE due.started_at IS NOT NULL))) AS anon_5
 -- least_2 = 1
 -- param_1 = 1000000
 -- state = 'running'
+-- substr_2 = 2

@@ -21,15 +21,16 @@ WHERE sqla_jobs.state = 'scheduled' AND sqla_jobs.run_at > statement_timestamp()
     count(*) AS count_2
 FROM sqla_processes
 WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)s::VARCHAR AS TEXT[])) AS
-    anon_2, EXISTS (SELECT *
+    anon_2, EXISTS (SELECT sqla_limits.gate
+FROM sqla_limits) AS anon_3, EXISTS (SELECT *
 FROM sqla_jobs
 WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = ANY (CAST(%(queues)s::VARCHAR AS TEXT[])) AND
     sqla_jobs.queue != ALL (array((SELECT sqla_queues.name
 FROM sqla_queues
-WHERE sqla_queues.paused_at IS NOT NULL))) AND sqla_jobs.task = ANY (array((SELECT anon_4.task
-FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS anon_4(task)
-WHERE anon_4.task != ALL (array((SELECT sqla_paused_tasks.name
+WHERE sqla_queues.paused_at IS NOT NULL))) AND sqla_jobs.task = ANY (array((SELECT anon_5.task
+FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS anon_5(task)
+WHERE anon_5.task != ALL (array((SELECT sqla_paused_tasks.name
 FROM sqla_paused_tasks)))))) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
     (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
-    BIGINT[])))) AS anon_3
+    BIGINT[])))) AS anon_4
 -- param_1 = 'queued'

@@ -13,7 +13,8 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 
-_ENQUEUED = ("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key")
+_GATES = ("gates", "ordered_by")
+_ENQUEUED = ("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", *_GATES)
 _TICK = ("schedule_id", "scheduled_for")
 """Of a job that a clock enqueues: whoever may insert these can take the place of a tick."""
 _LOCKING = "progress_message"
@@ -21,12 +22,14 @@ _LOCKING = "progress_message"
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
+    *_GATES,
 )
 _DECLARED = (
     *("task", "cron", "timezone", "args", "queue", "priority", "catch_up", "overlap", "jitter", "enabled"),
     *("declared", "declared_values", "declared_at"),
 )
 _PLANNED = ("next_run_at", "last_run_at", "planned_rule", "disabled_reason", "retired_at")
+_LIMIT = ("running", "rate", "per", "hold", "tasks", "declared", "changed_at")
 _STAMPED = ("heartbeat_at", "set_aside", "clock_offset", "last_finished_at")
 
 
@@ -116,6 +119,8 @@ def _worker(name: _Names) -> Rights:
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', *_STAMPED)}", tables["processes"]
     yield "SELECT", tables["queues"]
     yield "SELECT", tables["paused_tasks"]
+    yield f"SELECT, INSERT, {name.columns('UPDATE', *_LIMIT)}", tables["limits"]
+    yield "SELECT, INSERT, DELETE", tables["starts"]
     yield "for the retention of the audit; without it its lines are kept", ""
     yield "SELECT, DELETE", tables["audit"]
 

@@ -24,22 +24,28 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, WAITING, JobState
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.tasks.enqueue import check_common
 
 
 def cancel(session: Session, models: Models[Any], job: JobMixin | int, *, kill: bool = False) -> bool:
-    """A waiting job ends `cancelled`; a running one is asked to. False: it had ended already."""
-    return _change(session, models, job, models.Job.state.in_(LIVE), cancelled(models, kill=kill))
+    """A waiting job ends `cancelled`, and one that failed and holds an ordered key; a running one is asked to.
+
+    False: it had ended already.
+    """
+    after_commit(session, models.Job, models.channel, "")
+    wanted = models.Job.state.in_(LIVE) | keeps_others_waiting(models)
+    return _change(session, models, job, wanted, cancelled(models, kill=kill))
 
 
 def cancelled(models: Models[Any], *, kill: bool = False) -> dict[str, Any]:
     """What cancelling sets in a live job. A request to kill is not taken back by one without."""
     job = models.Job
-    waiting = job.state.in_(WAITING)
+    runs = job.state == JobState.running
     return {
-        "state": case((waiting, "cancelled"), else_=job.state),
-        "finished_at": case((waiting, func.clock_timestamp()), else_=null()),
+        "state": case((runs, job.state), else_="cancelled"),
+        "finished_at": case((runs, null()), else_=func.clock_timestamp()),
         "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
         "kill_requested": True if kill else job.kill_requested,
     }

@@ -25,8 +25,8 @@ class Promote(Call[C_contra]):
         Counts the workers that serve any of `queues`, too.
         """
         values = {"ahead": ahead, "limit": limit, "queues": names(tuple(queues)), **among.parameters()}
-        ((count, due_in, workers),) = self._rows(connection, values)
-        return Promotion(count, 0.0 if count == limit else due_in, workers)
+        ((count, due_in, workers, has_limits),) = self._rows(connection, values)
+        return Promotion(count, 0.0 if count == limit else due_in, workers, has_limits)
 
 
 class Poll(Call[C_contra]):
@@ -36,8 +36,8 @@ class Poll(Call[C_contra]):
         self, connection: C_contra, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
     ) -> Promotion:
         given = {"queues": names(tuple(queues)), "tasks": names(tuple(tasks)), **among.parameters()}
-        ((count, due_in, workers, is_more),) = self._rows(connection, {"ahead": 0.0, "limit": MANY, **given})
-        return Promotion(count, 0.0 if count == MANY else due_in, workers, is_more)
+        ((count, due_in, *found),) = self._rows(connection, {"ahead": 0.0, "limit": MANY, **given})
+        return Promotion(count, 0.0 if count == MANY else due_in, *found)
 
 
 class UnknownTo(Call[C_contra]):

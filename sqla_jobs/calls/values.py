@@ -43,6 +43,7 @@ class Claimed(NamedTuple):
     max_attempts: int
     scheduled_for: datetime | None
     elapsed: float
+    gates: tuple[str, ...] = ()
 
 
 class Among(NamedTuple):
@@ -70,6 +71,8 @@ class Promotion(NamedTuple):
     """Seconds until the next scheduled job is due: infinite where there is none, 0 where there may be more now."""
     workers: int
     """How many serve any of these queues."""
+    has_limits: bool
+    """Whether code or an operator ever limited anything."""
     is_more: bool = False
     """Whether anything else was queued already. Only a poll tells."""
 

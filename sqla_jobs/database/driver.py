@@ -10,7 +10,7 @@ import select
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import capabilities
@@ -143,3 +143,25 @@ def beginning(connection: psycopg.Connection[Any]) -> str:
     if connection.deferrable is not None:
         said.append("DEFERRABLE" if connection.deferrable else "NOT DEFERRABLE")
     return f"{' '.join(said)}; "
+
+
+Send = Callable[[str, dict[str, Any]], "psycopg.Cursor[Any]"]
+"""Sends a statement with its parameters. Its rows are there after the block."""
+
+
+@contextmanager
+def committed_together(connection: psycopg.Connection[Any]) -> Generator[Send]:
+    """What is sent inside is one transaction, in one round trip: the server waits for nothing in between."""
+
+    def send(statement: str, values: dict[str, Any]) -> psycopg.Cursor[Any]:
+        return connection.execute(cast("Any", statement), values)
+
+    try:
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            yield send
+            connection.execute("COMMIT")
+    except BaseException:
+        if not connection.closed:
+            connection.rollback()
+        raise

@@ -35,6 +35,7 @@ class Memory(ctypes.Structure):
         ("revoked_at", ctypes.c_double),
         ("has_idle_thread", ctypes.c_int64),
         ("workers", ctypes.c_int64),
+        ("has_limits", ctypes.c_int64),
         ("runs", _Run * _PLACES),
     )
 
@@ -168,6 +169,15 @@ class StartedRuns:
     @workers.setter
     def workers(self, number: int) -> None:
         self._memory.workers = number
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether there are rows of limits; the parent writes it."""
+        return bool(self._memory.has_limits)
+
+    @has_limits.setter
+    def has_limits(self, are_there: bool) -> None:
+        self._memory.has_limits = are_there
 
     @property
     def vitals(self) -> tuple[int, int]:

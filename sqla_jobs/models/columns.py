@@ -25,7 +25,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import instance_state
 
@@ -91,6 +91,10 @@ class JobMixin(Row):
     """The lease of the attempt in progress, which becomes the `id` of its run; null unless running."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     """The process that runs it; null unless running."""
+    gates: Mapped[list[str] | None] = mapped_column(ARRAY(Text(collation="C")))
+    """What limits its start, such as `#stripe` or `#mail=17`; null where nothing does."""
+    ordered_by: Mapped[str | None] = mapped_column(Text(collation="C"))
+    """The one of its gates whose jobs start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
     """At most one live job (scheduled, queued or running) has this key."""
     progress: Mapped[float | None] = mapped_column(Double)
@@ -265,6 +269,43 @@ class PausedTaskMixin(Row):
     """The task's name, or an alias of it."""
     paused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the task was paused."""
+
+
+class LimitMixin(Row):
+    """How many jobs may run at once behind a gate, or start in a time. Code declares it, operators override it."""
+
+    gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    """Such as `#stripe`; `#mail=` for each key by itself, `#mail=17` for one; `@mail` for a queue."""
+    running: Mapped[int | None] = mapped_column(Integer)
+    """Jobs that may run at once; null where that is not limited."""
+    rate: Mapped[int | None] = mapped_column(Integer)
+    """Jobs that may start in any `per` seconds; null where that is not limited."""
+    per: Mapped[float | None] = mapped_column(Double)
+    """Seconds."""
+    hold: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
+    """Whether an ordered job that failed keeps the next ones of its key waiting."""
+    tasks: Mapped[list[str]] = mapped_column(ARRAY(Text), nullable=False, server_default=text("'{}'"))
+    """The names of the tasks whose jobs it limits."""
+    declared: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """What code says; null where no code does."""
+    set_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When an operator overrode that; null where code decides."""
+    changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
+    """When its numbers or its tasks last changed."""
+
+
+class StartMixin(Row):
+    """Jobs that started behind a gate with a rate, at one moment. Rows are only added, and deleted when they are old.
+
+    What somebody took by `Jobs.spend` counts as jobs here.
+    """
+
+    gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    """Such as `%stripe`."""
+    started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
+    """When they started."""
+    total: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """How many have started there so far, these included."""
 
 
 class AuditMixin(Row):

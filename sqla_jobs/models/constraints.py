@@ -9,8 +9,13 @@ from sqlalchemy.sql.elements import conv
 
 from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobState, Overlap, TickOutcome
 from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
+from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_LIMITS, MOST_RATE, MOST_RUNNING
 from sqla_jobs.rules.outcomes import RunOutcome
 
+BEGUN = "ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('running', 'succeeded', 'cancelled')"
+"""The predicate of the index of jobs of an ordered key that have begun."""
+_IS_RATE = "ascii(gate) = 37"
+"""Whether it begins with a percent sign, which drivers take for the beginning of a parameter."""
 _IS_PARKED = "run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
 
 
@@ -29,15 +34,55 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             table, "attempts", f"attempt BETWEEN 0 AND {MOST_ATTEMPTS} AND max_attempts BETWEEN 1 AND {MOST_ATTEMPTS}"
         ),
         _check(table, "lease", "state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)"),
+        _check(
+            table,
+            "gates",
+            f"cardinality(gates) BETWEEN 1 AND {MOST_GATES} AND array_ndims(gates) = 1 "
+            "AND array_position(gates, NULL) IS NULL AND (ordered_by IS NULL OR ordered_by = ANY (gates))",
+        ),
         _check(table, "progress", "progress BETWEEN 0 AND 1"),
         _check(table, "times", moments),
         _check(table, "run_at", f"{_in_range('run_at')} OR {_IS_PARKED}"),
+        # whether a job has gates comes before its place: a claim of plain ones passes by all that wait behind limits
         Index(
             f"{table}_queued",
             "queue",
+            text("(gates IS NULL)"),
             "priority",
             "position",
             postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            f"{table}_gated",
+            "queue",
+            "gates",
+            "priority",
+            "position",
+            postgresql_where=text("state = 'queued' AND gates IS NOT NULL"),
+        ),
+        # what holds a place behind a gate: one index for each place that it may have among the gates of a job. LIKE,
+        # here and in the two below, so that the planner takes them for nothing else, and nothing else for them
+        *(
+            Index(
+                f"{table}_holding{place}",
+                text(f"(gates[{place}])"),
+                "current_run_id",
+                postgresql_where=text(f"state LIKE 'running' AND gates[{place}] IS NOT NULL"),
+            )
+            for place in range(1, MOST_LIMITS + 1)
+        ),
+        Index(
+            f"{table}_ordered",
+            "ordered_by",
+            "position",
+            postgresql_where=text("state LIKE 'queued' AND ordered_by IS NOT NULL"),
+        ),
+        Index(
+            f"{table}_begun",
+            "ordered_by",
+            "state",
+            "position",
+            postgresql_where=text(BEGUN),
         ),
         Index(f"{table}_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
         Index(f"{table}_running", "process_id", postgresql_where=text("state = 'running'")),
@@ -143,6 +188,33 @@ def of_paused_tasks(table: str) -> tuple[Any, ...]:
     return (
         PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
         _check(table, "times", _in_range("paused_at")),
+    )
+
+
+def of_limits(table: str) -> tuple[Any, ...]:
+    """Of limits."""
+    return (
+        PrimaryKeyConstraint("gate", name=conv(f"{table}_pkey")),
+        _check(
+            table,
+            "gate",
+            f"({_IS_RATE} OR left(gate, 1) IN ('#', '!', '@')) AND length(gate) BETWEEN 2 AND {LONGEST_GATE}",
+        ),
+        _check(table, "numbers", f"running BETWEEN 0 AND {MOST_RUNNING} AND rate BETWEEN 0 AND {MOST_RATE}"),
+        _check(table, "per", "(rate IS NULL) = (per IS NULL) AND per BETWEEN 1 AND 86400"),
+        _check(table, "kind", f"CASE WHEN {_IS_RATE} THEN running IS NULL ELSE rate IS NULL END"),
+        _check(table, "ordered", "left(gate, 1) <> '!' OR running <= 1"),
+        _check(table, "declared", _object("declared")),
+        _check(table, "times", _in_range("set_at", "changed_at")),
+    )
+
+
+def of_starts(table: str) -> tuple[Any, ...]:
+    """Of starts behind gates."""
+    return (
+        PrimaryKeyConstraint("gate", "started_at", "total", name=conv(f"{table}_pkey")),
+        _check(table, "total", f"total BETWEEN 1 AND {MAX_ID}"),
+        _check(table, "times", _in_range("started_at")),
     )
 
 

@@ -18,11 +18,13 @@ from sqla_jobs.models import constraints
 from sqla_jobs.models.columns import (
     AuditMixin,
     JobMixin,
+    LimitMixin,
     PausedTaskMixin,
     ProcessMixin,
     QueueMixin,
     RunMixin,
     ScheduleMixin,
+    StartMixin,
     TickMixin,
 )
 from sqla_jobs.models.dialect import check_dialect
@@ -45,6 +47,8 @@ class Models(Generic[J]):
     Process: type[ProcessMixin]
     Queue: type[QueueMixin]
     PausedTask: type[PausedTaskMixin]
+    Limit: type[LimitMixin]
+    Start: type[StartMixin]
     Audit: type[AuditMixin]
     positions: Sequence
     run_ids: Sequence
@@ -57,7 +61,8 @@ class Models(Generic[J]):
     @property
     def tables(self) -> dict[str, Table]:
         """By what their names have after the prefix: jobs, runs and so on."""
-        mapped = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.PausedTask, self.Audit)
+        plain = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.PausedTask)
+        mapped = (*plain, self.Limit, self.Start, self.Audit)
         return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
     @cached_property
@@ -80,7 +85,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     schema = schema if schema is not None else metadata.schema
     if schema and "%" in schema:
         raise ConfigurationError(f"schema must not contain %, which marks parameters in statements, got {schema!r}")
-    nouns = ("jobs", "runs", "schedules", "ticks", "processes", "queues", "paused_tasks", "audit")
+    nouns = ("jobs", "runs", "schedules", "ticks", "processes", "queues", "paused_tasks", "limits", "starts", "audit")
     names = [f"{prefix}{noun}" for noun in nouns]
     taken = [name for name in names if (f"{schema}.{name}" if schema else name) in metadata.tables]
     if taken:
@@ -88,7 +93,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
             f"the metadata already has a table {taken[0]!r}: a second Jobs on one base needs its own prefix= or schema="
         )
     _check_job_class(job_class)
-    jobs, runs, schedules, ticks, processes, queues, paused_tasks, audit = names
+    jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits, starts, audit = names
     # those of the identity columns, which PostgreSQL names so
     positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema)
@@ -118,6 +123,8 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
     Process = mapped(ProcessMixin, processes, *constraints.of_processes(processes))
     Queue = mapped(QueueMixin, queues, *constraints.of_queues(queues))
     PausedTask = mapped(PausedTaskMixin, paused_tasks, *constraints.of_paused_tasks(paused_tasks))
+    Limit = mapped(LimitMixin, limits, *constraints.of_limits(limits))
+    Start = mapped(StartMixin, starts, *constraints.of_starts(starts))
     Audit = mapped(AuditMixin, audit, *constraints.of_audit(audit))
 
     _mapper(Job).add_property(
@@ -133,7 +140,7 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         "job",
         relationship(Job, primaryjoin=lambda: foreign(Run.job_id) == Job.id, viewonly=True, uselist=False),
     )
-    models = Models(Job, Run, Schedule, Tick, Process, Queue, PausedTask, Audit, positions, run_ids)
+    models = Models(Job, Run, Schedule, Tick, Process, Queue, PausedTask, Limit, Start, Audit, positions, run_ids)
     event.listen(metadata, "before_create", partial(_check_dialect, set(models.tables.values())))
     return models
 

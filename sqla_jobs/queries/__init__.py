@@ -18,13 +18,15 @@ from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed,
 from sqla_jobs.database.driver import driver
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.begin import begin as begin_transaction
-from sqla_jobs.queries.candidates import ToClaim, ToPromote, ToRescue
-from sqla_jobs.queries.claim import Claim, Promote
+from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
+from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits, Promote
 from sqla_jobs.queries.commit import Commit, Ending
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
+from sqla_jobs.queries.gating import GiveGates, OperatorLimits, QueuedUngated, RunningUngated
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
+from sqla_jobs.queries.limited import ClaimLimited, Lock, Spend
 from sqla_jobs.queries.processes import ShowSetAside
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.statement import SqlConnection
@@ -41,6 +43,14 @@ class Queries(Calls[SqlConnection]):
         self.connection = tables.connection
 
         self.claim = Claim(tables)
+        self.claim_whatever_the_limits = ClaimWhateverTheLimits(tables)
+        self.claim_limited = ClaimLimited(tables)
+        self.running_ungated = RunningUngated(tables)
+        self.queued_ungated = QueuedUngated(tables)
+        self.give_gates = GiveGates(tables)
+        self.lock_limits = Lock(tables)
+        self.spend = Spend(tables)
+        self.operator_limits = OperatorLimits(tables)
         self.promote = Promote(tables)
         self.poll = Poll(tables)
         self.is_due = IsDue(tables)
@@ -58,6 +68,7 @@ class Queries(Calls[SqlConnection]):
         self.show_set_aside = ShowSetAside(tables)
 
         self.to_claim = ToClaim(tables)
+        self.to_claim_limited = ToClaimLimited(tables)
         self.to_promote = ToPromote(tables)
         self.to_rescue = ToRescue(tables)
 

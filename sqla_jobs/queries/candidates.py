@@ -15,17 +15,29 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ToClaim(Statement):
-    """Those that are queued in one queue, for these tasks."""
+    """Those that are queued in one queue, for these tasks, without gates."""
 
     def __call__(self, connection: SqlConnection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
         values = {"queue": queue, "tasks": list(tasks), **which.parameters()}
         return [job_id for (job_id,) in self._rows(connection, values)]
 
+    @staticmethod
+    def _is_one(jobs: Any) -> Any:
+        return jobs.c.gates.is_(None)
+
     def sql(self) -> Any:
         jobs = self.tables.jobs
         is_known = jobs.c.task == any_(bindparam("tasks", type_=ARRAY(Text)))
-        here = (in_state(jobs, "queued"), jobs.c.queue == bindparam("queue"), is_known)
+        here = (in_state(jobs, "queued"), jobs.c.queue == bindparam("queue"), self._is_one(jobs), is_known)
         return _some(self.tables, select(jobs.c.id).where(*here).order_by(jobs.c.priority, jobs.c.position))
+
+
+class ToClaimLimited(ToClaim):
+    """The same behind gates."""
+
+    @staticmethod
+    def _is_one(jobs: Any) -> Any:
+        return jobs.c.gates.is_not(None)
 
 
 class ToPromote(Statement, upkeep.Candidates[SqlConnection]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
@@ -24,11 +24,13 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     literal_column,
     null,
     select,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.orm import Session
@@ -50,19 +52,23 @@ from sqla_jobs.queries.expressions import (
     array_of,
     claimable_tasks,
     committed_to_disk,
+    free_of_queue,
     in_state,
     is_among,
+    limited_queues,
     locked,
     seconds,
+    unlimited_tasks,
     unnest_text,
 )
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
-_CLAIM_ORDER = attrgetter("priority", "position")
+CLAIM_ORDER = attrgetter("priority", "position")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _moment(microseconds: int | None) -> datetime | None:
+def moment_of(microseconds: int | None) -> datetime | None:
+    """The moment that so many microseconds after the first of 1970 are."""
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -87,7 +93,19 @@ class Claim(RenderedStatement):
         Those of a priority lie above its place in `floors[queue]`, where that is given. A process without a
         row gets none.
         """
-        values = {
+        rows = self._run(connection, self.values(process_id, slots, tasks, floors, among)).all()
+        return self.claimed(connection, process_id, rows)
+
+    @staticmethod
+    def values(
+        process_id: uuid.UUID,
+        slots: dict[str, int],
+        tasks: Sequence[str],
+        floors: Mapping[str, Sequence[int]] | None = None,
+        among: Among = ALL,
+    ) -> dict[str, Any]:
+        """What the statement takes."""
+        return {
             "process_id": process_id,
             "tasks": names(tuple(tasks)),
             "lanes": names(tuple(slots)),
@@ -95,14 +113,27 @@ class Claim(RenderedStatement):
             "floors": texts([numbers((floors or {}).get(queue, EVERYWHERE)) for queue in slots]),
             **among.parameters(),
         }
-        rows = self._run(connection, values).all()
+
+    def claimed(self, connection: SqlConnection, process_id: uuid.UUID, rows: Iterable[Any]) -> list[Claimed]:
+        """Its rows as jobs, in claim order."""
+        rows = list(rows)
         again = [job_id for job_id, *_, was_started in rows if was_started]
         elapsed = self._elapsed(connection, again) if again else {}
         claimed = [
-            Claimed._make((job_id, run_id, process_id, *rest, _moment(scheduled_for), elapsed.get(job_id, 0.0)))
+            Claimed._make((job_id, run_id, process_id, *rest, moment_of(scheduled_for), elapsed.get(job_id, 0.0), ()))
             for job_id, run_id, *rest, scheduled_for, _ in rows
         ]
-        return sorted(claimed, key=_CLAIM_ORDER)
+        return sorted(claimed, key=CLAIM_ORDER)
+
+    def _may_start(self, jobs: Any) -> tuple[Any, ...]:
+        """Which queued jobs are to be taken. Said in the claim's own snapshot: limits and pauses come at any time."""
+        return jobs.c.gates.is_(None), jobs.c.task == any_(unlimited_tasks(self.tables))
+
+    def _queues_left_out(self) -> Any:
+        return array_of(union_all(_paused_queues(self.tables), limited_queues(self.tables)))
+
+    def _slots(self, lane: Any) -> Any:
+        return lane.c.slots
 
     def sql(self) -> Any:
         tables, jobs, processes = self.tables, self.tables.jobs, self.tables.processes
@@ -129,7 +160,7 @@ class Claim(RenderedStatement):
                 jobs.c.queue == lane.c.queue,
                 jobs.c.priority == probe.c.priority,
                 jobs.c.position > probe.c.floor,
-                jobs.c.task == any_(claimable_tasks(tables)),
+                *self._may_start(jobs),
                 is_among(jobs),
             )
             .order_by(jobs.c.position)
@@ -139,14 +170,16 @@ class Claim(RenderedStatement):
             .lateral("found")
         )
         taken = (
-            select(*found.c).select_from(probe.join(found, true())).limit(lane.c.slots).correlate(lane).lateral("taken")
+            select(*found.c)
+            .select_from(probe.join(found, true()))
+            .limit(self._slots(lane))
+            .correlate(lane)
+            .lateral("taken")
         )
-        queues = tables.queues
-        paused = array_of(select(queues.c.name).where(queues.c.paused_at.is_not(None)))
         due = (
             select(*taken.c)
             .select_from(lane.join(taken, true()))
-            .where(lane.c.queue != all_(paused), select(owner.c.id).scalar_subquery().is_not(None))
+            .where(lane.c.queue != all_(self._queues_left_out()), select(owner.c.id).scalar_subquery().is_not(None))
             .cte("due")
             .prefix_with("MATERIALIZED")
         )
@@ -177,6 +210,30 @@ class Claim(RenderedStatement):
                 jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),
             )
         )
+
+
+def _paused_queues(tables: Tables) -> Any:
+    return select(tables.queues.c.name).where(tables.queues.c.paused_at.is_not(None))
+
+
+class ClaimFromLimitedQueue(Claim):
+    """The same of queues that are limited themselves. Under the lock of limits."""
+
+    def _queues_left_out(self) -> Any:
+        return array_of(_paused_queues(self.tables))
+
+    def _slots(self, lane: Any) -> Any:
+        return func.least(lane.c.slots, free_of_queue(self.tables, lane.c.queue))
+
+
+class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
+    """For tests of applications, where one job runs at a time."""
+
+    def _may_start(self, jobs: Any) -> tuple[Any, ...]:
+        return (jobs.c.task == any_(claimable_tasks(self.tables)),)
+
+    def _slots(self, lane: Any) -> Any:
+        return lane.c.slots
 
 
 class Elapsed(Statement):
@@ -222,4 +279,5 @@ class Promote(RenderedStatement, lookout.Promote[SqlConnection]):
         processes = tables.processes
         serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
-        return select(select(func.count()).select_from(promoted).scalar_subquery(), due_in, workers)
+        count = select(func.count()).select_from(promoted).scalar_subquery()
+        return select(count, due_in, workers, exists(select(tables.limits.c.gate)))

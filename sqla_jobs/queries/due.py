@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 from sqla_jobs.calls import lookout
 from sqla_jobs.calls.values import ALL, Among
 from sqla_jobs.queries.claim import Promote
-from sqla_jobs.queries.expressions import array_of, claimable_tasks, in_state, is_among
+from sqla_jobs.queries.expressions import array_of, claimable_tasks, in_state, is_among, limited_queues, limited_tasks
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
 _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
 
 
 class IsDue(Statement):
-    """Whether a claim or a promotion would find something now; rows locked by others do not count."""
+    """Whether a claim of plain jobs or a promotion would find something now; rows locked by others do not count."""
 
     def __call__(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
@@ -36,7 +36,12 @@ class IsDue(Statement):
             is_among(jobs),
         )
         found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
-        queued = found.where(in_state(jobs, "queued")).cte("queued").prefix_with("MATERIALIZED")
+        plain = (
+            jobs.c.gates.is_(None),
+            jobs.c.task != all_(array_of(limited_tasks(self.tables))),
+            jobs.c.queue != all_(array_of(limited_queues(self.tables))),
+        )
+        queued = found.where(in_state(jobs, "queued"), *plain).cte("queued").prefix_with("MATERIALIZED")
         due: Any = found.where(in_state(jobs, "scheduled"), jobs.c.run_at <= func.statement_timestamp())
         due = due.cte("due").prefix_with("MATERIALIZED")
         return select(or_(*(exists().select_from(found) for found in (queued, due))))

@@ -33,10 +33,11 @@ from sqlalchemy import (
     select,
     table,
     true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.sql.selectable import SelectBase, TableValuedAlias
 
 from sqla_jobs.calls.call import Rendered
 from sqla_jobs.models.mapping import Models
@@ -72,6 +73,8 @@ class Tables:
         self.processes = _table(models.Process, schema)
         self.queues = _table(models.Queue, schema)
         self.paused_tasks = _table(models.PausedTask, schema)
+        self.limits = _table(models.Limit, schema)
+        self.starts = _table(models.Start, schema)
         self.schedules = _table(models.Schedule, schema)
         self.ticks = _table(models.Tick, schema)
         self._on = {"mapper": models.Job}
@@ -149,6 +152,35 @@ def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
     known = unnest_text("known", task=("tasks", Text))
     paused = array_of(select(tables.paused_tasks.c.name))
     return array_of(select(known.c.task).where(known.c.task != all_(paused)))
+
+
+def unlimited_tasks(tables: Tables) -> ColumnElement[Any]:
+    """Those of them, too, that no row of limits names."""
+    known = unnest_text("known", task=("tasks", Text))
+    left_out = array_of(union_all(select(tables.paused_tasks.c.name), limited_tasks(tables)))
+    return array_of(select(known.c.task).where(known.c.task != all_(left_out)))
+
+
+def limited_tasks(tables: Tables) -> Select[Any]:
+    """The names of the tasks that any row of limits names."""
+    limits = tables.limits
+    has_a_say = or_(limits.c.running.is_not(None), limits.c.rate.is_not(None))
+    return select(func.unnest(limits.c.tasks)).where(has_a_say)
+
+
+def limited_queues(tables: Tables) -> Select[Any]:
+    """The names of the queues that are limited themselves."""
+    limits = tables.limits
+    is_one = and_(limits.c.gate >= literal_column("'@'"), limits.c.gate < literal_column("'A'"))
+    return select(func.substr(limits.c.gate, 2)).where(is_one, limits.c.running.is_not(None))
+
+
+def free_of_queue(tables: Tables, queue: Any) -> ColumnElement[Any]:
+    """How many more jobs of a queue may start; null where it is not limited."""
+    jobs, limits = tables.jobs, tables.limits
+    running = select(func.count()).where(in_state(jobs, "running"), jobs.c.queue == queue).correlate_except(jobs)
+    free = func.greatest(0, limits.c.running - running.scalar_subquery())
+    return select(free).where(limits.c.gate == literal_column("'@'") + queue).correlate_except(limits).scalar_subquery()
 
 
 def committed_to_disk() -> ColumnElement[bool]:
@@ -235,10 +267,17 @@ def each_locked(given: TableValuedAlias, found: Select[Any], name: str) -> CTE:
     return select(*given.c, *free.c).select_from(given.join(free, true())).cte(name).prefix_with("MATERIALIZED")
 
 
-def array_of(rows: Select[Any]) -> ColumnElement[Any]:
+def array_of(rows: SelectBase) -> ColumnElement[Any]:
     """The one column of `rows` as an array.
 
     Rows whose key is ANY of it are looked up, whatever the planner believes of their number and of the table:
     of an array it expects few elements.
     """
     return func.array(rows.scalar_subquery())
+
+
+def quoted(named: Any) -> str:
+    """The name of a table or a sequence, as SQL that is written by hand says it."""
+    preparer = _DIALECT.identifier_preparer
+    is_sequence = isinstance(named, Sequence)
+    return str(preparer.format_sequence(named) if is_sequence else preparer.format_table(named))

@@ -50,5 +50,13 @@ class RenderedStatement(Statement):
         own = self._connection(connection)
         if own.dialect.driver != "psycopg":  # a test's session may be one of asyncpg's
             return super()._run(own, values)
+        return own.exec_driver_sql(*self.filled(values))
+
+    def run(self, connection: SqlConnection) -> None:
+        """Execute it, without parameters of its own."""
+        self._run(connection, {})
+
+    def filled(self, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """As psycopg takes it, with all parameters."""
         text, fixed = self.rendered
-        return own.exec_driver_sql(text, {**fixed, **values})
+        return text, {**fixed, **values}

@@ -143,7 +143,7 @@ class Keeper(Protocol):
 
     stop: StopRequest
     connections: int
-    """How many the worker may use at once, beside the one for claims and those of its jobs."""
+    """How many the worker may use at once, beside the two for claims and those of its jobs."""
     all_connections: int
     """How many it may use at once in all, and its parent, beside those of its jobs."""
 

@@ -56,7 +56,7 @@ class ParentConnection:
     Where the parent is gone the child stops: what can end within half a lease does.
     """
 
-    connections = OF_CHILD - 1
+    connections = OF_CHILD - 2
 
     def __init__(self, pipe: Connection, memory: Memory, lease: float, all_connections: int) -> None:
         self.all_connections = all_connections
@@ -84,6 +84,11 @@ class ParentConnection:
     def workers(self) -> int:
         """How many serve any of the same queues, on all hosts."""
         return self._started.workers
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether there are rows of limits."""
+        return self._started.has_limits
 
     def tell(self, hearer: Hearer | None) -> None:
         """Who is to hear of new jobs from now on."""

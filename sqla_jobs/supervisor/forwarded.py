@@ -32,6 +32,10 @@ class ForwardedLookout:
     def workers(self) -> int:
         return self._parent.workers
 
+    @property
+    def has_limits(self) -> bool:
+        return self._parent.has_limits
+
     def promote(self, now: float) -> bool:
         return False
 

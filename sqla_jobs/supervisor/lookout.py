@@ -139,6 +139,7 @@ class ParentLookout:
             raise
         for child in self._children():
             child.started.workers = max((promotion.workers for promotion in promotions), default=1)
+            child.started.has_limits = any(promotion.has_limits for promotion in promotions)
         idle = self._idle()
         if any(promotion.promoted for promotion in promotions):
             self.heard("")

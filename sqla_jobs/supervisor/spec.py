@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 
-OF_CHILD, OF_PARENT, OF_CLOCK = 3, 3, 1
-"""Connections to the server at once. A child claims by one, and stores ends by two. A parent beats, polls and
+OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
+"""Connections to the server at once. A child claims by two, one of them where there are
+limits, and stores ends by two. A parent beats, polls and
 listens; the clock of a child does not listen."""
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, TypedDict, cast
 
 import tenacity
+from pydantic_core import to_jsonable_python
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, check_name, check_seconds
+from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, KeyOf, Limit, RateLimit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.tasks.arguments import Codec
@@ -42,6 +45,10 @@ class TaskOptions(TypedDict, total=False):
     """Names it had before, under which jobs may still be waiting."""
     sensitive: Sequence[str]
     """Arguments that no log, error, command or page shows."""
+    limits: Limit | Sequence[Limit]
+    """How many of its jobs may run at once, or start in a time, over all workers; all of them must admit a job."""
+    fair_by: KeyOf
+    """An argument, several, or a function of the arguments: each value gets its turn, however many jobs others have."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,30 @@ class Declaration:
     timeout: float | None
     aliases: tuple[str, ...]
     sensitive: frozenset[str]
+    gates: tuple[Gate, ...]
     defaults: Mapping[str, Any]
+
+    def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
+        """The gates of a job with these arguments, as stored. Raises `ArgumentsError` for a key that is no JSON."""
+        if not self.gates:
+            return []
+        arguments = {**self._default_arguments, **stored}
+        try:
+            return [gate.of(arguments) for gate in self.gates]
+        except Exception as error:
+            kind = type(error).__name__
+            raise ArgumentsError(f"{self.name}: the key of a limit cannot be made of the arguments ({kind})") from error
+
+    @property
+    def gates_without_key(self) -> list[str]:
+        """Those of a job of whose arguments no key can be made."""
+        return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
+
+    @cached_property
+    def _default_arguments(self) -> dict[str, Any]:
+        parameters = self.signature.arguments.parameters.values()
+        defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+        return {name: to_jsonable_python(value, fallback=repr) for name, value in defaults.items()}
 
     def secrets(self, stored: object) -> Secrets:
         """What no text may show of arguments, as JSON or as its text; what is no object is kept back as a whole."""
@@ -107,6 +137,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
         _timeout(name, options.get("timeout")),
         aliases,
         sensitive,
+        gates_of(name, _limits(name, options), options.get("fair_by"), signature.arguments.parameters, sensitive),
         {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
     )
 
@@ -116,6 +147,16 @@ def _words(option: str, options: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(words, Sequence | Set) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
         raise DeclarationError(f"{option} must be a list of names, got {words!r}")
     return tuple(words)
+
+
+def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
+    given = options.get("limits", ())
+    limits = [given] if isinstance(given, ConcurrencyLimit | RateLimit) else given
+    if not isinstance(limits, Sequence) or not all(isinstance(one, ConcurrencyLimit | RateLimit) for one in limits):
+        raise DeclarationError(
+            f"{name}: limits must be a ConcurrencyLimit, a RateLimit or a list of them, got {given!r:.60}"
+        )
+    return limits
 
 
 def _timeout(name: str, timeout: object) -> float | None:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar
 
-from sqlalchemy import ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select, text
+from pydantic_core import from_json, to_json
+from sqlalchemy import ARRAY, ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.orm.attributes import instance_state
 
+from sqla_jobs.calls.values import PRIORITIES, names
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import HAS_LIVE_KEY, PARKED, JobState
-from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.unique import hold_unique
 from sqla_jobs.rules.checks import check_integer, check_moment, check_queue, check_seconds
+from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
 
 J = TypeVar("J", bound=JobMixin)
@@ -137,6 +139,11 @@ def _values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) 
     return values
 
 
+def _behind(gates: Sequence[str]) -> dict[str, Any]:
+    """Column values of a job with gates; a plain one says nothing of them."""
+    return {"gates": [*gates], "ordered_by": ordered_gate(gates)} if gates else {}
+
+
 def add_one(
     session: Session,
     models: Models[J],
@@ -144,9 +151,10 @@ def add_one(
     defaults: Mapping[str, Any],
     options: Mapping[str, Any],
     args: dict[str, Any],
+    gates: Sequence[str],
 ) -> J:
     """A job pending in the session; with a `unique_key`, inserted at once or the live one of that key."""
-    values = {**_values(task, defaults, options), "args": args}
+    values = {**_values(task, defaults, options), "args": args, **_behind(gates)}
     after_commit(session, models.Job, models.channel, str(values["queue"]))
     if values["unique_key"] is not None:
         # what else is pending stays so, for the listeners of the commit; but for rows to which the job may refer
@@ -204,6 +212,7 @@ def add_many(
     defaults: Mapping[str, Any],
     options: Mapping[str, Any],
     encoded: Iterable[bytes],
+    gates_of: Callable[[dict[str, Any]], list[str]] | None,
 ) -> int:
     """One job for each JSON object of `encoded`, in order, in flat memory. Returns how many.
 
@@ -214,14 +223,19 @@ def add_many(
     job = models.Job
     values = _values(task, defaults, options)
     values.pop("unique_key")
-    element = func.jsonb_array_elements(cast(_BATCH, JSONB)).column_valued("element")
+    element = func.jsonb_array_elements(cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
     mapper = inspect(job)
     columns = [mapper.columns[name] for name in values]
     selected = [
         value if isinstance(value, ColumnElement) else literal(value, column.type)
         for value, column in zip(values.values(), columns, strict=True)
     ]
-    statement = insert(mapper.local_table).from_select([*columns, job.args], select(*selected, element))
+    into, given = [*columns, job.args], [*selected, element]
+    if gates_of is not None:
+        into += [job.gates, job.ordered_by]
+        given = [*selected, element["args"], cast(element["gates"].astext, ARRAY(Text)), element["ordered_by"].astext]
+        encoded = (_with_gates(item, gates_of) for item in encoded)
+    statement = insert(mapper.local_table).from_select(into, select(*given))
     count = 0
     with session.begin_nested():
         for batch in _batches(encoded):
@@ -233,6 +247,12 @@ def add_many(
             count += len(batch)
     after_commit(session, job, models.channel, values["queue"])
     return count
+
+
+def _with_gates(encoded: bytes, gates_of: Callable[[dict[str, Any]], list[str]]) -> bytes:
+    gates = gates_of(from_json(encoded))
+    beside = to_json({"gates": names(tuple(gates)), "ordered_by": ordered_gate(gates)})
+    return b'{"args":' + encoded + b"," + beside[1:]
 
 
 def _batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -99,14 +99,15 @@ class Enqueuer(Generic[C, J]):
         """Add a job to the caller's session; what `enqueue` does."""
         into, declaration = plain_session(session), self._declaration
         values = self._bind(args, kwargs)
-        encoded = declaration.codec.encode(into, values)
+        stored = from_json(declaration.codec.encode(into, values))
         return add_one(
             into,
             self._models,
             declaration.name,
             declaration.defaults,
             self._options,
-            from_json(encoded),
+            stored,
+            declaration.gates_of(stored),
         )
 
     def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> int:
@@ -135,7 +136,8 @@ class Enqueuer(Generic[C, J]):
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
-        return add_many(into, self._models, declaration.name, declaration.defaults, self._options, encoded())
+        gates_of = declaration.gates_of if declaration.gates else None
+        return add_many(into, self._models, declaration.name, declaration.defaults, self._options, encoded(), gates_of)
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -24,7 +24,7 @@ class Alone:
 
     connections = 5
     """For heartbeats, listening and pruning one each, and two for finishes: none waits for another."""
-    all_connections = connections + 1
+    all_connections = connections + 2
 
     def __init__(self) -> None:
         self.stop = StopRequest()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
+from enum import Enum
 from queue import Empty, SimpleQueue
 
 from sqla_jobs.execution.attempt import Attempt
@@ -19,8 +22,19 @@ _AHEAD = 0.1
 """Seconds' worth of jobs, at the lane's recent rate, that are claimed before a thread is free for them."""
 _SHARED = 30.0
 """Seconds between two sweeps of a worker at most, on account of others."""
+_SOON = 0.01
+"""Seconds' worth of jobs, that are claimed from behind gates before a thread is free for them."""
 _STALLED = 0.5
 """Seconds without a thread taking a job, after which what was claimed ahead is given back."""
+
+
+class _First(Enum):
+    """Stands in the backlog for a job that goes before all others."""
+
+    first = "first"
+
+
+_FIRST = _First.first
 
 
 class Backlog:
@@ -32,7 +46,11 @@ class Backlog:
         self.empty_until = 0.0
         """No point in asking the server before that moment, unless something wakes us."""
         self._woken_at = 0.0
-        self._backlog: SimpleQueue[Attempt | None] = SimpleQueue()
+        self._backlog: SimpleQueue[Attempt | _First | None] = SimpleQueue()
+        self._first: deque[Attempt] = deque()
+        """Jobs that hold a place behind a gate; each has a `_FIRST` in the backlog."""
+        self.is_wanted = False
+        """Whether jobs may wait behind gates for a thread of this lane."""
         self._lock = threading.Lock()
         self._outstanding = 0
         self._done = 0
@@ -56,6 +74,13 @@ class Backlog:
         """Whether a thread waits for a job."""
         return self._outstanding < self.concurrency
 
+    def room_behind_gates(self) -> int:
+        """How many such jobs to claim: for threads that are free, or will be within some 10 ms at the recent rate."""
+        soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
+        room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
+        self.is_wanted = room == 0
+        return room
+
     def wake(self) -> None:
         """There may be new jobs."""
         self._woken_at = time.monotonic()
@@ -74,11 +99,36 @@ class Backlog:
         for held in jobs:
             self._backlog.put(held)
 
+    def fill_first(self, jobs: list[Attempt]) -> None:
+        """The same of jobs that hold places behind gates: they go before the others."""
+        with self._lock:
+            self._outstanding += len(jobs)
+        self._moved_at = time.monotonic()
+        for held in jobs:
+            self._first.append(held)
+            self._backlog.put(_FIRST)
+
     def take(self) -> Attempt | None:
         """The next job for a thread; waits. `None`: the thread is to end."""
-        held = self._backlog.get()
+        held = self._next()
         self._moved_at = time.monotonic()
         return held
+
+    def _next(self) -> Attempt | None:
+        while True:
+            held = self._backlog.get()
+            if not self._first:
+                if held is not _FIRST:
+                    return held
+                continue  # another thread has taken the job before its turn
+            try:
+                first = self._first.popleft()
+            except IndexError:  # another thread was faster
+                self._backlog.put(held)
+                continue
+            if held is not _FIRST:
+                self._backlog.put(held)
+            return first
 
     def through(self) -> bool:
         """A thread is through with a job. Returns whether it is time to claim more."""
@@ -98,9 +148,13 @@ class Backlog:
     def give_back(self) -> list[Attempt]:
         """Everything claimed that no thread has taken; it is no longer here."""
         given: list[Attempt] = []
+        with suppress(IndexError):
+            while True:
+                given.append(self._first.popleft())
         try:
             while (held := self._backlog.get_nowait()) is not None:
-                given.append(held)
+                if held is not _FIRST:
+                    given.append(held)
             self._backlog.put(None)  # the mark that ends a thread stays
         except Empty:
             pass

@@ -17,6 +17,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog, ScanFloors
 from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import Lookout
 
@@ -44,21 +45,25 @@ class Claimer:
         shared: Shared,
         tasks: Sequence[str],
         *,
+        all_tasks: Sequence[str],
         lanes: Sequence[Backlog],
         liveness: Liveness,
         finisher: Finisher,
         lookout: Lookout,
+        limited: LimitedClaimer,
     ) -> None:
         self._engine = engine
         self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
+        self._all_tasks = tuple(all_tasks)
         self._tasks = tuple(tasks)
         self._lanes = lanes
         self._liveness = liveness
         self._finisher = finisher
         self._lookout = lookout
+        self._limited = limited
         self._floors = ScanFloors(shared.settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -87,6 +92,7 @@ class Claimer:
     def look_again(self) -> bool:
         """There may be jobs anywhere, also such as were passed over. Returns what `heard` does."""
         self._floors.sweep_soon()
+        self._limited.wake()
         return self.heard("")
 
     def heard(self, queue: str) -> bool:
@@ -116,6 +122,7 @@ class Claimer:
 
     def _expect_in(self, queue: str) -> bool:
         """Let the lanes of `queue` look at once. Returns whether a thread is free for one of them."""
+        self._limited.wake()
         lanes = self._lanes_of(queue)
         for lane in lanes:
             lane.wake()
@@ -141,7 +148,7 @@ class Claimer:
         ):  # what a claim under way holds locked would be missed
             if self._attempts:  # first: what ends after the look at the database may be due again
                 return True
-            return self._queries.is_due(connection, list(self._settings.queues), self._tasks, others)
+            return self._queries.is_due(connection, list(self._settings.queues), self._all_tasks, others)
 
     def _loop(self) -> None:
         patience = RetryLoop("claiming", self._stopping)
@@ -184,6 +191,7 @@ class Claimer:
     def _promote(self, now: float) -> None:
         with self._attempts.claiming:
             has_promoted = self._lookout.promote(now)
+        self._limited.wake()
         if has_promoted:
             for lane in self._lanes:
                 lane.wake()

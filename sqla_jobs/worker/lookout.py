@@ -48,6 +48,11 @@ class Lookout(Protocol):
         """How many serve any of the same queues."""
         ...
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether there are rows of limits."""
+        ...
+
     def promote(self, now: float) -> bool:
         """Returns whether that queued any jobs."""
         ...
@@ -81,6 +86,7 @@ class OwnLookout:
 
     def __init__(self, engine: Engine, claims: Engine, shared: Shared, tasks: Sequence[str]) -> None:
         self.workers = 1
+        self.has_limits = False
         self._engine = engine
         self._settings = shared.settings
         self._channel = shared.models.channel
@@ -93,6 +99,7 @@ class OwnLookout:
     def promote(self, now: float) -> bool:
         promotions = self._promoter.promote(now)
         self.workers = max((promotion.workers for promotion in promotions), default=self.workers)
+        self.has_limits = any(promotion.has_limits for promotion in promotions)
         return any(promotion.promoted for promotion in promotions)
 
     def expect(self, delay: float) -> bool:

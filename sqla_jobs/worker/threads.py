@@ -32,9 +32,13 @@ class RunnerThreads:
         *,
         ended: Callable[[Attempt, RunEnd | None], None],
         has_room: Callable[[], None],
+        is_free: Callable[[], None],
     ) -> None:
-        """Begin. `ended` is told of each job what `execute` returned; `has_room`, that it is time to claim more."""
-        self._execute, self._ended, self._has_room = execute, ended, has_room
+        """Begin. `ended` is told of each job what `execute` returned; `has_room`, that it is time to claim more.
+
+        `is_free` is told that a thread is, where jobs may wait for one behind gates.
+        """
+        self._execute, self._ended, self._has_room, self._is_free = execute, ended, has_room, is_free
         self._watchdog.start()
         for lane in self._lanes:
             for number in range(lane.concurrency):
@@ -73,3 +77,5 @@ class RunnerThreads:
             self._ended(held, end)
             if lane.through():
                 self._has_room()
+            if lane.is_wanted:
+                self._is_free()

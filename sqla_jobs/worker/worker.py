@@ -21,7 +21,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.transactions import WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
-from sqla_jobs.queries import Lease, Queries, RunEnd
+from sqla_jobs.queries import Claimed, Lease, Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
@@ -35,6 +35,8 @@ from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.gating import Gating
+from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
 from sqla_jobs.worker.pruner import Pruner
@@ -81,7 +83,7 @@ class Worker(Service):
         with self._signals(), self:
             patience = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
-                if not self._attempts:
+                if not self._attempts and not patience.call(self._limited.claim_some):
                     if not patience.call(self._claimer.is_due):
                         break
                     self._claimer.look_again()
@@ -113,17 +115,21 @@ class Worker(Service):
         with ExitStack() as made:
             self._engine = own_engine(app, patience=self._settings.patience, most=self._keeper.connections)
             made.callback(self._engine.dispose)
-            self._claims = own_engine(app, patience=self._settings.patience, most=1, planning=PLANNED_ONCE)
+            self._claims = own_engine(app, patience=self._settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
             # wherever a task's own connection looks for tables: those of the jobs are known by their schema
             self._queries = Queries(self._jobs.models, self._find_tables())
             self._build(tasks, isolation)
+            self._gating.declare(self._engine, self._jobs.models)
             self._sign_on()
             made.pop_all()
         self._started = True
         self._finisher.start()
-        self._threads.start(self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake)
+        self._threads.start(
+            self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake, is_free=self._limited.wake
+        )
         self._claimer.start()
+        self._limited.start()
         self._lookout.start(self._claimer)
         if self._pruner is not None:
             self._pruner.start()
@@ -167,14 +173,28 @@ class Worker(Service):
             engine, shared, self._keeper, lost=self._give_back, unknown_leases=self._on_unknown_leases
         )
         self._lookout = self._lookout_of(engine, self._claims, shared, tasks)
-        self._claimer = Claimer(
+        declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
+        self._gating = Gating(queries, declarations, list(self._settings.queues))
+        self._limited = LimitedClaimer(
             self._claims,
             shared,
+            self._gating,
             tasks,
             lanes=self._lanes,
             liveness=self._liveness,
             finisher=self._finisher,
             lookout=self._lookout,
+        )
+        self._claimer = Claimer(
+            self._claims,
+            shared,
+            [name for name in tasks if not declarations[name].gates],
+            all_tasks=tasks,
+            lanes=self._lanes,
+            liveness=self._liveness,
+            finisher=self._finisher,
+            lookout=self._lookout,
+            limited=self._limited,
         )
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(engine, self._jobs.models, retention)
@@ -203,6 +223,7 @@ class Worker(Service):
         self._stopped = True
         self._stop_requested.set()
         self._claimer.stop()
+        self._limited.stop()
         for lane in self._lanes:
             self._end(lane.give_back(), Outcome.released())
             lane.close()
@@ -233,6 +254,8 @@ class Worker(Service):
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
             self._attempts.count(self._attempts.remove(held.job.run_id))
+            if held.job.gates:
+                self._limited.freed(held.job.gates)
         else:
             self._finisher.put(end)
 
@@ -249,6 +272,8 @@ class Worker(Service):
                 runs += 1
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
+            if isinstance(end.lease, Claimed) and end.lease.gates:
+                self._limited.freed(end.lease.gates)
         self._attempts.count(runs)
 
     def _give_back(self) -> None:

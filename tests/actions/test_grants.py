@@ -141,7 +141,10 @@ def allowed(engine: Engine, table: Any, right: str) -> set[str]:
 
 
 TABLES = jobs.models.tables
-ENQUEUED = {"task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", "note"}
+ENQUEUED = {
+    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", "gates", "ordered_by"),
+    "note",
+}
 
 
 class TestAnEnqueuer:
@@ -443,4 +446,4 @@ def test_several_roles_each_have_their_own_and_no_database_is_asked() -> None:
         CliRunner().invoke(main, ["grants", "tests.shop:jobs", *roles, "--database-url", "postgresql://nowhere"]).output
     )
     assert 'GRANT SELECT ON sqla_runs TO "b""; DROP ROLE x; --";' in said
-    assert said.count('TO "a";') == 8 + 4
+    assert said.count('TO "a";') == 10 + 4

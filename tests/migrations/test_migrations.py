@@ -542,5 +542,7 @@ def test_a_metadata_with_a_schema_of_its_own_says_where_the_tables_are() -> None
         "processes",
         "queues",
         "paused_tasks",
+        "limits",
+        "starts",
         "audit",
     ]

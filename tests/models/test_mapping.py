@@ -186,6 +186,8 @@ def test_the_models_are_classes_on_the_metadata_of_the_base() -> None:
         "sqla_processes",
         "sqla_queues",
         "sqla_paused_tasks",
+        "sqla_limits",
+        "sqla_starts",
         "sqla_audit",
     }
     names = [model.__name__ for model in (jobs.Job, jobs.Run, jobs.Schedule, jobs.Tick, jobs.Process, jobs.Queue)]

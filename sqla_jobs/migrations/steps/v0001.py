@@ -23,7 +23,18 @@ def upgrade(op: Operations, names: Names) -> None:
 
 def downgrade(op: Operations, names: Names) -> None:
     """Drop the tables with all that belongs to them, and the schema if it was made here and is empty."""
-    for noun in ("audit", "paused_tasks", "queues", "processes", "ticks", "schedules", "runs", "jobs"):
+    for noun in (
+        "audit",
+        "starts",
+        "limits",
+        "paused_tasks",
+        "queues",
+        "processes",
+        "ticks",
+        "schedules",
+        "runs",
+        "jobs",
+    ):
         op.execute(f"DROP TABLE {names.table(noun)}")
     if names.schema:
         op.execute(_drop_schema(names.schema))
@@ -82,6 +93,8 @@ CREATE TABLE {table} (
     max_attempts INTEGER DEFAULT 25 NOT NULL,
     current_run_id BIGINT,
     process_id UUID,
+    gates TEXT[] COLLATE "C",
+    ordered_by TEXT COLLATE "C",
     unique_key TEXT,
     progress DOUBLE PRECISION,
     progress_message TEXT,
@@ -104,13 +117,31 @@ CREATE TABLE {table} (
         CHECK (attempt BETWEEN 0 AND 1000000000 AND max_attempts BETWEEN 1 AND 1000000000),
     CONSTRAINT {jobs}_lease_check
         CHECK (state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)),
+    CONSTRAINT {jobs}_gates_check
+        CHECK (cardinality(gates) BETWEEN 1 AND 5 AND array_ndims(gates) = 1 AND array_position(gates, NULL) IS NULL
+            AND (ordered_by IS NULL OR ordered_by = ANY (gates))),
     CONSTRAINT {jobs}_progress_check CHECK (progress BETWEEN 0 AND 1),
     CONSTRAINT {jobs}_times_check
         CHECK ({_in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")}),
     CONSTRAINT {jobs}_run_at_check
         CHECK ({_in_range("run_at")} OR run_at = 'infinity' AND state IN ('scheduled', 'cancelled'))
 )""",
-        f"CREATE INDEX {jobs}_queued ON {table} (queue, priority, position) WHERE state = 'queued'",
+        f"CREATE INDEX {jobs}_queued ON {table} (queue, (gates IS NULL), priority, position) WHERE state = 'queued'",
+        f"""
+CREATE INDEX {jobs}_gated ON {table} (queue, gates, priority, position)
+    WHERE state = 'queued' AND gates IS NOT NULL""",
+        *(
+            f"""
+CREATE INDEX {jobs}_holding{place} ON {table} ((gates[{place}]), current_run_id)
+    WHERE state LIKE 'running' AND gates[{place}] IS NOT NULL"""
+            for place in (1, 2, 3, 4)
+        ),
+        f"""
+CREATE INDEX {jobs}_ordered ON {table} (ordered_by, position)
+    WHERE state LIKE 'queued' AND ordered_by IS NOT NULL""",
+        f"""
+CREATE INDEX {jobs}_begun ON {table} (ordered_by, state, position)
+    WHERE ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('running', 'succeeded', 'cancelled')""",
         f"CREATE INDEX {jobs}_scheduled ON {table} (run_at) WHERE state = 'scheduled'",
         f"CREATE INDEX {jobs}_running ON {table} (process_id) WHERE state = 'running'",
         f"""
@@ -256,6 +287,38 @@ CREATE TABLE {names.table("paused_tasks")} (
     paused_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT {names.prefix}paused_tasks_pkey PRIMARY KEY (name),
     CONSTRAINT {names.prefix}paused_tasks_times_check CHECK ({_in_range("paused_at")})
+)""",
+        f"""
+CREATE TABLE {names.table("limits")} (
+    gate TEXT COLLATE "C" NOT NULL,
+    running INTEGER,
+    rate INTEGER,
+    per DOUBLE PRECISION,
+    hold BOOLEAN DEFAULT false NOT NULL,
+    tasks TEXT[] DEFAULT '{{}}' NOT NULL,
+    declared JSONB,
+    set_at TIMESTAMP WITH TIME ZONE,
+    changed_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT {names.prefix}limits_pkey PRIMARY KEY (gate),
+    CONSTRAINT {names.prefix}limits_gate_check
+        CHECK ((ascii(gate) = 37 OR left(gate, 1) IN ('#', '!', '@')) AND length(gate) BETWEEN 2 AND 500),
+    CONSTRAINT {names.prefix}limits_numbers_check
+        CHECK (running BETWEEN 0 AND 1000000 AND rate BETWEEN 0 AND 10000),
+    CONSTRAINT {names.prefix}limits_per_check CHECK ((rate IS NULL) = (per IS NULL) AND per BETWEEN 1 AND 86400),
+    CONSTRAINT {names.prefix}limits_kind_check
+        CHECK (CASE WHEN ascii(gate) = 37 THEN running IS NULL ELSE rate IS NULL END),
+    CONSTRAINT {names.prefix}limits_ordered_check CHECK (left(gate, 1) <> '!' OR running <= 1),
+    CONSTRAINT {names.prefix}limits_declared_check CHECK ({_object("declared")}),
+    CONSTRAINT {names.prefix}limits_times_check CHECK ({_in_range("set_at", "changed_at")})
+)""",
+        f"""
+CREATE TABLE {names.table("starts")} (
+    gate TEXT COLLATE "C" NOT NULL,
+    started_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    total BIGINT NOT NULL,
+    CONSTRAINT {names.prefix}starts_pkey PRIMARY KEY (gate, started_at, total),
+    CONSTRAINT {names.prefix}starts_total_check CHECK (total BETWEEN 1 AND 9000000000000000000),
+    CONSTRAINT {names.prefix}starts_times_check CHECK ({_in_range("started_at")})
 )""",
         f"""
 CREATE TABLE {names.table("audit")} (

@@ -1,0 +1,196 @@
+WITH RECURSIVE owner AS MATERIALIZED (
+    SELECT id FROM sqla_processes WHERE id = CAST(%(process_id)s AS uuid) FOR KEY SHARE SKIP LOCKED
+), moment AS MATERIALIZED (SELECT clock_timestamp() AS now), begin AS MATERIALIZED (
+    SELECT least(%(room)s, (SELECT greatest(0, l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h
+    WHERE h.state = 'running' AND h.queue = %(queue)s LIMIT l.running) holders))
+      FROM sqla_limits l WHERE l.gate = '@' || %(queue)s)) AS room
+    FROM owner WHERE NOT EXISTS (SELECT FROM sqla_queues q WHERE q.name = %(queue)s AND q.paused_at IS NOT
+    NULL)
+), hint AS MATERIALIZED (
+    SELECT CAST(h.gates AS text[]) COLLATE "C" AS gates, h.step - 1000 AS step
+    FROM begin, unnest(CAST(%(hints)s AS text[])) WITH ORDINALITY h (gates, step)
+), walk AS (
+    SELECT 0 AS step, CAST(%(cursor)s AS text[]) COLLATE "C" AS gates, CAST(0 AS bigint) AS full_at, 0 AS
+    found FROM begin
+  UNION ALL
+    SELECT w.step + 1, n.gates, coalesce(f.place, 0), w.found + CASE WHEN f.place IS NULL THEN 1 ELSE 0 END
+    FROM walk w
+    CROSS JOIN LATERAL (
+      SELECT j.gates FROM sqla_jobs j
+      WHERE j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s
+        AND j.gates > CASE WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END
+      ORDER BY j.gates LIMIT 1) n
+    CROSS JOIN LATERAL (SELECT (SELECT min(e.place) FROM unnest(n.gates) WITH ORDINALITY e (gate, place) WHERE
+    (SELECT CASE
+        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
+    sqla_starts s WHERE s.gate = e.gate
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
+    s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
+    moment) - l.per * interval '1 second'
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
+    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
+    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
+    CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
+    (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
+    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = e.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate LIMIT
+    l.running) holders) END
+      FROM (
+        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
+    '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1) l) <= 0) AS place OFFSET 0) f
+    WHERE w.step < %(steps)s AND w.found < (SELECT room FROM begin)
+), looked AS MATERIALIZED (
+    SELECT step, gates, full_at FROM walk WHERE step > 0
+  UNION ALL
+    SELECT step, gates, coalesce((SELECT min(e.place) FROM unnest(hint.gates) WITH ORDINALITY e (gate, place)
+    WHERE (SELECT CASE
+        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
+    sqla_starts s WHERE s.gate = e.gate
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
+    s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
+    moment) - l.per * interval '1 second'
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
+    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
+    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
+    CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
+    (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
+    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = e.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate LIMIT
+    l.running) holders) END
+      FROM (
+        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
+    '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1) l) <= 0), 0) FROM hint
+), open AS MATERIALIZED (
+    SELECT gates, min(step) AS step, (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!')
+    AS ordered
+    FROM looked WHERE full_at = 0 GROUP BY gates
+), gate AS MATERIALIZED (
+    SELECT d.gate, (SELECT CASE
+        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
+    sqla_starts s WHERE s.gate = d.gate
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
+    s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate AND s.started_at <= (SELECT now FROM
+    moment) - l.per * interval '1 second'
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        WHEN left(d.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = d.gate AND
+    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
+    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (d.gate,
+    CASE WHEN strpos(d.gate, '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND l.hold) AND EXISTS
+    (SELECT FROM sqla_jobs h WHERE h.ordered_by = d.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
+    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = d.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = d.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = d.gate
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = d.gate LIMIT
+    l.running) holders) END
+      FROM (
+        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate,
+    '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1) l) AS free, l.rate, l.per, last.started_at AS last_at,
+    coalesce(last.total, 0) AS total
+    FROM (SELECT DISTINCT e.gate COLLATE "C" AS gate FROM open CROSS JOIN LATERAL unnest(open.gates) e (gate))
+    d
+    LEFT JOIN LATERAL (
+        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate,
+    '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1) l ON true
+    LEFT JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON l.rate IS NOT NULL
+), share AS MATERIALIZED (
+    SELECT o.*, greatest(0, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)),
+      (SELECT min(g.free) FROM gate g WHERE g.gate = ANY (o.gates)))) AS most
+    FROM open o
+), loose AS MATERIALIZED (
+    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+      SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
+      WHERE s.ordered IS NULL AND j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
+    j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t (name)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p))))
+      AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
+      AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
+      ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
+), heads AS MATERIALIZED (
+    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+      SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
+      WHERE s.ordered IS NOT NULL AND j.id = coalesce((SELECT h.id FROM sqla_jobs h WHERE h.ordered_by =
+    s.ordered AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running',
+    'succeeded', 'cancelled') AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1), (SELECT h.id FROM
+    sqla_jobs h WHERE h.ordered_by = s.ordered AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1)) AND
+    j.state LIKE 'queued' AND j.queue = %(queue)s
+        AND j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t
+    (name)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p))))
+      AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
+      AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
+      FOR NO KEY UPDATE SKIP LOCKED) c
+), candidate AS MATERIALIZED (
+    SELECT c.*, row_number() OVER (PARTITION BY step ORDER BY priority, position) AS nth
+    FROM (SELECT * FROM loose UNION ALL SELECT * FROM heads) c
+), placed AS (
+    SELECT c.ctid, c.step, c.nth, g.free, row_number() OVER (PARTITION BY e.gate ORDER BY c.nth, c.step) AS
+    place
+    FROM candidate c CROSS JOIN LATERAL unnest(c.gates) e (gate) LEFT JOIN gate g ON g.gate = e.gate
+), admitted AS MATERIALIZED (
+    SELECT ctid, step, nth FROM placed GROUP BY ctid, step, nth
+    HAVING bool_and(free IS NULL OR place <= free) ORDER BY nth, step LIMIT (SELECT room FROM begin)
+), at AS MATERIALIZED (
+    SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
+), logged AS (
+    INSERT INTO sqla_starts (gate, started_at, total)
+    SELECT g.gate, (SELECT at FROM at), g.total + count(*)
+    FROM admitted a JOIN candidate c ON c.step = a.step AND c.nth = a.nth
+    JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
+    GROUP BY g.gate, g.total
+), forgotten AS (
+    DELETE FROM sqla_starts s USING gate g
+    WHERE g.rate IS NOT NULL AND s.gate = g.gate AND s.started_at < (
+      SELECT e.started_at FROM (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = g.gate AND
+    s.started_at <= (SELECT now FROM moment) - g.per * interval '1 second'
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) e)
+), claimed AS (
+    UPDATE sqla_jobs j SET state = 'running', attempt = least(j.attempt, 999999999) + 1,
+      current_run_id = nextval('sqla_runs_id_seq'), process_id = CAST(%(process_id)s AS uuid),
+      started_at = (SELECT at FROM at), progress = NULL, progress_message = NULL
+    WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM admitted))
+    RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args,
+    j.attempt,
+      j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for, j.gates
+)
+SELECT claimed.*, c.was_started, look.cursor, look.next_in
+FROM (
+    SELECT
+      CASE WHEN max(step) >= %(steps)s OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT room
+    FROM begin)
+        THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
+      (SELECT min((SELECT extract(epoch FROM first.started_at - (SELECT now FROM moment)) + l.per
+      FROM (
+        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (f.gate, CASE WHEN strpos(f.gate,
+    '=') > 0 THEN left(f.gate, strpos(f.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1) l CROSS JOIN LATERAL (SELECT s.started_at, s.total FROM
+    sqla_starts s WHERE s.gate = f.gate
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last
+      CROSS JOIN LATERAL (
+        SELECT s.started_at FROM sqla_starts s WHERE s.gate = f.gate AND s.total > last.total - l.rate
+          AND s.started_at > (SELECT now FROM moment) - l.per * interval '1 second'
+        ORDER BY s.started_at, s.total LIMIT 1) first
+      WHERE l.rate > 0)) FROM (
+         SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
+       WHERE left(f.gate, 1) = '%%') AS next_in
+    FROM looked
+) look
+LEFT JOIN claimed ON true
+LEFT JOIN candidate c ON c.id = claimed.id

@@ -1,0 +1,39 @@
+WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), gate AS MATERIALIZED (
+    SELECT (SELECT CASE
+        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
+    sqla_starts s WHERE s.gate = CAST(%(gate)s AS text)
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
+    s.started_at, s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text) AND s.started_at <= (SELECT
+    now FROM moment) - l.per * interval '1 second'
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        WHEN left(CAST(%(gate)s AS text), 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by =
+    CAST(%(gate)s AS text) AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN
+    ('running', 'succeeded', 'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l
+    WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN strpos(CAST(%(gate)s AS text), '=') > 0 THEN
+    left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text), '=')) END) AND l.hold) AND EXISTS (SELECT FROM
+    sqla_jobs h WHERE h.ordered_by = CAST(%(gate)s AS text) AND h.ordered_by IS NOT NULL AND h.started_at IS
+    NOT NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = CAST(%(gate)s AS text)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = CAST(%(gate)s AS
+    text)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = CAST(%(gate)s AS
+    text)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = CAST(%(gate)s AS
+    text) LIMIT l.running) holders) END
+      FROM (
+        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN
+    strpos(CAST(%(gate)s AS text), '=') > 0 THEN left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text),
+    '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1) l) AS free, last.started_at AS last_at, coalesce(last.total, 0)
+    AS total
+    FROM (SELECT) one LEFT JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate =
+    CAST(%(gate)s AS text)
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON true
+), logged AS (
+    INSERT INTO sqla_starts (gate, started_at, total)
+    SELECT CAST(%(gate)s AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + %(number)s
+    FROM gate WHERE gate.free >= %(number)s
+    RETURNING 1
+)
+SELECT gate.free IS NOT NULL, (SELECT count(*) FROM logged) * %(number)s FROM gate

@@ -1,0 +1,152 @@
+"""What operators say about limits, in a transaction of the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.notify import after_commit
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Queries
+from sqla_jobs.rules.checks import DAY, check_integer, check_queue, check_seconds
+from sqla_jobs.rules.limits import MOST_RATE, MOST_RUNNING, Gate, check_limit_name
+from sqla_jobs.rules.wording import did_you_mean
+from sqla_jobs.tasks.registry import Tasks
+
+
+class Unsaid:
+    """Stands for a key that was not given: `None` is a key, too."""
+
+
+UNSAID: Final = Unsaid()
+
+
+_NONE = "@"
+"""Instead of the rate of a queue."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The rows of limits that somebody named: that of jobs at once, and that of starts in a time."""
+
+    concurrency: str
+    rate: str
+    tasks: tuple[str, ...]
+    """The names of the task, where no code declares a limit of that kind for it."""
+
+
+def target_of_queue(queue: object) -> Target:
+    """The limit of a queue, which has no rate. Raises `ArgumentsError`."""
+    return Target(f"@{check_queue(queue)}", _NONE, ())
+
+
+def target(tasks: Tasks[Any], which: object, key: object) -> Target:
+    """The rows that a task, its name or the name of a shared limit stand for. Raises `ArgumentsError`."""
+    tasks.load()
+    gates = [gate for task in tasks.values() for gate in task.declaration.gates if gate.limit is not None]
+    is_task = not isinstance(which, str) or which in tasks
+    names = tasks.names(which) if is_task else ()
+    name = names[0] if names else check_limit_name("the name of a limit", which, error=ArgumentsError)
+    mine = {gate.row: gate for gate in gates if gate.row[1:].partition("=")[0] == name}
+    if not mine and not is_task:
+        known = {gate.row[1:].partition("=")[0] for gate in gates} | {*tasks}
+        raise ArgumentsError(f"no task and no limit is named {name!r:.60}{did_you_mean(name, known)}")
+    if not isinstance(key, Unsaid):
+        return Target(_keyed(mine, "#!", name, key), _keyed(mine, "%", name, key), ())
+    concurrency, rate = _whole(mine, "#!", name), _whole(mine, "%", name)
+    return Target(concurrency, rate, names)
+
+
+def _whole(mine: Mapping[str, Gate], kinds: str, name: str) -> str:
+    """The row without a key; where only each key has one, that of each."""
+    found = sorted((row for row in mine if row[0] in kinds), key=lambda row: row.endswith("="))
+    return found[0] if found else f"{kinds[0]}{name}"
+
+
+def _keyed(mine: Mapping[str, Gate], kinds: str, name: str, key: object) -> str:
+    gate = next((gate for row, gate in mine.items() if row[0] in kinds and row.endswith("=")), None)
+    return "" if gate is None else gate.of_key(key)
+
+
+def set_limit(
+    session: Session,
+    models: Models[Any],
+    target: Target,
+    *,
+    running: int | None,
+    rate: int | None,
+    per: float | timedelta | None,
+) -> list[str]:
+    """From the caller's commit on these numbers go, whatever code says. Returns the rows that were set."""
+    row: Any = models.Limit
+    found = _checked(target, running, rate, per)
+    for gate, numbers in found.items():
+        values = {**numbers, "set_at": func.clock_timestamp(), "changed_at": func.clock_timestamp()}
+        statement = insert(row).values(gate=gate, tasks=list(target.tasks), **values)
+        session.execute(statement.on_conflict_do_update(index_elements=["gate"], set_=values))
+    after_commit(session, models.Job, models.channel, "")
+    return list(found)
+
+
+def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> bool:
+    """Take so many starts from a rate, and commit. False: they are not free, and none is taken."""
+    check_integer("number", number, least=1, most=MOST_RATE)
+    if not target.rate:
+        raise ArgumentsError("no code declares such a rate with key=, so there is nothing to spend from")
+    queries = Queries(models)
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
+        queries.lock_limits.run(connection)
+        return queries.spend(connection, target.rate, number)
+
+
+def _checked(
+    target: Target, running: int | None, rate: int | None, per: float | timedelta | None
+) -> dict[str, dict[str, Any]]:
+    if running is None and rate is None:
+        raise ArgumentsError("say running= or rate= with per=, or both; clear_limit takes a limit back")
+    if (rate is None) != (per is None):
+        raise ArgumentsError(f"rate= and per= go together, got rate={rate!r:.20} and per={per!r:.20}")
+    found: dict[str, dict[str, Any]] = {}
+    if running is not None:
+        gate = _known(target.concurrency, "running")
+        most = 1 if gate[0] == "!" else MOST_RUNNING
+        found[gate] = {"running": check_integer("running", running, least=0, most=most)}
+    if rate is not None:
+        seconds = check_seconds("per", per, least=1.0, most=DAY)
+        found[_known(target.rate, "rate")] = {
+            "rate": check_integer("rate", rate, least=0, most=MOST_RATE),
+            "per": seconds,
+        }
+    return found
+
+
+def _known(gate: str, what: str) -> str:
+    if gate == _NONE:
+        raise ArgumentsError("a queue takes running= alone: limit the rate of a task, or share a limit by its name")
+    if not gate:
+        raise ArgumentsError(
+            f"{what}= cannot be set for this key: no code declares such a limit with key=, "
+            "so jobs do not tell their key"
+        )
+    return gate
+
+
+def clear_limit(session: Session, models: Models[Any], target: Target) -> list[str]:
+    """From the caller's commit on what code declares goes again. Returns the rows that an operator had set."""
+    row: Any = models.Limit
+    gates = [gate for gate in (target.concurrency, target.rate) if gate not in ("", _NONE)]
+    rows = session.scalars(select(row).where(row.gate.in_(gates), row.set_at.is_not(None)).order_by(row.gate)).all()
+    for limit in rows:
+        declared = limit.declared or {}
+        limit.running, limit.rate, limit.per = (declared.get(name) for name in ("running", "rate", "per"))
+        limit.set_at, limit.changed_at = None, func.clock_timestamp()
+    session.flush()
+    after_commit(session, models.Job, models.channel, "")
+    return [limit.gate for limit in rows]

@@ -1,0 +1,101 @@
+"""What a gate has free, in SQL. Nothing is counted but rows that run, and starts that were logged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import TextClause, text
+
+from sqla_jobs.models.constraints import BEGUN
+from sqla_jobs.queries.expressions import Tables, quoted
+from sqla_jobs.rules.limits import MOST_LIMITS
+
+_BEGUN = BEGUN.replace("started_at", "h.started_at").replace("ordered_by", "h.ordered_by").replace("state", "h.state")
+
+
+def filled_in(statement: str, tables: Tables) -> TextClause:
+    """A statement with the tables' names, such as `{jobs}`, and with the pieces below."""
+    found = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
+    return text(statement.format(**{name: quoted(getattr(tables, name)) for name in found}))
+
+
+def _rows_of(gate: str) -> str:
+    each = f"CASE WHEN strpos({gate}, '=') > 0 THEN left({gate}, strpos({gate}, '=')) END"
+    return f"{{limits}} l WHERE l.gate IN ({gate}, {each})"
+
+
+def limit_of(gate: str) -> str:
+    """A FROM item: the row that limits a gate, its own or that of each key; none where nothing does."""
+    return f"""(
+        SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1)"""
+
+
+def held(gate: str, most: str) -> str:
+    """A number: the jobs that run behind a gate, `most` at most. LIKE, as their index says it."""
+    places = "\n          UNION ALL ".join(
+        f"SELECT FROM {{jobs}} h WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate}"
+        for place in range(1, MOST_LIMITS + 1)
+    )
+    return f"""(SELECT count(*) FROM ({places} LIMIT {most}) holders)"""
+
+
+def keeps_order(gate: str) -> str:
+    """Whether a job of an ordered key waits for its next attempt, or failed where that keeps the others waiting."""
+    one = f"SELECT FROM {begun(gate)} AND h.state LIKE"
+    holds = f"EXISTS (SELECT FROM {_rows_of(gate)} AND l.hold)"
+    return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds} AND EXISTS ({one} 'failed'))"""
+
+
+def begun(order: str) -> str:
+    """The jobs `h` of an ordered key that have begun and do not run."""
+    return f"{{jobs}} h WHERE h.ordered_by = {order} AND {_BEGUN}"
+
+
+def last_start(gate: str, before: str = "") -> str:
+    """The last row of a gate's starts."""
+    return f"""SELECT s.started_at, s.total FROM {{starts}} s WHERE s.gate = {gate}{before}
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1"""
+
+
+def edge(per: str) -> str:
+    """A condition on the starts `s`: before the last `per` seconds."""
+    return f" AND s.started_at <= (SELECT now FROM moment) - {per} * interval '1 second'"
+
+
+def started(gate: str, per: str) -> str:
+    """A number: the starts behind a gate in the last `per` seconds."""
+    totals = [f"coalesce((SELECT total FROM ({last_start(gate, before)}) one), 0)" for before in ("", edge(per))]
+    return f"({' - '.join(totals)})"
+
+
+def free(gate: str) -> str:
+    """A number: how many more may start behind a gate; NULL where nothing limits it."""
+    return f"""(SELECT CASE
+        WHEN l.rate IS NOT NULL THEN l.rate - {started(gate, "l.per")}
+        WHEN {keeps_order(gate)} THEN 0
+        ELSE l.running - {held(gate, "l.running")} END
+      FROM {limit_of(gate)} l)"""
+
+
+def queue_free(queue: str) -> str:
+    """A number: how many more jobs of a queue may start; NULL where nothing limits it."""
+    running = f"SELECT FROM {{jobs}} h WHERE h.state = 'running' AND h.queue = {queue} LIMIT l.running"
+    return f"""(SELECT greatest(0, l.running - (SELECT count(*) FROM ({running}) holders))
+      FROM {{limits}} l WHERE l.gate = '@' || {queue})"""
+
+
+def next_start(gate: str) -> str:
+    """Seconds until a gate that has a rate lets one more start; NULL: never."""
+    return f"""(SELECT extract(epoch FROM first.started_at - (SELECT now FROM moment)) + l.per
+      FROM {limit_of(gate)} l CROSS JOIN LATERAL ({last_start(gate)}) last
+      CROSS JOIN LATERAL (
+        SELECT s.started_at FROM {{starts}} s WHERE s.gate = {gate} AND s.total > last.total - l.rate
+          AND s.started_at > (SELECT now FROM moment) - l.per * interval '1 second'
+        ORDER BY s.started_at, s.total LIMIT 1) first
+      WHERE l.rate > 0)"""
+
+
+def moment() -> Any:
+    """The CTE that these pieces read the time from. It is read after the lock, and not when the statement began."""
+    return "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"

@@ -1,0 +1,127 @@
+"""Gates for jobs that lack some: enqueued by plain SQL or a schedule, or before there was a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    Integer,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import TEXT
+
+from sqla_jobs.calls.values import MANY, names, numbers, texts
+from sqla_jobs.queries.expressions import in_state, locked, unnest_text
+from sqla_jobs.queries.statement import Statement
+
+
+class Ungated(NamedTuple):
+    """A job with fewer gates than its task has now."""
+
+    job_id: int
+    task: str
+    args: str
+    gates: list[str]
+
+
+class Gated(NamedTuple):
+    """The gates that a job is to have."""
+
+    job_id: int
+    gates: Sequence[str]
+    ordered_by: str | None
+
+
+class _FewerGates(Statement):
+    """Jobs of some tasks with fewer gates than the number given for each."""
+
+    def _found(self, connection: Connection, expected: Mapping[str, int], values: dict[str, Any]) -> list[Ungated]:
+        given = {"tasks": names(tuple(expected)), "numbers": numbers(expected.values())}
+        return [Ungated(*row) for row in self._run(connection, {**given, **values})]
+
+    def _lacking(self, *where: Any) -> Any:
+        jobs = self.tables.jobs
+        known = unnest_text("known", task=("tasks", Text), number=("numbers", Integer))
+        has = func.coalesce(func.cardinality(jobs.c.gates), 0)
+        gates = func.coalesce(jobs.c.gates, literal_column("'{}'::text[]", ARRAY(Text)))
+        return (
+            select(jobs.c.id, jobs.c.task, cast(jobs.c.args, Text), gates)
+            .select_from(jobs.join(known, jobs.c.task == known.c.task))
+            .where(has < known.c.number, *where)
+        )
+
+
+class RunningUngated(_FewerGates):
+    """All that run; they hold places from now on."""
+
+    def __call__(self, connection: Connection, expected: Mapping[str, int]) -> list[Ungated]:
+        return self._found(connection, expected, {})
+
+    def sql(self) -> Any:
+        return self._lacking(in_state(self.tables.jobs, "running"))
+
+
+class QueuedUngated(_FewerGates):
+    """Some that wait in these queues."""
+
+    def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[Ungated]:
+        return self._found(connection, expected, {"queues": names(tuple(queues)), "limit": MANY})
+
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        here = jobs.c.queue == any_(cast(bindparam("queues", type_=Text), ARRAY(Text)))
+        return self._lacking(in_state(jobs, "queued"), here).limit(bindparam("limit"))
+
+
+class GiveGates(Statement):
+    """Those that wait or run, and that nobody holds locked, have these gates from now on."""
+
+    def __call__(self, connection: Connection, gated: Sequence[Gated]) -> int:
+        """Returns how many were changed."""
+        values = {
+            "ids": numbers([one.job_id for one in gated]),
+            "gates": texts([names(tuple(one.gates)) for one in gated]),
+            "orders": texts([one.ordered_by for one in gated]),
+        }
+        return int(self._run(connection, values).rowcount)
+
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        given = unnest_text("given", id=("ids", BigInteger), gates=("gates", Text), ordered_by=("orders", Text))
+        rows = (
+            select(jobs.c.id, given.c.gates, given.c.ordered_by)
+            .select_from(jobs.join(given, jobs.c.id == given.c.id))
+            .where(jobs.c.state.in_([literal_column("'queued'"), literal_column("'running'")]))
+        )
+        mine = locked(rows, "mine", of=jobs)
+        return (
+            update(jobs)
+            .where(jobs.c.id == mine.c.id)
+            .values(gates=cast(mine.c.gates, ARRAY(TEXT)), ordered_by=mine.c.ordered_by)
+        )
+
+
+class OperatorLimits(Statement):
+    """The gates without a key that operators made for tasks and queues, each with the names of the tasks."""
+
+    def __call__(self, connection: Connection) -> list[tuple[str, list[str]]]:
+        return [(gate, tasks) for gate, tasks in self._run(connection, {})]
+
+    def sql(self) -> Any:
+        limits = self.tables.limits
+        has_a_say = or_(limits.c.running.is_not(None), limits.c.rate.is_not(None))
+        return select(limits.c.gate, limits.c.tasks).where(
+            limits.c.declared.is_(None), has_a_say, func.strpos(limits.c.gate, "=") == 0
+        )

@@ -1,0 +1,306 @@
+"""Taking jobs behind gates, exactly within their limits: lock, then look."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from sqlalchemy import Connection, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.calls.values import ALL, Among, Claimed, names
+from sqla_jobs.database.driver import committed_together, driver
+from sqla_jobs.models.types import MOST_ATTEMPTS
+from sqla_jobs.queries.claim import CLAIM_ORDER, ClaimFromLimitedQueue, Elapsed, moment_of
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.gates import begun, edge, filled_in, free, last_start, limit_of, moment, next_start, queue_free
+from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
+
+_STEPS = 200
+"""Groups that one look walks through at most."""
+
+
+class Look(NamedTuple):
+    """What a look at the groups of a queue brought."""
+
+    claimed: list[Claimed]
+    cursor: str
+    """Where the next look goes on; `{}` after the last group."""
+    next_in: float | None
+    """Seconds until a rate that was full lets one more start."""
+
+
+class Lock(RenderedStatement):
+    """One at a time looks at what is free, and takes it."""
+
+    def sql(self) -> Any:
+        name = self.tables.jobs.fullname.replace("'", "''").replace(":", "\\:")
+        return text(f"SELECT pg_advisory_xact_lock(hashtextextended('sqla_jobs limits of {name}', 0)){self._also}")
+
+    _also = ""
+
+
+class LockUnflushed(Lock):
+    """The commit that ends the lock need not be on disk when the next one looks: see `Flush`."""
+
+    _also = ", set_config('synchronous_commit', 'off', true)"
+
+
+class Flush(RenderedStatement):
+    """What was committed before is on disk after this commit. No job starts under a claim that may be undone."""
+
+    def sql(self) -> Any:
+        setting = "current_setting('synchronous_commit')"
+        at_least = f"CASE {setting} WHEN 'off' THEN 'on' ELSE {setting} END"
+        return text(
+            f"SELECT set_config('synchronous_commit', {at_least}, true), pg_logical_emit_message(true, 'sqla_jobs', '')"
+        )
+
+
+class Spend(RenderedStatement):
+    """Starts behind a gate that are no jobs. Under the lock."""
+
+    def __call__(self, connection: Connection, gate: str, number: int) -> bool:
+        """Returns whether so many were free, and are taken now. A gate that nothing limits takes any number."""
+        ((is_limited, taken),) = self._run(connection, {"gate": gate, "number": number}).all()
+        return taken == number or not is_limited
+
+    def sql(self) -> Any:
+        return filled_in(_SPEND, self.tables)
+
+
+class ClaimLimited(RenderedStatement):
+    """At most `room` jobs of one queue from behind gates, from each group in turn.
+
+    A group is the jobs with the same gates. The walk goes from one group to the next in the index, and past all
+    that wait behind a gate that is full. Of an ordered key only the head may start: what has begun, then the lowest
+    position, in whatever queue and group it is.
+
+    It counts in a snapshot that is younger than its lock, else two claims at once would overshoot.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self._lock = LockUnflushed(tables)
+        self._flush = Flush(tables)
+        self._plain = ClaimFromLimitedQueue(tables)
+        self._elapsed = Elapsed(tables)
+
+    def __call__(
+        self,
+        connection: Connection,
+        process_id: uuid.UUID,
+        queue: str,
+        room: int,
+        tasks: Sequence[str],
+        *,
+        cursor: str = "{}",
+        hints: Sequence[str] = (),
+        among: Among = ALL,
+    ) -> Look:
+        """Claim and commit, in two round trips: a process that stops in between holds no lock.
+
+        Groups in `hints` come first, then those after `cursor`; both are arrays as PostgreSQL writes them.
+        """
+        raw = driver(connection)
+        values = self._values(process_id, queue, room, tasks, cursor, hints, among)
+        with committed_together(raw) as send:
+            send(*self._lock.filled({}))
+            answer = send(*self.filled(values))
+        look = self._look(connection, answer.fetchall(), process_id)
+        self._flush_after(raw, look.claimed)
+        return look
+
+    def from_limited_queue(
+        self,
+        connection: Connection,
+        process_id: uuid.UUID,
+        queue: str,
+        room: int,
+        tasks: Sequence[str],
+        among: Among = ALL,
+    ) -> list[Claimed]:
+        """The same of a queue's jobs without gates, as far as the queue's own limit goes."""
+        raw = driver(connection)
+        values = self._plain.values(process_id, {queue: room}, tasks, among=among)
+        with committed_together(raw) as send:
+            send(*self._lock.filled({}))
+            answer = send(*self._plain.filled(values))
+        claimed = self._plain.claimed(connection, process_id, answer.fetchall())
+        self._flush_after(raw, claimed)
+        return claimed
+
+    def _flush_after(self, raw: psycopg.Connection[Any], claimed: Sequence[Claimed]) -> None:
+        if claimed:
+            with committed_together(raw) as send:
+                send(*self._flush.filled({}))
+
+    def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> Look:
+        """The same of one job, in the caller's transaction, which holds the lock until its end."""
+        self._lock.run(session)
+        rows = self._run(session, self._values(process_id, queue, 1, tasks, "{}", (), ALL)).all()
+        return self._look(session, rows, process_id)
+
+    @staticmethod
+    def _values(
+        process_id: uuid.UUID,
+        queue: str,
+        room: int,
+        tasks: Sequence[str],
+        cursor: str,
+        hints: Sequence[str],
+        among: Among,
+    ) -> dict[str, Any]:
+        return {
+            "process_id": process_id,
+            "queue": queue,
+            "room": room,
+            "tasks": names(tuple(tasks)),
+            "cursor": cursor,
+            "hints": names(tuple(hints)),
+            "steps": _STEPS,
+            **among.parameters(),
+        }
+
+    def _look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
+        cursor, next_in = rows[0][-2:]
+        found = [row[:-2] for row in rows if row[0] is not None]
+        again = [job_id for job_id, *_, was_started in found if was_started]
+        elapsed = self._elapsed(connection, again) if again else {}
+        claimed = [
+            Claimed._make(
+                (job_id, run_id, process_id, *rest, moment_of(scheduled_for), elapsed.get(job_id, 0.0), tuple(gates))
+            )
+            for job_id, run_id, *rest, scheduled_for, gates, _ in found
+        ]
+        return Look(sorted(claimed, key=CLAIM_ORDER), cursor, next_in)
+
+    def sql(self) -> Any:
+        return filled_in(_CLAIM, self.tables)
+
+
+_WAITING = "j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = :queue"
+_KNOWN = """j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM {paused_tasks} p))))
+      AND j.id <> ALL (CAST(:set_aside_ids AS bigint[]))
+      AND (CAST(:only_ids AS bigint[]) IS NULL OR j.id = ANY (CAST(:only_ids AS bigint[])))"""
+_FULL_AT = f"(SELECT min(e.place) FROM unnest({{gates}}) WITH ORDINALITY e (gate, place) WHERE {free('e.gate')} <= 0)"
+_TAKEN = "j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started"
+
+
+def _full_at(gates: str) -> str:
+    return _FULL_AT.replace("{gates}", gates, 1)
+
+
+def _head(order: str) -> str:
+    first = "AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1"
+    fresh = f"SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {order}"
+    return f"coalesce((SELECT h.id FROM {begun(order)} {first}), ({fresh} {first}))"
+
+
+_SPEND = f"""
+WITH {moment()}, gate AS MATERIALIZED (
+    SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
+    FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
+), logged AS (
+    INSERT INTO {{starts}} (gate, started_at, total)
+    SELECT CAST(:gate AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + :number
+    FROM gate WHERE gate.free >= :number
+    RETURNING 1
+)
+SELECT gate.free IS NOT NULL, (SELECT count(*) FROM logged) * :number FROM gate
+"""
+
+_CLAIM = f"""
+WITH RECURSIVE owner AS MATERIALIZED (
+    SELECT id FROM {{processes}} WHERE id = CAST(:process_id AS uuid) FOR KEY SHARE SKIP LOCKED
+), {moment()}, begin AS MATERIALIZED (
+    SELECT least(:room, {queue_free(":queue")}) AS room
+    FROM owner WHERE NOT EXISTS (SELECT FROM {{queues}} q WHERE q.name = :queue AND q.paused_at IS NOT NULL)
+), hint AS MATERIALIZED (
+    SELECT CAST(h.gates AS text[]) COLLATE "C" AS gates, h.step - 1000 AS step
+    FROM begin, unnest(CAST(:hints AS text[])) WITH ORDINALITY h (gates, step)
+), walk AS (
+    SELECT 0 AS step, CAST(:cursor AS text[]) COLLATE "C" AS gates, CAST(0 AS bigint) AS full_at, 0 AS found FROM begin
+  UNION ALL
+    SELECT w.step + 1, n.gates, coalesce(f.place, 0), w.found + CASE WHEN f.place IS NULL THEN 1 ELSE 0 END
+    FROM walk w
+    CROSS JOIN LATERAL (
+      SELECT j.gates FROM {{jobs}} j
+      WHERE {_WAITING}
+        AND j.gates > CASE WHEN w.full_at > 0 THEN w.gates[1\\:w.full_at] || chr(127) ELSE w.gates END
+      ORDER BY j.gates LIMIT 1) n
+    CROSS JOIN LATERAL (SELECT {_full_at("n.gates")} AS place OFFSET 0) f
+    WHERE w.step < :steps AND w.found < (SELECT room FROM begin)
+), looked AS MATERIALIZED (
+    SELECT step, gates, full_at FROM walk WHERE step > 0
+  UNION ALL
+    SELECT step, gates, coalesce({_full_at("hint.gates")}, 0) FROM hint
+), open AS MATERIALIZED (
+    SELECT gates, min(step) AS step, (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!') AS ordered
+    FROM looked WHERE full_at = 0 GROUP BY gates
+), gate AS MATERIALIZED (
+    SELECT d.gate, {free("d.gate")} AS free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
+    FROM (SELECT DISTINCT e.gate COLLATE "C" AS gate FROM open CROSS JOIN LATERAL unnest(open.gates) e (gate)) d
+    LEFT JOIN LATERAL {limit_of("d.gate")} l ON true
+    LEFT JOIN LATERAL ({last_start("d.gate")}) last ON l.rate IS NOT NULL
+), share AS MATERIALIZED (
+    SELECT o.*, greatest(0, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)),
+      (SELECT min(g.free) FROM gate g WHERE g.gate = ANY (o.gates)))) AS most
+    FROM open o
+), loose AS MATERIALIZED (
+    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+      SELECT {_TAKEN} FROM {{jobs}} j
+      WHERE s.ordered IS NULL AND {_WAITING} AND j.gates = s.gates AND {_KNOWN}
+      ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
+), heads AS MATERIALIZED (
+    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+      SELECT {_TAKEN} FROM {{jobs}} j
+      WHERE s.ordered IS NOT NULL AND j.id = {_head("s.ordered")} AND j.state LIKE 'queued' AND j.queue = :queue
+        AND j.gates = s.gates AND {_KNOWN}
+      FOR NO KEY UPDATE SKIP LOCKED) c
+), candidate AS MATERIALIZED (
+    SELECT c.*, row_number() OVER (PARTITION BY step ORDER BY priority, position) AS nth
+    FROM (SELECT * FROM loose UNION ALL SELECT * FROM heads) c
+), placed AS (
+    SELECT c.ctid, c.step, c.nth, g.free, row_number() OVER (PARTITION BY e.gate ORDER BY c.nth, c.step) AS place
+    FROM candidate c CROSS JOIN LATERAL unnest(c.gates) e (gate) LEFT JOIN gate g ON g.gate = e.gate
+), admitted AS MATERIALIZED (
+    SELECT ctid, step, nth FROM placed GROUP BY ctid, step, nth
+    HAVING bool_and(free IS NULL OR place <= free) ORDER BY nth, step LIMIT (SELECT room FROM begin)
+), at AS MATERIALIZED (
+    SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
+), logged AS (
+    INSERT INTO {{starts}} (gate, started_at, total)
+    SELECT g.gate, (SELECT at FROM at), g.total + count(*)
+    FROM admitted a JOIN candidate c ON c.step = a.step AND c.nth = a.nth
+    JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
+    GROUP BY g.gate, g.total
+), forgotten AS (
+    DELETE FROM {{starts}} s USING gate g
+    WHERE g.rate IS NOT NULL AND s.gate = g.gate AND s.started_at < (
+      SELECT e.started_at FROM ({last_start("g.gate", edge("g.per"))}) e)
+), claimed AS (
+    UPDATE {{jobs}} j SET state = 'running', attempt = least(j.attempt, {MOST_ATTEMPTS - 1}) + 1,
+      current_run_id = nextval('{{run_ids}}'), process_id = CAST(:process_id AS uuid),
+      started_at = (SELECT at FROM at), progress = NULL, progress_message = NULL
+    WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM admitted))
+    RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args, j.attempt,
+      j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for, j.gates
+)
+SELECT claimed.*, c.was_started, look.cursor, look.next_in
+FROM (
+    SELECT
+      CASE WHEN max(step) >= :steps OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT room FROM begin)
+        THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{{{{}}}}' END AS cursor,
+      (SELECT min({next_start("f.gate")}) FROM (
+         SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
+       WHERE left(f.gate, 1) = '%') AS next_in
+    FROM looked
+) look
+LEFT JOIN claimed ON true
+LEFT JOIN candidate c ON c.id = claimed.id
+"""

@@ -1,0 +1,88 @@
+"""The rows of limits: what code declares, and what operators say instead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from sqla_jobs.models.columns import LimitMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import JobState
+
+NUMBERS = ("running", "rate", "per")
+
+
+@dataclass(frozen=True)
+class DeclaredLimit:
+    """What code says of one row of limits."""
+
+    gate: str
+    values: Mapping[str, Any]
+    """Its `running`, `rate`, `per` and `hold`."""
+    tasks: frozenset[str]
+    """The names of the tasks that it limits, as far as they are known here."""
+
+
+def keeps_others_waiting(models: Models[Any]) -> Any:
+    """Whether the job at hand failed, and its ordered key is held until somebody decides about it."""
+    job, limit = models.Job, models.Limit
+    of_each_key = func.substr(job.ordered_by, 1, func.strpos(job.ordered_by, "="))
+    holds = exists().where(limit.gate.in_([job.ordered_by, of_each_key]), limit.hold)
+    return and_(job.state == JobState.failed, job.ordered_by.is_not(None), holds)
+
+
+def declare(session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]) -> None:
+    """Make the rows say what code declares of the tasks known here, in the caller's transaction.
+
+    An operator's numbers stay, and so do tasks of other programs in rows that are shared.
+    """
+    wanted = {one.gate: one for one in sorted(declared, key=lambda one: one.gate)}
+    for one in wanted.values():
+        _insert(session, models, one)
+    limit: Any = models.Limit
+    rows = session.scalars(
+        select(limit)
+        .where(or_(limit.gate.in_(wanted), limit.declared.is_not(None)))
+        .order_by(limit.gate)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    for row in rows:
+        others = set(row.tasks) - set(known)
+        if (said := wanted.get(row.gate)) is not None:
+            _bring_up_to_date(row, said, sorted(others | said.tasks))
+        elif others != set(row.tasks):
+            _retire(row, sorted(others))
+    session.flush()
+
+
+def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> None:
+    values = {"gate": one.gate, **one.values, "tasks": sorted(one.tasks), "declared": dict(one.values)}
+    session.execute(insert(models.Limit).values(values).on_conflict_do_nothing(index_elements=["gate"]))
+
+
+def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, tasks: list[str]) -> None:
+    if row.declared == one.values and row.tasks == tasks:
+        return
+    row.declared, row.hold, row.tasks, row.changed_at = dict(one.values), one.values["hold"], tasks, _now()
+    if row.set_at is None:
+        row.running, row.rate, row.per = (one.values[name] for name in NUMBERS)
+
+
+def _retire(row: LimitMixin, tasks: list[str]) -> None:
+    """Code that is known here declares it no more. What an operator said stays."""
+    if row.set_at is not None:
+        row.declared = None if not tasks else row.declared
+        return
+    row.tasks, row.changed_at = tasks, _now()
+    if not tasks:
+        row.declared = row.running = row.rate = row.per = None
+
+
+def _now() -> Any:
+    return func.clock_timestamp()

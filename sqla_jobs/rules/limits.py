@@ -1,0 +1,217 @@
+"""Limits as code declares them, and the gates by which rows name them. Pure.
+
+A gate is text: a kind, the limit's name and, where it has a key, `=` and that as JSON. `#stripe` is a number of jobs at
+once, `%stripe` a number of starts in a time, `!mail=17` an ordered key, `~mail=17` a key that gets its turn.
+A row of limits is named by a gate, or by one without its key, such as `#mail=`: that goes for each key of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any, Literal, overload
+
+from sqla_jobs.errors import DeclarationError, JobsError
+from sqla_jobs.rules.checks import DAY, check_integer, check_name, check_seconds
+
+MOST_RUNNING = 1_000_000
+MOST_RATE = 10_000
+MOST_LIMITS = 4
+"""Limits of one task, besides those of its queue."""
+MOST_GATES = MOST_LIMITS + 1
+"""Gates of one job: what it takes turns by is one more."""
+LONGEST_GATE = 500
+"""Characters of a gate."""
+_LONGEST_NAME = 200
+_LONGEST = 120
+"""Characters of a key that a gate shows; a longer one is hashed."""
+
+KeyOf = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
+"""An argument's name, several names, or a function of the arguments as they are stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keyed:
+    key: KeyOf | None
+    name: str | None
+
+    def check(self, task: str, parameters: Mapping[str, Any]) -> None:
+        """Raises `DeclarationError` for a key that cannot be."""
+        check_key(f"{task}: key", self.key, parameters)
+
+
+@dataclass(frozen=True, init=False)
+class ConcurrencyLimit(_Keyed):
+    """At most `running` jobs run at once, over all workers: of the task, of each key, or of tasks that share a name.
+
+    `key` is an argument's name, several, or a function of the arguments. `ordered`, only with 1, runs the jobs of
+    a key in the order in which they were committed; with "hold" a job that failed keeps the next ones waiting until
+    somebody retries, cancels or deletes it. Raises `DeclarationError`.
+    """
+
+    running: int
+    ordered: bool | Literal["hold"]
+
+    @overload
+    def __init__(self, running: int, *, key: KeyOf | None = None, name: str | None = None) -> None: ...
+    @overload
+    def __init__(
+        self, running: Literal[1], *, key: KeyOf, name: str | None = None, ordered: bool | Literal["hold"]
+    ) -> None: ...
+    def __init__(
+        self,
+        running: int,
+        *,
+        key: KeyOf | None = None,
+        name: str | None = None,
+        ordered: bool | Literal["hold"] = False,
+    ) -> None:
+        check_integer("ConcurrencyLimit", running, least=0, most=MOST_RUNNING, error=DeclarationError)
+        if ordered not in (True, False, "hold"):
+            raise DeclarationError(f"ConcurrencyLimit: ordered must be True, False or 'hold', got {ordered!r:.60}")
+        if ordered and running != 1:
+            raise DeclarationError(
+                f"ConcurrencyLimit({running}, ordered=…): only one job at a time keeps an order; say 1"
+            )
+        if ordered and key is None:
+            raise DeclarationError("ConcurrencyLimit(1, ordered=…) needs key=, whose jobs are to keep their order")
+        for field, value in {"running": running, "ordered": ordered, "key": key, "name": name}.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def kind(self) -> str:
+        """The first character of its gates."""
+        return "!" if self.ordered else "#"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What its row says."""
+        return {"running": self.running, "rate": None, "per": None, "hold": self.ordered == "hold"}
+
+
+@dataclass(frozen=True, init=False)
+class RateLimit(_Keyed):
+    """At most `rate` jobs start in any `per` seconds, over all workers; each attempt counts as a start.
+
+    `rate` is from 1 to 10,000, `per` a timedelta or seconds, from 1 to a day. `key` and `name` are as in
+    `ConcurrencyLimit`. Raises `DeclarationError`.
+    """
+
+    rate: int
+    per: float
+
+    def __init__(self, rate: int, *, per: float | timedelta, key: KeyOf | None = None, name: str | None = None) -> None:
+        check_integer("RateLimit", rate, least=0, most=MOST_RATE, error=DeclarationError)
+        seconds = check_seconds("RateLimit: per", per, least=1.0, most=DAY, error=DeclarationError)
+        for field, value in {"rate": rate, "per": seconds, "key": key, "name": name}.items():
+            object.__setattr__(self, field, value)
+
+    kind = "%"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What its row says."""
+        return {"running": None, "rate": self.rate, "per": self.per, "hold": False}
+
+
+Limit = ConcurrencyLimit | RateLimit
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate of a task's jobs: the row that limits it, and how a job's own one is made from its arguments."""
+
+    row: str
+    """Such as `#stripe`, or `#mail=` where each key has its own."""
+    key: KeyOf | None
+    is_hidden: bool
+    """Whether the key is made of what nobody may see."""
+    limit: Limit | None
+    """None where its jobs only take turns."""
+
+    def of(self, arguments: Mapping[str, Any]) -> str:
+        """The gate of a job with these arguments, as stored."""
+        return self.row if self.key is None else self.of_key(key_of(self.key, arguments))
+
+    def of_key(self, key: object) -> str:
+        """The gate of one key."""
+        return self.row + key_text(key, is_hidden=self.is_hidden)
+
+
+def gates_of(
+    task: str, limits: Sequence[Limit], fair_by: KeyOf | None, parameters: Mapping[str, Any], hidden: frozenset[str]
+) -> tuple[Gate, ...]:
+    """The gates of a task's jobs, in the order in which each job names them: those that most share come first.
+
+    Raises `DeclarationError`.
+    """
+    if len(limits) > MOST_LIMITS:
+        raise DeclarationError(f"{task} has {len(limits)} limits; at most {MOST_LIMITS} are taken: join some")
+    gates = [_gate(task, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
+    for limit in limits:
+        limit.check(task, parameters)
+    if len({gate.row for gate in gates}) < len(gates):
+        raise DeclarationError(f"{task} has two limits of one kind and name: give one of them a name= of its own")
+    if sum(gate.row.startswith("!") for gate in gates) > 1:
+        raise DeclarationError(f"{task} has two ordered limits, which would contradict each other: keep one")
+    gates.sort(key=lambda gate: (gate.key is not None, gate.row))
+    if fair_by is not None:
+        check_key(f"{task}: fair_by", fair_by, parameters)
+        gates.append(_gate(task, None, "~", fair_by, task, hidden))
+    return tuple(gates)
+
+
+def _gate(task: str, limit: Limit | None, kind: str, key: KeyOf | None, name: str, hidden: frozenset[str]) -> Gate:
+    check_limit_name(f"{task}: the name of a limit", name, error=DeclarationError)
+    names = () if key is None or callable(key) else (key,) if isinstance(key, str) else tuple(key)
+    # what a function makes of its arguments may show anything
+    is_hidden = bool(hidden and (callable(key) or not hidden.isdisjoint(names)))
+    return Gate(f"{kind}{name}" + ("" if key is None else "="), key, is_hidden, limit)
+
+
+def check_limit_name(what: str, name: object, *, error: type[JobsError]) -> str:
+    """The same name. Raises `error` for one that no limit can have."""
+    found = check_name(what, name, without="=", error=error)
+    if len(found.encode()) > _LONGEST_NAME:
+        raise error(f"{what} must be at most {_LONGEST_NAME} bytes of UTF-8, got {found!r:.60}; give a shorter name=")
+    return found
+
+
+def check_key(what: str, key: object, parameters: Mapping[str, Any]) -> None:
+    """Raises `DeclarationError` unless it is a key of a task with these parameters."""
+    if key is None or callable(key):
+        return
+    names = (key,) if isinstance(key, str) else key
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        raise DeclarationError(f"{what} must be an argument's name, a list of names or a function, got {key!r:.60}")
+    for name in names:
+        if name not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise DeclarationError(f"{what}={name!r:.60} is no argument of the task; it has: {known}")
+
+
+def key_of(key: KeyOf, arguments: Mapping[str, Any]) -> Any:
+    """The key that a job with these arguments, as stored, has."""
+    if callable(key):
+        return key(arguments)
+    return arguments.get(key) if isinstance(key, str) else [arguments.get(name) for name in key]
+
+
+def key_text(key: object, *, is_hidden: bool = False) -> str:
+    """The end of a gate: the key as JSON; hashed where it is long, or made of what nobody may see."""
+    text = json.dumps(key, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{sha256(text.encode()).hexdigest()[:40]}" if is_hidden or len(text) > _LONGEST else text
+
+
+def ordered_gate(gates: Sequence[str]) -> str | None:
+    """The one whose jobs keep an order."""
+    return next((gate for gate in gates if gate.startswith("!")), None)
+
+
+def described(gate: str) -> str:
+    """A gate, or a row of limits, in words."""
+    name, keyed, key = gate[1:].partition("=")
+    return f"{name} of key {key}" if key else f"{name} of each key" if keyed else name

@@ -1,0 +1,122 @@
+"""Which gates each job is to have, by the code of this process and by what operators said."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic_core import from_json
+from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Claimed, Queries
+from sqla_jobs.queries.gating import Gated, Ungated
+from sqla_jobs.queries.limits import DeclaredLimit, declare
+from sqla_jobs.rules.limits import MOST_GATES, described, ordered_gate
+from sqla_jobs.tasks.declaration import Declaration
+
+log = logging.getLogger("sqla_jobs.worker")
+
+
+class Gating:
+    """Gives gates to jobs that lack some. By one thread at a time."""
+
+    def __init__(self, queries: Queries, declarations: Mapping[str, Declaration], queues: Sequence[str]) -> None:
+        """`declarations` are those of the tasks that are known, by name and by alias."""
+        self._queries = queries
+        self._declarations = declarations
+        self._queues = queues
+        self.queues: set[str] = set()
+        """Those that an operator limited."""
+        self._by_operators: dict[str, list[str]] = {}
+        self._again_at = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether code limits any task."""
+        return any(declaration.gates for declaration in self._declarations.values())
+
+    def declare(self, engine: Engine, models: Models[Any]) -> None:
+        """Tell the database what code limits. Raises `ConfigurationError` where it contradicts itself."""
+        with Session(engine) as session, session.begin():
+            declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
+
+    def look(self, connection: Connection, now: float) -> None:
+        """Read what operators said, and give gates to some jobs that lack them.
+
+        What runs gets them before this process claims anything behind a gate that it did not know.
+        """
+        found: dict[str, list[str]] = {}
+        limits = self._queries.operator_limits(connection)
+        self.queues = {gate[1:] for gate, _ in limits if gate.startswith("@")}
+        for gate, tasks in limits:
+            for task in tasks:
+                found.setdefault(task, []).append(gate)
+        is_news, self._by_operators = found != self._by_operators, found
+        if not is_news and now < self._again_at:
+            return
+        expected = {name: number for name in self._declarations if (number := len(self._expected(name, {})))}
+        if not expected:
+            return
+        began = time.monotonic()
+        self._give(connection, self._queries.running_ungated(connection, expected))
+        waiting = self._queries.queued_ungated(connection, expected, self._queues)
+        given = self._give(connection, waiting)
+        took = time.monotonic() - began
+        self._again_at = now if given else now + max(1.0, 20 * took)
+
+    def missing(self, connection: Connection, claimed: Sequence[Claimed]) -> set[int]:
+        """The run ids of those that were claimed without a gate that they should have; they have it from now on."""
+        lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
+        self._give(connection, [Ungated(job.job_id, job.task, job.args, [*job.gates]) for job in lacking])
+        return {job.run_id for job in lacking}
+
+    def _give(self, connection: Connection, found: Iterable[Ungated]) -> int:
+        gated = [Gated(one.job_id, gates, ordered_gate(gates)) for one in found for gates in [self._joined(one)]]
+        return self._queries.give_gates(connection, gated) if gated else 0
+
+    def _joined(self, one: Ungated) -> list[str]:
+        """Its own gates and those that this code wants: another version of the code may want the others."""
+        wanted = self._expected(one.task, one.args)
+        others = [gate for gate in one.gates if gate not in wanted and not gate.startswith("!")]
+        return [*wanted, *others[: max(0, MOST_GATES - len(wanted))]]
+
+    def _expected(self, task: str, args: str | Mapping[str, Any]) -> dict[str, None]:
+        declaration = self._declarations[task]
+        try:
+            gates = declaration.gates_of(from_json(args) if isinstance(args, str) else args)
+        except (ArgumentsError, ValueError) as error:  # by plain SQL anything may be enqueued
+            log.debug("%s; its key is taken as null", error)
+            gates = declaration.gates_without_key
+        by_operators = [gate for gate in self._by_operators.get(task, ()) if gate not in gates]
+        return dict.fromkeys([*by_operators, *gates])
+
+
+def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:
+    """The rows of limits that code declares. Raises `ConfigurationError` where two tasks disagree about one."""
+    rows: dict[str, DeclaredLimit] = {}
+    said_by: dict[str, str] = {}
+    for declaration in declarations:
+        for gate in declaration.gates:
+            if gate.limit is None:
+                continue
+            mine, tasks = gate.limit.values, frozenset([declaration.name, *declaration.aliases])
+            known = rows.get(gate.row)
+            if known is not None and known.values != mine:
+                raise ConfigurationError(
+                    f"the limit {described(gate.row)} is {_words(known.values)} of task {said_by[gate.row]} and "
+                    f"{_words(mine)} of task {declaration.name}: say the same for both, or give one another name="
+                )
+            rows[gate.row] = DeclaredLimit(gate.row, mine, tasks | (known.tasks if known else frozenset()))
+            said_by.setdefault(gate.row, declaration.name)
+    yield from rows.values()
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    if values["rate"] is not None:
+        return f"{values['rate']} in {values['per']:g} s"
+    return f"{values['running']} at once" + (", held by failures" if values["hold"] else "")

@@ -1,0 +1,190 @@
+"""Takes jobs from behind gates, into threads that are free or soon will be; on a thread and a connection of its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Engine
+
+from sqla_jobs.calls.values import names
+from sqla_jobs.queries import Among, Claimed
+from sqla_jobs.rules.outcomes import Outcome
+from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.worker.attempts import Shared
+from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.gating import Gating
+from sqla_jobs.worker.liveness import Liveness
+from sqla_jobs.worker.lookout import Lookout
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_ROUND = 0.05
+"""Seconds that one round through the groups of a queue may take; the next one goes on from there."""
+_DOUBTFUL = 600.0
+"""Seconds after a claim that failed, during which the server may still carry it out."""
+
+
+class LimitedClaimer:
+    """Looks when something was enqueued, when a gate was freed here, when a rate lets one more start, and at each poll.
+
+    It does nothing while neither code nor an operator limits anything.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        shared: Shared,
+        gating: Gating,
+        tasks: Sequence[str],
+        *,
+        lanes: Sequence[Backlog],
+        liveness: Liveness,
+        finisher: Finisher,
+        lookout: Lookout,
+    ) -> None:
+        self._engine = engine
+        self._queries = shared.queries
+        self._settings = shared.settings
+        self._attempts = shared.attempts
+        self._set_aside = shared.set_aside
+        self._gating = gating
+        self._tasks = tuple(tasks)
+        self._lanes = lanes
+        self._liveness = liveness
+        self._finisher = finisher
+        self._lookout = lookout
+        self._cursors = dict.fromkeys((lane.name for lane in lanes), "{}")
+        self._freed: dict[str, None] = {}
+        """Groups of which a job ended here, the oldest first: they are looked at before all others."""
+        self._next_at = math.inf
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._looking = threading.Lock()
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-limited", daemon=True)
+
+    def start(self) -> None:
+        self._wake.set()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Claim no more. A claim under way is waited for, a while: its jobs are among those to give back."""
+        self._stopping.set()
+        self._wake.set()
+        if self._looking.acquire(timeout=5.0):
+            self._looking.release()
+
+    def wake(self) -> None:
+        """There may be jobs that can start, or a thread is free for one."""
+        if self._is_of_use and not self._wake.is_set():
+            self._wake.set()
+
+    def freed(self, gates: Sequence[str]) -> None:
+        """A job with these gates has ended, and that is stored."""
+        self._freed[names(tuple(gates))] = None
+        self.wake()
+
+    def claim_some(self) -> bool:
+        """Look at once, in the calling thread. Returns whether anything was claimed."""
+        return self._is_of_use and self._look()
+
+    @property
+    def _is_of_use(self) -> bool:
+        return self._gating.is_limited or self._lookout.has_limits
+
+    def _loop(self) -> None:
+        patience = RetryLoop("claiming behind limits", self._stopping)
+        while not self._stopping.is_set():
+            self._wake.wait(min(max(0.0, self._next_at - time.monotonic()), threading.TIMEOUT_MAX))
+            self._wake.clear()
+            if self._is_of_use:
+                patience.run(self._look)
+
+    def _look(self) -> bool:
+        with self._looking:
+            if self._stopping.is_set() or not self._liveness.is_sure:
+                return False
+            self._next_at = math.inf
+            with self._engine.connect() as connection:
+                self._gating.look(connection, time.monotonic())
+            hints = self._take_freed()
+            found = [self._look_through(lane, hints) for lane in self._lanes]
+            return any(found)
+
+    def _take_freed(self) -> list[str]:
+        hints = list(self._freed)
+        for hint in hints:
+            del self._freed[hint]
+        return hints
+
+    def _look_through(self, lane: Backlog, hints: Sequence[str]) -> bool:
+        """Once around the groups of a queue, or as far as there is room and time for."""
+        began = time.monotonic()
+        lane.measure(began)
+        any_claimed = is_round = False
+        while (room := lane.room_behind_gates()) and not is_round and time.monotonic() - began < _ROUND:
+            is_round = self._cursors[lane.name] == "{}"
+            claimed = self._claim(lane, room, hints)
+            any_claimed = any_claimed or claimed > 0
+            is_round = (is_round or claimed == 0) and self._cursors[lane.name] == "{}"
+            hints = ()
+        if not is_round and room:
+            self._wake.set()
+        return any_claimed
+
+    def _claim(self, lane: Backlog, room: int, hints: Sequence[str]) -> int:
+        asked_at = time.monotonic()
+        self._attempts.expect_unknown(2 * self._settings.heartbeat)
+        try:
+            jobs = self._claim_among(lane, room, hints)
+        except Exception:
+            self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
+            raise
+        with self._engine.connect() as connection:
+            missing = self._gating.missing(connection, jobs)
+        fresh = self._attempts.add(jobs, asked_at=asked_at)
+        for held in fresh:
+            if held.job.run_id in missing:
+                self._finisher.put(held.ended(Outcome.released()))
+        lane.fill_first([held for held in fresh if held.job.run_id not in missing])
+        return len(jobs)
+
+    def _claim_among(self, lane: Backlog, room: int, hints: Sequence[str]) -> list[Claimed]:
+        left = room
+
+        def claim(which: Among) -> list[Claimed]:
+            nonlocal left
+            with self._engine.connect() as connection:
+                process_id = self._liveness.process_id
+                if lane.name in self._gating.queues:
+                    plain = self._queries.claim_limited.from_limited_queue(
+                        connection, process_id, lane.name, left, self._tasks, which
+                    )
+                    left -= len(plain)
+                else:
+                    plain = []
+                look = self._queries.claim_limited(
+                    connection,
+                    process_id,
+                    lane.name,
+                    left,
+                    self._tasks,
+                    cursor=self._cursors[lane.name],
+                    hints=hints,
+                    among=which,
+                )
+            self._cursors[lane.name] = look.cursor
+            if look.next_in is not None:
+                self._next_at = min(self._next_at, time.monotonic() + look.next_in)
+            left -= len(look.claimed)
+            return [*plain, *look.claimed]
+
+        def candidates(which: Among) -> list[int]:
+            with self._engine.begin() as connection:
+                return self._queries.to_claim_limited(connection, lane.name, self._tasks, which)
+
+        return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]

@@ -1,0 +1,85 @@
+"""Tasks with limits, for tests; what they do is a row of `Step`, written beside their own business."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit, RunContext
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Step(Base):
+    """That a job did something."""
+
+    __tablename__ = "steps"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    n: Mapped[int]
+
+
+jobs = Jobs(Base)
+
+
+@jobs.task(limits=ConcurrencyLimit(2))
+def pair(n: int, seconds: float = 0.0) -> None:
+    time.sleep(seconds)
+
+
+@jobs.task(limits=ConcurrencyLimit(1, key="account"))
+def keyed(account: int, seconds: float = 0.0) -> None:
+    time.sleep(seconds)
+
+
+@jobs.task(limits=ConcurrencyLimit(1, key="account", ordered=True))
+def ordered(run: RunContext, account: int, n: int, failures: int = 0) -> int:
+    if run.attempt <= failures:
+        raise RuntimeError("not yet")
+    return n
+
+
+@jobs.task(limits=ConcurrencyLimit(1, key="account", ordered="hold"), max_attempts=1)
+def held(account: int, fails: bool = False) -> None:
+    if fails:
+        raise RuntimeError("as asked")
+
+
+@jobs.task(limits=RateLimit(5, per=1.0))
+def rated(n: int) -> None:
+    pass
+
+
+@jobs.task(limits=[ConcurrencyLimit(3, name="stripe"), RateLimit(1000, per=1.0, name="stripe")])
+def charge(n: int, seconds: float = 0.0) -> None:
+    time.sleep(seconds)
+
+
+@jobs.task(limits=[ConcurrencyLimit(3, name="stripe"), ConcurrencyLimit(1, key=["tenant", "n"])])
+def refund(session: Session, tenant: str, n: int, seconds: float = 0.0) -> None:
+    session.add(Step(n=n))
+    time.sleep(seconds)
+
+
+@jobs.task(limits=ConcurrencyLimit(1, key=lambda arguments: arguments["to"].lower()))
+@dataclass
+class Mail:
+    to: str
+    seconds: float = 0.0
+
+    def execute(self) -> None:
+        time.sleep(self.seconds)
+
+
+@jobs.task(fair_by="tenant")
+def fair(tenant: str) -> None:
+    time.sleep(0.002)
+
+
+@jobs.task
+def plain(n: int, seconds: float = 0.0) -> None:
+    time.sleep(seconds)

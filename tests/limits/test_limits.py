@@ -1,0 +1,293 @@
+"""Limits as a user sees them: workers, real jobs, and what their runs say afterwards."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, RateLimit
+from tests import limited_shop as shop
+from tests.helpers import wait_until
+from tests.limited_shop import jobs
+from tests.limits.attempts import enqueue, left, most_at_once, most_in, states
+
+NUMBERS = [{"n": n, "seconds": 0.02} for n in range(12)]
+
+
+def run_all(engine: Engine, *, workers: int = 2, concurrency: int = 4) -> None:
+    made = [jobs.worker({"default": concurrency}, heartbeat=0.5, lease=5) for _ in range(workers)]
+    for worker in made:
+        worker.start()
+    try:
+        wait_until(lambda: left(engine) == 0, timeout=60)
+    finally:
+        for worker in made:
+            worker.stop()
+
+
+def test_no_more_jobs_of_a_task_run_at_once_than_its_limit(database: Engine) -> None:
+    enqueue(database, shop.pair, NUMBERS)
+    run_all(database)
+    assert most_at_once(database, "pair") == {None: 2}
+
+
+def test_each_key_has_a_limit_of_its_own(database: Engine) -> None:
+    enqueue(database, shop.keyed, ({"account": n % 3, "seconds": 0.02} for n in range(12)))
+    run_all(database)
+    assert most_at_once(database, "keyed", by=lambda args: args["account"]) == {0: 1, 1: 1, 2: 1}
+    assert most_at_once(database, "keyed")[None] > 1
+
+
+def test_tasks_share_a_limit_by_its_name_and_all_limits_must_admit(database: Engine) -> None:
+    enqueue(database, shop.charge, NUMBERS)
+    enqueue(database, shop.refund, ({"tenant": "a", "n": n % 2, "seconds": 0.02} for n in range(8)))
+    run_all(database)
+    assert most_at_once(database, "charge", "refund") == {None: 3}
+    assert most_at_once(database, "refund", by=lambda args: args["n"]) == {0: 1, 1: 1}
+
+
+def test_no_more_jobs_start_in_a_window_than_the_rate_and_all_of_it_is_used(database: Engine) -> None:
+    enqueue(database, shop.rated, ({"n": n} for n in range(16)))
+    run_all(database)
+    assert most_in(database, 1.0, "rated") == 5
+    with Session(database) as session:
+        took = session.scalar(select(func.max(jobs.Job.started_at) - func.min(jobs.Job.started_at)))
+    assert took is not None
+    assert timedelta(seconds=3) <= took < timedelta(seconds=4.5)
+
+
+def test_jobs_of_an_ordered_key_start_in_their_order_also_across_retries(database: Engine) -> None:
+    enqueue(database, shop.ordered, ({"account": n % 2, "n": n, "failures": n % 3 == 0} for n in range(8)))
+    with Session(database) as session:
+        session.execute(text("UPDATE sqla_jobs SET priority = -5 WHERE args->>'n' = '7'"))
+        session.commit()
+    shop_retries_at_once(database)
+    run_all(database)
+    with Session(database) as session:
+        for account in (0, 1):
+            done = session.scalars(
+                select(jobs.Run.result)
+                .join(jobs.Job, jobs.Job.id == jobs.Run.job_id)
+                .where(jobs.Run.outcome == "succeeded", jobs.Job.args["account"].as_integer() == account)
+                .order_by(jobs.Run.started_at)
+            ).all()
+            assert done == [n for n in range(8) if n % 2 == account]
+    assert most_at_once(database, "ordered", by=lambda args: args["account"]) == {0: 1, 1: 1}
+
+
+def shop_retries_at_once(engine: Engine) -> None:
+    """Retries wait for a moment instead of some seconds: the server brings them forward."""
+    brought = "NEW.run_at := least(NEW.run_at, clock_timestamp() + interval '0.2 s'); RETURN NEW;"
+    with Session(engine) as session:
+        session.execute(text(f"CREATE FUNCTION soon() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {brought} END $$"))
+        when = "WHEN (NEW.state = 'scheduled')"
+        session.execute(
+            text(f"CREATE TRIGGER soon BEFORE UPDATE ON sqla_jobs FOR EACH ROW {when} EXECUTE FUNCTION soon()")
+        )
+        session.commit()
+
+
+def test_a_failed_job_of_a_held_key_keeps_the_others_waiting_until_somebody_decides(database: Engine) -> None:
+    with Session(database) as session:
+        failing = shop.held.enqueue(session, account=1, fails=True)
+        waiting = shop.held.enqueue(session, account=1)
+        other = shop.held.enqueue(session, account=2)
+        session.commit()
+        with jobs.worker({"default": 4}, poll=0.2):
+            wait_until(lambda: states(database) == {"failed": 1, "succeeded": 1, "queued": 1})
+            session.refresh(other)
+            assert other.state == "succeeded"
+            assert jobs.cancel(session, failing)
+            session.commit()
+            wait_until(lambda: states(database) == {"cancelled": 1, "succeeded": 2})
+        session.refresh(waiting)
+        assert waiting.state == "succeeded"
+
+
+def test_a_class_with_a_key_made_by_a_function_is_limited_too(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.enqueue_many(session, [shop.Mail(to=to, seconds=0.02) for to in ("a@b.c", "A@b.c", "d@e.f") * 4])
+        session.commit()
+    run_all(database)
+    assert most_at_once(database, "Mail", by=lambda args: args["to"].lower()) == {"a@b.c": 1, "d@e.f": 1}
+
+
+def test_jobs_without_gates_get_them_before_they_run(database: Engine) -> None:
+    """Such as those of a plain INSERT, or of before the limit."""
+    insert = "INSERT INTO sqla_jobs (task, args, state) SELECT 'pair', '{\"n\": 1, \"seconds\": 0.02}', 'queued'"
+    with Session(database) as session:
+        session.execute(text(f"{insert} FROM generate_series(1, 20)"))
+        session.commit()
+    run_all(database)
+    assert most_at_once(database, "pair") == {None: 2}
+
+
+def test_an_operator_limits_a_task_that_declares_nothing_and_takes_that_back(database: Engine) -> None:
+    enqueue(database, shop.plain, NUMBERS)
+    with Session(database) as session:
+        jobs.set_limit(session, shop.plain, running=0)
+        session.commit()
+        with jobs.worker({"default": 4}, poll=0.2):
+            enqueue(database, shop.pair, NUMBERS[:4])
+            wait_until(lambda: states(database, "pair") == {"succeeded": 4})
+            assert states(database, "plain") == {"queued": 12}
+            jobs.set_limit(session, "plain", running=1)
+            session.commit()
+            wait_until(lambda: states(database, "plain") == {"succeeded": 12})
+            assert most_at_once(database, "plain") == {None: 1}
+            assert jobs.clear_limit(session, shop.plain)
+            assert not jobs.clear_limit(session, shop.plain)
+            session.commit()
+            enqueue(database, shop.plain, NUMBERS)
+            wait_until(lambda: left(database) == 0)
+    assert most_at_once(database, "plain")[None] > 1
+
+
+def test_a_limit_set_on_a_task_that_runs_counts_what_runs_already(database: Engine) -> None:
+    enqueue(database, shop.plain, ({"n": n, "seconds": 1.0} for n in range(2)))
+    with jobs.worker({"default": 4}, poll=0.2), Session(database) as session:
+        wait_until(lambda: states(database)["running"] == 2)
+        jobs.set_limit(session, shop.plain, running=2)
+        session.commit()
+        enqueue(database, shop.plain, NUMBERS)
+        wait_until(lambda: left(database) == 0)
+    assert most_at_once(database, "plain") == {None: 2}
+
+
+def test_a_limit_lowered_below_what_runs_lets_that_end(database: Engine) -> None:
+    enqueue(database, shop.pair, ({"n": n, "seconds": 0.5} for n in range(2)))
+    with jobs.worker({"default": 4}, poll=0.2), Session(database) as session:
+        wait_until(lambda: states(database)["running"] == 2)
+        jobs.set_limit(session, shop.pair, running=1)
+        session.commit()
+        lowered = session.scalar(select(func.clock_timestamp()))
+        enqueue(database, shop.pair, NUMBERS)
+        wait_until(lambda: left(database) == 0)
+        late = select(func.count()).select_from(jobs.Run).where(jobs.Run.started_at > lowered)
+        assert session.scalar(late) == 12
+        session.execute(text("DELETE FROM sqla_runs WHERE started_at <= :lowered"), {"lowered": lowered})
+        session.commit()
+    assert most_at_once(database, "pair") == {None: 1}
+
+
+def test_one_key_has_other_numbers_than_the_others(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, shop.keyed, key=1, running=3)
+        session.commit()
+    enqueue(database, shop.keyed, ({"account": n % 2, "seconds": 0.05} for n in range(16)))
+    run_all(database)
+    assert most_at_once(database, "keyed", by=lambda args: args["account"]) == {0: 1, 1: 3}
+
+
+def test_a_queue_is_limited_over_all_workers(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, queue="default", running=2)
+        session.commit()
+    enqueue(database, shop.plain, NUMBERS)
+    enqueue(database, shop.keyed, ({"account": n, "seconds": 0.02} for n in range(12)))
+    run_all(database)
+    assert most_at_once(database, "plain", "keyed") == {None: 2}
+
+
+def test_others_spend_from_the_same_rate(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, "stripe", rate=5, per=60)
+        session.commit()
+    with jobs.worker({"default": 2}, poll=0.2):  # it makes rows of what code declares
+        assert jobs.spend("stripe", 3)
+        assert not jobs.spend("stripe", 3)
+        enqueue(database, shop.charge, NUMBERS)
+        wait_until(lambda: states(database)["succeeded"] == 2)
+        assert not jobs.spend("stripe")
+    assert states(database)["queued"] == 10
+
+
+def test_many_jobs_of_one_tenant_do_not_starve_another(database: Engine) -> None:
+    enqueue(database, shop.fair, ({"tenant": "large"} for _ in range(2000)))
+    enqueue(database, shop.fair, ({"tenant": "small"} for _ in range(10)))
+    with jobs.worker({"default": 4}):
+        wait_until(lambda: _left_of(database, "small") == 0)
+        assert _left_of(database, "large") > 1000
+
+
+def _left_of(engine: Engine, tenant: str) -> int:
+    with Session(engine) as session:
+        its = (jobs.Job.args["tenant"].as_string() == tenant, jobs.Job.finished_at.is_(None))
+        return session.scalar(select(func.count()).where(*its)) or 0
+
+
+def test_plain_jobs_pass_by_all_that_wait_behind_a_limit(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, shop.pair, running=0)
+        session.commit()
+    enqueue(database, shop.pair, NUMBERS * 100)
+    enqueue(database, shop.plain, NUMBERS)
+    with jobs.worker({"default": 4}):
+        wait_until(lambda: states(database, "plain") == {"succeeded": 12})
+
+
+def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engine) -> None:
+    def numbers() -> dict[str, int | None]:
+        with Session(database) as session:
+            return {limit.gate: limit.running for limit in session.scalars(select(jobs.Limit))}
+
+    with jobs.worker():
+        assert numbers()["#pair"] == 2
+    with Session(database) as session:
+        earlier = "UPDATE sqla_limits SET running = 7, declared = jsonb_set(declared, '{running}', '7')"
+        session.execute(text(f"{earlier} WHERE gate LIKE '#%'"))
+        jobs.set_limit(session, shop.keyed, running=5)
+        session.commit()
+    with jobs.worker():
+        assert numbers()["#pair"] == 2
+        assert numbers()["#keyed="] == 5
+    with Session(database) as session:
+        jobs.clear_limit(session, shop.keyed)
+        session.commit()
+    assert numbers()["#keyed="] == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: ConcurrencyLimit(-1), "from 0 to 1,000,000"),
+        (lambda: ConcurrencyLimit(2, key="a", ordered=True), "say 1"),  # type: ignore[call-overload]
+        (lambda: ConcurrencyLimit(1, ordered=True), "needs key="),  # type: ignore[call-overload]
+        (lambda: RateLimit(5, per=0.5), "from 1 s"),
+        (lambda: jobs.task(limits=ConcurrencyLimit(1, key="b"))(_a), "'b' is no argument"),
+        (lambda: jobs.task(limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)])(_a), "give one of them a name="),
+        (lambda: jobs.task(limits=ConcurrencyLimit(1, name="a=b"))(_a), "without '='"),
+        (lambda: jobs.task(limits=cast("Any", 5))(_a), "limits must be"),
+        (lambda: jobs.task(limits=[RateLimit(1, per=1, name=str(n)) for n in range(5)])(_a), "at most 4"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_where_it_is_declared(wrong: Any, told: str) -> None:
+    with pytest.raises(DeclarationError, match=told):
+        wrong()
+
+
+def _a(a: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("which", "numbers", "told"),
+    [
+        (["nobody"], {"running": 1}, "no task and no limit is named 'nobody'"),
+        ([shop.pair], {}, "say running= or rate="),
+        ([shop.pair], {"rate": 5}, "go together"),
+        ([shop.pair], {"key": 1, "running": 1}, "do not tell their key"),
+        ([shop.ordered], {"running": 2}, "from 0 to 1"),
+        ([], {"running": 2}, "name a task or a limit"),
+        ([], {"queue": "a", "rate": 2, "per": 1}, "a queue takes running= alone"),
+    ],
+)
+def test_a_limit_that_cannot_be_set_is_refused(
+    session: Session, which: list[Any], numbers: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ArgumentsError, match=told):
+        jobs.set_limit(session, *which, **numbers)
+    assert session.scalar(select(func.count()).select_from(jobs.Limit)) == 0
