@@ -18,6 +18,13 @@ from sqla_jobs.tasks.registry import import_named
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
 
 
+def load_configured(spec: str) -> tuple[Jobs[Any], dict[str, dict[str, Any]]]:
+    """As `load_jobs`, and by command and option what the config of an application says about the options."""
+    found = _load_named(spec)
+    read = getattr(_extension_of(found), "option_defaults", None)
+    return _jobs_of(found, spec), read(found) if read is not None else {}
+
+
 def load_jobs(spec: str) -> Jobs[Any]:
     """The `Jobs` that MODULE:ATTR names, with the current folder importable.
 
@@ -25,19 +32,22 @@ def load_jobs(spec: str) -> Jobs[Any]:
     (`shop:create_app()`, with the brackets or without); of an application, bound to that one. Raises
     `ConfigurationError`; an error inside the application itself comes through as it is.
     """
-    found = load_named(spec)
+    return _jobs_of(_load_named(spec), spec)
+
+
+def _jobs_of(found: Any, spec: str) -> Jobs[Any]:
     jobs = _jobs_in(found)
     if jobs is None:
         raise ConfigurationError(
             f"{spec!r} gives a {type(found).__name__}: name a Jobs, an application with one in "
             'extensions["sqla_jobs"], or a factory of either'
         )
-    if jobs is not found and hasattr(carried := extension_of(found), "use"):
+    if jobs is not found and hasattr(carried := _extension_of(found), "use"):
         carried.use(found)
     return jobs
 
 
-def load_named(spec: str) -> Any:
+def _load_named(spec: str) -> Any:
     """The `Jobs` or the application itself, as `load_jobs` finds it."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -67,14 +77,14 @@ def _made_by(factory: Any, spec: str) -> Any:
     return factory()
 
 
-def extension_of(found: Any) -> Any:
+def _extension_of(found: Any) -> Any:
     """What an application carries in `extensions["sqla_jobs"]`; None where it carries nothing, or is none."""
     extensions = getattr(found, "extensions", {})
     return extensions.get("sqla_jobs") if isinstance(extensions, dict) else None
 
 
 def _jobs_in(found: Any) -> Jobs[Any] | None:
-    carried = extension_of(found)
+    carried = _extension_of(found)
     inner = getattr(carried, "jobs", carried)  # pyright: ignore[reportUnknownArgumentType]
     return next((one for one in (found, inner) if isinstance(one, Jobs)), None)
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.configured import configured
-from sqla_jobs.cli.naming import ApplicationCommand, application_options, plain_errors, right_usage
+from sqla_jobs.cli.naming import (
+    ApplicationCommand,
+    application_options,
+    named_application,
+    plain_errors,
+    right_usage,
+)
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.retention import Retention
 from sqla_jobs.rules.wording import plural
@@ -19,7 +25,7 @@ from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import LeaseSettings, Settings
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
-from sqla_jobs.supervisor.spec import ChildSpec
+from sqla_jobs.supervisor.spec import Application, ChildSpec
 from sqla_jobs.supervisor.supervisor import Supervisor
 
 
@@ -82,47 +88,24 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--log-jobs", is_flag=True, help="Log a line for each job that went well, too.")
 @_log_options
-@configured
-def worker(
-    application: str,
-    database_url: str | None,
-    queues: str | None,
-    concurrency: int,
-    processes: int,
-    drain: bool,
-    clock: bool,
-    reload: bool,
-    heartbeat: float,
-    lease: float,
-    grace: float,
-    kill_after: float,
-    hung_after: float,
-    timeout: float | None,
-    max_jobs: int,
-    max_memory: int,
-    slow_after: float,
-    retention: Retention,
-    log_jobs: bool,
-    log_level: str,
-    log_format: Literal["text", "json"],
-) -> None:
+def worker(application: str | None, drain: bool, reload: bool, **options: Any) -> None:
     """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
+    with plain_errors():
+        name = named_application(application)
+
+    def plan(defaults: dict[str, dict[str, Any]]) -> tuple[ChildSpec, SupervisorOptions]:
+        found = configured(options, defaults)
+        with right_usage():
+            logs = _logs(**found)
+            planned = _child_spec(drain=drain, logs=logs, **found), _supervision(reload=reload, **found)
+        logs.set_up(name)
+        return planned
+
     with right_usage():
-        logs = LogOptions(log_level, log_format, log_jobs)
-        settings = Settings.checked(
-            _parse_queues(queues, concurrency),
-            concurrency=concurrency,
-            heartbeat=heartbeat,
-            lease=lease,
-            poll=1.0,
-            grace=grace,
-            slow_after=slow_after,
-            timeout=timeout,
-            retention=retention,
-        )
-        options = SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
-    logs.set_up(application)
-    supervisor = Supervisor(ChildSpec(application, database_url, settings, drain, clock, logs), options)
+        logs = _logs(**options)
+        until_then = _supervision(reload=reload, **options)
+    logs.set_up(name)
+    supervisor = Supervisor(Application(name, logs), plan, until_then)
     if reload:
         with plain_errors():
             on_change(supervisor.replace_all)
@@ -132,28 +115,72 @@ def worker(
     sys.exit(code)
 
 
+def _logs(*, log_level: str, log_format: Literal["text", "json"], log_jobs: bool = False, **_: Any) -> LogOptions:
+    return LogOptions(log_level, log_format, log_jobs)
+
+
+def _supervision(
+    *,
+    processes: int,
+    max_jobs: int,
+    max_memory: int,
+    kill_after: float,
+    hung_after: float,
+    reload: bool,
+    **_: Any,
+) -> SupervisorOptions:
+    return SupervisorOptions(processes, max_jobs, max_memory * 2**20, kill_after, hung_after, reload)
+
+
+def _child_spec(
+    *,
+    database_url: str | None,
+    queues: str | None,
+    concurrency: int,
+    drain: bool,
+    clock: bool,
+    heartbeat: float,
+    lease: float,
+    grace: float,
+    timeout: float | None,
+    slow_after: float,
+    retention: Retention,
+    logs: LogOptions,
+    **_: Any,
+) -> ChildSpec:
+    settings = Settings.checked(
+        _parse_queues(queues, concurrency),
+        concurrency=concurrency,
+        heartbeat=heartbeat,
+        lease=lease,
+        poll=1.0,
+        grace=grace,
+        slow_after=slow_after,
+        timeout=timeout,
+        retention=retention,
+    )
+    return ChildSpec(database_url, settings, drain, clock, logs)
+
+
 @click.command(cls=ApplicationCommand)
 @application_options
 @click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
 @_log_options
-@configured
-def clock(
-    application: str,
-    database_url: str | None,
-    heartbeat: float,
-    lease: float,
-    log_level: str,
-    log_format: Literal["text", "json"],
-) -> None:
+def clock(application: str | None, database_url: str | None, **options: Any) -> None:
     """Enqueue what schedules say, until SIGTERM or SIGINT. Workers do so too, unless told --no-clock."""
     with right_usage():
-        logs = LogOptions(log_level, log_format)
-        LeaseSettings(heartbeat, lease)
+        logs = _logs(**options)
     with plain_errors():
-        from sqla_jobs.loading import bind_for_command_line, load_jobs
+        from sqla_jobs.loading import bind_for_command_line, load_configured
 
-        logs.set_up(application)
-        jobs = load_jobs(application)
+        name = named_application(application)
+        logs.set_up(name)
+        jobs, defaults = load_configured(name)
+        options = configured(options, defaults)
+        with right_usage():
+            settings = LeaseSettings(options["heartbeat"], options["lease"])
+            if _logs(**options) != logs:
+                _logs(**options).set_up(name)
         bind_for_command_line(jobs, database_url)
-        jobs.clock(heartbeat=heartbeat, lease=lease).run()
+        jobs.clock(heartbeat=settings.heartbeat, lease=settings.lease).run()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,7 @@ from flask.cli import NoAppException, ScriptInfo
 from sqla_jobs.cli.main import Commands
 from sqla_jobs.cli.naming import HOST, plain_errors
 from sqla_jobs.cli.output import HISTORY
-from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.loading import load_named
 
 Defaults = dict[str, dict[str, Any]]
 """By name of the command and of the option."""
@@ -99,7 +94,6 @@ def cli(context: click.Context) -> None:
     with plain_errors():
         if context.invoked_subcommand == "worker":  # the parent of workers imports no application code
             context.meta[HOST] = _named(context.ensure_object(ScriptInfo))
-            context.default_map = _defaults_elsewhere(context.meta[HOST])
         else:
             app = loaded()
             context.with_resource(app.app_context())
@@ -121,23 +115,3 @@ def _named(info: ScriptInfo) -> str:
             "put it into a module, or name the application, python -m sqla_jobs.worker MODULE:ATTR"
         )
     return f"{module}:{name}()"
-
-
-def _defaults_elsewhere(spec: str) -> Defaults:
-    """`defaults_of` the application, which is loaded in a process that ends then."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        found = process.submit(_read_defaults, spec).result()
-    if isinstance(found, str):
-        raise ConfigurationError(found)
-    return found
-
-
-def _read_defaults(spec: str) -> Defaults | str:
-    """The defaults, or why there are none."""
-    try:
-        return defaults_of(load_named(spec).config)
-    except EXPLAINED as error:
-        return explain(error)
-    except BaseException as error:  # noqa: BLE001 - the application's own
-        traceback.print_exc()
-        return f"the application cannot be loaded: {type(error).__name__}"

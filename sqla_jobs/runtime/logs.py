@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from sqla_jobs.errors import ConfigurationError
 
@@ -31,9 +31,15 @@ class LogOptions:
             raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {self.level}")
 
     def set_up(self, application: str) -> None:
-        """To standard error: what this library and the application log from `level` on, of others warnings."""
+        """To standard error: what this library and the application log from `level` on, of others warnings.
+
+        May be called again. Handlers that the application has put in place of this one stay.
+        """
         level = self.level.upper()
-        handler = logging.StreamHandler(sys.stderr)
+        root = logging.getLogger()
+        for earlier in [one for one in root.handlers if isinstance(one, _Handler)]:
+            root.removeHandler(earlier)
+        handler = _Handler(sys.stderr)
         handler.setFormatter(_Json() if self.form == "json" else logging.Formatter(_TEXT))
         logging.basicConfig(level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), handlers=[handler])
         for name in ("sqla_jobs", _package(application)):
@@ -57,6 +63,10 @@ def _package(application: str) -> str:
     if named == "sqla_jobs.flask":
         named = os.environ.get("FLASK_APP", "app").partition(":")[0]
     return Path(named).name.partition(".")[0]
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """One that `set_up` has made."""
 
 
 class _Json(logging.Formatter):

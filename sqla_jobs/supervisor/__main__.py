@@ -7,8 +7,8 @@ import sys
 from sqla_jobs.supervisor.spawning import inherited
 
 if __name__ == "__main__":
-    spec, pipe, memory = inherited(*map(int, sys.argv[1:]))
+    application, pipe, memory = inherited(*map(int, sys.argv[1:]))
 
     from sqla_jobs.supervisor.child_main import main
 
-    main(spec, pipe, memory)
+    main(application, pipe, memory)

@@ -18,16 +18,17 @@ from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
 from sqla_jobs.supervisor.messages import Registered, Stop, keeps_up
 from sqla_jobs.supervisor.spawning import spawn
-from sqla_jobs.supervisor.spec import ChildSpec
+from sqla_jobs.supervisor.spec import Application
 
 log = logging.getLogger("sqla_jobs.worker")
 
 
 class ChildProcess:
-    """A child that runs `spec`; started at once."""
+    """A child that loads `application`, and then asks what to do; started at once."""
 
-    def __init__(self, spec: ChildSpec, number: int) -> None:
-        self.process, self.pipe, memory = spawn(spec.of_number(number))
+    def __init__(self, application: Application, number: int) -> None:
+        self.process, self.pipe, memory = spawn(application)
+        self.number = number
         self.started = StartedRuns(memory)
         self.process_id: uuid.UUID | None = None
         """Its row in the database."""

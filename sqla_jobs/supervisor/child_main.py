@@ -15,26 +15,31 @@ from types import FrameType
 from sqla_jobs.clock.clock import Clock
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
-from sqla_jobs.loading import bind_for_command_line, load_jobs
+from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.forwarded import ForwardedLookout
 from sqla_jobs.supervisor.messages import Drained
-from sqla_jobs.supervisor.spec import ChildSpec
+from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.lookout import OwnLookout
 from sqla_jobs.worker.worker import Worker
 
 log = logging.getLogger("sqla_jobs.worker")
 
 
-def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
+def main(application: Application, pipe: Connection, memory: Memory) -> None:
     """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     signal.signal(signal.SIGHUP, _pass_on_to_the_parent)
-    spec.logs.set_up(spec.application)
-    parent = ParentConnection(pipe, memory, spec.settings.lease, spec.connections)
+    logs = application.logs
+    logs.set_up(application.name)
+    parent = ParentConnection(pipe, memory)
     try:
-        jobs = load_jobs(spec.application)
+        jobs, defaults = load_configured(application.name)
+        spec = parent.configured(defaults)
+        if spec.logs != logs:
+            logs = spec.logs
+            logs.set_up(application.name)
         bind_for_command_line(jobs, spec.database_url)
         lookout = OwnLookout if spec.drain else partial(ForwardedLookout, parent)
         binding = jobs.binding()
@@ -55,10 +60,10 @@ def main(spec: ChildSpec, pipe: Connection, memory: Memory) -> None:
             with clock if spec.clock else nullcontext():
                 worker.run()
     except EXPLAINED as error:
-        spec.logs.tell(f"Error: {explain(error)}")
+        logs.tell(f"Error: {explain(error)}")
         sys.exit(1)
     except Exception:
-        log.critical("the application %s cannot be run", spec.application, exc_info=True)
+        log.critical("the application %s cannot be run", application.name, exc_info=True)
         sys.exit(1)
     _leave_threads_behind()
 

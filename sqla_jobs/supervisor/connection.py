@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 import psycopg
@@ -27,6 +28,7 @@ from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
     Address,
+    Configured,
     Gone,
     Heard,
     Kill,
@@ -38,7 +40,7 @@ from sqla_jobs.supervisor.messages import (
     keeps_up,
     session_of,
 )
-from sqla_jobs.supervisor.spec import OF_CHILD
+from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
 from sqla_jobs.supervisor.statements import rendered_for_parent
 from sqla_jobs.worker.lookout import Hearer
 
@@ -58,8 +60,8 @@ class ParentConnection:
 
     connections = OF_CHILD - 2
 
-    def __init__(self, pipe: Connection, memory: Memory, lease: float, all_connections: int) -> None:
-        self.all_connections = all_connections
+    def __init__(self, pipe: Connection, memory: Memory) -> None:
+        self.all_connections = 0
         self.application: Engine | None = None
         """What tasks connect by."""
         self.stop = StopRequest()
@@ -68,13 +70,21 @@ class ParentConnection:
         self._hearer: Hearer | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
-        self._lease = lease
+        self._specs = SimpleQueue[ChildSpec]()
+        self._lease = 0.0
         self._sending = threading.Lock()
         self._gone: uuid.UUID | None = None
         self._engine: Engine | None = None
         self._tell_at = 0.0
         self._models: Models[Any] | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
+
+    def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
+        """Tell what the config of the application says about options. Returns what to do."""
+        self.send(Configured(defaults))
+        spec = self._specs.get()  # the parent answers, or its end ends this process
+        self._lease, self.all_connections = spec.settings.lease, spec.connections
+        return spec
 
     @property
     def beat_at(self) -> float:
@@ -177,8 +187,10 @@ class ParentConnection:
         except (EOFError, OSError):
             self._orphaned()
 
-    def _obey(self, message: Heard | LookAgain | Gone | Stop) -> None:
+    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | Stop) -> None:
         match message:
+            case ChildSpec():
+                self._specs.put(message)
             case Heard(queue, hops):
                 self._hear(queue, hops)
             case LookAgain(hops):

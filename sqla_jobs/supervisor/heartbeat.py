@@ -53,7 +53,6 @@ class ParentHeartbeat:
     def __init__(
         self,
         told: Told,
-        settings: LeaseSettings,
         set_aside: SetAside,
         *,
         living: Callable[[], list[uuid.UUID]],
@@ -61,7 +60,6 @@ class ParentHeartbeat:
         beaten: Callable[[set[uuid.UUID], float], None],
         hung: Callable[[], list[ChildProcess]],
     ) -> None:
-        self._lease_settings = settings
         self._living = living
         self._gone = gone
         self._beaten = beaten
@@ -73,11 +71,13 @@ class ParentHeartbeat:
         self._given_back: list[RunEnd] = []
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-caretaker", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, settings: LeaseSettings) -> None:
         """Beat from now on, now that a child has told of the database; may be called again."""
-        if self._thread.ident is None:
+        if self._thread is None:
+            loop, name = self._loop, "sqla_jobs-caretaker"
+            self._thread = threading.Thread(target=loop, args=(settings,), name=name, daemon=True)
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
@@ -92,7 +92,7 @@ class ParentHeartbeat:
 
     def close(self, timeout: float) -> bool:
         """Settle what is left, for at most `timeout` seconds. Returns whether all of it is."""
-        if self._thread.ident is None:
+        if self._thread is None:
             return True
         deadline = time.monotonic() + timeout
         while self._abandoned and time.monotonic() < deadline:
@@ -102,21 +102,21 @@ class ParentHeartbeat:
         self._thread.join(1.0)
         return not self._abandoned
 
-    def _loop(self) -> None:
-        database = Database(self._told, patience=self._lease_settings.patience)
+    def _loop(self, settings: LeaseSettings) -> None:
+        database = Database(self._told, patience=settings.patience)
         if not database.connect(self._stop):
             return
         calls = ParentCalls(self._told.statements)
         heartbeat = Heartbeat(
             database,
             calls,
-            self._lease_settings,
+            settings,
             self._set_aside,
             living=lambda: [*self._living(), *(abandoned.process_id for abandoned in self._abandoned)],
             beaten=self._beaten,
             gone=self._gone,
         )
-        patience = RetryLoop("the heartbeat", self._stop, longest=self._lease_settings.longest_wait)
+        patience = RetryLoop("the heartbeat", self._stop, longest=settings.longest_wait)
         while not self._stop.is_set():
             patience.run(lambda: self._tick(database, calls, heartbeat))
             self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in))

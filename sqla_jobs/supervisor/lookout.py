@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
@@ -36,15 +36,10 @@ class ParentLookout:
     def __init__(
         self,
         told: Told,
-        settings: Settings,
         set_aside: SetAside,
         *,
-        connections: int,
         children: Callable[[], Sequence[ChildProcess]],
     ) -> None:
-        """`connections` are those that this worker may use at once, in all its processes."""
-        self._settings = settings
-        self._connections = connections
         self._set_aside = set_aside
         self._children = children
         self._told = told
@@ -53,19 +48,25 @@ class ParentLookout:
         self._turn = 0
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-lookout", daemon=True)
+        self._queues: Collection[str] = ()
+        self._thread: threading.Thread | None = None
 
-    def serve(self, tasks: tuple[str, ...]) -> None:
-        """Look for jobs of these tasks from now on."""
-        is_first, self._tasks = not self._tasks, tasks
-        if is_first:
+    def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
+        """Look for jobs of these tasks from now on.
+
+        `connections` are those that this worker may use at once, in all its processes.
+        """
+        self._tasks, self._queues = tasks, settings.queues
+        if self._thread is None:
+            loop, name = self._loop, "sqla_jobs-lookout"
+            self._thread = threading.Thread(target=loop, args=(settings, connections), name=name, daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
         """Look no more."""
         self._stop.set()
         self._wake.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(1.0)
 
     def expect(self, delay: float) -> None:
@@ -78,7 +79,7 @@ class ParentLookout:
         if queue == SCHEDULES:
             for child in self._children():
                 child.hint(Heard(queue))
-        elif queue and queue not in self._settings.queues:
+        elif queue and queue not in self._queues:
             return
         elif children := self._idle():
             children[0].hint(Heard(queue, hops=len(children) - 1))
@@ -101,16 +102,18 @@ class ParentLookout:
         first = self._turn % len(idle) if idle else 0
         return idle[first:] + idle[:first]
 
-    def _loop(self) -> None:
-        patience, statements = self._settings.patience, self._told.statements
+    def _loop(self, settings: Settings, connections: int) -> None:
+        patience, statements = settings.patience, self._told.statements
         database = Database(self._told, patience=patience)
         if not database.connect(self._stop):
             return
         calls = ParentCalls(statements)
-        promoter = self._promoter = _PollingPromoter(database, calls, self._settings, self._set_aside, self._tasks)
+        promoter = self._promoter = _PollingPromoter(database, calls, settings, self._set_aside, self._tasks)
         listener = Listener(database.for_itself, statements.channel, self.heard, patience=patience)
         listener.start()
-        RetryLoop("asking for the server's limit", self._stop).run(lambda: self._warn_of_few_connections(database))
+        RetryLoop("asking for the server's limit", self._stop).run(
+            lambda: _warn_of_few_connections(database, connections)
+        )
         looking = RetryLoop("looking for jobs", self._stop)
         while not self._stop.is_set():
             looking.run(lambda: self._look(promoter))
@@ -118,14 +121,6 @@ class ParentLookout:
             self._wake.clear()
         listener.stop()
         database.close()
-
-    def _warn_of_few_connections(self, database: Database) -> None:
-        def ask() -> tuple[int, int]:
-            with database.begin() as connection:
-                ((used, most),) = connection.execute(LIMIT).fetchall()
-            return used, most
-
-        warn_of_few_connections(ask, self._connections)
 
     def _look(self, promoter: _PollingPromoter) -> None:
         now = time.monotonic()
@@ -147,6 +142,15 @@ class ParentLookout:
             idle[0].hint(LookAgain(hops=len(idle) - 1))
         elif idle and promoter.rests(now):
             idle[0].hint(Heard("", hops=len(idle) - 1))
+
+
+def _warn_of_few_connections(database: Database, connections: int) -> None:
+    def ask() -> tuple[int, int]:
+        with database.begin() as connection:
+            ((used, most),) = connection.execute(LIMIT).fetchall()
+        return used, most
+
+    warn_of_few_connections(ask, connections)
 
 
 class _PollingPromoter(Promoter):

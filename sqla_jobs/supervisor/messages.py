@@ -30,8 +30,16 @@ def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """To the parent, before all else: what the application's config says about options. It answers a `ChildSpec`."""
+
+    defaults: dict[str, dict[str, Any]]
+    """By command and option."""
+
+
+@dataclass(frozen=True, slots=True)
 class Statements:
-    """To the parent, before all else: by name the statements that it sends, and the channel on which to listen."""
+    """To the parent, before any `Address`: by name the statements that it sends, and the channel on which to listen."""
 
     channel: str
     rendered: dict[str, Rendered]

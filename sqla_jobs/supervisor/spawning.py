@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from sqla_jobs.execution.shared_memory import Memory
 
 if TYPE_CHECKING:
-    from sqla_jobs.supervisor.spec import ChildSpec
+    from sqla_jobs.supervisor.spec import Application
 
 
-def spawn(spec: ChildSpec) -> tuple[subprocess.Popen[bytes], Any, Memory]:
+def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Memory]:
     """The process, the pipe to it, and the memory that both share."""
     ours, theirs = Pipe()
     with theirs, _shared_file() as file:
@@ -32,18 +32,18 @@ def spawn(spec: ChildSpec) -> tuple[subprocess.Popen[bytes], Any, Memory]:
             pass_fds=descriptors,
             env=os.environ | _interpreter_options(),
         )
-        ours.send((sys.path, spec))
+        ours.send((sys.path, application))
         return process, ours, _memory_in(file.fileno())
 
 
-def inherited(pipe: int, memory: int) -> tuple[ChildSpec, Connection, Memory]:
+def inherited(pipe: int, memory: int) -> tuple[Application, Connection, Memory]:
     """What `spawn` left to this process, which finds the same modules from now on."""
     connection = Connection(pipe)
-    path, spec = connection.recv()
+    path, application = connection.recv()
     sys.path[:] = path
     shared = _memory_in(memory)
     os.close(memory)
-    return spec, connection, shared
+    return application, connection, shared
 
 
 def _memory_in(file: int) -> Memory:

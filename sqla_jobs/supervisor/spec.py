@@ -1,4 +1,4 @@
-"""What a child is to do."""
+"""What a child is to load, and what it is to do with that."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ listens; the clock of a child does not listen."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChildSpec:
-    """The application is told by its name, since the parent imports none of it."""
+class Application:
+    """What a child loads, by its name since the parent imports none of it, and what it logs meanwhile."""
 
-    application: str
+    name: str
+    logs: LogOptions
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """To the child: what to do, now that the config of its application is known."""
+
     database_url: str | None
     settings: Settings
     drain: bool

@@ -8,11 +8,14 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import wait
 from types import FrameType
+from typing import Any
 
 from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.database import Told
@@ -20,6 +23,7 @@ from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
 from sqla_jobs.supervisor.lookout import ParentLookout
 from sqla_jobs.supervisor.messages import (
     Address,
+    Configured,
     Drained,
     Expecting,
     FoundMore,
@@ -32,7 +36,7 @@ from sqla_jobs.supervisor.messages import (
 )
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.slot import Slot
-from sqla_jobs.supervisor.spec import ChildSpec
+from sqla_jobs.supervisor.spec import Application, ChildSpec
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -48,47 +52,51 @@ _SETTLE = 5.0
 """Seconds for recording what killed children held, when all ends."""
 
 
+Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
+"""What to do, given what an application's config says about options."""
+
+
 class Supervisor:
-    """Runs `spec` in as many children as `options` says.
+    """Runs `application` in as many children as `plan` says, once the first one has told of the config.
+
+    Until then `options` go, as the command line says them.
 
     SIGTERM and SIGINT stop all of them gracefully, a second one at once; SIGHUP replaces them one by one
     by new ones, which import the application anew; SIGUSR1 makes each log where its jobs are.
     """
 
-    def __init__(self, spec: ChildSpec, options: SupervisorOptions) -> None:
-        self._spec = spec
+    def __init__(self, application: Application, plan: Plan, options: SupervisorOptions) -> None:
+        self._application = application
+        self._plan = plan
+        self._spec: ChildSpec | None = None
         self._options = options
-        self._slots = [Slot(number) for number in range(1, options.processes + 1)]
+        self._slots = [Slot(1)]
         self._leaving: list[ChildProcess] = []
         self._to_replace: deque[Slot] = deque()
         set_aside = SetAside()
         self._told = Told()
         self._parent_heartbeat = ParentHeartbeat(
             self._told,
-            spec.settings,
             set_aside,
             living=self._living,
             gone=self._gone,
             beaten=self._beaten,
             hung=self._hung,
         )
-        self._connections = spec.connections_of(options.processes)
-        self._lookout = ParentLookout(
-            self._told, spec.settings, set_aside, connections=self._connections, children=self._claiming
-        )
+        self._lookout = ParentLookout(self._told, set_aside, children=self._claiming)
         self._is_replacing = False
         """Whether somebody asked for that, and is to be told of the end."""
         self._has_worked = False
         self._looked_at = time.monotonic()
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
+        self._stop_within = _MARGIN
         self._exit_code = 0
         self.runs = 0
         """How many runs the children have told of when they ended."""
 
     def run(self) -> int:
         """Supervise until stopped, or until all is drained. Returns the exit code."""
-        log.info("may use up to %d connections to the server at once", self._connections)
         with (
             stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
             handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
@@ -148,7 +156,7 @@ class Supervisor:
         self._to_replace.clear()
         for child in self._children():
             if not child.is_leaving:
-                child.ask_to_stop(self._spec.settings.grace + _MARGIN)
+                child.ask_to_stop(self._stop_within)
 
     def _children(self) -> Iterator[ChildProcess]:
         for slot in self._slots:
@@ -166,7 +174,7 @@ class Supervisor:
             return
         for slot in self._slots if self._has_worked else self._slots[:1]:
             if slot.is_vacant:
-                slot.child = ChildProcess(self._spec, slot.number)
+                slot.child = ChildProcess(self._application, slot.number)
 
     def _listen(self) -> None:
         pipes = {child.pipe: child for child in self._children() if not child.pipe.closed}
@@ -181,15 +189,43 @@ class Supervisor:
             for message in child.messages():
                 self._hear(child, message)
 
+    def _decided(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
+        """What children are to do: what the first one told decides."""
+        if self._spec is None:
+            try:
+                self._spec, self._options = self._plan(defaults)
+            except Exception:
+                self._kill_all()
+                for child in self._children():
+                    child.process.wait()
+                raise
+            self._application = replace(self._application, logs=self._spec.logs)
+            self._slots += map(Slot, range(2, self._options.processes + 1))
+            self._stop_within = self._spec.settings.grace + _MARGIN
+            log.info("may use up to %d connections to the server at once", self._connections)
+        return self._spec
+
+    @property
+    def _settings(self) -> Settings:
+        assert self._spec is not None, "a child asks for it before all else"
+        return self._spec.settings
+
+    @property
+    def _connections(self) -> int:
+        assert self._spec is not None, "a child asks for it before all else"
+        return self._spec.connections_of(self._options.processes)
+
     def _hear(self, child: ChildProcess, message: object) -> None:
         match message:
+            case Configured(defaults):
+                child.send(self._decided(defaults).of_number(child.number))
             case Statements():
                 self._told.learn(message)
             case Address():
                 self._told.learn(message)
-                self._parent_heartbeat.start()
+                self._parent_heartbeat.start(self._settings)
             case Serving(tasks):
-                self._lookout.serve(tasks)
+                self._lookout.serve(tasks, self._settings, self._connections)
             case Expecting(delay):
                 self._lookout.expect(delay)
             case FoundMore(queue):
@@ -210,7 +246,7 @@ class Supervisor:
     def _take_over(self, child: ChildProcess) -> None:
         for slot in self._slots:
             if slot.successor is child and (old := slot.succeed()) is not None:
-                old.ask_to_stop(self._spec.settings.grace + _MARGIN)
+                old.ask_to_stop(self._stop_within)
                 self._leaving.append(old)
 
     def _finished(self, child: ChildProcess) -> None:
@@ -305,7 +341,7 @@ class Supervisor:
         is_changing = self._leaving or any(slot.successor for slot in self._slots)
         if self._to_replace and not self._stop_requested.is_set() and not is_changing:
             slot = self._to_replace.popleft()
-            slot.successor = ChildProcess(self._spec, slot.number)
+            slot.successor = ChildProcess(self._application, slot.number)
         elif self._is_replacing and not self._to_replace and not is_changing:
             self._is_replacing = False
             log.info("all processes are replaced")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -154,6 +155,44 @@ class TestOnFlaskSQLAlchemy:
         start("sqla_jobs.clock", "tests.flask_shop:create_app()")
         wait_until(lambda: _count(session, process) == 2)
         assert [tuple(row) for row in session.execute(found)][1:] == [("clock", {}, 77.0)]
+
+    @pytest.mark.parametrize("command", [("sqla_jobs.worker", "--drain"), ("sqla_jobs.clock",)], ids=" ".join)
+    def test_the_application_is_loaded_once(
+        self,
+        shop: Shop,
+        session: Session,
+        start: Start,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        command: tuple[str, ...],
+    ) -> None:
+        (tmp_path / "counted.py").write_text(
+            "from tests.flask_shop import create_app as create\n"
+            f"def create_app():\n    print('loaded', file=open({str(tmp_path / 'log')!r}, 'a'))\n    return create()\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+        monkeypatch.setenv("FLASK_SQLA_JOBS_HEARTBEAT", "0.2")
+        monkeypatch.setenv("FLASK_SQLA_JOBS_LOG_FORMAT", "json")
+        program, *options = command
+        process = start(program, "counted:create_app()", *options)
+        if not options:
+            wait_until(lambda: _count(session, shop.jobs.Process) == 1)
+            process.terminate()
+        _, err = process.communicate(timeout=30)
+        assert (process.returncode, tmp_path.joinpath("log").read_text()) == (0, "loaded\n"), err
+        assert [json.loads(line)["level"] for line in err.splitlines()], "the config says how it logs"
+
+    def test_settings_that_do_not_fit_together_are_told(
+        self, shop: Shop, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("FLASK_SQLA_JOBS_LEASE", "1")
+        for program in ("sqla_jobs.worker", "sqla_jobs.clock"):
+            process = start(program, "tests.flask_shop:create_app()")
+            _, err = process.communicate(timeout=30)
+            assert (process.returncode, "Traceback" in err) == (2, False), err
+            assert "lease" in err
+        process = start("sqla_jobs.worker", "tests.flask_shop:create_app()", "--heartbeat", "0.2", "--drain")
+        assert (process.communicate(timeout=30)[0], process.returncode) == ("0 runs\n", 0)
 
     def test_a_setting_that_is_none_is_told(self, shop: Shop, flask: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FLASK_SQLA_JOBS_THREADS", "8")

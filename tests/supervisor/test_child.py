@@ -9,15 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from sqla_jobs.runtime.logs import LogOptions
-from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.messages import Heard
-from sqla_jobs.supervisor.spec import ChildSpec
+from sqla_jobs.supervisor.spec import Application
 
-SETTINGS = Settings.checked(
-    ["default"], concurrency=1, heartbeat=5, lease=30, poll=1, grace=1, slow_after=1, timeout=None, retention={}
-)
-SPEC = ChildSpec("tests.shop:jobs", None, SETTINGS, drain=False, clock=False, logs=LogOptions())
+APPLICATION = Application("tests.shop:jobs", LogOptions())
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def test_a_child_can_die_while_its_parent_tells_it_of_jobs() -> None:
             raised.append(error)
 
     for number in range(1, 101):
-        child = ChildProcess(SPEC, number)
+        child = ChildProcess(APPLICATION, number)
         threads = [threading.Thread(target=tell, args=(child,)) for _ in range(2)]
         for thread in threads:
             thread.start()
