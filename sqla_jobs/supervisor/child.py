@@ -16,7 +16,7 @@ from sqla_jobs.calls.values import Lease, RunEnd
 from sqla_jobs.execution.shared_memory import Entry, StartedRuns
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
-from sqla_jobs.supervisor.messages import Registered, Stop, keeps_up
+from sqla_jobs.supervisor.messages import Registered, Stop, ToParent, keeps_up
 from sqla_jobs.supervisor.spawning import spawn
 from sqla_jobs.supervisor.spec import Application
 
@@ -62,7 +62,7 @@ class ChildProcess:
         """Whether it was asked to stop."""
         return self.kill_at < math.inf
 
-    def messages(self) -> Iterator[object]:
+    def messages(self) -> Iterator[ToParent]:
         """What it has said; a pipe that it closed is closed here too."""
         try:
             while self.pipe.poll():

@@ -34,7 +34,7 @@ from sqla_jobs.supervisor.messages import (
     Kill,
     Leaving,
     LookAgain,
-    PassedOn,
+    PassOn,
     Registered,
     Stop,
     keeps_up,
@@ -195,7 +195,7 @@ class ParentConnection:
                 self._hear(queue, hops)
             case LookAgain(hops):
                 if (hearer := self._hearer) is not None and not hearer.look_again() and hops:
-                    self.hint(PassedOn("", hops))
+                    self.hint(PassOn("", hops))
             case Gone(process_id):
                 self._gone = process_id
             case Stop():
@@ -206,7 +206,7 @@ class ParentConnection:
             assert self._models is not None, "meet() comes first"
             tell_here(self._models.channel, queue)
         elif (hearer := self._hearer) is not None and not hearer.heard(queue) and hops:
-            self.hint(PassedOn(queue, hops))
+            self.hint(PassOn(queue, hops))
 
     def _orphaned(self) -> None:
         if self._models is None:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.rules.checks import DAY
 from sqla_jobs.supervisor.connection import ParentConnection
-from sqla_jobs.supervisor.messages import Expecting, FoundMore, Serving
+from sqla_jobs.supervisor.messages import Expecting, PassOn, Serving
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.lookout import Hearer
 
@@ -55,7 +55,7 @@ class ForwardedLookout:
         return DAY
 
     def found_more(self, queue: str) -> None:
-        self._parent.hint(FoundMore(queue))
+        self._parent.hint(PassOn(queue))
 
     def start(self, hearer: Hearer) -> None:
         self._unsubscribe = subscribe(self._channel, hearer.heard)

@@ -24,6 +24,7 @@ from sqla_jobs.supervisor.statements import ParentCalls
 
 if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
+    from sqla_jobs.supervisor.roster import Roster
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -45,25 +46,10 @@ class AbandonedWork:
 
 
 class ParentHeartbeat:
-    """A thread with a connection of its own. The application is not imported here: a child tells the address.
+    """A thread with a connection of its own. The application is not imported here: a child tells the address."""
 
-    `gone` is called for a process that was taken for dead, `beaten` for those that were not, with the moment.
-    """
-
-    def __init__(
-        self,
-        told: Told,
-        set_aside: SetAside,
-        *,
-        living: Callable[[], list[uuid.UUID]],
-        gone: Callable[[uuid.UUID], None],
-        beaten: Callable[[set[uuid.UUID], float], None],
-        hung: Callable[[], list[ChildProcess]],
-    ) -> None:
-        self._living = living
-        self._gone = gone
-        self._beaten = beaten
-        self._hung_children = hung
+    def __init__(self, told: Told, set_aside: SetAside, children: Roster) -> None:
+        self._children = children
         self._told = told
         self._abandoned: list[AbandonedWork] = []
         self._set_aside = set_aside
@@ -76,8 +62,9 @@ class ParentHeartbeat:
     def start(self, settings: LeaseSettings) -> None:
         """Beat from now on, now that a child has told of the database; may be called again."""
         if self._thread is None:
-            loop, name = self._loop, "sqla_jobs-caretaker"
-            self._thread = threading.Thread(target=loop, args=(settings,), name=name, daemon=True)
+            self._thread = threading.Thread(
+                target=self._loop, args=(settings,), name="sqla_jobs-caretaker", daemon=True
+            )
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
@@ -112,9 +99,9 @@ class ParentHeartbeat:
             calls,
             settings,
             self._set_aside,
-            living=lambda: [*self._living(), *(abandoned.process_id for abandoned in self._abandoned)],
-            beaten=self._beaten,
-            gone=self._gone,
+            living=lambda: [*self._children.living(), *(abandoned.process_id for abandoned in self._abandoned)],
+            beaten=self._children.beaten,
+            gone=self._children.gone,
         )
         patience = RetryLoop("the heartbeat", self._stop, longest=settings.longest_wait)
         while not self._stop.is_set():
@@ -126,10 +113,10 @@ class ParentHeartbeat:
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
         """Beat first: whatever is wrong with what the dead have left, the living live."""
         heartbeat.beat_if_due()
-        for process_id in self._living()[:1]:  # this one has no row itself
+        for process_id in self._children.living()[:1]:  # this one has no row itself
             self._set_aside.show(database, calls, process_id)
         heartbeat.rescue_if_due()
-        for child in self._hung_children():
+        for child in self._children.hung():
             self._look_for_kills(database, calls, child)
         if self._hung:
             self._revoke(database, calls, *self._hung[0])

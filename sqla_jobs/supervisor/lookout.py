@@ -58,8 +58,9 @@ class ParentLookout:
         """
         self._tasks, self._queues = tasks, settings.queues
         if self._thread is None:
-            loop, name = self._loop, "sqla_jobs-lookout"
-            self._thread = threading.Thread(target=loop, args=(settings, connections), name=name, daemon=True)
+            self._thread = threading.Thread(
+                target=self._loop, args=(settings, connections), name="sqla_jobs-lookout", daemon=True
+            )
             self._thread.start()
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from sqla_jobs.calls.call import Rendered
+from sqla_jobs.supervisor.options import MOST_PROCESSES
 
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 
@@ -86,18 +87,11 @@ class Expecting:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundMore:
-    """To the parent: there may be more jobs in this queue than I have room for."""
+class PassOn:
+    """To the parent: there may be more jobs in this queue than I have room for. `hops` more processes may be tried."""
 
     queue: str
-
-
-@dataclass(frozen=True, slots=True)
-class PassedOn:
-    """To the parent: I may have no thread for the jobs I was told of. `hops` more processes may be tried."""
-
-    queue: str
-    hops: int
+    hops: int = MOST_PROCESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +111,9 @@ class Drained:
     """To the parent: nothing is left to do, after that many runs."""
 
     runs: int
+
+
+ToParent = Configured | Statements | Address | Registered | Serving | Expecting | PassOn | Leaving | Kill | Drained
 
 
 @dataclass(frozen=True, slots=True)

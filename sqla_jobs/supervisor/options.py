@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_seconds
 
+MOST_PROCESSES = 1000
 _SILENT = 5.0
 """Seconds without a sign of life after which a child makes no progress."""
 
@@ -27,7 +28,7 @@ class SupervisorOptions:
     """Whether an application that cannot be imported is waited for, since somebody is editing it."""
 
     def __post_init__(self) -> None:
-        check_integer("--processes", self.processes, least=1, most=1000, error=ConfigurationError)
+        check_integer("--processes", self.processes, least=1, most=MOST_PROCESSES, error=ConfigurationError)
         check_integer("--max-jobs", self.max_jobs, least=0, most=10**9, error=ConfigurationError)
         check_integer("--max-memory", self.max_memory // 2**20, least=0, most=10**9, error=ConfigurationError)
         check_seconds("--kill-after", self.kill_after, least=INSTANT, most=DAY, error=ConfigurationError)

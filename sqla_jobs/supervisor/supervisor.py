@@ -6,9 +6,8 @@ import logging
 import math
 import signal
 import time
-import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
 from types import FrameType
@@ -26,15 +25,17 @@ from sqla_jobs.supervisor.messages import (
     Configured,
     Drained,
     Expecting,
-    FoundMore,
-    Gone,
     Kill,
-    PassedOn,
+    Leaving,
+    PassOn,
     Registered,
     Serving,
     Statements,
+    ToParent,
 )
 from sqla_jobs.supervisor.options import SupervisorOptions
+from sqla_jobs.supervisor.oversight import Oversight, ask_for_stacks
+from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.slot import Slot
 from sqla_jobs.supervisor.spec import Application, ChildSpec
 
@@ -42,15 +43,10 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.1
 """Seconds between two looks at the children."""
-_ABSENT = 1.0
-"""Seconds between two looks after which the parent itself was held up, and cannot judge its children."""
-_NO_ANSWER = 2.0
-"""Seconds without a sign of life after which a child is not expected to answer a signal."""
 _MARGIN = 20.0
 """Seconds beyond its grace that a child has for storing what it did, before it is killed."""
 _SETTLE = 5.0
 """Seconds for recording what killed children held, when all ends."""
-
 
 Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
 """What to do, given what an application's config says about options."""
@@ -70,24 +66,16 @@ class Supervisor:
         self._plan = plan
         self._spec: ChildSpec | None = None
         self._options = options
-        self._slots = [Slot(1)]
-        self._leaving: list[ChildProcess] = []
+        self._children = Roster()
         self._to_replace: deque[Slot] = deque()
         set_aside = SetAside()
         self._told = Told()
-        self._parent_heartbeat = ParentHeartbeat(
-            self._told,
-            set_aside,
-            living=self._living,
-            gone=self._gone,
-            beaten=self._beaten,
-            hung=self._hung,
-        )
-        self._lookout = ParentLookout(self._told, set_aside, children=self._claiming)
+        self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children)
+        self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
+        self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
         self._is_replacing = False
         """Whether somebody asked for that, and is to be told of the end."""
         self._has_worked = False
-        self._looked_at = time.monotonic()
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
         self._stop_within = _MARGIN
@@ -106,9 +94,7 @@ class Supervisor:
                 self._start_missing()
                 self._listen()
                 self._take_leave()
-                self._notice_absence()
-                self._kill_overdue()
-                self._look_for_hung()
+                self._oversight.look(self._options)
                 self._replace()
         self._lookout.stop()
         if not self._parent_heartbeat.close(_SETTLE):
@@ -123,7 +109,7 @@ class Supervisor:
         self._signals.add(number)
 
     def _kill_all(self) -> None:
-        for child in self._children():
+        for child in self._children:
             child.process.kill()
 
     def _obey_signals(self) -> None:
@@ -133,51 +119,34 @@ class Supervisor:
         if signal.SIGHUP in wanted:
             self._is_replacing = True
             log.info("replacing all processes, one by one")
-            self._to_replace = deque(slot for slot in self._slots if slot.child)
-            for slot in self._slots:
+            self._to_replace = deque(slot for slot in self._children.slots if slot.child)
+            for slot in self._children.slots:
                 slot.start_at = 0.0
         if signal.SIGUSR1 in wanted:
-            for child in self._children():
-                self._ask_for_stacks(child)
-
-    def _ask_for_stacks(self, child: ChildProcess) -> None:
-        child.show_stacks()
-        if child.started.alive_at and child.silence > _NO_ANSWER:
-            log.warning(
-                "process %d cannot tell where its jobs are: nothing of it has run for %.0f s. It holds %s. "
-                "`py-spy dump --native --pid %d` tells",
-                child.pid,
-                child.silence,
-                child.work,
-                child.pid,
-            )
+            for child in self._children:
+                ask_for_stacks(child)
 
     def _stop(self) -> None:
         self._to_replace.clear()
-        for child in self._children():
+        for child in self._children:
             if not child.is_leaving:
                 child.ask_to_stop(self._stop_within)
 
-    def _children(self) -> Iterator[ChildProcess]:
-        for slot in self._slots:
-            yield from slot.children
-        yield from list(self._leaving)
-
     def _is_over(self) -> bool:
-        if any(self._children()):
+        if any(self._children):
             return False
-        return self._stop_requested.is_set() or all(slot.is_done for slot in self._slots)
+        return self._stop_requested.is_set() or all(slot.is_done for slot in self._children.slots)
 
     def _start_missing(self) -> None:
         """Until one child has worked only one is tried: what is wrong is said once."""
         if self._stop_requested.is_set():
             return
-        for slot in self._slots if self._has_worked else self._slots[:1]:
+        for slot in self._children.slots if self._has_worked else self._children.slots[:1]:
             if slot.is_vacant:
                 slot.child = ChildProcess(self._application, slot.number)
 
     def _listen(self) -> None:
-        pipes = {child.pipe: child for child in self._children() if not child.pipe.closed}
+        pipes = {child.pipe: child for child in self._children if not child.pipe.closed}
         if not pipes:
             time.sleep(_LOOK)
         try:
@@ -196,11 +165,11 @@ class Supervisor:
                 self._spec, self._options = self._plan(defaults)
             except Exception:
                 self._kill_all()
-                for child in self._children():
+                for child in self._children:
                     child.process.wait()
                 raise
             self._application = replace(self._application, logs=self._spec.logs)
-            self._slots += map(Slot, range(2, self._options.processes + 1))
+            self._children.make_room(self._options.processes)
             self._stop_within = self._spec.settings.grace + _MARGIN
             log.info("may use up to %d connections to the server at once", self._connections)
         return self._spec
@@ -215,7 +184,7 @@ class Supervisor:
         assert self._spec is not None, "a child asks for it before all else"
         return self._spec.connections_of(self._options.processes)
 
-    def _hear(self, child: ChildProcess, message: object) -> None:
+    def _hear(self, child: ChildProcess, message: ToParent) -> None:
         match message:
             case Configured(defaults):
                 child.send(self._decided(defaults).of_number(child.number))
@@ -228,33 +197,22 @@ class Supervisor:
                 self._lookout.serve(tasks, self._settings, self._connections)
             case Expecting(delay):
                 self._lookout.expect(delay)
-            case FoundMore(queue):
-                self._lookout.pass_on(queue, self._options.processes, child)
             case Kill(run_id):
                 child.condemn(run_id)
-            case PassedOn(queue, hops):
+            case PassOn(queue, hops):
                 self._lookout.pass_on(queue, hops, child)
             case Registered():
                 self._has_worked = True
-                self._take_over(child)
+                if (old := self._children.take_over(child)) is not None:
+                    old.ask_to_stop(self._stop_within)
             case Drained(runs):
                 self.runs += runs
-                self._finished(child)
-            case _:
+                self._children.finished(child)
+            case Leaving():
                 child.process_id, child.has_left = None, True
 
-    def _take_over(self, child: ChildProcess) -> None:
-        for slot in self._slots:
-            if slot.successor is child and (old := slot.succeed()) is not None:
-                old.ask_to_stop(self._stop_within)
-                self._leaving.append(old)
-
-    def _finished(self, child: ChildProcess) -> None:
-        for slot in self._slots:
-            slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
-
     def _take_leave(self) -> None:
-        for child in list(self._children()):
+        for child in list(self._children):
             if child.is_alive:
                 if time.monotonic() > child.kill_at:
                     child.kill("it did not end in time")
@@ -266,10 +224,8 @@ class Supervisor:
             self._vacate(child)
 
     def _vacate(self, child: ChildProcess) -> None:
-        if child in self._leaving:
-            self._leaving.remove(child)
+        if (slot := self._children.vacated(child)) is None:
             return
-        slot = next(slot for slot in self._slots if child in slot.children)
         if slot.successor is child:
             slot.successor = None
             self._to_replace.clear()
@@ -296,75 +252,14 @@ class Supervisor:
         seconds = slot.hold_back(child)
         log.error("process %d %s; a new one starts in %.1f s", child.pid, child.how_it_ended(), seconds)
 
-    def _kill_overdue(self) -> None:
-        for child in self._children():
-            if overdue := child.overdue(self._options.kill_after):
-                jobs = ", ".join(str(entry.job_id) for entry in overdue)
-                child.kill(f"job {jobs} did not end in time")
-
-    def _notice_absence(self) -> None:
-        """Where this process was held up, so perhaps were its children: they are judged anew."""
-        looked_at, self._looked_at = self._looked_at, time.monotonic()
-        if self._looked_at - looked_at > _ABSENT:
-            for child in self._children():
-                child.watch_anew()
-
-    def _look_for_hung(self) -> None:
-        """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself."""
-        for child in self._children():
-            if child.started.alive_at and not child.has_left:
-                self._look_whether_hung(child, child.silence)
-
-    def _look_whether_hung(self, child: ChildProcess, silence: float) -> None:
-        is_hung = silence > self._options.silent_after
-        if child.is_hung and not is_hung:
-            log.warning("process %d goes on", child.pid)
-        elif is_hung and not child.is_hung:
-            log.error(
-                "process %d makes no progress: nothing of it has run for %.0f s. It holds %s. "
-                "What it has not begun is given to others",
-                child.pid,
-                silence,
-                child.work,
-            )
-            if child.process_id is not None:
-                self._parent_heartbeat.relieve(child.process_id, child.revoke)
-        child.is_hung = is_hung
-        if 0 < self._options.hung_after < silence and child.killed_after is None:
-            child.killed_after = silence
-            child.kill(f"it made no progress for {silence:.0f} s")
-
     def _replace(self) -> None:
-        for slot in self._slots:
+        for slot in self._children.slots:
             if slot.child and slot not in self._to_replace and self._options.is_spent(*slot.child.started.vitals):
                 self._to_replace.append(slot)
-        is_changing = self._leaving or any(slot.successor for slot in self._slots)
+        is_changing = self._children.is_changing
         if self._to_replace and not self._stop_requested.is_set() and not is_changing:
             slot = self._to_replace.popleft()
             slot.successor = ChildProcess(self._application, slot.number)
         elif self._is_replacing and not self._to_replace and not is_changing:
             self._is_replacing = False
             log.info("all processes are replaced")
-
-    def _living(self) -> list[uuid.UUID]:
-        return [child.process_id for child in self._children() if child.process_id is not None]
-
-    def _claiming(self) -> list[ChildProcess]:
-        """Those that may take new jobs."""
-        return [
-            child for child in self._children() if child.process_id is not None and not child.is_leaving | child.is_hung
-        ]
-
-    def _hung(self) -> list[ChildProcess]:
-        return [child for child in self._children() if child.is_hung]
-
-    def _gone(self, process_id: uuid.UUID) -> None:
-        for child in self._children():
-            if child.process_id == process_id:
-                child.process_id = None
-                child.send(Gone(process_id))
-
-    def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
-        for child in self._children():
-            if child.process_id in process_ids:
-                child.started.beat_at = max(child.started.beat_at, moment)

@@ -1,0 +1,84 @@
+"""Looks for children that make no progress and for jobs that overrun, on behalf of their parent, and kills them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterable
+
+from sqla_jobs.supervisor.child import ChildProcess
+from sqla_jobs.supervisor.options import SupervisorOptions
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_ABSENT = 1.0
+"""Seconds between two looks after which the parent itself was held up, and cannot judge its children."""
+_NO_ANSWER = 2.0
+"""Seconds without a sign of life after which a child is not expected to answer a signal."""
+
+
+class Oversight:
+    """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself.
+
+    `relieve` gives back what such a child has not begun.
+    """
+
+    def __init__(
+        self,
+        children: Iterable[ChildProcess],
+        relieve: Callable[[uuid.UUID, Callable[[], list[int]]], None],
+    ) -> None:
+        self._children = children
+        self._relieve = relieve
+        self._looked_at = time.monotonic()
+
+    def look(self, options: SupervisorOptions) -> None:
+        """Judge all children, and kill whichever the options say."""
+        self._notice_absence()
+        for child in self._children:
+            if overdue := child.overdue(options.kill_after):
+                jobs = ", ".join(str(entry.job_id) for entry in overdue)
+                child.kill(f"job {jobs} did not end in time")
+            if child.started.alive_at and not child.has_left:
+                self._look_whether_hung(child, child.silence, options)
+
+    def _notice_absence(self) -> None:
+        """Where this process was held up, so perhaps were its children: they are judged anew."""
+        looked_at, self._looked_at = self._looked_at, time.monotonic()
+        if self._looked_at - looked_at > _ABSENT:
+            for child in self._children:
+                child.watch_anew()
+
+    def _look_whether_hung(self, child: ChildProcess, silence: float, options: SupervisorOptions) -> None:
+        is_hung = silence > options.silent_after
+        if child.is_hung and not is_hung:
+            log.warning("process %d goes on", child.pid)
+        elif is_hung and not child.is_hung:
+            log.error(
+                "process %d makes no progress: nothing of it has run for %.0f s. It holds %s. "
+                "What it has not begun is given to others",
+                child.pid,
+                silence,
+                child.work,
+            )
+            if child.process_id is not None:
+                self._relieve(child.process_id, child.revoke)
+        child.is_hung = is_hung
+        if 0 < options.hung_after < silence and child.killed_after is None:
+            child.killed_after = silence
+            child.kill(f"it made no progress for {silence:.0f} s")
+
+
+def ask_for_stacks(child: ChildProcess) -> None:
+    """Have a child log where its jobs are, or tell why it will not."""
+    child.show_stacks()
+    if child.started.alive_at and child.silence > _NO_ANSWER:
+        log.warning(
+            "process %d cannot tell where its jobs are: nothing of it has run for %.0f s. It holds %s. "
+            "`py-spy dump --native --pid %d` tells",
+            child.pid,
+            child.silence,
+            child.work,
+            child.pid,
+        )
