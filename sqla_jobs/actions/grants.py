@@ -30,7 +30,7 @@ _DECLARED = (
 )
 _PLANNED = ("next_run_at", "last_run_at", "planned_rule", "disabled_reason", "retired_at")
 _LIMIT = ("running", "rate", "per", "hold", "tasks", "declared", "changed_at")
-_STAMPED = ("heartbeat_at", "set_aside", "clock_offset", "last_finished_at")
+_STAMPED = ("heartbeat_at", "set_aside", "clock_offset", "last_finished_at", "stalled_since")
 
 
 @dataclass(frozen=True)

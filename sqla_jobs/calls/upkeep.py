@@ -86,6 +86,14 @@ class ShowSetAside(Call[C_contra]):
         self._rows(connection, {"process_id": process_id, "gone": list(gone), "shown": json.dumps(shown)})
 
 
+class ShowStalled(Call[C_contra]):
+    """Everybody sees which process makes no progress, and since when. False: somebody holds its row, or it has none."""
+
+    def __call__(self, connection: C_contra, process_id: uuid.UUID, silence: float | None) -> bool:
+        """Show that nothing of it has run for `silence` seconds, or that it goes on. Returns whether that is stored."""
+        return bool(self._rows(connection, {"process_id": process_id, "silence": silence}))
+
+
 class FinishAny(Call[C_contra]):
     """Each end where the lease still stands and the row is free.
 

@@ -130,7 +130,7 @@ def _print_processes(processes: Sequence[ProcessStatus]) -> None:
                 process.kind,
                 process.host,
                 process.pid,
-                f"{duration(process.beat_age)} ago{'' if process.alive else ': dead'}",
+                f"{duration(process.beat_age)} ago{_how_it_is(process)}",
                 ",".join(f"{name}={number}" for name, number in process.queues.items()),
             )
             for process in processes
@@ -139,10 +139,11 @@ def _print_processes(processes: Sequence[ProcessStatus]) -> None:
     if processes:
         click.echo()
         print_table(
-            ["PROCESS", "RUNNING", "LAST JOB", "CLOCK", "VERSION"],
+            ["PROCESS", "STARTED", "RUNNING", "LAST JOB", "CLOCK", "VERSION"],
             [
                 (
                     short(process.id),
+                    f"{duration(process.age)} ago",
                     _running(process.begun, process.claimed),
                     NOTHING if process.idle is None else f"{duration(process.idle)} ago",
                     offset(process.clock_offset),
@@ -161,6 +162,12 @@ def _print_processes(processes: Sequence[ProcessStatus]) -> None:
                 for job in process.running
             ],
         )
+
+
+def _how_it_is(process: ProcessStatus) -> str:
+    if not process.alive:
+        return ": dead"
+    return "" if process.stalled is None else f": stalled for {duration(process.stalled)}"
 
 
 def _running(begun: int, claimed: int) -> object:

@@ -245,6 +245,8 @@ class ProcessMixin(Row):
     """Seconds by which the clock of its host is ahead of the server's; negative where it is behind."""
     last_finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a job last ended in it, stored within some seconds; null before the first."""
+    stalled_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """Since when no Python code of it has run, as its parent process sees that; null while it makes progress."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     """Seconds without a heartbeat after which it is taken for dead."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())

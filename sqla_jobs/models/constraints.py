@@ -171,7 +171,7 @@ def of_processes(table: str) -> tuple[Any, ...]:
         _check(table, "set_aside", _object("set_aside")),
         _check(table, "clock_offset", "clock_offset BETWEEN -1e10 AND 1e10"),
         _check(table, "lease", "lease > 0 AND lease <= 86400"),
-        _check(table, "times", _in_range("started_at", "heartbeat_at", "last_finished_at")),
+        _check(table, "times", _in_range("started_at", "heartbeat_at", "last_finished_at", "stalled_since")),
     )
 
 

@@ -52,6 +52,7 @@ def _of_work(
     session: Session, jobs: Jobs[Any], queues: Sequence[Queue], processes: Sequence[ProcessStatus]
 ) -> Iterator[Finding]:
     yield from waiting_jobs.workers(queues, processes)
+    yield from waiting_jobs.stalled_processes(processes)
     yield from waiting_jobs.unclaimed_tasks(session, jobs, queues)
     yield from waiting_jobs.clocks(session, jobs, processes)
     yield from waiting_jobs.killers(session, jobs)

@@ -48,6 +48,10 @@ class ProcessStatus:
     """Seconds by which its host's clock is ahead of the server's."""
     idle: float | None
     """Seconds since a job last ended in it, to within some seconds."""
+    age: float
+    """Seconds since it started."""
+    stalled: float | None
+    """Seconds since code of it last ran; `None` while it makes progress, as far as its parent process sees that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
 def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> list[ProcessStatus]:
     """All processes, and what each has been running longest; `held` is what all of them run."""
     process = jobs.Process
-    columns = (process, age_of(process.heartbeat_at), is_alive(process), age_of(process.last_finished_at))
+    moments = (process.heartbeat_at, process.last_finished_at, process.started_at, process.stalled_since)
+    columns: Any = (process, is_alive(process), *map(age_of, moments))
     rows: Any = session.execute(select(*columns).order_by(process.started_at))
     running = _running(session, jobs)
     return [
@@ -119,8 +124,10 @@ def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> l
             one.version,
             one.clock_offset,
             since_job,
+            float(age),
+            stalled,
         )
-        for one, beat_age, alive, since_job in rows
+        for one, alive, beat_age, since_job, age, stalled in rows
     ]
 
 

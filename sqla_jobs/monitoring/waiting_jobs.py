@@ -54,6 +54,20 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
             )
 
 
+def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
+    """Processes that live and do nothing."""
+    for process in processes:
+        if process.alive and process.stalled is not None:
+            yield warning(
+                f"process {process.pid} of {process.host}",
+                f"it has made no progress for {duration(process.stalled)}, "
+                f"and {they_are(process.begun, 'job')} running in it",
+                "it was stopped, or C code holds its interpreter: `py-spy dump --native --pid "
+                f"{process.pid}` there tells where; its worker kills it after --hung-after, `kill -KILL {process.pid}` "
+                "does so now",
+            )
+
+
 def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) -> Iterator[Finding]:
     """Tasks of waiting jobs that are paused, or that this application does not declare."""
     names = [queue.name for queue in queues if queue.queued]

@@ -27,7 +27,7 @@ from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.gating import GiveGates, OperatorLimits, QueuedUngated, RunningUngated
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
 from sqla_jobs.queries.limited import ClaimLimited, Lock, Spend
-from sqla_jobs.queries.processes import ShowSetAside
+from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.queries.succeed import SucceedOne
@@ -66,6 +66,7 @@ class Queries(Calls[SqlConnection]):
         self.sign_off = SignOff(tables)
         self.rescue = Rescue(tables)
         self.show_set_aside = ShowSetAside(tables)
+        self.show_stalled = ShowStalled(tables)
 
         self.to_claim = ToClaim(tables)
         self.to_claim_limited = ToClaimLimited(tables)

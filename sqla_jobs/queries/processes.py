@@ -82,6 +82,16 @@ def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUI
     connection.execute(delete(models.Process).where(models.Process.id == process_id))
 
 
+class ShowStalled(Statement, upkeep.ShowStalled[SqlConnection]):
+    def sql(self) -> Any:
+        process = self.tables.processes
+        is_it = process.c.id == bindparam("process_id", type_=Uuid)
+        free = locked(select(process.c.id).where(is_it), "free", of=process)
+        since = func.clock_timestamp() - seconds(bindparam("silence"))
+        shown = update(process).where(process.c.id.in_(select(free.c.id))).values(stalled_since=since)
+        return shown.returning(process.c.id)
+
+
 class ShowSetAside(Statement, upkeep.ShowSetAside[SqlConnection]):
     def sql(self) -> Any:
         process = self.tables.processes

@@ -55,6 +55,8 @@ class ParentHeartbeat:
         self._set_aside = set_aside
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._given_back: list[RunEnd] = []
+        self._stalled: set[uuid.UUID] = set()
+        """Of whose rows it is stored that they make no progress."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -116,6 +118,7 @@ class ParentHeartbeat:
         for process_id in self._children.living()[:1]:  # this one has no row itself
             self._set_aside.show(database, calls, process_id)
         heartbeat.rescue_if_due()
+        self._show_stalled(database, calls)
         for child in self._children.hung():
             self._look_for_kills(database, calls, child)
         if self._hung:
@@ -130,6 +133,15 @@ class ParentHeartbeat:
                 self._tell(database)
             elif not abandoned.begun and _sign_off(database, calls, abandoned):
                 self._abandoned.remove(abandoned)
+
+    def _show_stalled(self, database: Database, calls: ParentCalls) -> None:
+        """What changed. A row that somebody holds is left for the next time."""
+        silences = {child.process_id: child.silence for child in self._children.hung()}
+        for process_id in self._children.living():
+            if (process_id in silences) is not (process_id in self._stalled):
+                with database.begin() as connection:
+                    if calls.show_stalled(connection, process_id, silences.get(process_id)):
+                        self._stalled ^= {process_id}
 
     @staticmethod
     def _look_for_kills(database: Database, calls: ParentCalls, child: ChildProcess) -> None:

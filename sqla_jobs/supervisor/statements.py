@@ -25,6 +25,7 @@ _KINDS: dict[str, type[Call[Any]]] = {
     "cancel_requests": upkeep.CancelRequests,
     "finish_any": upkeep.FinishAny,
     "show_set_aside": upkeep.ShowSetAside,
+    "show_stalled": upkeep.ShowStalled,
     "promote": lookout.Promote,
     "to_promote": upkeep.Candidates,
     "poll": lookout.Poll,
@@ -43,6 +44,7 @@ class ParentCalls(Calls[psycopg.Connection[Any]]):
     sign_off: upkeep.SignOff[psycopg.Connection[Any]]
     leases: upkeep.Leases[psycopg.Connection[Any]]
     cancel_requests: upkeep.CancelRequests[psycopg.Connection[Any]]
+    show_stalled: upkeep.ShowStalled[psycopg.Connection[Any]]
     poll: lookout.Poll[psycopg.Connection[Any]]
 
     def __init__(self, statements: Statements) -> None:

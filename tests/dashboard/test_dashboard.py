@@ -477,6 +477,16 @@ def test_the_overview_tells_what_runs_from_what_is_claimed_ahead(visitor: Visito
     assert page.count("add #") == 2
 
 
+def test_the_overview_shows_which_process_makes_no_progress(visitor: Visitor, session: Session) -> None:
+    began, since = func.now() - timedelta(hours=3), func.now() - timedelta(seconds=40)
+    session.add(jobs.Process(host="here", pid=4711, queues={"default": 2}, started_at=began, stalled_since=since))
+    session.commit()
+    page = words(visitor.get("/"))
+    assert "here:4711 stalled No progress for 40 s · Last beat " in page
+    assert "started 3 h" in page
+    assert "process 4711 of here: it has made no progress for 40 s" in page
+
+
 @pytest.mark.parametrize("span", ["hour", "day", "week", "nonsense"])
 def test_every_span_has_its_charts(visitor: Visitor, session: Session, span: str) -> None:
     now = datetime.now(UTC)

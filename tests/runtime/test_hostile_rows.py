@@ -52,6 +52,7 @@ REFUSED = {
     "processes": [
         *("lease = 0", "lease = 'Infinity'", "lease = 'NaN'", "heartbeat_at = 'infinity'", "queues = '[]'"),
         *("clock_offset = 'NaN'", "clock_offset = '-Infinity'", "last_finished_at = 'infinity'"),
+        "stalled_since = 'infinity'",
     ],
     "queues": ["paused_at = 'infinity'"],
     "paused_tasks": ["paused_at = 'infinity'"],
@@ -322,6 +323,7 @@ COLUMNS = {
         "version": TEXTS,
         "clock_offset": ["NULL", *FRACTIONS],
         "last_finished_at": MOMENTS,
+        "stalled_since": MOMENTS,
         "lease": ["1", *FRACTIONS],
         "started_at": MOMENTS,
         "heartbeat_at": MOMENTS,

@@ -67,6 +67,11 @@ ASKED: dict[str, Callable[[Any, Any], Any]] = {
         calls.show_set_aside(c, LIVE, reasons={"job 1": 'a "quoted" % ä\x00', "job 2": "b"}, gone=[]),
         calls.show_set_aside(c, LIVE, reasons={"job 3": "c"}, gone=["job 2"]),
     ],
+    "show_stalled": lambda calls, c: [
+        calls.show_stalled(c, LIVE, 5.0),
+        calls.show_stalled(c, HELD, None),
+        calls.show_stalled(c, uuid.UUID(int=9), 1.0),
+    ],
     "promote": lambda calls, c: soon(calls.promote(c, queues=["default"], among=Among(set_aside=[9]))),
     "to_promote": lambda calls, c: calls.to_promote(c, Among()),
     "poll": lambda calls, c: soon(calls.poll(c, ["default"], ["mark", "it's"], Among())),
@@ -75,7 +80,7 @@ ASKED: dict[str, Callable[[Any, Any], Any]] = {
 LEFT = (
     "SELECT id, state, attempt, process_id, current_run_id, finished_at IS NULL FROM sqla_jobs ORDER BY id",
     "SELECT job_id, attempt, outcome, error_type, error, traceback, result FROM sqla_runs ORDER BY job_id",
-    "SELECT id, set_aside FROM sqla_processes ORDER BY id",
+    "SELECT id, set_aside, stalled_since < clock_timestamp() - interval '5 seconds' FROM sqla_processes ORDER BY id",
 )
 
 

@@ -441,6 +441,37 @@ def test_status_shows_what_each_process_runs_and_since_when(
     assert re.search(rf"^ *{number} +mark +1 ", done.stdout, re.MULTILINE)
 
 
+def test_a_process_that_makes_no_progress_is_shown_until_it_goes_on(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    def told(*arguments: str) -> str:
+        command = [sys.executable, "-m", "sqla_jobs", *arguments, "tests.shop:jobs", "--database-url", database_url]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    def stalled() -> list[float | None]:
+        return [process["stalled"] for process in json.loads(told("status", "--json"))["processes"]]
+
+    with Session(database) as session:
+        shop.mark.enqueue(session, n=1, seconds=60.0)
+        session.commit()
+    start_worker(database_url, "--hung-after", "0", "--lease", "60")
+    wait_until(lambda: effects(database, "plain") == {1: 1})
+    (child,) = worker_pids(database)
+    assert stalled() == [None]
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: stalled() != [None], timeout=30)
+    (seconds,) = stalled()
+    assert seconds is not None
+    assert 5 <= seconds < 60
+    assert re.search(rf" {child} .* ago: stalled for \d", told("status"))
+    (found,) = [one for one in json.loads(told("doctor", "--json")) if one["about"].startswith(f"process {child} of ")]
+    assert found["verdict"] == "warning"
+    assert re.fullmatch(r"it has made no progress for \d.*, and 1 job is running in it", found["found"])
+    assert f"py-spy dump --native --pid {child}" in found["remedy"]
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: stalled() == [None], timeout=30)
+
+
 def test_a_stop_gives_back_what_has_not_started_within_a_second(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:

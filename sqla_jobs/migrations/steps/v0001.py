@@ -264,6 +264,7 @@ CREATE TABLE {names.table("processes")} (
     version TEXT DEFAULT '' NOT NULL,
     clock_offset DOUBLE PRECISION,
     last_finished_at TIMESTAMP WITH TIME ZONE,
+    stalled_since TIMESTAMP WITH TIME ZONE,
     lease DOUBLE PRECISION DEFAULT 30 NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
     heartbeat_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
@@ -272,7 +273,9 @@ CREATE TABLE {names.table("processes")} (
     CONSTRAINT {names.prefix}processes_set_aside_check CHECK ({_object("set_aside")}),
     CONSTRAINT {names.prefix}processes_clock_offset_check CHECK (clock_offset BETWEEN -1e10 AND 1e10),
     CONSTRAINT {names.prefix}processes_lease_check CHECK (lease > 0 AND lease <= 86400),
-    CONSTRAINT {names.prefix}processes_times_check CHECK ({_in_range("started_at", "heartbeat_at", "last_finished_at")})
+    CONSTRAINT {names.prefix}processes_times_check CHECK (
+        {_in_range("started_at", "heartbeat_at", "last_finished_at", "stalled_since")}
+    )
 )""",
         f"""
 CREATE TABLE {names.table("queues")} (
