@@ -25,6 +25,11 @@ Conditions: TypeAlias = Sequence[ColumnElement[bool]]
 Chosen: TypeAlias = Mapping[int, int]
 """Ids of jobs, the newest first, each with its place among all that are changed, from 0 for the oldest."""
 Apply: TypeAlias = Callable[[Session, Models[Any], Chosen, Conditions], int]
+Obstacle: TypeAlias = Callable[[Session, Models[Any], int], str | None]
+
+
+def _no_obstacle(session: Session, models: Models[Any], job_id: int) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,9 @@ class Kind:
     hides: tuple[str, ...] = ()
     """Fields of the selection whose values the audit must not keep."""
     left_because: str = BUSY
-    """Why one of them may not be changed."""
+    """Why any of them may not be changed."""
+    obstacle: Obstacle = _no_obstacle
+    """What keeps one of them, given by its id, from being changed, and the remedy; None where it is `BUSY`."""
 
     def meant(self, selection: Selection) -> Selection:
         """The same, of the states that are meant where neither ids nor states are given."""
@@ -62,6 +69,15 @@ class Kind:
         names = {*selection.args, *selection.results}
         is_sensitive = names and any(names & sensitive for sensitive in tasks.sensitive().values())
         return {*self.hides, *(("args", "results") if is_sensitive else ())}
+
+    def reason(self, session: Session, models: Models[Any], job_id: int) -> str:
+        """Why one job was left alone, as far as the database tells afterwards."""
+        state = session.scalar(select(models.Job.state).where(models.Job.id == job_id))
+        if state is None:
+            return "somebody has deleted it"
+        if state not in self.states:
+            return f"it is {state} now"
+        return self.obstacle(session, models, job_id) or BUSY
 
     def conditions(self, models: Models[Any], selection: Selection) -> Conditions:
         """Which of the selected jobs allow it."""

@@ -70,6 +70,22 @@ def _retry_as(
     return _update(session, models, chosen, [*conditions, has_arguments(models), ~has_rival.exists()], values)
 
 
+def _keeps_from_retry(session: Session, models: Models[Any], job_id: int) -> str | None:
+    job, other = models.Job, aliased(models.Job)
+    if session.scalar(select(job.id).where(job.id == job_id, ~has_arguments(models))) is not None:
+        return "its arguments were erased; enqueue a new job instead"
+    rivals = select(other.id).join(job, job.unique_key == other.unique_key)
+    rival = session.scalar(rivals.where(job.id == job_id, other.id != job_id, other.state.in_(LIVE)))
+    if rival is not None:
+        return f"live job {rival} has its unique key; wait for that one, or cancel it"
+    return None
+
+
+def _keeps_from_delete(session: Session, models: Models[Any], job_id: int) -> str | None:
+    keys = Removal(models).referring(session, job_id)
+    return f"rows of the application refer to it; delete those first: {', '.join(keys)}" if keys else None
+
+
 def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
     removal = Removal(models)
     return removal.remove(session, [*chosen], conditions, removal.references(session))
@@ -85,11 +101,19 @@ RETRY = Change(
         (*ENDED, JobState.scheduled),
         (JobState.failed, JobState.cancelled),
         left_because=f"its arguments were erased, another job that lives, or is newer, has its unique key, or {BUSY}",
+        obstacle=_keeps_from_retry,
     ),
     _retry,
 )
 DELETE = Change(
-    Kind("delete", _DELETABLE, _DELETABLE, left_because=f"rows of the application refer to it, or {BUSY}"), _delete
+    Kind(
+        "delete",
+        _DELETABLE,
+        _DELETABLE,
+        left_because=f"rows of the application refer to it, or {BUSY}",
+        obstacle=_keeps_from_delete,
+    ),
+    _delete,
 )
 MOVE = Kind("move", WAITING, WAITING)
 RESCHEDULE = Kind("reschedule", WAITING, WAITING)

@@ -70,7 +70,8 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
         elif _change_one(jobs, change, job_id, actor):
             changed.append(state)
         else:
-            missed.append(f"job {job_id} was left alone: {kind.left_because}")
+            with jobs.binding().transaction() as session:
+                missed.append(f"job {job_id} was left alone: {kind.reason(session, jobs.models, job_id)}")
     click.echo(f"{kind.name}: {plural(len(changed), 'job')}")
     _tell_of_running(wanted, changed.count(JobState.running))
     if missed:

@@ -70,11 +70,24 @@ class Removal:
 
         Not of tables that this role may not read: there the server says so when the job is to go.
         """
+        return [refers for _, refers in self._references(session)]
+
+    def referring(self, session: Session, job_id: int) -> list[str]:
+        """The foreign keys by which rows refer to the job, where they forbid deleting it."""
+        this = select(self._job.id).where(self._job.id == job_id)
+        return [
+            str(reference)
+            for reference, refers in self._references(session)
+            if session.scalar(this.where(refers), bind_arguments=self._on) is not None
+        ]
+
+    def _references(self, session: Session) -> list[tuple[Reference, ColumnElement[bool]]]:
+        """Each such foreign key, and whether a row refers by it to the job at hand."""
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
         rows = session.execute(_REFERENCES, {"jobs": jobs}, bind_arguments=self._on)
         found = [Reference(schema, name, mine, [*map(preparer.quote, theirs)]) for schema, name, mine, theirs in rows]
-        return [reference.to(jobs) for reference in found]
+        return [(reference, reference.to(jobs)) for reference in found]
 
     def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
         """The conditions on a job that it ended in `state`, `older_than` seconds ago."""

@@ -142,7 +142,8 @@ def test_an_erased_job_is_shown_as_such_and_refuses_to_be_retried(session: Sessi
     run("erase", str(job_id), "--yes")
     with pytest.raises(JobsError, match=f"job {job_id} cannot be retried, since its arguments were erased"):
         jobs.retry(session, job_id)
-    assert "left alone: its arguments were erased" in run("retry", str(job_id), "--yes", code=1).output
+    told = run("retry", str(job_id), "--yes", code=1).output
+    assert f"job {job_id} was left alone: its arguments were erased; enqueue a new job instead\n" in told
     assert "1 job left alone: its arguments were erased" in run("retry", "--state", "failed", "--yes").output
     with pytest.raises(IntegrityError, match="sqla_jobs_args_check"):
         session.execute(text("UPDATE sqla_jobs SET state = 'queued'"))

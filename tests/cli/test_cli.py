@@ -415,13 +415,13 @@ class TestChanging:
         self, run: Run, session: Session, failed: list[int]
     ) -> None:
         session.execute(update(jobs.Job).values(unique_key="k").where(jobs.Job.id == failed[0]))
-        session.add(jobs.Job(task="mark", args={"n": 1}, unique_key="k"))
+        session.add(rival := jobs.Job(task="mark", args={"n": 1}, unique_key="k"))
         session.add(shop.Effect(n=1, kind="x", job_id=failed[2]))
         session.commit()
         out = run("retry", *map(str, failed[:2]), code=1).output
         assert "retry: 1 job\n" in out
-        assert f"job {failed[0]} was left alone: its arguments were erased, another job that lives, or is newer," in out
-        refers = f"job {failed[2]} was left alone: rows of the application refer to it"
+        assert f"job {failed[0]} was left alone: live job {rival.id} has its unique key; wait for that one" in out
+        refers = f"job {failed[2]} was left alone: rows of the application refer to it; delete those first: public."
         assert refers in run("delete", str(failed[2]), code=1).output
         with Session(session.bind) as other:
             other.execute(select(jobs.Job).where(jobs.Job.id == failed[2]).with_for_update())

@@ -888,7 +888,7 @@ def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
     assert "had ended already" in visitor.post(f"/jobs/{job.id}/cancel").text
     session.execute(update(jobs.Job).values(state="running", current_run_id=1, process_id="0" * 32))
     session.commit()
-    assert "was not deleted: it is running" in visitor.post(f"/jobs/{job.id}/delete").text
+    assert "was not deleted: it is running now" in visitor.post(f"/jobs/{job.id}/delete").text
     assert visitor.post("/jobs/999/retry").status_code == 404
     assert visitor.post(f"/jobs/{job.id}/explode").status_code == 404
     assert audit(session) == []

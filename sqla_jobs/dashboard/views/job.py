@@ -202,10 +202,7 @@ def _delete(changing: Changing, job_id: int) -> str:
         raise UnknownJob(f"There is no job {job_id}; somebody may have deleted it already.")
     _, _, deleted = DELETE.batch(session, models, Selection(ids=(job_id,)), after=-1, until=job_id)
     if not deleted:
-        raise JobsError(
-            f"Job {job_id} was not deleted: it is running, rows of the application still refer to it, or the database "
-            "refuses it and the log says why. Cancel it first, or delete those rows."
-        )
+        raise JobsError(f"Job {job_id} was not deleted: {DELETE.kind.reason(session, models, job_id)}.")
     changing.record("delete", f"job {job_id}", task=task)
     return f"Job {job_id} is deleted."
 
