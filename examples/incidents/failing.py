@@ -32,15 +32,21 @@ def a_job_that_kills_its_process(scene: Scene) -> None:
     """A job needs more memory than there is. It takes its process with it, and all that runs there starts anew."""
     scene.start_worker()
     with scene.session() as session:
+        make_report.options(max_attempts=1).enqueue(session, seconds=3)
+    scene.until("a report is being made", lambda: scene.number(state="running") == 1)
+    with scene.session() as session:
         resize.enqueue(session, path="uploads/7.tiff")
         resize.enqueue(session, path="uploads/8.png")
-    scene.until("the job has killed twice", lambda: scene.ask(select(func.count()).select_from(jobs.Run)) >= 3)
+    lost = select(func.count()).select_from(jobs.Run).where(jobs.Run.outcome == "lost")
+    scene.until("the job has killed twice, and the report", lambda: scene.ask(lost) >= 3)
     scene.log("died|was killed|exit")
     scene.run("sqla-jobs status", r"image\.resize")
     told = scene.run("sqla-jobs doctor", "has lost its process [0-9] times")
     scene.run(pasted(told, "sqla-jobs show"), "lost")
     scene.run(pasted(told, "sqla-jobs cancel"), "cancel: 1 job")
     scene.until("the job is cancelled", lambda: scene.number(state="cancelled") == 1)
+    scene.run("sqla-jobs retry --error Lost --task report.make --ended-within 2h --yes", "retry: 1 job")
+    scene.until("the report is made", lambda: scene.number(task="report.make", state="succeeded") == 1)
 
 
 def pid_of_worker(status: str) -> str:
