@@ -63,7 +63,7 @@ def a_job_that_cannot_be_interrupted(scene: Scene) -> None:
         session.flush()
         hanging = job.id
     scene.until("the job hangs", lambda: scene.number(state="running") == 1)
-    told = scene.run("sqla-jobs status", r"RUNS NOW(?s:.)*mail\.send")
+    told = scene.run("sqla-jobs status", r"RUNNING JOB(?s:.)*mail\.send")
     scene.run(f"kill -USR1 {pid_of_worker(told)}")
     scene.log(r"shop\.py.* in send_mail|recv")
     scene.run(f"sqla-jobs cancel {hanging}", "1 running job is asked to end")

@@ -84,7 +84,7 @@ def _print_status(status: Status) -> None:
     if status.failures:
         click.echo()
         print_table(
-            ["FAILED TODAY", "SHARE", "ERROR", "JOBS", "LAST", "MESSAGE"],
+            ["FAILED TODAY", "SHARE", "ERROR", "JOBS", "LAST JOB", "MESSAGE"],
             [
                 (one.task, percent(one.share), one.error_type, one.count, one.last_job_id, _first_line(one.last_error))
                 for one in status.failures
@@ -95,7 +95,7 @@ def _print_status(status: Status) -> None:
 def _print_retrying(status: Status) -> None:
     click.echo()
     print_table(
-        ["FAILS, TRIED AGAIN", "SHARE", "ERROR", "JOBS", "NEXT", "LAST", "MESSAGE"],
+        ["FAILS, TRIED AGAIN", "SHARE", "ERROR", "JOBS", "NEXT TRY", "LAST JOB", "MESSAGE"],
         [
             (
                 one.task,
@@ -139,7 +139,7 @@ def _print_processes(processes: Sequence[ProcessStatus]) -> None:
     if processes:
         click.echo()
         print_table(
-            ["PROCESS", "STARTED", "RUNNING", "LAST JOB", "CLOCK", "VERSION"],
+            ["PROCESS", "STARTED", "RUNNING", "LAST JOB ENDED", "CLOCK", "VERSION"],
             [
                 (
                     short(process.id),
@@ -155,7 +155,7 @@ def _print_processes(processes: Sequence[ProcessStatus]) -> None:
     if any(process.running for process in processes):
         click.echo()
         print_table(
-            ["RUNS NOW", "TASK", "ATTEMPT", "FOR", "PROCESS"],
+            ["RUNNING JOB", "TASK", "ATTEMPT", "FOR", "PROCESS"],
             [
                 (job.job_id, job.task, job.attempt, duration(job.seconds), short(process.id))
                 for process in processes
