@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs, resolver_of
+from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import import_named
 
 _ADDRESS = "postgresql+psycopg://user:password@host:port/database"
@@ -60,7 +61,10 @@ def _load_named(spec: str) -> Any:
         if not hasattr(found, part):
             names = getattr(found, "__dict__", {})
             near = ", ".join(key for key, value in names.items() if isinstance(value, Jobs)) or "none"
-            raise ConfigurationError(f"{spec!r}: {found!r} has no {part!r}; names of a Jobs in it: {near}")
+            place = f"module {found.__name__}" if inspect.ismodule(found) else f"{found!r:.100}"
+            raise ConfigurationError(
+                f"{spec!r}: {place} has no {part!r}; names of a Jobs in it: {near}{did_you_mean(part, names)}"
+            )
         found = getattr(found, part)
     if called or (inspect.isroutine(found) and _jobs_in(found) is None):
         found = _made_by(found, spec)

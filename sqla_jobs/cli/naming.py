@@ -66,7 +66,7 @@ class ApplicationCommand(click.Command):
 def named_application(given: str | None) -> str:
     """MODULE:ATTR: `given`, else SQLA_JOBS_APP, else `[tool.sqla_jobs] app` in pyproject.toml.
 
-    Raises `ConfigurationError` where nobody names one.
+    Raises `ConfigurationError` where nobody names one, and where what is named cannot be one.
     """
     context = click.get_current_context(silent=True)
     hosted = context.meta.get(HOST) if context else None
@@ -76,6 +76,8 @@ def named_application(given: str | None) -> str:
             "no application is named: give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP, "
             'or write app = "shop:jobs" under [tool.sqla_jobs] in pyproject.toml'
         )
+    if ":" not in str(found):  # before anything is imported or started
+        raise ConfigurationError(f"{found!r}: write MODULE:ATTR, such as shop:jobs or shop:create_app()")
     if context:
         context.meta[NAMED] = str(found)
     return str(found)

@@ -104,6 +104,12 @@ class TestWhichApplication:
         assert "give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP" in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.parametrize("command", ["status", "list", "worker", "clock"])
+    def test_what_cannot_be_one_is_told_before_anything_is_imported(self, command: str) -> None:
+        done = CliRunner().invoke(main, [command, "--app", "tests.shop"])
+        told = "Error: 'tests.shop': write MODULE:ATTR, such as shop:jobs or shop:create_app()\n"
+        assert (done.exit_code, done.output) == (1, told)
+
     @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "reason"),

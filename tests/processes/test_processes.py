@@ -185,7 +185,8 @@ def test_a_thread_that_a_job_left_behind_does_not_keep_the_worker_alive(database
     ("application", "message"),
     [
         ("nowhere:jobs", "no module 'nowhere'"),
-        ("tests.shop:nothing", "names of a Jobs in it: jobs"),
+        ("tests.shop:nothing", "module tests.shop has no 'nothing'; names of a Jobs in it: jobs"),
+        ("tests.shop:job", "names of a Jobs in it: jobs; did you mean 'jobs'"),
         ("tests.shop:Effect", "name a Jobs"),
         ("tests.shop:write", "name a Jobs"),
         ("tests.shop:Base.metadata.clear()", "name a Jobs"),
