@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from sqla_jobs.calls.call import C_contra, Call
 from sqla_jobs.calls.values import ALL, MANY, Among, Promotion, names
@@ -24,9 +25,7 @@ class Promote(Call[C_contra]):
 
         Counts the workers that serve any of `queues`, too.
         """
-        values = {"ahead": ahead, "limit": limit, "queues": names(tuple(queues)), **among.parameters()}
-        ((count, due_in, workers, has_limits),) = self._rows(connection, values)
-        return Promotion(count, 0.0 if count == limit else due_in, workers, has_limits)
+        return _promotion(self._rows(connection, _parameters(queues, among, ahead, limit)), limit)
 
 
 class Poll(Call[C_contra]):
@@ -35,9 +34,17 @@ class Poll(Call[C_contra]):
     def __call__(
         self, connection: C_contra, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
     ) -> Promotion:
-        given = {"queues": names(tuple(queues)), "tasks": names(tuple(tasks)), **among.parameters()}
-        ((count, due_in, *found),) = self._rows(connection, {"ahead": 0.0, "limit": MANY, **given})
-        return Promotion(count, 0.0 if count == MANY else due_in, *found)
+        values = _parameters(queues, among) | {"tasks": names(tuple(tasks))}
+        return _promotion(self._rows(connection, values), MANY)
+
+
+def _parameters(queues: Collection[str], among: Among, ahead: float = 0.0, limit: int = MANY) -> dict[str, Any]:
+    return {"ahead": ahead, "limit": limit, "queues": names(tuple(queues)), **among.parameters()}
+
+
+def _promotion(rows: Sequence[Any], limit: int) -> Promotion:
+    ((count, due_in, *others),) = rows
+    return Promotion(count, 0.0 if count == limit else due_in, *others)
 
 
 class UnknownTo(Call[C_contra]):

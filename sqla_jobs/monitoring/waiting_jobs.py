@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy import Text as TextType
@@ -17,7 +16,7 @@ from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
 from sqla_jobs.monitoring.queues import Queue
-from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_are
+from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
 
 _LOOKED_AT = 2_000
 """Queued jobs of each queue, the next to run first, among which unknown tasks are looked for: they gather there."""
@@ -45,7 +44,7 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
     served = [queue.name for queue in queues if queue.is_served]
     for queue in waiting:
         if not queue.is_served and not queue.paused:
-            near = get_close_matches(queue.name[:200], served, n=1)
+            near = near_names(queue.name, served)
             yield warning(
                 f"queue {queue.name}",
                 f"no live worker serves it, and {they_are(queue.queued, 'job')} waiting",

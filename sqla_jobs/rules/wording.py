@@ -76,9 +76,14 @@ def they_are(count: int, noun: str) -> str:
 _LONGEST_NAME = 200
 
 
+def near_names(given: str, known: Iterable[str]) -> list[str]:
+    """The names that look like it, the nearest first. Of a long one the beginning: the comparison is slow."""
+    return get_close_matches(given[:_LONGEST_NAME], list(known), n=3)
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """The names that look like it, to end a sentence that refuses it."""
-    near = get_close_matches(given, list(known), n=3) if len(given) <= _LONGEST_NAME else []
+    near = near_names(given, known)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
