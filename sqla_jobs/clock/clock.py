@@ -241,7 +241,7 @@ class Clock(Service):
 
     def _due_in(self) -> float:
         with self._engine.begin() as connection:
-            return self._schedules.due_in(connection)
+            return self._schedules.due_in(connection, Among(set_aside=self._set_aside.reasons))
 
 
 def _read_committed(engine: Engine) -> Engine:

@@ -67,9 +67,9 @@ class ScheduleQueries:
         """Store what was worked out of each schedule."""
         connection.execute(advance(self._tables), _columns(plans))
 
-    def due_in(self, connection: Connection) -> float:
+    def due_in(self, connection: Connection, which: Among) -> float:
         """Seconds until the next tick of any schedule, 0 where one was changed; infinite where there is none."""
-        found = connection.execute(due_in(self._tables)).scalar()
+        found = connection.execute(due_in(self._tables), which.parameters()).scalar()
         return math.inf if found is None else float(found)
 
     def hold(self, session: Session, names: Sequence[str]) -> list[ScheduleMixin]:
@@ -193,7 +193,9 @@ def due_in(tables: Tables) -> Any:
     s = tables.schedules
     now = func.clock_timestamp()
     next_at = func.min(case((_is_unplanned(s), now), else_=s.c.next_run_at))
-    return select(cast(func.extract("epoch", next_at - now), Double)).where(or_(s.c.enabled, _is_unplanned(s)))
+    return select(cast(func.extract("epoch", next_at - now), Double)).where(
+        is_among(s), or_(s.c.enabled, _is_unplanned(s))
+    )
 
 
 def held(models: Any) -> Any:

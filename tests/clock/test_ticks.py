@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy import Engine, event, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
@@ -163,6 +165,30 @@ def test_a_tick_that_the_database_refuses_is_told_while_it_is_tried_again(
     with jobs.clock():
         wait_until(lambda: json.loads(show("hourly", "--json"))["refused"])
         assert "not this one" in show("hourly")
+
+
+def test_while_a_schedule_is_set_aside_the_clock_looks_no_more_often_and_fires_the_others(
+    session: Session, hourly: Any
+) -> None:
+    refuse(session, "NEW.args = '{\"n\": 1}'", when="BEFORE INSERT")
+    came_last(session, hours=0)
+    sent: list[str] = []
+    with jobs.clock():
+        wait_until(lambda: any(session.scalars(select(jobs.Process.set_aside))))
+
+        @event.listens_for(Engine, "before_cursor_execute")
+        def count(*_: Any) -> None:
+            sent.append(threading.current_thread().name)
+
+        try:
+            until = time.monotonic() + 6
+            wait_until(lambda: time.monotonic() > until)
+        finally:
+            event.remove(Engine, "before_cursor_execute", count)
+        assert 2 <= sent.count("sqla_jobs-clock") <= 10, "it looks each 2 s, and sends heartbeats each 5 s"
+        session.add(jobs.Schedule(name="each second", task="mark", cron="* * * * * *", args={"n": 2}))
+        session.commit()
+        wait_until(lambda: (session.scalar(select(func.count()).select_from(jobs.Job)) or 0) >= 2, timeout=10)
 
 
 def test_the_last_ones_are_shown_the_newest_first(session: Session, hourly: Any, show: Show) -> None:
