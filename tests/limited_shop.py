@@ -31,6 +31,14 @@ def pair(n: int, seconds: float = 0.0) -> None:
     time.sleep(seconds)
 
 
+@jobs.task(limits=ConcurrencyLimit(1), max_attempts=1)
+def busy(seconds: float) -> None:
+    """Such as can be interrupted."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @jobs.task(limits=ConcurrencyLimit(1, key="account"))
 def keyed(account: int, seconds: float = 0.0) -> None:
     time.sleep(seconds)

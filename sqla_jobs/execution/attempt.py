@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sqla_jobs.execution.interrupt import Body, CancelRequested, Interrupt, body
+from sqla_jobs.execution.interrupt import Body, CancelRequested, Interrupt, LeaseGone, body
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome, storable
@@ -82,6 +82,12 @@ class Attempt:
         if self.context is not None:
             self.context.cancel_requested = True
         self.interrupt(CancelRequested)
+
+    def lose(self) -> None:
+        """Its process was taken for dead: what it does from now on is in vain."""
+        if self.context is not None:
+            self.context.cancel_requested = True
+        self.interrupt(LeaseGone)
 
     def interrupt(self, kind: type[Interrupt]) -> None:
         """Raise `kind` in its code, if that runs at this moment."""

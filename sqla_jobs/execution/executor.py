@@ -12,7 +12,7 @@ from typing import Any
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.interrupt import CancelRequested, TimedOut, body
+from sqla_jobs.execution.interrupt import CancelRequested, LeaseGone, TimedOut, body
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
@@ -161,6 +161,8 @@ def _outcome(
         return Outcome.cancelled(Failure("EntityGone", held.secrets.text(str(error))))
     if isinstance(error, CancelRequested):
         return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
+    if isinstance(error, LeaseGone):
+        return Outcome.lost(Failure("Lost", "its process was taken for dead, and stopped it"))
     if declaration is None or isinstance(error, _UnstorableResult):
         return Outcome.failed(Failure.of(error, secrets=held.secrets))
     if isinstance(error, TimedOut):

@@ -27,6 +27,10 @@ class CancelRequested(Interrupt):
     """Somebody cancelled the job while it ran."""
 
 
+class LeaseGone(Interrupt):
+    """The process was taken for dead: the job is somebody else's."""
+
+
 class Body:
     """The part of a run that may be interrupted; flush, fence and commit lie outside of it. A thread has one."""
 

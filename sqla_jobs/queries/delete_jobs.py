@@ -24,7 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import JobState
 from sqla_jobs.queries.expressions import array_of, seconds
+from sqla_jobs.queries.limits import keeps_others_waiting
 
 ctid: ColumnElement[Any] = literal_column("ctid")
 """Where a version of a row lies, in a statement over one table. A row that the statement has locked stays there.
@@ -60,6 +62,7 @@ class Removal:
     """The statements over one set of models; on a session, in its transaction."""
 
     def __init__(self, models: Models[Any]) -> None:
+        self._models = models
         self._job: Any = models.Job
         self._table = models.tables["jobs"]
         self._runs = models.tables["runs"]
@@ -90,9 +93,10 @@ class Removal:
         return [(reference, reference.to(jobs)) for reference in found]
 
     def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
-        """The conditions on a job that it ended in `state`, `older_than` seconds ago."""
+        """The conditions on a job that it ended in `state`, `older_than` seconds ago, and keeps no other waiting."""
         moment = func.statement_timestamp() - seconds(older_than)
-        return [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
+        ended = [self._job.state == literal_column(f"'{state}'"), self._job.finished_at < moment]
+        return [*ended, ~keeps_others_waiting(self._models)] if state == JobState.failed else ended
 
     def find(
         self,

@@ -137,11 +137,15 @@ class ClaimLimited(RenderedStatement):
             with committed_together(raw) as send:
                 send(*self._flush.filled({}))
 
-    def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> Look:
-        """The same of one job, in the caller's transaction, which holds the lock until its end."""
+    def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
+        """One job, in the caller's transaction, which holds the lock until its end."""
         self._lock.run(session)
+        connection = self.tables.connection(session)
+        rows = self._plain._run(session, self._plain.values(process_id, {queue: 1}, tasks)).all()
+        if plain := self._plain.claimed(connection, process_id, rows):
+            return plain
         rows = self._run(session, self._values(process_id, queue, 1, tasks, "{}", (), ALL)).all()
-        return self._look(session, rows, process_id)
+        return self._look(connection, rows, process_id).claimed
 
     @staticmethod
     def _values(

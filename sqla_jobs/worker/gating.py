@@ -59,7 +59,11 @@ class Gating:
         is_news, self._by_operators = found != self._by_operators, found
         if not is_news and now < self._again_at:
             return
-        expected = {name: number for name in self._declarations if (number := len(self._expected(name, {})))}
+        expected = {
+            name: number
+            for name, declaration in self._declarations.items()
+            if (number := len(declaration.gates) + len(self._added_by_operators(declaration)))
+        }
         if not expected:
             return
         began = time.monotonic()
@@ -92,8 +96,11 @@ class Gating:
         except (ArgumentsError, ValueError) as error:  # by plain SQL anything may be enqueued
             log.debug("%s; its key is taken as null", error)
             gates = declaration.gates_without_key
-        by_operators = [gate for gate in self._by_operators.get(task, ()) if gate not in gates]
-        return dict.fromkeys([*by_operators, *gates])
+        return dict.fromkeys([*self._added_by_operators(declaration), *gates])
+
+    def _added_by_operators(self, declaration: Declaration) -> list[str]:
+        declared = {gate.row for gate in declaration.gates}
+        return [gate for gate in self._by_operators.get(declaration.name, ()) if gate not in declared]
 
 
 def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:

@@ -170,7 +170,7 @@ class Worker(Service):
         )
         self._finisher = Finisher(engine, queries, self._on_settled, self._set_aside)
         self._liveness = Liveness(
-            engine, shared, self._keeper, lost=self._give_back, unknown_leases=self._on_unknown_leases
+            engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
         )
         self._lookout = self._lookout_of(engine, self._claims, shared, tasks)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
@@ -280,6 +280,18 @@ class Worker(Service):
         """What no thread has taken, be it claimed under this id or an earlier one."""
         for lane in self._lanes:
             self._end(lane.give_back(), Outcome.released())
+
+    def _on_lost(self) -> None:
+        """Others run what this worker held. What it runs behind limits is interrupted: it overlaps with them."""
+        self._give_back()
+        for held in self._threads.running:
+            if held.job.gates:
+                log.warning(
+                    "job %s %s is interrupted: its lease is gone, and another worker may start it",
+                    held.job.job_id,
+                    held.job.task,
+                )
+                held.lose()
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:

@@ -108,6 +108,29 @@ def test_a_failed_job_of_a_held_key_keeps_the_others_waiting_until_somebody_deci
         assert waiting.state == "succeeded"
 
 
+def test_a_failed_job_that_keeps_others_waiting_is_not_pruned(database: Engine) -> None:
+    with Session(database) as session:
+        failing = shop.held.enqueue(session, account=1, fails=True)
+        session.commit()
+        jobs.worker().drain()
+        assert jobs.prune(session, older_than=0) == 0
+        jobs.cancel(session, failing)
+        assert jobs.prune(session, older_than=0) == 1
+
+
+def test_a_worker_that_was_taken_for_dead_interrupts_what_it_runs_behind_limits(database: Engine) -> None:
+    """So it overlaps only shortly with the worker that starts the next job."""
+    with jobs.worker({"default": 1}, heartbeat=0.2, lease=2), Session(database) as session:
+        shop.busy.enqueue(session, seconds=60)
+        session.commit()
+        wait_until(lambda: states(database) == {"running": 1})
+        shop.busy.enqueue(session, seconds=0)
+        session.execute(text("DELETE FROM sqla_processes"))
+        session.commit()
+        wait_until(lambda: states(database) == {"failed": 1, "succeeded": 1})
+        assert set(session.scalars(select(jobs.Run.outcome))) == {"lost", "succeeded"}
+
+
 def test_a_class_with_a_key_made_by_a_function_is_limited_too(database: Engine) -> None:
     with Session(database) as session:
         jobs.enqueue_many(session, [shop.Mail(to=to, seconds=0.02) for to in ("a@b.c", "A@b.c", "d@e.f") * 4])

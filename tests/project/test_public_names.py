@@ -23,7 +23,7 @@ PUBLIC = {
         *("ConcurrencyLimit", "RateLimit"),
     },
     "sqla_jobs.cron": {"Cron", "every"},
-    "sqla_jobs.testing": {"drain"},
+    "sqla_jobs.testing": {"Drained", "drain"},
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},

@@ -1,0 +1,50 @@
+"""`drain` of the test kit, which passes limits over unless it is told to obey them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.testing import drain
+from tests import limited_shop as shop
+from tests.limited_shop import jobs
+
+
+def test_limits_are_passed_over_by_default(session: Session) -> None:
+    shop.rated.enqueue_many(session, ({"n": n} for n in range(8)))
+    assert drain(jobs, session) == 8
+
+
+def test_limits_are_obeyed_and_what_waits_behind_them_is_named(session: Session) -> None:
+    shop.rated.enqueue_many(session, ({"n": n} for n in range(8)))
+    shop.plain.enqueue_many(session, ({"n": n} for n in range(3)))
+    drained = drain(jobs, session, limits=True)
+    assert drained == 5 + 3
+    rated = select(jobs.Job.id).where(jobs.Job.task == "rated").order_by(jobs.Job.id)
+    assert drained.waiting == session.scalars(rated).all()[5:]
+
+
+@pytest.mark.parametrize("limit", [{"which": "plain"}, {"queue": "default"}])
+def test_an_operators_limit_is_obeyed(session: Session, limit: dict[str, Any]) -> None:
+    which = [limit.pop("which")] if "which" in limit else []
+    jobs.set_limit(session, *which, **limit, running=0)
+    shop.plain.enqueue(session, n=1)
+    assert len(drain(jobs, session, limits=True).waiting) == 1
+    jobs.set_limit(session, *which, **limit, running=1)
+    shop.plain.enqueue(session, n=2)
+    assert drain(jobs, session, limits=True) == 2
+
+
+def test_an_ordered_key_keeps_its_order(session: Session) -> None:
+    for n in range(4):
+        shop.ordered.enqueue(session, account=1, n=n, failures=int(n == 1))
+    drained = drain(jobs, session, limits=True)
+    assert drained == 2
+    assert len(drained.waiting) == 2
+    assert drain(jobs, session, limits=True, ahead=3600) == 3
+    assert session.scalars(text("SELECT result FROM sqla_runs WHERE outcome = 'succeeded' ORDER BY id")).all() == [
+        *range(4)
+    ]
