@@ -1,6 +1,12 @@
 WITH RECURSIVE owner AS MATERIALIZED (
     SELECT id FROM sqla_processes WHERE id = CAST(%(process_id)s AS uuid) FOR KEY SHARE SKIP LOCKED
-), moment AS MATERIALIZED (SELECT clock_timestamp() AS now), begin AS MATERIALIZED (
+), moment AS MATERIALIZED (SELECT clock_timestamp() AS now), floors AS MATERIALIZED (
+    SELECT CAST(%(gate_floors)s AS jsonb) AS gates, CAST(%(order_floors)s AS jsonb) AS orders
+), hot AS MATERIALIZED (
+    SELECT CAST(h.key AS text[]) COLLATE "C" AS gates, CAST(h.value ->> 0 AS smallint) AS priority,
+      CAST(h.value ->> 1 AS bigint) AS position
+    FROM jsonb_each(CAST(%(group_floors)s AS jsonb)) h
+), begin AS MATERIALIZED (
     SELECT least(%(room)s, (SELECT greatest(0, l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h
     WHERE h.state = 'running' AND h.queue = %(queue)s LIMIT l.running) holders))
       FROM sqla_limits l WHERE l.gate = '@' || %(queue)s)) AS room
@@ -16,10 +22,15 @@ WITH RECURSIVE owner AS MATERIALIZED (
     SELECT w.step + 1, n.gates, coalesce(f.place, 0), w.found + CASE WHEN f.place IS NULL THEN 1 ELSE 0 END
     FROM walk w
     CROSS JOIN LATERAL (
-      SELECT j.gates FROM sqla_jobs j
-      WHERE j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s
-        AND j.gates > CASE WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END
-      ORDER BY j.gates LIMIT 1) n
+      SELECT CASE WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0)
+    p
+    CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
+    CROSS JOIN LATERAL (
+      SELECT coalesce((
+        SELECT j.gates FROM sqla_jobs j
+        WHERE j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND j.gates > p.after AND
+    j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
+        ORDER BY j.gates LIMIT 1), h.gates) AS gates OFFSET 0) n
     CROSS JOIN LATERAL (SELECT (SELECT min(e.place) FROM unnest(n.gates) WITH ORDINALITY e (gate, place) WHERE
     (SELECT CASE
         WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
@@ -34,17 +45,21 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
     NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
-    h.gates[1] = e.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate LIMIT
-    l.running) holders) END
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM (SELECT h.current_run_id FROM sqla_jobs h WHERE
+    h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM
+    floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)) h LIMIT
+    l.running) held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
         ORDER BY length(l.gate) DESC LIMIT 1) l) <= 0) AS place OFFSET 0) f
-    WHERE w.step < %(steps)s AND w.found < (SELECT room FROM begin)
+    WHERE n.gates IS NOT NULL AND w.step < %(steps)s AND w.found < (SELECT room FROM begin)
 ), looked AS MATERIALIZED (
     SELECT step, gates, full_at FROM walk WHERE step > 0
   UNION ALL
@@ -62,12 +77,16 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
     NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
-    h.gates[1] = e.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate LIMIT
-    l.running) holders) END
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM (SELECT h.current_run_id FROM sqla_jobs h WHERE
+    h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM
+    floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)) h LIMIT
+    l.running) held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
@@ -90,12 +109,16 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CASE WHEN strpos(d.gate, '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = d.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
     NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
-    h.gates[1] = d.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = d.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = d.gate
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = d.gate LIMIT
-    l.running) holders) END
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM (SELECT h.current_run_id FROM sqla_jobs h WHERE
+    h.state LIKE 'running' AND h.gates[1] = d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM
+    floors) ->> d.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
+    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
+    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)) h LIMIT
+    l.running) held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate,
     '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
@@ -115,13 +138,14 @@ WITH RECURSIVE owner AS MATERIALIZED (
       (SELECT min(g.free) FROM gate g WHERE g.gate = ANY (o.gates)))) AS most
     FROM open o
 ), loose AS MATERIALIZED (
-    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
       WHERE s.ordered IS NULL AND j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
     j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t (name)
         WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p))))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
       AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
+        AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
       ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
 ), heads AS MATERIALIZED (
     SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
@@ -129,8 +153,9 @@ WITH RECURSIVE owner AS MATERIALIZED (
       WHERE s.ordered IS NOT NULL AND j.id = coalesce((SELECT h.id FROM sqla_jobs h WHERE h.ordered_by =
     s.ordered AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running',
     'succeeded', 'cancelled') AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1), (SELECT h.id FROM
-    sqla_jobs h WHERE h.ordered_by = s.ordered AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1)) AND
-    j.state LIKE 'queued' AND j.queue = %(queue)s
+    sqla_jobs h WHERE h.ordered_by = s.ordered AND h.position > coalesce(CAST((SELECT orders FROM floors) ->>
+    s.ordered AS bigint), 0) AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1)) AND j.state LIKE 'queued'
+    AND j.queue = %(queue)s
         AND j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t
     (name)
         WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p))))
@@ -170,7 +195,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     j.attempt,
       j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for, j.gates
 )
-SELECT claimed.*, c.was_started, look.cursor, look.next_in
+SELECT claimed.*, c.was_started, look.*
 FROM (
     SELECT
       CASE WHEN max(step) >= %(steps)s OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT room
@@ -189,7 +214,19 @@ FROM (
         ORDER BY s.started_at, s.total LIMIT 1) first
       WHERE l.rate > 0)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
-       WHERE left(f.gate, 1) = '%%') AS next_in
+       WHERE left(f.gate, 1) = '%%') AS next_in,
+      (SELECT jsonb_object_agg(k.gate, (SELECT min(h.current_run_id) FROM (SELECT h.current_run_id FROM
+    sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[1] = k.gate AND h.current_run_id >
+    coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
+    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
+    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)) h))
+       FROM jsonb_object_keys((SELECT gates FROM floors)) k (gate)) AS lowest,
+      CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
+      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest
     FROM looked
 ) look
 LEFT JOIN claimed ON true

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import TextClause, text
 
 from sqla_jobs.models.constraints import BEGUN
@@ -31,13 +29,25 @@ def limit_of(gate: str) -> str:
         ORDER BY length(l.gate) DESC LIMIT 1)"""
 
 
-def held(gate: str, most: str) -> str:
-    """A number: the jobs that run behind a gate, `most` at most. LIKE, as their index says it."""
+def holders(gate: str) -> str:
+    """A FROM item: the jobs that run behind a gate, by run id. LIKE, as their index says it."""
+    above = f"coalesce(CAST((SELECT gates FROM floors) ->> {gate} AS bigint), 0)"
     places = "\n          UNION ALL ".join(
-        f"SELECT FROM {{jobs}} h WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate}"
+        f"SELECT h.current_run_id FROM {{jobs}} h "
+        f"WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate} AND h.current_run_id > {above}"
         for place in range(1, MOST_LIMITS + 1)
     )
-    return f"""(SELECT count(*) FROM ({places} LIMIT {most}) holders)"""
+    return f"({places})"
+
+
+def held(gate: str, most: str) -> str:
+    """A number: the jobs that run behind a gate, `most` at most."""
+    return f"(SELECT count(*) FROM (SELECT FROM {holders(gate)} h LIMIT {most}) held)"
+
+
+def lowest_holder(gate: str) -> str:
+    """The lowest run id of the jobs that run behind a gate; NULL where none does."""
+    return f"(SELECT min(h.current_run_id) FROM {holders(gate)} h)"
 
 
 def keeps_order(gate: str) -> str:
@@ -96,6 +106,8 @@ def next_start(gate: str) -> str:
       WHERE l.rate > 0)"""
 
 
-def moment() -> Any:
-    """The CTE that these pieces read the time from. It is read after the lock, and not when the statement began."""
-    return "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
+MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
+"""The CTE that these pieces read the time from. It is read after the lock, and not when the statement began."""
+
+NO_FLOORS = "floors AS MATERIALIZED (SELECT CAST('{{}}' AS jsonb) AS gates)"
+"""The CTE that these pieces read floors from: run ids at and below which nothing runs behind a gate."""

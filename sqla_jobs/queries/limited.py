@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -15,11 +16,39 @@ from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import CLAIM_ORDER, ClaimFromLimitedQueue, Elapsed, moment_of
 from sqla_jobs.queries.expressions import Tables
-from sqla_jobs.queries.gates import begun, edge, filled_in, free, last_start, limit_of, moment, next_start, queue_free
+from sqla_jobs.queries.gates import (
+    MOMENT,
+    NO_FLOORS,
+    begun,
+    edge,
+    filled_in,
+    free,
+    last_start,
+    limit_of,
+    lowest_holder,
+    next_start,
+    queue_free,
+)
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
 
+_TOLD = 5
+"""Columns at the end of each row that tell of the look as a whole."""
 _STEPS = 200
 """Groups that one look walks through at most."""
+
+
+class Floors(NamedTuple):
+    """Where looking begins behind gates that many jobs have passed: their index entries are dead, and still there."""
+
+    groups: Mapping[str, tuple[int, int]]
+    """Of a group the priority and position at and below which no job waits."""
+    orders: Mapping[str, int]
+    """Of an ordered key the position at and below which no job waits."""
+    gates: Mapping[str, int]
+    """Of a gate the run id at and below which no job runs."""
+
+
+NOWHERE = Floors({}, {}, {})
 
 
 class Look(NamedTuple):
@@ -30,6 +59,12 @@ class Look(NamedTuple):
     """Where the next look goes on; `{}` after the last group."""
     next_in: float | None
     """Seconds until a rate that was full lets one more start."""
+    lowest: Mapping[str, int | None]
+    """Of each gate with a floor, the lowest run id that ran behind it before this claim; None where none did."""
+    oldest: int
+    """All transactions before this one had ended."""
+    newest: int
+    """This one and all after it began after the look."""
 
 
 class Lock(RenderedStatement):
@@ -98,6 +133,7 @@ class ClaimLimited(RenderedStatement):
         *,
         cursor: str = "{}",
         hints: Sequence[str] = (),
+        floors: Floors = NOWHERE,
         among: Among = ALL,
     ) -> Look:
         """Claim and commit, in two round trips: a process that stops in between holds no lock.
@@ -105,7 +141,7 @@ class ClaimLimited(RenderedStatement):
         Groups in `hints` come first, then those after `cursor`; both are arrays as PostgreSQL writes them.
         """
         raw = driver(connection)
-        values = self._values(process_id, queue, room, tasks, cursor, hints, among)
+        values = self._values(process_id, queue, room, tasks, cursor, hints, floors, among)
         with committed_together(raw) as send:
             send(*self._lock.filled({}))
             answer = send(*self.filled(values))
@@ -144,7 +180,7 @@ class ClaimLimited(RenderedStatement):
         rows = self._plain._run(session, self._plain.values(process_id, {queue: 1}, tasks)).all()
         if plain := self._plain.claimed(connection, process_id, rows):
             return plain
-        rows = self._run(session, self._values(process_id, queue, 1, tasks, "{}", (), ALL)).all()
+        rows = self._run(session, self._values(process_id, queue, 1, tasks, "{}", (), NOWHERE, ALL)).all()
         return self._look(connection, rows, process_id).claimed
 
     @staticmethod
@@ -155,6 +191,7 @@ class ClaimLimited(RenderedStatement):
         tasks: Sequence[str],
         cursor: str,
         hints: Sequence[str],
+        floors: Floors,
         among: Among,
     ) -> dict[str, Any]:
         return {
@@ -165,12 +202,15 @@ class ClaimLimited(RenderedStatement):
             "cursor": cursor,
             "hints": names(tuple(hints)),
             "steps": _STEPS,
+            "gate_floors": json.dumps(floors.gates),
+            "group_floors": json.dumps(floors.groups),
+            "order_floors": json.dumps(floors.orders),
             **among.parameters(),
         }
 
     def _look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
-        cursor, next_in = rows[0][-2:]
-        found = [row[:-2] for row in rows if row[0] is not None]
+        cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
+        found = [row[:-_TOLD] for row in rows if row[0] is not None]
         again = [job_id for job_id, *_, was_started in found if was_started]
         elapsed = self._elapsed(connection, again) if again else {}
         claimed = [
@@ -179,7 +219,7 @@ class ClaimLimited(RenderedStatement):
             )
             for job_id, run_id, *rest, scheduled_for, gates, _ in found
         ]
-        return Look(sorted(claimed, key=CLAIM_ORDER), cursor, next_in)
+        return Look(sorted(claimed, key=CLAIM_ORDER), cursor, next_in, lowest or {}, oldest, newest)
 
     def sql(self) -> Any:
         return filled_in(_CLAIM, self.tables)
@@ -200,12 +240,13 @@ def _full_at(gates: str) -> str:
 
 def _head(order: str) -> str:
     first = "AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1"
-    fresh = f"SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {order}"
+    above = f"coalesce(CAST((SELECT orders FROM floors) ->> {order} AS bigint), 0)"
+    fresh = f"SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {order} AND h.position > {above}"
     return f"coalesce((SELECT h.id FROM {begun(order)} {first}), ({fresh} {first}))"
 
 
 _SPEND = f"""
-WITH {moment()}, gate AS MATERIALIZED (
+WITH {MOMENT}, {NO_FLOORS}, gate AS MATERIALIZED (
     SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
     FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
 ), logged AS (
@@ -220,7 +261,13 @@ SELECT gate.free IS NOT NULL, (SELECT count(*) FROM logged) * :number FROM gate
 _CLAIM = f"""
 WITH RECURSIVE owner AS MATERIALIZED (
     SELECT id FROM {{processes}} WHERE id = CAST(:process_id AS uuid) FOR KEY SHARE SKIP LOCKED
-), {moment()}, begin AS MATERIALIZED (
+), {MOMENT}, floors AS MATERIALIZED (
+    SELECT CAST(:gate_floors AS jsonb) AS gates, CAST(:order_floors AS jsonb) AS orders
+), hot AS MATERIALIZED (
+    SELECT CAST(h.key AS text[]) COLLATE "C" AS gates, CAST(h.value ->> 0 AS smallint) AS priority,
+      CAST(h.value ->> 1 AS bigint) AS position
+    FROM jsonb_each(CAST(:group_floors AS jsonb)) h
+), begin AS MATERIALIZED (
     SELECT least(:room, {queue_free(":queue")}) AS room
     FROM owner WHERE NOT EXISTS (SELECT FROM {{queues}} q WHERE q.name = :queue AND q.paused_at IS NOT NULL)
 ), hint AS MATERIALIZED (
@@ -232,12 +279,15 @@ WITH RECURSIVE owner AS MATERIALIZED (
     SELECT w.step + 1, n.gates, coalesce(f.place, 0), w.found + CASE WHEN f.place IS NULL THEN 1 ELSE 0 END
     FROM walk w
     CROSS JOIN LATERAL (
-      SELECT j.gates FROM {{jobs}} j
-      WHERE {_WAITING}
-        AND j.gates > CASE WHEN w.full_at > 0 THEN w.gates[1\\:w.full_at] || chr(127) ELSE w.gates END
-      ORDER BY j.gates LIMIT 1) n
+      SELECT CASE WHEN w.full_at > 0 THEN w.gates[1\\:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
+    CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
+    CROSS JOIN LATERAL (
+      SELECT coalesce((
+        SELECT j.gates FROM {{jobs}} j
+        WHERE {_WAITING} AND j.gates > p.after AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
+        ORDER BY j.gates LIMIT 1), h.gates) AS gates OFFSET 0) n
     CROSS JOIN LATERAL (SELECT {_full_at("n.gates")} AS place OFFSET 0) f
-    WHERE w.step < :steps AND w.found < (SELECT room FROM begin)
+    WHERE n.gates IS NOT NULL AND w.step < :steps AND w.found < (SELECT room FROM begin)
 ), looked AS MATERIALIZED (
     SELECT step, gates, full_at FROM walk WHERE step > 0
   UNION ALL
@@ -256,9 +306,10 @@ WITH RECURSIVE owner AS MATERIALIZED (
       (SELECT min(g.free) FROM gate g WHERE g.gate = ANY (o.gates)))) AS most
     FROM open o
 ), loose AS MATERIALIZED (
-    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
       SELECT {_TAKEN} FROM {{jobs}} j
       WHERE s.ordered IS NULL AND {_WAITING} AND j.gates = s.gates AND {_KNOWN}
+        AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
       ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
 ), heads AS MATERIALIZED (
     SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
@@ -295,14 +346,18 @@ WITH RECURSIVE owner AS MATERIALIZED (
     RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args, j.attempt,
       j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for, j.gates
 )
-SELECT claimed.*, c.was_started, look.cursor, look.next_in
+SELECT claimed.*, c.was_started, look.*
 FROM (
     SELECT
       CASE WHEN max(step) >= :steps OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT room FROM begin)
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{{{{}}}}' END AS cursor,
       (SELECT min({next_start("f.gate")}) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
-       WHERE left(f.gate, 1) = '%') AS next_in
+       WHERE left(f.gate, 1) = '%') AS next_in,
+      (SELECT jsonb_object_agg(k.gate, {lowest_holder("k.gate")})
+       FROM jsonb_object_keys((SELECT gates FROM floors)) k (gate)) AS lowest,
+      CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
+      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest
     FROM looked
 ) look
 LEFT JOIN claimed ON true

@@ -92,11 +92,15 @@ class Claimer:
     def look_again(self) -> bool:
         """There may be jobs anywhere, also such as were passed over. Returns what `heard` does."""
         self._floors.sweep_soon()
-        self._limited.wake()
-        return self.heard("")
+        self._limited.poll()
+        return self._is_heard("")
 
     def heard(self, queue: str) -> bool:
         """There are new jobs in `queue`, or anywhere for "". Returns at once: whether threads are free for them."""
+        self._limited.wake()
+        return self._is_heard(queue)
+
+    def _is_heard(self, queue: str) -> bool:
         if self._expect_in(queue):
             self._wake.set()
         lanes = self._lanes_of(queue)
@@ -109,6 +113,7 @@ class Claimer:
 
     def look_for(self, queue: str) -> None:
         """The same; claims them in the calling thread, which spares the time until another one is awake."""
+        self._limited.wake()
         if not self._expect_in(queue):
             return
         if self._looking.acquire(blocking=False):
@@ -122,7 +127,6 @@ class Claimer:
 
     def _expect_in(self, queue: str) -> bool:
         """Let the lanes of `queue` look at once. Returns whether a thread is free for one of them."""
-        self._limited.wake()
         lanes = self._lanes_of(queue)
         for lane in lanes:
             lane.wake()
@@ -191,10 +195,12 @@ class Claimer:
     def _promote(self, now: float) -> None:
         with self._attempts.claiming:
             has_promoted = self._lookout.promote(now)
-        self._limited.wake()
         if has_promoted:
+            self._limited.wake()
             for lane in self._lanes:
                 lane.wake()
+        else:
+            self._limited.poll()
 
     def _claim(self, slots: dict[str, int], now: float) -> None:
         self._floors.workers = self._lookout.workers

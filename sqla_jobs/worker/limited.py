@@ -17,6 +17,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import Lookout
@@ -25,6 +26,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _ROUND = 0.05
 """Seconds that one round through the groups of a queue may take; the next one goes on from there."""
+_REST = 4
+"""So many times as long as a round took, until the next one."""
 _DOUBTFUL = 600.0
 """Seconds after a claim that failed, during which the server may still carry it out."""
 
@@ -59,8 +62,11 @@ class LimitedClaimer:
         self._finisher = finisher
         self._lookout = lookout
         self._cursors = dict.fromkeys((lane.name for lane in lanes), "{}")
+        self._floors = {lane.name: GateFloors() for lane in lanes}
         self._freed: dict[str, None] = {}
         """Groups of which a job ended here, the oldest first: they are looked at before all others."""
+        self._unseen = dict.fromkeys(self._cursors, True)
+        """Of each queue whether there may be something in groups that were not looked at since it was heard of."""
         self._next_at = math.inf
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -79,8 +85,14 @@ class LimitedClaimer:
             self._looking.release()
 
     def wake(self) -> None:
-        """There may be jobs that can start, or a thread is free for one."""
-        if self._is_of_use and not self._wake.is_set():
+        """There may be jobs that can start, or a thread is free for one: look through all groups."""
+        if self._is_of_use:
+            self._unseen = dict.fromkeys(self._unseen, True)
+            self._wake.set()
+
+    def poll(self) -> None:
+        """Whatever went unheard is found: look at some groups, and the next time at the next ones."""
+        if self._is_of_use:
             self._wake.set()
 
     def freed(self, gates: Sequence[str]) -> None:
@@ -89,8 +101,11 @@ class LimitedClaimer:
         self.wake()
 
     def claim_some(self) -> bool:
-        """Look at once, in the calling thread. Returns whether anything was claimed."""
-        return self._is_of_use and self._look()
+        """Look at once, in the calling thread. Returns whether anything was claimed, also by another one meanwhile."""
+        if not self._is_of_use:
+            return False
+        self._unseen = dict.fromkeys(self._unseen, True)
+        return self._look() or len(self._attempts) > 0 or any(self._unseen.values())
 
     @property
     def _is_of_use(self) -> bool:
@@ -122,18 +137,23 @@ class LimitedClaimer:
         return hints
 
     def _look_through(self, lane: Backlog, hints: Sequence[str]) -> bool:
-        """Once around the groups of a queue, or as far as there is room and time for."""
+        """Around the groups of a queue, as far as there is room and time for."""
         began = time.monotonic()
         lane.measure(began)
-        any_claimed = is_round = False
-        while (room := lane.room_behind_gates()) and not is_round and time.monotonic() - began < _ROUND:
-            is_round = self._cursors[lane.name] == "{}"
+        any_claimed, took = False, 0.0
+        while (room := lane.room_behind_gates()) and took < _ROUND:
+            # before the look: what is heard of meanwhile is seen in the next one
+            is_round, self._unseen[lane.name] = self._unseen[lane.name], False
+            is_first_group = self._cursors[lane.name] == "{}"
             claimed = self._claim(lane, room, hints)
-            any_claimed = any_claimed or claimed > 0
-            is_round = (is_round or claimed == 0) and self._cursors[lane.name] == "{}"
-            hints = ()
-        if not is_round and room:
-            self._wake.set()
+            any_claimed, hints = any_claimed or claimed > 0, ()
+            if is_round and not (is_first_group and self._cursors[lane.name] == "{}" and claimed < room):
+                self._unseen[lane.name] = True
+            took = time.monotonic() - began
+            if not self._unseen[lane.name]:
+                break
+        if room and self._unseen[lane.name]:
+            self._next_at = min(self._next_at, time.monotonic() + _REST * took)
         return any_claimed
 
     def _claim(self, lane: Backlog, room: int, hints: Sequence[str]) -> int:
@@ -143,6 +163,7 @@ class LimitedClaimer:
             jobs = self._claim_among(lane, room, hints)
         except Exception:
             self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
+            self._floors[lane.name].forget()
             raise
         with self._engine.connect() as connection:
             missing = self._gating.missing(connection, jobs)
@@ -154,7 +175,7 @@ class LimitedClaimer:
         return len(jobs)
 
     def _claim_among(self, lane: Backlog, room: int, hints: Sequence[str]) -> list[Claimed]:
-        left = room
+        left, floors = room, self._floors[lane.name]
 
         def claim(which: Among) -> list[Claimed]:
             nonlocal left
@@ -167,6 +188,7 @@ class LimitedClaimer:
                     left -= len(plain)
                 else:
                     plain = []
+                began = time.monotonic()
                 look = self._queries.claim_limited(
                     connection,
                     process_id,
@@ -175,8 +197,10 @@ class LimitedClaimer:
                     self._tasks,
                     cursor=self._cursors[lane.name],
                     hints=hints,
+                    floors=floors.of(began),
                     among=which,
                 )
+            floors.learn(look, began, time.monotonic())
             self._cursors[lane.name] = look.cursor
             if look.next_in is not None:
                 self._next_at = min(self._next_at, time.monotonic() + look.next_in)

@@ -253,9 +253,8 @@ class Worker(Service):
 
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
+            self._free_gates(held.job)
             self._attempts.count(self._attempts.remove(held.job.run_id))
-            if held.job.gates:
-                self._limited.freed(held.job.gates)
         else:
             self._finisher.put(end)
 
@@ -268,13 +267,17 @@ class Worker(Service):
         runs = 0
         for end in ends:
             outcome = end.outcome
+            self._free_gates(end.lease)
             if self._attempts.remove(end.lease.run_id) and outcome.kind != "released":
                 runs += 1
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
-            if isinstance(end.lease, Claimed) and end.lease.gates:
-                self._limited.freed(end.lease.gates)
         self._attempts.count(runs)
+
+    def _free_gates(self, lease: Lease | Claimed) -> None:
+        """Before it leaves the table of attempts, so that `drain` sees one or the other."""
+        if isinstance(lease, Claimed) and lease.gates:
+            self._limited.freed(lease.gates)
 
     def _give_back(self) -> None:
         """What no thread has taken, be it claimed under this id or an earlier one."""

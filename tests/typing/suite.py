@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobState, RunContext, RunOutcome
 from sqla_jobs.postgres import local_postgres
-from sqla_jobs.testing import drain
+from sqla_jobs.testing import Drained, drain
 
 
 class Base(DeclarativeBase):
@@ -59,7 +59,7 @@ def test_an_order_is_settled(session: Session) -> None:
     order = Order()
     session.add(order)
     job = settle.enqueue(session, order=order)
-    assert_type(drain(jobs, session), int)
+    assert_type(drain(jobs, session), Drained)
     assert order.settled
     assert job.state == JobState.succeeded
     assert [run.outcome for run in job.runs] == [RunOutcome.succeeded]

@@ -1,0 +1,89 @@
+"""Where claims behind gates begin to look: past the dead index entries of jobs that went through before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from sqla_jobs.calls.values import Claimed, names
+from sqla_jobs.queries.limited import NOWHERE, Floors, Look
+from sqla_jobs.rules.limits import ordered_gate
+
+_HOT = 200
+"""Jobs of a group claimed here, from which on it has floors."""
+_MOST = 16
+"""Groups that have floors at once: each is looked up at each step of a look."""
+_FORGOTTEN = 10_000
+"""Groups that are counted, until all is counted anew."""
+
+
+class _Passed(NamedTuple):
+    group: str
+    place: tuple[int, int]
+    order: str | None
+    ended_at: int
+    """Once all transactions before this one have ended, no job can come to lie below the place."""
+
+
+class GateFloors:
+    """Of one queue. Under a snapshot that is held for long the server keeps an entry for each job that has run.
+
+    A floor of a group is the place of the last job claimed, known to be passed once no transaction is left that may
+    have inserted a job below it. One that was given a more urgent priority lies below all the same: hence a sweep
+    without floors every second, or every twenty times what the last sweep took.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._recent: set[str] = set()
+        """Groups of which a job was claimed here since the last sweep; the others lose their floors."""
+        self._passed: list[_Passed] = []
+        self._sweep_at = 0.0
+        self.forget()
+
+    def forget(self) -> None:
+        """After an error: the server may have crashed, and give out run ids again."""
+        self._groups: dict[str, tuple[int, int]] = {}
+        self._orders: dict[str, int] = {}
+        self._gates: dict[str, int] = {}
+        self._passed.clear()
+
+    def of(self, now: float) -> Floors:
+        """For a look that begins now."""
+        return NOWHERE if now >= self._sweep_at else Floors(self._groups, self._orders, self._gates)
+
+    def learn(self, look: Look, began: float, ended: float) -> None:
+        """What a look has told, also of where the next one may begin."""
+        if began >= self._sweep_at:
+            self._sweep_at = ended + max(1.0, 20 * (ended - began))
+            self._gates = dict.fromkeys(self._gates, 0)  # what runs may have been given a gate meanwhile
+            self._groups = {group: place for group, place in self._groups.items() if group in self._recent}
+            self._recent.clear()
+        self._raise(look.oldest)
+        lowest = dict(look.lowest)
+        for job in look.claimed:
+            self._count(job, look.newest)
+            for gate in job.gates:
+                lowest[gate] = min(job.run_id, lowest.get(gate) or job.run_id)
+        for gate in self._gates:
+            self._gates[gate] = max(self._gates[gate], (lowest.get(gate) or 0) - 1)
+
+    def _raise(self, oldest: int) -> None:
+        while self._passed and self._passed[0].ended_at <= oldest:
+            passed = self._passed.pop(0)
+            self._groups[passed.group] = passed.place
+            if passed.order is not None:
+                self._orders[passed.order] = passed.place[1]
+
+    def _count(self, job: Claimed, newest: int) -> None:
+        group = names(job.gates)
+        self._recent.add(group)
+        self._counts[group] += 1
+        if len(self._counts) > _FORGOTTEN:
+            self._counts.clear()
+        if group not in self._groups and (self._counts[group] < _HOT or len(self._groups) >= _MOST):
+            return
+        self._groups.setdefault(group, (job.priority, 0))
+        for gate in job.gates:
+            self._gates.setdefault(gate, 0)
+        self._passed.append(_Passed(group, (job.priority, job.position), ordered_gate(job.gates), newest))
