@@ -8,6 +8,7 @@ if TYPE_CHECKING:
         ArgumentsError,
         ConfigurationError,
         DeclarationError,
+        JobExists,
         JobsError,
         UnknownJob,
         UnknownTask,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sqla_jobs.models.types import PARKED, JobState
     from sqla_jobs.rules.limits import ConcurrencyLimit, RateLimit
     from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
+    from sqla_jobs.rules.unique import Unique
     from sqla_jobs.tasks.context import RunContext
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "ConcurrencyLimit",
     "ConfigurationError",
     "DeclarationError",
+    "JobExists",
     "JobMixin",
     "JobState",
     "Jobs",
@@ -34,6 +37,7 @@ __all__ = [
     "RunContext",
     "RunOutcome",
     "Snooze",
+    "Unique",
     "UnknownJob",
     "UnknownTask",
 ]
@@ -49,6 +53,7 @@ _MODULES = {
     "RunOutcome": "rules.outcomes",
     "Snooze": "rules.outcomes",
     "RunContext": "tasks.context",
+    "Unique": "rules.unique",
 }
 """Where the names are; the others are in `errors`. Each is imported when it is first asked for: the command line, and
 the parent of worker processes, do without SQLAlchemy."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqla_jobs.models.columns import JobMixin
+
 
 class JobsError(Exception):
     """The root of them all: its message names the value, the cause and the remedy."""
@@ -27,6 +32,17 @@ class UnknownTask(JobsError, KeyError):
 
 class UnknownJob(JobsError, LookupError):
     """There is no job with that id."""
+
+
+class JobExists(JobsError):
+    """Another job has the unique key, and `Unique(on_conflict="raise")` was asked for."""
+
+    job: JobMixin
+    """The job that has the key."""
+
+    def __init__(self, message: str, job: JobMixin) -> None:
+        super().__init__(message)
+        self.job = job
 
 
 class EntityGone(JobsError):

@@ -35,6 +35,7 @@ from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
+from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
@@ -194,10 +195,13 @@ class Jobs(Generic[J]):
 
     def enqueue_many(
         self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
-    ) -> int:
-        """Add a job for each instance, in order, and return how many; all or nothing, in flat memory."""
+    ) -> Enqueued:
+        """Add a job for each instance, in order, and return how many; all or nothing, in flat memory.
 
-        def grouped() -> Iterator[int]:
+        Of unique tasks, `replaced` and `left_out` of that number count the instances whose key was taken.
+        """
+
+        def grouped() -> Iterator[Enqueued]:
             for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
                 task = self.tasks.of_class(kind)
                 arguments_of = task.declaration.signature.arguments_of
@@ -205,7 +209,7 @@ class Jobs(Generic[J]):
                 yield task.options(**options).enqueue_numbered(session, numbered)
 
         with plain_session(session).begin_nested():
-            return sum(grouped())
+            return Enqueued.total(grouped())
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
         """Declare that a job for an instance of a task class is enqueued by a cron rule, as `Task.schedule` does."""

@@ -14,7 +14,10 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 
 _GATES = ("gates", "ordered_by")
-_ENQUEUED = ("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", *_GATES)
+_ENQUEUED = (
+    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", "unique_period"),
+    *_GATES,
+)
 _TICK = ("schedule_id", "scheduled_for")
 """Of a job that a clock enqueues: whoever may insert these can take the place of a tick."""
 _LOCKING = "progress_message"
@@ -104,12 +107,14 @@ def _enqueuer(name: _Names) -> Rights:
     yield "for unique_key= only, which returns the live job and holds it: without it these two can be left out", ""
     yield "SELECT", jobs
     yield name.columns("UPDATE", _LOCKING), jobs
+    yield from _changing(name)
 
 
 def _worker(name: _Names) -> Rights:
     tables: Mapping[str, str] = name.tables
     yield f"SELECT, DELETE, {name.columns('INSERT', *_ENQUEUED, *_TICK, *name.own)}", tables["jobs"]
     yield name.columns("UPDATE", *_MOVED), tables["jobs"]
+    yield from _changing(name)
     yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback')}", tables["runs"]
     for sequence in name.sequences:
         yield "USAGE", f"SEQUENCE {sequence}"
@@ -123,6 +128,13 @@ def _worker(name: _Names) -> Rights:
     yield "SELECT, INSERT, DELETE", tables["starts"]
     yield "for the retention of the audit; without it its lines are kept", ""
     yield "SELECT, DELETE", tables["audit"]
+
+
+def _changing(name: _Names) -> Rights:
+    """Not granted by itself: whoever has it may change the jobs of others that wait."""
+    yield 'for on_conflict="replace" and "update" only, which change jobs that wait, grant these two as well:', ""
+    yield f"  {name.columns('UPDATE', *_ENQUEUED, 'position', *name.own)} ON {name.tables['jobs']}", ""
+    yield f"  USAGE ON SEQUENCE {name.sequences[0]}", ""
 
 
 def _viewer(name: _Names) -> Rights:

@@ -97,6 +97,8 @@ class JobMixin(Row):
     """The one of its gates whose jobs start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
     """At most one live job (scheduled, queued or running) has this key."""
+    unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """The start of the period in which no other job may take the key, also once this one has ended."""
     progress: Mapped[float | None] = mapped_column(Double)
     """From 0 to 1, as the current or last attempt reported it."""
     progress_message: Mapped[str | None] = mapped_column(Text)
@@ -261,7 +263,11 @@ class QueueMixin(Row):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     """The queue's name."""
     paused_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When the queue was paused; null where workers claim from it."""
+    """When the queue was paused; null where it is not."""
+    paused_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When claiming goes on by itself; null where somebody has to resume it."""
+    pause_reason: Mapped[str | None] = mapped_column(Text)
+    """Why it was paused."""
 
 
 class PausedTaskMixin(Row):
@@ -271,6 +277,10 @@ class PausedTaskMixin(Row):
     """The task's name, or an alias of it."""
     paused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the task was paused."""
+    paused_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When claiming goes on by itself; null where somebody has to resume it."""
+    pause_reason: Mapped[str | None] = mapped_column(Text)
+    """Why it was paused."""
 
 
 class LimitMixin(Row):

@@ -21,7 +21,9 @@ _IS_PARKED = "run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
 
 def of_jobs(table: str) -> tuple[Any, ...]:
     """The invariants of a job, and one narrow index for each state that something looks for."""
-    moments = _in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")
+    moments = _in_range(
+        *("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at", "unique_period")
+    )
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "state", JobState),
@@ -113,6 +115,13 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             unique=True,
             postgresql_where=text(HAS_LIVE_KEY),
         ),
+        Index(
+            f"{table}_unique_period",
+            "unique_key",
+            "unique_period",
+            unique=True,
+            postgresql_where=text("unique_period IS NOT NULL"),
+        ),
     )
 
 
@@ -179,7 +188,7 @@ def of_queues(table: str) -> tuple[Any, ...]:
     """Of queues."""
     return (
         PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
-        _check(table, "times", _in_range("paused_at")),
+        _check(table, "times", _in_range("paused_at", "paused_until")),
     )
 
 
@@ -187,7 +196,7 @@ def of_paused_tasks(table: str) -> tuple[Any, ...]:
     """Of paused tasks."""
     return (
         PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
-        _check(table, "times", _in_range("paused_at")),
+        _check(table, "times", _in_range("paused_at", "paused_until")),
     )
 
 

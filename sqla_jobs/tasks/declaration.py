@@ -17,10 +17,12 @@ from sqla_jobs.rules.checks import INSTANT, check_name, check_seconds
 from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, KeyOf, Limit, RateLimit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
+from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.arguments import Codec
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.entities import entity_of
 from sqla_jobs.tasks.signature import Signature, inspect_target
+from sqla_jobs.tasks.unique import UniqueRule, declared_rule
 
 
 class TaskOptions(TypedDict, total=False):
@@ -49,6 +51,8 @@ class TaskOptions(TypedDict, total=False):
     """How many of its jobs may run at once, or start in a time, over all workers; all of them must admit a job."""
     fair_by: KeyOf
     """An argument, several, or a function of the arguments: each value gets its turn, however many jobs others have."""
+    unique: Unique | None
+    """At most one live job a key, made from the arguments, and what becomes of an enqueue that finds it taken."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Declaration:
     sensitive: frozenset[str]
     gates: tuple[Gate, ...]
     defaults: Mapping[str, Any]
+    unique: UniqueRule | None
 
     def gates_of(self, stored: Mapping[str, Any]) -> list[str]:
         """The gates of a job with these arguments, as stored. Raises `ArgumentsError` for a key that is no JSON."""
@@ -75,6 +80,11 @@ class Declaration:
         except Exception as error:
             kind = type(error).__name__
             raise ArgumentsError(f"{self.name}: the key of a limit cannot be made of the arguments ({kind})") from error
+
+    @property
+    def gating(self) -> Callable[[Mapping[str, Any]], list[str]] | None:
+        """`gates_of`, or None where no job has gates."""
+        return self.gates_of if self.gates else None
 
     @property
     def gates_without_key(self) -> list[str]:
@@ -139,6 +149,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
         sensitive,
         gates_of(name, _limits(name, options), options.get("fair_by"), signature.arguments.parameters, sensitive),
         {"queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS} | given,
+        declared_rule(name, options.get("unique"), signature.arguments.parameters, sensitive),
     )
 
 

@@ -15,11 +15,11 @@ from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.enqueue import AnySession
 
 _PROMISE = "It exists if and only if the caller's transaction commits; nothing is committed here."
-_RETURNED = """Returns the job, pending like any object that was added. With `options(unique_key=…)` it is in the
-database already, or it is the live job that has this key."""
+_RETURNED = """Returns the job, pending like any object that was added. One with a unique key is in the database
+already, or it is the live job that has this key."""
 _RAISED = """Raises `ArgumentsError`, having changed nothing, for a session that is missing or asynchronous, and for
 arguments that do not fit the task or could not be stored; `DeclarationError` where an annotation of the
-task cannot be resolved."""
+task cannot be resolved; `JobExists` where `Unique(on_conflict="raise")` finds its key taken."""
 _SESSION = "- `session`: the `Session` or `scoped_session` of the caller."
 
 

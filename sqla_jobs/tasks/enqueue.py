@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, TypeVar
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import ARRAY, ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select, text
+from sqlalchemy import ARRAY, ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 from sqlalchemy.orm import Session, scoped_session
-from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.calls.values import PRIORITIES, names
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.database.notify import after_commit
-from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import HAS_LIVE_KEY, PARKED, JobState
-from sqla_jobs.queries.unique import hold_unique
+from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.rules.checks import check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
+from sqla_jobs.rules.unique import MAX_KEY, RESERVED, Unique
+from sqla_jobs.tasks.enqueued import Enqueued
 
 J = TypeVar("J", bound=JobMixin)
+GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
+"""The gates of a job with these arguments, as stored."""
+T = TypeVar("T")
 AnySession = Session | scoped_session[Any]
 
 _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
-_LONG = 0.5
-"""Seconds; a pause of that length follows a second of waiting for somebody else's lock."""
 _BATCH: Any = bindparam("batch", type_=Text)
 
 
@@ -50,7 +48,10 @@ class EnqueueOptions(TypedDict, total=False):
     max_attempts: int | None
     """From 1 to 1,000,000; attempts lost to crashes count."""
     unique_key: str | None
-    """At most one live job (scheduled, queued or running) has this key; it is returned if there is one."""
+    """At most one live job (scheduled, queued or running) has this key; it is returned if there is one, unless the
+    policy says otherwise."""
+    unique: Unique | None
+    """What becomes of an enqueue that finds its key taken; without `unique_key`, also what makes the key."""
     columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
 
@@ -92,9 +93,7 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     if run_at is not None and run_at != PARKED:
         check_moment("run_at", run_at)
     check_common(given)
-    key = given.get("unique_key")
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 500 and key == storable(key, 500)):
-        raise ArgumentsError(f"unique_key must be 1 to 500 characters without NUL and surrogates, got {key!r:.60}")
+    _check_unique(given.get("unique_key"), given.get("unique"))
     if not isinstance(given.get("columns", {}), Mapping):
         raise ArgumentsError(
             f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
@@ -109,6 +108,23 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     return given
 
 
+def _check_unique(key: object, policy: object) -> None:
+    if policy is not None and not isinstance(policy, Unique):
+        raise ArgumentsError(f"unique must be a Unique, such as Unique(on_conflict='raise'), got {policy!r:.60}")
+    if key is None:
+        return
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or key != storable(key, MAX_KEY):
+        raise ArgumentsError(
+            f"unique_key must be 1 to {MAX_KEY} characters without NUL and surrogates, got {key!r:.60}"
+        )
+    if key.startswith(RESERVED):
+        raise ArgumentsError(
+            f"unique_key={key!r:.60} begins with {RESERVED!r}, as the keys do that a Unique makes: choose another one"
+        )
+    if policy is not None and policy.key is not None:
+        raise ArgumentsError(f"unique_key={key!r:.60} and Unique(key=…) exclude each other: give one of them")
+
+
 _LIBRARY_COLUMNS = frozenset(name for name in JobMixin.__annotations__) | {"position"}
 
 
@@ -119,7 +135,7 @@ def check_common(given: Mapping[str, Any]) -> None:
     check_integer("max_attempts", given.get("max_attempts", 1), least=1, most=1_000_000)
 
 
-def _values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Column values of a new job. One with a time is `scheduled`: only the server knows whether it is due."""
     chosen = {**defaults, **options}
     later = options.get("delay") or options.get("run_at") is not None
@@ -129,7 +145,6 @@ def _values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) 
         "priority": chosen["priority"],
         "max_attempts": chosen["max_attempts"],
         "state": JobState.scheduled if later else JobState.queued,
-        "unique_key": options.get("unique_key"),
         **options.get("columns", {}),
     }
     if options.get("delay"):
@@ -153,56 +168,12 @@ def add_one(
     args: dict[str, Any],
     gates: Sequence[str],
 ) -> J:
-    """A job pending in the session; with a `unique_key`, inserted at once or the live one of that key."""
-    values = {**_values(task, defaults, options), "args": args, **_behind(gates)}
+    """A job pending in the session."""
+    values = {**job_values(task, defaults, options), "args": args, **_behind(gates)}
     after_commit(session, models.Job, models.channel, str(values["queue"]))
-    if values["unique_key"] is not None:
-        # what else is pending stays so, for the listeners of the commit; but for rows to which the job may refer
-        with nullcontext() if models.tables["jobs"].foreign_keys else session.no_autoflush:
-            return _unique(session, models, values)
     job = models.Job(**values)
     session.add(job)
     return job
-
-
-def _unique(session: Session, models: Models[J], values: dict[str, Any]) -> J:
-    job = models.Job
-    key: str = values["unique_key"]
-    statement = (
-        insert_or_skip(job)
-        .values(**values)
-        .on_conflict_do_nothing(
-            index_elements=[job.unique_key],
-            index_where=text(HAS_LIVE_KEY),
-        )
-        .returning(job.id)
-    )
-    pause = 0.001
-    while True:
-        inserted = session.scalar(statement)
-        if inserted is not None:
-            return _load(session, job, inserted)
-        while (found := hold_unique(session, job, key, skip_locked=pause < _LONG)) is not None:
-            job_id, settled = found
-            if settled:
-                return _load(session, job, job_id)
-            # somebody is claiming or changing it this very moment: what it is when they are done decides
-            time.sleep(pause)
-            pause *= 2
-
-
-def _load(session: Session, job: type[J], job_id: int) -> J:
-    """The entity as the database has it now, keeping changes of the caller's that are not flushed yet."""
-    known = session.identity_map.get(session.identity_key(job, job_id))
-    found = session.get(job, job_id)
-    if found is None:
-        raise JobsError(f"job {job_id} was deleted while it was being returned; enqueue it again")
-    if known is not None:
-        state = instance_state(found)
-        names = [column.key for column in state.mapper.column_attrs]
-        unchanged = [name for name in names if not state.attrs[name].history.has_changes()]
-        session.refresh(found, unchanged)
-    return found
 
 
 def add_many(
@@ -212,17 +183,14 @@ def add_many(
     defaults: Mapping[str, Any],
     options: Mapping[str, Any],
     encoded: Iterable[bytes],
-    gates_of: Callable[[dict[str, Any]], list[str]] | None,
-) -> int:
+    gates_of: GatesOf | None,
+) -> Enqueued:
     """One job for each JSON object of `encoded`, in order, in flat memory. Returns how many.
 
     All or nothing: an error, also one that `encoded` raises, takes back what this call inserted.
     """
-    if "unique_key" in options:
-        raise ArgumentsError("enqueue_many takes no unique_key: at most one of its jobs could be enqueued")
     job = models.Job
-    values = _values(task, defaults, options)
-    values.pop("unique_key")
+    values = job_values(task, defaults, options)
     element = func.jsonb_array_elements(cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
     mapper = inspect(job)
     columns = [mapper.columns[name] for name in values]
@@ -238,7 +206,7 @@ def add_many(
     statement = insert(mapper.local_table).from_select(into, select(*given))
     count = 0
     with session.begin_nested():
-        for batch in _batches(encoded):
+        for batch in batches(encoded, len):
             session.execute(
                 statement,
                 {"batch": "[" + b",".join(batch).decode() + "]"},
@@ -246,21 +214,25 @@ def add_many(
             )
             count += len(batch)
     after_commit(session, job, models.channel, values["queue"])
-    return count
+    return Enqueued(count)
 
 
-def _with_gates(encoded: bytes, gates_of: Callable[[dict[str, Any]], list[str]]) -> bytes:
-    gates = gates_of(from_json(encoded))
-    beside = to_json({"gates": names(tuple(gates)), "ordered_by": ordered_gate(gates)})
-    return b'{"args":' + encoded + b"," + beside[1:]
+def _with_gates(encoded: bytes, gates_of: GatesOf) -> bytes:
+    return b'{"args":' + encoded + b"," + to_json(gate_columns(gates_of(from_json(encoded))))[1:]
 
 
-def _batches(encoded: Iterable[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
+def gate_columns(gates: Sequence[str]) -> dict[str, str | None]:
+    """The columns of a job with gates, as they go into JSON: an array is text there."""
+    return {"gates": names(tuple(gates)), "ordered_by": ordered_gate(gates)}
+
+
+def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in lists that are large enough for one statement each, and small enough for memory."""
+    batch: list[T] = []
     size = 0
-    for item in encoded:
+    for item in items:
         batch.append(item)
-        size += len(item)
+        size += size_of(item)
         if len(batch) >= _ROWS or size >= _BYTES:
             yield batch
             batch, size = [], 0

@@ -16,7 +16,9 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_one, check_options, plain_session
+from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 
 C = ParamSpec("C")
 P = ParamSpec("P")
@@ -35,9 +37,9 @@ class Enqueue(Protocol[P, J_co]):
     def __call__(self, session: AnySession, /, *args: P.args, **kwargs: P.kwargs) -> J_co:
         """Add a job to the caller's session; it exists if and only if the caller's transaction commits.
 
-        Returns the job, pending like any object that was added. With a `unique_key` it is in the
-        database already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
-        do not fit, having changed nothing.
+        Returns the job, pending like any object that was added. One with a unique key is in the database
+        already, or it is the live job of that key. Raises `ArgumentsError` for arguments that
+        do not fit, and `JobExists` where the `Unique` says so, having changed nothing.
         """
         ...
 
@@ -80,6 +82,7 @@ class Enqueuer(Generic[C, J]):
         self._models = models
         self._options = options
         self._described = described
+        self._unique = rule_for(declaration, options)
 
     @overload
     def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
@@ -100,17 +103,12 @@ class Enqueuer(Generic[C, J]):
         into, declaration = plain_session(session), self._declaration
         values = self._bind(args, kwargs)
         stored = from_json(declaration.codec.encode(into, values))
-        return add_one(
-            into,
-            self._models,
-            declaration.name,
-            declaration.defaults,
-            self._options,
-            stored,
-            declaration.gates_of(stored),
-        )
+        job = self._models, declaration.name, declaration.defaults, self._options
+        if self._unique is not None:
+            return add_unique(into, *job, stored, self._unique, declaration.gating)
+        return add_one(into, *job, stored, declaration.gates_of(stored))
 
-    def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> int:
+    def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> Enqueued:
         """Add a job for each mapping of arguments, in order, and return how many jobs that were.
 
         - `session`: the `Session` or `scoped_session` of the caller. The jobs are inserted at once, in its
@@ -118,26 +116,32 @@ class Enqueuer(Generic[C, J]):
         - `arguments`: any iterable of mappings from the names of the task's arguments to their values. Memory stays
           flat, also with millions.
 
+        Of a unique task (or with `options(unique=…)`), an item whose key is taken is left out, replaces or updates the
+        job that waits, or raises `JobExists`; within the call too. The number that is returned counts inserted jobs;
+        its `replaced` and `left_out` count the others.
+
         Raises `ArgumentsError` for an item that does not fit the task, and names its position; also for
         `options(unique_key=…)`. After an error nothing of this call stays in the transaction.
         """
         return self.enqueue_numbered(session, enumerate(arguments))
 
-    def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> int:
+    def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> Enqueued:
         """The same, where each mapping comes with the number that an error is to name it by."""
-        into, declaration = plain_session(session), self._declaration
+        into, declaration, unique = plain_session(session), self._declaration, self._unique
+        job = self._models, declaration.name, declaration.defaults, self._options
 
-        def encoded() -> Iterator[bytes]:
+        def each(convert: Callable[[bytes], T]) -> Iterator[T]:
             for number, values in arguments:
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
-                    yield declaration.codec.encode(into, self._bind((), values))
+                    yield convert(declaration.codec.encode(into, self._bind((), values)))
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
-        gates_of = declaration.gates_of if declaration.gates else None
-        return add_many(into, self._models, declaration.name, declaration.defaults, self._options, encoded(), gates_of)
+        if unique is None:
+            return add_many(into, *job, each(bytes), declaration.gating)
+        return add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -194,7 +198,8 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         - `priority`: from -10 to 10, lower runs first.
         - `max_attempts`: from 1 to 1,000,000.
         - `unique_key`: text of 1 to 500 characters. At most one live job (scheduled, queued or running) has this key;
-          enqueueing returns that job where there is one.
+          enqueueing returns that job where there is one, unless the policy says otherwise.
+        - `unique`: a `Unique`, the policy. Without `unique_key` it also makes the key.
         - `columns`: a mapping of names to values, for the columns of your own `job_class`.
 
         Raises `ArgumentsError` for an option that does not exist, and for a value that no job can have.

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import JobMixin, Jobs, RunContext, Snooze
+from sqla_jobs import JobMixin, Jobs, RunContext, Snooze, Unique
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role
 from tests import dashboard_shop, shop
@@ -142,8 +142,8 @@ def allowed(engine: Engine, table: Any, right: str) -> set[str]:
 
 TABLES = jobs.models.tables
 ENQUEUED = {
-    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", "gates", "ordered_by"),
-    "note",
+    *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "note"),
+    *("unique_key", "unique_period", "gates", "ordered_by"),
 }
 
 
@@ -172,6 +172,30 @@ class TestAnEnqueuer:
             assert plain.options(unique_key="runs").enqueue(mine, n=7).state == "running"
             mine.commit()
         assert session.scalar(select(func.count()).select_from(Job)) == 6
+
+    @pytest.mark.slow
+    def test_changes_waiting_jobs_once_it_may(self, enqueuer: Engine, tables: Engine) -> None:
+        """With what stands in the comments."""
+        role = enqueuer.url.username or ""
+        replacing = plain.options(unique_key="k", unique=Unique(on_conflict="replace", max_delay=60))
+        with Session(enqueuer) as mine:
+            job = replacing.enqueue(mine, n=1)
+            mine.commit()
+            with pytest.raises(ProgrammingError, match="permission denied"):
+                replacing.enqueue(mine, n=2)
+            mine.rollback()
+            told = CliRunner().invoke(main, ["grants", "tests.actions.test_grants:jobs", "--enqueuer", role]).output
+            rights = [line.removeprefix("--   ") for line in told.splitlines() if line.startswith("--   ")]
+            with tables.begin() as connection:
+                for right in rights:
+                    to = tables.dialect.identifier_preparer.quote_identifier(role)
+                    connection.exec_driver_sql(f"GRANT {right} TO {to}")
+            for policy in (Unique(on_conflict="update"), Unique(on_conflict="replace", max_delay=60, per=3600)):
+                changing = plain.options(unique_key="k", unique=policy, priority=3, columns={"note": "x"})
+                assert changing.enqueue(mine, n=3) is job
+            assert (job.args, job.priority) == ({"n": 3}, 3)
+            every = plain.options(unique=Unique(per=3600))
+            assert every.enqueue_many(mine, [{"n": 1}, {"n": 1}]).left_out == 1
 
     @pytest.mark.slow
     def test_needs_less_without_unique_keys(self, enqueuer: Engine, tables: Engine, session: Session) -> None:

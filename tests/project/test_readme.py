@@ -112,7 +112,17 @@ def test_the_quick_start_is_the_example() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["coming-from-celery", "coming-from-rq", "dashboard", "index", "schedules", "tasks", "transactions", "workers"],
+    [
+        "coming-from-celery",
+        "coming-from-rq",
+        "dashboard",
+        "index",
+        "schedules",
+        "tasks",
+        "transactions",
+        "unique",
+        "workers",
+    ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
@@ -256,7 +266,7 @@ def test_every_page_is_run_by_a_test() -> None:
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
-    using = {"error-tracking", "schedules", "several-modules", "tasks", "testing", "transactions", "workers"}
+    using = {"error-tracking", "schedules", "several-modules", "tasks", "testing", "transactions", "unique", "workers"}
     run = adopting | coming | using | {"index", "performance", "reliability"}
     assert {page.stem for page in DOCS} == run | included | structure | prose | compared
 

@@ -8,7 +8,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import JobMixin, Jobs, JobState, RunContext
+from sqla_jobs import JobMixin, Jobs, JobState, RunContext, Unique
 
 
 class Base(DeclarativeBase):
@@ -136,6 +136,22 @@ def wrong_type() -> None: ...
 
 @jobs.task(retry=3)  # error
 def wrong_policy() -> None: ...
+
+
+@jobs.task(unique="account")  # error
+def wrong_unique() -> None: ...
+
+
+def wrong_uniques(session: Session) -> None:
+    Unique("account", on_conflict="replace")  # error
+    Unique("account", on_conflict="update", max_delay=60)  # error
+    Unique("account", max_delay=None)  # error
+    Unique("account", on_conflict="ignore")  # error
+    Unique(7)  # error
+    Unique(lambda: 7)  # error
+    Unique("account", per="hour")  # error
+    send_email.options(unique=True)  # error
+    jobs.enqueue(session, SendEmail("a@b.c"), unique="mail")  # error
 
 
 def wrong_states(job: MyJob) -> None:

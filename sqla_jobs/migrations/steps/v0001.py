@@ -79,6 +79,7 @@ def _in_range(*columns: str) -> str:
 
 def _jobs(names: Names) -> tuple[str, ...]:
     table, jobs = names.table("jobs"), f"{names.prefix}jobs"
+    moments = ("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at", "unique_period")
     return (
         f"""
 CREATE TABLE {table} (
@@ -96,6 +97,7 @@ CREATE TABLE {table} (
     gates TEXT[] COLLATE "C",
     ordered_by TEXT COLLATE "C",
     unique_key TEXT,
+    unique_period TIMESTAMP WITH TIME ZONE,
     progress DOUBLE PRECISION,
     progress_message TEXT,
     cancel_requested_at TIMESTAMP WITH TIME ZONE,
@@ -122,7 +124,7 @@ CREATE TABLE {table} (
             AND (ordered_by IS NULL OR ordered_by = ANY (gates))),
     CONSTRAINT {jobs}_progress_check CHECK (progress BETWEEN 0 AND 1),
     CONSTRAINT {jobs}_times_check
-        CHECK ({_in_range("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at")}),
+        CHECK ({_in_range(*moments)}),
     CONSTRAINT {jobs}_run_at_check
         CHECK ({_in_range("run_at")} OR run_at = 'infinity' AND state IN ('scheduled', 'cancelled'))
 )""",
@@ -155,6 +157,9 @@ CREATE INDEX {jobs}_retrying ON {table} (task, run_at)
         f"""
 CREATE UNIQUE INDEX {jobs}_unique_key ON {table} (unique_key)
     WHERE unique_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running')""",
+        f"""
+CREATE UNIQUE INDEX {jobs}_unique_period ON {table} (unique_key, unique_period)
+    WHERE unique_period IS NOT NULL""",
     )
 
 
@@ -281,15 +286,19 @@ CREATE TABLE {names.table("processes")} (
 CREATE TABLE {names.table("queues")} (
     name TEXT NOT NULL,
     paused_at TIMESTAMP WITH TIME ZONE,
+    paused_until TIMESTAMP WITH TIME ZONE,
+    pause_reason TEXT,
     CONSTRAINT {names.prefix}queues_pkey PRIMARY KEY (name),
-    CONSTRAINT {names.prefix}queues_times_check CHECK ({_in_range("paused_at")})
+    CONSTRAINT {names.prefix}queues_times_check CHECK ({_in_range("paused_at", "paused_until")})
 )""",
         f"""
 CREATE TABLE {names.table("paused_tasks")} (
     name TEXT NOT NULL,
     paused_at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
+    paused_until TIMESTAMP WITH TIME ZONE,
+    pause_reason TEXT,
     CONSTRAINT {names.prefix}paused_tasks_pkey PRIMARY KEY (name),
-    CONSTRAINT {names.prefix}paused_tasks_times_check CHECK ({_in_range("paused_at")})
+    CONSTRAINT {names.prefix}paused_tasks_times_check CHECK ({_in_range("paused_at", "paused_until")})
 )""",
         f"""
 CREATE TABLE {names.table("limits")} (

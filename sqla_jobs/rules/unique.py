@@ -1,0 +1,160 @@
+"""What makes a job unique: which key it takes, and what becomes of an enqueue that finds the key taken. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, cast, get_args, overload
+
+from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.rules.checks import INSTANT, check_json, check_seconds
+
+Key = str | Sequence[str] | Callable[[Mapping[str, Any]], Any] | None
+OnConflict = Literal["return", "raise", "replace", "update"]
+
+RESERVED = "unique:"
+"""What the keys begin with that are made from arguments; nobody else's do."""
+MAX_KEY = 500
+"""Characters of a key."""
+_WORDS: tuple[str, ...] = get_args(OnConflict)
+_MISSING: Any = object()
+
+
+@dataclass(frozen=True, init=False)
+class Unique:
+    """At most one live job (scheduled, queued or running) a key, and what an enqueue does that finds one.
+
+    - `key`: the names of the arguments that make the key, one or a list (an empty one: one job of the task); or a
+      callable, given a mapping of the arguments as they are stored, that returns a JSON-able value; or None for all
+      arguments.
+    - `on_conflict`: "return" the live job, "raise" `JobExists`, "replace" the arguments, priority, queue and run_at
+      of a job that waits, or "update" its arguments and priority.
+    - `max_delay`: required with "replace": seconds or a timedelta after the job was first enqueued, beyond which
+      replacing it delays it no more; None for ever.
+    - `per`: seconds or a timedelta: once in each such period by the server's clock, aligned to 1970-01-01 UTC,
+      whatever became of the job.
+
+    Raises `DeclarationError` for what none of them can be.
+    """
+
+    key: Key
+    on_conflict: OnConflict
+    max_delay: float | None
+    per: float | None
+
+    @overload
+    def __init__(
+        self,
+        key: Key = None,
+        *,
+        on_conflict: Literal["return", "raise", "update"] = "return",
+        per: float | timedelta | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        key: Key = None,
+        *,
+        on_conflict: Literal["replace"],
+        max_delay: float | timedelta | None,
+        per: float | timedelta | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        key: Key = None,
+        *,
+        on_conflict: OnConflict = "return",
+        max_delay: float | timedelta | None = _MISSING,
+        per: float | timedelta | None = None,
+    ) -> None:
+        if on_conflict not in _WORDS:
+            raise DeclarationError(f"on_conflict must be one of {', '.join(_WORDS)}, got {on_conflict!r:.60}")
+        if (max_delay is _MISSING) == (on_conflict == "replace"):
+            raise DeclarationError(
+                "max_delay belongs to on_conflict='replace' alone: give it there, in seconds, or None for ever "
+                "(a job that is replaced again and again then never starts), and leave it out elsewhere"
+            )
+        values = {
+            "key": _checked_key(key),
+            "on_conflict": on_conflict,
+            "max_delay": _length("max_delay", None if max_delay is _MISSING else max_delay, least=0.0),
+            "per": _length("per", per, least=INSTANT),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def changes(self) -> bool:
+        """Whether a waiting job that has the key is changed."""
+        return self.on_conflict in ("replace", "update")
+
+
+def _checked_key(key: object) -> Key:
+    if key is None or callable(key):
+        return cast("Key", key)
+    words = [key] if isinstance(key, str) else key
+    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in cast("Sequence[object]", words)):
+        raise DeclarationError(
+            f"key must be the name of an argument, a list of names, a callable or None, got {key!r:.60}"
+        )
+    return tuple(cast("Sequence[str]", words))
+
+
+def _length(what: str, length: float | timedelta | None, *, least: float) -> float | None:
+    return None if length is None else check_seconds(what, length, least=least, error=DeclarationError)
+
+
+@dataclass(frozen=True)
+class KeyMaker:
+    """Makes the key of each job of one task. Raises `DeclarationError` where `key` names no argument of the task."""
+
+    task: str
+    key: Key
+    arguments: frozenset[str]
+    sensitive: frozenset[str]
+
+    def __post_init__(self) -> None:
+        if unknown := set(self._names) - self.arguments:
+            raise DeclarationError(
+                f"{self.task}: Unique(key={min(unknown)!r}) names no argument of the task; "
+                f"it takes: {', '.join(sorted(self.arguments)) or 'none'}"
+            )
+
+    def __call__(self, arguments: Mapping[str, Any]) -> str:
+        """The key of a job with these arguments, as stored. Raises `ArgumentsError` for one that is no JSON.
+
+        One that is long, or that could tell a sensitive argument, is told by its hash.
+        """
+        said = self._json(self._chosen(arguments))
+        plain = f"{RESERVED}{said}"
+        if len(plain) <= MAX_KEY and not self._tells_sensitive:
+            return plain
+        return f"{RESERVED}sha256:{hashlib.sha256(said.encode()).hexdigest()}:{self.task}"
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.key if isinstance(self.key, tuple) else ()
+
+    @property
+    def _tells_sensitive(self) -> bool:
+        return bool(self.sensitive & set(self._names) if isinstance(self.key, tuple) else self.sensitive)
+
+    def _chosen(self, arguments: Mapping[str, Any]) -> Any:
+        if callable(self.key):
+            return self.key(arguments)
+        names = arguments if self.key is None else self._names
+        return {name: arguments[name] for name in names if name in arguments}
+
+    def _json(self, chosen: Any) -> str:
+        what = f"{self.task}: what the key= of its Unique returns"
+        try:
+            said = json.dumps([self.task, chosen], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            check_json(what, json.loads(said))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ArgumentsError(
+                f"{what} must be JSON-able, such as a text or a list of numbers, got {type(chosen).__name__}: {error}"
+            ) from None
+        return said

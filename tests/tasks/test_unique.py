@@ -1,0 +1,470 @@
+"""A key is held by one live job; its policy says what becomes of an enqueue that finds it taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Text, func, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sqla_jobs import PARKED, ArgumentsError, DeclarationError, JobExists, JobMixin, Jobs, Unique
+from sqla_jobs.tasks.enqueued import Enqueued
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class MyJob(JobMixin):
+    tenant: Mapped[str | None] = mapped_column(Text)
+
+
+jobs = Jobs(Base, job_class=MyJob)
+
+
+@jobs.task(unique=Unique("account"))
+def bill(account: int, note: str = "") -> None: ...
+
+
+@jobs.task(unique=Unique(["account"], on_conflict="raise"))
+def close(account: int) -> None: ...
+
+
+@jobs.task(unique=Unique("account", on_conflict="replace", max_delay=600))
+def index(account: int, note: str = "") -> None: ...
+
+
+@jobs.task(unique=Unique("account", on_conflict="update"))
+def refresh(account: int, note: str = "") -> None: ...
+
+
+@jobs.task(unique=Unique("account", per=timedelta(days=36500)))
+def welcome(account: int, note: str = "") -> None: ...
+
+
+@jobs.task
+def plain(account: int, note: str = "") -> None: ...
+
+
+@jobs.task(unique=Unique("account", on_conflict="replace", max_delay=None))
+@dataclass
+class Sync:
+    account: int
+    note: str = ""
+
+    def execute(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def tables(module_engine: Engine) -> Engine:
+    Base.metadata.create_all(module_engine)
+    return module_engine
+
+
+@pytest.fixture
+def session(tables: Engine) -> Iterator[Session]:
+    """A session that is rolled back at the end."""
+    with Session(tables) as session:
+        yield session
+
+
+def notes(session: Session) -> list[str]:
+    """Of all jobs, oldest first."""
+    session.flush()
+    return [str(args.get("note")) for args in session.scalars(select(MyJob.args).order_by(MyJob.id))]
+
+
+def set_state(session: Session, job: JobMixin, state: str) -> None:
+    lease = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001"} if state == "running" else {}
+    session.execute(update(MyJob).where(MyJob.id == job.id).values(state=state, **lease))
+    session.expire_all()
+
+
+def key_of(job: JobMixin) -> str:
+    assert job.unique_key is not None
+    return job.unique_key
+
+
+class TestKeys:
+    def test_the_arguments_that_it_names_make_the_key(self, session: Session) -> None:
+        first = bill.enqueue(session, account=17, note="a")
+        assert bill.enqueue(session, 17, "b") is first
+        assert bill.enqueue(session, account=18) is not first
+        assert key_of(first) == 'unique:["bill",{"account":17}]'
+
+    def test_tasks_do_not_share_keys(self, session: Session) -> None:
+        assert bill.enqueue(session, 17) is not close.enqueue(session, 17)
+
+    def test_all_arguments_make_the_key_where_none_is_named(self, session: Session) -> None:
+        every = plain.options(unique=Unique())
+        assert every.enqueue(session, 1, "a") is every.enqueue(session, note="a", account=1)
+        assert every.enqueue(session, 1, "a") is not every.enqueue(session, 1, "b")
+
+    def test_no_argument_makes_one_key_for_the_task(self, session: Session) -> None:
+        one = plain.options(unique=Unique([]))
+        assert one.enqueue(session, 1) is one.enqueue(session, 2)
+
+    def test_a_callable_makes_the_key_of_the_arguments_as_they_are_stored(self, session: Session) -> None:
+        seen: list[Any] = []
+
+        def parity(arguments: Mapping[str, Any]) -> int:
+            seen.append(dict(arguments))
+            return int(arguments["account"]) % 2
+
+        odd = plain.options(unique=Unique(parity))
+        assert odd.enqueue(session, 1) is odd.enqueue(session, 3)
+        assert seen == [{"account": 1}, {"account": 3}]
+
+    def test_a_long_key_is_told_by_its_hash(self, session: Session) -> None:
+        every = plain.options(unique=Unique())
+        jobs_of = [every.enqueue(session, 1, "x" * length) for length in (480, 481, 481)]
+        assert jobs_of[0] is not jobs_of[1]
+        assert jobs_of[1] is jobs_of[2]
+        assert len(key_of(jobs_of[1])) < 100
+
+    def test_a_sensitive_argument_is_not_in_the_key(self, session: Session) -> None:
+        @jobs.task(name="login", sensitive=["password"], unique=Unique())
+        def login(name: str, password: str) -> None: ...
+
+        job = login.enqueue(session, "ann", "hunter2")
+        assert "hunter2" not in key_of(job)
+        assert login.enqueue(session, "ann", "hunter2") is job
+        assert login.enqueue(session, "ann", "hunter3") is not job
+
+    @pytest.mark.parametrize("key", [[1], 5, [None]])
+    def test_what_is_no_key_is_refused(self, key: Any) -> None:
+        with pytest.raises(DeclarationError, match="key must be the name of an argument"):
+            Unique(key)
+
+    def test_a_name_that_is_no_argument_is_refused_where_it_is_said(self) -> None:
+        with pytest.raises(DeclarationError, match=r"plain: Unique\(key='acount'\) names no argument.*account, note"):
+            plain.options(unique=Unique("acount"))
+        with pytest.raises(DeclarationError, match="names no argument of the task"):
+            jobs.task(name="wrong", unique=Unique("acount"))(lambda_like)
+
+    @pytest.mark.parametrize("value", [object(), float("nan"), {1: 2, "a": 3}, "\ud800"])
+    def test_a_callable_that_returns_no_json_is_refused(self, session: Session, value: Any) -> None:
+        with pytest.raises(ArgumentsError, match="what the key= of its Unique returns"):
+            plain.options(unique=Unique(lambda _: value)).enqueue(session, 1)
+
+    def test_what_is_no_unique_is_refused(self) -> None:
+        wrong: Any = "account"
+        with pytest.raises(ArgumentsError, match="unique must be a Unique"):
+            plain.options(unique=wrong)
+        with pytest.raises(DeclarationError, match="unique must be a Unique"):
+            jobs.task(name="wrong", unique=wrong)(lambda_like)
+
+
+def lambda_like(account: int) -> None: ...
+
+
+class TestLiteralKeys:
+    def test_a_unique_says_what_becomes_of_it(self, session: Session) -> None:
+        again = plain.options(unique_key="k", unique=Unique(on_conflict="update"))
+        job = again.enqueue(session, 1, "a")
+        assert again.enqueue(session, 2, "b") is job
+        assert job.args == {"account": 2, "note": "b"}
+
+    def test_it_takes_the_place_of_the_keys_of_a_declaration_and_keeps_its_policy(self, session: Session) -> None:
+        job = close.options(unique_key="k").enqueue(session, 1)
+        assert job.unique_key == "k"
+        with pytest.raises(JobExists):
+            close.options(unique_key="k").enqueue(session, 2)
+
+    def test_another_task_replaces_the_job_as_a_whole(self, session: Session) -> None:
+        unique = Unique(on_conflict="replace", max_delay=None)
+        job = plain.options(unique_key="k", unique=unique).enqueue(session, 1)
+        assert bill.options(unique_key="k", unique=unique).enqueue(session, 2) is job
+        assert (job.task, job.args) == ("bill", {"account": 2})
+
+    def test_none_can_be_like_one_that_is_made(self) -> None:
+        with pytest.raises(ArgumentsError, match=r"begins with 'unique:'.*choose another"):
+            plain.options(unique_key='unique:["bill",{"account":17}]')
+
+    def test_together_with_what_makes_keys_it_is_refused(self) -> None:
+        with pytest.raises(ArgumentsError, match=r"unique_key='k' and Unique\(key=…\) exclude each other"):
+            plain.options(unique_key="k", unique=Unique("account"))
+
+
+class TestPolicies:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"on_conflict": "ignore"}, "on_conflict must be one of return, raise, replace, update, got 'ignore'"),
+            ({"on_conflict": "replace"}, "max_delay belongs to on_conflict='replace' alone"),
+            ({"max_delay": 5}, "max_delay belongs to on_conflict='replace' alone"),
+            ({"on_conflict": "replace", "max_delay": -1}, "max_delay must be"),
+            ({"on_conflict": "replace", "max_delay": True}, "max_delay must be"),
+            ({"per": 0}, "per must be"),
+            ({"per": "hour"}, "per must be"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(DeclarationError, match=message):
+            Unique(**options)
+
+    def test_raise_hands_over_the_job_and_leaves_the_transaction_usable(self, session: Session) -> None:
+        job = close.enqueue(session, 17)
+        with pytest.raises(JobExists, match=rf"close: job {job.id} \(queued\) has the unique key .*17") as caught:
+            close.enqueue(session, 17)
+        assert caught.value.job is job
+        assert len(notes(session)) == 1
+
+    @pytest.mark.parametrize("task", [index, refresh])
+    def test_a_waiting_job_gets_new_arguments_and_priority(self, session: Session, task: Any) -> None:
+        job = task.enqueue(session, 17, "a")
+        assert task.options(priority=-3, columns={"tenant": "acme"}).enqueue(session, 17, "b") is job
+        assert (job.args["note"], job.priority, job.tenant) == ("b", -3, "acme")
+        assert notes(session) == ["b"]
+
+    def test_changes_of_the_caller_on_the_job_survive(self, session: Session) -> None:
+        job = refresh.enqueue(session, 17, "a")
+        job.tenant = "acme"
+        assert refresh.enqueue(session, 17, "b") is job
+        assert (job.tenant, job.args["note"]) == ("acme", "b")
+
+    def test_replacing_delays_it_anew_and_moves_it(self, session: Session) -> None:
+        job = index.options(delay=60).enqueue(session, 17)
+        index.options(delay=120, queue="slow").enqueue(session, 17)
+        assert timedelta(seconds=119) < job.run_at - job.created_at < timedelta(seconds=180)
+        assert (job.queue, job.state) == ("slow", "scheduled")
+        at = datetime.now(UTC) + timedelta(seconds=30)
+        index.options(run_at=at).enqueue(session, 17)
+        assert job.run_at == at
+        index.enqueue(session, 17)
+        assert job.state == "queued"
+
+    @pytest.mark.parametrize("later", [{"delay": 6000}, {"run_at": PARKED}])
+    def test_max_delay_counts_from_the_first_enqueue(self, session: Session, later: Any) -> None:
+        job = index.options(delay=60).enqueue(session, 17)
+        index.options(**later).enqueue(session, 17)
+        assert job.run_at - job.created_at == timedelta(seconds=600)
+
+    def test_one_that_was_delayed_for_that_long_is_due_whatever_comes(self, session: Session) -> None:
+        job = index.options(delay=60).enqueue(session, 17)
+        self.age(session, job, 601)
+        index.options(delay=60).enqueue(session, 17, "b")
+        assert job.run_at <= datetime.now(UTC)
+        assert job.args["note"] == "b"
+
+    def test_one_that_is_queued_keeps_its_place_from_then_on(self, session: Session) -> None:
+        job = index.enqueue(session, 17)
+        place = job.position
+        index.enqueue(session, 17)
+        assert job.position > place
+        place = job.position
+        self.age(session, job, 601)
+        later: list[Any] = [{}, {"delay": 60}]
+        for options in later:
+            index.options(**options).enqueue(session, 17, "b")
+            assert (job.state, job.position, job.args["note"]) == ("queued", place, "b")
+
+    def test_without_max_delay_it_may_wait_for_ever(self, session: Session) -> None:
+        job = jobs.enqueue(session, Sync(1), delay=60)
+        self.age(session, job, 10_000)
+        jobs.enqueue(session, Sync(1, "b"), run_at=PARKED)
+        assert (job.run_at, job.args["note"]) == (PARKED, "b")
+
+    @staticmethod
+    def age(session: Session, job: JobMixin, seconds: int) -> None:
+        session.execute(update(MyJob).where(MyJob.id == job.id).values(created_at=func.now() - timedelta(0, seconds)))
+        session.expire_all()
+
+    def test_updating_keeps_when_and_where_it_is_due(self, session: Session) -> None:
+        job = refresh.options(delay=60, queue="mail").enqueue(session, 17)
+        due = job.run_at
+        refresh.options(delay=5, queue="other").enqueue(session, 17, "b")
+        assert (job.run_at, job.queue, job.state, job.args["note"]) == (due, "mail", "scheduled", "b")
+
+    @pytest.mark.parametrize("task", [index, refresh])
+    def test_a_running_job_gives_its_key_up_to_a_new_one(self, session: Session, task: Any) -> None:
+        job = task.enqueue(session, 17, "a")
+        set_state(session, job, "running")
+        new = task.enqueue(session, 17, "b")
+        assert new is not job
+        assert (job.unique_key, job.args["note"], job.state) == (None, "a", "running")
+        assert key_of(new)
+
+    @pytest.mark.parametrize("task", [bill, index, refresh])
+    def test_one_that_ended_has_given_it_back(self, session: Session, task: Any) -> None:
+        job = task.enqueue(session, 17, "a")
+        set_state(session, job, "succeeded")
+        assert task.enqueue(session, 17, "b") is not job
+        assert notes(session) == ["a", "b"]
+
+    def test_classes_are_unique_as_functions_are(self, session: Session) -> None:
+        job = jobs.enqueue(session, Sync(1, "a"))
+        assert jobs.enqueue(session, Sync(1, "b")) is job
+        assert job.args == {"account": 1, "note": "b"}
+
+
+class TestPeriods:
+    @pytest.mark.parametrize("state", ["queued", "running", "succeeded", "failed", "cancelled"])
+    @pytest.mark.parametrize("on_conflict", ["return", "replace", "update"])
+    def test_there_is_one_job_a_period_whatever_became_of_it(
+        self, session: Session, state: str, on_conflict: Any
+    ) -> None:
+        more: Any = {"max_delay": None} if on_conflict == "replace" else {}
+        once = plain.options(unique=Unique("account", on_conflict=on_conflict, per=timedelta(days=36500), **more))
+        job = once.enqueue(session, 17, "a")
+        set_state(session, job, state)
+        assert once.enqueue(session, 17, "b") is job
+        assert once.enqueue(session, 18, "c") is not job
+        changed = state == "queued" and on_conflict != "return"
+        assert notes(session) == ["b" if changed else "a", "c"]
+
+    def test_the_next_period_has_one_more(self, session: Session) -> None:
+        job = welcome.enqueue(session, 17)
+        self.let_pass(session)
+        assert welcome.enqueue(session, 17) is job, "the job of the last one is still live"
+        set_state(session, job, "succeeded")
+        assert welcome.enqueue(session, 17) is not job
+
+    @staticmethod
+    def let_pass(session: Session) -> None:
+        session.execute(update(MyJob).values(unique_period=MyJob.unique_period - timedelta(days=36500)))
+        session.expire_all()
+
+    def test_a_running_job_of_an_earlier_period_gives_its_key_up(self, session: Session) -> None:
+        daily = plain.options(unique=Unique("account", on_conflict="update", per=timedelta(days=36500)))
+        job = daily.enqueue(session, 17)
+        self.let_pass(session)
+        set_state(session, job, "running")
+        assert daily.enqueue(session, 17) is not job
+        assert (job.unique_key, job.unique_period) == (None, None)
+
+    def test_periods_begin_where_the_servers_clock_says(self, session: Session) -> None:
+        hourly = plain.options(unique=Unique("account", per=3600)).enqueue(session, 1)
+        expected = session.scalar(select(func.date_trunc("hour", func.clock_timestamp(), "UTC")))
+        assert hourly.unique_period == expected
+
+    def test_raise_hands_over_the_job_that_ended(self, session: Session) -> None:
+        once = plain.options(unique_key="k", unique=Unique(on_conflict="raise", per=timedelta(days=36500)))
+        job = once.enqueue(session, 1)
+        set_state(session, job, "succeeded")
+        with pytest.raises(JobExists, match="succeeded") as caught:
+            once.enqueue(session, 1)
+        assert caught.value.job is job
+
+    def test_a_plain_enqueue_of_its_key_knows_no_period(self, session: Session) -> None:
+        job = plain.options(unique_key="k", unique=Unique(per=timedelta(days=36500))).enqueue(session, 1)
+        set_state(session, job, "succeeded")
+        assert plain.options(unique_key="k").enqueue(session, 1) is not job
+
+    def test_a_pruned_job_no_longer_counts(self, session: Session) -> None:
+        job = welcome.enqueue(session, 17)
+        session.execute(update(MyJob).values(state="succeeded", finished_at=func.now() - timedelta(hours=1)))
+        assert jobs.prune(session, older_than=60) == 1
+        session.expunge(job)
+        assert welcome.enqueue(session, 17).id != job.id
+
+
+class TestMany:
+    def test_how_many_were_enqueued_replaced_and_left_out(self, session: Session) -> None:
+        bill.enqueue(session, 1, "old")
+        count = bill.enqueue_many(session, [{"account": n % 4, "note": str(n)} for n in range(9)])
+        assert (count, count.replaced, count.left_out) == (3, 0, 6)
+        assert sorted(notes(session)) == ["0", "2", "3", "old"], "the first of each stays"
+
+    @pytest.mark.parametrize("task", [index, refresh])
+    def test_the_last_of_each_key_replaces_the_others(self, session: Session, task: Any) -> None:
+        job = task.options(delay=60).enqueue(session, 1, "old")
+        assert job.args["note"] == "old"
+        count = task.enqueue_many(session, [{"account": n % 4, "note": str(n)} for n in range(9)])
+        assert (count, count.replaced, count.left_out) == (3, 6, 0)
+        assert sorted(notes(session)) == ["5", "6", "7", "8"]
+        assert job.args["note"] == "5"
+
+    def test_raise_takes_all_of_them_back(self, session: Session) -> None:
+        job = close.enqueue(session, 3)
+        with pytest.raises(JobExists) as caught:
+            close.enqueue_many(session, [{"account": n} for n in range(5)])
+        assert caught.value.job is job
+        assert len(notes(session)) == 1
+
+    def test_raise_names_a_key_that_two_items_have(self, session: Session) -> None:
+        with pytest.raises(ArgumentsError, match=r'two of the items have the unique key .*"account":3'):
+            close.enqueue_many(session, [{"account": 3}, {"account": 3}])
+        assert notes(session) == []
+
+    def test_running_jobs_give_their_keys_up(self, session: Session) -> None:
+        job = index.enqueue(session, 1, "a")
+        set_state(session, job, "running")
+        count = index.enqueue_many(session, [{"account": n, "note": "b"} for n in (1, 2)])
+        assert (count, count.replaced) == (2, 0)
+        assert notes(session) == ["a", "b", "b"]
+
+    def test_a_period_leaves_out_what_has_ended(self, session: Session) -> None:
+        set_state(session, welcome.enqueue(session, 1, "a"), "succeeded")
+        count = welcome.enqueue_many(session, [{"account": n, "note": "b"} for n in (1, 2, 2)])
+        assert (count, count.left_out) == (1, 2)
+
+    def test_plain_tasks_tell_the_same(self, session: Session) -> None:
+        count = plain.enqueue_many(session, [{"account": 1}, {"account": 1}])
+        assert isinstance(count, Enqueued)
+        assert (count, count.replaced, count.left_out) == (2, 0, 0)
+
+    def test_classes_too(self, session: Session) -> None:
+        count = jobs.enqueue_many(session, [Sync(1), Sync(2), Sync(1, "b")])
+        assert (count, count.replaced, count.left_out) == (2, 1, 0)
+        assert jobs.enqueue_many(session, []) == 0
+
+    @pytest.mark.parametrize("key", [None, "account"])
+    def test_many_batches_are_one_call(self, session: Session, key: Any) -> None:
+        many = plain.options(unique=Unique(key))
+        assert many.enqueue_many(session, ({"account": n} for n in range(6000))) == 6000
+        again = many.enqueue_many(session, ({"account": n} for n in range(1000, 7000)))
+        assert (again, again.left_out) == (1000, 5000)
+
+    def test_an_item_whose_key_is_no_json_is_named(self, session: Session) -> None:
+        def key(arguments: Mapping[str, Any]) -> Any:
+            return object() if arguments["account"] == 2 else 1
+
+        with pytest.raises(ArgumentsError, match="item 1: plain: what the key="):
+            plain.options(unique=Unique(key)).enqueue_many(session, [{"account": 1}, {"account": 2}])
+
+    def test_one_literal_key_for_all_of_them_is_refused(self, session: Session) -> None:
+        with pytest.raises(ArgumentsError, match=r"enqueue_many takes no unique_key.*give a Unique"):
+            plain.options(unique_key="k", unique=Unique()).enqueue_many(session, [])
+
+
+def test_an_application_that_has_a_unique_column_of_its_own_hears_of_it(engine: Engine) -> None:
+    class OwnBase(DeclarativeBase):
+        pass
+
+    class OwnJob(JobMixin):
+        number: Mapped[str | None] = mapped_column(Text, unique=True)
+
+    own = Jobs(OwnBase, job_class=OwnJob)
+    task = own.task(unique=Unique("account", per=3600))(lambda_like)
+    OwnBase.metadata.create_all(engine)
+    with Session(engine) as session:
+        task.options(columns={"number": "1"}).enqueue(session, 1)
+        with pytest.raises(IntegrityError, match="number"):
+            task.options(columns={"number": "1"}).enqueue(session, 2)
+
+
+@pytest.mark.parametrize("task", [bill, index, refresh, welcome], ids=lambda task: str(task.name))
+def test_each_policy_finds_its_rows_by_an_index(session: Session, task: Any) -> None:
+    """Also where there are many jobs, and one statement is sent again and again."""
+    session.execute(
+        text(
+            "INSERT INTO sqla_jobs (task, args, state) SELECT 'plain', '{\"account\": 1}', 'succeeded' "
+            "FROM generate_series(1, 20000)"
+        )
+    )
+    session.execute(text("ANALYZE sqla_jobs"))
+    before = scanned(session)
+    for number in range(20):
+        task.enqueue(session, number % 2)
+    task.enqueue_many(session, [{"account": number} for number in range(10)])
+    assert scanned(session) - before == 0
+
+
+def scanned(session: Session) -> int:
+    return session.scalar(text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'sqla_jobs'")) or 0

@@ -1,0 +1,208 @@
+"""Unique keys under racing transactions, of which some roll back, and under a worker that runs the jobs meanwhile."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from sqla_jobs import JobExists, Jobs, Unique
+from sqla_jobs.models.types import LIVE
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.slow
+RACERS, ROUNDS, KEYS = 16, 15, 3
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Said(Base):
+    """A committed enqueue: written under the lock of its key, so the ids of one key are in the order of commits."""
+
+    __tablename__ = "said"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[int]
+    token: Mapped[str]
+    job_id: Mapped[int]
+
+
+class Ran(Base):
+    __tablename__ = "ran"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str]
+
+
+jobs = Jobs(Base)
+
+
+@jobs.task(unique=Unique("key"))
+def note(session: Session, key: int, token: str) -> None:
+    session.add(Ran(token=token))
+
+
+POLICIES: dict[str, Unique] = {
+    "return": Unique("key"),
+    "raise": Unique("key", on_conflict="raise"),
+    "replace": Unique("key", on_conflict="replace", max_delay=60),
+    "update": Unique("key", on_conflict="update"),
+    "once": Unique("key", per=86400 * 36500),
+    "once, replace": Unique("key", on_conflict="replace", max_delay=None, per=86400 * 36500),
+}
+
+
+@pytest.fixture
+def racing(database_url: str) -> Iterator[Engine]:
+    """An engine with a connection for each racer."""
+    engine = create_engine(database_url, pool_size=RACERS + 4)
+    Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    yield engine
+    engine.dispose()
+
+
+class Race:
+    """Each racer enqueues jobs of few keys, one by one or many at once, and now and then takes it back."""
+
+    def __init__(self, engine: Engine, policy: Unique) -> None:
+        self.engine, self.task = engine, note.options(unique=policy)
+        self.barrier = threading.Barrier(RACERS)
+
+    def run(self) -> None:
+        with ThreadPoolExecutor(RACERS) as pool:
+            for racer in [pool.submit(self._race, number) for number in range(RACERS)]:
+                racer.result()
+
+    def _race(self, number: int) -> None:
+        choose = random.Random(number)
+        self.barrier.wait(20)
+        for turn in range(ROUNDS):
+            key, token = choose.randrange(KEYS), f"{number}-{turn}"
+            with Session(self.engine) as session:
+                try:
+                    job_id = self._enqueue(session, key, token, choose.choice(["one", "many"]))
+                except JobExists as found:
+                    job_id = found.job.id
+                session.add(Said(key=key, token=token, job_id=job_id))
+                session.flush()
+                (session.rollback if choose.random() < 0.3 else session.commit)()
+
+    def _enqueue(self, session: Session, key: int, token: str, how: str) -> int:
+        if how == "one":
+            return self.task.enqueue(session, key=key, token=token).id
+        self.task.enqueue_many(session, [{"key": key, "token": token}])
+        newest = select(func.max(jobs.Job.id)).where(jobs.Job.args["key"].as_integer() == key)
+        return session.scalars(newest).one()
+
+
+def said(session: Session) -> dict[int, list[str]]:
+    """The tokens of each key that were committed, in order."""
+    found: dict[int, list[str]] = {}
+    for row in session.scalars(select(Said).order_by(Said.id)):
+        found.setdefault(row.key, []).append(row.token)
+    return found
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_there_is_one_job_a_key_and_it_is_the_one_that_the_policy_says(racing: Engine, name: str) -> None:
+    Race(racing, POLICIES[name]).run()
+    with Session(racing) as session:
+        found = {job.args["key"]: job.args["token"] for job in session.scalars(select(jobs.Job))}
+        assert session.scalar(select(func.count()).select_from(jobs.Job)) == len(found) == KEYS
+        assert set(session.scalars(select(Said.job_id))) == set(session.scalars(select(jobs.Job.id)))
+        for key, tokens in said(session).items():
+            assert found[key] == (tokens[-1] if POLICIES[name].changes else tokens[0])
+
+
+@pytest.mark.parametrize("name", ["return", "replace", "update"])
+def test_nothing_is_lost_while_a_worker_runs_them(racing: Engine, name: str) -> None:
+    """What was committed last of each key runs, and so does each job that was returned."""
+    with ExitStack() as stack:
+        stack.enter_context(jobs.worker({"default": 3}, poll=0.02))
+        doubles = stack.enter_context(Watching(racing))
+        Race(racing, POLICIES[name]).run()
+        with Session(racing) as session:
+            waiting = select(func.count()).select_from(jobs.Job).where(jobs.Job.state.in_(LIVE))
+            wait_until(lambda: not session.scalar(waiting))
+    assert doubles.seen == []
+    with Session(racing) as session:
+        ran = set(session.scalars(select(Ran.token)))
+        assert {job.state for job in session.scalars(select(jobs.Job))} == {"succeeded"}
+        assert set(session.scalars(select(Said.job_id))) <= set(session.scalars(select(jobs.Job.id)))
+        if POLICIES[name].changes:
+            assert {tokens[-1] for tokens in said(session).values()} <= ran
+
+
+class Watching:
+    """Looks for keys that two live jobs have, as others see them, until it ends."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.seen: list[Any] = []
+
+    def __enter__(self) -> Watching:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        job = jobs.Job
+        live = select(job.unique_key).where(job.state.in_(LIVE), job.unique_key.is_not(None))
+        while not self._ended.wait(0.01):
+            with self._engine.connect() as connection:
+                self.seen += connection.scalars(live.group_by(job.unique_key).having(func.count() > 1)).all()
+
+
+def test_two_keys_in_different_orders_are_a_deadlock_that_one_of_them_is_told_of(racing: Engine) -> None:
+    """PostgreSQL ends one of the two; the other goes on, and the first may try again."""
+    both_have_one = threading.Barrier(2)
+
+    def enqueue(keys: tuple[int, int]) -> str:
+        with Session(racing) as session:
+            note.enqueue(session, key=keys[0], token="a")
+            both_have_one.wait(10)
+            try:
+                note.enqueue(session, key=keys[1], token="b")
+            except OperationalError as error:
+                return type(error.orig).__name__
+            session.commit()
+            return "done"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(enqueue, [(1, 2), (2, 1)])) == ["DeadlockDetected", "done"]
+    with Session(racing) as session:
+        assert session.scalar(select(func.count()).select_from(jobs.Job)) == 2
+
+
+@pytest.mark.parametrize("name", ["return", "replace"])
+def test_many_at_once_take_their_keys_in_one_order(racing: Engine, name: str) -> None:
+    """So calls with the same keys in different orders wait for each other, and not in a circle."""
+    task = note.options(unique=POLICIES[name])
+
+    def enqueue(seed: int) -> None:
+        items = [{"key": key, "token": str(seed)} for key in range(300)]
+        random.Random(seed).shuffle(items)
+        with Session(racing) as session:
+            task.enqueue_many(session, items)
+            session.commit()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(enqueue, range(32))) == [None] * 32
+    with Session(racing) as session:
+        assert session.scalar(select(func.count()).select_from(jobs.Job)) == 300
+        deadlocks = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        assert session.scalar(deadlocks) == 0
