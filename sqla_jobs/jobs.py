@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
@@ -236,16 +236,28 @@ class Jobs(Generic[J]):
         """
         return actions.retry(plain_session(session), self.models, job)
 
-    def pause(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
+    def pause(
+        self,
+        session: AnySession,
+        queue: str | None = None,
+        /,
+        *,
+        task: TaskLike | None = None,
+        reason: str | None = None,
+        until: datetime | timedelta | None = None,
+    ) -> None:
         """Stop all claiming from `queue`, or of `task` in all queues, once the caller commits; what runs goes on.
 
-        `task` is a task, its class, its name or an alias: jobs under all its names wait. Raises `ArgumentsError`
-        unless one of the two is given, and `UnknownTask`.
+        `task` is a task, its class, its name or an alias: jobs under all its names wait. `reason` is text for people.
+        At `until`, a datetime with a time zone, or that long from now, claiming goes on by itself, by the server's
+        clock. A second pause keeps the time of the first, with its own `reason` and `until`.
+        Raises `ArgumentsError` unless one of `queue` and `task` is given, and for an `until` that has passed;
+        `UnknownTask`.
         """
         if _is_of_task(queue, task):
-            pausing.pause_task(plain_session(session), self.models, self.tasks, task)
+            pausing.pause_task(plain_session(session), self.models, self.tasks, task, reason=reason, until=until)
         else:
-            pausing.pause(plain_session(session), self.models, queue)
+            pausing.pause(plain_session(session), self.models, queue, reason=reason, until=until)
 
     def resume(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
         """Claim from `queue`, or jobs of `task`, again once the caller commits. Raises as `pause` does."""

@@ -17,7 +17,9 @@ WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = anon_1.queue AND sqla_job
     anon_3.task
 FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS anon_3(task)
 WHERE anon_3.task != ALL (array((SELECT sqla_paused_tasks.name
-FROM sqla_paused_tasks UNION ALL SELECT unnest(sqla_limits.tasks) AS unnest_1
+FROM sqla_paused_tasks
+WHERE sqla_paused_tasks.paused_at IS NOT NULL AND (sqla_paused_tasks.paused_until > statement_timestamp()) IS
+    NOT false UNION ALL SELECT unnest(sqla_limits.tasks) AS unnest_1
 FROM sqla_limits
 WHERE sqla_limits.running IS NOT NULL OR sqla_limits.rate IS NOT NULL)))))) AND sqla_jobs.id != ALL
     (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR
@@ -26,8 +28,8 @@ WHERE sqla_limits.running IS NOT NULL OR sqla_limits.rate IS NOT NULL)))))) AND 
  LIMIT anon_1.slots) AS taken ON true
 WHERE anon_1.queue != ALL (array((SELECT sqla_queues.name
 FROM sqla_queues
-WHERE sqla_queues.paused_at IS NOT NULL UNION ALL SELECT substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS
-    substr_1
+WHERE sqla_queues.paused_at IS NOT NULL AND (sqla_queues.paused_until > statement_timestamp()) IS NOT false
+    UNION ALL SELECT substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS substr_1
 FROM sqla_limits
 WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL))) AND (SELECT
     owner.id

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from sqla_jobs.cli.output import shown
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.rules.checks import read_moment
+from sqla_jobs.rules.wording import duration as said
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -32,6 +34,21 @@ def since(context: click.Context, option: click.Parameter, text: str | None) -> 
     except ArgumentsError:
         wanted = "write a length of time such as 90s, 15m, 12h, 7d, 2w, or a moment such as 2026-03-29T14:30 (UTC)"
         raise click.BadParameter(f"{text!r:.40} is no time: {wanted}", context, option) from None
+
+
+ahead = since
+"""A length of time from now, or a moment, for what lies ahead."""
+
+
+def till(end: datetime | timedelta | None) -> str:
+    """When something ends, for the end of a sentence."""
+    match end:
+        case None:
+            return ""
+        case timedelta():
+            return f" for {said(end.total_seconds())}"
+        case datetime():
+            return f" until {shown(end)}"
 
 
 def moment(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import pausing
+from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.selecting import check_queue
@@ -36,20 +38,36 @@ def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=ApplicationCommand)
 @on_application
 @_queue_or_task
+@click.option("--reason", help="Why, for people.")
+@click.option(
+    "--until",
+    metavar="TIME|MOMENT",
+    callback=durations.ahead,
+    help="Goes on by itself: after 90s, 15m, 12h, 7d, or at 2026-03-29T14:30, in UTC.",
+)
 @click.option("--yes", is_flag=True, help="Also a queue that no job, worker or task of the application has.")
 @audited
-def pause(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None, yes: bool) -> None:
+def pause(
+    jobs: Jobs[Any],
+    actor: str,
+    queue: str | None,
+    task: str | None,
+    reason: str | None,
+    until: datetime | timedelta | None,
+    yes: bool,
+) -> None:
     """Claim no more jobs from QUEUE, or of a task; what runs goes on."""
+    said: dict[str, Any] = {"reason": reason, "until": until}
     with changing(jobs, actor) as it:
         if queue is not None:
             if not yes:
                 check_queue(jobs, it.session, queue, "; --yes pauses it all the same")
-            jobs.pause(it.session, queue)
+            jobs.pause(it.session, queue, **said)
             subject = f"queue {queue}"
         else:
-            subject = f"task {pausing.pause_task(it.session, jobs.models, jobs.tasks, task)}"
-        it.record("pause", subject)
-    click.echo(f"{subject} is paused: what runs goes on, nothing new starts")
+            subject = f"task {pausing.pause_task(it.session, jobs.models, jobs.tasks, task, **said)}"
+        it.record("pause", subject, **{name: str(value) for name, value in said.items() if value is not None})
+    click.echo(f"{subject} is paused: what runs goes on, nothing new starts{durations.till(until)}")
 
 
 @click.command(cls=ApplicationCommand)

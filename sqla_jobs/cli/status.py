@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.durations import till
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, short, shown
 from sqla_jobs.jobs import Jobs
@@ -75,7 +76,11 @@ def _print_status(status: Status) -> None:
     if status.paused_tasks:
         click.echo()
         print_table(
-            ["PAUSED TASK", "SINCE", "BY"], [(one.task, one.paused_at, one.paused_by) for one in status.paused_tasks]
+            ["PAUSED TASK", "SINCE", "BY", "UNTIL", "REASON"],
+            [
+                (one.task, one.paused_at, one.paused_by, one.paused_until, one.pause_reason)
+                for one in status.paused_tasks
+            ],
         )
     click.echo()
     _print_processes(status.processes)
@@ -113,7 +118,8 @@ def _print_retrying(status: Status) -> None:
 
 def _paused(queue: QueueStatus) -> str:
     by = f" by {queue.paused_by}" if queue.paused_by else ""
-    return f"paused {shown(queue.paused_at)}{by}"
+    why = f": {shown(queue.pause_reason)}" if queue.pause_reason else ""
+    return f"paused {shown(queue.paused_at)}{by}{till(queue.paused_until)}{why}"
 
 
 def _first_line(text: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.queries.expressions import is_paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +23,27 @@ class PausedTask:
     names: tuple[str, ...]
     paused_at: datetime
     paused_by: str | None
+    paused_until: datetime | None
+    pause_reason: str | None
 
 
 def read_paused_tasks(session: Session, jobs: Jobs[Any]) -> list[PausedTask]:
     """All of them by name, those that no code declares any more too."""
-    rows: dict[str, datetime] = {row[0]: row[1] for row in ask(session, jobs, _paused(jobs.PausedTask))}
+    rows: dict[str, Any] = {row.name: row for row in ask(session, jobs, _paused(jobs.PausedTask))}
     names = dict[str, list[str]]()
     for name in rows:
         own = jobs.tasks[name].name if name in jobs.tasks else name
         names.setdefault(own if own in rows else name, []).append(name)
     by = _pausers(session, jobs, [f"task {task}" for task in names])
     return [
-        PausedTask(task, tuple(its), min(rows[name] for name in its), by.get(f"task {task}"))
+        PausedTask(
+            task,
+            tuple(its),
+            min(rows[name].paused_at for name in its),
+            by.get(f"task {task}"),
+            rows[its[0]].paused_until,
+            rows[its[0]].pause_reason,
+        )
         for task, its in names.items()
     ]
 
@@ -44,24 +54,35 @@ def names_of(paused: Iterable[PausedTask]) -> dict[str, str]:
 
 
 class Pause(NamedTuple):
-    """When a queue was paused, and by whom."""
+    """When a queue was paused, by whom, until when and why."""
 
     at: datetime | None
     by: str | None
+    until: datetime | None
+    reason: str | None
 
 
-NOT_PAUSED = Pause(None, None)
+NOT_PAUSED = Pause(None, None, None, None)
 
 
 def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:
     """The paused queues by name."""
-    rows: list[Any] = ask(session, jobs, _paused(jobs.Queue).where(jobs.Queue.paused_at.is_not(None))).all()
-    by = _pausers(session, jobs, [f"queue {name}" for name, _ in rows])
-    return {name: Pause(at, by.get(f"queue {name}")) for name, at in rows}
+    rows: list[Any] = ask(session, jobs, _paused(jobs.Queue)).all()
+    by = _pausers(session, jobs, [f"queue {row.name}" for row in rows])
+    return {
+        row.name: Pause(row.paused_at, by.get(f"queue {row.name}"), row.paused_until, row.pause_reason) for row in rows
+    }
+
+
+def paused_words(until: datetime | None, reason: str | None) -> str:
+    """`paused`, until when and why, as far as somebody said so."""
+    end = f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if until else ""
+    return f"paused{end}{f' ({reason[:200]})' if reason else ''}"
 
 
 def _paused(what: Any) -> Any:
-    return select(what.name, what.paused_at).order_by(what.name)
+    found = select(what.name, what.paused_at, what.paused_until, what.pause_reason)
+    return found.where(is_paused(what)).order_by(what.name)
 
 
 def _pausers(session: Session, jobs: Jobs[Any], subjects: list[str]) -> dict[str, str]:

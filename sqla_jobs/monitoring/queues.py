@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Integer, SmallInteger, case, cast, column, func, literal, select, true, values
@@ -12,6 +13,7 @@ from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.paused import NOT_PAUSED, read_paused_queues
 from sqla_jobs.monitoring.processes import Held, ProcessStatus, age_of, read_held, read_processes
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.rules.wording import Count
@@ -33,6 +35,8 @@ class Queue:
     """Those that a worker has claimed ahead."""
     oldest_wait: float | None
     paused: bool
+    paused_until: datetime | None
+    pause_reason: str | None
     is_served: bool
 
 
@@ -62,7 +66,7 @@ def _read_queues(
     of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
     scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
     all_scheduled = sum(scheduled.values()) <= most
-    paused = set(session.scalars(select(jobs.Queue.name).where(jobs.Queue.paused_at.is_not(None))))
+    paused = read_paused_queues(session, jobs)
     names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served, *others}
     queued = _queued(session, jobs, sorted(names), most)
     return [
@@ -74,6 +78,8 @@ def _read_queues(
             claimed[name],
             queued[name][1],
             name in paused,
+            paused.get(name, NOT_PAUSED).until,
+            paused.get(name, NOT_PAUSED).reason,
             name in served,
         )
         for name in sorted(names)

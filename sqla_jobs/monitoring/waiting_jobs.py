@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import LIVE
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
-from sqla_jobs.monitoring.paused import names_of, read_paused_tasks
+from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
 from sqla_jobs.monitoring.queues import Queue
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
@@ -34,7 +34,8 @@ def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iter
     waiting = [queue for queue in queues if queue.queued]
     for queue in waiting:
         if queue.paused:
-            found = f"it is paused, with {plural(queue.queued, 'job')} waiting"
+            how = paused_words(queue.paused_until, queue.pause_reason)
+            found = f"it is {how}, with {plural(queue.queued, 'job')} waiting"
             yield warning(f"queue {queue.name}", found, f"sqla-jobs resume {queue.name}")
     if not any(process.alive and process.kind == "worker" for process in processes):
         how_many = sum(queue.queued for queue in waiting)
@@ -74,7 +75,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
         return
     jobs.tasks.load()
     job: Any = jobs.Job
-    paused = names_of(read_paused_tasks(session, jobs))
+    paused = {name: one for one in read_paused_tasks(session, jobs) for name in one.names}
     lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
     first = (
         select(job.task)
@@ -94,8 +95,9 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
     for task, count in ask(session, jobs, counts):
         number = Count(count, is_least=count >= _LOOKED_AT)
         if task in paused:
-            found = f"it is paused, with {plural(number, 'job')} waiting"
-            yield warning(f"task {task[:200]}", found, f"sqla-jobs resume --task {paused[task][:200]}")
+            how = paused_words(paused[task].paused_until, paused[task].pause_reason)
+            found = f"it is {how}, with {plural(number, 'job')} waiting"
+            yield warning(f"task {task[:200]}", found, f"sqla-jobs resume --task {paused[task].task[:200]}")
             continue
         yield warning(
             f"task {task[:200]}",

@@ -55,6 +55,7 @@ from sqla_jobs.queries.expressions import (
     free_of_queue,
     in_state,
     is_among,
+    is_paused,
     limited_queues,
     locked,
     seconds,
@@ -213,7 +214,7 @@ class Claim(RenderedStatement):
 
 
 def _paused_queues(tables: Tables) -> Any:
-    return select(tables.queues.c.name).where(tables.queues.c.paused_at.is_not(None))
+    return select(tables.queues.c.name).where(is_paused(tables.queues.c))
 
 
 class ClaimFromLimitedQueue(Claim):

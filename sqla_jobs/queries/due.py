@@ -11,7 +11,15 @@ from sqlalchemy.orm import Session
 from sqla_jobs.calls import lookout
 from sqla_jobs.calls.values import ALL, Among
 from sqla_jobs.queries.claim import Promote
-from sqla_jobs.queries.expressions import array_of, claimable_tasks, in_state, is_among, limited_queues, limited_tasks
+from sqla_jobs.queries.expressions import (
+    array_of,
+    claimable_tasks,
+    in_state,
+    is_among,
+    is_paused,
+    limited_queues,
+    limited_tasks,
+)
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
 _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
@@ -31,8 +39,8 @@ class IsDue(Statement):
         here = and_(
             jobs.c.queue == _QUEUES,
             jobs.c.task == _TASKS,
-            ~exists().where(held.c.name == jobs.c.queue, held.c.paused_at.is_not(None)),
-            ~exists().where(paused.c.name == jobs.c.task),
+            ~exists().where(held.c.name == jobs.c.queue, is_paused(held.c)),
+            ~exists().where(paused.c.name == jobs.c.task, is_paused(paused.c)),
             is_among(jobs),
         )
         found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
@@ -51,7 +59,7 @@ class Poll(RenderedStatement, lookout.Poll[SqlConnection]):
     def sql(self) -> Any:
         jobs, held = self.tables.jobs, self.tables.queues
         queues, tasks = cast(bindparam("queues", type_=Text), ARRAY(Text)), claimable_tasks(self.tables)
-        paused = array_of(select(held.c.name).where(held.c.paused_at.is_not(None)))
+        paused = array_of(select(held.c.name).where(is_paused(held.c)))
         here = (jobs.c.queue == any_(queues), jobs.c.queue != all_(paused), jobs.c.task == any_(tasks), is_among(jobs))
         return Promote(self.tables).sql().add_columns(exists().where(in_state(jobs, "queued"), *here))
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    false,
     func,
     inspect,
     literal_column,
@@ -147,17 +148,24 @@ def is_among(jobs: Any) -> ColumnElement[bool]:
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
 
 
+def is_paused(paused: Any) -> ColumnElement[bool]:
+    """Whether what an operator said about a queue or a task, a class or its columns, holds now."""
+    lasts = paused.paused_until > func.statement_timestamp()
+    return and_(paused.paused_at.is_not(None), lasts.is_not(false()))
+
+
 def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
     """The parameter `tasks` without those that are paused: an array made once a statement, and not once a job."""
     known = unnest_text("known", task=("tasks", Text))
-    paused = array_of(select(tables.paused_tasks.c.name))
+    paused = array_of(select(tables.paused_tasks.c.name).where(is_paused(tables.paused_tasks.c)))
     return array_of(select(known.c.task).where(known.c.task != all_(paused)))
 
 
 def unlimited_tasks(tables: Tables) -> ColumnElement[Any]:
     """Those of them, too, that no row of limits names."""
     known = unnest_text("known", task=("tasks", Text))
-    left_out = array_of(union_all(select(tables.paused_tasks.c.name), limited_tasks(tables)))
+    paused = select(tables.paused_tasks.c.name).where(is_paused(tables.paused_tasks.c))
+    left_out = array_of(union_all(paused, limited_tasks(tables)))
     return array_of(select(known.c.task).where(known.c.task != all_(left_out)))
 
 

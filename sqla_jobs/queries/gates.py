@@ -106,6 +106,12 @@ def next_start(gate: str) -> str:
       WHERE l.rate > 0)"""
 
 
+def is_paused(row: str) -> str:
+    """Whether what an operator said about a queue or a task holds now; as `expressions.is_paused`."""
+    lasts = f"{row}.paused_until IS NULL OR {row}.paused_until > statement_timestamp()"
+    return f"{row}.paused_at IS NOT NULL AND ({lasts})"
+
+
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
 """The CTE that these pieces read the time from. It is read after the lock, and not when the statement began."""
 

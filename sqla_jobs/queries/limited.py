@@ -23,6 +23,7 @@ from sqla_jobs.queries.gates import (
     edge,
     filled_in,
     free,
+    is_paused,
     last_start,
     limit_of,
     lowest_holder,
@@ -226,8 +227,8 @@ class ClaimLimited(RenderedStatement):
 
 
 _WAITING = "j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = :queue"
-_KNOWN = """j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
-        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM {paused_tasks} p))))
+_KNOWN = f"""j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM {{paused_tasks}} p WHERE {is_paused("p")}))))
       AND j.id <> ALL (CAST(:set_aside_ids AS bigint[]))
       AND (CAST(:only_ids AS bigint[]) IS NULL OR j.id = ANY (CAST(:only_ids AS bigint[])))"""
 _FULL_AT = f"(SELECT min(e.place) FROM unnest({{gates}}) WITH ORDINALITY e (gate, place) WHERE {free('e.gate')} <= 0)"
@@ -269,7 +270,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     FROM jsonb_each(CAST(:group_floors AS jsonb)) h
 ), begin AS MATERIALIZED (
     SELECT least(:room, {queue_free(":queue")}) AS room
-    FROM owner WHERE NOT EXISTS (SELECT FROM {{queues}} q WHERE q.name = :queue AND q.paused_at IS NOT NULL)
+    FROM owner WHERE NOT EXISTS (SELECT FROM {{queues}} q WHERE q.name = :queue AND {is_paused("q")})
 ), hint AS MATERIALIZED (
     SELECT CAST(h.gates AS text[]) COLLATE "C" AS gates, h.step - 1000 AS step
     FROM begin, unnest(CAST(:hints AS text[])) WITH ORDINALITY h (gates, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from tenacity import Retrying, stop_after_attempt
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, UnknownJob, UnknownTask
 from sqla_jobs.queries import Queries
 from sqla_jobs.testing import drain
+from tests.helpers import wait_until
 
 WAITING, ENDED = ["scheduled", "queued"], ["succeeded", "failed", "cancelled"]
 
@@ -250,6 +251,71 @@ class TestPause:
         jobs.pause(session, "mail")
         session.refresh(row)
         assert row.paused_at is not None
+
+    @pytest.mark.parametrize("what", [(["mail"], {}), ([], {"task": "note"})], ids=["queue", "task"])
+    def test_a_pause_ends_by_itself_by_the_servers_clock(self, engine: Engine, what: tuple[Any, Any]) -> None:
+        Base.metadata.create_all(engine)
+        ran.clear()
+        queues, named = what
+        with Session(engine) as session, jobs.worker({"mail": 1}, bind=engine):
+            until = session.scalars(select(func.clock_timestamp())).one() + timedelta(seconds=1)
+            jobs.pause(session, *queues, **named, until=until, reason="the provider is down")
+            session.commit()
+            job = note.enqueue(session, 1)
+            session.commit()
+            wait_until(lambda: ran, timeout=10)
+            assert job.started_at is not None
+            assert timedelta(0) <= job.started_at - until < timedelta(seconds=3)
+
+    @pytest.mark.parametrize("names", [{"task": "note"}, {}], ids=["task", "queue"])
+    def test_what_is_paused_until_later_is_not_due_and_then_it_is(self, session: Session, names: Any) -> None:
+        ran.clear()
+        note.enqueue(session, 1)
+        queries, named = Queries(jobs.models), (["mail"], ["note"])
+        where = [] if names else ["mail"]
+        jobs.pause(session, *where, **names, until=timedelta(hours=1))
+        assert (queries.poll(session, *named).is_more, queries.is_due(session, *named)) == (False, False)
+        for row in (jobs.Queue, jobs.PausedTask):
+            session.execute(update(row).values(paused_until=func.clock_timestamp() - timedelta(seconds=1)))
+        assert (queries.poll(session, *named).is_more, queries.is_due(session, *named)) == (True, True)
+        assert drain(jobs, session) == 1
+
+    def test_a_second_pause_has_a_reason_and_an_end_of_its_own(self, session: Session) -> None:
+        jobs.pause(session, "mail", reason="first", until=timedelta(hours=1))
+        row = session.get_one(jobs.Queue, "mail")
+        assert (row.pause_reason, row.paused_until is None) == ("first", False)
+        jobs.pause(session, "mail")
+        session.refresh(row)
+        assert (row.pause_reason, row.paused_until) == (None, None)
+
+    def test_a_pause_that_was_over_has_begun_anew(self, session: Session) -> None:
+        old = datetime.now(UTC) - timedelta(days=2)
+        session.add(row := jobs.Queue(name="mail", paused_at=old, paused_until=old + timedelta(days=1)))
+        session.flush()
+        jobs.pause(session, "mail")
+        session.refresh(row)
+        assert row.paused_at is not None
+        assert row.paused_at > old
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"until": datetime(2030, 1, 1)}, "until must be a datetime with a time zone"),  # noqa: DTZ001
+            ({"until": datetime(2020, 1, 1, tzinfo=UTC)}, "until=2020-.* has passed by the server's clock"),
+            ({"until": datetime(9500, 1, 1, tzinfo=UTC)}, "out of range"),
+            ({"until": 60}, "until must be"),
+            ({"until": timedelta(0)}, "until must be"),
+            ({"reason": 5}, "reason must be text of at most 1,000 characters, got 5"),
+            ({"reason": "x" * 1001}, "reason must be text"),
+            ({"reason": "a\x00"}, "NUL"),
+        ],
+    )
+    def test_an_end_or_a_reason_that_cannot_be_is_refused(
+        self, session: Session, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ArgumentsError, match=message):
+            jobs.pause(session, "mail", **options)
+        assert session.scalars(select(jobs.Queue)).all() == []
 
     def test_resuming_what_is_not_paused_changes_nothing(self, session: Session) -> None:
         jobs.resume(session, "mail")

@@ -177,6 +177,7 @@ class TestStatus:
             {"name": "default", "queued": 0, "scheduled": 0, "running": 0, "claimed": 0, "oldest_wait": None}
             | {"queued_is_least": False, "scheduled_is_least": False}
             | {"paused": False, "is_served": False, "per_minute": 3, "paused_at": None, "paused_by": None}
+            | {"paused_until": None, "pause_reason": None}
         ]
         assert data["failures"][0]["last_error"] == "directly"
 
@@ -544,13 +545,35 @@ class TestChanging:
         found = read_status(run)["paused_tasks"]
         assert [(one["task"], one["names"], one["paused_by"]) for one in found] == [("mark", ["mark"], "bob")]
         out = run("status").output
-        assert re.search(r"^mark +20\S+ \S+ +bob$", out, re.MULTILINE)
+        assert re.search(r"^mark +20\S+ \S+ +bob +- +- *$", out, re.MULTILINE)
         assert "task mark: it is paused, with 1 job waiting\n    sqla-jobs resume --task mark" in out
         assert "task mark: it is paused" in run("doctor", "--strict", code=1).output
         assert run("resume", "--task", "mark").output == "task mark goes on\n"
         assert jobs.worker(bind=database).drain() == 1
         lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
         assert [tuple(line[1:]) for line in lines] == [("pause", "task mark"), ("resume", "task mark")]
+
+    @pytest.mark.parametrize("what", [["mail", "--yes"], ["--task", "mark"]], ids=["queue", "task"])
+    def test_a_pause_has_a_reason_and_an_end(self, run: Run, session: Session, what: list[str]) -> None:
+        shop.mark.options(queue="mail").enqueue(session, 1)
+        session.commit()
+        out = run("pause", *what, "--reason", "provider is down", "--until", "2h").output
+        assert out.endswith(" is paused: what runs goes on, nothing new starts for 2 h\n")
+        for command in (["status"], ["doctor", "--strict"]):
+            said = run(*command, code=int(command[0] == "doctor")).output
+            assert re.search(r"it is paused until 20\S+ \S+ UTC \(provider is down\), with 1 job waiting", said), said
+        found = read_status(run)
+        one = found["paused_tasks"][0] if "--task" in what else found["queues"][0]
+        assert (one["pause_reason"], one["paused_until"] is None) == ("provider is down", False)
+        assert session.scalars(select(jobs.Audit.details)).all() == [{"reason": "provider is down", "until": "2:00:00"}]
+        assert "until 2999-" in run("pause", *what, "--until", "2999-01-02T03:04").output
+        assert "has passed by the server's clock" in run("pause", *what, "--until", "2020-01-02", code=1).output
+        assert "'soon' is no time" in run("pause", *what, "--until", "soon", code=2).output
+        session.execute(update(jobs.Queue).values(paused_until=func.now()))
+        session.execute(update(jobs.PausedTask).values(paused_until=func.now()))
+        session.commit()
+        assert "it is paused" not in run("status").output
+        assert "is not paused" in run("resume", what[0], *what[1:2], code=1).output if "--task" in what else True
 
     def test_a_task_that_nobody_knows_is_neither_paused_nor_resumed(self, run: Run, session: Session) -> None:
         refused = run("pause", "--task", "mrak", code=1).output

@@ -578,6 +578,19 @@ def test_a_queue_is_paused_and_resumed(visitor: Visitor, session: Session) -> No
     assert audit(session) == [("ada@example.com", "pause", "queue mail"), ("ada@example.com", "resume", "queue mail")]
 
 
+def test_why_and_until_when_something_is_paused_is_shown(visitor: Visitor, session: Session) -> None:
+    job = shop.fail.enqueue(session, message="no")
+    jobs.pause(session, "mail", reason="provider is down", until=timedelta(hours=2, minutes=1))
+    jobs.pause(session, task="fail", reason="<b>wrong</b> since noon", until=timedelta(hours=3, minutes=1))
+    session.commit()
+    page = visitor.get("/")
+    assert "&lt;b&gt;wrong&lt;/b&gt; since noon" in page
+    for said in ("paused until in 2 h provider is down", "in 3 h <b>wrong</b> since noon"):
+        assert said in words(page)
+    said = words(visitor.get(f"/jobs/{job.id}"))
+    assert re.search(r"<b>wrong</b> since noon The job waits until .+, or until it is resumed", said), said
+
+
 def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: Session) -> None:
     flood(session, "failed", rare=1, many=0)
     session.execute(update(jobs.Job).values(task="fail"))
@@ -586,7 +599,9 @@ def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: 
     assert "Paused tasks" not in words(visitor.get("/"))
     page = visitor.change("/tasks/pause", {"task": "fail"})
     assert "Task fail is paused: what runs goes on, nothing new starts" in words(page)
-    assert re.search(r"Paused tasks Task Paused By Action fail .{3,9} ada@example.com Resume fail", words(page))
+    assert re.search(
+        r"Paused tasks Task Paused By Until Reason Action fail .{3,9} ada@example.com . . Resume fail", words(page)
+    )
     assert "task fail: it is paused, with 1 job waiting sqla-jobs resume --task fail" in words(page)
     assert "The task “fail” has been paused" in words(visitor.get(f"/jobs/{job.id}"))
     assert "Paused tasks" not in words(visitor.change("/tasks/resume", {"task": "fail"}))
@@ -1202,8 +1217,8 @@ def test_a_schedule_shows_what_became_of_its_last_ticks(visitor: Visitor, sessio
     listed = words(page)
     assert f"enqueued 42 s late #{job.id} queued" in listed
     assert "#4711 deleted" in listed
-    assert f"skipped Job #{job.id} had not ended." in listed
-    assert "skipped Job #4711 had not ended." in listed
+    assert f"skipped Job #{job.id} had not ended, or had its unique key." in listed
+    assert "skipped Job #4711 had not ended, or had its unique key." in listed
     assert "missed 5 ticks No clock came in time; one did" in listed
     assert "The tick that has come is refused: no way" in listed
     assert page.count(f'href="/ops/jobs/{job.id}"') == 2

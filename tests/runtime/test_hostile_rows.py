@@ -54,8 +54,8 @@ REFUSED = {
         *("clock_offset = 'NaN'", "clock_offset = '-Infinity'", "last_finished_at = 'infinity'"),
         "stalled_since = 'infinity'",
     ],
-    "queues": ["paused_at = 'infinity'"],
-    "paused_tasks": ["paused_at = 'infinity'"],
+    "queues": ["paused_at = 'infinity'", "paused_until = 'infinity'"],
+    "paused_tasks": ["paused_at = 'infinity'", "paused_until = 'infinity'"],
     "audit": ["at = 'infinity'", "details = '7'"],
 }
 ONE = {
@@ -269,6 +269,7 @@ COLUMNS = {
         "current_run_id": BIG,
         "process_id": IDS,
         "unique_key": ["NULL", *TEXTS],
+        "unique_period": ["NULL", *MOMENTS],
         "progress": FRACTIONS,
         "progress_message": ["NULL", *TEXTS],
         "cancel_requested_at": MOMENTS,
@@ -328,8 +329,8 @@ COLUMNS = {
         "started_at": MOMENTS,
         "heartbeat_at": MOMENTS,
     },
-    "queues": {"name": TEXTS, "paused_at": MOMENTS},
-    "paused_tasks": {"name": TEXTS, "paused_at": MOMENTS},
+    "queues": {"name": TEXTS, "paused_at": MOMENTS, "paused_until": MOMENTS, "pause_reason": ["NULL", *TEXTS]},
+    "paused_tasks": {"name": TEXTS, "paused_at": MOMENTS, "paused_until": MOMENTS, "pause_reason": ["NULL", *TEXTS]},
     "audit": {"id": BIG, "at": MOMENTS, "actor": TEXTS, "action": TEXTS, "subject": TEXTS, "details": JSON},
 }
 

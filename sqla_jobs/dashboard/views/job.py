@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from flask import Response, abort, request
@@ -21,8 +20,9 @@ from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.columns import JobMixin, PausedTaskMixin
 from sqla_jobs.models.types import ENDED, LIVE, WAITING
+from sqla_jobs.queries.expressions import is_paused
 from sqla_jobs.rules.checks import read_id, read_moment, read_priority
 
 _RUNS = 20
@@ -54,7 +54,7 @@ def show(site: Dashboard, job_id: int) -> Response:
             process=_process(session, jobs, job.process_id),
             timeline=story.timeline(job, runs[:_RUNS][::-1], is_whole=len(runs) <= _RUNS and before is None),
             is_known=job.task in jobs.tasks,
-            paused_at=_paused_at(session, jobs, job),
+            pause=_pause(session, jobs, job),
             is_ended=job.state in ENDED,
             is_waiting=job.state in WAITING,
             is_live=job.state in LIVE,
@@ -122,10 +122,12 @@ def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) ->
     return list(session.execute(query.order_by(run.id.desc()).limit(_RUNS + 1), bind_arguments={"mapper": run}).all())
 
 
-def _paused_at(session: Session, jobs: Jobs[Any], job: Any) -> datetime | None:
-    """Since when the task of a job that waits is paused."""
-    row = session.get(jobs.PausedTask, job.task) if job.state in WAITING else None
-    return None if row is None else row.paused_at
+def _pause(session: Session, jobs: Jobs[Any], job: Any) -> PausedTaskMixin | None:
+    """The pause of the task of a job that waits."""
+    row = jobs.PausedTask
+    if job.state not in WAITING:
+        return None
+    return session.scalars(select(row).where(row.name == job.task, is_paused(row))).one_or_none()
 
 
 def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:
