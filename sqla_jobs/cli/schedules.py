@@ -84,7 +84,13 @@ def _tick(tick: TickReport) -> tuple[object, ...]:
         case TickOutcome.enqueued:
             return tick.scheduled_for, tick.outcome, *job, duration(max(0.0, tick.late)), " "
         case TickOutcome.skipped:
-            return tick.scheduled_for, tick.outcome, *job, " ", f"job {tick.job_id} had not ended"
+            return (
+                tick.scheduled_for,
+                tick.outcome,
+                *job,
+                " ",
+                f"job {tick.job_id} had not ended, or had its unique key",
+            )
         case _:
             told = f"no clock came to {'it' if tick.count == 1 else 'them'} in time, one did at {shown(tick.at)}"
             last = f" to {shown(tick.until)}" if tick.until != tick.scheduled_for else ""

@@ -9,7 +9,7 @@ import json
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from sqla_jobs.clock.catch_up import Missed, ticks_due
 from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, Overlap, TickOutcome
 from sqla_jobs.queries.schedules import ScheduleQueries
+from sqla_jobs.queries.unique_ticks import UniqueTick
 from sqla_jobs.rules.outcomes import storable
 
 log = logging.getLogger("sqla_jobs.clock")
@@ -37,9 +38,20 @@ def fire_due(
         return [], False
     skipping = [row.id for row in due if row.overlap == Overlap.skip]
     live = queries.still_live(connection, skipping) if skipping else {}
-    plans = [_plan(row, live.get(row.id)) for row in due]
-    jobs = [_job(plan.schedule, tick, tasks) for plan in plans for tick in plan.fired]
+    plans = [_plan(row, live.get(row.id), tasks) for row in due]
+    jobs = [_job(plan.schedule, tick, tasks) for plan in plans for tick in plan.fired if plan.unique is None]
     made = queries.fire(connection, jobs) if jobs else []
+    for plan in list(plans):
+        if plan.unique is None:
+            continue
+        jobs = [_job(plan.schedule, tick, tasks) for tick in plan.fired]
+        came = _fire_unique(connection, queries, plan, plan.unique, jobs)
+        if came is None:
+            plans.remove(plan)
+        else:
+            made += came
+    if not plans:
+        return [], False
     ticks = [tick for plan in plans for tick in plan.unfired()]
     ticks += [_tick(job.schedule_id, job.scheduled_for, TickOutcome.enqueued, job.id) for job in made]
     if ticks:
@@ -59,6 +71,10 @@ class _Plan:
     skipped: datetime | None = None
     skipped_for: int | None = None
     """The job that had not ended."""
+    unique: UniqueTick | None = None
+    """What its ticks take, where their task is unique."""
+    left_out: list[tuple[datetime, int | None]] = field(default_factory=list[tuple[datetime, int | None]])
+    """Ticks whose key was taken, and the job that had it."""
 
     def unfired(self) -> Iterator[dict[str, Any]]:
         """The ticks for which no job is enqueued, as rows."""
@@ -67,9 +83,32 @@ class _Plan:
             yield missed | {"until": self.missed.last, "count": self.missed.count}
         if self.skipped is not None:
             yield _tick(self.schedule.id, self.skipped, TickOutcome.skipped, self.skipped_for)
+        for tick, holder in self.left_out:
+            yield _tick(self.schedule.id, tick, TickOutcome.skipped, holder)
 
 
-def _plan(row: Any, live_job: int | None) -> _Plan:
+def _fire_unique(
+    connection: Connection,
+    queries: ScheduleQueries,
+    plan: _Plan,
+    unique: UniqueTick,
+    jobs: Sequence[Mapping[str, Any]],
+) -> list[Any] | None:
+    """The jobs that were made of the ticks of a unique task; what it leaves out becomes a part of the plan.
+
+    `None` where an open transaction has the key: the schedule stays due, and holds up no other one.
+    """
+    came = queries.fire_unique(connection, jobs, unique)
+    if came is None:
+        log.info("an open transaction has the key of schedule %r: it is tried again", plan.schedule.name)
+        return None
+    made = [job.scheduled_for for job in came.made]
+    plan.left_out.extend((tick, came.holder) for tick in plan.fired if tick not in (*made, *came.there_before))
+    plan.values["last_run_at"] = max(made, default=None)
+    return came.made
+
+
+def _plan(row: Any, live_job: int | None, tasks: Mapping[str, Any]) -> _Plan:
     values = {
         "id": row.id,
         "planned_rule": f"{row.cron} {row.timezone}",
@@ -81,7 +120,8 @@ def _plan(row: Any, live_job: int | None) -> _Plan:
     if not row.enabled:  # what it would have fired meanwhile is nothing to catch up on
         return _Plan(row, values | {"enabled": False, "planned_rule": None})
     try:
-        return _due(row, values, live_job)
+        plan = _due(row, values, live_job)
+        return replace(plan, unique=_unique(row, tasks)) if plan.fired else plan
     except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are fired
         log.error("schedule %r is disabled: %s", row.name, error)  # noqa: TRY400
         wrong = {"enabled": False, "planned_rule": None, "disabled_reason": storable(str(error), 1000)}
@@ -102,6 +142,11 @@ def _due(row: Any, values: dict[str, Any], live_job: int | None) -> _Plan:
         log.info("schedule %r passes over its tick of %s", row.name, row.next_run_at)
         return _Plan(row, values, missed=due.missed, skipped=due.fired[-1] if due.fired else None, skipped_for=live_job)
     return _Plan(row, values | {"last_run_at": due.fired[-1]}, due.fired, due.missed)
+
+
+def _unique(row: Any, tasks: Mapping[str, Any]) -> UniqueTick | None:
+    rule = tasks[row.task].declaration.unique if row.task in tasks else None
+    return None if rule is None else UniqueTick(rule.key_of(row.args), rule.policy.per)
 
 
 def _tick(schedule_id: int, tick: datetime, outcome: TickOutcome, job_id: int | None) -> dict[str, Any]:

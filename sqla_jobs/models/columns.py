@@ -215,7 +215,7 @@ class TickMixin(Row):
     count: Mapped[int | None] = mapped_column(Integer, server_default=text("1"))
     """How many ticks these are; null where they are too many to be counted."""
     outcome: Mapped[TickOutcome] = mapped_column(WordType(TickOutcome), nullable=False)
-    """`enqueued`; `skipped`, since an earlier job had not ended; or `missed`, since no clock came in time."""
+    """`enqueued`; `skipped`, since a job had not ended or had its key; or `missed`, since no clock came in time."""
     job_id: Mapped[int | None] = mapped_column(BigInteger)
     """The job that was enqueued, or for which the tick was skipped; it may have been deleted since."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())

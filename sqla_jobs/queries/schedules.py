@@ -10,6 +10,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    ColumnElement,
     Connection,
     DateTime,
     Double,
@@ -35,6 +36,7 @@ from sqla_jobs.models.columns import ScheduleMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE
 from sqla_jobs.queries.expressions import Tables, is_among, unnest
+from sqla_jobs.queries.unique_ticks import UNIQUE, Fired, UniqueTick, fire_unique
 
 _MOMENT = DateTime(timezone=True)
 
@@ -58,6 +60,15 @@ class ScheduleQueries:
     def fire(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> list[Any]:
         """A job for each tick, unless there is one; returns those that were made: id, queue, and which tick it is."""
         return list(connection.execute(fire(self._tables), _columns(ticks)).all())
+
+    def fire_unique(
+        self, connection: Connection, ticks: Sequence[Mapping[str, Any]], unique: UniqueTick
+    ) -> Fired | None:
+        """The same for ticks of one schedule, of which none is fired while another job has their key.
+
+        None where a transaction that has it is still open.
+        """
+        return fire_unique(connection, self._tables, fired(self._tables, UNIQUE), _columns(ticks), unique)
 
     def record(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> None:
         """Store what became of the ticks."""
@@ -108,6 +119,12 @@ def still_live(tables: Tables) -> Any:
 
 def fire(tables: Tables) -> Any:
     """One job for each tick, unless it is there already; returns these jobs."""
+    ticks = {"index_elements": ["schedule_id", "scheduled_for"], "index_where": text("schedule_id IS NOT NULL")}
+    return fired(tables, {}).on_conflict_do_nothing(**ticks)
+
+
+def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
+    """The insert of a job for each tick, with `more` columns; returns these jobs."""
     jobs = tables.jobs
     tick = unnest(
         "tick",
@@ -126,13 +143,11 @@ def fire(tables: Tables) -> Any:
         *(tick.c[name] for name in columns),
         cast(tick.c.args, JSONB),
         case((later, "scheduled"), else_="queued"),
+        *more.values(),
     ).order_by(tick.c.scheduled_for, tick.c.schedule_id)
     return (
         insert(jobs)
-        .from_select([*columns, "args", "state"], rows)
-        .on_conflict_do_nothing(
-            index_elements=["schedule_id", "scheduled_for"], index_where=text("schedule_id IS NOT NULL")
-        )
+        .from_select([*columns, "args", "state", *more], rows)
         .returning(jobs.c.id, jobs.c.queue, jobs.c.schedule_id, jobs.c.scheduled_for)
     )
 

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     DateTime,
-    Select,
     Text,
     and_,
     any_,
@@ -46,6 +45,11 @@ _KEYS, _IDS = (
 )
 _IS_LIVE: ColumnElement[bool] = literal_column(f"({HAS_LIVE_KEY})", Boolean)
 _EPOCH: ColumnElement[Any] = literal_column("TIMESTAMPTZ '1970-01-01 UTC'", DateTime(timezone=True))
+
+
+def start_of_period(length: Any) -> ColumnElement[Any]:
+    """When the present period of that length began, by the server's clock: they are aligned to 1970-01-01 UTC."""
+    return func.date_bin(length, func.clock_timestamp(), _EPOCH)
 
 
 class Taken(NamedTuple):
@@ -116,7 +120,7 @@ class UniqueJobs:
         held = self._with_keys(LIVE).with_for_update(key_share=True, skip_locked=skip_locked)
         return {row[0]: row[1] for row in self._execute(held, {"ids": list(ids)})}
 
-    def _with_keys(self, states: Sequence[str]) -> Select[Any]:
+    def _with_keys(self, states: Sequence[str]) -> Any:
         """In the order in which they would be inserted: two that lock the same keys do not wait in a circle."""
         job = self.models.Job
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
@@ -185,7 +189,7 @@ class UniqueJobs:
         """The start of the present period, where the policy has periods."""
         if self.policy.per is None:
             return None
-        return func.date_bin(timedelta(seconds=self.policy.per), func.clock_timestamp(), _EPOCH)
+        return start_of_period(timedelta(seconds=self.policy.per))
 
     def _execute(self, statement: Any, parameters: dict[str, Any]) -> Any:
         return self.session.execute(

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
 
+from sqla_jobs import Unique
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint
 from sqla_jobs.dashboard.data import listing
@@ -907,6 +908,15 @@ def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
     assert visitor.post("/jobs/999/retry").status_code == 404
     assert visitor.post(f"/jobs/{job.id}/explode").status_code == 404
     assert audit(session) == []
+
+
+@pytest.mark.slow
+def test_the_code_of_a_unique_task_leaves_its_key_to_the_task(visitor: Visitor, session: Session) -> None:
+    job = shop.add.options(unique=Unique("a")).enqueue(session, a=1)
+    session.commit()
+    page = words(visitor.get(f"/jobs/{job.id}"))
+    assert 'Unique key unique:["add",{"a":1}]' in page
+    assert "jobs.tasks['add'].enqueue(session, a=1)" in page
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from sqla_jobs.models.columns import JobMixin, PausedTaskMixin
 from sqla_jobs.models.types import ENDED, LIVE, WAITING
 from sqla_jobs.queries.expressions import is_paused
 from sqla_jobs.rules.checks import read_id, read_moment, read_priority
+from sqla_jobs.rules.unique import RESERVED
 
 _RUNS = 20
 _LONG = 100_000
@@ -153,7 +154,9 @@ def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
     """A call that enqueues it again."""
     task = jobs.tasks.get(job.task)
     said = f"jobs.tasks[{job.task!r}]"
-    options = {"queue": job.queue, "priority": job.priority, "unique_key": shown.text(job.unique_key)}
+    is_made = (job.unique_key or "").startswith(RESERVED)  # the task makes it again
+    key = None if is_made else shown.text(job.unique_key)
+    options = {"queue": job.queue, "priority": job.priority, "unique_key": key}
     usual = {"queue": "default", "priority": 0, "unique_key": None}
     changed = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
     own = {name: repr(value) for name, value in _own_values(jobs, job).items() if value is not None}

@@ -1,0 +1,64 @@
+"""Jobs that a clock makes of the ticks of a unique task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Double, Text, and_, bindparam, func, select
+from sqlalchemy.exc import OperationalError
+
+from sqla_jobs.models.types import LIVE
+from sqla_jobs.queries.expressions import Tables, seconds
+from sqla_jobs.queries.unique import start_of_period
+
+_PATIENCE = "100ms"
+"""How long one schedule's tick may wait for an open transaction that has taken its key."""
+_NOT_FREE = "55P03"
+
+UNIQUE = {
+    "unique_key": bindparam("unique_key", type_=Text),
+    "unique_period": start_of_period(seconds(bindparam("per", type_=Double))),
+}
+"""Columns of such a job."""
+
+
+class UniqueTick(NamedTuple):
+    """What the ticks of one schedule take: a key, and the seconds of the period in which they do."""
+
+    unique_key: str
+    per: float | None
+
+
+class Fired(NamedTuple):
+    """What became of the ticks of one schedule."""
+
+    made: list[Any]
+    """Jobs: id, queue, and which tick it is."""
+    there_before: list[datetime]
+    """Ticks that had their job already."""
+    holder: int | None
+    """The job that has the key."""
+
+
+def fire_unique(
+    connection: Connection, tables: Tables, fired: Any, ticks: Mapping[str, Any], unique: UniqueTick
+) -> Fired | None:
+    """A job for each tick, unless another job has their key. None where a transaction that has it is still open."""
+    connection.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
+    jobs = tables.jobs
+    of_ticks = and_(
+        jobs.c.schedule_id == ticks["all_schedule_id"][0], jobs.c.scheduled_for.in_(ticks["all_scheduled_for"])
+    )
+    there_before = list(connection.scalars(select(jobs.c.scheduled_for).where(of_ticks)))
+    try:
+        with connection.begin_nested():
+            made = list(connection.execute(fired.on_conflict_do_nothing(), {**ticks, **unique._asdict()}).all())
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) != _NOT_FREE:
+            raise
+        return None
+    has_key = select(jobs.c.id).where(jobs.c.unique_key == unique.unique_key)
+    holder = has_key.order_by(jobs.c.state.in_(LIVE).desc(), jobs.c.id.desc()).limit(1)
+    return Fired(made, there_before, connection.scalar(holder))
