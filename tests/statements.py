@@ -30,6 +30,7 @@ def statements() -> dict[str, str]:
         "claim_limited": limited.ClaimLimited(tables).sql(),
         "lock_limits": limited.LockUnflushed(tables).sql(),
         "flush_claim": limited.Flush(tables).sql(),
+        "tell_others": limited.TellOthers(tables).sql(),
         "spend": limited.Spend(tables).sql(),
         "running_ungated": gating.RunningUngated(tables).sql(),
         "queued_ungated": gating.QueuedUngated(tables).sql(),

@@ -9,10 +9,8 @@ from typing import Any
 
 import click
 
-from sqla_jobs.cli.output import shown
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.rules.checks import read_moment
-from sqla_jobs.rules.wording import duration as said
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -38,17 +36,6 @@ def since(context: click.Context, option: click.Parameter, text: str | None) -> 
 
 ahead = since
 """A length of time from now, or a moment, for what lies ahead."""
-
-
-def till(end: datetime | timedelta | None) -> str:
-    """When something ends, for the end of a sentence."""
-    match end:
-        case None:
-            return ""
-        case timedelta():
-            return f" for {said(end.total_seconds())}"
-        case datetime():
-            return f" until {shown(end)}"
 
 
 def moment(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:

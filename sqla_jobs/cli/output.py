@@ -107,3 +107,14 @@ def shown(value: object) -> str:
             return f"{value:.1f}"
         case _:
             return "".join(one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in str(value))
+
+
+def till(end: datetime | timedelta | None) -> str:
+    """When something ends, for the end of a sentence."""
+    match end:
+        case None:
+            return ""
+        case timedelta():
+            return f" for {duration(end.total_seconds())}"
+        case datetime():
+            return f" until {shown(end)}"

@@ -14,6 +14,7 @@ from sqla_jobs.actions import pausing
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand
+from sqla_jobs.cli.output import till
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
@@ -67,7 +68,7 @@ def pause(
         else:
             subject = f"task {pausing.pause_task(it.session, jobs.models, jobs.tasks, task, **said)}"
         it.record("pause", subject, **{name: str(value) for name, value in said.items() if value is not None})
-    click.echo(f"{subject} is paused: what runs goes on, nothing new starts{durations.till(until)}")
+    click.echo(f"{subject} is paused: what runs goes on, nothing new starts{till(until)}")
 
 
 @click.command(cls=ApplicationCommand)

@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from sqla_jobs.cli.application import on_application
-from sqla_jobs.cli.durations import till
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, short, shown
+from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, short, shown, till
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.status import QueueStatus, Status, read_status

@@ -26,7 +26,7 @@ from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.gating import GiveGates, OperatorLimits, QueuedUngated, RunningUngated
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
-from sqla_jobs.queries.limited import ClaimLimited, Lock, Spend
+from sqla_jobs.queries.limited import ClaimLimited, Lock, Spend, TellOthers
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.statement import SqlConnection
@@ -45,6 +45,7 @@ class Queries(Calls[SqlConnection]):
         self.claim = Claim(tables)
         self.claim_whatever_the_limits = ClaimWhateverTheLimits(tables)
         self.claim_limited = ClaimLimited(tables)
+        self.tell_others = TellOthers(tables)
         self.running_ungated = RunningUngated(tables)
         self.queued_ungated = QueuedUngated(tables)
         self.give_gates = GiveGates(tables)

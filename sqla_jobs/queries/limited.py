@@ -95,6 +95,17 @@ class Flush(RenderedStatement):
         )
 
 
+class TellOthers(RenderedStatement):
+    """Those who listen look again, where any job waits behind gates."""
+
+    def __call__(self, connection: Connection, channel: str) -> None:
+        self._run(connection, {"channel": channel})
+
+    def sql(self) -> Any:
+        waiting = "SELECT FROM {jobs} j WHERE j.state = 'queued' AND j.gates IS NOT NULL"
+        return filled_in(f"SELECT pg_notify(:channel, '') WHERE EXISTS ({waiting})", self.tables)
+
+
 class Spend(RenderedStatement):
     """Starts behind a gate that are no jobs. Under the lock."""
 

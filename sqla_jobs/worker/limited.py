@@ -26,6 +26,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _ROUND = 0.05
 """Seconds that one round through the groups of a queue may take; the next one goes on from there."""
+_TELL = 0.1
+"""Seconds between two times that others are told of a place that is free, at least."""
 _REST = 4
 """So many times as long as a round took, until the next one."""
 _DOUBTFUL = 600.0
@@ -55,6 +57,8 @@ class LimitedClaimer:
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
+        self._channel = shared.models.channel
+        self._tell_at = 0.0
         self._gating = gating
         self._tasks = tuple(tasks)
         self._lanes = lanes
@@ -65,12 +69,14 @@ class LimitedClaimer:
         self._floors = {lane.name: GateFloors() for lane in lanes}
         self._freed: dict[str, None] = {}
         """Groups of which a job ended here, the oldest first: they are looked at before all others."""
-        self._unseen = dict.fromkeys(self._cursors, True)
-        """Of each queue whether there may be something in groups that were not looked at since it was heard of."""
+        self._heard = 0
+        """How often something was heard of."""
+        self._seen = dict.fromkeys(self._cursors, 0)
+        """Of each queue how often it had been when the last look through all groups began."""
         self._next_at = math.inf
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._looking = threading.Lock()
+        self._looking = shared.attempts.claiming_limited
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-limited", daemon=True)
 
     def start(self) -> None:
@@ -87,7 +93,7 @@ class LimitedClaimer:
     def wake(self) -> None:
         """There may be jobs that can start, or a thread is free for one: look through all groups."""
         if self._is_of_use:
-            self._unseen = dict.fromkeys(self._unseen, True)
+            self._heard += 1
             self._wake.set()
 
     def poll(self) -> None:
@@ -104,8 +110,8 @@ class LimitedClaimer:
         """Look at once, in the calling thread. Returns whether anything was claimed, also by another one meanwhile."""
         if not self._is_of_use:
             return False
-        self._unseen = dict.fromkeys(self._unseen, True)
-        return self._look() or len(self._attempts) > 0 or any(self._unseen.values())
+        self._heard += 1
+        return self._look() or len(self._attempts) > 0 or any(seen != self._heard for seen in self._seen.values())
 
     @property
     def _is_of_use(self) -> bool:
@@ -128,7 +134,19 @@ class LimitedClaimer:
                 self._gating.look(connection, time.monotonic())
             hints = self._take_freed()
             found = [self._look_through(lane, hints) for lane in self._lanes]
+            if hints and not any(found):
+                self._leave_to_others(hints, time.monotonic())
             return any(found)
+
+    def _leave_to_others(self, hints: Sequence[str], now: float) -> None:
+        """A place is free that nothing here can take: another worker may have a thread, the queue or the task."""
+        if now < self._tell_at:
+            self._freed.update(dict.fromkeys(hints))
+            self._next_at = min(self._next_at, self._tell_at)
+            return
+        with self._engine.connect() as connection:
+            self._queries.tell_others(connection, self._channel)
+        self._tell_at = time.monotonic() + max(_TELL, 20 * (time.monotonic() - now))
 
     def _take_freed(self) -> list[str]:
         hints = list(self._freed)
@@ -142,17 +160,16 @@ class LimitedClaimer:
         lane.measure(began)
         any_claimed, took = False, 0.0
         while (room := lane.room_behind_gates()) and took < _ROUND:
-            # before the look: what is heard of meanwhile is seen in the next one
-            is_round, self._unseen[lane.name] = self._unseen[lane.name], False
+            heard = self._heard  # before the look: what is heard of meanwhile is seen in the next one
             is_first_group = self._cursors[lane.name] == "{}"
             claimed = self._claim(lane, room, hints)
             any_claimed, hints = any_claimed or claimed > 0, ()
-            if is_round and not (is_first_group and self._cursors[lane.name] == "{}" and claimed < room):
-                self._unseen[lane.name] = True
             took = time.monotonic() - began
-            if not self._unseen[lane.name]:
+            if is_first_group and self._cursors[lane.name] == "{}" and claimed < room:
+                self._seen[lane.name] = heard
+            if self._seen[lane.name] == self._heard:
                 break
-        if room and self._unseen[lane.name]:
+        if room and self._seen[lane.name] != self._heard:
             self._next_at = min(self._next_at, time.monotonic() + _REST * took)
         return any_claimed
 

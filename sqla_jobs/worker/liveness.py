@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from sqlalchemy import Connection, Engine
 
@@ -138,14 +139,14 @@ class Liveness:
 
     def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
-        if not self._attempts.claiming.acquire(blocking=False):
-            return
-        try:
+        with ExitStack() as held:
+            for claiming in (self._attempts.claiming, self._attempts.claiming_limited):
+                if not claiming.acquire(blocking=False):
+                    return
+                held.callback(claiming.release)
             with self._engine.begin() as connection:
                 known, age = self._attempts.run_ids(), self._settings.heartbeat
                 leases = self._queries.unknown_leases(connection, self.process_id, known, age=age)
-        finally:
-            self._attempts.claiming.release()
         if leases:
             self._on_unknown_leases(leases)
 

@@ -232,7 +232,9 @@ class TestStatus:
         (shown,) = found["processes"]
         assert (shown["begun"], shown["claimed"], len(shown["running"])) == (5, 5, 5)
         lines = [" ".join(line.split()) for line in run("status").output.splitlines()]
-        assert {"PROCESS RUNNING LAST JOB ENDED CLOCK VERSION", "RUNNING JOB TASK ATTEMPT FOR PROCESS"} <= {*lines}
+        assert {"PROCESS STARTED RUNNING LAST JOB ENDED CLOCK VERSION", "RUNNING JOB TASK ATTEMPT FOR PROCESS"} <= {
+            *lines
+        }
         assert any(line.startswith("default 0 0 2 (+5 claimed) 0") for line in lines)
         first, second = [line for line in lines if line.startswith(str(process.id)[:8])]
         assert "here 4711" in first

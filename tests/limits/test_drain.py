@@ -19,6 +19,7 @@ def test_limits_are_passed_over_by_default(session: Session) -> None:
 
 
 def test_limits_are_obeyed_and_what_waits_behind_them_is_named(session: Session) -> None:
+    jobs.set_limit(session, shop.rated, rate=5, per=3600)
     shop.rated.enqueue_many(session, ({"n": n} for n in range(8)))
     shop.plain.enqueue_many(session, ({"n": n} for n in range(3)))
     drained = drain(jobs, session, limits=True)
