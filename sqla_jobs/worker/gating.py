@@ -42,7 +42,7 @@ class Gating:
 
     def declare(self, engine: Engine, models: Models[Any]) -> None:
         """Tell the database what code limits. Raises `ConfigurationError` where it contradicts itself."""
-        with Session(engine) as session, session.begin():
+        with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
             declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
 
     def look(self, connection: Connection, now: float) -> None:
