@@ -151,14 +151,17 @@ Send = Callable[[str, dict[str, Any]], "psycopg.Cursor[Any]"]
 
 @contextmanager
 def committed_together(connection: psycopg.Connection[Any]) -> Generator[Send]:
-    """What is sent inside is one transaction, in one round trip: the server waits for nothing in between."""
+    """What is sent inside is one transaction, in one round trip: the server waits for nothing in between.
+
+    Whatever the database's default is, each statement sees what was committed before it began.
+    """
 
     def send(statement: str, values: dict[str, Any]) -> psycopg.Cursor[Any]:
         return connection.execute(cast("Any", statement), values)
 
     try:
         with connection.pipeline():
-            connection.execute("BEGIN")
+            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
             yield send
             connection.execute("COMMIT")
     except BaseException:

@@ -1,0 +1,98 @@
+"""Claims behind limits at the level of statements, each on a connection of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import Jobs
+from sqla_jobs.database.engines import close_engine, own_engine
+from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
+from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.worker.gating import Gating
+
+
+class Claims:
+    """What a worker process sends, under a process of its own."""
+
+    def __init__(self, engine: Engine, jobs: Jobs[Any], queues: Sequence[str] = ("default",)) -> None:
+        self.engine = engine
+        self.jobs = jobs
+        self.queries = Queries(jobs.models, "public")  # as a worker names the tables
+        self.tasks = list(jobs.tasks)
+        declarations = {name: jobs.tasks[name].declaration for name in self.tasks}
+        self.gating = Gating(self.queries, declarations, queues)
+        self.gating.declare(engine, jobs.models)
+        with engine.begin() as connection:
+            self.process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=60)
+
+    def limited(self, room: int = 10, *, queue: str = "default", hints: Sequence[str] = ()) -> list[Claimed]:
+        """Once through all groups of a queue, or as far as there is room."""
+        with self.engine.connect() as connection:
+            claim = self.queries.claim_limited
+            return claim(connection, self.process_id, queue, room, self.tasks, hints=hints).claimed
+
+    def plain(self, room: int = 10, *, queue: str = "default") -> list[Claimed]:
+        with self.engine.begin() as connection:
+            return self.queries.claim(connection, self.process_id, {queue: room}, self.tasks)
+
+    def repair(self) -> None:
+        """What a worker does before it claims, whenever it did it last."""
+        with self.engine.begin() as connection:
+            self.gating.look(connection, float("inf"))
+
+    def end(self, *claimed: Claimed, outcome: Outcome | None = None) -> None:
+        with self.engine.begin() as connection:
+            self.queries.finish(connection, [RunEnd(job, outcome or Outcome.succeeded()) for job in claimed])
+
+    def fail(self, job: Claimed, *, again_in: float | None = None) -> None:
+        """For good, or to be tried again."""
+        why = Failure("Error", "as asked")
+        self.end(job, outcome=Outcome.failed(why) if again_in is None else Outcome.retried(again_in, why))
+
+    def promote(self) -> None:
+        """Queue what is scheduled and due."""
+        with self.engine.begin() as connection:
+            self.queries.promote(connection, queues=["default"])
+
+
+@contextmanager
+def as_worker(engine: Engine, jobs: Jobs[Any], queues: Sequence[str] = ("default",)) -> Generator[Claims]:
+    own = own_engine(engine, patience=20, most=20)
+    try:
+        yield Claims(own, jobs, queues)
+    finally:
+        close_engine(own)
+
+
+@contextmanager
+def lock_held(engine: Engine, jobs: Jobs[Any]) -> Generator[Session]:
+    """The lock of limits is held by this session, until it ends its transaction."""
+    with Session(engine) as session:
+        session.connection(execution_options={"isolation_level": "READ COMMITTED"})
+        Queries(jobs.models, "public").lock_limits.run(session)
+        yield session
+
+
+def waiting_for_locks(engine: Engine) -> int:
+    with engine.connect() as connection:
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+        return connection.scalar(text(waiting)) or 0
+
+
+@contextmanager
+def beside(work: Callable[[], Any]) -> Generator[Future[Any]]:
+    """Something that waits for a lock, in a thread of its own."""
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(work)
+
+
+def claim_in(session: Session, claims: Claims, number: int) -> list[Claimed]:
+    """Claims in a transaction that the caller ends."""
+    inside = claims.queries.claim_limited.inside
+    return [job for _ in range(number) for job in inside(session, claims.process_id, "default", claims.tasks)]

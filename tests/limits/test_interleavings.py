@@ -1,0 +1,389 @@
+"""What can happen between two statements of claims behind limits, one test for each way in which they might overshoot.
+
+The names F1 to F11 are those of the traces of the bounded model by which most of them were found.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.queries import Claimed
+from tests import limited_shop as shop
+from tests.helpers import wait_until
+from tests.limited_shop import jobs
+from tests.limits.attempts import enqueue, states
+from tests.limits.claims import Claims, as_worker, beside, claim_in, lock_held, waiting_for_locks
+
+
+@pytest.fixture
+def claims(database: Engine) -> Iterator[Claims]:
+    with as_worker(database, jobs) as claims:
+        yield claims
+
+
+def numbered(count: int, **also: Any) -> list[dict[str, Any]]:
+    return [{"n": n, **also} for n in range(count)]
+
+
+def arguments(claimed: list[Claimed], engine: Engine) -> list[int]:
+    """The `n` of each."""
+    with Session(engine) as session:
+        return [session.get_one(jobs.Job, job.job_id).args["n"] for job in claimed]
+
+
+def running(engine: Engine) -> int:
+    return states(engine)["running"]
+
+
+# --- lock, then look
+
+
+def test_a_claim_waits_for_another_and_counts_what_that_one_took(database: Engine, claims: Claims) -> None:
+    enqueue(database, shop.pair, numbered(6))
+    with lock_held(database, jobs) as other:
+        assert len(claim_in(other, claims, 1)) == 1
+        with beside(claims.limited) as claim:
+            wait_until(lambda: waiting_for_locks(database) == 1)
+            assert len(claim_in(other, claims, 1)) == 1
+            other.commit()
+    assert claim.result() == []
+    assert running(database) == 2
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("since", ["before the worker starts", "while it works"])
+def test_no_overshoot_whatever_the_databases_default_isolation_is(database: Engine, level: str, since: str) -> None:
+    """Its own transaction says READ COMMITTED: under another level the count is as old as the wait for the lock."""
+    enqueue(database, shop.pair, numbered(6))
+    if since == "before the worker starts":
+        set_default(database, "default_transaction_isolation", level)
+    with as_worker(database, jobs) as claims:
+        if since == "while it works":
+            set_default(database, "default_transaction_isolation", level)
+            claims.engine.dispose()  # a connection that is made anew
+        with lock_held(database, jobs) as other, beside(claims.limited) as claim:
+            wait_until(lambda: waiting_for_locks(database) == 1)
+            assert len(claim_in(other, claims, 2)) == 2
+            other.commit()
+        assert claim.result() == []
+    assert running(database) == 2
+
+
+def set_default(engine: Engine, name: str, value: str) -> None:
+    """From the next connection on."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} SET {name} = '{value}'"))
+    engine.dispose()
+
+
+def test_many_claimers_of_everything_never_overshoot(database: Engine, claims: Claims) -> None:
+    """Task, queue, shared name and key at once, from sixteen threads."""
+    with Session(database) as session:
+        jobs.set_limit(session, queue="default", running=7)
+        session.commit()
+    enqueue(database, shop.pair, numbered(40))
+    enqueue(database, shop.charge, numbered(40))
+    enqueue(database, shop.refund, ({"tenant": "a", "n": n % 3} for n in range(40)))
+    enqueue(database, shop.keyed, ({"account": n % 5} for n in range(40)))
+    watch_starts(database)
+    barrier = threading.Barrier(16)
+
+    def work(_: int) -> int:
+        barrier.wait()
+        done = 0
+        for _ in range(200):
+            claimed = claims.limited(3)
+            claims.end(*claimed)
+            done += len(claimed)
+        return done
+
+    with ThreadPoolExecutor(16) as threads:
+        assert sum(threads.map(work, range(16))) == 160
+    with database.connect() as connection:
+        most = dict(connection.execute(text("SELECT gate, max(running) FROM seen GROUP BY gate")).all())
+    assert most["@default"] <= 7
+    assert most["#pair"] <= 2
+    assert most["#stripe"] <= 3
+    assert {most[gate] for gate in most if "=" in gate} == {1}
+
+
+def watch_starts(engine: Engine) -> None:
+    """At the end of each claim, before its lock is free, it is counted what runs behind each gate."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                """
+                CREATE TABLE seen (gate text, running bigint);
+                CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    INSERT INTO seen SELECT gate, count(*) FROM sqla_jobs j, unnest(j.gates || ('@' || j.queue)) gate
+                    WHERE j.state = 'running' GROUP BY gate;
+                    RETURN NULL;
+                END $$;
+                CREATE TRIGGER look AFTER UPDATE ON sqla_jobs FOR EACH STATEMENT EXECUTE FUNCTION look();
+                """
+            )
+        )
+
+
+# --- crashes: see test_crashes
+
+
+# --- ordered keys
+
+
+def test_a_locked_head_of_an_ordered_key_blocks_and_is_not_skipped(database: Engine, claims: Claims) -> None:
+    enqueue(database, shop.ordered, numbered(3, account=1))
+    enqueue(database, shop.ordered, [{"n": 10, "account": 2}])
+    with Session(database) as user:
+        user.execute(text("SELECT 1 FROM sqla_jobs WHERE args->>'n' = '0' FOR UPDATE"))
+        assert arguments(claims.limited(), database) == [10]
+        assert claims.limited() == []
+    assert arguments(claims.limited(), database) == [0]
+
+
+def test_a_late_commit_with_a_lower_position_does_not_start_between_two_attempts(
+    database: Engine, claims: Claims
+) -> None:
+    """F8: what has begun is the head, whatever its position."""
+    with Session(database) as late:
+        shop.ordered.enqueue(late, account=1, n=1)
+        late.flush()
+        enqueue(database, shop.ordered, [{"account": 1, "n": 2}])
+        (second,) = claims.limited()
+        late.commit()
+    claims.fail(second, again_in=3600)
+    assert claims.limited() == [], "it waits for its retry"
+    with Session(database) as session:
+        assert jobs.retry(session, second.job_id)
+        session.commit()
+    claimed = claims.limited()
+    assert arguments(claimed, database) == [2]
+    claims.end(*claimed)
+    assert arguments(claims.limited(), database) == [1]
+
+
+def test_what_has_begun_is_the_head_also_where_it_was_given_back(database: Engine, claims: Claims) -> None:
+    """Rescued or released it is queued again, at the end of its queue."""
+    enqueue(database, shop.ordered, numbered(3, account=1))
+    (first,) = claims.limited()
+    with database.begin() as connection:
+        connection.execute(text("DELETE FROM sqla_processes"))
+        claims.queries.rescue(connection)
+    with as_worker(database, jobs) as other:
+        claimed = other.limited()
+        assert [job.job_id for job in claimed] == [first.job_id]
+        assert other.limited() == []
+        other.end(*claimed)
+        assert arguments(other.limited(), database) == [1]
+
+
+def test_what_has_begun_is_the_head_over_queues_and_unequal_gates(database: Engine, claims: Claims) -> None:
+    with Session(database) as session:
+        shop.ordered.options(queue="other").enqueue(session, account=1, n=0)
+        shop.ordered.enqueue(session, account=1, n=1)
+        session.commit()
+        assert claims.limited() == [], "the head is in the other queue"
+        (first,) = claims.limited(queue="other")
+        claims.fail(first, again_in=3600)
+        assert claims.limited() == []
+        session.execute(text("UPDATE sqla_jobs SET gates = gates || '{#more}' WHERE args->>'n' = '0'"))
+        session.execute(text("UPDATE sqla_jobs SET run_at = now() WHERE state = 'scheduled'"))
+        session.commit()
+        assert claims.limited() == []
+        assert jobs.retry(session, first.job_id)
+        session.commit()
+        assert claims.limited() == []
+        again = claims.limited(queue="other")
+        assert [job.job_id for job in again] == [first.job_id]
+        claims.end(*again)
+        assert arguments(claims.limited(), database) == [1]
+
+
+def test_an_ended_job_of_a_key_that_a_person_retries_goes_next_and_not_beside(database: Engine, claims: Claims) -> None:
+    """F8f, F8g."""
+    enqueue(database, shop.ordered, numbered(3, account=1))
+    (first,) = claims.limited()
+    claims.end(first)
+    (second,) = claims.limited()
+    with Session(database) as session:
+        assert jobs.retry(session, first.job_id)
+        session.commit()
+    assert claims.limited() == []
+    claims.end(second)
+    again = claims.limited()
+    assert [job.job_id for job in again] == [first.job_id]
+    claims.end(*again)
+    assert arguments(claims.limited(), database) == [2]
+
+
+def test_a_job_that_waits_for_its_retry_while_a_person_retries_another_keeps_the_key(
+    database: Engine, claims: Claims
+) -> None:
+    enqueue(database, shop.ordered, numbered(3, account=1))
+    (first,) = claims.limited()
+    claims.end(first)
+    (second,) = claims.limited()
+    claims.fail(second, again_in=3600)
+    with Session(database) as session:
+        assert jobs.retry(session, first.job_id)
+        session.commit()
+    assert claims.limited() == []
+
+
+@pytest.mark.parametrize("decision", ["cancel", "delete", "retry"])
+def test_a_failed_job_of_a_held_key_is_waited_for_until_somebody_decides(
+    database: Engine, claims: Claims, decision: str
+) -> None:
+    enqueue(database, shop.held, ({"account": 1} for _ in range(2)))
+    (first,) = claims.limited()
+    claims.fail(first)
+    assert claims.limited() == []
+    with Session(database) as session:
+        if decision == "delete":
+            session.delete(session.get_one(jobs.Job, first.job_id))
+        elif decision == "cancel":
+            assert jobs.cancel(session, first.job_id)
+        else:
+            assert jobs.retry(session, first.job_id)
+        session.commit()
+    claimed = claims.limited()
+    assert len(claimed) == 1
+    assert (claimed[0].job_id == first.job_id) == (decision == "retry")
+    assert claims.limited() == []
+
+
+def test_sixteen_claimers_of_ordered_keys_keep_each_order(database: Engine, claims: Claims) -> None:
+    enqueue(database, shop.ordered, ({"account": n % 4, "n": n} for n in range(120)))
+    barrier = threading.Barrier(16)
+
+    def work(number: int) -> None:
+        barrier.wait()
+        for turn in range(60):
+            for job in claims.limited(4):
+                if job.attempt < 3 and (turn + number) % 3 == 0:
+                    claims.fail(job, again_in=0)
+                else:
+                    claims.end(job)
+            claims.promote()
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(work, range(16)))
+    assert states(database) == {"succeeded": 120}
+    with Session(database) as session:
+        rows = select(jobs.Job.args, jobs.Job.id, jobs.Run.id).join(jobs.Run, jobs.Run.job_id == jobs.Job.id)
+        started: dict[int, list[int]] = {}
+        for args, job_id, _ in session.execute(rows.order_by(jobs.Run.id)):
+            started.setdefault(args["account"], []).append(job_id)
+    for its in started.values():
+        assert its == sorted(its), "all attempts of one before the first of the next"
+
+
+# --- rates
+
+
+def test_a_start_counts_from_the_moment_after_the_lock(database: Engine, claims: Claims) -> None:
+    """Not from when the statement was sent: the window would be over for those that waited long."""
+    enqueue(database, shop.rated, numbered(6))
+    with lock_held(database, jobs) as other, beside(lambda: claims.limited(2)) as claim:
+        wait_until(lambda: waiting_for_locks(database) == 1)
+        other.execute(text("SELECT pg_sleep(0.5)"))
+        free_at = other.scalar(text("SELECT clock_timestamp()"))
+        other.rollback()
+    with Session(database) as session:
+        first = session.scalar(select(func.min(jobs.Job.started_at)))
+        logged = session.scalar(select(func.min(jobs.Start.started_at)))
+    assert len(claim.result()) == 2
+    assert free_at <= first == logged
+
+
+def test_a_server_clock_that_goes_back_starts_no_more_than_the_rate(database: Engine, claims: Claims) -> None:
+    """What was logged in the future counts, until that is a window ago."""
+    enqueue(database, shop.rated, numbered(12))
+    assert len(claims.limited()) == 5
+    with database.begin() as connection:
+        connection.execute(text("UPDATE sqla_starts SET started_at = started_at + interval '1 hour'"))
+    assert claims.limited() == []
+
+
+def test_a_retry_counts_as_a_start(database: Engine, claims: Claims) -> None:
+    enqueue(database, shop.rated, numbered(8))
+    claimed = claims.limited(3)
+    for job in claimed:
+        claims.fail(job, again_in=0)
+    claims.promote()
+    assert len(claims.limited()) == 2
+    assert claims.limited() == []
+
+
+# --- limits that change, and jobs without their gates
+
+
+def test_a_gate_without_a_row_and_a_row_that_was_cleared_limit_nothing(database: Engine, claims: Claims) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, shop.plain, running=1)
+        session.commit()
+        enqueue(database, shop.plain, numbered(3))
+        claims.repair()
+        assert len(claims.limited()) == 1
+        assert jobs.clear_limit(session, shop.plain)
+        session.commit()
+        assert [limit.running for limit in session.scalars(select(jobs.Limit).where(jobs.Limit.gate == "#plain"))] == [
+            None
+        ]
+        session.execute(text("UPDATE sqla_jobs SET gates = '{#nobody}' WHERE args->>'n' = '2'"))
+        session.commit()
+    assert len(claims.limited()) == 2
+
+
+def test_a_limit_set_on_a_task_counts_what_runs_without_a_gate(database: Engine, claims: Claims) -> None:
+    """F7."""
+    enqueue(database, shop.plain, numbered(4))
+    began = claims.plain(2)
+    with Session(database) as session:
+        jobs.set_limit(session, shop.plain, running=2)
+        session.commit()
+    assert claims.plain() == []
+    claims.repair()
+    assert claims.limited() == []
+    claims.end(*began)
+    assert len(claims.limited()) == 2
+
+
+def test_a_plain_claim_under_way_while_a_limit_is_set_may_slip_through_once(database: Engine, claims: Claims) -> None:
+    """F7e, as documented: its snapshot is older than the limit. From its commit on it counts."""
+    enqueue(database, shop.plain, numbered(4))
+    with database.connect() as connection:
+        slow = claims.queries.claim(connection, claims.process_id, {"default": 1}, claims.tasks)
+        assert len(slow) == 1
+        with Session(database) as session:
+            jobs.set_limit(session, shop.plain, running=1)
+            session.commit()
+        claims.repair()
+        early = claims.limited()
+        assert len(early) == 1
+        connection.commit()
+    claims.end(*early)
+    claims.repair()
+    assert claims.limited() == [], "what slipped through holds the place"
+    claims.end(*slow)
+    assert len(claims.limited()) == 1
+
+
+def test_a_job_with_a_gate_of_older_code_is_limited_by_the_present_ones(database: Engine, claims: Claims) -> None:
+    enqueue(database, shop.pair, numbered(5))
+    with database.begin() as connection:
+        connection.execute(text("UPDATE sqla_jobs SET gates = '{#renamed}'"))
+    with database.connect() as connection:
+        claimed = claims.limited()
+        assert claims.gating.missing(connection.execution_options(isolation_level="AUTOCOMMIT"), claimed) == {
+            job.run_id for job in claimed
+        }
+    assert len(claimed) == 5
+    claims.end(*claimed, outcome=None)
