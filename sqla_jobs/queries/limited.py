@@ -15,7 +15,7 @@ from sqla_jobs.calls.values import ALL, Among, Claimed, names
 from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import CLAIM_ORDER, ClaimFromLimitedQueue, Elapsed, moment_of
-from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.expressions import Tables, quoted
 from sqla_jobs.queries.gates import (
     MOMENT,
     NO_FLOORS,
@@ -72,8 +72,10 @@ class Lock(RenderedStatement):
     """One at a time looks at what is free, and takes it."""
 
     def sql(self) -> Any:
-        name = self.tables.jobs.fullname.replace("'", "''").replace(":", "\\:")
-        return text(f"SELECT pg_advisory_xact_lock(hashtextextended('sqla_jobs limits of {name}', 0)){self._also}")
+        # by the table itself: some name its schema, and others leave it to their search path
+        name = quoted(self.tables.jobs).replace("'", "''").replace(":", "\\:")
+        key = f"hashtextextended('sqla_jobs limits', CAST(CAST('{name}' AS regclass) AS bigint))"
+        return text(f"SELECT pg_advisory_xact_lock({key}){self._also}")
 
     _also = ""
 

@@ -6,6 +6,7 @@ The names F1 to F11 are those of the traces of the bounded model by which most o
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -81,6 +82,19 @@ def set_default(engine: Engine, name: str, value: str) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"ALTER DATABASE {engine.url.database} SET {name} = '{value}'"))
     engine.dispose()
+
+
+def test_everybody_who_looks_takes_the_same_lock(database: Engine) -> None:
+    """A worker names the schema in which it found the tables; an application leaves that to its search path."""
+    with as_worker(database, jobs) as claims:
+        jobs.bind(database)
+        with Session(database) as session:
+            jobs.set_limit(session, "stripe", rate=5, per=60)
+            session.commit()
+        with lock_held(claims.engine, jobs) as worker, beside(lambda: jobs.spend("stripe")) as spend:
+            wait_until(lambda: waiting_for_locks(database) == 1)
+            worker.rollback()
+        assert spend.result()
 
 
 def test_many_claimers_of_everything_never_overshoot(database: Engine, claims: Claims) -> None:
@@ -320,6 +334,55 @@ def test_a_retry_counts_as_a_start(database: Engine, claims: Claims) -> None:
     claims.promote()
     assert len(claims.limited()) == 2
     assert claims.limited() == []
+
+
+def test_spending_beside_claims_from_sixteen_threads_stays_within_the_rate(database: Engine, claims: Claims) -> None:
+    enqueue(database, shop.rated, numbered(200))
+    with database.begin() as connection:  # old rows of the log are deleted as it goes on
+        connection.execute(
+            text(
+                """
+                CREATE TABLE log (started_at timestamptz, total bigint);
+                CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO log VALUES (NEW.started_at, NEW.total); RETURN NULL; END $$;
+                CREATE TRIGGER keep AFTER INSERT ON sqla_starts FOR EACH ROW EXECUTE FUNCTION keep();
+                """
+            )
+        )
+    barrier = threading.Barrier(16)
+    enough = threading.Event()
+
+    def work(number: int) -> int:
+        barrier.wait()
+        taken = 0
+        while not enough.is_set():
+            if number % 2:
+                taken += 2 * jobs.spend(shop.rated, 2)
+            else:
+                taken += len(claims.limited(3))
+        return taken
+
+    with ThreadPoolExecutor(16) as threads:
+        found = [threads.submit(work, number) for number in range(16)]
+        wait_until(lambda: _logged(database)[-1:] >= [(2.5, 0)])
+        enough.set()
+        taken = sum(one.result() for one in found)
+    log = _logged(database)
+    assert taken == log[-1][1]
+    starts = [
+        at for (at, total), before in zip(log, [0, *(t for _, t in log)], strict=False) for _ in range(total - before)
+    ]
+    most = max(bisect_left(starts, at + 1 - 1e-6) - place for place, at in enumerate(starts))
+    assert most == 5
+
+
+def _logged(engine: Engine) -> list[tuple[float, int]]:
+    """The seconds since the first, and the total, of each row of the log."""
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT extract(epoch FROM started_at)::float8, total FROM log ORDER BY total")
+        ).all()
+    return [(at - rows[0][0], total) for at, total in rows]
 
 
 # --- limits that change, and jobs without their gates
