@@ -32,6 +32,8 @@ class Gating:
         self._queues = queues
         self.queues: set[str] = set()
         """Those that an operator limited."""
+        self.held_up: set[str] = set()
+        """Tasks that may not start for now: somebody holds a row locked that runs behind the same limit uncounted."""
         self._by_operators: dict[str, list[str]] = {}
         self._again_at = 0.0
 
@@ -65,13 +67,28 @@ class Gating:
             if (number := len(declaration.gates) + len(self._added_by_operators(declaration)))
         }
         if not expected:
+            self.held_up = set()
             return
         began = time.monotonic()
-        self._give(connection, self._queries.running_ungated(connection, expected))
+        self.held_up = self._count_running(connection, expected)
         waiting = self._queries.queued_ungated(connection, expected, self._queues)
         given = self._give(connection, waiting)
         took = time.monotonic() - began
-        self._again_at = now if given else now + max(1.0, 20 * took)
+        self._again_at = now if given or self.held_up else now + max(1.0, 20 * took)
+
+    def _count_running(self, connection: Connection, expected: Mapping[str, int]) -> set[str]:
+        """Give gates to what runs. Returns the tasks that share a limit with a job whose row is locked."""
+        running = self._queries.running_ungated(connection, expected)
+        if self._give(connection, running) == len(running):
+            return set()
+        left = self._queries.running_ungated(connection, expected)
+        uncounted = {row for one in left for row in self._rows(one.task)}
+        return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
+
+    def _rows(self, task: str) -> set[str]:
+        """The rows of limits that concern a task."""
+        declaration = self._declarations[task]
+        return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, connection: Connection, claimed: Sequence[Claimed]) -> set[int]:
         """The run ids of those that were claimed without a gate that they should have; they have it from now on."""

@@ -193,6 +193,7 @@ class LimitedClaimer:
 
     def _claim_among(self, lane: Backlog, room: int, hints: Sequence[str]) -> list[Claimed]:
         left, floors = room, self._floors[lane.name]
+        tasks = [task for task in self._tasks if task not in self._gating.held_up]
 
         def claim(which: Among) -> list[Claimed]:
             nonlocal left
@@ -200,7 +201,7 @@ class LimitedClaimer:
                 process_id = self._liveness.process_id
                 if lane.name in self._gating.queues:
                     plain = self._queries.claim_limited.from_limited_queue(
-                        connection, process_id, lane.name, left, self._tasks, which
+                        connection, process_id, lane.name, left, tasks, which
                     )
                     left -= len(plain)
                 else:
@@ -211,7 +212,7 @@ class LimitedClaimer:
                     process_id,
                     lane.name,
                     left,
-                    self._tasks,
+                    tasks,
                     cursor=self._cursors[lane.name],
                     hints=hints,
                     floors=floors.of(began),

@@ -34,8 +34,9 @@ class Claims:
     def limited(self, room: int = 10, *, queue: str = "default", hints: Sequence[str] = ()) -> list[Claimed]:
         """Once through all groups of a queue, or as far as there is room."""
         with self.engine.connect() as connection:
+            tasks = [task for task in self.tasks if task not in self.gating.held_up]
             claim = self.queries.claim_limited
-            return claim(connection, self.process_id, queue, room, self.tasks, hints=hints).claimed
+            return claim(connection, self.process_id, queue, room, tasks, hints=hints).claimed
 
     def plain(self, room: int = 10, *, queue: str = "default") -> list[Claimed]:
         with self.engine.begin() as connection:

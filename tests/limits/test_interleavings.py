@@ -419,6 +419,23 @@ def test_a_limit_set_on_a_task_counts_what_runs_without_a_gate(database: Engine,
     assert len(claims.limited()) == 2
 
 
+def test_a_running_job_that_somebody_holds_locked_still_holds_its_place(database: Engine, claims: Claims) -> None:
+    """Its row cannot be given a gate then."""
+    enqueue(database, shop.plain, numbered(4))
+    claims.plain(2)
+    with Session(database) as session, Session(database) as user:
+        user.execute(text("SELECT 1 FROM sqla_jobs WHERE state = 'running' FOR UPDATE"))
+        jobs.set_limit(session, shop.plain, running=2)
+        session.commit()
+        claims.repair()
+        claims.limited()
+        assert running(database) == 2
+        user.rollback()
+        claims.repair()
+        assert claims.gating.held_up == set()
+    assert claims.limited() == []
+
+
 def test_a_plain_claim_under_way_while_a_limit_is_set_may_slip_through_once(database: Engine, claims: Claims) -> None:
     """F7e, as documented: its snapshot is older than the limit. From its commit on it counts."""
     enqueue(database, shop.plain, numbered(4))
