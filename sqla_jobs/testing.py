@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -151,12 +152,18 @@ def _within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> _Clai
 
     def claim(session: Session, process_id: uuid.UUID, slots: dict[str, int], tasks: Sequence[str]) -> list[Claimed]:
         ((queue, _),) = slots.items()
-        Gating(queries, declarations, [queue]).look(queries.connection(session), time.monotonic())
+        Gating(queries, declarations, [queue]).look(partial(_savepoint, session, queries), time.monotonic())
         return queries.claim(session, process_id, slots, tasks) or queries.claim_limited.inside(
             session, process_id, queue, tasks
         )
 
     return claim
+
+
+@contextmanager
+def _savepoint(session: Session, queries: Queries) -> Generator[Connection]:
+    with session.begin_nested():
+        yield queries.connection(session)
 
 
 def _waiting(jobs: Jobs[Any], session: Session) -> list[int]:

@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pydantic_core import from_json
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.refusals import in_parts
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.gating import Gated, Ungated
 from sqla_jobs.queries.limits import DeclaredLimit, declare
 from sqla_jobs.rules.limits import MOST_GATES, described, ordered_gate
+from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
 
 log = logging.getLogger("sqla_jobs.worker")
+
+Begin = Callable[[], AbstractContextManager[Connection]]
+"""Begins a transaction or a savepoint, which is committed at the end of the block."""
 
 
 class Gating:
     """Gives gates to jobs that lack some. By one thread at a time."""
 
-    def __init__(self, queries: Queries, declarations: Mapping[str, Declaration], queues: Sequence[str]) -> None:
+    def __init__(
+        self,
+        queries: Queries,
+        declarations: Mapping[str, Declaration],
+        queues: Sequence[str],
+        set_aside: SetAside | None = None,
+    ) -> None:
         """`declarations` are those of the tasks that are known, by name and by alias."""
         self._queries = queries
         self._declarations = declarations
         self._queues = queues
+        self._set_aside = set_aside or SetAside()
         self.queues: set[str] = set()
         """Those that an operator limited."""
         self.held_up: set[str] = set()
-        """Tasks that may not start for now: somebody holds a row locked that runs behind the same limit uncounted."""
+        """Tasks that may not start for now: a job runs behind the same limit uncounted, since its row is locked."""
         self._by_operators: dict[str, list[str]] = {}
         self._again_at = 0.0
 
@@ -47,13 +60,14 @@ class Gating:
         with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
             declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
 
-    def look(self, connection: Connection, now: float) -> None:
+    def look(self, begin: Begin, now: float) -> None:
         """Read what operators said, and give gates to some jobs that lack them.
 
         What runs gets them before this process claims anything behind a gate that it did not know.
         """
         found: dict[str, list[str]] = {}
-        limits = self._queries.operator_limits(connection)
+        with begin() as connection:
+            limits = self._queries.operator_limits(connection)
         self.queues = {gate[1:] for gate, _ in limits if gate.startswith("@")}
         for gate, tasks in limits:
             for task in tasks:
@@ -70,18 +84,21 @@ class Gating:
             self.held_up = set()
             return
         began = time.monotonic()
-        self.held_up = self._count_running(connection, expected)
-        waiting = self._queries.queued_ungated(connection, expected, self._queues)
-        given = self._give(connection, waiting)
+        self.held_up = self._count_running(begin, expected)
+        with begin() as connection:
+            waiting = self._queries.queued_ungated(connection, expected, self._queues)
+        given = self._give(begin, waiting)
         took = time.monotonic() - began
         self._again_at = now if given or self.held_up else now + max(1.0, 20 * took)
 
-    def _count_running(self, connection: Connection, expected: Mapping[str, int]) -> set[str]:
-        """Give gates to what runs. Returns the tasks that share a limit with a job whose row is locked."""
-        running = self._queries.running_ungated(connection, expected)
-        if self._give(connection, running) == len(running):
+    def _count_running(self, begin: Begin, expected: Mapping[str, int]) -> set[str]:
+        """Give gates to what runs. Returns the tasks that share a limit with a job whose row cannot be changed."""
+        with begin() as connection:
+            running = self._queries.running_ungated(connection, expected)
+        if self._give(begin, running) == len(running):
             return set()
-        left = self._queries.running_ungated(connection, expected)
+        with begin() as connection:
+            left = self._queries.running_ungated(connection, expected)
         uncounted = {row for one in left for row in self._rows(one.task)}
         return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
 
@@ -90,15 +107,23 @@ class Gating:
         declaration = self._declarations[task]
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
-    def missing(self, connection: Connection, claimed: Sequence[Claimed]) -> set[int]:
+    def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
         """The run ids of those that were claimed without a gate that they should have; they have it from now on."""
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
-        self._give(connection, [Ungated(job.job_id, job.task, job.args, [*job.gates]) for job in lacking])
+        self._give(begin, [Ungated(job.job_id, job.task, job.args, [*job.gates]) for job in lacking])
         return {job.run_id for job in lacking}
 
-    def _give(self, connection: Connection, found: Iterable[Ungated]) -> int:
-        gated = [Gated(one.job_id, gates, ordered_gate(gates)) for one in found for gates in [self._joined(one)]]
-        return self._queries.give_gates(connection, gated) if gated else 0
+    def _give(self, begin: Begin, found: Iterable[Ungated]) -> int:
+        """Returns how many were changed. What the server refuses is passed over for a while."""
+        set_aside = self._set_aside.reasons
+        free = [one for one in found if one.job_id not in set_aside]
+        gated = [Gated(one.job_id, gates, ordered_gate(gates)) for one in free for gates in [self._joined(one)]]
+
+        def give(some: Sequence[Gated]) -> int:
+            with begin() as connection:
+                return self._queries.give_gates(connection, some)
+
+        return sum(in_parts(gated, give, lambda one, error: self._set_aside.add("its limit", one.job_id, error)))
 
     def _joined(self, one: Ungated) -> list[str]:
         """Its own gates and those that this code wants: another version of the code may want the others."""

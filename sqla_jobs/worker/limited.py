@@ -130,8 +130,7 @@ class LimitedClaimer:
             if self._stopping.is_set() or not self._liveness.is_sure:
                 return False
             self._next_at = math.inf
-            with self._engine.connect() as connection:
-                self._gating.look(connection, time.monotonic())
+            self._gating.look(self._engine.begin, time.monotonic())
             hints = self._take_freed()
             found = [self._look_through(lane, hints) for lane in self._lanes]
             if hints and not any(found):
@@ -178,12 +177,11 @@ class LimitedClaimer:
         self._attempts.expect_unknown(2 * self._settings.heartbeat)
         try:
             jobs = self._claim_among(lane, room, hints)
+            missing = self._gating.missing(self._engine.begin, jobs)
         except Exception:
             self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
             self._floors[lane.name].forget()
             raise
-        with self._engine.connect() as connection:
-            missing = self._gating.missing(connection, jobs)
         fresh = self._attempts.add(jobs, asked_at=asked_at)
         for held in fresh:
             if held.job.run_id in missing:

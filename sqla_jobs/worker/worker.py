@@ -174,7 +174,7 @@ class Worker(Service):
         )
         self._lookout = self._lookout_of(engine, self._claims, shared, tasks)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
-        self._gating = Gating(queries, declarations, list(self._settings.queues))
+        self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
         self._limited = LimitedClaimer(
             self._claims,
             shared,

@@ -44,8 +44,7 @@ class Claims:
 
     def repair(self) -> None:
         """What a worker does before it claims, whenever it did it last."""
-        with self.engine.begin() as connection:
-            self.gating.look(connection, float("inf"))
+        self.gating.look(self.engine.begin, float("inf"))
 
     def end(self, *claimed: Claimed, outcome: Outcome | None = None) -> None:
         with self.engine.begin() as connection:

@@ -1,0 +1,43 @@
+"""Workers with limits when something goes wrong: rows that cannot be changed, answers that are late, odd settings."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from tests.helpers import refuse, wait_until
+from tests.limited_shop import jobs
+from tests.limits.attempts import left, most_at_once, states
+
+
+def insert_plainly(engine: Engine, task: str, count: int) -> None:
+    """By SQL: without gates."""
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO sqla_jobs (task, args, state) "
+                "SELECT :task, jsonb_build_object('n', n, 'seconds', 0.02), 'queued' FROM generate_series(1, :count) n"
+            ),
+            {"task": task, "count": count},
+        )
+
+
+def test_gates_are_given_whatever_the_databases_default_isolation_is(database: Engine) -> None:
+    """There each statement is in a transaction, which is to be committed."""
+    insert_plainly(database, "pair", 6)
+    with database.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        level = f"ALTER DATABASE {database.url.database} SET default_transaction_isolation = 'repeatable read'"
+        connection.execute(text(level))
+    database.dispose()
+    with jobs.worker({"default": 4}, poll=0.2):
+        wait_until(lambda: left(database) == 0)
+    assert most_at_once(database, "pair") == {None: 2}
+
+
+def test_a_row_that_cannot_be_given_its_gates_holds_up_no_other(database: Engine) -> None:
+    insert_plainly(database, "pair", 6)
+    with Session(database) as session:
+        refuse(session, "NEW.args->>'n' = '1'")
+    with jobs.worker({"default": 4}, poll=0.2):
+        wait_until(lambda: states(database) == {"succeeded": 5, "queued": 1})
+    assert most_at_once(database, "pair") == {None: 2}
