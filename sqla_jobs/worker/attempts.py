@@ -25,7 +25,7 @@ class Attempts:
         self.claiming = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited = threading.Lock()
-        """The same for a claim behind limits."""
+        """The same of a claim behind limits, which may wait for its turn while plain ones go on."""
         self.unknown_until = 0.0
         """Until when the server may give us a lease that is not here, by `time.monotonic()`."""
         self.added_at = time.monotonic()

@@ -148,6 +148,7 @@ class Claimer:
         others = Among(set_aside=self._set_aside.reasons)
         with (
             self._attempts.claiming,
+            self._attempts.claiming_limited,
             self._engine.begin() as connection,
         ):  # what a claim under way holds locked would be missed
             if self._attempts:  # first: what ends after the look at the database may be due again

@@ -76,7 +76,7 @@ class LimitedClaimer:
         self._next_at = math.inf
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._looking = shared.attempts.claiming_limited
+        self._looking = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-limited", daemon=True)
 
     def start(self) -> None:
@@ -174,15 +174,16 @@ class LimitedClaimer:
 
     def _claim(self, lane: Backlog, room: int, hints: Sequence[str]) -> int:
         asked_at = time.monotonic()
-        self._attempts.expect_unknown(2 * self._settings.heartbeat)
-        try:
-            jobs = self._claim_among(lane, room, hints)
-            missing = self._gating.missing(self._engine.begin, jobs)
-        except Exception:
-            self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
-            self._floors[lane.name].forget()
-            raise
-        fresh = self._attempts.add(jobs, asked_at=asked_at)
+        with self._attempts.claiming_limited:
+            self._attempts.expect_unknown(2 * self._settings.heartbeat)
+            try:
+                jobs = self._claim_among(lane, room, hints)
+                missing = self._gating.missing(self._engine.begin, jobs)
+            except Exception:
+                self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
+                self._floors[lane.name].forget()
+                raise
+            fresh = self._attempts.add(jobs, asked_at=asked_at)
         for held in fresh:
             if held.job.run_id in missing:
                 self._finisher.put(held.ended(Outcome.released()))

@@ -139,11 +139,11 @@ class Liveness:
 
     def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
-        with ExitStack() as held:
+        with ExitStack() as kept:
             for claiming in (self._attempts.claiming, self._attempts.claiming_limited):
                 if not claiming.acquire(blocking=False):
                     return
-                held.callback(claiming.release)
+                kept.callback(claiming.release)
             with self._engine.begin() as connection:
                 known, age = self._attempts.run_ids(), self._settings.heartbeat
                 leases = self._queries.unknown_leases(connection, self.process_id, known, age=age)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from tests import limited_shop as shop
 from tests.helpers import refuse, wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import left, most_at_once, states
+from tests.limits.attempts import enqueue, left, most_at_once, states
 
 
 def insert_plainly(engine: Engine, task: str, count: int) -> None:
@@ -41,3 +42,19 @@ def test_a_row_that_cannot_be_given_its_gates_holds_up_no_other(database: Engine
     with jobs.worker({"default": 4}, poll=0.2):
         wait_until(lambda: states(database) == {"succeeded": 5, "queued": 1})
     assert most_at_once(database, "pair") == {None: 2}
+
+
+def test_what_was_claimed_is_not_given_back_while_the_answer_is_under_way(database: Engine) -> None:
+    """The claim is committed, and the worker still asks when the job was first started."""
+    enqueue(database, shop.pair, [{"n": 1, "seconds": 0.5}])
+    with database.begin() as connection:
+        connection.execute(text("UPDATE sqla_jobs SET started_at = now()"))
+    with Session(database) as session, jobs.worker({"default": 1}, heartbeat=0.2, lease=30, poll=0.2):
+        session.execute(text("LOCK TABLE sqla_runs IN ACCESS EXCLUSIVE MODE"))
+        wait_until(lambda: states(database)["running"] == 1)
+        old = text("SELECT clock_timestamp() > started_at + interval '1.2 s' FROM sqla_jobs")
+        wait_until(lambda: session.scalar(old))
+        session.rollback()
+        wait_until(lambda: left(database) == 0)
+    with database.connect() as connection:
+        assert connection.scalar(text("SELECT last_value FROM sqla_runs_id_seq")) == 1, "it was claimed once"
