@@ -38,6 +38,11 @@ _STEPS = 200
 """Groups that one look walks through at most."""
 
 
+_SETTING = "current_setting('synchronous_commit')"
+_AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"
+"""Whatever the database's default is, a commit waits at least for the server's own disk."""
+
+
 class Floors(NamedTuple):
     """Where looking begins behind gates that many jobs have passed: their index entries are dead, and still there."""
 
@@ -69,7 +74,7 @@ class Look(NamedTuple):
 
 
 class Lock(RenderedStatement):
-    """One at a time looks at what is free, and takes it."""
+    """One at a time looks at what is free, and takes it. The commit that ends the lock waits for the disk."""
 
     def sql(self) -> Any:
         # by the table itself: some name its schema, and others leave it to their search path
@@ -77,7 +82,7 @@ class Lock(RenderedStatement):
         key = f"hashtextextended('sqla_jobs limits', CAST(CAST('{name}' AS regclass) AS bigint))"
         return text(f"SELECT pg_advisory_xact_lock({key}){self._also}")
 
-    _also = ""
+    _also = f", set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
 
 
 class LockUnflushed(Lock):
@@ -90,11 +95,8 @@ class Flush(RenderedStatement):
     """What was committed before is on disk after this commit. No job starts under a claim that may be undone."""
 
     def sql(self) -> Any:
-        setting = "current_setting('synchronous_commit')"
-        at_least = f"CASE {setting} WHEN 'off' THEN 'on' ELSE {setting} END"
-        return text(
-            f"SELECT set_config('synchronous_commit', {at_least}, true), pg_logical_emit_message(true, 'sqla_jobs', '')"
-        )
+        setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
+        return text(f"SELECT {setting}, pg_logical_emit_message(true, 'sqla_jobs', '')")
 
 
 class TellOthers(RenderedStatement):
@@ -133,6 +135,7 @@ class ClaimLimited(RenderedStatement):
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self._lock = LockUnflushed(tables)
+        self._lock_to_end = Lock(tables)
         self._flush = Flush(tables)
         self._plain = ClaimFromLimitedQueue(tables)
         self._elapsed = Elapsed(tables)
@@ -189,7 +192,7 @@ class ClaimLimited(RenderedStatement):
 
     def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
         """One job, in the caller's transaction, which holds the lock until its end."""
-        self._lock.run(session)
+        self._lock_to_end.run(session)
         connection = self.tables.connection(session)
         rows = self._plain._run(session, self._plain.values(process_id, {queue: 1}, tasks)).all()
         if plain := self._plain.claimed(connection, process_id, rows):
