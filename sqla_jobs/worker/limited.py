@@ -184,11 +184,16 @@ class LimitedClaimer:
                 self._floors[lane.name].forget()
                 raise
             fresh = self._attempts.add(jobs, asked_at=asked_at)
+        begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing
         for held in fresh:
-            if held.job.run_id in missing:
+            if held.job.run_id not in begins:
                 self._finisher.put(held.ended(Outcome.released()))
-        lane.fill_first([held for held in fresh if held.job.run_id not in missing])
+        lane.fill_first([held for held in fresh if held.job.run_id in begins])
         return len(jobs)
+
+    def _may_begin(self, job: Claimed) -> bool:
+        """Whether its lease is sure to stand: a process that was stopped meanwhile may have been taken for dead."""
+        return self._liveness.is_sure and job.process_id == self._liveness.process_id
 
     def _claim_among(self, lane: Backlog, room: int, hints: Sequence[str]) -> list[Claimed]:
         left, floors = room, self._floors[lane.name]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs.queries import Queries
 from tests import limited_shop as shop
 from tests.helpers import refuse, wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left, most_at_once, states
+
+QUERIES = Queries(jobs.models)
 
 
 def insert_plainly(engine: Engine, task: str, count: int) -> None:
@@ -58,3 +62,23 @@ def test_what_was_claimed_is_not_given_back_while_the_answer_is_under_way(databa
         wait_until(lambda: left(database) == 0)
     with database.connect() as connection:
         assert connection.scalar(text("SELECT last_value FROM sqla_runs_id_seq")) == 1, "it was claimed once"
+
+
+def test_a_process_that_was_taken_for_dead_meanwhile_does_not_begin_what_it_claimed(
+    database: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else may run it by then, and a gate has room for one."""
+    enqueue(database, shop.keyed, [{"account": 1, "seconds": 0.1}])
+    with database.begin() as connection:
+        connection.execute(text("UPDATE sqla_jobs SET started_at = now()"))
+    with Session(database) as session, jobs.worker({"default": 1}, heartbeat=0.2, lease=1.5, poll=0.2):
+        session.execute(text("LOCK TABLE sqla_runs IN ACCESS EXCLUSIVE MODE"))
+        wait_until(lambda: states(database)["running"] == 1)
+        session.execute(text("DELETE FROM sqla_processes"))
+        assert QUERIES.rescue(session)
+        wait_until(
+            lambda: session.scalar(text("SELECT clock_timestamp() > started_at + interval '0.93 s' FROM sqla_jobs"))
+        )
+        session.commit()
+        wait_until(lambda: left(database) == 0)
+    assert "is interrupted" not in caplog.text
