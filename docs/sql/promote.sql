@@ -21,6 +21,8 @@ WHERE sqla_jobs.state = 'scheduled' AND sqla_jobs.run_at > statement_timestamp()
     count(*) AS count_2
 FROM sqla_processes
 WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)s::VARCHAR AS TEXT[])) AS
-    anon_2, EXISTS (SELECT sqla_limits.gate
-FROM sqla_limits) AS anon_3
+    anon_2, (EXISTS (SELECT sqla_limits.gate
+FROM sqla_limits)) OR (EXISTS (SELECT *
+FROM sqla_jobs
+WHERE sqla_jobs.state = 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3
 -- param_1 = 'queued'

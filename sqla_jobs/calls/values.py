@@ -72,7 +72,7 @@ class Promotion(NamedTuple):
     workers: int
     """How many serve any of these queues."""
     has_limits: bool
-    """Whether code or an operator ever limited anything."""
+    """Whether code or an operator ever limited anything, or a job waits behind a gate."""
     is_more: bool = False
     """Whether anything else was queued already. Only a poll tells."""
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
     func,
     literal_column,
     null,
+    or_,
     select,
     true,
     union_all,
@@ -281,4 +282,6 @@ class Promote(RenderedStatement, lookout.Promote[SqlConnection]):
         serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
         count = select(func.count()).select_from(promoted).scalar_subquery()
-        return select(count, due_in, workers, exists(select(tables.limits.c.gate)))
+        # what other code enqueued may wait behind gates that no row limits
+        behind = exists().where(in_state(jobs, "queued"), jobs.c.gates.is_not(None))
+        return select(count, due_in, workers, or_(exists(select(tables.limits.c.gate)), behind))

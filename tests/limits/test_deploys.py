@@ -1,0 +1,86 @@
+"""Two versions of an application's code at once, as in a deploy, with limits that differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
+from tests.helpers import wait_until
+from tests.limits.attempts import left, most_at_once, states
+
+
+def version(database: Engine, *limits: Any, **options: Any) -> Jobs[Any]:
+    """One with the task `send` and these limits."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    jobs = Jobs(Base)
+
+    @jobs.task(name="send", limits=limits, **options)
+    def send(n: int, seconds: float = 0.0) -> None:
+        time.sleep(seconds)
+
+    jobs.bind(database)
+    return jobs
+
+
+def enqueue(database: Engine, jobs: Jobs[Any], numbers: Sequence[int], seconds: float = 0.0) -> None:
+    with Session(database) as session:
+        jobs.tasks["send"].enqueue_many(session, ({"n": n, "seconds": seconds} for n in numbers))
+        session.commit()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], [ConcurrencyLimit(2)]),
+        ([ConcurrencyLimit(2)], []),
+        ([ConcurrencyLimit(2)], [ConcurrencyLimit(2, name="renamed")]),
+        ([ConcurrencyLimit(2)], [ConcurrencyLimit(2), RateLimit(1000, per=1)]),
+        ([ConcurrencyLimit(1, key="n")], [ConcurrencyLimit(1, key="n", ordered=True)]),
+        ([ConcurrencyLimit(1, key="n", ordered=True)], [ConcurrencyLimit(1, key="n", ordered=True, name="renamed")]),
+    ],
+)
+def test_both_run_everything_and_do_not_take_it_from_each_other_for_ever(
+    database: Engine, before: list[Any], after: list[Any]
+) -> None:
+    old, new = version(database, *before), version(database, *after)
+    numbers = [n % 3 for n in range(30)]
+    with ExitStack() as workers:
+        for jobs in (old, new):
+            workers.enter_context(jobs.worker({"default": 2}, poll=0.2))
+            enqueue(database, jobs, numbers)
+        wait_until(lambda: left(database) == 0)
+    with database.connect() as connection:
+        leases = connection.scalar(text("SELECT last_value FROM sqla_runs_id_seq"))
+    assert leases < 60 * 6, "each is claimed until the version that gave it its gates has it, or both agree"
+
+
+def test_what_waits_since_a_version_with_limits_runs_in_one_without(database: Engine) -> None:
+    """Nothing else shows that there is anything behind gates: fairness has no row of limits."""
+    enqueue(database, version(database, fair_by="n"), range(5))
+    with version(database).worker({"default": 2}, poll=0.2):
+        wait_until(lambda: states(database) == {"succeeded": 5})
+
+
+@pytest.mark.xfail(strict=True, reason="what has more than four limits is refused its gates, or not counted")
+def test_a_task_with_all_the_limits_there_can_be_is_within_each(database: Engine) -> None:
+    """Four of its own, fairness, and two of an operator's."""
+    shared = [ConcurrencyLimit(3, name=name) for name in "abc"]
+    jobs = version(database, *shared, ConcurrencyLimit(1, name="d", key="n"), fair_by="n")
+    enqueue(database, jobs, [1] * 6, seconds=0.1)
+    with Session(database) as session:
+        jobs.set_limit(session, "send", running=5)
+        jobs.set_limit(session, "send", rate=100, per=1)
+        session.commit()
+    with jobs.worker({"default": 4}, poll=0.2), jobs.worker({"default": 4}, poll=0.2):
+        wait_until(lambda: left(database) == 0)
+    assert most_at_once(database, "send") == {None: 1}
