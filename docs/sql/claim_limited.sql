@@ -53,6 +53,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
     e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
     e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)) h LIMIT
     l.running) held) END
       FROM (
@@ -85,6 +87,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
     e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
     e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)) h LIMIT
     l.running) held) END
       FROM (
@@ -117,6 +121,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
     d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
     d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)) h LIMIT
     l.running) held) END
       FROM (
@@ -225,6 +231,8 @@ FROM (
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
     k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
     k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)) h))
        FROM jsonb_object_keys((SELECT gates FROM floors)) k (gate)) AS lowest,
       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,

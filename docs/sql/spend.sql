@@ -25,6 +25,9 @@ WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), floors AS MATERIA
     AS text) AS bigint), 0)
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
     CAST(%(gate)s AS text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s
+    AS text) AS bigint), 0)
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
+    CAST(%(gate)s AS text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s
     AS text) AS bigint), 0)) h LIMIT l.running) held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN

@@ -9,7 +9,7 @@ from sqlalchemy.sql.elements import conv
 
 from sqla_jobs.models.types import HAS_LIVE_KEY, MOST_ATTEMPTS, CatchUp, JobState, Overlap, TickOutcome
 from sqla_jobs.rules.checks import MAX_DEPTH, MAX_ID
-from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_LIMITS, MOST_RATE, MOST_RUNNING
+from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_RATE, MOST_RUNNING, PLACES
 from sqla_jobs.rules.outcomes import RunOutcome
 
 BEGUN = "ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('running', 'succeeded', 'cancelled')"
@@ -71,7 +71,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
                 "current_run_id",
                 postgresql_where=text(f"state LIKE 'running' AND gates[{place}] IS NOT NULL"),
             )
-            for place in range(1, MOST_LIMITS + 1)
+            for place in range(1, PLACES + 1)
         ),
         Index(
             f"{table}_ordered",

@@ -6,7 +6,7 @@ from sqlalchemy import TextClause, text
 
 from sqla_jobs.models.constraints import BEGUN
 from sqla_jobs.queries.expressions import Tables, quoted
-from sqla_jobs.rules.limits import MOST_LIMITS
+from sqla_jobs.rules.limits import PLACES
 
 _BEGUN = BEGUN.replace("started_at", "h.started_at").replace("ordered_by", "h.ordered_by").replace("state", "h.state")
 
@@ -35,7 +35,7 @@ def holders(gate: str) -> str:
     places = "\n          UNION ALL ".join(
         f"SELECT h.current_run_id FROM {{jobs}} h "
         f"WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate} AND h.current_run_id > {above}"
-        for place in range(1, MOST_LIMITS + 1)
+        for place in range(1, PLACES + 1)
     )
     return f"({places})"
 

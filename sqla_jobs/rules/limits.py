@@ -19,10 +19,12 @@ from sqla_jobs.rules.checks import DAY, check_integer, check_name, check_seconds
 
 MOST_RUNNING = 1_000_000
 MOST_RATE = 10_000
-MOST_LIMITS = 4
-"""Limits of one task, besides those of its queue."""
-MOST_GATES = MOST_LIMITS + 1
-"""Gates of one job: what it takes turns by is one more."""
+MOST_LIMITS = 3
+"""Limits that one task declares."""
+PLACES = MOST_LIMITS + 2
+"""Gates of a job that limit it: an operator may add one of each kind."""
+MOST_GATES = PLACES + 1
+"""Gates of one job: what it takes turns by is one more, and the last."""
 LONGEST_GATE = 500
 """Characters of a gate."""
 _LONGEST_NAME = 200

@@ -106,8 +106,10 @@ def add_many_unique(
 
 
 def _unique_jobs(session: Session, models: Models[Any], rule: UniqueRule, gates_of: GatesOf | None) -> UniqueJobs:
-    gates = None if gates_of is None else (lambda args: gate_columns(gates_of(json.loads(args))))
-    return UniqueJobs(session, models, rule.policy, gates)
+    def columns(args: str) -> Mapping[str, str | None]:
+        return gate_columns(gates_of(json.loads(args)) if gates_of is not None else ())
+
+    return UniqueJobs(session, models, rule.policy, None if gates_of is None else columns)
 
 
 class _Taken(Exception):

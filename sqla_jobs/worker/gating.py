@@ -18,7 +18,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.gating import Gated, Ungated
 from sqla_jobs.queries.limits import DeclaredLimit, declare
-from sqla_jobs.rules.limits import MOST_GATES, described, ordered_gate
+from sqla_jobs.rules.limits import PLACES, described, ordered_gate
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
 
@@ -128,8 +128,10 @@ class Gating:
     def _joined(self, one: Ungated) -> list[str]:
         """Its own gates and those that this code wants: another version of the code may want the others."""
         wanted = self._expected(one.task, one.args)
-        others = [gate for gate in one.gates if gate not in wanted and not gate.startswith("!")]
-        return [*wanted, *others[: max(0, MOST_GATES - len(wanted))]]
+        others = [gate for gate in one.gates if gate not in wanted and gate[0] not in "!~"]
+        limits = [gate for gate in wanted if gate[0] != "~"]
+        turns = [gate for gate in wanted if gate[0] == "~"]
+        return [*limits, *others[: max(0, PLACES - len(limits))], *turns]
 
     def _expected(self, task: str, args: str | Mapping[str, Any]) -> dict[str, None]:
         declaration = self._declarations[task]

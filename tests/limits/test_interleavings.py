@@ -122,7 +122,8 @@ def test_many_claimers_of_everything_never_overshoot(database: Engine, claims: C
     with ThreadPoolExecutor(16) as threads:
         assert sum(threads.map(work, range(16))) == 160
     with database.connect() as connection:
-        most = dict(connection.execute(text("SELECT gate, max(running) FROM seen GROUP BY gate")).all())
+        found = connection.execute(text("SELECT gate, max(running) FROM seen GROUP BY gate"))
+        most = {row.gate: row.max for row in found}
     assert most["@default"] <= 7
     assert most["#pair"] <= 2
     assert most["#stripe"] <= 3

@@ -120,7 +120,7 @@ CREATE TABLE {table} (
     CONSTRAINT {jobs}_lease_check
         CHECK (state <> 'running' OR (current_run_id IS NOT NULL AND process_id IS NOT NULL)),
     CONSTRAINT {jobs}_gates_check
-        CHECK (cardinality(gates) BETWEEN 1 AND 5 AND array_ndims(gates) = 1 AND array_position(gates, NULL) IS NULL
+        CHECK (cardinality(gates) BETWEEN 1 AND 6 AND array_ndims(gates) = 1 AND array_position(gates, NULL) IS NULL
             AND (ordered_by IS NULL OR ordered_by = ANY (gates))),
     CONSTRAINT {jobs}_progress_check CHECK (progress BETWEEN 0 AND 1),
     CONSTRAINT {jobs}_times_check
@@ -136,7 +136,7 @@ CREATE INDEX {jobs}_gated ON {table} (queue, gates, priority, position)
             f"""
 CREATE INDEX {jobs}_holding{place} ON {table} ((gates[{place}]), current_run_id)
     WHERE state LIKE 'running' AND gates[{place}] IS NOT NULL"""
-            for place in (1, 2, 3, 4)
+            for place in (1, 2, 3, 4, 5)
         ),
         f"""
 CREATE INDEX {jobs}_ordered ON {table} (ordered_by, position)
