@@ -317,6 +317,16 @@ class Jobs(Generic[J]):
             raise ArgumentsError("name a task or a limit, or else queue=, and not both")
         return limits.target(self.tasks, which, key) if queue is None else limits.target_of_queue(queue)
 
+    def why(self, session: AnySession, job: J | int, /) -> list[str]:
+        """Why a job waits, in sentences: every reason that the database knows, such as a full limit and who fills it.
+
+        One sentence says of a job that runs or has ended that it does. Reads only, and waits for no lock. Raises
+        `UnknownJob`.
+        """
+        from sqla_jobs.monitoring.why import why
+
+        return why(plain_session(session), self, job)
+
     def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
         """Delete the jobs that ended `older_than` (a timedelta, or seconds) ago, and their runs; returns how many.
 

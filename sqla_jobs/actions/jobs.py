@@ -63,11 +63,11 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
         if not isinstance(error.orig, UniqueViolation):
             raise
         raise JobsError(
-            f"job {_id_of(session, job)} cannot be retried: another live job has its unique_key; "
+            f"job {id_of(session, job)} cannot be retried: another live job has its unique_key; "
             "wait for that one, or cancel it"
         ) from error
     if not is_retried:
-        _refuse_erased(session, models, _id_of(session, job))
+        _refuse_erased(session, models, id_of(session, job))
     return is_retried
 
 
@@ -190,7 +190,8 @@ def prune(session: Session, models: Models[Any], *, older_than: timedelta | floa
     return jobs
 
 
-def _id_of(session: Session, job: JobMixin | int) -> int:
+def id_of(session: Session, job: JobMixin | int) -> int:
+    """The id of a job, which is flushed if it has none yet. Raises `ArgumentsError` for what is no job."""
     if isinstance(job, int):
         return job
     if not isinstance(job, JobMixin):
@@ -201,7 +202,7 @@ def _id_of(session: Session, job: JobMixin | int) -> int:
 
 
 def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, values: dict[str, Any]) -> bool:
-    job_id = _id_of(session, job)
+    job_id = id_of(session, job)
     table = models.Job
     statement = update(table).where(table.id == job_id, when).values(values).returning(table.id)
     changed = session.scalar(statement, execution_options={"synchronize_session": False}) is not None

@@ -89,6 +89,26 @@ def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         )
 
 
+_HOLDER = """
+    SELECT activity.pid, activity.usename, host(activity.client_addr), activity.application_name,
+      extract(epoch FROM clock_timestamp() - activity.xact_start)::float8
+    FROM {jobs} AS job
+    JOIN pg_locks ON locktype = 'transactionid' AND granted AND transactionid = job.xmax
+    JOIN pg_stat_activity AS activity ON activity.pid = pg_locks.pid
+    WHERE job.id = :job_id AND activity.pid <> pg_backend_pid()
+    LIMIT 1
+"""
+
+
+def read_holder(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
+    """The session that holds a job's row: pid, user, address, program and seconds; None where nobody does.
+
+    Also None where several share the row's lock.
+    """
+    (table,) = table_names(session, jobs, ["jobs"])
+    return ask(session, jobs, text(_HOLDER.format(jobs=table)), job_id=job_id).first()
+
+
 def _possible_holders(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
     """Running jobs of transactional tasks that had been claimed when that transaction began; none if they are many.
 

@@ -24,6 +24,7 @@ from sqla_jobs.queries.commit import Commit, Ending
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
+from sqla_jobs.queries.gate_states import GateStates, HeadOfKey
 from sqla_jobs.queries.gating import GiveGates, OperatorLimits, QueuedUngated, RunningUngated
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
 from sqla_jobs.queries.limited import ClaimLimited, Lock, Spend, TellOthers
@@ -52,6 +53,8 @@ class Queries(Calls[SqlConnection]):
         self.lock_limits = Lock(tables)
         self.spend = Spend(tables)
         self.operator_limits = OperatorLimits(tables)
+        self.gate_states = GateStates(tables)
+        self.head_of_key = HeadOfKey(tables)
         self.promote = Promote(tables)
         self.poll = Poll(tables)
         self.is_due = IsDue(tables)

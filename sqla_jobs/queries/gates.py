@@ -29,32 +29,41 @@ def limit_of(gate: str) -> str:
         ORDER BY length(l.gate) DESC LIMIT 1)"""
 
 
-def holders(gate: str) -> str:
-    """A FROM item: the jobs that run behind a gate, by run id. LIKE, as their index says it."""
-    above = f"coalesce(CAST((SELECT gates FROM floors) ->> {gate} AS bigint), 0)"
-    places = "\n          UNION ALL ".join(
-        f"SELECT h.current_run_id FROM {{jobs}} h "
-        f"WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate} AND h.current_run_id > {above}"
-        for place in range(1, PLACES + 1)
-    )
-    return f"({places})"
-
-
 def held(gate: str, most: str) -> str:
     """A number: the jobs that run behind a gate, `most` at most."""
-    return f"(SELECT count(*) FROM (SELECT FROM {holders(gate)} h LIMIT {most}) held)"
+    return f"(SELECT count(*) FROM ({_running(gate)} LIMIT {most}) held)"
+
+
+def holders(gate: str, most: str) -> str:
+    """An array: the ids of jobs that run behind a gate, those that started first, `most` at most."""
+    found = f"{_running(gate, ' h.id, h.current_run_id')} ORDER BY current_run_id LIMIT {most}"
+    return f"ARRAY(SELECT id FROM ({found}) holders)"
 
 
 def lowest_holder(gate: str) -> str:
     """The lowest run id of the jobs that run behind a gate; NULL where none does."""
-    return f"(SELECT min(h.current_run_id) FROM {holders(gate)} h)"
+    return f"(SELECT min(current_run_id) FROM ({_running(gate, ' h.current_run_id')}) holders)"
+
+
+def _running(gate: str, columns: str = "") -> str:
+    """The jobs `h` that run behind a gate. LIKE, as their index says it."""
+    above = f"coalesce(CAST((SELECT gates FROM floors) ->> {gate} AS bigint), 0)"
+    return "\n          UNION ALL ".join(
+        f"SELECT{columns} FROM {{jobs}} h "
+        f"WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate} AND h.current_run_id > {above}"
+        for place in range(1, PLACES + 1)
+    )
 
 
 def keeps_order(gate: str) -> str:
     """Whether a job of an ordered key waits for its next attempt, or failed where that keeps the others waiting."""
     one = f"SELECT FROM {begun(gate)} AND h.state LIKE"
-    holds = f"EXISTS (SELECT FROM {_rows_of(gate)} AND l.hold)"
-    return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds} AND EXISTS ({one} 'failed'))"""
+    return f"""left({gate}, 1) = '!' AND (EXISTS ({one} 'scheduled') OR {holds(gate)} AND EXISTS ({one} 'failed'))"""
+
+
+def holds(gate: str) -> str:
+    """Whether a failed job of an ordered key keeps the others waiting."""
+    return f"EXISTS (SELECT FROM {_rows_of(gate)} AND l.hold)"
 
 
 def begun(order: str) -> str:

@@ -16,8 +16,8 @@ FLOORS = (
 )
 """The packages and modules at the top, from the ground up: each may import those before it."""
 PURE = ("errors", "rules", "cron", "calls")
-LATE = {("jobs", "worker"), ("jobs", "clock")}
-"""Imports that go upward, from inside a function: a `Jobs` makes its workers."""
+LATE = {("jobs", "worker"), ("jobs", "clock"), ("jobs", "monitoring")}
+"""Imports that go upward, from inside a function: a `Jobs` makes its workers, and says why a job waits."""
 ENTRIES = {"worker.__main__", "clock.__main__"}
 """What `python -m` starts, a part of the command line."""
 

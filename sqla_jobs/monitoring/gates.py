@@ -1,0 +1,126 @@
+"""The gates behind which a job waits: which are full, by what, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.types import PARKED, JobState
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.gate_states import GateState
+from sqla_jobs.rules.limits import described, ordered_gate
+from sqla_jobs.rules.redaction import parse
+from sqla_jobs.rules.wording import duration, plural
+
+_NAMED = 3
+"""Jobs that are named one by one."""
+
+
+def moment(at: datetime) -> str:
+    """A moment in UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def decide(job_id: int) -> str:
+    """What can be done about a failed job that keeps the others of its key waiting."""
+    return f"`sqla-jobs retry {job_id}` runs it again, `sqla-jobs cancel {job_id}` lets the next one start"
+
+
+def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
+    """What of its order and its limits keeps a queued job from starting now.
+
+    `job` is a row of jobs, with its arguments as `args_text`.
+    """
+    gates = _gates(session, jobs, job)
+    queries = Queries(jobs.models)
+    states = queries.gate_states(session, [*gates, f"@{job.queue}"], _NAMED)
+    full = [state for state in states if state.is_full]
+    order = ordered_gate(gates)
+    if order is not None and all(state.gate != order for state in full):
+        head = queries.head_of_key(session, order)
+        if head is not None and head != job.id:
+            yield _behind(session, jobs, order, head)
+    for state in full:
+        yield _full(session, jobs, state)
+
+
+def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
+    """Those that it has, and those that a worker gives it before it starts."""
+    found = dict.fromkeys(job.gates or ())
+    names: Sequence[str] = [job.task]
+    if (task := jobs.tasks.get(job.task)) is not None:
+        declaration, args = task.declaration, parse(job.args_text)
+        names = [declaration.name, *declaration.aliases]
+        try:
+            found |= dict.fromkeys(declaration.gates_of(args if isinstance(args, dict) else {}))
+        except ArgumentsError:
+            found |= dict.fromkeys(declaration.gates_without_key)
+    limit: Any = jobs.Limit
+    by_operators = select(limit.gate).where(
+        limit.declared.is_(None),
+        or_(limit.running.is_not(None), limit.rate.is_not(None)),
+        func.strpos(limit.gate, "=") == 0,
+        limit.tasks.overlap(names),
+    )
+    return [*(found | dict.fromkeys(ask(session, jobs, by_operators).scalars()))]
+
+
+def _behind(session: Session, jobs: Jobs[Any], order: str, head: int) -> str:
+    job = jobs.Job
+    key = described(order)
+    row = ask(session, jobs, select(job.state, job.run_at).where(job.id == head)).one_or_none()
+    if row is None or row.state == JobState.queued:
+        return f"The jobs of {key} start in their order, and job {head} is before it."
+    if row.state == JobState.failed:
+        return f"Job {head} failed and keeps the key {key} until somebody decides: {decide(head)}."
+    until = "is parked" if row.run_at == PARKED else f"waits until {moment(row.run_at)} for its next attempt"
+    return f"The jobs of {key} start in their order, and job {head} {until}."
+
+
+def _full(session: Session, jobs: Jobs[Any], state: GateState) -> str:
+    kind = "rate" if state.rate is not None else "limit"
+    name = f"of queue {state.gate[1:]!r}" if state.gate.startswith("@") else described(state.gate)
+    if state.most == 0:
+        return f"The {kind} {name} lets nothing start: {_who_closed(session, jobs, state.gate)}."
+    if state.rate is None:
+        holders = _holders(state)
+        return f"The {kind} {name} is full: of at most {plural(state.most, 'job')} at once {holders}."
+    taken = f"{state.used:,} of at most {plural(state.most, 'start')} in {duration(state.per)} are taken"
+    next_at = state.next_at
+    when = "" if next_at is None else f"; the next one is possible at {moment(next_at)}, in {duration(state.next_in)}"
+    return f"The {kind} {name} is used up: {taken}{when}."
+
+
+def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
+    limit: Any = jobs.Limit
+    rows = [gate, gate.partition("=")[0] + "="]
+    row = ask(
+        session,
+        jobs,
+        select(limit.set_at, limit.changed_at)
+        .where(limit.gate.in_(rows), or_(limit.running == 0, limit.rate == 0))
+        .order_by(func.length(limit.gate).desc())
+        .limit(1),
+    ).first()
+    if row is None or row.set_at is None:
+        return "code declares 0; `sqla-jobs limit set` overrides that"
+    return f"an operator set it to 0 at {moment(row.set_at)}; `sqla-jobs limit clear` takes that back"
+
+
+def _holders(state: GateState) -> str:
+    """2 run, jobs 4 and 5; 40 run, jobs 4, 5 and 6 and 37 more."""
+    named = [str(job_id) for job_id in state.holders]
+    run = f"{state.used:,} {'runs' if state.used == 1 else 'run'}"
+    if not named:
+        return run
+    more = f"{state.used - len(named):,} more" if state.used > len(named) else ""
+    told = [*named, more] if more else named
+    listed = " and ".join([", ".join(told[:-1]), told[-1]]) if len(told) > 1 else told[0]
+    return f"{run}, job{'s' if len(named) > 1 else ''} {listed}"

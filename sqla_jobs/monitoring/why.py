@@ -1,0 +1,167 @@
+"""Why a job waits, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Boolean, Text, and_, cast, func, literal_column, or_, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.actions.jobs import id_of
+from sqla_jobs.errors import UnknownJob
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.types import PARKED, JobState
+from sqla_jobs.monitoring.finding import ask, session_named
+from sqla_jobs.monitoring.gates import behind_gates, decide, moment
+from sqla_jobs.monitoring.locks import read_holder
+from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
+from sqla_jobs.monitoring.processes import is_alive
+from sqla_jobs.queries.limits import keeps_others_waiting
+from sqla_jobs.rules.limits import described
+from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_are
+
+_IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
+"""Whether the transaction that asks has written the row's present version."""
+_COUNTED = 10_000
+"""Jobs before this one that are counted."""
+
+
+def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
+    """Why a job waits, or what became of it. Raises `UnknownJob`."""
+    row = _read(session, jobs, id_of(session, job))
+    match row.state:
+        case JobState.queued:
+            return [*_held_up(session, jobs, row)] or [_next_in_line(session, jobs, row)]
+        case JobState.scheduled:
+            return [*_not_due(session, jobs, row), *_not_served(session, jobs, row)]
+        case JobState.running:
+            return [_running(session, jobs, row)]
+        case _:
+            return [_ended(session, jobs, row)]
+
+
+def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
+    job: Any = jobs.Job
+    mapped = [column for column in job.__table__.c if column.name != "args"]
+    more = (
+        cast(job.args, Text).label("args_text"),
+        func.clock_timestamp().label("now"),
+        keeps_others_waiting(jobs.models).label("keeps_others_waiting"),
+        func.coalesce(_IS_MINE, False).label("is_uncommitted"),
+    )
+    row = ask(session, jobs, select(*mapped, *more).where(job.id == job_id)).one_or_none()
+    if row is None:
+        raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
+    return row
+
+
+def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    if row.run_at == PARKED:
+        yield "It is parked: it waits until somebody reschedules or retries it."
+        return
+    left = (row.run_at - row.now).total_seconds()
+    when = f"{moment(row.run_at)}, in {duration(left)}"
+    if left <= 0:
+        yield f"It has been due for {duration(-left)}, and a worker queues it at its next look."
+        return
+    run: Any = jobs.Run
+    last: Any = ask(
+        session,
+        jobs,
+        select(run.outcome, run.error_type).where(run.job_id == row.id).order_by(run.id.desc()).limit(1),
+    ).first()
+    if last is not None and last.outcome in (RunOutcome.retried, RunOutcome.lost):
+        how = "lost its process" if last.outcome == RunOutcome.lost else f"failed with {last.error_type or 'an error'}"
+        yield f"Attempt {row.attempt} of {row.max_attempts} {how}; the next one is due at {when}."
+    elif last is not None and last.outcome == RunOutcome.snoozed:
+        yield f"It snoozes until {when}."
+    else:
+        yield f"It is not due before {when}."
+
+
+def _held_up(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """All that keeps a queued job from being claimed now."""
+    yield from _not_served(session, jobs, row)
+    yield from _refused(session, jobs, row)
+    yield from behind_gates(session, jobs, row)
+
+
+def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """What holds up all jobs of its task or queue."""
+    if row.task not in jobs.tasks:
+        yield (
+            f"This application does not declare the task {row.task!r:.200}{did_you_mean(row.task, jobs.tasks) or '.'} "
+            "Only a worker whose code does takes it."
+        )
+    tasks = read_paused_tasks(session, jobs)
+    if (task := names_of(tasks).get(row.task)) is not None:
+        pause = next(one for one in tasks if one.task == task)
+        who = _since(pause.paused_at, pause.paused_by)
+        yield f"Task {task!r:.200} has been paused {who}; `sqla-jobs resume --task {task[:200]}` lets it go on."
+    if (of_queue := read_paused_queues(session, jobs).get(row.queue)) is not None:
+        who = _since(of_queue.at, of_queue.by)
+        yield f"Queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` lets it go on."
+    process: Any = jobs.Process
+    serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
+    if ask(session, jobs, select(process.id).where(*serves).limit(1)).first() is None:
+        yield f"No live worker serves queue {row.queue!r}: start one with `--queues {row.queue}`."
+
+
+def _since(at: datetime | None, by: str | None) -> str:
+    when = "" if at is None else f"since {moment(at)}"
+    return f"{when} by {by}" if by else when
+
+
+def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """What keeps the row from being changed."""
+    name = f"job {row.id}"
+    shown: Any = jobs.Process.set_aside
+    reason = ask(session, jobs, select(shown[name].astext).where(shown.has_key(name)).limit(1)).scalar()
+    if reason is not None:
+        yield f"The server refuses to have it changed: {reason[:1000]}; mend the row, trigger or constraint."
+    if row.is_uncommitted:
+        yield "This transaction has added or changed it, and has not committed: no worker can take it before that."
+    elif (holder := read_holder(session, jobs, row.id)) is not None:
+        pid, user, address, program, age = holder
+        who = session_named(pid, user, address, program)
+        yield f"Its row is held by {who}, for {duration(age)}: no worker can take it before that transaction ends."
+
+
+def _next_in_line(session: Session, jobs: Jobs[Any], row: Any) -> str:
+    if row.gates is not None:
+        return "It is queued and nothing holds it: a worker takes it in its turn among those that wait behind limits."
+    job: Any = jobs.Job
+    is_before = or_(job.priority < row.priority, and_(job.priority == row.priority, job.position < row.position))
+    before = select(job.id).where(job.state == "queued", job.queue == row.queue, job.gates.is_(None), is_before)
+    found = ask(session, jobs, select(func.count()).select_from(before.limit(_COUNTED).subquery())).scalar_one()
+    if not found:
+        return "It is queued and nothing holds it: a worker takes it next."
+    number = Count(found, is_least=found == _COUNTED)
+    return f"It is queued, and {they_are(number, 'job')} before it in queue {row.queue!r}."
+
+
+def _running(session: Session, jobs: Jobs[Any], row: Any) -> str:
+    process = jobs.Process
+    where = select(process.host, process.pid).where(process.id == row.process_id, is_alive(process))
+    found = ask(session, jobs, where).one_or_none()
+    for_long = duration((row.now - row.started_at).total_seconds())
+    said = f"It runs: attempt {row.attempt} of {row.max_attempts}, for {for_long}"
+    if found is None:
+        return f"{said}, in a process that has vanished; a worker takes it back within its lease."
+    asked = "" if row.cancel_requested_at is None else f"; it was asked to stop at {moment(row.cancel_requested_at)}"
+    return f"{said}, in process {found.pid} of {found.host}{asked}."
+
+
+def _ended(session: Session, jobs: Jobs[Any], row: Any) -> str:
+    when = f"at {moment(row.finished_at)}" if row.finished_at is not None else ""
+    if row.state == JobState.cancelled:
+        return f"It was cancelled {when}."
+    if row.state != JobState.failed:
+        return f"It {row.state} {when}."
+    said = f"It failed {when} after {plural(row.attempt, 'attempt')}."
+    if row.keeps_others_waiting:
+        return f"{said} It keeps the key {described(row.ordered_by)}: {decide(row.id)}."
+    return f"{said} `sqla-jobs retry {row.id}` runs it again."

@@ -1,0 +1,111 @@
+"""How gates stand, for people who ask why a job waits. Nothing is locked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqla_jobs.calls.values import names
+from sqla_jobs.queries.gates import (
+    MOMENT,
+    NO_FLOORS,
+    begun,
+    filled_in,
+    held,
+    holders,
+    holds,
+    limit_of,
+    next_start,
+    started,
+)
+from sqla_jobs.queries.statement import SqlConnection, Statement
+
+_COUNTED = 10_000
+"""Running jobs behind a gate that are counted."""
+
+
+class GateState(NamedTuple):
+    """A gate that something limits, at one moment."""
+
+    gate: str
+    running: int | None
+    rate: int | None
+    per: float | None
+    used: int
+    """Jobs that run behind it; of a rate the starts in the last `per` seconds."""
+    holders: list[int]
+    """The ids of some that run."""
+    next_in: float | None
+    """Seconds until a rate that is used up lets one more start; None: unknown, or never."""
+    now: datetime
+
+    @property
+    def most(self) -> int:
+        """What `used` may be."""
+        return (self.rate if self.running is None else self.running) or 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing may start now."""
+        return self.used >= self.most
+
+    @property
+    def next_at(self) -> datetime | None:
+        """When a rate lets one more start, by the server's clock; None where it is not used up, or never does."""
+        return (
+            self.now + timedelta(seconds=max(0.0, self.next_in)) if self.is_full and self.next_in is not None else None
+        )
+
+
+class GateStates(Statement):
+    """Of these gates, those that something limits, in their order. `@mail` stands for a queue."""
+
+    def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateState]:
+        """`holders` ids at most are told of each."""
+        rows = self._rows(connection, {"gates": names(tuple(gates)), "holders": holders, "counted": _COUNTED})
+        return [GateState(*row) for row in rows]
+
+    def sql(self) -> Any:
+        return filled_in(_STATES, self.tables)
+
+
+class HeadOfKey(Statement):
+    """What comes first of an ordered key: what waits for its next attempt, what failed and holds it, what is queued."""
+
+    def __call__(self, connection: SqlConnection, order: str) -> int | None:
+        """Returns the job's id; None where nothing waits."""
+        return self._run(connection, {"order": order}).scalar()  # type: ignore[no-any-return]
+
+    def sql(self) -> Any:
+        return filled_in(_HEAD, self.tables)
+
+
+_OF_QUEUE = "SELECT{columns} FROM {{jobs}} h WHERE h.state = 'running' AND h.queue = substr(e.gate, 2)"
+_IN_QUEUE = f"(SELECT count(*) FROM ({_OF_QUEUE.format(columns='')} LIMIT :counted) holders)"
+_FIRST_IN_QUEUE = f"ARRAY({_OF_QUEUE.format(columns=' h.id')} ORDER BY h.current_run_id LIMIT :holders)"
+_STATES = f"""
+WITH {MOMENT}, {NO_FLOORS}
+SELECT e.gate, l.running, l.rate, l.per,
+  CASE WHEN l.rate IS NOT NULL THEN {started("e.gate", "l.per")} WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE}
+    ELSE {held("e.gate", ":counted")} END,
+  CASE WHEN left(e.gate, 1) = '@' THEN {_FIRST_IN_QUEUE} ELSE {holders("e.gate", ":holders")} END,
+  {next_start("e.gate")}, (SELECT now FROM moment)
+FROM unnest(CAST(:gates AS text[])) WITH ORDINALITY e (gate, place)
+CROSS JOIN LATERAL {limit_of("e.gate")} l
+ORDER BY e.place
+"""
+
+_ORDER = "CAST(:order AS text)"
+_IS_LIMITED = f"EXISTS (SELECT FROM {limit_of(_ORDER)} l)"
+_BEGUN = f"SELECT h.id FROM {begun(_ORDER)}"
+_FRESH = f"SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {_ORDER}"
+_FIRST = "ORDER BY h.position LIMIT 1"
+_HEAD = f"""
+SELECT h.id FROM (
+(SELECT 1 AS rank, h.* FROM ({_BEGUN} AND h.state LIKE 'scheduled' AND {_IS_LIMITED} {_FIRST}) h)
+UNION ALL (SELECT 2, h.* FROM ({_BEGUN} AND h.state LIKE 'failed' AND {_IS_LIMITED} AND {holds(_ORDER)} {_FIRST}) h)
+UNION ALL (SELECT 3, h.* FROM ({_BEGUN} AND h.state LIKE 'queued' {_FIRST}) h)
+UNION ALL (SELECT 4, h.* FROM ({_FRESH} AND h.state LIKE 'queued' {_FIRST}) h)
+) h ORDER BY rank LIMIT 1
+"""
