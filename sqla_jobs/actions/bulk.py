@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.selection import Selection
@@ -48,6 +48,8 @@ class Kind:
     """Why any of them may not be changed."""
     obstacle: Obstacle = _no_obstacle
     """What keeps one of them, given by its id, from being changed, and the remedy; None where it is `BUSY`."""
+    also: Callable[[Models[Any]], ColumnElement[bool]] | None = None
+    """Jobs of other states that allow it where ids name them."""
 
     def meant(self, selection: Selection) -> Selection:
         """The same, of the states that are meant where neither ids nor states are given."""
@@ -81,7 +83,10 @@ class Kind:
 
     def conditions(self, models: Models[Any], selection: Selection) -> Conditions:
         """Which of the selected jobs allow it."""
-        return [*selection.where(models), models.Job.state.in_(self.states)]
+        allowed = models.Job.state.in_(self.states)
+        if self.also is not None and selection.ids:
+            allowed = or_(allowed, self.also(models))
+        return [*selection.where(models), allowed]
 
 
 @dataclass(frozen=True, slots=True)

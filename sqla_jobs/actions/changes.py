@@ -27,6 +27,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, WAITING, JobState
 from sqla_jobs.queries.delete_jobs import Removal, ctid
 from sqla_jobs.queries.expressions import array_of, locked, seconds
+from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_seconds
 
 
@@ -92,7 +93,7 @@ def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: C
 
 
 _DELETABLE = (*ENDED, *WAITING)
-CANCEL = Change(Kind("cancel", LIVE, LIVE), _sets(cancelled))
+CANCEL = Change(Kind("cancel", LIVE, LIVE, also=keeps_others_waiting), _sets(cancelled))
 KILL = Change(CANCEL.kind, _sets(partial(cancelled, kill=True)), {"kill": True})
 """CANCEL, and the processes of those that do not stop are killed by their parents."""
 RETRY = Change(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -11,12 +11,13 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.rules.checks import DAY, check_integer, check_queue, check_seconds
-from sqla_jobs.rules.limits import MOST_RATE, MOST_RUNNING, Gate, check_limit_name
+from sqla_jobs.rules.limits import MOST_RATE, MOST_RUNNING, Gate, check_limit_name, titled
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import Tasks
 
@@ -42,9 +43,21 @@ class Target:
     """The names of the task, where no code declares a limit of that kind for it."""
 
 
+def gates_of(target: Target) -> list[str]:
+    """The rows that can be."""
+    return [gate for gate in (target.concurrency, target.rate) if gate not in ("", _NONE)]
+
+
 def target_of_queue(queue: object) -> Target:
     """The limit of a queue, which has no rate. Raises `ArgumentsError`."""
     return Target(f"@{check_queue(queue)}", _NONE, ())
+
+
+def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
+    """A row of limits that is there already, with the tasks that it names."""
+    if gate.startswith("%"):
+        return Target("", gate, tuple(tasks))
+    return Target(gate, _NONE if gate.startswith("@") else "", tuple(tasks))
 
 
 def target(tasks: Tasks[Any], which: object, key: object) -> Target:
@@ -95,6 +108,25 @@ def set_limit(
     return list(found)
 
 
+def set_by_person(
+    it: Changing, target: Target, *, running: int | None, rate: int | None, per: float | timedelta | None
+) -> list[str]:
+    """The same by a person, with a line in the audit for each row."""
+    gates = set_limit(it.session, it.models, target, running=running, rate=rate, per=per)
+    for gate in gates:
+        numbers = {"rate": rate, "per": str(per)} if gate.startswith("%") else {"running": running}
+        it.record("set", titled(gate), **numbers)
+    return gates
+
+
+def clear_by_person(it: Changing, target: Target) -> list[str]:
+    """What an operator had set is taken back by a person, with a line in the audit for each row."""
+    gates = clear_limit(it.session, it.models, target)
+    for gate in gates:
+        it.record("clear", titled(gate))
+    return gates
+
+
 def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> bool:
     """Take so many starts from a rate, and commit. False: they are not free, and none is taken."""
     check_integer("number", number, least=1, most=MOST_RATE)
@@ -141,8 +173,9 @@ def _known(gate: str, what: str) -> str:
 def clear_limit(session: Session, models: Models[Any], target: Target) -> list[str]:
     """From the caller's commit on what code declares goes again. Returns the rows that an operator had set."""
     row: Any = models.Limit
-    gates = [gate for gate in (target.concurrency, target.rate) if gate not in ("", _NONE)]
-    rows = session.scalars(select(row).where(row.gate.in_(gates), row.set_at.is_not(None)).order_by(row.gate)).all()
+    rows = session.scalars(
+        select(row).where(row.gate.in_(gates_of(target)), row.set_at.is_not(None)).order_by(row.gate)
+    ).all()
     for limit in rows:
         declared = limit.declared or {}
         limit.running, limit.rate, limit.per = (declared.get(name) for name in ("running", "rate", "per"))

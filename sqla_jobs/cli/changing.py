@@ -65,10 +65,10 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
         state = states.get(job_id)
         if state is None:
             missed.append(f"there is no job {job_id}")
+        elif (state in kind.states or kind.also is not None) and _change_one(jobs, change, job_id, actor):
+            changed.append(state)
         elif state not in kind.states:
             missed.append(f"job {job_id} is {state}")
-        elif _change_one(jobs, change, job_id, actor):
-            changed.append(state)
         else:
             with jobs.binding().transaction() as session:
                 missed.append(f"job {job_id} was left alone: {kind.reason(session, jobs.models, job_id)}")

@@ -16,6 +16,8 @@ COMMANDS = {
     "enqueue": ("jobs.enqueue", "Enqueue TASK with the arguments in JSON"),
     "erase": ("jobs.erase", "Erase arguments, results and errors of jobs that ended."),
     "grants": ("grants.grants", "Print the SQL that gives roles of the database the rights they need"),
+    "limit": ("limits.limit", "Set the numbers of a limit in place of what code says, and take that back."),
+    "limits": ("limits.limits", "Limits: their numbers, what of them is used, and how many jobs wait."),
     "list": ("reading.list_jobs", "Jobs, the newest first."),
     "migrate": ("schema.migrate", "Upgrade the tables, in a database that has no Alembic history."),
     "move": ("jobs.move", "Move jobs that wait to another queue or priority."),
@@ -27,6 +29,7 @@ COMMANDS = {
     "schedule": ("schedules.schedule", "Schedules: rows that say by cron what is enqueued when."),
     "show": ("reading.show", "A job: its arguments, and every run with its error."),
     "status": ("status.status", "Queues, processes, what fails, and what is wrong."),
+    "why": ("reading.why", "Why a job waits."),
     "worker": ("running.worker", "Run jobs until SIGTERM or SIGINT"),
 }
 """By name: where each is below `sqla_jobs.cli`, and the beginning of its help."""

@@ -1,9 +1,9 @@
-"""`list` and `show`."""
+"""`list`, `show` and `why`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from datetime import datetime
 from typing import Any
 from typing import cast as cast_type
@@ -15,7 +15,7 @@ from sqlalchemy.orm import defer
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import as_json, console, print_json, print_table, short, shown
+from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, short, shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queues, check_tasks, selecting
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
@@ -85,11 +85,14 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         secrets = jobs.tasks.secrets(job.task, args)
         stored: Any = session.execute(_runs(jobs).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
         runs = [_as_dict(run, secrets, _OF_RUNS, result=_read(result)) for run, result in stored]
+        reasons = jobs.why(session, job_id)
     if as_json:
-        print_json(row | {"runs": runs})
+        print_json(row | {"runs": runs, "why": reasons})
         return
     arguments = row.pop("args")
     print_table(["JOB", str(job_id)], [(name, _value(name, value)) for name, value in row.items() if value is not None])
+    click.echo()
+    _print_reasons(reasons)
     click.echo("\narguments")
     console().print_json(data=arguments)
     for run in runs:
@@ -102,6 +105,26 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
             console().print_json(data=run["result"])
         if run["error"] is not None:
             click.echo(shown(run["traceback"] or f"{run['error_type']}: {run['error']}").rstrip())
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.argument("job_id", metavar="ID", type=JOB_ID)
+@as_json
+def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
+    """Why a job waits."""
+    jobs.tasks.load()
+    with jobs.binding().transaction() as session:
+        reasons = jobs.why(session, job_id)
+    if as_json:
+        print_json({"job_id": job_id, "why": reasons})
+    else:
+        _print_reasons(reasons)
+
+
+def _print_reasons(reasons: Iterable[str]) -> None:
+    for reason in reasons:
+        click.echo(remedy(reason))
 
 
 def _value(name: str, value: Any) -> object:

@@ -15,7 +15,7 @@ from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import GateState
-from sqla_jobs.rules.limits import described, ordered_gate
+from sqla_jobs.rules.limits import described, ordered_gate, titled
 from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import duration, plural
 
@@ -85,17 +85,16 @@ def _behind(session: Session, jobs: Jobs[Any], order: str, head: int) -> str:
 
 
 def _full(session: Session, jobs: Jobs[Any], state: GateState) -> str:
-    kind = "rate" if state.rate is not None else "limit"
-    name = f"of queue {state.gate[1:]!r}" if state.gate.startswith("@") else described(state.gate)
+    name = titled(state.gate)
     if state.most == 0:
-        return f"The {kind} {name} lets nothing start: {_who_closed(session, jobs, state.gate)}."
+        return f"The {name} lets nothing start: {_who_closed(session, jobs, state.gate)}."
     if state.rate is None:
         holders = _holders(state)
-        return f"The {kind} {name} is full: of at most {plural(state.most, 'job')} at once {holders}."
+        return f"The {name} is full: of at most {plural(state.most, 'job')} at once {holders}."
     taken = f"{state.used:,} of at most {plural(state.most, 'start')} in {duration(state.per)} are taken"
     next_at = state.next_at
     when = "" if next_at is None else f"; the next one is possible at {moment(next_at)}, in {duration(state.next_in)}"
-    return f"The {kind} {name} is used up: {taken}{when}."
+    return f"The {name} is used up: {taken}{when}."
 
 
 def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:

@@ -20,9 +20,12 @@ from sqla_jobs.queries.gates import (
     started,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.rules.limits import MOST_LIMITS
 
 _COUNTED = 10_000
-"""Running jobs behind a gate that are counted."""
+"""Running jobs behind a gate that are counted, and half of the waiting ones behind all."""
+_GROUPS = 1_000
+"""Groups of waiting jobs that are looked at."""
 
 
 class GateState(NamedTuple):
@@ -70,6 +73,41 @@ class GateStates(Statement):
         return filled_in(_STATES, self.tables)
 
 
+class KeysInUse(Statement):
+    """How many jobs run behind all keys of rows such as `#mail=`, by row."""
+
+    def __call__(self, connection: SqlConnection, rows: Sequence[str]) -> dict[str, int]:
+        return dict(self._rows(connection, {"gates": names(tuple(rows)), "counted": _COUNTED}))
+
+    def sql(self) -> Any:
+        return filled_in(_IN_USE, self.tables)
+
+
+class WaitingGroup(NamedTuple):
+    """Queued jobs of one queue that have the same gates."""
+
+    gates: list[str]
+    waiting: int
+    is_least: bool
+    """Whether there may be more."""
+
+
+class WaitingGroups(Statement):
+    """How many jobs wait behind which gates, from group to group in their index; a flood of one hides no other."""
+
+    def __call__(self, connection: SqlConnection) -> list[WaitingGroup]:
+        """The first groups; that of the last one `is_least` where there are more of them."""
+        rows = self._rows(connection, {"groups": _GROUPS, "counted": 2 * _COUNTED})
+        most = max(1, 2 * _COUNTED // max(1, len(rows)))
+        return [
+            WaitingGroup(gates, min(count, most), is_least=count > most or place == _GROUPS)
+            for place, (gates, count) in enumerate(rows, 1)
+        ]
+
+    def sql(self) -> Any:
+        return filled_in(_WAITING, self.tables)
+
+
 class HeadOfKey(Statement):
     """What comes first of an ordered key: what waits for its next attempt, what failed and holds it, what is queued."""
 
@@ -94,6 +132,35 @@ SELECT e.gate, l.running, l.rate, l.per,
 FROM unnest(CAST(:gates AS text[])) WITH ORDINALITY e (gate, place)
 CROSS JOIN LATERAL {limit_of("e.gate")} l
 ORDER BY e.place
+"""
+
+_IN_ROW = "\n    UNION ALL ".join(
+    f"SELECT FROM {{jobs}} h WHERE h.state LIKE 'running' AND h.gates[{place}] > e.gate"
+    f" AND h.gates[{place}] < left(e.gate, -1) || '>'"  # which comes after =
+    for place in range(1, MOST_LIMITS + 1)
+)
+_IN_USE = f"""
+SELECT e.gate, (SELECT count(*) FROM ({_IN_ROW} LIMIT :counted) holders)
+FROM unnest(CAST(:gates AS text[])) e (gate)
+"""
+
+_BEHIND = "{jobs} j WHERE j.state = 'queued' AND j.gates IS NOT NULL"
+_FIRST_GROUP = "ORDER BY j.queue, j.gates LIMIT 1"
+_WAITING = f"""
+WITH RECURSIVE walk AS (
+    (SELECT 1 AS step, j.queue, j.gates FROM {_BEHIND} {_FIRST_GROUP})
+  UNION ALL
+    SELECT w.step + 1, n.queue, n.gates FROM walk w
+    CROSS JOIN LATERAL (
+      SELECT j.queue, j.gates FROM {_BEHIND} AND (j.queue, j.gates) > (w.queue, w.gates) {_FIRST_GROUP}) n
+    WHERE w.step < :groups
+), most AS MATERIALIZED (
+    SELECT greatest(1, :counted / greatest(1, count(*))) + 1 AS most FROM walk
+)
+SELECT w.gates, (
+  SELECT count(*) FROM (
+    SELECT FROM {_BEHIND} AND j.queue = w.queue AND j.gates = w.gates LIMIT (SELECT most FROM most)) counted)
+FROM walk w ORDER BY w.step
 """
 
 _ORDER = "CAST(:order AS text)"

@@ -217,3 +217,17 @@ def described(gate: str) -> str:
     """A gate, or a row of limits, in words."""
     name, keyed, key = gate[1:].partition("=")
     return f"{name} of key {key}" if key else f"{name} of each key" if keyed else name
+
+
+def titled(gate: str) -> str:
+    """The same with what it limits: limit stripe, rate mail.send of key 17, limit of queue mail."""
+    if gate.startswith("@"):
+        return f"limit of queue {gate[1:]}"
+    return f"{'rate' if gate.startswith('%') else 'limit'} {described(gate)}"
+
+
+def worded(values: Mapping[str, Any]) -> str:
+    """The numbers of a limit, its `running`, `rate`, `per` and `hold`: 3 at once, 150 in 1 s."""
+    if values["rate"] is not None:
+        return f"{values['rate']:,} in {values['per']:g} s"
+    return f"{values['running']:,} at once" + (", held by failures" if values.get("hold") else "")

@@ -131,7 +131,7 @@ def test_a_queue_is_limited_or_paused_or_served_by_nobody(served: Session) -> No
     first, second = (added(served, shop.plain, n=n) for n in range(2))
     jobs.set_limit(served, queue="default", running=1)
     run(served, first.id)
-    assert jobs.why(served, second) == ["The limit of queue 'default' is full: of at most 1 job at once 1 runs, job 1."]
+    assert jobs.why(served, second) == ["The limit of queue default is full: of at most 1 job at once 1 runs, job 1."]
     jobs.pause(served, "default")
     jobs.pause(served, task=shop.plain)
     served.commit()

@@ -1,0 +1,144 @@
+"""Limits, what of them is used, and what waits behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, literal, or_, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.queues import COUNTED
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.gate_states import WaitingGroup
+from sqla_jobs.rules.limits import titled, worded
+from sqla_jobs.rules.wording import Count
+
+EACH = "each"
+"""In place of a key: the row goes for each one that has no row of its own. Keys are JSON, where a text has quotes."""
+KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
+"""By the first character of a gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """A limit in effect. `used` are the jobs that run behind it, or the starts in the last `per` seconds."""
+
+    gate: str
+    name: str
+    kind: str
+    """A word of `KINDS`."""
+    key: str | None
+    """As JSON; `each` where it goes for each key by itself."""
+    tasks: list[str]
+    running: int | None
+    rate: int | None
+    per: float | None
+    hold: bool
+    declared: dict[str, Any] | None
+    """What code says of `running`, `rate`, `per` and `hold`; None where no code does."""
+    set_at: datetime | None
+    """When an operator overrode that."""
+    changed_at: datetime
+    used: int | None
+    """None where that goes for each key by itself, and is a rate."""
+    waiting: Count
+    """Queued jobs that have to pass it."""
+    next_at: datetime | None
+    """When a rate that is used up lets the next one start."""
+
+    @property
+    def title(self) -> str:
+        """Such as: rate mail.send of each key."""
+        return titled(self.gate)
+
+    @property
+    def in_effect(self) -> str:
+        """Such as: 3 at once."""
+        return worded({"running": self.running, "rate": self.rate, "per": self.per, "hold": self.hold})
+
+    @property
+    def by_code(self) -> str | None:
+        """The same of what code declares."""
+        return None if self.declared is None else worded(self.declared)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can ever start behind it."""
+        return self.running == 0 or self.rate == 0
+
+
+def read_limits(session: Session, jobs: Jobs[Any]) -> list[LimitStatus]:
+    """All limits in effect, those of each key before those of one, and queues last."""
+    limit: Any = jobs.Limit
+    in_effect = or_(limit.running.is_not(None), limit.rate.is_not(None))
+    rows: list[Any] = list(ask(session, jobs, select(*limit.__table__.c).where(in_effect).order_by(limit.gate)))
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (row.gate[0] == "@", row.gate[1:], row.gate))
+    queries = Queries(jobs.models)
+    gates = {row.gate for row in rows}
+    states = {state.gate: state for state in queries.gate_states(session, sorted(gates - set(_of_each(gates))))}
+    used = queries.keys_in_use(session, [gate for gate in _of_each(gates) if not gate.startswith("%")])
+    waiting = _waiting(session, jobs, gates, queries.waiting_groups(session))
+    return [
+        LimitStatus(
+            row.gate,
+            *_named(row.gate),
+            row.tasks,
+            row.running,
+            row.rate,
+            row.per,
+            row.hold,
+            row.declared,
+            row.set_at,
+            row.changed_at,
+            used.get(row.gate) if (state := states.get(row.gate)) is None else state.used,
+            waiting[row.gate],
+            None if state is None else state.next_at,
+        )
+        for row in rows
+    ]
+
+
+def _of_each(gates: Collection[str]) -> list[str]:
+    return sorted(gate for gate in gates if gate.endswith("=") and not gate.startswith("@"))
+
+
+def _named(gate: str) -> tuple[str, str, str | None]:
+    """Name, kind and key."""
+    kind = KINDS.get(gate[0], gate[0])
+    if gate.startswith("@"):
+        return gate[1:], kind, None
+    name, keyed, key = gate[1:].partition("=")
+    return name, kind, (key or EACH) if keyed else None
+
+
+def _waiting(
+    session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup]
+) -> dict[str, Count]:
+    """How many jobs wait behind each row."""
+    numbers, least = dict.fromkeys(gates, 0), set[str]()
+    for group in groups:
+        for row in _rows_of(group.gates) & numbers.keys():
+            numbers[row] += group.waiting
+            if group.is_least:
+                least.add(row)
+    found = {row: Count(number, is_least=row in least) for row, number in numbers.items()}
+    return found | {gate: _queued(session, jobs, gate[1:]) for gate in gates if gate.startswith("@")}
+
+
+def _rows_of(gates: Collection[str]) -> set[str]:
+    """The rows that can limit a job with these gates: its own and those of each key."""
+    return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
+
+
+def _queued(session: Session, jobs: Jobs[Any], queue: str) -> Count:
+    job: Any = jobs.Job
+    some = select(literal(1)).where(job.state == "queued", job.queue == queue).limit(COUNTED + 1).subquery()
+    found = ask(session, jobs, select(func.count()).select_from(some)).scalar_one()
+    return Count(min(found, COUNTED), is_least=found > COUNTED)

@@ -1,0 +1,199 @@
+"""`why`, `limits` and `limit`, as an operator uses them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import Jobs
+from sqla_jobs.cli.main import main
+from tests import limited_shop as shop
+from tests.conftest import ROOT
+from tests.helpers import wait_until
+from tests.limited_shop import jobs
+from tests.limits.attempts import enqueue, states
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture
+def declared(database: Engine) -> Engine:
+    """A database in which a worker has stored what code declares."""
+    with jobs.worker():
+        pass
+    return database
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [*arguments, "--app", "tests.limited_shop:jobs"])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def read_limits() -> dict[str, Any]:
+    return {one["gate"]: one for one in json.loads(run("limits", "--json").stdout)}
+
+
+def audit(session: Session) -> list[tuple[str, str, dict[str, Any]]]:
+    session.rollback()
+    lines = session.scalars(select(jobs.Audit).order_by(jobs.Audit.id))
+    return [(line.action, line.subject, line.details) for line in lines]
+
+
+def test_why_prints_the_reasons(declared: Engine, session: Session) -> None:
+    enqueue(declared, shop.pair, [{"n": 1}])
+    jobs.set_limit(session, shop.pair, running=0)
+    session.commit()
+    lines = run("why", "1").stdout.splitlines()
+    assert lines[0] == "No live worker serves queue 'default': start one with `--queues default`."
+    assert re.fullmatch(r"The limit pair lets nothing start: an operator set it to 0 at 20.*", lines[1])
+    assert json.loads(run("why", "1", "--json").stdout) == {"job_id": 1, "why": lines}
+    assert lines[1] in run("show", "1").stdout
+    assert json.loads(run("show", "1", "--json").stdout)["why"] == lines
+    assert "there is no job 17; it may have been pruned" in run("why", "17", code=1).output
+
+
+def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, session: Session) -> None:
+    enqueue(declared, shop.pair, ({"n": n} for n in range(5)))
+    enqueue(declared, shop.keyed, ({"account": n % 2} for n in range(6)))
+    enqueue(declared, shop.ordered, ({"account": 1, "n": n} for n in range(3)))
+    with jobs.worker({"default": 1}, poll=0.1):
+        jobs.set_limit(session, shop.rated, rate=2, per=3600)
+        jobs.set_limit(session, shop.pair, running=0)
+        jobs.set_limit(session, shop.keyed, running=0)
+        jobs.set_limit(session, shop.keyed, key=7, running=3)
+        jobs.set_limit(session, queue="default", running=20)
+        session.commit()
+        enqueue(declared, shop.rated, ({"n": n} for n in range(4)))
+        wait_until(lambda: states(declared, "rated") == {"succeeded": 2, "queued": 2})
+        wait_until(lambda: states(declared, "ordered") == {"succeeded": 3})
+    found = read_limits()
+    pair = found["#pair"]
+    assert (pair["name"], pair["kind"], pair["key"], pair["tasks"]) == ("pair", "concurrency", None, ["pair"])
+    assert (pair["running"], pair["declared"]["running"]) == (0, 2)
+    assert pair["set_at"]
+    assert found["#stripe"]["set_at"] is None
+    waiting = states(declared, "pair")["queued"]
+    assert (pair["used"], pair["waiting"], pair["waiting_is_least"]) == (0, waiting, False)
+    assert (found["#keyed="]["key"], found["#keyed=7"]["key"]) == ("each", "7")
+    assert found["#keyed="]["waiting"] == states(declared, "keyed")["queued"]
+    rated = found["%rated"]
+    assert (rated["rate"], rated["per"], rated["used"], rated["waiting"]) == (2, 3600, 2, 2)
+    assert rated["next_at"] > "20"
+    assert (found["!held="]["kind"], found["!held="]["hold"]) == ("ordered", True)
+    assert (found["@default"]["name"], found["@default"]["kind"]) == ("default", "queue")
+    assert found["@default"]["waiting"] == states(declared)["queued"]
+    table = run("limits").stdout
+    assert re.search(r"^pair +- +concurrency +0 at once +2 at once +20", table, re.MULTILINE)
+    assert re.search(r"^rated +- +rate +2 in 3600 s +5 in 1 s +20.* 2 +2 +20", table, re.MULTILINE)
+    assert re.search(r"^keyed +7 +concurrency +3 at once +- +20", table, re.MULTILINE)
+
+
+def test_what_runs_behind_keys_counts_for_the_row_of_each_key(declared: Engine) -> None:
+    enqueue(declared, shop.keyed, ({"account": n, "seconds": 1.0} for n in (1, 2, 2)))
+    with jobs.worker(poll=0.1):
+        wait_until(lambda: states(declared)["running"] == 2)
+        keyed = read_limits()["#keyed="]
+    assert (keyed["used"], keyed["waiting"]) == (2, 1)
+
+
+def test_the_keys_as_json_are_those_of_the_docs(declared: Engine) -> None:
+    page = ROOT.joinpath("docs/cli.md").read_text(encoding="utf-8")
+    said = page.partition("`limits --json`")[2].partition(". A kind")[0]
+    assert re.findall(r"`(\w+)`", said) == _in_order([*read_limits()["#stripe"]])
+
+
+def _in_order(keys: list[str]) -> list[str]:
+    """Each `_is_least` after its number."""
+    return [one for key in keys if not key.endswith("_is_least") for one in (key, f"{key}_is_least") if one in keys]
+
+
+def test_without_limits_the_list_says_where_they_come_from(database: Engine) -> None:
+    assert "A worker stores what code declares when it starts" in run("limits").output
+
+
+def test_many_groups_hide_none_and_are_counted_as_far_as_told(declared: Engine, session: Session) -> None:
+    many = (
+        "INSERT INTO sqla_jobs (task, args, state, gates) SELECT 'keyed', '{\"account\": 1}', 'queued',"
+        " ARRAY['#keyed=' || n % 1500] FROM generate_series(1, 30000) n"
+    )
+    session.execute(text(many))
+    session.commit()
+    enqueue(declared, shop.pair, [{"n": 1}])
+    found = read_limits()
+    assert (found["#keyed="]["waiting"], found["#keyed="]["waiting_is_least"]) == (20_000, True)
+
+
+def test_an_operator_sets_and_clears_a_limit_and_the_audit_says_so(declared: Engine, session: Session) -> None:
+    done = run("limit", "set", "stripe", "--running", "40", "--rate", "150", "--per", "2", "--actor", "ada")
+    assert (
+        done.output
+        == "limit stripe: 40 at once (code says 3 at once)\nrate stripe: 150 in 2 s (code says 1,000 in 1 s)\n"
+    )
+    assert run("limit", "set", "keyed", "--key", "17", "--running", "2").output == "limit keyed of key 17: 2 at once\n"
+    assert (
+        run("limit", "set", "Mail", "--key", "a@b.c", "--running", "2").output
+        == 'limit Mail of key "a@b.c": 2 at once\n'
+    )
+    assert run("limit", "set", "--queue", "default", "--running", "9").output == "limit of queue default: 9 at once\n"
+    assert audit(session) == [
+        ("set", "limit stripe", {"running": 40}),
+        ("set", "rate stripe", {"rate": 150, "per": "2.0"}),
+        ("set", "limit keyed of key 17", {"running": 2}),
+        ("set", 'limit Mail of key "a@b.c"', {"running": 2}),
+        ("set", "limit of queue default", {"running": 9}),
+    ]
+    done = run("limit", "clear", "stripe")
+    assert done.output == "limit stripe: 3 at once\nrate stripe: 1,000 in 1 s\n"
+    assert run("limit", "clear", "--queue", "default").output == "limit of queue default: nothing is limited\n"
+    assert [line[:2] for line in audit(session)[-3:]] == [
+        ("clear", "limit stripe"),
+        ("clear", "rate stripe"),
+        ("clear", "limit of queue default"),
+    ]
+    refused = run("limit", "clear", "stripe", code=1).output
+    assert "no operator has set the limit stripe and rate stripe; `sqla-jobs limits` shows what is set" in refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["set", "strippe", "--running", "1"], 2, "no task and no limit is named 'strippe'; did you mean 'stripe'?"),
+        (["set", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
+        (["set", "pair", "--queue", "default", "--running", "1"], 2, "name a task or a limit, or else --queue NAME"),
+        (["set", "--queue", "default", "--key", "1", "--running", "1"], 2, "--queue takes no --key"),
+        (["set", "pair"], 2, "say --running N, or --rate N with --per SECONDS"),
+        (["set", "pair", "--rate", "5"], 2, "--rate N and --per SECONDS go together"),
+        (["set", "pair", "--key", "1", "--running", "5"], 2, "no code declares such a limit with key="),
+        (["set", "ordered", "--running", "2"], 2, "running must be"),
+        (["set", "--queue", "defualt", "--running", "2"], 1, "did you mean 'default'?; --yes limits it all the same"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_set_is_refused_and_changes_nothing(
+    declared: Engine, session: Session, arguments: list[str], code: int, said: str
+) -> None:
+    before = read_limits()
+    assert said in " ".join(run("limit", *arguments, code=code).output.split())
+    assert read_limits() == before
+    assert audit(session) == []
+
+
+def test_a_failed_job_that_holds_a_key_is_cancelled_by_its_id(declared: Engine, session: Session) -> None:
+    enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
+    enqueue(declared, shop.ordered, [{"account": 1, "n": 1}])
+    with jobs.worker(poll=0.1):
+        wait_until(lambda: states(declared) == {"failed": 1, "queued": 1, "succeeded": 1})
+        assert run("cancel", "1").output == "cancel: 1 job\n"
+        wait_until(lambda: states(declared) == {"cancelled": 1, "succeeded": 2})
+    assert "job 3 is succeeded" in run("cancel", "3", code=1).output
+    assert [line[:2] for line in audit(session)] == [("cancel", "job 1")]
