@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring import additions, locks, server, waiting_jobs
+from sqla_jobs.monitoring import additions, limits, locks, server, waiting_jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue, read_work
@@ -57,3 +57,5 @@ def _of_work(
     yield from waiting_jobs.clocks(session, jobs, processes)
     yield from waiting_jobs.killers(session, jobs)
     yield from waiting_jobs.unheard_cancels(session, jobs)
+    yield from limits.closed_limits(session, jobs)
+    yield from limits.held_keys(session, jobs)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 from sqlalchemy import func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.finding import Finding, ask, warning
+from sqla_jobs.monitoring.processes import age_of
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import WaitingGroup
-from sqla_jobs.rules.limits import titled, worded
-from sqla_jobs.rules.wording import Count
+from sqla_jobs.rules.limits import described, titled, worded
+from sqla_jobs.rules.wording import Count, duration, they_are
 
 EACH = "each"
 """In place of a key: the row goes for each one that has no row of its own. Keys are JSON, where a text has quotes."""
@@ -103,6 +105,52 @@ def read_limits(session: Session, jobs: Jobs[Any]) -> list[LimitStatus]:
         )
         for row in rows
     ]
+
+
+_CLOSED = 86_400.0
+"""Seconds after which a limit that lets nothing start is worth a word."""
+_SOME = 20
+"""Keys that are named one by one."""
+
+
+def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Limits that have let nothing start for more than a day."""
+    limit: Any = jobs.Limit
+    age = age_of(limit.changed_at)
+    is_closed = or_(limit.running == 0, limit.rate == 0)
+    ages: dict[str, float] = dict(ask(session, jobs, select(limit.gate, age).where(is_closed, age > _CLOSED)).all())
+    if not ages:
+        return
+    for one in read_limits(session, jobs):
+        if one.gate in ages:
+            numbers = "--running N" if one.rate is None else "--rate N --per SECONDS"
+            set_it = f"sqla-jobs limit set {_arguments(one)} {numbers}"
+            yield warning(
+                one.title,
+                f"it has let nothing start for {duration(ages[one.gate])} ({one.in_effect}), "
+                f"and {they_are(one.waiting, 'job')} waiting behind it",
+                f"{set_it}; or take back what an operator set: sqla-jobs limit clear {_arguments(one)}"
+                if one.set_at
+                else f"give it another number in code; or override it: {set_it}",
+            )
+
+
+def _arguments(one: LimitStatus) -> str:
+    """How the command line names it."""
+    if one.kind == KINDS["@"]:
+        return f"--queue {quote(one.name)}"
+    return quote(one.name) if one.key in (None, EACH) else f"{quote(one.name)} --key {quote(one.key or '')}"
+
+
+def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Failed jobs that keep the next ones of their ordered key waiting."""
+    for job_id, gate, waiting in Queries(jobs.models).held_keys(session, _SOME):
+        number = Count(waiting, is_least=waiting >= COUNTED)
+        yield warning(
+            f"job {job_id}",
+            f"it failed and keeps the key {described(gate)}, and {they_are(number, 'job')} waiting behind it",
+            f"sqla-jobs retry {job_id} runs it again; or sqla-jobs cancel {job_id} lets the next one start",
+        )
 
 
 def _of_each(gates: Collection[str]) -> list[str]:

@@ -24,7 +24,7 @@ from sqla_jobs.queries.commit import Commit, Ending
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
-from sqla_jobs.queries.gate_states import GateStates, HeadOfKey, KeysInUse, WaitingGroups
+from sqla_jobs.queries.gate_states import GateStates, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
 from sqla_jobs.queries.gating import GiveGates, OperatorLimits, QueuedUngated, RunningUngated
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
 from sqla_jobs.queries.limited import ClaimLimited, Lock, Spend, TellOthers
@@ -55,6 +55,7 @@ class Queries(Calls[SqlConnection]):
         self.operator_limits = OperatorLimits(tables)
         self.gate_states = GateStates(tables)
         self.head_of_key = HeadOfKey(tables)
+        self.held_keys = HeldKeys(tables)
         self.keys_in_use = KeysInUse(tables)
         self.waiting_groups = WaitingGroups(tables)
         self.promote = Promote(tables)

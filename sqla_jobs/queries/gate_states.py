@@ -11,6 +11,7 @@ from sqla_jobs.queries.gates import (
     MOMENT,
     NO_FLOORS,
     begun,
+    begun_among,
     filled_in,
     held,
     holders,
@@ -108,6 +109,24 @@ class WaitingGroups(Statement):
         return filled_in(_WAITING, self.tables)
 
 
+class HeldKey(NamedTuple):
+    """A failed job that keeps an ordered key, and how many queued jobs wait behind it; 10,000 are counted."""
+
+    job_id: int
+    gate: str
+    waiting: int
+
+
+class HeldKeys(Statement):
+    """Ordered keys that a failed job keeps, if anything waits behind it; some of them."""
+
+    def __call__(self, connection: SqlConnection, most: int) -> list[HeldKey]:
+        return [HeldKey(*row) for row in self._rows(connection, {"most": most, "counted": _COUNTED})]
+
+    def sql(self) -> Any:
+        return filled_in(_HELD, self.tables)
+
+
 class HeadOfKey(Statement):
     """What comes first of an ordered key: what waits for its next attempt, what failed and holds it, what is queued."""
 
@@ -161,6 +180,15 @@ SELECT w.gates, (
   SELECT count(*) FROM (
     SELECT FROM {_BEHIND} AND j.queue = w.queue AND j.gates = w.gates LIMIT (SELECT most FROM most)) counted)
 FROM walk w ORDER BY w.step
+"""
+
+_NEXT = "SELECT FROM {jobs} w WHERE w.ordered_by = h.ordered_by AND w.state LIKE 'queued'"
+_HELD = f"""
+SELECT f.* FROM {{limits}} l CROSS JOIN LATERAL (
+  SELECT h.id, h.ordered_by, (SELECT count(*) FROM ({_NEXT} LIMIT :counted) counted) FROM {begun_among("l.gate")}
+    AND h.state LIKE 'failed' AND EXISTS ({_NEXT}) LIMIT :most) f
+WHERE l.hold AND l.running IS NOT NULL AND right(l.gate, 1) = '='
+ORDER BY f.id LIMIT :most
 """
 
 _ORDER = "CAST(:order AS text)"

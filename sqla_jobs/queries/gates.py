@@ -71,6 +71,11 @@ def begun(order: str) -> str:
     return f"{{jobs}} h WHERE h.ordered_by = {order} AND {_BEGUN}"
 
 
+def begun_among(row: str) -> str:
+    """The same of all keys of a row of limits, such as `!mail=`. After = comes >."""
+    return f"{{jobs}} h WHERE h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>' AND {_BEGUN}"
+
+
 def last_start(gate: str, before: str = "") -> str:
     """The last row of a gate's starts."""
     return f"""SELECT s.started_at, s.total FROM {{starts}} s WHERE s.gate = {gate}{before}

@@ -1,0 +1,87 @@
+"""What `doctor` and the dashboard tell of limits that hold up jobs for good."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import Jobs
+from sqla_jobs.cli.main import main
+from sqla_jobs.monitoring.status import read_status
+from tests import limited_shop as shop
+from tests.helpers import wait_until
+from tests.limited_shop import jobs
+from tests.limits.attempts import enqueue, states
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture
+def declared(database: Engine) -> Engine:
+    """A database in which a worker has stored what code declares."""
+    with jobs.worker():
+        pass
+    return database
+
+
+def doctor() -> dict[str, tuple[str, str]]:
+    done = CliRunner().invoke(main, ["doctor", "--json", "--app", "tests.limited_shop:jobs"])
+    found = json.loads(done.stdout)
+    return {one["about"]: (one["found"], one["remedy"]) for one in found if one["verdict"] == "warning"}
+
+
+def test_a_limit_that_has_let_nothing_start_for_a_day_is_told_of(declared: Engine, session: Session) -> None:
+    jobs.set_limit(session, shop.keyed, key="a b", running=0)
+    jobs.set_limit(session, queue="default", running=0)
+    jobs.set_limit(session, shop.rated, rate=0, per=1)
+    session.commit()
+    enqueue(declared, shop.keyed, [{"account": 1}])
+    assert not any("let nothing start" in found for found, _ in doctor().values())
+    long_ago = "UPDATE sqla_limits SET changed_at = changed_at - interval '25 h' WHERE running = 0 OR rate = 0"
+    session.execute(text(long_ago))
+    session.execute(text("UPDATE sqla_limits SET set_at = NULL WHERE gate = '%rated'"))
+    session.commit()
+    found = doctor()
+    assert found['limit keyed of key "a b"'] == (
+        "it has let nothing start for 1 d 1 h (0 at once), and 0 jobs are waiting behind it",
+        (
+            "sqla-jobs limit set keyed --key '\"a b\"' --running N; or take back what an operator set: "
+            "sqla-jobs limit clear keyed --key '\"a b\"'"
+        ),
+    )
+    assert found["limit of queue default"] == (
+        "it has let nothing start for 1 d 1 h (0 at once), and 1 job is waiting behind it",
+        (
+            "sqla-jobs limit set --queue default --running N; or take back what an operator set: "
+            "sqla-jobs limit clear --queue default"
+        ),
+    )
+    assert found["rate rated"] == (
+        "it has let nothing start for 1 d 1 h (0 in 1 s), and 0 jobs are waiting behind it",
+        "give it another number in code; or override it: sqla-jobs limit set rated --rate N --per SECONDS",
+    )
+    assert {"rate rated", "limit of queue default"} <= {one.about for one in read_status(session, jobs).warnings}
+
+
+def test_a_failed_job_that_keeps_a_key_is_told_of_while_others_wait(declared: Engine, session: Session) -> None:
+    enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 2, "fails": True}, {"account": 1}])
+    with jobs.worker(poll=0.1):
+        wait_until(lambda: states(declared) == {"failed": 2, "queued": 1})
+    found = doctor()
+    failed = min(int(about.split()[1]) for about in found if about.startswith("job "))
+    assert found[f"job {failed}"] == (
+        "it failed and keeps the key held of key 1, and 1 job is waiting behind it",
+        f"sqla-jobs retry {failed} runs it again; or sqla-jobs cancel {failed} lets the next one start",
+    )
+    assert "job 2" not in found  # nothing waits behind it
+    jobs.cancel(session, failed)
+    session.commit()
+    assert not any("keeps the key" in found for found, _ in doctor().values())
