@@ -56,6 +56,7 @@ class Dashboard:
             "exact": formatting.exact,
             "plural": wording.plural,
             "offset": wording.offset,
+            "sentence": formatting.sentence,
         }
         of_all: Any = {"url": self.url, "static": self._static}
         made.filters.update(named)

@@ -100,10 +100,10 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     if (task := names_of(tasks).get(row.task)) is not None:
         pause = next(one for one in tasks if one.task == task)
         who = _since(pause.paused_at, pause.paused_by)
-        yield f"Task {task!r:.200} has been paused {who}; `sqla-jobs resume --task {task[:200]}` lets it go on."
+        yield f"The task {task!r:.200} has been paused {who}; `sqla-jobs resume --task {task[:200]}` lets it go on."
     if (of_queue := read_paused_queues(session, jobs).get(row.queue)) is not None:
         who = _since(of_queue.at, of_queue.by)
-        yield f"Queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` lets it go on."
+        yield f"The queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` lets it go on."
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
     if ask(session, jobs, select(process.id).where(*serves).limit(1)).first() is None:
@@ -127,7 +127,8 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     elif (holder := read_holder(session, jobs, row.id)) is not None:
         pid, user, address, program, age = holder
         who = session_named(pid, user, address, program)
-        yield f"Its row is held by {who}, for {duration(age)}: no worker can take it before that transaction ends."
+        since = "" if age is None else f", for {duration(age)}"  # only the user's own, without pg_read_all_stats
+        yield f"Its row is held by {who}{since}: no worker can take it before that transaction ends."
 
 
 def _next_in_line(session: Session, jobs: Jobs[Any], row: Any) -> str:

@@ -23,7 +23,8 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
-from tests.dashboard.test_dashboard import Visitor, hidden
+from tests.dashboard.test_dashboard import hidden
+from tests.dashboard.visitor import Visitor
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
 

@@ -21,7 +21,8 @@ from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role
 from tests import dashboard_shop, shop
 from tests.conftest import StartWorker
-from tests.dashboard.test_dashboard import PATHS, Visitor
+from tests.dashboard.test_dashboard import PATHS
+from tests.dashboard.visitor import Visitor
 from tests.helpers import refuse, wait_until
 
 
@@ -406,7 +407,18 @@ class TestAViewer:
     @pytest.mark.slow
     @pytest.mark.parametrize(
         "command",
-        ["status", "list", "show 1", "doctor", "schedule list", "status --json", "list --error no", "list --arg a=1"],
+        [
+            "status",
+            "list",
+            "show 1",
+            "why 2",
+            "limits",
+            "doctor",
+            "schedule list",
+            "status --json",
+            "list --error no",
+            "list --arg a=1",
+        ],
     )
     def test_looks_by_the_command_line(self, viewer: Engine, command: str) -> None:
         result = CliRunner().invoke(main, [*command.split(), "--app", "tests.dashboard_shop:jobs"])
@@ -418,6 +430,7 @@ class TestAViewer:
         [
             *("retry 2", "cancel --all --yes", "delete 2", "pause default", 'enqueue add {"a":1}'),
             *("prune --older-than 1d --yes", "schedule disable x", "schedule run-now x"),
+            "limit set add --running 1",
         ],
     )
     def test_changes_nothing(self, viewer: Engine, tables: Engine, command: str) -> None:

@@ -17,11 +17,9 @@ import httpx2
 import pytest
 from click.testing import CliRunner
 from flask import Flask, abort, redirect, request
-from flask.testing import FlaskClient
 from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
-from werkzeug.test import TestResponse
 
 from sqla_jobs import Unique
 from sqla_jobs.cli.main import main
@@ -35,46 +33,14 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import NOTHING
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
+from tests.dashboard.visitor import Visitor, words
 from tests.dashboard_shop import HOSTILE, create_app, jobs
 from tests.helpers import flood, wait_until
-
-
-class Visitor:
-    """A browser without a screen: keeps cookies, finds the token in the page, fills forms."""
-
-    def __init__(self, app: Flask) -> None:
-        self.client: FlaskClient = app.test_client()
-
-    def get(self, path: str, status: int = 200, **headers: str) -> str:
-        response = self.client.get(f"/ops{path}", headers=headers)
-        assert response.status_code == status, response.text
-        return response.text
-
-    def token(self, path: str = "/schedules/new") -> str:
-        found = re.search(r'name="csrf_token" value="([^"]+)"', self.get(path))
-        assert found
-        return found[1]
-
-    def post(self, path: str, fields: dict[str, Any] | None = None, **headers: str) -> TestResponse:
-        return self.client.post(f"/ops{path}", data={"csrf_token": self.token(), **(fields or {})}, headers=headers)
-
-    def change(self, path: str, fields: dict[str, Any] | None = None) -> str:
-        """A change that works: the page it leads to."""
-        response = self.post(path, fields)
-        assert response.status_code == 303, response.text
-        page = self.client.get(response.headers["Location"])
-        assert page.status_code == 200, page.text
-        return page.text
 
 
 @pytest.fixture
 def visitor(database: Engine) -> Visitor:
     return Visitor(create_app())
-
-
-def words(page: str) -> str:
-    """What a page says, without its markup."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def rows(page: str) -> list[int]:
@@ -604,7 +570,7 @@ def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: 
         r"Paused tasks Task Paused By Until Reason Action fail .{3,9} ada@example.com . . Resume fail", words(page)
     )
     assert "task fail: it is paused, with 1 job waiting sqla-jobs resume --task fail" in words(page)
-    assert "The task “fail” has been paused" in words(visitor.get(f"/jobs/{job.id}"))
+    assert "The task 'fail' has been paused" in words(visitor.get(f"/jobs/{job.id}"))
     assert "Paused tasks" not in words(visitor.change("/tasks/resume", {"task": "fail"}))
     visitor.change("/tasks/resume", {"task": "fail"})
     assert audit(session) == [("ada@example.com", "pause", "task fail"), ("ada@example.com", "resume", "task fail")]

@@ -136,8 +136,8 @@ def test_a_queue_is_limited_or_paused_or_served_by_nobody(served: Session) -> No
     jobs.pause(served, task=shop.plain)
     served.commit()
     said = jobs.why(served, second)
-    assert re.match(r"Task 'plain' has been paused since 20.* UTC; `sqla-jobs resume --task plain` lets", said[0])
-    assert re.match(r"Queue 'default' has been paused since 20.* UTC; `sqla-jobs resume default` lets", said[1])
+    assert re.match(r"The task 'plain' has been paused since 20.* UTC; `sqla-jobs resume --task plain` lets", said[0])
+    assert re.match(r"The queue 'default' has been paused since 20.* UTC; `sqla-jobs resume default` lets", said[1])
     assert len(said) == 3
     lonely = shop.plain.options(queue="lonely").enqueue(served, n=1)
     served.commit()

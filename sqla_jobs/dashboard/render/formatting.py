@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
 
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import UNITS
@@ -39,3 +42,8 @@ def exact(moment: datetime) -> str:
     if moment == PARKED:
         return "parked"
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
+
+
+def sentence(text: str) -> Markup:
+    """What stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # it is escaped

@@ -20,9 +20,9 @@ from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.columns import JobMixin, PausedTaskMixin
+from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED, LIVE, WAITING
-from sqla_jobs.queries.expressions import is_paused
+from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import read_id, read_moment, read_priority
 from sqla_jobs.rules.unique import RESERVED
 
@@ -38,6 +38,7 @@ def show(site: Dashboard, job_id: int) -> Response:
         job = _job(session, jobs, job_id)
         shown = site.shown(job.task, job.args_text)
         runs = _runs(session, jobs, job_id, before)
+        keeps_key = _keeps_key(session, jobs, job_id)
         schedule = session.get(jobs.Schedule, job.schedule_id) if job.schedule_id is not None else None
         session.expunge_all()
         return site.render(
@@ -55,7 +56,8 @@ def show(site: Dashboard, job_id: int) -> Response:
             process=_process(session, jobs, job.process_id),
             timeline=story.timeline(job, runs[:_RUNS][::-1], is_whole=len(runs) <= _RUNS and before is None),
             is_known=job.task in jobs.tasks,
-            pause=_pause(session, jobs, job),
+            reasons=jobs.why(session, job_id) if job.state in WAITING or keeps_key else [],
+            keeps_key=keeps_key,
             is_ended=job.state in ENDED,
             is_waiting=job.state in WAITING,
             is_live=job.state in LIVE,
@@ -123,12 +125,10 @@ def _runs(session: Session, jobs: Jobs[Any], job_id: int, before: int | None) ->
     return list(session.execute(query.order_by(run.id.desc()).limit(_RUNS + 1), bind_arguments={"mapper": run}).all())
 
 
-def _pause(session: Session, jobs: Jobs[Any], job: Any) -> PausedTaskMixin | None:
-    """The pause of the task of a job that waits."""
-    row = jobs.PausedTask
-    if job.state not in WAITING:
-        return None
-    return session.scalars(select(row).where(row.name == job.task, is_paused(row))).one_or_none()
+def _keeps_key(session: Session, jobs: Jobs[Any], job_id: int) -> bool:
+    """Whether it failed and keeps the next jobs of its ordered key waiting."""
+    query = select(keeps_others_waiting(jobs.models)).where(jobs.Job.id == job_id)
+    return bool(session.execute(query, bind_arguments={"mapper": jobs.Job}).scalar())
 
 
 def _process(session: Session, jobs: Jobs[Any], process_id: Any) -> Any:
