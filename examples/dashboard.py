@@ -14,7 +14,7 @@ from sqlalchemy import Connection, create_engine, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase
 
 from examples.database import demo_database
-from sqla_jobs import Jobs
+from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
 
 
@@ -33,15 +33,21 @@ def send_mail(to: str, template: str, order: int | None = None) -> None: ...
 def settle(order: int, amount: str) -> None: ...
 
 
-@jobs.task(name="billing.charge", queue="billing", max_attempts=4, sensitive=["card"])
+@jobs.task(
+    name="billing.charge",
+    queue="billing",
+    max_attempts=4,
+    sensitive=["card"],
+    limits=RateLimit(100, per=60, name="gateway"),
+)
 def charge(order: int, card: str, amount: str) -> None: ...
 
 
-@jobs.task(name="images.resize", queue="media")
+@jobs.task(name="images.resize", queue="media", limits=ConcurrencyLimit(4))
 def resize(path: str, width: int) -> None: ...
 
 
-@jobs.task(name="reports.monthly", queue="reports", timeout=600)
+@jobs.task(name="reports.monthly", queue="reports", timeout=600, limits=ConcurrencyLimit(1, key="region"))
 def monthly(month: str, region: str) -> None: ...
 
 
@@ -173,6 +179,7 @@ def fill(connection: Connection, now: datetime, *, ended: int = 6000) -> None:
     connection.execute(insert(jobs.Run), sorted(runs, key=lambda run: run["finished_at"]))
     _processes(connection, past)
     _live(connection, past)
+    _limits(connection, past)
     _schedules(connection, past)
     _audit(connection, past)
 
@@ -232,11 +239,25 @@ def _live(connection: Connection, past: Past) -> None:
     for row in rows:
         defaults = jobs.tasks[row["task"]].declaration.defaults
         args = past.args(row["task"])
+        gates = jobs.tasks[row["task"]].declaration.gates_of(args) or None
         created = row.get("started_at", min(row["run_at"], now))
-        connection.execute(
-            insert(jobs.Job).values(**{"queue": defaults["queue"], "args": args, "created_at": created, **row})
-        )
+        made = {"queue": defaults["queue"], "args": args, "gates": gates, "created_at": created, **row}
+        connection.execute(insert(jobs.Job).values(**made))
     connection.execute(insert(jobs.Queue).values(name="billing", paused_at=now - timedelta(minutes=9)))
+
+
+def _limits(connection: Connection, past: Past) -> None:
+    """As a worker stores what code declares; an operator has lowered one."""
+    for name in ("billing.charge", "images.resize", "reports.monthly"):
+        for gate in jobs.tasks[name].declaration.gates:
+            assert gate.limit is not None
+            values = gate.limit.values
+            lowered = {"running": 1, "set_at": past.now - timedelta(minutes=70)} if name == "images.resize" else {}
+            row = {"gate": gate.row, "tasks": [name], "declared": values, **values, **lowered}
+            connection.execute(insert(jobs.Limit).values(**row))
+    connection.execute(
+        insert(jobs.Start).values(gate="%gateway", started_at=past.now - timedelta(seconds=20), total=37)
+    )
 
 
 def _schedules(connection: Connection, past: Past) -> None:
@@ -300,6 +321,7 @@ def _unfired_ticks(connection: Connection, schedule_id: int, at: datetime, job_i
 def _audit(connection: Connection, past: Past) -> None:
     for minutes, actor, action, subject, details in [
         (9, "grace@example.com", "pause", "queue billing", {}),
+        (70, "ada@example.com", "set", "limit images.resize", {"running": 1}),
         (42, "ada@example.com", "retry many", "37 jobs", {"filter": {"state": "failed", "task": "mail.send"}}),
         (180, "ada@example.com", "disable", "schedule weekly newsletter", {"reason": "the template is being redone"}),
         (1500, "grace@example.com", "move", "job 5120", {"queue": "mail", "priority": -5}),

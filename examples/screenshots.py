@@ -34,6 +34,8 @@ def pages() -> dict[str, str]:
             "schedules": "/jobs/schedules",
             "schedule": "/jobs/schedules/2",
             "schedule-form": "/jobs/schedules/2/edit",
+            "limits": "/jobs/limits",
+            "limit-form": "/jobs/limits/edit?gate=%23images.resize",
             "audit": "/jobs/audit",
         }
 

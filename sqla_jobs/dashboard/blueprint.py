@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from sqla_jobs.actions.schedules import UnknownSchedule
 from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_authorize, check_secret, role_of
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.dashboard.views import audit, bulk, job, jobs_list, overview, schedule_forms, schedules
+from sqla_jobs.dashboard.views import audit, bulk, job, jobs_list, limits, overview, schedule_forms, schedules
 from sqla_jobs.database.explain import explain
 from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
@@ -40,6 +40,12 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("GET", "/schedules/<int:schedule_id>/edit", "edit_schedule", schedule_forms.edit),
     ("POST", "/schedules/<int:schedule_id>/edit", "save_schedule", schedule_forms.save),
     ("POST", "/schedules/<int:schedule_id>/<action>", "change_schedule", schedules.change),
+    ("GET", "/limits", "limits", limits.show),
+    ("GET", "/limits/new", "new_limit", limits.new),
+    ("POST", "/limits/new", "add_limit", limits.add),
+    ("GET", "/limits/edit", "edit_limit", limits.edit),
+    ("POST", "/limits/edit", "save_limit", limits.save),
+    ("POST", "/limits/clear", "clear_limit", limits.clear),
     ("GET", "/audit", "audit", audit.show),
 )
 

@@ -364,6 +364,9 @@ def pages() -> dict[str, str]:
         "disabled": "/schedules/4",
         "edit": "/schedules/2/edit",
         "new": "/schedules/new",
+        "limits": "/limits",
+        "limit": "/limits/edit?gate=%23images.resize",
+        "new limit": "/limits/new",
         "audit": "/audit",
     }
 

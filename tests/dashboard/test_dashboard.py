@@ -59,7 +59,18 @@ def audit(session: Session) -> list[tuple[str, str, str]]:
     return [(line.actor, line.action, line.subject) for line in lines]
 
 
-PATHS = ["/", "/jobs", "/jobs/1", "/schedules", "/schedules/new", "/schedules/1", "/schedules/1/edit", "/audit"]
+PATHS = [
+    "/",
+    "/jobs",
+    "/jobs/1",
+    "/schedules",
+    "/schedules/new",
+    "/schedules/1",
+    "/schedules/1/edit",
+    "/limits",
+    "/limits/new",
+    "/audit",
+]
 
 
 # --- who may come in
@@ -304,7 +315,7 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
     session.commit()
     jobs.worker().drain()
     pages = ["/", "/jobs", "/jobs?state=failed", "/jobs/1", "/jobs/2", f"/jobs/{waiting.id}", "/schedules"]
-    for path in [*pages, "/schedules/1", "/schedules/1/edit", "/audit"]:
+    for path in [*pages, "/schedules/1", "/schedules/1/edit", "/limits", "/limits/new", "/audit"]:
         page = html.unescape(visitor.get(path))
         assert secret not in page, path
     job = visitor.get("/jobs/1")

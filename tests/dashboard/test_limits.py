@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.dashboard.access import Authorize
+from sqla_jobs.rules.wording import NOTHING
 from tests import limited_shop as shop
 from tests.dashboard.visitor import Visitor, words
 from tests.helpers import wait_until
@@ -67,3 +68,104 @@ def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor
     assert "Cancel this job" in page
     page = words(visitor.change("/jobs/1/cancel"))
     assert "Cancel this job" not in page
+
+
+def test_the_page_shows_what_is_used_what_waits_and_who_says_so(
+    visitor: Visitor, database: Engine, session: Session
+) -> None:
+    enqueue(database, shop.pair, ({"n": n} for n in range(3)))
+    jobs.set_limit(session, shop.pair, running=0)
+    jobs.set_limit(session, shop.rated, rate=1, per=3600)
+    session.commit()
+    enqueue(database, shop.rated, ({"n": n} for n in range(2)))
+    with jobs.worker(poll=0.1):
+        wait_until(lambda: states(database, "rated") == {"succeeded": 1, "queued": 1})
+    page = words(visitor.get("/limits"))
+    told = f"Limit pair 0 at once code says 2 at once 0 3 {NOTHING} operator (now|\\d+ s ago) Edit the limit pair"
+    assert re.search(told, page)
+    assert re.search(r"Rate rated 1 in 3600 s code says 5 in 1 s 1 1 in 59 min operator", page)
+    assert f"Limit stripe charge , refund 3 at once 0 0 {NOTHING} code Edit the limit stripe" in page
+    assert f"Limit held of each key in order 1 at once, held by failures 0 0 {NOTHING} code" in page
+
+
+def test_an_operator_edits_a_limit_and_clears_it(visitor: Visitor, session: Session) -> None:
+    form = visitor.get("/limits/edit?gate=%23pair")
+    assert "Edit the limit pair Code says 2 at once. What you set here goes instead" in words(form)
+    page = words(visitor.change("/limits/edit", {"gate": "#pair", "running": "7"}))
+    assert "The limit pair is set." in page
+    assert "Limit pair 7 at once code says 2 at once" in page
+    assert "Clearing it brings back what code says, 2 at once. Clear" in words(visitor.get("/limits/edit?gate=%23pair"))
+    page = words(visitor.change("/limits/clear", {"gate": "#pair"}))
+    assert "The limit pair is as code says it." in page
+    assert f"Limit pair 2 at once 0 0 {NOTHING} code" in page
+    visitor.change("/limits/edit", {"gate": "%rated", "rate": "3", "per": "2.5"})
+    assert "Rate rated 3 in 2.5 s" in words(visitor.get("/limits"))
+    assert audit(session) == [
+        ("set", "limit pair", {"running": 7}),
+        ("clear", "limit pair", {}),
+        ("set", "rate rated", {"rate": 3, "per": "2.5"}),
+    ]
+
+
+def test_an_operator_sets_limits_of_keys_queues_and_tasks_without_one(visitor: Visitor, session: Session) -> None:
+    page = words(visitor.change("/limits/new", {"which": "keyed", "key": "17", "running": "2"}))
+    assert "The limit keyed of key 17 is set." in page
+    assert "Limit keyed of key 17 keyed" not in page  # the task is named once
+    page = words(visitor.change("/limits/new", {"which": "plain", "running": "2", "rate": "9", "per": "1"}))
+    assert "The limit plain and the rate plain are set." in page
+    page = words(visitor.change("/limits/new", {"queue": "default", "running": "20"}))
+    assert "Limit of queue default 20 at once" in page
+    assert [line[:2] for line in audit(session)] == [
+        ("set", "limit keyed of key 17"),
+        ("set", "limit plain"),
+        ("set", "rate plain"),
+        ("set", "limit of queue default"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status", "said"),
+    [
+        ("new", {"which": "strippe", "running": "1"}, 400, "did you mean 'stripe'?"),
+        ("new", {"running": "1"}, 400, "name a task or a limit, or else a queue"),
+        ("new", {"which": "pair", "queue": "default", "running": "1"}, 400, "and not both"),
+        ("new", {"which": "pair"}, 400, "say running= or rate= with per="),
+        ("new", {"which": "pair", "running": "many"}, 400, "running must be a number, got 'many'"),
+        ("new", {"which": "pair", "key": "1", "running": "1"}, 400, "no code declares such a limit with key="),
+        ("edit", {"gate": "#pair", "running": "-1"}, 400, "running must be"),
+        ("edit", {"gate": "%rated", "rate": "1"}, 400, "rate= and per= go together"),
+        ("edit", {"gate": "#pair", "rate": "1", "per": "1"}, 400, "rate= cannot be set"),
+        ("edit", {"gate": "#nothing", "running": "1"}, 404, "There is no such limit in effect"),
+        ("clear", {"gate": "\0"}, 404, "There is no such limit in effect"),
+    ],
+)
+def test_what_cannot_be_set_is_refused_and_changes_nothing(
+    visitor: Visitor, session: Session, path: str, fields: dict[str, str], status: int, said: str
+) -> None:
+    before = words(visitor.get("/limits")).partition("Database time")[0]
+    refused = visitor.post(f"/limits/{path}", fields)
+    assert refused.status_code == status
+    assert said in words(refused.text)
+    assert words(visitor.get("/limits")).partition("Database time")[0] == before
+    assert audit(session) == []
+
+
+def test_a_viewer_sees_limits_and_changes_none(visitor: Visitor, session: Session) -> None:
+    viewer = Visitor(create_app(lambda: "viewer"))
+    page = words(viewer.get("/limits"))
+    assert "Limit pair 2 at once" in page
+    assert "Edit" not in page
+    for path, fields in (
+        ("new", {"which": "pair", "running": "1"}),
+        ("edit", {"gate": "#pair", "running": "1"}),
+        ("clear", {"gate": "#pair"}),
+    ):
+        assert viewer.post(f"/limits/{path}", fields).status_code == 403
+    without_token = visitor.client.post("/ops/limits/edit", data={"gate": "#pair", "running": "1"})
+    assert without_token.status_code == 400
+    assert audit(session) == []
+
+
+def test_without_limits_the_page_says_how_to_get_one(database: Engine) -> None:
+    page = words(Visitor(create_app()).get("/limits"))
+    assert "Nothing is limited. Declare a limit in code, @jobs.task(limits=ConcurrencyLimit(3))" in page

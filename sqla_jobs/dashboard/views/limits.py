@@ -1,0 +1,150 @@
+"""The page of limits, and the forms that override what code declares and take that back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flask import Response, abort, request
+from sqlalchemy import select
+from werkzeug.wrappers import Response as AnyResponse
+
+from sqla_jobs.actions import limits as actions
+from sqla_jobs.actions.limits import UNSAID
+from sqla_jobs.dashboard.site import Dashboard
+from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.monitoring.limits import LimitStatus, read_limits
+from sqla_jobs.monitoring.queues import waiting_queues
+from sqla_jobs.rules.limits import titled
+
+_NUMBERS = ("running", "rate", "per")
+_NEW = ("which", "key", "queue", *_NUMBERS)
+
+
+def show(site: Dashboard) -> Response:
+    """GET /limits"""
+    with site.reading() as (session, now):
+        found = read_limits(session, site.jobs)
+    return site.render("limits.html", now, limits=found)
+
+
+def new(site: Dashboard) -> Response:
+    """GET /limits/new"""
+    return _new_form(site, {name: request.args.get(name, "") for name in _NEW})
+
+
+def add(site: Dashboard) -> AnyResponse:
+    """POST /limits/new"""
+    given = _given(_NEW)
+    try:
+        numbers = _numbers(given)
+        with site.changing() as changing:
+            gates = actions.set_by_person(changing, _target(site, given), **numbers)
+    except JobsError as error:
+        return _new_form(site, given, error)
+    return _told(site, gates, "set")
+
+
+def edit(site: Dashboard) -> Response:
+    """GET /limits/edit"""
+    gate = request.args.get("gate", "")
+    one = _read(site, gate)
+    values = {"running": one.running, "rate": one.rate, "per": one.per}
+    return _edit_form(site, one, {name: "" if value is None else f"{value:.12g}" for name, value in values.items()})
+
+
+def save(site: Dashboard) -> AnyResponse:
+    """POST /limits/edit"""
+    given, one = _given(_NUMBERS), _read(site, request.form.get("gate", ""))
+    try:
+        numbers = _numbers(given)
+        with site.changing() as changing:
+            gates = actions.set_by_person(changing, actions.target_of_row(one.gate, one.tasks), **numbers)
+    except JobsError as error:
+        return _edit_form(site, one, given, error)
+    return _told(site, gates, "set")
+
+
+def clear(site: Dashboard) -> AnyResponse:
+    """POST /limits/clear"""
+    one = _read(site, request.form.get("gate", ""))
+    with site.changing() as changing:
+        gates = actions.clear_by_person(changing, actions.target_of_row(one.gate, one.tasks))
+    return _told(site, gates or [one.gate], "as code says it")
+
+
+def _told(site: Dashboard, gates: Sequence[str], how: str) -> AnyResponse:
+    named = " and the ".join(titled(gate) for gate in gates)
+    return site.go(site.url("limits"), f"The {named} {'is' if len(gates) == 1 else 'are'} {how}.")
+
+
+def _given(names: Sequence[str]) -> dict[str, str]:
+    return {name: request.form.get(name, "").strip() for name in names}
+
+
+def _read(site: Dashboard, gate: str) -> LimitStatus:
+    with site.reading() as (session, _):
+        found = next((one for one in read_limits(session, site.jobs) if one.gate == gate), None)
+    if found is None:
+        abort(404, "There is no such limit in effect; somebody may have taken it back.")
+    return found
+
+
+def _numbers(given: Mapping[str, str]) -> Any:
+    """What `set_limit` takes. Raises `ArgumentsError`."""
+    return {name: _number(name, given[name], float if name == "per" else int) for name in _NUMBERS}
+
+
+def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float | None:
+    try:
+        return kind(text) if text else None
+    except ValueError:
+        raise ArgumentsError(f"{name} must be a number, got {text!r:.40}") from None
+
+
+def _target(site: Dashboard, given: Mapping[str, str]) -> actions.Target:
+    if bool(given["which"]) == bool(given["queue"]):
+        raise ArgumentsError("name a task or a limit, or else a queue, and not both")
+    if given["queue"]:
+        return actions.target_of_queue(given["queue"])
+    return actions.target(site.jobs.tasks, given["which"], _key(given["key"]) if given["key"] else UNSAID)
+
+
+def _key(text: str) -> object:
+    """17; what is no JSON is a text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None = None) -> Response:
+    jobs = site.jobs
+    jobs.tasks.load()
+    gates = [gate for task in jobs.tasks.values() for gate in task.declaration.gates if gate.limit is not None]
+    with site.reading() as (session, now):
+        queues = {*waiting_queues(session, jobs), *session.scalars(select(jobs.Queue.name).limit(100))}
+    return site.render(
+        "limit_form.html",
+        now,
+        400 if error else 200,
+        limit=None,
+        given=given,
+        error=None if error is None else str(error),
+        names=sorted({*jobs.tasks, *(gate.row[1:].partition("=")[0] for gate in gates)}),
+        queues=sorted({"default", *queues}),
+    )
+
+
+def _edit_form(site: Dashboard, one: LimitStatus, given: Mapping[str, str], error: JobsError | None = None) -> Response:
+    with site.reading() as (_, now):
+        pass
+    return site.render(
+        "limit_form.html",
+        now,
+        400 if error else 200,
+        limit=one,
+        given=given,
+        error=None if error is None else str(error),
+    )
