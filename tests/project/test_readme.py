@@ -113,15 +113,8 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "coming-from-celery",
-        "coming-from-rq",
-        "dashboard",
-        "index",
-        "schedules",
-        "tasks",
-        "transactions",
-        "unique",
-        "workers",
+        *("coming-from-celery", "coming-from-rq", "dashboard", "index", "limits", "schedules", "tasks"),
+        *("transactions", "unique", "workers"),
     ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
