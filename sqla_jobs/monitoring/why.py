@@ -25,6 +25,10 @@ from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
 """Whether the transaction that asks has written the row's present version."""
+_READ = (
+    *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
+    *("ordered_by", "process_id", "started_at", "finished_at", "cancel_requested_at"),
+)
 _COUNTED = 10_000
 """Jobs before this one that are counted."""
 
@@ -45,14 +49,15 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
 
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
     job: Any = jobs.Job
-    mapped = [column for column in job.__table__.c if column.name != "args"]
     more = (
         cast(job.args, Text).label("args_text"),
         func.clock_timestamp().label("now"),
         keeps_others_waiting(jobs.models).label("keeps_others_waiting"),
         func.coalesce(_IS_MINE, False).label("is_uncommitted"),
     )
-    row = ask(session, jobs, select(*mapped, *more).where(job.id == job_id)).one_or_none()
+    row = ask(
+        session, jobs, select(*(getattr(job, name) for name in _READ), *more).where(job.id == job_id)
+    ).one_or_none()
     if row is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     return row
@@ -121,7 +126,8 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     shown: Any = jobs.Process.set_aside
     reason = ask(session, jobs, select(shown[name].astext).where(shown.has_key(name)).limit(1)).scalar()
     if reason is not None:
-        yield f"The server refuses to have it changed: {reason[:1000]}; mend the row, trigger or constraint."
+        said = jobs.tasks.secrets(row.task, row.args_text).text(reason)[:1000]
+        yield f"The server refuses to have it changed: {said}; mend the row, trigger or constraint."
     if row.is_uncommitted:
         yield "This transaction has added or changed it, and has not committed: no worker can take it before that."
     elif (holder := read_holder(session, jobs, row.id)) is not None:
@@ -148,7 +154,7 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> str:
     process = jobs.Process
     where = select(process.host, process.pid).where(process.id == row.process_id, is_alive(process))
     found = ask(session, jobs, where).one_or_none()
-    for_long = duration((row.now - row.started_at).total_seconds())
+    for_long = duration((row.now - (row.started_at or row.now)).total_seconds())
     said = f"It runs: attempt {row.attempt} of {row.max_attempts}, for {for_long}"
     if found is None:
         return f"{said}, in a process that has vanished; a worker takes it back within its lease."
@@ -158,10 +164,9 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> str:
 
 def _ended(session: Session, jobs: Jobs[Any], row: Any) -> str:
     when = f"at {moment(row.finished_at)}" if row.finished_at is not None else ""
-    if row.state == JobState.cancelled:
-        return f"It was cancelled {when}."
     if row.state != JobState.failed:
-        return f"It {row.state} {when}."
+        how = {JobState.succeeded: "succeeded", JobState.cancelled: "was cancelled"}.get(row.state, f"is {row.state}")
+        return f"It {how} {when}".rstrip() + "."
     said = f"It failed {when} after {plural(row.attempt, 'attempt')}."
     if row.keeps_others_waiting:
         return f"{said} It keeps the key {described(row.ordered_by)}: {decide(row.id)}."

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import UnknownJob
+from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit, UnknownJob
 from sqla_jobs.models.types import PARKED
+from sqla_jobs.monitoring.limits import closed_limits, held_keys, read_limits
 from tests import limited_shop as shop
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
@@ -170,6 +171,21 @@ def test_who_holds_the_row_is_told(served: Session, database: Engine) -> None:
         assert said.endswith(": no worker can take it before that transaction ends.")
 
 
+def test_what_the_server_refuses_is_told(served: Session) -> None:
+    job = added(served, shop.plain, n=1)
+    served.execute(text("UPDATE sqla_processes SET set_aside = jsonb_build_object('job 1', 'CheckViolation: no')"))
+    served.commit()
+    (said,) = jobs.why(served, job)
+    assert said == "The server refuses to have it changed: CheckViolation: no; mend the row, trigger or constraint."
+
+
+def test_the_jobs_of_a_vanished_process_are_told_of(served: Session) -> None:
+    job = added(served, shop.plain, n=1)
+    run(served, job.id)
+    served.execute(text("DELETE FROM sqla_processes"))
+    assert "in a process that has vanished; a worker takes it back" in jobs.why(served, job)[0]
+
+
 def test_what_is_not_committed_is_told(served: Session) -> None:
     job = shop.plain.enqueue(served, n=1)
     (said,) = jobs.why(served, job)
@@ -217,3 +233,29 @@ def test_a_limit_that_is_newer_than_the_job_counts(served: Session) -> None:
 def test_a_job_that_is_gone_is_unknown(served: Session) -> None:
     with pytest.raises(UnknownJob, match="there is no job 4711; it may have been pruned"):
         jobs.why(served, 4711)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+odd = Jobs(Base, schema="Odd schema", prefix="q_")
+
+
+@odd.task(limits=[ConcurrencyLimit(1, key="n", ordered="hold"), RateLimit(1, per=60)])
+def odd_one(n: int) -> None: ...
+
+
+def test_names_that_need_quotes_are_quoted(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text('CREATE SCHEMA "Odd schema"'))
+        Base.metadata.create_all(connection)
+    odd.bind(engine)
+    with odd.worker(poll=0.1), Session(engine) as session:
+        made = [odd_one.enqueue(session, n=n) for n in (1, 2)]
+        session.commit()
+        wait_until(lambda: session.scalar(select(odd.Job.id).where(odd.Job.state == "succeeded")))
+        session.rollback()
+        assert any("The rate odd_one is used up" in reason for job in made for reason in odd.why(session, job))
+        assert {one.gate: one.waiting for one in read_limits(session, odd)} == {"!odd_one=": 1, "%odd_one": 1}
+        assert [*held_keys(session, odd), *closed_limits(session, odd)] == []
