@@ -45,18 +45,18 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
     NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM (SELECT h.current_run_id FROM sqla_jobs h WHERE
-    h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM
-    floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)) h LIMIT
-    l.running) held) END
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint),
+    0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) LIMIT l.running)
+    held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
@@ -79,18 +79,18 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
     NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM (SELECT h.current_run_id FROM sqla_jobs h WHERE
-    h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM
-    floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)) h LIMIT
-    l.running) held) END
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint),
+    0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] = e.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) LIMIT l.running)
+    held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
@@ -113,18 +113,18 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CASE WHEN strpos(d.gate, '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = d.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
     NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM (SELECT h.current_run_id FROM sqla_jobs h WHERE
-    h.state LIKE 'running' AND h.gates[1] = d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM
-    floors) ->> d.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)) h LIMIT
-    l.running) held) END
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint),
+    0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = d.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = d.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = d.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] = d.gate AND
+    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0) LIMIT l.running)
+    held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate,
     '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
@@ -223,7 +223,7 @@ FROM (
       WHERE l.rate > 0)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
        WHERE left(f.gate, 1) = '%%') AS next_in,
-      (SELECT jsonb_object_agg(k.gate, (SELECT min(h.current_run_id) FROM (SELECT h.current_run_id FROM
+      (SELECT jsonb_object_agg(k.gate, (SELECT min(current_run_id) FROM (SELECT h.current_run_id FROM
     sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[1] = k.gate AND h.current_run_id >
     coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
@@ -233,7 +233,8 @@ FROM (
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
     k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
           UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)) h))
+    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0))
+    holders))
        FROM jsonb_object_keys((SELECT gates FROM floors)) k (gate)) AS lowest,
       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
       CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest

@@ -14,21 +14,21 @@ WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), floors AS MATERIA
     left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text), '=')) END) AND l.hold) AND EXISTS (SELECT FROM
     sqla_jobs h WHERE h.ordered_by = CAST(%(gate)s AS text) AND h.ordered_by IS NOT NULL AND h.started_at IS
     NOT NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM (SELECT h.current_run_id FROM sqla_jobs h WHERE
-    h.state LIKE 'running' AND h.gates[1] = CAST(%(gate)s AS text) AND h.current_run_id >
-    coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s AS text) AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    CAST(%(gate)s AS text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s
-    AS text) AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    CAST(%(gate)s AS text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s
-    AS text) AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    CAST(%(gate)s AS text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s
-    AS text) AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    CAST(%(gate)s AS text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s
-    AS text) AS bigint), 0)) h LIMIT l.running) held) END
+        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
+    h.gates[1] = CAST(%(gate)s AS text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->>
+    CAST(%(gate)s AS text) AS bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = CAST(%(gate)s AS
+    text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s AS text) AS
+    bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = CAST(%(gate)s AS
+    text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s AS text) AS
+    bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = CAST(%(gate)s AS
+    text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s AS text) AS
+    bigint), 0)
+          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] = CAST(%(gate)s AS
+    text) AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> CAST(%(gate)s AS text) AS
+    bigint), 0) LIMIT l.running) held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (CAST(%(gate)s AS text), CASE WHEN
     strpos(CAST(%(gate)s AS text), '=') > 0 THEN left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text),

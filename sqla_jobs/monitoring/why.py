@@ -104,10 +104,10 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     tasks = read_paused_tasks(session, jobs)
     if (task := names_of(tasks).get(row.task)) is not None:
         pause = next(one for one in tasks if one.task == task)
-        who = _since(pause.paused_at, pause.paused_by)
+        who = _since(pause.paused_at, pause.paused_by, pause.paused_until, pause.pause_reason)
         yield f"The task {task!r:.200} has been paused {who}; `sqla-jobs resume --task {task[:200]}` lets it go on."
     if (of_queue := read_paused_queues(session, jobs).get(row.queue)) is not None:
-        who = _since(of_queue.at, of_queue.by)
+        who = _since(of_queue.at, of_queue.by, of_queue.until, of_queue.reason)
         yield f"The queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` lets it go on."
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
@@ -115,9 +115,15 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         yield f"No live worker serves queue {row.queue!r}: start one with `--queues {row.queue}`."
 
 
-def _since(at: datetime | None, by: str | None) -> str:
-    when = "" if at is None else f"since {moment(at)}"
-    return f"{when} by {by}" if by else when
+def _since(at: datetime | None, by: str | None, until: datetime | None, reason: str | None) -> str:
+    """When it was paused, by whom, for how long and why, as far as that is known."""
+    said = [
+        at and f"since {moment(at)}",
+        by and f"by {by}",
+        until and f"until {moment(until)}",
+        reason and f"({reason:.200})",
+    ]
+    return " ".join(filter(None, said))
 
 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:

@@ -145,6 +145,13 @@ def test_a_queue_is_limited_or_paused_or_served_by_nobody(served: Session) -> No
     assert "No live worker serves queue 'lonely': start one with `--queues lonely`." in jobs.why(served, lonely)
 
 
+def test_the_reason_and_the_end_of_a_pause_are_told(served: Session) -> None:
+    job = shop.plain.enqueue(served, n=1)
+    jobs.pause(served, task="plain", reason="the provider is down", until=timedelta(hours=1))
+    (said, *_) = jobs.why(served, job)
+    assert re.match(r"The task 'plain' has been paused since 20.* UTC until 20.* UTC \(the provider is down\);", said)
+
+
 def test_who_paused_it_is_told_where_the_audit_knows(served: Session) -> None:
     job = added(served, shop.plain, n=1)
     jobs.pause(served, "default")
