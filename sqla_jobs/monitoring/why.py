@@ -117,12 +117,12 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 def _since(at: datetime | None, by: str | None, until: datetime | None, reason: str | None) -> str:
     """When it was paused, by whom, for how long and why, as far as that is known."""
-    said = [
-        at and f"since {moment(at)}",
-        by and f"by {by}",
-        until and f"until {moment(until)}",
-        reason and f"({reason:.200})",
-    ]
+    said = (
+        f"since {moment(at)}" if at else "",
+        f"by {by}" if by else "",
+        f"until {moment(until)}" if until else "",
+        f"({reason:.200})" if reason else "",
+    )
     return " ".join(filter(None, said))
 
 
