@@ -60,13 +60,14 @@ class GateFloors:
             self._groups = {group: place for group, place in self._groups.items() if group in self._recent}
             self._recent.clear()
         self._raise(look.oldest)
-        lowest = dict(look.lowest)
         for job in look.claimed:
             self._count(job, look.newest)
-            for gate in job.gates:
-                lowest[gate] = min(job.run_id, lowest.get(gate) or job.run_id)
-        for gate in self._gates:
-            self._gates[gate] = max(self._gates[gate], (lowest.get(gate) or 0) - 1)
+        # of no other gate: what a look claimed says nothing of what has run there for longer
+        for gate, lowest in look.lowest.items():
+            running = [job.run_id for job in look.claimed if gate in job.gates]
+            running += [] if lowest is None else [lowest]
+            if gate in self._gates and running:
+                self._gates[gate] = max(self._gates[gate], min(running) - 1)
 
     def _raise(self, oldest: int) -> None:
         while self._passed and self._passed[0].ended_at <= oldest:

@@ -130,9 +130,14 @@ class LimitedClaimer:
             if self._stopping.is_set() or not self._liveness.is_sure:
                 return False
             self._next_at = math.inf
-            self._gating.look(self._engine.begin, time.monotonic())
-            hints = self._take_freed()
-            found = [self._look_through(lane, hints) for lane in self._lanes]
+            try:
+                self._gating.look(self._engine.begin, time.monotonic())
+                hints = self._take_freed()
+                found = [self._look_through(lane, hints) for lane in self._lanes]
+            except Exception:
+                for floors in self._floors.values():
+                    floors.forget()
+                raise
             if hints and not any(found):
                 self._leave_to_others(hints, time.monotonic())
             return any(found)
@@ -181,7 +186,6 @@ class LimitedClaimer:
                 missing = self._gating.missing(self._engine.begin, jobs)
             except Exception:
                 self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
-                self._floors[lane.name].forget()
                 raise
             fresh = self._attempts.add(jobs, asked_at=asked_at)
         begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing

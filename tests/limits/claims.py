@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
+from sqla_jobs.queries.limited import NOWHERE
 from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
 
 
@@ -31,12 +34,19 @@ class Claims:
         with engine.begin() as connection:
             self.process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=60)
 
-    def limited(self, room: int = 10, *, queue: str = "default", hints: Sequence[str] = ()) -> list[Claimed]:
+    def limited(
+        self, room: int = 10, *, queue: str = "default", hints: Sequence[str] = (), floors: GateFloors | None = None
+    ) -> list[Claimed]:
         """Once through all groups of a queue, or as far as there is room."""
+        began = time.monotonic()
         with self.engine.connect() as connection:
             tasks = [task for task in self.tasks if task not in self.gating.held_up]
             claim = self.queries.claim_limited
-            return claim(connection, self.process_id, queue, room, tasks, hints=hints).claimed
+            begin = floors.of(began) if floors else NOWHERE
+            look = claim(connection, self.process_id, queue, room, tasks, hints=hints, floors=begin)
+        if floors:
+            floors.learn(look, began, time.monotonic())
+        return look.claimed
 
     def plain(self, room: int = 10, *, queue: str = "default") -> list[Claimed]:
         with self.engine.begin() as connection:
