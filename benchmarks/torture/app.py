@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Engine, NullPool, Text, create_engine, func, 
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
-from sqla_jobs import JobMixin, Jobs, RunContext, Snooze
+from sqla_jobs import ConcurrencyLimit, JobMixin, Jobs, RateLimit, RunContext, Snooze
 
 POISONED = 86
 """The exit code of a process that a job has killed."""
@@ -55,6 +55,8 @@ class Echo(SecondBase):
 
 
 SOON = Retrying(wait=wait_random(0.05, 0.5))
+_STEPS = ConcurrencyLimit(12, name="steps")
+"""Of three tasks together."""
 
 
 def _effect(run: RunContext, n: int) -> Effect:
@@ -70,7 +72,7 @@ def write(session: Session, run: RunContext, n: int, seconds: float) -> int:
     return n
 
 
-@jobs.task(retry=SOON)
+@jobs.task(retry=SOON, limits=RateLimit(30, per=1.0))
 def mark(run: RunContext, n: int, seconds: float) -> int:
     """A plain effect, committed on its own, and then some work."""
     _commit_effect(run, n)
@@ -84,14 +86,14 @@ def _commit_effect(run: RunContext, n: int) -> None:
         session.commit()
 
 
-@jobs.task(max_attempts=1)
+@jobs.task(max_attempts=1, limits=RateLimit(5, per=1.0))
 def once(run: RunContext, n: int, seconds: float) -> None:
     """A plain effect of a job that may begin only once."""
     _commit_effect(run, n)
     time.sleep(seconds)
 
 
-@jobs.task(retry=SOON)
+@jobs.task(retry=SOON, limits=ConcurrencyLimit(2, key=lambda arguments: arguments["n"] % 5))
 def both(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """An effect in each of two databases; one time in three the second one is gone just before the commit."""
     second = _second_engine()
@@ -111,7 +113,7 @@ def _second_engine() -> Engine:
     return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5, "tcp_user_timeout": 5000})
 
 
-@jobs.task(retry=SOON)
+@jobs.task(retry=SOON, limits=_STEPS)
 def chain(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """A transactional effect and a follow-up job, in one commit."""
     session.add(_effect(run, n))
@@ -120,14 +122,14 @@ def chain(session: Session, run: RunContext, n: int, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@jobs.task(retry=SOON)
+@jobs.task(retry=SOON, limits=_STEPS)
 def follow(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """What `chain` enqueues."""
     session.add(_effect(run, n))
     time.sleep(seconds)
 
 
-@jobs.task(retry=SOON)
+@jobs.task(retry=SOON, limits=[_STEPS, ConcurrencyLimit(4)])
 def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Comes back once, however often it is lost in between."""
     session.add(_effect(run, n))
@@ -137,7 +139,7 @@ def snooze(session: Session, run: RunContext, n: int, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@jobs.task(retry=SOON)
+@jobs.task(retry=SOON, limits=ConcurrencyLimit(1, key=lambda arguments: arguments["n"] % 20, ordered=True))
 def flaky(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Fails at first, after it wrote."""
     session.add(_effect(run, n))

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from benchmarks.overshoots import out_of_order, overshoots, watch
 from benchmarks.proxy import Proxy
 from benchmarks.torture import refusals
 from benchmarks.torture.app import SECOND_URL, Base, SecondBase, jobs
@@ -65,6 +66,7 @@ class Torture:
         Base.metadata.create_all(self._engine)
         SecondBase.metadata.create_all(self._second)
         refusals.refuse(self._engine)
+        watch(self._engine, jobs)
         target = ("127.0.0.1", self.server.port)
         hosts = [stack.enter_context(make_host(number, target)) for number in range(2)]
         load_proxy = stack.enter_context(Proxy(target))
@@ -188,6 +190,8 @@ class Torture:
             facts = read_facts(session, second)
             found = [*self._breaches, *breaches(facts, self.ledger, living)]
             found += lost_by_step(facts, self.storm.stepped_over)
+            found += overshoots(session.connection())
+            found += out_of_order(session.connection(), jobs, only="j.oddity IS NULL")
             left = refusals.long_ended(session)
             found += [f"{count} {oddity!r} jobs that ended long ago are left" for oddity, count in left.items()]
         for service in self.services:
