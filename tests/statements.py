@@ -12,7 +12,19 @@ from sqlalchemy.orm import registry
 
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import map_models
-from sqla_jobs.queries import claim, commit, due, finish, gating, leases, limited, rescue, schedules, succeed
+from sqla_jobs.queries import (
+    claim,
+    commit,
+    due,
+    finish,
+    gating,
+    leases,
+    limit_lock,
+    limited,
+    rescue,
+    schedules,
+    succeed,
+)
 from sqla_jobs.queries.begin import _question
 from sqla_jobs.queries.expressions import Tables, rendered
 from tests.conftest import ROOT
@@ -28,10 +40,10 @@ def statements() -> dict[str, str]:
     built: dict[str, Any] = {
         "claim": claim.Claim(tables).sql(),
         "claim_limited": limited.ClaimLimited(tables).sql(),
-        "lock_limits": limited.LockUnflushed(tables).sql(),
-        "flush_claim": limited.Flush(tables).sql(),
-        "tell_others": limited.TellOthers(tables).sql(),
-        "spend": limited.Spend(tables).sql(),
+        "lock_limits": limit_lock.LockUnflushed(tables).sql(),
+        "flush_claim": limit_lock.Flush(tables).sql(),
+        "tell_others": limit_lock.TellOthers(tables).sql(),
+        "spend": limit_lock.Spend(tables).sql(),
         "running_ungated": gating.RunningUngated(tables).sql(),
         "queued_ungated": gating.QueuedUngated(tables).sql(),
         "give_gates": gating.GiveGates(tables).sql(),

@@ -27,7 +27,8 @@ from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.gate_states import GateStates, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
 from sqla_jobs.queries.gating import GiveGates, OperatorLimits, QueuedUngated, RunningUngated
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
-from sqla_jobs.queries.limited import ClaimLimited, Lock, Spend, TellOthers
+from sqla_jobs.queries.limit_lock import Lock, Spend, TellOthers
+from sqla_jobs.queries.limited import ClaimLimited
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.statement import SqlConnection

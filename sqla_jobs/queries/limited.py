@@ -8,17 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import ALL, Among, Claimed, names
 from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import CLAIM_ORDER, ClaimFromLimitedQueue, Elapsed, moment_of
-from sqla_jobs.queries.expressions import Tables, quoted
+from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.gates import (
     MOMENT,
-    NO_FLOORS,
     begun,
     edge,
     filled_in,
@@ -30,17 +29,13 @@ from sqla_jobs.queries.gates import (
     next_start,
     queue_free,
 )
+from sqla_jobs.queries.limit_lock import Flush, Lock, LockUnflushed
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
 
 _TOLD = 5
 """Columns at the end of each row that tell of the look as a whole."""
 _STEPS = 200
 """Groups that one look walks through at most."""
-
-
-_SETTING = "current_setting('synchronous_commit')"
-_AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"
-"""Whatever the database's default is, a commit waits at least for the server's own disk."""
 
 
 class Floors(NamedTuple):
@@ -71,55 +66,6 @@ class Look(NamedTuple):
     """All transactions before this one had ended."""
     newest: int
     """This one and all after it began after the look."""
-
-
-class Lock(RenderedStatement):
-    """One at a time looks at what is free, and takes it. The commit that ends the lock waits for the disk."""
-
-    def sql(self) -> Any:
-        # by the table itself: some name its schema, and others leave it to their search path
-        name = quoted(self.tables.jobs).replace("'", "''").replace(":", "\\:")
-        key = f"hashtextextended('sqla_jobs limits', CAST(CAST('{name}' AS regclass) AS bigint))"
-        return text(f"SELECT pg_advisory_xact_lock({key}){self._also}")
-
-    _also = f", set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
-
-
-class LockUnflushed(Lock):
-    """The commit that ends the lock need not be on disk when the next one looks: see `Flush`."""
-
-    _also = ", set_config('synchronous_commit', 'off', true)"
-
-
-class Flush(RenderedStatement):
-    """What was committed before is on disk after this commit. No job starts under a claim that may be undone."""
-
-    def sql(self) -> Any:
-        setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
-        return text(f"SELECT {setting}, pg_logical_emit_message(true, 'sqla_jobs', '')")
-
-
-class TellOthers(RenderedStatement):
-    """Those who listen look again, where any job waits behind gates."""
-
-    def __call__(self, connection: Connection, channel: str) -> None:
-        self._run(connection, {"channel": channel})
-
-    def sql(self) -> Any:
-        waiting = "SELECT FROM {jobs} j WHERE j.state = 'queued' AND j.gates IS NOT NULL"
-        return filled_in(f"SELECT pg_notify(:channel, '') WHERE EXISTS ({waiting})", self.tables)
-
-
-class Spend(RenderedStatement):
-    """Starts behind a gate that are no jobs. Under the lock."""
-
-    def __call__(self, connection: Connection, gate: str, number: int) -> bool:
-        """Returns whether so many were free, and are taken now. A gate that nothing limits takes any number."""
-        ((is_limited, taken),) = self._run(connection, {"gate": gate, "number": number}).all()
-        return taken == number or not is_limited
-
-    def sql(self) -> Any:
-        return filled_in(_SPEND, self.tables)
 
 
 class ClaimLimited(RenderedStatement):
@@ -261,19 +207,6 @@ def _head(order: str) -> str:
     fresh = f"SELECT h.id FROM {{jobs}} h WHERE h.ordered_by = {order} AND h.position > {above}"
     return f"coalesce((SELECT h.id FROM {begun(order)} {first}), ({fresh} {first}))"
 
-
-_SPEND = f"""
-WITH {MOMENT}, {NO_FLOORS}, gate AS MATERIALIZED (
-    SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
-    FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
-), logged AS (
-    INSERT INTO {{starts}} (gate, started_at, total)
-    SELECT CAST(:gate AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + :number
-    FROM gate WHERE gate.free >= :number
-    RETURNING 1
-)
-SELECT gate.free IS NOT NULL, (SELECT count(*) FROM logged) * :number FROM gate
-"""
 
 _CLAIM = f"""
 WITH RECURSIVE owner AS MATERIALIZED (

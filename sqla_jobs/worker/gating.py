@@ -18,7 +18,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.gating import Gated, Ungated
 from sqla_jobs.queries.limits import DeclaredLimit, declare
-from sqla_jobs.rules.limits import PLACES, described, ordered_gate
+from sqla_jobs.rules.limits import PLACES, described, ordered_gate, worded
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
 
@@ -159,15 +159,9 @@ def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLim
             known = rows.get(gate.row)
             if known is not None and known.values != mine:
                 raise ConfigurationError(
-                    f"the limit {described(gate.row)} is {_words(known.values)} of task {said_by[gate.row]} and "
-                    f"{_words(mine)} of task {declaration.name}: say the same for both, or give one another name="
+                    f"the limit {described(gate.row)} is {worded(known.values)} of task {said_by[gate.row]} and "
+                    f"{worded(mine)} of task {declaration.name}: say the same for both, or give one another name="
                 )
             rows[gate.row] = DeclaredLimit(gate.row, mine, tasks | (known.tasks if known else frozenset()))
             said_by.setdefault(gate.row, declaration.name)
     yield from rows.values()
-
-
-def _words(values: Mapping[str, Any]) -> str:
-    if values["rate"] is not None:
-        return f"{values['rate']} in {values['per']:g} s"
-    return f"{values['running']} at once" + (", held by failures" if values["hold"] else "")
