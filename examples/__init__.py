@@ -1,1 +1,3 @@
-"""Programs to read and to run: `python examples/quickstart.py`, `python -m examples.demo`, `-m examples.incidents`."""
+"""Programs to read and to run: `python examples/quickstart.py`, `python -m examples.demo`, `-m examples.incidents`,
+`-m examples.crawler`.
+"""

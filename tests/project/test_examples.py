@@ -20,6 +20,7 @@ from examples.database import demo_database
 from examples.mail import MailServer
 from examples.report import Facts, check
 from examples.shop import Base, LedgerEntry, Order
+from examples.websites import websites
 from tests.conftest import ROOT
 from tests.helpers import wait_until
 
@@ -76,6 +77,37 @@ def test_the_demo_tells_which_promise_was_not_kept(environment: dict[str, str], 
     assert done.stdout.count("\n  ok  ") == 10
     assert left_behind(environment) == []
     assert schemas(database_url) == ["public"]
+
+
+def test_the_crawler_fetches_each_page_once_and_breaks_no_rule_of_a_site(environment: dict[str, str]) -> None:
+    done = run([sys.executable, "-m", "examples.crawler"], environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "72 of 72 pages" in done.stdout
+    assert "at most 4 requests at once" in done.stdout
+    assert "VIOLATED" not in done.stdout
+    assert left_behind(environment) == []
+
+
+def test_the_crawler_tells_which_rule_it_broke(environment: dict[str, str], database_url: str) -> None:
+    """Here the sites allow less than it declares; and it works where DATABASE_URL points."""
+    stricter = "from examples import crawler; crawler.AT_ONCE = crawler.PER_SECOND = 1; crawler.PAGES = 4"
+    program = f"{stricter}; raise SystemExit(crawler.main())"
+    done = run([sys.executable, "-c", program], environment | {"DATABASE_URL": database_url})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "24 of 24 pages" in done.stdout
+    assert set(re.findall("VIOLATED .* times: (.*)", done.stdout)) == {
+        "too many requests a second",
+        "too many requests at once",
+    }
+    assert schemas(database_url) == ["public"]
+
+
+def test_a_site_counts_pages_that_are_fetched_out_of_order_or_twice() -> None:
+    with websites(1, 3, at_once=1, per_second=100) as web:
+        for page in (0, 2, 1, 2):
+            web.visit(web.hosts[0], page)
+    assert web.violations == {"out of order": 1, "fetched twice": 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
