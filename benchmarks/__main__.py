@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from benchmarks import conditions, cost, report, speed, work
 from benchmarks.report import Figure
 
-SECTIONS = ("speed", "held", "scale", "cost")
+SECTIONS = ("speed", "held", "scale", "cost", "flow")
 
 
 @click.command(context_settings={"show_default": True})
@@ -30,6 +30,7 @@ def main(only: Sequence[str], count: int, repetitions: int, seconds: int, plot: 
         "held": lambda engine: conditions.held(engine, seconds),
         "scale": lambda engine: conditions.scale(engine, count, repetitions),
         "cost": lambda engine: cost.cost(engine, 25 * count),
+        "flow": lambda engine: _flow(engine, count, repetitions),
     }
     figures: list[Figure] = []
     with work.database() as engine:
@@ -38,6 +39,13 @@ def main(only: Sequence[str], count: int, repetitions: int, seconds: int, plot: 
             figures += report.table(sections[name](engine))
     if plot is not None:
         report.plot(figures, plot)
+
+
+def _flow(engine: Engine, count: int, repetitions: int) -> Iterable[Figure]:
+    """Last, and imported then: it declares tasks with limits, for which a worker of this process would look."""
+    from benchmarks import flow
+
+    return flow.measure(engine, count, repetitions)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     transactions: float
 
 
-def _read(engine: Engine) -> Reading:
+def read(engine: Engine) -> Reading:
     """What a server process counts it tells within a second or so, within ten where it idles, or when it ends."""
     engine.dispose()
     time.sleep(1.5)
@@ -50,9 +50,9 @@ def cost(engine: Engine, jobs_in_all: int) -> Iterator[Figure]:
 
 def _idle(engine: Engine, worker: Worker) -> Iterator[Figure]:
     time.sleep(12)  # what it took to start has been told
-    before, (cpu, _) = _read(engine), worker.usage()
+    before, (cpu, _) = read(engine), worker.usage()
     time.sleep(_IDLE)
-    (cpu_then, memory), after = worker.usage(), _read(engine)
+    (cpu_then, memory), after = worker.usage(), read(engine)
     seconds = _IDLE + 1.5
     yield Figure("cost", "idle: statements", "per second", (after.transactions - before.transactions) / seconds)
     yield Figure("cost", "idle: processor", "%", 100 * (cpu_then - cpu) / _IDLE)
@@ -67,10 +67,10 @@ def _log(engine: Engine, count: int, size: int) -> Figure:
             work.fill_with_ballast(engine, count, size)
         else:
             fill(engine, count)
-        before, claimed = _read(engine), claims(engine)
+        before, claimed = read(engine), claims(engine)
         worker.go()
         done(engine, count, claims_before=claimed)
-        after = _read(engine)
+        after = read(engine)
     what = f"arguments of {size:,} bytes" if size else "small arguments"
     return Figure("cost", f"log, {what}", "bytes/job", (after.log - before.log) / count)
 
@@ -81,14 +81,14 @@ def _long(engine: Engine, jobs_in_all: int) -> Iterator[Figure]:
     work.empty(engine)
     with workers(engine) as (worker,):
         worker.go()
-        before = _read(engine)
+        before = read(engine)
         for _ in range(_ROUNDS):
             claimed = claims(engine)
             fill(engine, each)
             done(engine, each, claims_before=claimed)
             cpu, used = worker.usage()
             memory.append(used)
-        after = _read(engine)
+        after = read(engine)
     yield Figure("cost", "transactions", "per job", (after.transactions - before.transactions) / jobs_in_all)
     yield Figure("cost", "processor of the worker", "µs/job", 1e6 * cpu / jobs_in_all)
     yield Figure("cost", f"memory after {each:,} jobs", "MB", memory[0])

@@ -59,10 +59,24 @@ def done(engine: Engine, count: int, *, claims_before: int) -> float:
     return count / took.total_seconds()
 
 
-def drain(engine: Engine, count: int, *, processes: int = 1, task: Any = work.nothing) -> float:
-    """Jobs a second, of so many that wait when the workers begin."""
+def nowhere(engine: Engine) -> None:
+    """Nothing is beside what is measured."""
+
+
+def drain(
+    engine: Engine,
+    count: int,
+    *,
+    processes: int = 1,
+    concurrency: int = 8,
+    task: Any = work.nothing,
+    program: str = work.PROGRAM,
+    beside: Callable[[Engine], None] = nowhere,
+) -> float:
+    """Jobs a second, of so many that wait when the workers begin, behind what `beside` makes."""
     work.empty(engine)
-    with workers(engine, processes) as started:
+    with workers(engine, processes, concurrency=concurrency, program=program) as started:
+        beside(engine)
         fill(engine, count, task)
         work.settle(engine)
         before = claims(engine)
@@ -82,10 +96,17 @@ def one_by_one(engine: Engine, count: int) -> float:
         return plain.rate(count, step)
 
 
-def pick_up(engine: Engine) -> tuple[list[float], list[float]]:
+def pick_up(
+    engine: Engine, *, program: str = work.PROGRAM, beside: Callable[[Engine], None] = nowhere
+) -> tuple[list[float], list[float]]:
     """Milliseconds until a job's first line, on an idle worker: from before its enqueue, and from after its commit."""
     work.empty(engine)
-    with tempfile.NamedTemporaryFile() as file, workers(engine) as (worker,), Session(engine) as session:
+    with (
+        tempfile.NamedTemporaryFile() as file,
+        workers(engine, program=program) as (worker,),
+        Session(engine) as session,
+    ):
+        beside(engine)
         worker.go()
         time.sleep(1)
         said = list[tuple[float, float]]()

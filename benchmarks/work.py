@@ -26,6 +26,7 @@ from sqla_jobs import Jobs
 from sqla_jobs.postgres import local_postgres
 
 SCHEMA = "sqla_jobs_benchmark"
+PROGRAM = "benchmarks.work"
 MARKS = struct.Struct("qd")
 _PATIENCE = 60.0
 
@@ -100,7 +101,8 @@ def settle(engine: Engine) -> None:
 
 def empty(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.execute(text(f"TRUNCATE {SCHEMA}.sqla_jobs, {SCHEMA}.sqla_runs"))
+        tables = (f"{SCHEMA}.sqla_{name}" for name in ("jobs", "runs", "limits", "starts"))
+        connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
     settle(engine)
 
 
@@ -114,9 +116,9 @@ def fill_with_ballast(engine: Engine, count: int, size: int) -> None:
 class Worker:
     """One in a process of its own, which has imported everything and waits."""
 
-    def __init__(self, engine: Engine, concurrency: int, queues: Sequence[str]) -> None:
+    def __init__(self, engine: Engine, concurrency: int, queues: Sequence[str], program: str) -> None:
         url = engine.url.render_as_string(hide_password=False)
-        command = [sys.executable, "-m", "benchmarks.work", url, str(concurrency), *queues]
+        command = [sys.executable, "-m", program, url, str(concurrency), *queues]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._ask("") == "ready"
 
@@ -150,10 +152,15 @@ class Worker:
 
 @contextmanager
 def workers(
-    engine: Engine, count: int = 1, *, concurrency: int = 8, queues: Sequence[str] = ("default",)
+    engine: Engine,
+    count: int = 1,
+    *,
+    concurrency: int = 8,
+    queues: Sequence[str] = ("default",),
+    program: str = PROGRAM,
 ) -> Generator[list[Worker]]:
     """That many, ready to go."""
-    found = [Worker(engine, concurrency, queues) for _ in range(count)]
+    found = [Worker(engine, concurrency, queues, program) for _ in range(count)]
     try:
         yield found
     finally:
