@@ -566,7 +566,7 @@ def test_why_and_until_when_something_is_paused_is_shown(visitor: Visitor, sessi
     for said in ("paused until in 2 h provider is down", "in 3 h <b>wrong</b> since noon"):
         assert said in words(page)
     said = words(visitor.get(f"/jobs/{job.id}"))
-    assert re.search(r"<b>wrong</b> since noon The job waits until .+, or until it is resumed", said), said
+    assert re.search(r"has been paused since .+ until .+ \(<b>wrong</b> since noon\); sqla-jobs resume", said), said
 
 
 def test_a_task_is_paused_where_it_fails_and_resumed(visitor: Visitor, session: Session) -> None:
