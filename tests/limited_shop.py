@@ -62,6 +62,16 @@ def rated(n: int) -> None:
     pass
 
 
+@jobs.task(limits=RateLimit(5, per=1.0, key="account"))
+def paced(account: int) -> None:
+    pass
+
+
+@jobs.task(limits=ConcurrencyLimit(3, name="narrow"))
+def only(n: int) -> None:
+    pass
+
+
 @jobs.task(limits=[ConcurrencyLimit(3, name="stripe"), RateLimit(1000, per=1.0, name="stripe")])
 def charge(n: int, seconds: float = 0.0) -> None:
     time.sleep(seconds)

@@ -9,7 +9,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), begin AS MATERIALIZED (
     SELECT least(%(room)s, (SELECT greatest(0, l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h
     WHERE h.state = 'running' AND h.queue = %(queue)s LIMIT l.running) holders))
-      FROM sqla_limits l WHERE l.gate = '@' || %(queue)s)) AS room
+      FROM sqla_limits l WHERE l.gate = '@' || %(queue)s AND l.running IS NOT NULL)) AS room
     FROM owner WHERE NOT EXISTS (SELECT FROM sqla_queues q WHERE q.name = %(queue)s AND q.paused_at IS NOT
     NULL AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp()))
 ), hint AS MATERIALIZED (
@@ -38,7 +38,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
     moment) - l.per * interval '1 second'
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
+    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
     h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
     'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
@@ -72,7 +73,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
     moment) - l.per * interval '1 second'
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
+    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
     h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
     'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
@@ -106,7 +108,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate AND s.started_at <= (SELECT now FROM
     moment) - l.per * interval '1 second'
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
+    WHERE s.gate = d.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
         WHEN left(d.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = d.gate AND
     h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
     'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (d.gate,
@@ -183,8 +186,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), at AS MATERIALIZED (
     SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
 ), logged AS (
-    INSERT INTO sqla_starts (gate, started_at, total)
-    SELECT g.gate, (SELECT at FROM at), g.total + count(*)
+    INSERT INTO sqla_starts (gate, started_at, total, count)
+    SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)
     FROM admitted a JOIN candidate c ON c.step = a.step AND c.nth = a.nth
     JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
     GROUP BY g.gate, g.total
@@ -206,8 +209,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
 SELECT claimed.*, c.was_started, look.*
 FROM (
     SELECT
-      CASE WHEN max(step) >= %(steps)s OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT room
-    FROM begin)
+      CASE WHEN max(step) >= %(steps)s
+          OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT greatest(room, 1) FROM begin)
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
       (SELECT min((SELECT extract(epoch FROM first.started_at - (SELECT now FROM moment)) + l.per
       FROM (

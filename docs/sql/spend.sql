@@ -6,7 +6,8 @@ WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), floors AS MATERIA
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text) AND s.started_at <= (SELECT
     now FROM moment) - l.per * interval '1 second'
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0))
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
+    WHERE s.gate = CAST(%(gate)s AS text) ORDER BY s.started_at, s.total LIMIT 1), 0))
         WHEN left(CAST(%(gate)s AS text), 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by =
     CAST(%(gate)s AS text) AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN
     ('running', 'succeeded', 'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l
@@ -39,8 +40,9 @@ WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), floors AS MATERIA
     CAST(%(gate)s AS text)
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON true
 ), logged AS (
-    INSERT INTO sqla_starts (gate, started_at, total)
-    SELECT CAST(%(gate)s AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + %(number)s
+    INSERT INTO sqla_starts (gate, started_at, total, count)
+    SELECT CAST(%(gate)s AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + %(number)s,
+    %(number)s
     FROM gate WHERE gate.free >= %(number)s
     RETURNING 1
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -16,6 +16,7 @@ from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
+from sqla_jobs.queries.limits import NUMBERS
 from sqla_jobs.rules.checks import DAY, check_integer, check_queue, check_seconds
 from sqla_jobs.rules.limits import MOST_RATE, MOST_RUNNING, Gate, check_limit_name, titled
 from sqla_jobs.rules.wording import did_you_mean
@@ -41,6 +42,8 @@ class Target:
     rate: str
     tasks: tuple[str, ...]
     """The names of the task, where no code declares a limit of that kind for it."""
+    name: str = ""
+    """That of all of it; empty for one key."""
 
 
 def gates_of(target: Target) -> list[str]:
@@ -73,19 +76,22 @@ def target(tasks: Tasks[Any], which: object, key: object) -> Target:
         raise ArgumentsError(f"no task and no limit is named {name!r:.60}{did_you_mean(name, known)}")
     if not isinstance(key, Unsaid):
         return Target(_keyed(mine, "#!", name, key), _keyed(mine, "%", name, key), ())
-    concurrency, rate = _whole(mine, "#!", name), _whole(mine, "%", name)
-    return Target(concurrency, rate, names)
+    concurrency, rate = _whole(mine, "#!", name, names), _whole(mine, "%", name, names)
+    return Target(concurrency, rate, names, name)
 
 
-def _whole(mine: Mapping[str, Gate], kinds: str, name: str) -> str:
-    """The row without a key; where only each key has one, that of each."""
+def _whole(mine: Mapping[str, Gate], kinds: str, name: str, tasks: Collection[str]) -> str:
+    """The row without a key; where only each key has one, that of each. Of a task there may be one in any case."""
     found = sorted((row for row in mine if row[0] in kinds), key=lambda row: row.endswith("="))
-    return found[0] if found else f"{kinds[0]}{name}"
+    return found[0] if found else f"{kinds[0]}{name}" if tasks else ""
 
 
 def _keyed(mine: Mapping[str, Gate], kinds: str, name: str, key: object) -> str:
     gate = next((gate for row, gate in mine.items() if row[0] in kinds and row.endswith("=")), None)
-    return "" if gate is None else gate.of_key(key)
+    try:
+        return "" if gate is None else gate.of_key(key)
+    except (TypeError, ValueError, RecursionError):
+        raise ArgumentsError(f"key= must be JSON, as the arguments of jobs are stored, got {key!r:.60}") from None
 
 
 def set_limit(
@@ -131,7 +137,9 @@ def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> b
     """Take so many starts from a rate, and commit. False: they are not free, and none is taken."""
     check_integer("number", number, least=1, most=MOST_RATE)
     if not target.rate:
-        raise ArgumentsError("no code declares such a rate with key=, so there is nothing to spend from")
+        raise ArgumentsError("this rate is not declared with key=: leave key= out, or declare it so")
+    if target.rate.endswith("="):
+        raise ArgumentsError(f"the rate {target.rate[1:-1]} goes by key: say key=")
     queries = Queries(models)
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
         queries.lock_limits.run(connection)
@@ -147,25 +155,27 @@ def _checked(
         raise ArgumentsError(f"rate= and per= go together, got rate={rate!r:.20} and per={per!r:.20}")
     found: dict[str, dict[str, Any]] = {}
     if running is not None:
-        gate = _known(target.concurrency, "running")
+        gate = _known(target.concurrency, "running", target.name)
         most = 1 if gate[0] == "!" else MOST_RUNNING
         found[gate] = {"running": check_integer("running", running, least=0, most=most)}
     if rate is not None:
         seconds = check_seconds("per", per, least=1.0, most=DAY)
-        found[_known(target.rate, "rate")] = {
+        found[_known(target.rate, "rate", target.name)] = {
             "rate": check_integer("rate", rate, least=0, most=MOST_RATE),
             "per": seconds,
         }
     return found
 
 
-def _known(gate: str, what: str) -> str:
+def _known(gate: str, what: str, name: str) -> str:
     if gate == _NONE:
         raise ArgumentsError("a queue takes running= alone: limit the rate of a task, or share a limit by its name")
     if not gate:
         raise ArgumentsError(
-            f"{what}= cannot be set for this key: no code declares such a limit with key=, "
-            "so jobs do not tell their key"
+            f"{what}= cannot be set: no task declares a {'rate' if what == 'rate' else 'number at once'} named "
+            f"{name!r:.60}, and so nothing would be limited"
+            if name
+            else f"{what}= cannot be set for one key: no task declares this limit with key="
         )
     return gate
 
@@ -174,11 +184,15 @@ def clear_limit(session: Session, models: Models[Any], target: Target) -> list[s
     """From the caller's commit on what code declares goes again. Returns the rows that an operator had set."""
     row: Any = models.Limit
     rows = session.scalars(
-        select(row).where(row.gate.in_(gates_of(target)), row.set_at.is_not(None)).order_by(row.gate)
+        select(row)
+        .where(row.gate.in_(gates_of(target)), row.set_at.is_not(None))
+        .order_by(row.gate)
+        .execution_options(populate_existing=True)
     ).all()
     for limit in rows:
         declared = limit.declared or {}
-        limit.running, limit.rate, limit.per = (declared.get(name) for name in ("running", "rate", "per"))
+        limit.running, limit.rate, limit.per = (declared.get(name) for name in NUMBERS)
+        limit.hold = declared.get("hold", False)
         limit.set_at, limit.changed_at = None, func.clock_timestamp()
     session.flush()
     after_commit(session, models.Job, models.channel, "")

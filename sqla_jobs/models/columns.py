@@ -318,6 +318,8 @@ class StartMixin(Row):
     """When they started."""
     total: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     """How many have started there so far, these included."""
+    count: Mapped[int] = mapped_column(Integer, nullable=False)
+    """How many started at this moment."""
 
 
 class AuditMixin(Row):

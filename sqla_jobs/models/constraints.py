@@ -222,7 +222,7 @@ def of_starts(table: str) -> tuple[Any, ...]:
     """Of starts behind gates."""
     return (
         PrimaryKeyConstraint("gate", "started_at", "total", name=conv(f"{table}_pkey")),
-        _check(table, "total", f"total BETWEEN 1 AND {MAX_ID}"),
+        _check(table, "total", f"count BETWEEN 1 AND {MOST_RUNNING} AND total BETWEEN count AND {MAX_ID}"),
         _check(table, "times", _in_range("started_at")),
     )
 

@@ -25,9 +25,9 @@ from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.gate_states import GateStates, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
-from sqla_jobs.queries.gating import GiveGates, OperatorLimits, QueuedUngated, RunningUngated
+from sqla_jobs.queries.gating import FewerGates, GiveGates, OperatorLimits
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
-from sqla_jobs.queries.limit_lock import Lock, Spend, TellOthers
+from sqla_jobs.queries.limit_lock import ForgetStarts, Lock, Spend, TellOthers
 from sqla_jobs.queries.limited import ClaimLimited
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
@@ -47,9 +47,9 @@ class Queries(Calls[SqlConnection]):
         self.claim = Claim(tables)
         self.claim_whatever_the_limits = ClaimWhateverTheLimits(tables)
         self.claim_limited = ClaimLimited(tables)
+        self.forget_starts = ForgetStarts(tables)
         self.tell_others = TellOthers(tables)
-        self.running_ungated = RunningUngated(tables)
-        self.queued_ungated = QueuedUngated(tables)
+        self.ungated = FewerGates(tables)
         self.give_gates = GiveGates(tables)
         self.lock_limits = Lock(tables)
         self.spend = Spend(tables)

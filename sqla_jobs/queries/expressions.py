@@ -188,7 +188,8 @@ def free_of_queue(tables: Tables, queue: Any) -> ColumnElement[Any]:
     jobs, limits = tables.jobs, tables.limits
     running = select(func.count()).where(in_state(jobs, "running"), jobs.c.queue == queue).correlate_except(jobs)
     free = func.greatest(0, limits.c.running - running.scalar_subquery())
-    return select(free).where(limits.c.gate == literal_column("'@'") + queue).correlate_except(limits).scalar_subquery()
+    is_its = and_(limits.c.gate == literal_column("'@'") + queue, limits.c.running.is_not(None))
+    return select(free).where(is_its).correlate_except(limits).scalar_subquery()
 
 
 def committed_to_disk() -> ColumnElement[bool]:

@@ -21,7 +21,7 @@ from sqla_jobs.queries.gates import (
     started,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
-from sqla_jobs.rules.limits import MOST_LIMITS
+from sqla_jobs.rules.limits import PLACES
 
 _COUNTED = 10_000
 """Running jobs behind a gate that are counted, and half of the waiting ones behind all."""
@@ -156,7 +156,7 @@ ORDER BY e.place
 _IN_ROW = "\n    UNION ALL ".join(
     f"SELECT FROM {{jobs}} h WHERE h.state LIKE 'running' AND h.gates[{place}] > e.gate"
     f" AND h.gates[{place}] < left(e.gate, -1) || '>'"  # which comes after =
-    for place in range(1, MOST_LIMITS + 1)
+    for place in range(1, PLACES + 1)
 )
 _IN_USE = f"""
 SELECT e.gate, (SELECT count(*) FROM ({_IN_ROW} LIMIT :counted) holders)

@@ -89,8 +89,10 @@ def edge(per: str) -> str:
 
 def started(gate: str, per: str) -> str:
     """A number: the starts behind a gate in the last `per` seconds."""
-    totals = [f"coalesce((SELECT total FROM ({last_start(gate, before)}) one), 0)" for before in ("", edge(per))]
-    return f"({' - '.join(totals)})"
+    last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
+    # where all that is logged is younger: what had started before the first of it
+    first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
+    return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
 
 def free(gate: str) -> str:
@@ -106,7 +108,7 @@ def queue_free(queue: str) -> str:
     """A number: how many more jobs of a queue may start; NULL where nothing limits it."""
     running = f"SELECT FROM {{jobs}} h WHERE h.state = 'running' AND h.queue = {queue} LIMIT l.running"
     return f"""(SELECT greatest(0, l.running - (SELECT count(*) FROM ({running}) holders))
-      FROM {{limits}} l WHERE l.gate = '@' || {queue})"""
+      FROM {{limits}} l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
 
 
 def next_start(gate: str) -> str:

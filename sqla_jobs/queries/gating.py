@@ -14,10 +14,13 @@ from sqlalchemy import (
     any_,
     bindparam,
     cast,
+    false,
     func,
     literal_column,
     or_,
     select,
+    true,
+    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import TEXT
@@ -34,6 +37,7 @@ class Ungated(NamedTuple):
     task: str
     args: str
     gates: list[str]
+    is_running: bool
 
 
 class Gated(NamedTuple):
@@ -44,45 +48,35 @@ class Gated(NamedTuple):
     ordered_by: str | None
 
 
-class _FewerGates(Statement):
-    """Jobs of some tasks with fewer gates than the number given for each."""
+class FewerGates(Statement):
+    """Jobs of some tasks with fewer gates than the number given for each: all that run, and some that wait."""
 
-    def _found(self, connection: Connection, expected: Mapping[str, int], values: dict[str, Any]) -> list[Ungated]:
-        given = {"tasks": names(tuple(expected)), "numbers": numbers(expected.values())}
-        return [Ungated(*row) for row in self._run(connection, {**given, **values})]
+    def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[Ungated]:
+        """Those that wait are of these queues."""
+        values = {
+            "tasks": names(tuple(expected)),
+            "numbers": numbers(expected.values()),
+            "queues": names(tuple(queues)),
+            "limit": MANY,
+        }
+        return [Ungated(*row) for row in self._run(connection, values)]
 
-    def _lacking(self, *where: Any) -> Any:
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        here = jobs.c.queue == any_(cast(bindparam("queues", type_=Text), ARRAY(Text)))
+        waiting = self._lacking(false(), in_state(jobs, "queued"), here).limit(bindparam("limit"))
+        return union_all(self._lacking(true(), in_state(jobs, "running")), select(waiting.subquery()))
+
+    def _lacking(self, is_running: Any, *where: Any) -> Any:
         jobs = self.tables.jobs
         known = unnest_text("known", task=("tasks", Text), number=("numbers", Integer))
         has = func.coalesce(func.cardinality(jobs.c.gates), 0)
         gates = func.coalesce(jobs.c.gates, literal_column("'{}'::text[]", ARRAY(Text)))
         return (
-            select(jobs.c.id, jobs.c.task, cast(jobs.c.args, Text), gates)
+            select(jobs.c.id, jobs.c.task, cast(jobs.c.args, Text), gates, is_running)
             .select_from(jobs.join(known, jobs.c.task == known.c.task))
             .where(has < known.c.number, *where)
         )
-
-
-class RunningUngated(_FewerGates):
-    """All that run; they hold places from now on."""
-
-    def __call__(self, connection: Connection, expected: Mapping[str, int]) -> list[Ungated]:
-        return self._found(connection, expected, {})
-
-    def sql(self) -> Any:
-        return self._lacking(in_state(self.tables.jobs, "running"))
-
-
-class QueuedUngated(_FewerGates):
-    """Some that wait in these queues."""
-
-    def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[Ungated]:
-        return self._found(connection, expected, {"queues": names(tuple(queues)), "limit": MANY})
-
-    def sql(self) -> Any:
-        jobs = self.tables.jobs
-        here = jobs.c.queue == any_(cast(bindparam("queues", type_=Text), ARRAY(Text)))
-        return self._lacking(in_state(jobs, "queued"), here).limit(bindparam("limit"))
 
 
 class GiveGates(Statement):

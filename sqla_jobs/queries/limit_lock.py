@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from sqla_jobs.queries.expressions import quoted
 from sqla_jobs.queries.gates import MOMENT, NO_FLOORS, filled_in, free, last_start
 from sqla_jobs.queries.statement import RenderedStatement
+from sqla_jobs.rules.checks import DAY
 
 _SETTING = "current_setting('synchronous_commit')"
 _AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"
@@ -52,6 +53,17 @@ class TellOthers(RenderedStatement):
         return filled_in(f"SELECT pg_notify(:channel, '') WHERE EXISTS ({waiting})", self.tables)
 
 
+class ForgetStarts(RenderedStatement):
+    """Starts behind gates behind which nothing has started for as long as any rate can look back."""
+
+    def sql(self) -> Any:
+        old = f"clock_timestamp() - interval '{DAY:.0f} s'"
+        later = f"SELECT FROM {{starts}} l WHERE l.gate = s.gate AND l.started_at >= {old}"
+        return filled_in(
+            f"DELETE FROM {{starts}} s WHERE s.started_at < {old} AND NOT EXISTS ({later}) RETURNING 1", self.tables
+        )
+
+
 class Spend(RenderedStatement):
     """Starts behind a gate that are no jobs. Under the lock."""
 
@@ -69,8 +81,8 @@ WITH {MOMENT}, {NO_FLOORS}, gate AS MATERIALIZED (
     SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
     FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
 ), logged AS (
-    INSERT INTO {{starts}} (gate, started_at, total)
-    SELECT CAST(:gate AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + :number
+    INSERT INTO {{starts}} (gate, started_at, total, count)
+    SELECT CAST(:gate AS text), greatest((SELECT now FROM moment), gate.last_at), gate.total + :number, :number
     FROM gate WHERE gate.free >= :number
     RETURNING 1
 )

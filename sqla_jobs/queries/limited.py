@@ -279,8 +279,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), at AS MATERIALIZED (
     SELECT greatest((SELECT now FROM moment), (SELECT max(last_at) FROM gate)) AS at
 ), logged AS (
-    INSERT INTO {{starts}} (gate, started_at, total)
-    SELECT g.gate, (SELECT at FROM at), g.total + count(*)
+    INSERT INTO {{starts}} (gate, started_at, total, count)
+    SELECT g.gate, (SELECT at FROM at), g.total + count(*), count(*)
     FROM admitted a JOIN candidate c ON c.step = a.step AND c.nth = a.nth
     JOIN gate g ON g.gate = ANY (c.gates) AND g.rate IS NOT NULL
     GROUP BY g.gate, g.total
@@ -299,7 +299,8 @@ WITH RECURSIVE owner AS MATERIALIZED (
 SELECT claimed.*, c.was_started, look.*
 FROM (
     SELECT
-      CASE WHEN max(step) >= :steps OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT room FROM begin)
+      CASE WHEN max(step) >= :steps
+          OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT greatest(room, 1) FROM begin)
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{{{{}}}}' END AS cursor,
       (SELECT min({next_start("f.gate")}) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f

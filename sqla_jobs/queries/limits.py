@@ -75,13 +75,15 @@ def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, tasks: list[str]) -> 
 
 
 def _retire(row: LimitMixin, tasks: list[str]) -> None:
-    """Code that is known here declares it no more. What an operator said stays."""
-    if row.set_at is not None:
-        row.declared = None if not tasks else row.declared
+    """Code that is known here declares it no more. An operator's limit of a whole task stays; keys are made by code."""
+    row.changed_at = _now()
+    if tasks:
+        row.tasks = tasks
         return
-    row.tasks, row.changed_at = tasks, _now()
-    if not tasks:
-        row.declared = row.running = row.rate = row.per = None
+    row.declared, row.hold = None, False
+    if row.set_at is None or "=" in row.gate:
+        row.tasks, row.set_at = tasks, None
+        row.running = row.rate = row.per = None
 
 
 def _now() -> Any:

@@ -169,7 +169,8 @@ class UniqueJobs:
         job = self.models.Job
         row = _rows()
         mine = job.id == cast(row.c.unique_key, BigInteger)
-        changed = update(job).where(mine).values(**values, args=row.c.args, **self._gates(row))
+        gates = self._gates(row) or {"gates": null(), "ordered_by": null()}  # it may have been another task's
+        changed = update(job).where(mine).values(**values, args=row.c.args, **gates)
         self._execute(changed, {"rows": self._as_rows({str(job_id): args for job_id, args in jobs.items()})})
 
     def _gates(self, row: Any) -> dict[str, Any]:

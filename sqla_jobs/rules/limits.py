@@ -40,10 +40,6 @@ class _Keyed:
     key: KeyOf | None
     name: str | None
 
-    def check(self, task: str, parameters: Mapping[str, Any]) -> None:
-        """Raises `DeclarationError` for a key that cannot be."""
-        check_key(f"{task}: key", self.key, parameters)
-
 
 @dataclass(frozen=True, init=False)
 class ConcurrencyLimit(_Keyed):
@@ -98,7 +94,7 @@ class ConcurrencyLimit(_Keyed):
 class RateLimit(_Keyed):
     """At most `rate` jobs start in any `per` seconds, over all workers; each attempt counts as a start.
 
-    `rate` is from 1 to 10,000, `per` a timedelta or seconds, from 1 to a day. `key` and `name` are as in
+    `rate` is from 0 to 10,000, `per` a timedelta or seconds, from 1 to a day. `key` and `name` are as in
     `ConcurrencyLimit`. Raises `DeclarationError`.
     """
 
@@ -152,9 +148,9 @@ def gates_of(
     """
     if len(limits) > MOST_LIMITS:
         raise DeclarationError(f"{task} has {len(limits)} limits; at most {MOST_LIMITS} are taken: join some")
-    gates = [_gate(task, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
     for limit in limits:
-        limit.check(task, parameters)
+        check_key(f"{task}: key", limit.key, parameters)
+    gates = [_gate(task, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
     if len({gate.row for gate in gates}) < len(gates):
         raise DeclarationError(f"{task} has two limits of one kind and name: give one of them a name= of its own")
     if sum(gate.row.startswith("!") for gate in gates) > 1:

@@ -113,7 +113,12 @@ class Claimer:
 
     def look_for(self, queue: str) -> None:
         """The same; claims them in the calling thread, which spares the time until another one is awake."""
-        self._limited.wake()
+        try:
+            self._look_for_plain(queue)
+        finally:  # not before: it would compete with the claim that is to be fast
+            self._limited.wake()
+
+    def _look_for_plain(self, queue: str) -> None:
         if not self._expect_in(queue):
             return
         if self._looking.acquire(blocking=False):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.refusals import in_parts
@@ -23,6 +23,9 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
 
 log = logging.getLogger("sqla_jobs.worker")
+
+_FORGET = 3600.0
+"""Seconds between two times that starts of long ago are deleted."""
 
 Begin = Callable[[], AbstractContextManager[Connection]]
 """Begins a transaction or a savepoint, which is committed at the end of the block."""
@@ -48,23 +51,28 @@ class Gating:
         self.held_up: set[str] = set()
         """Tasks that may not start for now: a job runs behind the same limit uncounted, since its row is locked."""
         self._by_operators: dict[str, list[str]] = {}
-        self._again_at = 0.0
+        self._has_rows = False
+        self._looked_at = self._rest = self._forget_at = 0.0
 
     @property
     def is_limited(self) -> bool:
-        """Whether code limits any task."""
-        return any(declaration.gates for declaration in self._declarations.values())
+        """Whether code limits any task, or anything was limited when this process began."""
+        return self._has_rows or any(declaration.gates for declaration in self._declarations.values())
 
     def declare(self, engine: Engine, models: Models[Any]) -> None:
         """Tell the database what code limits. Raises `ConfigurationError` where it contradicts itself."""
         with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
             declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
+            self._has_rows = session.scalars(select(models.Limit).limit(1)).first() is not None
 
-    def look(self, begin: Begin, now: float) -> None:
-        """Read what operators said, and give gates to some jobs that lack them.
+    def look(self, begin: Begin, now: float, *, after: float = 0.0) -> None:
+        """Read what operators said, and give gates to some jobs that lack them, `after` seconds since the last time.
 
-        What runs gets them before this process claims anything behind a gate that it did not know.
+        What runs gets them before what waits: nobody claims behind a gate of which not all that runs is counted.
         """
+        if now < self._looked_at + max(after, self._rest):
+            return
+        self._looked_at = now
         found: dict[str, list[str]] = {}
         with begin() as connection:
             limits = self._queries.operator_limits(connection)
@@ -72,9 +80,11 @@ class Gating:
         for gate, tasks in limits:
             for task in tasks:
                 found.setdefault(task, []).append(gate)
-        is_news, self._by_operators = found != self._by_operators, found
-        if not is_news and now < self._again_at:
-            return
+        self._by_operators = found
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET
+            with begin() as connection:
+                self._queries.forget_starts.run(connection)
         expected = {
             name: number
             for name, declaration in self._declarations.items()
@@ -84,21 +94,19 @@ class Gating:
             self.held_up = set()
             return
         began = time.monotonic()
-        self.held_up = self._count_running(begin, expected)
         with begin() as connection:
-            waiting = self._queries.queued_ungated(connection, expected, self._queues)
-        given = self._give(begin, waiting)
+            ungated = self._queries.ungated(connection, expected, self._queues)
+        self.held_up = self._count_running(begin, expected, [one for one in ungated if one.is_running])
+        given = self._give(begin, [one for one in ungated if not one.is_running])
         took = time.monotonic() - began
-        self._again_at = now if given or self.held_up else now + max(1.0, 20 * took)
+        self._rest = 0.0 if given or self.held_up else 20 * took
 
-    def _count_running(self, begin: Begin, expected: Mapping[str, int]) -> set[str]:
+    def _count_running(self, begin: Begin, expected: Mapping[str, int], running: Sequence[Ungated]) -> set[str]:
         """Give gates to what runs. Returns the tasks that share a limit with a job whose row cannot be changed."""
-        with begin() as connection:
-            running = self._queries.running_ungated(connection, expected)
         if self._give(begin, running) == len(running):
             return set()
         with begin() as connection:
-            left = self._queries.running_ungated(connection, expected)
+            left = [one for one in self._queries.ungated(connection, expected, []) if one.is_running]
         uncounted = {row for one in left for row in self._rows(one.task)}
         return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
 
@@ -110,7 +118,7 @@ class Gating:
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
         """The run ids of those that were claimed without a gate that they should have; they have it from now on."""
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
-        self._give(begin, [Ungated(job.job_id, job.task, job.args, [*job.gates]) for job in lacking])
+        self._give(begin, [Ungated(job.job_id, job.task, job.args, [*job.gates], True) for job in lacking])
         return {job.run_id for job in lacking}
 
     def _give(self, begin: Begin, found: Iterable[Ungated]) -> int:

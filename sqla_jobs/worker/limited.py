@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine
 
@@ -26,12 +26,19 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _ROUND = 0.05
 """Seconds that one round through the groups of a queue may take; the next one goes on from there."""
+_POLLS = 2.9
+"""So many polls apart are two looks that nothing has asked for."""
+_SOON, _SELDOM = 1.0, 5.0
+"""Seconds between two looks for jobs that lack gates, where something was heard of, and where nothing was."""
 _TELL = 0.1
 """Seconds between two times that others are told of a place that is free, at least."""
 _REST = 4
 """So many times as long as a round took, until the next one."""
 _DOUBTFUL = 600.0
 """Seconds after a claim that failed, during which the server may still carry it out."""
+
+
+_Claim = Callable[[Among], list[Claimed]]
 
 
 class LimitedClaimer:
@@ -69,10 +76,18 @@ class LimitedClaimer:
         self._floors = {lane.name: GateFloors() for lane in lanes}
         self._freed: dict[str, None] = {}
         """Groups of which a job ended here, the oldest first: they are looked at before all others."""
+        self._poll_at = 0.0
+        self._is_plain_first = False
+        self._gated = -1
+        """How often something had been heard of at the last look for jobs that lack gates."""
         self._heard = 0
         """How often something was heard of."""
         self._seen = dict.fromkeys(self._cursors, 0)
-        """Of each queue how often it had been when the last look through all groups began."""
+        """Of each queue how often it had been when the last whole round through its groups began."""
+        self._round = dict.fromkeys(self._cursors, 0)
+        """The same of the round that is under way."""
+        self._refilled = set[str]()
+        """Groups of which a job was claimed in this look."""
         self._next_at = math.inf
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -97,20 +112,25 @@ class LimitedClaimer:
             self._wake.set()
 
     def poll(self) -> None:
-        """Whatever went unheard is found: look at some groups, and the next time at the next ones."""
-        if self._is_of_use:
+        """Whatever went unheard is found: look at some groups, and at the next ones after three polls."""
+        now = time.monotonic()
+        if self._is_of_use and now >= self._poll_at:
+            self._poll_at = now + _POLLS * self._settings.poll
             self._wake.set()
 
-    def freed(self, gates: Sequence[str]) -> None:
-        """A job with these gates has ended, and that is stored."""
-        self._freed[names(tuple(gates))] = None
-        self.wake()
+    def ended(self, job: Claimed) -> None:
+        """Its end is stored: it holds no place behind its gates any more, nor in its queue."""
+        if job.gates:
+            self._freed[names(job.gates)] = None
+        if job.gates or job.queue in self._gating.queues:
+            self.wake()
 
     def claim_some(self) -> bool:
         """Look at once, in the calling thread. Returns whether anything was claimed, also by another one meanwhile."""
         if not self._is_of_use:
             return False
         self._heard += 1
+        self._gating.look(self._engine.begin, time.monotonic())
         return self._look() or len(self._attempts) > 0 or any(seen != self._heard for seen in self._seen.values())
 
     @property
@@ -130,16 +150,19 @@ class LimitedClaimer:
             if self._stopping.is_set() or not self._liveness.is_sure:
                 return False
             self._next_at = math.inf
+            is_news, self._gated = self._heard != self._gated, self._heard
+            hints = self._take_freed()
             try:
-                self._gating.look(self._engine.begin, time.monotonic())
-                hints = self._take_freed()
+                self._gating.look(self._engine.begin, time.monotonic(), after=_SOON if is_news else _SELDOM)
+                self._refilled.clear()
                 found = [self._look_through(lane, hints) for lane in self._lanes]
             except Exception:
+                self._freed.update(dict.fromkeys(hints))
                 for floors in self._floors.values():
                     floors.forget()
                 raise
-            if hints and not any(found):
-                self._leave_to_others(hints, time.monotonic())
+            if left := [hint for hint in hints if hint not in self._refilled]:
+                self._leave_to_others(left, time.monotonic())
             return any(found)
 
     def _leave_to_others(self, hints: Sequence[str], now: float) -> None:
@@ -164,13 +187,13 @@ class LimitedClaimer:
         lane.measure(began)
         any_claimed, took = False, 0.0
         while (room := lane.room_behind_gates()) and took < _ROUND:
-            heard = self._heard  # before the look: what is heard of meanwhile is seen in the next one
-            is_first_group = self._cursors[lane.name] == "{}"
+            if self._cursors[lane.name] == "{}":
+                self._round[lane.name] = self._heard  # what is heard of from here on is seen in the next round
             claimed = self._claim(lane, room, hints)
             any_claimed, hints = any_claimed or claimed > 0, ()
             took = time.monotonic() - began
-            if is_first_group and self._cursors[lane.name] == "{}" and claimed < room:
-                self._seen[lane.name] = heard
+            if self._cursors[lane.name] == "{}" and claimed < room:
+                self._seen[lane.name] = self._round[lane.name]
             if self._seen[lane.name] == self._heard:
                 break
         if room and self._seen[lane.name] != self._heard:
@@ -192,6 +215,7 @@ class LimitedClaimer:
         for held in fresh:
             if held.job.run_id not in begins:
                 self._finisher.put(held.ended(Outcome.released()))
+        self._refilled.update(names(job.gates) for job in jobs)
         lane.fill_first([held for held in fresh if held.job.run_id in begins])
         return len(jobs)
 
@@ -205,19 +229,25 @@ class LimitedClaimer:
 
         def claim(which: Among) -> list[Claimed]:
             nonlocal left
+            claimed: list[Claimed] = []
+            for some in self._in_turn(lane, [behind_gates, plain]):
+                if left:
+                    claimed += some(which)
+                    left = room - len(claimed)
+            return claimed
+
+        def plain(which: Among) -> list[Claimed]:
             with self._engine.connect() as connection:
-                process_id = self._liveness.process_id
-                if lane.name in self._gating.queues:
-                    plain = self._queries.claim_limited.from_limited_queue(
-                        connection, process_id, lane.name, left, tasks, which
-                    )
-                    left -= len(plain)
-                else:
-                    plain = []
-                began = time.monotonic()
+                return self._queries.claim_limited.from_limited_queue(
+                    connection, self._liveness.process_id, lane.name, left, tasks, which
+                )
+
+        def behind_gates(which: Among) -> list[Claimed]:
+            began = time.monotonic()
+            with self._engine.connect() as connection:
                 look = self._queries.claim_limited(
                     connection,
-                    process_id,
+                    self._liveness.process_id,
                     lane.name,
                     left,
                     tasks,
@@ -230,11 +260,17 @@ class LimitedClaimer:
             self._cursors[lane.name] = look.cursor
             if look.next_in is not None:
                 self._next_at = min(self._next_at, time.monotonic() + look.next_in)
-            left -= len(look.claimed)
-            return [*plain, *look.claimed]
+            return look.claimed
 
         def candidates(which: Among) -> list[int]:
             with self._engine.begin() as connection:
                 return self._queries.to_claim_limited(connection, lane.name, self._tasks, which)
 
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
+
+    def _in_turn(self, lane: Backlog, claims: list[_Claim]) -> list[_Claim]:
+        """Jobs without gates come from a queue that is limited itself; now the one kind is first, now the other."""
+        if lane.name not in self._gating.queues:
+            return claims[:1]
+        self._is_plain_first = not self._is_plain_first
+        return claims[::-1] if self._is_plain_first else claims

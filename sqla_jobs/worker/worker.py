@@ -276,8 +276,8 @@ class Worker(Service):
 
     def _free_gates(self, lease: Lease | Claimed) -> None:
         """Before it leaves the table of attempts, so that `drain` sees one or the other."""
-        if isinstance(lease, Claimed) and lease.gates:
-            self._limited.freed(lease.gates)
+        if isinstance(lease, Claimed):
+            self._limited.ended(lease)
 
     def _give_back(self) -> None:
         """What no thread has taken, be it claimed under this id or an earlier one."""

@@ -173,7 +173,7 @@ def test_an_operator_sets_and_clears_a_limit_and_the_audit_says_so(declared: Eng
         (["set", "--queue", "default", "--key", "1", "--running", "1"], 2, "--queue takes no --key"),
         (["set", "pair"], 2, "say --running N, or --rate N with --per SECONDS"),
         (["set", "pair", "--rate", "5"], 2, "--rate N and --per SECONDS go together"),
-        (["set", "pair", "--key", "1", "--running", "5"], 2, "no code declares such a limit with key="),
+        (["set", "pair", "--key", "1", "--running", "5"], 2, "no task declares this limit with key="),
         (["set", "ordered", "--running", "2"], 2, "running must be"),
         (["set", "--queue", "defualt", "--running", "2"], 1, "did you mean 'default'?; --yes limits it all the same"),
     ],

@@ -131,7 +131,7 @@ def test_an_operator_sets_limits_of_keys_queues_and_tasks_without_one(visitor: V
         ("new", {"which": "pair", "queue": "default", "running": "1"}, 400, "and not both"),
         ("new", {"which": "pair"}, 400, "say running= or rate= with per="),
         ("new", {"which": "pair", "running": "many"}, 400, "running must be a number, got 'many'"),
-        ("new", {"which": "pair", "key": "1", "running": "1"}, 400, "no code declares such a limit with key="),
+        ("new", {"which": "pair", "key": "1", "running": "1"}, 400, "no task declares this limit with key="),
         ("edit", {"gate": "#pair", "running": "-1"}, 400, "running must be"),
         ("edit", {"gate": "%rated", "rate": "1"}, 400, "rate= and per= go together"),
         ("edit", {"gate": "#pair", "rate": "1", "per": "1"}, 400, "rate= cannot be set"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import Engine, delete, func, select, text
+from sqlalchemy import Connection, Engine, create_engine, delete, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, RateLimit
@@ -314,7 +315,7 @@ def _a(a: int) -> None: ...
         (["nobody"], {"running": 1}, "no task and no limit is named 'nobody'"),
         ([shop.pair], {}, "say running= or rate="),
         ([shop.pair], {"rate": 5}, "go together"),
-        ([shop.pair], {"key": 1, "running": 1}, "do not tell their key"),
+        ([shop.pair], {"key": 1, "running": 1}, "no task declares this limit with key="),
         ([shop.ordered], {"running": 2}, "from 0 to 1"),
         ([], {"running": 2}, "name a task or a limit"),
         ([], {"queue": "a", "rate": 2, "per": 1}, "a queue takes running= alone"),
@@ -326,3 +327,28 @@ def test_a_limit_that_cannot_be_set_is_refused(
     with pytest.raises(ArgumentsError, match=told):
         jobs.set_limit(session, *which, **numbers)
     assert session.scalar(select(func.count()).select_from(jobs.Limit)) == 0
+
+
+@pytest.mark.slow
+def test_an_idle_worker_beside_blocked_keys_sends_about_three_statements_a_second(
+    database: Engine, server_url: str
+) -> None:
+    """A claim is one message, and one transaction. More keys are blocked than one look gets around."""
+    with Session(database) as session:
+        jobs.set_limit(session, shop.keyed, running=0)
+        session.commit()
+    enqueue(database, shop.keyed, ({"account": n} for n in range(1000)))
+    beside = create_engine(server_url, isolation_level="AUTOCOMMIT")
+    with jobs.worker({"default": 4}), beside.connect() as connection:
+        settled = time.monotonic() + 8  # what it does when it starts is through, and all keys have been looked at
+        wait_until(lambda: time.monotonic() > settled)
+        before, since = _transactions(connection, database), time.monotonic()
+        wait_until(lambda: time.monotonic() > since + 15)
+        sent = _transactions(connection, database) - before
+    beside.dispose()
+    assert sent <= 15 * 3.5
+
+
+def _transactions(beside: Connection, engine: Engine) -> int:
+    ended = text("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = :name")
+    return int(beside.execute(ended, {"name": engine.url.database}).scalar_one())

@@ -328,8 +328,10 @@ CREATE TABLE {names.table("starts")} (
     gate TEXT COLLATE "C" NOT NULL,
     started_at TIMESTAMP WITH TIME ZONE NOT NULL,
     total BIGINT NOT NULL,
+    count INTEGER NOT NULL,
     CONSTRAINT {names.prefix}starts_pkey PRIMARY KEY (gate, started_at, total),
-    CONSTRAINT {names.prefix}starts_total_check CHECK (total BETWEEN 1 AND 9000000000000000000),
+    CONSTRAINT {names.prefix}starts_total_check
+        CHECK (count BETWEEN 1 AND 1000000 AND total BETWEEN count AND 9000000000000000000),
     CONSTRAINT {names.prefix}starts_times_check CHECK ({_in_range("started_at")})
 )""",
         f"""

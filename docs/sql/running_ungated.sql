@@ -1,7 +1,0 @@
-SELECT sqla_jobs.id, sqla_jobs.task, CAST(sqla_jobs.args AS TEXT) AS args, coalesce(sqla_jobs.gates,
-    '{}'::text[]) AS coalesce_1
-FROM sqla_jobs JOIN unnest(CAST(%(tasks)s::VARCHAR AS TEXT[]), CAST(%(numbers)s::VARCHAR AS INTEGER[])) AS
-    anon_1(task, number) ON sqla_jobs.task = anon_1.task
-WHERE coalesce(cardinality(sqla_jobs.gates), %(coalesce_2)s::INTEGER) < anon_1.number AND sqla_jobs.state =
-    'running'
--- coalesce_2 = 0
