@@ -16,8 +16,8 @@ CODE := $(wildcard sqla_jobs tests examples benchmarks)
 RUN := $(VENV)/bin/python -m
 FEWER_TYPES := --allow-untyped-calls --allow-untyped-decorators --no-warn-unused-ignores
 OLDEST := VENV=.venv-oldest CONSTRAINTS=.ci/oldest.txt
-# what versions of dependencies cannot change is tested with the newest: faults, pages, programs, pictures; and
-# the example, whose history Flask-Migrate has written with a newer Alembic
+# what versions of dependencies cannot change is tested with the newest: faults, what is slow, pages, programs, pictures;
+# and the example, whose history Flask-Migrate has written with a newer Alembic
 ELSEWHERE := benchmarks dashboard database/test_connections.py processes runtime/test_hostile_rows.py supervisor test_postgres.py \
     $(patsubst %,project/test_%.py,architecture docs examples floors programs readme release workflow)
 
@@ -40,7 +40,7 @@ test: $(VENV)/programs.stamp
 oldest:
 	$(MAKE) venv $(OLDEST)
 	.venv-oldest/bin/python -m mypy --strict $(FEWER_TYPES) --cache-dir .venv-oldest/mypy sqla_jobs
-	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) --ignore=examples $(ELSEWHERE:%=--ignore=tests/%)"
+	$(MAKE) test $(OLDEST) PYTEST_ARGS="$(PYTEST_ARGS) -m 'not slow' --ignore=examples $(ELSEWHERE:%=--ignore=tests/%)"
 
 lint: $(VENV)/dev.stamp
 	$(RUN) ruff check .

@@ -15,7 +15,7 @@ from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import GateState
-from sqla_jobs.rules.limits import described, ordered_gate, titled
+from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gate, titled
 from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import duration, plural
 
@@ -103,14 +103,15 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
     row = ask(
         session,
         jobs,
-        select(limit.set_at, limit.changed_at)
+        select(limit.gate, limit.set_at)
         .where(limit.gate.in_(rows), or_(limit.running == 0, limit.rate == 0))
         .order_by(func.length(limit.gate).desc())
         .limit(1),
     ).first()
     if row is None or row.set_at is None:
-        return "code declares 0; `sqla-jobs limit set` overrides that"
-    return f"an operator set it to 0 at {moment(row.set_at)}; `sqla-jobs limit clear` takes that back"
+        return f"code declares 0; `sqla-jobs limit set {named_on_command_line(gate)}` overrides that"
+    command = f"sqla-jobs limit clear {named_on_command_line(row.gate)}"
+    return f"an operator set it to 0 at {moment(row.set_at)}; `{command}` takes that back"
 
 
 def _holders(state: GateState) -> str:

