@@ -15,6 +15,8 @@ from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
 from tests.helpers import wait_until
 from tests.limits.attempts import left, most_at_once, states
 
+pytestmark = pytest.mark.slow
+
 
 def version(database: Engine, *limits: Any, **options: Any) -> Jobs[Any]:
     """One with the task `send` and these limits."""

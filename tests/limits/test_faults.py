@@ -12,6 +12,8 @@ from tests.helpers import refuse, wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left, most_at_once, states
 
+pytestmark = pytest.mark.slow
+
 QUERIES = Queries(jobs.models)
 
 

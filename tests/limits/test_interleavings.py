@@ -25,6 +25,8 @@ from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, states
 from tests.limits.claims import Claims, as_worker, beside, claim_in, lock_held, waiting_for_locks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def claims(database: Engine) -> Iterator[Claims]:

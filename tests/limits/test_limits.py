@@ -16,6 +16,7 @@ from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, left, most_at_once, most_in, states
 
+pytestmark = pytest.mark.slow
 NUMBERS = [{"n": n, "seconds": 0.1} for n in range(12)]
 
 
@@ -329,7 +330,6 @@ def test_a_limit_that_cannot_be_set_is_refused(
     assert session.scalar(select(func.count()).select_from(jobs.Limit)) == 0
 
 
-@pytest.mark.slow
 def test_an_idle_worker_beside_more_blocked_keys_than_one_look_gets_around_rests(
     database: Engine, server_url: str
 ) -> None:
