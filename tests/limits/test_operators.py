@@ -160,17 +160,25 @@ def test_another_task_that_replaces_a_job_leaves_none_of_its_gates(session: Sess
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("which", "numbers", "told"),
     [
-        (lambda s: jobs.set_limit(s, "narrow", rate=1, per=1), "no task declares a rate named 'narrow'"),
-        (lambda s: jobs.set_limit(s, shop.keyed, key=uuid.uuid4(), running=1), "key= must be JSON"),
-        (lambda _: jobs.spend(shop.paced), "goes by key: say key="),
-        (lambda _: jobs.spend(shop.pair, key=1), "not declared with key="),
+        ("narrow", {"rate": 1, "per": 1}, "no task declares a rate named 'narrow'"),
+        ("keyed", {"key": uuid.uuid4(), "running": 1}, "key= must be JSON"),
     ],
 )
-def test_what_would_limit_nothing_is_refused(session: Session, call: Callable[[Session], Any], told: str) -> None:
+def test_a_limit_that_would_limit_nothing_is_refused(
+    session: Session, which: str, numbers: dict[str, Any], told: str
+) -> None:
     with pytest.raises(ArgumentsError, match=told):
-        call(session)
+        jobs.set_limit(session, which, **numbers)
+
+
+@pytest.mark.parametrize(
+    ("which", "key", "told"), [("paced", {}, "goes by key: say key="), ("pair", {"key": 1}, "not declared with key=")]
+)
+def test_a_rate_that_nothing_could_share_is_not_spent_from(which: str, key: dict[str, Any], told: str) -> None:
+    with pytest.raises(ArgumentsError, match=told):
+        jobs.spend(which, **key)
 
 
 def test_a_key_that_is_no_key_is_refused_where_it_is_declared() -> None:
