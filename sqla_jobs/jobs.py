@@ -278,7 +278,7 @@ class Jobs(Generic[J]):
         rate: int | None = None,
         per: float | timedelta | None = None,
     ) -> None:
-        """From the caller's commit on these numbers go, whatever code says: `running` at once, `rate` starts in `per`.
+        """Override what code declares, from the caller's commit on: `running` at once, `rate` starts in `per`.
 
         `which` is a task, its name, or the name of a limit that tasks share; `queue` a queue, which takes `running`
         alone. With `key` it is one key's own limit. `running` is from 0 (nothing starts) to 1,000,000, `rate` from 0
@@ -298,9 +298,9 @@ class Jobs(Generic[J]):
         queue: str | None = None,
         key: object = UNSAID,
     ) -> bool:
-        """From the caller's commit on what code declares goes again, or no limit. False: nothing had been set.
+        """Take back what `set_limit` set, from the caller's commit on: what code declares applies again, or no limit.
 
-        The arguments are those of `set_limit`. Raises `ArgumentsError`.
+        Returns False where nothing was set. The arguments are those of `set_limit`. Raises `ArgumentsError`.
         """
         return bool(limits.clear_limit(plain_session(session), self.models, self._limit(which, queue, key)))
 

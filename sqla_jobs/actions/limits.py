@@ -103,7 +103,7 @@ def set_limit(
     rate: int | None,
     per: float | timedelta | None,
 ) -> list[str]:
-    """From the caller's commit on these numbers go, whatever code says. Returns the rows that were set."""
+    """Override what code declares, from the caller's commit on. Returns the rows that were set."""
     row: Any = models.Limit
     found = _checked(target, running, rate, per)
     for gate, numbers in found.items():
@@ -181,7 +181,7 @@ def _known(gate: str, what: str, name: str) -> str:
 
 
 def clear_limit(session: Session, models: Models[Any], target: Target) -> list[str]:
-    """From the caller's commit on what code declares goes again. Returns the rows that an operator had set."""
+    """What code declares applies again, from the caller's commit on. Returns the rows that an operator had set."""
     row: Any = models.Limit
     rows = session.scalars(
         select(row)

@@ -39,7 +39,7 @@ _STEPS = 200
 
 
 class Floors(NamedTuple):
-    """Where looking begins behind gates that many jobs have passed: their index entries are dead, and still there."""
+    """Where a scan starts, so that it skips the dead index entries of jobs that have run already."""
 
     groups: Mapping[str, tuple[int, int]]
     """Of a group the priority and position at and below which no job waits."""
