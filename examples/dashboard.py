@@ -256,7 +256,7 @@ def _limits(connection: Connection, past: Past) -> None:
             row = {"gate": gate.row, "tasks": [name], "declared": values, **values, **lowered}
             connection.execute(insert(jobs.Limit).values(**row))
     connection.execute(
-        insert(jobs.Start).values(gate="%gateway", started_at=past.now - timedelta(seconds=20), total=37)
+        insert(jobs.Start).values(gate="%gateway", started_at=past.now - timedelta(seconds=20), total=37, count=37)
     )
 
 

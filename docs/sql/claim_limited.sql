@@ -28,7 +28,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     CROSS JOIN LATERAL (
       SELECT coalesce((
         SELECT j.gates FROM sqla_jobs j
-        WHERE j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND j.gates > p.after AND
+        WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND j.gates > p.after AND
     j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
         ORDER BY j.gates LIMIT 1), h.gates) AS gates OFFSET 0) n
     CROSS JOIN LATERAL (SELECT (SELECT min(e.place) FROM unnest(n.gates) WITH ORDINALITY e (gate, place) WHERE
@@ -149,7 +149,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), loose AS MATERIALIZED (
     SELECT s.gates, s.step, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
-      WHERE s.ordered IS NULL AND j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
+      WHERE s.ordered IS NULL AND j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
     j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t (name)
         WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p WHERE p.paused_at IS NOT NULL AND
     (p.paused_until IS NULL OR p.paused_until > statement_timestamp())))))

@@ -24,7 +24,7 @@ WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)
     anon_2, (EXISTS (SELECT sqla_limits.gate
 FROM sqla_limits)) OR (EXISTS (SELECT *
 FROM sqla_jobs
-WHERE sqla_jobs.state = 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3, EXISTS (SELECT *
+WHERE sqla_jobs.state LIKE 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3, EXISTS (SELECT *
 FROM sqla_jobs
 WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = ANY (CAST(%(queues)s::VARCHAR AS TEXT[])) AND
     sqla_jobs.queue != ALL (array((SELECT sqla_queues.name

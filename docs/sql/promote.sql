@@ -24,5 +24,5 @@ WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)
     anon_2, (EXISTS (SELECT sqla_limits.gate
 FROM sqla_limits)) OR (EXISTS (SELECT *
 FROM sqla_jobs
-WHERE sqla_jobs.state = 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3
+WHERE sqla_jobs.state LIKE 'queued' AND sqla_jobs.gates IS NOT NULL)) AS anon_3
 -- param_1 = 'queued'

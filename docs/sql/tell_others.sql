@@ -1,2 +1,2 @@
-SELECT pg_notify(%(channel)s, '') WHERE EXISTS (SELECT FROM sqla_jobs j WHERE j.state = 'queued' AND j.gates
-    IS NOT NULL)
+SELECT pg_notify(%(channel)s, '') WHERE EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND
+    j.gates IS NOT NULL)

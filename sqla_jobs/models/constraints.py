@@ -60,10 +60,10 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "gates",
             "priority",
             "position",
-            postgresql_where=text("state = 'queued' AND gates IS NOT NULL"),
+            postgresql_where=text("state LIKE 'queued' AND gates IS NOT NULL"),
         ),
         # what holds a place behind a gate: one index for each place that it may have among the gates of a job. LIKE,
-        # here and in the two below, so that the planner takes them for nothing else, and nothing else for them
+        # here and in those around, so that the planner takes them for nothing else, and nothing else for them
         *(
             Index(
                 f"{table}_holding{place}",

@@ -283,5 +283,5 @@ class Promote(RenderedStatement, lookout.Promote[SqlConnection]):
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
         count = select(func.count()).select_from(promoted).scalar_subquery()
         # what other code enqueued may wait behind gates that no row limits
-        behind = exists().where(in_state(jobs, "queued"), jobs.c.gates.is_not(None))
+        behind = exists().where(jobs.c.state.like(literal_column("'queued'")), jobs.c.gates.is_not(None))
         return select(count, due_in, workers, or_(exists(select(tables.limits.c.gate)), behind))

@@ -163,7 +163,7 @@ SELECT e.gate, (SELECT count(*) FROM ({_IN_ROW} LIMIT :counted) holders)
 FROM unnest(CAST(:gates AS text[])) e (gate)
 """
 
-_BEHIND = "{jobs} j WHERE j.state = 'queued' AND j.gates IS NOT NULL"
+_BEHIND = "{jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
 _FIRST_GROUP = "ORDER BY j.queue, j.gates LIMIT 1"
 _WAITING = f"""
 WITH RECURSIVE walk AS (

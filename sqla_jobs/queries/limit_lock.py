@@ -49,7 +49,7 @@ class TellOthers(RenderedStatement):
         self._run(connection, {"channel": channel})
 
     def sql(self) -> Any:
-        waiting = "SELECT FROM {jobs} j WHERE j.state = 'queued' AND j.gates IS NOT NULL"
+        waiting = "SELECT FROM {jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
         return filled_in(f"SELECT pg_notify(:channel, '') WHERE EXISTS ({waiting})", self.tables)
 
 

@@ -188,7 +188,7 @@ class ClaimLimited(RenderedStatement):
         return filled_in(_CLAIM, self.tables)
 
 
-_WAITING = "j.state = 'queued' AND j.gates IS NOT NULL AND j.queue = :queue"
+_WAITING = "j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue"
 _KNOWN = f"""j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
         WHERE t.name <> ALL (ARRAY(SELECT p.name FROM {{paused_tasks}} p WHERE {is_paused("p")}))))
       AND j.id <> ALL (CAST(:set_aside_ids AS bigint[]))

@@ -528,7 +528,7 @@ def test_the_history_of_this_repository_runs(database_url: str, server_url: str)
         assert catalog(created) == catalog(database_url)
     alembic("downgrade", "base")
     assert catalog(database_url) == [("schema", "public", "standard public schema")]
-    assert alembic("upgrade", "heads", "--sql").count("CREATE TABLE sqla_") == 8
+    assert alembic("upgrade", "heads", "--sql").count("CREATE TABLE sqla_") == 10
 
 
 def test_a_metadata_with_a_schema_of_its_own_says_where_the_tables_are() -> None:

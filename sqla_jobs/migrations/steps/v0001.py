@@ -131,7 +131,7 @@ CREATE TABLE {table} (
         f"CREATE INDEX {jobs}_queued ON {table} (queue, (gates IS NULL), priority, position) WHERE state = 'queued'",
         f"""
 CREATE INDEX {jobs}_gated ON {table} (queue, gates, priority, position)
-    WHERE state = 'queued' AND gates IS NOT NULL""",
+    WHERE state LIKE 'queued' AND gates IS NOT NULL""",
         *(
             f"""
 CREATE INDEX {jobs}_holding{place} ON {table} ((gates[{place}]), current_run_id)
