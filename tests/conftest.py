@@ -166,9 +166,9 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     """
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(url: str, *options: str) -> subprocess.Popen[bytes]:
+    def start(url: str, *options: str, application: str = "tests.shop:jobs") -> subprocess.Popen[bytes]:
         path = tmp_path / f"worker-{len(started)}.log"
-        command = [sys.executable, "-m", "sqla_jobs.worker", "tests.shop:jobs", "--database-url", url]
+        command = [sys.executable, "-m", "sqla_jobs.worker", application, "--database-url", url]
         command += ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", *options]
         with path.open("wb") as log:
             started.append(subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, start_new_session=True))

@@ -71,12 +71,27 @@ def own_engine(
     return engine
 
 
-def close_idle(engine: Engine) -> None:
-    """Close the connections that nobody uses now; they are made anew when they are needed."""
-    pool = engine.pool
-    for _ in range(pool.checkedin() if isinstance(pool, QueuePool) else 0):
-        with engine.connect() as connection:
-            connection.invalidate()
+class IdleConnections:
+    """The connections of an engine that nobody uses now."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._are_there = True
+        event.listen(engine, "checkin", self._on_checkin)
+
+    def _on_checkin(self, connection: object, record: object) -> None:
+        if connection is not None:  # it was not invalidated
+            self._are_there = True
+
+    def close(self) -> None:
+        """Close them; they are made anew when they are needed. Cheap where there are none."""
+        pool = self._engine.pool
+        if not self._are_there or not isinstance(pool, QueuePool):
+            return
+        self._are_there = False
+        for _ in range(pool.checkedin()):
+            with self._engine.connect() as connection:
+                connection.invalidate()
 
 
 @contextmanager

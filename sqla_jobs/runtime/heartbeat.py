@@ -176,7 +176,7 @@ class Keeper(Protocol):
         ...
 
     def rest(self) -> None:
-        """No job has been here for a while, and no claim is sent either."""
+        """No job has been here for a while, and no claim is sent either. Called again and again."""
         ...
 
     def leaving(self) -> None:

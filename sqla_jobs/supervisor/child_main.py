@@ -43,7 +43,7 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
         bind_for_command_line(jobs, spec.database_url)
         lookout = OwnLookout if spec.drain else partial(ForwardedLookout, parent)
         binding = jobs.binding()
-        parent.application = binding.engine
+        parent.works_for(binding.engine)
         worker = Worker(jobs, binding, spec.settings, parent, lookout)
         parent.runs = lambda: worker.runs
         if spec.drain:

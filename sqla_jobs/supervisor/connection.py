@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, event
 
-from sqla_jobs.database.engines import close_idle
+from sqla_jobs.database.engines import IdleConnections
 from sqla_jobs.database.subscribers import SCHEDULES, tell_here
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.mapping import Models
@@ -62,8 +62,6 @@ class ParentConnection:
 
     def __init__(self, pipe: Connection, memory: Memory) -> None:
         self.all_connections = 0
-        self.application: Engine | None = None
-        """What tasks connect by."""
         self.stop = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
@@ -75,6 +73,7 @@ class ParentConnection:
         self._sending = threading.Lock()
         self._gone: uuid.UUID | None = None
         self._engine: Engine | None = None
+        self._idle: list[IdleConnections] = []
         self._tell_at = 0.0
         self._models: Models[Any] | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
@@ -100,6 +99,10 @@ class ParentConnection:
         """Whether there are rows of limits."""
         return self._started.has_limits
 
+    def works_for(self, application: Engine) -> None:
+        """By which engine tasks connect."""
+        self._idle.append(IdleConnections(application))
+
     def tell(self, hearer: Hearer | None) -> None:
         """Who is to hear of new jobs from now on."""
         self._hearer = hearer
@@ -108,6 +111,7 @@ class ParentConnection:
         self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
     ) -> None:
         self._engine, self._models = engine, models
+        self._idle.append(IdleConnections(engine))
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:
             self._tell_address(connection)
@@ -139,9 +143,8 @@ class ParentConnection:
 
     def rest(self) -> None:
         """Many children may be at rest, and the server has few connections: all but the one for claims are closed."""
-        for engine in (self._engine, self.application):
-            if engine is not None:
-                close_idle(engine)
+        for idle in self._idle:
+            idle.close()
 
     def leaving(self) -> None:
         self.send(Leaving())

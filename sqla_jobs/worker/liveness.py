@@ -57,7 +57,6 @@ class Liveness:
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
         self._process_id: uuid.UUID | None = None
         self._busy_at = time.monotonic()
-        self._rested_at = 0.0
         self._vitals = Vitals(engine, shared.models)
         self._unknown_at = time.monotonic() + shared.settings.heartbeat
 
@@ -118,24 +117,18 @@ class Liveness:
         now = time.monotonic()
         if self._unknown_at <= now < self._attempts.unknown_until:
             self._give_back_unknown()
-            self._busy_at = now
             rested_at = next_look(now, time.monotonic(), longest=self._settings.lease)
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
-        if not self._is_at_rest and now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until):
-            self._rested_at = now
-            self._keeper.rest()
+        is_at_rest = now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until)
         if held := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
-        if not self._is_at_rest:  # it would hold a connection for that alone
+        if is_at_rest:
+            self._keeper.rest()
+        else:  # at rest it would connect for that alone
             self._vitals.show(self.process_id, self._attempts.ended_at)
-
-    @property
-    def _is_at_rest(self) -> bool:
-        """Whether no job has come since the process was put to rest."""
-        return self._busy_at < self._rested_at
 
     def _give_back_unknown(self) -> None:
         """Release what a claim gave us whose answer never arrived; not while a claim is under way."""

@@ -50,7 +50,8 @@ def transactions(beside: Connection, database_url: str) -> int:
 def test_children_at_rest_hold_a_connection_each(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:
-    start_worker(database_url, *CALM, "--processes", "4", "--concurrency", "2", "--clock")
+    options = (*CALM, "--processes", "4", "--concurrency", "2", "--clock")
+    start_worker(database_url, *options, application="tests.pruned_shop:jobs")  # pruning is no reason to keep one
     with Session(database) as session:
         shop.hold_the_gil_for.enqueue_many(session, ({"seconds": 0} for _ in range(300)))  # it needs no connection
         session.commit()
