@@ -24,7 +24,7 @@ _REPORT = 60.0
 
 def poll_in(settings: Settings) -> float:
     """Seconds until the next poll. Random, so that workers do not poll in step."""
-    return settings.poll * random.uniform(1.0, 1.2)  # noqa: S311
+    return settings.poll * random.uniform(1.0, 1.4)  # noqa: S311
 
 
 class Promoter:

@@ -26,7 +26,7 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _ROUND = 0.05
 """Seconds that one round through the groups of a queue may take; the next one goes on from there."""
-_POLLS = 2.9
+_POLLS = 3.9
 """So many polls apart are two looks that nothing has asked for."""
 _SOON, _SELDOM = 1.0, 5.0
 """Seconds between two looks for jobs that lack gates, where something was heard of, and where nothing was."""
@@ -112,7 +112,7 @@ class LimitedClaimer:
             self._wake.set()
 
     def poll(self) -> None:
-        """Whatever went unheard is found: look at some groups, and at the next ones after three polls."""
+        """Whatever went unheard is found: look at some groups, and at the next ones after four polls."""
         now = time.monotonic()
         if self._is_of_use and now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
