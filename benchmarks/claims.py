@@ -44,7 +44,7 @@ class TimedClaim(ClaimLimited):
         self, connection: Connection, process_id: uuid.UUID, *, cursor: str = "{}", floors: Floors = NOWHERE
     ) -> Timed:
         raw = driver(connection)
-        values = self._values(process_id, "default", _BATCH, _TASKS, cursor, (), floors, ALL)
+        values = self._values(process_id, "default", _BATCH, _TASKS, cursor, {}, floors, ALL)
         raw.execute("BEGIN")
         began = time.perf_counter()
         self._lock.run(connection)

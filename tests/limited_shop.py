@@ -44,6 +44,10 @@ def keyed(account: int, seconds: float = 0.0) -> None:
     time.sleep(seconds)
 
 
+@jobs.task(limits=ConcurrencyLimit(5, key="account"))
+def roomy(account: int) -> None: ...
+
+
 @jobs.task(limits=ConcurrencyLimit(1, key="account", ordered=True))
 def ordered(run: RunContext, account: int, n: int, failures: int = 0) -> int:
     if run.attempt <= failures:

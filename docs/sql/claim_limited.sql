@@ -9,132 +9,87 @@ WITH RECURSIVE owner AS MATERIALIZED (
 ), begin AS MATERIALIZED (
     SELECT least(%(room)s, (SELECT greatest(0, l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h
     WHERE h.state = 'running' AND h.queue = %(queue)s LIMIT l.running) holders))
-      FROM sqla_limits l WHERE l.gate = '@' || %(queue)s AND l.running IS NOT NULL)) AS room
+      FROM sqla_limits l WHERE l.gate = '@' || %(queue)s AND l.running IS NOT NULL)) AS room, CAST(%(hints)s
+    AS text[]) AS hints,
+      CAST(%(ended)s AS int[]) AS ended, cardinality(CAST(%(hints)s AS text[])) AS hinted,
+      ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t (name)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p WHERE p.paused_at IS NOT NULL AND
+    (p.paused_until IS NULL OR p.paused_until > statement_timestamp())))) AS tasks
     FROM owner WHERE NOT EXISTS (SELECT FROM sqla_queues q WHERE q.name = %(queue)s AND q.paused_at IS NOT
     NULL AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp()))
-), hint AS MATERIALIZED (
-    SELECT CAST(h.gates AS text[]) COLLATE "C" AS gates, h.step - 1000 AS step
-    FROM begin, unnest(CAST(%(hints)s AS text[])) WITH ORDINALITY h (gates, step)
 ), walk AS (
-    SELECT 0 AS step, CAST(%(cursor)s AS text[]) COLLATE "C" AS gates, CAST(0 AS bigint) AS full_at, 0 AS
-    found FROM begin
+    SELECT -b.hinted AS step, CAST(%(cursor)s AS text[]) COLLATE "C" AS gates, CAST(NULL AS bigint[]) AS
+    rooms,
+      CAST(0 AS bigint) AS full_at, 0 AS found FROM begin b
   UNION ALL
-    SELECT w.step + 1, n.gates, coalesce(f.place, 0), w.found + CASE WHEN f.place IS NULL THEN 1 ELSE 0 END
+    SELECT w.step + 1, n.gates, f.rooms,
+      CASE WHEN f.free > n.ended THEN -1 ELSE coalesce(f.full_at, 0) END,
+      w.found + CASE WHEN w.step >= 0 AND f.full_at IS NULL THEN 1 ELSE 0 END
     FROM walk w
     CROSS JOIN LATERAL (
-      SELECT CASE WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0)
-    p
+      SELECT CASE WHEN w.step <= 0 THEN CAST(%(cursor)s AS text[]) COLLATE "C"
+        WHEN w.full_at > 0 THEN w.gates[1:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
     CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
     CROSS JOIN LATERAL (
-      SELECT coalesce((
-        SELECT j.gates FROM sqla_jobs j
-        WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND j.gates > p.after AND
-    j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
-        ORDER BY j.gates LIMIT 1), h.gates) AS gates OFFSET 0) n
-    CROSS JOIN LATERAL (SELECT (SELECT min(e.place) FROM unnest(n.gates) WITH ORDINALITY e (gate, place) WHERE
-    (SELECT CASE
-        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
-    sqla_starts s WHERE s.gate = e.gate
+      SELECT CASE WHEN w.step < 0
+        THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
+        ELSE coalesce((
+          SELECT j.gates FROM sqla_jobs j
+          WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND j.gates > p.after
+    AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
+          ORDER BY j.gates LIMIT 1), h.gates) END AS gates,
+        CASE WHEN w.step < 0 THEN (SELECT b.ended[b.hinted + w.step + 1] FROM begin b) END AS ended OFFSET 0)
+    n
+    CROSS JOIN LATERAL (
+      SELECT min(e.place) FILTER (WHERE r.room[1] <= 0) AS full_at,
+        coalesce(min(r.room[1]) FILTER (WHERE left(e.gate, 1) <> '%%'), 1000000) AS free,
+        array_agg(coalesce(r.room, CAST('{NULL,NULL}' AS bigint[])) ORDER BY e.place) AS rooms
+      FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
+      CROSS JOIN LATERAL (
+        SELECT coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) AS run_id OFFSET 0) above
+      CROSS JOIN LATERAL (SELECT (SELECT CASE
+        WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total
+    FROM sqla_starts s WHERE s.gate = e.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
     moment) - l.per * interval '1 second'
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
-    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
+    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0)), NULL]
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
     h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
     'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
     CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
     (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
-    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
-    h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint),
-    0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) LIMIT l.running)
-    held) END
+    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN ARRAY[0,
+    NULL]
+        ELSE (SELECT ARRAY[l.running - count(*), CASE WHEN count(*) < l.running THEN
+    coalesce(min(held.current_run_id), 0) END] FROM (SELECT * FROM (SELECT h.current_run_id FROM sqla_jobs h
+    WHERE h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > above.run_id
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
+    e.gate AND h.current_run_id > above.run_id
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
+    e.gate AND h.current_run_id > above.run_id
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    e.gate AND h.current_run_id > above.run_id
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
+    e.gate AND h.current_run_id > above.run_id LIMIT l.running) h) held) END
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l) <= 0) AS place OFFSET 0) f
+        ORDER BY length(l.gate) DESC LIMIT 1) l) AS room OFFSET 0) r OFFSET 0) f
     WHERE n.gates IS NOT NULL AND w.step < %(steps)s AND w.found < (SELECT room FROM begin)
 ), looked AS MATERIALIZED (
-    SELECT step, gates, full_at FROM walk WHERE step > 0
-  UNION ALL
-    SELECT step, gates, coalesce((SELECT min(e.place) FROM unnest(hint.gates) WITH ORDINALITY e (gate, place)
-    WHERE (SELECT CASE
-        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
-    sqla_starts s WHERE s.gate = e.gate
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
-    s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
-    moment) - l.per * interval '1 second'
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
-    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
-        WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
-    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
-    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
-    CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
-    (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
-    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
-    h.gates[1] = e.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint),
-    0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] = e.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) LIMIT l.running)
-    held) END
-      FROM (
-        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
-    '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l) <= 0), 0) FROM hint
+    SELECT step, gates, rooms, full_at FROM walk WHERE step > (SELECT -hinted FROM begin)
 ), open AS MATERIALIZED (
-    SELECT gates, min(step) AS step, (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!')
-    AS ordered
-    FROM looked WHERE full_at = 0 GROUP BY gates
+    SELECT DISTINCT ON (gates) gates, step, rooms,
+      (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!') AS ordered
+    FROM looked WHERE full_at = 0 ORDER BY gates, step
 ), gate AS MATERIALIZED (
-    SELECT d.gate, (SELECT CASE
-        WHEN l.rate IS NOT NULL THEN l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total FROM
-    sqla_starts s WHERE s.gate = d.gate
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
-    s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate AND s.started_at <= (SELECT now FROM
-    moment) - l.per * interval '1 second'
-        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
-    WHERE s.gate = d.gate ORDER BY s.started_at, s.total LIMIT 1), 0))
-        WHEN left(d.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = d.gate AND
-    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
-    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (d.gate,
-    CASE WHEN strpos(d.gate, '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND l.hold) AND EXISTS
-    (SELECT FROM sqla_jobs h WHERE h.ordered_by = d.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
-    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN 0
-        ELSE l.running - (SELECT count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND
-    h.gates[1] = d.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint),
-    0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] = d.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] = d.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] = d.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0)
-          UNION ALL SELECT FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] = d.gate AND
-    h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> d.gate AS bigint), 0) LIMIT l.running)
-    held) END
-      FROM (
-        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate,
-    '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l) AS free, l.rate, l.per, last.started_at AS last_at,
-    coalesce(last.total, 0) AS total
-    FROM (SELECT DISTINCT e.gate COLLATE "C" AS gate FROM open CROSS JOIN LATERAL unnest(open.gates) e (gate))
-    d
+    SELECT d.gate, d.free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
+    FROM (
+      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place][1]) AS free
+      FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE
+    "C") d
     LEFT JOIN LATERAL (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (d.gate, CASE WHEN strpos(d.gate,
     '=') > 0 THEN left(d.gate, strpos(d.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
@@ -150,9 +105,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     SELECT s.gates, s.step, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
       WHERE s.ordered IS NULL AND j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
-    j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t (name)
-        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p WHERE p.paused_at IS NOT NULL AND
-    (p.paused_until IS NULL OR p.paused_until > statement_timestamp())))))
+    j.gates = s.gates AND j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
       AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
         AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
@@ -166,10 +119,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     sqla_jobs h WHERE h.ordered_by = s.ordered AND h.position > coalesce(CAST((SELECT orders FROM floors) ->>
     s.ordered AS bigint), 0) AND h.state LIKE 'queued' ORDER BY h.position LIMIT 1)) AND j.state LIKE 'queued'
     AND j.queue = %(queue)s
-        AND j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t
-    (name)
-        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p WHERE p.paused_at IS NOT NULL AND
-    (p.paused_until IS NULL OR p.paused_until > statement_timestamp())))))
+        AND j.gates = s.gates AND j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
       AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
       FOR NO KEY UPDATE SKIP LOCKED) c
@@ -226,19 +176,9 @@ FROM (
       WHERE l.rate > 0)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
        WHERE left(f.gate, 1) = '%%') AS next_in,
-      (SELECT jsonb_object_agg(k.gate, (SELECT min(current_run_id) FROM (SELECT h.current_run_id FROM
-    sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[1] = k.gate AND h.current_run_id >
-    coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
-    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
-    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
-    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0)
-          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
-    k.gate AND h.current_run_id > coalesce(CAST((SELECT gates FROM floors) ->> k.gate AS bigint), 0))
-    holders))
-       FROM jsonb_object_keys((SELECT gates FROM floors)) k (gate)) AS lowest,
+      (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])
+       FROM looked k CROSS JOIN LATERAL unnest(k.gates) WITH ORDINALITY e (gate, place)
+       WHERE k.rooms[e.place][2] IS NOT NULL AND (SELECT gates FROM floors) ? e.gate) AS lowest,
       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
       CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest
     FROM looked

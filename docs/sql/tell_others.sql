@@ -1,2 +1,32 @@
-SELECT pg_notify(%(channel)s, '') WHERE EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND
-    j.gates IS NOT NULL)
+WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now) SELECT pg_notify(%(channel)s, %(what)s) WHERE
+    EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL) AND EXISTS (SELECT
+    FROM unnest(CAST(%(gates)s AS text[]), CAST(%(ended)s AS int[])) e (gate, ended) WHERE ((SELECT CASE
+        WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total
+    FROM sqla_starts s WHERE s.gate = e.gate
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
+    s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
+    moment) - l.per * interval '1 second'
+        ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
+    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0)), NULL]
+        WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
+    h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
+    'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,
+    CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND l.hold) AND EXISTS
+    (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND h.ordered_by IS NOT NULL AND h.started_at IS NOT
+    NULL AND h.state NOT IN ('running', 'succeeded', 'cancelled') AND h.state LIKE 'failed')) THEN ARRAY[0,
+    NULL]
+        ELSE (SELECT ARRAY[l.running - count(*), CASE WHEN count(*) < l.running THEN
+    coalesce(min(held.current_run_id), 0) END] FROM (SELECT * FROM (SELECT h.current_run_id FROM sqla_jobs h
+    WHERE h.state LIKE 'running' AND h.gates[1] = e.gate AND h.current_run_id > 0
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[2] =
+    e.gate AND h.current_run_id > 0
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[3] =
+    e.gate AND h.current_run_id > 0
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[4] =
+    e.gate AND h.current_run_id > 0
+          UNION ALL SELECT h.current_run_id FROM sqla_jobs h WHERE h.state LIKE 'running' AND h.gates[5] =
+    e.gate AND h.current_run_id > 0 LIMIT l.running) h) held) END
+      FROM (
+        SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
+    '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        ORDER BY length(l.gate) DESC LIMIT 1) l))[1] <= e.ended)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 SCHEDULES = "=schedules"
 """What is told instead of a queue's name, which holds no "=", where a schedule was changed."""
+LIMITS = "=limits"
+"""The same where a place behind a limit is free."""
 
 Subscriber = Callable[[str], object]
 _subscribers: dict[str, list[Subscriber]] = {}

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from sqla_jobs.calls.values import names
 from sqla_jobs.queries.gates import (
     MOMENT,
-    NO_FLOORS,
     begun,
     begun_among,
     filled_in,
@@ -142,7 +141,7 @@ _OF_QUEUE = "SELECT{columns} FROM {{jobs}} h WHERE h.state = 'running' AND h.que
 _IN_QUEUE = f"(SELECT count(*) FROM ({_OF_QUEUE.format(columns='')} LIMIT :counted) holders)"
 _FIRST_IN_QUEUE = f"ARRAY({_OF_QUEUE.format(columns=' h.id')} ORDER BY h.current_run_id LIMIT :holders)"
 _STATES = f"""
-WITH {MOMENT}, {NO_FLOORS}
+WITH {MOMENT}
 SELECT e.gate, l.running, l.rate, l.per,
   CASE WHEN l.rate IS NOT NULL THEN {started("e.gate", "l.per")} WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE}
     ELSE {held("e.gate", ":counted")} END,

@@ -40,14 +40,8 @@ def holders(gate: str, most: str) -> str:
     return f"ARRAY(SELECT id FROM ({found}) holders)"
 
 
-def lowest_holder(gate: str) -> str:
-    """The lowest run id of the jobs that run behind a gate; NULL where none does."""
-    return f"(SELECT min(current_run_id) FROM ({_running(gate, ' h.current_run_id')}) holders)"
-
-
-def _running(gate: str, columns: str = "") -> str:
-    """The jobs `h` that run behind a gate. LIKE, as their index says it."""
-    above = f"coalesce(CAST((SELECT gates FROM floors) ->> {gate} AS bigint), 0)"
+def _running(gate: str, columns: str = "", above: str = "0") -> str:
+    """The jobs `h` that run behind a gate, of those with a run id `above`. LIKE, as their index says it."""
     return "\n          UNION ALL ".join(
         f"SELECT{columns} FROM {{jobs}} h "
         f"WHERE h.state LIKE 'running' AND h.gates[{place}] = {gate} AND h.current_run_id > {above}"
@@ -95,13 +89,24 @@ def started(gate: str, per: str) -> str:
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
 
+def room(gate: str, above: str = "0") -> str:
+    """Two numbers: how many more may start behind a gate, and the lowest run id of those that run behind it.
+
+    An array; NULL where nothing limits the gate. The second number is 0 where none runs, and NULL where it is unknown:
+    nothing is looked up for it. Only run ids `above` are counted.
+    """
+    counted = f"SELECT * FROM ({_running(gate, ' h.current_run_id', above)} LIMIT l.running) h"
+    lowest = "CASE WHEN count(*) < l.running THEN coalesce(min(held.current_run_id), 0) END"
+    return f"""(SELECT CASE
+        WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - {started(gate, "l.per")}, NULL]
+        WHEN {keeps_order(gate)} THEN ARRAY[0, NULL]
+        ELSE (SELECT ARRAY[l.running - count(*), {lowest}] FROM ({counted}) held) END
+      FROM {limit_of(gate)} l)"""
+
+
 def free(gate: str) -> str:
     """A number: how many more may start behind a gate; NULL where nothing limits it."""
-    return f"""(SELECT CASE
-        WHEN l.rate IS NOT NULL THEN l.rate - {started(gate, "l.per")}
-        WHEN {keeps_order(gate)} THEN 0
-        ELSE l.running - {held(gate, "l.running")} END
-      FROM {limit_of(gate)} l)"""
+    return f"({room(gate)})[1]"
 
 
 def queue_free(queue: str) -> str:
@@ -130,6 +135,3 @@ def is_paused(row: str) -> str:
 
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
 """The CTE that these pieces read the time from. It is read after the lock, and not when the statement began."""
-
-NO_FLOORS = "floors AS MATERIALIZED (SELECT CAST('{{}}' AS jsonb) AS gates)"
-"""The CTE that these pieces read floors from: run ids at and below which nothing runs behind a gate."""

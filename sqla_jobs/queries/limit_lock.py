@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, text
 
+from sqla_jobs.calls.values import names
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.expressions import quoted
-from sqla_jobs.queries.gates import MOMENT, NO_FLOORS, filled_in, free, last_start
+from sqla_jobs.queries.gates import MOMENT, filled_in, free, last_start
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.rules.checks import DAY
 
@@ -43,14 +46,19 @@ class Flush(RenderedStatement):
 
 
 class TellOthers(RenderedStatement):
-    """Those who listen look again, where any job waits behind gates."""
+    """Those who listen look again, where a gate was full and any job waits behind gates."""
 
-    def __call__(self, connection: Connection, channel: str) -> None:
-        self._run(connection, {"channel": channel})
+    def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
+        """So many jobs at most `ended` behind each gate of late: one that has more room now was not full."""
+        values = {"gates": names(tuple(ended)), "ended": [*ended.values()]}
+        self._run(connection, {"channel": channel, "what": LIMITS, **values})
 
     def sql(self) -> Any:
         waiting = "SELECT FROM {jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
-        return filled_in(f"SELECT pg_notify(:channel, '') WHERE EXISTS ({waiting})", self.tables)
+        gates = "unnest(CAST(:gates AS text[]), CAST(:ended AS int[])) e (gate, ended)"
+        freed = f"SELECT FROM {gates} WHERE {free('e.gate')} <= e.ended"
+        tell = f"SELECT pg_notify(:channel, :what) WHERE EXISTS ({waiting}) AND EXISTS ({freed})"
+        return filled_in(f"WITH {MOMENT} {tell}", self.tables)
 
 
 class ForgetStarts(RenderedStatement):
@@ -77,7 +85,7 @@ class Spend(RenderedStatement):
 
 
 _SPEND = f"""
-WITH {MOMENT}, {NO_FLOORS}, gate AS MATERIALIZED (
+WITH {MOMENT}, gate AS MATERIALIZED (
     SELECT {free("CAST(:gate AS text)")} AS free, last.started_at AS last_at, coalesce(last.total, 0) AS total
     FROM (SELECT) one LEFT JOIN LATERAL ({last_start("CAST(:gate AS text)")}) last ON true
 ), logged AS (

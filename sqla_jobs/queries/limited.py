@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import psycopg
@@ -21,21 +22,25 @@ from sqla_jobs.queries.gates import (
     begun,
     edge,
     filled_in,
-    free,
     is_paused,
     last_start,
     limit_of,
-    lowest_holder,
     next_start,
     queue_free,
+    room,
 )
 from sqla_jobs.queries.limit_lock import Flush, Lock, LockUnflushed
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
+from sqla_jobs.rules.limits import MOST_RUNNING
 
 _TOLD = 5
 """Columns at the end of each row that tell of the look as a whole."""
 _STEPS = 200
 """Groups that one look walks through at most."""
+
+
+Gates = tuple[str, ...]
+"""Those of a job. Jobs with the same gates are a group."""
 
 
 class Floors(NamedTuple):
@@ -50,6 +55,7 @@ class Floors(NamedTuple):
 
 
 NOWHERE = Floors({}, {}, {})
+NOTHING_ENDED: Mapping[Gates, int] = MappingProxyType({})
 
 
 class Look(NamedTuple):
@@ -60,8 +66,8 @@ class Look(NamedTuple):
     """Where the next look goes on; `{}` after the last group."""
     next_in: float | None
     """Seconds until a rate that was full lets one more start."""
-    lowest: Mapping[str, int | None]
-    """Of each gate with a floor, the lowest run id that ran behind it before this claim; None where none did."""
+    lowest: Mapping[str, int]
+    """Of gates with a floor, the lowest run id that ran behind it before this claim; 0 where none did."""
     oldest: int
     """All transactions before this one had ended."""
     newest: int
@@ -95,13 +101,14 @@ class ClaimLimited(RenderedStatement):
         tasks: Sequence[str],
         *,
         cursor: str = "{}",
-        hints: Sequence[str] = (),
+        hints: Mapping[Gates, int] = NOTHING_ENDED,
         floors: Floors = NOWHERE,
         among: Among = ALL,
     ) -> Look:
         """Claim and commit, in two round trips: a process that stops in between holds no lock.
 
-        Groups in `hints` come first, then those after `cursor`; both are arrays as PostgreSQL writes them.
+        Groups in `hints` come first, of which so many jobs ended here, where that has freed a gate that was full. Then
+        come those after `cursor`, an array as PostgreSQL writes it.
         """
         raw = driver(connection)
         values = self._values(process_id, queue, room, tasks, cursor, hints, floors, among)
@@ -143,7 +150,7 @@ class ClaimLimited(RenderedStatement):
         rows = self._plain._run(session, self._plain.values(process_id, {queue: 1}, tasks)).all()
         if plain := self._plain.claimed(connection, process_id, rows):
             return plain
-        rows = self._run(session, self._values(process_id, queue, 1, tasks, "{}", (), NOWHERE, ALL)).all()
+        rows = self._run(session, self._values(process_id, queue, 1, tasks, "{}", NOTHING_ENDED, NOWHERE, ALL)).all()
         return self._look(connection, rows, process_id).claimed
 
     @staticmethod
@@ -153,7 +160,7 @@ class ClaimLimited(RenderedStatement):
         room: int,
         tasks: Sequence[str],
         cursor: str,
-        hints: Sequence[str],
+        hints: Mapping[Gates, int],
         floors: Floors,
         among: Among,
     ) -> dict[str, Any]:
@@ -163,7 +170,8 @@ class ClaimLimited(RenderedStatement):
             "room": room,
             "tasks": names(tuple(tasks)),
             "cursor": cursor,
-            "hints": names(tuple(hints)),
+            "hints": names(tuple(names(gates) for gates in hints)),
+            "ended": [*hints.values()],
             "steps": _STEPS,
             "gate_floors": json.dumps(floors.gates),
             "group_floors": json.dumps(floors.groups),
@@ -189,16 +197,10 @@ class ClaimLimited(RenderedStatement):
 
 
 _WAITING = "j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue"
-_KNOWN = f"""j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
-        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM {{paused_tasks}} p WHERE {is_paused("p")}))))
+_KNOWN = """j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
       AND j.id <> ALL (CAST(:set_aside_ids AS bigint[]))
       AND (CAST(:only_ids AS bigint[]) IS NULL OR j.id = ANY (CAST(:only_ids AS bigint[])))"""
-_FULL_AT = f"(SELECT min(e.place) FROM unnest({{gates}}) WITH ORDINALITY e (gate, place) WHERE {free('e.gate')} <= 0)"
 _TAKEN = "j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started"
-
-
-def _full_at(gates: str) -> str:
-    return _FULL_AT.replace("{gates}", gates, 1)
 
 
 def _head(order: str) -> str:
@@ -218,36 +220,51 @@ WITH RECURSIVE owner AS MATERIALIZED (
       CAST(h.value ->> 1 AS bigint) AS position
     FROM jsonb_each(CAST(:group_floors AS jsonb)) h
 ), begin AS MATERIALIZED (
-    SELECT least(:room, {queue_free(":queue")}) AS room
+    SELECT least(:room, {queue_free(":queue")}) AS room, CAST(:hints AS text[]) AS hints,
+      CAST(:ended AS int[]) AS ended, cardinality(CAST(:hints AS text[])) AS hinted,
+      ARRAY(SELECT t.name FROM unnest(CAST(:tasks AS text[])) t (name)
+        WHERE t.name <> ALL (ARRAY(SELECT p.name FROM {{paused_tasks}} p WHERE {is_paused("p")}))) AS tasks
     FROM owner WHERE NOT EXISTS (SELECT FROM {{queues}} q WHERE q.name = :queue AND {is_paused("q")})
-), hint AS MATERIALIZED (
-    SELECT CAST(h.gates AS text[]) COLLATE "C" AS gates, h.step - 1000 AS step
-    FROM begin, unnest(CAST(:hints AS text[])) WITH ORDINALITY h (gates, step)
 ), walk AS (
-    SELECT 0 AS step, CAST(:cursor AS text[]) COLLATE "C" AS gates, CAST(0 AS bigint) AS full_at, 0 AS found FROM begin
+    SELECT -b.hinted AS step, CAST(:cursor AS text[]) COLLATE "C" AS gates, CAST(NULL AS bigint[]) AS rooms,
+      CAST(0 AS bigint) AS full_at, 0 AS found FROM begin b
   UNION ALL
-    SELECT w.step + 1, n.gates, coalesce(f.place, 0), w.found + CASE WHEN f.place IS NULL THEN 1 ELSE 0 END
+    SELECT w.step + 1, n.gates, f.rooms,
+      CASE WHEN f.free > n.ended THEN -1 ELSE coalesce(f.full_at, 0) END,
+      w.found + CASE WHEN w.step >= 0 AND f.full_at IS NULL THEN 1 ELSE 0 END
     FROM walk w
     CROSS JOIN LATERAL (
-      SELECT CASE WHEN w.full_at > 0 THEN w.gates[1\\:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
+      SELECT CASE WHEN w.step <= 0 THEN CAST(:cursor AS text[]) COLLATE "C"
+        WHEN w.full_at > 0 THEN w.gates[1\\:w.full_at] || chr(127) ELSE w.gates END AS after OFFSET 0) p
     CROSS JOIN LATERAL (SELECT (SELECT min(hot.gates) FROM hot WHERE hot.gates > p.after) AS gates OFFSET 0) h
     CROSS JOIN LATERAL (
-      SELECT coalesce((
-        SELECT j.gates FROM {{jobs}} j
-        WHERE {_WAITING} AND j.gates > p.after AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
-        ORDER BY j.gates LIMIT 1), h.gates) AS gates OFFSET 0) n
-    CROSS JOIN LATERAL (SELECT {_full_at("n.gates")} AS place OFFSET 0) f
+      SELECT CASE WHEN w.step < 0
+        THEN (SELECT CAST(b.hints[b.hinted + w.step + 1] AS text[]) COLLATE "C" FROM begin b)
+        ELSE coalesce((
+          SELECT j.gates FROM {{jobs}} j
+          WHERE {_WAITING} AND j.gates > p.after AND j.gates < coalesce(h.gates, ARRAY[chr(127)] COLLATE "C")
+          ORDER BY j.gates LIMIT 1), h.gates) END AS gates,
+        CASE WHEN w.step < 0 THEN (SELECT b.ended[b.hinted + w.step + 1] FROM begin b) END AS ended OFFSET 0) n
+    CROSS JOIN LATERAL (
+      SELECT min(e.place) FILTER (WHERE r.room[1] <= 0) AS full_at,
+        coalesce(min(r.room[1]) FILTER (WHERE left(e.gate, 1) <> '%'), {MOST_RUNNING}) AS free,
+        array_agg(coalesce(r.room, CAST('{{{{NULL,NULL}}}}' AS bigint[])) ORDER BY e.place) AS rooms
+      FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
+      CROSS JOIN LATERAL (
+        SELECT coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) AS run_id OFFSET 0) above
+      CROSS JOIN LATERAL (SELECT {room("e.gate", "above.run_id")} AS room OFFSET 0) r OFFSET 0) f
     WHERE n.gates IS NOT NULL AND w.step < :steps AND w.found < (SELECT room FROM begin)
 ), looked AS MATERIALIZED (
-    SELECT step, gates, full_at FROM walk WHERE step > 0
-  UNION ALL
-    SELECT step, gates, coalesce({_full_at("hint.gates")}, 0) FROM hint
+    SELECT step, gates, rooms, full_at FROM walk WHERE step > (SELECT -hinted FROM begin)
 ), open AS MATERIALIZED (
-    SELECT gates, min(step) AS step, (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!') AS ordered
-    FROM looked WHERE full_at = 0 GROUP BY gates
+    SELECT DISTINCT ON (gates) gates, step, rooms,
+      (SELECT o.gate FROM unnest(gates) o (gate) WHERE left(o.gate, 1) = '!') AS ordered
+    FROM looked WHERE full_at = 0 ORDER BY gates, step
 ), gate AS MATERIALIZED (
-    SELECT d.gate, {free("d.gate")} AS free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
-    FROM (SELECT DISTINCT e.gate COLLATE "C" AS gate FROM open CROSS JOIN LATERAL unnest(open.gates) e (gate)) d
+    SELECT d.gate, d.free, l.rate, l.per, last.started_at AS last_at, coalesce(last.total, 0) AS total
+    FROM (
+      SELECT e.gate COLLATE "C" AS gate, min(o.rooms[e.place][1]) AS free
+      FROM open o CROSS JOIN LATERAL unnest(o.gates) WITH ORDINALITY e (gate, place) GROUP BY e.gate COLLATE "C") d
     LEFT JOIN LATERAL {limit_of("d.gate")} l ON true
     LEFT JOIN LATERAL ({last_start("d.gate")}) last ON l.rate IS NOT NULL
 ), share AS MATERIALIZED (
@@ -305,8 +322,9 @@ FROM (
       (SELECT min({next_start("f.gate")}) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
        WHERE left(f.gate, 1) = '%') AS next_in,
-      (SELECT jsonb_object_agg(k.gate, {lowest_holder("k.gate")})
-       FROM jsonb_object_keys((SELECT gates FROM floors)) k (gate)) AS lowest,
+      (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])
+       FROM looked k CROSS JOIN LATERAL unnest(k.gates) WITH ORDINALITY e (gate, place)
+       WHERE k.rooms[e.place][2] IS NOT NULL AND (SELECT gates FROM floors) ? e.gate) AS lowest,
       CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS oldest,
       CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS newest
     FROM looked

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
-from sqla_jobs.database.subscribers import SCHEDULES
+from sqla_jobs.database.subscribers import LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import Promoter
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -80,11 +80,11 @@ class ParentLookout:
         if queue == SCHEDULES:
             for child in self._children():
                 child.hint(Heard(queue))
-        elif queue and queue not in self._queues:
+        elif queue not in ("", LIMITS, *self._queues):
             return
         elif children := self._idle():
             children[0].hint(Heard(queue, hops=len(children) - 1))
-            if self._promoter is not None:
+            if self._promoter is not None and queue != LIMITS:
                 self._promoter.expect_soon()
                 self._wake.set()
         else:  # what a child shows may be half a second old

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Engine
 
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
@@ -98,7 +99,7 @@ class Claimer:
     def heard(self, queue: str) -> bool:
         """There are new jobs in `queue`, or anywhere for "". Returns at once: whether threads are free for them."""
         self._limited.wake()
-        return self._is_heard(queue)
+        return self.has_idle_thread if queue == LIMITS else self._is_heard(queue)
 
     def _is_heard(self, queue: str) -> bool:
         if self._expect_in(queue):

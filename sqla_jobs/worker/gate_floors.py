@@ -65,7 +65,7 @@ class GateFloors:
         # of no other gate: what a look claimed says nothing of what has run there for longer
         for gate, lowest in look.lowest.items():
             running = [job.run_id for job in look.claimed if gate in job.gates]
-            running += [] if lowest is None else [lowest]
+            running += [lowest] if lowest else []
             if gate in self._gates and running:
                 self._gates[gate] = max(self._gates[gate], min(running) - 1)
 

@@ -6,12 +6,13 @@ import logging
 import math
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Engine
 
-from sqla_jobs.calls.values import names
 from sqla_jobs.queries import Among, Claimed
+from sqla_jobs.queries.limited import Gates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.attempts import Shared
@@ -74,8 +75,8 @@ class LimitedClaimer:
         self._lookout = lookout
         self._cursors = dict.fromkeys((lane.name for lane in lanes), "{}")
         self._floors = {lane.name: GateFloors() for lane in lanes}
-        self._freed: dict[str, None] = {}
-        """Groups of which a job ended here, the oldest first: they are looked at before all others."""
+        self._freed = deque[Gates]()
+        """Of each job that ended here its group, the oldest first: they are looked at before all others."""
         self._poll_at = 0.0
         self._is_plain_first = False
         self._gated = -1
@@ -86,7 +87,7 @@ class LimitedClaimer:
         """Of each queue how often it had been when the last whole round through its groups began."""
         self._round = dict.fromkeys(self._cursors, 0)
         """The same of the round that is under way."""
-        self._refilled = set[str]()
+        self._refilled = set[Gates]()
         """Groups of which a job was claimed in this look."""
         self._next_at = math.inf
         self._wake = threading.Event()
@@ -121,7 +122,7 @@ class LimitedClaimer:
     def ended(self, job: Claimed) -> None:
         """Its end is stored: it holds no place behind its gates any more, nor in its queue."""
         if job.gates:
-            self._freed[names(job.gates)] = None
+            self._freed.append(job.gates)
         if job.gates or job.queue in self._gating.queues:
             self.wake()
 
@@ -157,31 +158,32 @@ class LimitedClaimer:
                 self._refilled.clear()
                 found = [self._look_through(lane, hints) for lane in self._lanes]
             except Exception:
-                self._freed.update(dict.fromkeys(hints))
+                self._freed.extend(hints.elements())
                 for floors in self._floors.values():
                     floors.forget()
                 raise
-            if left := [hint for hint in hints if hint not in self._refilled]:
+            if left := Counter({hint: ended for hint, ended in hints.items() if hint not in self._refilled}):
                 self._leave_to_others(left, time.monotonic())
             return any(found)
 
-    def _leave_to_others(self, hints: Sequence[str], now: float) -> None:
+    def _leave_to_others(self, hints: Counter[Gates], now: float) -> None:
         """A place is free that nothing here can take: another worker may have a thread, the queue or the task."""
         if now < self._tell_at:
-            self._freed.update(dict.fromkeys(hints))
+            self._freed.extend(hints.elements())
             self._next_at = min(self._next_at, self._tell_at)
             return
+        ended = Counter[str]()
+        for gates, jobs in hints.items():
+            ended.update(dict.fromkeys(gates, jobs + self._lookout.workers))  # others have ended some meanwhile
         with self._engine.connect() as connection:
-            self._queries.tell_others(connection, self._channel)
+            self._queries.tell_others(connection, self._channel, ended)
         self._tell_at = time.monotonic() + max(_TELL, 20 * (time.monotonic() - now))
 
-    def _take_freed(self) -> list[str]:
-        hints = list(self._freed)
-        for hint in hints:
-            del self._freed[hint]
-        return hints
+    def _take_freed(self) -> Counter[Gates]:
+        """The groups, each with the number of its jobs that ended."""
+        return Counter(self._freed.popleft() for _ in range(len(self._freed)))
 
-    def _look_through(self, lane: Backlog, hints: Sequence[str]) -> bool:
+    def _look_through(self, lane: Backlog, hints: Counter[Gates]) -> bool:
         """Around the groups of a queue, as far as there is room and time for."""
         began = time.monotonic()
         lane.measure(began)
@@ -190,7 +192,7 @@ class LimitedClaimer:
             if self._cursors[lane.name] == "{}":
                 self._round[lane.name] = self._heard  # what is heard of from here on is seen in the next round
             claimed = self._claim(lane, room, hints)
-            any_claimed, hints = any_claimed or claimed > 0, ()
+            any_claimed, hints = any_claimed or claimed > 0, Counter()
             took = time.monotonic() - began
             if self._cursors[lane.name] == "{}" and claimed < room:
                 self._seen[lane.name] = self._round[lane.name]
@@ -200,7 +202,7 @@ class LimitedClaimer:
             self._next_at = min(self._next_at, time.monotonic() + _REST * took)
         return any_claimed
 
-    def _claim(self, lane: Backlog, room: int, hints: Sequence[str]) -> int:
+    def _claim(self, lane: Backlog, room: int, hints: Counter[Gates]) -> int:
         asked_at = time.monotonic()
         with self._attempts.claiming_limited:
             self._attempts.expect_unknown(2 * self._settings.heartbeat)
@@ -215,7 +217,7 @@ class LimitedClaimer:
         for held in fresh:
             if held.job.run_id not in begins:
                 self._finisher.put(held.ended(Outcome.released()))
-        self._refilled.update(names(job.gates) for job in jobs)
+        self._refilled.update(job.gates for job in jobs)
         lane.fill_first([held for held in fresh if held.job.run_id in begins])
         return len(jobs)
 
@@ -223,7 +225,7 @@ class LimitedClaimer:
         """Whether its lease is sure to stand: a process that was stopped meanwhile may have been taken for dead."""
         return self._liveness.is_sure and job.process_id == self._liveness.process_id
 
-    def _claim_among(self, lane: Backlog, room: int, hints: Sequence[str]) -> list[Claimed]:
+    def _claim_among(self, lane: Backlog, room: int, hints: Counter[Gates]) -> list[Claimed]:
         left, floors = room, self._floors[lane.name]
         tasks = [task for task in self._tasks if task not in self._gating.held_up]
 

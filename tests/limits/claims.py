@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
-from sqla_jobs.queries.limited import NOWHERE
+from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, Gates
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
@@ -35,7 +35,12 @@ class Claims:
             self.process_id = processes.register(connection, jobs.models, kind="worker", queues={}, lease=60)
 
     def limited(
-        self, room: int = 10, *, queue: str = "default", hints: Sequence[str] = (), floors: GateFloors | None = None
+        self,
+        room: int = 10,
+        *,
+        queue: str = "default",
+        hints: Mapping[Gates, int] = NOTHING_ENDED,
+        floors: GateFloors | None = None,
     ) -> list[Claimed]:
         """Once through all groups of a queue, or as far as there is room."""
         began = time.monotonic()
