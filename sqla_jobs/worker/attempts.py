@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
+_DOUBTFUL = 600.0
+"""Seconds after a claim that failed, during which the server may still carry it out."""
+
 
 class Attempts:
     """From the claim of each until its end is stored, by run id.
@@ -21,7 +25,8 @@ class Attempts:
     The table has no lock: its reads and writes are single operations on a dictionary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat: float) -> None:
+        self._heartbeat = heartbeat
         self.claiming = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited = threading.Lock()
@@ -48,8 +53,17 @@ class Attempts:
         self.added_at = now if fresh else self.added_at
         return fresh
 
-    def expect_unknown(self, seconds: float) -> None:
-        """For so long the server may give us a lease that is not here: the answer to a claim can be lost."""
+    @contextmanager
+    def expecting_unknown(self) -> Generator[None]:
+        """Around a claim. Its answer can be lost: for a while the server may give us leases that are not here."""
+        self._expect_unknown(2 * self._heartbeat)
+        try:
+            yield
+        except Exception:
+            self._expect_unknown(_DOUBTFUL + 3 * self._heartbeat)
+            raise
+
+    def _expect_unknown(self, seconds: float) -> None:
         self.unknown_until = max(self.unknown_until, time.monotonic() + seconds)
 
     def get(self, run_id: int) -> Attempt | None:

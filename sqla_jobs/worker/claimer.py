@@ -8,18 +8,13 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Engine
-
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog, ScanFloors
-from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.limited import LimitedClaimer
-from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.lookout import Lookout
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -27,8 +22,6 @@ _UNWRITTEN = 5000
 """Ends waiting to be stored, above which no more is claimed."""
 _HELD_UP = 0.01
 """Seconds until it looks again, while it may not claim."""
-_DOUBTFUL = 600.0
-"""Seconds after a claim that failed, during which the server may still carry it out."""
 
 
 class Claimer:
@@ -40,37 +33,28 @@ class Claimer:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        shared: Shared,
-        tasks: Sequence[str],
-        *,
-        all_tasks: Sequence[str],
-        lanes: Sequence[Backlog],
-        liveness: Liveness,
-        finisher: Finisher,
-        lookout: Lookout,
-        limited: LimitedClaimer,
+        self, claiming: Claiming, tasks: Sequence[str], *, all_tasks: Sequence[str], limited: LimitedClaimer
     ) -> None:
-        self._engine = engine
+        shared = claiming.shared
         self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
-        self._all_tasks = tuple(all_tasks)
+        self._engine = claiming.engine
+        self._lanes = claiming.lanes
+        self._liveness = claiming.liveness
+        self._finisher = claiming.finisher
+        self._lookout = claiming.lookout
         self._tasks = tuple(tasks)
-        self._lanes = lanes
-        self._liveness = liveness
-        self._finisher = finisher
-        self._lookout = lookout
+        self._all_tasks = tuple(all_tasks)
         self._limited = limited
-        self._floors = ScanFloors(shared.settings.queues)
+        self._floors = ScanFloors(self._settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.RLock()
         self._again_at = math.inf
         """After an error: the next look asks the server too, and does not take silence for success."""
-        self._resting = {lane.name for lane in lanes}
+        self._resting = {lane.name for lane in self._lanes}
         """Queues that had no more jobs at the last look."""
         self.thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
 
@@ -214,12 +198,8 @@ class Claimer:
         with self._attempts.claiming:
             if self._stopping.is_set():
                 return
-            self._attempts.expect_unknown(2 * self._settings.heartbeat)
-            try:
+            with self._attempts.expecting_unknown():
                 jobs = self._claim_some(slots, floors)
-            except Exception:
-                self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
-                raise
             at = time.monotonic()
             fresh = self._attempts.add(jobs, asked_at=now)
             self._floors.swept(slots.keys() - floors.keys(), now, at)

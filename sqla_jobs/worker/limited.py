@@ -8,19 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Engine
-
 from sqla_jobs.calls.values import names
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog
-from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
-from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.lookout import Lookout
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -34,8 +29,6 @@ _TELL = 0.1
 """Seconds between two times that others are told of a place that is free, at least."""
 _REST = 4
 """So many times as long as a round took, until the next one."""
-_DOUBTFUL = 600.0
-"""Seconds after a claim that failed, during which the server may still carry it out."""
 
 
 _Claim = Callable[[Among], list[Claimed]]
@@ -47,33 +40,23 @@ class LimitedClaimer:
     It does nothing while neither code nor an operator limits anything.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        shared: Shared,
-        gating: Gating,
-        tasks: Sequence[str],
-        *,
-        lanes: Sequence[Backlog],
-        liveness: Liveness,
-        finisher: Finisher,
-        lookout: Lookout,
-    ) -> None:
-        self._engine = engine
+    def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str]) -> None:
+        shared = claiming.shared
         self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
         self._channel = shared.models.channel
-        self._tell_at = 0.0
+        self._engine = claiming.engine
+        self._lanes = claiming.lanes
+        self._liveness = claiming.liveness
+        self._finisher = claiming.finisher
+        self._lookout = claiming.lookout
         self._gating = gating
         self._tasks = tuple(tasks)
-        self._lanes = lanes
-        self._liveness = liveness
-        self._finisher = finisher
-        self._lookout = lookout
-        self._cursors = dict.fromkeys((lane.name for lane in lanes), "{}")
-        self._floors = {lane.name: GateFloors() for lane in lanes}
+        self._tell_at = 0.0
+        self._cursors = dict.fromkeys((lane.name for lane in self._lanes), "{}")
+        self._floors = {lane.name: GateFloors() for lane in self._lanes}
         self._freed: dict[str, None] = {}
         """Groups of which a job ended here, the oldest first: they are looked at before all others."""
         self._poll_at = 0.0
@@ -203,13 +186,9 @@ class LimitedClaimer:
     def _claim(self, lane: Backlog, room: int, hints: Sequence[str]) -> int:
         asked_at = time.monotonic()
         with self._attempts.claiming_limited:
-            self._attempts.expect_unknown(2 * self._settings.heartbeat)
-            try:
+            with self._attempts.expecting_unknown():
                 jobs = self._claim_among(lane, room, hints)
                 missing = self._gating.missing(self._engine.begin, jobs)
-            except Exception:
-                self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
-                raise
             fresh = self._attempts.add(jobs, asked_at=asked_at)
         begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing
         for held in fresh:

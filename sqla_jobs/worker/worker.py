@@ -34,6 +34,7 @@ from sqla_jobs.worker.alone import Alone
 from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
+from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.limited import LimitedClaimer
@@ -73,7 +74,7 @@ class Worker(Service):
         self._binding = binding
         self._settings = settings
         self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
-        self._attempts = Attempts()
+        self._attempts = Attempts(settings.heartbeat)
         self._set_aside = SetAside()
         self._threads = RunnerThreads(self._lanes, settings.slow_after)
         self._started = self._stopped = False
@@ -175,27 +176,10 @@ class Worker(Service):
         self._lookout = self._lookout_of(engine, self._claims, shared, tasks)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        self._limited = LimitedClaimer(
-            self._claims,
-            shared,
-            self._gating,
-            tasks,
-            lanes=self._lanes,
-            liveness=self._liveness,
-            finisher=self._finisher,
-            lookout=self._lookout,
-        )
-        self._claimer = Claimer(
-            self._claims,
-            shared,
-            [name for name in tasks if not declarations[name].gates],
-            all_tasks=tasks,
-            lanes=self._lanes,
-            liveness=self._liveness,
-            finisher=self._finisher,
-            lookout=self._lookout,
-            limited=self._limited,
-        )
+        claiming = Claiming(self._claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
+        self._limited = LimitedClaimer(claiming, self._gating, tasks)
+        plain = [name for name in tasks if not declarations[name].gates]
+        self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(engine, self._jobs.models, retention)
 
