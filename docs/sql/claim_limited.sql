@@ -11,7 +11,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
     WHERE h.state = 'running' AND h.queue = %(queue)s LIMIT l.running) holders))
       FROM sqla_limits l WHERE l.gate = '@' || %(queue)s AND l.running IS NOT NULL)) AS room
     FROM owner WHERE NOT EXISTS (SELECT FROM sqla_queues q WHERE q.name = %(queue)s AND q.paused_at IS NOT
-    NULL AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp()))
+    NULL AND (q.paused_until > statement_timestamp()) IS NOT false)
 ), hint AS MATERIALIZED (
     SELECT CAST(h.gates AS text[]) COLLATE "C" AS gates, h.step - 1000 AS step
     FROM begin, unnest(CAST(%(hints)s AS text[])) WITH ORDINALITY h (gates, step)
@@ -152,7 +152,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
       WHERE s.ordered IS NULL AND j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
     j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t (name)
         WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p WHERE p.paused_at IS NOT NULL AND
-    (p.paused_until IS NULL OR p.paused_until > statement_timestamp())))))
+    (p.paused_until > statement_timestamp()) IS NOT false))))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
       AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
         AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
@@ -169,7 +169,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
         AND j.gates = s.gates AND j.task = ANY (ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t
     (name)
         WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p WHERE p.paused_at IS NOT NULL AND
-    (p.paused_until IS NULL OR p.paused_until > statement_timestamp())))))
+    (p.paused_until > statement_timestamp()) IS NOT false))))
       AND j.id <> ALL (CAST(%(set_aside_ids)s AS bigint[]))
       AND (CAST(%(only_ids)s AS bigint[]) IS NULL OR j.id = ANY (CAST(%(only_ids)s AS bigint[])))
       FOR NO KEY UPDATE SKIP LOCKED) c

@@ -51,18 +51,15 @@ from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
-    claimable_tasks,
     committed_to_disk,
-    free_of_queue,
     in_state,
     is_among,
-    is_paused,
-    limited_queues,
     locked,
     seconds,
-    unlimited_tasks,
     unnest_text,
 )
+from sqla_jobs.queries.gates import named, queue_free
+from sqla_jobs.queries.restrictions import claimable_tasks, limited_queues, paused, unlimited_tasks
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
 CLAIM_ORDER = attrgetter("priority", "position")
@@ -132,7 +129,7 @@ class Claim(RenderedStatement):
         return jobs.c.gates.is_(None), jobs.c.task == any_(unlimited_tasks(self.tables))
 
     def _queues_left_out(self) -> Any:
-        return array_of(union_all(_paused_queues(self.tables), limited_queues(self.tables)))
+        return array_of(union_all(paused(self.tables.queues), limited_queues(self.tables)))
 
     def _slots(self, lane: Any) -> Any:
         return lane.c.slots
@@ -214,18 +211,14 @@ class Claim(RenderedStatement):
         )
 
 
-def _paused_queues(tables: Tables) -> Any:
-    return select(tables.queues.c.name).where(is_paused(tables.queues.c))
-
-
 class ClaimFromLimitedQueue(Claim):
     """The same of queues that are limited themselves. Under the lock of limits."""
 
     def _queues_left_out(self) -> Any:
-        return array_of(_paused_queues(self.tables))
+        return array_of(paused(self.tables.queues))
 
     def _slots(self, lane: Any) -> Any:
-        return func.least(lane.c.slots, free_of_queue(self.tables, lane.c.queue))
+        return func.least(lane.c.slots, literal_column(named(queue_free("lane.queue"), self.tables)))
 
 
 class ClaimWhateverTheLimits(ClaimFromLimitedQueue):

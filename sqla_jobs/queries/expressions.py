@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from typing import cast as cast_type
 
@@ -25,7 +26,6 @@ from sqlalchemy import (
     case,
     cast,
     column,
-    false,
     func,
     inspect,
     literal_column,
@@ -34,7 +34,6 @@ from sqlalchemy import (
     select,
     table,
     true,
-    union_all,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
@@ -52,6 +51,11 @@ def rendered(statement: Any) -> Rendered:
     """A statement as psycopg takes it, and the parameters that are the same at each call."""
     compiled = statement.compile(dialect=_DIALECT)
     return Rendered(str(compiled), dict(compiled.params))
+
+
+def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
+    """A condition on a class or its columns, as SQL that is written by hand says it of a row by that name."""
+    return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
 def as_query(statement: str) -> sql.SQL:
@@ -119,7 +123,7 @@ def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> T
 
 def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> TableValuedAlias:
     named = [column(column_name, kind) for column_name, kind in columns.items()]
-    return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+    return func.unnest(*arrays).table_valued(*named).render_derived(name=name)
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
@@ -146,50 +150,6 @@ def is_among(jobs: Any) -> ColumnElement[bool]:
     """Whether the job at hand is one of those that the parameters of an `Among` let through."""
     only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
-
-
-def is_paused(paused: Any) -> ColumnElement[bool]:
-    """Whether what an operator said about a queue or a task, a class or its columns, holds now."""
-    lasts = paused.paused_until > func.statement_timestamp()
-    return and_(paused.paused_at.is_not(None), lasts.is_not(false()))
-
-
-def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
-    """The parameter `tasks` without those that are paused: an array made once a statement, and not once a job."""
-    known = unnest_text("known", task=("tasks", Text))
-    paused = array_of(select(tables.paused_tasks.c.name).where(is_paused(tables.paused_tasks.c)))
-    return array_of(select(known.c.task).where(known.c.task != all_(paused)))
-
-
-def unlimited_tasks(tables: Tables) -> ColumnElement[Any]:
-    """Those of them, too, that no row of limits names."""
-    known = unnest_text("known", task=("tasks", Text))
-    paused = select(tables.paused_tasks.c.name).where(is_paused(tables.paused_tasks.c))
-    left_out = array_of(union_all(paused, limited_tasks(tables)))
-    return array_of(select(known.c.task).where(known.c.task != all_(left_out)))
-
-
-def limited_tasks(tables: Tables) -> Select[Any]:
-    """The names of the tasks that any row of limits names."""
-    limits = tables.limits
-    has_a_say = or_(limits.c.running.is_not(None), limits.c.rate.is_not(None))
-    return select(func.unnest(limits.c.tasks)).where(has_a_say)
-
-
-def limited_queues(tables: Tables) -> Select[Any]:
-    """The names of the queues that are limited themselves."""
-    limits = tables.limits
-    is_one = and_(limits.c.gate >= literal_column("'@'"), limits.c.gate < literal_column("'A'"))
-    return select(func.substr(limits.c.gate, 2)).where(is_one, limits.c.running.is_not(None))
-
-
-def free_of_queue(tables: Tables, queue: Any) -> ColumnElement[Any]:
-    """How many more jobs of a queue may start; null where it is not limited."""
-    jobs, limits = tables.jobs, tables.limits
-    running = select(func.count()).where(in_state(jobs, "running"), jobs.c.queue == queue).correlate_except(jobs)
-    free = func.greatest(0, limits.c.running - running.scalar_subquery())
-    is_its = and_(limits.c.gate == literal_column("'@'") + queue, limits.c.running.is_not(None))
-    return select(free).where(is_its).correlate_except(limits).scalar_subquery()
 
 
 def committed_to_disk() -> ColumnElement[bool]:
