@@ -7,8 +7,7 @@ A row of limits is named by a gate, or by one without its key, such as `#mail=`:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -17,6 +16,7 @@ from typing import Any, Literal, overload
 
 from sqla_jobs.errors import DeclarationError, JobsError
 from sqla_jobs.rules.checks import DAY, check_integer, check_name, check_seconds
+from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show
 
 MOST_RUNNING = 1_000_000
 MOST_RATE = 10_000
@@ -31,9 +31,6 @@ LONGEST_GATE = 500
 _LONGEST_NAME = 200
 _LONGEST = 120
 """Characters of a key that a gate shows; a longer one is hashed."""
-
-KeyOf = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
-"""An argument's name, several names, or a function of the arguments as they are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +147,7 @@ def gates_of(
     if len(limits) > MOST_LIMITS:
         raise DeclarationError(f"{task} has {len(limits)} limits; at most {MOST_LIMITS} are taken: join some")
     for limit in limits:
-        check_key(f"{task}: key", limit.key, parameters)
+        _check_key(f"{task}: key", limit.key, parameters)
     gates = [_gate(task, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
     if len({gate.row for gate in gates}) < len(gates):
         raise DeclarationError(f"{task} has two limits of one kind and name: give one of them a name= of its own")
@@ -158,17 +155,14 @@ def gates_of(
         raise DeclarationError(f"{task} has two ordered limits, which would contradict each other: keep one")
     gates.sort(key=lambda gate: (gate.key is not None, gate.row))
     if fair_by is not None:
-        check_key(f"{task}: fair_by", fair_by, parameters)
+        _check_key(f"{task}: fair_by", fair_by, parameters)
         gates.append(_gate(task, None, "~", fair_by, task, hidden))
     return tuple(gates)
 
 
 def _gate(task: str, limit: Limit | None, kind: str, key: KeyOf | None, name: str, hidden: frozenset[str]) -> Gate:
     check_limit_name(f"{task}: the name of a limit", name, error=DeclarationError)
-    names = () if key is None or callable(key) else (key,) if isinstance(key, str) else tuple(key)
-    # what a function makes of its arguments may show anything
-    is_hidden = bool(hidden and (callable(key) or not hidden.isdisjoint(names)))
-    return Gate(f"{kind}{name}" + ("" if key is None else "="), key, is_hidden, limit)
+    return Gate(f"{kind}{name}" + ("" if key is None else "="), key, may_show(key, hidden), limit)
 
 
 def check_limit_name(what: str, name: object, *, error: type[JobsError]) -> str:
@@ -179,17 +173,12 @@ def check_limit_name(what: str, name: object, *, error: type[JobsError]) -> str:
     return found
 
 
-def check_key(what: str, key: object, parameters: Mapping[str, Any]) -> None:
-    """Raises `DeclarationError` unless it is a key of a task with these parameters."""
+def _check_key(what: str, key: KeyOf | None, parameters: Mapping[str, Any]) -> None:
     if key is None or callable(key):
         return
-    names = (key,) if isinstance(key, str) else key
-    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
-        raise DeclarationError(f"{what} must be an argument's name, a list of names or a function, got {key!r:.60}")
-    for name in names:
-        if name not in parameters:
-            known = ", ".join(parameters) or "none"
-            raise DeclarationError(f"{what}={name!r:.60} is no argument of the task; it has: {known}")
+    if not (names := argument_names(what, key)):
+        raise DeclarationError(f"{what}={key!r} names no argument: name one, or leave it out")
+    check_arguments(what, names, parameters)
 
 
 def key_of(key: KeyOf, arguments: Mapping[str, Any]) -> Any:
@@ -201,7 +190,7 @@ def key_of(key: KeyOf, arguments: Mapping[str, Any]) -> Any:
 
 def key_text(key: object, *, is_hidden: bool = False) -> str:
     """The end of a gate: the key as JSON; hashed where it is long, or made of what nobody may see."""
-    text = json.dumps(key, sort_keys=True, separators=(",", ":"))
+    text = as_json(key)
     return f"sha256:{sha256(text.encode()).hexdigest()[:40]}" if is_hidden or len(text) > _LONGEST else text
 
 

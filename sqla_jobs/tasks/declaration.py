@@ -14,7 +14,8 @@ from pydantic_core import to_jsonable_python
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, check_name, check_seconds
-from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, KeyOf, Limit, RateLimit, gates_of
+from sqla_jobs.rules.keys import KeyOf
+from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
