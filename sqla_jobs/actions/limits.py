@@ -30,13 +30,9 @@ class Unsaid:
 UNSAID: Final = Unsaid()
 
 
-_NONE = "@"
-"""Instead of the rate of a queue."""
-
-
 @dataclass(frozen=True)
 class Target:
-    """The rows of limits that somebody named: that of jobs at once, and that of starts in a time."""
+    """The rows of limits that somebody named: that of jobs at once, and that of starts in a time; "" for none."""
 
     concurrency: str
     rate: str
@@ -48,19 +44,17 @@ class Target:
 
 def gates_of(target: Target) -> list[str]:
     """The rows that can be."""
-    return [gate for gate in (target.concurrency, target.rate) if gate not in ("", _NONE)]
+    return [gate for gate in (target.concurrency, target.rate) if gate]
 
 
 def target_of_queue(queue: object) -> Target:
     """The limit of a queue, which has no rate. Raises `ArgumentsError`."""
-    return Target(f"@{check_queue(queue)}", _NONE, ())
+    return Target(f"@{check_queue(queue)}", "", ())
 
 
 def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
     """A row of limits that is there already, with the tasks that it names."""
-    if gate.startswith("%"):
-        return Target("", gate, tuple(tasks))
-    return Target(gate, _NONE if gate.startswith("@") else "", tuple(tasks))
+    return Target("", gate, tuple(tasks)) if gate.startswith("%") else Target(gate, "", tuple(tasks))
 
 
 def target(tasks: Tasks[Any], which: object, key: object) -> Target:
@@ -155,29 +149,29 @@ def _checked(
         raise ArgumentsError(f"rate= and per= go together, got rate={rate!r:.20} and per={per!r:.20}")
     found: dict[str, dict[str, Any]] = {}
     if running is not None:
-        gate = _known(target.concurrency, "running", target.name)
+        gate = _known(target, target.concurrency, "running")
         most = 1 if gate[0] == "!" else MOST_RUNNING
         found[gate] = {"running": check_integer("running", running, least=0, most=most)}
     if rate is not None:
         seconds = check_seconds("per", per, least=1.0, most=DAY)
-        found[_known(target.rate, "rate", target.name)] = {
+        found[_known(target, target.rate, "rate")] = {
             "rate": check_integer("rate", rate, least=0, most=MOST_RATE),
             "per": seconds,
         }
     return found
 
 
-def _known(gate: str, what: str, name: str) -> str:
-    if gate == _NONE:
+def _known(target: Target, gate: str, what: str) -> str:
+    if gate:
+        return gate
+    if target.concurrency.startswith("@"):
         raise ArgumentsError("a queue takes running= alone: limit the rate of a task, or share a limit by its name")
-    if not gate:
-        raise ArgumentsError(
-            f"{what}= cannot be set: no task declares a {'rate' if what == 'rate' else 'number at once'} named "
-            f"{name!r:.60}, and so nothing would be limited"
-            if name
-            else f"{what}= cannot be set for one key: no task declares this limit with key="
-        )
-    return gate
+    raise ArgumentsError(
+        f"{what}= cannot be set: no task declares a {'rate' if what == 'rate' else 'number at once'} named "
+        f"{target.name!r:.60}, and so nothing would be limited"
+        if target.name
+        else f"{what}= cannot be set for one key: no task declares this limit with key="
+    )
 
 
 def clear_limit(session: Session, models: Models[Any], target: Target) -> list[str]:
