@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import lookout
 from sqla_jobs.calls.values import ALL, Among
-from sqla_jobs.queries.claim import Promote
 from sqla_jobs.queries.expressions import array_of, in_state, is_among
+from sqla_jobs.queries.promote import Promote
 from sqla_jobs.queries.restrictions import claimable_tasks, is_paused, limited_queues, limited_tasks, paused
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 

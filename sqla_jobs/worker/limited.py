@@ -6,16 +6,17 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqla_jobs.calls.values import names
-from sqla_jobs.queries import Among, Claimed
+from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
-from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
+from sqla_jobs.worker.group_walk import GroupWalk
 
 log = logging.getLogger("sqla_jobs.worker")
 
@@ -31,7 +32,14 @@ _REST = 4
 """So many times as long as a round took, until the next one."""
 
 
-_Claim = Callable[[Among], list[Claimed]]
+@dataclass
+class _Lane:
+    backlog: Backlog
+    walk: GroupWalk
+    seen: int = 0
+    """How often something had been heard of when the last whole round through its groups began."""
+    round: int = 0
+    """The same of the round that is under way."""
 
 
 class LimitedClaimer:
@@ -45,30 +53,21 @@ class LimitedClaimer:
         self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
-        self._set_aside = shared.set_aside
         self._channel = shared.models.channel
         self._engine = claiming.engine
-        self._lanes = claiming.lanes
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
         self._gating = gating
-        self._tasks = tuple(tasks)
+        self._lanes = [_Lane(lane, GroupWalk(claiming, gating, tuple(tasks), lane.name)) for lane in claiming.lanes]
         self._tell_at = 0.0
-        self._cursors = dict.fromkeys((lane.name for lane in self._lanes), "{}")
-        self._floors = {lane.name: GateFloors() for lane in self._lanes}
         self._freed: dict[str, None] = {}
         """Groups of which a job ended here, the oldest first: they are looked at before all others."""
         self._poll_at = 0.0
-        self._is_plain_first = False
         self._gated = -1
         """How often something had been heard of at the last look for jobs that lack gates."""
         self._heard = 0
         """How often something was heard of."""
-        self._seen = dict.fromkeys(self._cursors, 0)
-        """Of each queue how often it had been when the last whole round through its groups began."""
-        self._round = dict.fromkeys(self._cursors, 0)
-        """The same of the round that is under way."""
         self._refilled = set[str]()
         """Groups of which a job was claimed in this look."""
         self._next_at = math.inf
@@ -114,7 +113,7 @@ class LimitedClaimer:
             return False
         self._heard += 1
         self._gating.look(self._engine.begin, time.monotonic())
-        return self._look() or len(self._attempts) > 0 or any(seen != self._heard for seen in self._seen.values())
+        return self._look() or len(self._attempts) > 0 or any(lane.seen != self._heard for lane in self._lanes)
 
     @property
     def _is_of_use(self) -> bool:
@@ -141,8 +140,8 @@ class LimitedClaimer:
                 found = [self._look_through(lane, hints) for lane in self._lanes]
             except Exception:
                 self._freed.update(dict.fromkeys(hints))
-                for floors in self._floors.values():
-                    floors.forget()
+                for lane in self._lanes:
+                    lane.walk.forget()
                 raise
             if left := [hint for hint in hints if hint not in self._refilled]:
                 self._leave_to_others(left, time.monotonic())
@@ -164,92 +163,41 @@ class LimitedClaimer:
             del self._freed[hint]
         return hints
 
-    def _look_through(self, lane: Backlog, hints: Sequence[str]) -> bool:
+    def _look_through(self, lane: _Lane, hints: Sequence[str]) -> bool:
         """Around the groups of a queue, as far as there is room and time for."""
         began = time.monotonic()
-        lane.measure(began)
+        lane.backlog.measure(began)
         any_claimed, took = False, 0.0
-        while (room := lane.room_behind_gates()) and took < _ROUND:
-            if self._cursors[lane.name] == "{}":
-                self._round[lane.name] = self._heard  # what is heard of from here on is seen in the next round
+        while (room := lane.backlog.room_behind_gates()) and took < _ROUND:
+            if lane.walk.is_at_start:
+                lane.round = self._heard  # what is heard of from here on is seen in the next round
             claimed = self._claim(lane, room, hints)
             any_claimed, hints = any_claimed or claimed > 0, ()
             took = time.monotonic() - began
-            if self._cursors[lane.name] == "{}" and claimed < room:
-                self._seen[lane.name] = self._round[lane.name]
-            if self._seen[lane.name] == self._heard:
+            if lane.walk.is_at_start and claimed < room:
+                lane.seen = lane.round
+            if lane.seen == self._heard:
                 break
-        if room and self._seen[lane.name] != self._heard:
+        if room and lane.seen != self._heard:
             self._next_at = min(self._next_at, time.monotonic() + _REST * took)
         return any_claimed
 
-    def _claim(self, lane: Backlog, room: int, hints: Sequence[str]) -> int:
+    def _claim(self, lane: _Lane, room: int, hints: Sequence[str]) -> int:
         asked_at = time.monotonic()
         with self._attempts.claiming_limited:
             with self._attempts.expecting_unknown():
-                jobs = self._claim_among(lane, room, hints)
+                jobs = lane.walk.claim(room, hints)
                 missing = self._gating.missing(self._engine.begin, jobs)
             fresh = self._attempts.add(jobs, asked_at=asked_at)
+        self._next_at = min(self._next_at, lane.walk.next_at)
         begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing
         for held in fresh:
             if held.job.run_id not in begins:
                 self._finisher.put(held.ended(Outcome.released()))
         self._refilled.update(names(job.gates) for job in jobs)
-        lane.fill_first([held for held in fresh if held.job.run_id in begins])
+        lane.backlog.fill_first([held for held in fresh if held.job.run_id in begins])
         return len(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
         """Whether its lease is sure to stand: a process that was stopped meanwhile may have been taken for dead."""
         return self._liveness.is_sure and job.process_id == self._liveness.process_id
-
-    def _claim_among(self, lane: Backlog, room: int, hints: Sequence[str]) -> list[Claimed]:
-        left, floors = room, self._floors[lane.name]
-        tasks = [task for task in self._tasks if task not in self._gating.held_up]
-
-        def claim(which: Among) -> list[Claimed]:
-            nonlocal left
-            claimed: list[Claimed] = []
-            for some in self._in_turn(lane, [behind_gates, plain]):
-                if left:
-                    claimed += some(which)
-                    left = room - len(claimed)
-            return claimed
-
-        def plain(which: Among) -> list[Claimed]:
-            with self._engine.connect() as connection:
-                return self._queries.claim_limited.from_limited_queue(
-                    connection, self._liveness.process_id, lane.name, left, tasks, which
-                )
-
-        def behind_gates(which: Among) -> list[Claimed]:
-            began = time.monotonic()
-            with self._engine.connect() as connection:
-                look = self._queries.claim_limited(
-                    connection,
-                    self._liveness.process_id,
-                    lane.name,
-                    left,
-                    tasks,
-                    cursor=self._cursors[lane.name],
-                    hints=hints,
-                    floors=floors.of(began),
-                    among=which,
-                )
-            floors.learn(look, began, time.monotonic())
-            self._cursors[lane.name] = look.cursor
-            if look.next_in is not None:
-                self._next_at = min(self._next_at, time.monotonic() + look.next_in)
-            return look.claimed
-
-        def candidates(which: Among) -> list[int]:
-            with self._engine.begin() as connection:
-                return self._queries.to_claim_limited(connection, lane.name, self._tasks, which)
-
-        return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
-
-    def _in_turn(self, lane: Backlog, claims: list[_Claim]) -> list[_Claim]:
-        """Jobs without gates come from a queue that is limited itself; now the one kind is first, now the other."""
-        if lane.name not in self._gating.queues:
-            return claims[:1]
-        self._is_plain_first = not self._is_plain_first
-        return claims[::-1] if self._is_plain_first else claims

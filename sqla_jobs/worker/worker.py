@@ -110,20 +110,12 @@ class Worker(Service):
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
-        app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.jobs_at_once)
-        with ExitStack() as made:
-            self._engine = own_engine(app, patience=self._settings.patience, most=self._keeper.connections)
-            made.callback(self._engine.dispose)
-            self._claims = own_engine(app, patience=self._settings.patience, most=2, planning=PLANNED_ONCE)
-            made.callback(self._claims.dispose)
-            # wherever a task's own connection looks for tables: those of the jobs are known by their schema
-            self._queries = Queries(self._jobs.models, self._find_tables())
-            self._build(tasks, isolation)
-            self._gating.declare(self._engine, self._jobs.models)
-            self._sign_on()
-            made.pop_all()
+        warn_of_small_pool(self._binding.engine, self._settings.jobs_at_once)
+        try:
+            self._sign_on(tasks, isolation)
+        except ProgrammingError as error:
+            raise ConfigurationError(explain(error)) from error
         self._started = True
         self._finisher.start()
         self._threads.start(
@@ -136,27 +128,29 @@ class Worker(Service):
             self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
-    def _find_tables(self) -> str | None:
-        """The schema that has them."""
-        table = self._jobs.models.tables["jobs"]
-        try:
+    def _sign_on(self, tasks: list[str], isolation: str) -> None:
+        """Connect, make the parts, and register."""
+        app, models, settings = self._binding.engine, self._jobs.models, self._settings
+        table = models.tables["jobs"]
+        with ExitStack() as made:
+            self._engine = own_engine(app, patience=settings.patience, most=self._keeper.connections)
+            made.callback(self._engine.dispose)
+            self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
+            made.callback(self._claims.dispose)
             # should the server give no more: one may listen, the others share the second, and claims have their own
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
-                return schema_of(connection, table)
-        except (ConfigurationError, ProgrammingError) as error:
-            raise ConfigurationError(explain(error)) from error
-
-    def _sign_on(self) -> None:
-        try:
-            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings, self._set_aside)
+                # wherever a task's own connection looks for tables: those of the jobs are known by their schema
+                queries = Queries(models, schema_of(connection, table))
+            self._build(tasks, isolation, queries)
+            self._gating.declare(self._engine, models)
+            self._keeper.meet(self._engine, models, queries, settings, self._set_aside)
             self._liveness.start()
-        except (ConfigurationError, ProgrammingError) as error:
-            raise ConfigurationError(explain(error)) from error
+            made.pop_all()
 
-    def _build(self, tasks: list[str], isolation: str) -> None:
+    def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
         """Make the parts; none is started."""
-        engine, queries = self._engine, self._queries
+        engine, claims = self._engine, self._claims
         shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
         transactions = WorkerTransactions(
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
@@ -173,10 +167,10 @@ class Worker(Service):
         self._liveness = Liveness(
             engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
         )
-        self._lookout = self._lookout_of(engine, self._claims, shared, tasks)
+        self._lookout = self._lookout_of(engine, claims, shared, tasks)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        claiming = Claiming(self._claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
+        claiming = Claiming(claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
@@ -208,8 +202,8 @@ class Worker(Service):
         self._stop_requested.set()
         self._claimer.stop()
         self._limited.stop()
+        self._give_back()
         for lane in self._lanes:
-            self._end(lane.give_back(), Outcome.released())
             lane.close()
         grace = min(self._settings.grace, self._stop_requested.grace)
         if running := len(self._threads.running):
