@@ -139,12 +139,7 @@ def rescheduled(run_at: datetime | timedelta) -> dict[str, Any]:
 
 
 def move(
-    session: Session,
-    models: Models[Any],
-    job: JobMixin | int,
-    *,
-    queue: str | None = None,
-    priority: int | None = None,
+    session: Session, models: Models[Any], job: JobMixin | int, *, queue: str | None = None, priority: int | None = None
 ) -> bool:
     """A waiting job goes to the end of another queue or priority. False: it does not wait."""
     check_move(queue, priority)

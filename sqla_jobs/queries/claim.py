@@ -45,12 +45,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _moment_of(microseconds: int | None) -> datetime | None:
-    """The moment that so many microseconds after the first of 1970 are."""
+    """The moment so many microseconds after 1970-01-01 UTC."""
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
 class ClaimStatement(RenderedStatement):
-    """A claim of any kind: what its rows say."""
+    """What all claims share: how their rows are read."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
@@ -63,7 +63,7 @@ class ClaimStatement(RenderedStatement):
         rows: Sequence[Any],
         gates: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
     ) -> list[Claimed]:
-        """Its rows as jobs, in claim order, with the gates of each that has any."""
+        """The rows as jobs, in claim order. `gates` are those of each job that has any."""
         again = [job_id for job_id, *_, was_started in rows if was_started]
         elapsed = self._elapsed(connection, again) if again else {}
         claimed = [
@@ -76,7 +76,7 @@ class ClaimStatement(RenderedStatement):
 
 
 class Claim(ClaimStatement):
-    """At most `slots` jobs of each lane, from above its floors; and whether each was started before."""
+    """Takes jobs without limits from several queues at once."""
 
     def __call__(
         self,
@@ -103,7 +103,7 @@ class Claim(ClaimStatement):
         floors: Mapping[str, Sequence[int]] | None = None,
         among: Among = ALL,
     ) -> dict[str, Any]:
-        """What the statement takes."""
+        """The parameters of the statement."""
         return {
             "process_id": process_id,
             "tasks": names(tuple(tasks)),
@@ -114,7 +114,7 @@ class Claim(ClaimStatement):
         }
 
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
-        """Which queued jobs are to be taken. Said in the claim's own snapshot: limits and pauses come at any time."""
+        """Conditions on the jobs, seen in the claim's own snapshot: limits and pauses come at any time."""
         return jobs.c.gates.is_(None), jobs.c.task == any_(unlimited_tasks(self.tables))
 
     def _queues_left_out(self) -> Any:
@@ -201,7 +201,7 @@ class Claim(ClaimStatement):
 
 
 class ClaimFromLimitedQueue(Claim):
-    """The same of queues that are limited themselves. Under the lock of limits."""
+    """Takes jobs without gates from queues that are limited themselves. Needs the lock of limits."""
 
     def _queues_left_out(self) -> Any:
         return array_of(paused(self.tables.queues))
@@ -211,7 +211,7 @@ class ClaimFromLimitedQueue(Claim):
 
 
 class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
-    """For tests of applications, where one job runs at a time."""
+    """Takes any job, for tests of applications, where one job runs at a time."""
 
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
         return (jobs.c.task == any_(claimable_tasks(self.tables)),)
@@ -221,7 +221,7 @@ class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
 
 
 class Elapsed(Statement):
-    """The seconds since the first start of each of some jobs that were started before."""
+    """Seconds since the first start of each of these jobs, which were started before."""
 
     def __call__(self, connection: Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
         return dict(self._run(connection, {"ids": job_ids}).all())

@@ -1,4 +1,4 @@
-"""What waits: for these tasks, and for none that is known here."""
+"""What waits in queues: whether jobs of known tasks are due, and jobs of unknown tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues
 
 
 class IsDue(Statement):
-    """Whether a claim of plain jobs or a promotion would find something now; rows locked by others do not count."""
+    """Whether a plain claim or a promotion would find a job now. Rows that others hold locked do not count."""
 
     def __call__(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL

@@ -1,4 +1,4 @@
-"""The pieces that the statements are made of."""
+"""SQL expressions that several statements use."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def rendered(statement: Any) -> Rendered:
 
 
 def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
-    """A condition on a class or its columns, as SQL that is written by hand says it of a row by that name."""
+    """The SQL text of a condition on a class or its columns, for a row that is named `row` there."""
     return rendered(condition(table(row, *map(column, columns)).c)).text
 
 
 def as_query(statement: str) -> sql.SQL:
-    """What psycopg is to send, in the encoding of its connection."""
+    """SQL text as psycopg takes it."""
     return sql.SQL(cast_type("Any", statement))
 
 
@@ -107,7 +107,7 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
 
 
 def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
-    """The same of arrays as PostgreSQL writes them, by `numbers` and `texts`: psycopg spends longer on lists.
+    """`unnest` of arrays written by `numbers` and `texts`: psycopg takes longer over lists.
 
     Where one is shorter than the others, its column is NULL from there on.
     """
@@ -127,13 +127,13 @@ def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> Tabl
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
-    """Said outright, not as a parameter: a plan that is kept could not use the index of these jobs."""
+    """The state is a literal, not a parameter: a generic plan could not use the partial index otherwise."""
     said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
     return said
 
 
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
-    """The fence: that this lease still stands.
+    """Whether this lease still stands.
 
     LIKE, so that the job is looked up by its id and not in the index of those that run: under a held snapshot
     that one keeps an entry for each job that has run.
@@ -147,7 +147,7 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
 
 
 def is_among(jobs: Any) -> ColumnElement[bool]:
-    """Whether the job at hand is one of those that the parameters of an `Among` let through."""
+    """Whether the parameters of an `Among` include the job."""
     only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
 
@@ -162,7 +162,7 @@ def committed_to_disk() -> ColumnElement[bool]:
 
 
 def losses(tables: Tables) -> Any:
-    """How often the job at hand has lost its process before."""
+    """How often the job has lost its process before."""
     runs = tables.runs
     return (
         select(func.count())
@@ -178,7 +178,7 @@ def loss_backoff(tables: Tables) -> ColumnElement[Any]:
 
 
 def state_after_loss(tables: Tables) -> ColumnElement[str]:
-    """Where a job goes that has lost its process. A request to cancel wins over every other attempt."""
+    """The next state of a job that has lost its process. A cancel request rules out another attempt."""
     jobs = tables.jobs
     return case(
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
@@ -205,7 +205,7 @@ def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) 
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """The id of a lease, or a new one where no run can have it, or somebody has made one of it meanwhile."""
+    """The run id of a lease, or a new one if it is no valid id or a run has it already."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
     is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
@@ -246,7 +246,7 @@ def array_of(rows: SelectBase) -> ColumnElement[Any]:
 
 
 def quoted(named: Any) -> str:
-    """The name of a table or a sequence, as SQL that is written by hand says it."""
+    """The quoted name of a table or a sequence."""
     preparer = _DIALECT.identifier_preparer
     is_sequence = isinstance(named, Sequence)
     return str(preparer.format_sequence(named) if is_sequence else preparer.format_table(named))

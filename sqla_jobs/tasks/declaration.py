@@ -89,7 +89,7 @@ class Declaration:
 
     @property
     def gates_without_key(self) -> list[str]:
-        """Those of a job of whose arguments no key can be made."""
+        """The gates of a job whose arguments make no key: its keys are null."""
         return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
 
     @cached_property

@@ -16,10 +16,10 @@ from sqla_jobs.worker.lookout import Lookout
 
 @dataclass(frozen=True)
 class Claiming:
-    """What a worker claims with, and for."""
+    """The parts of a worker that both claimers use."""
 
     engine: Engine
-    """Of claims alone."""
+    """Used for claims and promotions alone."""
     shared: Shared
     lanes: Sequence[Backlog]
     liveness: Liveness

@@ -1,4 +1,4 @@
-"""Claims from behind gates in one queue, around its groups: each goes on where the last one ended."""
+"""Claims from behind gates in one queue. Each claim goes on where the last one ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Claim = Callable[[Among], list[Claimed]]
 
 
 class GroupWalk:
-    """Of one queue. Groups are the jobs with the same gates. By one thread at a time."""
+    """Goes round the groups of a queue, the jobs with the same gates. One thread at a time uses it."""
 
     def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], queue: str) -> None:
         self._engine = claiming.engine
@@ -37,11 +37,11 @@ class GroupWalk:
         return self._cursor == "{}"
 
     def forget(self) -> None:
-        """After an error: the server may have crashed."""
+        """Forget the floors after an error: the server may have crashed."""
         self._floors.forget()
 
     def claim(self, room: int, hints: Sequence[str]) -> list[Claimed]:
-        """At most `room` jobs, of the groups in `hints` first. Where the queue itself is limited, plain ones too."""
+        """Claim at most `room` jobs, of the groups in `hints` first. A limited queue gives jobs without gates too."""
         left, self.next_at = room, math.inf
         tasks = [task for task in self._tasks if task not in self._gating.held_up]
 
@@ -87,7 +87,7 @@ class GroupWalk:
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
 
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
-        """Jobs without gates come from a queue that is limited itself; now the one kind is first, now the other."""
+        """Only a limited queue gives jobs without gates here. The two kinds of claims take turns at being first."""
         if self._queue not in self._gating.queues:
             return claims[:1]
         self._is_plain_first = not self._is_plain_first

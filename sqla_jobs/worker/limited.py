@@ -1,4 +1,4 @@
-"""Takes jobs from behind gates, into threads that are free or soon will be; on a thread and a connection of its own."""
+"""Claims jobs from behind gates, for threads that are free or soon will be, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sqla_jobs.worker.group_walk import GroupWalk
 log = logging.getLogger("sqla_jobs.worker")
 
 _ROUND = 0.05
-"""Seconds that one round through the groups of a queue may take; the next one goes on from there."""
+"""Seconds after which a look at the groups of a queue stops. The next one goes on from there."""
 _POLLS = 3.9
-"""So many polls apart are two looks that nothing has asked for."""
+"""Polls between two looks without a reason."""
 _SOON, _SELDOM = 1.0, 5.0
-"""Seconds between two looks for jobs that lack gates, where something was heard of, and where nothing was."""
+"""Seconds between two looks for jobs that lack gates: after news, and without news."""
 _TELL = 0.1
-"""Seconds between two times that others are told of a place that is free, at least."""
+"""Seconds between two messages to other workers about free places, at least."""
 _REST = 4
-"""So many times as long as a round took, until the next one."""
+"""The pause after an unfinished round, in multiples of its length."""
 
 
 @dataclass
@@ -37,13 +37,13 @@ class _Lane:
     backlog: Backlog
     walk: GroupWalk
     seen: int = 0
-    """How often something had been heard of when the last whole round through its groups began."""
+    """The value of `_heard` when the last complete round through its groups began."""
     round: int = 0
-    """The same of the round that is under way."""
+    """The value of `_heard` when the present round began."""
 
 
 class LimitedClaimer:
-    """Looks when something was enqueued, when a gate was freed here, when a rate lets one more start, and at each poll.
+    """Claims behind gates: after an enqueue, after an end here, when a rate lets one more start, and every few polls.
 
     It does nothing while neither code nor an operator limits anything.
     """
@@ -62,12 +62,12 @@ class LimitedClaimer:
         self._lanes = [_Lane(lane, GroupWalk(claiming, gating, tuple(tasks), lane.name)) for lane in claiming.lanes]
         self._tell_at = 0.0
         self._freed: dict[str, None] = {}
-        """Groups of which a job ended here, the oldest first: they are looked at before all others."""
+        """Groups of which a job ended here, the oldest first. They are looked at before all others."""
         self._poll_at = 0.0
         self._gated = -1
-        """How often something had been heard of at the last look for jobs that lack gates."""
+        """The value of `_heard` at the last look for jobs that lack gates."""
         self._heard = 0
-        """How often something was heard of."""
+        """How many times there was news: a reason to look through all groups."""
         self._refilled = set[str]()
         """Groups of which a job was claimed in this look."""
         self._next_at = math.inf
@@ -81,34 +81,34 @@ class LimitedClaimer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Claim no more. A claim under way is waited for, a while: its jobs are among those to give back."""
+        """Claim no more. Waits up to 5 s for a claim under way: its jobs have to be given back too."""
         self._stopping.set()
         self._wake.set()
         if self._looking.acquire(timeout=5.0):
             self._looking.release()
 
     def wake(self) -> None:
-        """There may be jobs that can start, or a thread is free for one: look through all groups."""
+        """Look through all groups: there may be jobs that can start, or a thread is free."""
         if self._is_of_use:
             self._heard += 1
             self._wake.set()
 
     def poll(self) -> None:
-        """Whatever went unheard is found: look at some groups, and at the next ones after four polls."""
+        """Look at some groups every four polls, to find what no message told of."""
         now = time.monotonic()
         if self._is_of_use and now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
             self._wake.set()
 
     def ended(self, job: Claimed) -> None:
-        """Its end is stored: it holds no place behind its gates any more, nor in its queue."""
+        """The end of the job is stored: its places behind its gates and in its queue are free."""
         if job.gates:
             self._freed[names(job.gates)] = None
         if job.gates or job.queue in self._gating.queues:
             self.wake()
 
     def claim_some(self) -> bool:
-        """Look at once, in the calling thread. Returns whether anything was claimed, also by another one meanwhile."""
+        """Claim in the calling thread. Returns False if no thread has claimed anything and all news was seen."""
         if not self._is_of_use:
             return False
         self._heard += 1
@@ -148,7 +148,7 @@ class LimitedClaimer:
             return any(found)
 
     def _leave_to_others(self, hints: Sequence[str], now: float) -> None:
-        """A place is free that nothing here can take: another worker may have a thread, the queue or the task."""
+        """Tell other workers of free places that this one could not fill: they may serve another queue or task."""
         if now < self._tell_at:
             self._freed.update(dict.fromkeys(hints))
             self._next_at = min(self._next_at, self._tell_at)
@@ -164,7 +164,7 @@ class LimitedClaimer:
         return hints
 
     def _look_through(self, lane: _Lane, hints: Sequence[str]) -> bool:
-        """Around the groups of a queue, as far as there is room and time for."""
+        """Claim from the groups of a queue while there is room and time. Returns whether anything was claimed."""
         began = time.monotonic()
         lane.backlog.measure(began)
         any_claimed, took = False, 0.0
@@ -199,5 +199,5 @@ class LimitedClaimer:
         return len(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
-        """Whether its lease is sure to stand: a process that was stopped meanwhile may have been taken for dead."""
+        """Whether its lease surely stands. If this process was stopped meanwhile, others may take it for dead."""
         return self._liveness.is_sure and job.process_id == self._liveness.process_id

@@ -80,7 +80,7 @@ class Worker(Service):
         self._started = self._stopped = False
 
     def drain(self) -> int:
-        """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
+        """Run the jobs that are due, and those that they enqueue, until none is due. Returns the number of runs."""
         with self._signals(), self:
             patience = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
@@ -93,7 +93,7 @@ class Worker(Service):
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """SIGUSR1 shows where jobs are."""
+        """Inside, SIGTERM and SIGINT stop the worker, and SIGUSR1 logs where jobs are."""
         with stopped_by_signals(self._stop_requested), handled({signal.SIGUSR1: self._on_stacks_wanted}):
             yield
 
@@ -106,7 +106,7 @@ class Worker(Service):
         return self._attempts.runs
 
     def start(self) -> None:
-        """Start working in threads. Raises `ConfigurationError` where there is nothing it could run."""
+        """Start working in threads. Raises `ConfigurationError` if no task is known or the tables are not as needed."""
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
@@ -149,7 +149,7 @@ class Worker(Service):
             made.pop_all()
 
     def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
-        """Make the parts; none is started."""
+        """Make the parts, without starting them."""
         engine, claims = self._engine, self._claims
         shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
         transactions = WorkerTransactions(
@@ -178,7 +178,7 @@ class Worker(Service):
         self._pruner = None if retention is None else Pruner(engine, self._jobs.models, retention)
 
     def _known_tasks(self) -> list[str]:
-        """The names of all tasks, imported and complete."""
+        """Import all tasks and complete their signatures. Returns their names."""
         self._jobs.tasks.load()
         names = list(self._jobs.tasks)
         if not names:
@@ -241,7 +241,7 @@ class Worker(Service):
             self._finisher.put(held.ended(outcome))
 
     def _on_settled(self, ends: list[RunEnd]) -> None:
-        """These are stored, or somebody else's."""
+        """The ends are stored, or their leases are lost."""
         runs = 0
         for end in ends:
             outcome = end.outcome
@@ -253,17 +253,17 @@ class Worker(Service):
         self._attempts.count(runs)
 
     def _free_gates(self, lease: Lease | Claimed) -> None:
-        """Before it leaves the table of attempts, so that `drain` sees one or the other."""
+        """Its places are free. Called before it leaves the table of attempts, so that `drain` misses neither."""
         if isinstance(lease, Claimed):
             self._limited.ended(lease)
 
     def _give_back(self) -> None:
-        """What no thread has taken, be it claimed under this id or an earlier one."""
+        """Give back what no thread has taken, under whichever process id it was claimed."""
         for lane in self._lanes:
             self._end(lane.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Others run what this worker held. What it runs behind limits is interrupted: it overlaps with them."""
+        """Others may run what this worker held. Running jobs behind limits are interrupted, lest they exceed them."""
         self._give_back()
         for held in self._threads.running:
             if held.job.gates:
