@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 
 from benchmarks import work
 from benchmarks.work import SCHEMA, jobs
-from sqla_jobs.calls.values import ALL
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import own_engine
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.limit_lock import LockUnflushed
 from sqla_jobs.queries.limited import NOWHERE, ClaimLimited, Floors, Look
 from sqla_jobs.worker.gate_floors import GateFloors
 
@@ -43,15 +43,15 @@ class TimedClaim(ClaimLimited):
     def timed(
         self, connection: Connection, process_id: uuid.UUID, *, cursor: str = "{}", floors: Floors = NOWHERE
     ) -> Timed:
-        raw = driver(connection)
-        values = self._values(process_id, "default", _BATCH, _TASKS, cursor, {}, floors, ALL)
+        raw, lock = driver(connection), LockUnflushed(self.tables)
+        values = self.values(process_id, "default", _BATCH, _TASKS, cursor=cursor, floors=floors)
         raw.execute("BEGIN")
         began = time.perf_counter()
-        self._lock.run(connection)
+        lock.run(connection)
         rows = connection.exec_driver_sql(*self.filled(values)).all()
         took = time.perf_counter() - began
         raw.execute("COMMIT")
-        return Timed(took, self._look(connection, rows, process_id))
+        return Timed(took, self.look(connection, rows, process_id))
 
 
 @contextmanager

@@ -6,17 +6,17 @@ due AS MATERIALIZED
 (SELECT taken.ctid AS ctid, taken.id AS id, taken.started_at AS started_at
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(lanes)s::VARCHAR END AS
-    TEXT[]), CAST(%(slots)s::VARCHAR AS INTEGER[]), CAST(%(floors)s::VARCHAR AS TEXT[])) AS anon_1(queue,
-    slots, floors) JOIN LATERAL (SELECT found.ctid AS ctid, found.id AS id, found.started_at AS started_at
-FROM unnest(CAST('{-10,-9,-8,-7,-6,-5,-4,-3,-2,-1,0,1,2,3,4,5,6,7,8,9,10}' AS SMALLINT[]), CAST(anon_1.floors
-    AS BIGINT[])) AS anon_2(priority, floor) JOIN LATERAL (SELECT sqla_jobs.ctid AS ctid, sqla_jobs.id AS id,
+    TEXT[]), CAST(%(slots)s::VARCHAR AS INTEGER[]), CAST(%(floors)s::VARCHAR AS TEXT[])) AS lane(queue, slots,
+    floors) JOIN LATERAL (SELECT found.ctid AS ctid, found.id AS id, found.started_at AS started_at
+FROM unnest(CAST('{-10,-9,-8,-7,-6,-5,-4,-3,-2,-1,0,1,2,3,4,5,6,7,8,9,10}' AS SMALLINT[]), CAST(lane.floors AS
+    BIGINT[])) AS probe(priority, floor) JOIN LATERAL (SELECT sqla_jobs.ctid AS ctid, sqla_jobs.id AS id,
     sqla_jobs.started_at AS started_at
 FROM sqla_jobs
-WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = anon_1.queue AND sqla_jobs.priority = anon_2.priority
-    AND sqla_jobs.position > anon_2.floor AND sqla_jobs.gates IS NULL AND sqla_jobs.task = ANY (array((SELECT
-    anon_3.task
-FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS anon_3(task)
-WHERE anon_3.task != ALL (array((SELECT sqla_paused_tasks.name
+WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = lane.queue AND sqla_jobs.priority = probe.priority AND
+    sqla_jobs.position > probe.floor AND sqla_jobs.gates IS NULL AND sqla_jobs.task = ANY (array((SELECT
+    known.task
+FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS known(task)
+WHERE known.task != ALL (array((SELECT sqla_paused_tasks.name
 FROM sqla_paused_tasks
 WHERE sqla_paused_tasks.paused_at IS NOT NULL AND (sqla_paused_tasks.paused_until > statement_timestamp()) IS
     NOT false UNION ALL SELECT unnest(sqla_limits.tasks) AS unnest_1
@@ -24,9 +24,9 @@ FROM sqla_limits
 WHERE sqla_limits.running IS NOT NULL OR sqla_limits.rate IS NOT NULL)))))) AND sqla_jobs.id != ALL
     (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR
     sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS BIGINT[]))) ORDER BY sqla_jobs.position
- LIMIT anon_1.slots FOR NO KEY UPDATE SKIP LOCKED) AS found ON true
- LIMIT anon_1.slots) AS taken ON true
-WHERE anon_1.queue != ALL (array((SELECT sqla_queues.name
+ LIMIT lane.slots FOR NO KEY UPDATE SKIP LOCKED) AS found ON true
+ LIMIT lane.slots) AS taken ON true
+WHERE lane.queue != ALL (array((SELECT sqla_queues.name
 FROM sqla_queues
 WHERE sqla_queues.paused_at IS NOT NULL AND (sqla_queues.paused_until > statement_timestamp()) IS NOT false
     UNION ALL SELECT substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS substr_1
@@ -41,9 +41,9 @@ FROM owner) IS NOT NULL)
 FROM due))) RETURNING sqla_jobs.id, sqla_jobs.current_run_id, sqla_jobs.task, sqla_jobs.queue,
     sqla_jobs.priority, sqla_jobs.position, CAST(sqla_jobs.args AS TEXT) AS args, sqla_jobs.attempt,
     sqla_jobs.max_attempts, CAST(EXTRACT(epoch FROM sqla_jobs.scheduled_for) * %(param_1)s::INTEGER AS BIGINT)
-    AS anon_4, sqla_jobs.id = ANY (array((SELECT due.id
+    AS anon_1, sqla_jobs.id = ANY (array((SELECT due.id
 FROM due
-WHERE due.started_at IS NOT NULL))) AS anon_5
+WHERE due.started_at IS NOT NULL))) AS anon_2
 -- least_1 = 999999999
 -- least_2 = 1
 -- param_1 = 1000000

@@ -14,9 +14,9 @@ WITH RECURSIVE owner AS MATERIALIZED (
       CAST(%(ended)s AS int[]) AS ended, cardinality(CAST(%(hints)s AS text[])) AS hinted,
       ARRAY(SELECT t.name FROM unnest(CAST(%(tasks)s AS text[])) t (name)
         WHERE t.name <> ALL (ARRAY(SELECT p.name FROM sqla_paused_tasks p WHERE p.paused_at IS NOT NULL AND
-    (p.paused_until IS NULL OR p.paused_until > statement_timestamp())))) AS tasks
+    (p.paused_until > statement_timestamp()) IS NOT false))) AS tasks
     FROM owner WHERE NOT EXISTS (SELECT FROM sqla_queues q WHERE q.name = %(queue)s AND q.paused_at IS NOT
-    NULL AND (q.paused_until IS NULL OR q.paused_until > statement_timestamp()))
+    NULL AND (q.paused_until > statement_timestamp()) IS NOT false)
 ), walk AS (
     SELECT -b.hinted AS step, CAST(%(cursor)s AS text[]) COLLATE "C" AS gates, CAST(NULL AS bigint[]) AS
     rooms,
@@ -154,9 +154,9 @@ WITH RECURSIVE owner AS MATERIALIZED (
     WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM admitted))
     RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args,
     j.attempt,
-      j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for, j.gates
+      j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
 )
-SELECT claimed.*, c.was_started, look.*
+SELECT claimed.*, c.was_started, c.gates, look.*
 FROM (
     SELECT
       CASE WHEN max(step) >= %(steps)s

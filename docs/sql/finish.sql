@@ -1,9 +1,9 @@
 WITH mine AS MATERIALIZED
-(SELECT anon_3.job_id AS job_id, anon_3.run_id AS run_id, anon_3.process_id AS process_id, anon_3.outcome AS
-    outcome, anon_3.delay AS delay, anon_3.started AS started, anon_3.finished AS finished, anon_3.result AS
-    result, anon_3.error_type AS error_type, anon_3.error AS error, anon_3.traceback AS traceback,
-    anon_3.fraction AS fraction, anon_3.message AS message, found.attempt AS attempt, found.started_at AS
-    started_at, found.finished_at AS finished_at, found.due_at AS due_at, found.state AS state
+(SELECT ended.job_id AS job_id, ended.run_id AS run_id, ended.process_id AS process_id, ended.outcome AS
+    outcome, ended.delay AS delay, ended.started AS started, ended.finished AS finished, ended.result AS
+    result, ended.error_type AS error_type, ended.error AS error, ended.traceback AS traceback, ended.fraction
+    AS fraction, ended.message AS message, found.attempt AS attempt, found.started_at AS started_at,
+    found.finished_at AS finished_at, found.due_at AS due_at, found.state AS state
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
     BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
@@ -11,28 +11,28 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
     CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
     AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[]), CAST(%(fractions)s::VARCHAR AS DOUBLE PRECISION[]),
-    CAST(%(messages)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay, started,
+    CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
     finished, result, error_type, error, traceback, fraction, message) JOIN LATERAL (SELECT sqla_jobs.attempt
-    AS attempt, sqla_jobs.started_at + (CAST(anon_3.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS
-    started_at, sqla_jobs.started_at + (CAST(anon_3.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS
-    finished_at, sqla_jobs.started_at + (CAST(anon_3.finished AS DOUBLE PRECISION) * INTERVAL '1 second') +
-    (CAST(CASE WHEN (anon_3.outcome = %(outcome_2)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
+    AS attempt, sqla_jobs.started_at + (CAST(ended.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS
+    started_at, sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS
+    finished_at, sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') +
+    (CAST(CASE WHEN (ended.outcome = %(outcome_2)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
     count(*) AS count_1
 FROM sqla_runs
 WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_3)s::VARCHAR) - %(param_2)s::INTEGER,
     %(least_1)s::INTEGER)), %(least_2)s) * (%(param_3)s + random() / CAST(%(random_1)s::INTEGER AS NUMERIC))
-    ELSE anon_3.delay END AS DOUBLE PRECISION) * INTERVAL '1 second') AS due_at, CASE WHEN (anon_3.outcome IN
-    ('succeeded', 'failed', 'cancelled')) THEN anon_3.outcome WHEN (anon_3.outcome = %(outcome_4)s::VARCHAR)
+    ELSE ended.delay END AS DOUBLE PRECISION) * INTERVAL '1 second') AS due_at, CASE WHEN (ended.outcome IN
+    ('succeeded', 'failed', 'cancelled')) THEN ended.outcome WHEN (ended.outcome = %(outcome_4)s::VARCHAR)
     THEN CASE WHEN (sqla_jobs.cancel_requested_at IS NOT NULL) THEN %(param_4)s::VARCHAR WHEN
     (sqla_jobs.attempt >= sqla_jobs.max_attempts) THEN %(param_5)s::VARCHAR WHEN ((SELECT count(*) AS count_2
 FROM sqla_runs
 WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_5)s::VARCHAR) < %(param_6)s::INTEGER)
     THEN %(param_7)s::VARCHAR ELSE %(param_8)s::VARCHAR END WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
-    THEN %(param_9)s::VARCHAR WHEN (anon_3.outcome = %(outcome_6)s::VARCHAR AND anon_3.delay IS NULL) THEN
+    THEN %(param_9)s::VARCHAR WHEN (ended.outcome = %(outcome_6)s::VARCHAR AND ended.delay IS NULL) THEN
     %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END AS state
 FROM sqla_jobs
-WHERE sqla_jobs.id = anon_3.job_id AND sqla_jobs.current_run_id = anon_3.run_id AND sqla_jobs.process_id =
-    anon_3.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
+WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
+    ended.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
 stored AS
 (INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, result, error_type,
     error, traceback) SELECT CASE WHEN ((SELECT sqla_runs.id
@@ -56,13 +56,13 @@ done AS
     sqla_jobs.position END FROM mine WHERE sqla_jobs.id = mine.job_id AND sqla_jobs.id = ANY (array((SELECT
     mine.job_id
 FROM mine))) RETURNING mine.run_id)
- SELECT anon_3.run_id, CASE WHEN ((SELECT sqla_jobs.id
+ SELECT ended.run_id, CASE WHEN ((SELECT sqla_jobs.id
 FROM sqla_jobs
-WHERE sqla_jobs.id = anon_3.job_id AND sqla_jobs.current_run_id = anon_3.run_id AND sqla_jobs.process_id =
-    anon_3.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_12)s::VARCHAR WHEN
+WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
+    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_12)s::VARCHAR WHEN
     (coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
-WHERE sqla_runs.id = anon_3.run_id), %(coalesce_1)s::VARCHAR) != %(coalesce_2)s::VARCHAR) THEN
+WHERE sqla_runs.id = ended.run_id), %(coalesce_1)s::VARCHAR) != %(coalesce_2)s::VARCHAR) THEN
     %(param_13)s::VARCHAR ELSE %(param_14)s::VARCHAR END AS fate
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
@@ -71,9 +71,9 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     CAST(%(started)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(finished)s::VARCHAR AS DOUBLE PRECISION[]),
     CAST(%(results)s::VARCHAR AS TEXT[]), CAST(%(error_types)s::VARCHAR AS TEXT[]), CAST(%(errors)s::VARCHAR
     AS TEXT[]), CAST(%(tracebacks)s::VARCHAR AS TEXT[]), CAST(%(fractions)s::VARCHAR AS DOUBLE PRECISION[]),
-    CAST(%(messages)s::VARCHAR AS TEXT[])) AS anon_3(job_id, run_id, process_id, outcome, delay, started,
+    CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
     finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
-    anon_3.run_id
+    ended.run_id
 WHERE done.run_id IS NULL
 -- coalesce_1 = 'lost'
 -- coalesce_2 = 'lost'

@@ -1,7 +1,7 @@
 WITH mine AS MATERIALIZED
-(SELECT sqla_jobs.id AS id, anon_1.gates AS gates, anon_1.ordered_by AS ordered_by
+(SELECT sqla_jobs.id AS id, given.gates AS gates, given.ordered_by AS ordered_by
 FROM sqla_jobs JOIN unnest(CAST(%(ids)s::VARCHAR AS BIGINT[]), CAST(%(gates)s::VARCHAR AS TEXT[]),
-    CAST(%(orders)s::VARCHAR AS TEXT[])) AS anon_1(id, gates, ordered_by) ON sqla_jobs.id = anon_1.id
+    CAST(%(orders)s::VARCHAR AS TEXT[])) AS given(id, gates, ordered_by) ON sqla_jobs.id = given.id
 WHERE sqla_jobs.state IN ('queued', 'running') FOR NO KEY UPDATE OF sqla_jobs SKIP LOCKED)
  UPDATE sqla_jobs SET gates=CAST(mine.gates AS TEXT[]), ordered_by=mine.ordered_by FROM mine WHERE
     sqla_jobs.id = mine.id

@@ -30,9 +30,9 @@ WHERE sqla_jobs.state = 'queued' AND sqla_jobs.queue = ANY (CAST(%(queues)s::VAR
     sqla_jobs.queue != ALL (array((SELECT sqla_queues.name
 FROM sqla_queues
 WHERE sqla_queues.paused_at IS NOT NULL AND (sqla_queues.paused_until > statement_timestamp()) IS NOT false)))
-    AND sqla_jobs.task = ANY (array((SELECT anon_5.task
-FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS anon_5(task)
-WHERE anon_5.task != ALL (array((SELECT sqla_paused_tasks.name
+    AND sqla_jobs.task = ANY (array((SELECT known.task
+FROM unnest(CAST(%(tasks)s::VARCHAR AS TEXT[])) AS known(task)
+WHERE known.task != ALL (array((SELECT sqla_paused_tasks.name
 FROM sqla_paused_tasks
 WHERE sqla_paused_tasks.paused_at IS NOT NULL AND (sqla_paused_tasks.paused_until > statement_timestamp()) IS
     NOT false)))))) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND

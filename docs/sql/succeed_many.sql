@@ -1,16 +1,16 @@
 WITH mine AS MATERIALIZED
-(SELECT anon_2.job_id AS job_id, anon_2.run_id AS run_id, anon_2.started AS started, anon_2.finished AS
-    finished, anon_2.result AS result, found.ctid AS ctid, found.started_at AS started_at, found.finished_at
-    AS finished_at
+(SELECT ended.job_id AS job_id, ended.run_id AS run_id, ended.started AS started, ended.finished AS finished,
+    ended.result AS result, found.ctid AS ctid, found.started_at AS started_at, found.finished_at AS
+    finished_at
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
     BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(all_started)s::VARCHAR AS DOUBLE PRECISION[]),
     CAST(%(all_finished)s::VARCHAR AS DOUBLE PRECISION[]), CAST(%(results)s::VARCHAR AS TEXT[])) AS
-    anon_2(job_id, run_id, started, finished, result) JOIN LATERAL (SELECT sqla_jobs.ctid AS ctid,
-    sqla_jobs.started_at + (CAST(anon_2.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS started_at,
-    sqla_jobs.started_at + (CAST(anon_2.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS finished_at
+    ended(job_id, run_id, started, finished, result) JOIN LATERAL (SELECT sqla_jobs.ctid AS ctid,
+    sqla_jobs.started_at + (CAST(ended.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS started_at,
+    sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS finished_at
 FROM sqla_jobs
-WHERE sqla_jobs.id = anon_2.job_id AND sqla_jobs.current_run_id = anon_2.run_id AND sqla_jobs.process_id =
+WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
     %(lease_process_id)s::UUID AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON
     true),
 done AS

@@ -34,9 +34,11 @@ def cancel(session: Session, models: Models[Any], job: JobMixin | int, *, kill: 
 
     False: it had ended already.
     """
-    after_commit(session, models.Job, models.channel, "")
     wanted = models.Job.state.in_(LIVE) | keeps_others_waiting(models)
-    return _change(session, models, job, wanted, cancelled(models, kill=kill))
+    changed = _change(session, models, job, wanted, cancelled(models, kill=kill))
+    if changed is not None and changed.ordered_by is not None:  # the next one of its key may start
+        after_commit(session, models.Job, models.channel, "")
+    return changed is not None
 
 
 def cancelled(models: Models[Any], *, kill: bool = False) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
     try:
         with session.begin_nested():
             wanted = models.Job.state.not_in(["queued", "running"]) & has_arguments(models)
-            is_retried = _change(session, models, job, wanted, retried(models))
+            is_retried = _change(session, models, job, wanted, retried(models)) is not None
     except IntegrityError as error:
         if not isinstance(error.orig, UniqueViolation):
             raise
@@ -117,7 +119,7 @@ def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_a
     check_run_at(run_at)
     table = models.Job
     after_commit(session, table, models.channel, "")
-    return _change(session, models, job, table.state.in_(WAITING), rescheduled(run_at))
+    return _change(session, models, job, table.state.in_(WAITING), rescheduled(run_at)) is not None
 
 
 def check_run_at(run_at: datetime | timedelta) -> None:
@@ -137,18 +139,13 @@ def rescheduled(run_at: datetime | timedelta) -> dict[str, Any]:
 
 
 def move(
-    session: Session,
-    models: Models[Any],
-    job: JobMixin | int,
-    *,
-    queue: str | None = None,
-    priority: int | None = None,
+    session: Session, models: Models[Any], job: JobMixin | int, *, queue: str | None = None, priority: int | None = None
 ) -> bool:
     """A waiting job goes to the end of another queue or priority. False: it does not wait."""
     check_move(queue, priority)
     table = models.Job
     after_commit(session, table, models.channel, queue or "")
-    return _change(session, models, job, table.state.in_(WAITING), moved(models, queue, priority))
+    return _change(session, models, job, table.state.in_(WAITING), moved(models, queue, priority)) is not None
 
 
 def check_move(queue: str | None, priority: int | None) -> None:
@@ -201,12 +198,13 @@ def id_of(session: Session, job: JobMixin | int) -> int:
     return job.id
 
 
-def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, values: dict[str, Any]) -> bool:
+def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, values: dict[str, Any]) -> Any:
+    """Returns the id of the job and what it is ordered by, or None if it is not as `when` says."""
     job_id = id_of(session, job)
     table = models.Job
-    statement = update(table).where(table.id == job_id, when).values(values).returning(table.id)
-    changed = session.scalar(statement, execution_options={"synchronize_session": False}) is not None
-    if not changed and session.scalar(select(table.id).where(table.id == job_id)) is None:
+    statement = update(table).where(table.id == job_id, when).values(values).returning(table.id, table.ordered_by)
+    changed = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    if changed is None and session.scalar(select(table.id).where(table.id == job_id)) is None:
         raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
     known = session.identity_map.get(session.identity_key(table, job_id))
     if known is not None:

@@ -1,4 +1,4 @@
-"""What operators say about limits, in a transaction of the caller's."""
+"""Setting and clearing limits, in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -24,47 +24,41 @@ from sqla_jobs.tasks.registry import Tasks
 
 
 class Unsaid:
-    """Stands for a key that was not given: `None` is a key, too."""
+    """Means that no key was given: `None` is a key too."""
 
 
 UNSAID: Final = Unsaid()
 
 
-_NONE = "@"
-"""Instead of the rate of a queue."""
-
-
 @dataclass(frozen=True)
 class Target:
-    """The rows of limits that somebody named: that of jobs at once, and that of starts in a time."""
+    """The rows of limits that somebody named: the concurrency limit and the rate limit, each "" if there is none."""
 
     concurrency: str
     rate: str
     tasks: tuple[str, ...]
-    """The names of the task, where no code declares a limit of that kind for it."""
+    """The names of the task; a row that is not there yet limits these."""
     name: str = ""
-    """That of all of it; empty for one key."""
+    """The name of the limit; empty where one key was named."""
 
 
 def gates_of(target: Target) -> list[str]:
-    """The rows that can be."""
-    return [gate for gate in (target.concurrency, target.rate) if gate not in ("", _NONE)]
+    """The one or two rows that a target names."""
+    return [gate for gate in (target.concurrency, target.rate) if gate]
 
 
 def target_of_queue(queue: object) -> Target:
-    """The limit of a queue, which has no rate. Raises `ArgumentsError`."""
-    return Target(f"@{check_queue(queue)}", _NONE, ())
+    """The concurrency limit of a queue. Queues have no rate. Raises `ArgumentsError`."""
+    return Target(f"@{check_queue(queue)}", "", ())
 
 
 def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
-    """A row of limits that is there already, with the tasks that it names."""
-    if gate.startswith("%"):
-        return Target("", gate, tuple(tasks))
-    return Target(gate, _NONE if gate.startswith("@") else "", tuple(tasks))
+    """An existing row of limits, with the tasks that it names."""
+    return Target("", gate, tuple(tasks)) if gate.startswith("%") else Target(gate, "", tuple(tasks))
 
 
 def target(tasks: Tasks[Any], which: object, key: object) -> Target:
-    """The rows that a task, its name or the name of a shared limit stand for. Raises `ArgumentsError`."""
+    """The rows of a task, given as itself or by name, or of a shared limit. Raises `ArgumentsError`."""
     tasks.load()
     gates = [gate for task in tasks.values() for gate in task.declaration.gates if gate.limit is not None]
     is_task = not isinstance(which, str) or which in tasks
@@ -81,7 +75,7 @@ def target(tasks: Tasks[Any], which: object, key: object) -> Target:
 
 
 def _whole(mine: Mapping[str, Gate], kinds: str, name: str, tasks: Collection[str]) -> str:
-    """The row without a key; where only each key has one, that of each. Of a task there may be one in any case."""
+    """The row without a key, else the row of each key, else the row that a task could have."""
     found = sorted((row for row in mine if row[0] in kinds), key=lambda row: row.endswith("="))
     return found[0] if found else f"{kinds[0]}{name}" if tasks else ""
 
@@ -103,7 +97,7 @@ def set_limit(
     rate: int | None,
     per: float | timedelta | None,
 ) -> list[str]:
-    """Override what code declares, from the caller's commit on. Returns the rows that were set."""
+    """Override the declared numbers, from the caller's commit on. Returns the rows that were set."""
     row: Any = models.Limit
     found = _checked(target, running, rate, per)
     for gate, numbers in found.items():
@@ -117,7 +111,7 @@ def set_limit(
 def set_by_person(
     it: Changing, target: Target, *, running: int | None, rate: int | None, per: float | timedelta | None
 ) -> list[str]:
-    """The same by a person, with a line in the audit for each row."""
+    """`set_limit` by a person: the audit gets a line for each row."""
     gates = set_limit(it.session, it.models, target, running=running, rate=rate, per=per)
     for gate in gates:
         numbers = {"rate": rate, "per": str(per)} if gate.startswith("%") else {"running": running}
@@ -126,7 +120,7 @@ def set_by_person(
 
 
 def clear_by_person(it: Changing, target: Target) -> list[str]:
-    """What an operator had set is taken back by a person, with a line in the audit for each row."""
+    """`clear_limit` by a person: the audit gets a line for each row."""
     gates = clear_limit(it.session, it.models, target)
     for gate in gates:
         it.record("clear", titled(gate))
@@ -134,7 +128,7 @@ def clear_by_person(it: Changing, target: Target) -> list[str]:
 
 
 def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> bool:
-    """Take so many starts from a rate, and commit. False: they are not free, and none is taken."""
+    """Take `number` starts from a rate, and commit. False: so many are not free, and none is taken."""
     check_integer("number", number, least=1, most=MOST_RATE)
     if not target.rate:
         raise ArgumentsError("this rate is not declared with key=: leave key= out, or declare it so")
@@ -155,33 +149,33 @@ def _checked(
         raise ArgumentsError(f"rate= and per= go together, got rate={rate!r:.20} and per={per!r:.20}")
     found: dict[str, dict[str, Any]] = {}
     if running is not None:
-        gate = _known(target.concurrency, "running", target.name)
+        gate = _known(target, target.concurrency, "running")
         most = 1 if gate[0] == "!" else MOST_RUNNING
         found[gate] = {"running": check_integer("running", running, least=0, most=most)}
     if rate is not None:
         seconds = check_seconds("per", per, least=1.0, most=DAY)
-        found[_known(target.rate, "rate", target.name)] = {
+        found[_known(target, target.rate, "rate")] = {
             "rate": check_integer("rate", rate, least=0, most=MOST_RATE),
             "per": seconds,
         }
     return found
 
 
-def _known(gate: str, what: str, name: str) -> str:
-    if gate == _NONE:
+def _known(target: Target, gate: str, what: str) -> str:
+    if gate:
+        return gate
+    if target.concurrency.startswith("@"):
         raise ArgumentsError("a queue takes running= alone: limit the rate of a task, or share a limit by its name")
-    if not gate:
-        raise ArgumentsError(
-            f"{what}= cannot be set: no task declares a {'rate' if what == 'rate' else 'number at once'} named "
-            f"{name!r:.60}, and so nothing would be limited"
-            if name
-            else f"{what}= cannot be set for one key: no task declares this limit with key="
-        )
-    return gate
+    raise ArgumentsError(
+        f"{what}= cannot be set: no task declares a {'rate' if what == 'rate' else 'number at once'} named "
+        f"{target.name!r:.60}, and so nothing would be limited"
+        if target.name
+        else f"{what}= cannot be set for one key: no task declares this limit with key="
+    )
 
 
 def clear_limit(session: Session, models: Models[Any], target: Target) -> list[str]:
-    """What code declares applies again, from the caller's commit on. Returns the rows that an operator had set."""
+    """Restore the declared numbers, from the caller's commit on. Returns the rows that an operator had set."""
     row: Any = models.Limit
     rows = session.scalars(
         select(row)

@@ -73,14 +73,7 @@ class WorkerTransactions:
     how long a connection of the application's pool may be silent when a transaction begins on it.
     """
 
-    def __init__(
-        self,
-        session: Callable[[], Session],
-        queries: Queries,
-        *,
-        lease: float,
-        patience: float,
-    ) -> None:
+    def __init__(self, session: Callable[[], Session], queries: Queries, *, lease: float, patience: float) -> None:
         self._session = session
         self._queries = queries
         self._lease = lease

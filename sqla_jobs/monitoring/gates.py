@@ -15,6 +15,7 @@ from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import GateState
+from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gate, titled
 from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import duration, plural
@@ -63,12 +64,7 @@ def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
         except ArgumentsError:
             found |= dict.fromkeys(declaration.gates_without_key)
     limit: Any = jobs.Limit
-    by_operators = select(limit.gate).where(
-        limit.declared.is_(None),
-        or_(limit.running.is_not(None), limit.rate.is_not(None)),
-        func.strpos(limit.gate, "=") == 0,
-        limit.tasks.overlap(names),
-    )
+    by_operators = select(limit.gate).where(is_of_operator(limit), limit.tasks.overlap(names))
     return [*(found | dict.fromkeys(ask(session, jobs, by_operators).scalars()))]
 
 

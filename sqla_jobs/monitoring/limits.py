@@ -16,6 +16,7 @@ from sqla_jobs.monitoring.processes import age_of
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import WaitingGroup
+from sqla_jobs.queries.restrictions import is_in_effect
 from sqla_jobs.rules.limits import described, named_on_command_line, titled, worded
 from sqla_jobs.rules.wording import Count, duration, they_are
 
@@ -76,8 +77,8 @@ class LimitStatus:
 def read_limits(session: Session, jobs: Jobs[Any]) -> list[LimitStatus]:
     """All limits in effect, those of each key before those of one, and queues last."""
     limit: Any = jobs.Limit
-    in_effect = or_(limit.running.is_not(None), limit.rate.is_not(None))
-    rows: list[Any] = list(ask(session, jobs, select(*limit.__table__.c).where(in_effect).order_by(limit.gate)))
+    in_effect = select(*limit.__table__.c).where(is_in_effect(limit)).order_by(limit.gate)
+    rows: list[Any] = list(ask(session, jobs, in_effect))
     if not rows:
         return []
     rows.sort(key=lambda row: (row.gate[0] == "@", row.gate[1:], row.gate))

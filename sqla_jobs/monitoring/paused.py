@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
-from sqla_jobs.queries.expressions import is_paused
+from sqla_jobs.queries.restrictions import is_paused
 
 
 @dataclass(frozen=True, slots=True)

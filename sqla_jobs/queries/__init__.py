@@ -19,7 +19,7 @@ from sqla_jobs.database.driver import driver
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.begin import begin as begin_transaction
 from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
-from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits, Promote
+from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
 from sqla_jobs.queries.commit import Commit, Ending
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
@@ -27,9 +27,9 @@ from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.gate_states import GateStates, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
 from sqla_jobs.queries.gating import FewerGates, GiveGates, OperatorLimits
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
-from sqla_jobs.queries.limit_lock import ForgetStarts, Lock, Spend, TellOthers
-from sqla_jobs.queries.limited import ClaimLimited
+from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOthers
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
+from sqla_jobs.queries.promote import Promote
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.queries.succeed import SucceedOne
@@ -46,7 +46,7 @@ class Queries(Calls[SqlConnection]):
 
         self.claim = Claim(tables)
         self.claim_whatever_the_limits = ClaimWhateverTheLimits(tables)
-        self.claim_limited = ClaimLimited(tables)
+        self.claim_limited = ClaimLocked(tables)
         self.forget_starts = ForgetStarts(tables)
         self.tell_others = TellOthers(tables)
         self.ungated = FewerGates(tables)

@@ -1,4 +1,4 @@
-"""What a worker does first in the transaction of a task, so that its own end cannot hold up others."""
+"""The first message of a task's transaction. It makes the server notice soon that a worker's host is gone."""
 
 from __future__ import annotations
 

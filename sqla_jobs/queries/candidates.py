@@ -1,4 +1,4 @@
-"""The jobs that a statement over many would look at: to be tried one by one where the server refuses one of them."""
+"""The jobs that a statement would change, so that they can be tried one by one after the server has refused it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
 class ToClaim(Statement):
-    """Those that are queued in one queue, for these tasks, without gates."""
+    """Queued jobs of one queue and of these tasks, without gates."""
 
     def __call__(self, connection: SqlConnection, queue: str, tasks: Sequence[str], which: Among) -> list[int]:
         values = {"queue": queue, "tasks": list(tasks), **which.parameters()}
@@ -33,7 +33,7 @@ class ToClaim(Statement):
 
 
 class ToClaimLimited(ToClaim):
-    """The same behind gates."""
+    """Queued jobs of one queue and of these tasks, behind gates."""
 
     @staticmethod
     def _is_one(jobs: Any) -> Any:
@@ -41,7 +41,7 @@ class ToClaimLimited(ToClaim):
 
 
 class ToPromote(Statement, upkeep.Candidates[SqlConnection]):
-    """Those that are scheduled and due."""
+    """Scheduled jobs that are due."""
 
     def sql(self) -> Any:
         jobs = self.tables.jobs
@@ -50,7 +50,7 @@ class ToPromote(Statement, upkeep.Candidates[SqlConnection]):
 
 
 class ToRescue(Statement, upkeep.Candidates[SqlConnection]):
-    """Those that run under a process without a row."""
+    """Running jobs whose process has no row."""
 
     def sql(self) -> Any:
         return _some(self.tables, select(self.tables.jobs.c.id).where(is_orphaned(self.tables)))

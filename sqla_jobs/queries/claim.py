@@ -1,11 +1,12 @@
-"""Taking jobs: the claim, and the promotion of scheduled jobs that are due."""
+"""The claim of jobs."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
@@ -19,16 +20,13 @@ from sqlalchemy import (
     Text,
     Uuid,
     all_,
-    and_,
     any_,
     bindparam,
     case,
     cast,
-    exists,
     func,
     literal_column,
     null,
-    or_,
     select,
     true,
     union_all,
@@ -36,50 +34,49 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import lookout
-from sqla_jobs.calls.values import (
-    ALL,
-    EVERYWHERE,
-    PRIORITIES,
-    Among,
-    Claimed,
-    names,
-    numbers,
-    texts,
-)
+from sqla_jobs.calls.values import ALL, EVERYWHERE, PRIORITIES, Among, Claimed, names, numbers, texts
 from sqla_jobs.models.types import MOST_ATTEMPTS
-from sqla_jobs.queries.expressions import (
-    Tables,
-    array_of,
-    claimable_tasks,
-    committed_to_disk,
-    free_of_queue,
-    in_state,
-    is_among,
-    is_paused,
-    limited_queues,
-    locked,
-    seconds,
-    unlimited_tasks,
-    unnest_text,
-)
+from sqla_jobs.queries.expressions import Tables, array_of, committed_to_disk, in_state, is_among, unnest_text
+from sqla_jobs.queries.gates import named, queue_free
+from sqla_jobs.queries.restrictions import claimable_tasks, limited_queues, paused, unlimited_tasks
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
-CLAIM_ORDER = attrgetter("priority", "position")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def moment_of(microseconds: int | None) -> datetime | None:
-    """The moment that so many microseconds after the first of 1970 are."""
+def _moment_of(microseconds: int | None) -> datetime | None:
+    """The moment so many microseconds after 1970-01-01 UTC."""
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
-class Claim(RenderedStatement):
-    """At most `slots` jobs of each lane, from above its floors; and whether each was started before."""
+class ClaimStatement(RenderedStatement):
+    """What all claims share: how their rows are read."""
 
     def __init__(self, tables: Tables) -> None:
         super().__init__(tables)
         self._elapsed = Elapsed(tables)
+
+    def claimed(
+        self,
+        connection: SqlConnection,
+        process_id: uuid.UUID,
+        rows: Sequence[Any],
+        gates: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
+    ) -> list[Claimed]:
+        """The rows as jobs, in claim order. `gates` are those of each job that has any."""
+        again = [job_id for job_id, *_, was_started in rows if was_started]
+        elapsed = self._elapsed(connection, again) if again else {}
+        claimed = [
+            Claimed._make(
+                (job_id, run_id, process_id, *rest, _moment_of(due), elapsed.get(job_id, 0.0), gates.get(job_id, ()))
+            )
+            for job_id, run_id, *rest, due, _ in rows
+        ]
+        return sorted(claimed, key=attrgetter("priority", "position"))
+
+
+class Claim(ClaimStatement):
+    """Takes jobs without limits from several queues at once."""
 
     def __call__(
         self,
@@ -95,7 +92,7 @@ class Claim(RenderedStatement):
         Those of a priority lie above its place in `floors[queue]`, where that is given. A process without a
         row gets none.
         """
-        rows = self._run(connection, self.values(process_id, slots, tasks, floors, among)).all()
+        rows = self._rows(connection, self.values(process_id, slots, tasks, floors, among))
         return self.claimed(connection, process_id, rows)
 
     @staticmethod
@@ -106,7 +103,7 @@ class Claim(RenderedStatement):
         floors: Mapping[str, Sequence[int]] | None = None,
         among: Among = ALL,
     ) -> dict[str, Any]:
-        """What the statement takes."""
+        """The parameters of the statement."""
         return {
             "process_id": process_id,
             "tasks": names(tuple(tasks)),
@@ -116,23 +113,12 @@ class Claim(RenderedStatement):
             **among.parameters(),
         }
 
-    def claimed(self, connection: SqlConnection, process_id: uuid.UUID, rows: Iterable[Any]) -> list[Claimed]:
-        """Its rows as jobs, in claim order."""
-        rows = list(rows)
-        again = [job_id for job_id, *_, was_started in rows if was_started]
-        elapsed = self._elapsed(connection, again) if again else {}
-        claimed = [
-            Claimed._make((job_id, run_id, process_id, *rest, moment_of(scheduled_for), elapsed.get(job_id, 0.0), ()))
-            for job_id, run_id, *rest, scheduled_for, _ in rows
-        ]
-        return sorted(claimed, key=CLAIM_ORDER)
-
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
-        """Which queued jobs are to be taken. Said in the claim's own snapshot: limits and pauses come at any time."""
+        """Conditions on the jobs, seen in the claim's own snapshot: limits and pauses come at any time."""
         return jobs.c.gates.is_(None), jobs.c.task == any_(unlimited_tasks(self.tables))
 
     def _queues_left_out(self) -> Any:
-        return array_of(union_all(_paused_queues(self.tables), limited_queues(self.tables)))
+        return array_of(union_all(paused(self.tables.queues), limited_queues(self.tables)))
 
     def _slots(self, lane: Any) -> Any:
         return lane.c.slots
@@ -214,22 +200,18 @@ class Claim(RenderedStatement):
         )
 
 
-def _paused_queues(tables: Tables) -> Any:
-    return select(tables.queues.c.name).where(is_paused(tables.queues.c))
-
-
 class ClaimFromLimitedQueue(Claim):
-    """The same of queues that are limited themselves. Under the lock of limits."""
+    """Takes jobs without gates from queues that are limited themselves. Needs the lock of limits."""
 
     def _queues_left_out(self) -> Any:
-        return array_of(_paused_queues(self.tables))
+        return array_of(paused(self.tables.queues))
 
     def _slots(self, lane: Any) -> Any:
-        return func.least(lane.c.slots, free_of_queue(self.tables, lane.c.queue))
+        return func.least(lane.c.slots, literal_column(named(queue_free("lane.queue"), self.tables)))
 
 
 class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
-    """For tests of applications, where one job runs at a time."""
+    """Takes any job, for tests of applications, where one job runs at a time."""
 
     def _may_start(self, jobs: Any) -> tuple[Any, ...]:
         return (jobs.c.task == any_(claimable_tasks(self.tables)),)
@@ -239,7 +221,7 @@ class ClaimWhateverTheLimits(ClaimFromLimitedQueue):
 
 
 class Elapsed(Statement):
-    """The seconds since the first start of each of some jobs that were started before."""
+    """Seconds since the first start of each of these jobs, which were started before."""
 
     def __call__(self, connection: Connection | Session, job_ids: Sequence[int]) -> dict[int, float]:
         return dict(self._run(connection, {"ids": job_ids}).all())
@@ -252,36 +234,3 @@ class Elapsed(Statement):
             .where(runs.c.job_id == any_(bindparam("ids", type_=ARRAY(BigInteger))))
             .group_by(runs.c.job_id)
         )
-
-
-class Promote(RenderedStatement, lookout.Promote[SqlConnection]):
-    def sql(self) -> Any:
-        tables = self.tables
-        jobs = tables.jobs
-        now = func.statement_timestamp()
-        is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
-        rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, is_among(jobs))
-        due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
-        # in this order, whatever the one in which the planner has the rows changed
-        position = tables.positions.next_value().label("position")
-        numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
-        promoted = (
-            update(jobs)
-            .where(jobs.c.ctid == numbered.c.ctid, jobs.c.ctid == any_(array_of(select(due.c.ctid))))
-            .values(state="queued", position=numbered.c.position)
-            .returning(jobs.c.id)
-            .cte("promoted")
-        )
-        # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
-        ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
-        next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
-        due_in = func.coalesce(
-            cast(func.extract("epoch", next_at - now), Double), literal_column("'Infinity'::float8", Double)
-        )
-        processes = tables.processes
-        serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
-        workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
-        count = select(func.count()).select_from(promoted).scalar_subquery()
-        # what other code enqueued may wait behind gates that no row limits
-        behind = exists().where(jobs.c.state.like(literal_column("'queued'")), jobs.c.gates.is_not(None))
-        return select(count, due_in, workers, or_(exists(select(tables.limits.c.gate)), behind))

@@ -1,4 +1,4 @@
-"""What waits: for these tasks, and for none that is known here."""
+"""What waits in queues: whether jobs of known tasks are due, and jobs of unknown tasks."""
 
 from __future__ import annotations
 
@@ -10,23 +10,16 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import lookout
 from sqla_jobs.calls.values import ALL, Among
-from sqla_jobs.queries.claim import Promote
-from sqla_jobs.queries.expressions import (
-    array_of,
-    claimable_tasks,
-    in_state,
-    is_among,
-    is_paused,
-    limited_queues,
-    limited_tasks,
-)
+from sqla_jobs.queries.expressions import array_of, in_state, is_among
+from sqla_jobs.queries.promote import Promote
+from sqla_jobs.queries.restrictions import claimable_tasks, is_paused, limited_queues, limited_tasks, paused
 from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
 
 _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
 
 
 class IsDue(Statement):
-    """Whether a claim of plain jobs or a promotion would find something now; rows locked by others do not count."""
+    """Whether a plain claim or a promotion would find a job now. Rows that others hold locked do not count."""
 
     def __call__(
         self, connection: Connection | Session, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
@@ -35,12 +28,12 @@ class IsDue(Statement):
         return bool(self._run(connection, values).scalar())
 
     def sql(self) -> Any:
-        jobs, held, paused = self.tables.jobs, self.tables.queues, self.tables.paused_tasks
+        jobs, held, held_tasks = self.tables.jobs, self.tables.queues, self.tables.paused_tasks
         here = and_(
             jobs.c.queue == _QUEUES,
             jobs.c.task == _TASKS,
             ~exists().where(held.c.name == jobs.c.queue, is_paused(held.c)),
-            ~exists().where(paused.c.name == jobs.c.task, is_paused(paused.c)),
+            ~exists().where(held_tasks.c.name == jobs.c.task, is_paused(held_tasks.c)),
             is_among(jobs),
         )
         found = select(literal(1)).where(here).limit(1).with_for_update(skip_locked=True, key_share=True, of=jobs)
@@ -57,10 +50,9 @@ class IsDue(Statement):
 
 class Poll(RenderedStatement, lookout.Poll[SqlConnection]):
     def sql(self) -> Any:
-        jobs, held = self.tables.jobs, self.tables.queues
+        jobs, held = self.tables.jobs, array_of(paused(self.tables.queues))
         queues, tasks = cast(bindparam("queues", type_=Text), ARRAY(Text)), claimable_tasks(self.tables)
-        paused = array_of(select(held.c.name).where(is_paused(held.c)))
-        here = (jobs.c.queue == any_(queues), jobs.c.queue != all_(paused), jobs.c.task == any_(tasks), is_among(jobs))
+        here = (jobs.c.queue == any_(queues), jobs.c.queue != all_(held), jobs.c.task == any_(tasks), is_among(jobs))
         return Promote(self.tables).sql().add_columns(exists().where(in_state(jobs, "queued"), *here))
 
 

@@ -1,7 +1,8 @@
-"""The pieces that the statements are made of."""
+"""SQL expressions that several statements use."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from typing import cast as cast_type
 
@@ -25,7 +26,6 @@ from sqlalchemy import (
     case,
     cast,
     column,
-    false,
     func,
     inspect,
     literal_column,
@@ -34,7 +34,6 @@ from sqlalchemy import (
     select,
     table,
     true,
-    union_all,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
@@ -54,8 +53,13 @@ def rendered(statement: Any) -> Rendered:
     return Rendered(str(compiled), dict(compiled.params))
 
 
+def written(condition: Callable[[Any], ColumnElement[bool]], row: str, *columns: str) -> str:
+    """The SQL text of a condition on a class or its columns, for a row that is named `row` there."""
+    return rendered(condition(table(row, *map(column, columns)).c)).text
+
+
 def as_query(statement: str) -> sql.SQL:
-    """What psycopg is to send, in the encoding of its connection."""
+    """SQL text as psycopg takes it."""
     return sql.SQL(cast_type("Any", statement))
 
 
@@ -103,7 +107,7 @@ def unnest(name: str, **columns: tuple[str, Any]) -> TableValuedAlias:
 
 
 def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> TableValuedAlias:
-    """The same of arrays as PostgreSQL writes them, by `numbers` and `texts`: psycopg spends longer on lists.
+    """`unnest` of arrays written by `numbers` and `texts`: psycopg takes longer over lists.
 
     Where one is shorter than the others, its column is NULL from there on.
     """
@@ -119,17 +123,17 @@ def unnest_text(name: str, **columns: tuple[str | ColumnElement[str], Any]) -> T
 
 def _side_by_side(name: str, arrays: list[Any], columns: dict[str, Any]) -> TableValuedAlias:
     named = [column(column_name, kind) for column_name, kind in columns.items()]
-    return func.unnest(*arrays).table_valued(*named, name=name).render_derived()
+    return func.unnest(*arrays).table_valued(*named).render_derived(name=name)
 
 
 def in_state(jobs: Any, state: str) -> ColumnElement[bool]:
-    """Said outright, not as a parameter: a plan that is kept could not use the index of these jobs."""
+    """The state is a literal, not a parameter: a generic plan could not use the partial index otherwise."""
     said: ColumnElement[bool] = jobs.c.state == literal_column(f"'{state}'")
     return said
 
 
 def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElement[bool]:
-    """The fence: that this lease still stands.
+    """Whether this lease still stands.
 
     LIKE, so that the job is looked up by its id and not in the index of those that run: under a held snapshot
     that one keeps an entry for each job that has run.
@@ -143,53 +147,9 @@ def leased(jobs: Any, job_id: Any, run_id: Any, process_id: Any) -> ColumnElemen
 
 
 def is_among(jobs: Any) -> ColumnElement[bool]:
-    """Whether the job at hand is one of those that the parameters of an `Among` let through."""
+    """Whether the parameters of an `Among` include the job."""
     only, set_aside = (cast(bindparam(name, type_=Text), ARRAY(BigInteger)) for name in ("only_ids", "set_aside_ids"))
     return and_(jobs.c.id != all_(set_aside), or_(only.is_(None), jobs.c.id == any_(only)))
-
-
-def is_paused(paused: Any) -> ColumnElement[bool]:
-    """Whether what an operator said about a queue or a task, a class or its columns, holds now."""
-    lasts = paused.paused_until > func.statement_timestamp()
-    return and_(paused.paused_at.is_not(None), lasts.is_not(false()))
-
-
-def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
-    """The parameter `tasks` without those that are paused: an array made once a statement, and not once a job."""
-    known = unnest_text("known", task=("tasks", Text))
-    paused = array_of(select(tables.paused_tasks.c.name).where(is_paused(tables.paused_tasks.c)))
-    return array_of(select(known.c.task).where(known.c.task != all_(paused)))
-
-
-def unlimited_tasks(tables: Tables) -> ColumnElement[Any]:
-    """Those of them, too, that no row of limits names."""
-    known = unnest_text("known", task=("tasks", Text))
-    paused = select(tables.paused_tasks.c.name).where(is_paused(tables.paused_tasks.c))
-    left_out = array_of(union_all(paused, limited_tasks(tables)))
-    return array_of(select(known.c.task).where(known.c.task != all_(left_out)))
-
-
-def limited_tasks(tables: Tables) -> Select[Any]:
-    """The names of the tasks that any row of limits names."""
-    limits = tables.limits
-    has_a_say = or_(limits.c.running.is_not(None), limits.c.rate.is_not(None))
-    return select(func.unnest(limits.c.tasks)).where(has_a_say)
-
-
-def limited_queues(tables: Tables) -> Select[Any]:
-    """The names of the queues that are limited themselves."""
-    limits = tables.limits
-    is_one = and_(limits.c.gate >= literal_column("'@'"), limits.c.gate < literal_column("'A'"))
-    return select(func.substr(limits.c.gate, 2)).where(is_one, limits.c.running.is_not(None))
-
-
-def free_of_queue(tables: Tables, queue: Any) -> ColumnElement[Any]:
-    """How many more jobs of a queue may start; null where it is not limited."""
-    jobs, limits = tables.jobs, tables.limits
-    running = select(func.count()).where(in_state(jobs, "running"), jobs.c.queue == queue).correlate_except(jobs)
-    free = func.greatest(0, limits.c.running - running.scalar_subquery())
-    is_its = and_(limits.c.gate == literal_column("'@'") + queue, limits.c.running.is_not(None))
-    return select(free).where(is_its).correlate_except(limits).scalar_subquery()
 
 
 def committed_to_disk() -> ColumnElement[bool]:
@@ -202,7 +162,7 @@ def committed_to_disk() -> ColumnElement[bool]:
 
 
 def losses(tables: Tables) -> Any:
-    """How often the job at hand has lost its process before."""
+    """How often the job has lost its process before."""
     runs = tables.runs
     return (
         select(func.count())
@@ -218,7 +178,7 @@ def loss_backoff(tables: Tables) -> ColumnElement[Any]:
 
 
 def state_after_loss(tables: Tables) -> ColumnElement[str]:
-    """Where a job goes that has lost its process. A request to cancel wins over every other attempt."""
+    """The next state of a job that has lost its process. A cancel request rules out another attempt."""
     jobs = tables.jobs
     return case(
         (jobs.c.cancel_requested_at.is_not(None), "cancelled"),
@@ -245,7 +205,7 @@ def without_lease(tables: Tables, state: Any, *, due_at: Any, finished_at: Any) 
 
 
 def free_run_id(tables: Tables, run_id: Any) -> ColumnElement[int]:
-    """The id of a lease, or a new one where no run can have it, or somebody has made one of it meanwhile."""
+    """The run id of a lease, or a new one if it is no valid id or a run has it already."""
     runs = tables.runs
     taken = select(runs.c.id).where(runs.c.id == run_id).correlate_except(runs).scalar_subquery()
     is_free = and_(taken.is_(None), run_id > 0, run_id <= literal_column(str(MAX_ID)))
@@ -286,7 +246,7 @@ def array_of(rows: SelectBase) -> ColumnElement[Any]:
 
 
 def quoted(named: Any) -> str:
-    """The name of a table or a sequence, as SQL that is written by hand says it."""
+    """The quoted name of a table or a sequence."""
     preparer = _DIALECT.identifier_preparer
     is_sequence = isinstance(named, Sequence)
     return str(preparer.format_sequence(named) if is_sequence else preparer.format_table(named))

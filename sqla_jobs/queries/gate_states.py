@@ -1,4 +1,4 @@
-"""How gates stand, for people who ask why a job waits. Nothing is locked."""
+"""How full gates are, for people who ask why a job waits. Nothing is locked."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.rules.limits import PLACES
 
 _COUNTED = 10_000
-"""Running jobs behind a gate that are counted, and half of the waiting ones behind all."""
+"""At most so many running jobs behind a gate are counted, and twice as many waiting ones in all."""
 _GROUPS = 1_000
-"""Groups of waiting jobs that are looked at."""
+"""At most so many groups of waiting jobs are looked at."""
 
 
 class GateState(NamedTuple):
@@ -36,16 +36,16 @@ class GateState(NamedTuple):
     rate: int | None
     per: float | None
     used: int
-    """Jobs that run behind it; of a rate the starts in the last `per` seconds."""
+    """The jobs that run behind it, or the starts in the last `per` seconds."""
     holders: list[int]
-    """The ids of some that run."""
+    """The ids of some of the running jobs."""
     next_in: float | None
     """Seconds until a rate that is used up lets one more start; None: unknown, or never."""
     now: datetime
 
     @property
     def most(self) -> int:
-        """What `used` may be."""
+        """The largest number that `used` may be."""
         return (self.rate if self.running is None else self.running) or 0
 
     @property
@@ -62,10 +62,10 @@ class GateState(NamedTuple):
 
 
 class GateStates(Statement):
-    """Of these gates, those that something limits, in their order. `@mail` stands for a queue."""
+    """The states of those of the given gates that are limited, in the given order. `@mail` is a queue."""
 
     def __call__(self, connection: SqlConnection, gates: Sequence[str], holders: int = 0) -> list[GateState]:
-        """`holders` ids at most are told of each."""
+        """Each state has at most `holders` ids of jobs."""
         rows = self._rows(connection, {"gates": names(tuple(gates)), "holders": holders, "counted": _COUNTED})
         return [GateState(*row) for row in rows]
 
@@ -74,7 +74,7 @@ class GateStates(Statement):
 
 
 class KeysInUse(Statement):
-    """How many jobs run behind all keys of rows such as `#mail=`, by row."""
+    """How many jobs run behind the keys of each row such as `#mail=`."""
 
     def __call__(self, connection: SqlConnection, rows: Sequence[str]) -> dict[str, int]:
         return dict(self._rows(connection, {"gates": names(tuple(rows)), "counted": _COUNTED}))
@@ -89,14 +89,14 @@ class WaitingGroup(NamedTuple):
     gates: list[str]
     waiting: int
     is_least: bool
-    """Whether there may be more."""
+    """Whether `waiting` may be too low."""
 
 
 class WaitingGroups(Statement):
-    """How many jobs wait behind which gates, from group to group in their index; a flood of one hides no other."""
+    """How many jobs wait behind which gates. Many jobs of one group do not hide the others."""
 
     def __call__(self, connection: SqlConnection) -> list[WaitingGroup]:
-        """The first groups; that of the last one `is_least` where there are more of them."""
+        """The first groups. If there are more, the last one has `is_least`."""
         rows = self._rows(connection, {"groups": _GROUPS, "counted": 2 * _COUNTED})
         most = max(1, 2 * _COUNTED // max(1, len(rows)))
         return [
@@ -109,7 +109,7 @@ class WaitingGroups(Statement):
 
 
 class HeldKey(NamedTuple):
-    """A failed job that keeps an ordered key, and how many queued jobs wait behind it; 10,000 are counted."""
+    """A failed job that keeps an ordered key, and how many queued jobs wait behind it, at most 10,000."""
 
     job_id: int
     gate: str
@@ -117,7 +117,7 @@ class HeldKey(NamedTuple):
 
 
 class HeldKeys(Statement):
-    """Ordered keys that a failed job keeps, if anything waits behind it; some of them."""
+    """Some of the ordered keys that a failed job keeps while others wait."""
 
     def __call__(self, connection: SqlConnection, most: int) -> list[HeldKey]:
         return [HeldKey(*row) for row in self._rows(connection, {"most": most, "counted": _COUNTED})]
@@ -127,7 +127,7 @@ class HeldKeys(Statement):
 
 
 class HeadOfKey(Statement):
-    """What comes first of an ordered key: what waits for its next attempt, what failed and holds it, what is queued."""
+    """The first job of an ordered key: one that waits for an attempt, one that failed and holds it, or a queued one."""
 
     def __call__(self, connection: SqlConnection, order: str) -> int | None:
         """Returns the job's id; None where nothing waits."""

@@ -5,16 +5,22 @@ from __future__ import annotations
 from sqlalchemy import TextClause, text
 
 from sqla_jobs.models.constraints import BEGUN
-from sqla_jobs.queries.expressions import Tables, quoted
+from sqla_jobs.queries import restrictions
+from sqla_jobs.queries.expressions import Tables, quoted, written
 from sqla_jobs.rules.limits import PLACES
 
 _BEGUN = BEGUN.replace("started_at", "h.started_at").replace("ordered_by", "h.ordered_by").replace("state", "h.state")
 
 
 def filled_in(statement: str, tables: Tables) -> TextClause:
-    """A statement with the tables' names, such as `{jobs}`, and with the pieces below."""
+    """A statement with the pieces below, and with the tables' names for what stands for them, such as `{jobs}`."""
+    return text(named(statement, tables))
+
+
+def named(piece: str, tables: Tables) -> str:
+    """The same of a piece."""
     found = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
-    return text(statement.format(**{name: quoted(getattr(tables, name)) for name in found}))
+    return piece.format(**{name: quoted(getattr(tables, name)) for name in found})
 
 
 def _rows_of(gate: str) -> str:
@@ -22,10 +28,13 @@ def _rows_of(gate: str) -> str:
     return f"{{limits}} l WHERE l.gate IN ({gate}, {each})"
 
 
+_IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
+
+
 def limit_of(gate: str) -> str:
     """A FROM item: the row that limits a gate, its own or that of each key; none where nothing does."""
     return f"""(
-        SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
+        SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})
         ORDER BY length(l.gate) DESC LIMIT 1)"""
 
 
@@ -128,9 +137,8 @@ def next_start(gate: str) -> str:
 
 
 def is_paused(row: str) -> str:
-    """Whether what an operator said about a queue or a task holds now; as `expressions.is_paused`."""
-    lasts = f"{row}.paused_until IS NULL OR {row}.paused_until > statement_timestamp()"
-    return f"{row}.paused_at IS NOT NULL AND ({lasts})"
+    """Whether what an operator said about a queue or a task holds now."""
+    return written(restrictions.is_paused, row, "paused_at", "paused_until")
 
 
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"

@@ -17,7 +17,6 @@ from sqlalchemy import (
     false,
     func,
     literal_column,
-    or_,
     select,
     true,
     union_all,
@@ -27,6 +26,7 @@ from sqlalchemy.dialects.postgresql import TEXT
 
 from sqla_jobs.calls.values import MANY, names, numbers, texts
 from sqla_jobs.queries.expressions import in_state, locked, unnest_text
+from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.queries.statement import Statement
 
 
@@ -115,7 +115,4 @@ class OperatorLimits(Statement):
 
     def sql(self) -> Any:
         limits = self.tables.limits
-        has_a_say = or_(limits.c.running.is_not(None), limits.c.rate.is_not(None))
-        return select(limits.c.gate, limits.c.tasks).where(
-            limits.c.declared.is_(None), has_a_say, func.strpos(limits.c.gate, "=") == 0
-        )
+        return select(limits.c.gate, limits.c.tasks).where(is_of_operator(limits.c))

@@ -1,16 +1,21 @@
-"""The lock of limits, and what is done with it beside claims."""
+"""The lock of limits, and what is done under it and about it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
+from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import names
+from sqla_jobs.calls.values import ALL, Among, Claimed, names
+from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.database.subscribers import LIMITS
-from sqla_jobs.queries.expressions import quoted
+from sqla_jobs.queries.claim import ClaimFromLimitedQueue
+from sqla_jobs.queries.expressions import Tables, quoted
 from sqla_jobs.queries.gates import MOMENT, filled_in, free, last_start
+from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, ClaimLimited, Floors, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.rules.checks import DAY
 
@@ -43,6 +48,72 @@ class Flush(RenderedStatement):
     def sql(self) -> Any:
         setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
         return text(f"SELECT {setting}, pg_logical_emit_message(true, 'sqla_jobs', '')")
+
+
+class ClaimLocked:
+    """Claims of limited jobs: lock, then look. So each counts in a snapshot that is younger than its lock.
+
+    Else two claims at once would overshoot.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._lock = LockUnflushed(tables)
+        self._lock_to_end = Lock(tables)
+        self._flush = Flush(tables)
+        self._behind_gates = ClaimLimited(tables)
+        self._plain = ClaimFromLimitedQueue(tables)
+
+    def __call__(
+        self,
+        connection: Connection,
+        process_id: uuid.UUID,
+        queue: str,
+        room: int,
+        tasks: Sequence[str],
+        *,
+        cursor: str = "{}",
+        hints: Mapping[Gates, int] = NOTHING_ENDED,
+        floors: Floors = NOWHERE,
+        among: Among = ALL,
+    ) -> Look:
+        """Claim from behind gates, and commit, in two round trips: a process that stops in between holds no lock."""
+        claim = self._behind_gates
+        values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, floors=floors, among=among)
+        look = claim.look(connection, self._rows(connection, claim, values), process_id)
+        self._flush_after(connection, look.claimed)
+        return look
+
+    def from_limited_queue(
+        self,
+        connection: Connection,
+        process_id: uuid.UUID,
+        queue: str,
+        room: int,
+        tasks: Sequence[str],
+        among: Among = ALL,
+    ) -> list[Claimed]:
+        """The same of a queue's jobs without gates, as far as the queue's own limit goes."""
+        values = self._plain.values(process_id, {queue: room}, tasks, among=among)
+        claimed = self._plain.claimed(connection, process_id, self._rows(connection, self._plain, values))
+        self._flush_after(connection, claimed)
+        return claimed
+
+    def _rows(self, connection: Connection, claim: RenderedStatement, values: dict[str, Any]) -> list[Any]:
+        with committed_together(driver(connection)) as send:
+            send(*self._lock.filled({}))
+            answer = send(*claim.filled(values))
+        return answer.fetchall()
+
+    def _flush_after(self, connection: Connection, claimed: Sequence[Claimed]) -> None:
+        if claimed:
+            with committed_together(driver(connection)) as send:
+                send(*self._flush.filled({}))
+
+    def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
+        """One job, in the caller's transaction, which holds the lock until its end."""
+        self._lock_to_end.run(session)
+        plain = self._plain(session, process_id, {queue: 1}, tasks)
+        return plain or self._behind_gates(session, process_id, queue, tasks)
 
 
 class TellOthers(RenderedStatement):

@@ -1,4 +1,4 @@
-"""Taking jobs behind gates, exactly within their limits: lock, then look."""
+"""The claim of jobs behind gates, exactly within their limits. Under the lock of limits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import psycopg
-from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import ALL, Among, Claimed, names
-from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.models.types import MOST_ATTEMPTS
-from sqla_jobs.queries.claim import CLAIM_ORDER, ClaimFromLimitedQueue, Elapsed, moment_of
-from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.queries.claim import ClaimStatement
 from sqla_jobs.queries.gates import (
     MOMENT,
     begun,
@@ -29,8 +25,7 @@ from sqla_jobs.queries.gates import (
     queue_free,
     room,
 )
-from sqla_jobs.queries.limit_lock import Flush, Lock, LockUnflushed
-from sqla_jobs.queries.statement import RenderedStatement, SqlConnection
+from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.rules.limits import MOST_RUNNING
 
 _TOLD = 5
@@ -74,27 +69,21 @@ class Look(NamedTuple):
     """This one and all after it began after the look."""
 
 
-class ClaimLimited(RenderedStatement):
+class ClaimLimited(ClaimStatement):
     """At most `room` jobs of one queue from behind gates, from each group in turn.
 
     A group is the jobs with the same gates. The walk goes from one group to the next in the index, and past all
     that wait behind a gate that is full. Of an ordered key only the head may start: what has begun, then the lowest
-    position, in whatever queue and group it is.
-
-    It counts in a snapshot that is younger than its lock, else two claims at once would overshoot.
+    position, in whatever queue and group it is. Cursors and hints are arrays of gates, as PostgreSQL writes them.
     """
 
-    def __init__(self, tables: Tables) -> None:
-        super().__init__(tables)
-        self._lock = LockUnflushed(tables)
-        self._lock_to_end = Lock(tables)
-        self._flush = Flush(tables)
-        self._plain = ClaimFromLimitedQueue(tables)
-        self._elapsed = Elapsed(tables)
+    def __call__(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
+        """One job."""
+        rows = self._rows(session, self.values(process_id, queue, 1, tasks))
+        return self.look(session, rows, process_id).claimed
 
-    def __call__(
-        self,
-        connection: Connection,
+    @staticmethod
+    def values(
         process_id: uuid.UUID,
         queue: str,
         room: int,
@@ -104,66 +93,12 @@ class ClaimLimited(RenderedStatement):
         hints: Mapping[Gates, int] = NOTHING_ENDED,
         floors: Floors = NOWHERE,
         among: Among = ALL,
-    ) -> Look:
-        """Claim and commit, in two round trips: a process that stops in between holds no lock.
+    ) -> dict[str, Any]:
+        """What the statement takes.
 
         Groups in `hints` come first, of which so many jobs ended here, where that has freed a gate that was full. Then
         come those after `cursor`, an array as PostgreSQL writes it.
         """
-        raw = driver(connection)
-        values = self._values(process_id, queue, room, tasks, cursor, hints, floors, among)
-        with committed_together(raw) as send:
-            send(*self._lock.filled({}))
-            answer = send(*self.filled(values))
-        look = self._look(connection, answer.fetchall(), process_id)
-        self._flush_after(raw, look.claimed)
-        return look
-
-    def from_limited_queue(
-        self,
-        connection: Connection,
-        process_id: uuid.UUID,
-        queue: str,
-        room: int,
-        tasks: Sequence[str],
-        among: Among = ALL,
-    ) -> list[Claimed]:
-        """The same of a queue's jobs without gates, as far as the queue's own limit goes."""
-        raw = driver(connection)
-        values = self._plain.values(process_id, {queue: room}, tasks, among=among)
-        with committed_together(raw) as send:
-            send(*self._lock.filled({}))
-            answer = send(*self._plain.filled(values))
-        claimed = self._plain.claimed(connection, process_id, answer.fetchall())
-        self._flush_after(raw, claimed)
-        return claimed
-
-    def _flush_after(self, raw: psycopg.Connection[Any], claimed: Sequence[Claimed]) -> None:
-        if claimed:
-            with committed_together(raw) as send:
-                send(*self._flush.filled({}))
-
-    def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
-        """One job, in the caller's transaction, which holds the lock until its end."""
-        self._lock_to_end.run(session)
-        connection = self.tables.connection(session)
-        rows = self._plain._run(session, self._plain.values(process_id, {queue: 1}, tasks)).all()
-        if plain := self._plain.claimed(connection, process_id, rows):
-            return plain
-        rows = self._run(session, self._values(process_id, queue, 1, tasks, "{}", NOTHING_ENDED, NOWHERE, ALL)).all()
-        return self._look(connection, rows, process_id).claimed
-
-    @staticmethod
-    def _values(
-        process_id: uuid.UUID,
-        queue: str,
-        room: int,
-        tasks: Sequence[str],
-        cursor: str,
-        hints: Mapping[Gates, int],
-        floors: Floors,
-        among: Among,
-    ) -> dict[str, Any]:
         return {
             "process_id": process_id,
             "queue": queue,
@@ -179,18 +114,13 @@ class ClaimLimited(RenderedStatement):
             **among.parameters(),
         }
 
-    def _look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
+    def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
+        """What its rows say."""
         cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
         found = [row[:-_TOLD] for row in rows if row[0] is not None]
-        again = [job_id for job_id, *_, was_started in found if was_started]
-        elapsed = self._elapsed(connection, again) if again else {}
-        claimed = [
-            Claimed._make(
-                (job_id, run_id, process_id, *rest, moment_of(scheduled_for), elapsed.get(job_id, 0.0), tuple(gates))
-            )
-            for job_id, run_id, *rest, scheduled_for, gates, _ in found
-        ]
-        return Look(sorted(claimed, key=CLAIM_ORDER), cursor, next_in, lowest or {}, oldest, newest)
+        gates = {job_id: tuple(its) for job_id, *_, its in found}
+        claimed = self.claimed(connection, process_id, [row[:-1] for row in found], gates)
+        return Look(claimed, cursor, next_in, lowest or {}, oldest, newest)
 
     def sql(self) -> Any:
         return filled_in(_CLAIM, self.tables)
@@ -311,9 +241,9 @@ WITH RECURSIVE owner AS MATERIALIZED (
       started_at = (SELECT at FROM at), progress = NULL, progress_message = NULL
     WHERE j.ctid = ANY (ARRAY(SELECT ctid FROM admitted))
     RETURNING j.id, j.current_run_id, j.task, j.queue, j.priority, j.position, CAST(j.args AS text) AS args, j.attempt,
-      j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for, j.gates
+      j.max_attempts, CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
 )
-SELECT claimed.*, c.was_started, look.*
+SELECT claimed.*, c.was_started, c.gates, look.*
 FROM (
     SELECT
       CASE WHEN max(step) >= :steps

@@ -30,15 +30,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import RunEnd, in_order, numbers, texts
 from sqla_jobs.errors import LeaseLost
-from sqla_jobs.queries.expressions import (
-    Tables,
-    array_of,
-    committed_to_disk,
-    each_locked,
-    leased,
-    seconds,
-    unnest_text,
-)
+from sqla_jobs.queries.expressions import Tables, array_of, committed_to_disk, each_locked, leased, seconds, unnest_text
 from sqla_jobs.queries.statement import Statement
 
 _RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "result"]

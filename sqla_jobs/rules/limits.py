@@ -7,8 +7,7 @@ A row of limits is named by a gate, or by one without its key, such as `#mail=`:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -17,23 +16,21 @@ from typing import Any, Literal, overload
 
 from sqla_jobs.errors import DeclarationError, JobsError
 from sqla_jobs.rules.checks import DAY, check_integer, check_name, check_seconds
+from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show
 
 MOST_RUNNING = 1_000_000
 MOST_RATE = 10_000
 MOST_LIMITS = 3
 """Limits that one task declares."""
 PLACES = MOST_LIMITS + 2
-"""Gates of a job that limit it: an operator may add one of each kind."""
+"""Gates that limit one job: its task's, and two more that an operator may add, one of each kind."""
 MOST_GATES = PLACES + 1
-"""Gates of one job: what it takes turns by is one more, and the last."""
+"""Gates of one job: after those that limit it comes the one by which it takes turns."""
 LONGEST_GATE = 500
 """Characters of a gate."""
 _LONGEST_NAME = 200
 _LONGEST = 120
-"""Characters of a key that a gate shows; a longer one is hashed."""
-
-KeyOf = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
-"""An argument's name, several names, or a function of the arguments as they are stored."""
+"""Characters of a key. A longer one is replaced by its hash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +79,12 @@ class ConcurrencyLimit(_Keyed):
 
     @property
     def kind(self) -> str:
-        """The first character of its gates."""
+        """The first character of its gates' names."""
         return "!" if self.ordered else "#"
 
     @property
     def values(self) -> dict[str, Any]:
-        """What its row says."""
+        """The numbers in its row of limits."""
         return {"running": self.running, "rate": None, "per": None, "hold": self.ordered == "hold"}
 
 
@@ -112,7 +109,7 @@ class RateLimit(_Keyed):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What its row says."""
+        """The numbers in its row of limits."""
         return {"running": None, "rate": self.rate, "per": self.per, "hold": False}
 
 
@@ -121,15 +118,15 @@ Limit = ConcurrencyLimit | RateLimit
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate of a task's jobs: the row that limits it, and how a job's own one is made from its arguments."""
+    """One gate of a task: the row of limits behind it, and how the gate of each job is made from its arguments."""
 
     row: str
-    """Such as `#stripe`, or `#mail=` where each key has its own."""
+    """Such as `#stripe`, or `#mail=` if each key has a gate of its own."""
     key: KeyOf | None
     is_hidden: bool
-    """Whether the key is made of what nobody may see."""
+    """Whether the key may show sensitive arguments, and so is hashed."""
     limit: Limit | None
-    """None where its jobs only take turns."""
+    """None if the gate only makes jobs take turns."""
 
     def of(self, arguments: Mapping[str, Any]) -> str:
         """The gate of a job with these arguments, as stored."""
@@ -143,14 +140,14 @@ class Gate:
 def gates_of(
     task: str, limits: Sequence[Limit], fair_by: KeyOf | None, parameters: Mapping[str, Any], hidden: frozenset[str]
 ) -> tuple[Gate, ...]:
-    """The gates of a task's jobs, in the order in which each job names them: those that most share come first.
+    """The gates of a task's jobs, in the order in which each job lists them: the most widely shared come first.
 
     Raises `DeclarationError`.
     """
     if len(limits) > MOST_LIMITS:
         raise DeclarationError(f"{task} has {len(limits)} limits; at most {MOST_LIMITS} are taken: join some")
     for limit in limits:
-        check_key(f"{task}: key", limit.key, parameters)
+        _check_key(f"{task}: key", limit.key, parameters)
     gates = [_gate(task, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
     if len({gate.row for gate in gates}) < len(gates):
         raise DeclarationError(f"{task} has two limits of one kind and name: give one of them a name= of its own")
@@ -158,38 +155,30 @@ def gates_of(
         raise DeclarationError(f"{task} has two ordered limits, which would contradict each other: keep one")
     gates.sort(key=lambda gate: (gate.key is not None, gate.row))
     if fair_by is not None:
-        check_key(f"{task}: fair_by", fair_by, parameters)
+        _check_key(f"{task}: fair_by", fair_by, parameters)
         gates.append(_gate(task, None, "~", fair_by, task, hidden))
     return tuple(gates)
 
 
 def _gate(task: str, limit: Limit | None, kind: str, key: KeyOf | None, name: str, hidden: frozenset[str]) -> Gate:
     check_limit_name(f"{task}: the name of a limit", name, error=DeclarationError)
-    names = () if key is None or callable(key) else (key,) if isinstance(key, str) else tuple(key)
-    # what a function makes of its arguments may show anything
-    is_hidden = bool(hidden and (callable(key) or not hidden.isdisjoint(names)))
-    return Gate(f"{kind}{name}" + ("" if key is None else "="), key, is_hidden, limit)
+    return Gate(f"{kind}{name}" + ("" if key is None else "="), key, may_show(key, hidden), limit)
 
 
 def check_limit_name(what: str, name: object, *, error: type[JobsError]) -> str:
-    """The same name. Raises `error` for one that no limit can have."""
+    """Returns the name. Raises `error` if no limit can have it."""
     found = check_name(what, name, without="=", error=error)
     if len(found.encode()) > _LONGEST_NAME:
         raise error(f"{what} must be at most {_LONGEST_NAME} bytes of UTF-8, got {found!r:.60}; give a shorter name=")
     return found
 
 
-def check_key(what: str, key: object, parameters: Mapping[str, Any]) -> None:
-    """Raises `DeclarationError` unless it is a key of a task with these parameters."""
+def _check_key(what: str, key: KeyOf | None, parameters: Mapping[str, Any]) -> None:
     if key is None or callable(key):
         return
-    names = (key,) if isinstance(key, str) else key
-    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
-        raise DeclarationError(f"{what} must be an argument's name, a list of names or a function, got {key!r:.60}")
-    for name in names:
-        if name not in parameters:
-            known = ", ".join(parameters) or "none"
-            raise DeclarationError(f"{what}={name!r:.60} is no argument of the task; it has: {known}")
+    if not (names := argument_names(what, key)):
+        raise DeclarationError(f"{what}={key!r} names no argument: name one, or leave it out")
+    check_arguments(what, names, parameters)
 
 
 def key_of(key: KeyOf, arguments: Mapping[str, Any]) -> Any:
@@ -200,24 +189,24 @@ def key_of(key: KeyOf, arguments: Mapping[str, Any]) -> Any:
 
 
 def key_text(key: object, *, is_hidden: bool = False) -> str:
-    """The end of a gate: the key as JSON; hashed where it is long, or made of what nobody may see."""
-    text = json.dumps(key, sort_keys=True, separators=(",", ":"))
+    """The end of a gate: the key as JSON, or its hash if it is long or hidden."""
+    text = as_json(key)
     return f"sha256:{sha256(text.encode()).hexdigest()[:40]}" if is_hidden or len(text) > _LONGEST else text
 
 
 def ordered_gate(gates: Sequence[str]) -> str | None:
-    """The one whose jobs keep an order."""
+    """The gate whose jobs run in order, if one of these is such."""
     return next((gate for gate in gates if gate.startswith("!")), None)
 
 
 def described(gate: str) -> str:
-    """A gate, or a row of limits, in words."""
+    """A gate, or a row of limits, in words: mail.send of key 17."""
     name, keyed, key = gate[1:].partition("=")
     return f"{name} of key {key}" if key else f"{name} of each key" if keyed else name
 
 
 def titled(gate: str) -> str:
-    """The same with what it limits: limit stripe, rate mail.send of key 17, limit of queue mail."""
+    """`described`, with the kind of limit: limit stripe, rate mail.send of key 17, limit of queue mail."""
     if gate.startswith("@"):
         return f"limit of queue {gate[1:]}"
     return f"{'rate' if gate.startswith('%') else 'limit'} {described(gate)}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, cast, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.rules.checks import INSTANT, check_json, check_seconds
+from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show
 
-Key = str | Sequence[str] | Callable[[Mapping[str, Any]], Any] | None
 OnConflict = Literal["return", "raise", "replace", "update"]
 
 RESERVED = "unique:"
@@ -40,7 +40,7 @@ class Unique:
     Raises `DeclarationError` for what none of them can be.
     """
 
-    key: Key
+    key: KeyOf | None
     on_conflict: OnConflict
     max_delay: float | None
     per: float | None
@@ -48,7 +48,7 @@ class Unique:
     @overload
     def __init__(
         self,
-        key: Key = None,
+        key: KeyOf | None = None,
         *,
         on_conflict: Literal["return", "raise", "update"] = "return",
         per: float | timedelta | None = None,
@@ -56,7 +56,7 @@ class Unique:
     @overload
     def __init__(
         self,
-        key: Key = None,
+        key: KeyOf | None = None,
         *,
         on_conflict: Literal["replace"],
         max_delay: float | timedelta | None,
@@ -64,7 +64,7 @@ class Unique:
     ) -> None: ...
     def __init__(
         self,
-        key: Key = None,
+        key: KeyOf | None = None,
         *,
         on_conflict: OnConflict = "return",
         max_delay: float | timedelta | None = _MISSING,
@@ -78,7 +78,7 @@ class Unique:
                 "(a job that is replaced again and again then never starts), and leave it out elsewhere"
             )
         values = {
-            "key": _checked_key(key),
+            "key": key if key is None or callable(key) else argument_names("key", key),
             "on_conflict": on_conflict,
             "max_delay": _length("max_delay", None if max_delay is _MISSING else max_delay, least=0.0),
             "per": _length("per", per, least=INSTANT),
@@ -92,17 +92,6 @@ class Unique:
         return self.on_conflict in ("replace", "update")
 
 
-def _checked_key(key: object) -> Key:
-    if key is None or callable(key):
-        return cast("Key", key)
-    words = [key] if isinstance(key, str) else key
-    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in cast("Sequence[object]", words)):
-        raise DeclarationError(
-            f"key must be the name of an argument, a list of names, a callable or None, got {key!r:.60}"
-        )
-    return tuple(cast("Sequence[str]", words))
-
-
 def _length(what: str, length: float | timedelta | None, *, least: float) -> float | None:
     return None if length is None else check_seconds(what, length, least=least, error=DeclarationError)
 
@@ -112,16 +101,12 @@ class KeyMaker:
     """Makes the key of each job of one task. Raises `DeclarationError` where `key` names no argument of the task."""
 
     task: str
-    key: Key
+    key: KeyOf | None
     arguments: frozenset[str]
     sensitive: frozenset[str]
 
     def __post_init__(self) -> None:
-        if unknown := set(self._names) - self.arguments:
-            raise DeclarationError(
-                f"{self.task}: Unique(key={min(unknown)!r}) names no argument of the task; "
-                f"it takes: {', '.join(sorted(self.arguments)) or 'none'}"
-            )
+        check_arguments(f"{self.task}: key", self._names, sorted(self.arguments))
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
         """The key of a job with these arguments, as stored. Raises `ArgumentsError` for one that is no JSON.
@@ -130,17 +115,13 @@ class KeyMaker:
         """
         said = self._json(self._chosen(arguments))
         plain = f"{RESERVED}{said}"
-        if len(plain) <= MAX_KEY and not self._tells_sensitive:
+        if len(plain) <= MAX_KEY and not may_show(self.key, self.sensitive):
             return plain
         return f"{RESERVED}sha256:{hashlib.sha256(said.encode()).hexdigest()}:{self.task}"
 
     @property
     def _names(self) -> tuple[str, ...]:
         return self.key if isinstance(self.key, tuple) else ()
-
-    @property
-    def _tells_sensitive(self) -> bool:
-        return bool(self.sensitive & set(self._names) if isinstance(self.key, tuple) else self.sensitive)
 
     def _chosen(self, arguments: Mapping[str, Any]) -> Any:
         if callable(self.key):
@@ -151,7 +132,7 @@ class KeyMaker:
     def _json(self, chosen: Any) -> str:
         what = f"{self.task}: what the key= of its Unique returns"
         try:
-            said = json.dumps([self.task, chosen], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            said = as_json([self.task, chosen], ensure_ascii=False)
             check_json(what, json.loads(said))
         except (TypeError, ValueError, RecursionError) as error:
             raise ArgumentsError(

@@ -50,13 +50,7 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
             parent.send(Drained(worker.drain()))
         else:
             settings = spec.settings
-            clock = Clock(
-                jobs,
-                binding,
-                heartbeat=settings.heartbeat,
-                lease=settings.lease,
-                listener=Subscription,
-            )
+            clock = Clock(jobs, binding, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
             with clock if spec.clock else nullcontext():
                 worker.run()
     except EXPLAINED as error:

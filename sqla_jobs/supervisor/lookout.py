@@ -33,13 +33,7 @@ class ParentLookout:
     then the next one is told. Whatever goes unheard is found by the next poll.
     """
 
-    def __init__(
-        self,
-        told: Told,
-        set_aside: SetAside,
-        *,
-        children: Callable[[], Sequence[ChildProcess]],
-    ) -> None:
+    def __init__(self, told: Told, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
         self._set_aside = set_aside
         self._children = children
         self._told = told

@@ -25,9 +25,7 @@ class Oversight:
     """
 
     def __init__(
-        self,
-        children: Iterable[ChildProcess],
-        relieve: Callable[[uuid.UUID, Callable[[], list[int]]], None],
+        self, children: Iterable[ChildProcess], relieve: Callable[[uuid.UUID, Callable[[], list[int]]], None]
     ) -> None:
         self._children = children
         self._relieve = relieve

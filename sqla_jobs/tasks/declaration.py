@@ -14,7 +14,8 @@ from pydantic_core import to_jsonable_python
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, check_name, check_seconds
-from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, KeyOf, Limit, RateLimit, gates_of
+from sqla_jobs.rules.keys import KeyOf
+from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
@@ -88,7 +89,7 @@ class Declaration:
 
     @property
     def gates_without_key(self) -> list[str]:
-        """Those of a job of whose arguments no key can be made."""
+        """The gates of a job whose arguments make no key: its keys are null."""
         return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
 
     @cached_property

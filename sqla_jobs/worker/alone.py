@@ -20,7 +20,7 @@ from sqla_jobs.runtime.stopping import StopRequest
 
 
 class Alone:
-    """A worker without a parent beats for itself, and rescues others."""
+    """Sends the heartbeats of a worker without a parent, and rescues the jobs of dead processes."""
 
     connections = 5
     """For heartbeats, listening and pruning one each, and two for finishes: none waits for another."""
@@ -29,7 +29,7 @@ class Alone:
     def __init__(self) -> None:
         self.stop = StopRequest()
         self._process_ids = set[uuid.UUID]()
-        """Its own, while it was not taken for dead."""
+        """The id of its row; empty after it was taken for dead."""
         self._beat_at = time.monotonic()
 
     @property
@@ -76,10 +76,10 @@ class Alone:
         """This may be a web server, whose process is not the worker's to kill."""
 
     def rest(self) -> None:
-        """It beats and polls on."""
+        """Heartbeats and polls go on."""
 
     def leaving(self) -> None:
-        """Nobody is to be told."""
+        """There is no parent to tell."""
 
     def slot(self) -> RunSlot | None:
         return None

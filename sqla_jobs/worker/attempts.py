@@ -1,10 +1,11 @@
-"""The jobs that one worker holds, and what its threads know of the database."""
+"""The jobs that one worker holds, and what its threads share."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,26 +15,30 @@ from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
+_DOUBTFUL = 600.0
+"""Seconds after a claim that failed, during which the server may still carry it out."""
+
 
 class Attempts:
-    """From the claim of each until its end is stored, by run id.
+    """Attempts by run id, each from its claim until its end is stored.
 
     The table has no lock: its reads and writes are single operations on a dictionary.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat: float) -> None:
+        self._heartbeat = heartbeat
         self.claiming = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited = threading.Lock()
-        """The same of a claim behind limits, which may wait for its turn while plain ones go on."""
+        """The same for a claim behind limits, which may wait for the lock of limits while plain claims go on."""
         self.unknown_until = 0.0
-        """Until when the server may give us a lease that is not here, by `time.monotonic()`."""
+        """Until then the server may hold leases of ours that are not in this table, by `time.monotonic()`."""
         self.added_at = time.monotonic()
-        """When a job last came here, by `time.monotonic()`."""
+        """When a job was last added, by `time.monotonic()`."""
         self.runs = 0
         """How many runs have ended here."""
         self.ended_at: float | None = None
-        """When the last of them did, by `time.monotonic()`."""
+        """When the last run ended, by `time.monotonic()`."""
         self._table: dict[int, Attempt] = {}
         self._counting = threading.Lock()
 
@@ -41,15 +46,24 @@ class Attempts:
         return len(self._table)
 
     def add(self, jobs: Iterable[Claimed], *, asked_at: float) -> list[Attempt]:
-        """Those of `jobs` that are new here: a lease that the server gives out again is ignored."""
+        """Add claimed jobs. Returns the new ones: a lease that is here already is ignored."""
         now = time.monotonic()
         fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
         self._table.update((attempt.job.run_id, attempt) for attempt in fresh)
         self.added_at = now if fresh else self.added_at
         return fresh
 
-    def expect_unknown(self, seconds: float) -> None:
-        """For so long the server may give us a lease that is not here: the answer to a claim can be lost."""
+    @contextmanager
+    def expecting_unknown(self) -> Generator[None]:
+        """The block sends a claim. If its answer is lost, the server has leases that are not in this table."""
+        self._expect_unknown(2 * self._heartbeat)
+        try:
+            yield
+        except Exception:
+            self._expect_unknown(_DOUBTFUL + 3 * self._heartbeat)
+            raise
+
+    def _expect_unknown(self, seconds: float) -> None:
         self.unknown_until = max(self.unknown_until, time.monotonic() + seconds)
 
     def get(self, run_id: int) -> Attempt | None:
@@ -57,23 +71,23 @@ class Attempts:
         return self._table.get(run_id)
 
     def run_ids(self) -> Collection[int]:
-        """Of all that is here now."""
+        """The run ids of all attempts."""
         return list(self._table)
 
     def older_than(self, seconds: float) -> list[Attempt]:
-        """Those that were claimed more than so long ago."""
+        """The attempts that were claimed more than `seconds` ago."""
         before = time.monotonic() - seconds
         return [attempt for attempt in list(self._table.values()) if attempt.claimed_at < before]
 
     def remove(self, run_id: int) -> bool:
-        """Its end is stored, or somebody else's business. False: it was not here any more."""
+        """The end of the run is stored, or its lease is lost. Returns False if the attempt was removed before."""
         attempt = self._table.pop(run_id, None)
         if attempt is not None:
             attempt.let_go()
         return attempt is not None
 
     def count(self, runs: int) -> None:
-        """So many more runs have ended here."""
+        """Count runs that have ended."""
         with self._counting:
             self.runs += runs
             self.ended_at = time.monotonic() if runs else self.ended_at

@@ -21,9 +21,9 @@ _BATCH = 1000
 _AHEAD = 0.1
 """Seconds' worth of jobs, at the lane's recent rate, that are claimed before a thread is free for them."""
 _SHARED = 30.0
-"""Seconds between two sweeps of a worker at most, on account of others."""
+"""The longest time in seconds to which other workers can stretch the pause between two sweeps."""
 _SOON = 0.01
-"""Seconds' worth of jobs, that are claimed from behind gates before a thread is free for them."""
+"""Seconds' worth of jobs that are claimed from behind gates before a thread is free for them."""
 _STALLED = 0.5
 """Seconds without a thread taking a job, after which what was claimed ahead is given back."""
 
@@ -44,7 +44,7 @@ class Backlog:
         self.name = name
         self.concurrency = concurrency
         self.empty_until = 0.0
-        """No point in asking the server before that moment, unless something wakes us."""
+        """The queue is not asked for jobs before this moment, unless `wake` is called."""
         self._woken_at = 0.0
         self._backlog: SimpleQueue[Attempt | _First | None] = SimpleQueue()
         self._first: deque[Attempt] = deque()
@@ -60,7 +60,7 @@ class Backlog:
         """When a job last came into the backlog or left it."""
 
     def room(self, now: float) -> int:
-        """How many jobs to claim: none while a batch would be small and no thread is waiting for it."""
+        """How many jobs to claim. 0 while the batch would be small and no thread waits for a job."""
         return min(self._free, _BATCH) if now >= self.empty_until else 0
 
     @property
@@ -75,7 +75,7 @@ class Backlog:
         return self._outstanding < self.concurrency
 
     def room_behind_gates(self) -> int:
-        """How many such jobs to claim: for threads that are free, or will be within some 10 ms at the recent rate."""
+        """How many jobs to claim from behind gates: for threads that are free, or soon will be at the recent rate."""
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
         self.is_wanted = room == 0
@@ -87,7 +87,7 @@ class Backlog:
         self.empty_until = 0.0
 
     def rest(self, until: float, *, since: float) -> None:
-        """There were no more jobs, in a look that began at `since`, unless it was woken after that."""
+        """A look that began at `since` found no more jobs: look again at `until`, or at once if woken since."""
         if self._woken_at < since:
             self.empty_until = until
 
@@ -100,7 +100,7 @@ class Backlog:
             self._backlog.put(held)
 
     def fill_first(self, jobs: list[Attempt]) -> None:
-        """The same of jobs that hold places behind gates: they go before the others."""
+        """Hand over jobs that hold places behind gates: they run before the others."""
         with self._lock:
             self._outstanding += len(jobs)
         self._moved_at = time.monotonic()
@@ -109,7 +109,7 @@ class Backlog:
             self._backlog.put(_FIRST)
 
     def take(self) -> Attempt | None:
-        """The next job for a thread; waits. `None`: the thread is to end."""
+        """Wait for the next job of a thread. None tells the thread to end."""
         held = self._next()
         self._moved_at = time.monotonic()
         return held
@@ -146,7 +146,7 @@ class Backlog:
             self._measured = (now, self._done)
 
     def give_back(self) -> list[Attempt]:
-        """Everything claimed that no thread has taken; it is no longer here."""
+        """Remove and return the claimed jobs that no thread has taken."""
         given: list[Attempt] = []
         with suppress(IndexError):
             while True:
@@ -164,11 +164,11 @@ class Backlog:
 
     @property
     def stalls_at(self) -> float:
-        """When what was claimed ahead is held up, unless a thread takes a job before that."""
+        """When the jobs claimed ahead count as held up, unless a thread takes one before."""
         return math.inf if self._backlog.empty() else self._moved_at + _STALLED
 
     def stalled(self, now: float) -> list[Attempt]:
-        """What was claimed ahead and is held up behind long jobs, given back for other workers to take."""
+        """Remove and return the jobs claimed ahead that are held up behind long ones: others may run them."""
         if now < self.stalls_at:
             return []
         self._prefetch = 0
@@ -190,7 +190,7 @@ class ScanFloors:
 
     def __init__(self, queues: Iterable[str]) -> None:
         self.workers = 1
-        """How many look through some of these queues, and share the time for sweeps."""
+        """How many workers serve some of these queues: they share the time for sweeps."""
         self._floor = {queue: [*EVERYWHERE] for queue in queues}
         self._highest = {queue: [*EVERYWHERE] for queue in self._floor}
         self._trailing = {queue: [*EVERYWHERE] for queue in self._floor}
@@ -198,11 +198,11 @@ class ScanFloors:
         self._sweep_at = dict.fromkeys(self._floor, 0.0)
 
     def of(self, queues: Iterable[str], now: float) -> dict[str, list[int]]:
-        """The floors of these queues, but for those that are to be swept now."""
+        """The floors of these queues, without those of queues that are due for a sweep."""
         return {queue: self._floor[queue] for queue in queues if now < self._sweep_at[queue]}
 
     def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
-        """These queues were looked through without floors, which took that long."""
+        """A sweep: a claim from these queues without floors, from `began` to `ended`."""
         rest = 20 * (ended - began)
         for queue in queues:
             self._sweep_at[queue] = ended + max(1.0, rest, min(rest * self.workers, _SHARED))

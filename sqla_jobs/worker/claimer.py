@@ -8,28 +8,21 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Engine
-
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog, ScanFloors
-from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.limited import LimitedClaimer
-from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.lookout import Lookout
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
-"""Ends waiting to be stored, above which no more is claimed."""
+"""With more ends than this waiting to be stored, nothing is claimed."""
 _HELD_UP = 0.01
-"""Seconds until it looks again, while it may not claim."""
-_DOUBTFUL = 600.0
-"""Seconds after a claim that failed, during which the server may still carry it out."""
+"""Seconds between two looks while it may not claim."""
 
 
 class Claimer:
@@ -41,37 +34,28 @@ class Claimer:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        shared: Shared,
-        tasks: Sequence[str],
-        *,
-        all_tasks: Sequence[str],
-        lanes: Sequence[Backlog],
-        liveness: Liveness,
-        finisher: Finisher,
-        lookout: Lookout,
-        limited: LimitedClaimer,
+        self, claiming: Claiming, tasks: Sequence[str], *, all_tasks: Sequence[str], limited: LimitedClaimer
     ) -> None:
-        self._engine = engine
+        shared = claiming.shared
         self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
-        self._all_tasks = tuple(all_tasks)
+        self._engine = claiming.engine
+        self._lanes = claiming.lanes
+        self._liveness = claiming.liveness
+        self._finisher = claiming.finisher
+        self._lookout = claiming.lookout
         self._tasks = tuple(tasks)
-        self._lanes = lanes
-        self._liveness = liveness
-        self._finisher = finisher
-        self._lookout = lookout
+        self._all_tasks = tuple(all_tasks)
         self._limited = limited
-        self._floors = ScanFloors(shared.settings.queues)
+        self._floors = ScanFloors(self._settings.queues)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.RLock()
         self._again_at = math.inf
-        """After an error: the next look asks the server too, and does not take silence for success."""
-        self._resting = {lane.name for lane in lanes}
+        """After an error, when to ask the server again: a look that asks nothing would count as a success."""
+        self._resting = {lane.name for lane in self._lanes}
         """Queues that had no more jobs at the last look."""
         self.thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
 
@@ -79,25 +63,25 @@ class Claimer:
         self.thread.start()
 
     def stop(self) -> None:
-        """Claim no more. A claim under way is waited for, a while: its jobs are among those to give back."""
+        """Claim no more. Waits up to 5 s for a claim under way: its jobs have to be given back too."""
         self._stopping.set()
         self._wake.set()
         if self._attempts.claiming.acquire(timeout=5.0):
             self._attempts.claiming.release()
 
     def wake(self) -> None:
-        """There is room for more."""
+        """Wake the claim loop: a lane has room for more jobs."""
         if not self._wake.is_set():
             self._wake.set()
 
     def look_again(self) -> bool:
-        """There may be jobs anywhere, also such as were passed over. Returns what `heard` does."""
+        """Look for jobs in all queues, below the floors too. Returns what `heard` does."""
         self._floors.sweep_soon()
         self._limited.poll()
         return self._is_heard("")
 
     def heard(self, queue: str) -> bool:
-        """There are new jobs in `queue`, or anywhere for "". Returns at once: whether threads are free for them."""
+        """New jobs were enqueued in `queue`; "" is any queue. Returns at once whether threads are free for them."""
         self._limited.wake()
         return self.has_idle_thread if queue == LIMITS else self._is_heard(queue)
 
@@ -113,7 +97,7 @@ class Claimer:
         return any(lane.has_idle_thread for lane in self._lanes)
 
     def look_for(self, queue: str) -> None:
-        """The same; claims them in the calling thread, which spares the time until another one is awake."""
+        """Claim new jobs of `queue` in the calling thread, which is faster than to wake the claim loop."""
         try:
             self._look_for_plain(queue)
         finally:  # not before: it would compete with the claim that is to be fast
@@ -132,7 +116,7 @@ class Claimer:
         self._wake.set()  # to look again after an error, and else to reckon anew how long to wait
 
     def _expect_in(self, queue: str) -> bool:
-        """Let the lanes of `queue` look at once. Returns whether a thread is free for one of them."""
+        """End the rest of the lanes of `queue`. Returns whether a thread of one of them is free."""
         lanes = self._lanes_of(queue)
         for lane in lanes:
             lane.wake()
@@ -150,7 +134,7 @@ class Claimer:
             self._wake.set()
 
     def is_due(self) -> bool:
-        """Whether there is something for these lanes right now, in the database or just claimed from it."""
+        """Whether a job for these lanes is due in the database, or was claimed and has not ended."""
         others = Among(set_aside=self._set_aside.reasons)
         with (
             self._attempts.claiming,
@@ -176,7 +160,7 @@ class Claimer:
 
     @property
     def _may_claim(self) -> bool:
-        """Whether this process is sure to be alive, and not behind with storing what it ran."""
+        """Whether the last heartbeat is recent and few ends wait to be stored."""
         return self._liveness.is_sure and self._finisher.waiting < _UNWRITTEN
 
     def _step(self) -> None:
@@ -215,12 +199,8 @@ class Claimer:
         with self._attempts.claiming:
             if self._stopping.is_set():
                 return
-            self._attempts.expect_unknown(2 * self._settings.heartbeat)
-            try:
+            with self._attempts.expecting_unknown():
                 jobs = self._claim_some(slots, floors)
-            except Exception:
-                self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
-                raise
             at = time.monotonic()
             fresh = self._attempts.add(jobs, asked_at=now)
             self._floors.swept(slots.keys() - floors.keys(), now, at)
@@ -247,7 +227,7 @@ class Claimer:
     def _hand_out(
         self, claimed: list[Attempt], slots: dict[str, int], not_swept: Collection[str], began: float
     ) -> None:
-        """Fill the lanes that were to get so many. Those that got fewer rest until the next poll, or a sweep."""
+        """Give claimed jobs to their lanes. A lane that got fewer than it asked for rests until a poll or a sweep."""
         poll_at = began + self._lookout.poll_in()
         of_lane: dict[str, list[Attempt]] = {name: [] for name in slots}
         for held in claimed:

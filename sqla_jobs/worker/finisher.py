@@ -21,7 +21,7 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
-"""Ends waiting to be taken up, from which on a second thread writes beside the first."""
+"""With this many ends waiting, a second thread writes beside the first."""
 _BATCH_SIZE = 8_000_000
 """Characters of results and tracebacks after which a batch is full."""
 _LOCKED_AGAIN = 0.05
@@ -31,7 +31,7 @@ _REFUSED_AGAIN = 60.0
 
 
 class Finisher:
-    """Takes the ends of attempts from any thread, and calls `settled(ends)` for those stored, or nobody's any more.
+    """Stores ends of attempts from any thread. Calls `settled(ends)` for those that are stored or whose lease is lost.
 
     While one batch is written the next one gathers, so that batches are as large as the load makes them
     and a single end is written at once. Under full load two are written at a time: while one waits for the
@@ -108,7 +108,7 @@ class Finisher:
             self._look_for_crowd()  # nothing more may be put while so much waits
 
     def _store(self, batch: list[RunEnd]) -> None:
-        """Write a batch, however long the server is away. What it could not until the end stays behind."""
+        """Write a batch, however long the server is away. When the worker gives up, the batch is kept."""
         try:
             self._patience.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - told of, and kept for the caller to see
@@ -117,7 +117,7 @@ class Finisher:
                 self._locked += batch
 
     def _gather(self) -> list[RunEnd]:
-        """What is there now; waits for something to be there."""
+        """Wait for ends, and return a batch of them."""
         with self._putting_aside:
             half = _BATCH // 2  # the rest is for what is new
             batch, self._locked = self._locked[:half], self._locked[half:]
@@ -133,7 +133,7 @@ class Finisher:
         return self._take(batch)
 
     def _take(self, batch: list[RunEnd]) -> list[RunEnd]:
-        """A batch with what else waits, as much as goes in."""
+        """Fill the batch with ends that wait, up to its size."""
         size = sum(map(_size, batch))
         while len(batch) < _BATCH and size < _BATCH_SIZE:
             try:
@@ -152,7 +152,7 @@ class Finisher:
         self._settled(batch)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
-        """Keep what is to be tried again."""
+        """Keep an end that is to be tried again. Returns whether it is."""
         if fate == "lost" and end.outcome.kind not in ("released", "lost"):
             log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
         with self._putting_aside:

@@ -10,11 +10,11 @@ from sqla_jobs.queries.limited import NOWHERE, Floors, Look
 from sqla_jobs.rules.limits import ordered_gate
 
 _HOT = 200
-"""Jobs of a group claimed here, from which on it has floors."""
+"""A group has floors once this many jobs of it were claimed here."""
 _MOST = 16
-"""Groups that have floors at once: each is looked up at each step of a look."""
+"""At most so many groups have floors: each step of a look compares all of them."""
 _FORGOTTEN = 10_000
-"""Groups that are counted, until all is counted anew."""
+"""Counting starts anew after so many groups."""
 
 
 class _Passed(NamedTuple):
@@ -22,11 +22,11 @@ class _Passed(NamedTuple):
     place: tuple[int, int]
     order: str | None
     ended_at: int
-    """Once all transactions before this one have ended, no job can come to lie below the place."""
+    """A transaction id. Once all before it have ended, no insert can put a job below the place."""
 
 
 class GateFloors:
-    """Of one queue. Under a snapshot that is held for long the server keeps an entry for each job that has run.
+    """The floors of one queue. Under a long-lived snapshot the index keeps an entry for each job that has run.
 
     A floor of a group is the place of the last job claimed, known to be passed once no transaction is left that may
     have inserted a job below it. One that was given a more urgent priority lies below all the same: hence a sweep
@@ -49,11 +49,11 @@ class GateFloors:
         self._passed.clear()
 
     def of(self, now: float) -> Floors:
-        """For a look that begins now."""
+        """The floors for a look that begins now."""
         return NOWHERE if now >= self._sweep_at else Floors(self._groups, self._orders, self._gates)
 
     def learn(self, look: Look, began: float, ended: float) -> None:
-        """What a look has told, also of where the next one may begin."""
+        """Raise the floors by what a look has found."""
         if began >= self._sweep_at:
             self._sweep_at = ended + max(1.0, 20 * (ended - began))
             self._gates = dict.fromkeys(self._gates, 0)  # what runs may have been given a gate meanwhile

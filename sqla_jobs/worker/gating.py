@@ -1,4 +1,4 @@
-"""Which gates each job is to have, by the code of this process and by what operators said."""
+"""Gives jobs their gates: those that this process's code declares, and those that operators added."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from sqla_jobs.tasks.declaration import Declaration
 log = logging.getLogger("sqla_jobs.worker")
 
 _FORGET = 3600.0
-"""Seconds between two times that starts of long ago are deleted."""
+"""Seconds between two deletions of old starts."""
 
 Begin = Callable[[], AbstractContextManager[Connection]]
-"""Begins a transaction or a savepoint, which is committed at the end of the block."""
+"""Begins a transaction or a savepoint that ends with the block."""
 
 
 class Gating:
-    """Gives gates to jobs that lack some. By one thread at a time."""
+    """Gives gates to jobs that lack some. One thread at a time uses it."""
 
     def __init__(
         self,
@@ -41,34 +41,34 @@ class Gating:
         queues: Sequence[str],
         set_aside: SetAside | None = None,
     ) -> None:
-        """`declarations` are those of the tasks that are known, by name and by alias."""
+        """`declarations` are those of all known tasks, by name and by alias."""
         self._queries = queries
         self._declarations = declarations
         self._queues = queues
         self._set_aside = set_aside or SetAside()
         self.queues: set[str] = set()
-        """Those that an operator limited."""
+        """The queues that an operator has limited."""
         self.held_up: set[str] = set()
-        """Tasks that may not start for now: a job runs behind the same limit uncounted, since its row is locked."""
+        """Tasks that may not start now. A job that runs behind the same limit is not counted: its row is locked."""
         self._by_operators: dict[str, list[str]] = {}
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
 
     @property
     def is_limited(self) -> bool:
-        """Whether code limits any task, or anything was limited when this process began."""
+        """Whether code limits any task, or there were rows of limits when this process began."""
         return self._has_rows or any(declaration.gates for declaration in self._declarations.values())
 
     def declare(self, engine: Engine, models: Models[Any]) -> None:
-        """Tell the database what code limits. Raises `ConfigurationError` where it contradicts itself."""
+        """Store the declared limits. Raises `ConfigurationError` if two tasks declare one limit differently."""
         with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
             declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
             self._has_rows = session.scalars(select(models.Limit).limit(1)).first() is not None
 
     def look(self, begin: Begin, now: float, *, after: float = 0.0) -> None:
-        """Read what operators said, and give gates to some jobs that lack them, `after` seconds since the last time.
+        """Read the operators' limits and give gates to jobs that lack some, if the last time is `after` seconds ago.
 
-        What runs gets them before what waits: nobody claims behind a gate of which not all that runs is counted.
+        Running jobs get them before waiting ones: no job starts behind a gate before all that run are counted.
         """
         if now < self._looked_at + max(after, self._rest):
             return
@@ -102,7 +102,7 @@ class Gating:
         self._rest = 0.0 if given or self.held_up else 20 * took
 
     def _count_running(self, begin: Begin, expected: Mapping[str, int], running: Sequence[Ungated]) -> set[str]:
-        """Give gates to what runs. Returns the tasks that share a limit with a job whose row cannot be changed."""
+        """Give gates to running jobs. Returns the tasks that share a limit with a job whose row cannot be changed."""
         if self._give(begin, running) == len(running):
             return set()
         with begin() as connection:
@@ -116,13 +116,13 @@ class Gating:
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
-        """The run ids of those that were claimed without a gate that they should have; they have it from now on."""
+        """Give claimed jobs the gates that they should have and lack. Returns the run ids of those that lacked any."""
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
         self._give(begin, [Ungated(job.job_id, job.task, job.args, [*job.gates], True) for job in lacking])
         return {job.run_id for job in lacking}
 
     def _give(self, begin: Begin, found: Iterable[Ungated]) -> int:
-        """Returns how many were changed. What the server refuses is passed over for a while."""
+        """Returns how many jobs were changed. A job that the server refuses to change is set aside."""
         set_aside = self._set_aside.reasons
         free = [one for one in found if one.job_id not in set_aside]
         gated = [Gated(one.job_id, gates, ordered_gate(gates)) for one in free for gates in [self._joined(one)]]
@@ -134,7 +134,7 @@ class Gating:
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.add("its limit", one.job_id, error)))
 
     def _joined(self, one: Ungated) -> list[str]:
-        """Its own gates and those that this code wants: another version of the code may want the others."""
+        """The gates that this code declares, then the job's others: another version of the code may declare those."""
         wanted = self._expected(one.task, one.args)
         others = [gate for gate in one.gates if gate not in wanted and gate[0] not in "!~"]
         limits = [gate for gate in wanted if gate[0] != "~"]
@@ -156,7 +156,7 @@ class Gating:
 
 
 def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:
-    """The rows of limits that code declares. Raises `ConfigurationError` where two tasks disagree about one."""
+    """The rows of limits that code declares. Raises `ConfigurationError` if two tasks declare one differently."""
     rows: dict[str, DeclaredLimit] = {}
     said_by: dict[str, str] = {}
     for declaration in declarations:

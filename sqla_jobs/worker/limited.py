@@ -1,4 +1,4 @@
-"""Takes jobs from behind gates, into threads that are free or soon will be; on a thread and a connection of its own."""
+"""Claims jobs from behind gates, for threads that are free or soon will be, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -7,86 +7,68 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import Engine
-
-from sqla_jobs.queries import Among, Claimed
+from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.limited import Gates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog
-from sqla_jobs.worker.finisher import Finisher
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.gating import Gating
-from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.lookout import Lookout
+from sqla_jobs.worker.group_walk import GroupWalk
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _ROUND = 0.05
-"""Seconds that one round through the groups of a queue may take; the next one goes on from there."""
+"""Seconds after which a look at the groups of a queue stops. The next one goes on from there."""
 _POLLS = 3.9
-"""So many polls apart are two looks that nothing has asked for."""
+"""Polls between two looks without a reason."""
 _SOON, _SELDOM = 1.0, 5.0
-"""Seconds between two looks for jobs that lack gates, where something was heard of, and where nothing was."""
+"""Seconds between two looks for jobs that lack gates: after news, and without news."""
 _TELL = 0.1
-"""Seconds between two times that others are told of a place that is free, at least."""
+"""Seconds between two messages to other workers about free places, at least."""
 _REST = 4
-"""So many times as long as a round took, until the next one."""
-_DOUBTFUL = 600.0
-"""Seconds after a claim that failed, during which the server may still carry it out."""
+"""The pause after an unfinished round, in multiples of its length."""
 
 
-_Claim = Callable[[Among], list[Claimed]]
+@dataclass
+class _Lane:
+    backlog: Backlog
+    walk: GroupWalk
+    seen: int = 0
+    """The value of `_heard` when the last complete round through its groups began."""
+    round: int = 0
+    """The value of `_heard` when the present round began."""
 
 
 class LimitedClaimer:
-    """Looks when something was enqueued, when a gate was freed here, when a rate lets one more start, and at each poll.
+    """Claims behind gates: after an enqueue, after an end here, when a rate lets one more start, and every few polls.
 
     It does nothing while neither code nor an operator limits anything.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        shared: Shared,
-        gating: Gating,
-        tasks: Sequence[str],
-        *,
-        lanes: Sequence[Backlog],
-        liveness: Liveness,
-        finisher: Finisher,
-        lookout: Lookout,
-    ) -> None:
-        self._engine = engine
+    def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str]) -> None:
+        shared = claiming.shared
         self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
-        self._set_aside = shared.set_aside
         self._channel = shared.models.channel
-        self._tell_at = 0.0
+        self._engine = claiming.engine
+        self._liveness = claiming.liveness
+        self._finisher = claiming.finisher
+        self._lookout = claiming.lookout
         self._gating = gating
-        self._tasks = tuple(tasks)
-        self._lanes = lanes
-        self._liveness = liveness
-        self._finisher = finisher
-        self._lookout = lookout
-        self._cursors = dict.fromkeys((lane.name for lane in lanes), "{}")
-        self._floors = {lane.name: GateFloors() for lane in lanes}
+        self._lanes = [_Lane(lane, GroupWalk(claiming, gating, tuple(tasks), lane.name)) for lane in claiming.lanes]
+        self._tell_at = 0.0
         self._freed = deque[Gates]()
-        """Of each job that ended here its group, the oldest first: they are looked at before all others."""
+        """The groups of jobs that ended here, the oldest first. They are looked at before all others."""
         self._poll_at = 0.0
-        self._is_plain_first = False
         self._gated = -1
-        """How often something had been heard of at the last look for jobs that lack gates."""
+        """The value of `_heard` at the last look for jobs that lack gates."""
         self._heard = 0
-        """How often something was heard of."""
-        self._seen = dict.fromkeys(self._cursors, 0)
-        """Of each queue how often it had been when the last whole round through its groups began."""
-        self._round = dict.fromkeys(self._cursors, 0)
-        """The same of the round that is under way."""
+        """How many times there was news: a reason to look through all groups."""
         self._refilled = set[Gates]()
         """Groups of which a job was claimed in this look."""
         self._next_at = math.inf
@@ -100,39 +82,39 @@ class LimitedClaimer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Claim no more. A claim under way is waited for, a while: its jobs are among those to give back."""
+        """Claim no more. Waits up to 5 s for a claim under way: its jobs have to be given back too."""
         self._stopping.set()
         self._wake.set()
         if self._looking.acquire(timeout=5.0):
             self._looking.release()
 
     def wake(self) -> None:
-        """There may be jobs that can start, or a thread is free for one: look through all groups."""
+        """Look through all groups: there may be jobs that can start, or a thread is free."""
         if self._is_of_use:
             self._heard += 1
             self._wake.set()
 
     def poll(self) -> None:
-        """Whatever went unheard is found: look at some groups, and at the next ones after four polls."""
+        """Look at some groups every four polls, to find what no message told of."""
         now = time.monotonic()
         if self._is_of_use and now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
             self._wake.set()
 
     def ended(self, job: Claimed) -> None:
-        """Its end is stored: it holds no place behind its gates any more, nor in its queue."""
+        """The end of the job is stored: its places behind its gates and in its queue are free."""
         if job.gates:
             self._freed.append(job.gates)
         if job.gates or job.queue in self._gating.queues:
             self.wake()
 
     def claim_some(self) -> bool:
-        """Look at once, in the calling thread. Returns whether anything was claimed, also by another one meanwhile."""
+        """Claim in the calling thread. Returns False if no thread has claimed anything and all news was seen."""
         if not self._is_of_use:
             return False
         self._heard += 1
         self._gating.look(self._engine.begin, time.monotonic())
-        return self._look() or len(self._attempts) > 0 or any(seen != self._heard for seen in self._seen.values())
+        return self._look() or len(self._attempts) > 0 or any(lane.seen != self._heard for lane in self._lanes)
 
     @property
     def _is_of_use(self) -> bool:
@@ -159,15 +141,15 @@ class LimitedClaimer:
                 found = [self._look_through(lane, hints) for lane in self._lanes]
             except Exception:
                 self._freed.extend(hints.elements())
-                for floors in self._floors.values():
-                    floors.forget()
+                for lane in self._lanes:
+                    lane.walk.forget()
                 raise
             if left := Counter({hint: ended for hint, ended in hints.items() if hint not in self._refilled}):
                 self._leave_to_others(left, time.monotonic())
             return any(found)
 
     def _leave_to_others(self, hints: Counter[Gates], now: float) -> None:
-        """A place is free that nothing here can take: another worker may have a thread, the queue or the task."""
+        """Tell other workers of free places that this one could not fill: they may serve another queue or task."""
         if now < self._tell_at:
             self._freed.extend(hints.elements())
             self._next_at = min(self._next_at, self._tell_at)
@@ -183,96 +165,41 @@ class LimitedClaimer:
         """The groups, each with the number of its jobs that ended."""
         return Counter(self._freed.popleft() for _ in range(len(self._freed)))
 
-    def _look_through(self, lane: Backlog, hints: Counter[Gates]) -> bool:
-        """Around the groups of a queue, as far as there is room and time for."""
+    def _look_through(self, lane: _Lane, hints: Counter[Gates]) -> bool:
+        """Claim from the groups of a queue while there is room and time. Returns whether anything was claimed."""
         began = time.monotonic()
-        lane.measure(began)
+        lane.backlog.measure(began)
         any_claimed, took = False, 0.0
-        while (room := lane.room_behind_gates()) and took < _ROUND:
-            if self._cursors[lane.name] == "{}":
-                self._round[lane.name] = self._heard  # what is heard of from here on is seen in the next round
+        while (room := lane.backlog.room_behind_gates()) and took < _ROUND:
+            if lane.walk.is_at_start:
+                lane.round = self._heard  # what is heard of from here on is seen in the next round
             claimed = self._claim(lane, room, hints)
             any_claimed, hints = any_claimed or claimed > 0, Counter()
             took = time.monotonic() - began
-            if self._cursors[lane.name] == "{}" and claimed < room:
-                self._seen[lane.name] = self._round[lane.name]
-            if self._seen[lane.name] == self._heard:
+            if lane.walk.is_at_start and claimed < room:
+                lane.seen = lane.round
+            if lane.seen == self._heard:
                 break
-        if room and self._seen[lane.name] != self._heard:
+        if room and lane.seen != self._heard:
             self._next_at = min(self._next_at, time.monotonic() + _REST * took)
         return any_claimed
 
-    def _claim(self, lane: Backlog, room: int, hints: Counter[Gates]) -> int:
+    def _claim(self, lane: _Lane, room: int, hints: Counter[Gates]) -> int:
         asked_at = time.monotonic()
         with self._attempts.claiming_limited:
-            self._attempts.expect_unknown(2 * self._settings.heartbeat)
-            try:
-                jobs = self._claim_among(lane, room, hints)
+            with self._attempts.expecting_unknown():
+                jobs = lane.walk.claim(room, hints)
                 missing = self._gating.missing(self._engine.begin, jobs)
-            except Exception:
-                self._attempts.expect_unknown(_DOUBTFUL + 3 * self._settings.heartbeat)
-                raise
             fresh = self._attempts.add(jobs, asked_at=asked_at)
+        self._next_at = min(self._next_at, lane.walk.next_at)
         begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing
         for held in fresh:
             if held.job.run_id not in begins:
                 self._finisher.put(held.ended(Outcome.released()))
         self._refilled.update(job.gates for job in jobs)
-        lane.fill_first([held for held in fresh if held.job.run_id in begins])
+        lane.backlog.fill_first([held for held in fresh if held.job.run_id in begins])
         return len(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
-        """Whether its lease is sure to stand: a process that was stopped meanwhile may have been taken for dead."""
+        """Whether its lease surely stands. If this process was stopped meanwhile, others may take it for dead."""
         return self._liveness.is_sure and job.process_id == self._liveness.process_id
-
-    def _claim_among(self, lane: Backlog, room: int, hints: Counter[Gates]) -> list[Claimed]:
-        left, floors = room, self._floors[lane.name]
-        tasks = [task for task in self._tasks if task not in self._gating.held_up]
-
-        def claim(which: Among) -> list[Claimed]:
-            nonlocal left
-            claimed: list[Claimed] = []
-            for some in self._in_turn(lane, [behind_gates, plain]):
-                if left:
-                    claimed += some(which)
-                    left = room - len(claimed)
-            return claimed
-
-        def plain(which: Among) -> list[Claimed]:
-            with self._engine.connect() as connection:
-                return self._queries.claim_limited.from_limited_queue(
-                    connection, self._liveness.process_id, lane.name, left, tasks, which
-                )
-
-        def behind_gates(which: Among) -> list[Claimed]:
-            began = time.monotonic()
-            with self._engine.connect() as connection:
-                look = self._queries.claim_limited(
-                    connection,
-                    self._liveness.process_id,
-                    lane.name,
-                    left,
-                    tasks,
-                    cursor=self._cursors[lane.name],
-                    hints=hints,
-                    floors=floors.of(began),
-                    among=which,
-                )
-            floors.learn(look, began, time.monotonic())
-            self._cursors[lane.name] = look.cursor
-            if look.next_in is not None:
-                self._next_at = min(self._next_at, time.monotonic() + look.next_in)
-            return look.claimed
-
-        def candidates(which: Among) -> list[int]:
-            with self._engine.begin() as connection:
-                return self._queries.to_claim_limited(connection, lane.name, self._tasks, which)
-
-        return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
-
-    def _in_turn(self, lane: Backlog, claims: list[_Claim]) -> list[_Claim]:
-        """Jobs without gates come from a queue that is limited itself; now the one kind is first, now the other."""
-        if lane.name not in self._gating.queues:
-            return claims[:1]
-        self._is_plain_first = not self._is_plain_first
-        return claims[::-1] if self._is_plain_first else claims

@@ -21,9 +21,9 @@ from sqla_jobs.worker.attempts import Shared
 log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
-"""Seconds between two looks at what this process holds: cancel requests in, progress out."""
+"""Seconds between two looks at the jobs held: for cancel requests, and to store progress."""
 _AT_REST = 10.0
-"""Seconds without a job after which the process is at rest."""
+"""A process without jobs for so many seconds is at rest."""
 _SIGN_OFF = 5.0
 """Seconds that a heartbeat under way may take when the worker stops."""
 
@@ -68,7 +68,7 @@ class Liveness:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the last beat is recent enough to take on new work."""
+        """Whether the last heartbeat is recent enough to take on new work."""
         return time.monotonic() - self._keeper.beat_at < self._settings.lease / 2
 
     def start(self) -> None:
@@ -77,7 +77,7 @@ class Liveness:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop beating, and delete the row: what the process still held is free for others at once."""
+        """Stop, and delete the row of the process: what it still held is free for others at once."""
         self._stop.set()
         self._thread.join(_SIGN_OFF)
         if self._thread.is_alive():
@@ -131,7 +131,7 @@ class Liveness:
             self._vitals.show(self.process_id, self._attempts.ended_at)
 
     def _give_back_unknown(self) -> None:
-        """Release what a claim gave us whose answer never arrived; not while a claim is under way."""
+        """Give back jobs of claims whose answer never arrived. Does nothing while a claim is under way."""
         with ExitStack() as kept:
             for claiming in (self._attempts.claiming, self._attempts.claiming_limited):
                 if not claiming.acquire(blocking=False):

@@ -15,10 +15,10 @@ from sqla_jobs.worker.attempts import Shared
 
 
 class Hearer(Protocol):
-    """Who is told that there are new jobs in a queue, or anywhere for ""."""
+    """Is told of new jobs in a queue; "" is any queue."""
 
     def heard(self, queue: str) -> bool:
-        """Returns at once: whether a thread is free for one of them, wherever it is."""
+        """Returns at once whether threads are free for them."""
         ...
 
     @property
@@ -27,11 +27,11 @@ class Hearer(Protocol):
         ...
 
     def look_for(self, queue: str) -> None:
-        """The same; may take its time."""
+        """`heard`, but may claim before it returns."""
         ...
 
     def look_again(self) -> bool:
-        """There may also be jobs where nobody looks at the moment. Returns what `heard` does."""
+        """Look for jobs in all queues, below the floors too. Returns what `heard` does."""
         ...
 
 
@@ -54,7 +54,7 @@ class Lookout(Protocol):
         ...
 
     def promote(self, now: float) -> bool:
-        """Returns whether that queued any jobs."""
+        """Queue jobs that are due. Returns whether there were any."""
         ...
 
     def expect(self, delay: float) -> bool:
@@ -70,7 +70,7 @@ class Lookout(Protocol):
         ...
 
     def found_more(self, queue: str) -> None:
-        """The first claim after a rest took all that there was room for: others may find more."""
+        """The first claim after a rest filled all room, so other workers may find more."""
         ...
 
     def start(self, hearer: Hearer) -> None: ...
@@ -78,7 +78,7 @@ class Lookout(Protocol):
 
 
 LookoutOf = Callable[[Engine, Engine, Shared, Sequence[str]], Lookout]
-"""Makes one, of the worker's two engines (the second is for claims), what its threads share, and its tasks."""
+"""Makes a `Lookout` from the worker's engine, its engine for claims, what its threads share, and its tasks."""
 
 
 class OwnLookout:
@@ -112,7 +112,7 @@ class OwnLookout:
         return poll_in(self._settings)
 
     def found_more(self, queue: str) -> None:
-        """Others listen for themselves."""
+        """Other workers listen for themselves."""
 
     def start(self, hearer: Hearer) -> None:
         self._listener = Listener(

@@ -91,7 +91,7 @@ class Pruner:
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
-        """A right that this role does not have keeps nothing else from being pruned."""
+        """A right that this role lacks does not keep the rest from being pruned."""
         try:
             step()
         except DBAPIError as error:

@@ -17,7 +17,7 @@ log = logging.getLogger("sqla_jobs.worker")
 
 
 class RunnerThreads:
-    """For each lane as many threads as jobs may run at once, each running one job after another."""
+    """The threads of each lane, as many as its concurrency. Each runs one job after another."""
 
     def __init__(self, lanes: Sequence[Backlog], slow_after: float) -> None:
         self._lanes = lanes
@@ -34,9 +34,9 @@ class RunnerThreads:
         has_room: Callable[[], None],
         is_free: Callable[[], None],
     ) -> None:
-        """Begin. `ended` is told of each job what `execute` returned; `has_room`, that it is time to claim more.
+        """Start. `ended` gets each job with what `execute` returned; `has_room` asks to claim more.
 
-        `is_free` is told that a thread is, where jobs may wait for one behind gates.
+        `is_free` tells that a thread is free, if jobs may wait for one behind gates.
         """
         self._execute, self._ended, self._has_room, self._is_free = execute, ended, has_room, is_free
         self._watchdog.start()
@@ -48,7 +48,7 @@ class RunnerThreads:
             thread.start()
 
     def wait(self, timeout: float) -> None:
-        """Wait, for at most `timeout` seconds, until all have ended, and interrupt no job after that."""
+        """Wait up to `timeout` seconds for all threads to end. After that no job is interrupted any more."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -56,11 +56,11 @@ class RunnerThreads:
 
     @property
     def running(self) -> list[Attempt]:
-        """What runs at this moment."""
+        """The attempts that run now."""
         return [held for held in list(self._at_work.values()) if held.is_running]
 
     def show_stacks(self) -> None:
-        """Log soon where each of these jobs is."""
+        """Have the watchdog log where each running job is."""
         self._watchdog.stacks_wanted = True
 
     def _work(self, lane: Backlog) -> None:

@@ -34,6 +34,7 @@ from sqla_jobs.worker.alone import Alone
 from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
+from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.limited import LimitedClaimer
@@ -73,13 +74,13 @@ class Worker(Service):
         self._binding = binding
         self._settings = settings
         self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
-        self._attempts = Attempts()
+        self._attempts = Attempts(settings.heartbeat)
         self._set_aside = SetAside()
         self._threads = RunnerThreads(self._lanes, settings.slow_after)
         self._started = self._stopped = False
 
     def drain(self) -> int:
-        """Run what is due, and what that enqueues for now, until nothing is. Returns the number of runs."""
+        """Run the jobs that are due, and those that they enqueue, until none is due. Returns the number of runs."""
         with self._signals(), self:
             patience = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
@@ -92,7 +93,7 @@ class Worker(Service):
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """SIGUSR1 shows where jobs are."""
+        """Inside, SIGTERM and SIGINT stop the worker, and SIGUSR1 logs where jobs are."""
         with stopped_by_signals(self._stop_requested), handled({signal.SIGUSR1: self._on_stacks_wanted}):
             yield
 
@@ -105,24 +106,16 @@ class Worker(Service):
         return self._attempts.runs
 
     def start(self) -> None:
-        """Start working in threads. Raises `ConfigurationError` where there is nothing it could run."""
+        """Start working in threads. Raises `ConfigurationError` if no task is known or the tables are not as needed."""
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
-        app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.jobs_at_once)
-        with ExitStack() as made:
-            self._engine = own_engine(app, patience=self._settings.patience, most=self._keeper.connections)
-            made.callback(self._engine.dispose)
-            self._claims = own_engine(app, patience=self._settings.patience, most=2, planning=PLANNED_ONCE)
-            made.callback(self._claims.dispose)
-            # wherever a task's own connection looks for tables: those of the jobs are known by their schema
-            self._queries = Queries(self._jobs.models, self._find_tables())
-            self._build(tasks, isolation)
-            self._gating.declare(self._engine, self._jobs.models)
-            self._sign_on()
-            made.pop_all()
+        warn_of_small_pool(self._binding.engine, self._settings.jobs_at_once)
+        try:
+            self._sign_on(tasks, isolation)
+        except ProgrammingError as error:
+            raise ConfigurationError(explain(error)) from error
         self._started = True
         self._finisher.start()
         self._threads.start(
@@ -135,27 +128,29 @@ class Worker(Service):
             self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
-    def _find_tables(self) -> str | None:
-        """The schema that has them."""
-        table = self._jobs.models.tables["jobs"]
-        try:
+    def _sign_on(self, tasks: list[str], isolation: str) -> None:
+        """Connect, make the parts, and register."""
+        app, models, settings = self._binding.engine, self._jobs.models, self._settings
+        table = models.tables["jobs"]
+        with ExitStack() as made:
+            self._engine = own_engine(app, patience=settings.patience, most=self._keeper.connections)
+            made.callback(self._engine.dispose)
+            self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
+            made.callback(self._claims.dispose)
             # should the server give no more: one may listen, the others share the second, and claims have their own
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
-                return schema_of(connection, table)
-        except (ConfigurationError, ProgrammingError) as error:
-            raise ConfigurationError(explain(error)) from error
-
-    def _sign_on(self) -> None:
-        try:
-            self._keeper.meet(self._engine, self._jobs.models, self._queries, self._settings, self._set_aside)
+                # wherever a task's own connection looks for tables: those of the jobs are known by their schema
+                queries = Queries(models, schema_of(connection, table))
+            self._build(tasks, isolation, queries)
+            self._gating.declare(self._engine, models)
+            self._keeper.meet(self._engine, models, queries, settings, self._set_aside)
             self._liveness.start()
-        except (ConfigurationError, ProgrammingError) as error:
-            raise ConfigurationError(explain(error)) from error
+            made.pop_all()
 
-    def _build(self, tasks: list[str], isolation: str) -> None:
-        """Make the parts; none is started."""
-        engine, queries = self._engine, self._queries
+    def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
+        """Make the parts, without starting them."""
+        engine, claims = self._engine, self._claims
         shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
         transactions = WorkerTransactions(
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
@@ -172,35 +167,18 @@ class Worker(Service):
         self._liveness = Liveness(
             engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
         )
-        self._lookout = self._lookout_of(engine, self._claims, shared, tasks)
+        self._lookout = self._lookout_of(engine, claims, shared, tasks)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        self._limited = LimitedClaimer(
-            self._claims,
-            shared,
-            self._gating,
-            tasks,
-            lanes=self._lanes,
-            liveness=self._liveness,
-            finisher=self._finisher,
-            lookout=self._lookout,
-        )
-        self._claimer = Claimer(
-            self._claims,
-            shared,
-            [name for name in tasks if not declarations[name].gates],
-            all_tasks=tasks,
-            lanes=self._lanes,
-            liveness=self._liveness,
-            finisher=self._finisher,
-            lookout=self._lookout,
-            limited=self._limited,
-        )
+        claiming = Claiming(claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
+        self._limited = LimitedClaimer(claiming, self._gating, tasks)
+        plain = [name for name in tasks if not declarations[name].gates]
+        self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(engine, self._jobs.models, retention)
 
     def _known_tasks(self) -> list[str]:
-        """The names of all tasks, imported and complete."""
+        """Import all tasks and complete their signatures. Returns their names."""
         self._jobs.tasks.load()
         names = list(self._jobs.tasks)
         if not names:
@@ -224,8 +202,8 @@ class Worker(Service):
         self._stop_requested.set()
         self._claimer.stop()
         self._limited.stop()
+        self._give_back()
         for lane in self._lanes:
-            self._end(lane.give_back(), Outcome.released())
             lane.close()
         grace = min(self._settings.grace, self._stop_requested.grace)
         if running := len(self._threads.running):
@@ -263,7 +241,7 @@ class Worker(Service):
             self._finisher.put(held.ended(outcome))
 
     def _on_settled(self, ends: list[RunEnd]) -> None:
-        """These are stored, or somebody else's."""
+        """The ends are stored, or their leases are lost."""
         runs = 0
         for end in ends:
             outcome = end.outcome
@@ -275,17 +253,17 @@ class Worker(Service):
         self._attempts.count(runs)
 
     def _free_gates(self, lease: Lease | Claimed) -> None:
-        """Before it leaves the table of attempts, so that `drain` sees one or the other."""
+        """Its places are free. Called before it leaves the table of attempts, so that `drain` misses neither."""
         if isinstance(lease, Claimed):
             self._limited.ended(lease)
 
     def _give_back(self) -> None:
-        """What no thread has taken, be it claimed under this id or an earlier one."""
+        """Give back what no thread has taken, under whichever process id it was claimed."""
         for lane in self._lanes:
             self._end(lane.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Others run what this worker held. What it runs behind limits is interrupted: it overlaps with them."""
+        """Others may run what this worker held. Running jobs behind limits are interrupted, lest they exceed them."""
         self._give_back()
         for held in self._threads.running:
             if held.job.gates:

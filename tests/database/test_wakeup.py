@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 
 from benchmarks.proxy import Proxy
 from sqla_jobs.database import notify as wakeup
-from sqla_jobs.queries.claim import Claim, Promote
+from sqla_jobs.queries.claim import Claim
+from sqla_jobs.queries.promote import Promote
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from tests import shop

@@ -295,7 +295,11 @@ def test_a_deploy_changes_a_number_unless_an_operator_has_set_it(database: Engin
         (lambda: ConcurrencyLimit(2, key="a", ordered=True), "say 1"),  # type: ignore[call-overload]
         (lambda: ConcurrencyLimit(1, ordered=True), "needs key="),  # type: ignore[call-overload]
         (lambda: RateLimit(5, per=0.5), "from 1 s"),
-        (lambda: jobs.task(limits=ConcurrencyLimit(1, key="b"))(_a), "'b' is no argument"),
+        (
+            lambda: jobs.task(limits=ConcurrencyLimit(1, key="b"))(_a),
+            "_a: key='b' names no argument of the task",
+        ),
+        (lambda: jobs.task(fair_by=[])(_a), "name one, or leave it out"),
         (lambda: jobs.task(limits=[ConcurrencyLimit(1), ConcurrencyLimit(2)])(_a), "give one of them a name="),
         (lambda: jobs.task(limits=ConcurrencyLimit(1, name="a=b"))(_a), "without '='"),
         (lambda: jobs.task(limits=cast("Any", 5))(_a), "limits must be"),

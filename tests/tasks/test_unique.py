@@ -138,11 +138,11 @@ class TestKeys:
 
     @pytest.mark.parametrize("key", [[1], 5, [None]])
     def test_what_is_no_key_is_refused(self, key: Any) -> None:
-        with pytest.raises(DeclarationError, match="key must be the name of an argument"):
+        with pytest.raises(DeclarationError, match="key must be an argument's name, a list of names or a function"):
             Unique(key)
 
     def test_a_name_that_is_no_argument_is_refused_where_it_is_said(self) -> None:
-        with pytest.raises(DeclarationError, match=r"plain: Unique\(key='acount'\) names no argument.*account, note"):
+        with pytest.raises(DeclarationError, match=r"plain: key='acount' names no argument.*account, note"):
             plain.options(unique=Unique("acount"))
         with pytest.raises(DeclarationError, match="names no argument of the task"):
             jobs.task(name="wrong", unique=Unique("acount"))(lambda_like)

@@ -1,0 +1,59 @@
+"""What keeps the jobs of whole tasks and queues from starting: pauses, and limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Text, all_, and_, false, func, literal_column, or_, select, union_all
+from sqlalchemy.sql.selectable import SelectBase
+
+from sqla_jobs.queries.expressions import Tables, array_of, unnest_text
+
+
+def is_paused(row: Any) -> ColumnElement[bool]:
+    """Whether what an operator said about a queue or a task, a class or its columns, holds now."""
+    lasts = row.paused_until > func.statement_timestamp()
+    return and_(row.paused_at.is_not(None), lasts.is_not(false()))
+
+
+def paused(rows: Any) -> Select[Any]:
+    """The names of those that are paused, of the table of queues or of tasks."""
+    return select(rows.c.name).where(is_paused(rows.c))
+
+
+def is_in_effect(limit: Any) -> ColumnElement[bool]:
+    """Whether a row of limits, a class or its columns, limits anything. Rows stay after a limit was taken back."""
+    return or_(limit.running.is_not(None), limit.rate.is_not(None))
+
+
+def is_of_operator(limit: Any) -> ColumnElement[bool]:
+    """Whether such a row limits whole tasks or a queue by the word of an operator alone: no code declares it."""
+    return and_(limit.declared.is_(None), is_in_effect(limit), func.strpos(limit.gate, "=") == 0)
+
+
+def limited_tasks(tables: Tables) -> Select[Any]:
+    """The names of the tasks that any row of limits names."""
+    limits = tables.limits
+    return select(func.unnest(limits.c.tasks)).where(is_in_effect(limits.c))
+
+
+def limited_queues(tables: Tables) -> Select[Any]:
+    """The names of the queues that are limited themselves."""
+    limits = tables.limits
+    is_one = and_(limits.c.gate >= literal_column("'@'"), limits.c.gate < literal_column("'A'"))
+    return select(func.substr(limits.c.gate, 2)).where(is_one, limits.c.running.is_not(None))
+
+
+def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
+    """The parameter `tasks` without those that are paused: an array made once a statement, and not once a job."""
+    return _tasks_without(paused(tables.paused_tasks))
+
+
+def unlimited_tasks(tables: Tables) -> ColumnElement[Any]:
+    """The same without those that any row of limits names."""
+    return _tasks_without(union_all(paused(tables.paused_tasks), limited_tasks(tables)))
+
+
+def _tasks_without(left_out: SelectBase) -> ColumnElement[Any]:
+    known = unnest_text("known", task=("tasks", Text))
+    return array_of(select(known.c.task).where(known.c.task != all_(array_of(left_out))))

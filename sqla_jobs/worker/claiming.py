@@ -1,0 +1,27 @@
+"""What plain claims and those behind limits have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from sqla_jobs.worker.attempts import Shared
+from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.liveness import Liveness
+from sqla_jobs.worker.lookout import Lookout
+
+
+@dataclass(frozen=True)
+class Claiming:
+    """The parts of a worker that both claimers use."""
+
+    engine: Engine
+    """Used for claims and promotions alone."""
+    shared: Shared
+    lanes: Sequence[Backlog]
+    liveness: Liveness
+    finisher: Finisher
+    lookout: Lookout
