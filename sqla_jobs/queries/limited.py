@@ -1,4 +1,4 @@
-"""The claim of jobs behind gates, exactly within their limits. Under the lock of limits."""
+"""The claim of jobs behind gates, exactly within their limits. It needs the lock of limits."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from sqla_jobs.queries.gates import (
 from sqla_jobs.queries.statement import SqlConnection
 
 _TOLD = 5
-"""Columns at the end of each row that tell of the look as a whole."""
+"""The number of columns at the end of each row that describe the whole look."""
 _STEPS = 200
-"""Groups that one look walks through at most."""
+"""The largest number of groups that one look walks through."""
 
 
 class Floors(NamedTuple):
-    """Where a scan starts, so that it skips the dead index entries of jobs that have run already."""
+    """Where scans start, so that they skip dead index entries of jobs that have run."""
 
     groups: Mapping[str, tuple[int, int]]
-    """Of a group the priority and position at and below which no job waits."""
+    """By group, the priority and position at and below which no job waits."""
     orders: Mapping[str, int]
-    """Of an ordered key the position at and below which no job waits."""
+    """By ordered key, the position at and below which no job waits."""
     gates: Mapping[str, int]
-    """Of a gate the run id at and below which no job runs."""
+    """By gate, the run id at and below which no job runs."""
 
 
 NOWHERE = Floors({}, {}, {})
 
 
 class Look(NamedTuple):
-    """What a look at the groups of a queue brought."""
+    """The result of a look at the groups of a queue."""
 
     claimed: list[Claimed]
     cursor: str
@@ -56,15 +56,15 @@ class Look(NamedTuple):
     next_in: float | None
     """Seconds until a rate that was full lets one more start."""
     lowest: Mapping[str, int | None]
-    """Of each gate with a floor, the lowest run id that ran behind it before this claim; None where none did."""
+    """By gate with a floor, the lowest run id behind it before this claim. None if no job ran there."""
     oldest: int
-    """All transactions before this one had ended."""
+    """A transaction id: all before it had ended."""
     newest: int
-    """This one and all after it began after the look."""
+    """A transaction id: this one and all later ones began after the look."""
 
 
 class ClaimLimited(ClaimStatement):
-    """At most `room` jobs of one queue from behind gates, from each group in turn.
+    """Takes at most `room` jobs of one queue from behind gates, from each group in turn.
 
     A group is the jobs with the same gates. The walk goes from one group to the next in the index, and past all
     that wait behind a gate that is full. Of an ordered key only the head may start: what has begun, then the lowest
@@ -72,7 +72,7 @@ class ClaimLimited(ClaimStatement):
     """
 
     def __call__(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
-        """One job."""
+        """Claim one job."""
         rows = self._rows(session, self.values(process_id, queue, 1, tasks))
         return self.look(session, rows, process_id).claimed
 
@@ -88,7 +88,7 @@ class ClaimLimited(ClaimStatement):
         floors: Floors = NOWHERE,
         among: Among = ALL,
     ) -> dict[str, Any]:
-        """What the statement takes. Groups in `hints` come first, then those after `cursor`."""
+        """The parameters of the statement. Groups in `hints` come first, then those after `cursor`."""
         return {
             "process_id": process_id,
             "queue": queue,
@@ -104,7 +104,7 @@ class ClaimLimited(ClaimStatement):
         }
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
-        """What its rows say."""
+        """The rows as the result of a look."""
         cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
         found = [row[:-_TOLD] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its in found}
