@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -19,6 +18,7 @@ from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.limits import LimitStatus, read_limits
+from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
 from sqla_jobs.rules.wording import NOTHING
 
@@ -52,13 +52,7 @@ def limit() -> None:
 
 
 def _key(context: click.Context, option: click.Parameter, given: str | None) -> object:
-    """17; what is no JSON is a text."""
-    if given is None:
-        return UNSAID
-    try:
-        return json.loads(given)
-    except (ValueError, RecursionError):
-        return given
+    return UNSAID if given is None else key_in(given)
 
 
 def _of_which(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""What a gate has free, in SQL. Nothing is counted but rows that run, and starts that were logged."""
+"""How many places a gate has free, as SQL text. It counts running jobs and logged starts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _BEGUN = BEGUN.replace("started_at", "h.started_at").replace("ordered_by", "h.or
 
 
 def filled_in(statement: str, tables: Tables) -> TextClause:
-    """A statement with the pieces below, and with the tables' names for what stands for them, such as `{jobs}`."""
+    """A statement made of the pieces below, with the names of tables in place of `{jobs}` and the like."""
     return text(named(statement, tables))
 
 
 def named(piece: str, tables: Tables) -> str:
-    """The same of a piece."""
+    """One piece, with the names of tables."""
     found = ("jobs", "limits", "starts", "processes", "queues", "paused_tasks", "run_ids")
     return piece.format(**{name: quoted(getattr(tables, name)) for name in found})
 
@@ -32,7 +32,7 @@ _IN_EFFECT = written(restrictions.is_in_effect, "l", "running", "rate")
 
 
 def limit_of(gate: str) -> str:
-    """A FROM item: the row that limits a gate, its own or that of each key; none where nothing does."""
+    """A FROM item: the row that limits a gate, which is its own or that of each key. Empty if nothing does."""
     return f"""(
         SELECT l.running, l.rate, l.per FROM {_rows_of(gate)} AND ({_IN_EFFECT})
         ORDER BY length(l.gate) DESC LIMIT 1)"""
@@ -44,7 +44,7 @@ def held(gate: str, most: str) -> str:
 
 
 def holders(gate: str, most: str) -> str:
-    """An array: the ids of jobs that run behind a gate, those that started first, `most` at most."""
+    """An array: the ids of jobs that run behind a gate, the first `most` that started."""
     found = f"{_running(gate, ' h.id, h.current_run_id')} ORDER BY current_run_id LIMIT {most}"
     return f"ARRAY(SELECT id FROM ({found}) holders)"
 
@@ -75,7 +75,7 @@ def begun(order: str) -> str:
 
 
 def begun_among(row: str) -> str:
-    """The same of all keys of a row of limits, such as `!mail=`. After = comes >."""
+    """The jobs `h` of all keys of a row, such as `!mail=`, that have begun and do not run. After = comes >."""
     return f"{{jobs}} h WHERE h.ordered_by > {row} AND h.ordered_by < left({row}, -1) || '>' AND {_BEGUN}"
 
 
@@ -93,16 +93,15 @@ def edge(per: str) -> str:
 def started(gate: str, per: str) -> str:
     """A number: the starts behind a gate in the last `per` seconds."""
     last, before = (f"(SELECT total FROM ({last_start(gate, which)}) one)" for which in ("", edge(per)))
-    # where all that is logged is younger: what had started before the first of it
+    # where all starts in the log are younger: the total before the first of them
     first = f"SELECT s.total - s.count FROM {{starts}} s WHERE s.gate = {gate} ORDER BY s.started_at, s.total LIMIT 1"
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
 
 def room(gate: str, above: str = "0") -> str:
-    """Two numbers: how many more may start behind a gate, and the lowest run id of those that run behind it.
+    """An array: how many more jobs may start behind a gate, and the lowest run id behind it. NULL if nothing limits it.
 
-    An array; NULL where nothing limits the gate. The second number is 0 where none runs, and NULL where it is unknown:
-    nothing is looked up for it. Only run ids `above` are counted.
+    The second number is 0 if no job runs, and NULL if the count stopped early. Only run ids higher than `above` count.
     """
     counted = f"SELECT * FROM ({_running(gate, ' h.current_run_id', above)} LIMIT l.running) h"
     lowest = "CASE WHEN count(*) < l.running THEN coalesce(min(held.current_run_id), 0) END"
@@ -114,19 +113,19 @@ def room(gate: str, above: str = "0") -> str:
 
 
 def free(gate: str) -> str:
-    """A number: how many more may start behind a gate; NULL where nothing limits it."""
+    """A number: how many more jobs may start behind a gate. NULL if nothing limits it."""
     return f"({room(gate)})[1]"
 
 
 def queue_free(queue: str) -> str:
-    """A number: how many more jobs of a queue may start; NULL where nothing limits it."""
+    """A number: how many more jobs of a queue may start. NULL if nothing limits it."""
     running = f"SELECT FROM {{jobs}} h WHERE h.state = 'running' AND h.queue = {queue} LIMIT l.running"
     return f"""(SELECT greatest(0, l.running - (SELECT count(*) FROM ({running}) holders))
       FROM {{limits}} l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
 
 
 def next_start(gate: str) -> str:
-    """Seconds until a gate that has a rate lets one more start; NULL: never."""
+    """Seconds until a rate lets one more job start. NULL if it never does."""
     return f"""(SELECT extract(epoch FROM first.started_at - (SELECT now FROM moment)) + l.per
       FROM {limit_of(gate)} l CROSS JOIN LATERAL ({last_start(gate)}) last
       CROSS JOIN LATERAL (
@@ -137,9 +136,9 @@ def next_start(gate: str) -> str:
 
 
 def is_paused(row: str) -> str:
-    """Whether what an operator said about a queue or a task holds now."""
+    """Whether the row pauses its queue or task now."""
     return written(restrictions.is_paused, row, "paused_at", "paused_until")
 
 
 MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
-"""The CTE that these pieces read the time from. It is read after the lock, and not when the statement began."""
+"""The CTE from which these pieces read the time: that after the lock, not that when the statement began."""

@@ -1,4 +1,4 @@
-"""Gates for jobs that lack some: enqueued by plain SQL or a schedule, or before there was a limit."""
+"""Gives gates to jobs that lack some: those enqueued by plain SQL, by a schedule, or before there was a limit."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Gated(NamedTuple):
 
 
 class FewerGates(Statement):
-    """Jobs of some tasks with fewer gates than the number given for each: all that run, and some that wait."""
+    """Jobs with fewer gates than their task has: all running ones, and some that wait."""
 
     def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[Ungated]:
-        """Those that wait are of these queues."""
+        """`expected` is the number of gates by task. Only waiting jobs of `queues` are found."""
         values = {
             "tasks": names(tuple(expected)),
             "numbers": numbers(expected.values()),
@@ -80,7 +80,7 @@ class FewerGates(Statement):
 
 
 class GiveGates(Statement):
-    """Those that wait or run, and that nobody holds locked, have these gates from now on."""
+    """Sets the gates of jobs that wait or run. Rows that somebody holds locked are left alone."""
 
     def __call__(self, connection: Connection, gated: Sequence[Gated]) -> int:
         """Returns how many were changed."""
@@ -108,7 +108,7 @@ class GiveGates(Statement):
 
 
 class OperatorLimits(Statement):
-    """The gates without a key that operators made for tasks and queues, each with the names of the tasks."""
+    """Limits of whole tasks and of queues that only operators made: gates, each with the names of its tasks."""
 
     def __call__(self, connection: Connection) -> list[tuple[str, list[str]]]:
         return [(gate, tasks) for gate, tasks in self._run(connection, {})]

@@ -26,12 +26,12 @@ class Leases(Statement, upkeep.Leases[SqlConnection]):
 
 
 class UnknownLeases(Leases):
-    """Those that were given out by a claim whose answer never arrived."""
+    """Leases from claims whose answers never arrived."""
 
     def __call__(
         self, connection: SqlConnection, process_id: uuid.UUID, known: Collection[int] = (), *, age: float = 0.0
     ) -> list[Lease]:
-        """Leases of this process, older than `age` seconds, that it does not know of."""
+        """Leases of this process that are not in `known` and are older than `age` seconds."""
         values = {"process_id": process_id, "known": list(known), "age": age}
         return [Lease(*row) for row in self._rows(connection, values)]
 
@@ -56,7 +56,7 @@ class StoreProgress(Statement):
     def __call__(
         self, connection: Connection | Session, progress: Sequence[tuple[Lease | Claimed, float, str | None]]
     ) -> None:
-        """Show how far these attempts are, where their lease still stands and their row is free."""
+        """Store progress of attempts whose lease still stands and whose row is free."""
         values = {
             "job_ids": [lease.job_id for lease, _, _ in progress],
             "run_ids": [lease.run_id for lease, _, _ in progress],

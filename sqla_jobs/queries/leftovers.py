@@ -17,7 +17,7 @@ _in_order: Any = aggregate_order_by  # SQLAlchemy 2.0 has no types for it
 
 
 class Found(NamedTuple):
-    """Rows to delete, and the id up to which all were looked at: None where there is nothing beyond."""
+    """Rows to delete, and the id up to which rows were looked at: None at the end of the table."""
 
     ids: list[int]
     last: int | None

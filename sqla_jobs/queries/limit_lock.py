@@ -1,4 +1,4 @@
-"""The lock of limits, and what is done under it and about it."""
+"""The lock of limits, and the claims and other statements that need it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AT_LEAST_ON = f"CASE {_SETTING} WHEN 'off' THEN 'on' ELSE {_SETTING} END"
 
 
 class Lock(RenderedStatement):
-    """One at a time looks at what is free, and takes it. The commit that ends the lock waits for the disk."""
+    """Only its holder looks for free places and takes them. The commit that ends the lock waits for the disk."""
 
     def sql(self) -> Any:
         # by the table itself: some name its schema, and others leave it to their search path
@@ -37,13 +37,13 @@ class Lock(RenderedStatement):
 
 
 class LockUnflushed(Lock):
-    """The commit that ends the lock need not be on disk when the next one looks: see `Flush`."""
+    """The next holder need not wait until the commit that ends this lock is on disk: see `Flush`."""
 
     _also = ", set_config('synchronous_commit', 'off', true)"
 
 
 class Flush(RenderedStatement):
-    """What was committed before is on disk after this commit. No job starts under a claim that may be undone."""
+    """After its commit all earlier ones are on disk: no job starts under a claim that a crash can undo."""
 
     def sql(self) -> Any:
         setting = f"set_config('synchronous_commit', {_AT_LEAST_ON}, true)"
@@ -51,10 +51,7 @@ class Flush(RenderedStatement):
 
 
 class ClaimLocked:
-    """Claims of limited jobs: lock, then look. So each counts in a snapshot that is younger than its lock.
-
-    Else two claims at once would overshoot.
-    """
+    """Claims of limited jobs. Each counts in a snapshot taken after its lock, so two at once do not overshoot."""
 
     def __init__(self, tables: Tables) -> None:
         self._lock = LockUnflushed(tables)
@@ -92,7 +89,7 @@ class ClaimLocked:
         tasks: Sequence[str],
         among: Among = ALL,
     ) -> list[Claimed]:
-        """The same of a queue's jobs without gates, as far as the queue's own limit goes."""
+        """Claim jobs without gates, as far as the limit of their queue goes."""
         values = self._plain.values(process_id, {queue: room}, tasks, among=among)
         claimed = self._plain.claimed(connection, process_id, self._rows(connection, self._plain, values))
         self._flush_after(connection, claimed)
@@ -110,17 +107,17 @@ class ClaimLocked:
                 send(*self._flush.filled({}))
 
     def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
-        """One job, in the caller's transaction, which holds the lock until its end."""
+        """Claim one job in the caller's transaction, which keeps the lock until it ends."""
         self._lock_to_end.run(session)
         plain = self._plain(session, process_id, {queue: 1}, tasks)
         return plain or self._behind_gates(session, process_id, queue, tasks)
 
 
 class TellOthers(RenderedStatement):
-    """Those who listen look again, where a gate was full and any job waits behind gates."""
+    """Has all listeners look again, if a gate was full and any job waits behind gates."""
 
     def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
-        """So many jobs at most `ended` behind each gate of late: one that has more room now was not full."""
+        """A gate was full if it has room for no more jobs now than have `ended` behind it of late."""
         values = {"gates": names(tuple(ended)), "ended": [*ended.values()]}
         self._run(connection, {"channel": channel, "what": LIMITS, **values})
 
@@ -133,7 +130,7 @@ class TellOthers(RenderedStatement):
 
 
 class ForgetStarts(RenderedStatement):
-    """Starts behind gates behind which nothing has started for as long as any rate can look back."""
+    """Deletes old starts, of gates behind which nothing has started for longer than any rate looks back."""
 
     def sql(self) -> Any:
         old = f"clock_timestamp() - interval '{DAY:.0f} s'"
@@ -144,10 +141,10 @@ class ForgetStarts(RenderedStatement):
 
 
 class Spend(RenderedStatement):
-    """Starts behind a gate that are no jobs. Under the lock."""
+    """Logs starts behind a gate for something that is no job. Needs the lock."""
 
     def __call__(self, connection: Connection, gate: str, number: int) -> bool:
-        """Returns whether so many were free, and are taken now. A gate that nothing limits takes any number."""
+        """Returns whether `number` starts were free, and are taken now. Always so for a gate that nothing limits."""
         ((is_limited, taken),) = self._run(connection, {"gate": gate, "number": number}).all()
         return taken == number or not is_limited
 

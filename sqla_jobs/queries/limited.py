@@ -1,4 +1,4 @@
-"""The claim of jobs behind gates, exactly within their limits. Under the lock of limits."""
+"""The claim of jobs behind gates, exactly within their limits. It needs the lock of limits."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.rules.limits import MOST_RUNNING
 
 _TOLD = 5
-"""Columns at the end of each row that tell of the look as a whole."""
+"""The number of columns at the end of each row that describe the whole look."""
 _STEPS = 200
-"""Groups that one look walks through at most."""
+"""The largest number of groups that one look walks through."""
 
 
 Gates = tuple[str, ...]
-"""Those of a job. Jobs with the same gates are a group."""
+"""The gates of a job. Jobs with the same gates are a group."""
 
 
 class Floors(NamedTuple):
-    """Where a scan starts, so that it skips the dead index entries of jobs that have run already."""
+    """Where scans start, so that they skip dead index entries of jobs that have run."""
 
     groups: Mapping[str, tuple[int, int]]
-    """Of a group the priority and position at and below which no job waits."""
+    """By group, the priority and position at and below which no job waits."""
     orders: Mapping[str, int]
-    """Of an ordered key the position at and below which no job waits."""
+    """By ordered key, the position at and below which no job waits."""
     gates: Mapping[str, int]
-    """Of a gate the run id at and below which no job runs."""
+    """By gate, the run id at and below which no job runs."""
 
 
 NOWHERE = Floors({}, {}, {})
@@ -54,7 +54,7 @@ NOTHING_ENDED: Mapping[Gates, int] = MappingProxyType({})
 
 
 class Look(NamedTuple):
-    """What a look at the groups of a queue brought."""
+    """The result of a look at the groups of a queue."""
 
     claimed: list[Claimed]
     cursor: str
@@ -62,15 +62,15 @@ class Look(NamedTuple):
     next_in: float | None
     """Seconds until a rate that was full lets one more start."""
     lowest: Mapping[str, int]
-    """Of gates with a floor, the lowest run id that ran behind it before this claim; 0 where none did."""
+    """By gate with a floor, the lowest run id behind it before this claim. 0 if no job ran there."""
     oldest: int
-    """All transactions before this one had ended."""
+    """A transaction id: all before it had ended."""
     newest: int
-    """This one and all after it began after the look."""
+    """A transaction id: this one and all later ones began after the look."""
 
 
 class ClaimLimited(ClaimStatement):
-    """At most `room` jobs of one queue from behind gates, from each group in turn.
+    """Takes at most `room` jobs of one queue from behind gates, from each group in turn.
 
     A group is the jobs with the same gates. The walk goes from one group to the next in the index, and past all
     that wait behind a gate that is full. Of an ordered key only the head may start: what has begun, then the lowest
@@ -78,7 +78,7 @@ class ClaimLimited(ClaimStatement):
     """
 
     def __call__(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
-        """One job."""
+        """Claim one job."""
         rows = self._rows(session, self.values(process_id, queue, 1, tasks))
         return self.look(session, rows, process_id).claimed
 
@@ -94,10 +94,10 @@ class ClaimLimited(ClaimStatement):
         floors: Floors = NOWHERE,
         among: Among = ALL,
     ) -> dict[str, Any]:
-        """What the statement takes.
+        """The parameters of the statement.
 
-        Groups in `hints` come first, of which so many jobs ended here, where that has freed a gate that was full. Then
-        come those after `cursor`, an array as PostgreSQL writes it.
+        Groups in `hints` come first, if the end of so many of their jobs here has freed a gate that was full. Then come
+        those after `cursor`, an array as PostgreSQL writes it.
         """
         return {
             "process_id": process_id,
@@ -115,7 +115,7 @@ class ClaimLimited(ClaimStatement):
         }
 
     def look(self, connection: SqlConnection, rows: Sequence[Any], process_id: uuid.UUID) -> Look:
-        """What its rows say."""
+        """The rows as the result of a look."""
         cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
         found = [row[:-_TOLD] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its in found}

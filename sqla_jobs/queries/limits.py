@@ -1,4 +1,4 @@
-"""The rows of limits: what code declares, and what operators say instead."""
+"""The rows of limits: their declared numbers, and those that operators set instead."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ NUMBERS = ("running", "rate", "per")
 
 @dataclass(frozen=True)
 class DeclaredLimit:
-    """What code says of one row of limits."""
+    """One row of limits as code declares it."""
 
     gate: str
     values: Mapping[str, Any]
     """Its `running`, `rate`, `per` and `hold`."""
     tasks: frozenset[str]
-    """The names of the tasks that it limits, as far as they are known here."""
+    """The names of those tasks known here that it limits."""
 
 
 def keeps_others_waiting(models: Models[Any]) -> Any:
-    """Whether the job at hand failed, and its ordered key is held until somebody decides about it."""
+    """Whether the job failed and keeps its ordered key until somebody retries, cancels or deletes it."""
     job, limit = models.Job, models.Limit
     of_each_key = func.substr(job.ordered_by, 1, func.strpos(job.ordered_by, "="))
     holds = exists().where(limit.gate.in_([job.ordered_by, of_each_key]), limit.hold)
@@ -37,7 +37,7 @@ def keeps_others_waiting(models: Models[Any]) -> Any:
 
 
 def declare(session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]) -> None:
-    """Make the rows say what code declares of the tasks known here, in the caller's transaction.
+    """Store the declared limits of the tasks known here, in the caller's transaction.
 
     An operator's numbers stay, and so do tasks of other programs in rows that are shared.
     """
@@ -75,7 +75,7 @@ def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, tasks: list[str]) -> 
 
 
 def _retire(row: LimitMixin, tasks: list[str]) -> None:
-    """Code that is known here declares it no more. An operator's limit of a whole task stays; keys are made by code."""
+    """No known code declares the row any more. An operator's limit of a whole task stays: it needs no key from code."""
     row.changed_at = _now()
     if tasks:
         row.tasks = tasks

@@ -21,7 +21,7 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 
 @cache
 def code_version() -> str:
-    """The version of this library, as it is installed; empty where it is not."""
+    """The version of the installed library; empty if it is not installed."""
     try:
         return version("sqla-jobs")
     except PackageNotFoundError:
@@ -66,7 +66,7 @@ def register(
 def stamp(
     connection: Connection, models: Models[Any], process_id: uuid.UUID, *, idle: float | None, offset: float | None
 ) -> None:
-    """Say that a job ended in this process `idle` seconds ago, and how far its clock is off; not if the row is held."""
+    """Store that a job ended `idle` seconds ago, and how far the clock is off, unless the row is locked."""
     process = models.Process
     free = locked(select(process.id).where(process.id == process_id), "free", of=process)
     values: dict[str, Any] = {}

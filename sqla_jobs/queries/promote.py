@@ -43,7 +43,7 @@ class Promote(RenderedStatement, lookout.Promote[SqlConnection]):
             .returning(jobs.c.id)
             .cte("promoted")
         )
-        # only what lies ahead: a row that is due and that somebody holds locked must not be waited for in a hot loop
+        # only what lies ahead: a due row that somebody holds locked would make the caller look again at once, for ever
         ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
         next_at = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
         due_in = func.coalesce(
@@ -53,6 +53,6 @@ class Promote(RenderedStatement, lookout.Promote[SqlConnection]):
         serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
         workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
         count = select(func.count()).select_from(promoted).scalar_subquery()
-        # what other code enqueued may wait behind gates that no row limits
+        # jobs that other code enqueued may wait behind gates without a row
         behind = exists().where(jobs.c.state.like(literal_column("'queued'")), jobs.c.gates.is_not(None))
         return select(count, due_in, workers, or_(exists(select(tables.limits.c.gate)), behind))

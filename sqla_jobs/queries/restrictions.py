@@ -11,23 +11,23 @@ from sqla_jobs.queries.expressions import Tables, array_of, unnest_text
 
 
 def is_paused(row: Any) -> ColumnElement[bool]:
-    """Whether what an operator said about a queue or a task, a class or its columns, holds now."""
+    """Whether a row, given as a class or its columns, pauses its queue or task now."""
     lasts = row.paused_until > func.statement_timestamp()
     return and_(row.paused_at.is_not(None), lasts.is_not(false()))
 
 
 def paused(rows: Any) -> Select[Any]:
-    """The names of those that are paused, of the table of queues or of tasks."""
+    """The names of the queues, or of the tasks, that are paused."""
     return select(rows.c.name).where(is_paused(rows.c))
 
 
 def is_in_effect(limit: Any) -> ColumnElement[bool]:
-    """Whether a row of limits, a class or its columns, limits anything. Rows stay after a limit was taken back."""
+    """Whether a row of limits, given likewise, limits anything. A row stays after its limit was taken back."""
     return or_(limit.running.is_not(None), limit.rate.is_not(None))
 
 
 def is_of_operator(limit: Any) -> ColumnElement[bool]:
-    """Whether such a row limits whole tasks or a queue by the word of an operator alone: no code declares it."""
+    """Whether such a row limits whole tasks or a queue and is an operator's alone: no code declares it."""
     return and_(limit.declared.is_(None), is_in_effect(limit), func.strpos(limit.gate, "=") == 0)
 
 
@@ -45,12 +45,12 @@ def limited_queues(tables: Tables) -> Select[Any]:
 
 
 def claimable_tasks(tables: Tables) -> ColumnElement[Any]:
-    """The parameter `tasks` without those that are paused: an array made once a statement, and not once a job."""
+    """The parameter `tasks` without paused ones, as an array that is made once for the statement."""
     return _tasks_without(paused(tables.paused_tasks))
 
 
 def unlimited_tasks(tables: Tables) -> ColumnElement[Any]:
-    """The same without those that any row of limits names."""
+    """The parameter `tasks` without those that are paused or limited."""
     return _tasks_without(union_all(paused(tables.paused_tasks), limited_tasks(tables)))
 
 

@@ -71,11 +71,11 @@ class ScheduleQueries:
         return fire_unique(connection, self._tables, fired(self._tables, UNIQUE), _columns(ticks), unique)
 
     def record(self, connection: Connection, ticks: Sequence[Mapping[str, Any]]) -> None:
-        """Store what became of the ticks."""
+        """Store the outcomes of the ticks."""
         connection.execute(record(self._tables), _columns(ticks))
 
     def advance(self, connection: Connection, plans: Sequence[Mapping[str, Any]]) -> None:
-        """Store what was worked out of each schedule."""
+        """Store the new plan of each schedule."""
         connection.execute(advance(self._tables), _columns(plans))
 
     def due_in(self, connection: Connection, which: Among) -> float:
@@ -153,7 +153,7 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
 
 
 def record(tables: Tables) -> Any:
-    """What became of ticks: a row for each, or for several in a row that were missed."""
+    """The outcomes of ticks: a row for each, or one for several that were missed in succession."""
     came = unnest(
         "came",
         schedule_id=("all_schedule_id", BigInteger),
@@ -169,7 +169,7 @@ def record(tables: Tables) -> Any:
 
 
 def advance(tables: Tables) -> Any:
-    """What is worked out of each schedule: its next tick, the last one fired, and what is wrong with it."""
+    """The plan of each schedule: its next tick, the last one fired, and why it was disabled."""
     s = tables.schedules
     plan = unnest(
         "plan",
@@ -194,12 +194,12 @@ def advance(tables: Tables) -> Any:
 
 
 def _is_changed(s: Any) -> Any:
-    """Whether the rule is not the one for which the next tick was worked out."""
+    """Whether the next tick was computed for another rule."""
     return s.c.planned_rule.is_distinct_from(s.c.cron.concat(" ").concat(s.c.timezone))
 
 
 def _is_unplanned(s: Any) -> Any:
-    """Whether a clock has to work out the next tick, or to forget it."""
+    """Whether a clock has to compute the next tick, or to forget it."""
     return case((s.c.enabled, or_(_is_changed(s), s.c.next_run_at.is_(None))), else_=s.c.planned_rule.is_not(None))
 
 

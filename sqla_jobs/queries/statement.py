@@ -44,7 +44,7 @@ class Statement:
 
 
 class RenderedStatement(Statement):
-    """Rendered once too, which spares half of what SQLAlchemy does for each call. Results are as psycopg reads them."""
+    """Compiled once, which halves the work of SQLAlchemy at each call. Results are as psycopg reads them."""
 
     def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:
         own = self._connection(connection)

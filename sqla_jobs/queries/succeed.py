@@ -1,7 +1,4 @@
-"""Storing that attempts went well, which nearly all do: with as little work for the server as can be.
-
-What is not as expected is left as it is, for `finish` to tell apart.
-"""
+"""Storing the ends of attempts that went well, as cheaply as possible. `finish` stores what this leaves out."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ _PROCESS = bindparam("lease_process_id", type_=Uuid)
 
 
 class SucceedMany(Statement):
-    """Where the lease still stands and the row is free; its row count is that of those."""
+    """Stores ends whose lease still stands and whose row is free. Its row count says how many."""
 
     def __call__(self, connection: Connection | Session, ends: Sequence[RunEnd]) -> int:
         """Store ends that went well, under leases of one process. Returns how many were."""
@@ -80,7 +77,7 @@ class SucceedMany(Statement):
 
 
 class SucceedOne(Statement):
-    """Waiting for the row; its row count is 0 where the lease is gone."""
+    """Stores one end, and waits for the row. Its row count is 0 if the lease is lost."""
 
     def __call__(self, session: Session, end: RunEnd) -> None:
         """Store inside its own transaction that an attempt went well, waiting for the row. Raises `LeaseLost`."""
@@ -89,7 +86,7 @@ class SucceedOne(Statement):
 
     @staticmethod
     def parameters(end: RunEnd) -> dict[str, Any]:
-        """What the statement takes."""
+        """The parameters of the statement."""
         return {
             "job_id": end.lease.job_id,
             "run_id": end.lease.run_id,
@@ -122,13 +119,13 @@ class SucceedOne(Statement):
 
 
 def _done(jobs: Any, finished_at: Any, which: Any, told: Sequence[Any]) -> Any:
-    """Those jobs are over."""
+    """Ends the jobs."""
     values = {"state": literal_column("'succeeded'"), "current_run_id": null(), "process_id": null()}
     return update(jobs).values(finished_at=finished_at, **values).where(which).returning(*told).cte("done")
 
 
 def _runs(tables: Tables, done: Any) -> Any:
-    """A run for each job that is over."""
+    """Inserts a run for each job that has ended."""
     rows = select(
         done.c.run_id,
         done.c.id,

@@ -48,7 +48,7 @@ _EPOCH: ColumnElement[Any] = literal_column("TIMESTAMPTZ '1970-01-01 UTC'", Date
 
 
 def start_of_period(length: Any) -> ColumnElement[Any]:
-    """When the present period of that length began, by the server's clock: they are aligned to 1970-01-01 UTC."""
+    """When the present period of that length began, by the server's clock. Periods are aligned to 1970-01-01 UTC."""
     return func.date_bin(length, func.clock_timestamp(), _EPOCH)
 
 
@@ -121,7 +121,7 @@ class UniqueJobs:
         return {row[0]: row[1] for row in self._execute(held, {"ids": list(ids)})}
 
     def _with_keys(self, states: Sequence[str]) -> Any:
-        """In the order in which they would be inserted: two that lock the same keys do not wait in a circle."""
+        """In the order of inserts, so that two callers that lock the same keys do not deadlock."""
         job = self.models.Job
         wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
         return select(job.id, job.state).where(*wanted).order_by(job.unique_key.collate("C"))
@@ -139,7 +139,7 @@ class UniqueJobs:
         change(values, jobs)
 
     def _replace(self, values: Mapping[str, Any], jobs: Mapping[int, str]) -> None:
-        """They become as if they were enqueued now, up to `max_delay`: one delayed for that long keeps its place."""
+        """They become as if enqueued now. One that was delayed for `max_delay` keeps its place."""
         job, state = self.models.Job, values["state"]
         now = func.clock_timestamp()
         max_delay = self.policy.max_delay
@@ -158,7 +158,7 @@ class UniqueJobs:
         )
 
     def _update(self, values: Mapping[str, Any], jobs: Mapping[int, str]) -> None:
-        """They have these arguments from now on, and are due as before."""
+        """They get these arguments and stay due as before."""
         job = self.models.Job
         kept = {name: value for name, value in values.items() if name not in ("state", "run_at", "queue")}
         moves = job.priority != values["priority"]
@@ -202,7 +202,7 @@ class UniqueJobs:
 
 
 def _rows() -> Any:
-    """The parameter `rows` as a table: an argument each, by key or by id."""
+    """The parameter `rows` as a table of arguments by key or by id."""
     columns = column("unique_key", Text), column("args", JSONB), column("gates", Text), column("ordered_by", Text)
     return (
         func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))

@@ -25,7 +25,7 @@ UNIQUE = {
 
 
 class UniqueTick(NamedTuple):
-    """What the ticks of one schedule take: a key, and the seconds of the period in which they do."""
+    """The key that the ticks of one schedule take, and for how many seconds its period lasts."""
 
     unique_key: str
     per: float | None

@@ -34,6 +34,14 @@ def check_arguments(what: str, names: Sequence[str], arguments: Collection[str])
             raise DeclarationError(f"{what}={name!r:.60} names no argument of the task; it takes: {known}")
 
 
+def key_in(text: str) -> object:
+    """The key that a person has typed: JSON, such as 17, and else a text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def may_show(key: KeyOf | None, hidden: frozenset[str]) -> bool:
     """Whether a key may show any of the `hidden` arguments, as all arguments do, and what a function makes of them."""
     if key is None or callable(key):

@@ -106,7 +106,8 @@ class KeyMaker:
     sensitive: frozenset[str]
 
     def __post_init__(self) -> None:
-        check_arguments(f"{self.task}: key", self._names, sorted(self.arguments))
+        if isinstance(self.key, tuple):
+            check_arguments(f"{self.task}: key", self.key, sorted(self.arguments))
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
         """The key of a job with these arguments, as stored. Raises `ArgumentsError` for one that is no JSON.
@@ -119,14 +120,10 @@ class KeyMaker:
             return plain
         return f"{RESERVED}sha256:{hashlib.sha256(said.encode()).hexdigest()}:{self.task}"
 
-    @property
-    def _names(self) -> tuple[str, ...]:
-        return self.key if isinstance(self.key, tuple) else ()
-
     def _chosen(self, arguments: Mapping[str, Any]) -> Any:
         if callable(self.key):
             return self.key(arguments)
-        names = arguments if self.key is None else self._names
+        names = arguments if self.key is None else self.key
         return {name: arguments[name] for name in names if name in arguments}
 
     def _json(self, chosen: Any) -> str:

@@ -33,11 +33,11 @@ class ChildProcess:
         self.process_id: uuid.UUID | None = None
         """Its row in the database."""
         self.has_left = False
-        """Whether it has deleted that row itself, and is about to end."""
+        """Whether it has deleted its row and is about to end."""
         self.ready_at: float | None = None
         self.kill_at = math.inf
         self.is_hung = False
-        """Whether its parent has said that it makes no progress, and has given back what it had not begun."""
+        """Whether its parent has found that it makes no progress, and gives back what it has not begun."""
         self.killed_after: float | None = None
         """For how many seconds it had made no progress when it was killed for that."""
         self._is_killed = False
@@ -45,7 +45,7 @@ class ChildProcess:
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
-        """By run id, since when somebody has wanted this process killed if the run does not stop."""
+        """By run id, when somebody asked to kill the process if the run does not stop."""
         self._sending = threading.Lock()
 
     @property
@@ -63,7 +63,7 @@ class ChildProcess:
         return self.kill_at < math.inf
 
     def messages(self) -> Iterator[ToParent]:
-        """What it has said; a pipe that it closed is closed here too."""
+        """Its messages. Closes the pipe if the child has closed it."""
         try:
             while self.pipe.poll():
                 message = self.pipe.recv()
@@ -77,19 +77,19 @@ class ChildProcess:
             self.kill_at = min(self.kill_at, time.monotonic() + 10)  # it is about to end, or cannot be reached
 
     def send(self, message: object) -> None:
-        """Tell it, where it is still there to be told."""
-        with self._sending, suppress(OSError):  # that it is gone is seen where it is listened to
+        """Send it a message, if it is still there."""
+        with self._sending, suppress(OSError):  # `messages` notices that it is gone
             if not self.pipe.closed:
                 self.pipe.send(message)
 
     def hint(self, message: object) -> None:
-        """Tell it, unless that may take long. Whatever it does not hear is found by the next poll."""
+        """Send it a message, unless that may block. The next poll makes up for it."""
         with self._sending, suppress(OSError):
             if not self.pipe.closed and keeps_up(self.pipe):
                 self.pipe.send(message)
 
     def ask_to_stop(self, within: float) -> None:
-        """Let it end by itself, within that many seconds."""
+        """Ask it to end within that many seconds; then it is killed."""
         self.kill_at = time.monotonic() + within
         if self.ready_at is None:
             self.process.terminate()
@@ -109,12 +109,12 @@ class ChildProcess:
             self.process.kill()
 
     def watch_anew(self) -> None:
-        """Its parent did not run for a while, and perhaps neither could the child."""
+        """Count its silence from now on: the parent was held up, and perhaps so was the child."""
         self._watched_since = time.monotonic()
 
     @property
     def silence(self) -> float:
-        """Seconds since Python code of it last ran, as far as its parent has been watching."""
+        """Seconds since its Python code last ran, counted from `watch_anew` at the earliest."""
         return time.monotonic() - max(self.started.alive_at, self._watched_since)
 
     @property
@@ -123,22 +123,22 @@ class ChildProcess:
         return ", ".join(f"job {entry.job_id}" for entry in self.started.entries()) or "no job that has begun"
 
     def revoke(self) -> list[int]:
-        """Let it begin nothing more of what it holds; returns the run ids of what it has begun.
+        """Forbid it to begin what it holds. Returns the run ids of what it has begun.
 
-        Between the two its processor has time to show what it wrote before it could see that.
+        The pause lets a start become visible that the child wrote before it could see the revocation.
         """
         self.started.revoke(time.monotonic())
         time.sleep(0.01)
         return [entry.run_id for entry in self.started.entries()]
 
     def condemn(self, run_id: int) -> None:
-        """Somebody wants this process killed, if the run does not stop."""
+        """Kill the process later if this run does not stop: somebody asked for that."""
         self._condemned.setdefault(run_id, time.monotonic())
 
     def overdue(self, kill_after: float) -> list[Entry]:
-        """The runs that did not end though `kill_after` seconds have passed since their deadline, or since a cancel.
+        """The runs that go on `kill_after` seconds after their deadline or a request to kill.
 
-        Seen twice, since an entry may change while it is read.
+        Only those that two looks in succession have found: an entry may change while it is read.
         """
         now = time.monotonic()
         watched = now - self._watched_since > kill_after
@@ -155,7 +155,7 @@ class ChildProcess:
         return min(entry.deadline or math.inf, self._condemned.get(entry.run_id, math.inf))
 
     def abandoned(self) -> AbandonedWork | None:
-        """What it leaves, once it is dead; `None` where it never took part."""
+        """What it left when it died. None if it never registered."""
         if self.process_id is None:
             return None
         return AbandonedWork(self.process_id, [self._end(entry, self.process_id) for entry in self.started.entries()])

@@ -28,7 +28,7 @@ log = logging.getLogger("sqla_jobs.worker")
 
 
 def main(application: Application, pipe: Connection, memory: Memory) -> None:
-    """Run the worker, in a process of its own; exits with 1 where a person has to do something first."""
+    """Run the worker in this process. Exits with 1 after an error that only a person can correct."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     signal.signal(signal.SIGHUP, _pass_on_to_the_parent)
     logs = application.logs
@@ -63,16 +63,16 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
 
 
 def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C reaches it too."""
+    """Ctrl-C reaches children too; the parent asks them to stop."""
 
 
 def _pass_on_to_the_parent(number: int, frame: FrameType | None) -> None:
-    """`status` shows the pid of the child, and so that may be the one that somebody signals."""
+    """Somebody may signal the child instead of the parent: `status` shows the pid of the child."""
     os.kill(os.getppid(), number)
 
 
 def _leave_threads_behind() -> None:
-    """Threads that jobs started and forgot would keep the process alive for ever."""
+    """End the process although jobs have left threads running, which would keep it alive for ever."""
     ours = (threading.main_thread(), threading.current_thread())
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
     if left:

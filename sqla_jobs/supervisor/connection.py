@@ -53,9 +53,9 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class ParentConnection:
-    """The parent keeps the child alive in the database, looks for work, and can read what the child has started.
+    """Talks with the parent, which sends the heartbeats, looks for work, and can read what this process has started.
 
-    Where the parent is gone the child stops: what can end within half a lease does.
+    If the parent is gone, the worker stops: its jobs have half a lease to end.
     """
 
     connections = OF_CHILD - 2
@@ -79,7 +79,7 @@ class ParentConnection:
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
     def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """Tell what the config of the application says about options. Returns what to do."""
+        """Send the options from the application's config. Returns what to do, as the parent answers."""
         self.send(Configured(defaults))
         spec = self._specs.get()  # the parent answers, or its end ends this process
         self._lease, self.all_connections = spec.settings.lease, spec.connections
@@ -100,11 +100,11 @@ class ParentConnection:
         return self._started.has_limits
 
     def works_for(self, application: Engine) -> None:
-        """By which engine tasks connect."""
+        """Tasks connect by this engine. Its idle connections are closed while the worker rests."""
         self._idle.append(IdleConnections(application))
 
     def tell(self, hearer: Hearer | None) -> None:
-        """Who is to hear of new jobs from now on."""
+        """Pass messages about new jobs to `hearer` from now on; None drops them."""
         self._hearer = hearer
 
     def meet(
@@ -142,7 +142,7 @@ class ParentConnection:
         self.hint(Kill(run_id))
 
     def rest(self) -> None:
-        """Many children may be at rest, and the server has few connections: all but the one for claims are closed."""
+        """Close idle connections, all but the one for claims: many children may rest, and the server has few."""
         for idle in self._idle:
             idle.close()
 
@@ -161,12 +161,12 @@ class ParentConnection:
                 self._orphaned()
 
     def hint(self, message: object) -> None:
-        """Tell the parent, unless that may take long: it polls."""
+        """Tell the parent, unless that may block: its next poll makes up for it."""
         if keeps_up(self._pipe):
             self.send(message)
 
     def _tell_anew(self) -> None:
-        """The parent does not beat: what it was told may have expired, as a password can. A new connection tells it."""
+        """Send the address again, by a new connection. The parent does not beat: perhaps its password has expired."""
         assert self._engine is not None, "meet() comes first"
         pool = self._engine.pool.recreate()
         pool.connect().close()

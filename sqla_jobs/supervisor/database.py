@@ -1,4 +1,4 @@
-"""The parent's way to the database. It imports neither the application nor SQLAlchemy: a child tells the address."""
+"""How a parent connects to the database without the application and SQLAlchemy: children send it the address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIMIT = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 
 
 class Told:
-    """What children have told of the database. How to reach it changes; what to send stays as the first one said."""
+    """What children have sent about the database: the newest address, and the statements of the first child."""
 
     def __init__(self) -> None:
         self._address: Address | None = None
@@ -43,7 +43,7 @@ class Told:
 
 
 class Database:
-    """One connection for one thread, made as children say by then, and made anew where it is of no more use.
+    """One connection for one thread, to the newest address, and replaced when it breaks.
 
     Statements commit one by one under READ COMMITTED.
     """
@@ -73,7 +73,7 @@ class Database:
 
     @contextmanager
     def for_itself(self) -> Generator[psycopg.Connection[Any]]:
-        """Another connection, which nobody else gets."""
+        """A new connection, for the caller alone."""
         connection = self._made()
         try:
             yield connection

@@ -17,7 +17,7 @@ from sqla_jobs.worker.lookout import Hearer
 
 
 class ForwardedLookout:
-    """The parent listens, polls and promotes; this process hears by itself only what its own jobs enqueue."""
+    """The parent listens, polls and promotes. This process itself only hears of what its own jobs enqueue."""
 
     promote_at = math.inf
 
@@ -40,7 +40,7 @@ class ForwardedLookout:
         return False
 
     def expect(self, delay: float) -> bool:
-        """Tells the parent, unless its next poll is soon enough to find that out."""
+        """Tell the parent, unless its next poll comes before."""
         now = time.monotonic()
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:
@@ -49,7 +49,7 @@ class ForwardedLookout:
         return False
 
     def expect_soon(self) -> None:
-        """The parent hears of the same jobs."""
+        """The parent has heard of the same jobs."""
 
     def poll_in(self) -> float:
         return DAY

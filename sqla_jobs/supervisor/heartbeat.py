@@ -1,4 +1,4 @@
-"""The parent's side of the database: beats for its children, and settles what dead ones held."""
+"""A parent sends heartbeats for its children, and ends or gives back what dead ones held."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ _LOOK = 0.5
 _AGAIN = 0.1
 """Seconds between two looks at what a dead process left."""
 _SOME = 500
-"""Ends that are stored until it is looked again whether it is time to beat."""
+"""Ends that are stored at once. Between two such batches a heartbeat may be due."""
 
 
 @dataclass(slots=True)
 class AbandonedWork:
-    """What a dead process held: the ends of what it had begun; the rest is given back."""
+    """What a dead process held: the ends of the runs that it had begun. All else is given back."""
 
     process_id: uuid.UUID
     begun: list[RunEnd]
     refused: set[int] = field(init=False, default_factory=set[int])
-    """Run ids of what the server does not let end: it is left to whoever rescues it."""
+    """Run ids whose ends the server refuses: a rescue takes their jobs back."""
 
 
 class ParentHeartbeat:
-    """A thread with a connection of its own. The application is not imported here: a child tells the address."""
+    """Sends heartbeats for all children, in a thread of its own. A child has told it the address of the server."""
 
     def __init__(self, told: Told, set_aside: SetAside, children: Roster) -> None:
         self._children = children
@@ -56,13 +56,13 @@ class ParentHeartbeat:
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._given_back: list[RunEnd] = []
         self._stalled: set[uuid.UUID] = set()
-        """Of whose rows it is stored that they make no progress."""
+        """Processes whose rows say that they make no progress."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, settings: LeaseSettings) -> None:
-        """Beat from now on, now that a child has told of the database; may be called again."""
+        """Start the heartbeats, once a child has told the address. Later calls do nothing."""
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._loop, args=(settings,), name="sqla_jobs-caretaker", daemon=True
@@ -70,12 +70,12 @@ class ParentHeartbeat:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
-        """Record what a dead process had begun, and give back the rest, as soon as possible."""
+        """Store the ends of what a dead process had begun, and give back the rest, soon."""
         self._abandoned.append(abandoned)
         self._wake.set()
 
     def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Give back soon what a living process holds and has not begun: `revoke` stops that, and tells the others."""
+        """Give back soon what a hung process has not begun: `revoke` forbids it to, and returns the runs it has."""
         self._hung.append((process_id, revoke))
         self._wake.set()
 
@@ -113,9 +113,9 @@ class ParentHeartbeat:
         database.close()
 
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
-        """Beat first: whatever is wrong with what the dead have left, the living live."""
+        """Beat first: errors with what the dead have left must not cost the living their leases."""
         heartbeat.beat_if_due()
-        for process_id in self._children.living()[:1]:  # this one has no row itself
+        for process_id in self._children.living()[:1]:  # the parent has no row of its own
             self._set_aside.show(database, calls, process_id)
         heartbeat.rescue_if_due()
         self._show_stalled(database, calls)
@@ -135,7 +135,7 @@ class ParentHeartbeat:
                 self._abandoned.remove(abandoned)
 
     def _show_stalled(self, database: Database, calls: ParentCalls) -> None:
-        """What changed. A row that somebody holds is left for the next time."""
+        """Store which children began or ceased to make progress. A locked row is left for the next time."""
         silences = {child.process_id: child.silence for child in self._children.hung()}
         for process_id in self._children.living():
             if (process_id in silences) is not (process_id in self._stalled):
@@ -145,7 +145,7 @@ class ParentHeartbeat:
 
     @staticmethod
     def _look_for_kills(database: Database, calls: ParentCalls, child: ChildProcess) -> None:
-        """It cannot look by itself."""
+        """Look for requests to kill a hung child: it cannot look itself."""
         job_ids = [entry.job_id for entry in child.started.entries()]
         if child.process_id is None or not job_ids:
             return
@@ -155,14 +155,14 @@ class ParentHeartbeat:
             child.condemn(run_id)
 
     def _tell(self, database: Database) -> None:
-        """Something is free for others now, in any queue."""
+        """Tell all listeners that jobs or places are free, in any queue."""
         with database.begin() as connection:
             connection.execute("SELECT pg_notify(%s, '')", [self._told.statements.channel])
 
     def _revoke(
         self, database: Database, calls: ParentCalls, process_id: uuid.UUID, revoke: Callable[[], list[int]]
     ) -> None:
-        """What the process claims from now on is its own business; so what it holds is read before that."""
+        """Give back what the process has not begun. Leases are read first: what it claims later was not revoked."""
         with database.begin() as connection:
             held = calls.leases(connection, process_id)
         begun = set(revoke())
@@ -172,9 +172,9 @@ class ParentHeartbeat:
 def _settle(
     database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
 ) -> bool:
-    """Store some of the ends, and give back some of the rest. Returns whether something is free for others now.
+    """Store some of the ends, and give back some of the rest. Returns whether any was stored.
 
-    What a user holds locked stays for the next time.
+    Locked rows are left for the next time.
     """
     some, rest = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
     with database.begin() as connection:
@@ -195,7 +195,7 @@ def _told(abandoned: AbandonedWork, ended: list[RunEnd]) -> None:
 
 
 def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
-    """Delete its row, once nothing that it held is left. False: there is, or a claim of its own is under way.
+    """Delete the row of the process once it holds nothing. Returns False if it does, or a claim of it is under way.
 
     In one transaction: from the moment its row is locked no claim can give it anything.
     """

@@ -23,14 +23,14 @@ from sqla_jobs.supervisor.statements import ParentCalls
 log = logging.getLogger("sqla_jobs.worker")
 
 _REST = 20
-"""So many times as long as a poll took, until the next one: under a held snapshot it reads all that was queued."""
+"""The pause after a poll, in multiples of its length: under a long-lived snapshot it reads all that was ever queued."""
 
 
 class ParentLookout:
     """A thread that polls and promotes, and one that listens. It tells one idle child at a time.
 
-    A child that has no thread free passes that on, and one that has found more jobs than it has room for says so:
-    then the next one is told. Whatever goes unheard is found by the next poll.
+    A child without a free thread passes the message on, and so does one that found more jobs than it has room for:
+    then the next child is told. The next poll makes up for lost messages.
     """
 
     def __init__(self, told: Told, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
@@ -70,7 +70,7 @@ class ParentLookout:
             self._wake.set()
 
     def heard(self, queue: str) -> None:
-        """There are new jobs in `queue`, or anywhere for ""."""
+        """Tell children of new jobs in `queue`; "" is any queue."""
         if queue == SCHEDULES:
             for child in self._children():
                 child.hint(Heard(queue))
@@ -81,17 +81,17 @@ class ParentLookout:
             if self._promoter is not None and queue != LIMITS:
                 self._promoter.expect_soon()
                 self._wake.set()
-        else:  # what a child shows may be half a second old
+        else:  # a child may have become idle half a second ago, without showing it yet
             for child in self._children():
                 child.hint(Heard(queue))
 
     def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
-        """Tell another child than this one, if one is idle."""
+        """Tell an idle child other than `sender`, if there is one."""
         if children := [child for child in self._idle() if child is not sender]:
             children[0].hint(Heard(queue, hops=min(hops, len(children)) - 1))
 
     def _idle(self) -> list[ChildProcess]:
-        """Those with a thread that waits for a job, each time beginning with the next one."""
+        """The children with an idle thread, each time beginning with the next one."""
         idle = [child for child in self._children() if child.started.has_idle_thread]
         self._turn += 1
         first = self._turn % len(idle) if idle else 0
@@ -149,7 +149,7 @@ def _warn_of_few_connections(database: Database, connections: int) -> None:
 
 
 class _PollingPromoter(Promoter):
-    """Tells at each poll whether anything is queued, too."""
+    """A promoter whose polls also find out whether any job is queued."""
 
     def __init__(
         self, database: Database, calls: ParentCalls, settings: Settings, set_aside: SetAside, tasks: Sequence[str]
@@ -160,7 +160,7 @@ class _PollingPromoter(Promoter):
         self._is_poll = False
 
     def rests(self, now: float) -> bool:
-        """Whether the last poll took so long that the next one is far off: until then a child may look for itself."""
+        """Whether the next poll is far off since the last one took long. Until then a child may look for itself."""
         return self.poll_at > now + 2 * self._settings.poll
 
     def _poll_after(self, now: float) -> float:

@@ -17,14 +17,14 @@ _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search
 
 
 def keeps_up(pipe: Connection) -> bool:
-    """Whether the other end reads what it is told: only then can a message be sent without waiting."""
+    """Whether the other end reads its messages: only then does sending one not block."""
     look = select.poll()
     look.register(pipe, select.POLLOUT)
     return bool(look.poll(0))
 
 
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """What an application may set at each connection, and tables are found by."""
+    """Settings of a session by which tables are found: an application may set them at each connection."""
     settings = dict(connection.execute(_SESSION).fetchall())
     connection.rollback()
     return settings

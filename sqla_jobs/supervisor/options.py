@@ -21,11 +21,11 @@ class SupervisorOptions:
     max_memory: int = 0
     """0 sets no limit."""
     kill_after: float = 10.0
-    """Beyond a job's timeout, in case it cannot be interrupted."""
+    """Seconds after a job's timeout until its process is killed, if the job cannot be interrupted."""
     hung_after: float = 300.0
-    """Without progress of any kind; 0 for ever."""
+    """Seconds without progress of any kind until a process is killed; 0 for never."""
     reload: bool = False
-    """Whether an application that cannot be imported is waited for, since somebody is editing it."""
+    """Whether to try again when the application cannot be imported: somebody is editing it."""
 
     def __post_init__(self) -> None:
         check_integer("--processes", self.processes, least=1, most=MOST_PROCESSES, error=ConfigurationError)
@@ -36,9 +36,9 @@ class SupervisorOptions:
 
     @property
     def silent_after(self) -> float:
-        """Seconds without progress after which what a child has not begun is given to others."""
+        """Seconds without progress after which others get what a child has not begun."""
         return min(_SILENT, self.hung_after / 2) if self.hung_after else _SILENT
 
     def is_spent(self, runs: int, memory: int) -> bool:
-        """Whether a child that ended so many runs, and was that large, is to be replaced."""
+        """Whether a child is to be replaced, by its number of runs and its memory."""
         return runs > 0 and (0 < self.max_jobs <= runs or 0 < self.max_memory < memory)

@@ -13,13 +13,13 @@ from sqla_jobs.supervisor.options import SupervisorOptions
 log = logging.getLogger("sqla_jobs.worker")
 
 _ABSENT = 1.0
-"""Seconds between two looks after which the parent itself was held up, and cannot judge its children."""
+"""With more seconds than this between two looks, the parent itself was held up and cannot judge its children."""
 _NO_ANSWER = 2.0
 """Seconds without a sign of life after which a child is not expected to answer a signal."""
 
 
 class Oversight:
-    """A child whose interpreter is held by C code, or that was stopped, can do and say nothing itself.
+    """Watches for children that hang: C code holds their interpreter, or they were stopped.
 
     `relieve` gives back what such a child has not begun.
     """
@@ -32,7 +32,7 @@ class Oversight:
         self._looked_at = time.monotonic()
 
     def look(self, options: SupervisorOptions) -> None:
-        """Judge all children, and kill whichever the options say."""
+        """Look at all children, and kill those that the options condemn."""
         self._notice_absence()
         for child in self._children:
             if overdue := child.overdue(options.kill_after):
@@ -42,7 +42,7 @@ class Oversight:
                 self._look_whether_hung(child, child.silence, options)
 
     def _notice_absence(self) -> None:
-        """Where this process was held up, so perhaps were its children: they are judged anew."""
+        """If the parent was held up, perhaps its children were too: their silence counts from now on."""
         looked_at, self._looked_at = self._looked_at, time.monotonic()
         if self._looked_at - looked_at > _ABSENT:
             for child in self._children:
@@ -69,7 +69,7 @@ class Oversight:
 
 
 def ask_for_stacks(child: ChildProcess) -> None:
-    """Have a child log where its jobs are, or tell why it will not."""
+    """Have a child log where its jobs are, or log why it cannot."""
     child.show_stacks()
     if child.started.alive_at and child.silence > _NO_ANSWER:
         log.warning(

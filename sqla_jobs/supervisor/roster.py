@@ -1,4 +1,4 @@
-"""All children of a parent. Only its main thread changes who belongs; other threads ask."""
+"""All children of a parent. Only its main thread adds and removes them; other threads read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqla_jobs.supervisor.slot import Slot
 
 
 class Roster:
-    """Those that hold a slot or are about to, and those that another one has replaced."""
+    """The children that hold a slot, their successors, and the replaced ones that have not ended."""
 
     def __init__(self) -> None:
         self.slots = [Slot(1)]
@@ -23,7 +23,7 @@ class Roster:
         yield from list(self._leaving)
 
     def make_room(self, processes: int) -> None:
-        """Have that many slots."""
+        """Add slots up to that number."""
         self.slots += map(Slot, range(len(self.slots) + 1, processes + 1))
 
     @property
@@ -32,7 +32,7 @@ class Roster:
         return bool(self._leaving) or any(slot.successor for slot in self.slots)
 
     def take_over(self, child: ChildProcess) -> ChildProcess | None:
-        """A child is ready, and takes its slot if it is a successor. Returns whom it replaces."""
+        """A child is ready: if it is a successor it takes its slot. Returns the child that it replaces."""
         for slot in self.slots:
             if slot.successor is child and (old := slot.succeed()) is not None:
                 self._leaving.append(old)
@@ -40,38 +40,38 @@ class Roster:
         return None
 
     def vacated(self, child: ChildProcess) -> Slot | None:
-        """The slot of a child that ended; `None` if another one had taken it."""
+        """The slot of a child that ended. None if another child has taken it."""
         if child in self._leaving:
             self._leaving.remove(child)
             return None
         return next(slot for slot in self.slots if child in slot.children)
 
     def finished(self, child: ChildProcess) -> None:
-        """Nothing is left to do where this child is, unless it was asked to stop."""
+        """The child has drained its queues: its slot stays empty, unless the child was asked to stop."""
         for slot in self.slots:
             slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
 
     def living(self) -> list[uuid.UUID]:
-        """The ids of their rows."""
+        """The process ids of all registered children."""
         return [child.process_id for child in self if child.process_id is not None]
 
     def claiming(self) -> list[ChildProcess]:
-        """Those that may take new jobs."""
+        """The children that may take new jobs."""
         return [child for child in self if child.process_id is not None and not child.is_leaving | child.is_hung]
 
     def hung(self) -> list[ChildProcess]:
-        """Those that make no progress."""
+        """The children that make no progress."""
         return [child for child in self if child.is_hung]
 
     def gone(self, process_id: uuid.UUID) -> None:
-        """This one was taken for dead."""
+        """A process was taken for dead: tell its child."""
         for child in self:
             if child.process_id == process_id:
                 child.process_id = None
                 child.send(Gone(process_id))
 
     def beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
-        """The server heard at that moment that these live."""
+        """The heartbeats of these processes were stored at `moment`."""
         for child in self:
             if child.process_id in process_ids:
                 child.started.beat_at = max(child.started.beat_at, moment)

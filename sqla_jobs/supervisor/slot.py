@@ -9,27 +9,27 @@ from collections.abc import Iterator
 from sqla_jobs.supervisor.child import ChildProcess
 
 _HEALTHY = 60.0
-"""Seconds after which an end is a new misfortune, and not the same one again."""
+"""A child that ran for longer than this ended for a new reason: the delay before its successor starts anew."""
 _MAX_BACKOFF = 30.0
 
 
 class Slot:
-    """Held by one child at a time, which others take after it."""
+    """Held by one child at a time, and taken by its successor."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.child: ChildProcess | None = None
         self.successor: ChildProcess | None = None
-        """Being started, to take over once it is ready."""
+        """A child that is starting, and takes over once it is ready."""
         self.start_at = 0.0
         """No child is started here before that moment, by `time.monotonic()`."""
         self.is_done = False
-        """Nothing is left to do here, and nobody takes it any more."""
+        """Whether nothing is left to do here, so that no child is started any more."""
         self._failures = 0
 
     @property
     def children(self) -> Iterator[ChildProcess]:
-        """Who holds it, and who is about to."""
+        """The child that holds it, and its successor."""
         return (child for child in (self.child, self.successor) if child is not None)
 
     @property
@@ -38,12 +38,12 @@ class Slot:
         return self.child is None and not self.is_done and time.monotonic() >= self.start_at
 
     def succeed(self) -> ChildProcess | None:
-        """The successor, where there is one, takes over; returns who held it."""
+        """The successor takes over. Returns the child that held the slot."""
         old, self.child, self.successor = self.child, self.successor, None
         return old
 
     def hold_back(self, failed: ChildProcess) -> float:
-        """Start the next one only after a while, which grows from failure to failure; returns the seconds."""
+        """Delay the next child, longer after each failure. Returns the seconds."""
         now = time.monotonic()
         is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY
         self._failures = 1 if is_new else self._failures + 1

@@ -37,7 +37,7 @@ def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Memor
 
 
 def inherited(pipe: int, memory: int) -> tuple[Application, Connection, Memory]:
-    """What `spawn` left to this process, which finds the same modules from now on."""
+    """In the child: what `spawn` passed on. Sets `sys.path` to that of the parent."""
     connection = Connection(pipe)
     path, application = connection.recv()
     sys.path[:] = path
@@ -51,13 +51,13 @@ def _memory_in(file: int) -> Memory:
 
 
 def _shared_file() -> Any:
-    """In memory where the system can do that; it has no name."""
+    """A file without a name, in memory if the system can do that."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("sqla_jobs"), "r+b")
     return tempfile.TemporaryFile()
 
 
 def _interpreter_options() -> dict[str, str]:
-    """What was said on the command line of this interpreter goes for the children too."""
+    """Options of this interpreter that its children take too."""
     said = {"PYTHONWARNINGS": ",".join(sys.warnoptions), "PYTHONDEVMODE": "1" if sys.flags.dev_mode else ""}
     return {name: value for name, value in said.items() if value}

@@ -1,4 +1,4 @@
-"""What a child is to load, and what it is to do with that."""
+"""What a child loads, and how it is to work."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
-"""Connections to the server at once. A child claims by two, one of them where there are
-limits, and stores ends by two. A parent beats, polls and
-listens; the clock of a child does not listen."""
+"""Connections to the server at once. A child claims by two, one of which is for limits, and stores ends by two.
+A parent beats, polls and listens. The clock of a child does not listen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What a child loads, by its name since the parent imports none of it, and what it logs meanwhile."""
+    """What a child loads, by name since the parent does not import it, and how it logs."""
 
     name: str
     logs: LogOptions
@@ -23,7 +22,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """To the child: what to do, now that the config of its application is known."""
+    """To the child: how to work, after it has sent its application's config."""
 
     database_url: str | None
     settings: Settings
@@ -32,10 +31,10 @@ class ChildSpec:
     """Whether to run a clock beside the worker."""
     logs: LogOptions
     connections: int = OF_CHILD + OF_PARENT
-    """How many count for this child, beside those of the clock and of its jobs."""
+    """Connections of this child, without those of the clock and of its jobs."""
 
     def connections_of(self, processes: int) -> int:
-        """How many so many children, their parent, the clock and their jobs may use at once."""
+        """Connections that this many children, their parent, the clock and the jobs may use at once."""
         return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + self.settings.jobs_at_once)
 
     def of_number(self, number: int) -> ChildSpec:

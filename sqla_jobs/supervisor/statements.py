@@ -1,4 +1,4 @@
-"""The statements that a parent sends. A child renders them, since the parent imports no SQLAlchemy."""
+"""The statements that a parent sends. A child renders them: the parent does not import SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KINDS: dict[str, type[Call[Any]]] = {
 
 
 def rendered_for_parent(queries: Queries, channel: str) -> Statements:
-    """In a child: what its parent needs, over the same tables."""
+    """In a child: the statements for its parent."""
     return Statements(channel, {name: getattr(queries, name).rendered for name in _KINDS})
 
 
@@ -50,4 +50,4 @@ class ParentCalls(Calls[psycopg.Connection[Any]]):
     def __init__(self, statements: Statements) -> None:
         for name, kind in _KINDS.items():
             setattr(self, name, kind(statements.rendered[name]))
-        self.finish = self.finish_any  # of nothing that went well does a parent tell
+        self.finish = self.finish_any  # a parent stores no ends that went well

@@ -44,18 +44,18 @@ log = logging.getLogger("sqla_jobs.worker")
 _LOOK = 0.1
 """Seconds between two looks at the children."""
 _MARGIN = 20.0
-"""Seconds beyond its grace that a child has for storing what it did, before it is killed."""
+"""Seconds after its grace that a child has for storing ends, before it is killed."""
 _SETTLE = 5.0
-"""Seconds for recording what killed children held, when all ends."""
+"""Seconds at the end for storing what killed children held."""
 
 Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
-"""What to do, given what an application's config says about options."""
+"""Makes the spec of children and the options of their parent from the options in an application's config."""
 
 
 class Supervisor:
-    """Runs `application` in as many children as `plan` says, once the first one has told of the config.
+    """Runs `application` in as many children as `plan` says, once the first one has sent the application's config.
 
-    Until then `options` go, as the command line says them.
+    Until then `options` apply, as the command line gives them.
 
     SIGTERM and SIGINT stop all of them gracefully, a second one at once; SIGHUP replaces them one by one
     by new ones, which import the application anew; SIGUSR1 makes each log where its jobs are.
@@ -74,14 +74,14 @@ class Supervisor:
         self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
         self._is_replacing = False
-        """Whether somebody asked for that, and is to be told of the end."""
+        """Whether somebody asked to replace all children. The end of that is logged."""
         self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
         self._stop_within = _MARGIN
         self._exit_code = 0
         self.runs = 0
-        """How many runs the children have told of when they ended."""
+        """The number of runs of children that have drained."""
 
     def run(self) -> int:
         """Supervise until stopped, or until all is drained. Returns the exit code."""
@@ -102,7 +102,7 @@ class Supervisor:
         return self._exit_code
 
     def replace_all(self) -> None:
-        """Have every child replaced, one by one, soon; may be called from any thread or signal handler."""
+        """Replace all children, one by one. May be called from any thread or signal handler."""
         self._signals.add(signal.SIGHUP)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -138,7 +138,7 @@ class Supervisor:
         return self._stop_requested.is_set() or all(slot.is_done for slot in self._children.slots)
 
     def _start_missing(self) -> None:
-        """Until one child has worked only one is tried: what is wrong is said once."""
+        """Until one child has registered, only one is tried: so an error is logged once."""
         if self._stop_requested.is_set():
             return
         for slot in self._children.slots if self._has_worked else self._children.slots[:1]:
@@ -151,7 +151,7 @@ class Supervisor:
             time.sleep(_LOOK)
         try:
             ready = wait(list(pipes), _LOOK)
-        except (OSError, ValueError):  # one was closed meanwhile, by whoever could not send
+        except (OSError, ValueError):  # another thread closed one that it could not send to
             return
         for pipe in ready:
             child = pipes[pipe]
@@ -159,7 +159,7 @@ class Supervisor:
                 self._hear(child, message)
 
     def _decided(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """What children are to do: what the first one told decides."""
+        """The spec of children, made from the config that the first one has sent."""
         if self._spec is None:
             try:
                 self._spec, self._options = self._plan(defaults)

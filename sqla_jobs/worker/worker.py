@@ -150,7 +150,6 @@ class Worker(Service):
 
     def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
         """Make the parts, without starting them."""
-        engine, claims = self._engine, self._claims
         shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
         transactions = WorkerTransactions(
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
@@ -163,19 +162,19 @@ class Worker(Service):
             slot=self._keeper.slot,
             timeout=self._settings.timeout,
         )
-        self._finisher = Finisher(engine, queries, self._on_settled, self._set_aside)
+        self._finisher = Finisher(self._engine, queries, self._on_settled, self._set_aside)
         self._liveness = Liveness(
-            engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
+            self._engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
         )
-        self._lookout = self._lookout_of(engine, claims, shared, tasks)
+        self._lookout = self._lookout_of(self._engine, self._claims, shared, tasks)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        claiming = Claiming(claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
+        claiming = Claiming(self._claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
         retention = self._settings.retention
-        self._pruner = None if retention is None else Pruner(engine, self._jobs.models, retention)
+        self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
 
     def _known_tasks(self) -> list[str]:
         """Import all tasks and complete their signatures. Returns their names."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.monitoring.limits import LimitStatus, read_limits
 from sqla_jobs.monitoring.queues import waiting_queues
+from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
 
 _NUMBERS = ("running", "rate", "per")
@@ -108,15 +108,7 @@ def _target(site: Dashboard, given: Mapping[str, str]) -> actions.Target:
         raise ArgumentsError("name a task or a limit, or else a queue, and not both")
     if given["queue"]:
         return actions.target_of_queue(given["queue"])
-    return actions.target(site.jobs.tasks, given["which"], _key(given["key"]) if given["key"] else UNSAID)
-
-
-def _key(text: str) -> object:
-    """17; what is no JSON is a text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    return actions.target(site.jobs.tasks, given["which"], key_in(given["key"]) if given["key"] else UNSAID)
 
 
 def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None = None) -> Response:
