@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
     from sqla_jobs.rules.unique import Unique
     from sqla_jobs.tasks.context import RunContext
+    from sqla_jobs.tasks.hooks import RunEvent
 
 __all__ = [
     "PARKED",
@@ -35,6 +36,7 @@ __all__ = [
     "JobsError",
     "RateLimit",
     "RunContext",
+    "RunEvent",
     "RunOutcome",
     "Snooze",
     "Unique",
@@ -53,6 +55,7 @@ _MODULES = {
     "RunOutcome": "rules.outcomes",
     "Snooze": "rules.outcomes",
     "RunContext": "tasks.context",
+    "RunEvent": "tasks.hooks",
     "Unique": "rules.unique",
 }
 """Where the names are; the others are in `errors`. Each is imported when it is first asked for: the command line, and

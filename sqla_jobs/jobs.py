@@ -31,11 +31,13 @@ from sqla_jobs.models.columns import (
 )
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
+from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.tasks.enqueued import Enqueued
+from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
@@ -125,6 +127,8 @@ class Jobs(Generic[J]):
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
         self.schedules = Schedules()
         """What code declares; the clock makes rows of it."""
+        self.hooks = Hooks()
+        """What is called around each run, at each enqueue and after each outcome."""
         self.bound: Bind | None = None
         """What was given by `session_factory=` or `bind`."""
         self._context: Context | None = None
@@ -179,9 +183,41 @@ class Jobs(Generic[J]):
         return self._register(target, options)
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
-        task: Task[..., Any, J] = Task(declare(target, options), self.models, self.schedules)
+        task: Task[..., Any, J] = Task(declare(target, options), self.models, self.schedules, self.hooks)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
+
+    def middleware(self, target: M, /) -> M:
+        """Put a context manager around each run, in the thread of the run; the first that is declared is the outermost.
+
+        `target` takes the `RunContext` and returns a context manager, as a function does under `@contextmanager`. What
+        the run raises comes through it, also a `Snooze` or a `Cancel`, and goes on whether it swallows that or not. If
+        it raises before the run, the attempt ends with that; what it raises afterwards is logged. Raises
+        `DeclarationError`.
+        """
+        return self.hooks.add_middleware(target)
+
+    def headers(self, target: S, /) -> S:
+        """Call `target` at each enqueue, once for `enqueue_many`, and give what it returns along with the jobs.
+
+        It takes nothing and returns a mapping of names to texts, such as the id of the request. `options(headers=…)`
+        replaces those of the same name. The jobs of schedules have none. Raises `DeclarationError`.
+        """
+        return self.hooks.add_source(target)
+
+    def on(self, *events: EventName | RunOutcome) -> Callable[[H], H]:
+        """Call the decorated function with a `RunEvent` when an attempt has started, or its outcome is stored.
+
+        `events` are `started` and the values of `RunOutcome`. Handlers are called in a thread of the worker, one by
+        one: what one raises is logged, and a slow one delays the other handlers and no job. Events of `failed` and
+        `lost` are delivered at least once, also where the process dies before that. The others are delivered at most
+        once. Raises `DeclarationError`.
+        """
+
+        def add(target: H) -> H:
+            return self.hooks.add_handler(target, events)
+
+        return add
 
     def enqueue(self, session: AnySession, instance: object, /, **options: Unpack[EnqueueOptions]) -> J:
         """Add a job for an instance of a task class to the caller's session, as `Task.enqueue` does."""

@@ -64,7 +64,7 @@ def drain(
     seconds = check_seconds("ahead", ahead)
     jobs.tasks.load()
     queries = Queries(jobs.models)
-    executor = Executor(jobs.tasks, _Savepoints(own, queries))
+    executor = Executor(jobs.tasks, _Savepoints(own, queries), middleware=jobs.hooks.middleware)
     chosen = None if queues is None else list(queues)
     runs = 0
     claim = _within_limits(jobs, own, queries) if limits else queries.claim_whatever_the_limits

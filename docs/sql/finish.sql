@@ -35,35 +35,46 @@ WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AN
     ended.process_id AND sqla_jobs.state LIKE 'running' FOR NO KEY UPDATE SKIP LOCKED) AS found ON true),
 stored AS
 (INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, result, error_type,
-    error, traceback) SELECT CASE WHEN ((SELECT sqla_runs.id
+    error, traceback, untold_at) SELECT CASE WHEN ((SELECT sqla_runs.id
 FROM sqla_runs
 WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT AND mine.run_id <=
     9000000000000000000) THEN mine.run_id ELSE nextval('sqla_runs_id_seq') END AS anon_1, mine.job_id AS
     job_id, mine.attempt AS attempt, mine.process_id AS process_id, mine.started_at AS started_at,
     mine.finished_at AS finished_at, CASE WHEN (mine.outcome = %(outcome_1)s::VARCHAR AND mine.state =
     %(state_1)s::VARCHAR) THEN %(param_1)s::VARCHAR ELSE mine.outcome END AS anon_2, CAST(mine.result AS
-    JSONB) AS result, mine.error_type AS error_type, mine.error AS error, mine.traceback AS traceback
+    JSONB) AS result, mine.error_type AS error_type, mine.error AS error, mine.traceback AS traceback, CASE
+    WHEN (mine.outcome IN ('failed', 'lost')) THEN mine.finished_at + (CAST(10.0 AS DOUBLE PRECISION) *
+    INTERVAL '1 second') END AS anon_3
 FROM mine
 WHERE mine.outcome != %(outcome_7)s::VARCHAR),
 done AS
 (UPDATE sqla_jobs SET state=mine.state, run_at=CASE WHEN (mine.state = %(state_2)s::VARCHAR) THEN mine.due_at
     ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE WHEN (mine.outcome IN ('released',
-    'snoozed')) THEN %(param_15)s::INTEGER ELSE %(param_16)s::INTEGER END, %(greatest_1)s::INTEGER),
+    'snoozed')) THEN %(param_12)s::INTEGER ELSE %(param_13)s::INTEGER END, %(greatest_1)s::INTEGER),
     current_run_id=NULL, process_id=NULL, progress=coalesce(mine.fraction, sqla_jobs.progress),
     progress_message=CASE WHEN (mine.fraction IS NULL) THEN sqla_jobs.progress_message ELSE mine.message END,
     finished_at=CASE WHEN (mine.state IN ('succeeded', 'failed', 'cancelled')) THEN mine.finished_at ELSE NULL
     END, position=CASE WHEN (mine.state = %(state_3)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE
     sqla_jobs.position END FROM mine WHERE sqla_jobs.id = mine.job_id AND sqla_jobs.id = ANY (array((SELECT
     mine.job_id
-FROM mine))) RETURNING mine.run_id)
+FROM mine))) RETURNING mine.run_id, sqla_jobs.id, sqla_jobs.state, sqla_jobs.on_failure),
+follow_ups AS
+(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT done.on_failure ->>
+    %(on_failure_1)s::TEXT AS anon_4, coalesce(done.on_failure ->> %(on_failure_2)s::TEXT, 'default') AS
+    coalesce_1, coalesce(CAST(done.on_failure ->> %(on_failure_3)s::TEXT AS SMALLINT), 0) AS coalesce_2,
+    coalesce(CAST(done.on_failure ->> %(on_failure_4)s::TEXT AS INTEGER), 25) AS coalesce_3,
+    jsonb_build_object(coalesce(done.on_failure ->> %(on_failure_5)s::TEXT, 'job_id'), done.id) AS
+    jsonb_build_object_1, 'queued'
+FROM done
+WHERE done.state = 'failed' AND done.on_failure IS NOT NULL)
  SELECT ended.run_id, CASE WHEN ((SELECT sqla_jobs.id
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_12)s::VARCHAR WHEN
+    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_14)s::VARCHAR WHEN
     (coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
-WHERE sqla_runs.id = ended.run_id), %(coalesce_1)s::VARCHAR) != %(coalesce_2)s::VARCHAR) THEN
-    %(param_13)s::VARCHAR ELSE %(param_14)s::VARCHAR END AS fate
+WHERE sqla_runs.id = ended.run_id), %(coalesce_4)s::VARCHAR) != %(coalesce_5)s::VARCHAR) THEN
+    %(param_15)s::VARCHAR ELSE %(param_16)s::VARCHAR END AS fate
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
     BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
@@ -75,11 +86,16 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
     ended.run_id
 WHERE done.run_id IS NULL
--- coalesce_1 = 'lost'
--- coalesce_2 = 'lost'
+-- coalesce_4 = 'lost'
+-- coalesce_5 = 'lost'
 -- greatest_1 = 0
 -- least_1 = 20
 -- least_2 = 3600.0
+-- on_failure_1 = 'task'
+-- on_failure_2 = 'queue'
+-- on_failure_3 = 'priority'
+-- on_failure_4 = 'max_attempts'
+-- on_failure_5 = 'argument'
 -- outcome_1 = 'retried'
 -- outcome_2 = 'lost'
 -- outcome_3 = 'lost'
@@ -90,11 +106,11 @@ WHERE done.run_id IS NULL
 -- param_1 = 'cancelled'
 -- param_10 = 'queued'
 -- param_11 = 'scheduled'
--- param_12 = 'locked'
--- param_13 = 'known'
--- param_14 = 'lost'
--- param_15 = 1
--- param_16 = 0
+-- param_12 = 1
+-- param_13 = 0
+-- param_14 = 'locked'
+-- param_15 = 'known'
+-- param_16 = 'lost'
 -- param_2 = 1
 -- param_3 = 0.75
 -- param_4 = 'cancelled'

@@ -23,18 +23,28 @@ done AS
     ('succeeded', 'failed', 'cancelled')) THEN statement_timestamp() ELSE NULL END, position=CASE WHEN
     (orphan.state = %(state_2)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END
     FROM orphan WHERE sqla_jobs.ctid = orphan.ctid AND sqla_jobs.ctid = ANY (array((SELECT orphan.ctid
-FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, orphan.current_run_id, orphan.attempt,
-    orphan.process_id, orphan.started_at),
+FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, sqla_jobs.on_failure, orphan.current_run_id,
+    orphan.attempt, orphan.process_id, orphan.started_at),
 stored AS
-(INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, error_type, error)
-    SELECT CASE WHEN ((SELECT sqla_runs.id
+(INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, error_type, error,
+    untold_at) SELECT CASE WHEN ((SELECT sqla_runs.id
 FROM sqla_runs
 WHERE sqla_runs.id = done.current_run_id) IS NULL AND done.current_run_id > %(current_run_id_1)s::BIGINT AND
     done.current_run_id <= 9000000000000000000) THEN done.current_run_id ELSE nextval('sqla_runs_id_seq') END
     AS anon_1, done.id AS id, done.attempt AS attempt, done.process_id AS process_id, least(done.started_at,
     statement_timestamp()) AS least_1, statement_timestamp() AS statement_timestamp_1, 'lost', 'Lost',
-    concat(%(concat_2)s::VARCHAR, done.process_id, %(concat_3)s::VARCHAR) AS concat_1
-FROM done)
+    concat(%(concat_2)s::VARCHAR, done.process_id, %(concat_3)s::VARCHAR) AS concat_1, statement_timestamp()
+    AS statement_timestamp__1
+FROM done),
+follow_ups AS
+(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT done.on_failure ->>
+    %(on_failure_1)s::TEXT AS anon_2, coalesce(done.on_failure ->> %(on_failure_2)s::TEXT, 'default') AS
+    coalesce_1, coalesce(CAST(done.on_failure ->> %(on_failure_3)s::TEXT AS SMALLINT), 0) AS coalesce_2,
+    coalesce(CAST(done.on_failure ->> %(on_failure_4)s::TEXT AS INTEGER), 25) AS coalesce_3,
+    jsonb_build_object(coalesce(done.on_failure ->> %(on_failure_5)s::TEXT, 'job_id'), done.id) AS
+    jsonb_build_object_1, 'queued'
+FROM done
+WHERE done.state = 'failed' AND done.on_failure IS NOT NULL)
  SELECT done.id, done.state
 FROM done
 -- concat_2 = 'process '
@@ -42,6 +52,11 @@ FROM done
 -- current_run_id_1 = 0
 -- least_2 = 20
 -- least_3 = 3600.0
+-- on_failure_1 = 'task'
+-- on_failure_2 = 'queue'
+-- on_failure_3 = 'priority'
+-- on_failure_4 = 'max_attempts'
+-- on_failure_5 = 'argument'
 -- outcome_1 = 'lost'
 -- outcome_2 = 'lost'
 -- param_1 = 1

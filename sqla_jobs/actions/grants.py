@@ -16,6 +16,7 @@ from sqla_jobs.models.mapping import Models
 _GATES = ("gates", "ordered_by")
 _ENQUEUED = (
     *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "unique_key", "unique_period"),
+    *("headers", "on_failure"),
     *_GATES,
 )
 _TICK = ("schedule_id", "scheduled_for")
@@ -115,7 +116,7 @@ def _worker(name: _Names) -> Rights:
     yield f"SELECT, DELETE, {name.columns('INSERT', *_ENQUEUED, *_TICK, *name.own)}", tables["jobs"]
     yield name.columns("UPDATE", *_MOVED), tables["jobs"]
     yield from _changing(name)
-    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback')}", tables["runs"]
+    yield f"SELECT, INSERT, DELETE, {name.columns('UPDATE', 'traceback', 'untold_at')}", tables["runs"]
     for sequence in name.sequences:
         yield "USAGE", f"SEQUENCE {sequence}"
     yield f"SELECT, {name.columns('INSERT', 'name', *_DECLARED)}", tables["schedules"]

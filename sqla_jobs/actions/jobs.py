@@ -107,6 +107,7 @@ def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin,
         priority=schedule.priority,
         args=schedule.args,
         max_attempts=known.get("max_attempts", MAX_ATTEMPTS),
+        on_failure=known.get("on_failure"),
         schedule_id=schedule.id,
         state=JobState.queued,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -41,9 +42,17 @@ class Claimed(NamedTuple):
     args: str
     attempt: int
     max_attempts: int
+    headers: str | None
+    """As JSON text."""
     scheduled_for: datetime | None
     elapsed: float
     gates: tuple[str, ...] = ()
+
+
+def read_headers(text: str | None) -> dict[str, str]:
+    """Headers as they are stored. A value that plain SQL gave as other JSON is text here, too."""
+    found: dict[str, object] = {} if text is None else json.loads(text)
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
 
 
 class Among(NamedTuple):

@@ -161,12 +161,15 @@ def _tick(schedule_id: int, tick: datetime, outcome: TickOutcome, job_id: int | 
 
 
 def _job(row: Any, tick: datetime, tasks: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = tasks[row.task].declaration.defaults if row.task in tasks else {}
+    follow_up = defaults.get("on_failure")
     return {
         "task": row.task,
         "queue": row.queue,
         "priority": row.priority,
         "args": json.dumps(row.args),
-        "max_attempts": tasks[row.task].declaration.defaults["max_attempts"] if row.task in tasks else MAX_ATTEMPTS,
+        "max_attempts": defaults.get("max_attempts", MAX_ATTEMPTS),
+        "on_failure": None if follow_up is None else json.dumps(follow_up),
         "schedule_id": row.id,
         "scheduled_for": tick,
         "run_at": tick + timedelta(seconds=random.uniform(0, row.jitter)),  # noqa: S311

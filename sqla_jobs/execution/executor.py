@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from types import MappingProxyType, TracebackType
 from typing import Any
 
+from sqla_jobs.calls.values import read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
@@ -21,6 +22,7 @@ from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.task import Task
 
 log = logging.getLogger("sqla_jobs.run")
@@ -39,14 +41,21 @@ class Executor:
         context: Context = nullcontext,
         slot: Callable[[], RunSlot | None] = lambda: None,
         timeout: float | None = None,
+        middleware: Sequence[Middleware] = (),
+        started: Callable[[Attempt], None] | None = None,
     ) -> None:
-        """`timeout` is that of tasks that have none of their own, in seconds."""
+        """`timeout` is that of tasks that have none of their own, in seconds.
+
+        The first of `middleware` is the outermost, and inside of `context`. `started` is called as each run begins.
+        """
         self._tasks = tasks
         self._transactions = transactions
         self._isolation = isolation
-        self._context = context
         self._slot = slot
         self._timeout = timeout
+        self._context = context
+        self._middleware = middleware
+        self._started = started
 
     def execute(self, held: Attempt) -> RunEnd | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
@@ -62,11 +71,13 @@ class Executor:
         job = held.job
         declaration: Declaration | None = None
         held.context = _context(held)
+        if self._started is not None:
+            self._started(held)
         try:
             declaration = self._tasks[job.task].declaration
             held.secrets = declaration.secrets(job.args)
             held.timeout = self._timeout if declaration.timeout is None else declaration.timeout
-            with _Surrounded(self._context(held.context), held):
+            with self._surrounded(held, held.context):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
                     self._run_in_transaction(held, declaration, arguments)
@@ -80,6 +91,17 @@ class Executor:
         _tell(held, outcome)
         return held.ended(outcome)
 
+    def _surrounded(self, held: Attempt, context: RunContext) -> AbstractContextManager[None]:
+        outermost = _Surrounded(self._context(context), held)
+        return self._within(outermost, held, context) if self._middleware else outermost
+
+    @contextmanager
+    def _within(self, outermost: _Surrounded, held: Attempt, context: RunContext) -> Generator[None]:
+        with outermost, ExitStack() as entered:
+            for middleware in self._middleware:
+                entered.enter_context(_Surrounded(middleware(context), held))
+            yield
+
     def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:
         held.is_silent = self._isolation != "READ COMMITTED"
         with self._transactions.begin() as session:
@@ -88,8 +110,11 @@ class Executor:
             self._transactions.commit(session, held.ended(Outcome.succeeded(result)))
 
 
-class _Surrounded:
-    """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged."""
+class _Surrounded(AbstractContextManager[None]):
+    """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged.
+
+    Nor can it swallow what the job raised.
+    """
 
     def __init__(self, surroundings: AbstractContextManager[Any], held: Attempt) -> None:
         self._surroundings = surroundings
@@ -107,7 +132,7 @@ class _Surrounded:
             if error is not raised:
                 job = self._held.job
                 log.error(  # noqa: TRY400 - its own traceback may show secrets
-                    "job %s %s attempt %s: its context did not end well\n%s",
+                    "job %s %s attempt %s: its context or middleware did not end well\n%s",
                     job.job_id,
                     job.task,
                     job.attempt,
@@ -119,16 +144,20 @@ class _UnstorableResult(Exception):
     """The task did its work and returned what cannot be kept; running it again would not help."""
 
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
 def _context(held: Attempt) -> RunContext:
     job = held.job
     return RunContext(
-        job.job_id,
-        job.run_id,
-        job.task,
-        job.queue,
-        job.attempt,
-        job.max_attempts,
+        job_id=job.job_id,
+        run_id=job.run_id,
+        task=job.task,
+        queue=job.queue,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
         scheduled_for=job.scheduled_for,
+        headers=_NO_HEADERS if job.headers is None else read_headers(job.headers),
         publish=held.publish,
     )
 

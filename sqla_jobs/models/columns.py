@@ -99,6 +99,11 @@ class JobMixin(Row):
     """At most one live job (scheduled, queued or running) has this key."""
     unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The start of the period in which no other job may take the key, also once this one has ended."""
+    headers: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+    """What middleware and traces carry along from the enqueue to the runs, as a JSON object; null where nothing."""
+    on_failure: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """The job that is enqueued once this one has failed for good: its `task`, `queue`, `priority`, `max_attempts`, and
+    the `argument` that is this job's id."""
     progress: Mapped[float | None] = mapped_column(Double)
     """From 0 to 1, as the current or last attempt reported it."""
     progress_message: Mapped[str | None] = mapped_column(Text)
@@ -150,6 +155,8 @@ class RunMixin(Row):
     """The exception's message."""
     traceback: Mapped[str | None] = mapped_column(Text)
     """The exception's traceback, without the values of sensitive arguments."""
+    untold_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When handlers are told of a failed or lost attempt, unless its own process does so first; null once they are."""
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]

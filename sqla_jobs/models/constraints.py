@@ -16,6 +16,11 @@ BEGUN = "ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('ru
 """The predicate of the index of jobs of an ordered key that have begun."""
 _IS_RATE = "ascii(gate) = 37"
 """Whether it begins with a percent sign, which drivers take for the beginning of a parameter."""
+_ON_FAILURE = (
+    "on_failure IS NULL OR ((on_failure ->> 'task') IS NOT NULL "
+    "AND CAST(on_failure ->> 'priority' AS smallint) BETWEEN -10 AND 10 "
+    f"AND CAST(on_failure ->> 'max_attempts' AS integer) BETWEEN 1 AND {MOST_ATTEMPTS})"
+)
 _IS_PARKED = "run_at = 'infinity' AND state IN ('scheduled', 'cancelled')"
 
 
@@ -42,6 +47,9 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             f"cardinality(gates) BETWEEN 1 AND {MOST_GATES} AND array_ndims(gates) = 1 "
             "AND array_position(gates, NULL) IS NULL AND (ordered_by IS NULL OR ordered_by = ANY (gates))",
         ),
+        _check(table, "headers", f"headers IS NULL OR {_object('headers')}"),
+        # the job that it describes can be inserted: else a failure could not be stored
+        _check(table, "on_failure", _ON_FAILURE),
         _check(table, "progress", "progress BETWEEN 0 AND 1"),
         _check(table, "times", moments),
         _check(table, "run_at", f"{_in_range('run_at')} OR {_IS_PARKED}"),
@@ -132,7 +140,7 @@ def of_runs(table: str) -> tuple[Any, ...]:
         _one_of(table, "outcome", RunOutcome),
         _check(table, "id", _ID),
         _check(table, "attempt", "attempt >= 0"),
-        _check(table, "times", _in_range("started_at", "finished_at")),
+        _check(table, "times", _in_range("started_at", "finished_at", "untold_at")),
         Index(f"{table}_job_id", "job_id"),
         # for the dashboard's charts: both cost the finish of a job that goes well next to nothing
         Index(f"{table}_finished_at", "finished_at", postgresql_using="brin"),
@@ -141,6 +149,7 @@ def of_runs(table: str) -> tuple[Any, ...]:
             "finished_at",
             postgresql_where=text("outcome IN ('failed', 'retried', 'lost')"),
         ),
+        Index(f"{table}_untold", "untold_at", postgresql_where=text("untold_at IS NOT NULL")),
     )
 
 

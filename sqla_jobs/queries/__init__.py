@@ -33,6 +33,7 @@ from sqla_jobs.queries.promote import Promote
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
 from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.queries.succeed import SucceedOne
+from sqla_jobs.queries.untold import MarkTold, TakeUntold
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
@@ -67,6 +68,9 @@ class Queries(Calls[SqlConnection]):
         self.finish = Finish(tables)
         self.finish_any = FinishAny(tables)
         self.succeed = SucceedOne(tables)
+
+        self.take_untold = TakeUntold(tables)
+        self.mark_told = MarkTold(tables)
 
         self.beat = Beat(tables)
         self.heartbeats = Heartbeats(tables)

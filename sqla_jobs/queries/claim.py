@@ -193,6 +193,7 @@ class Claim(ClaimStatement):
                 cast(jobs.c.args, Text),
                 jobs.c.attempt,
                 jobs.c.max_attempts,
+                cast(jobs.c.headers, Text),
                 # a number: whatever moment that is, and however the session writes moments, the driver can read it
                 cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
                 jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),

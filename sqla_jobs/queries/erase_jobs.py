@@ -25,7 +25,7 @@ def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions:
     named = job.id == any_(bindparam("ids", type_=ARRAY(BigInteger)))
     wanted = select(ctid.label("ctid")).select_from(job).where(named, job.state.in_(ENDED), *conditions)
     free = locked(wanted, "free", of=job)
-    nothing = {"unique_key": null(), "progress_message": null()}
+    nothing = {"unique_key": null(), "progress_message": null(), "headers": null()}
     erased = (
         update(jobs)
         .where(ctid == any_(array_of(select(free.c.ctid))))

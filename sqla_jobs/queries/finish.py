@@ -40,17 +40,18 @@ from sqla_jobs.queries.expressions import (
     unnest_text,
     without_lease,
 )
+from sqla_jobs.queries.follow_ups import TOLD_WITHIN, follow_ups
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.rules.outcomes import RunOutcome
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
-    *("outcome", "result", "error_type", "error", "traceback"),
+    *("outcome", "result", "error_type", "error", "traceback", "untold_at"),
 ]
-_ENDS, _GIVEN_BACK = (
+_ENDS, _GIVEN_BACK, _TOLD = (
     [literal_column(f"'{word}'", Text) for word in words]
-    for words in (("succeeded", "failed", "cancelled"), ("released", "snoozed"))
+    for words in (("succeeded", "failed", "cancelled"), ("released", "snoozed"), ("failed", "lost"))
 )
 
 
@@ -101,7 +102,7 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
                 progress_message=case((mine.c.fraction.is_(None), jobs.c.progress_message), else_=mine.c.message),
                 **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
             )
-            .returning(mine.c.run_id)
+            .returning(mine.c.run_id, jobs.c.id, jobs.c.state, jobs.c.on_failure)
             .cte("done")
         )
         # a cancel that came in time turns a retry into the end, and its run says so
@@ -122,6 +123,7 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
                     mine.c.error_type,
                     mine.c.error,
                     mine.c.traceback,
+                    case((mine.c.outcome.in_(_TOLD), mine.c.finished_at + seconds(literal_column(str(TOLD_WITHIN))))),
                 ).where(mine.c.outcome != "released"),
             )
             .cte("stored")
@@ -138,7 +140,7 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
             select(ended.c.run_id, fate.label("fate"))
             .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
             .where(done.c.run_id.is_(None))
-            .add_cte(stored)
+            .add_cte(stored, follow_ups(tables, done))
         )
 
 

@@ -33,9 +33,13 @@ from sqla_jobs.queries.expressions import (
     unnest,
     without_lease,
 )
+from sqla_jobs.queries.follow_ups import follow_ups
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
-_RUN_COLUMNS = ["id", "job_id", "attempt", "process_id", "started_at", "finished_at", "outcome", "error_type", "error"]
+_RUN_COLUMNS = [
+    *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
+    *("outcome", "error_type", "error", "untold_at"),
+]
 
 
 class Rescue(Statement, upkeep.Rescue[SqlConnection]):
@@ -60,6 +64,7 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
             .returning(
                 jobs.c.id,
                 jobs.c.state,
+                jobs.c.on_failure,
                 orphan.c.current_run_id,
                 orphan.c.attempt,
                 orphan.c.process_id,
@@ -81,11 +86,12 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
                     literal_column("'lost'"),
                     literal_column("'Lost'"),
                     func.concat("process ", done.c.process_id, " stopped before the job ended"),
+                    now,
                 ),
             )
             .cte("stored")
         )
-        return select(done.c.id, done.c.state).add_cte(stored)
+        return select(done.c.id, done.c.state).add_cte(stored, follow_ups(tables, done))
 
 
 def is_orphaned(tables: Tables) -> Any:

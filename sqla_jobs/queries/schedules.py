@@ -133,6 +133,7 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
         priority=("all_priority", SmallInteger),
         args=("all_args", Text),
         max_attempts=("all_max_attempts", Integer),
+        on_failure=("all_on_failure", Text),
         schedule_id=("all_schedule_id", BigInteger),
         scheduled_for=("all_scheduled_for", _MOMENT),
         run_at=("all_run_at", _MOMENT),
@@ -142,12 +143,13 @@ def fired(tables: Tables, more: Mapping[str, ColumnElement[Any]]) -> Any:
     rows = select(
         *(tick.c[name] for name in columns),
         cast(tick.c.args, JSONB),
+        cast(tick.c.on_failure, JSONB),
         case((later, "scheduled"), else_="queued"),
         *more.values(),
     ).order_by(tick.c.scheduled_for, tick.c.schedule_id)
     return (
         insert(jobs)
-        .from_select([*columns, "args", "state", *more], rows)
+        .from_select([*columns, "args", "on_failure", "state", *more], rows)
         .returning(jobs.c.id, jobs.c.queue, jobs.c.schedule_id, jobs.c.scheduled_for)
     )
 

@@ -24,7 +24,7 @@ def store(
 ) -> dict[int, str]:
     """Store these ends. Returns by run id what became of those that are not stored.
 
-    These are the fates of `Queries.finish`, and "refused". An end that the server refuses is replaced by a
+    These are the fates of `Queries.finish`, "replaced" and "refused". An end that the server refuses is replaced by a
     failure that says so, and set aside if that is refused too; the others are stored. After an error in the
     middle it may be called again with all of them. `before_each` is called before each transaction: many that
     are refused take many.
@@ -53,9 +53,11 @@ def _store_failure(
     for one in tries:  # the same end once more, since its run may take another id
         try:
             with engine.begin() as connection:
-                return queries.finish_any(connection, [one]).get(end.lease.run_id)
+                fate = queries.finish_any(connection, [one]).get(end.lease.run_id)
         except Exception as again:
             if not blames_a_row(again):
                 raise
+        else:
+            return "replaced" if fate is None and one is not end else fate
     set_aside.add("its end", end.lease.job_id, error)
     return "refused"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -13,7 +13,7 @@ def _nowhere(fraction: float, message: str | None) -> None:
     """Progress of a run that nobody watches."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class RunContext:
     """Handed to a task that has a parameter annotated with this class."""
 
@@ -36,6 +36,8 @@ class RunContext:
     """
     scheduled_for: datetime | None = None
     """The tick of the schedule that enqueued the job; `None` where none did."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was given along with the job when it was enqueued, such as the id of the request."""
     cancel_requested: bool = False
     """Whether somebody asked for this job to be cancelled; known within about a second."""
     publish: Callable[[float, str | None], None] = field(default=_nowhere, repr=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import tenacity
 from pydantic_core import to_jsonable_python
@@ -24,6 +24,9 @@ from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.entities import entity_of
 from sqla_jobs.tasks.signature import Signature, inspect_target
 from sqla_jobs.tasks.unique import UniqueRule, declared_rule
+
+if TYPE_CHECKING:
+    from sqla_jobs.tasks.task import Task
 
 
 class TaskOptions(TypedDict, total=False):
@@ -54,6 +57,8 @@ class TaskOptions(TypedDict, total=False):
     """An argument, several, or a function of the arguments: each value gets its turn, however many jobs others have."""
     unique: Unique | None
     """At most one live job a key, made from the arguments, and what becomes of an enqueue that finds it taken."""
+    on_failure: Task[..., Any, Any]
+    """Enqueued in the commit that stores that a job has failed for good; its one argument is the id of that job."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
     except ArgumentsError as error:
         raise DeclarationError(f"{name}: {error}") from None
     codec = Codec(name, signature, sensitive)
+    if (follow_up := options.get("on_failure")) is not None:
+        given["on_failure"] = _follow_up(name, follow_up)
     policy = options.get("retry")
     _refuse_rows_without_session(codec, signature)
     return Declaration(
@@ -169,6 +176,25 @@ def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
             f"{name}: limits must be a ConcurrencyLimit, a RateLimit or a list of them, got {given!r:.60}"
         )
     return limits
+
+
+def _follow_up(name: str, task: object) -> dict[str, Any]:
+    """What a job stores of the task that follows its failure: enough to enqueue it without any code."""
+    declaration = getattr(task, "declaration", None)
+    if not isinstance(declaration, Declaration):
+        raise DeclarationError(
+            f"{name}: on_failure must be a task that takes the id of the failed job, declared before this one by "
+            f"@jobs.task, got {task!r:.80}"
+        )
+    parameters = declaration.signature.arguments.parameters.values()
+    required = [one.name for one in parameters if one.default is one.empty]
+    if len(required) != 1:
+        raise DeclarationError(
+            f"{name}: on_failure={declaration.name} must take one argument, the id of the failed job, such as "
+            f"def {declaration.name}(job_id: int); it takes {', '.join(required) or 'none'}"
+        )
+    values = {option: declaration.defaults[option] for option in ("queue", "priority", "max_attempts")}
+    return {"task": declaration.name, "argument": required[0], **values}
 
 
 def _timeout(name: str, timeout: object) -> float | None:

@@ -23,6 +23,7 @@ from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.rules.unique import MAX_KEY, RESERVED, Unique
 from sqla_jobs.tasks.enqueued import Enqueued
+from sqla_jobs.tasks.hooks import check_headers
 
 J = TypeVar("J", bound=JobMixin)
 GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
@@ -52,6 +53,8 @@ class EnqueueOptions(TypedDict, total=False):
     policy says otherwise."""
     unique: Unique | None
     """What becomes of an enqueue that finds its key taken; without `unique_key`, also what makes the key."""
+    headers: Mapping[str, str] | None
+    """Texts that middleware and the run can read, and that no argument of the task is; at most 50."""
     columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
 
@@ -94,6 +97,8 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
         check_moment("run_at", run_at)
     check_common(given)
     _check_unique(given.get("unique_key"), given.get("unique"))
+    if "headers" in given:
+        given["headers"] = check_headers(given["headers"])
     if not isinstance(given.get("columns", {}), Mapping):
         raise ArgumentsError(
             f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
@@ -146,6 +151,7 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
         "max_attempts": chosen["max_attempts"],
         "state": JobState.scheduled if later else JobState.queued,
         **options.get("columns", {}),
+        **{name: chosen[name] for name in ("headers", "on_failure") if name in chosen},
     }
     if options.get("delay"):
         values["run_at"] = func.clock_timestamp() + options["delay"]

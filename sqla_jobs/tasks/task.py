@@ -17,6 +17,7 @@ from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_one, check_options, plain_session
 from sqla_jobs.tasks.enqueued import Enqueued
+from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 
@@ -76,11 +77,17 @@ class Enqueuer(Generic[C, J]):
     enqueue: _EnqueueOf[C] = _EnqueueOf()
 
     def __init__(
-        self, declaration: Declaration, models: Models[J], options: Mapping[str, Any], described: DescribedEnqueue
+        self,
+        declaration: Declaration,
+        models: Models[J],
+        options: Mapping[str, Any],
+        described: DescribedEnqueue,
+        hooks: Hooks,
     ) -> None:
         self._declaration = declaration
         self._models = models
         self._options = options
+        self._hooks = hooks
         self._described = described
         self._unique = rule_for(declaration, options)
 
@@ -103,7 +110,7 @@ class Enqueuer(Generic[C, J]):
         into, declaration = plain_session(session), self._declaration
         values = self._bind(args, kwargs)
         stored = from_json(declaration.codec.encode(into, values))
-        job = self._models, declaration.name, declaration.defaults, self._options
+        job = self._models, declaration.name, declaration.defaults, self._chosen()
         if self._unique is not None:
             return add_unique(into, *job, stored, self._unique, declaration.gating)
         return add_one(into, *job, stored, declaration.gates_of(stored))
@@ -128,7 +135,7 @@ class Enqueuer(Generic[C, J]):
     def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> Enqueued:
         """The same, where each mapping comes with the number that an error is to name it by."""
         into, declaration, unique = plain_session(session), self._declaration, self._unique
-        job = self._models, declaration.name, declaration.defaults, self._options
+        job = self._models, declaration.name, declaration.defaults, self._chosen()
 
         def each(convert: Callable[[bytes], T]) -> Iterator[T]:
             for number, values in arguments:
@@ -142,6 +149,11 @@ class Enqueuer(Generic[C, J]):
         if unique is None:
             return add_many(into, *job, each(bytes), declaration.gating)
         return add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
+
+    def _chosen(self) -> Mapping[str, Any]:
+        """The options, with the headers of this moment."""
+        headers = self._hooks.headers(self._options.get("headers"))
+        return {**self._options, "headers": headers} if headers else self._options
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -166,8 +178,8 @@ class Enqueuer(Generic[C, J]):
 class Task(Enqueuer[C, J], Generic[C, R, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
-    def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules) -> None:
-        super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job))
+    def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks) -> None:
+        super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job), hooks)
         self._schedules = schedules
         self.__name__ = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
@@ -200,11 +212,13 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         - `unique_key`: text of 1 to 500 characters. At most one live job (scheduled, queued or running) has this key;
           enqueueing returns that job where there is one, unless the policy says otherwise.
         - `unique`: a `Unique`, the policy. Without `unique_key` it also makes the key.
+        - `headers`: a mapping of at most 50 names to texts, which middleware and the `RunContext` show.
         - `columns`: a mapping of names to values, for the columns of your own `job_class`.
 
         Raises `ArgumentsError` for an option that does not exist, and for a value that no job can have.
         """
-        return Enqueuer(self._declaration, self._models, check_options(self._models.Job, options), self._described)
+        checked = check_options(self._models.Job, options)
+        return Enqueuer(self._declaration, self._models, checked, self._described, self._hooks)
 
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
         """Declare that the task is enqueued by a cron rule. Workers and clocks make a row of it in the database.

@@ -31,7 +31,9 @@ _REFUSED_AGAIN = 60.0
 
 
 class Finisher:
-    """Stores ends of attempts from any thread. Calls `settled(ends)` for those that are stored or whose lease is lost.
+    """Stores ends of attempts from any thread.
+
+    Calls `settled(ends, stored)`: `ends` are stored or lost their lease, and `stored` are those stored as they are.
 
     While one batch is written the next one gathers, so that batches are as large as the load makes them
     and a single end is written at once. Under full load two are written at a time: while one waits for the
@@ -39,7 +41,11 @@ class Finisher:
     """
 
     def __init__(
-        self, engine: Engine, queries: Queries, settled: Callable[[list[RunEnd]], None], set_aside: SetAside
+        self,
+        engine: Engine,
+        queries: Queries,
+        settled: Callable[[list[RunEnd], list[RunEnd]], None],
+        set_aside: SetAside,
     ) -> None:
         self._engine = engine
         self._queries = queries
@@ -147,9 +153,11 @@ class Finisher:
 
     def _write_all(self, batch: list[RunEnd]) -> None:
         fates = store(self._engine, self._queries, batch, self._set_aside)
+        stored = batch
         if fates:
             batch = [end for end in batch if not self._put_aside(end, fates.get(end.lease.run_id))]
-        self._settled(batch)
+            stored = [end for end in batch if fates.get(end.lease.run_id, "known") == "known"]
+        self._settled(batch, stored)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
         """Keep an end that is to be tried again. Returns whether it is."""

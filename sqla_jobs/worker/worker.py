@@ -35,6 +35,7 @@ from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.events import EventTeller
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.limited import LimitedClaimer
@@ -118,6 +119,7 @@ class Worker(Service):
             raise ConfigurationError(explain(error)) from error
         self._started = True
         self._finisher.start()
+        self._events.start()
         self._threads.start(
             self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake, is_free=self._limited.wake
         )
@@ -154,6 +156,7 @@ class Worker(Service):
         transactions = WorkerTransactions(
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
+        self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context)
         self._executor = Executor(
             self._jobs.tasks,
             transactions,
@@ -161,6 +164,8 @@ class Worker(Service):
             context=self._binding.context,
             slot=self._keeper.slot,
             timeout=self._settings.timeout,
+            middleware=self._jobs.hooks.middleware,
+            started=self._events.started,
         )
         self._finisher = Finisher(self._engine, queries, self._on_settled, self._set_aside)
         self._liveness = Liveness(
@@ -219,6 +224,7 @@ class Worker(Service):
         self._give_back()  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
+        self._events.stop()
         try:
             self._liveness.stop()
         except DBAPIError as error:
@@ -230,6 +236,7 @@ class Worker(Service):
 
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
+            self._events.succeeded(held)
             self._free_gates(held.job)
             self._attempts.count(self._attempts.remove(held.job.run_id))
         else:
@@ -239,8 +246,9 @@ class Worker(Service):
         for held in helds:
             self._finisher.put(held.ended(outcome))
 
-    def _on_settled(self, ends: list[RunEnd]) -> None:
+    def _on_settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
         """The ends are stored, or their leases are lost."""
+        self._events.ended(stored)
         runs = 0
         for end in ends:
             outcome = end.outcome

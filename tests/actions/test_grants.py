@@ -144,7 +144,7 @@ def allowed(engine: Engine, table: Any, right: str) -> set[str]:
 TABLES = jobs.models.tables
 ENQUEUED = {
     *("task", "queue", "priority", "args", "state", "run_at", "max_attempts", "note"),
-    *("unique_key", "unique_period", "gates", "ordered_by"),
+    *("unique_key", "unique_period", "gates", "ordered_by", "headers", "on_failure"),
 }
 
 
@@ -349,7 +349,7 @@ class TestAWorker:
     def test_may_do_nothing_else(self, tables: Engine, make_role: MakeRole) -> None:
         worker = make_role("worker", "tests.actions.test_grants:jobs")
         assert allowed(worker, TABLES["jobs"], "UPDATE").isdisjoint({"id", "task", "args", "queue", "unique_key"})
-        assert allowed(worker, TABLES["runs"], "UPDATE") == {"traceback"}
+        assert allowed(worker, TABLES["runs"], "UPDATE") == {"traceback", "untold_at"}
         assert allowed(worker, TABLES["jobs"], "INSERT") == ENQUEUED | {"schedule_id", "scheduled_for"}
         for noun in ("queues", "paused_tasks", "audit"):
             assert allowed(worker, TABLES[noun], "INSERT") == allowed(worker, TABLES[noun], "UPDATE") == set()

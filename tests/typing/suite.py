@@ -66,7 +66,9 @@ def test_an_order_is_settled(session: Session) -> None:
 
 
 def test_a_count_is_given_back(session: Session) -> None:
-    assert_type(count(RunContext(1, 2, "count", "default", 1, 25), to=3), int)
+    assert_type(
+        count(RunContext(job_id=1, run_id=2, task="count", queue="default", attempt=1, max_attempts=25), to=3), int
+    )
     job = count.options(delay=60).enqueue(session, to=3)
     assert_type(job, JobMixin)
     assert drain(jobs, session, queues=["default"], ahead=timedelta(minutes=2), max_runs=10) == 1

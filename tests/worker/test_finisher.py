@@ -21,7 +21,7 @@ def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_jus
     with database.begin() as connection:
         me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
     settled: list[RunEnd] = []
-    finisher = Finisher(database, Queries(jobs.models), settled.extend, SetAside())
+    finisher = Finisher(database, Queries(jobs.models), lambda ends, _: settled.extend(ends), SetAside())
     crowd, is_called = finisher._crowd, threading.Event()  # pyright: ignore[reportPrivateUsage]
     clear = crowd.clear
 

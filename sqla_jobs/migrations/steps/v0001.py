@@ -98,6 +98,8 @@ CREATE TABLE {table} (
     ordered_by TEXT COLLATE "C",
     unique_key TEXT,
     unique_period TIMESTAMP WITH TIME ZONE,
+    headers JSONB,
+    on_failure JSONB,
     progress DOUBLE PRECISION,
     progress_message TEXT,
     cancel_requested_at TIMESTAMP WITH TIME ZONE,
@@ -122,6 +124,11 @@ CREATE TABLE {table} (
     CONSTRAINT {jobs}_gates_check
         CHECK (cardinality(gates) BETWEEN 1 AND 6 AND array_ndims(gates) = 1 AND array_position(gates, NULL) IS NULL
             AND (ordered_by IS NULL OR ordered_by = ANY (gates))),
+    CONSTRAINT {jobs}_headers_check CHECK (headers IS NULL OR {_object("headers")}),
+    CONSTRAINT {jobs}_on_failure_check
+        CHECK (on_failure IS NULL OR ((on_failure ->> 'task') IS NOT NULL
+            AND CAST(on_failure ->> 'priority' AS smallint) BETWEEN -10 AND 10
+            AND CAST(on_failure ->> 'max_attempts' AS integer) BETWEEN 1 AND 1000000000)),
     CONSTRAINT {jobs}_progress_check CHECK (progress BETWEEN 0 AND 1),
     CONSTRAINT {jobs}_times_check
         CHECK ({_in_range(*moments)}),
@@ -179,16 +186,18 @@ CREATE TABLE {table} (
     error_type TEXT,
     error TEXT,
     traceback TEXT,
+    untold_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT {runs}_pkey PRIMARY KEY (id),
     CONSTRAINT {runs}_outcome_check
         CHECK (outcome IN ('succeeded', 'failed', 'cancelled', 'retried', 'snoozed', 'lost')),
     CONSTRAINT {runs}_id_check CHECK (id > 0 AND id <= 9000000000000000000),
     CONSTRAINT {runs}_attempt_check CHECK (attempt >= 0),
-    CONSTRAINT {runs}_times_check CHECK ({_in_range("started_at", "finished_at")})
+    CONSTRAINT {runs}_times_check CHECK ({_in_range("started_at", "finished_at", "untold_at")})
 )""",
         f"CREATE INDEX {runs}_job_id ON {table} (job_id)",
         f"CREATE INDEX {runs}_finished_at ON {table} USING brin (finished_at)",
         f"CREATE INDEX {runs}_failed ON {table} (finished_at) WHERE outcome IN ('failed', 'retried', 'lost')",
+        f"CREATE INDEX {runs}_untold ON {table} (untold_at) WHERE untold_at IS NOT NULL",
     )
 
 

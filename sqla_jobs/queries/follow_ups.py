@@ -1,0 +1,34 @@
+"""The job that follows one that has failed for good, in the statement that stores the failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Integer, SmallInteger, Text, cast, func, insert, literal_column, select
+
+from sqla_jobs.models.types import MAX_ATTEMPTS
+from sqla_jobs.queries.expressions import Tables
+
+TOLD_WITHIN = 10.0
+"""Seconds that the process of a failed attempt has to tell its handlers, before another one does."""
+
+
+def follow_ups(tables: Tables, changed: Any) -> Any:
+    """A CTE that inserts what `on_failure` of the jobs in `changed` says, with the failed job's id as its argument.
+
+    `changed` is a CTE with the columns `id`, `state` and `on_failure`. The constraint of `on_failure` makes sure that
+    the values fit: else a failure could not be stored.
+    """
+    follows = changed.c.on_failure
+    number = cast(follows["priority"].astext, SmallInteger)
+    argument = func.coalesce(follows["argument"].astext, literal_column("'job_id'", Text))
+    rows = select(
+        follows["task"].astext,
+        func.coalesce(follows["queue"].astext, literal_column("'default'", Text)),
+        func.coalesce(number, literal_column("0", SmallInteger)),
+        func.coalesce(cast(follows["max_attempts"].astext, Integer), literal_column(str(MAX_ATTEMPTS), Integer)),
+        func.jsonb_build_object(argument, changed.c.id),
+        literal_column("'queued'", Text),
+    ).where(changed.c.state == literal_column("'failed'"), follows.is_not(None))
+    columns = ["task", "queue", "priority", "max_attempts", "args", "state"]
+    return insert(tables.jobs).from_select(columns, rows, include_defaults=False).cte("follow_ups")

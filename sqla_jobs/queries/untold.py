@@ -1,0 +1,80 @@
+"""Failed and lost attempts of which handlers have not been told."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from sqlalchemy import ARRAY, BigInteger, Double, Text, any_, bindparam, cast, func, null, select, update
+
+from sqla_jobs.queries.expressions import array_of, locked, seconds
+from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.rules.checks import DAY
+
+_MANY = 100
+"""Attempts that one process tells of at a time."""
+_AGAIN = 60.0
+"""Seconds after which another process tells of them, unless this one says that it has."""
+
+
+class Untold(NamedTuple):
+    """A run and what its event needs of the job."""
+
+    run_id: int
+    job_id: int
+    attempt: int
+    process_id: uuid.UUID | None
+    outcome: str
+    error_type: str | None
+    error: str | None
+    seconds: float
+    task: str
+    queue: str
+    max_attempts: int
+    headers: str | None
+
+
+class TakeUntold(Statement):
+    """Some attempts of the last day with one of these outcomes, whose time has come. No other process gets them."""
+
+    def __call__(self, connection: SqlConnection, outcomes: Collection[str]) -> list[Untold]:
+        return [Untold(*row) for row in self._rows(connection, {"outcomes": [*outcomes]})]
+
+    def sql(self) -> Any:
+        jobs, runs = self.tables.jobs, self.tables.runs
+        now = func.statement_timestamp()
+        due = (
+            select(runs.c.id)
+            .where(
+                runs.c.untold_at <= now,
+                runs.c.untold_at > now - seconds(DAY),
+                runs.c.outcome == any_(bindparam("outcomes", type_=ARRAY(Text))),
+            )
+            .order_by(runs.c.untold_at)
+            .limit(_MANY)
+        )
+        mine = locked(due, "mine", of=runs)
+        took = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at), Double)
+        return (
+            update(runs)
+            .where(runs.c.id == any_(array_of(select(mine.c.id))), jobs.c.id == runs.c.job_id)
+            .values(untold_at=now + seconds(_AGAIN))
+            .returning(
+                *(runs.c.id, runs.c.job_id, runs.c.attempt, runs.c.process_id),
+                *(cast(runs.c.outcome, Text), runs.c.error_type, runs.c.error, took),
+                *(jobs.c.task, jobs.c.queue, jobs.c.max_attempts, cast(jobs.c.headers, Text)),
+            )
+        )
+
+
+class MarkTold(Statement):
+    """Handlers have been told of these attempts."""
+
+    def __call__(self, connection: SqlConnection, run_ids: Collection[int]) -> None:
+        self._run(connection, {"run_ids": [*run_ids]})
+
+    def sql(self) -> Any:
+        runs = self.tables.runs
+        named = runs.c.id == any_(bindparam("run_ids", type_=ARRAY(BigInteger)))
+        return update(runs).where(named, runs.c.untold_at.is_not(None)).values(untold_at=null())

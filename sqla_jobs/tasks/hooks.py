@@ -1,0 +1,159 @@
+"""What an application has called around each run, at each enqueue, and after each outcome."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args
+
+from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.rules.outcomes import storable
+from sqla_jobs.tasks.context import RunContext
+
+log = logging.getLogger("sqla_jobs.run")
+
+EventName = Literal["started", "succeeded", "retried", "snoozed", "failed", "cancelled", "lost"]
+EVENTS: tuple[str, ...] = get_args(EventName)
+_LONGEST_NAME, _LONGEST = 100, 2_000
+"""Characters of a header's name and of its value."""
+_MOST = 50
+"""Headers of a job."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEvent:
+    """What has become of an attempt at a job."""
+
+    name: EventName
+    """`started`, or the outcome that is stored."""
+    job_id: int
+    """The id of the job, the same in each attempt."""
+    run_id: int
+    """The id of the row of `jobs.Run`; of `started` the id that it will have."""
+    process_id: uuid.UUID | None
+    """The process that ran it."""
+    task: str
+    """The name of the task, as it is stored with the job."""
+    queue: str
+    """The queue from which the job was claimed."""
+    attempt: int
+    """The number of this attempt, from 1."""
+    max_attempts: int
+    """The attempt after which a failure is final."""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was given along with the job when it was enqueued."""
+    error_type: str | None = None
+    """Name of the exception, or of the reason of a cancelled or lost attempt."""
+    error: str | None = None
+    """Its message, without the values of sensitive arguments."""
+    retry_in: float | None = None
+    """Seconds from the end of the attempt to the next one; None where none follows, or nobody knows when."""
+    seconds: float = 0.0
+    """How long the attempt ran."""
+
+
+Middleware = Callable[[RunContext], AbstractContextManager[Any]]
+HeaderSource = Callable[[], Mapping[str, str]]
+Handler = Callable[[RunEvent], None]
+M = TypeVar("M", bound=Middleware)
+S = TypeVar("S", bound=HeaderSource)
+H = TypeVar("H", bound=Handler)
+
+
+class Hooks:
+    """Those of one `Jobs`, in the order in which they were declared."""
+
+    def __init__(self) -> None:
+        self.middleware: list[Middleware] = []
+        self._sources: list[HeaderSource] = []
+        self._handlers: dict[str, list[Handler]] = {name: [] for name in EVENTS}
+
+    def add_middleware(self, target: M) -> M:
+        """Raises `DeclarationError` for what is no function of a `RunContext` that returns a context manager."""
+        _check(target, "middleware", "one argument, the RunContext", 1)
+        if inspect.isgeneratorfunction(target):
+            raise DeclarationError(
+                f"the middleware {_name(target)} is a generator: write @contextmanager between @jobs.middleware and it"
+            )
+        _replace_or_add(self.middleware, target)
+        return target
+
+    def add_source(self, target: S) -> S:
+        """Raises `DeclarationError` for what is no function without arguments."""
+        _check(target, "source of headers", "no argument", 0)
+        _replace_or_add(self._sources, target)
+        return target
+
+    def add_handler(self, target: H, names: Iterable[str]) -> H:
+        """Raises `DeclarationError` for what is no function of a `RunEvent`, and for an unknown event."""
+        chosen = [str(name) for name in names]
+        if unknown := [name for name in chosen if name not in EVENTS]:
+            raise DeclarationError(f"unknown event {unknown[0]!r:.60}; valid events: {', '.join(EVENTS)}")
+        if not chosen:
+            raise DeclarationError(f"no event is named: write @jobs.on('failed'); valid events: {', '.join(EVENTS)}")
+        _check(target, "event handler", "one argument, the RunEvent", 1)
+        for name in chosen:
+            _replace_or_add(self._handlers[name], target)
+        return target
+
+    def wanted(self, names: Collection[str] = EVENTS) -> list[str]:
+        """The events among `names` that anybody handles."""
+        return [name for name in names if self._handlers[name]]
+
+    def tell(self, event: RunEvent) -> None:
+        """Call each handler of the event. What one raises is logged, and the others are called all the same."""
+        for handler in self._handlers[event.name]:
+            try:
+                handler(event)
+            except Exception:
+                log.exception("the handler %s of %s, job %s, raised", _name(handler), event.name, event.job_id)
+
+    def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
+        """Those of a job that is enqueued now; `given` ones replace what sources add. Raises `ArgumentsError`."""
+        found: dict[str, str] = {}
+        for source in self._sources:
+            found |= check_headers(source(), f"the headers of {_name(source)}")
+        return found | dict(given or {})
+
+
+def check_headers(headers: object, name: str = "headers") -> dict[str, str]:
+    """The same as a dict. Raises `ArgumentsError` for what is no mapping of short texts to short texts."""
+    if not isinstance(headers, Mapping) or len(headers) > _MOST:
+        raise ArgumentsError(f"{name} must be a mapping of at most {_MOST} names to texts, got {headers!r:.60}")
+    for key, value in headers.items():
+        for text, longest in ((key, _LONGEST_NAME), (value, _LONGEST)):
+            if not isinstance(text, str) or text != storable(text, longest):
+                raise ArgumentsError(
+                    f"{name}: {key!r:.60} must be a text of at most {_LONGEST_NAME} characters, and its value one "
+                    f"of at most {_LONGEST}, without NUL and surrogates, got {value!r:.60}"
+                )
+    return dict(headers)
+
+
+def _check(target: object, what: str, takes: str, arguments: int) -> None:
+    if not callable(target) or isinstance(target, type):
+        raise DeclarationError(f"a {what} must be a function of {takes}, got {target!r:.80}")
+    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+        raise DeclarationError(f"the {what} {_name(target)} is a coroutine function: write def instead of async def")
+    try:
+        inspect.signature(target).bind(*[None] * arguments)
+    except TypeError:
+        raise DeclarationError(f"the {what} {_name(target)} must take {takes}") from None
+
+
+def _name(target: object) -> str:
+    return str(getattr(target, "__qualname__", repr(target)))
+
+
+def _replace_or_add(targets: list[Any], target: Any) -> None:
+    """A function that is declared again, as by a reload, takes the place of the former."""
+    place = (getattr(target, "__module__", None), getattr(target, "__qualname__", None))
+    for number, other in enumerate(targets):
+        if "<locals>" not in _name(other) and (other.__module__, other.__qualname__) == place:
+            targets[number] = target
+            return
+    targets.append(target)

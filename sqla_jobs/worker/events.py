@@ -1,0 +1,201 @@
+"""Tells handlers what became of attempts, in a thread that no job waits for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from sqlalchemy import Engine
+
+from sqla_jobs.calls.values import Claimed, RunEnd, read_headers
+from sqla_jobs.database.binding import Context
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.queries import Queries
+from sqla_jobs.queries.untold import Untold
+from sqla_jobs.rules.outcomes import Outcome
+from sqla_jobs.runtime.retrying import RetryLoop
+from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_MOST = 10_000
+"""Events that wait for slow handlers. More are dropped."""
+_LOOK = 5.0
+"""Seconds between two looks for failed and lost attempts that nobody has told of."""
+_SAY_AGAIN = 60.0
+"""Seconds between two lines about dropped events."""
+_STOP = 5.0
+"""Seconds that the handlers have when the worker stops."""
+_AT_LEAST_ONCE = ("failed", "lost")
+
+
+class EventTeller:
+    """Takes events from any thread, and calls the handlers one by one in its own, inside of `context`.
+
+    Failed and lost attempts are marked in the database until their handlers have returned. If this process dies
+    before that, another worker tells of them.
+    """
+
+    def __init__(self, engine: Engine, queries: Queries, hooks: Hooks, context: Context) -> None:
+        self._engine = engine
+        self._queries = queries
+        self._hooks = hooks
+        self._context = context
+        self._wanted = frozenset(hooks.wanted())
+        self._guaranteed = hooks.wanted(_AT_LEAST_ONCE)
+        self._waiting = deque[RunEvent]()
+        self._told: list[int] = []
+        """The run ids of attempts whose mark is to be taken away."""
+        self._say_at = 0.0
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-events", daemon=True)
+
+    def start(self) -> None:
+        if self._wanted:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Tell of what waits, for a few seconds at most."""
+        self._stopping.set()
+        self._wake.set()
+        if self._wanted:
+            self._thread.join(_STOP)
+            if self._thread.is_alive():
+                log.warning("%d events are left untold: their handlers take too long", len(self._waiting))
+
+    @property
+    def started(self) -> Callable[[Attempt], None] | None:
+        """To be called as a run begins; None if nobody handles that."""
+        return self._on_started if "started" in self._wanted else None
+
+    def _on_started(self, held: Attempt) -> None:
+        self._put([_event_of("started", held.job)])
+
+    def succeeded(self, held: Attempt) -> None:
+        """The attempt's transaction is committed, and its outcome with it."""
+        if "succeeded" in self._wanted:
+            self.ended([held.ended(Outcome.succeeded())])
+
+    def ended(self, ends: Iterable[RunEnd]) -> None:
+        """The outcomes of these attempts are stored."""
+        if self._wanted:
+            self._put(event for end in ends if (event := event_of(end)) is not None)
+
+    def _put(self, events: Iterable[RunEvent]) -> None:
+        for event in events:
+            if event.name not in self._wanted:
+                continue
+            if len(self._waiting) >= _MOST:
+                self._say_dropped()
+                return
+            self._waiting.append(event)
+            self._wake.set()
+
+    def _say_dropped(self) -> None:
+        if (now := time.monotonic()) >= self._say_at:
+            self._say_at = now + _SAY_AGAIN
+            log.warning("%d events wait for their handlers; new ones are dropped, or told of later if failed", _MOST)
+
+    def _loop(self) -> None:
+        patience = RetryLoop("telling of failed and lost attempts", self._stopping)
+        look_at = time.monotonic()
+        while not self._stopping.is_set():
+            self._wake.wait(max(0.0, look_at - time.monotonic()) if self._guaranteed else None)
+            self._wake.clear()
+            self._tell_waiting()
+            patience.run(self._mark)
+            if self._guaranteed and time.monotonic() >= look_at:
+                patience.run(self._look)
+                look_at = time.monotonic() + _LOOK
+        self._tell_waiting()
+        patience.run(self._mark)
+
+    def _tell_waiting(self) -> None:
+        while self._waiting:
+            self._tell(self._waiting.popleft())
+
+    def _tell(self, event: RunEvent) -> None:
+        try:
+            with self._context(None):
+                self._hooks.tell(event)
+        except Exception:
+            log.exception("the context of the handlers of %s, job %s, did not end well", event.name, event.job_id)
+        if event.name in _AT_LEAST_ONCE:
+            self._told.append(event.run_id)
+
+    def _look(self) -> None:
+        with self._engine.begin() as connection:
+            untold = self._queries.take_untold(connection, self._guaranteed)
+        for one in untold:
+            self._tell(_event_of_row(one))
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._told:
+            with self._engine.begin() as connection:
+                self._queries.mark_told(connection, self._told)
+            self._told = []
+
+
+def event_of(end: RunEnd) -> RunEvent | None:
+    """What handlers are told of the end of an attempt; None if it was given back."""
+    job, outcome = end.lease, end.outcome
+    if not isinstance(job, Claimed) or outcome.kind == "released":
+        return None
+    failure = outcome.failure
+    return _event_of(
+        cast("EventName", str(outcome.kind)),
+        job,
+        error_type=None if failure is None else failure.type,
+        error=None if failure is None else failure.message,
+        retry_in=outcome.delay,
+        seconds=end.finished - end.started,
+    )
+
+
+def _event_of(
+    name: EventName,
+    job: Claimed,
+    *,
+    error_type: str | None = None,
+    error: str | None = None,
+    retry_in: float | None = None,
+    seconds: float = 0.0,
+) -> RunEvent:
+    return RunEvent(
+        name=name,
+        job_id=job.job_id,
+        run_id=job.run_id,
+        process_id=job.process_id,
+        task=job.task,
+        queue=job.queue,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        headers=read_headers(job.headers),
+        error_type=error_type,
+        error=error,
+        retry_in=retry_in,
+        seconds=seconds,
+    )
+
+
+def _event_of_row(row: Untold) -> RunEvent:
+    return RunEvent(
+        name=cast("EventName", row.outcome),
+        job_id=row.job_id,
+        run_id=row.run_id,
+        process_id=row.process_id,
+        task=row.task,
+        queue=row.queue,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        headers=read_headers(row.headers),
+        error_type=row.error_type,
+        error=row.error,
+        seconds=row.seconds,
+    )

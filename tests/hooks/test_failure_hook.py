@@ -1,0 +1,109 @@
+"""The task that is enqueued in the commit that stores a final failure."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import DeclarationError, Jobs
+from sqla_jobs.testing import drain
+from tests import hooked_shop as shop
+from tests.conftest import StartWorker
+from tests.helpers import wait_until
+from tests.hooked_shop import jobs
+
+Job = jobs.Job
+
+
+def test_it_follows_the_last_attempt_and_no_other(session: Session) -> None:
+    job = shop.breaks.enqueue(session, n=1)
+    assert drain(jobs, session, max_runs=10) == 3
+    (follow_up,) = session.scalars(select(Job).where(Job.task == "follow_up"))
+    assert (job.state, job.attempt) == ("failed", 2)
+    assert (follow_up.args, follow_up.queue, follow_up.priority) == ({"job_id": job.id}, "alerts", -1)
+    assert follow_up.runs[0].result == f"job {job.id} failed"
+
+
+def test_each_of_many_has_its_own(session: Session) -> None:
+    shop.breaks.enqueue_many(session, [{"n": n} for n in range(3)])
+    drain(jobs, session, queues=["default"])
+    failed = session.scalars(select(Job.id).where(Job.state == "failed")).all()
+    told = session.scalars(select(Job.args["job_id"].as_integer()).where(Job.task == "follow_up")).all()
+    assert sorted(told) == sorted(failed)
+
+
+def test_it_follows_what_a_schedule_enqueued(session: Session) -> None:
+    session.add(jobs.Schedule(name="often", task="breaks", cron="* * * * * *", args={"n": 5}))
+    session.commit()
+    clock = jobs.clock()
+    wait_until(lambda: clock.tick() == 1)
+    drain(jobs, session)
+    assert session.scalars(select(Job.state).where(Job.task == "follow_up")).all() == ["succeeded"]
+
+
+@pytest.mark.slow
+def test_it_follows_a_job_whose_process_was_killed(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    shop_of = {"application": "tests.hooked_shop:jobs"}
+    worker = start_worker(database_url, "--queues", "default", **shop_of)
+    with Session(database.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        job = shop.dies.enqueue(session, seconds=60)
+        session.commit()
+        state = select(Job.state).where(Job.id == job.id)
+        wait_until(lambda: session.scalars(state).one() == "running")
+        os.killpg(worker.pid, signal.SIGKILL)
+        start_worker(database_url, "--queues", "alerts", **shop_of)
+        followed = select(Job.state).where(Job.task == "follow_up")
+        wait_until(lambda: session.scalars(followed).all() == ["succeeded"])
+        assert session.scalars(state).one() == "failed"
+
+
+@pytest.mark.parametrize("value", ["{}", '{"task": "x", "priority": 11}', '{"task": "x", "max_attempts": 0}'])
+def test_a_row_says_nothing_that_could_not_be_inserted(session: Session, value: str) -> None:
+    """Else its failure could not be stored."""
+    with pytest.raises(IntegrityError, match="on_failure_check"):
+        session.execute(
+            text("INSERT INTO sqla_jobs (task, args, on_failure) VALUES ('breaks', '{}', CAST(:value AS jsonb))"),
+            {"value": value},
+        )
+
+
+def test_a_task_alone_is_enough(session: Session) -> None:
+    session.execute(
+        text(
+            "INSERT INTO sqla_jobs (task, args, on_failure, max_attempts) "
+            "VALUES ('breaks', '{\"n\": 1}', '{\"task\": \"follow_up\"}', 1)"
+        )
+    )
+    assert drain(jobs, session) == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("follow_up", "on_failure must be a task that takes the id of the failed job, declared before"),
+        ("two", r"on_failure=two must take one argument, the id of the failed job.*it takes a, b"),
+        ("none", "it takes none"),
+    ],
+)
+def test_what_cannot_follow_is_refused_when_it_is_declared(target: str, message: str) -> None:
+    other = Jobs(type("Other", (DeclarativeBase,), {}))
+
+    def failing() -> None: ...
+
+    @other.task(name="two")
+    def two(a: int, b: int) -> None: ...
+
+    @other.task(name="none")
+    def none() -> None: ...
+
+    tasks: dict[str, Any] = {"two": two, "none": none}
+    with pytest.raises(DeclarationError, match=message):
+        other.task(name="other", on_failure=tasks.get(target, target))(failing)

@@ -1,0 +1,69 @@
+"""What is given along with a job, from the enqueue to the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import ArgumentsError, Unique
+from sqla_jobs.testing import drain
+from tests import hooked_shop as shop
+from tests.hooked_shop import jobs
+
+
+def headers(session: Session) -> list[dict[str, str] | None]:
+    session.flush()
+    return [*session.scalars(select(jobs.Job.headers).order_by(jobs.Job.id))]
+
+
+def test_a_job_without_headers_stores_none(session: Session) -> None:
+    shop.whose.enqueue(session)
+    shop.whose.enqueue_many(session, [{}])
+    assert headers(session) == [None, None]
+
+
+def test_headers_of_an_option_reach_the_run(session: Session) -> None:
+    job = shop.whose.options(headers={"request": "ab12"}).enqueue(session)
+    drain(jobs, session)
+    assert job.runs[0].result == "ab12"
+
+
+def test_headers_are_added_at_each_enqueue_whatever_its_kind(session: Session) -> None:
+    token = shop.request.set("one")
+    try:
+        shop.whose.enqueue(session)
+        shop.whose.enqueue_many(session, [{}, {}])
+        shop.whose.options(unique_key="u").enqueue(session)
+        shop.breaks.options(unique=Unique(key="n")).enqueue_many(session, [{"n": 1}])
+        shop.whose.options(headers={"request": "mine", "more": "x"}).enqueue(session)
+    finally:
+        shop.request.reset(token)
+    shop.whose.enqueue(session)
+    added = {"request": "one"}
+    assert headers(session) == [added, added, added, added, added, {"request": "mine", "more": "x"}, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["request"], r"headers must be a mapping of at most 50 names to texts, got \['request'\]"),
+        ({"a": 1}, "'a' must be a text of at most 100 characters, and its value one of at most 2000"),
+        ({"a": "\x00"}, "without NUL and surrogates"),
+        ({"a": "x" * 2001}, "at most 2000"),
+        ({str(n): "" for n in range(51)}, "at most 50 names"),
+    ],
+)
+def test_what_no_job_can_carry_is_refused(session: Session, given: Any, message: str) -> None:
+    with pytest.raises(ArgumentsError, match=message):
+        shop.whose.options(headers=given).enqueue(session)
+
+
+def test_other_json_that_plain_sql_gives_is_text_in_the_run(session: Session) -> None:
+    session.execute(
+        text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('whose', '{}', '{"request": {"id": 7}}')""")
+    )
+    drain(jobs, session)
+    assert session.scalars(select(jobs.Run.result)).one() == '{"id": 7}'

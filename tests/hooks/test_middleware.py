@@ -1,0 +1,163 @@
+"""What is put around each run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import Cancel, DeclarationError, Jobs, RunContext, Snooze
+from sqla_jobs.testing import drain
+from tests.helpers import wait_until
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+seen: list[str] = []
+
+
+def noting(name: str) -> Callable[[RunContext], AbstractContextManager[None]]:
+    @contextmanager
+    def middleware(run: RunContext) -> Generator[None]:
+        seen.append(f"{name} before {run.task}")
+        try:
+            yield
+        except BaseException as error:
+            seen.append(f"{name} after {type(error).__name__}")
+            raise
+        seen.append(f"{name} after")
+
+    return middleware
+
+
+jobs.middleware(noting("outer"))
+jobs.middleware(noting("inner"))
+
+
+@jobs.middleware
+@contextmanager
+def swallowing(run: RunContext) -> Generator[None]:
+    try:
+        yield
+    except ZeroDivisionError:
+        seen.append("swallowed")
+    if run.task == "ends_badly":
+        raise RuntimeError("of the middleware")
+
+
+@jobs.middleware
+@contextmanager
+def refusing(run: RunContext) -> Generator[None]:
+    if run.task == "refused":
+        raise PermissionError("not today")
+    yield
+
+
+@jobs.task
+def fine() -> None:
+    seen.append("run")
+
+
+@jobs.task(max_attempts=1)
+def divides(session: Session) -> float:
+    return 1 / 0
+
+
+@jobs.task(max_attempts=1)
+def refused() -> None:
+    seen.append("run")
+
+
+@jobs.task
+def ends_badly() -> int:
+    return 3
+
+
+@jobs.task
+def goes_on(how: str) -> None:
+    raise Snooze(60) if how == "snooze" else Cancel("enough")
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    seen.clear()
+
+
+def test_the_first_is_the_outermost(session: Session) -> None:
+    fine.enqueue(session)
+    drain(jobs, session)
+    assert seen == ["outer before fine", "inner before fine", "run", "inner after", "outer after"]
+
+
+def test_it_sees_what_the_run_raises_and_cannot_swallow_it(session: Session) -> None:
+    job = divides.enqueue(session)
+    drain(jobs, session)
+    assert seen[2:] == ["swallowed", "inner after ZeroDivisionError", "outer after ZeroDivisionError"]
+    assert (job.state, job.runs[0].error_type) == ("failed", "ZeroDivisionError")
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "kind"), [("snooze", "scheduled", "Snooze"), ("cancel", "cancelled", "Cancel")]
+)
+def test_it_sees_a_snooze_and_a_cancel(session: Session, how: str, state: str, kind: str) -> None:
+    job = goes_on.enqueue(session, how=how)
+    drain(jobs, session)
+    assert job.state == state
+    assert seen[-1] == f"outer after {kind}"
+
+
+def test_one_that_raises_before_the_run_fails_the_attempt(session: Session) -> None:
+    job = refused.enqueue(session)
+    drain(jobs, session)
+    assert (job.state, job.runs[0].error) == ("failed", "not today")
+    assert "run" not in seen
+
+
+def test_one_that_raises_afterwards_changes_no_outcome(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    job = ends_badly.enqueue(session)
+    drain(jobs, session)
+    assert (job.state, job.runs[0].result) == ("succeeded", 3)
+    assert "middleware did not end well" in caplog.text
+    assert "of the middleware" in caplog.text
+
+
+def test_a_worker_runs_jobs_inside_of_it(database: Engine, session: Session) -> None:
+    fine.enqueue(session)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: seen[-1:] == ["outer after"])
+    assert seen[2] == "run"
+
+
+async def _coroutine(run: RunContext) -> None: ...
+
+
+def _generator(run: RunContext) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (_coroutine, "the middleware _coroutine is a coroutine function: write def instead of async def"),
+        (_generator, "the middleware _generator is a generator: write @contextmanager between"),
+        (nullcontext, "a middleware must be a function of one argument, the RunContext"),
+        (lambda: None, "must take one argument, the RunContext"),
+        (3, "got 3"),
+    ],
+)
+def test_what_cannot_surround_a_run_is_refused_when_it_is_declared(target: Any, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        Jobs(type("Other", (DeclarativeBase,), {})).middleware(target)
