@@ -102,6 +102,25 @@ def test_in_a_limited_queue_jobs_with_and_without_limits_take_turns(database: En
         assert left(database) > 100
 
 
+def test_in_each_of_two_limited_queues_jobs_with_and_without_limits_take_turns(database: Engine) -> None:
+    with Session(database) as session:
+        for queue in ("first", "second"):
+            jobs.set_limit(session, queue=queue, running=1)
+        session.commit()
+    for queue, many, one in (("first", shop.plain, shop.pair), ("second", shop.pair, shop.plain)):
+        enqueue(database, many.options(queue=queue), ({"n": n, "seconds": 0.02} for n in range(200)))
+        enqueue(database, one.options(queue=queue, priority=10), [{"n": -1}])
+    with jobs.worker({"first": 1, "second": 1}):
+        wait_until(lambda: _left_of(database, priority=10) == 0)
+        assert left(database) > 200
+
+
+def _left_of(engine: Engine, priority: int) -> int:
+    with Session(engine) as session:
+        waiting = select(jobs.Job.id).where(jobs.Job.priority == priority, jobs.Job.finished_at.is_(None))
+        return len(session.scalars(waiting).all())
+
+
 def test_the_end_of_a_plain_job_lets_the_next_one_of_a_limited_queue_start(database: Engine) -> None:
     with Session(database) as session:
         jobs.set_limit(session, queue="default", running=1)
