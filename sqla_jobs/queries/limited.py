@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -67,6 +67,8 @@ class Look(NamedTuple):
     """A transaction id: all before it had ended."""
     newest: int
     """A transaction id: this one and all later ones began after the look."""
+    begun: Collection[int]
+    """The ids of the claimed jobs that had begun before."""
 
 
 class ClaimLimited(ClaimStatement):
@@ -119,8 +121,9 @@ class ClaimLimited(ClaimStatement):
         cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
         found = [row[:-_TOLD] for row in rows if row[0] is not None]
         gates = {job_id: tuple(its) for job_id, *_, its in found}
+        begun = [job_id for job_id, *_, was_started, _ in found if was_started]
         claimed = self.claimed(connection, process_id, [row[:-1] for row in found], gates)
-        return Look(claimed, cursor, next_in, lowest or {}, oldest, newest)
+        return Look(claimed, cursor, next_in, lowest or {}, oldest, newest, begun)
 
     def sql(self) -> Any:
         return filled_in(_CLAIM, self.tables)

@@ -26,6 +26,7 @@ from sqlalchemy import (
     inspect,
     literal,
     literal_column,
+    not_,
     null,
     or_,
     select,
@@ -153,24 +154,25 @@ class UniqueJobs:
                 **values,
                 "state": case((is_late, "queued"), else_=str(state)),
                 "run_at": asked if latest is None else func.least(asked, latest),
-                "position": case((stays, job.position), else_=self.models.positions.next_value()),
             },
+            moves=not_(stays),
         )
 
     def _update(self, values: Mapping[str, Any], jobs: Mapping[int, str]) -> None:
         """They get these arguments and stay due as before."""
         job = self.models.Job
         kept = {name: value for name, value in values.items() if name not in ("state", "run_at", "queue")}
-        moves = job.priority != values["priority"]
-        position = case((moves, self.models.positions.next_value()), else_=job.position)
-        self._write(jobs, {**kept, "position": position})
+        self._write(jobs, kept, moves=job.priority != values["priority"])
 
-    def _write(self, jobs: Mapping[int, str], values: dict[str, Any]) -> None:
+    def _write(self, jobs: Mapping[int, str], values: dict[str, Any], *, moves: ColumnElement[bool]) -> None:
+        """Those that move go to the end, also those that wait behind other gates from now on."""
         job = self.models.Job
         row = _rows()
         mine = job.id == cast(row.c.unique_key, BigInteger)
         gates = self._gates(row) or {"gates": null(), "ordered_by": null()}  # it may have been another task's
-        changed = update(job).where(mine).values(**values, args=row.c.args, **gates)
+        is_elsewhere = or_(moves, job.gates.is_distinct_from(gates["gates"]))
+        position = case((is_elsewhere, self.models.positions.next_value()), else_=job.position)
+        changed = update(job).where(mine).values(**values, position=position, args=row.c.args, **gates)
         self._execute(changed, {"rows": self._as_rows({str(job_id): args for job_id, args in jobs.items()})})
 
     def _gates(self, row: Any) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from sqla_jobs.calls.values import Claimed, names
+from sqla_jobs.calls.values import PRIORITIES, Claimed, names
 from sqla_jobs.queries.limited import NOWHERE, Floors, Look
 from sqla_jobs.rules.limits import ordered_gate
 
@@ -17,51 +18,53 @@ _FORGOTTEN = 10_000
 """Counting starts anew after so many groups."""
 
 
-class _Passed(NamedTuple):
-    group: str
-    place: tuple[int, int]
-    order: str | None
-    ended_at: int
-    """A transaction id. Once all before it have ended, no insert can put a job below the place."""
+Place = TypeVar("Place", int, tuple[int, int])
 
 
 class GateFloors:
     """The floors of one queue. Under a long-lived snapshot the index keeps an entry for each job that has run.
 
-    A floor of a group is the place of the last job claimed, known to be passed once no transaction is left that may
-    have inserted a job below it. One that was given a more urgent priority lies below all the same: hence a sweep
-    without floors every second, or every twenty times what the last sweep took.
+    A floor of a group is the place of a job that was claimed, once no transaction is left that may have inserted a job
+    below it, and a look after that has found none. A job that is given a more urgent priority, or a gate, may lie below
+    all the same. So a sweep takes all floors away, every second or every twenty times what the last one took.
     """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._recent: set[str] = set()
-        """Groups of which a job was claimed here since the last sweep; the others lose their floors."""
-        self._passed: list[_Passed] = []
         self._sweep_at = 0.0
         self.forget()
 
     def forget(self) -> None:
-        """After an error: the server may have crashed, and give out run ids again."""
-        self._groups: dict[str, tuple[int, int]] = {}
-        self._orders: dict[str, int] = {}
+        """After an error: a server that took over may lack the last commits, and give out run ids again."""
+        self._groups = _Rising((PRIORITIES.start - 1, 0))
+        self._orders = _Rising(0)
         self._gates: dict[str, int] = {}
-        self._passed.clear()
+
+    @property
+    def sweep_at(self) -> float:
+        """When the next sweep is due, by `time.monotonic()`. Infinite while no floor hides anything."""
+        return self._sweep_at if self._groups.floors else math.inf
 
     def of(self, now: float) -> Floors:
         """The floors for a look that begins now."""
-        return NOWHERE if now >= self._sweep_at else Floors(self._groups, self._orders, self._gates)
+        return NOWHERE if now >= self._sweep_at else Floors(self._groups.floors, self._orders.floors, self._gates)
 
     def learn(self, look: Look, began: float, ended: float) -> None:
-        """Raise the floors by what a look has found."""
+        """Raise the floors by what a look has found. What it claimed is on disk."""
         if began >= self._sweep_at:
             self._sweep_at = ended + max(1.0, 20 * (ended - began))
-            self._gates = dict.fromkeys(self._gates, 0)  # what runs may have been given a gate meanwhile
-            self._groups = {group: place for group, place in self._groups.items() if group in self._recent}
-            self._recent.clear()
-        self._raise(look.oldest)
+            self._sweep()
         for job in look.claimed:
-            self._count(job, look.newest)
+            self._count(job, look)
+        if look.claimed:  # else nothing was flushed: a crash may undo what ran, and its run ids are given out again
+            self._raise_gates(look)
+
+    def _sweep(self) -> None:
+        self._groups.sweep()
+        self._orders.sweep()
+        self._gates = {}  # what runs may have been given a gate meanwhile
+
+    def _raise_gates(self, look: Look) -> None:
         # of no other gate: what a look claimed says nothing of what has run there for longer
         for gate, lowest in look.lowest.items():
             running = [job.run_id for job in look.claimed if gate in job.gates]
@@ -69,22 +72,46 @@ class GateFloors:
             if gate in self._gates and running:
                 self._gates[gate] = max(self._gates[gate], min(running) - 1)
 
-    def _raise(self, oldest: int) -> None:
-        while self._passed and self._passed[0].ended_at <= oldest:
-            passed = self._passed.pop(0)
-            self._groups[passed.group] = passed.place
-            if passed.order is not None:
-                self._orders[passed.order] = passed.place[1]
-
-    def _count(self, job: Claimed, newest: int) -> None:
+    def _count(self, job: Claimed, look: Look) -> None:
         group = names(job.gates)
-        self._recent.add(group)
         self._counts[group] += 1
         if len(self._counts) > _FORGOTTEN:
             self._counts.clear()
-        if group not in self._groups and (self._counts[group] < _HOT or len(self._groups) >= _MOST):
+        hot = self._groups.floors
+        if group not in hot and (self._counts[group] < _HOT or len(hot) >= _MOST):
             return
-        self._groups.setdefault(group, (job.priority, 0))
         for gate in job.gates:
             self._gates.setdefault(gate, 0)
-        self._passed.append(_Passed(group, (job.priority, job.position), ordered_gate(job.gates), newest))
+        self._groups.claimed(group, (job.priority, job.position), look)
+        order = ordered_gate(job.gates)
+        if order is not None and job.job_id not in look.begun:  # what has begun passes others that wait
+            self._orders.claimed(order, job.position, look)
+
+
+class _Passed(NamedTuple, Generic[Place]):
+    place: Place
+    ended_at: int
+    """Once all transactions before this one have ended, no job can be inserted below the place."""
+    settled: Place
+    """Below this one none can, already."""
+
+
+class _Rising(Generic[Place]):
+    """Floors that follow what is claimed: of groups, or of ordered keys."""
+
+    def __init__(self, ground: Place) -> None:
+        self._ground: Place = ground
+        self.floors: dict[str, Place] = {}
+        self.passed: dict[str, _Passed[Place]] = {}
+
+    def sweep(self) -> None:
+        """Each floor is back once the next job is claimed from there, and not above that one."""
+        self.passed = {key: self.passed[key] for key in self.floors}
+        self.floors = {}
+
+    def claimed(self, key: str, place: Place, look: Look) -> None:
+        """It was the first from above the floor: what was inserted late is claimed before the floor passes it."""
+        passed = self.passed.get(key, _Passed(self._ground, 0, self._ground))
+        if passed.ended_at <= look.oldest:
+            passed = self.passed[key] = _Passed(place, look.newest, max(passed.place, passed.settled))
+        self.floors[key] = min(passed.settled, place)

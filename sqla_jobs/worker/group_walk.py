@@ -37,8 +37,13 @@ class GroupWalk:
         """Whether the next claim begins a new round."""
         return self._cursor == "{}"
 
+    @property
+    def sweep_at(self) -> float:
+        """When the next sweep is due, by `time.monotonic()`. Infinite while no floor hides anything."""
+        return self._floors.sweep_at
+
     def forget(self) -> None:
-        """Forget the floors after an error: the server may have crashed."""
+        """Forget the floors after an error: another server may have taken over."""
         self._floors.forget()
 
     def claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:

@@ -169,6 +169,8 @@ class LimitedClaimer:
         """Claim from the groups of a queue while there is room and time. Returns whether anything was claimed."""
         began = time.monotonic()
         lane.backlog.measure(began)
+        if began >= lane.walk.sweep_at:
+            lane.seen = lane.round = -1  # a sweep goes once around all groups
         any_claimed, took = False, 0.0
         while (room := lane.backlog.room_behind_gates()) and took < _ROUND:
             if lane.walk.is_at_start:
@@ -180,8 +182,9 @@ class LimitedClaimer:
                 lane.seen = lane.round
             if lane.seen == self._heard:
                 break
-        if room and lane.seen != self._heard:
-            self._next_at = min(self._next_at, time.monotonic() + _REST * took)
+        if room:
+            is_complete = lane.seen == self._heard
+            self._next_at = min(self._next_at, lane.walk.sweep_at if is_complete else time.monotonic() + _REST * took)
         return any_claimed
 
     def _claim(self, lane: _Lane, room: int, hints: Counter[Gates]) -> int:

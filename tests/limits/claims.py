@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs import Jobs
 from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
-from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, Gates
+from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, Floors, Gates, Look
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
@@ -74,6 +75,19 @@ class Claims:
         """Queue what is scheduled and due."""
         with self.engine.begin() as connection:
             self.queries.promote(connection, queues=["default"])
+
+
+class SteadyFloors(GateFloors):
+    """They last until a test says that a sweep is due."""
+
+    is_due = False
+
+    def of(self, now: float) -> Floors:
+        return super().of(math.inf if self.is_due else -math.inf)
+
+    def learn(self, look: Look, began: float, ended: float) -> None:
+        super().learn(look, math.inf if self.is_due else -math.inf, 0.0)
+        self.is_due = False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs import Unique
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.worker.gate_floors import GateFloors
@@ -23,7 +24,7 @@ from tests import limited_shop as shop
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
 from tests.limits.attempts import enqueue, states
-from tests.limits.claims import Claims, as_worker, beside, claim_in, lock_held, waiting_for_locks
+from tests.limits.claims import Claims, SteadyFloors, as_worker, beside, claim_in, lock_held, waiting_for_locks
 
 pytestmark = pytest.mark.slow
 
@@ -502,3 +503,81 @@ def test_a_gate_given_to_a_running_job_counts_from_the_next_sweep_on_where_a_gat
     wait_until(lambda: not floors.of(time.monotonic()).gates)
     assert len(claims.limited(floors=floors)) == 1, "the other place is that of the early one"
     claims.end(early)
+
+
+# --- floors: see test_model_floors
+
+
+def hot(engine: Engine, claims: Claims, task: Any, **also: Any) -> SteadyFloors:
+    """The floors of a group that hundreds of jobs have gone through."""
+    floors = SteadyFloors()
+    enqueue(engine, task, numbered(210, **also))
+    while claimed := claims.limited(50, floors=floors):
+        claims.end(*claimed)
+    return floors
+
+
+def one_by_one(engine: Engine, claims: Claims, floors: SteadyFloors) -> list[int]:
+    """The `n` of all that waits, in the order in which it starts, until nothing more is found."""
+    started: list[int] = []
+    while claimed := claims.limited(1, floors=floors):
+        started += arguments(claimed, engine)
+        claims.end(*claimed)
+    return started
+
+
+def test_the_next_attempt_of_an_ordered_job_hides_none_that_waits(database: Engine, claims: Claims) -> None:
+    """It has a higher position than they, and goes first."""
+    floors = hot(database, claims, shop.ordered, account=1)
+    enqueue(database, shop.ordered, numbered(3, account=1))
+    (first,) = claims.limited(floors=floors)
+    claims.fail(first, again_in=0)
+    claims.promote()
+    enqueue(database, shop.ordered, [{"account": 1, "n": 3}])
+    assert one_by_one(database, claims, floors) == [0, 1, 2, 3]
+
+
+def test_a_late_commit_goes_before_what_is_enqueued_after_it(database: Engine, claims: Claims) -> None:
+    """Its transaction has ended before the next look, which has no place for it."""
+    floors = hot(database, claims, shop.ordered, account=1)
+    with Session(database) as late:
+        shop.ordered.enqueue(late, account=1, n=0)
+        late.flush()
+        enqueue(database, shop.ordered, [{"account": 1, "n": 1}])
+        overtaking = claims.limited(floors=floors)
+        late.commit()
+    assert claims.limited(floors=floors) == []
+    claims.end(*overtaking)
+    enqueue(database, shop.ordered, [{"account": 1, "n": 2}])
+    assert one_by_one(database, claims, floors) == [0, 2]
+
+
+def test_all_that_became_urgent_goes_first_from_a_sweep_on(database: Engine, claims: Claims) -> None:
+    """And not one of them with each sweep."""
+    with Session(database) as session:
+        jobs.set_limit(session, shop.pair, running=50)
+        session.commit()
+    floors = hot(database, claims, shop.pair)
+    enqueue(database, shop.pair, numbered(6))
+    with database.begin() as connection:
+        connection.execute(text("UPDATE sqla_jobs SET priority = -1 WHERE state = 'queued' AND args->>'n' > '2'"))
+    floors.is_due = True
+    assert one_by_one(database, claims, floors) == [3, 4, 5, 0, 1, 2]
+
+
+def test_a_waiting_job_that_changes_its_ordered_key_goes_before_what_is_enqueued_after_that(
+    database: Engine, claims: Claims
+) -> None:
+    """With its old position it would lie below what the other key has passed."""
+    floors = hot(database, claims, shop.ordered, account=1)
+    updated = shop.ordered.options(unique_key="one", unique=Unique(on_conflict="update"))
+    with Session(database) as session:
+        updated.enqueue(session, account=2, n=0)
+        session.commit()
+        enqueue(database, shop.ordered, ({"account": 1, "n": n} for n in (1, 2, 3)))
+        for _ in range(3):
+            claims.end(*claims.limited(1, floors=floors))
+        updated.enqueue(session, account=1, n=4)
+        session.commit()
+    enqueue(database, shop.ordered, [{"account": 1, "n": 5}])
+    assert one_by_one(database, claims, floors) == [4, 5]

@@ -356,3 +356,18 @@ def test_an_idle_worker_beside_more_blocked_keys_than_one_look_gets_around_rests
 def _transactions(beside: Connection, engine: Engine) -> int:
     ended = text("SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = :name")
     return int(beside.execute(ended, {"name": engine.url.database}).scalar_one())
+
+
+def test_an_urgent_job_behind_a_busy_limit_does_not_wait_for_a_poll(database: Engine) -> None:
+    """It lies below what hundreds have passed, until the next sweep, a second later."""
+    enqueue(database, shop.pair, ({"n": n} for n in range(250)))
+    worker = jobs.worker({"default": 4}, poll=30)
+    worker.start()
+    try:
+        wait_until(lambda: left(database) == 0)
+        with Session(database) as session:
+            shop.pair.options(priority=-5).enqueue(session, n=0)
+            session.commit()
+        wait_until(lambda: left(database) == 0, timeout=5)
+    finally:
+        worker.stop()
