@@ -69,6 +69,8 @@ PATHS = [
     "/schedules/1/edit",
     "/limits",
     "/limits/new",
+    "/tasks",
+    "/processes",
     "/audit",
 ]
 
@@ -315,6 +317,7 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
     session.commit()
     jobs.worker().drain()
     pages = ["/", "/jobs", "/jobs?state=failed", "/jobs/1", "/jobs/2", f"/jobs/{waiting.id}", "/schedules"]
+    pages += ["/tasks", "/processes"]
     for path in [*pages, "/schedules/1", "/schedules/1/edit", "/limits", "/limits/new", "/audit"]:
         page = html.unescape(visitor.get(path))
         assert secret not in page, path
