@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, true
+from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -32,15 +32,10 @@ def read_last_jobs(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, LastJob
     job, run = jobs.Job, jobs.Run
     named = (run.process_id, run.job_id, run.outcome, run.finished_at)
     newest = select(*named).order_by(run.id.desc()).limit(_NEWEST).subquery("newest")
-    last = (
-        select(newest)
-        .where(newest.c.process_id.in_(select(jobs.Process.id)))
-        .distinct(newest.c.process_id)
-        .order_by(newest.c.process_id, newest.c.finished_at.desc())
-        .subquery("last")
-    )
+    place = func.row_number().over(partition_by=newest.c.process_id, order_by=newest.c.finished_at.desc())
+    last = select(newest, place.label("place")).where(newest.c.process_id.in_(select(jobs.Process.id))).subquery("last")
     # LIMIT keeps each look-up one in the primary key
-    of_job = select(job.task).where(job.id == last.c.job_id).limit(1).lateral("of_job")
+    of_job = select(job.task).where(last.c.place == 1, job.id == last.c.job_id).limit(1).lateral("of_job")
     columns: Any = (last.c.process_id, last.c.job_id, of_job.c.task, last.c.outcome, last.c.finished_at)
     rows = ask(session, jobs, select(*columns).select_from(last.join(of_job, true())))
     return {process_id: LastJob(*rest) for process_id, *rest in rows}

@@ -1,11 +1,13 @@
 """What the page of tasks shows: of each task the attempts that started in a time, how they ended and what they took.
 
 Where there are many attempts a sample tells of them, and up to `_FAILURES` failures are counted beside it: so the page
-costs the same at any number.
+costs the same at any number. A task that is so rare that it is not in the sample is told of by its schedules, if it has
+any: an index has their jobs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -20,10 +22,15 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.wording import Count
 
-_SAMPLE = 10_000
-_FAILURES = 10_000
+_SAMPLE = 5_000
+_FAILURES = 5_000
+_SCHEDULED = 100
+"""Newest jobs of a schedule of a task that is not in the sample."""
+_MOST_SCHEDULED = 2_000
 _MARGIN = timedelta(minutes=1)
 """By which the order of runs by id and that by their start may differ."""
+_LATEST = timedelta(days=1)
+"""By which an attempt may start later than the tick of its job, and still be found by that."""
 
 
 class Seen(NamedTuple):
@@ -73,29 +80,58 @@ def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> 
     sample = sample_since(session, jobs, start - _MARGIN, _SAMPLE)
     seen = {row[0]: _seen(row) for row in ask(session, jobs, _of_sample(jobs, sample, start))}
     counted: dict[str, Seen] = {}
+    rare: dict[str, Seen] = {}
     if not sample.is_whole:
         counted = {row[0]: Seen(0, *row[1:]) for row in ask(session, jobs, _newest_failures(jobs, start))}
+        rare = {row[0]: _seen(row) for row in ask(session, jobs, _of_schedules(jobs, start, but_for=seen))}
     running = {row[0]: row[1] for row in ask(session, jobs, _running(jobs))}
     is_counted = sum(one.failures for one in counted.values()) < _FAILURES
     declared = {task.name for task in jobs.tasks.values()}
-    return Tasks(
-        [
-            _figures(task, sample, seen.get(task, Seen()), counted.get(task, Seen()), is_counted, running.get(task, 0))
-            for task in sorted({*declared, *seen, *counted, *running})
-        ],
-        None if sample.is_whole else sum(one.starts for one in seen.values()),
-        is_counted,
-    )
+    found: list[TaskFigures] = []
+    for task in sorted({*declared, *seen, *counted, *rare, *running}):
+        told = _Told(task, running.get(task, 0), counted.get(task, Seen()), is_counted)
+        if sample.is_whole:
+            found.append(told.exactly(seen.get(task, Seen())))
+        elif task in seen:
+            found.append(told.about(seen[task], sample.step))
+        else:
+            found.append(told.at_least(rare.get(task, Seen())))
+    looked_at = sum(one.starts for one in seen.values())
+    return Tasks(found, None if sample.is_whole else looked_at, is_counted)
 
 
-def _figures(task: str, sample: Sample, seen: Seen, counted: Seen, is_counted: bool, running: int) -> TaskFigures:
-    if sample.is_whole:
-        starts, failures, retries = Count(seen.starts), Count(seen.failures), Count(seen.retries)
-    else:
-        starts = _about(seen.starts * sample.step, counted.failures)
-        failures = Count(counted.failures) if is_counted else _about(seen.failures * sample.step, counted.failures)
-        retries = Count(counted.retries) if is_counted else _about(seen.retries * sample.step, counted.retries)
-    return TaskFigures(task, starts, failures, retries, running, seen.starts, seen.wait, seen.run)
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is known of a task beside the attempts that were looked at."""
+
+    task: str
+    running: int
+    counted: Seen
+    is_counted: bool
+
+    def exactly(self, seen: Seen) -> TaskFigures:
+        """Where all attempts were looked at."""
+        return self._figures(seen, Count(seen.starts), Count(seen.failures), Count(seen.retries))
+
+    def about(self, seen: Seen, step: int) -> TaskFigures:
+        """Where each `step`th was."""
+        counted = self.counted
+        starts = _about(seen.starts * step, counted.failures)
+        if self.is_counted:
+            return self._figures(seen, starts, Count(counted.failures), Count(counted.retries))
+        failures, retries = seen.failures * step, seen.retries * step
+        return self._figures(seen, starts, _about(failures, counted.failures), _about(retries, counted.retries))
+
+    def at_least(self, seen: Seen) -> TaskFigures:
+        """Where some were, and there may be others."""
+        counted = self.counted
+        starts = Count(max(seen.starts, counted.failures), is_least=True)
+        failures = Count(max(seen.failures, counted.failures), is_least=not self.is_counted)
+        retries = Count(max(seen.retries, counted.retries), is_least=not self.is_counted)
+        return self._figures(seen, starts, failures, retries)
+
+    def _figures(self, seen: Seen, starts: Count, failures: Count, retries: Count) -> TaskFigures:
+        return TaskFigures(self.task, starts, failures, retries, self.running, seen.starts, seen.wait, seen.run)
 
 
 def _about(estimate: int, least: int) -> Count:
@@ -107,11 +143,40 @@ def _seen(row: Any) -> Seen:
 
 
 def _of_sample(jobs: Jobs[Any], sample: Sample, start: datetime) -> Any:
-    """By task."""
-    table: Any = jobs.Run
-    named = [table.job_id, table.attempt, table.outcome, table.started_at, table.finished_at]
-    source, run = sample.runs(jobs, named, table.id >= sample.first, table.started_at >= start)
-    of_job = _job_of(jobs, run)
+    run: Any = jobs.Run
+    source, runs = sample.runs(jobs, _named(run), run.id >= sample.first, run.started_at >= start)
+    of_job = _job_of(jobs, runs)
+    return _by_task(source.join(of_job, true()), runs, of_job)
+
+
+def _of_schedules(jobs: Jobs[Any], start: datetime, *, but_for: Collection[str]) -> Any:
+    job: Any = jobs.Job
+    run: Any = jobs.Run
+    schedule: Any = jobs.Schedule
+    newest = (
+        select(job.id, *_needed(job))
+        .where(job.schedule_id == schedule.id, job.scheduled_for >= start - _LATEST)
+        .order_by(job.scheduled_for.desc())
+        .limit(_SCHEDULED)
+        .correlate(schedule)
+        .lateral("newest")
+    )
+    rare = select(newest).select_from(schedule).join(newest, true()).where(schedule.task.not_in(list(but_for)))
+    ticked = rare.limit(_MOST_SCHEDULED).subquery("ticked")
+    runs = select(*_named(run)).where(run.job_id == ticked.c.id, run.started_at >= start).lateral("ended")
+    return _by_task(ticked.join(runs, true()), runs.c, ticked)
+
+
+def _named(run: Any) -> list[Any]:
+    return [run.job_id, run.attempt, run.outcome, run.started_at, run.finished_at]
+
+
+def _needed(job: Any) -> list[Any]:
+    return [job.task, job.run_at, job.finished_at, job.max_attempts]
+
+
+def _by_task(source: Any, run: Any, of_job: Any) -> Any:
+    """The attempts in `source`."""
     came_to_an_end = run.outcome.in_(["succeeded", *BAD])
     ended_its_job = and_(came_to_an_end, of_job.c.finished_at == run.finished_at)
     seen = (
@@ -122,7 +187,7 @@ def _of_sample(jobs: Jobs[Any], sample: Sample, start: datetime) -> Any:
             case((ended_its_job, seconds(run.started_at - of_job.c.run_at))).label("waited"),
             case((came_to_an_end, seconds(run.finished_at - run.started_at))).label("took"),
         )
-        .select_from(source.join(of_job, true()))
+        .select_from(source)
         .subquery("seen")
     )
     return select(
@@ -156,7 +221,7 @@ def _newest_failures(jobs: Jobs[Any], start: datetime) -> Any:
 def _job_of(jobs: Jobs[Any], run: Any) -> Any:
     """The job of each of these runs; LIMIT keeps each look-up one in the primary key."""
     job: Any = jobs.Job
-    found = select(job.task, job.run_at, job.finished_at, job.max_attempts).where(job.id == run.job_id)
+    found = select(*_needed(job)).where(job.id == run.job_id)
     return found.limit(1).lateral("of_job")
 
 
