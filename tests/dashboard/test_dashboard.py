@@ -238,6 +238,8 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
         f"/schedules/{ids['schedule']}",
         f"/schedules/{ids['schedule']}/edit",
         f"/schedules/{ids['disabled']}",
+        "/tasks",
+        "/processes",
         "/audit",
     ]:
         page = visitor.get(path)

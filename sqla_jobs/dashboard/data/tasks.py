@@ -23,7 +23,7 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.wording import Count
 
 _SAMPLE = 5_000
-_FAILURES = 5_000
+_FAILURES = 10_000
 _SCHEDULED = 100
 """Newest jobs of a schedule of a task that is not in the sample."""
 _MOST_SCHEDULED = 2_000
