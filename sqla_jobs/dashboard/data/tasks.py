@@ -1,13 +1,13 @@
 """What the page of tasks shows: of each task the attempts that started in a time, how they ended and what they took.
 
 Where there are many attempts a sample tells of them, and up to `_FAILURES` failures are counted beside it: so the page
-costs the same at any number. A task that is so rare that it is not in the sample is told of by its schedules, if it has
-any: an index has their jobs.
+costs the same at any number. A task that is so rare that the sample has next to none is told of by its schedules, if it
+has any: an index has their jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -24,8 +24,10 @@ from sqla_jobs.rules.wording import Count
 
 _SAMPLE = 5_000
 _FAILURES = 10_000
+_FEW = 3
+"""Attempts in a sample that tell of a task: of fewer its schedules know more."""
 _SCHEDULED = 100
-"""Newest jobs of a schedule of a task that is not in the sample."""
+"""Newest jobs of a schedule of a rare task."""
 _MOST_SCHEDULED = 2_000
 _MARGIN = timedelta(minutes=1)
 """By which the order of runs by id and that by their start may differ."""
@@ -83,7 +85,8 @@ def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> 
     rare: dict[str, Seen] = {}
     if not sample.is_whole:
         counted = {row[0]: Seen(0, *row[1:]) for row in ask(session, jobs, _newest_failures(jobs, start))}
-        rare = {row[0]: _seen(row) for row in ask(session, jobs, _of_schedules(jobs, start, but_for=seen))}
+        common = [task for task, one in seen.items() if one.starts >= _FEW]
+        rare = {row[0]: _seen(row) for row in ask(session, jobs, _of_schedules(jobs, start, but_for=common))}
     running = {row[0]: row[1] for row in ask(session, jobs, _running(jobs))}
     is_counted = sum(one.failures for one in counted.values()) < _FAILURES
     declared = {task.name for task in jobs.tasks.values()}
@@ -92,10 +95,10 @@ def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> 
         told = _Told(task, running.get(task, 0), counted.get(task, Seen()), is_counted)
         if sample.is_whole:
             found.append(told.exactly(seen.get(task, Seen())))
-        elif task in seen:
-            found.append(told.about(seen[task], sample.step))
-        else:
+        elif task in rare or task not in seen:
             found.append(told.at_least(rare.get(task, Seen())))
+        else:
+            found.append(told.about(seen[task], sample.step))
     looked_at = sum(one.starts for one in seen.values())
     return Tasks(found, None if sample.is_whole else looked_at, is_counted)
 
@@ -149,7 +152,7 @@ def _of_sample(jobs: Jobs[Any], sample: Sample, start: datetime) -> Any:
     return _by_task(source.join(of_job, true()), runs, of_job)
 
 
-def _of_schedules(jobs: Jobs[Any], start: datetime, *, but_for: Collection[str]) -> Any:
+def _of_schedules(jobs: Jobs[Any], start: datetime, *, but_for: Sequence[str]) -> Any:
     job: Any = jobs.Job
     run: Any = jobs.Run
     schedule: Any = jobs.Schedule
@@ -161,7 +164,7 @@ def _of_schedules(jobs: Jobs[Any], start: datetime, *, but_for: Collection[str])
         .correlate(schedule)
         .lateral("newest")
     )
-    rare = select(newest).select_from(schedule).join(newest, true()).where(schedule.task.not_in(list(but_for)))
+    rare = select(newest).select_from(schedule).join(newest, true()).where(schedule.task.not_in(but_for))
     ticked = rare.limit(_MOST_SCHEDULED).subquery("ticked")
     runs = select(*_named(run)).where(run.job_id == ticked.c.id, run.started_at >= start).lateral("ended")
     return _by_task(ticked.join(runs, true()), runs.c, ticked)
