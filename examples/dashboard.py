@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import Connection, create_engine, insert, select, text, update
+from sqlalchemy import Connection, create_engine, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase
 
 from examples.database import demo_database
@@ -187,6 +187,7 @@ def fill(connection: Connection, now: datetime, *, ended: int = 6000) -> None:
 def _processes(connection: Connection, past: Past) -> None:
     served = {"default": 8, "mail": 4, "billing": 2, "media": 2, "reports": 1}
     for place, process_id in enumerate(past.processes):
+        last = select(func.max(jobs.Run.finished_at)).where(jobs.Run.process_id == process_id)
         connection.execute(
             insert(jobs.Process).values(
                 id=process_id,
@@ -197,7 +198,7 @@ def _processes(connection: Connection, past: Past) -> None:
                 lease=3600,
                 version="0.1.0",
                 clock_offset=0.012 - 0.02 * place,
-                last_finished_at=None if place == 2 else past.now - timedelta(seconds=3 + place),
+                last_finished_at=last.scalar_subquery(),
                 started_at=past.now - timedelta(hours=9),
                 heartbeat_at=past.now - timedelta(seconds=2),
             )

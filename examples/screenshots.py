@@ -36,6 +36,8 @@ def pages() -> dict[str, str]:
             "schedule-form": "/jobs/schedules/2/edit",
             "limits": "/jobs/limits",
             "limit-form": "/jobs/limits/edit?gate=%23images.resize",
+            "tasks": "/jobs/tasks?span=week",
+            "processes": "/jobs/processes",
             "audit": "/jobs/audit",
         }
 

@@ -14,7 +14,18 @@ from werkzeug.exceptions import HTTPException
 from sqla_jobs.actions.schedules import UnknownSchedule
 from sqla_jobs.dashboard.access import HEADERS, Actor, Authorize, Role, check_authorize, check_secret, role_of
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.dashboard.views import audit, bulk, job, jobs_list, limits, overview, schedule_forms, schedules
+from sqla_jobs.dashboard.views import (
+    audit,
+    bulk,
+    job,
+    jobs_list,
+    limits,
+    overview,
+    processes,
+    schedule_forms,
+    schedules,
+    tasks,
+)
 from sqla_jobs.database.explain import explain
 from sqla_jobs.errors import ConfigurationError, JobsError, UnknownJob
 from sqla_jobs.jobs import Jobs
@@ -46,6 +57,8 @@ PAGES: tuple[tuple[str, str, str, View], ...] = (
     ("GET", "/limits/edit", "edit_limit", limits.edit),
     ("POST", "/limits/edit", "save_limit", limits.save),
     ("POST", "/limits/clear", "clear_limit", limits.clear),
+    ("GET", "/tasks", "tasks", tasks.show),
+    ("GET", "/processes", "processes", processes.show),
     ("GET", "/audit", "audit", audit.show),
 )
 

@@ -367,6 +367,8 @@ def pages() -> dict[str, str]:
         "limits": "/limits",
         "limit": "/limits/edit?gate=%23images.resize",
         "new limit": "/limits/new",
+        "tasks": "/tasks?span=week&sort=run95",
+        "processes": "/processes",
         "audit": "/audit",
     }
 

@@ -69,6 +69,8 @@ PATHS = [
     "/schedules/1/edit",
     "/limits",
     "/limits/new",
+    "/tasks",
+    "/processes",
     "/audit",
 ]
 
@@ -236,6 +238,8 @@ def test_hostile_names_arguments_errors_and_tracebacks_are_only_text(visitor: Vi
         f"/schedules/{ids['schedule']}",
         f"/schedules/{ids['schedule']}/edit",
         f"/schedules/{ids['disabled']}",
+        "/tasks",
+        "/processes",
         "/audit",
     ]:
         page = visitor.get(path)
@@ -315,6 +319,7 @@ def test_sensitive_arguments_are_shown_nowhere(visitor: Visitor, session: Sessio
     session.commit()
     jobs.worker().drain()
     pages = ["/", "/jobs", "/jobs?state=failed", "/jobs/1", "/jobs/2", f"/jobs/{waiting.id}", "/schedules"]
+    pages += ["/tasks", "/processes"]
     for path in [*pages, "/schedules/1", "/schedules/1/edit", "/limits", "/limits/new", "/audit"]:
         page = html.unescape(visitor.get(path))
         assert secret not in page, path

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Double, case, column, func, literal, select, true
+from sqlalchemy import ARRAY, Double, case, func, literal, select, true
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.failures import BAD, FailureGroup, failure_groups
-from sqla_jobs.dashboard.data.listing import where_since
+from sqla_jobs.dashboard.data.sampling import Sample, sample_since
 from sqla_jobs.jobs import Jobs
 
-EXACT = 6_000
 _SAMPLE = 3_000
+EXACT = 2 * _SAMPLE
 _EPOCH = datetime(2000, 1, 3, tzinfo=UTC)  # a Monday
 
 
@@ -89,22 +89,21 @@ def read_figures(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -
     by_start = {start + span.width * place: Bucket(start + span.width * place) for place in range(span.buckets)}
     figures = Figures(span, list(by_start.values()), Bucket(None))
     run: Any = jobs.Run
-    first, _ = where_since(session, jobs, run.id, run.started_at, start)
-    last = session.scalar(select(func.max(run.id))) or 0
-    step = 1 if last - first < EXACT else (last - first) // _SAMPLE
-    figures.sampled = None if step == 1 else (last - first) // step
-    for row in session.execute(_totals(jobs, span, start, first, last, step), bind_arguments={"mapper": run}):
+    sample = sample_since(session, jobs, start, _SAMPLE)
+    figures.sampled = None if sample.is_whole else sample.size
+    for row in session.execute(_totals(jobs, span, start, sample), bind_arguments={"mapper": run}):
         bucket = figures.whole if row.bucket is None else by_start.get(row.bucket)
         if bucket is not None:
-            bucket.succeeded, bucket.failed = row.succeeded * step, row.failed * step
-            bucket.wait, bucket.run = _pair(row.wait), _pair(row.run)
-    if step > 1:
+            bucket.succeeded, bucket.failed = row.succeeded * sample.step, row.failed * sample.step
+            bucket.wait, bucket.run = pair(row.wait), pair(row.run)
+    if not sample.is_whole:
         figures.are_failures_counted = _count_failures(session, jobs, span, start, by_start, figures.whole)
     figures.groups = failure_groups(session, jobs, start, now)
     return figures
 
 
-def _pair(values: Sequence[float | None] | None) -> tuple[float, float] | None:
+def pair(values: Sequence[float | None] | None) -> tuple[float, float] | None:
+    """A median and a 95th percentile as the database gives them, `None` where they are of nothing."""
     if values is None or values[0] is None or values[1] is None:
         return None
     return max(0.0, values[0]), max(0.0, values[1])
@@ -114,34 +113,32 @@ def _bucket(moment: Any, span: Span) -> Any:
     return func.date_bin(literal(span.width, INTERVAL), moment, literal(_EPOCH))
 
 
-def _seconds(interval: Any) -> Any:
+def seconds(interval: Any) -> Any:
+    """How many an interval has."""
     return func.date_part("epoch", interval)
 
 
-def _totals(jobs: Jobs[Any], span: Span, start: datetime, first: int, last: int, step: int) -> Any:
-    """By bucket, and for all of them with a bucket of null; of each `step`th run."""
+def halves(values: Any) -> Any:
+    """The median and the 95th percentile of them."""
+    return func.percentile_cont(literal([0.5, 0.95], ARRAY(Double))).within_group(values)
+
+
+def _totals(jobs: Jobs[Any], span: Span, start: datetime, sample: Sample) -> Any:
+    """By bucket, and for all of them with a bucket of null."""
     job: Any = jobs.Job
     table: Any = jobs.Run
     named = [table.job_id, table.outcome, table.started_at, table.finished_at]
-    if step == 1:
-        runs: Any = select(*named).where(table.finished_at >= start).subquery("ended")
-        source: Any = runs
-    else:  # LIMIT keeps each look-up one in the primary key
-        ids = func.generate_series(first, last, step).table_valued(column("id", BigInteger), name="picked")
-        ids = ids.render_derived()
-        runs = select(*named).where(table.id == ids.c.id, table.finished_at >= start).limit(1).lateral("ended")
-        source = ids.join(runs, true())
-    bucket = _bucket(runs.c.finished_at, span)
-    of_job = select(job.run_at).where(job.id == runs.c.job_id, job.finished_at == runs.c.finished_at)
+    source, run = sample.runs(jobs, named, table.finished_at >= start)
+    bucket = _bucket(run.finished_at, span)
+    of_job = select(job.run_at).where(job.id == run.job_id, job.finished_at == run.finished_at)
     due = of_job.limit(1).lateral("due")
-    said = runs.c.outcome.in_(["succeeded", *BAD])
-    halves = literal([0.5, 0.95], ARRAY(Double))
+    said = run.outcome.in_(["succeeded", *BAD])
     seen = (
         select(
             bucket.label("bucket"),
-            runs.c.outcome.label("outcome"),
-            case((said, _seconds(runs.c.finished_at - runs.c.started_at))).label("took"),
-            case((said, _seconds(runs.c.started_at - due.c.run_at))).label("waited"),
+            run.outcome.label("outcome"),
+            case((said, seconds(run.finished_at - run.started_at))).label("took"),
+            case((said, seconds(run.started_at - due.c.run_at))).label("waited"),
         )
         .select_from(source.outerjoin(due, true()))
         .subquery("seen")
@@ -150,8 +147,8 @@ def _totals(jobs: Jobs[Any], span: Span, start: datetime, first: int, last: int,
         seen.c.bucket,
         func.count().filter(seen.c.outcome == "succeeded").label("succeeded"),
         func.count().filter(seen.c.outcome.in_(BAD)).label("failed"),
-        func.percentile_cont(halves).within_group(seen.c.waited).label("wait"),
-        func.percentile_cont(halves).within_group(seen.c.took).label("run"),
+        halves(seen.c.waited).label("wait"),
+        halves(seen.c.took).label("run"),
     ).group_by(func.grouping_sets(seen.c.bucket, func.row()))
 
 

@@ -17,6 +17,7 @@ from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
+from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.models.types import JobState
@@ -158,6 +159,7 @@ def confirm(site: Dashboard) -> Response:
             if getattr(error.orig, "sqlstate", None) != "57014":
                 raise
             count, by_state = None, {}
+        names = read_names(session, site.jobs) if "to_queue" in offer.asks else None
         shown = [(row, site.shown(row.task, row.args_text or "").summary) for row in sample]
     return site.render(
         "confirm.html",
@@ -172,6 +174,7 @@ def confirm(site: Dashboard) -> Response:
         selected=selected,
         half_searched=selection.half_searched,
         sample=shown,
+        names=names,
         end=end,
         patience=PATIENCE,
         back=site.back(site.url("jobs")),

@@ -14,6 +14,7 @@ from sqla_jobs.actions import jobs as actions
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.actions.changes import DELETE
 from sqla_jobs.actions.selection import Selection
+from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
 from sqla_jobs.dashboard.shown import Shown
@@ -53,6 +54,7 @@ def show(site: Dashboard, job_id: int) -> Response:
             is_first_page=before is None,
             schedule=schedule,
             duplicates=_duplicates(session, jobs, job),
+            names=read_names(session, jobs) if job.state in WAITING else None,
             process=_process(session, jobs, job.process_id),
             timeline=story.timeline(job, runs[:_RUNS][::-1], is_whole=len(runs) <= _RUNS and before is None),
             is_known=job.task in jobs.tasks,

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.dashboard.data.filters import BadFilter, Filter, read_filter
 from sqla_jobs.dashboard.data.listing import Found, find, last_errors, orders
+from sqla_jobs.dashboard.data.names import Names, read_names
 from sqla_jobs.dashboard.data.paging import BadCursor, Order
 from sqla_jobs.dashboard.data.reading import counted
 from sqla_jobs.dashboard.site import Dashboard
@@ -72,7 +73,7 @@ def show(site: Dashboard) -> Response:
     """GET /jobs"""
     try:
         wanted = read_filter(site.jobs, request.args)
-        order, found, seen, tabs, now = _read(site, wanted)
+        order, found, seen, tabs, names, now = _read(site, wanted)
     except (BadFilter, BadCursor) as error:
         return site.render("error.html", None, 400, title="That address cannot be understood", message=str(error))
     total = len(seen) if not (found.next_key or found.previous_key or found.ran_out_of_time) else None
@@ -88,7 +89,7 @@ def show(site: Dashboard) -> Response:
         found=found,
         lines=seen,
         total=total,
-        tasks=sorted(site.jobs.tasks),
+        names=names,
         kept=kept,
         offered=offered(wanted.state),
         next_url=found.next_key and site.url("jobs", **kept, after=order.write(found.next_key)),
@@ -97,13 +98,14 @@ def show(site: Dashboard) -> Response:
     )
 
 
-def _read(site: Dashboard, wanted: Filter) -> tuple[Order, Found, list[Line], list[tuple[str, Count]], datetime]:
+def _read(site: Dashboard, wanted: Filter) -> tuple[Order, Found, list[Line], list[tuple[str, Count]], Names, datetime]:
     available = orders(site.jobs, wanted.state)
     order = next((one for one in available if one.name == request.args.get("sort")), available[0])
     after, before = (order.read(key) if (key := request.args.get(name)) else None for name in ("after", "before"))
     with site.reading() as (session, now):
         found = find(session, site.jobs, wanted.selection, order, after=after, before=before)
-        return order, found, lines(site, session, found.rows), state_counts(session, site.jobs), now
+        seen, tabs = lines(site, session, found.rows), state_counts(session, site.jobs)
+        return order, found, seen, tabs, read_names(session, site.jobs), now
 
 
 def state_counts(session: Session, jobs: Jobs[Any]) -> list[tuple[str, Count]]:

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Response, abort, request
-from sqlalchemy import select
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSAID
+from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.monitoring.limits import LimitStatus, read_limits
-from sqla_jobs.monitoring.queues import waiting_queues
 from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
 
@@ -113,10 +112,9 @@ def _target(site: Dashboard, given: Mapping[str, str]) -> actions.Target:
 
 def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None = None) -> Response:
     jobs = site.jobs
-    jobs.tasks.load()
-    gates = [gate for task in jobs.tasks.values() for gate in task.declaration.gates if gate.limit is not None]
     with site.reading() as (session, now):
-        queues = {*waiting_queues(session, jobs), *session.scalars(select(jobs.Queue.name).limit(100))}
+        names = read_names(session, jobs)
+    gates = [gate for task in jobs.tasks.values() for gate in task.declaration.gates if gate.limit is not None]
     return site.render(
         "limit_form.html",
         now,
@@ -124,8 +122,8 @@ def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None
         limit=None,
         given=given,
         error=None if error is None else str(error),
-        names=sorted({*jobs.tasks, *(gate.row[1:].partition("=")[0] for gate in gates)}),
-        queues=sorted({"default", *queues}),
+        limited=sorted({*jobs.tasks, *(gate.row[1:].partition("=")[0] for gate in gates)}),
+        queues=names.queues,
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any, cast
 from zoneinfo import available_timezones
 
 from flask import Response, request
-from sqlalchemy import select
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import schedules as schedule_actions
+from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.schedules import read_schedule, rule_of
@@ -126,9 +126,8 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def _form(site: Dashboard, given: Mapping[str, str], row: Any, error: JobsError | None = None) -> Response:
-    site.jobs.tasks.load()
     with site.reading() as (session, now):
-        queues = session.scalars(select(site.jobs.Schedule.queue).distinct().limit(100)).all()
+        names = read_names(session, site.jobs)
     return site.render(
         "schedule_form.html",
         now,
@@ -137,8 +136,7 @@ def _form(site: Dashboard, given: Mapping[str, str], row: Any, error: JobsError 
         schedule=row,
         error=None if error is None else str(error),
         preview=rule_of(given["cron"], given["timezone"] or "UTC", now) if given["cron"] and not error else None,
-        tasks=sorted(site.jobs.tasks),
-        queues=sorted({"default", *queues}),
+        names=names,
         timezones=sorted(available_timezones()),
         catch_ups=list(CatchUp),
         overlaps=list(Overlap),

@@ -1,0 +1,42 @@
+"""The names that fields for a task and a queue complete to: those of declarations, of live rows and of new jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.queues import waiting_queues
+
+_NEWEST = 1_000
+"""Jobs whose names are read."""
+_MOST = 500
+"""Names of each kind that a page carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Tasks and queues, sorted. There may be others."""
+
+    tasks: list[str]
+    queues: list[str]
+
+
+def read_names(session: Session, jobs: Jobs[Any]) -> Names:
+    """Those that the application declares, that processes serve, that jobs wait in and that the newest jobs have."""
+    job, process, schedule = jobs.Job, jobs.Process, jobs.Schedule
+    jobs.tasks.load()
+    newest = select(job.task, job.queue).order_by(job.id.desc()).limit(_NEWEST).subquery("newest")
+    seen = ask(session, jobs, select(newest.c.task, newest.c.queue).distinct()).all()
+    planned = ask(session, jobs, select(schedule.task, schedule.queue).distinct().limit(_MOST)).all()
+    served = ask(session, jobs, select(func.jsonb_object_keys(process.queues)).distinct()).scalars()
+    stored = ask(session, jobs, select(jobs.Queue.name).limit(_MOST)).scalars()
+    declared = [task.declaration.defaults["queue"] for task in jobs.tasks.values()]
+    tasks = {*jobs.tasks, *(row[0] for row in (*seen, *planned))}
+    queues = {"default", *declared, *served, *stored, *waiting_queues(session, jobs)}
+    queues.update(row[1] for row in (*seen, *planned))
+    return Names(sorted(tasks)[:_MOST], sorted(queues)[:_MOST])

@@ -1,0 +1,238 @@
+"""What the page of tasks shows: of each task the attempts that started in a time, how they ended and what they took.
+
+Where there are many attempts a sample tells of them, and up to `_FAILURES` failures are counted beside it: so the page
+costs the same at any number. A task that is so rare that the sample has next to none is told of by its schedules, if it
+has any: an index has their jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, case, func, or_, select, true
+from sqlalchemy.orm import Session
+
+from sqla_jobs.dashboard.data.failures import BAD
+from sqla_jobs.dashboard.data.sampling import Sample, sample_since
+from sqla_jobs.dashboard.data.statistics import Span, halves, pair, seconds
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.rules.wording import Count
+
+_SAMPLE = 5_000
+_FAILURES = 10_000
+_FEW = 3
+"""Attempts in a sample that tell of a task: of fewer its schedules know more."""
+_SCHEDULED = 100
+"""Newest jobs of a schedule of a rare task."""
+_MOST_SCHEDULED = 2_000
+_MARGIN = timedelta(minutes=1)
+"""By which the order of runs by id and that by their start may differ."""
+_LATEST = timedelta(days=1)
+"""By which an attempt may start later than the tick of its job, and still be found by that."""
+
+
+class Seen(NamedTuple):
+    """Attempts at jobs of one task that were looked at."""
+
+    starts: int = 0
+    failures: int = 0
+    retries: int = 0
+    wait: tuple[float, float] | None = None
+    run: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFigures:
+    """The attempts at jobs of one task that started in a time, and have ended."""
+
+    task: str
+    starts: Count
+    failures: Count
+    """Those that failed, or were lost with their process."""
+    retries: Count
+    """Failures after which the job is tried again."""
+    running: int
+    """Its jobs that run now, those too that a worker has claimed ahead."""
+    looked_at: int
+    """Attempts that wait and run time are told from."""
+    wait: tuple[float, float] | None
+    """The median and the 95th percentile, in seconds, from due to started, of attempts with which their jobs ended."""
+    run: tuple[float, float] | None
+    """Of the time that one attempt took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """All tasks that the application declares, and others that ran."""
+
+    figures: list[TaskFigures]
+    sampled: int | None
+    """Attempts that were looked at where not all were."""
+    are_failures_counted: bool
+    """Whether failures were counted one by one; else the sample tells of them too."""
+
+
+def read_tasks(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Tasks:
+    """The figures of all tasks in one span, by name; the tasks must have been imported."""
+    start = now - span.length
+    sample = sample_since(session, jobs, start - _MARGIN, _SAMPLE)
+    seen = {row[0]: _seen(row) for row in ask(session, jobs, _of_sample(jobs, sample, start))}
+    counted: dict[str, Seen] = {}
+    rare: dict[str, Seen] = {}
+    if not sample.is_whole:
+        counted = {row[0]: Seen(0, *row[1:]) for row in ask(session, jobs, _newest_failures(jobs, start))}
+        common = [task for task, one in seen.items() if one.starts >= _FEW]
+        rare = {row[0]: _seen(row) for row in ask(session, jobs, _of_schedules(jobs, start, but_for=common))}
+    running = {row[0]: row[1] for row in ask(session, jobs, _running(jobs))}
+    is_counted = sum(one.failures for one in counted.values()) < _FAILURES
+    declared = {task.name for task in jobs.tasks.values()}
+    found: list[TaskFigures] = []
+    for task in sorted({*declared, *seen, *counted, *rare, *running}):
+        told = _Told(task, running.get(task, 0), counted.get(task, Seen()), is_counted)
+        if sample.is_whole:
+            found.append(told.exactly(seen.get(task, Seen())))
+        elif task in rare or task not in seen:
+            found.append(told.at_least(rare.get(task, Seen())))
+        else:
+            found.append(told.about(seen[task], sample.step))
+    looked_at = sum(one.starts for one in seen.values())
+    return Tasks(found, None if sample.is_whole else looked_at, is_counted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What is known of a task beside the attempts that were looked at."""
+
+    task: str
+    running: int
+    counted: Seen
+    is_counted: bool
+
+    def exactly(self, seen: Seen) -> TaskFigures:
+        """Where all attempts were looked at."""
+        return self._figures(seen, Count(seen.starts), Count(seen.failures), Count(seen.retries))
+
+    def about(self, seen: Seen, step: int) -> TaskFigures:
+        """Where each `step`th was."""
+        counted = self.counted
+        starts = _about(seen.starts * step, counted.failures)
+        if self.is_counted:
+            return self._figures(seen, starts, Count(counted.failures), Count(counted.retries))
+        failures, retries = seen.failures * step, seen.retries * step
+        return self._figures(seen, starts, _about(failures, counted.failures), _about(retries, counted.retries))
+
+    def at_least(self, seen: Seen) -> TaskFigures:
+        """Where some were, and there may be others."""
+        counted = self.counted
+        starts = Count(max(seen.starts, counted.failures), is_least=True)
+        failures = Count(max(seen.failures, counted.failures), is_least=not self.is_counted)
+        retries = Count(max(seen.retries, counted.retries), is_least=not self.is_counted)
+        return self._figures(seen, starts, failures, retries)
+
+    def _figures(self, seen: Seen, starts: Count, failures: Count, retries: Count) -> TaskFigures:
+        return TaskFigures(self.task, starts, failures, retries, self.running, seen.starts, seen.wait, seen.run)
+
+
+def _about(estimate: int, least: int) -> Count:
+    return Count(estimate, is_exact=False) if estimate >= least else Count(least, is_least=True)
+
+
+def _seen(row: Any) -> Seen:
+    return Seen(row.starts, row.failures, row.retries, pair(row.wait), pair(row.run))
+
+
+def _of_sample(jobs: Jobs[Any], sample: Sample, start: datetime) -> Any:
+    run: Any = jobs.Run
+    source, runs = sample.runs(jobs, _named(run), run.id >= sample.first, run.started_at >= start)
+    of_job = _job_of(jobs, runs)
+    return _by_task(source.join(of_job, true()), runs, of_job)
+
+
+def _of_schedules(jobs: Jobs[Any], start: datetime, *, but_for: Sequence[str]) -> Any:
+    job: Any = jobs.Job
+    run: Any = jobs.Run
+    schedule: Any = jobs.Schedule
+    newest = (
+        select(job.id, *_needed(job))
+        .where(job.schedule_id == schedule.id, job.scheduled_for >= start - _LATEST)
+        .order_by(job.scheduled_for.desc())
+        .limit(_SCHEDULED)
+        .correlate(schedule)
+        .lateral("newest")
+    )
+    rare = select(newest).select_from(schedule).join(newest, true()).where(schedule.task.not_in(but_for))
+    ticked = rare.limit(_MOST_SCHEDULED).subquery("ticked")
+    runs = select(*_named(run)).where(run.job_id == ticked.c.id, run.started_at >= start).lateral("ended")
+    return _by_task(ticked.join(runs, true()), runs.c, ticked)
+
+
+def _named(run: Any) -> list[Any]:
+    return [run.job_id, run.attempt, run.outcome, run.started_at, run.finished_at]
+
+
+def _needed(job: Any) -> list[Any]:
+    return [job.task, job.run_at, job.finished_at, job.max_attempts]
+
+
+def _by_task(source: Any, run: Any, of_job: Any) -> Any:
+    """The attempts in `source`."""
+    came_to_an_end = run.outcome.in_(["succeeded", *BAD])
+    ended_its_job = and_(came_to_an_end, of_job.c.finished_at == run.finished_at)
+    seen = (
+        select(
+            of_job.c.task,
+            run.outcome,
+            _is_retried(run, of_job).label("is_retried"),
+            case((ended_its_job, seconds(run.started_at - of_job.c.run_at))).label("waited"),
+            case((came_to_an_end, seconds(run.finished_at - run.started_at))).label("took"),
+        )
+        .select_from(source)
+        .subquery("seen")
+    )
+    return select(
+        seen.c.task,
+        func.count().label("starts"),
+        func.count().filter(seen.c.outcome.in_(BAD)).label("failures"),
+        func.count().filter(seen.c.is_retried).label("retries"),
+        halves(seen.c.waited).label("wait"),
+        halves(seen.c.took).label("run"),
+    ).group_by(seen.c.task)
+
+
+def _newest_failures(jobs: Jobs[Any], start: datetime) -> Any:
+    """Failures and retries by task."""
+    run: Any = jobs.Run
+    bad = (
+        select(run.job_id, run.attempt, run.outcome)
+        .where(run.outcome.in_(BAD), run.finished_at >= start, run.started_at >= start)
+        .order_by(run.finished_at.desc())
+        .limit(_FAILURES)
+        .subquery("bad")
+    )
+    of_job = _job_of(jobs, bad.c)
+    return (
+        select(of_job.c.task, func.count(), func.count().filter(_is_retried(bad.c, of_job)))
+        .select_from(bad.join(of_job, true()))
+        .group_by(of_job.c.task)
+    )
+
+
+def _job_of(jobs: Jobs[Any], run: Any) -> Any:
+    """The job of each of these runs; LIMIT keeps each look-up one in the primary key."""
+    job: Any = jobs.Job
+    found = select(*_needed(job)).where(job.id == run.job_id)
+    return found.limit(1).lateral("of_job")
+
+
+def _is_retried(run: Any, of_job: Any) -> Any:
+    """Whether the job is tried again after this attempt failed."""
+    return or_(run.outcome == "retried", and_(run.outcome == "lost", run.attempt < of_job.c.max_attempts))
+
+
+def _running(jobs: Jobs[Any]) -> Any:
+    job: Any = jobs.Job
+    return select(job.task, func.count()).where(job.state == "running").group_by(job.task)

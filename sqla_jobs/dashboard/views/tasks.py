@@ -1,0 +1,98 @@
+"""The page of tasks: how often each ran, how it went and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from flask import Response, request
+
+from sqla_jobs.dashboard.data.statistics import SPANS, Span
+from sqla_jobs.dashboard.data.tasks import TaskFigures, read_tasks
+from sqla_jobs.dashboard.site import Dashboard
+
+_SHOWN = 200
+"""Tasks on the page."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table, by which it can be sorted."""
+
+    name: str
+    title: str
+    of: Callable[[TaskFigures], Any]
+    order: str = "desc"
+    """That in which it is sorted first: `asc` or `desc`."""
+
+    def sorted(self, tasks: Sequence[TaskFigures], order: str) -> list[TaskFigures]:
+        """In that order; tasks without a value come last."""
+        told = [task for task in tasks if self.of(task) is not None]
+        others = [task for task in tasks if self.of(task) is None]
+        return sorted(told, key=self.of, reverse=order == "desc") + others
+
+
+def _part(name: str, place: int) -> Callable[[TaskFigures], Any]:
+    """The median or the 95th percentile of one of the times, if there is any."""
+    return lambda task: None if (times := getattr(task, name)) is None else times[place]
+
+
+COLUMNS = {
+    column.name: column
+    for column in (
+        Column("task", "Task", attrgetter("task"), "asc"),
+        Column("starts", "Starts", attrgetter("starts")),
+        Column("failures", "Failures", attrgetter("failures")),
+        Column("retries", "Retries", attrgetter("retries")),
+        Column("running", "Running", attrgetter("running")),
+        Column("wait50", "Wait p50", _part("wait", 0)),
+        Column("wait95", "Wait p95", _part("wait", 1)),
+        Column("run50", "Run p50", _part("run", 0)),
+        Column("run95", "Run p95", _part("run", 1)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """How the table is sorted, and the addresses that sort it in another way."""
+
+    site: Dashboard
+    span: Span
+    column: Column
+    order: str
+
+    def url(self, column: Column) -> str:
+        """Sorted by that column; by the present one the other way round."""
+        flipped = "asc" if self.order == "desc" else "desc"
+        return self._page(self.span, column, flipped if column is self.column else column.order)
+
+    def over(self, span: Span) -> str:
+        """Over another time, sorted as it is."""
+        return self._page(span, self.column, self.order)
+
+    def _page(self, span: Span, column: Column, order: str) -> str:
+        return self.site.url("tasks", span=span.name, sort=column.name, order=order)
+
+
+def show(site: Dashboard) -> Response:
+    """GET /tasks"""
+    span = SPANS.get(request.args.get("span", ""), SPANS["hour"])
+    column = COLUMNS.get(request.args.get("sort", ""), COLUMNS["starts"])
+    order = request.args.get("order", "")
+    sorting = Sorting(site, span, column, order if order in ("asc", "desc") else column.order)
+    site.jobs.tasks.load()
+    with site.reading() as (session, now):
+        found = read_tasks(session, site.jobs, span, now)
+    return site.render(
+        "tasks.html",
+        now,
+        span=span,
+        spans=SPANS.values(),
+        columns=COLUMNS.values(),
+        sorting=sorting,
+        found=found,
+        tasks=column.sorted(found.figures, sorting.order)[:_SHOWN],
+    )
