@@ -18,7 +18,7 @@ from sqla_jobs.tasks.schedule import ScheduleOptions
 
 PUBLIC = {
     "sqla_jobs": {
-        *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "Cancel", "Snooze", "PARKED"),
+        *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
         *("Unique", "JobExists"),
         *("JobsError", "ArgumentsError", "ConfigurationError", "DeclarationError", "UnknownJob", "UnknownTask"),
         *("ConcurrencyLimit", "RateLimit"),
