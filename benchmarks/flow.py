@@ -175,6 +175,7 @@ def _idle(engine: Engine) -> Figure:
     work.empty(engine)
     with workers(engine, concurrency=_THREADS, program=limited.PROGRAM) as (worker,):
         wait_beside(engine)
+        work.settle(engine)  # else autovacuum's transactions would count
         worker.go()
         time.sleep(12)  # what it took to start has been told
         before = cost.read(engine)

@@ -5,4 +5,4 @@ from tests.shop import jobs
 
 __all__ = ["jobs"]
 
-pruner._EVERY = 10.0
+pruner.__dict__["_EVERY"] = 10.0

@@ -97,12 +97,11 @@ WITH RECURSIVE owner AS MATERIALIZED (
     LEFT JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = d.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last ON l.rate IS NOT NULL
 ), share AS MATERIALIZED (
-    SELECT o.*, greatest(0, least(
-      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)),
-      (SELECT min(g.free) FROM gate g WHERE g.gate = ANY (o.gates)))) AS most
-    FROM open o
+    SELECT o.*, f.free, greatest(0, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free)) AS most
+    FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
 ), loose AS MATERIALIZED (
-    SELECT s.gates, s.step, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
       WHERE s.ordered IS NULL AND j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = %(queue)s AND
     j.gates = s.gates AND j.task = ANY (CAST((SELECT tasks FROM begin) AS text[]))
@@ -111,7 +110,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
         AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
       ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
 ), heads AS MATERIALIZED (
-    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
       SELECT j.ctid, j.id, j.priority, j.position, j.started_at IS NOT NULL AS was_started FROM sqla_jobs j
       WHERE s.ordered IS NOT NULL AND j.id = coalesce((SELECT h.id FROM sqla_jobs h WHERE h.ordered_by =
     s.ordered AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running',
@@ -157,7 +156,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
       j.max_attempts, CAST(j.headers AS text) AS headers,
       CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
 )
-SELECT claimed.*, c.was_started, c.gates, look.*
+SELECT claimed.*, c.was_started, c.gates, c.free, look.*
 FROM (
     SELECT
       CASE WHEN max(step) >= %(steps)s

@@ -141,7 +141,7 @@ def move_to(*, queue: str | None = None, priority: int | None = None) -> Change:
     check_move(queue, priority)
 
     def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
-        after_commit(session, models.Job, models.channel, queue or "")
+        after_commit(session, models.Job, models.channel, "")
         return _update(session, models, chosen, conditions, moved(models, queue, priority))
 
     return Change(MOVE, apply, given_place(queue, priority))

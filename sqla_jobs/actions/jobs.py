@@ -100,7 +100,7 @@ def retried(models: Models[Any]) -> dict[str, Any]:
 def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin, tasks: Mapping[str, Any]) -> JobMixin:
     """A job of a schedule for now, whatever its rule says and whether or not it is enabled."""
     known = tasks[schedule.task].declaration.defaults if schedule.task in tasks else {}
-    after_commit(session, models.Job, models.channel, schedule.queue)
+    after_commit(session, models.Job, models.channel, "")
     job: JobMixin = models.Job(
         task=schedule.task,
         queue=schedule.queue,
@@ -145,7 +145,7 @@ def move(
     """A waiting job goes to the end of another queue or priority. False: it does not wait."""
     check_move(queue, priority)
     table = models.Job
-    after_commit(session, table, models.channel, queue or "")
+    after_commit(session, table, models.channel, "")
     return _change(session, models, job, table.state.in_(WAITING), moved(models, queue, priority)) is not None
 
 

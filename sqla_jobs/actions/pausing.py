@@ -39,7 +39,7 @@ def resume(session: Session, models: Models[Any], queue: str | None) -> bool:
     check_common({"queue": queue})
     row = models.Queue
     was_paused = session.scalar(delete(row).where(row.name == queue).returning(is_paused(row)))
-    after_commit(session, models.Job, models.channel, queue or "")
+    after_commit(session, models.Job, models.channel, "")
     return bool(was_paused)
 
 

@@ -18,7 +18,7 @@ from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import close_engine, for_itself, own_engine
 from sqla_jobs.database.notify import notify
 from sqla_jobs.database.refusals import reason
-from sqla_jobs.database.subscribers import SCHEDULES
+from sqla_jobs.database.subscribers import LIMITS, SCHEDULES
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Among, Queries, processes
@@ -157,9 +157,14 @@ class Clock(Service):
             is_more = any(is_full for _, is_full in fired)
             if queues:  # after the commit, since NOTIFY in a transaction makes commits wait for one another
                 with engine.begin() as connection:
-                    notify(connection, self._jobs.models.channel, queues)
+                    notify(connection, self._jobs.models.channel, queues | self._limited(queues))
             count += sum(len(of_part) for of_part, _ in fired)
         return count
+
+    def _limited(self, queues: set[str]) -> set[str]:
+        """What workers are told if jobs in these queues may be limited."""
+        is_limited = any(task.declaration.gates for task in self._jobs.tasks.values())
+        return {queue + LIMITS for queue in queues} if is_limited else set()
 
     def _declare(self, engine: Engine) -> None:
         """At first make rows of what code declares; later say that it still does, and disable what nobody does.

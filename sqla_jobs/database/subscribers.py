@@ -7,7 +7,7 @@ from collections.abc import Callable
 SCHEDULES = "=schedules"
 """What is told instead of a queue's name, which holds no "=", where a schedule was changed."""
 LIMITS = "=limits"
-"""The same where a place behind a limit is free."""
+"""What is told after a queue's name, or alone for all queues, where jobs may start behind limits."""
 
 Subscriber = Callable[[str], object]
 _subscribers: dict[str, list[Subscriber]] = {}

@@ -63,6 +63,8 @@ class Look(NamedTuple):
     """Seconds until a rate that was full lets one more start."""
     lowest: Mapping[str, int]
     """By gate with a floor, the lowest run id behind it before this claim. 0 if no job ran there."""
+    free: Mapping[Gates, int | None]
+    """By group of which jobs were claimed, how many could start before. None if nothing limits them."""
     oldest: int
     """A transaction id: all before it had ended."""
     newest: int
@@ -120,10 +122,11 @@ class ClaimLimited(ClaimStatement):
         """The rows as the result of a look."""
         cursor, next_in, lowest, oldest, newest = rows[0][-_TOLD:]
         found = [row[:-_TOLD] for row in rows if row[0] is not None]
-        gates = {job_id: tuple(its) for job_id, *_, its in found}
-        begun = [job_id for job_id, *_, was_started, _ in found if was_started]
-        claimed = self.claimed(connection, process_id, [row[:-1] for row in found], gates)
-        return Look(claimed, cursor, next_in, lowest or {}, oldest, newest, begun)
+        gates = {job_id: tuple(its) for job_id, *_, its, _ in found}
+        begun = [job_id for job_id, *_, was_started, _, _ in found if was_started]
+        free = {gates[job_id]: free for job_id, *_, free in found}
+        claimed = self.claimed(connection, process_id, [row[:-2] for row in found], gates)
+        return Look(claimed, cursor, next_in, lowest or {}, free, oldest, newest, begun)
 
     def sql(self) -> Any:
         return filled_in(_CLAIM, self.tables)
@@ -201,18 +204,17 @@ WITH RECURSIVE owner AS MATERIALIZED (
     LEFT JOIN LATERAL {limit_of("d.gate")} l ON true
     LEFT JOIN LATERAL ({last_start("d.gate")}) last ON l.rate IS NOT NULL
 ), share AS MATERIALIZED (
-    SELECT o.*, greatest(0, least(
-      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)),
-      (SELECT min(g.free) FROM gate g WHERE g.gate = ANY (o.gates)))) AS most
-    FROM open o
+    SELECT o.*, f.free, greatest(0, least(
+      ceil(CAST((SELECT room FROM begin) AS float8) / (SELECT count(*) FROM open)), f.free)) AS most
+    FROM open o CROSS JOIN LATERAL (SELECT min(g.free) AS free FROM gate g WHERE g.gate = ANY (o.gates)) f
 ), loose AS MATERIALIZED (
-    SELECT s.gates, s.step, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, s.free, c.* FROM share s LEFT JOIN hot f ON f.gates = s.gates CROSS JOIN LATERAL (
       SELECT {_TAKEN} FROM {{jobs}} j
       WHERE s.ordered IS NULL AND {_WAITING} AND j.gates = s.gates AND {_KNOWN}
         AND (j.priority, j.position) > (coalesce(f.priority, -11), coalesce(f.position, 0))
       ORDER BY j.priority, j.position LIMIT s.most FOR NO KEY UPDATE SKIP LOCKED) c
 ), heads AS MATERIALIZED (
-    SELECT s.gates, s.step, c.* FROM share s CROSS JOIN LATERAL (
+    SELECT s.gates, s.step, s.free, c.* FROM share s CROSS JOIN LATERAL (
       SELECT {_TAKEN} FROM {{jobs}} j
       WHERE s.ordered IS NOT NULL AND j.id = {_head("s.ordered")} AND j.state LIKE 'queued' AND j.queue = :queue
         AND j.gates = s.gates AND {_KNOWN}
@@ -247,7 +249,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
       j.max_attempts, CAST(j.headers AS text) AS headers,
       CAST(extract(epoch FROM j.scheduled_for) * 1000000 AS bigint) AS scheduled_for
 )
-SELECT claimed.*, c.was_started, c.gates, look.*
+SELECT claimed.*, c.was_started, c.gates, c.free, look.*
 FROM (
     SELECT
       CASE WHEN max(step) >= :steps

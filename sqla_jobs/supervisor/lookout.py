@@ -74,7 +74,7 @@ class ParentLookout:
         if queue == SCHEDULES:
             for child in self._children():
                 child.hint(Heard(queue))
-        elif queue not in ("", LIMITS, *self._queues):
+        elif queue.removesuffix(LIMITS) not in ("", *self._queues):
             return
         elif children := self._idle():
             children[0].hint(Heard(queue, hops=len(children) - 1))

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, scoped_session
 from sqla_jobs.calls.values import PRIORITIES, names
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -160,6 +161,11 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
     return values
 
 
+def message_of(values: Mapping[str, Any], *, is_limited: bool) -> str:
+    """What workers are told of new jobs."""
+    return str(values["queue"]) + LIMITS * is_limited
+
+
 def _behind(gates: Sequence[str]) -> dict[str, Any]:
     """Column values of a job with gates; a plain one says nothing of them."""
     return {"gates": [*gates], "ordered_by": ordered_gate(gates)} if gates else {}
@@ -176,7 +182,7 @@ def add_one(
 ) -> J:
     """A job pending in the session."""
     values = {**job_values(task, defaults, options), "args": args, **_behind(gates)}
-    after_commit(session, models.Job, models.channel, str(values["queue"]))
+    after_commit(session, models.Job, models.channel, message_of(values, is_limited=bool(gates)))
     job = models.Job(**values)
     session.add(job)
     return job
@@ -219,7 +225,7 @@ def add_many(
                 bind_arguments={"mapper": job},
             )
             count += len(batch)
-    after_commit(session, job, models.channel, values["queue"])
+    after_commit(session, job, models.channel, message_of(values, is_limited=gates_of is not None))
     return Enqueued(count)
 
 

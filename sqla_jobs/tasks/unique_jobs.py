@@ -21,7 +21,7 @@ from sqla_jobs.models.types import LIVE, WAITING
 from sqla_jobs.queries.unique import Taken, UniqueJobs
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import GatesOf, batches, gate_columns, job_values
+from sqla_jobs.tasks.enqueue import GatesOf, batches, gate_columns, job_values, message_of
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.unique import Keyed, UniqueRule, declared_rule, literal_rule
 
@@ -58,7 +58,7 @@ def add_unique(
     """The job that was inserted, or the one that has its key. Raises `JobExists` where the policy says so."""
     values = job_values(task, defaults, options)
     key = rule.key_of(args)
-    after_commit(session, models.Job, models.channel, str(values["queue"]))
+    after_commit(session, models.Job, models.channel, message_of(values, is_limited=gates_of is not None))
     with _as_pending(session, models):
         stored = _store(_unique_jobs(session, models, rule, gates_of), values, {key: json.dumps(args)})
         job = _load(session, models.Job, stored.job_ids[key])
@@ -101,7 +101,7 @@ def add_many_unique(
                 "leave one of them out"
             ) from None
         raise _exists(task, found.key, _load(session, models.Job, taken[0].id)) from None
-    after_commit(session, models.Job, models.channel, values["queue"])
+    after_commit(session, models.Job, models.channel, message_of(values, is_limited=gates_of is not None))
     return count
 
 

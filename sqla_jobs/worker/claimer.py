@@ -82,8 +82,14 @@ class Claimer:
 
     def heard(self, queue: str) -> bool:
         """New jobs were enqueued in `queue`; "" is any queue. Returns at once whether threads are free for them."""
-        self._limited.wake()
-        return self.has_idle_thread if queue == LIMITS else self._is_heard(queue)
+        if self._limited.is_meant(queue):
+            self._limited.wake()
+        if not queue.endswith(LIMITS):
+            return self._is_heard(queue)
+        if queue != LIMITS:  # it may have a short delay
+            self._lookout.expect_soon()
+            self._wake.set()
+        return self.has_idle_thread
 
     def _is_heard(self, queue: str) -> bool:
         if self._expect_in(queue):
@@ -98,10 +104,14 @@ class Claimer:
 
     def look_for(self, queue: str) -> None:
         """Claim new jobs of `queue` in the calling thread, which is faster than to wake the claim loop."""
+        if queue.endswith(LIMITS):
+            self.heard(queue)
+            return
         try:
             self._look_for_plain(queue)
-        finally:  # not before: it would compete with the claim that is to be fast
-            self._limited.wake()
+        finally:
+            if self._limited.is_meant(queue):  # not before: it would compete with the claim that is to be fast
+                self._limited.wake()
 
     def _look_for_plain(self, queue: str) -> None:
         if not self._expect_in(queue):

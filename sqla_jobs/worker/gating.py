@@ -59,6 +59,11 @@ class Gating:
         """Whether code limits any task, or there were rows of limits when this process began."""
         return self._has_rows or any(declaration.gates for declaration in self._declarations.values())
 
+    @property
+    def by_operators(self) -> bool:
+        """Whether an operator limits any task or queue."""
+        return bool(self._by_operators or self.queues)
+
     def declare(self, engine: Engine, models: Models[Any]) -> None:
         """Store the declared limits. Raises `ConfigurationError` if two tasks declare one limit differently."""
         with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():

@@ -29,6 +29,8 @@ class GroupWalk:
         self._cursor = "{}"
         self._floors = GateFloors()
         self._is_plain_first = False
+        self.free: Mapping[Gates, int | None] = {}
+        """By group of which the last claim took jobs, how many could start before. None if nothing limits them."""
         self.next_at = math.inf
         """When a rate that the last claim found used up lets one more start, by `time.monotonic()`."""
 
@@ -48,7 +50,7 @@ class GroupWalk:
 
     def claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
         """Claim at most `room` jobs, of the groups in `hints` first. A limited queue gives jobs without gates too."""
-        left, self.next_at = room, math.inf
+        left, self.next_at, self.free = room, math.inf, {}
         tasks = [task for task in self._tasks if task not in self._gating.held_up]
 
         def claim(which: Among) -> list[Claimed]:
@@ -82,6 +84,7 @@ class GroupWalk:
                 )
             self._floors.learn(look, began, time.monotonic())
             self._cursor = look.cursor
+            self.free = look.free
             if look.next_in is not None:
                 self.next_at = min(self.next_at, time.monotonic() + look.next_in)
             return look.claimed

@@ -7,9 +7,10 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.limited import Gates
 from sqla_jobs.rules.outcomes import Outcome
@@ -29,6 +30,8 @@ _SOON, _SELDOM = 1.0, 5.0
 """Seconds between two looks for jobs that lack gates: after news, and without news."""
 _TELL = 0.1
 """Seconds between two messages to other workers about free places, at least."""
+_MOST = 100_000
+"""Groups that are known to be never full, at most."""
 _REST = 4
 """The pause after an unfinished round, in multiples of its length."""
 
@@ -64,6 +67,8 @@ class LimitedClaimer:
         self._tell_at = 0.0
         self._freed = deque[Gates]()
         """The groups of jobs that ended here, the oldest first. They are looked at before all others."""
+        self._never_full = set[Gates]()
+        """Groups whose gates admit more jobs than all workers have threads: nothing waits for the end of one."""
         self._poll_at = 0.0
         self._gated = -1
         """The value of `_heard` at the last look for jobs that lack gates."""
@@ -94,6 +99,10 @@ class LimitedClaimer:
             self._heard += 1
             self._wake.set()
 
+    def is_meant(self, what: str) -> bool:
+        """Whether a message may be of limited jobs. If an operator limits anything, new jobs need not know that."""
+        return not what or what.endswith(LIMITS) or self._gating.by_operators
+
     def poll(self) -> None:
         """Look at some groups every four polls, to find what no message told of."""
         now = time.monotonic()
@@ -103,9 +112,10 @@ class LimitedClaimer:
 
     def ended(self, job: Claimed) -> None:
         """The end of the job is stored: its places behind its gates and in its queue are free."""
-        if job.gates:
+        may_be_awaited = bool(job.gates) and job.gates not in self._never_full
+        if may_be_awaited:
             self._freed.append(job.gates)
-        if job.gates or job.queue in self._gating.queues:
+        if may_be_awaited or job.queue in self._gating.queues:
             self.wake()
 
     def claim_some(self) -> bool:
@@ -195,6 +205,7 @@ class LimitedClaimer:
                 missing = self._gating.missing(self._engine.begin, jobs)
             fresh = self._attempts.add(jobs, asked_at=asked_at)
         self._next_at = min(self._next_at, lane.walk.next_at)
+        self._note_free(lane.walk.free)
         begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing
         for held in fresh:
             if held.job.run_id not in begins:
@@ -202,6 +213,13 @@ class LimitedClaimer:
         self._refilled.update(job.gates for job in jobs)
         lane.backlog.fill_first([held for held in fresh if held.job.run_id in begins])
         return len(jobs)
+
+    def _note_free(self, free: Mapping[Gates, int | None]) -> None:
+        threads = 2 * self._lookout.workers * self._settings.jobs_at_once  # others may have some more
+        self._never_full -= free.keys()
+        self._never_full |= {gates for gates, number in free.items() if number is None or number > threads}
+        if len(self._never_full) > _MOST:
+            self._never_full.clear()
 
     def _may_begin(self, job: Claimed) -> bool:
         """Whether its lease surely stands. If this process was stopped meanwhile, others may take it for dead."""

@@ -71,7 +71,7 @@ class World:
         floors = self.floors()
         for group in sorted(set(self.groups)):  # many jobs went through before
             gone = [self._claimed(Job(group, "ended", True), -1)] * 202
-            floors.learn(Look(gone, "", None, {}, 0, 0, ()), -math.inf, 0.0)
+            floors.learn(Look(gone, "", None, {}, {}, 0, 0, ()), -math.inf, 0.0)
         disk = db = self.start
         for n in range(self.unflushed):
             db = db._replace(run=db.run + 1).running(n)
@@ -134,7 +134,7 @@ class World:
         claimed = [] if n is None else [self._claimed(db.jobs[n], n)]
         begun = [n] if n is not None and jobs[n].has_begun and self.tells_begun else []
         newest = s.db.transaction if self.waits else 0
-        look = Look(claimed, "", None, lowest, oldest, newest, begun)
+        look = Look(claimed, "", None, lowest, {}, oldest, newest, begun)
         if is_sweep:
             swept = (job._replace(is_late=False, has_waited=job.is_gated and job.state == "queued") for job in db.jobs)
             db = db._replace(jobs=tuple(swept))

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from psycopg import sql
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries import Claimed
 from tests import limited_shop as shop
+from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue
+from tests.limits.attempts import enqueue, left
 from tests.limits.claims import Claims, as_worker
 
 
@@ -54,9 +57,26 @@ def test_others_are_told_of_a_place_only_where_somebody_waited_for_it(
     claims.end(job)
     with database.connect() as listening:
         raw = driver(listening)
-        raw.execute(f'LISTEN "{jobs.models.channel}"')
+        raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(jobs.models.channel)))
         raw.commit()
         with claims.engine.connect() as connection:
             claims.queries.tell_others(connection, jobs.models.channel, dict.fromkeys(job.gates, 1))
         told = [notify.payload for notify in raw.notifies(timeout=1.0)]
         assert (LIMITS in told) == is_full  # of the enqueue they are told, too
+
+
+def test_a_limited_job_with_a_short_delay_does_not_wait_for_a_poll(database: Engine) -> None:
+    with jobs.worker(poll=30), Session(database) as session:
+        shop.pair.options(delay=0.2).enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: left(database) == 0, timeout=10)
+
+
+def test_a_job_that_only_an_operator_limits_does_not_wait_for_a_poll(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, shop.plain, running=1)
+        session.commit()
+        with jobs.worker(poll=30):
+            shop.plain.enqueue(session, n=1)
+            session.commit()
+            wait_until(lambda: left(database) == 0, timeout=10)
