@@ -18,6 +18,7 @@ from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_one, check_options, plain_session
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.unique import UniqueRule
 from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 
 C = ParamSpec("C")
@@ -84,6 +85,26 @@ class Enqueuer(Generic[C, J]):
         self._described = described
         self._unique = rule_for(declaration, options)
 
+    @property
+    def declaration(self) -> Declaration:
+        """How the task was declared."""
+        return self._declaration
+
+    @property
+    def models(self) -> Models[J]:
+        """The classes of which its jobs are rows."""
+        return self._models
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The options that were given, checked."""
+        return self._options
+
+    @property
+    def unique(self) -> UniqueRule | None:
+        """How its jobs are unique; `None` where they are not."""
+        return self._unique
+
     @overload
     def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
@@ -101,7 +122,7 @@ class Enqueuer(Generic[C, J]):
     def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> J:
         """Add a job to the caller's session; what `enqueue` does."""
         into, declaration = plain_session(session), self._declaration
-        values = self._bind(args, kwargs)
+        values = self.bind(args, kwargs)
         stored = from_json(declaration.codec.encode(into, values))
         job = self._models, declaration.name, declaration.defaults, self._options
         if self._unique is not None:
@@ -135,7 +156,7 @@ class Enqueuer(Generic[C, J]):
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
-                    yield convert(declaration.codec.encode(into, self._bind((), values)))
+                    yield convert(declaration.codec.encode(into, self.bind((), values)))
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
@@ -143,13 +164,15 @@ class Enqueuer(Generic[C, J]):
             return add_many(into, *job, each(bytes), declaration.gating)
         return add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
 
-    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the task by name. Raises `ArgumentsError` where they are not its arguments."""
         try:
             return self._declaration.signature.bind(self._declaration.name, args, kwargs)
         except ArgumentsError as error:
-            raise self._unknown(kwargs) or error from None
+            raise self.unknown(kwargs) or error from None
 
-    def _unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
+    def unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
+        """The error about the first name that is no argument of the task; `None` where all are."""
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         name = min(kwargs.keys() - parameters.keys(), default=None)
         if name is None:
@@ -179,11 +202,6 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
     def name(self) -> str:
         """The name stored with each of its jobs."""
         return self._declaration.name
-
-    @property
-    def declaration(self) -> Declaration:
-        """How it was declared."""
-        return self._declaration
 
     def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R:
         """A plain call, in this process."""
@@ -224,7 +242,7 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         time zone or an option's value that cannot be; `ArgumentsError` for arguments that do not fit the task;
         `DeclarationError` for an option that does not exist, and for a name that another task's schedule has.
         """
-        self._schedules.declare(self._declaration, cron, self._bind((), options.get("args", {})), options)
+        self._schedules.declare(self._declaration, cron, self.bind((), options.get("args", {})), options)
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"
