@@ -46,9 +46,9 @@ def sqla_jobs_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
     elif shared is not None:
         yield _ask(*shared)
     else:
-        from sqla_jobs.postgres import local_postgres
+        from sqla_jobs.postgres import local_postgres, memory
 
-        with local_postgres() as url:
+        with local_postgres(temporary=memory()) as url:
             yield url
 
 
@@ -148,10 +148,10 @@ class _SharedServer:
 
     def _start(self) -> str | Exception:
         from sqla_jobs.errors import ConfigurationError
-        from sqla_jobs.postgres import local_postgres
+        from sqla_jobs.postgres import local_postgres, memory
 
         try:
-            return self._running.enter_context(local_postgres())
+            return self._running.enter_context(local_postgres(temporary=memory()))
         except ConfigurationError as error:
             return error
 

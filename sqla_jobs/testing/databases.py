@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Self
 
 import psycopg
@@ -17,39 +17,49 @@ class Databases:
 
     def __init__(self, server_url: str) -> None:
         self._server = make_url(server_url)
-        self._kept = ExitStack()
         self._templates: dict[MetaData, str] = {}
 
     def __enter__(self) -> Self:
         dsn = self._server.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._connection = self._kept.enter_context(psycopg.connect(dsn, autocommit=True))
+        self._connection = psycopg.connect(dsn, autocommit=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kept.close()
+        with self._connection:
+            for name in self._templates.values():
+                self._drop(name)
 
     @contextmanager
     def new(self, metadata: MetaData | None = None) -> Generator[str]:
         """The URL of a new database with the tables of `metadata`; an empty one without. It is dropped afterwards."""
-        template = "template0" if metadata is None else self._template(metadata)
-        name = f"sqla_jobs_test_{uuid.uuid4().hex}"
-        self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        name = self._create("template0" if metadata is None else self._template(metadata))
         try:
-            yield self._server.set(database=name).render_as_string(hide_password=False)
+            yield self._url(name)
         finally:
-            self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+            self._drop(name)
 
     def _template(self, metadata: MetaData) -> str:
         """The name of a database with these tables, which is made when it is first asked for."""
         if metadata not in self._templates:
-            engine = create_engine(self._kept.enter_context(self.new()))
+            self._templates[metadata] = name = self._create("template0")
+            engine = create_engine(self._url(name))
             with engine.begin() as connection:
                 for schema in {table.schema for table in metadata.tables.values()} - {None}:
                     connection.execute(CreateSchema(str(schema), if_not_exists=True))
                 metadata.create_all(connection)
             engine.dispose()  # what is connected to cannot be copied
-            self._templates[metadata] = str(engine.url.database)
         return self._templates[metadata]
+
+    def _create(self, template: str) -> str:
+        name = f"sqla_jobs_test_{uuid.uuid4().hex}"
+        self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        return name
+
+    def _drop(self, name: str) -> None:
+        self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+    def _url(self, name: str) -> str:
+        return self._server.set(database=name).render_as_string(hide_password=False)
 
 
 @contextmanager
