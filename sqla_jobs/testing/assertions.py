@@ -71,12 +71,13 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
         raise ArgumentsError(
             f"{task.declaration.name} is not unique: declare it with unique=, or give task.options(unique_key=…)"
         )
-    live = [job for job in enqueued(session, task, **arguments) if job.state in LIVE]
+    own = plain_session(session)
+    live = [job for job in enqueued(own, task, **arguments) if job.state in LIVE]
     keys = {job.id: task.unique.key_of(arguments_of(job)) for job in live}
     if len(live) != 1 or live[0].unique_key != keys[live[0].id]:
         told = [f"\n  job {job.id} has the key {job.unique_key!r}; its arguments make {keys[job.id]!r}" for job in live]
         raise AssertionError(
-            f"expected one live job {asked_for(Criteria(plain_session(session), task, arguments))}, with its unique key; "
+            f"expected one live job {asked_for(Criteria(own, task, arguments))}, with its unique key; "
             f"there {are(live)}{''.join(told)}"
         )
     return live[0]
@@ -90,7 +91,9 @@ def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dic
     session.flush()
     if isinstance(what, Jobs):
         if arguments:
-            raise ArgumentsError(f"arguments belong to a task: give one in place of the Jobs, or leave out {[*arguments]}")
+            raise ArgumentsError(
+                f"arguments belong to a task: give one in place of the Jobs, or leave out {[*arguments]}"
+            )
         return [*session.scalars(rows)], []
     criteria = Criteria(session, what, arguments)
     names = (what.declaration.name, *what.declaration.aliases)
@@ -105,7 +108,6 @@ def _none_of_the_task(session: Session, task: Enqueuer[..., Any], criteria: Crit
     job: Any = task.models.Job
     counted = session.execute(select(job.task, func.count()).group_by(job.task).order_by(job.task)).all()
     there = ", ".join(f"{count} of {name!r:.200}" for name, count in counted)
-    return (
-        f"expected a job {asked_for(criteria)}; there is none of this task"
-        + (f", but {there}" if there else ", and no other one; was it enqueued in another session, or rolled back?")
+    return f"expected a job {asked_for(criteria)}; there is none of this task" + (
+        f", but {there}" if there else ", and no other one; was it enqueued in another session, or rolled back?"
     )

@@ -69,8 +69,9 @@ def make_job(
     if error is not None and not any(outcome in _FAILED for outcome in outcomes):
         raise ArgumentsError(f"no run of it failed, as it is {reached} after {number} attempts: leave out error=")
     own.flush()
-    last = columns.get("finished_at") or columns.get("started_at") or own.scalar(select(func.clock_timestamp()))
-    values = {
+    job_class = what.models.Job
+    last = columns.get("finished_at") or columns.get("started_at") or _now(own, job_class)
+    values: dict[str, Any] = {
         **_declared(own, what, args or {}, columns.pop("task", None)),
         **_times(reached, number, last),
         "state": reached,
@@ -78,8 +79,8 @@ def make_job(
     }
     values["max_attempts"] = max(values["max_attempts"], number)
     if reached == JobState.running:
-        values |= _lease(own, what.models, {**values, **columns}["queue"])
-    job = what.models.Job(**{**values, **columns})
+        values |= _lease(own, what.models, columns.get("queue", values["queue"]))
+    job = job_class(**{**values, **columns})
     own.add(job)
     own.flush()
     for index, outcome in enumerate(outcomes, start=1):
@@ -108,7 +109,7 @@ def make_run(
     own = plain_session(session)
     if outcome not in list(RunOutcome):
         raise ArgumentsError(f"outcome must be one of {', '.join(RunOutcome)}, got {outcome!r:.60}")
-    ended = columns.get("finished_at") or own.scalar(select(func.clock_timestamp()))
+    ended = columns.get("finished_at") or _now(own, type(job))
     values: dict[str, Any] = {
         "job_id": job.id,
         "attempt": max(job.attempt, 1) if attempt is None else attempt,
@@ -125,6 +126,11 @@ def make_run(
     own.flush()
     own.expire(job, ["runs"])
     return run
+
+
+def _now(session: Session, job_class: type[Any]) -> datetime:
+    now: datetime = session.execute(select(func.clock_timestamp()), bind_arguments={"mapper": job_class}).scalar_one()
+    return now
 
 
 def _state(state: str) -> JobState:
@@ -177,7 +183,8 @@ def _lease(session: Session, models: Models[Any], queue: str) -> dict[str, Any]:
     process = models.Process(kind="worker", host="example", pid=1, queues={queue: 1}, lease=86400.0)
     session.add(process)
     session.flush()
-    return {"process_id": process.id, "current_run_id": session.scalar(select(models.run_ids.next_value()))}
+    lease = select(models.run_ids.next_value())
+    return {"process_id": process.id, "current_run_id": session.scalar(lease, bind_arguments={"mapper": models.Job})}
 
 
 def _told(outcome: RunOutcome, error: BaseException | None) -> dict[str, Any]:

@@ -22,8 +22,6 @@ RUNS = {
 }
 
 
-
-
 @pytest.mark.parametrize("state", JobState)
 def test_a_job_of_each_state_has_what_belongs_to_it(kit_session: Session, state: JobState) -> None:
     attempt = 3 if RUNS[state] else None
@@ -103,7 +101,10 @@ def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"state": "done"}, "state must be one of scheduled, queued, running, succeeded, failed, cancelled, got 'done'"),
+        (
+            {"state": "done"},
+            "state must be one of scheduled, .*, cancelled, got 'done'",
+        ),
         ({"state": "failed", "attempt": 0}, "attempt"),
         ({"state": "failed", "result": 1}, "a job that is failed has no result"),
         ({"error": OSError()}, "no run of it failed, as it is queued after 0 attempts"),

@@ -53,7 +53,9 @@ def test_a_failure_says_why(kit_session: Session) -> None:
     waits = fetch.enqueue(kit_session, account=1)
     starts = fetch.enqueue(kit_session, account=2)
     kit_session.flush()
-    with pytest.raises(AssertionError, match=rf"job {waits.id} does not start now:\n  The limit fetch of key 1 is full") as raised:
+    with pytest.raises(
+        AssertionError, match=rf"job {waits.id} does not start now:\n  The limit fetch of key 1 is full"
+    ) as raised:
         assert_starts(kit_session, jobs, waits)
     assert "No live worker" not in str(raised.value)
     with pytest.raises(AssertionError, match=f"job {starts.id} starts now, with 0 others"):
