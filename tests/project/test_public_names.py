@@ -24,7 +24,14 @@ PUBLIC = {
         *("ConcurrencyLimit", "RateLimit"),
     },
     "sqla_jobs.cron": {"Cron", "every"},
-    "sqla_jobs.testing": {"Drained", "drain"},
+    "sqla_jobs.testing": {
+        *("assert_enqueued", "assert_not_enqueued", "assert_unique", "enqueued", "run_job", "Drained", "drain"),
+        *("assert_starts", "assert_waits", "startable", "make_job", "make_run"),
+    },
+    "sqla_jobs.pytest_plugin": {
+        *("sqla_jobs_postgres", "sqla_jobs_metadata", "sqla_jobs_session", "sqla_jobs_connection", "sqla_jobs_engine"),
+        *("sqla_jobs_database", "sqla_jobs_databases"),
+    },
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},
