@@ -116,7 +116,7 @@ class _SharedServer:
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(16)
-        self._listener = Listener(family="AF_UNIX", authkey=self._key)
+        self._listener = Listener(authkey=self._key)
         self._running = ExitStack()
         self._thread = Thread(target=self._answer, name="pytest-sqla_jobs", daemon=True)
         self._thread.start()
@@ -128,7 +128,7 @@ class _SharedServer:
 
     def close(self) -> None:
         """Stop the server."""
-        with Client(self._listener.address, "AF_UNIX", authkey=self._key) as connection:
+        with Client(self._listener.address, authkey=self._key) as connection:
             connection.send(False)
         self._thread.join()
         self._listener.close()
@@ -152,12 +152,12 @@ class _SharedServer:
 
         try:
             return self._running.enter_context(local_postgres(temporary=memory()))
-        except ConfigurationError as error:
+        except (ConfigurationError, OSError) as error:
             return error
 
 
 def _ask(address: str, key: bytes) -> str:
-    with Client(address, "AF_UNIX", authkey=key) as connection:
+    with Client(address, authkey=key) as connection:
         connection.send(True)
         answer: str | Exception = connection.recv()
     if isinstance(answer, Exception):

@@ -110,9 +110,14 @@ def test_temporary_data_lies_where_it_is_said_to(temporary: Path) -> None:
 
 
 def test_memory_is_a_folder_with_room_or_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * 1024**3))
+    usage = SimpleNamespace(free=4 * 1024**3)
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        return usage
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
     assert memory() == (Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64 * 1024**2))
+    usage.free = 64 * 1024**2
     assert memory() is None
 
 

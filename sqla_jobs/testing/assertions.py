@@ -91,9 +91,7 @@ def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dic
     session.flush()
     if isinstance(what, Jobs):
         if arguments:
-            raise ArgumentsError(
-                f"arguments belong to a task: give one in place of the Jobs, or leave out {[*arguments]}"
-            )
+            raise ArgumentsError(f"{min(arguments)} is an argument of a task: give the task, and not the Jobs")
         return [*session.scalars(rows)], []
     criteria = Criteria(session, what, arguments)
     names = (what.declaration.name, *what.declaration.aliases)

@@ -26,6 +26,7 @@ from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, 
 from sqla_jobs.testing.ticks import Ticks
 
 Errors = Literal["raise", "record"]
+_FAILED = (RunOutcome.failed, RunOutcome.retried)
 
 
 class Drained(int):
@@ -34,7 +35,7 @@ class Drained(int):
     waiting: list[int]
     """The ids of the jobs that are due and wait behind a limit. Empty where limits were passed over."""
     errors: list[BaseException]
-    """What the runs raised that were tried again, or recorded alone; in order."""
+    """What was raised by runs that failed, or that are tried again, and was not raised here; in order."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)
@@ -91,7 +92,7 @@ def drain(
                 queries.finish(own, [end])
             runs += 1
             expire_rows(jobs, own)
-            if error is not None:
+            if error is not None and end is not None and end.outcome.kind in _FAILED:
                 if errors == "raise" and _is_final(error, end):
                     error.add_note(_note(jobs, job))
                     raise error
@@ -122,9 +123,9 @@ class _Raised:
         return error, end
 
 
-def _is_final(error: BaseException, end: RunEnd | None) -> bool:
+def _is_final(error: BaseException, end: RunEnd) -> bool:
     """Whether no retry follows; none is meant to follow what is no `Exception`, such as Ctrl-C or `pytest.fail`."""
-    return not isinstance(error, Exception) or (end is not None and end.outcome.kind == RunOutcome.failed)
+    return end.outcome.kind == RunOutcome.failed or not isinstance(error, Exception)
 
 
 def _note(jobs: Jobs[Any], job: Claimed) -> str:

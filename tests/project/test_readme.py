@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 from tenacity import Retrying, wait_fixed
 
@@ -28,6 +28,7 @@ from sqla_jobs import Cancel, Jobs, RunContext
 from sqla_jobs.cli.naming import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
+from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
@@ -401,8 +402,8 @@ def test_the_queries_of_the_docs_are_answered(page: ModuleType, engine: Engine) 
     (block,) = blocks(ROOT / "docs/operating.md", "sql")
     jobs: Any = vars(sys.modules["shop"])["jobs"]
     with Session(engine) as session:
-        session.add(jobs.Job(task="settle", args={}, state="queued"))
-        session.add(jobs.Job(task="settle", args={}, state="failed", finished_at=func.now()))
+        make_job(session, jobs, task="settle")
+        make_job(session, jobs, task="settle", state="failed")
         session.commit()
         waiting, failed, alive = (session.execute(text(one)).all() for one in block.code.strip().split(";")[:-1])
     assert [row[0] for row in waiting] == ["default"]
