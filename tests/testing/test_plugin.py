@@ -108,14 +108,18 @@ def test_a_session_is_rolled_back_and_a_database_of_its_own_is_for_workers(
                 assert order.status == "settled"
             engine.dispose()
 
-        def test_the_fixtures_belong_together(sqla_jobs_session, sqla_jobs_connection, sqla_jobs_engine):
+        def test_the_fixtures_belong_together(
+            sqla_jobs_session, sqla_jobs_connection, sqla_jobs_engine, sqla_jobs_database
+        ):
+            print("made", sqla_jobs_engine.url.database, sqla_jobs_database.rpartition("/")[2])
             assert sqla_jobs_session.connection() is sqla_jobs_connection
             assert sqla_jobs_connection.engine is sqla_jobs_engine
         """
     )
-    before = databases(on_our_server)
-    run("-p", "no:xdist").assert_outcomes(passed=5)
-    assert databases(on_our_server) == before
+    result = run("-p", "no:xdist", "-s")
+    result.assert_outcomes(passed=5)
+    (made,) = [line.split()[-2:] for line in result.outlines if "made sqla_jobs_test_" in line]
+    assert databases(on_our_server).isdisjoint(made)
 
 
 def test_without_the_metadata_of_the_application_the_failure_says_what_to_write(
