@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,8 +20,8 @@ from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.task import Enqueuer
 
 _ANOTHER = f"{HIDDEN}, another one"
-_CLOSE = timedelta(seconds=1)
-"""The time that a delay may be off: it counts from a moment a little before the row's own."""
+_CLOSE = 1.0
+"""Seconds that a delay may be off: it counts from a moment a little before the row's own."""
 _ABSENT: Any = object()
 
 
@@ -60,7 +59,7 @@ class Criteria:
     def wanted(self) -> dict[str, Any]:
         """The arguments and options that were asked for, as JSON that people may see."""
         secrets = self._declaration.secrets(self._stored)
-        chosen = to_jsonable_python(dict(self._enqueuer.chosen), fallback=repr)
+        chosen = to_jsonable_python(dict(self._enqueuer.chosen), timedelta_mode="float", fallback=repr)
         return {**self._declaration.shown(self._stored), **secrets.json(chosen)}
 
     def compare(self, job: JobMixin) -> list[Compared]:
@@ -78,9 +77,7 @@ class Criteria:
     def _of_options(self, job: JobMixin) -> Iterator[Compared]:
         for name, wanted in self._enqueuer.chosen.items():
             if name == "delay":
-                found: Any = job.run_at - job.created_at
-                is_close = abs(found - wanted) < _CLOSE
-                yield self._option(job, "delay", wanted, wanted if is_close else found)
+                yield self._of_delay(wanted.total_seconds(), (job.run_at - job.created_at).total_seconds())
             elif name == "columns":
                 for column, value in wanted.items():
                     yield self._option(job, column, value, getattr(job, column))
@@ -88,6 +85,9 @@ class Criteria:
                 yield self._option(job, name, wanted, getattr(job, name))
         if "unique" in self._enqueuer.chosen and self._enqueuer.unique is not None:
             yield self._option(job, "unique_key", self._enqueuer.unique.key_of(arguments_of(job)), job.unique_key)
+
+    def _of_delay(self, wanted: float, found: float) -> Compared:
+        return Compared("delay", wanted, round(found, 1), abs(found - wanted) < _CLOSE)
 
     def _option(self, job: JobMixin, name: str, wanted: Any, found: Any) -> Compared:
         secrets = self._declaration.secrets(job.args)

@@ -15,6 +15,7 @@ from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.tasks.declaration import TaskOptions
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.schedule import ScheduleOptions
+from sqla_jobs.testing.calling import RunOptions
 
 PUBLIC = {
     "sqla_jobs": {
@@ -55,7 +56,17 @@ def test_every_public_class_and_function_says_what_it_is(module: str) -> None:
 
 def test_every_option_field_and_value_says_what_it_is() -> None:
     """In the line below it, from where the reference takes it."""
-    documented = (TaskOptions, EnqueueOptions, ScheduleOptions, RunContext, JobState, RunOutcome, CatchUp, Overlap)
+    documented = (
+        TaskOptions,
+        EnqueueOptions,
+        ScheduleOptions,
+        RunOptions,
+        RunContext,
+        JobState,
+        RunOutcome,
+        CatchUp,
+        Overlap,
+    )
     for one in documented:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
         assert isinstance(tree, ast.ClassDef)

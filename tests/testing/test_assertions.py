@@ -109,6 +109,19 @@ def test_a_failure_shows_the_nearest_jobs_as_a_difference(kit_session: Session) 
     )
 
 
+def test_a_failure_shows_options_too(kit_session: Session) -> None:
+    send.options(delay=60, columns={"tenant": "acme"}).enqueue(kit_session, email="a@b.c")
+    with pytest.raises(AssertionError) as raised:
+        assert_enqueued(kit_session, send.options(delay=3600, columns={"tenant": "other"}))
+    assert message(raised).endswith(
+        ''', scheduled
+  -   "delay": 3600.0
+  +   "delay": 60.0
+  -   "tenant": "other"
+  +   "tenant": "acme"'''
+    )
+
+
 def test_a_failure_shows_three_jobs_at_most(kit_session: Session) -> None:
     send.enqueue_many(kit_session, ({"email": str(n)} for n in range(5)))
     with pytest.raises(AssertionError, match=r"nearest \(\+\) of 5(?s:.*)\n\n  and 2 more$"):
