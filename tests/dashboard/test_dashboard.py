@@ -523,7 +523,7 @@ def test_a_share_is_that_of_the_whole_task(visitor: Visitor, session: Session) -
 @pytest.mark.slow
 def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, database: Engine) -> None:
     shop.add.options(queue="lonely").enqueue(session, a=1)
-    session.add(jobs.Job(task="forgotten", args={}, state="queued"))
+    make_job(session, jobs, task="forgotten")
     session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
     session.commit()
     page = words(visitor.get("/"))
@@ -1174,8 +1174,8 @@ def test_the_list_of_schedules_shows_the_last_jobs_of_each(visitor: Visitor, ses
     session.add(schedule := jobs.Schedule(name="s", task="add", cron="@every 60", args={"a": 1}))
     session.flush()
     for n, state in enumerate(["succeeded", "failed", "queued"]):
-        session.add(jobs.Job(task="add", args={}, state=state, schedule_id=schedule.id, finished_at=datetime.now(UTC),
-            scheduled_for=datetime.now(UTC) - timedelta(minutes=n)))  # fmt: skip
+        tick: dict[str, Any] = {"schedule_id": schedule.id, "scheduled_for": datetime.now(UTC) - timedelta(minutes=n)}
+        make_job(session, shop.add, state=JobState(state), **tick)
     session.commit()
     page = visitor.get("/schedules")
     assert re.findall(r'class="fire (\w+)"', page) == ["queued", "failed", "succeeded"]
