@@ -11,6 +11,8 @@ import psycopg
 from sqlalchemy import MetaData, create_engine, make_url
 from sqlalchemy.schema import CreateSchema
 
+from sqla_jobs.errors import ConfigurationError
+
 
 class Databases:
     """Makes databases on one server, and drops them, on one connection."""
@@ -40,6 +42,11 @@ class Databases:
 
     def _template(self, metadata: MetaData) -> str:
         """The name of a database with these tables, which is made when it is first asked for."""
+        if not isinstance(metadata, MetaData):
+            raise ConfigurationError(
+                f"the tables of a database come from a MetaData, got {metadata!r:.100}: have the fixture "
+                "sqla_jobs_metadata return Base.metadata"
+            )
         if metadata not in self._templates:
             self._templates[metadata] = name = self._create("template0")
             engine = create_engine(self._url(name))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +9,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from sqla_jobs.postgres import memory
-from sqla_jobs.testing.databases import Databases
-from tests import shop
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -210,16 +205,3 @@ def test_a_server_that_cannot_be_started_is_told_by_the_worker_that_asks(
     result = run("-n", "1")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*ConfigurationError: No PostgreSQL programs*"])
-
-
-def test_a_database_from_a_template_takes_less_than_30_ms(sqla_jobs_databases: Databases) -> None:
-    def seconds() -> float:
-        began = time.perf_counter()
-        with sqla_jobs_databases.new(shop.Base.metadata):
-            return time.perf_counter() - began
-
-    seconds()  # makes the template
-    is_in_memory = memory() is not None and "DATABASE_URL" not in os.environ
-    assert min(seconds() for _ in range(20)) < (
-        0.03 if is_in_memory else 0.3
-    )  # the fastest: others use the machine too
