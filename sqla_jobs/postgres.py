@@ -42,6 +42,7 @@ _NOT_DURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 _PASSWORD = "local_postgres.password"  # noqa: S105 - a file's name
 _UNFINISHED = _PASSWORD + ".new"
 _PORT = "local_postgres.port"
+_ROOM = 4 * 1024**3
 _ENDS_WITHIN = 60.0
 """Seconds that a server may take to end before it is made to."""
 
@@ -64,15 +65,24 @@ _LAUNCH = 'echo $$ >&0; exec "$@" </dev/null'
 
 
 @contextmanager
-def local_postgres(*, data_directory: Path | str | None = None, durable: bool = False) -> Generator[str]:
+def local_postgres(
+    *, data_directory: Path | str | None = None, durable: bool = False, temporary: Path | str | None = None
+) -> Generator[str]:
     """Run a PostgreSQL server for the length of the block, and give its SQLAlchemy URL.
 
-    Without `data_directory` the data is temporary. A directory is kept: made if it is missing or
-    empty, used again if it was made here, refused otherwise. `durable=False` gives up what protects
-    data from a power cut, for speed; `durable=True` leaves the server's own settings.
+    Without `data_directory` the data is temporary, in a folder of its own below `temporary`, by default that of the
+    system. A directory is kept: made if it is missing or empty, used again if it was made here, refused otherwise.
+    `durable=False` gives up what protects data from a power cut, for speed; `durable=True` leaves the server's own
+    settings.
     """
-    with LocalServer(data_directory=data_directory, durable=durable) as server:
+    with LocalServer(data_directory=data_directory, durable=durable, temporary=temporary) as server:
         yield server.url
+
+
+def memory() -> Path | None:
+    """A folder in memory with room for the databases of tests: on a slow disk one is copied in ten times as long."""
+    folder = Path("/dev/shm")  # noqa: S108
+    return folder if folder.is_dir() and shutil.disk_usage(folder).free >= _ROOM else None
 
 
 class LocalServer:
@@ -81,7 +91,13 @@ class LocalServer:
     Port, password and data stay the same until `close()`, which removes what is temporary.
     """
 
-    def __init__(self, *, data_directory: Path | str | None = None, durable: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        data_directory: Path | str | None = None,
+        durable: bool = False,
+        temporary: Path | str | None = None,
+    ) -> None:
         kept = None if data_directory is None else Path(data_directory).absolute()
         fresh = kept is None or _is_fresh(kept)  # first of all: a refusal changes nothing
         binaries = _find_binaries()
@@ -89,7 +105,7 @@ class LocalServer:
         self._durable = durable
         self._program = os.getpid()
         self._server: subprocess.Popen[bytes] | None = None
-        self._folder = Path(tempfile.gettempdir(), f"sqla_jobs-{secrets.token_hex(8)}")
+        self._folder = Path(temporary or tempfile.gettempdir(), f"sqla_jobs-{secrets.token_hex(8)}")
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "local_postgres", str(self._folder)],
             stdin=subprocess.PIPE,

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from sqlalchemy import Engine, MetaData, create_engine, make_url
+from sqlalchemy import Engine, MetaData, create_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
-from sqla_jobs.postgres import local_postgres
+from sqla_jobs.testing.databases import Databases
 from tests import shop
 from tests.helpers import wait_until
 from tests.programs import BROWSER, Program, found
 
+pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parent.parent
 
 
@@ -51,59 +50,27 @@ def no_process_left() -> Iterator[None]:
     mark = f"SQLA_JOBS_TESTS={uuid.uuid4()}"
     name, value = mark.split("=")
     os.environ[name] = value
+    there_before = processes_of_ours(mark)  # the server, where other tests have used it
+
+    def left() -> list[str]:
+        return [process for process in processes_of_ours(mark) if process not in there_before]
+
     yield
     with suppress(AssertionError):
-        wait_until(lambda: not processes_of_ours(mark))
-    assert processes_of_ours(mark) == []
+        wait_until(lambda: not left())
+    assert left() == []
 
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
+def server_url(sqla_jobs_postgres: str) -> str:
     """The URL of a PostgreSQL server: DATABASE_URL where it is set, or one of our own."""
-    if given := os.environ.get("DATABASE_URL"):
-        yield re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", given)
-    else:
-        with local_postgres() as url:
-            yield url
-
-
-@contextmanager
-def new_database(server_url: str, template: str = "template0") -> Generator[str]:
-    """The URL of a copy of `template`, an empty database by default. It is dropped afterwards."""
-    server = make_url(server_url)
-    name = f"sqla_jobs_test_{uuid.uuid4().hex}"
-    dsn = server.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
-        yield server.set(database=name).render_as_string(hide_password=False)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
-
-
-class Templates:
-    """Databases with the tables of an application. A copy of one is made faster than its tables."""
-
-    def __init__(self, server_url: str, kept: ExitStack) -> None:
-        self._server_url = server_url
-        self._kept = kept
-        self._names: dict[MetaData, str] = {}
-
-    def of(self, jobs: Jobs[Any]) -> str:
-        """The name of the one for these jobs, which is made when it is first asked for."""
-        metadata: MetaData = jobs.Job.metadata
-        if metadata not in self._names:
-            url = self._kept.enter_context(new_database(self._server_url))
-            engine = create_engine(url)
-            metadata.create_all(engine)
-            engine.dispose()  # what is connected to cannot be copied
-            self._names[metadata] = str(engine.url.database)
-        return self._names[metadata]
+    return sqla_jobs_postgres
 
 
 @pytest.fixture(scope="session")
-def templates(server_url: str) -> Iterator[Templates]:
-    with ExitStack() as kept:
-        yield Templates(server_url, kept)
+def sqla_jobs_metadata() -> MetaData:
+    """The tables of the fixtures of the pytest plugin, for tests that commit nothing."""
+    return shop.Base.metadata
 
 
 @pytest.fixture
@@ -113,12 +80,12 @@ def application() -> Jobs[Any]:
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest, server_url: str, templates: Templates) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, sqla_jobs_databases: Databases) -> Iterator[str]:
     """The URL of a new database. It is empty, unless the test also asks for `database`."""
-    template = "template0"
+    metadata = None
     if "database" in request.fixturenames:
-        template = templates.of(request.getfixturevalue("application"))
-    with new_database(server_url, template) as url:
+        metadata = request.getfixturevalue("application").Job.metadata
+    with sqla_jobs_databases.new(metadata) as url:
         yield url
 
 
@@ -147,9 +114,9 @@ def session(database: Engine) -> Iterator[Session]:
 
 
 @pytest.fixture(scope="module")
-def module_engine(server_url: str) -> Iterator[Engine]:
+def module_engine(sqla_jobs_databases: Databases) -> Iterator[Engine]:
     """An engine on a database that the tests of one module share: they roll back what they do."""
-    with new_database(server_url) as url:
+    with sqla_jobs_databases.new() as url:
         engine = create_engine(url)
         yield engine
         engine.dispose()

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
+WAITING_HERE = """pg_locks WHERE NOT granted AND locktype = 'advisory'
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+"""Advisory locks that are waited for; other databases of the server are none of a test's business."""
+
 
 def wait_until(
     condition: Callable[[], object],

@@ -14,13 +14,14 @@ import textwrap
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
 from sqla_jobs import postgres
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.postgres import LocalServer, local_postgres
+from sqla_jobs.postgres import LocalServer, local_postgres, memory
 from tests.helpers import wait_until
 
 pytestmark = pytest.mark.slow
@@ -98,6 +99,26 @@ def test_it_yields_a_url_that_connects_and_nothing_remains(temporary: Path) -> N
 
     assert not answers(url)
     assert list((temporary / "tmp").iterdir()) == []
+
+
+def test_temporary_data_lies_where_it_is_said_to(temporary: Path) -> None:
+    folder = temporary / "tests"
+    folder.mkdir()
+    with local_postgres(temporary=folder) as url:
+        assert str(value(url, "SHOW data_directory")).startswith(f"{folder}/")
+    assert list(folder.iterdir()) == []
+
+
+def test_memory_is_a_folder_with_room_or_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(free=4 * 1024**3)
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        return usage
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    assert memory() == (Path("/dev/shm") if Path("/dev/shm").is_dir() else None)
+    usage.free = 64 * 1024**2
+    assert memory() is None
 
 
 def test_a_durable_server_keeps_the_servers_own_settings() -> None:

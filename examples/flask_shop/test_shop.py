@@ -7,6 +7,7 @@ import smtplib
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from email.message import EmailMessage
 from typing import Self
@@ -18,29 +19,27 @@ from sqlalchemy import select
 
 from examples.flask_shop import create_app
 from examples.flask_shop.models import LedgerEntry, Order, db, jobs
-from examples.flask_shop.tasks import close_day
-from sqla_jobs.postgres import local_postgres
-from sqla_jobs.testing import drain
+from examples.flask_shop.tasks import close_day, send_receipt, settle
+from sqla_jobs.testing import assert_enqueued, drain, enqueued
+from sqla_jobs.testing.databases import Databases
 
 
-@pytest.fixture(scope="module")
-def app() -> Iterator[Flask]:
-    with local_postgres() as url:
+@pytest.fixture
+def app(sqla_jobs_databases: Databases) -> Iterator[Flask]:
+    """A shop without orders, on a database of its own."""
+    with sqla_jobs_databases.new(db.metadata) as url:
         app = create_app({"SQLALCHEMY_DATABASE_URI": url, "MAIL_HOST": "mail.example.com", "TESTING": True})
-        with app.app_context():
-            engine = db.engine
         yield app
-        engine.dispose()
+        with app.app_context():
+            db.engine.dispose()
 
 
 @pytest.fixture
 def client(app: Flask) -> Iterator[FlaskClient]:
-    """A browser, on a shop without orders; inside of an application context, so that `db.session` can be used."""
+    """A browser; inside of an application context, so that `db.session` can be used."""
     with app.app_context():
-        db.create_all()
         yield app.test_client()
         db.session.remove()
-        db.drop_all()
 
 
 @pytest.fixture
@@ -72,7 +71,9 @@ def test_what_is_paid_is_booked_and_a_receipt_is_sent(client: FlaskClient, mails
     number = order(client)
     client.post(f"/orders/{number}/pay")
     assert "paid" in client.get("/").text
+    assert_enqueued(db.session, settle, order=db.session.get(Order, number))
     assert drain(jobs, db.session) == 2
+    assert_enqueued(db.session, send_receipt, number=number, email="ada@example.com", total=Decimal("9.5"))
     db.session.commit()
     assert "booked" in client.get("/").text
     assert db.session.scalars(select(LedgerEntry.amount)).all() == [Decimal("9.50")]
@@ -82,7 +83,7 @@ def test_what_is_paid_is_booked_and_a_receipt_is_sent(client: FlaskClient, mails
 def test_an_order_is_paid_once(client: FlaskClient) -> None:
     number = order(client)
     assert [client.post(f"/orders/{number}/pay").status_code for _ in range(2)] == [302, 409]
-    assert len(db.session.scalars(select(jobs.Job)).all()) == 1
+    assert len(enqueued(db.session, settle, order=db.session.get(Order, number))) == 1
 
 
 def test_a_worker_does_the_same_in_its_threads(client: FlaskClient, mails: list[EmailMessage]) -> None:
@@ -93,15 +94,12 @@ def test_a_worker_does_the_same_in_its_threads(client: FlaskClient, mails: list[
 
 
 def test_each_night_the_day_is_closed(client: FlaskClient) -> None:
-    jobs.clock().tick()
-    assert db.session.scalars(select(jobs.Schedule.name)).all() == ["close-day"]
-    job = close_day.enqueue(db.session)
-    drain(jobs, db.session)
-    assert str(job.runs[0].result).endswith(": 0 EUR")
+    assert drain(jobs, db.session, ahead=timedelta(days=1)) == 1
+    assert str(assert_enqueued(db.session, close_day).runs[0].result).endswith(": 0 EUR")
 
 
-def test_the_migrations_make_the_tables_and_take_them_back() -> None:
-    with local_postgres() as url:
+def test_the_migrations_make_the_tables_and_take_them_back(sqla_jobs_databases: Databases) -> None:
+    with sqla_jobs_databases.new() as url:
         settings = {**os.environ, "FLASK_APP": "examples.flask_shop", "FLASK_SQLALCHEMY_DATABASE_URI": url}
         for command in (["upgrade"], ["check"], ["downgrade", "sqla_jobs@base"]):
             done = [sys.executable, "-m", "flask", "db", *command]

@@ -34,8 +34,17 @@ def fire_due(
 ) -> tuple[list[str], bool]:
     """Enqueue what is due. Returns the queue of each job, and whether there may be more."""
     due = queries.due(connection, which, limit=BATCH)
-    if not due:
-        return [], False
+    fired = fire(connection, queries, tasks, due) if due else None
+    return ([], False) if fired is None else (fired, len(due) == BATCH)
+
+
+def fire(
+    connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
+) -> list[str] | None:
+    """Enqueue the ticks that have come by the `now` of each of these schedules. Returns the queue of each job.
+
+    `None` where open transactions have the keys of all: nothing is stored.
+    """
     skipping = [row.id for row in due if row.overlap == Overlap.skip]
     live = queries.still_live(connection, skipping) if skipping else {}
     plans = [_plan(row, live.get(row.id), tasks) for row in due]
@@ -51,13 +60,13 @@ def fire_due(
         else:
             made += came
     if not plans:
-        return [], False
+        return None
     ticks = [tick for plan in plans for tick in plan.unfired()]
     ticks += [_tick(job.schedule_id, job.scheduled_for, TickOutcome.enqueued, job.id) for job in made]
     if ticks:
         queries.record(connection, ticks)
     queries.advance(connection, [plan.values for plan in plans])
-    return [job.queue for job in made], len(due) == BATCH
+    return [job.queue for job in made]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Declaration:
         """The gates of a job with these arguments, as stored. Raises `ArgumentsError` for a key that is no JSON."""
         if not self.gates:
             return []
-        arguments = {**self._default_arguments, **stored}
+        arguments = {**self.default_arguments, **stored}
         try:
             return [gate.of(arguments) for gate in self.gates]
         except Exception as error:
@@ -98,7 +98,8 @@ class Declaration:
         return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
 
     @cached_property
-    def _default_arguments(self) -> dict[str, Any]:
+    def default_arguments(self) -> dict[str, Any]:
+        """What the arguments are that nobody gives, as JSON."""
         parameters = self.signature.arguments.parameters.values()
         defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
         return {name: to_jsonable_python(value, fallback=repr) for name, value in defaults.items()}

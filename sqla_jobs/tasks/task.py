@@ -19,6 +19,7 @@ from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_on
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.unique import UniqueRule
 from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 
 C = ParamSpec("C")
@@ -91,6 +92,26 @@ class Enqueuer(Generic[C, J]):
         self._described = described
         self._unique = rule_for(declaration, options)
 
+    @property
+    def declaration(self) -> Declaration:
+        """How the task was declared."""
+        return self._declaration
+
+    @property
+    def models(self) -> Models[J]:
+        """The classes of which its jobs are rows."""
+        return self._models
+
+    @property
+    def chosen(self) -> Mapping[str, Any]:
+        """The options that were given, checked."""
+        return self._options
+
+    @property
+    def unique(self) -> UniqueRule | None:
+        """How its jobs are unique; `None` where they are not."""
+        return self._unique
+
     @overload
     def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
@@ -108,9 +129,9 @@ class Enqueuer(Generic[C, J]):
     def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> J:
         """Add a job to the caller's session; what `enqueue` does."""
         into, declaration = plain_session(session), self._declaration
-        values = self._bind(args, kwargs)
+        values = self.bind(args, kwargs)
         stored = from_json(declaration.codec.encode(into, values))
-        job = self._models, declaration.name, declaration.defaults, self._chosen()
+        job = self._models, declaration.name, declaration.defaults, self._with_headers()
         if self._unique is not None:
             return add_unique(into, *job, stored, self._unique, declaration.gating)
         return add_one(into, *job, stored, declaration.gates_of(stored))
@@ -135,14 +156,14 @@ class Enqueuer(Generic[C, J]):
     def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> Enqueued:
         """The same, where each mapping comes with the number that an error is to name it by."""
         into, declaration, unique = plain_session(session), self._declaration, self._unique
-        job = self._models, declaration.name, declaration.defaults, self._chosen()
+        job = self._models, declaration.name, declaration.defaults, self._with_headers()
 
         def each(convert: Callable[[bytes], T]) -> Iterator[T]:
             for number, values in arguments:
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
-                    yield convert(declaration.codec.encode(into, self._bind((), values)))
+                    yield convert(declaration.codec.encode(into, self.bind((), values)))
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
@@ -150,18 +171,20 @@ class Enqueuer(Generic[C, J]):
             return add_many(into, *job, each(bytes), declaration.gating)
         return add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
 
-    def _chosen(self) -> Mapping[str, Any]:
+    def _with_headers(self) -> Mapping[str, Any]:
         """The options, with the headers of this moment."""
         headers = self._hooks.headers(self._options.get("headers"))
         return {**self._options, "headers": headers} if headers else self._options
 
-    def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the task by name. Raises `ArgumentsError` where they are not its arguments."""
         try:
             return self._declaration.signature.bind(self._declaration.name, args, kwargs)
         except ArgumentsError as error:
-            raise self._unknown(kwargs) or error from None
+            raise self.unknown(kwargs) or error from None
 
-    def _unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
+    def unknown(self, kwargs: Mapping[str, Any]) -> ArgumentsError | None:
+        """The error about the first name that is no argument of the task; `None` where all are."""
         task, parameters = self._declaration.name, self._declaration.signature.arguments.parameters
         name = min(kwargs.keys() - parameters.keys(), default=None)
         if name is None:
@@ -191,11 +214,6 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
     def name(self) -> str:
         """The name stored with each of its jobs."""
         return self._declaration.name
-
-    @property
-    def declaration(self) -> Declaration:
-        """How it was declared."""
-        return self._declaration
 
     def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R:
         """A plain call, in this process."""
@@ -238,7 +256,7 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         time zone or an option's value that cannot be; `ArgumentsError` for arguments that do not fit the task;
         `DeclarationError` for an option that does not exist, and for a name that another task's schedule has.
         """
-        self._schedules.declare(self._declaration, cron, self._bind((), options.get("args", {})), options)
+        self._schedules.declare(self._declaration, cron, self.bind((), options.get("args", {})), options)
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"

@@ -74,7 +74,7 @@ class EventTeller:
         return self._on_started if "started" in self._wanted else None
 
     def _on_started(self, held: Attempt) -> None:
-        self._put([_event_of("started", held.job)])
+        self._put([started(held.job)])
 
     def succeeded(self, held: Attempt) -> None:
         """The attempt's transaction is committed, and its outcome with it."""
@@ -140,6 +140,11 @@ class EventTeller:
             with self._engine.begin() as connection:
                 self._queries.mark_told(connection, self._told)
             self._told = []
+
+
+def started(job: Claimed) -> RunEvent:
+    """What handlers are told as an attempt begins."""
+    return _event_of("started", job)
 
 
 def event_of(end: RunEnd) -> RunEvent | None:

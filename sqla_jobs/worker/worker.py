@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.database.binding import Binding
@@ -111,10 +112,11 @@ class Worker(Service):
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._known_tasks()
+        app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(self._binding.engine, self._settings.jobs_at_once)
+        warn_of_small_pool(app, self._settings.jobs_at_once)
         try:
-            self._sign_on(tasks, isolation)
+            self._sign_on(app, tasks, isolation)
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._started = True
@@ -130,9 +132,9 @@ class Worker(Service):
             self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
-    def _sign_on(self, tasks: list[str], isolation: str) -> None:
+    def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
         """Connect, make the parts, and register."""
-        app, models, settings = self._binding.engine, self._jobs.models, self._settings
+        models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
             self._engine = own_engine(app, patience=settings.patience, most=self._keeper.connections)

@@ -11,9 +11,9 @@ from sqlalchemy import Engine, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 from tenacity import Retrying, stop_after_attempt
 
-from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, UnknownJob, UnknownTask
+from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, UnknownJob, UnknownTask
 from sqla_jobs.queries import Queries
-from sqla_jobs.testing import drain
+from sqla_jobs.testing import drain, make_job
 from tests.helpers import wait_until
 
 WAITING, ENDED = ["scheduled", "queued"], ["succeeded", "failed", "cancelled"]
@@ -58,11 +58,7 @@ def session(tables: Engine) -> Iterator[Session]:
 
 
 def in_state(session: Session, state: str, **values: Any) -> JobMixin:
-    lease: dict[str, Any] = {}
-    if state == "running":
-        lease = {"current_run_id": 1, "process_id": "00000000-0000-0000-0000-000000000001", "attempt": 1}
-    row = {"task": "note", "args": {"number": 1}, "queue": "mail", "state": state, **lease, **values}
-    return session.get_one(jobs.Job, session.scalars(insert(jobs.Job).values(row).returning(jobs.Job.id)).one())
+    return make_job(session, note.options(queue="mail"), state=JobState(state), args={"number": 1}, **values)
 
 
 def as_job(job: JobMixin) -> JobMixin:
@@ -100,19 +96,21 @@ class TestCancel:
         self, session: Session, named: Callable[[JobMixin], Any]
     ) -> None:
         job = in_state(session, "running")
+        lease = job.current_run_id
         assert jobs.cancel(session, named(job)) is True
         asked = job.cancel_requested_at
         assert asked is not None
-        assert (job.state, job.finished_at, job.current_run_id) == ("running", None, 1)
+        assert (job.state, job.finished_at, job.current_run_id) == ("running", None, lease)
         assert jobs.cancel(session, named(job)) is True
         assert job.cancel_requested_at == asked
 
     @pytest.mark.parametrize("state", ENDED)
     def test_a_job_that_ended_stays_as_it_is(self, session: Session, state: str) -> None:
         job = in_state(session, state)
+        ended = job.finished_at
         assert jobs.cancel(session, job) is False
         session.refresh(job)
-        assert (job.state, job.cancel_requested_at, job.finished_at) == (state, None, None)
+        assert (job.state, job.cancel_requested_at, job.finished_at) == (state, None, ended)
 
     def test_a_job_that_is_still_pending_in_the_session_is_cancelled(self, session: Session) -> None:
         job = note.enqueue(session, 1)
@@ -135,11 +133,11 @@ class TestCancel:
 class TestRetry:
     def test_a_job_that_used_all_its_attempts_gets_one_more(self, session: Session) -> None:
         job = fail.enqueue(session)
-        assert drain(jobs, session, ahead=60) == 2
+        assert drain(jobs, session, ahead=60, errors="record") == 2
         assert (job.state, job.attempt, job.max_attempts) == ("failed", 2, 2)
         assert jobs.retry(session, job) is True
         assert (job.state, job.attempt, job.max_attempts, job.finished_at) == ("queued", 2, 3, None)
-        assert drain(jobs, session) == 1
+        assert drain(jobs, session, errors="record") == 1
         assert [run.outcome for run in job.runs] == ["retried", "failed", "failed"]
         assert [run.attempt for run in job.runs] == [1, 2, 3]
 

@@ -26,7 +26,7 @@ from sqla_jobs.models.types import JobState
 from tests.dashboard.test_dashboard import hidden
 from tests.dashboard.visitor import Visitor
 from tests.dashboard_shop import create_app, jobs
-from tests.helpers import wait_until
+from tests.helpers import WAITING_HERE, wait_until
 
 Act = Callable[[Session], object]
 Job = jobs.Job
@@ -171,7 +171,7 @@ class Gate:
 
         def open_once_somebody_waits() -> None:
             try:
-                waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+                waiting = text(f"SELECT count(*) FROM {WAITING_HERE}")
                 with self._engine.connect() as looking:
                     wait_until(lambda: looking.execute(waiting).scalar())
                 meanwhile()

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session, configure_mappers
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.rules.wording import NOTHING
+from sqla_jobs.testing import make_job
 from tests import shop
 from tests.conftest import ROOT
 from tests.helpers import as_id, flood, states, wait_until
@@ -321,11 +322,13 @@ class TestReading:
         )
 
     def test_a_value_is_found_deep_in_arguments_and_in_results(self, run: Run, session: Session) -> None:
-        for args in ({"customers": [16, 17]}, {"order": {"customer": 17}}, {"customer": 18}):
-            session.add(jobs.Job(task="import", args=args, state="succeeded", finished_at=func.now()))
-        session.flush()
-        for job_id, result in ((2, {"made": [{"invoice": "A-4"}]}), (3, {"invoice": "A-5"})):
-            session.add(jobs.Run(job_id=job_id, attempt=1, outcome="succeeded", result=result))
+        made: list[tuple[Any, Any]] = [
+            ({"customers": [16, 17]}, None),
+            ({"order": {"customer": 17}}, {"made": [{"invoice": "A-4"}]}),
+            ({"customer": 18}, {"invoice": "A-5"}),
+        ]
+        for args, result in made:
+            make_job(session, jobs, task="import", args=args, state="succeeded", result=result)
         session.commit()
         for options, ids in (
             (["--arg", "customers=17"], [1]),
@@ -776,7 +779,7 @@ class TestUpkeep:
         session.add(jobs.Process(kind="worker", host="here", pid=4711, queues={"default": 1}, lease=60.0))
         shop.mark.options(queue="defualt").enqueue(session, 1)
         shop.mark.options(queue="elsewhere").enqueue(session, 1)
-        session.add(jobs.Job(task="mrak", args={}, state="queued"))
+        make_job(session, jobs, task="mrak")
         session.commit()
         found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}
         assert found["queue defualt"]["remedy"].endswith("sqla-jobs move --queue defualt --to default")
@@ -811,10 +814,8 @@ class TestUpkeep:
     @pytest.mark.slow
     def test_the_doctor_names_who_holds_a_job_that_waits(self, run: Run, session: Session, database: Engine) -> None:
         long_ago = func.now() - timedelta(hours=1)
-        late = jobs.Job(task="mark", args={"n": 1}, state="scheduled", run_at=long_ago)
-        waiting = jobs.Job(task="mark", args={"n": 2}, state="queued", queue="mail")
-        free = jobs.Job(task="mark", args={"n": 3}, state="queued", queue="mail")
-        session.add_all([late, waiting, free])
+        late = make_job(session, shop.mark, args={"n": 1}, state="scheduled", run_at=long_ago)
+        waiting, free = (make_job(session, shop.mark, args={"n": n}, queue="mail") for n in (2, 3))
         session.commit()
         ids = {"late": late.id, "waiting": waiting.id, "free": free.id}
 

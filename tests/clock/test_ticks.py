@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.types import JobState
+from sqla_jobs.testing import make_job
 from tests import shop
 from tests.helpers import refuse, wait_until
 
@@ -104,8 +105,7 @@ def test_ticks_at_which_no_clock_ran_are_told_as_missed(
 
 def test_a_tick_is_skipped_for_the_job_that_had_not_ended(session: Session, hourly: Any, show: Show) -> None:
     hourly.overlap = "skip"
-    job = jobs.Job(task="mark", args={}, state=JobState.queued, schedule_id=hourly.id)
-    session.add(job)
+    job = make_job(session, jobs.tasks["mark"], schedule_id=hourly.id)
     session.commit()
     came_last(session, hours=0)
     fire(0)
@@ -119,7 +119,7 @@ def test_of_an_outage_only_the_newest_tick_is_skipped_and_the_others_are_missed(
     session: Session, hourly: Any, show: Show
 ) -> None:
     hourly.overlap, hourly.catch_up = "skip", "all"
-    session.add(jobs.Job(task="mark", args={}, state=JobState.queued, schedule_id=hourly.id))
+    make_job(session, jobs.tasks["mark"], schedule_id=hourly.id)
     session.commit()
     came_last(session, hours=3)
     fire(0)

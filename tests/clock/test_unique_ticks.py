@@ -12,6 +12,7 @@ from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import Jobs, Unique
+from sqla_jobs.testing import assert_unique
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_it_is_skipped_for_the_job_that_has_its_key(jobs: Jobs[Any], session: Se
 def test_its_job_has_the_key_and_a_later_enqueue_finds_it(jobs: Jobs[Any], session: Session) -> None:
     task = declared(jobs, session, Unique("region", per=86400 * 36500))
     assert jobs.clock().tick() == 1
-    job = session.scalars(select(jobs.Job)).one()
+    job = assert_unique(session, task, region="eu")
     assert job.unique_key == 'unique:["import_region",{"region":"eu"}]'
     assert job.unique_period == datetime(1970, 1, 1, tzinfo=UTC)
     assert task.enqueue(session, region="eu") is job

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from examples import dashboard as example
+from sqla_jobs.testing.databases import new_database
 from tests import dashboard_shop as shop
-from tests.conftest import new_database
 from tests.dashboard_shop import create_app, jobs
 from tests.helpers import wait_until
 from tests.programs import BROWSER, found

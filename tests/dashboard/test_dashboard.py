@@ -21,7 +21,7 @@ from sqlalchemy import Engine, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs import Unique
+from sqla_jobs import JobState, Unique
 from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import Role, allow_everyone, create_blueprint
 from sqla_jobs.dashboard.data import listing
@@ -31,6 +31,7 @@ from sqla_jobs.dashboard.standalone import OneTimeToken
 from sqla_jobs.dashboard.standalone import create_app as create_alone
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import NOTHING
+from sqla_jobs.testing import make_job
 from tests import dashboard_shop as shop
 from tests.conftest import ROOT
 from tests.dashboard.visitor import Visitor, words
@@ -527,7 +528,7 @@ def test_a_share_is_that_of_the_whole_task(visitor: Visitor, session: Session) -
 @pytest.mark.slow
 def test_what_is_wrong_is_said_plainly(visitor: Visitor, session: Session, database: Engine) -> None:
     shop.add.options(queue="lonely").enqueue(session, a=1)
-    session.add(jobs.Job(task="forgotten", args={}, state="queued"))
+    make_job(session, jobs, task="forgotten")
     session.add(jobs.Schedule(name="nightly", task="add", cron="0 2 * * *", args={"a": 1}))
     session.commit()
     page = words(visitor.get("/"))
@@ -1043,8 +1044,8 @@ def test_a_selection_is_changed_where_its_jobs_allow_it(visitor: Visitor, sessio
 
 def test_retrying_many_leaves_out_those_whose_key_is_taken(visitor: Visitor, session: Session) -> None:
     for state in ("failed", "queued"):
-        session.add(jobs.Job(task="add", args={}, state=state, unique_key="one", finished_at=datetime.now(UTC)))
-    session.add(jobs.Job(task="add", args={}, state="failed", finished_at=datetime.now(UTC)))
+        make_job(session, jobs.tasks["add"], state=JobState(state), unique_key="one")
+    make_job(session, jobs.tasks["add"], state="failed")
     session.commit()
     confirm = visitor.post("/jobs/change", {"action": "retry", "all": "1", "state": "failed"}).text
     assert "another job that lives, or is newer, has its unique key" in words(confirm)
@@ -1178,8 +1179,8 @@ def test_the_list_of_schedules_shows_the_last_jobs_of_each(visitor: Visitor, ses
     session.add(schedule := jobs.Schedule(name="s", task="add", cron="@every 60", args={"a": 1}))
     session.flush()
     for n, state in enumerate(["succeeded", "failed", "queued"]):
-        session.add(jobs.Job(task="add", args={}, state=state, schedule_id=schedule.id, finished_at=datetime.now(UTC),
-            scheduled_for=datetime.now(UTC) - timedelta(minutes=n)))  # fmt: skip
+        tick: dict[str, Any] = {"schedule_id": schedule.id, "scheduled_for": datetime.now(UTC) - timedelta(minutes=n)}
+        make_job(session, shop.add, state=JobState(state), **tick)
     session.commit()
     page = visitor.get("/schedules")
     assert re.findall(r'class="fire (\w+)"', page) == ["queued", "failed", "succeeded"]

@@ -31,8 +31,9 @@ from sqla_jobs.database.driver import driver
 from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.testing import drain
+from sqla_jobs.testing.databases import new_database
 from tests import shop
-from tests.conftest import StartWorker, new_database
+from tests.conftest import StartWorker
 from tests.counting import attempts_and_runs, effects, runs, states
 from tests.helpers import wait_until
 from tests.shop import jobs

@@ -38,9 +38,12 @@ def worker(engine: Engine) -> Iterator[Engine]:
         yield engine
 
 
+LISTENING = "FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+
+
 def is_listening(engine: Engine) -> bool:
     with engine.connect() as connection:
-        return bool(connection.scalar(text("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")))
+        return bool(connection.scalar(text(f"SELECT 1 {LISTENING}")))
 
 
 def effects(engine: Engine) -> set[int]:
@@ -153,7 +156,7 @@ def test_nothing_is_said_before_the_outermost_commit_or_after_a_rollback(engine:
 @pytest.mark.slow
 def test_it_listens_again_after_its_connection_was_cut(worker: Engine, database_url: str) -> None:
     with worker.connect() as connection:
-        connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"))
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) {LISTENING}"))
     wait_until(lambda: is_listening(worker))
     subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
     wait_until(lambda: effects(worker) == {7})

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.postgres import LocalServer
 from sqla_jobs.testing import drain
+from sqla_jobs.testing.databases import new_database
 from tests import shop
-from tests.conftest import new_database
 from tests.counting import attempts_and_runs, states
 from tests.helpers import wait_until
 from tests.shop import Effect, jobs

@@ -23,7 +23,7 @@ Job = jobs.Job
 
 def test_it_follows_the_last_attempt_and_no_other(session: Session) -> None:
     job = shop.breaks.enqueue(session, n=1)
-    assert drain(jobs, session, max_runs=10) == 3
+    assert drain(jobs, session, max_runs=10, errors="record") == 3
     (follow_up,) = session.scalars(select(Job).where(Job.task == "follow_up"))
     assert (job.state, job.attempt) == ("failed", 2)
     assert (follow_up.args, follow_up.queue, follow_up.priority) == ({"job_id": job.id}, "alerts", -1)
@@ -32,7 +32,7 @@ def test_it_follows_the_last_attempt_and_no_other(session: Session) -> None:
 
 def test_each_of_many_has_its_own(session: Session) -> None:
     shop.breaks.enqueue_many(session, [{"n": n} for n in range(3)])
-    drain(jobs, session, queues=["default"])
+    drain(jobs, session, queues=["default"], errors="record")
     failed = session.scalars(select(Job.id).where(Job.state == "failed")).all()
     told = session.scalars(select(Job.args["job_id"].as_integer()).where(Job.task == "follow_up")).all()
     assert sorted(told) == sorted(failed)
@@ -43,7 +43,7 @@ def test_it_follows_what_a_schedule_enqueued(session: Session) -> None:
     session.commit()
     clock = jobs.clock()
     wait_until(lambda: clock.tick() == 1)
-    drain(jobs, session)
+    drain(jobs, session, errors="record")
     assert session.scalars(select(Job.state).where(Job.task == "follow_up")).all() == ["succeeded"]
 
 
@@ -82,7 +82,7 @@ def test_a_task_alone_is_enough(session: Session) -> None:
             "VALUES ('breaks', '{\"n\": 1}', '{\"task\": \"follow_up\"}', 1)"
         )
     )
-    assert drain(jobs, session) == 2
+    assert drain(jobs, session, errors="record") == 2
 
 
 @pytest.mark.parametrize(

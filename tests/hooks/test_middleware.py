@@ -97,13 +97,13 @@ def forget() -> None:
 
 def test_the_first_is_the_outermost(session: Session) -> None:
     fine.enqueue(session)
-    drain(jobs, session)
+    drain(jobs, session, errors="record")
     assert seen == ["outer before fine", "inner before fine", "run", "inner after", "outer after"]
 
 
 def test_it_sees_what_the_run_raises_and_cannot_swallow_it(session: Session) -> None:
     job = divides.enqueue(session)
-    drain(jobs, session)
+    drain(jobs, session, errors="record")
     assert seen[2:] == ["swallowed", "inner after ZeroDivisionError", "outer after ZeroDivisionError"]
     assert (job.state, job.runs[0].error_type) == ("failed", "ZeroDivisionError")
 
@@ -113,21 +113,21 @@ def test_it_sees_what_the_run_raises_and_cannot_swallow_it(session: Session) -> 
 )
 def test_it_sees_a_snooze_and_a_cancel(session: Session, how: str, state: str, kind: str) -> None:
     job = goes_on.enqueue(session, how=how)
-    drain(jobs, session)
+    drain(jobs, session, errors="record")
     assert job.state == state
     assert seen[-1] == f"outer after {kind}"
 
 
 def test_one_that_raises_before_the_run_fails_the_attempt(session: Session) -> None:
     job = refused.enqueue(session)
-    drain(jobs, session)
+    drain(jobs, session, errors="record")
     assert (job.state, job.runs[0].error) == ("failed", "not today")
     assert "run" not in seen
 
 
 def test_one_that_raises_afterwards_changes_no_outcome(session: Session, caplog: pytest.LogCaptureFixture) -> None:
     job = ends_badly.enqueue(session)
-    drain(jobs, session)
+    drain(jobs, session, errors="record")
     assert (job.state, job.runs[0].result) == ("succeeded", 3)
     assert "middleware did not end well" in caplog.text
     assert "of the middleware" in caplog.text

@@ -19,6 +19,7 @@ from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, Floors, Gates, Loo
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
+from tests.helpers import WAITING_HERE
 
 
 class Claims:
@@ -110,8 +111,7 @@ def lock_held(engine: Engine, jobs: Jobs[Any]) -> Generator[Session]:
 
 def waiting_for_locks(engine: Engine) -> int:
     with engine.connect() as connection:
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
-        return connection.scalar(text(waiting)) or 0
+        return connection.scalar(text(f"SELECT count(*) FROM {WAITING_HERE}")) or 0
 
 
 @contextmanager

@@ -193,7 +193,7 @@ class Hammer:
                     os.kill(pid, signal.SIGCONT)
 
     def _cut(self) -> str:
-        theirs = "application_name LIKE 'sqla%' AND random() < 0.3"
+        theirs = "application_name LIKE 'sqla%' AND datname = current_database() AND random() < 0.3"
         with suppress(DBAPIError), self.engine.connect() as connection:
             connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {theirs}"))
         return "cut"

@@ -26,8 +26,9 @@ from sqla_jobs.migrations.applying import migrate
 from sqla_jobs.migrations.comparison import compare
 from sqla_jobs.migrations.names import Names
 from sqla_jobs.migrations.online import build_index
+from sqla_jobs.testing.databases import new_database
 from tests.application import JOBS, READS_TOML, SEPARATORS, Application, import_as_old_alembics_forget_to
-from tests.conftest import ROOT, new_database
+from tests.conftest import ROOT
 
 CATALOG = r"""
 SELECT 'schema', nspname, obj_description(oid, 'pg_namespace') FROM pg_namespace

@@ -115,7 +115,7 @@ def test_states_are_equal_to_plain_strings(session: Session) -> None:
     job = fail.enqueue(session)
     session.commit()
     assert (job.state, job.state is JobState.queued) == ("queued", True)
-    assert drain(jobs, session, ahead=60) == 2
+    assert drain(jobs, session, ahead=60, errors="record") == 2
     found = session.scalars(select(jobs.Job).where(jobs.Job.state == "failed")).one()
     assert found is job
     assert session.scalars(select(jobs.Job).where(jobs.Job.state.in_(["failed", JobState.queued]))).one() is job
@@ -127,7 +127,7 @@ def test_runs_and_jobs_are_related_both_ways(session: Session) -> None:
     job = fail.enqueue(session)
     double.enqueue(session, n=1)
     session.commit()
-    assert drain(jobs, session, ahead=60) == 3
+    assert drain(jobs, session, ahead=60, errors="record") == 3
 
     assert [run.outcome for run in job.runs] == [RunOutcome.retried, RunOutcome.failed]
     assert [run.job for run in job.runs] == [job, job]

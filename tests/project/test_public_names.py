@@ -15,6 +15,7 @@ from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.tasks.declaration import TaskOptions
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.schedule import ScheduleOptions
+from sqla_jobs.testing.calling import RunOptions
 
 PUBLIC = {
     "sqla_jobs": {
@@ -24,7 +25,14 @@ PUBLIC = {
         *("ConcurrencyLimit", "RateLimit"),
     },
     "sqla_jobs.cron": {"Cron", "every"},
-    "sqla_jobs.testing": {"Drained", "drain"},
+    "sqla_jobs.testing": {
+        *("assert_enqueued", "assert_not_enqueued", "assert_unique", "enqueued", "run_job", "Drained", "drain"),
+        *("assert_starts", "assert_waits", "startable", "make_job", "make_run"),
+    },
+    "sqla_jobs.pytest_plugin": {
+        *("sqla_jobs_postgres", "sqla_jobs_metadata", "sqla_jobs_session", "sqla_jobs_connection", "sqla_jobs_engine"),
+        *("sqla_jobs_database", "sqla_jobs_databases"),
+    },
     "sqla_jobs.postgres": {"local_postgres"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},
@@ -48,7 +56,17 @@ def test_every_public_class_and_function_says_what_it_is(module: str) -> None:
 
 def test_every_option_field_and_value_says_what_it_is() -> None:
     """In the line below it, from where the reference takes it."""
-    documented = (TaskOptions, EnqueueOptions, ScheduleOptions, RunContext, JobState, RunOutcome, CatchUp, Overlap)
+    documented = (
+        TaskOptions,
+        EnqueueOptions,
+        ScheduleOptions,
+        RunOptions,
+        RunContext,
+        JobState,
+        RunOutcome,
+        CatchUp,
+        Overlap,
+    )
     for one in documented:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
         assert isinstance(tree, ast.ClassDef)

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
-from sqlalchemy import Engine, create_engine, func, select, text
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 from tenacity import Retrying, wait_fixed
 
@@ -28,6 +28,7 @@ from sqla_jobs import Cancel, Jobs, RunContext
 from sqla_jobs.cli.naming import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
+from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
@@ -259,8 +260,9 @@ def test_every_page_is_run_by_a_test() -> None:
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
-    using = {"error-tracking", "schedules", "several-modules", "tasks", "testing", "transactions", "unique", "workers"}
-    run = adopting | coming | using | {"index", "limits", "performance", "reliability"}
+    testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
+    using = {"error-tracking", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
+    run = adopting | coming | using | testing | {"index", "limits", "performance", "reliability"}
     assert {page.stem for page in DOCS} == run | included | structure | prose | compared
 
 
@@ -299,14 +301,29 @@ def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) 
         assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
 
 
-def test_the_tests_of_the_docs_pass(shop: Path) -> None:
-    for block in blocks(ROOT / "docs/testing.md", "python"):
-        name = block.code.splitlines()[0].removeprefix("# ")
-        shop.joinpath(name).write_text(block.code, encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "passed"),
+    [
+        ("testing", 2),
+        ("testing-unit", 9),
+        ("testing-integration", 8),
+        ("testing-workers", 3),
+        ("testing-flask", 2),
+        ("testing-fastapi", 2),
+        ("testing-factory-boy", 2),
+    ],
+)
+def test_the_tests_of_a_page_pass(
+    name: str, passed: int, shop: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", server_url)
+    for block in blocks(ROOT / f"docs/{name}.md", "python"):
+        file = block.code.splitlines()[0].removeprefix("# ")
+        shop.joinpath(file).write_text(block.code, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed" in done.stdout
+    assert f"{passed} passed" in done.stdout
 
 
 def test_the_flask_applications_of_the_docs_work(
@@ -385,8 +402,8 @@ def test_the_queries_of_the_docs_are_answered(page: ModuleType, engine: Engine) 
     (block,) = blocks(ROOT / "docs/operating.md", "sql")
     jobs: Any = vars(sys.modules["shop"])["jobs"]
     with Session(engine) as session:
-        session.add(jobs.Job(task="settle", args={}, state="queued"))
-        session.add(jobs.Job(task="settle", args={}, state="failed", finished_at=func.now()))
+        make_job(session, jobs, task="settle")
+        make_job(session, jobs, task="settle", state="failed")
         session.commit()
         waiting, failed, alive = (session.execute(text(one)).all() for one in block.code.strip().split(";")[:-1])
     assert [row[0] for row in waiting] == ["default"]

@@ -27,7 +27,7 @@ from sqla_jobs import JobState
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from tests import shop
-from tests.helpers import wait_until
+from tests.helpers import WAITING_HERE, wait_until
 from tests.shop import jobs
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -314,7 +314,7 @@ def test_a_rescue_takes_no_job_from_a_process_that_it_cannot_see(engine: Engine)
             holding.execute(text("SELECT pg_advisory_xact_lock(1)"))
             thread = threading.Thread(target=rescue_slowly)
             thread.start()
-            waits = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            waits = text(f"SELECT count(*) FROM {WAITING_HERE}")
             wait_until(lambda: connection.scalar(waits))
             assert [state for _, state in QUERIES.rescue(connection)] == ["queued"]
             (lease,) = claim(connection, a_process(connection), 1)

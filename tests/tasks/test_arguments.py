@@ -462,7 +462,7 @@ class TestSensitive:
             raise ValueError(f"{login} of {login['password']} is {login['ok']}, {ok=}")
 
         job = sign_in.enqueue(session, {"password": "hunter2", "pin": [4711], "ok": None}, ok=True)
-        drain(jobs, session)
+        drain(jobs, session, errors="record")
         (run,) = job.runs
         assert run.error == "{'ok': None, 'pin': [***], 'password': '***'} of *** is None, ok=True"
         assert run.traceback is not None
@@ -499,7 +499,7 @@ def test_what_is_stored_and_no_longer_fits_is_a_failed_attempt_and_tried_again(
 def test_what_is_stored_fits_again_after_a_second_deploy(jobs: Jobs[JobMixin], session: Session) -> None:
     taking(jobs, int, retry=Retrying(wait=wait_fixed(0)))
     session.execute(insert(jobs.Job).values(task="take", args={"value": "a"}))
-    assert drain(jobs, session, queues=["default"], max_runs=100) == 25
+    assert drain(jobs, session, errors="record", queues=["default"], max_runs=100) == 25
     _, seen = taking(jobs, str)
     jobs.retry(session, session.scalars(select(jobs.Job.id)).one())
     drain(jobs, session)

@@ -638,7 +638,10 @@ class TestUniqueKeys:
             later = pool.submit(lambda: send.options(unique_key="k").enqueue(other, "second").args)
             with engine.connect() as connection:
                 connection.execution_options(isolation_level="AUTOCOMMIT")
-                waits = text("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%FOR SHARE%'")
+                waits = text(
+                    "SELECT count(*) FROM pg_stat_activity "
+                    "WHERE query LIKE '%FOR SHARE%' AND datname = current_database()"
+                )
                 wait_until(lambda: connection.scalar(waits))
             assert not later.done()
             committing.commit()

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import JobMixin, Jobs, JobState, RunContext, Unique
+from sqla_jobs.testing import assert_enqueued, drain, enqueued, make_job, make_run, run_job
 
 
 class Base(DeclarativeBase):
@@ -167,3 +168,20 @@ Jobs(Base, prefixes="x")  # error
 Jobs(Base, job_class=Order)  # error
 Jobs("shop")  # error
 jobs.bind("postgresql+psycopg://localhost/shop")  # error
+
+
+def wrong_tests(session: Session, order: Order, asession: AsyncSession) -> None:
+    run_job(session, send_email)(email="a@b.c")  # error
+    run_job(session, settle)(order=7, lines=[])  # error
+    run_job(session, settle)(session, order=order, lines=[])  # error
+    run_job(session, watch)(minutes="5")  # error
+    run_job(session, archive, attempts=3)  # error
+    run_job(session, SendEmail)  # error
+    assert_enqueued(asession, archive)  # error
+    assert_enqueued(session, SendEmail)  # error
+    enqueued(session, "archive")  # error
+    drain(jobs, session, errors="ignore")  # error
+    drain(jobs, asession)  # error
+    make_job(session, archive, state="done")  # error
+    make_job(session, archive, error="it broke")  # error
+    make_run(session, make_job(session, archive), outcome="done")  # error

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import assert_type
+from functools import partial
+from typing import Any, assert_type
 
 import pytest
-from sqlalchemy import Engine, create_engine, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import Connection, Engine, MetaData, create_engine, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobState, RunContext, RunOutcome
+from sqla_jobs.models.columns import RunMixin
 from sqla_jobs.postgres import local_postgres
-from sqla_jobs.testing import Drained, drain
+from sqla_jobs.testing import (
+    Drained,
+    assert_enqueued,
+    assert_not_enqueued,
+    assert_starts,
+    assert_unique,
+    assert_waits,
+    drain,
+    enqueued,
+    make_job,
+    make_run,
+    run_job,
+    startable,
+)
 
 
 class Base(DeclarativeBase):
@@ -25,7 +42,11 @@ class Order(Base):
     settled: Mapped[bool] = mapped_column(default=False)
 
 
-jobs = Jobs(Base)
+class TenantJob(JobMixin):
+    tenant: Mapped[str | None] = mapped_column()
+
+
+jobs = Jobs(Base, job_class=TenantJob)
 
 
 @jobs.task
@@ -36,6 +57,29 @@ def settle(session: Session, order: Order) -> None:
 @jobs.task
 def count(run: RunContext, to: int) -> int:
     return to
+
+
+@jobs.task
+def refund(session: Session, run: RunContext, order: Order, cents: int = 0) -> dict[str, int]:
+    return {"cents": cents}
+
+
+@jobs.task(queue="mail")
+def send(email: str, *, copies: int = 1) -> None: ...
+
+
+@jobs.task
+@dataclass
+class Greet:
+    name: str
+
+    def execute(self) -> str:
+        return self.name
+
+
+@pytest.fixture(scope="session")
+def sqla_jobs_metadata() -> MetaData:
+    return Base.metadata
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +114,7 @@ def test_a_count_is_given_back(session: Session) -> None:
         count(RunContext(job_id=1, run_id=2, task="count", queue="default", attempt=1, max_attempts=25), to=3), int
     )
     job = count.options(delay=60).enqueue(session, to=3)
-    assert_type(job, JobMixin)
+    assert_type(job, TenantJob)
     assert drain(jobs, session, queues=["default"], ahead=timedelta(minutes=2), max_runs=10) == 1
     assert session.scalars(select(jobs.Run.result)).one() == 3
 
@@ -87,3 +131,56 @@ def test_a_worker_runs_it(engine: Engine) -> None:
     with jobs.worker(bind=engine) as worker:
         worker.stop()
     assert jobs.worker(bind=engine).drain() == 0
+
+
+def test_what_was_enqueued(sqla_jobs_session: Session) -> None:
+    order = Order()
+    sqla_jobs_session.add(order)
+    settle.enqueue(sqla_jobs_session, order=order)
+    assert_type(assert_enqueued(sqla_jobs_session, settle, order=order), TenantJob)
+    assert_type(enqueued(sqla_jobs_session, settle.options(queue="default", delay=60)), list[TenantJob])
+    assert_type(enqueued(sqla_jobs_session, jobs), list[TenantJob])
+    assert_not_enqueued(sqla_jobs_session, send.options(priority=3), email="a@b.c")
+    assert_not_enqueued(sqla_jobs_session, jobs)
+    assert_type(assert_unique(sqla_jobs_session, send.options(unique_key="k")), TenantJob)
+    assert_type(assert_enqueued(sqla_jobs_session, jobs.tasks["Greet"], name="Ada"), TenantJob)
+
+
+def test_tasks_without_a_job(sqla_jobs_session: Session) -> None:
+    order = Order()
+    assert_type(run_job(sqla_jobs_session, refund, attempt=3)(order=order), dict[str, int])
+    assert_type(run_job(sqla_jobs_session, refund)(order, 7), dict[str, int])
+    assert_type(run_job(sqla_jobs_session, settle)(order), None)
+    assert_type(run_job(sqla_jobs_session, count, max_attempts=3, cancel_requested=True)(to=3), int)
+    run_job(sqla_jobs_session, send)("a@b.c", copies=2)
+    assert_type(run_job(sqla_jobs_session, jobs.tasks["Greet"])(name="Ada"), Any)
+
+
+def test_errors_and_what_starts(sqla_jobs_session: Session, sqla_jobs_connection: Connection) -> None:
+    drained = drain(jobs, sqla_jobs_session, errors="record", ahead=timedelta(days=1))
+    assert_type(drained.errors, list[BaseException])
+    assert_type(drained.waiting, list[int])
+    scoped = scoped_session(sessionmaker(sqla_jobs_connection))
+    assert_type(startable(scoped, jobs, queues=["mail"]), list[TenantJob])
+    job = make_job(scoped, send.options(queue="mail"), state="running", args={"email": "a@b.c"}, tenant="acme")
+    assert_type(job, TenantJob)
+    assert_starts(scoped, jobs, job)
+    assert_waits(scoped, jobs, job.id, because="limit")
+
+
+def test_pages(sqla_jobs_session: Session) -> None:
+    job = make_job(sqla_jobs_session, jobs, task="other", state=JobState.failed, attempt=2, error=OSError("full"))
+    assert_type(job, TenantJob)
+    assert_type(make_run(sqla_jobs_session, job, outcome=RunOutcome.lost), RunMixin)
+    make_run(sqla_jobs_session, job, outcome="succeeded", result={"n": 1}, attempt=3)
+
+
+async def in_an_asynchronous_test(session: AsyncSession, order: Order) -> None:
+    assert_type(await session.run_sync(assert_enqueued, settle, order=order), TenantJob)
+    assert_type(await session.run_sync(enqueued, jobs), list[TenantJob])
+    assert_type(await session.run_sync(make_job, settle, state="failed"), TenantJob)
+    assert_type(await session.run_sync(partial(drain, jobs)), Drained)
+    assert_type(await session.run_sync(lambda own: drain(jobs, own, ahead=60)), Drained)
+    assert_type(await session.run_sync(lambda own: run_job(own, refund)(order)), dict[str, int])
+    assert_type(await session.run_sync(startable, jobs), list[TenantJob])
+    await session.run_sync(assert_not_enqueued, jobs)

@@ -24,7 +24,7 @@ from sqla_jobs.runtime.logs import FIELDS
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.worker import Worker
 from tests import shop
-from tests.helpers import refuse, wait_until
+from tests.helpers import WAITING_HERE, refuse, wait_until
 from tests.shop import Effect, jobs
 
 
@@ -275,7 +275,7 @@ def test_under_load_two_batches_of_ends_are_stored_at_a_time_and_none_is_lost(se
         text("CREATE TRIGGER held_up BEFORE INSERT ON sqla_runs FOR EACH STATEMENT EXECUTE FUNCTION held_up()")
     )
     session.commit()
-    held_up = select(func.count()).select_from(text("pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+    held_up = select(func.count()).select_from(text(WAITING_HERE))
     running = select(jobs.Job.id).where(jobs.Job.state == "running").with_for_update(skip_locked=True).limit(1200)
     with Session(engine) as holder, Session(engine) as user, jobs.worker(lease=180.0):  # and so patient for 60 seconds
         holder.execute(select(func.pg_advisory_lock(42)))

@@ -12,20 +12,17 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from sqla_jobs import JobsError
+from sqla_jobs import ArgumentsError, ConfigurationError, JobsError
 from sqla_jobs.testing import drain
 from tests import shop
 from tests.shop import Effect, jobs
 
 
 @pytest.fixture
-def session(database: Engine) -> Iterator[Session]:
-    """A session bound to a transaction that is rolled back, as the tests of applications have it."""
-    with database.connect() as connection, connection.begin() as transaction:
-        with Session(connection, join_transaction_mode="create_savepoint") as session:
-            yield session
-        transaction.rollback()
-    with Session(database) as after:
+def session(sqla_jobs_session: Session, sqla_jobs_engine: Engine) -> Iterator[Session]:
+    yield sqla_jobs_session
+    sqla_jobs_session.close()
+    with Session(sqla_jobs_engine) as after:  # nothing is committed before the test's transaction is rolled back
         assert after.scalar(select(func.count()).select_from(jobs.Job)) == 0
         assert after.scalar(select(func.count()).select_from(jobs.Run)) == 0
 
@@ -58,7 +55,9 @@ def test_effects_and_follow_up_jobs_are_there_and_nothing_is_committed(session: 
 def test_a_failure_rolls_its_own_writes_back_and_keeps_the_tests(session: Session) -> None:
     session.add(Effect(n=99, kind="mine"))
     one = shop.write_and_fail.enqueue(session, n=1)
-    assert drain(jobs, session) == 2
+    drained = drain(jobs, session, errors="record")
+    assert drained == 2
+    assert [str(error) for error in drained.errors] == ["after the write"] * 2
     assert one.state == "failed"
     assert [str(run.outcome) for run in one.runs] == ["retried", "failed"]
     assert list(session.scalars(select(Effect.n))) == [99]
@@ -73,7 +72,7 @@ def test_delayed_jobs_and_retries_run_ahead_of_time_on_request(session: Session)
     assert (later.state, broken.state) == ("scheduled", "scheduled")
     assert drain(jobs, session, ahead=timedelta(minutes=1)) > 2
     assert (later.state, broken.state) == ("scheduled", "scheduled")
-    drain(jobs, session, ahead=timedelta(days=1))
+    drain(jobs, session, ahead=timedelta(days=1), errors="record")
     assert broken.attempt == 25
     assert (later.state, broken.state) == ("succeeded", "failed")
 
@@ -99,8 +98,8 @@ def test_a_task_that_commits_its_session_does_not_end_the_test(session: Session)
     assert list(session.scalars(select(Effect.n))) == [1]
 
 
-def test_a_scoped_session_will_do(session: Session, engine: Engine) -> None:
-    scoped = scoped_session(sessionmaker(engine))
+def test_a_scoped_session_will_do(sqla_jobs_engine: Engine) -> None:
+    scoped = scoped_session(sessionmaker(sqla_jobs_engine))
     one = shop.write.enqueue(scoped, n=1)
     assert drain(jobs, scoped) == 1
     assert one.state == "succeeded"
@@ -114,10 +113,66 @@ def test_a_job_that_enqueues_itself_for_ever_is_told(session: Session) -> None:
         drain(jobs, session, max_runs=10)
 
 
+def test_what_a_task_raises_for_good_reaches_the_test_once_it_is_recorded(session: Session) -> None:
+    broken = shop.write_and_fail.options(max_attempts=1).enqueue(session, n=1)
+    after = shop.write.enqueue(session, n=2)
+    with pytest.raises(RuntimeError, match="after the write") as raised:
+        drain(jobs, session)
+    (note,) = raised.value.__notes__
+    assert note.startswith(f"raised by job {broken.id}, attempt 1 of 1 at 'write_and_fail' with {{\"n\":1}};")
+    assert raised.traceback[-1].name == "write_and_fail"
+    assert (broken.state, broken.runs[0].error) == ("failed", "after the write")
+    assert (after.state, drain(jobs, session)) == ("queued", 1)
+    assert list(session.scalars(select(Effect.n))) == [2]
+
+
+def test_what_the_policy_retries_is_recorded_until_it_gives_up(session: Session) -> None:
+    job = shop.fails_slowly.options(max_attempts=3).enqueue(session, message="not yet")
+    drained = drain(jobs, session)
+    assert (drained, job.state, job.runs[0].outcome) == (1, "scheduled", "retried")
+    assert [repr(error) for error in drained.errors] == ["ValueError('not yet')"]
+    with pytest.raises(ValueError, match="not yet"):
+        drain(jobs, session, ahead=timedelta(hours=3))
+    assert (job.state, job.attempt) == ("failed", 3)
+
+
+def test_a_snooze_and_a_cancel_are_no_errors(session: Session) -> None:
+    snoozed = shop.reports_and_snoozes.enqueue(session)
+    cancelled = shop.give_up.enqueue(session, n=1)
+    drained = drain(jobs, session)
+    assert (drained, drained.errors) == (2, [])
+    assert (snoozed.state, cancelled.state) == ("scheduled", "cancelled")
+
+
+def test_what_is_no_exception_reaches_the_test_also_where_the_policy_retries_it(session: Session) -> None:
+    @jobs.task(name="interrupted", sensitive=["token"])
+    def interrupted(token: str) -> None:
+        raise KeyboardInterrupt
+
+    job = interrupted.enqueue(session, token="hunter2")
+    with pytest.raises(KeyboardInterrupt) as raised:
+        drain(jobs, session)
+    assert job.state == "scheduled"
+    assert "hunter2" not in raised.value.__notes__[0]
+
+
+def test_arguments_that_do_not_fit_any_more_reach_the_test(session: Session) -> None:
+    job = shop.write.options(max_attempts=1).enqueue(session, n=2)
+    session.flush()
+    job.args = {"n": "not a number"}
+    with pytest.raises(ArgumentsError, match="n does not fit"):
+        drain(jobs, session)
+
+
+def test_another_way_with_errors_is_refused(session: Session) -> None:
+    with pytest.raises(ConfigurationError, match="errors must be 'raise' or 'record', got 'ignore'"):
+        drain(jobs, session, errors="ignore")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_it_runs_in_an_asynchronous_session_too(database: Engine, driver: str) -> None:
+def test_it_runs_in_an_asynchronous_session_too(sqla_jobs_engine: Engine, driver: str) -> None:
     async def run() -> tuple[int, list[str], list[int]]:
-        engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
+        engine = create_async_engine(sqla_jobs_engine.url.set(drivername=f"postgresql+{driver}"))
         async with engine.connect() as connection, connection.begin() as transaction:
             async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
                 await session.run_sync(shop.chain.enqueue, n=1)
@@ -131,5 +186,5 @@ def test_it_runs_in_an_asynchronous_session_too(database: Engine, driver: str) -
         return count, [*map(str, states)], [*effects]
 
     assert asyncio.run(run()) == (5, ["succeeded"], [0, 1])
-    with Session(database) as after:
+    with Session(sqla_jobs_engine) as after:
         assert after.scalar(select(func.count()).select_from(jobs.Job)) == 0

@@ -8,9 +8,15 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from sqla_jobs import Jobs
 from sqla_jobs.testing import drain
 from tests import limited_shop as shop
 from tests.limited_shop import jobs
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
 
 
 def test_limits_are_passed_over_by_default(session: Session) -> None:

@@ -1,0 +1,183 @@
+"""The pytest plugin: a server and databases for tests. It imports nothing of the library until a fixture is used.
+
+`pytest -p no:sqla_jobs` blocks it. `docs/testing.md` describes the fixtures.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Listener
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, MetaData
+    from sqlalchemy.orm import Session
+
+    from sqla_jobs.testing.databases import Databases
+
+__all__ = [
+    "sqla_jobs_connection",
+    "sqla_jobs_database",
+    "sqla_jobs_databases",
+    "sqla_jobs_engine",
+    "sqla_jobs_metadata",
+    "sqla_jobs_postgres",
+    "sqla_jobs_session",
+]
+
+
+@pytest.fixture(scope="session")
+def sqla_jobs_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a PostgreSQL server: `DATABASE_URL` where it is set, or one that is started.
+
+    It starts when it is first asked for, once for all workers of pytest-xdist, and ends with the test run.
+    """
+    shared = getattr(request.config, "workerinput", {}).get(_SHARED)
+    if given := os.environ.get("DATABASE_URL"):
+        yield re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", given)
+    elif shared is not None:
+        yield _ask(*shared)
+    else:
+        from sqla_jobs.postgres import local_postgres, memory
+
+        with local_postgres(temporary=memory()) as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def sqla_jobs_metadata() -> MetaData:
+    """The metadata with the tables of the application and its jobs. To be overridden by the application's tests."""
+    pytest.fail(
+        "The fixtures of sqla_jobs need to know your tables. Add to conftest.py:\n\n"
+        '    @pytest.fixture(scope="session")\n'
+        "    def sqla_jobs_metadata():\n"
+        "        return Base.metadata\n",
+        pytrace=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def sqla_jobs_databases(sqla_jobs_postgres: str) -> Iterator[Databases]:
+    """What makes the databases of the other fixtures."""
+    from sqla_jobs.testing.databases import Databases
+
+    with Databases(sqla_jobs_postgres) as databases:
+        yield databases
+
+
+@pytest.fixture
+def sqla_jobs_database(sqla_jobs_databases: Databases, sqla_jobs_metadata: MetaData) -> Iterator[str]:
+    """The URL of a database for this test alone, with all tables: a copy of a template, dropped afterwards."""
+    with sqla_jobs_databases.new(sqla_jobs_metadata) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqla_jobs_engine(sqla_jobs_databases: Databases, sqla_jobs_metadata: MetaData) -> Iterator[Engine]:
+    """An engine on a database with all tables, for tests that commit nothing: each xdist worker has one."""
+    from sqlalchemy import create_engine
+
+    with sqla_jobs_databases.new(sqla_jobs_metadata) as url:
+        engine = create_engine(url)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def sqla_jobs_connection(sqla_jobs_engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction that is rolled back after the test."""
+    with sqla_jobs_engine.connect() as connection, connection.begin() as transaction:
+        yield connection
+        transaction.rollback()
+
+
+@pytest.fixture
+def sqla_jobs_session(sqla_jobs_connection: Connection) -> Iterator[Session]:
+    """A session of which nothing stays after the test: its commits are savepoints."""
+    from sqlalchemy.orm import Session
+
+    with Session(sqla_jobs_connection, join_transaction_mode="create_savepoint") as session:
+        yield session
+
+
+_SHARED = "sqla_jobs_shared_server"
+
+
+class _SharedServer:
+    """In the process that runs the workers of pytest-xdist: starts a server once one of them asks for its URL."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(16)
+        self._listener = Listener(authkey=self._key)
+        self._running = ExitStack()
+        self._thread = Thread(target=self._answer, name="pytest-sqla_jobs", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> tuple[str, bytes]:
+        """For `_ask`."""
+        return str(self._listener.address), self._key
+
+    def close(self) -> None:
+        """Stop the server."""
+        with Client(self._listener.address, authkey=self._key) as connection:
+            connection.send(False)
+        self._thread.join()
+        self._listener.close()
+        self._running.close()
+
+    def _answer(self) -> None:
+        answer: Any = None
+        while True:
+            try:
+                with self._listener.accept() as connection:
+                    if not connection.recv():
+                        return
+                    answer = answer or self._start()
+                    connection.send(answer)
+            except (AuthenticationError, OSError, EOFError):  # whoever asked has gone
+                continue
+
+    def _start(self) -> str | Exception:
+        from sqla_jobs.errors import ConfigurationError
+        from sqla_jobs.postgres import local_postgres, memory
+
+        try:
+            return self._running.enter_context(local_postgres(temporary=memory()))
+        except (ConfigurationError, OSError) as error:
+            return error
+
+
+def _ask(address: str, key: bytes) -> str:
+    with Client(address, authkey=key) as connection:
+        connection.send(True)
+        answer: str | Exception = connection.recv()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+_SHARED_SERVER = pytest.StashKey[_SharedServer]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist whom to ask."""
+    stash: pytest.Stash = node.config.stash
+    if _SHARED_SERVER not in stash:
+        stash[_SHARED_SERVER] = _SharedServer()
+    node.workerinput[_SHARED] = stash[_SHARED_SERVER].address
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the server of the workers."""
+    if (shared := config.stash.get(_SHARED_SERVER, None)) is not None:
+        shared.close()

@@ -1,0 +1,22 @@
+"""For the tests of applications: what was enqueued, what runs, and rows in every state, in the test's own session."""
+
+from sqla_jobs.testing.assertions import assert_enqueued, assert_not_enqueued, assert_unique, enqueued
+from sqla_jobs.testing.calling import run_job
+from sqla_jobs.testing.drain import Drained, drain
+from sqla_jobs.testing.factories import make_job, make_run
+from sqla_jobs.testing.starting import assert_starts, assert_waits, startable
+
+__all__ = [
+    "Drained",
+    "assert_enqueued",
+    "assert_not_enqueued",
+    "assert_starts",
+    "assert_unique",
+    "assert_waits",
+    "drain",
+    "enqueued",
+    "make_job",
+    "make_run",
+    "run_job",
+    "startable",
+]

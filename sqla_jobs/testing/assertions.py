@@ -1,0 +1,111 @@
+"""Looks for jobs by their task, some of their arguments and their options."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.types import LIVE
+from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.testing.matching import Criteria, arguments_of
+from sqla_jobs.testing.messages import are, asked_for, listed, nearest
+
+J = TypeVar("J", bound=JobMixin)
+
+
+def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **arguments: Any) -> list[J]:
+    """The jobs that were enqueued, whatever has become of them since, the oldest first.
+
+    - `session`: that of the test; it is flushed.
+    - `what`: a task, or `task.options(…)` for the jobs with these options too: a `delay` may be a second off, and
+      `unique=` stands for the key that it makes. A `Jobs` stands for all jobs.
+    - `arguments`: some of the arguments of the task, by name; they are compared as the task gets them, and a default
+      counts as given. A task that is a class is `jobs.tasks["its name"]`.
+
+    Raises `ArgumentsError` for an argument that the task does not take, or a value that does not fit.
+    """
+    found, _ = _sort_out(plain_session(session), what, arguments)
+    return found
+
+
+def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
+    """Assert that a job was enqueued, as `enqueued` finds it, and return it: the newest where there are several.
+
+    The failure shows the jobs that come nearest, as a difference. Raises `ArgumentsError` as `enqueued` does.
+    """
+    __tracebackhide__ = True
+    own = plain_session(session)
+    found, others = _sort_out(own, task, arguments)
+    if not found:
+        criteria = Criteria(own, task, arguments)
+        raise AssertionError(nearest(criteria, others) if others else _none_of_the_task(own, task, criteria))
+    return found[-1]
+
+
+def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any], /, **arguments: Any) -> None:
+    """Assert that no job was enqueued that `enqueued` finds; of a `Jobs` that there is none at all.
+
+    The failure shows those that were. Raises `ArgumentsError` as `enqueued` does.
+    """
+    __tracebackhide__ = True
+    own = plain_session(session)
+    if found := enqueued(own, what, **arguments):
+        named = "" if isinstance(what, Jobs) else f" {asked_for(Criteria(own, what, arguments))}"
+        raise AssertionError(f"expected no job{named}; there {are(found)}:{listed(what, found)}")
+
+
+def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
+    """Assert that exactly one live job was enqueued, and that it has the unique key that its arguments make.
+
+    It is found as `enqueued` finds it, and returned. Live are jobs that are scheduled, queued or running. The failure
+    shows the live jobs with their keys. Raises `ArgumentsError` as `enqueued` does, and for a task that is not unique.
+    """
+    __tracebackhide__ = True
+    if task.unique is None:
+        raise ArgumentsError(
+            f"{task.declaration.name} is not unique: declare it with unique=, or give task.options(unique_key=…)"
+        )
+    own = plain_session(session)
+    live = [job for job in enqueued(own, task, **arguments) if job.state in LIVE]
+    keys = {job.id: task.unique.key_of(arguments_of(job)) for job in live}
+    if len(live) != 1 or live[0].unique_key != keys[live[0].id]:
+        told = [f"\n  job {job.id} has the key {job.unique_key!r}; its arguments make {keys[job.id]!r}" for job in live]
+        raise AssertionError(
+            f"expected one live job {asked_for(Criteria(own, task, arguments))}, with its unique key; "
+            f"there {are(live)}{''.join(told)}"
+        )
+    return live[0]
+
+
+def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dict[str, Any]) -> tuple[list[J], list[J]]:
+    """The jobs that were asked for, and the others of the task."""
+    models = what.models
+    job: Any = models.Job
+    rows = select(job).order_by(job.id).execution_options(populate_existing=True)
+    session.flush()
+    if isinstance(what, Jobs):
+        if arguments:
+            raise ArgumentsError(f"{min(arguments)} is an argument of a task: give the task, and not the Jobs")
+        return [*session.scalars(rows)], []
+    criteria = Criteria(session, what, arguments)
+    names = (what.declaration.name, *what.declaration.aliases)
+    found: list[J] = []
+    others: list[J] = []
+    for one in session.scalars(rows.where(job.task.in_(names))):
+        (found if all(compared.is_equal for compared in criteria.compare(one)) else others).append(one)
+    return found, others
+
+
+def _none_of_the_task(session: Session, task: Enqueuer[..., Any], criteria: Criteria) -> str:
+    job: Any = task.models.Job
+    counted = session.execute(select(job.task, func.count()).group_by(job.task).order_by(job.task)).all()
+    there = ", ".join(f"{count} of {name!r:.200}" for name, count in counted)
+    return f"expected a job {asked_for(criteria)}; there is none of this task" + (
+        f", but {there}" if there else ", and no other one; was it enqueued in another session, or rolled back?"
+    )

@@ -1,0 +1,102 @@
+"""Claims in a test's own transaction: the statements of workers, under a process that is not committed either."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.queries import Claimed, Queries, processes
+from sqla_jobs.queries.limits import declare
+from sqla_jobs.worker.gating import Gating, declared_limits
+
+Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claimed]]
+
+
+def connection_of(jobs: Jobs[Any], session: Session) -> Connection:
+    """The session's connection to the database of the jobs."""
+    return session.connection(bind_arguments={"mapper": jobs.Job})
+
+
+@contextmanager
+def process(
+    jobs: Jobs[Any], session: Session, *, kind: str = "test", queues: Mapping[str, int] | None = None
+) -> Generator[uuid.UUID]:
+    """A process that claims may be made for, in the session's transaction."""
+    session.flush()
+    process_id = processes.register(
+        connection_of(jobs, session), jobs.models, kind=kind, queues=dict(queues or {}), lease=30.0
+    )
+    try:
+        yield process_id
+    finally:
+        if session.is_active:
+            processes.unregister(connection_of(jobs, session), jobs.models, process_id)
+
+
+def promote(session: Session, queries: Queries, *, ahead: float) -> None:
+    """Queue what is due within `ahead` seconds."""
+    while queries.promote(session, ahead=ahead).promoted:
+        pass
+
+
+def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
+    """The queues with a job that may start."""
+    job = jobs.Job
+    found = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
+    return list(found)
+
+
+def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
+    """Claims as workers do, limits included; these hold for as long as the session's transaction."""
+    declarations = {name: jobs.tasks[name].declaration for name in jobs.tasks}
+    declare(session, jobs.models, list(declarations), declared_limits(declarations.values()))
+
+    def claim(session: Session, process_id: uuid.UUID, slots: dict[str, int], tasks: Sequence[str]) -> list[Claimed]:
+        ((queue, _),) = slots.items()
+        Gating(queries, declarations, [queue]).look(partial(_savepoint, session, queries), time.monotonic())
+        return queries.claim(session, process_id, slots, tasks) or queries.claim_limited.inside(
+            session, process_id, queue, tasks
+        )
+
+    return claim
+
+
+@contextmanager
+def _savepoint(session: Session, queries: Queries) -> Generator[Connection]:
+    with session.begin_nested():
+        yield queries.connection(session)
+
+
+def expire_rows(jobs: Jobs[Any], session: Session) -> None:
+    """What the session knows of jobs and schedules was changed below it."""
+    for entity in list(session.identity_map.values()):
+        if isinstance(entity, (jobs.Job, jobs.Schedule)) and not session.is_modified(entity):
+            session.expire(entity)
+
+
+class Savepoints:
+    """Transactions that are savepoints in the caller's, in which nothing is set."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @contextmanager
+    def begin(self) -> Generator[Session]:
+        """The run's savepoint; a task that itself commits or rolls back has ended it already."""
+        savepoint = self._session.begin_nested()
+        try:
+            yield self._session
+        except BaseException:
+            if savepoint.is_active:
+                savepoint.rollback()
+            raise
+        if savepoint.is_active:
+            savepoint.commit()

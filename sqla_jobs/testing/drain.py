@@ -1,0 +1,188 @@
+"""Runs what is due in a test's own session and thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic_core import from_json, to_json
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import ConfigurationError, JobsError
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.executor import Executor
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.queries import Claimed, Queries, RunEnd
+from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.outcomes import Outcome, RunOutcome
+from sqla_jobs.rules.wording import plural
+from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.ticks import Ticks
+from sqla_jobs.worker.events import event_of, started
+
+Errors = Literal["raise", "record"]
+_FAILED = (RunOutcome.failed, RunOutcome.retried)
+
+
+class Drained(int):
+    """How many runs `drain` has run."""
+
+    waiting: list[int]
+    """The ids of the jobs that are due and wait behind a limit. Empty where limits were passed over."""
+    errors: list[BaseException]
+    """What was raised by runs that failed, or that are tried again, and was not raised here; in order."""
+
+    def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
+        drained = super().__new__(cls, runs)
+        drained.waiting, drained.errors = [*waiting], [*errors]
+        return drained
+
+
+def drain(
+    jobs: Jobs[Any],
+    session: AnySession,
+    *,
+    errors: Errors = "raise",
+    queues: Iterable[str] | None = None,
+    ahead: timedelta | float = 0.0,
+    max_runs: int = 1000,
+    limits: bool = False,
+) -> Drained:
+    """Run what is due, and what that enqueues, in this session and thread. Returns the number of runs.
+
+    The real claim, execution and finish, each transactional task in a savepoint of `session`, which is
+    never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is.
+
+    - `errors`: "raise" raises the exception of a run after which its job is `failed`, once that is recorded, with a
+      note that names the job; the jobs after it stay due. An exception that the task's policy retries is recorded,
+      and the job comes again when it is due. "record" records both.
+    - `queues`: the names of those to run; by default all.
+    - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
+      without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
+      when nothing else is due.
+    - `max_runs`: more runs than these are an error.
+    - `limits`: True obeys the limits of tasks and queues, which are passed over otherwise. What waits behind one is
+      left, and the returned number's `waiting` names those jobs.
+
+    Raises what a task raised; `JobsError` where after `max_runs` there is still something due.
+    """
+    if errors not in ("raise", "record"):
+        raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
+    own = plain_session(session)
+    seconds = check_seconds("ahead", ahead)
+    jobs.tasks.load()
+    queries = Queries(jobs.models)
+    raised = _Raised()
+    executor = Executor(
+        jobs.tasks,
+        _Ends(own, queries),
+        context=raised.around,
+        middleware=jobs.hooks.middleware,
+        started=lambda held: jobs.hooks.tell(started(held.job)),
+    )
+    find = _finder(jobs, own, queries, None if queues is None else list(queues), seconds, limits=limits)
+    runs, recorded = 0, list[BaseException]()
+    with process(jobs, own) as process_id:
+        while (job := find(process_id)) is not None:
+            if runs == max_runs:
+                raise JobsError(
+                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
+                )
+            held = Attempt(job, time.monotonic())
+            error, end = raised.by(executor, held)
+            if end is not None:
+                queries.finish(own, [end])
+            if event := event_of(end or held.ended(Outcome.succeeded())):
+                jobs.hooks.tell(event)
+            runs += 1
+            expire_rows(jobs, own)
+            if error is not None and end is not None and end.outcome.kind in _FAILED:
+                if errors == "raise" and _is_final(error, end):
+                    error.add_note(_note(jobs, job))
+                    raise error
+                recorded.append(error)
+    return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
+
+
+class _Raised:
+    """Remembers what was raised inside of a run."""
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    @contextmanager
+    def around(self, run: RunContext | None) -> Generator[None]:
+        """The surroundings of a run."""
+        try:
+            yield
+        except BaseException as error:
+            self._error = error
+            raise
+
+    def by(self, executor: Executor, held: Attempt) -> tuple[BaseException | None, RunEnd | None]:
+        """What the run raised, and its end where that is not stored yet."""
+        self._error = None
+        end = executor.execute(held)
+        error, self._error = self._error, None
+        return error, end
+
+
+def _is_final(error: BaseException, end: RunEnd) -> bool:
+    """Whether no retry follows; none is meant to follow what is no `Exception`, such as Ctrl-C or `pytest.fail`."""
+    return end.outcome.kind == RunOutcome.failed or not isinstance(error, Exception)
+
+
+def _note(jobs: Jobs[Any], job: Claimed) -> str:
+    arguments = to_json(jobs.tasks.shown(job.task, from_json(job.args))).decode()
+    return (
+        f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r} "
+        f"with {arguments:.500}; drain(…, errors='record') records it alone"
+    )
+
+
+class _Ends(Savepoints):
+    """Savepoints whose runs end in them too."""
+
+    def __init__(self, session: Session, queries: Queries) -> None:
+        super().__init__(session)
+        self._queries = queries
+
+    def commit(self, session: Session, end: RunEnd) -> None:
+        self._queries.store_last_progress(session, end)
+        self._queries.succeed(session, end)
+
+
+def _finder(
+    jobs: Jobs[Any], session: Session, queries: Queries, queues: list[str] | None, ahead: float, *, limits: bool
+) -> Callable[[Any], Claimed | None]:
+    """Finds and claims the next job; where nothing is due, after the next tick that is ahead."""
+    claim = within_limits(jobs, session, queries) if limits else queries.claim_whatever_the_limits
+    ticks = Ticks(jobs, session, ahead) if ahead else None
+
+    def claimed(process_id: Any) -> Claimed | None:
+        session.flush()
+        promote(session, queries, ahead=ahead)
+        for queue in queues_of_waiting(jobs, session) if queues is None else queues:
+            if found := claim(session, process_id, {queue: 1}, list(jobs.tasks)):
+                expire_rows(jobs, session)
+                return found[0]
+        return None
+
+    def find(process_id: Any) -> Claimed | None:
+        while (job := claimed(process_id)) is None:
+            if ticks is None or not ticks.fire_next():
+                return None
+        return job
+
+    return find
+
+
+def _waiting(jobs: Jobs[Any], session: Session) -> list[int]:
+    due = select(jobs.Job.id).where(jobs.Job.state == "queued").order_by(jobs.Job.id)
+    return [*session.scalars(due)]

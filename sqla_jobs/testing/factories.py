@@ -1,0 +1,197 @@
+"""Makes jobs and runs as they are after some time, for pages and reports of applications."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import func, inspect, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin, RunMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import ENDED, MAX_ATTEMPTS, JobState
+from sqla_jobs.rules.checks import check_integer
+from sqla_jobs.rules.limits import ordered_gate
+from sqla_jobs.rules.outcomes import Failure, RunOutcome
+from sqla_jobs.tasks.enqueue import AnySession, job_values, plain_session
+from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.testing.matching import some_arguments
+
+J = TypeVar("J", bound=JobMixin)
+StateName = Literal["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
+OutcomeName = Literal["succeeded", "failed", "cancelled", "retried", "snoozed", "lost"]
+
+_BEGUN = (JobState.running, JobState.succeeded, JobState.failed)
+_FAILED = (RunOutcome.failed, RunOutcome.retried)
+_DEFAULTS = {"task": "example", "queue": "default", "priority": 0, "max_attempts": MAX_ATTEMPTS}
+_APART, _TOOK, _LATER = timedelta(seconds=10), timedelta(seconds=1), timedelta(hours=1)
+
+
+def make_job(
+    session: AnySession,
+    what: Jobs[J] | Enqueuer[..., J],
+    /,
+    *,
+    state: JobState | StateName = "queued",
+    args: Mapping[str, Any] | None = None,
+    attempt: int | None = None,
+    result: Any = None,
+    error: BaseException | None = None,
+    **columns: Any,
+) -> J:
+    """A job in `state`, with the runs, the times and the live process that belong to it; added and flushed.
+
+    - `session`: that of the test.
+    - `what`: the task of the job, or `task.options(…)`. A `Jobs` makes one of a task named `task=`, by default
+      "example", whose `args` are any JSON object.
+    - `state`: a `JobState` or its name. A scheduled job is due in an hour; a running one belongs to a process that is
+      alive for a day.
+    - `args`: some of the task's arguments; those without a value are left out.
+    - `attempt`: the last attempt that began: by default 1 of a job that runs, succeeded or failed, else 0. Each has a
+      run but the one that runs, and all before the last are retried.
+    - `result`: what the run of a job that succeeded returned.
+    - `error`: the exception of its failed and retried runs; by default a `RuntimeError`.
+    - `columns`: other values of the row, by name, such as `queue="mail"`, `finished_at=…`, and columns of your own.
+
+    Raises `ArgumentsError` for arguments that do not fit the task, and for what no job in that state has.
+    """
+    own, reached = plain_session(session), _state(state)
+    number = (1 if reached in _BEGUN else 0) if attempt is None else attempt
+    check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=1_000_000)
+    outcomes = _outcomes(reached, number)
+    if result is not None and reached != JobState.succeeded:
+        raise ArgumentsError(f"a job that is {reached} has no result: leave out result=, or give state='succeeded'")
+    if error is not None and not any(outcome in _FAILED for outcome in outcomes):
+        raise ArgumentsError(f"no run of it failed, as it is {reached} after {number} attempts: leave out error=")
+    own.flush()
+    job_class = what.models.Job
+    last = columns.get("finished_at") or columns.get("started_at") or _now(own, job_class)
+    values: dict[str, Any] = {
+        **_declared(own, what, args or {}, columns.pop("task", None)),
+        **_times(reached, number, last),
+        "state": reached,
+        "attempt": number,
+    }
+    values["max_attempts"] = max(values["max_attempts"], number)
+    if reached == JobState.running:
+        values |= _lease(own, what.models, columns.get("queue", values["queue"]))
+    job = job_class(**{**values, **columns})
+    own.add(job)
+    own.flush()
+    for index, outcome in enumerate(outcomes, start=1):
+        ended = last - (number - index) * _APART
+        make_run(own, job, outcome=outcome, attempt=index, result=result, error=error, finished_at=ended)
+    return job
+
+
+def make_run(
+    session: AnySession,
+    job: JobMixin,
+    /,
+    *,
+    outcome: RunOutcome | OutcomeName = "succeeded",
+    attempt: int | None = None,
+    result: Any = None,
+    error: BaseException | None = None,
+    **columns: Any,
+) -> RunMixin:
+    """One more run of a job that is in the database, added and flushed; the job stays as it is.
+
+    `attempt` is by default that of the job. `result` is kept where `outcome` is "succeeded"; `error`, by default a
+    `RuntimeError`, where it is "failed" or "retried". `columns` are other values of the row, by name.
+    Raises `ArgumentsError` for an outcome that does not exist.
+    """
+    own = plain_session(session)
+    if outcome not in list(RunOutcome):
+        raise ArgumentsError(f"outcome must be one of {', '.join(RunOutcome)}, got {outcome!r:.60}")
+    ended = columns.get("finished_at") or _now(own, type(job))
+    values: dict[str, Any] = {
+        "job_id": job.id,
+        "attempt": max(job.attempt, 1) if attempt is None else attempt,
+        "process_id": uuid.uuid4(),
+        "started_at": ended - _TOOK,
+        "finished_at": ended,
+        "outcome": RunOutcome(outcome),
+        "result": result if outcome == RunOutcome.succeeded else None,
+        **_told(RunOutcome(outcome), error),
+    }
+    run_class: type[RunMixin] = inspect(type(job)).relationships["runs"].mapper.class_
+    run = run_class(**{**values, **columns})
+    own.add(run)
+    own.flush()
+    own.expire(job, ["runs"])
+    return run
+
+
+def _now(session: Session, job_class: type[Any]) -> datetime:
+    now: datetime = session.execute(select(func.clock_timestamp()), bind_arguments={"mapper": job_class}).scalar_one()
+    return now
+
+
+def _state(state: str) -> JobState:
+    if state not in list(JobState):
+        raise ArgumentsError(f"state must be one of {', '.join(JobState)}, got {state!r:.60}")
+    return JobState(state)
+
+
+def _outcomes(state: JobState, attempt: int) -> Sequence[RunOutcome]:
+    """Of the runs, in order."""
+    if state in ENDED:
+        return [*[RunOutcome.retried] * (attempt - 1), *([RunOutcome(state.value)] if attempt else [])]
+    return [RunOutcome.retried] * (attempt - 1 if state == JobState.running else attempt)
+
+
+def _declared(
+    session: Session, what: Jobs[Any] | Enqueuer[..., Any], args: Mapping[str, Any], task: str | None
+) -> dict[str, Any]:
+    """Columns that are as if it had been enqueued."""
+    if isinstance(what, Jobs):
+        return {**_DEFAULTS, "args": dict(args)} | ({} if task is None else {"task": task})
+    if task is not None:
+        raise ArgumentsError(f"the job is one of {what.declaration.name!r}: leave out task=, or give the Jobs for it")
+    if (error := what.unknown(args)) is not None:
+        raise error
+    declaration = what.declaration
+    stored = some_arguments(session, declaration, args)
+    values = {**job_values(declaration.name, declaration.defaults, what.chosen), "args": stored}
+    if gates := declaration.gates_of(stored):
+        values |= {"gates": gates, "ordered_by": ordered_gate(gates)}
+    if what.unique is not None:
+        values["unique_key"] = what.unique.key_of(stored)
+    return values
+
+
+def _times(state: JobState, attempt: int, last: datetime) -> dict[str, Any]:
+    begun = last - _TOOK
+    times = {"created_at": begun - max(attempt, 1) * _APART}
+    if attempt:
+        times["started_at"] = begun
+    if state in ENDED:
+        times["finished_at"] = last
+    elif state == JobState.scheduled:
+        times["run_at"] = last + _LATER
+    return times
+
+
+def _lease(session: Session, models: Models[Any], queue: str) -> dict[str, Any]:
+    """What a running job has of the process that runs it."""
+    process = models.Process(kind="worker", host="example", pid=1, queues={queue: 1}, lease=86400.0)
+    session.add(process)
+    session.flush()
+    lease = select(models.run_ids.next_value())
+    return {"process_id": process.id, "current_run_id": session.scalar(lease, bind_arguments={"mapper": models.Job})}
+
+
+def _told(outcome: RunOutcome, error: BaseException | None) -> dict[str, Any]:
+    if outcome == RunOutcome.cancelled:
+        failure = Failure("Cancel", "cancelled while it ran")
+    elif outcome in _FAILED:
+        failure = Failure.of(RuntimeError("it went wrong") if error is None else error)
+    else:
+        return {}
+    return {"error_type": failure.type, "error": failure.message, "traceback": failure.traceback}

@@ -1,0 +1,127 @@
+"""What a test asks for of a job, compared with jobs as they are stored."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_jsonable_python
+from sqlalchemy.orm import Session
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.rules.redaction import HIDDEN
+from sqla_jobs.tasks.arguments import Codec
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.task import Enqueuer
+
+_ANOTHER = f"{HIDDEN}, another one"
+_CLOSE = 1.0
+"""Seconds that a delay may be off: it counts from a moment a little before the row's own."""
+_ABSENT: Any = object()
+
+
+class Compared(NamedTuple):
+    """One thing that was asked for, and what a job has there; both as JSON that people may see."""
+
+    name: str
+    wanted: Any
+    found: Any
+    is_equal: bool
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the job has it at all."""
+        return self.found is not _ABSENT
+
+
+class Criteria:
+    """Some of the arguments and options of a task's jobs. Raises `ArgumentsError` for what no job of it could have."""
+
+    def __init__(self, session: Session, enqueuer: Enqueuer[..., Any], arguments: Mapping[str, Any]) -> None:
+        if (error := enqueuer.unknown(arguments)) is not None:
+            raise error
+        self._enqueuer = enqueuer
+        self._declaration = enqueuer.declaration
+        self._stored = some_arguments(session, self._declaration, arguments)
+        self._decoded = {name: self._decode(name, value) for name, value in self._stored.items()}
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self._declaration.name
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """The arguments and options that were asked for, as JSON that people may see."""
+        secrets = self._declaration.secrets(self._stored)
+        chosen = to_jsonable_python(dict(self._enqueuer.chosen), timedelta_mode="float", fallback=repr)
+        return {**self._declaration.shown(self._stored), **secrets.json(chosen)}
+
+    def compare(self, job: JobMixin) -> list[Compared]:
+        """Each of them, beside what the job has. A default counts as an argument that was given."""
+        return [*self._of_arguments(job), *self._of_options(job)]
+
+    def _of_arguments(self, job: JobMixin) -> Iterator[Compared]:
+        given = {**self._declaration.default_arguments, **arguments_of(job)}
+        shown = self._declaration.shown(given)
+        for name, wanted in self._declaration.shown(self._stored).items():
+            is_equal = name in given and self._decode(name, given[name]) == self._decoded[name]
+            found = shown.get(name, _ABSENT)
+            yield Compared(name, wanted, _ANOTHER if found == HIDDEN and not is_equal else found, is_equal)
+
+    def _of_options(self, job: JobMixin) -> Iterator[Compared]:
+        for name, wanted in self._enqueuer.chosen.items():
+            if name == "delay":
+                yield self._of_delay(wanted.total_seconds(), (job.run_at - job.created_at).total_seconds())
+            elif name == "columns":
+                for column, value in wanted.items():
+                    yield self._option(job, column, value, getattr(job, column))
+            elif name != "unique":
+                yield self._option(job, name, wanted, getattr(job, name))
+        if "unique" in self._enqueuer.chosen and self._enqueuer.unique is not None:
+            yield self._option(job, "unique_key", self._enqueuer.unique.key_of(arguments_of(job)), job.unique_key)
+
+    def _of_delay(self, wanted: float, found: float) -> Compared:
+        return Compared("delay", wanted, round(found, 1), abs(found - wanted) < _CLOSE)
+
+    def _option(self, job: JobMixin, name: str, wanted: Any, found: Any) -> Compared:
+        secrets = self._declaration.secrets(job.args)
+        one, other = (secrets.json(to_jsonable_python(value, fallback=repr)) for value in (wanted, found))
+        return Compared(name, one, other, wanted == found)
+
+    def _decode(self, name: str, value: Any) -> Any:
+        try:
+            return self._codec.decode(json.dumps({name: value}))[name]
+        except ArgumentsError:
+            return _ABSENT
+
+    @cached_property
+    def _codec(self) -> Codec:
+        return _of_some(self._declaration)
+
+
+def some_arguments(session: Session, declaration: Declaration, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Some of a task's arguments as they are stored. Raises `ArgumentsError` for a value that does not fit."""
+    stored: dict[str, Any] = from_json(_of_some(declaration).encode(session, arguments))
+    return stored
+
+
+def _of_some(declaration: Declaration) -> Codec:
+    """The task's codec, for which no argument is missing."""
+    parameters = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+        for one in declaration.signature.arguments.parameters.values()
+    ]
+    some = replace(declaration.signature, arguments=inspect.Signature(parameters))
+    return Codec(declaration.name, some, declaration.sensitive)
+
+
+def arguments_of(job: JobMixin) -> Mapping[str, Any]:
+    """The stored arguments; none where they were erased."""
+    stored: object = job.args
+    return stored if isinstance(stored, dict) else {}

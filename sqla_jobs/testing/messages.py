@@ -1,0 +1,72 @@
+"""How failures of assertions show jobs: what was asked for, what is there, and the difference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from difflib import Differ
+from typing import Any
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.rules.wording import plural
+from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.testing.matching import Compared, Criteria, arguments_of
+
+_SHOWN = 3
+"""Jobs that come nearest."""
+_LISTED = 10
+
+
+def asked_for(criteria: Criteria) -> str:
+    """In one line: of 'send' with email="a@b.c", queue="mail"."""
+    wanted = [f"{name}={json.dumps(value)}" for name, value in criteria.wanted.items()]
+    return f"of {criteria.task!r}" + (f" with {', '.join(wanted)}" if wanted else "")
+
+
+def are(found: Sequence[object]) -> str:
+    """There is 1 job, are 2 jobs, is none."""
+    return f"{'is' if len(found) == 1 else 'are'} {plural(len(found), 'job')}" if found else "is none"
+
+
+def nearest(criteria: Criteria, jobs: Sequence[JobMixin]) -> str:
+    """The jobs of the task that fit best, each with its difference: - what was asked for, + what it has."""
+    ranked = sorted(((criteria.compare(job), job) for job in jobs), key=lambda pair: _distance(pair[0]))
+    shown = "".join(f"\n\n  {_named(job)}\n{_difference(compared)}" for compared, job in ranked[:_SHOWN])
+    more = f"\n\n  and {len(jobs) - _SHOWN} more" if len(jobs) > _SHOWN else ""
+    return f"expected a job {asked_for(criteria)} (-); the nearest (+) of {len(jobs)}:{shown}{more}"
+
+
+def listed(what: Jobs[Any] | Enqueuer[..., Any], jobs: Sequence[JobMixin]) -> str:
+    """A line for each job, with its arguments."""
+    lines = [f"\n  {_named(job)}: {job.task}({_arguments(what, job)})" for job in jobs[:_LISTED]]
+    return "".join(lines) + (f"\n  and {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else "")
+
+
+def _arguments(what: Jobs[Any] | Enqueuer[..., Any], job: JobMixin) -> str:
+    stored = arguments_of(job)
+    shown = what.tasks.shown(job.task, stored) if isinstance(what, Jobs) else what.declaration.shown(stored)
+    return ", ".join(f"{name}={json.dumps(value):.200}" for name, value in shown.items())
+
+
+def _named(job: JobMixin) -> str:
+    return f"job {job.id}, {job.state}"
+
+
+def _distance(compared: list[Compared]) -> int:
+    return sum(not one.is_equal for one in compared)
+
+
+def _difference(compared: list[Compared]) -> str:
+    lines = [line for one in compared for line in Differ().compare(_lines(one.name, one.wanted), _of_the_job(one))]
+    return "\n".join(f"  {line}" for line in lines if not line.startswith("?"))
+
+
+def _of_the_job(one: Compared) -> list[str]:
+    if not one.is_there:
+        return []
+    return _lines(one.name, one.wanted if one.is_equal else one.found)
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    return json.dumps({name: value}, indent=2).splitlines()[1:-1]

@@ -1,0 +1,88 @@
+"""What would start now, by limits, pauses and order: asked of the claim itself, and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.actions.jobs import id_of
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.queries import Queries
+from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.testing.claims import process, promote, queues_of_waiting, within_limits
+
+J = TypeVar("J", bound=JobMixin)
+
+
+def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
+    """The jobs that workers with room for all of them would start now, in their order. None of them does.
+
+    What is not due, is paused, has no declared task, or waits behind a limit is left out; what already runs counts
+    (`make_job(session, task, state="running")` makes such a job).
+
+    - `session`: that of the test; it is flushed, and nothing else of it is changed.
+    - `queues`: the names of those to look at; by default all.
+    """
+    own = plain_session(session)
+    with _all_started(own, jobs, queues) as ids:
+        pass
+    rows: Any = select(jobs.Job).where(jobs.Job.id.in_(ids))
+    known = {job.id: job for job in own.scalars(rows)}
+    return [known[job_id] for job_id in ids]
+
+
+def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
+    """Assert that a job is among those that are `startable`. The failure says why it waits."""
+    __tracebackhide__ = True
+    own = plain_session(session)
+    job_id, why = id_of(own, job), list[str]()
+    with _all_started(own, jobs, None) as ids:
+        if job_id not in ids:
+            why = jobs.why(own, job_id)
+    if why:
+        raise AssertionError(f"job {job_id} does not start now:{_listed(why)}")
+
+
+def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because: str = "") -> None:
+    """Assert that a job is not `startable`, and that one of the reasons of `jobs.why` contains the text `because`.
+
+    These are the reasons once all has started that may. The failure shows them.
+    """
+    __tracebackhide__ = True
+    own = plain_session(session)
+    job_id = id_of(own, job)
+    with _all_started(own, jobs, None) as ids:
+        why = jobs.why(own, job_id)
+    if job_id in ids:
+        raise AssertionError(f"job {job_id} starts now, with {len(ids) - 1} others")
+    if not any(because in reason for reason in why):
+        raise AssertionError(f"job {job_id} waits, but not because of {because!r}:{_listed(why)}")
+
+
+@contextmanager
+def _all_started(session: Session, jobs: Jobs[Any], queues: Iterable[str] | None) -> Generator[list[int]]:
+    """Inside, all jobs run that may start; afterwards none does."""
+    jobs.tasks.load()
+    queries = Queries(jobs.models)
+    started: list[int] = []
+    savepoint = session.begin_nested()
+    try:
+        promote(session, queries, ahead=0.0)
+        names = queues_of_waiting(jobs, session) if queues is None else list(queues)
+        with process(jobs, session, kind="worker", queues=dict.fromkeys(names, 1)) as process_id:
+            claim = within_limits(jobs, session, queries)
+            for name in names:
+                while claimed := claim(session, process_id, {name: 1}, list(jobs.tasks)):
+                    started += [one.job_id for one in claimed]
+            yield started
+    finally:
+        savepoint.rollback()
+
+
+def _listed(sentences: Iterable[str]) -> str:
+    return "".join(f"\n  {sentence}" for sentence in sentences)

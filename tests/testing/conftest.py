@@ -1,0 +1,29 @@
+"""A session of the plugin's, for the application of `kit_shop` too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs.testing.databases import Databases
+from tests.testing import kit_shop
+
+
+@pytest.fixture(scope="module")
+def kit_url(sqla_jobs_databases: Databases) -> Iterator[str]:
+    with sqla_jobs_databases.new(kit_shop.Base.metadata) as url:
+        yield url
+
+
+@pytest.fixture
+def kit_session(kit_url: str) -> Iterator[Session]:
+    """A session that is rolled back."""
+    engine = create_engine(kit_url)
+    with engine.connect() as connection, connection.begin() as transaction:
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            yield session
+        transaction.rollback()
+    engine.dispose()

@@ -1,0 +1,105 @@
+"""`drain(…, ahead=…)` fires the ticks of schedules that are still to come, as they would come one after another."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from tenacity import Retrying, wait_fixed
+
+from sqla_jobs import RunContext, Unique
+from sqla_jobs.testing import drain
+from tests import shop
+
+jobs = shop.jobs
+
+
+@pytest.fixture
+def scheduled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Schedules that the test declares are forgotten after it."""
+    declared: dict[str, Any] = {}
+    monkeypatch.setattr(jobs.schedules, "_by_name", declared)
+    return declared
+
+
+def ticks(session: Session, name: str) -> list[datetime]:
+    """The moments for which jobs were enqueued."""
+    rows = select(jobs.Job.scheduled_for).join(jobs.Schedule, jobs.Schedule.id == jobs.Job.schedule_id)
+    found = session.scalars(rows.where(jobs.Schedule.name == name).order_by(jobs.Job.scheduled_for))
+    return [moment for moment in found if moment is not None]
+
+
+def test_the_ticks_within_that_time_fire_and_their_jobs_run(
+    scheduled: dict[str, Any], sqla_jobs_session: Session
+) -> None:
+    shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
+    assert drain(jobs, sqla_jobs_session) == 0
+    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=5)) == 5
+    fired = ticks(sqla_jobs_session, "hourly")
+    assert {later - earlier for earlier, later in pairwise(fired)} == {timedelta(hours=1)}
+    assert all(moment.minute == 0 and moment > datetime.now(UTC) for moment in fired)
+    outcomes = sqla_jobs_session.scalars(select(jobs.Tick.outcome)).all()
+    assert outcomes == ["enqueued"] * 5
+    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=5)) == 0
+    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=7)) == 2
+
+
+def test_a_stored_schedule_fires_what_is_overdue_first(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
+    overdue = func.now() - timedelta(hours=3)
+    rule = {"cron": "@every 3600", "planned_rule": "@every 3600 UTC", "next_run_at": overdue}
+    schedule = jobs.Schedule(name="stored", task="write", args={"n": 1}, **rule)
+    sqla_jobs_session.add(schedule)
+    sqla_jobs_session.flush()
+    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=1)) == 2
+    assert schedule.last_run_at == ticks(sqla_jobs_session, "stored")[-1]
+
+
+def test_a_tick_waits_until_all_before_it_has_run(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
+    @jobs.task(name="settles_late", retry=Retrying(wait=wait_fixed(60)))
+    def settles_late(run: RunContext) -> str:
+        assert run.scheduled_for is not None
+        if run.attempt == 1:
+            raise ConnectionError("not yet")
+        return run.scheduled_for.isoformat()
+
+    settles_late.schedule("*/10 * * * *", overlap="skip")
+    assert drain(jobs, sqla_jobs_session, ahead=timedelta(minutes=30)) == 6
+    results = sqla_jobs_session.scalars(select(jobs.Run.result).where(jobs.Run.outcome == "succeeded")).all()
+    assert results == [moment.isoformat() for moment in ticks(sqla_jobs_session, "settles_late")]
+    assert set(sqla_jobs_session.scalars(select(jobs.Tick.outcome))) == {"enqueued"}
+
+
+def test_a_unique_task_and_a_disabled_schedule_fire_as_ever(
+    scheduled: dict[str, Any], sqla_jobs_session: Session
+) -> None:
+    @jobs.task(name="once_a_day", unique=Unique(per=timedelta(days=1)))
+    def once_a_day() -> None: ...
+
+    once_a_day.schedule("0 * * * *")
+    shop.write.schedule("0 * * * *", name="off", args={"n": 1}, enabled=False)
+    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=2)) in (1, 2)  # 2 where midnight is between
+    assert ticks(sqla_jobs_session, "off") == []
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_ticks_fire_in_an_asynchronous_session_too(
+    driver: str, scheduled: dict[str, Any], sqla_jobs_engine: Engine
+) -> None:
+    shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
+
+    async def run() -> int:
+        engine = create_async_engine(sqla_jobs_engine.url.set(drivername=f"postgresql+{driver}"))
+        async with engine.connect() as connection, connection.begin() as transaction:
+            async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+                runs = await session.run_sync(lambda own: drain(jobs, own, ahead=timedelta(hours=3)))
+            await transaction.rollback()
+        await engine.dispose()
+        return runs
+
+    assert asyncio.run(run()) == 3

@@ -1,0 +1,207 @@
+"""The pytest plugin in test runs of applications: its entry point, its fixtures, its server."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+SHOP = """
+    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+    from sqla_jobs import Jobs
+
+    class Base(DeclarativeBase): ...
+
+    jobs = Jobs(Base, schema="ops")
+
+    class Order(Base):
+        __tablename__ = "orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        status: Mapped[str] = mapped_column(default="open")
+
+    @jobs.task
+    def settle(session: Session, order: Order) -> None:
+        order.status = "settled"
+"""
+CONFTEST = """
+    import pytest
+    from shop import Base
+
+    @pytest.fixture(scope="session")
+    def sqla_jobs_metadata():
+        return Base.metadata
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+    """Runs pytest in a process of its own, in which the library is installed with its entry point."""
+    metadata = pytester.path / "installed" / "installed-1.dist-info"
+    metadata.mkdir(parents=True)
+    (name, module), *none = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
+        "pytest11"
+    ].items()
+    assert not none
+    metadata.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: installed\nVersion: 1\n")
+    metadata.joinpath("entry_points.txt").write_text(f"[pytest11]\n{name} = {module}\n")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{metadata.parent}")
+    monkeypatch.delenv("PYTEST_PLUGINS", raising=False)
+    pytester.makepyfile(shop=SHOP)
+    return lambda *options: pytester.runpytest_subprocess("-W", "error", *options)
+
+
+@pytest.fixture
+def on_our_server(server_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("DATABASE_URL", server_url.replace("postgresql+psycopg://", "postgres://"))
+    return server_url
+
+
+def databases(server_url: str) -> set[str]:
+    with psycopg.connect(server_url.replace("+psycopg", "")) as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+
+def test_a_session_is_rolled_back_and_a_database_of_its_own_is_for_workers(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, on_our_server: str
+) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(
+        """
+        import pytest
+        from shop import Base, Order, jobs, settle
+        from sqlalchemy import create_engine, select
+        from sqlalchemy.orm import Session
+        from sqla_jobs.testing import assert_enqueued, drain
+
+        @pytest.mark.parametrize("n", range(2))
+        def test_nothing_stays(n, sqla_jobs_session):
+            sqla_jobs_session.add(order := Order())
+            settle.enqueue(sqla_jobs_session, order=order)
+            sqla_jobs_session.commit()
+            assert drain(jobs, sqla_jobs_session) == 1
+            assert order.status == "settled"
+            assert len(sqla_jobs_session.scalars(select(jobs.Job)).all()) == 1
+            sqla_jobs_session.rollback()
+            assert order.status == "open"
+
+        @pytest.mark.parametrize("n", range(2))
+        def test_a_worker_runs(n, sqla_jobs_database):
+            engine = create_engine(sqla_jobs_database)
+            with Session(engine) as session:
+                session.add(order := Order())
+                settle.enqueue(session, order=order)
+                session.commit()
+                assert jobs.worker(bind=engine).drain() == 1
+                session.refresh(order)
+                assert order.status == "settled"
+            engine.dispose()
+
+        def test_the_fixtures_belong_together(
+            sqla_jobs_session, sqla_jobs_connection, sqla_jobs_engine, sqla_jobs_database
+        ):
+            print("made", sqla_jobs_engine.url.database, sqla_jobs_database.rpartition("/")[2])
+            assert sqla_jobs_session.connection() is sqla_jobs_connection
+            assert sqla_jobs_connection.engine is sqla_jobs_engine
+        """
+    )
+    result = run("-p", "no:xdist", "-s")
+    result.assert_outcomes(passed=5)
+    (made,) = [line.split()[-2:] for line in result.outlines if "made sqla_jobs_test_" in line]
+    assert databases(on_our_server).isdisjoint(made)
+
+
+def test_without_the_metadata_of_the_application_the_failure_says_what_to_write(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, on_our_server: str
+) -> None:
+    pytester.makepyfile("def test_it(sqla_jobs_session): ...")
+    result = run("-p", "no:xdist")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*def sqla_jobs_metadata():", "*return Base.metadata"])
+
+
+def test_nothing_is_imported_before_a_fixture_is_used(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_it(pytestconfig):
+            assert pytestconfig.pluginmanager.has_plugin("sqla_jobs")
+            ours = {name for name in sys.modules if name.startswith("sqla_jobs")}
+            assert ours == {"sqla_jobs", "sqla_jobs.pytest_plugin"}
+            assert "sqlalchemy" not in sys.modules
+        """
+    )
+    run("-p", "no:xdist", "-p", "no:anyio").assert_outcomes(passed=1)
+
+
+def test_the_plugin_can_be_blocked(run: Callable[..., pytest.RunResult], pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(sqla_jobs_session): ...")
+    result = run("-p", "no:xdist", "-p", "no:sqla_jobs")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E *fixture 'sqla_jobs_session' not found"])
+    result.stdout.no_fnmatch_line("*available fixtures: *sqla_jobs_*")
+
+
+def test_every_fixture_of_the_plugin_has_the_prefix_and_a_docstring(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester
+) -> None:
+    result = run("-p", "no:xdist", "--fixtures")
+    ours = result.stdout.str().partition("fixtures defined from sqla_jobs.pytest_plugin")[2]
+    named = [line for line in ours.splitlines() if "sqla_jobs/pytest_plugin.py" in line]
+    assert len(named) == 7
+    assert all(line.startswith("sqla_jobs_") for line in named)
+    assert "no docstring available" not in ours
+
+
+def test_the_workers_of_xdist_share_one_server_that_ends_with_them(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(
+        f"""
+        import pathlib
+
+        def test_it(sqla_jobs_session, sqla_jobs_postgres, worker_id):
+            pathlib.Path({str(tmp_path)!r}, worker_id).write_text(sqla_jobs_postgres)
+        """
+    )
+    run("--tx", "2*popen", "--dist", "each").assert_outcomes(passed=2)
+    urls = [tmp_path.joinpath(worker).read_text() for worker in ("gw0", "gw1")]
+    assert urls[0] == urls[1]
+    with pytest.raises(psycopg.OperationalError):
+        databases(urls[0])
+
+
+def test_the_workers_of_xdist_that_need_no_server_start_none(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    pytester.makepyfile("def test_it(tmp_path): ...")
+    run("-n", "1").assert_outcomes(passed=1)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("sqla_jobs-")] == []
+
+
+def test_a_server_that_cannot_be_started_is_told_by_the_worker_that_asks(
+    run: Callable[..., pytest.RunResult], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    pytester.makeconftest(
+        """
+        import sqla_jobs.postgres
+        sqla_jobs.postgres._candidates = lambda: iter([])
+        """
+    )
+    pytester.makepyfile("def test_it(sqla_jobs_postgres): ...")
+    result = run("-n", "1")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*ConfigurationError: No PostgreSQL programs*"])
