@@ -19,7 +19,7 @@ from sqla_jobs.loading import bind_for_command_line, load_configured
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.forwarded import ForwardedLookout
-from sqla_jobs.supervisor.messages import Drained
+from sqla_jobs.supervisor.messages import Drained, Observed
 from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.lookout import OwnLookout
 from sqla_jobs.worker.worker import Worker
@@ -46,6 +46,8 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
         parent.works_for(binding.engine)
         worker = Worker(jobs, binding, spec.settings, parent, lookout)
         parent.runs = lambda: worker.runs
+        if spec.is_observed:
+            parent.observe = lambda: Observed(worker.trouble)
         if spec.drain:
             parent.send(Drained(worker.drain()))
         else:

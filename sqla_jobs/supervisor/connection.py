@@ -34,6 +34,7 @@ from sqla_jobs.supervisor.messages import (
     Kill,
     Leaving,
     LookAgain,
+    Observed,
     PassOn,
     Registered,
     Stop,
@@ -48,6 +49,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 """Seconds between two looks at how much this process has done and how large it is."""
+_REPORT = 1.0
+"""Seconds between two reports of how the worker does, where the parent wants them."""
 _UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in which getrusage gives the memory."""
 
@@ -65,6 +68,9 @@ class ParentConnection:
         self.stop = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
+        self.observe: Callable[[], Observed] | None = None
+        """How the worker does, where the parent wants to know."""
+        self._report_at = 0.0
         self._hearer: Hearer | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
@@ -187,8 +193,14 @@ class ParentConnection:
                 self._started.vitals = (self.runs(), memory)
                 hearer = self._hearer  # which may be gone at the next look
                 self._started.has_idle_thread = hearer is not None and hearer.has_idle_thread
+                self._report()
         except (EOFError, OSError):
             self._orphaned()
+
+    def _report(self) -> None:
+        if self.observe is not None and (now := time.monotonic()) >= self._report_at:
+            self._report_at = now + _REPORT
+            self.hint(self.observe())
 
     def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | Stop) -> None:
         match message:

@@ -113,7 +113,17 @@ class Drained:
     runs: int
 
 
-ToParent = Configured | Statements | Address | Registered | Serving | Expecting | PassOn | Leaving | Kill | Drained
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """To the parent, each second if it wants that: how the worker does."""
+
+    trouble: str | None
+    """Why it cannot claim now."""
+
+
+ToParent = (
+    Configured | Statements | Address | Registered | Serving | Expecting | PassOn | Leaving | Kill | Drained | Observed
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from sqla_jobs.supervisor.messages import (
     Expecting,
     Kill,
     Leaving,
+    Observed,
     PassOn,
     Registered,
     Serving,
@@ -35,6 +36,7 @@ from sqla_jobs.supervisor.messages import (
 )
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.oversight import Oversight, ask_for_stacks
+from sqla_jobs.supervisor.report import Report
 from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.slot import Slot
 from sqla_jobs.supervisor.spec import Application, ChildSpec
@@ -73,6 +75,8 @@ class Supervisor:
         self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children)
         self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
+        self.report = Report(self._children)
+        """What it tells of itself, to any thread."""
         self._is_replacing = False
         """Whether somebody asked to replace all children. The end of that is logged."""
         self._has_worked = False
@@ -90,6 +94,7 @@ class Supervisor:
             handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
         ):
             while not self._is_over():
+                self.report.turned()
                 self._obey_signals()
                 self._start_missing()
                 self._listen()
@@ -171,6 +176,7 @@ class Supervisor:
             self._application = replace(self._application, logs=self._spec.logs)
             self._children.make_room(self._options.processes)
             self._stop_within = self._spec.settings.grace + _MARGIN
+            self.report.lease = self._spec.settings.lease
             log.info("may use up to %d connections to the server at once", self._connections)
         return self._spec
 
@@ -208,6 +214,8 @@ class Supervisor:
             case Drained(runs):
                 self.runs += runs
                 self._children.finished(child)
+            case Observed():
+                child.observed = message
             case Leaving():
                 child.process_id, child.has_left = None, True
 

@@ -106,6 +106,11 @@ class Worker(Service):
         """How many runs have ended here."""
         return self._attempts.runs
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot claim now; `None` where nothing is known to be wrong."""
+        return (self._claimer.trouble or self._limited.trouble) if self._started else None
+
     def start(self) -> None:
         """Start working in threads. Raises `ConfigurationError` if no task is known or the tables are not as needed."""
         if self._started:
