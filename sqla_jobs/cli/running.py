@@ -19,6 +19,7 @@ from sqla_jobs.cli.naming import (
     right_usage,
 )
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.prometheus.source import check_installed
 from sqla_jobs.rules.retention import Retention
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
@@ -126,6 +127,7 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
 
 def _serve(metrics_port: str | None, supervisor: Supervisor) -> None:
     if metrics_port is not None:
+        check_installed("--metrics-port")
         from sqla_jobs.prometheus.server import serve
 
         serve(metrics_port, supervisor.report)

@@ -10,18 +10,22 @@ import threading
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from importlib.util import find_spec
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, Protocol
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.prometheus.collector import MetricsCollector
+from sqla_jobs.prometheus.source import Source
 
 log = logging.getLogger("sqla_jobs.worker")
 
 _ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):)?(?P<port>[0-9]{1,5})")
 
 
-class Report(Protocol):
+class Report(Source, Protocol):
     """What is told; asked in any thread."""
 
     def why_not_alive(self) -> str | None:
@@ -36,13 +40,9 @@ class Report(Protocol):
 def serve(address: str, report: Report) -> None:
     """Answer GET and HEAD at PORT of all interfaces, or at HOST:PORT, until the process ends.
 
-    Raises `ConfigurationError`: prometheus-client is missing, or nobody can listen there.
+    Raises `ConfigurationError` if nobody can listen there.
     """
     host, port = _parsed(address)
-    if find_spec("prometheus_client") is None:
-        raise ConfigurationError(
-            "--metrics-port needs prometheus-client, which is not installed: pip install 'sqla-jobs[prometheus]'"
-        )
     try:
         server = _Server(host, port, report)
     except OSError as error:
@@ -68,9 +68,11 @@ class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int, report: Report) -> None:
+        registry = CollectorRegistry()
+        registry.register(MetricsCollector(report))
         if ":" in host:
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), partial(_Handler, report))
+        super().__init__((host, port), partial(_Handler, report, registry))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
@@ -81,12 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10.0
     server_version, sys_version = "sqla_jobs", ""
 
-    def __init__(self, report: Report, *request: Any) -> None:
-        self._report = report
+    def __init__(self, report: Report, registry: CollectorRegistry, *request: Any) -> None:
+        self._report, self._registry = report, registry
         super().__init__(*request)  # which answers
 
     def do_GET(self) -> None:
         match self.path.partition("?")[0]:
+            case "/metrics":
+                self._show_metrics()
             case "/healthz":
                 self._say(self._report.why_not_alive())
             case "/readyz":
@@ -95,6 +99,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n")
 
     do_HEAD = do_GET
+
+    def _show_metrics(self) -> None:
+        encode, kind = choose_encoder(self.headers.get("Accept", ""))
+        self._answer(HTTPStatus.OK, encode(self._registry), kind)
 
     def _say(self, wrong: str | None) -> None:
         status = HTTPStatus.OK if wrong is None else HTTPStatus.SERVICE_UNAVAILABLE

@@ -16,7 +16,7 @@ from sqla_jobs.calls.values import Lease, RunEnd
 from sqla_jobs.execution.shared_memory import Entry, StartedRuns
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.supervisor.heartbeat import AbandonedWork
-from sqla_jobs.supervisor.messages import Observed, Registered, Stop, ToParent, keeps_up
+from sqla_jobs.supervisor.messages import Registered, Stop, ToParent, keeps_up
 from sqla_jobs.supervisor.spawning import spawn
 from sqla_jobs.supervisor.spec import Application
 
@@ -40,8 +40,8 @@ class ChildProcess:
         """Whether its parent has found that it makes no progress, and gives back what it has not begun."""
         self.killed_after: float | None = None
         """For how many seconds it had made no progress when it was killed for that."""
-        self.observed = Observed(trouble=None)
-        """What it last told of how its worker does."""
+        self.trouble: str | None = None
+        """Why it cannot claim now, as it last told."""
         self._is_killed = False
         self._watched_since = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()

@@ -23,12 +23,14 @@ from sqla_jobs.database.subscribers import SCHEDULES, tell_here
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
+from sqla_jobs.runtime.figures import Figures
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
     Address,
     Configured,
+    FiguresRead,
     Gone,
     Heard,
     Kill,
@@ -36,6 +38,7 @@ from sqla_jobs.supervisor.messages import (
     LookAgain,
     Observed,
     PassOn,
+    ReadFigures,
     Registered,
     Stop,
     keeps_up,
@@ -70,6 +73,8 @@ class ParentConnection:
         """How many runs have ended here."""
         self.observe: Callable[[], Observed] | None = None
         """How the worker does, where the parent wants to know."""
+        self.figures: Callable[[], Figures | None] = lambda: None
+        """What the database knows."""
         self._report_at = 0.0
         self._hearer: Hearer | None = None
         self._pipe = pipe
@@ -202,7 +207,15 @@ class ParentConnection:
             self._report_at = now + _REPORT
             self.hint(self.observe())
 
-    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | Stop) -> None:
+    def tell_last(self) -> None:
+        """The worker has ended: tell how it did, if the parent wants to know."""
+        if self.observe is not None:
+            self.send(self.observe())
+
+    def _tell_figures(self) -> None:
+        self.send(FiguresRead(self.figures()))
+
+    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | Stop) -> None:
         match message:
             case ChildSpec():
                 self._specs.put(message)
@@ -213,6 +226,8 @@ class ParentConnection:
                     self.hint(PassOn("", hops))
             case Gone(process_id):
                 self._gone = process_id
+            case ReadFigures():
+                threading.Thread(target=self._tell_figures, name="sqla_jobs-scrape", daemon=True).start()
             case Stop():
                 self.stop.set()
 

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
+from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
@@ -25,6 +26,7 @@ from sqla_jobs.supervisor.messages import (
     Configured,
     Drained,
     Expecting,
+    FiguresRead,
     Kill,
     Leaving,
     Observed,
@@ -70,12 +72,12 @@ class Supervisor:
         self._options = options
         self._children = Roster()
         self._to_replace: deque[Slot] = deque()
-        set_aside = SetAside()
+        set_aside, counters = SetAside(), Counters()
         self._told = Told()
-        self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children)
+        self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children, counters)
         self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
-        self.report = Report(self._children)
+        self.report = Report(self._children, counters)
         """What it tells of itself, to any thread."""
         self._is_replacing = False
         """Whether somebody asked to replace all children. The end of that is logged."""
@@ -176,7 +178,7 @@ class Supervisor:
             self._application = replace(self._application, logs=self._spec.logs)
             self._children.make_room(self._options.processes)
             self._stop_within = self._spec.settings.grace + _MARGIN
-            self.report.lease = self._spec.settings.lease
+            self.report.observe(self._spec)
             log.info("may use up to %d connections to the server at once", self._connections)
         return self._spec
 
@@ -215,7 +217,9 @@ class Supervisor:
                 self.runs += runs
                 self._children.finished(child)
             case Observed():
-                child.observed = message
+                self.report.hear(child, message)
+            case FiguresRead(figures):
+                self.report.hear_figures(figures)
             case Leaving():
                 child.process_id, child.has_left = None, True
 
@@ -229,6 +233,7 @@ class Supervisor:
                 self._hear(child, message)
             if (abandoned := child.abandoned()) is not None:
                 self._parent_heartbeat.settle(abandoned)
+            self.report.take_over(child)
             self._vacate(child)
 
     def _vacate(self, child: ChildProcess) -> None:

@@ -31,6 +31,7 @@ PUBLIC = {
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker"},
     "sqla_jobs.clock": {"Clock"},
+    "sqla_jobs.prometheus": {"collector"},
 }
 
 

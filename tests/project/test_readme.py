@@ -113,7 +113,7 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-celery", "coming-from-rq", "dashboard", "index", "limits", "schedules", "tasks"),
+        *("coming-from-celery", "coming-from-rq", "dashboard", "index", "limits", "monitoring", "schedules", "tasks"),
         *("transactions", "unique", "workers"),
     ],
 )

@@ -8,9 +8,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import NamedTuple
+from uuid import uuid4
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from sqla_jobs.calls.values import Claimed, RunEnd
+from sqla_jobs.rules.outcomes import Outcome
 from tests.conftest import StartWorker
 from tests.helpers import wait_until
 
@@ -60,3 +64,23 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+Samples = dict[tuple[str, ...], float]
+"""By the name of a sample and the values of its labels, in the order of their names."""
+
+
+def parsed(text: str) -> Samples:
+    """The samples of an exposition, without those of buckets."""
+    return {
+        (one.name, *(one.labels[name] for name in sorted(one.labels))): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+        if not one.name.endswith("_bucket")
+    }
+
+
+def end_of(task: str, seconds: float = 0.1) -> RunEnd:
+    """The end of a run that went well."""
+    job = Claimed(1, 1, uuid4(), task, "default", 0, 1, "{}", 1, 25, None, 0.0, None, 0.0)
+    return RunEnd(job, Outcome.succeeded(), 1.0, 1.0 + seconds)

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, text
 
 from sqla_jobs.cli.main import main
+from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.supervisor.report import Report
 from sqla_jobs.supervisor.roster import Roster
 from tests.conftest import StartWorker
@@ -76,7 +77,7 @@ def jobs_running(engine: Engine) -> int:
 
 
 def test_a_parent_whose_main_loop_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = Report(Roster())
+    report = Report(Roster(), Counters())
     report.turned()
     assert report.why_not_alive() is None
     now = time.monotonic()
