@@ -15,6 +15,7 @@ from sqla_jobs.prometheus.labels import Labels
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.figures import Figures, LimitFigures, QueueFigures
 from tests.conftest import ROOT
+from tests.prometheus.conftest import end_of
 
 PAGE = ROOT.joinpath("docs/monitoring.md").read_text(encoding="utf-8")
 DASHBOARD = json.loads(ROOT.joinpath("docs/grafana-dashboard.json").read_text(encoding="utf-8"))
@@ -34,7 +35,7 @@ def exported() -> dict[str, tuple[str, set[str]]]:
     counters = Counters()
     counters.is_wanted = True
     counters.begun("mark", 1.0)
-    counters.ended([("mark", "succeeded", 1.0)])
+    counters.ended([end_of("mark")])
     names = Labels(), Labels(), Labels(), Labels()
     families = [*of_totals(counters.totals(), names[0]), *of_figures(FIGURES, *names[1:])]
     return {
