@@ -260,7 +260,7 @@ def test_every_page_is_run_by_a_test() -> None:
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
     using = {"error-tracking", "schedules", "several-modules", "tasks", "testing", "transactions", "unique", "workers"}
-    run = adopting | coming | using | {"index", "limits", "performance", "reliability"}
+    run = adopting | coming | using | {"index", "limits", "monitoring", "performance", "reliability"}
     assert {page.stem for page in DOCS} == run | included | structure | prose | compared
 
 
