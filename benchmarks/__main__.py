@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 from sqlalchemy import Engine
 
-from benchmarks import conditions, cost, report, speed, work
+from benchmarks import conditions, cost, observed, report, speed, work
 from benchmarks.report import Figure
 
-SECTIONS = ("speed", "held", "scale", "cost", "flow")
+SECTIONS = ("speed", "held", "scale", "cost", "observed", "flow")
 
 
 @click.command(context_settings={"show_default": True})
@@ -30,6 +30,7 @@ def main(only: Sequence[str], count: int, repetitions: int, seconds: int, plot: 
         "held": lambda engine: conditions.held(engine, seconds),
         "scale": lambda engine: conditions.scale(engine, count, repetitions),
         "cost": lambda engine: cost.cost(engine, 25 * count),
+        "observed": lambda engine: observed.measure(engine, count, repetitions),
         "flow": lambda engine: _flow(engine, count, repetitions),
     }
     figures: list[Figure] = []

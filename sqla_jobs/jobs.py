@@ -33,6 +33,7 @@ from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.retention import KEPT, Retention
+from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
@@ -129,6 +130,8 @@ class Jobs(Generic[J]):
         """What code declares; the clock makes rows of it."""
         self.hooks = Hooks()
         """What is called around each run, at each enqueue and after each outcome."""
+        self.counters = Counters()
+        """What workers of this process count, once somebody wants it."""
         self.bound: Bind | None = None
         """What was given by `session_factory=` or `bind`."""
         self._context: Context | None = None

@@ -44,6 +44,8 @@ class Claimed(NamedTuple):
     max_attempts: int
     headers: str | None
     """As JSON text."""
+    waited: float
+    """Seconds that it was due before the claim."""
     scheduled_for: datetime | None
     elapsed: float
     gates: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ COMMANDS = {
     "enqueue": ("jobs.enqueue", "Enqueue TASK with the arguments in JSON"),
     "erase": ("jobs.erase", "Erase arguments, results and errors of jobs that ended."),
     "grants": ("grants.grants", "Print the SQL that gives roles of the database the rights they need"),
+    "healthcheck": ("healthcheck.healthcheck", "Whether a worker of this host is alive."),
     "limit": ("limits.limit", "Set the numbers of a limit in place of what code says, and take that back."),
     "limits": ("limits.limits", "Limits: their numbers, what of them is used, and how many jobs wait."),
     "list": ("reading.list_jobs", "Jobs, the newest first."),

@@ -19,6 +19,7 @@ from sqla_jobs.cli.naming import (
     right_usage,
 )
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.prometheus.source import check_installed
 from sqla_jobs.rules.retention import Retention
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
@@ -86,6 +87,11 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
     help="How long jobs that ended are kept: 7d, 30d where they failed, and 365d for lines of the audit, "
     "and 30d for what became of ticks, unless said otherwise.",
 )
+@click.option(
+    "--metrics-port",
+    metavar="[HOST:]PORT",
+    help="Serve /metrics, /healthz and /readyz there, for all processes as one.",
+)
 @click.option("--log-jobs", is_flag=True, help="Log a line for each job that went well, too.")
 @_log_options
 def worker(application: str | None, drain: bool, reload: bool, **options: Any) -> None:
@@ -98,6 +104,8 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
         with right_usage():
             logs = _logs(**found)
             planned = _child_spec(drain=drain, logs=logs, **found), _supervision(reload=reload, **found)
+            if options["metrics_port"] is None:
+                _serve(found["metrics_port"], supervisor)
         logs.set_up(name)
         return planned
 
@@ -106,6 +114,8 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
         until_then = _supervision(reload=reload, **options)
     logs.set_up(name)
     supervisor = Supervisor(Application(name, logs), plan, until_then)
+    with right_usage():
+        _serve(options["metrics_port"], supervisor)
     if reload:
         with plain_errors():
             on_change(supervisor.replace_all)
@@ -113,6 +123,14 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
     if drain and code == 0:
         click.echo(plural(supervisor.runs, "run"))
     sys.exit(code)
+
+
+def _serve(metrics_port: str | None, supervisor: Supervisor) -> None:
+    if metrics_port is not None:
+        check_installed("--metrics-port")
+        from sqla_jobs.prometheus.server import serve
+
+        serve(metrics_port, supervisor.report)
 
 
 def _logs(*, log_level: str, log_format: Literal["text", "json"], log_jobs: bool = False, **_: Any) -> LogOptions:
@@ -145,6 +163,7 @@ def _child_spec(
     timeout: float | None,
     slow_after: float,
     retention: Retention,
+    metrics_port: str | None,
     logs: LogOptions,
     **_: Any,
 ) -> ChildSpec:
@@ -159,7 +178,7 @@ def _child_spec(
         timeout=timeout,
         retention=retention,
     )
-    return ChildSpec(database_url, settings, drain, clock, logs)
+    return ChildSpec(database_url, settings, drain, clock, logs, is_observed=metrics_port is not None)
 
 
 @click.command(cls=ApplicationCommand)

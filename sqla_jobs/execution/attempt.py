@@ -47,6 +47,11 @@ class Attempt:
         self.asked_at = asked_at
 
     @property
+    def waited(self) -> float:
+        """Seconds that it was due before it began."""
+        return self.job.waited + (self.started_at or self.claimed_at) - self.claimed_at
+
+    @property
     def is_running(self) -> bool:
         """Begun, and not over."""
         return self.started_at is not None and not self.is_over

@@ -234,6 +234,7 @@ def _tell(held: Attempt, outcome: Outcome) -> None:
             "outcome": str(outcome.kind),
             "run_id": job.run_id,
             "worker": str(job.process_id),
+            **({} if failure is None else {"error_type": failure.type, "traceback": failure.traceback}),
         },
     )
 

@@ -72,7 +72,7 @@ def _by_task(
 ) -> list[tuple[Failures, datetime]]:
     """Each with the first `run_at`; an index on (task, `order`) has the jobs that meet `condition`."""
     job, run = jobs.Job, jobs.Run
-    tasks = [task for task in _tasks(session, jobs, condition) if task not in but_for]
+    tasks = [task for task in tasks_of(session, jobs, condition) if task not in but_for]
     there = _counts(session, jobs, tasks, [condition, *narrower], order)
     looked_at = _fair(there)
     if not looked_at:
@@ -119,7 +119,7 @@ def _by_task(
     ]
 
 
-def _tasks(session: Session, jobs: Jobs[Any], condition: ColumnElement[bool]) -> list[str]:
+def tasks_of(session: Session, jobs: Jobs[Any], condition: ColumnElement[bool]) -> list[str]:
     """The tasks of the jobs that meet it: from one to the next in the index, not job by job."""
     job = jobs.Job
     task = select(func.min(job.task).label("name")).where(condition).cte("tasks", recursive=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, literal, or_, select
+from sqlalchemy import ColumnElement, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -74,10 +74,10 @@ class LimitStatus:
         return self.running == 0 or self.rate == 0
 
 
-def read_limits(session: Session, jobs: Jobs[Any]) -> list[LimitStatus]:
-    """All limits in effect, those of each key before those of one, and queues last."""
+def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) -> list[LimitStatus]:
+    """All limits in effect that meet these conditions, those of each key before those of one, and queues last."""
     limit: Any = jobs.Limit
-    in_effect = select(*limit.__table__.c).where(is_in_effect(limit)).order_by(limit.gate)
+    in_effect = select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
     rows: list[Any] = list(ask(session, jobs, in_effect))
     if not rows:
         return []

@@ -55,6 +55,15 @@ class ProcessStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The last heartbeat of a process, and after how many seconds without another one it is dead."""
+
+    pid: int
+    beat_age: float
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """Running jobs of one queue in one process: those that have begun at most, and those that were claimed ahead.
 
@@ -129,6 +138,15 @@ def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> l
         )
         for one, alive, beat_age, since_job, age, stalled in rows
     ]
+
+
+def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Heartbeat | None:
+    """The freshest heartbeat of a worker process of `host`; `None` where it has no such process."""
+    process: Any = jobs.Process
+    age = age_of(process.heartbeat_at)
+    here = select(process.pid, age, process.lease).where(process.kind == "worker", process.host == host)
+    row = session.execute(here.order_by(age / process.lease).limit(1)).one_or_none()
+    return None if row is None else Heartbeat(*row)
 
 
 def _begun(held: list[tuple[str, int, Running]], queues: dict[str, Any]) -> list[Running]:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import product
 from typing import Any
 
-from sqlalchemy import Integer, SmallInteger, case, cast, column, func, literal, select, true, values
+from sqlalchemy import Boolean, Integer, SmallInteger, case, cast, column, func, literal, select, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
@@ -41,20 +42,31 @@ class Queue:
 
 
 def read_work(
-    session: Session, jobs: Jobs[Any], *, others: Iterable[str] = (), most: int = COUNTED
+    session: Session,
+    jobs: Jobs[Any],
+    *,
+    others: Iterable[str] = (),
+    most: int = COUNTED,
+    most_scheduled: int | None = None,
 ) -> tuple[list[Queue], list[ProcessStatus]]:
     """All queues with live jobs, that are paused or served, and `others`; and all processes.
 
-    Of each queue `most` jobs are counted.
+    Of each queue `most` queued jobs are counted, and of all together `most_scheduled` scheduled ones (else `most`).
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
     served = {name for process in processes if process.alive for name in process.queues}
-    return _read_queues(session, jobs, held, served, others, most), processes
+    return _read_queues(session, jobs, held, served, others, most, most_scheduled or most), processes
 
 
 def _read_queues(
-    session: Session, jobs: Jobs[Any], held: Iterable[Held], served: Set[str], others: Iterable[str], most: int
+    session: Session,
+    jobs: Jobs[Any],
+    held: Iterable[Held],
+    served: Set[str],
+    others: Iterable[str],
+    most: int,
+    most_scheduled: int,
 ) -> list[Queue]:
     job: Any = jobs.Job
     on_jobs = {"mapper": job}
@@ -62,10 +74,11 @@ def _read_queues(
     for part in held:
         running[part.queue] += part.begun
         claimed[part.queue] += part.claimed
-    first = select(job.queue).where(job.state == "scheduled").order_by(job.run_at).limit(most + 1).subquery("first")
+    in_order = select(job.queue).where(job.state == "scheduled").order_by(job.run_at)
+    first = in_order.limit(most_scheduled + 1).subquery("first")
     of_scheduled = select(first.c.queue, func.count()).group_by(first.c.queue)
     scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
-    all_scheduled = sum(scheduled.values()) <= most
+    all_scheduled = sum(scheduled.values()) <= most_scheduled
     paused = read_paused_queues(session, jobs)
     names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served, *others}
     queued = _queued(session, jobs, sorted(names), most)
@@ -107,10 +120,11 @@ def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> d
     here = (job.state == "queued", job.queue == lane.c.name)
     some = select(literal(1).label("one")).where(*here).limit(most + 1).correlate(lane).subquery("some")
     number = select(func.count()).select_from(some).scalar_subquery()
-    level = values(column("priority", SmallInteger), name="level").data([(one,) for one in PRIORITIES])
-    head = (
+    level = values(column("is_plain", Boolean), column("priority", SmallInteger), name="level")
+    level = level.data([*product((True, False), PRIORITIES)])
+    head = (  # of each part of the index, which has the order of its jobs
         select(job.run_at)
-        .where(*here, job.priority == level.c.priority)
+        .where(*here, job.gates.is_(None) == level.c.is_plain, job.priority == level.c.priority)
         .order_by(job.position)
         .limit(1)
         .correlate(lane, level)

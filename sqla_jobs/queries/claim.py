@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    REAL,
     BigInteger,
     ColumnElement,
     Connection,
@@ -47,6 +48,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def _moment_of(microseconds: int | None) -> datetime | None:
     """The moment so many microseconds after 1970-01-01 UTC."""
     return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _epoch(moment: Any) -> Any:
+    """Seconds since 1970; infinite where the moment is."""
+    return func.date_part(literal_column("'epoch'"), moment)
 
 
 class ClaimStatement(RenderedStatement):
@@ -194,6 +200,7 @@ class Claim(ClaimStatement):
                 jobs.c.attempt,
                 jobs.c.max_attempts,
                 cast(jobs.c.headers, Text),
+                cast(_epoch(func.statement_timestamp()) - _epoch(jobs.c.run_at), REAL),
                 # a number: whatever moment that is, and however the session writes moments, the driver can read it
                 cast(func.extract("epoch", jobs.c.scheduled_for) * 1_000_000, BigInteger),
                 jobs.c.id == any_(array_of(select(due.c.id).where(due.c.started_at.is_not(None)))),

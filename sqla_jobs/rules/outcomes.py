@@ -67,17 +67,20 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
         """`error` described, without secrets and without data of the application's that the database shows."""
-        kind = type(error)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
         def clean(text: str) -> str:
             return storable(secrets.text(text), MAX_MESSAGE)
 
         return cls(
-            storable(name, 500),
+            storable(type_name(type(error)), 500),
             clean(message_of(error)),
             storable(secrets.text(traceback_of(error, clean)), MAX_TRACEBACK, keep_end=True),
         )
+
+
+def type_name(kind: type[BaseException]) -> str:
+    """What logs and runs call a kind of exception: `ValueError`, `shop.errors.Refused`."""
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def storable(text: str, limit: int, *, keep_end: bool = False) -> str:

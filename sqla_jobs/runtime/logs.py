@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.outcomes import type_name
 
 FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker")
-"""What the lines of `sqla_jobs.run` carry beside their message."""
+"""What the lines of `sqla_jobs.run` carry beside their message. Those of errors carry those of `_ERROR`, too."""
+_ERROR = ("error_type", "traceback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +72,18 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class _Json(logging.Formatter):
-    """One JSON object a line, with names that stay."""
+    """One JSON object a line, with names that stay: docs/monitoring.md lists them."""
 
     def format(self, record: logging.LogRecord) -> str:
+        found = {name: vars(record)[name] for name in (*FIELDS, *_ERROR) if vars(record).get(name) is not None}
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            found["error_type"], found["traceback"] = type_name(type(error)), self.formatException(record.exc_info)
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "process": record.process,
             "thread": record.threadName,
-            "message": record.getMessage(),
+            "message": record.getMessage().removesuffix(f"\n{found.get('traceback')}"),
         }
-        line |= {name: vars(record)[name] for name in FIELDS if name in vars(record)}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json.dumps(line | found, default=str, ensure_ascii=False)

@@ -20,6 +20,8 @@ class RetryLoop:
     """Calls that are repeated until they succeed or `stop` is set; the waits are tenacity's, `longest` at most."""
 
     def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0) -> None:
+        self.trouble: str | None = None
+        """The last error, while calls fail."""
         self._what = what
         self._retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=longest),
@@ -46,6 +48,7 @@ class RetryLoop:
             return step()
 
         result = self._retrying(again)
+        self.trouble = None
         tries = self._retrying.statistics.get("attempt_number", 1)
         if tries > 1:
             log.info("%s works again after %d tries", self._what, tries)
@@ -61,8 +64,9 @@ class RetryLoop:
             return None
 
     def _say_once(self, state: tenacity.RetryCallState) -> None:
-        if state.attempt_number == 1 and state.outcome is not None:
-            error = state.outcome.exception()
+        error = state.outcome.exception() if state.outcome is not None else None
+        self.trouble = f"{type(error).__name__}: {'' if error is None else _first_line(error)}"
+        if state.attempt_number == 1:
             log.error(
                 "%s failed, and is tried again until it works: %s: %s",
                 self._what,

@@ -40,6 +40,8 @@ class ChildProcess:
         """Whether its parent has found that it makes no progress, and gives back what it has not begun."""
         self.killed_after: float | None = None
         """For how many seconds it had made no progress when it was killed for that."""
+        self.trouble: str | None = None
+        """Why it cannot claim now, as it last told."""
         self._is_killed = False
         self._watched_since = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()

@@ -11,15 +11,18 @@ from contextlib import nullcontext
 from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Any
 
 from sqla_jobs.clock.clock import Clock
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
+from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
+from sqla_jobs.runtime.kept import Kept
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.forwarded import ForwardedLookout
-from sqla_jobs.supervisor.messages import Drained
+from sqla_jobs.supervisor.messages import Drained, Observed
 from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.lookout import OwnLookout
 from sqla_jobs.worker.worker import Worker
@@ -46,13 +49,18 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
         parent.works_for(binding.engine)
         worker = Worker(jobs, binding, spec.settings, parent, lookout)
         parent.runs = lambda: worker.runs
+        if spec.is_observed:
+            _observe(parent, jobs, worker)
         if spec.drain:
-            parent.send(Drained(worker.drain()))
+            runs = worker.drain()
+            parent.tell_last()
+            parent.send(Drained(runs))
         else:
             settings = spec.settings
             clock = Clock(jobs, binding, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
             with clock if spec.clock else nullcontext():
                 worker.run()
+            parent.tell_last()
     except EXPLAINED as error:
         logs.tell(f"Error: {explain(error)}")
         sys.exit(1)
@@ -60,6 +68,15 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
         log.critical("the application %s cannot be run", application.name, exc_info=True)
         sys.exit(1)
     _leave_threads_behind()
+
+
+def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
+    """Have the parent told how the worker does, and what the database knows."""
+    from sqla_jobs.monitoring.figures import read_briefly
+
+    jobs.counters.is_wanted = True
+    parent.observe = lambda: Observed(jobs.counters.totals(), worker.trouble)
+    parent.figures = Kept(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
 
 
 def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:

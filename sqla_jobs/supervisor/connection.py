@@ -23,18 +23,22 @@ from sqla_jobs.database.subscribers import SCHEDULES, tell_here
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
+from sqla_jobs.runtime.figures import Figures
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
     Address,
     Configured,
+    FiguresRead,
     Gone,
     Heard,
     Kill,
     Leaving,
     LookAgain,
+    Observed,
     PassOn,
+    ReadFigures,
     Registered,
     Stop,
     keeps_up,
@@ -48,6 +52,8 @@ log = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 """Seconds between two looks at how much this process has done and how large it is."""
+_REPORT = 1.0
+"""Seconds between two reports of how the worker does, where the parent wants them."""
 _UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in which getrusage gives the memory."""
 
@@ -65,6 +71,11 @@ class ParentConnection:
         self.stop = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
+        self.observe: Callable[[], Observed] | None = None
+        """How the worker does, where the parent wants to know."""
+        self.figures: Callable[[], Figures | None] = lambda: None
+        """What the database knows."""
+        self._report_at = 0.0
         self._hearer: Hearer | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
@@ -187,10 +198,24 @@ class ParentConnection:
                 self._started.vitals = (self.runs(), memory)
                 hearer = self._hearer  # which may be gone at the next look
                 self._started.has_idle_thread = hearer is not None and hearer.has_idle_thread
+                self._report()
         except (EOFError, OSError):
             self._orphaned()
 
-    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | Stop) -> None:
+    def _report(self) -> None:
+        if self.observe is not None and (now := time.monotonic()) >= self._report_at:
+            self._report_at = now + _REPORT
+            self.hint(self.observe())
+
+    def tell_last(self) -> None:
+        """The worker has ended: tell how it did, if the parent wants to know."""
+        if self.observe is not None:
+            self.send(self.observe())
+
+    def _tell_figures(self) -> None:
+        self.send(FiguresRead(self.figures()))
+
+    def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | Stop) -> None:
         match message:
             case ChildSpec():
                 self._specs.put(message)
@@ -201,6 +226,8 @@ class ParentConnection:
                     self.hint(PassOn("", hops))
             case Gone(process_id):
                 self._gone = process_id
+            case ReadFigures():
+                threading.Thread(target=self._tell_figures, name="sqla_jobs-scrape", daemon=True).start()
             case Stop():
                 self.stop.set()
 

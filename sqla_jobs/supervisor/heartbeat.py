@@ -14,6 +14,7 @@ import psycopg
 
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.rules.outcomes import Outcome
+from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
@@ -48,8 +49,9 @@ class AbandonedWork:
 class ParentHeartbeat:
     """Sends heartbeats for all children, in a thread of its own. A child has told it the address of the server."""
 
-    def __init__(self, told: Told, set_aside: SetAside, children: Roster) -> None:
+    def __init__(self, told: Told, set_aside: SetAside, children: Roster, counters: Counters) -> None:
         self._children = children
+        self._counters = counters
         self._told = told
         self._abandoned: list[AbandonedWork] = []
         self._set_aside = set_aside
@@ -102,7 +104,7 @@ class ParentHeartbeat:
             settings,
             self._set_aside,
             living=lambda: [*self._children.living(), *(abandoned.process_id for abandoned in self._abandoned)],
-            beaten=self._children.beaten,
+            beaten=self._beaten,
             gone=self._children.gone,
         )
         patience = RetryLoop("the heartbeat", self._stop, longest=settings.longest_wait)
@@ -111,6 +113,10 @@ class ParentHeartbeat:
             self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in))
             self._wake.clear()
         database.close()
+
+    def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
+        self._children.beaten(process_ids, moment)
+        self._counters.beaten(len(process_ids))
 
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
         """Beat first: errors with what the dead have left must not cost the living their leases."""
@@ -129,8 +135,9 @@ class ParentHeartbeat:
             self._given_back[: len(some)] = [end for end in some if fates.get(end.lease.run_id) == "locked"]
             self._tell(database)
         for abandoned in list(self._abandoned):
-            if _settle(database, calls, abandoned, self._set_aside, heartbeat):
+            if ends := _settle(database, calls, abandoned, self._set_aside, heartbeat):
                 self._tell(database)
+                self._counters.ended(ends)
             elif not abandoned.begun and _sign_off(database, calls, abandoned):
                 self._abandoned.remove(abandoned)
 
@@ -171,8 +178,8 @@ class ParentHeartbeat:
 
 def _settle(
     database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
-) -> bool:
-    """Store some of the ends, and give back some of the rest. Returns whether any was stored.
+) -> list[RunEnd]:
+    """Store some of the ends, and give back some of the rest. Returns those that were stored.
 
     Locked rows are left for the next time.
     """
@@ -186,7 +193,7 @@ def _settle(
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
     _told(abandoned, [end for end in some if end.lease.run_id not in fates])
-    return len(fates) < len(ends)
+    return [end for end in ends if end.lease.run_id not in fates]
 
 
 def _told(abandoned: AbandonedWork, ended: list[RunEnd]) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 
 from sqla_jobs.calls.call import Rendered
+from sqla_jobs.runtime.counters import Totals
+from sqla_jobs.runtime.figures import Figures
 from sqla_jobs.supervisor.options import MOST_PROCESSES
 
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
@@ -113,7 +115,36 @@ class Drained:
     runs: int
 
 
-ToParent = Configured | Statements | Address | Registered | Serving | Expecting | PassOn | Leaving | Kill | Drained
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """To the parent, each second if it wants that, and at the end: how the worker does."""
+
+    totals: Totals
+    trouble: str | None
+    """Why it cannot claim now."""
+
+
+@dataclass(frozen=True, slots=True)
+class FiguresRead:
+    """To the parent, after `ReadFigures`: the answer. `None`: the database gave none."""
+
+    figures: Figures | None
+
+
+ToParent = (
+    Configured
+    | Statements
+    | Address
+    | Registered
+    | Serving
+    | Expecting
+    | PassOn
+    | Leaving
+    | Kill
+    | Drained
+    | Observed
+    | FiguresRead
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +160,11 @@ class LookAgain:
     """To the child: there are queued jobs somewhere, perhaps where nobody looks at the moment. `hops` as in `Heard`."""
 
     hops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFigures:
+    """To the child: tell what the database knows."""
 
 
 @dataclass(frozen=True, slots=True)

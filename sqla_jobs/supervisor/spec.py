@@ -30,6 +30,8 @@ class ChildSpec:
     clock: bool
     """Whether to run a clock beside the worker."""
     logs: LogOptions
+    is_observed: bool = False
+    """Whether to tell the parent each second how the worker does."""
     connections: int = OF_CHILD + OF_PARENT
     """Connections of this child, without those of the clock and of its jobs."""
 

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
+from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
@@ -25,8 +26,10 @@ from sqla_jobs.supervisor.messages import (
     Configured,
     Drained,
     Expecting,
+    FiguresRead,
     Kill,
     Leaving,
+    Observed,
     PassOn,
     Registered,
     Serving,
@@ -35,6 +38,7 @@ from sqla_jobs.supervisor.messages import (
 )
 from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.oversight import Oversight, ask_for_stacks
+from sqla_jobs.supervisor.report import Report
 from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.slot import Slot
 from sqla_jobs.supervisor.spec import Application, ChildSpec
@@ -68,11 +72,13 @@ class Supervisor:
         self._options = options
         self._children = Roster()
         self._to_replace: deque[Slot] = deque()
-        set_aside = SetAside()
+        set_aside, counters = SetAside(), Counters()
         self._told = Told()
-        self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children)
+        self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children, counters)
         self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
+        self.report = Report(self._children, counters)
+        """What it tells of itself, to any thread."""
         self._is_replacing = False
         """Whether somebody asked to replace all children. The end of that is logged."""
         self._has_worked = False
@@ -90,6 +96,7 @@ class Supervisor:
             handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
         ):
             while not self._is_over():
+                self.report.turned()
                 self._obey_signals()
                 self._start_missing()
                 self._listen()
@@ -171,6 +178,7 @@ class Supervisor:
             self._application = replace(self._application, logs=self._spec.logs)
             self._children.make_room(self._options.processes)
             self._stop_within = self._spec.settings.grace + _MARGIN
+            self.report.observe(self._spec)
             log.info("may use up to %d connections to the server at once", self._connections)
         return self._spec
 
@@ -208,6 +216,10 @@ class Supervisor:
             case Drained(runs):
                 self.runs += runs
                 self._children.finished(child)
+            case Observed():
+                self.report.hear(child, message)
+            case FiguresRead(figures):
+                self.report.hear_figures(figures)
             case Leaving():
                 child.process_id, child.has_left = None, True
 
@@ -221,6 +233,7 @@ class Supervisor:
                 self._hear(child, message)
             if (abandoned := child.abandoned()) is not None:
                 self._parent_heartbeat.settle(abandoned)
+            self.report.take_over(child)
             self._vacate(child)
 
     def _vacate(self, child: ChildProcess) -> None:

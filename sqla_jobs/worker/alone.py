@@ -13,6 +13,7 @@ from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
+from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
@@ -26,7 +27,8 @@ class Alone:
     """For heartbeats, listening and pruning one each, and two for finishes: none waits for another."""
     all_connections = connections + 2
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
         self.stop = StopRequest()
         self._process_ids = set[uuid.UUID]()
         """The id of its row; empty after it was taken for dead."""
@@ -61,6 +63,7 @@ class Alone:
     def _beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
         if process_ids:
             self._beat_at = moment
+            self._counters.beaten()
 
     @property
     def due_in(self) -> float:

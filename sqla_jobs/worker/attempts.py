@@ -12,6 +12,7 @@ from typing import Any
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
+from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
@@ -25,8 +26,9 @@ class Attempts:
     The table has no lock: its reads and writes are single operations on a dictionary.
     """
 
-    def __init__(self, heartbeat: float) -> None:
+    def __init__(self, heartbeat: float, counters: Counters) -> None:
         self._heartbeat = heartbeat
+        self._counters = counters
         self.claiming = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited = threading.Lock()
@@ -51,6 +53,7 @@ class Attempts:
         fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
         self._table.update((attempt.job.run_id, attempt) for attempt in fresh)
         self.added_at = now if fresh else self.added_at
+        self._counters.claimed(len(fresh))
         return fresh
 
     @contextmanager

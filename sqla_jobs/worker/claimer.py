@@ -53,6 +53,7 @@ class Claimer:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.RLock()
+        self._patience = RetryLoop("claiming", self._stopping)
         self._again_at = math.inf
         """After an error, when to ask the server again: a look that asks nothing would count as a success."""
         self._resting = {lane.name for lane in self._lanes}
@@ -143,6 +144,11 @@ class Claimer:
         if self._lookout.expect(delay):
             self._wake.set()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot claim now; `None` where the last try went well."""
+        return self._patience.trouble
+
     def is_due(self) -> bool:
         """Whether a job for these lanes is due in the database, or was claimed and has not ended."""
         others = Among(set_aside=self._set_aside.reasons)
@@ -156,9 +162,8 @@ class Claimer:
             return self._queries.is_due(connection, list(self._settings.queues), self._all_tasks, others)
 
     def _loop(self) -> None:
-        patience = RetryLoop("claiming", self._stopping)
         while not self._stopping.is_set():
-            patience.run(self._step)
+            self._patience.run(self._step)
             self._wake.wait(min(max(0.0, self._next_step_at() - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
 

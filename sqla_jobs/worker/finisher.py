@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Queries, RunEnd
+from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.storing import store
@@ -28,6 +29,7 @@ _LOCKED_AGAIN = 0.05
 """Seconds after which a row that somebody held locked is tried again."""
 _REFUSED_AGAIN = 60.0
 """Seconds after which what the server refused in every form is tried again."""
+_GONE = Outcome.lost(Failure("Lost", "somebody else had the job before its end could be stored"))
 
 
 class Finisher:
@@ -155,8 +157,9 @@ class Finisher:
         fates = store(self._engine, self._queries, batch, self._set_aside)
         stored = batch
         if fates:
-            batch = [end for end in batch if not self._put_aside(end, fates.get(end.lease.run_id))]
-            stored = [end for end in batch if fates.get(end.lease.run_id, "known") == "known"]
+            left = [end for end in batch if not self._put_aside(end, fates.get(end.lease.run_id))]
+            stored = [end for end in left if fates.get(end.lease.run_id, "known") == "known"]
+            batch = [_settled(end, fates.get(end.lease.run_id)) for end in left]
         self._settled(batch, stored)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
@@ -171,6 +174,12 @@ class Finisher:
                     self._refused_at = time.monotonic()
                 self._refused.append(end)
         return fate in ("locked", "refused")
+
+
+def _settled(end: RunEnd, fate: str | None) -> RunEnd:
+    """What became of the attempt: with its lease gone it is lost, whatever the task came to."""
+    is_lost = fate == "lost" and end.outcome.kind != "released"
+    return end._replace(outcome=_GONE) if is_lost else end
 
 
 def _size(end: RunEnd) -> int:

@@ -80,6 +80,7 @@ class LimitedClaimer:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.Lock()
+        self._patience = RetryLoop("claiming behind limits", self._stopping)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-limited", daemon=True)
 
     def start(self) -> None:
@@ -92,6 +93,11 @@ class LimitedClaimer:
         self._wake.set()
         if self._looking.acquire(timeout=5.0):
             self._looking.release()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot claim now; `None` where the last try went well."""
+        return self._patience.trouble
 
     def wake(self) -> None:
         """Look through all groups: there may be jobs that can start, or a thread is free."""
@@ -131,12 +137,11 @@ class LimitedClaimer:
         return self._gating.is_limited or self._lookout.has_limits
 
     def _loop(self) -> None:
-        patience = RetryLoop("claiming behind limits", self._stopping)
         while not self._stopping.is_set():
             self._wake.wait(min(max(0.0, self._next_at - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
             if self._is_of_use:
-                patience.run(self._look)
+                self._patience.run(self._look)
 
     def _look(self) -> bool:
         with self._looking:

@@ -69,14 +69,15 @@ class Worker(Service):
         keeper: Keeper | None = None,
         lookout: LookoutOf = OwnLookout,
     ) -> None:
-        self._keeper = keeper or Alone()
+        self._keeper = keeper or Alone(jobs.counters)
         self._lookout_of = lookout
         super().__init__(self._keeper.stop)
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
         self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
-        self._attempts = Attempts(settings.heartbeat)
+        self._attempts = Attempts(settings.heartbeat, jobs.counters)
+        self._counters = jobs.counters
         self._set_aside = SetAside()
         self._threads = RunnerThreads(self._lanes, settings.slow_after)
         self._started = self._stopped = False
@@ -106,6 +107,11 @@ class Worker(Service):
     def runs(self) -> int:
         """How many runs have ended here."""
         return self._attempts.runs
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it cannot claim now; `None` where nothing is known to be wrong."""
+        return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
         """Start working in threads. Raises `ConfigurationError` if no task is known or the tables are not as needed."""
@@ -159,6 +165,7 @@ class Worker(Service):
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
         self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context)
+        self._tell_started = self._events.started
         self._executor = Executor(
             self._jobs.tasks,
             transactions,
@@ -167,7 +174,7 @@ class Worker(Service):
             slot=self._keeper.slot,
             timeout=self._settings.timeout,
             middleware=self._jobs.hooks.middleware,
-            started=self._events.started,
+            started=self._on_started,
         )
         self._finisher = Finisher(self._engine, queries, self._on_settled, self._set_aside)
         self._liveness = Liveness(
@@ -236,11 +243,19 @@ class Worker(Service):
         close_engine(self._claims)
         log.info("worker stopped after %s", plural(self.runs, "run"))
 
+    def _on_started(self, held: Attempt) -> None:
+        if self._counters.is_wanted:
+            self._counters.begun(held.job.task, held.waited)
+        if self._tell_started is not None:
+            self._tell_started(held)
+
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
             self._events.succeeded(held)
             self._free_gates(held.job)
             self._attempts.count(self._attempts.remove(held.job.run_id))
+            if self._counters.is_wanted:
+                self._counters.ended([held.ended(Outcome.succeeded())])
         else:
             self._finisher.put(end)
 
@@ -251,15 +266,16 @@ class Worker(Service):
     def _on_settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
         """The ends are stored, or their leases are lost."""
         self._events.ended(stored)
-        runs = 0
+        ended: list[RunEnd] = []
         for end in ends:
             outcome = end.outcome
             self._free_gates(end.lease)
             if self._attempts.remove(end.lease.run_id) and outcome.kind != "released":
-                runs += 1
+                ended.append(end)
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
-        self._attempts.count(runs)
+        self._attempts.count(len(ended))
+        self._counters.ended(ended)
 
     def _free_gates(self, lease: Lease | Claimed) -> None:
         """Its places are free. Called before it leaves the table of attempts, so that `drain` misses neither."""

@@ -83,7 +83,7 @@ class World:
 
     def _claimed(self, job: Job, n: int) -> Claimed:
         place = ("", "", job.priority, job.position)
-        return Claimed(n, job.run, _NOBODY, *place, "{}", 0, 0, None, None, 0.0, (self._gate(job.group),))
+        return Claimed(n, job.run, _NOBODY, *place, "{}", 0, 0, None, 0.0, None, 0.0, (self._gate(job.group),))
 
     def _moves_and_disk(self, s: State) -> Iterator[Move[State]]:
         for move in self._moves(s):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from sqla_jobs.postgres import LocalServer
+from sqla_jobs.runtime.logs import FIELDS
 from tests import shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import attempts_and_runs, effects, enqueue_both, runs, states
@@ -274,8 +276,14 @@ def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_o
     assert of_jobs.keys() == ids
     good = {"level": "INFO", "task": "mark", "queue": "default", "attempt": 1, "outcome": "succeeded"}
     assert of_jobs[one.id].items() >= good.items()
-    assert of_jobs[bad.id]["level"] == "ERROR"
-    assert "Traceback" in of_jobs[bad.id]["message"]
+    failed = of_jobs[bad.id]
+    assert (failed["level"], failed["outcome"], failed["error_type"]) == ("ERROR", "failed", "ValueError")
+    assert failed["traceback"].startswith("Traceback (most recent call last):")
+    assert "Traceback" not in failed["message"]
+    always = {"time", "level", "logger", "process", "thread", "message"}
+    assert all(always <= line.keys() <= {*always, *FIELDS, "error_type", "traceback"} for line in told)
+    assert of_jobs[one.id].keys() == {*always, *FIELDS}
+    assert {datetime.fromisoformat(line["time"]).utcoffset() for line in told} == {timedelta(0)}
 
 
 def test_what_the_database_says_to_a_worker_that_starts_is_one_message(database: Engine, database_url: str) -> None:

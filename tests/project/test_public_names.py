@@ -39,6 +39,7 @@ PUBLIC = {
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},
     "sqla_jobs.worker": {"Settings", "Worker"},
     "sqla_jobs.clock": {"Clock"},
+    "sqla_jobs.prometheus": {"collector"},
 }
 
 

@@ -114,7 +114,7 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-celery", "coming-from-rq", "dashboard", "index", "limits", "schedules", "tasks"),
+        *("coming-from-celery", "coming-from-rq", "dashboard", "index", "limits", "monitoring", "schedules", "tasks"),
         *("transactions", "unique", "workers"),
     ],
 )
@@ -262,7 +262,7 @@ def test_every_page_is_run_by_a_test() -> None:
     coming = {"coming-from-celery", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
     using = {"error-tracking", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
-    run = adopting | coming | using | testing | {"index", "limits", "performance", "reliability"}
+    run = adopting | coming | using | testing | {"index", "limits", "monitoring", "performance", "reliability"}
     assert {page.stem for page in DOCS} == run | included | structure | prose | compared
 
 

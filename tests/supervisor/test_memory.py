@@ -13,7 +13,7 @@ from tests.conftest import ROOT, StartWorker
 from tests.counting import children_of, worker_pids
 from tests.helpers import wait_until
 
-LARGE = ("sqlalchemy", "pydantic", "croniter", "rich", "alembic", "flask", "greenlet")
+LARGE = ("sqlalchemy", "prometheus_client", "pydantic", "croniter", "rich", "alembic", "flask", "greenlet")
 IMPORTED = """
 import sys
 import sqla_jobs.worker, sqla_jobs.cli.main, sqla_jobs.cli.running

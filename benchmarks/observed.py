@@ -1,0 +1,52 @@
+"""What it costs to observe workers: drains with Prometheus, beside drains without.
+
+As a program it is the process of a worker, as `benchmarks.work` is, that counts and is scraped.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+
+from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy import Engine, create_engine
+
+from benchmarks import work
+from benchmarks.report import Figure
+from benchmarks.speed import drain, in_turn
+from sqla_jobs.prometheus import collector
+
+PROGRAM = "benchmarks.observed"
+_SCRAPE = 1.0
+"""Seconds between two scrapes; Prometheus itself leaves 15 or more."""
+
+
+def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
+    for name, task, number in (("plain", work.nothing, count), ("transactional", work.write, count // 5)):
+        observed, without = in_turn(
+            repetitions,
+            partial(drain, engine, number, task=task, program=PROGRAM),
+            partial(drain, engine, number, task=task),
+        )
+        yield Figure("drain, observed", f"{name}, with Prometheus, beside none", "jobs/s", observed, without)
+
+
+def _scrape(registry: CollectorRegistry) -> None:
+    while True:
+        generate_latest(registry)
+        time.sleep(_SCRAPE)
+
+
+def main() -> None:
+    registry = CollectorRegistry()
+    work.jobs.bind(create_engine(sys.argv[1]))
+    registry.register(collector(work.jobs))
+    threading.Thread(target=_scrape, args=(registry,), daemon=True).start()
+    work.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The figures of a database, at the same price for ten jobs and for a million."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Text, column, func, literal, not_, or_, select, true, values
+from sqlalchemy.orm import Session
+
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.brief import brief
+from sqla_jobs.monitoring.failures import tasks_of
+from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.limits import read_limits
+from sqla_jobs.monitoring.processes import ProcessStatus
+from sqla_jobs.monitoring.queues import COUNTED, read_work
+from sqla_jobs.runtime.figures import Figures, LimitFigures, QueueFigures
+
+DEEP = 100_000
+"""Queued jobs of one queue that are counted."""
+_NEXT = 20_000
+"""Queued jobs whose tasks are looked at, of all queues together."""
+
+
+_PATIENCE = 3.0
+"""Seconds that a statement may take."""
+
+
+def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
+    """All figures. A queue is counted up to `DEEP`, everything else up to `COUNTED`."""
+    queues, processes = read_work(session, jobs, most=DEEP, most_scheduled=COUNTED)
+    return Figures(
+        [
+            QueueFigures(
+                one.name, one.queued, one.scheduled, one.running, one.claimed, one.oldest_wait or 0.0, one.paused
+            )
+            for one in queues
+        ],
+        {(state, task): number for state, task, number in _by_state(session, jobs, [one.name for one in queues])},
+        list(_limits(session, jobs)),
+        Counter(one.kind for one in processes if one.alive),
+        Counter(one.kind for one in processes if not one.alive),
+        _oldest_heartbeats(processes),
+    )
+
+
+def read_briefly(jobs: Jobs[Any]) -> Figures:
+    """The figures, or an error of the database if a statement takes longer than some seconds."""
+    with brief(jobs, _PATIENCE) as session:
+        return read_figures(session, jobs)
+
+
+def _oldest_heartbeats(processes: Sequence[ProcessStatus]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for one in processes:
+        if one.alive:
+            found[one.kind] = max(found.get(one.kind, 0.0), one.beat_age)
+    return found
+
+
+def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """State, task, and how many. Each is read in the order of an index, so that no more is read than is counted."""
+    job: Any = jobs.Job
+    first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
+    running = select(job.task).where(job.state == "running").subquery()
+    for state, some in (("scheduled", first), ("running", running)):
+        yield from _grouped(session, jobs, state, select(some.c.task, func.count()).group_by(some.c.task))
+    if queues:
+        lane = _lane(queues)
+        following = (
+            select(job.task)
+            .where(job.state == "queued", job.queue == lane.c.name)
+            .order_by(job.gates.is_(None), job.priority, job.position)
+            .limit(max(1, _NEXT // len(queues)))
+            .correlate(lane)
+            .lateral("following")
+        )
+        of_each = select(following.c.task, func.count()).select_from(lane.join(following, true()))
+        yield from _grouped(session, jobs, "queued", of_each.group_by(following.c.task))
+    has_failed: ColumnElement[bool] = job.state == literal("failed", literal_execute=True)
+    if tasks := tasks_of(session, jobs, has_failed):
+        lane = _lane(tasks)
+        one = select(literal(1).label("one")).where(has_failed, job.task == lane.c.name)
+        counted = one.order_by(job.finished_at).limit(COUNTED).correlate(lane).subquery("counted")
+        number = select(func.count()).select_from(counted).scalar_subquery()
+        yield from _grouped(session, jobs, "failed", select(lane.c.name, number))
+
+
+def _grouped(session: Session, jobs: Jobs[Any], state: str, query: Any) -> Iterator[tuple[str, str, int]]:
+    for task, number in ask(session, jobs, query):
+        yield state, task, number
+
+
+def _lane(names: Sequence[str]) -> Any:
+    return values(column("name", Text), name="lane").data([(name,) for name in names])
+
+
+def _limits(session: Session, jobs: Jobs[Any]) -> Iterator[LimitFigures]:
+    """Those of one key are left out: there may be as many as an application has customers."""
+    limit: Any = jobs.Limit
+    is_of_no_key = or_(limit.gate.startswith("@"), not_(limit.gate.like("%=_%")))
+    for one in read_limits(session, jobs, is_of_no_key):
+        most = one.running if one.rate is None else one.rate
+        if most is not None:
+            yield LimitFigures(one.name, one.kind, one.key is not None, most, one.used, one.waiting)

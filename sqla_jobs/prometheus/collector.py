@@ -1,0 +1,34 @@
+"""The collector, as prometheus-client wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from sqla_jobs.prometheus.families import of_figures, of_totals
+from sqla_jobs.prometheus.labels import Labels
+from sqla_jobs.prometheus.source import Source
+from sqla_jobs.runtime.counters import Totals
+from sqla_jobs.runtime.figures import Figures
+
+_NOTHING = Figures([], {}, [], {}, {}, {})
+
+
+class MetricsCollector(Collector):
+    """Asks its source at each scrape."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._tasks, self._queues, self._limits = Labels(), Labels(), Labels()
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, now."""
+        yield from of_totals(self._source.totals(), self._tasks)
+        yield from of_figures(self._source.figures(), self._tasks, self._queues, self._limits)
+
+    def describe(self) -> Iterator[Metric]:
+        """Their names, for a registry: nothing is read for that."""
+        yield from of_totals(Totals(), Labels())
+        yield from of_figures(_NOTHING, Labels(), Labels(), Labels())

@@ -1,0 +1,159 @@
+"""The metrics, by name: docs/monitoring.md lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import add
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from sqla_jobs.prometheus.labels import Labels
+from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.runtime.counters import BUCKETS, EMPTY, UNKNOWN, Histogram, Totals
+from sqla_jobs.runtime.figures import Figures
+
+_BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
+
+
+def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
+    """What workers have counted."""
+    waits, runs = _by_label(totals.waits, tasks), _by_label(totals.runs, tasks)
+    yield CounterMetricFamily("sqla_jobs_claims", "Claims that gave jobs.", value=totals.claims)
+    yield CounterMetricFamily("sqla_jobs_claimed_jobs", "Jobs that were claimed.", value=totals.claimed)
+    yield CounterMetricFamily("sqla_jobs_heartbeats", "Heartbeats that were stored.", value=totals.heartbeats)
+    started = CounterMetricFamily("sqla_jobs_runs_started", "Runs that began.", labels=["task"])
+    for task, histogram in waits.items():
+        started.add_metric([task], sum(histogram[:-1]))
+    yield started
+    ended = CounterMetricFamily("sqla_jobs_runs_ended", "Runs that ended.", labels=["task", "outcome"])
+    for labels, number in _ends(totals, tasks).items():
+        ended.add_metric(labels, number)
+    yield ended
+    yield _histogram("sqla_jobs_run_seconds", "How long runs took.", runs)
+    yield _histogram("sqla_jobs_wait_seconds", "How long jobs were due before their run began.", waits)
+
+
+def _ends(totals: Totals, tasks: Labels) -> Mapping[tuple[str, str], int]:
+    """All outcomes of each task that has begun: a series that first shows up as 1 has not increased for Prometheus."""
+    found = {(UNKNOWN, str(RunOutcome.lost)): 0}
+    for task in totals.waits:
+        found |= {(tasks[task], str(outcome)): 0 for outcome in RunOutcome}
+    for (task, outcome), number in totals.ends.items():
+        label = task if task == UNKNOWN else tasks[task]
+        found[label, str(outcome)] = found.get((label, str(outcome)), 0) + number
+    return found
+
+
+def _by_label(of_tasks: Mapping[str, Histogram], tasks: Labels) -> dict[str, Histogram]:
+    found: dict[str, Histogram] = {}
+    for task, histogram in of_tasks.items():
+        found[tasks[task]] = [*map(sum, zip(found.get(tasks[task], EMPTY), histogram, strict=True))]
+    return found
+
+
+def _histogram(name: str, text: str, of_tasks: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=["task"])
+    for task, histogram in of_tasks.items():
+        buckets = [*zip(_BOUNDS, accumulate(histogram[:-1]), strict=True)]
+        family.add_metric([task], buckets, histogram[-1])
+    return family
+
+
+def of_figures(figures: Figures | None, tasks: Labels, queues: Labels, limits: Labels) -> Iterator[Metric]:
+    """What the database knows; or only that it does not answer."""
+    is_up = [((), float(figures is not None))]
+    yield _gauge(
+        "sqla_jobs_database_up", "Whether the database could be read. Else its metrics are missing.", (), is_up
+    )
+    if figures is not None:
+        yield from _of_queues(figures, queues)
+        yield _gauge(
+            "sqla_jobs_task_jobs",
+            "Jobs by task and state, up to a bound.",
+            ("task", "state"),
+            [((tasks[task], state), number) for (state, task), number in figures.jobs.items()],
+        )
+        yield from _of_limits(figures, limits)
+        yield from _of_processes(figures)
+
+
+def _of_queues(figures: Figures, queues: Labels) -> Iterator[Metric]:
+    found = [(queues[one.name], one) for one in figures.queues]
+    yield _gauge(
+        "sqla_jobs_queue_jobs",
+        "Jobs by queue and state, up to a bound. Claimed ones are not begun yet.",
+        ("queue", "state"),
+        [
+            ((queue, state), number)
+            for queue, one in found
+            for state, number in (
+                ("queued", one.queued),
+                ("scheduled", one.scheduled),
+                ("running", one.running),
+                ("claimed", one.claimed),
+            )
+        ],
+    )
+    yield _gauge(
+        "sqla_jobs_queue_oldest_wait_seconds",
+        "How long the job which was queued first has been due.",
+        ("queue",),
+        [((queue,), one.oldest_wait) for queue, one in found],
+        fold=max,
+    )
+    yield _gauge(
+        "sqla_jobs_queue_paused",
+        "Whether the queue is paused.",
+        ("queue",),
+        [((queue,), float(one.is_paused)) for queue, one in found],
+        fold=max,
+    )
+
+
+def _of_limits(figures: Figures, limits: Labels) -> Iterator[Metric]:
+    found = [((limits[one.name], one.kind, "each_key" if one.is_of_each_key else "all"), one) for one in figures.limits]
+    names = ("limit", "kind", "scope")
+    most = "Jobs at once, or starts in its time, that a limit allows."
+    used = "Jobs that run behind a limit, or its starts in its time."
+    yield _gauge("sqla_jobs_limit_max", most, names, [(labels, one.most) for labels, one in found])
+    known = [(labels, one.used) for labels, one in found if one.used is not None]
+    yield _gauge("sqla_jobs_limit_used", used, names, known)
+    waiting = [(labels, one.waiting) for labels, one in found]
+    yield _gauge("sqla_jobs_limit_waiting_jobs", "Queued jobs behind a limit, up to a bound.", names, waiting)
+
+
+def _of_processes(figures: Figures) -> Iterator[Metric]:
+    yield _gauge(
+        "sqla_jobs_processes",
+        "Registered workers and clocks. Dead ones have not stored a heartbeat for their whole lease.",
+        ("kind", "state"),
+        [
+            ((kind, state), of_kind.get(kind, 0))
+            for state, of_kind in (("alive", figures.alive), ("dead", figures.dead))
+            for kind in ("worker", "clock")
+        ],
+    )
+    yield _gauge(
+        "sqla_jobs_heartbeat_age_seconds",
+        "Of the processes that live, the age of the oldest last heartbeat.",
+        ("kind",),
+        [((kind,), age) for kind, age in figures.oldest_heartbeat.items()],
+    )
+
+
+_Row = tuple[tuple[str, ...], float]
+
+
+def _gauge(
+    name: str, text: str, labels: Sequence[str], rows: Iterable[_Row], *, fold: Callable[[float, float], float] = add
+) -> Metric:
+    """Rows of the same labels, those of "other", are folded into one."""
+    folded: dict[tuple[str, ...], float] = {}
+    for key, value in rows:
+        folded[key] = fold(folded[key], value) if key in folded else value
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in folded.items():
+        family.add_metric(key, value)
+    return family

@@ -1,0 +1,120 @@
+"""The HTTP server of a worker: /metrics, /healthz and /readyz, in threads of its own."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import sys
+import threading
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.prometheus.collector import MetricsCollector
+from sqla_jobs.prometheus.source import Source
+
+log = logging.getLogger("sqla_jobs.worker")
+
+_ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):)?(?P<port>[0-9]{1,5})")
+
+
+class Report(Source, Protocol):
+    """What is told; asked in any thread."""
+
+    def why_not_alive(self) -> str | None:
+        """Why the process should be restarted."""
+        ...
+
+    def why_not_ready(self) -> str | None:
+        """Why it takes no new jobs."""
+        ...
+
+
+def serve(address: str, report: Report) -> None:
+    """Answer GET and HEAD at PORT of all interfaces, or at HOST:PORT, until the process ends.
+
+    Raises `ConfigurationError` if nobody can listen there.
+    """
+    host, port = _parsed(address)
+    try:
+        server = _Server(host, port, report)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--metrics-port {address}: cannot listen there ({error.strerror or error}): name another port, "
+            "or end the process that has it"
+        ) from None
+    threading.Thread(target=server.serve_forever, name="sqla_jobs-metrics", daemon=True).start()
+    log.info("serving /metrics, /healthz and /readyz at port %d of %s", port, host or "all interfaces")
+
+
+def _parsed(address: str) -> tuple[str, int]:
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < (port := int(found["port"])) < 65536:
+        raise ConfigurationError(
+            f"--metrics-port must be PORT or HOST:PORT, with a port from 1 to 65535, got {address}"
+        )
+    return (found["host"] or "").strip("[]"), port
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, report: Report) -> None:
+        registry = CollectorRegistry()
+        registry.register(MetricsCollector(report))
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        super().__init__((host, port), partial(_Handler, report, registry))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+        log.debug("a request could not be answered: %s", sys.exc_info()[1])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 10.0
+    server_version, sys_version = "sqla_jobs", ""
+
+    def __init__(self, report: Report, registry: CollectorRegistry, *request: Any) -> None:
+        self._report, self._registry = report, registry
+        super().__init__(*request)  # which answers
+
+    def do_GET(self) -> None:
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._show_metrics()
+            case "/healthz":
+                self._say(self._report.why_not_alive())
+            case "/readyz":
+                self._say(self._report.why_not_ready())
+            case _:
+                self._answer(HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n")
+
+    do_HEAD = do_GET
+
+    def _show_metrics(self) -> None:
+        encode, kind = choose_encoder(self.headers.get("Accept", ""))
+        self._answer(HTTPStatus.OK, encode(self._registry), kind)
+
+    def _say(self, wrong: str | None) -> None:
+        status = HTTPStatus.OK if wrong is None else HTTPStatus.SERVICE_UNAVAILABLE
+        self._answer(status, f"{wrong or 'ok'}\n".encode(errors="backslashreplace"))
+
+    def _answer(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class calls it
+        """Requests are not logged: there is one every few seconds."""

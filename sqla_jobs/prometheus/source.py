@@ -1,0 +1,57 @@
+"""Where metrics come from."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.runtime.counters import Totals
+from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.kept import Kept
+
+if TYPE_CHECKING:
+    from sqla_jobs.jobs import Jobs
+
+KEPT = 10.0
+"""Seconds for which figures are kept, so that scrapes cannot load the database."""
+PATIENCE = 5.0
+"""Seconds that a scrape waits for the database."""
+
+
+class Source(Protocol):
+    """What is told; asked in any thread."""
+
+    def totals(self) -> Totals:
+        """What workers have counted."""
+        ...
+
+    def figures(self) -> Figures | None:
+        """What the database knows; `None` where it does not answer."""
+        ...
+
+
+class JobsSource:
+    """The database of an application, and its workers in this process."""
+
+    def __init__(self, jobs: Jobs[Any]) -> None:
+        from sqla_jobs.monitoring.figures import read_briefly
+
+        self._counters = jobs.counters
+        self._counters.is_wanted = True
+        self._figures = Kept(partial(read_briefly, jobs), seconds=KEPT, patience=PATIENCE)
+
+    def totals(self) -> Totals:
+        return self._counters.totals()
+
+    def figures(self) -> Figures | None:
+        return self._figures.get()
+
+
+def check_installed(what: str) -> None:
+    """Raises `ConfigurationError` if `what` cannot have prometheus-client."""
+    if find_spec("prometheus_client") is None:
+        raise ConfigurationError(
+            f"{what} needs prometheus-client, which is not installed: pip install 'sqla-jobs[prometheus]'"
+        )

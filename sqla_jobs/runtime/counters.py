@@ -1,0 +1,118 @@
+"""What a process counts while it claims and runs jobs."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from sqla_jobs.calls.values import Claimed, RunEnd
+
+BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
+"""Seconds: the upper bounds of histograms. A last bucket has what is longer."""
+UNKNOWN = "unknown"
+"""The task of a run in a child process that died: its parent knows only the job."""
+Histogram = list[float]
+"""How many are in each bucket, and in the last place the sum of their seconds."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Since the process began. None of the numbers ever falls."""
+
+    claims: int = 0
+    """Claims that gave jobs."""
+    claimed: int = 0
+    heartbeats: int = 0
+    """Those that were stored."""
+    waits: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
+    """By task, of each run that began: seconds since the job was due."""
+    runs: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
+    """By task, of each run that ended: seconds since it began."""
+    ends: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """By task and outcome."""
+
+    @classmethod
+    def of(cls, parts: Iterable[Totals]) -> Totals:
+        """The sum, which shares nothing with its parts."""
+        found = cls()
+        for part in parts:
+            found.claims += part.claims
+            found.claimed += part.claimed
+            found.heartbeats += part.heartbeats
+            for mine, theirs in ((found.waits, part.waits), (found.runs, part.runs)):
+                for task, histogram in theirs.items():
+                    mine[task] = [*map(sum, zip(mine.get(task, EMPTY), histogram, strict=True))]
+            for key, number in part.ends.items():
+                found.ends[key] = found.ends.get(key, 0) + number
+        return found
+
+
+EMPTY: Histogram = [0] * (len(BUCKETS) + 2)
+
+
+class Counters:
+    """Counted from several threads, once somebody wants it. Costs next to nothing until then."""
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+        """Whether anybody asks for the totals."""
+        self._totals = Totals()
+        self._begun = deque[tuple[str, float]]()
+        """Not counted yet: a thread that begins a run shall not wait for a lock."""
+        self._lock = threading.Lock()
+
+    def claimed(self, number: int) -> None:
+        """A claim gave so many jobs."""
+        if self.is_wanted and number:
+            with self._lock:
+                self._totals.claims += 1
+                self._totals.claimed += number
+
+    def beaten(self, number: int = 1) -> None:
+        """So many heartbeats were stored."""
+        if self.is_wanted:
+            with self._lock:
+                self._totals.heartbeats += number
+
+    def begun(self, task: str, waited: float) -> None:
+        """A run begins, so many seconds after its job was due."""
+        if self.is_wanted:
+            self._begun.append((task, waited))
+
+    def ended(self, ends: Iterable[RunEnd]) -> None:
+        """Attempts ended; those that are given back are not counted."""
+        if not self.is_wanted:
+            return
+        with self._lock:
+            self._count_begun()
+            totals = self._totals
+            for end in ends:
+                lease, outcome = end.lease, end.outcome.kind
+                if outcome != "released":
+                    task = lease.task if isinstance(lease, Claimed) else UNKNOWN
+                    totals.ends[task, outcome] = totals.ends.get((task, outcome), 0) + 1
+                    _observe(totals.runs, task, end.finished - end.started)
+
+    def totals(self) -> Totals:
+        """All so far, as a copy."""
+        with self._lock:
+            self._count_begun()
+            return Totals.of([self._totals])
+
+    def _count_begun(self) -> None:
+        with suppress(IndexError):
+            while True:
+                _observe(self._totals.waits, *self._begun.popleft())
+
+
+def _observe(of_tasks: dict[str, Histogram], task: str, seconds: float) -> None:
+    histogram = of_tasks.get(task)
+    if histogram is None:
+        histogram = of_tasks[task] = EMPTY.copy()
+    seconds = max(0.0, seconds)
+    histogram[bisect_left(BUCKETS, seconds)] += 1
+    histogram[-1] += seconds

@@ -1,0 +1,68 @@
+"""Answers that take long, and are asked for often."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from sqla_jobs.rules.error_text import message_of
+
+T = TypeVar("T")
+log = logging.getLogger("sqla_jobs.monitoring")
+
+_REST = 20
+"""An answer is kept for so many times as long as it took, at least."""
+
+
+class Kept(Generic[T]):
+    """The answer to `ask`, kept for `seconds` after it came, also if it is an error.
+
+    It is asked for in a thread of its own, one at a time, however many threads want it.
+    """
+
+    def __init__(self, ask: Callable[[], T], *, seconds: float, patience: float) -> None:
+        self._ask = ask
+        self._seconds = seconds
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._answer: Future[T] | None = None
+        self._keep_until = 0.0
+        self._has_failed = False
+
+    def get(self) -> T | None:
+        """The answer; `None` where it is an error, or does not come within `patience` seconds."""
+        try:
+            return self._current().result(self._patience)
+        except Exception:  # noqa: BLE001 - `_find` has told of it
+            return None
+
+    def _current(self) -> Future[T]:
+        with self._lock:
+            if self._answer is None or (self._answer.done() and time.monotonic() >= self._keep_until):
+                self._answer = Future()
+                threading.Thread(target=self._find, args=(self._answer,), name="sqla_jobs-figures", daemon=True).start()
+            return self._answer
+
+    def _find(self, answer: Future[T]) -> None:
+        began = time.monotonic()
+        try:
+            found = self._ask()
+        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+            log.log(
+                logging.DEBUG if self._has_failed else logging.WARNING, "cannot read metrics: %s", message_of(error)
+            )
+            self._has_failed = True
+            self._rest(began)
+            answer.set_exception(error)
+        else:
+            self._has_failed = False
+            self._rest(began)
+            answer.set_result(found)
+
+    def _rest(self, began: float) -> None:
+        now = time.monotonic()
+        self._keep_until = now + max(self._seconds, _REST * (now - began))

@@ -1,0 +1,117 @@
+"""What a parent tells of itself and its children. Any thread may ask."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sqla_jobs.rules.wording import duration
+from sqla_jobs.runtime.counters import Counters, Totals
+from sqla_jobs.runtime.figures import Figures
+from sqla_jobs.runtime.kept import Kept
+from sqla_jobs.supervisor.messages import Observed, ReadFigures
+
+if TYPE_CHECKING:
+    from sqla_jobs.supervisor.child import ChildProcess
+    from sqla_jobs.supervisor.roster import Roster
+    from sqla_jobs.supervisor.spec import ChildSpec
+
+_KEPT = 10.0
+"""Seconds for which figures are kept, so that scrapes cannot load the database."""
+_PATIENCE = 5.0
+"""Seconds that a scrape waits for them."""
+_STUCK = 10.0
+"""Seconds without a turn of the main loop, which turns ten times a second, after which it is stuck."""
+
+
+class Report:
+    """Written by the parent's main thread."""
+
+    def __init__(self, children: Roster, counters: Counters) -> None:
+        """`counters` are those of the parent itself."""
+        self._children = children
+        self._counters = counters
+        self._totals: dict[int, Totals] = {}
+        """By pid, what each child last told."""
+        self._gone = Totals()
+        """Of those that have ended."""
+        self._lock = threading.Lock()
+        self._answer = Future[Figures | None]()
+        self._figures = Kept(self._ask, seconds=_KEPT, patience=_PATIENCE)
+        self._turned_at = time.monotonic()
+        self._lease = math.inf
+
+    def observe(self, spec: ChildSpec) -> None:
+        """The spec of children is known."""
+        self._lease = spec.settings.lease
+        self._counters.is_wanted = spec.is_observed
+
+    def turned(self) -> None:
+        """The main loop goes round."""
+        self._turned_at = time.monotonic()
+
+    def hear(self, child: ChildProcess, message: Observed) -> None:
+        """A child tells how its worker does."""
+        child.trouble = message.trouble
+        with self._lock:
+            self._totals[child.pid] = message.totals
+
+    def hear_figures(self, figures: Figures | None) -> None:
+        """A child tells what the database knows."""
+        if not self._answer.done():
+            self._answer.set_result(figures)
+
+    def take_over(self, child: ChildProcess) -> None:
+        """A child has ended: what it counted stays in the sums."""
+        with self._lock:
+            self._gone = Totals.of([self._gone, self._totals.pop(child.pid, Totals())])
+
+    def totals(self) -> Totals:
+        """The sum of what all children have counted, those that have ended too, to within a second."""
+        with self._lock:
+            return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
+
+    def figures(self) -> Figures | None:
+        """What the database knows, as a child reads it; `None` where none answers in time."""
+        return self._figures.get()
+
+    def _ask(self) -> Figures | None:
+        """One child, which logs why it cannot read them. None is there while the worker starts and stops."""
+        self._answer = Future()
+        for child in self._children.claiming()[:1]:
+            child.hint(ReadFigures())
+            with suppress(TimeoutError):
+                return self._answer.result(_PATIENCE)
+        return None
+
+    def why_not_alive(self) -> str | None:
+        """Why the process should be restarted; `None` while its main loop turns."""
+        since = time.monotonic() - self._turned_at
+        return f"the main loop has not turned for {duration(since)}" if since > _STUCK else None
+
+    def why_not_ready(self) -> str | None:
+        """Why no child takes new jobs; `None` if one does, and its last heartbeat is less than half a lease old."""
+        registered = [child for child in self._children if child.process_id is not None]
+        if not registered:
+            return "no worker process is registered in the database"
+        children = [child for child in registered if not child.is_leaving]
+        if not children:
+            return "no worker process takes jobs: all of them are stopping"
+        reasons = {child.pid: self._why_idle(child) for child in children}
+        if None in reasons.values():
+            return None
+        return "\n".join(f"process {pid}: {why}" for pid, why in reasons.items())
+
+    def _why_idle(self, child: ChildProcess) -> str | None:
+        if child.is_hung:
+            return f"it has made no progress for {duration(child.silence)}"
+        age = time.monotonic() - child.started.beat_at
+        if age >= self._lease / 2:
+            return f"its last heartbeat was stored {duration(age)} ago"
+        if child.trouble is not None:
+            return f"it cannot claim: {child.trouble}"
+        return None

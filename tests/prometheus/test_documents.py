@@ -1,0 +1,106 @@
+"""The dashboard, the alerts and the page about metrics name only metrics that are exported."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from sqla_jobs.prometheus.families import of_figures, of_totals
+from sqla_jobs.prometheus.labels import Labels
+from sqla_jobs.runtime.counters import Counters
+from sqla_jobs.runtime.figures import Figures, LimitFigures, QueueFigures
+from tests.conftest import ROOT
+from tests.prometheus.conftest import end_of
+
+PAGE = ROOT.joinpath("docs/monitoring.md").read_text(encoding="utf-8")
+DASHBOARD = json.loads(ROOT.joinpath("docs/grafana-dashboard.json").read_text(encoding="utf-8"))
+ALERTS = yaml.safe_load(ROOT.joinpath("docs/alerts.yml").read_text(encoding="utf-8"))
+FIGURES = Figures(
+    [QueueFigures("default", 1, 1, 1, 1, 1.0, is_paused=False)],
+    {("queued", "mark"): 1},
+    [LimitFigures("mail", "rate", False, 5, 1, 1)],
+    {"worker": 1},
+    {},
+    {"worker": 1.0},
+)
+
+
+def exported() -> dict[str, tuple[str, set[str]]]:
+    """By name the type and the labels of each metric, as the page has them."""
+    counters = Counters()
+    counters.is_wanted = True
+    counters.begun("mark", 1.0)
+    counters.ended([end_of("mark")])
+    names = Labels(), Labels(), Labels(), Labels()
+    families = [*of_totals(counters.totals(), names[0]), *of_figures(FIGURES, *names[1:])]
+    return {
+        f"{one.name}_total" if one.type == "counter" else one.name: (
+            one.type,
+            {label for sample in one.samples for label in sample.labels} - {"le"},
+        )
+        for one in families
+    }
+
+
+def series() -> set[str]:
+    """The names that expressions may use."""
+    histograms = {name for name, (kind, _) in exported().items() if kind == "histogram"}
+    parts = {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
+    return (exported().keys() - histograms) | parts
+
+
+def labels_in(expression: str) -> set[str]:
+    """Those by which it groups or selects, without the ones that Prometheus adds."""
+    grouped = re.findall(r"by \(([^)]*)\)", expression)
+    selected = re.findall(r"[{,]\s*(\w+)\s*=", expression)
+    return {name.strip() for names in grouped for name in names.split(",")} | set(selected) - {"job", "le"}
+
+
+def strings(found: Any) -> Iterator[str]:
+    """All strings in a document."""
+    if isinstance(found, str):
+        yield found
+    elif isinstance(found, list | dict):
+        for one in found.values() if isinstance(found, dict) else found:
+            yield from strings(one)
+
+
+@pytest.mark.parametrize("document", [DASHBOARD, ALERTS], ids=["dashboard", "alerts"])
+def test_a_document_uses_only_what_is_exported(document: Any) -> None:
+    used = {name for text in strings(document) for name in re.findall(r"\bsqla_jobs_\w+", text)}
+    assert len(used) > 7
+    assert used - series() == set()
+    known = {label for _, labels in exported().values() for label in labels} | {"job", "le"}
+    assert {label for text in strings(document) if "sqla_jobs_" in text for label in labels_in(text)} - known == set()
+
+
+def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
+    (group,) = ALERTS["groups"]
+    names = [rule["alert"] for rule in group["rules"]]
+    assert len(set(names)) == len(names) == 8
+    for rule in group["rules"]:
+        assert rule["annotations"].keys() == {"summary", "description"}
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert re.fullmatch(r"\d+m", rule.get("for", "0m")), rule["alert"]
+
+
+def test_the_panels_of_the_dashboard_lie_side_by_side() -> None:
+    cells = [
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in DASHBOARD["panels"]
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells)) == 24 * 44
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"]) == 14
+
+
+def test_the_page_lists_every_metric_with_its_type_and_labels() -> None:
+    rows = re.findall(r"^\| `(sqla_jobs_\w+)` \| (\w+) \|([^|]*)\|", PAGE, re.MULTILINE)
+    listed = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert listed == exported()

@@ -1,0 +1,112 @@
+"""Whether a worker lives and takes jobs, as containers and their orchestrators ask."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, text
+
+from sqla_jobs.cli.main import main
+from sqla_jobs.runtime.counters import Counters
+from sqla_jobs.supervisor.report import Report
+from sqla_jobs.supervisor.roster import Roster
+from tests.conftest import StartWorker
+from tests.counting import worker_pids
+from tests.helpers import wait_until
+from tests.prometheus.conftest import Observed, StartObserved, free_port
+from tests.shop import jobs
+
+
+def healthcheck() -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["healthcheck", "tests.shop:jobs"])
+    return done.exit_code, done.output
+
+
+def execute(engine: Engine, statement: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+@pytest.mark.slow
+def test_a_worker_is_ready_while_heartbeats_are_stored_and_claims_work(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    worker = start_observed(database_url)
+    assert worker.get("/healthz")[:2] == worker.get("/readyz?full=1")[:2] == (200, "ok\n")
+    assert worker.get("/nothing").status == 404
+    (pid,) = worker_pids(database)
+    with database.begin() as connection:
+        connection.execute(text("LOCK TABLE sqla_processes IN SHARE MODE"))
+        wait_until(lambda: worker.get("/readyz").status == 503)
+        assert worker.get("/readyz").text.startswith(f"process {pid}: its last heartbeat was stored ")
+        assert worker.get("/healthz").status == 200
+    wait_until(lambda: worker.get("/readyz").status == 200)
+    execute(database, "ALTER TABLE sqla_paused_tasks RENAME TO gone")
+    execute(database, "INSERT INTO sqla_jobs (task, args) VALUES ('mark', '{\"n\": 1}')")
+    wait_until(lambda: worker.get("/readyz").status == 503)
+    assert f"process {pid}: it cannot claim: ProgrammingError: " in worker.get("/readyz").text
+    execute(database, "ALTER TABLE gone RENAME TO sqla_paused_tasks")
+    wait_until(lambda: worker.get("/readyz").status == 200)
+
+
+@pytest.mark.slow
+def test_a_worker_is_not_ready_before_it_is_registered_and_while_it_stops(
+    database: Engine, database_url: str, start_observed: StartObserved, start_worker: StartWorker
+) -> None:
+    worker = start_observed(database_url)
+    execute(database, "INSERT INTO sqla_jobs (task, args) VALUES ('mark', '{\"n\": 1, \"seconds\": 1.5}')")
+    wait_until(lambda: jobs_running(database) == 1)
+    worker.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: worker.get("/readyz").status == 503)
+    assert worker.get("/readyz").text == "no worker process takes jobs: all of them are stopping\n"
+    assert worker.process.wait(30) == 0
+    port = free_port()
+    bad = Observed(start_worker(database_url.replace("127.0.0.1", "127.0.0.2"), "--metrics-port", str(port)), port)
+    wait_until(lambda: bad.get("/healthz").status == 200)
+    assert bad.get("/readyz")[:2] == (503, "no worker process is registered in the database\n")
+
+
+def jobs_running(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'running'")) or 0
+
+
+def test_a_parent_whose_main_loop_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Report(Roster(), Counters())
+    report.turned()
+    assert report.why_not_alive() is None
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 11)
+    assert report.why_not_alive() == "the main loop has not turned for 11 s"
+
+
+@pytest.mark.parametrize("port", ["0", "70000", "http", "a b:1", "::1:9100"])
+def test_a_port_that_cannot_be_is_a_wrong_command_line(port: str) -> None:
+    done = CliRunner().invoke(main, ["worker", "tests.shop:jobs", "--metrics-port", port])
+    assert (done.exit_code, "PORT or HOST:PORT" in done.output) == (2, True), done.output
+
+
+def test_a_port_that_somebody_has_is_an_error_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = CliRunner().invoke(main, ["worker", "tests.shop:jobs", "--metrics-port", address])
+    assert (done.exit_code, f"--metrics-port {address}: cannot listen there" in done.output) == (2, True), done.output
+
+
+def test_healthcheck_looks_for_a_fresh_heartbeat_of_a_worker_of_this_host(database: Engine) -> None:
+    host = socket.gethostname()
+    code, said = healthcheck()
+    assert (code, f"no worker process of host {host} is registered" in said) == (1, True)
+    with jobs.worker(heartbeat=300, lease=1000):
+        code, said = healthcheck()
+        assert (code, f"process {os.getpid()} stored a heartbeat " in said) == (0, True), said
+        execute(database, "UPDATE sqla_processes SET heartbeat_at = now() - interval '501 s'")
+        code, said = healthcheck()
+        assert (code, f"the last heartbeat of a worker of host {host} is 8 min 21 s old" in said) == (1, True), said
+        execute(database, "UPDATE sqla_processes SET heartbeat_at = now(), host = 'elsewhere'")
+        assert healthcheck()[0] == 1

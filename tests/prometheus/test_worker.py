@@ -1,0 +1,105 @@
+"""What `worker --metrics-port` serves: all processes of a worker as one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from tests import shop
+from tests.counting import children_of, runs, states, worker_pids
+from tests.helpers import wait_until
+from tests.prometheus.conftest import Observed, Samples, StartObserved, parsed
+
+pytestmark = pytest.mark.slow
+
+
+def scrape(worker: Observed) -> Samples:
+    return parsed(worker.get("/metrics").text)
+
+
+def ended(found: Samples) -> dict[tuple[str, ...], float]:
+    """By outcome and task."""
+    return {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
+
+
+def counters(found: Samples) -> Samples:
+    return {key: value for key, value in found.items() if key[0].endswith(("_total", "_count", "_sum"))}
+
+
+def test_the_counts_of_all_children_are_one_and_never_fall_though_children_die(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(200)))
+        shop.write.enqueue_many(session, ({"n": n} for n in range(50)))
+        shop.flaky.enqueue(session, good_from=3)
+        session.commit()
+    worker = start_observed(database_url, "--processes", "2", "--lease", "60", "--heartbeat", "0.2")
+    wait_until(lambda: states(database) == {"succeeded": 251})
+    expected = {
+        ("succeeded", "mark"): 200,
+        ("succeeded", "write"): 50,
+        ("succeeded", "flaky"): 1,
+        ("retried", "flaky"): 2,
+    }
+    wait_until(lambda: ended(scrape(worker)) == expected)
+    before = scrape(worker)
+    assert before["sqla_jobs_wait_seconds_count", "mark"] == before["sqla_jobs_runs_started_total", "mark"] == 200
+    assert before["sqla_jobs_heartbeats_total",] >= 2
+    wait_until(lambda: len(worker_pids(database)) == 2)
+    with Session(database) as session:
+        shop.die_by.options(max_attempts=1).enqueue(session, how="kill")
+        session.commit()
+    wait_until(lambda: runs(database, "lost") == 1)
+    wait_until(lambda: ended(scrape(worker)).get(("lost", "unknown")) == 1)
+    wait_until(lambda: len(children_of(worker.process)) == 2)
+    old = children_of(worker.process)
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    seen = [counters(before)]
+    while len({*worker_pids(database)} - old) < 2:
+        seen.append(counters(scrape(worker)))
+    with Session(database) as session:
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(200, 210)))
+        session.commit()
+    wait_until(lambda: ended(scrape(worker)).get(("succeeded", "mark")) == 210)
+    seen.append(counters(scrape(worker)))
+    for earlier, later in pairwise(seen):
+        assert [key for key, value in earlier.items() if later[key] < value] == []
+
+
+def test_the_figures_of_the_database_are_those_that_a_child_reads(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    with Session(database) as session:
+        shop.mark.options(queue="elsewhere").enqueue_many(session, ({"n": n} for n in range(7)))
+        session.commit()
+    worker = start_observed(database_url)
+    found = scrape(worker)
+    assert found["sqla_jobs_database_up",] == 1
+    assert found["sqla_jobs_queue_jobs", "elsewhere", "queued"] == 7
+    assert found["sqla_jobs_task_jobs", "queued", "mark"] == 7
+    assert found["sqla_jobs_processes", "worker", "alive"] == 1
+    answer = worker.get("/metrics")
+    assert answer.kind.startswith("text/plain; version=")
+    with database.connect() as connection:
+        reading = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%statement_timeout%' AND state = 'active'"
+        assert connection.scalar(text(reading)) == 1, "this question itself"
+
+
+def test_what_a_worker_counted_until_its_end_is_told(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    """Its last children have ended, and the parent waits for the last one of all."""
+    worker = start_observed(database_url, "--processes", "2", "--max-jobs", "5")
+    for n in range(30):
+        with Session(database) as session:
+            shop.mark.enqueue(session, n=n)
+            session.commit()
+    wait_until(lambda: states(database) == {"succeeded": 30})
+    wait_until(lambda: ended(scrape(worker)) == {("succeeded", "mark"): 30})
