@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
+from sqlalchemy import Boolean, column, func, or_, select, text, true, values
 from sqlalchemy import Text as TextType
-from sqlalchemy import column, func, or_, select, text, true, values
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -19,7 +20,8 @@ from sqla_jobs.monitoring.queues import Queue
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
 
 _LOOKED_AT = 2_000
-"""Queued jobs of each queue, the next to run first, among which unknown tasks are looked for: they gather there."""
+"""Queued jobs of each queue, with gates and without, the next to run first, among which unknown tasks are looked for:
+they gather there."""
 _SOME = 20
 """Jobs that are named one by one."""
 _UNHEARD = 30.0
@@ -76,10 +78,11 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
     jobs.tasks.load()
     job: Any = jobs.Job
     paused = {name: one for one in read_paused_tasks(session, jobs) for name in one.names}
-    lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
-    first = (
+    lane = values(column("name", TextType), column("is_plain", Boolean), name="lane")
+    lane = lane.data([*product(names, (True, False))])
+    first = (  # of each part of the index, which has the order of its jobs
         select(job.task)
-        .where(job.state == "queued", job.queue == lane.c.name)
+        .where(job.state == "queued", job.queue == lane.c.name, job.gates.is_(None) == lane.c.is_plain)
         .order_by(job.priority, job.position)
         .limit(_LOOKED_AT)
         .correlate(lane)

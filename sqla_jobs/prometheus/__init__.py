@@ -22,6 +22,6 @@ def collector(jobs: Jobs[Any]) -> Collector:
     from sqla_jobs.prometheus.source import JobsSource, check_installed
 
     check_installed("sqla_jobs.prometheus")
-    from sqla_jobs.prometheus.collector import MetricsCollector
+    from sqla_jobs.prometheus.collecting import MetricsCollector
 
     return MetricsCollector(JobsSource(jobs))

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.prometheus.collector import MetricsCollector
+from sqla_jobs.prometheus.collecting import MetricsCollector
 from sqla_jobs.prometheus.source import Source
 
 log = logging.getLogger("sqla_jobs.worker")

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
+import sqla_jobs.prometheus
 from sqla_jobs import Jobs
-from sqla_jobs.prometheus import collector
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
@@ -32,7 +32,7 @@ def new_counters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def registry(of: Jobs[Any]) -> CollectorRegistry:
     found = CollectorRegistry(auto_describe=True)
-    found.register(collector(of))
+    found.register(sqla_jobs.prometheus.collector(of))
     return found
 
 
