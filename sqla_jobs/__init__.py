@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from sqla_jobs.rules.outcomes import Cancel, RunOutcome, Snooze
     from sqla_jobs.rules.unique import Unique
     from sqla_jobs.tasks.context import RunContext
+    from sqla_jobs.tasks.declaration import TaskOptions
+    from sqla_jobs.tasks.enqueue import EnqueueOptions
     from sqla_jobs.tasks.hooks import RunEvent
+    from sqla_jobs.tasks.task import Enqueue, Task
 
 __all__ = [
     "PARKED",
@@ -29,6 +32,8 @@ __all__ = [
     "ConcurrencyLimit",
     "ConfigurationError",
     "DeclarationError",
+    "Enqueue",
+    "EnqueueOptions",
     "JobExists",
     "JobMixin",
     "JobState",
@@ -39,6 +44,8 @@ __all__ = [
     "RunEvent",
     "RunOutcome",
     "Snooze",
+    "Task",
+    "TaskOptions",
     "Unique",
     "UnknownJob",
     "UnknownTask",
@@ -55,6 +62,10 @@ _MODULES = {
     "RunOutcome": "rules.outcomes",
     "Snooze": "rules.outcomes",
     "RunContext": "tasks.context",
+    "TaskOptions": "tasks.declaration",
+    "EnqueueOptions": "tasks.enqueue",
+    "Enqueue": "tasks.task",
+    "Task": "tasks.task",
     "RunEvent": "tasks.hooks",
     "Unique": "rules.unique",
 }

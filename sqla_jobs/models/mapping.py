@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
+from inspect import get_annotations
 from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import Connection, MetaData, Sequence, Table, event
@@ -182,6 +183,12 @@ def _check_job_class(job_class: type[Any]) -> None:
         raise ConfigurationError(
             f"job_class={job_class.__name__} is mapped already: leave it unmapped "
             "(class MyJob(JobMixin), without your Base), Jobs(…) maps it; each Jobs takes a class of its own"
+        )
+    own = [kind for kind in job_class.__mro__ if kind not in JobMixin.__mro__]
+    named = {name for kind in own for name in (*vars(kind), *get_annotations(kind))}
+    if taken := sorted(named & {*JobMixin.__annotations__, "runs"}):
+        raise ConfigurationError(
+            f"{job_class.__name__}.{taken[0]} has the name of a column or relationship of JobMixin: name it otherwise"
         )
 
 

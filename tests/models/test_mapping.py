@@ -344,7 +344,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "mapped class": (one_class_twice, "job_class=MyJob is mapped already: leave it unmapped"),
     "with the base": (lambda: Jobs(Known, job_class=AbstractJob), "AbstractJob is mapped already: leave it unmapped"),
     "NOT NULL": (lambda: plain(job_class=Demanding), "Demanding.tenant_id is NOT NULL without a server default"),
-    "our column": (lambda: plain(job_class=OwnQueue), "OwnQueue.queue is NOT NULL without a server default"),
+    "our column": (
+        lambda: plain(job_class=OwnQueue),
+        "OwnQueue.queue has the name of a column or relationship of JobMixin: name it otherwise",
+    ),
 }
 
 

@@ -28,8 +28,8 @@ def test_it_builds_without_a_warning_and_every_link_leads_somewhere(tmp_path: Pa
     public = {f"{module}.{name}" for module in PUBLIC.keys() - elsewhere for name in PUBLIC[module]}
     assert public - described == set()
     fields = {f"sqla_jobs.RunContext.{name}" for name in ("job_id", "attempt", "deadline", "remaining", "progress")}
-    options = {f"sqla_jobs.tasks.enqueue.EnqueueOptions.{name}" for name in EnqueueOptions.__annotations__}
-    assert (fields | options | {"sqla_jobs.tasks.task.Task.enqueue", "sqla_jobs.JobMixin.run_at"}) - described == set()
+    options = {f"sqla_jobs.EnqueueOptions.{name}" for name in EnqueueOptions.__annotations__}
+    assert (fields | options | {"sqla_jobs.Task.enqueue", "sqla_jobs.JobMixin.run_at"}) - described == set()
     assert {name for name in described if "__" in name} == set()
 
 

@@ -21,6 +21,7 @@ PUBLIC = {
     "sqla_jobs": {
         *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
         *("Unique", "JobExists"),
+        *("Task", "Enqueue", "TaskOptions", "EnqueueOptions"),
         *("JobsError", "ArgumentsError", "ConfigurationError", "DeclarationError", "UnknownJob", "UnknownTask"),
         *("ConcurrencyLimit", "RateLimit"),
     },
