@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 from sqla_jobs.calls.values import read_headers
@@ -15,6 +15,7 @@ from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, LeaseGone, TimedOut, body
 from sqla_jobs.execution.shared_memory import RunSlot
+from sqla_jobs.execution.surroundings import Surrounded, begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, decide
@@ -24,6 +25,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.task import Task
+from sqla_jobs.tasks.tracing import Tracing
 
 log = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
@@ -42,11 +44,13 @@ class Executor:
         slot: Callable[[], RunSlot | None] = lambda: None,
         timeout: float | None = None,
         middleware: Sequence[Middleware] = (),
+        tracing: Tracing | None = None,
         started: Callable[[Attempt], None] | None = None,
     ) -> None:
         """`timeout` is that of tasks that have none of their own, in seconds.
 
-        The first of `middleware` is the outermost, and inside of `context`. `started` is called as each run begins.
+        The first of `middleware` is the outermost, and inside of `context`, which is inside of what `tracing` makes.
+        `started` is called as each run begins.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -55,6 +59,7 @@ class Executor:
         self._timeout = timeout
         self._context = context
         self._middleware = middleware
+        self._tracing = tracing
         self._started = started
 
     def execute(self, held: Attempt) -> RunEnd | None:
@@ -68,38 +73,48 @@ class Executor:
         """
         if held.cancel_requested or not held.begin(self._slot()):
             return held.ended(Outcome.released())
-        job = held.job
-        declaration: Declaration | None = None
         held.context = _context(held)
         if self._started is not None:
             self._started(held)
+        if self._tracing is None:
+            return self._attempt(held, held.context)[1]
+        end_span = begin_span(self._tracing, held.context)
+        outcome, end = self._attempt(held, held.context)
+        end_span(outcome)
+        return end
+
+    def _attempt(self, held: Attempt, context: RunContext) -> tuple[Outcome, RunEnd | None]:
+        """What came of it, and the end that is to be stored."""
+        job = held.job
+        declaration: Declaration | None = None
         try:
             declaration = self._tasks[job.task].declaration
             held.secrets = declaration.secrets(job.args)
             held.timeout = self._timeout if declaration.timeout is None else declaration.timeout
-            with self._surrounded(held, held.context):
+            with self._surrounded(held, context):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
                     self._run_in_transaction(held, declaration, arguments)
-                    _tell(held, Outcome.succeeded())
-                    return None
+                    _tell(held, succeeded := Outcome.succeeded())
+                    return succeeded, None
                 outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments))
         except NotBegun as reason:
-            return held.ended(Outcome.released(reason.delay))
+            outcome = Outcome.released(reason.delay)
+            return outcome, held.ended(outcome)
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
             outcome = _outcome(held, declaration, error)
         _tell(held, outcome)
-        return held.ended(outcome)
+        return outcome, held.ended(outcome)
 
     def _surrounded(self, held: Attempt, context: RunContext) -> AbstractContextManager[None]:
-        outermost = _Surrounded(self._context(context), held)
+        outermost = Surrounded(self._context(context), held)
         return self._within(outermost, held, context) if self._middleware else outermost
 
     @contextmanager
-    def _within(self, outermost: _Surrounded, held: Attempt, context: RunContext) -> Generator[None]:
+    def _within(self, outermost: Surrounded, held: Attempt, context: RunContext) -> Generator[None]:
         with outermost, ExitStack() as entered:
             for middleware in self._middleware:
-                entered.enter_context(_Surrounded(middleware(context), held))
+                entered.enter_context(Surrounded(middleware(context), held))
             yield
 
     def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:
@@ -108,36 +123,6 @@ class Executor:
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)
             self._transactions.commit(session, held.ended(Outcome.succeeded(result)))
-
-
-class _Surrounded(AbstractContextManager[None]):
-    """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged.
-
-    Nor can it swallow what the job raised.
-    """
-
-    def __init__(self, surroundings: AbstractContextManager[Any], held: Attempt) -> None:
-        self._surroundings = surroundings
-        self._held = held
-
-    def __enter__(self) -> None:
-        self._surroundings.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, raised: BaseException | None, at: TracebackType | None
-    ) -> None:
-        try:
-            self._surroundings.__exit__(kind, raised, at)
-        except BaseException as error:  # noqa: BLE001
-            if error is not raised:
-                job = self._held.job
-                log.error(  # noqa: TRY400 - its own traceback may show secrets
-                    "job %s %s attempt %s: its context or middleware did not end well\n%s",
-                    job.job_id,
-                    job.task,
-                    job.attempt,
-                    Failure.of(error, secrets=self._held.secrets).traceback,
-                )
 
 
 class _UnstorableResult(Exception):

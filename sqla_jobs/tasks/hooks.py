@@ -13,12 +13,13 @@ from typing import Any, Literal, TypeVar, get_args
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.tracing import Tracing
 
 log = logging.getLogger("sqla_jobs.run")
 
 EventName = Literal["started", "succeeded", "retried", "snoozed", "failed", "cancelled", "lost"]
 EVENTS: tuple[str, ...] = get_args(EventName)
-_LONGEST_NAME, _LONGEST = 100, 2_000
+_LONGEST_NAME, LONGEST = 100, 2_000
 """Characters of a header's name and of its value."""
 _MOST = 50
 """Headers of a job."""
@@ -69,6 +70,8 @@ class Hooks:
 
     def __init__(self) -> None:
         self.middleware: list[Middleware] = []
+        self.tracing: Tracing | None = None
+        """Makes spans of enqueues and runs."""
         self._sources: list[HeaderSource] = []
         self._handlers: dict[str, list[Handler]] = {name: [] for name in EVENTS}
 
@@ -125,11 +128,11 @@ def check_headers(headers: object, name: str = "headers") -> dict[str, str]:
     if not isinstance(headers, Mapping) or len(headers) > _MOST:
         raise ArgumentsError(f"{name} must be a mapping of at most {_MOST} names to texts, got {headers!r:.60}")
     for key, value in headers.items():
-        for text, longest in ((key, _LONGEST_NAME), (value, _LONGEST)):
+        for text, longest in ((key, _LONGEST_NAME), (value, LONGEST)):
             if not isinstance(text, str) or text != storable(text, longest):
                 raise ArgumentsError(
                     f"{name}: {key!r:.60} must be a text of at most {_LONGEST_NAME} characters, and its value one "
-                    f"of at most {_LONGEST}, without NUL and surrogates, got {value!r:.60}"
+                    f"of at most {LONGEST}, without NUL and surrogates, got {value!r:.60}"
                 )
     return dict(headers)
 

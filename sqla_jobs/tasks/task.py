@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
@@ -19,6 +20,7 @@ from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_on
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.tracing import UNTRACED, Sending
 from sqla_jobs.tasks.unique import UniqueRule
 from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 
@@ -129,12 +131,16 @@ class Enqueuer(Generic[C, J]):
     def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> J:
         """Add a job to the caller's session; what `enqueue` does."""
         into, declaration = plain_session(session), self._declaration
-        values = self.bind(args, kwargs)
-        stored = from_json(declaration.codec.encode(into, values))
-        job = self._models, declaration.name, declaration.defaults, self._with_headers()
-        if self._unique is not None:
-            return add_unique(into, *job, stored, self._unique, declaration.gating)
-        return add_one(into, *job, stored, declaration.gates_of(stored))
+        with self._sending(into) as sending:
+            values = self.bind(args, kwargs)
+            stored = from_json(declaration.codec.encode(into, values))
+            job = self._models, declaration.name, declaration.defaults, self._with_headers()
+            if self._unique is None:
+                added, inserted = add_one(into, *job, stored, declaration.gates_of(stored)), 1
+            else:
+                added, inserted = add_unique(into, *job, stored, self._unique, declaration.gating)
+            sending.one(added, inserted)
+        return added
 
     def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> Enqueued:
         """Add a job for each mapping of arguments, in order, and return how many jobs that were.
@@ -156,7 +162,6 @@ class Enqueuer(Generic[C, J]):
     def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> Enqueued:
         """The same, where each mapping comes with the number that an error is to name it by."""
         into, declaration, unique = plain_session(session), self._declaration, self._unique
-        job = self._models, declaration.name, declaration.defaults, self._with_headers()
 
         def each(convert: Callable[[bytes], T]) -> Iterator[T]:
             for number, values in arguments:
@@ -167,9 +172,20 @@ class Enqueuer(Generic[C, J]):
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
-        if unique is None:
-            return add_many(into, *job, each(bytes), declaration.gating)
-        return add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
+        with self._sending(into) as sending:
+            job = self._models, declaration.name, declaration.defaults, self._with_headers()
+            if unique is None:
+                count = add_many(into, *job, each(bytes), declaration.gating)
+            else:
+                count = add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
+            sending.many(count)
+        return count
+
+    def _sending(self, session: Session) -> AbstractContextManager[Sending, None]:
+        if (tracing := self._hooks.tracing) is None:
+            return UNTRACED
+        queue = self._options.get("queue", self._declaration.defaults["queue"])
+        return tracing.sending(session, self._models.Job, self._declaration.name, queue)
 
     def _with_headers(self) -> Mapping[str, Any]:
         """The options, with the headers of this moment."""

@@ -54,8 +54,11 @@ def add_unique(
     args: dict[str, Any],
     rule: UniqueRule,
     gates_of: GatesOf | None,
-) -> J:
-    """The job that was inserted, or the one that has its key. Raises `JobExists` where the policy says so."""
+) -> tuple[J, int]:
+    """The job that was inserted, or the one that has its key, and how many were inserted: 1 or 0.
+
+    Raises `JobExists` where the policy says so.
+    """
     values = job_values(task, defaults, options)
     key = rule.key_of(args)
     after_commit(session, models.Job, models.channel, message_of(values, is_limited=gates_of is not None))
@@ -64,7 +67,7 @@ def add_unique(
         job = _load(session, models.Job, stored.job_ids[key])
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(task, key, job)
-    return job
+    return job, len(stored.inserted)
 
 
 def add_many_unique(

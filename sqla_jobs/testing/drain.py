@@ -84,6 +84,7 @@ def drain(
         _Ends(own, queries),
         context=raised.around,
         middleware=jobs.hooks.middleware,
+        tracing=jobs.hooks.tracing,
         started=lambda held: jobs.hooks.tell(started(held.job)),
     )
     find = _finder(jobs, own, queries, None if queues is None else list(queues), seconds, limits=limits)

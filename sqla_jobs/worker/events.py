@@ -84,7 +84,8 @@ class EventTeller:
     def ended(self, ends: Iterable[RunEnd]) -> None:
         """The outcomes of these attempts are stored."""
         if self._wanted:
-            self._put(event for end in ends if (event := event_of(end)) is not None)
+            told = (event_of(end) for end in ends if end.outcome.kind in self._wanted)
+            self._put(event for event in told if event is not None)
 
     def _put(self, events: Iterable[RunEvent]) -> None:
         for event in events:

@@ -174,6 +174,7 @@ class Worker(Service):
             slot=self._keeper.slot,
             timeout=self._settings.timeout,
             middleware=self._jobs.hooks.middleware,
+            tracing=self._jobs.hooks.tracing,
             started=self._on_started,
         )
         self._finisher = Finisher(self._engine, queries, self._on_settled, self._set_aside)

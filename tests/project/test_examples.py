@@ -103,6 +103,23 @@ def test_the_crawler_tells_which_rule_it_broke(environment: dict[str, str], data
     assert schemas(database_url) == ["public"]
 
 
+def test_a_request_is_shown_as_a_tree_of_spans(environment: dict[str, str]) -> None:
+    done = run([sys.executable, "-m", "examples.observed"], environment)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert [re.sub(r", \d+\.\d ms$|: \d+\.\d ms$", "", line) for line in done.stdout.splitlines()][:9] == [
+        "POST /orders",
+        "  send default: settle",
+        "    process default: settle, attempt 1 succeeded",
+        "      send default: charge",
+        "        process default: charge, attempt 1 retried, ConnectionError: the bank's line is busy",
+        "        process default: charge, attempt 2 succeeded",
+        "      send mail: send_mail, 2 jobs",
+        "        process mail: send_mail, attempt 1 succeeded",
+        "        process mail: send_mail, attempt 1 succeeded",
+    ]
+    assert left_behind(environment) == []
+
+
 def test_a_site_counts_pages_that_are_fetched_out_of_order_or_twice() -> None:
     with websites(1, 3, at_once=1, per_second=100) as web:
         for page in (0, 2, 1, 2):

@@ -35,6 +35,7 @@ PUBLIC = {
         *("sqla_jobs_database", "sqla_jobs_databases"),
     },
     "sqla_jobs.postgres": {"local_postgres"},
+    "sqla_jobs.opentelemetry": {"instrument"},
     "sqla_jobs.flask": {"FlaskJobs", "cli", "loaded"},
     "sqla_jobs.dashboard": {"Role", "allow_everyone", "create_blueprint"},
     "sqla_jobs.migrations": {"LATEST", "downgrade", "upgrade"},

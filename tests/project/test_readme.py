@@ -8,9 +8,6 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import import_module
 from pathlib import Path
@@ -22,9 +19,8 @@ import pytest
 import yaml
 from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
-from tenacity import Retrying, wait_fixed
 
-from sqla_jobs import Cancel, Jobs, RunContext
+from sqla_jobs import RunContext
 from sqla_jobs.cli.naming import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
@@ -32,64 +28,11 @@ from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
+from tests.project.pages import QUICK_START, Block, blocks, run_block
 
 pytestmark = pytest.mark.slow
 DOCS = sorted(ROOT.glob("docs/*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block; `line` is that of its first line of code."""
-
-    page: Path
-    language: str
-    line: int
-    code: str
-
-    def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
-
-
-def blocks(page: Path, language: str) -> list[Block]:
-    source = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^```(\w+)\n(.*?)^```$", source, re.MULTILINE | re.DOTALL)
-    return [
-        Block(page, fence[1], source.count("\n", 0, fence.start(2)) + 1, fence[2])
-        for fence in found
-        if fence[1] == language
-    ]
-
-
-(QUICK_START,) = blocks(ROOT / "README.md", "python")
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the README's shop.py, where it can be imported."""
-    tmp_path.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("shop", None)
-    yield tmp_path
-    sys.modules.pop("shop", None)
-
-
-@pytest.fixture
-def page(shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """A module in which the blocks of one page are run, with an engine, its tables and a session."""
-    import_module("shop").Base.metadata.create_all(engine)
-    module = ModuleType("page")
-    monkeypatch.setitem(sys.modules, "page", module)
-    with Session(engine) as session:
-        vars(module).update(engine=engine, session=session)
-        yield module
-
-
-def run_block(block: Block, module: ModuleType) -> None:
-    """In place, so that an error shows the line of the page."""
-    code = compile("\n" * (block.line - 1) + block.code, str(block.page), "exec")
-    exec(code, vars(module))
 
 
 def test_the_readme_is_short_and_so_is_its_quick_start() -> None:
@@ -114,8 +57,8 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-celery", "coming-from-rq", "dashboard", "index", "limits", "monitoring", "schedules", "tasks"),
-        *("transactions", "unique", "workers"),
+        *("coming-from-celery", "coming-from-rq", "dashboard", "hooks", "index", "limits", "monitoring", "schedules"),
+        *("tasks", "transactions", "unique", "workers"),
     ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,78 +88,6 @@ def test_the_coroutine_of_the_docs_can_be_cancelled(page: ModuleType, engine: En
         wait_until(lambda: reached("cancelled"))
         assert time.monotonic() - began < 5
         session.commit()
-
-
-class Tracker(ModuleType):
-    """Stands for sentry_sdk, of which it has what the page calls. `events` is what would be sent."""
-
-    def __init__(self) -> None:
-        super().__init__("sentry_sdk")
-        self.events: list[tuple[Any, ...]] = []
-        self.said: dict[str, Any] = {}
-        self.logging = ModuleType("sentry_sdk.integrations.logging")
-        vars(self.logging)["ignore_logger"] = self.ignore_logger
-
-    def init(self, *, dsn: str | None, include_local_variables: bool) -> None:
-        assert (dsn, include_local_variables) == (None, False)
-
-    def ignore_logger(self, name: str) -> None:
-        self.events.append(("ignored", name))
-
-    @contextmanager
-    def isolation_scope(self) -> Generator[Tracker]:
-        self.said = {}
-        yield self
-
-    def set_transaction_name(self, name: str) -> None:
-        self.said["task"] = name
-
-    def set_tag(self, name: str, value: object) -> None:
-        self.said[name] = value
-
-    def set_context(self, name: str, values: dict[str, Any]) -> None:
-        self.said[name] = values
-
-    def capture_exception(self, error: BaseException, *, level: str) -> None:
-        self.events.append((level, str(error), self.said["task"], self.said["queue"], self.said["job"]["attempt"]))
-
-
-def test_an_error_tracker_is_told_what_the_docs_say(
-    page: ModuleType, shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tracker = Tracker()
-    monkeypatch.setitem(sys.modules, "sentry_sdk", tracker)
-    monkeypatch.setitem(sys.modules, "sentry_sdk.integrations", ModuleType("sentry_sdk.integrations"))
-    monkeypatch.setitem(sys.modules, "sentry_sdk.integrations.logging", tracker.logging)
-    monkeypatch.delitem(sys.modules, "shop_errors", raising=False)
-    module, bind = blocks(ROOT / "docs/error-tracking.md", "python")
-    shop.joinpath("shop_errors.py").write_text(module.code, encoding="utf-8")
-    run_block(bind, page)
-    jobs: Jobs[Any] = vars(page)["jobs"]
-    session: Session = vars(page)["session"]
-
-    @jobs.task(name="fail", queue="mail", max_attempts=2, retry=Retrying(wait=wait_fixed(0)))
-    def fail() -> None:
-        raise ValueError("as always")
-
-    @jobs.task(name="give_up")
-    def give_up() -> None:
-        raise Cancel("not needed")
-
-    @jobs.task(name="look")
-    def look() -> dict[str, Any]:
-        return dict(tracker.said)
-
-    fail.enqueue(session)
-    give_up.enqueue(session)
-    looked = look.enqueue(session)
-    session.commit()
-    jobs.worker(["default", "mail"], concurrency=1).drain()
-    failures = [(level, "as always", "fail", "mail", attempt) for level, attempt in (("warning", 1), ("error", 2))]
-    assert tracker.events == [("ignored", "sqla_jobs.run"), *failures]
-    (run,) = looked.runs
-    assert run.result["task"] == "look"
-    assert run.result["job"] == {"id": looked.id, "run": run.id, "attempt": 1}
 
 
 def test_the_application_of_several_modules_works(
@@ -261,8 +132,9 @@ def test_every_page_is_run_by_a_test() -> None:
     adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
-    using = {"error-tracking", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
-    run = adopting | coming | using | testing | {"index", "limits", "monitoring", "performance", "reliability"}
+    using = {"schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
+    observing = {"error-tracking", "hooks", "monitoring", "structlog", "tracing"}  # tests/project/test_observing.py too
+    run = adopting | coming | using | testing | observing | {"index", "limits", "performance", "reliability"}
     assert {page.stem for page in DOCS} == run | included | structure | prose | compared
 
 

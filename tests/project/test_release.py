@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.project.test_readme import QUICK_START
+from tests.project.pages import QUICK_START
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.timeout(600)]
 

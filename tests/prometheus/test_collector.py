@@ -101,6 +101,7 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
     shop.flaky.enqueue(session, good_from=2)
     shop.give_up.enqueue(session, n=1)
     shop.misbehave.enqueue(session, how="base-exception")
+    session.flush()
     session.execute(text("UPDATE sqla_jobs SET run_at = now() - interval '20 s' WHERE task = 'write'"))
     session.commit()
     jobs.worker(heartbeat=0.05, lease=5).drain()

@@ -1,0 +1,66 @@
+"""What is around a run, and neither changes its outcome nor is stopped by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.tracing import Tracing
+
+log = logging.getLogger("sqla_jobs.run")
+
+
+class Surrounded(AbstractContextManager[None]):
+    """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged.
+
+    Nor can it swallow what the job raised.
+    """
+
+    def __init__(self, surroundings: AbstractContextManager[Any], held: Attempt) -> None:
+        self._surroundings = surroundings
+        self._held = held
+
+    def __enter__(self) -> None:
+        self._surroundings.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, at: TracebackType | None
+    ) -> None:
+        try:
+            self._surroundings.__exit__(kind, raised, at)
+        except BaseException as error:  # noqa: BLE001
+            if error is not raised:
+                job = self._held.job
+                log.error(  # noqa: TRY400 - its own traceback may show secrets
+                    "job %s %s attempt %s: its context or middleware did not end well\n%s",
+                    job.job_id,
+                    job.task,
+                    job.attempt,
+                    Failure.of(error, secrets=self._held.secrets).traceback,
+                )
+
+
+def begin_span(tracing: Tracing, run: RunContext) -> Callable[[Outcome], None]:
+    """A span of the run, which the returned function ends. What goes wrong with it is only logged."""
+    try:
+        end = tracing.processing(run)
+    except Exception:
+        log.exception("job %s %s: its run has no span", run.job_id, run.task)
+        return _no_span
+
+    def contained(outcome: Outcome) -> None:
+        try:
+            end(outcome)
+        except Exception:
+            log.exception("job %s %s: the span of its run did not end well", run.job_id, run.task)
+
+    return contained
+
+
+def _no_span(outcome: Outcome) -> None: ...

@@ -1,0 +1,39 @@
+"""Traces and metrics for OpenTelemetry. Needs its API: `pip install "sqla-jobs[opentelemetry]"`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from sqla_jobs.opentelemetry.metrics import Metrics
+from sqla_jobs.opentelemetry.spans import Spans
+
+if TYPE_CHECKING:
+    from sqla_jobs.jobs import Jobs
+
+__all__ = ["instrument"]
+
+
+def instrument(
+    jobs: Jobs[Any],
+    *,
+    parent: bool = False,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> None:
+    """Make a span of each enqueue and of each run of `jobs`, with metrics, by the conventions for messaging.
+
+    - `parent`: True makes a run's span a child of the span that enqueued it. By default it begins a trace of its own,
+      with a link to that span.
+    - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.
+
+    Jobs carry the context from one to the other in their headers, as the global propagator writes it. Metrics of an
+    enqueue are recorded after its commit. Call it where `jobs` is made, so that workers do too. A second call replaces
+    the first.
+    """
+    spans = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
+    jobs.hooks.tracing = spans
+    jobs.headers(spans.headers)
+    jobs.on("lost")(spans.lost)

@@ -1,0 +1,49 @@
+"""What is counted, by the names of the conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from opentelemetry.metrics import MeterProvider, get_meter
+
+from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
+from sqla_jobs.rules.outcomes import Failure
+from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.hooks import RunEvent
+
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""Seconds; those of the conventions."""
+
+
+class Metrics:
+    """Counters and durations, named by the conventions."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = get_meter(NAME, meter_provider=provider, schema_url=SCHEMA)
+        self._sent = meter.create_counter(
+            "messaging.client.sent.messages", "{message}", "Jobs whose enqueue was committed."
+        )
+        self._send_duration = meter.create_histogram(
+            "messaging.client.operation.duration",
+            "s",
+            "Duration of an enqueue, without its commit.",
+            explicit_bucket_boundaries_advisory=_BUCKETS,
+        )
+        self._consumed = meter.create_counter("messaging.client.consumed.messages", "{message}", "Attempts at jobs.")
+        self._process_duration = meter.create_histogram(
+            "messaging.process.duration",
+            "s",
+            "Duration of an attempt at a job.",
+            explicit_bucket_boundaries_advisory=_BUCKETS,
+        )
+
+    def sent(self, number: int, seconds: float, attributes: Mapping[str, str]) -> None:
+        """An enqueue of so many jobs was committed."""
+        self._sent.add(number, attributes)
+        self._send_duration.record(seconds, attributes)
+
+    def processed(self, run: RunContext | RunEvent, seconds: float, outcome: str, error: Failure | None) -> None:
+        """An attempt has ended."""
+        attributes = attributes_of("process", run.queue, run.task, outcome, error.type if error else "")
+        self._consumed.add(1, attributes)
+        self._process_duration.record(seconds, attributes)

@@ -1,0 +1,158 @@
+"""Spans of enqueues and runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import cast
+
+from opentelemetry import context as contexts
+from opentelemetry import propagate, trace
+from opentelemetry.baggage import set_baggage
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, set_span_in_context
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.commits import on_commit
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.opentelemetry.carried import carried
+from sqla_jobs.opentelemetry.metrics import Metrics
+from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
+from sqla_jobs.rules.outcomes import Failure, Outcome, type_name
+from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.hooks import LONGEST, RunEvent
+
+_ERRORS = frozenset({"failed", "retried", "lost"})
+_UNCOUNTED = frozenset({"lost", "released"})
+"""What the rescuer counts, and what did not run."""
+
+
+class Spans:
+    """Makes those of one `Jobs`, and counts them in `metrics`. With `parent` runs continue the trace of the enqueue."""
+
+    def __init__(self, provider: TracerProvider | None, metrics: Metrics, *, parent: bool) -> None:
+        self._tracer = trace.get_tracer(NAME, tracer_provider=provider, schema_url=SCHEMA)
+        self._metrics = metrics
+        self._is_parent = parent
+
+    def headers(self) -> dict[str, str]:
+        """The present context. What is too long for a header, such as much baggage, is left out."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
+
+    def sending(self, session: Session, job: type[JobMixin], task: str, queue: str) -> _Sending:
+        """A PRODUCER span of an enqueue; its metrics after the commit."""
+        attributes = attributes_of("send", queue, task)
+        span = self._tracer.start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
+
+        def sent(number: int, seconds: float) -> None:
+            on_commit(session, job, partial(self._metrics.sent, number, seconds, attributes))
+
+        return _Sending(span, sent)
+
+    def processing(self, run: RunContext) -> Callable[[Outcome], None]:
+        """A CONSUMER span of a run, in which its code runs."""
+        started = time.perf_counter()
+        context, links = self._origin(run.headers)
+        span = self._start_span(run, context, links)
+        token = contexts.attach(_inside(span, context))
+
+        def ended(outcome: Outcome) -> None:
+            contexts.detach(token)
+            kind, failure = str(outcome.kind), outcome.failure
+            error = failure if kind in _ERRORS else None
+            span.set_attribute("sqla_jobs.outcome", kind)
+            if error is not None:
+                _tell(span, error)
+            span.end()
+            if kind not in _UNCOUNTED:
+                self._metrics.processed(run, time.perf_counter() - started, kind, error)
+
+        return ended
+
+    def lost(self, event: RunEvent) -> None:
+        """A CONSUMER span of a run whose own process cannot make one any more. It ends now."""
+        context, links = self._origin(event.headers)
+        now, failure = time.time_ns(), Failure(event.error_type or "Lost", event.error or "")
+        span = self._start_span(event, context, links, now - int(event.seconds * 1e9))
+        span.set_attribute("sqla_jobs.outcome", event.name)
+        _tell(span, failure)
+        span.end(now)
+        self._metrics.processed(event, event.seconds, event.name, failure)
+
+    def _origin(self, headers: Mapping[str, str]) -> tuple[Context, Sequence[Link]]:
+        """The context for the span of a run, and its links."""
+        context = contexts.get_current()
+        if not headers:
+            return context, ()
+        sent = carried(propagate.get_global_textmap(), frozenset(headers.items()))
+        for name, value in sent.baggage.items():
+            context = set_baggage(name, value, context)
+        if self._is_parent and sent.links:
+            return set_span_in_context(sent.span, context), ()
+        return context, sent.links
+
+    def _start_span(
+        self, run: RunContext | RunEvent, context: Context, links: Sequence[Link], start_time: int | None = None
+    ) -> Span:
+        attributes: dict[str, str | int] = {
+            **attributes_of("process", run.queue, run.task),
+            "messaging.message.id": str(run.job_id),
+            "sqla_jobs.attempt": run.attempt,
+        }
+        return self._tracer.start_span(
+            f"process {run.queue}", context, SpanKind.CONSUMER, attributes, links, start_time
+        )
+
+
+class _Sending(AbstractContextManager["_Sending", None]):
+    """The span of one enqueue. What is enqueued inside gets its context."""
+
+    def __init__(self, span: Span, sent: Callable[[int, float], None]) -> None:
+        self._span = span
+        self._sent = sent
+        self._inserted = 0
+
+    def __enter__(self) -> _Sending:
+        self._started = time.perf_counter()
+        self._token = contexts.attach(_inside(self._span, contexts.get_current()))
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
+        contexts.detach(self._token)
+        if error is not None:  # its message may show arguments
+            self._span.set_attribute("error.type", type_name(type(error)))
+            self._span.set_status(StatusCode.ERROR)
+        elif self._inserted:
+            self._sent(self._inserted, time.perf_counter() - self._started)
+        self._span.end()
+
+    def one(self, job: JobMixin, inserted: int) -> None:
+        """A pending job has no id yet."""
+        self._inserted = inserted
+        job_id = cast("int | None", job.id)
+        if job_id is not None:
+            self._span.set_attribute("messaging.message.id", str(job_id))
+
+    def many(self, inserted: int) -> None:
+        """So many jobs are one batch."""
+        self._inserted = inserted
+        self._span.set_attribute("messaging.batch.message_count", inserted)
+
+
+def _inside(span: Span, context: Context) -> Context:
+    """Without an SDK a span may be none: then what is around it goes on."""
+    return set_span_in_context(span, context) if span.get_span_context().is_valid else context
+
+
+def _tell(span: Span, failure: Failure) -> None:
+    """As `Span.record_exception` does, without the values of sensitive arguments."""
+    span.set_attribute("error.type", failure.type)
+    span.set_status(StatusCode.ERROR, f"{failure.type}: {failure.message:.500}")
+    exception = {"exception.type": failure.type, "exception.message": failure.message}
+    if failure.traceback:
+        exception["exception.stacktrace"] = failure.traceback
+    span.add_event("exception", exception)

@@ -1,0 +1,70 @@
+"""What is called once a session has committed."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.commits import on_commit
+from tests.shop import jobs
+
+called: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    called.clear()
+
+
+def ask(session: Session, name: str) -> None:
+    session.connection()
+    on_commit(session, jobs.Job, lambda: called.append(name))
+
+
+def test_it_is_called_once_after_the_outermost_commit(session: Session) -> None:
+    ask(session, "outer")
+    with session.begin_nested():
+        ask(session, "inner")
+    assert called == []
+    session.commit()
+    session.commit()
+    assert called == ["outer", "inner"]
+
+
+def test_it_is_not_called_for_what_was_rolled_back(session: Session) -> None:
+    ask(session, "rolled back")
+    session.rollback()
+    ask(session, "closed")
+    session.close()
+    session.connection()
+    session.commit()
+    assert called == []
+
+
+def test_a_savepoint_that_an_error_ends_takes_what_was_asked_for_in_it_along(session: Session) -> None:
+    def fail() -> None:
+        with session.begin_nested():
+            ask(session, "within")
+            with session.begin_nested():
+                ask(session, "deeper")
+            session.execute(text("SELECT 1 / 0"))
+
+    ask(session, "before")
+    with pytest.raises(DBAPIError):
+        fail()
+    ask(session, "after")
+    session.commit()
+    assert called == ["before", "after"]
+
+
+def test_one_that_raises_stops_neither_the_others_nor_the_commit(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    session.connection()
+    on_commit(session, jobs.Job, lambda: called.remove("nothing"))
+    ask(session, "other")
+    session.commit()
+    assert called == ["other"]
+    assert "a callback after a commit raised" in caplog.text

@@ -1,0 +1,124 @@
+"""What is counted of enqueues and runs."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs.testing import drain
+from tests import traced_shop as shop
+from tests.helpers import wait_until
+from tests.opentelemetry.conftest import Exported
+from tests.traced_shop import jobs
+
+SENT, SEND_DURATION = "messaging.client.sent.messages", "messaging.client.operation.duration"
+CONSUMED, PROCESS_DURATION = "messaging.client.consumed.messages", "messaging.process.duration"
+
+
+def test_jobs_are_counted_after_the_commit(session: Session, exported: Exported) -> None:
+    shop.mails.enqueue(session, to="ada")
+    shop.mails.enqueue_many(session, [{"to": "bob"}, {"to": "eve"}])
+    shop.looks.enqueue(session)
+    session.flush()
+    assert exported.metric(SENT) == exported.metric(SEND_DURATION) == []
+    session.commit()
+
+    def attributes(queue: str, task: str) -> dict[str, str]:
+        return {
+            "messaging.system": "sqla_jobs",
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "send",
+            "messaging.destination.name": queue,
+            "sqla_jobs.task": task,
+        }
+
+    mail, default = attributes("mail", "mails"), attributes("default", "looks")
+    assert exported.metric(SENT) == [(mail, 3), (default, 1)]
+    assert exported.metric(SEND_DURATION) == [(mail, 2), (default, 1)]
+
+
+def test_nothing_is_counted_of_a_rollback(session: Session, exported: Exported) -> None:
+    shop.mails.enqueue(session, to="ada")
+    session.rollback()
+    shop.mails.enqueue(session, to="ada")
+    session.close()
+    shop.looks.enqueue(session)
+    session.commit()
+    assert exported.total(SENT) == exported.total(SEND_DURATION) == 1
+
+
+def test_nothing_is_counted_of_a_savepoint_that_is_rolled_back(session: Session, exported: Exported) -> None:
+    shop.mails.enqueue(session, to="kept")
+    with session.begin_nested() as outer:
+        shop.mails.enqueue(session, to="gone")
+        with session.begin_nested():
+            shop.mails.enqueue_many(session, [{"to": "gone"}] * 10)
+        outer.rollback()
+    with session.begin_nested():
+        shop.mails.enqueue(session, to="kept")
+    assert exported.total(SENT) == 0
+    session.commit()
+    assert exported.total(SENT) == 2
+    session.commit()
+    assert exported.total(SENT) == 2
+
+
+def test_nothing_is_counted_of_a_session_joined_to_a_connection(database: Engine, exported: Exported) -> None:
+    """It cannot know whether that commits."""
+    with database.begin() as connection, Session(connection) as session:
+        shop.mails.enqueue(session, to="ada")
+        session.commit()
+    assert exported.total(SENT) == 0
+
+
+def test_a_job_that_has_the_unique_key_already_is_not_counted_again(session: Session, exported: Exported) -> None:
+    unique = shop.mails.options(unique_key="ada")
+    unique.enqueue(session, to="ada")
+    unique.enqueue(session, to="ada")
+    session.commit()
+    assert exported.total(SENT) == 1
+
+
+def test_attempts_are_counted_by_outcome(session: Session, exported: Exported) -> None:
+    shop.breaks.enqueue(session, password="swordfish")
+    shop.mails.enqueue(session, to="ada")
+    drain(jobs, session, errors="record")
+    common = {
+        "messaging.system": "sqla_jobs",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+    }
+    default = {"messaging.destination.name": "default", "sqla_jobs.task": "breaks", "error.type": "ValueError"}
+    mail = {"messaging.destination.name": "mail", "sqla_jobs.task": "mails"}
+    expected = [
+        ({**common, **default, "sqla_jobs.outcome": "retried"}, 1),
+        ({**common, **default, "sqla_jobs.outcome": "failed"}, 1),
+        ({**common, **mail, "sqla_jobs.outcome": "succeeded"}, 1),
+    ]
+    assert exported.metric(CONSUMED) == expected
+    assert exported.metric(PROCESS_DURATION) == expected
+
+
+def test_what_a_transactional_task_enqueues_is_counted_with_its_commit(
+    database: Engine, session: Session, exported: Exported
+) -> None:
+    shop.orders.enqueue(session, to="ada")
+    session.commit()
+    with jobs.worker(["default", "mail"]):
+        wait_until(lambda: exported.total(CONSUMED) == 2)
+    assert exported.total(SENT) == 2
+
+
+def test_a_lost_attempt_is_counted_by_the_process_that_is_told(session: Session, exported: Exported) -> None:
+    job = shop.dies.enqueue(session, seconds=60)
+    session.flush()
+    session.execute(
+        text("INSERT INTO sqla_runs (job_id, attempt, outcome, untold_at) VALUES (:id, 1, 'lost', now())"),
+        {"id": job.id},
+    )
+    session.execute(text("UPDATE sqla_jobs SET state = 'failed', finished_at = now(), attempt = 1"))
+    session.commit()
+    with jobs.worker(["other"]):
+        wait_until(lambda: exported.total(CONSUMED) == 1)
+    ((attributes, _),) = exported.metric(CONSUMED)
+    assert (attributes["sqla_jobs.outcome"], attributes["error.type"]) == ("lost", "Lost")

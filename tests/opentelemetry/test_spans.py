@@ -1,0 +1,283 @@
+"""The spans of enqueues and runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanKind, StatusCode
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import ArgumentsError
+from sqla_jobs.opentelemetry import instrument
+from sqla_jobs.testing import drain
+from tests import traced_shop as shop
+from tests.helpers import wait_until
+from tests.opentelemetry.conftest import Exported
+from tests.traced_shop import jobs
+
+
+def ids(span: ReadableSpan) -> tuple[int, int]:
+    assert span.context is not None
+    return span.context.trace_id, span.context.span_id
+
+
+def links(span: ReadableSpan) -> list[tuple[int, int]]:
+    return [(link.context.trace_id, link.context.span_id) for link in span.links]
+
+
+def test_an_enqueue_is_a_producer_span_whose_context_the_job_carries(session: Session, exported: Exported) -> None:
+    with exported.traces.get_tracer("test").start_as_current_span("request"):
+        job = shop.mails.enqueue(session, to="ada")
+    send, request = exported.span("send mail"), exported.span("request")
+    assert send.kind == SpanKind.PRODUCER
+    assert send.parent == request.context
+    assert send.attributes == {
+        "messaging.system": "sqla_jobs",
+        "messaging.operation.type": "send",
+        "messaging.operation.name": "send",
+        "messaging.destination.name": "mail",
+        "sqla_jobs.task": "mails",
+    }
+    trace_id, span_id = ids(send)
+    assert send.context is not None
+    assert job.headers == {"traceparent": f"00-{trace_id:032x}-{span_id:016x}-{send.context.trace_flags:02x}"}
+
+
+def test_a_run_is_a_consumer_span_of_its_own_trace_linked_to_the_enqueue(session: Session, exported: Exported) -> None:
+    job = shop.mails.enqueue(session, to="ada")
+    drain(jobs, session)
+    send, process = exported.span("send mail"), exported.span("process mail")
+    assert process.kind == SpanKind.CONSUMER
+    assert process.parent is None
+    assert ids(process)[0] != ids(send)[0]
+    assert links(process) == [ids(send)]
+    assert process.status.status_code == StatusCode.UNSET
+    assert process.attributes == {
+        "messaging.system": "sqla_jobs",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": "mail",
+        "messaging.message.id": str(job.id),
+        "sqla_jobs.task": "mails",
+        "sqla_jobs.attempt": 1,
+        "sqla_jobs.outcome": "succeeded",
+    }
+
+
+def test_with_parent_a_run_continues_the_trace_of_the_enqueue(session: Session, exported: Exported) -> None:
+    exported.instrument(parent=True)
+    shop.mails.enqueue(session, to="ada")
+    drain(jobs, session)
+    send, process = exported.span("send mail"), exported.span("process mail")
+    assert process.parent is not None
+    assert (process.parent.trace_id, process.parent.span_id) == ids(send)
+    assert process.links == ()
+
+
+def test_a_second_call_replaces_the_first(session: Session, exported: Exported) -> None:
+    exported.instrument()
+    exported.instrument()
+    shop.mails.enqueue(session, to="ada")
+    drain(jobs, session)
+    assert len(exported.spans("send mail")) == len(exported.spans("process mail")) == 1
+
+
+def test_a_bulk_is_one_span_to_which_all_its_runs_are_linked(session: Session, exported: Exported) -> None:
+    shop.mails.options(queue="bulk").enqueue_many(session, [{"to": "ada"}, {"to": "bob"}, {"to": "eve"}])
+    drain(jobs, session)
+    send = exported.span("send bulk")
+    assert send.attributes is not None
+    assert send.attributes["messaging.batch.message_count"] == 3
+    assert [links(span) for span in exported.spans("process bulk")] == [[ids(send)]] * 3
+
+
+def test_the_code_of_a_task_runs_in_the_span(session: Session, exported: Exported) -> None:
+    job = shop.looks.enqueue(session)
+    drain(jobs, session)
+    trace_id, span_id = ids(exported.span("process default"))
+    assert job.runs[0].result == {"trace": f"{trace_id:032x}", "span": f"{span_id:016x}", "user": "None"}
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_what_a_run_enqueues_is_part_of_its_trace(session: Session, exported: Exported) -> None:
+    shop.orders.enqueue(session, to="ada")
+    drain(jobs, session)
+    assert exported.span("send mail").parent == exported.span("process default").context
+    assert links(exported.span("process mail")) == [ids(exported.span("send mail"))]
+
+
+def test_a_run_without_a_context_has_no_link(session: Session, exported: Exported) -> None:
+    session.execute(text("""INSERT INTO sqla_jobs (task, args) VALUES ('looks', '{}')"""))
+    session.execute(text("""INSERT INTO sqla_jobs (task, args, headers) VALUES ('looks', '{}', '{"request": "x"}')"""))
+    drain(jobs, session)
+    assert [(span.parent, span.links) for span in exported.spans("process default")] == [(None, ())] * 2
+
+
+def test_a_run_inside_of_another_span_is_its_child(session: Session, exported: Exported) -> None:
+    shop.mails.enqueue(session, to="ada")
+    with exported.traces.get_tracer("test").start_as_current_span("test"):
+        drain(jobs, session)
+    process = exported.span("process mail")
+    assert process.parent == exported.span("test").context
+    assert links(process) == [ids(exported.span("send mail"))]
+
+
+def test_headers_that_the_caller_gives_stay(session: Session, exported: Exported) -> None:
+    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    shop.mails.options(headers={"traceparent": given}).enqueue(session, to="ada")
+    drain(jobs, session)
+    assert links(exported.span("process mail")) == [(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331)]
+
+
+@pytest.mark.parametrize("parent", [False, True])
+def test_baggage_reaches_the_run(session: Session, exported: Exported, parent: bool) -> None:
+    exported.instrument(parent=parent)
+    token = context.attach(baggage.set_baggage("user", "ada"))
+    try:
+        job = shop.looks.enqueue(session)
+    finally:
+        context.detach(token)
+    drain(jobs, session)
+    assert job.runs[0].result["user"] == "ada"
+
+
+def test_baggage_that_no_header_can_hold_is_left_out(session: Session, exported: Exported) -> None:
+    token = context.attach(baggage.set_baggage("user", "a" * 3000))
+    try:
+        job = shop.looks.enqueue(session)
+    finally:
+        context.detach(token)
+    assert job.headers is not None
+    assert job.headers.keys() == {"traceparent"}
+
+
+def test_without_a_provider_the_context_goes_through(session: Session) -> None:
+    instrument(jobs, tracer_provider=trace.NoOpTracerProvider())
+    remote = trace.NonRecordingSpan(trace.SpanContext(7, 9, is_remote=True))
+    with trace.use_span(remote):
+        job = shop.mails.enqueue(session, to="ada")
+    assert job.headers == {"traceparent": f"00-{7:032x}-{9:016x}-00"}
+    drain(jobs, session)
+    assert job.state == "succeeded"
+
+
+@pytest.mark.parametrize(("how", "outcome"), [("snooze", "snoozed"), ("cancel", "cancelled")])
+def test_a_snooze_and_a_cancel_are_no_errors(session: Session, exported: Exported, how: str, outcome: str) -> None:
+    shop.goes_on.enqueue(session, how=how)
+    drain(jobs, session)
+    process = exported.span("process default")
+    assert process.attributes is not None
+    assert process.attributes["sqla_jobs.outcome"] == outcome
+    assert process.status.status_code == StatusCode.UNSET
+    assert process.events == ()
+
+
+def test_a_failed_attempt_is_an_error_that_shows_no_sensitive_argument(session: Session, exported: Exported) -> None:
+    shop.breaks.enqueue(session, password="swordfish")
+    drain(jobs, session, errors="record")
+    spans = exported.spans("process default")
+    found: list[Any] = [
+        (span.attributes["sqla_jobs.attempt"], span.attributes["sqla_jobs.outcome"], span.attributes["error.type"])
+        for span in spans
+        if span.attributes is not None
+    ]
+    assert found == [(1, "retried", "ValueError"), (2, "failed", "ValueError")]
+    for span in spans:
+        assert span.status.status_code == StatusCode.ERROR
+        assert span.status.description == "ValueError: no entry with ***"
+        (event,) = span.events
+        assert event.name == "exception"
+        assert event.attributes is not None
+        assert event.attributes["exception.type"] == "ValueError"
+        assert event.attributes["exception.message"] == "no entry with ***"
+        assert "in breaks" in str(event.attributes["exception.stacktrace"])
+        assert "swordfish" not in span.to_json()
+
+
+def test_an_enqueue_that_is_refused_is_an_error(session: Session, exported: Exported) -> None:
+    with pytest.raises(ArgumentsError):
+        shop.mails.enqueue_many(session, [{"to": "ada"}, {"to": 7}])
+    send = exported.span("send mail")
+    assert send.status.status_code == StatusCode.ERROR
+    assert send.attributes is not None
+    assert send.attributes["error.type"] == "sqla_jobs.errors.ArgumentsError"
+    assert (send.status.description, send.events) == (None, ())
+
+
+def test_a_job_that_is_inserted_at_once_is_named_by_its_id(session: Session, exported: Exported) -> None:
+    job = shop.mails.options(unique_key="ada").enqueue(session, to="ada")
+    attributes = exported.span("send mail").attributes
+    assert attributes is not None
+    assert attributes["messaging.message.id"] == str(job.id)
+
+
+def test_a_worker_makes_spans_of_plain_and_transactional_tasks(
+    database: Engine, session: Session, exported: Exported
+) -> None:
+    shop.orders.enqueue(session, to="ada")
+    session.commit()
+    with jobs.worker(["default", "mail"]):
+        wait_until(lambda: len(exported.spans("process mail")) == 1)
+    assert exported.span("send mail").parent == exported.span("process default").context
+    assert links(exported.span("process mail")) == [ids(exported.span("send mail"))]
+    assert links(exported.span("process default")) == [ids(exported.span("send default"))]
+
+
+def test_a_lost_run_is_an_error_span_of_the_process_that_is_told(session: Session, exported: Exported) -> None:
+    job = shop.dies.enqueue(session, seconds=60)
+    session.flush()
+    session.execute(
+        text(
+            "INSERT INTO sqla_runs (job_id, attempt, outcome, error_type, error, started_at, finished_at, untold_at) "
+            "VALUES (:id, 1, 'lost', 'Lost', 'its process stopped', now() - interval '9 s', now(), now())"
+        ),
+        {"id": job.id},
+    )
+    session.execute(text("UPDATE sqla_jobs SET state = 'failed', finished_at = now(), attempt = 1"))
+    session.commit()
+    with jobs.worker(["other"]):
+        wait_until(lambda: len(exported.spans("process default")) == 1)
+    process = exported.span("process default")
+    assert process.kind == SpanKind.CONSUMER
+    assert links(process) == [ids(exported.span("send default"))]
+    assert (process.status.status_code, process.status.description) == (StatusCode.ERROR, "Lost: its process stopped")
+    assert process.attributes is not None
+    assert process.attributes["sqla_jobs.outcome"] == "lost"
+    assert process.attributes["error.type"] == "Lost"
+    assert process.attributes["messaging.message.id"] == str(job.id)
+    assert process.start_time is not None
+    assert process.end_time is not None
+    assert process.end_time - process.start_time == pytest.approx(9e9, rel=0.01)
+    assert abs(time.time_ns() - process.end_time) < 10e9
+
+
+class _Broken(SpanProcessor):
+    """Raises as `when` says."""
+
+    def __init__(self, when: str) -> None:
+        self._when = when
+
+    def on_start(self, span: Span, parent_context: context.Context | None = None) -> None:
+        if self._when == "start" and span.name.startswith("process"):
+            raise RuntimeError("of the processor")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._when == "end" and span.name.startswith("process"):
+            raise RuntimeError("of the processor")
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_a_processor_of_spans_that_raises_stops_no_job(
+    session: Session, exported: Exported, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    exported.traces.add_span_processor(_Broken(when))
+    job = shop.mails.enqueue(session, to="ada")
+    drain(jobs, session)
+    assert job.state == "succeeded"
+    assert "of the processor" in caplog.text
+    assert not trace.get_current_span().get_span_context().is_valid

@@ -1,0 +1,134 @@
+"""The pages about traces, trackers and logs: their code is run as it is printed, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from sqlalchemy import Engine
+
+from tests.conftest import ROOT
+from tests.project.pages import blocks, run_block
+from tests.receiver import receiving
+
+pytestmark = pytest.mark.slow
+START = """
+import os, sys
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+from shop import Base, Order, jobs, settle
+engine = create_engine(os.environ["DATABASE_URL"])
+Base.metadata.create_all(engine)
+session = Session(engine)
+"""
+
+
+@pytest.fixture
+def folder(shop: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with shop.py, and an empty database."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    return shop
+
+
+def write(folder: Path, page: str) -> None:
+    """The modules of a page: its blocks that begin with a name."""
+    for block in blocks(ROOT / f"docs/{page}.md", "python"):
+        if name := re.match(r"# (\w+\.py)\n", block.code):
+            folder.joinpath(name[1]).write_text(block.code, encoding="utf-8")
+
+
+def run(*arguments: str) -> str:
+    """Standard error of a program that ends well."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_the_traces_of_the_docs_reach_a_collector(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "tracing")
+    folder.joinpath("app.py").write_text("import shop_tracing\nfrom shop import jobs\n")
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.server_port}")
+        order = "session.add(order := Order()); settle.enqueue(session, order=order); session.commit()"
+        run("-c", f"{START}import shop_tracing; {order}")
+        run("-m", "sqla_jobs.worker", "app:jobs", "--drain")
+    requests = [ExportTraceServiceRequest.FromString(body) for body in receiver.bodies("/v1/traces")]
+    spans = [(one.resource, span) for it in requests for one in it.resource_spans for span in one.scope_spans[0].spans]
+    assert [span.name for _, span in spans] == ["send default", "process default"]
+    assert spans[1][1].links[0].span_id == spans[0][1].span_id
+    assert {(key.key, key.value.string_value) for resource, _ in spans for key in resource.attributes} >= {
+        ("service.name", "shop")
+    }
+    assert receiver.bodies("/v1/metrics")
+
+
+def test_the_test_of_traces_in_the_docs_passes(page: ModuleType, engine: Engine) -> None:
+    _, in_tests = blocks(ROOT / "docs/tracing.md", "python")
+    run_block(in_tests, page)
+
+
+def test_an_error_tracker_is_told_what_the_docs_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "error-tracking")
+    folder.joinpath("program.py").write_text(f"""{START}
+import shop_errors, time
+from sqla_jobs import Cancel
+from tenacity import Retrying, wait_fixed
+
+@jobs.task(queue="mail", max_attempts=2, retry=Retrying(wait=wait_fixed(0)))
+def fail() -> None:
+    raise ValueError("as always")
+
+@jobs.task
+def give_up() -> None:
+    raise Cancel("not needed")
+
+fail.enqueue(session)
+give_up.enqueue(session)
+lost = give_up.options(queue="other").enqueue(session)
+session.flush()
+insert = "INSERT INTO sqla_runs (job_id, attempt, outcome, error, untold_at) VALUES (:id, 1, 'lost', 'killed', now())"
+session.execute(text(insert), {{"id": lost.id}})
+session.commit()
+jobs.worker(["default", "mail"], concurrency=1, bind=engine).drain()
+""")
+    with receiving() as receiver:
+        monkeypatch.setenv("SENTRY_DSN", f"http://key@127.0.0.1:{receiver.server_port}/1")
+        run("program.py")
+    lines = [json.loads(line) for body in receiver.bodies("/api/1/envelope/") for line in body.splitlines()]
+    events = [line for line in lines if "event_id" in line and "level" in line]
+
+    def said(event: dict[str, Any]) -> tuple[Any, ...]:
+        text = event["exception"]["values"][0]["value"] if "exception" in event else event["message"]
+        return event["level"], event["transaction"], text, event["contexts"]["job"]["attempt"]
+
+    assert sorted(map(said, events)) == [
+        ("error", "fail", "as always", 2),
+        ("error", "give_up", "give_up was lost: killed", 1),
+        ("warning", "fail", "as always", 1),
+    ]
+    assert {event["tags"]["queue"] for event in events if "exception" in event} == {"mail"}
+
+
+def test_structured_logs_look_as_the_docs_say(folder: Path) -> None:
+    write(folder, "structlog")
+    folder.joinpath("app.py").write_text("import shop_logging, shop_mail\nfrom shop import jobs\n")
+    enqueue = "shop_mail.deliver.enqueue(session, to='ada@example.com'); session.commit()"
+    request = f"with structlog.contextvars.bound_contextvars(request='ab12'): {enqueue}"
+    run("-c", f"{START}import structlog, shop_logging, shop_mail\n{request}")
+    command = ("-m", "sqla_jobs.worker", "app:jobs", "--drain", "--log-format", "json")
+    logged = [json.loads(line) for line in run(*command).splitlines()]
+    (shown,) = blocks(ROOT / "docs/structlog.md", "json")
+    printed = [json.loads(line) for line in shown.code.splitlines()]
+    found = [line for line in logged if line["logger"] in ("shop.mail", "sqla_jobs.run")]
+    variable = {"timestamp": "", "event": ""}
+    assert [line | variable for line in found] == [line | variable for line in printed]
+    assert found[0]["event"] == "delivering"
+    assert "ConnectionError: the line is busy\nTraceback" in found[1]["event"]
