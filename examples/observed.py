@@ -1,6 +1,7 @@
-"""What can be seen of jobs: `python -m examples.observed` prints the trace of a request as a tree.
+"""What can be seen of jobs: `python -m examples.observed` prints the trace of a request as a tree, and a scrape.
 
-Needs OpenTelemetry's SDK (`pip install opentelemetry-sdk`); a service would export to a collector instead.
+Needs OpenTelemetry's SDK and the client of Prometheus (`pip install opentelemetry-sdk prometheus-client`); a service
+would export its spans to a collector instead, and be scraped.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, Tracer
+from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_fixed
@@ -19,6 +21,7 @@ from tenacity import Retrying, wait_fixed
 from examples.database import demo_database
 from sqla_jobs import Jobs, RunContext
 from sqla_jobs.opentelemetry import instrument
+from sqla_jobs.prometheus import collector
 
 
 class Base(DeclarativeBase): ...
@@ -92,14 +95,30 @@ def show_trace(session: Session) -> None:
     print("\n".join(tree(exported.get_finished_spans())))
 
 
+def show_scrape(registry: CollectorRegistry) -> None:
+    """Print the metrics of tasks that have a value, as Prometheus reads them."""
+    for line in generate_latest(registry).decode().splitlines():
+        if (
+            line.startswith("sqla_jobs_run")
+            and "_bucket" not in line
+            and "_created" not in line
+            and line[-4:] != " 0.0"
+        ):
+            print(line)
+
+
 def main() -> None:
     logging.getLogger("sqla_jobs").addHandler(logging.NullHandler())  # the trace shows the attempt that is retried
     with demo_database() as url:
         engine = create_engine(url)
         Base.metadata.create_all(engine)
         jobs.bind(engine)
+        registry = CollectorRegistry()
+        registry.register(collector(jobs))  # before the worker: it counts from here on
         with Session(engine) as session:
             show_trace(session)
+        print()
+        show_scrape(registry)
         engine.dispose()
 
 

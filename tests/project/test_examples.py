@@ -58,6 +58,17 @@ def test_the_quick_start_settles_an_order(environment: dict[str, str]) -> None:
     assert len(ROOT.joinpath("examples/quickstart.py").read_text().splitlines()) < 40
 
 
+def test_a_request_is_seen_as_a_trace_and_a_scrape(environment: dict[str, str]) -> None:
+    done = run([sys.executable, "-m", "examples.observed"], environment)
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "\n    process default: settle, attempt 1 succeeded" in done.stdout
+    assert (
+        "\n        process default: charge, attempt 1 retried, ConnectionError: the bank's line is busy" in done.stdout
+    )
+    assert '\nsqla_jobs_runs_ended_total{outcome="retried",task="charge"} 1.0\n' in done.stdout
+    assert left_behind(environment) == []
+
+
 def test_the_demo_keeps_all_promises_and_leaves_nothing_behind(environment: dict[str, str]) -> None:
     done = run(DEMO, environment)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
