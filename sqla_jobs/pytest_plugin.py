@@ -116,7 +116,7 @@ class _SharedServer:
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(16)
-        self._listener = Listener(authkey=self._key)
+        self._listener = Listener(backlog=64, authkey=self._key)
         self._running = ExitStack()
         self._thread = Thread(target=self._answer, name="pytest-sqla_jobs", daemon=True)
         self._thread.start()

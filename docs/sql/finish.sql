@@ -43,7 +43,7 @@ WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT
     mine.finished_at AS finished_at, CASE WHEN (mine.outcome = %(outcome_1)s::VARCHAR AND mine.state =
     %(state_1)s::VARCHAR) THEN %(param_1)s::VARCHAR ELSE mine.outcome END AS anon_2, CAST(mine.result AS
     JSONB) AS result, mine.error_type AS error_type, mine.error AS error, mine.traceback AS traceback, CASE
-    WHEN (mine.outcome IN ('failed', 'lost')) THEN mine.finished_at + (CAST(10.0 AS DOUBLE PRECISION) *
+    WHEN (mine.outcome IN ('failed', 'lost')) THEN clock_timestamp() + (CAST(10.0 AS DOUBLE PRECISION) *
     INTERVAL '1 second') END AS anon_3
 FROM mine
 WHERE mine.outcome != %(outcome_7)s::VARCHAR),

@@ -52,8 +52,11 @@ class Claimed(NamedTuple):
 
 
 def read_headers(text: str | None) -> dict[str, str]:
-    """Headers as they are stored. A value that plain SQL gave as other JSON is text here, too."""
-    found: dict[str, object] = {} if text is None else json.loads(text)
+    """Headers as they are stored. Other JSON of plain SQL is text here, or nothing if Python cannot read it."""
+    try:
+        found: dict[str, object] = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
 
 

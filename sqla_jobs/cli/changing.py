@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.bulk import Change, Kind, counted
+from sqla_jobs.actions.bulk import BUSY, Change, Kind, counted
 from sqla_jobs.actions.bulk import Progress as Done
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import changing
@@ -23,6 +24,9 @@ from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.wording import plural, they_are
+
+_PATIENCE, _AGAIN = 1.0, 0.1
+"""Seconds for which a named job is tried, and between two tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
         state = states.get(job_id)
         if state is None:
             missed.append(f"there is no job {job_id}")
-        elif (state in kind.states or kind.also is not None) and _change_one(jobs, change, job_id, actor):
+        elif (state in kind.states or kind.also is not None) and _change_soon(jobs, change, job_id, actor):
             changed.append(state)
         elif state not in kind.states:
             missed.append(f"job {job_id} is {state}")
@@ -76,6 +80,17 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
     _tell_of_running(wanted, changed.count(JobState.running))
     if missed:
         raise JobsError("\n".join(missed))
+
+
+def _change_soon(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> bool:
+    """Try again for a second if somebody has the row, as a worker does for a moment when it claims the job."""
+    deadline = time.monotonic() + _PATIENCE
+    while not (is_changed := _change_one(jobs, change, job_id, actor)) and time.monotonic() < deadline:
+        with jobs.binding().transaction() as session:
+            if change.kind.reason(session, jobs.models, job_id) != BUSY:
+                break
+        time.sleep(_AGAIN)
+    return is_changed
 
 
 def _change_one(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is around a run, and neither changes its outcome nor is stopped by it."""
+"""What is around a run. How it ends changes no outcome."""
 
 from __future__ import annotations
 

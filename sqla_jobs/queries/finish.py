@@ -123,7 +123,9 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
                     mine.c.error_type,
                     mine.c.error,
                     mine.c.traceback,
-                    case((mine.c.outcome.in_(_TOLD), mine.c.finished_at + seconds(literal_column(str(TOLD_WITHIN))))),
+                    case(
+                        (mine.c.outcome.in_(_TOLD), func.clock_timestamp() + seconds(literal_column(str(TOLD_WITHIN))))
+                    ),
                 ).where(mine.c.outcome != "released"),
             )
             .cte("stored")

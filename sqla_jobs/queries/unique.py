@@ -172,6 +172,7 @@ class UniqueJobs:
         gates = self._gates(row) or {"gates": null(), "ordered_by": null()}  # it may have been another task's
         is_elsewhere = or_(moves, job.gates.is_distinct_from(gates["gates"]))
         position = case((is_elsewhere, self.models.positions.next_value()), else_=job.position)
+        values = {"headers": null(), "on_failure": null(), **values}
         changed = update(job).where(mine).values(**values, position=position, args=row.c.args, **gates)
         self._execute(changed, {"rows": self._as_rows({str(job_id): args for job_id, args in jobs.items()})})
 

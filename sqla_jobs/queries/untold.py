@@ -10,10 +10,11 @@ from sqlalchemy import ARRAY, BigInteger, Double, Text, any_, bindparam, cast, f
 
 from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.queries.statement import SqlConnection, Statement
-from sqla_jobs.rules.checks import DAY
 
 _MANY = 100
 """Attempts that one process tells of at a time."""
+_LATE = 3600.0
+"""Seconds after which nobody tells of them: else the first handler that is deployed would hear of all of them."""
 _AGAIN = 60.0
 """Seconds after which another process tells of them, unless this one says that it has."""
 
@@ -36,19 +37,24 @@ class Untold(NamedTuple):
 
 
 class TakeUntold(Statement):
-    """Some attempts of the last day with one of these outcomes, whose time has come. No other process gets them."""
+    """Some attempts at jobs of these tasks, with one of these outcomes, that are due to be told of.
 
-    def __call__(self, connection: SqlConnection, outcomes: Collection[str]) -> list[Untold]:
-        return [Untold(*row) for row in self._rows(connection, {"outcomes": [*outcomes]})]
+    No other process gets them for a minute. What has been due for an hour is told of no more.
+    """
+
+    def __call__(self, connection: SqlConnection, outcomes: Collection[str], tasks: Collection[str]) -> list[Untold]:
+        return [Untold(*row) for row in self._rows(connection, {"outcomes": [*outcomes], "tasks": [*tasks]})]
 
     def sql(self) -> Any:
         jobs, runs = self.tables.jobs, self.tables.runs
         now = func.statement_timestamp()
         due = (
             select(runs.c.id)
+            .join(jobs, jobs.c.id == runs.c.job_id)
             .where(
+                jobs.c.task == any_(bindparam("tasks", type_=ARRAY(Text))),
                 runs.c.untold_at <= now,
-                runs.c.untold_at > now - seconds(DAY),
+                runs.c.untold_at > now - seconds(_LATE),
                 runs.c.outcome == any_(bindparam("outcomes", type_=ARRAY(Text))),
             )
             .order_by(runs.c.untold_at)

@@ -112,7 +112,7 @@ class Hooks:
         for handler in self._handlers[event.name]:
             try:
                 handler(event)
-            except Exception:
+            except BaseException:
                 log.exception("the handler %s of %s, job %s, raised", _name(handler), event.name, event.job_id)
 
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
@@ -120,7 +120,7 @@ class Hooks:
         found: dict[str, str] = {}
         for source in self._sources:
             found |= check_headers(source(), f"the headers of {_name(source)}")
-        return found | dict(given or {})
+        return check_headers(found | dict(given or {})) if found else dict(given or {})
 
 
 def check_headers(headers: object, name: str = "headers") -> dict[str, str]:
@@ -148,15 +148,21 @@ def _check(target: object, what: str, takes: str, arguments: int) -> None:
         raise DeclarationError(f"the {what} {_name(target)} must take {takes}") from None
 
 
+def _place(target: object) -> tuple[str, str] | None:
+    """Where a function stands; None of a lambda, a method, or what else there may be several of."""
+    name = getattr(target, "__qualname__", "<")
+    is_bound = getattr(target, "__self__", None) is not None
+    return None if "<" in name or is_bound else (target.__module__, name)
+
+
 def _name(target: object) -> str:
     return str(getattr(target, "__qualname__", repr(target)))
 
 
 def _replace_or_add(targets: list[Any], target: Any) -> None:
     """A function that is declared again, as by a reload, takes the place of the former."""
-    place = (getattr(target, "__module__", None), getattr(target, "__qualname__", None))
     for number, other in enumerate(targets):
-        if "<locals>" not in _name(other) and (other.__module__, other.__qualname__) == place:
+        if other is target or (_place(target) is not None and _place(other) == _place(target)):
             targets[number] = target
             return
     targets.append(target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from sqlalchemy import MetaData, create_engine, make_url
@@ -22,9 +22,12 @@ class Databases:
         self._templates: dict[MetaData, str] = {}
 
     def __enter__(self) -> Self:
-        dsn = self._server.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._connection = psycopg.connect(dsn, autocommit=True)
+        self._connection = self._connect()
         return self
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        dsn = self._server.set(drivername="postgresql").render_as_string(hide_password=False)
+        return psycopg.connect(dsn, autocommit=True)
 
     def __exit__(self, *_: object) -> None:
         with self._connection:
@@ -59,11 +62,20 @@ class Databases:
 
     def _create(self, template: str) -> str:
         name = f"sqla_jobs_test_{uuid.uuid4().hex}"
-        self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def _drop(self, name: str) -> None:
-        self._connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+        self._execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        try:
+            self._connection.execute(statement.encode())
+        except psycopg.OperationalError:
+            if not self._connection.broken:
+                raise
+            self._connection = self._connect()  # a test may have restarted the server
+            self._connection.execute(statement.encode())
 
     def _url(self, name: str) -> str:
         return self._server.set(database=name).render_as_string(hide_password=False)

@@ -101,6 +101,8 @@ def drain(
                 queries.finish(own, [end])
             if event := event_of(end or held.ended(Outcome.succeeded())):
                 jobs.hooks.tell(event)
+                if event.name == "failed":
+                    queries.mark_told(own, [event.run_id])
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:

@@ -81,6 +81,9 @@ class Criteria:
             elif name == "columns":
                 for column, value in wanted.items():
                     yield self._option(job, column, value, getattr(job, column))
+            elif name == "headers":  # sources of headers may have added some
+                found = {header: (job.headers or {}).get(header) for header in wanted}
+                yield self._option(job, name, wanted, found)
             elif name != "unique":
                 yield self._option(job, name, wanted, getattr(job, name))
         if "unique" in self._enqueuer.chosen and self._enqueuer.unique is not None:

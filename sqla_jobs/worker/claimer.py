@@ -90,11 +90,14 @@ class Claimer:
         if queue != LIMITS:  # it may have a short delay
             self._lookout.expect_soon()
             self._wake.set()
-        return self.has_idle_thread
+        return self._are_free(queue.removesuffix(LIMITS))
 
     def _is_heard(self, queue: str) -> bool:
         if self._expect_in(queue):
             self._wake.set()
+        return self._are_free(queue)
+
+    def _are_free(self, queue: str) -> bool:
         lanes = self._lanes_of(queue)
         return bool(lanes) and all(lane.has_idle_thread for lane in lanes)
 

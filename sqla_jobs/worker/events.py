@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import cast
 
 from sqlalchemy import Engine
@@ -40,11 +40,15 @@ class EventTeller:
     before that, another worker tells of them.
     """
 
-    def __init__(self, engine: Engine, queries: Queries, hooks: Hooks, context: Context) -> None:
+    def __init__(
+        self, engine: Engine, queries: Queries, hooks: Hooks, context: Context, tasks: Collection[str]
+    ) -> None:
+        """`tasks` are those whose jobs may have been lost elsewhere, by name and alias."""
         self._engine = engine
         self._queries = queries
         self._hooks = hooks
         self._context = context
+        self._tasks = tasks
         self._wanted = frozenset(hooks.wanted())
         self._guaranteed = hooks.wanted(_AT_LEAST_ONCE)
         self._waiting = deque[RunEvent]()
@@ -124,17 +128,19 @@ class EventTeller:
         try:
             with self._context(None):
                 self._hooks.tell(event)
-        except Exception:
+        except BaseException:
             log.exception("the context of the handlers of %s, job %s, did not end well", event.name, event.job_id)
         if event.name in _AT_LEAST_ONCE:
             self._told.append(event.run_id)
 
     def _look(self) -> None:
         with self._engine.begin() as connection:
-            untold = self._queries.take_untold(connection, self._guaranteed)
+            untold = self._queries.take_untold(connection, self._guaranteed, self._tasks)
         for one in untold:
+            if self._stopping.is_set():
+                return
             self._tell(_event_of_row(one))
-        self._mark()
+            self._mark()
 
     def _mark(self) -> None:
         if self._told:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Queries, RunEnd
-from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.storing import store
@@ -158,7 +158,7 @@ class Finisher:
         stored = batch
         if fates:
             left = [end for end in batch if not self._put_aside(end, fates.get(end.lease.run_id))]
-            stored = [end for end in left if fates.get(end.lease.run_id, "known") == "known"]
+            stored = [end for end in left if _is_stored(end, fates.get(end.lease.run_id))]
             batch = [_settled(end, fates.get(end.lease.run_id)) for end in left]
         self._settled(batch, stored)
 
@@ -174,6 +174,11 @@ class Finisher:
                     self._refused_at = time.monotonic()
                 self._refused.append(end)
         return fate in ("locked", "refused")
+
+
+def _is_stored(end: RunEnd, fate: str | None) -> bool:
+    """Whether the run says so. One that was there already may be that of a commit whose answer was lost."""
+    return fate is None or (fate == "known" and end.outcome.kind is RunOutcome.succeeded)
 
 
 def _settled(end: RunEnd, fate: str | None) -> RunEnd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -77,7 +78,11 @@ class Gating:
         """
         if now < self._looked_at + max(after, self._rest):
             return
+        self._looked_at = -math.inf  # if this fails, the next look does it: nothing is claimed before
+        self._look(begin, now)
         self._looked_at = now
+
+    def _look(self, begin: Begin, now: float) -> None:
         found: dict[str, list[str]] = {}
         with begin() as connection:
             limits = self._queries.operator_limits(connection)

@@ -30,7 +30,7 @@ class GroupWalk:
         self._floors = GateFloors()
         self._is_plain_first = False
         self.free: Mapping[Gates, int | None] = {}
-        """By group of which the last claim took jobs, how many could start before. None if nothing limits them."""
+        """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
         self.next_at = math.inf
         """When a rate that the last claim found used up lets one more start, by `time.monotonic()`."""
 

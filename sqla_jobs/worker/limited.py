@@ -64,7 +64,7 @@ class LimitedClaimer:
         self._lookout = claiming.lookout
         self._gating = gating
         self._lanes = [_Lane(lane, GroupWalk(claiming, gating, tuple(tasks), lane.name)) for lane in claiming.lanes]
-        self._tell_at = 0.0
+        self._tell_at = self._help_at = 0.0
         self._freed = deque[Gates]()
         """The groups of jobs that ended here, the oldest first. They are looked at before all others."""
         self._never_full = set[Gates]()
@@ -106,7 +106,7 @@ class LimitedClaimer:
             self._wake.set()
 
     def is_meant(self, what: str) -> bool:
-        """Whether a message may be of limited jobs. If an operator limits anything, new jobs need not know that."""
+        """Whether a message may be of limited jobs: those that only an operator limits are told of as plain ones."""
         return not what or what.endswith(LIMITS) or self._gating.by_operators
 
     def poll(self) -> None:
@@ -146,6 +146,7 @@ class LimitedClaimer:
     def _look(self) -> bool:
         with self._looking:
             if self._stopping.is_set() or not self._liveness.is_sure:
+                self._next_at = time.monotonic() + _ROUND
                 return False
             self._next_at = math.inf
             is_news, self._gated = self._heard != self._gated, self._heard
@@ -154,14 +155,21 @@ class LimitedClaimer:
                 self._gating.look(self._engine.begin, time.monotonic(), after=_SOON if is_news else _SELDOM)
                 self._refilled.clear()
                 found = [self._look_through(lane, hints) for lane in self._lanes]
+                left = Counter({hint: ended for hint, ended in hints.items() if hint not in self._refilled})
+                if left:
+                    self._leave_to_others(left, time.monotonic())
             except Exception:
                 self._freed.extend(hints.elements())
                 for lane in self._lanes:
                     lane.walk.forget()
                 raise
-            if left := Counter({hint: ended for hint, ended in hints.items() if hint not in self._refilled}):
-                self._leave_to_others(left, time.monotonic())
             return any(found)
+
+    def leave(self) -> None:
+        """Tell other workers of the places that became free since this one stopped claiming."""
+        if left := self._take_freed():
+            self._tell_at = 0.0
+            self._leave_to_others(left, time.monotonic())
 
     def _leave_to_others(self, hints: Counter[Gates], now: float) -> None:
         """Tell other workers of free places that this one could not fill: they may serve another queue or task."""
@@ -193,6 +201,8 @@ class LimitedClaimer:
             claimed = self._claim(lane, room, hints)
             any_claimed, hints = any_claimed or claimed > 0, Counter()
             took = time.monotonic() - began
+            if claimed == room:
+                self._find_helpers(lane)
             if lane.walk.is_at_start and claimed < room:
                 lane.seen = lane.round
             if lane.seen == self._heard:
@@ -201,6 +211,12 @@ class LimitedClaimer:
             is_complete = lane.seen == self._heard
             self._next_at = min(self._next_at, lane.walk.sweep_at if is_complete else time.monotonic() + _REST * took)
         return any_claimed
+
+    def _find_helpers(self, lane: _Lane) -> None:
+        """There may be more than this worker has threads for."""
+        if (now := time.monotonic()) >= self._help_at:
+            self._help_at = now + _TELL
+            self._lookout.found_more(lane.backlog.name + LIMITS)
 
     def _claim(self, lane: _Lane, room: int, hints: Counter[Gates]) -> int:
         asked_at = time.monotonic()

@@ -164,7 +164,7 @@ class Worker(Service):
         transactions = WorkerTransactions(
             self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
         )
-        self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context)
+        self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
         self._tell_started = self._events.started
         self._executor = Executor(
             self._jobs.tasks,
@@ -236,6 +236,10 @@ class Worker(Service):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         self._events.stop()
         try:
+            self._limited.leave()
+        except DBAPIError as error:
+            log.warning("other workers are not told of free places, and find them by polling: %s", reason(error))
+        try:
             self._liveness.stop()
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
@@ -275,6 +279,8 @@ class Worker(Service):
                 ended.append(end)
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
+            elif outcome.kind == "released":
+                self._limited.wake()
         self._attempts.count(len(ended))
         self._counters.ended(ended)
 

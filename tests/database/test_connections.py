@@ -453,7 +453,7 @@ def test_after_an_outage_longer_than_the_lease_nobody_takes_the_jobs_of_the_livi
     attempts, rows = attempts_and_runs(place.direct)
     assert attempts == rows
     assert "taken for dead" not in log.text
-    assert max(complaints(log).values()) <= 2, "once for each worker"
+    assert max(complaints(log).values()) <= 2 * len(workers), "the server's last answer may come between two outages"
 
 
 def passed(seconds: float) -> None:

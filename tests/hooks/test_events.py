@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -54,6 +56,12 @@ def test_a_handler_that_raises_or_is_slow_harms_nothing(database: Engine, sessio
     def raises(event: RunEvent) -> None:
         raise RuntimeError("of the handler")
 
+    @other.on("started")
+    def exits(event: RunEvent) -> None:
+        raise SystemExit(3)
+
+    other.on("started")(partial(print, file=io.StringIO()))
+
     @other.on("started", "succeeded")
     def slow(event: RunEvent) -> None:
         release.wait(20)
@@ -86,6 +94,25 @@ def test_a_failure_whose_process_died_before_it_told_is_told_by_another(session:
     with jobs.worker(["other"]), jobs.worker(["other"]):
         wait_until(lambda: untold(session) == 0)
     assert told(session) == [("failed", "breaks")]
+
+
+def test_a_service_leaves_failures_of_tasks_that_it_does_not_know_to_others(session: Session) -> None:
+    session.execute(
+        text(
+            "INSERT INTO sqla_jobs (id, task, args, state, finished_at) VALUES (99, 'elsewhere', '{}', 'failed', now())"
+        )
+    )
+    due = "now() - interval '1 s'"
+    session.execute(
+        text(f"INSERT INTO sqla_runs (job_id, attempt, outcome, untold_at) VALUES (99, 1, 'failed', {due})")
+    )
+    session.commit()
+    shop.breaks.options(max_attempts=1).enqueue(session, n=1)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: ("failed", "breaks") in told(session))
+    assert told(session) == [("failed", "breaks")]
+    assert untold(session) == 1
 
 
 @pytest.mark.slow

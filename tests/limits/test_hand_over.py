@@ -15,7 +15,7 @@ from sqla_jobs.queries import Claimed
 from tests import limited_shop as shop
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, left
+from tests.limits.attempts import enqueue, left, states
 from tests.limits.claims import Claims, as_worker
 
 
@@ -80,3 +80,13 @@ def test_a_job_that_only_an_operator_limits_does_not_wait_for_a_poll(database: E
             shop.plain.enqueue(session, n=1)
             session.commit()
             wait_until(lambda: left(database) == 0, timeout=10)
+
+
+def test_a_worker_that_stops_hands_over_what_ends_meanwhile(database: Engine) -> None:
+    enqueue(database, shop.busy, [{"seconds": 1.0}, {"seconds": 0.0}])
+    stopping = jobs.worker(poll=30)
+    stopping.start()
+    wait_until(lambda: states(database)["running"] == 1)
+    with jobs.worker(poll=30):
+        stopping.stop()
+        wait_until(lambda: left(database) == 0, timeout=15)
