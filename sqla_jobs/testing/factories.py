@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import func, inspect, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapper, Session
 
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
@@ -120,7 +120,8 @@ def make_run(
         "result": result if outcome == RunOutcome.succeeded else None,
         **_told(RunOutcome(outcome), error),
     }
-    run_class: type[RunMixin] = inspect(type(job)).relationships["runs"].mapper.class_
+    mapper: Mapper[Any] = inspect(type(job), raiseerr=True)
+    run_class: type[RunMixin] = mapper.relationships["runs"].mapper.class_
     run = run_class(**{**values, **columns})
     own.add(run)
     own.flush()
