@@ -172,7 +172,7 @@ def event_of(end: RunEnd) -> RunEvent | None:
 
 def _event_of(
     name: EventName,
-    job: Claimed,
+    job: Claimed | Untold,
     *,
     error_type: str | None = None,
     error: str | None = None,
@@ -197,17 +197,6 @@ def _event_of(
 
 
 def _event_of_row(row: Untold) -> RunEvent:
-    return RunEvent(
-        name=cast("EventName", row.outcome),
-        job_id=row.job_id,
-        run_id=row.run_id,
-        process_id=row.process_id,
-        task=row.task,
-        queue=row.queue,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        headers=read_headers(row.headers),
-        error_type=row.error_type,
-        error=row.error,
-        seconds=row.seconds,
+    return _event_of(
+        cast("EventName", row.outcome), row, error_type=row.error_type, error=row.error, seconds=row.seconds
     )
