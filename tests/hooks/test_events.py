@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqla_jobs import DeclarationError, Jobs, RunEvent
 from tests import hooked_shop as shop
 from tests.conftest import StartWorker
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.hooked_shop import Told, jobs
 
@@ -120,14 +121,9 @@ def test_the_end_of_a_killed_process_is_told_by_another(
     database: Engine, database_url: str, session: Session, start_worker: StartWorker
 ) -> None:
     worker = start_worker(database_url, application=SHOP)
-    job = shop.dies.enqueue(session, seconds=60)
+    shop.dies.enqueue(session, seconds=60)
     session.commit()
-
-    def state() -> str:
-        session.rollback()
-        return session.scalars(select(jobs.Job.state).where(jobs.Job.id == job.id)).one()
-
-    wait_until(lambda: state() == "running")
+    wait_until(lambda: states(database) == {"running": 1})
     os.killpg(worker.pid, signal.SIGKILL)
     start_worker(database_url, "--queues", "other", application=SHOP)
     wait_until(lambda: told(session) == [("lost", "dies")], timeout=40)

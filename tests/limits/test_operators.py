@@ -39,13 +39,14 @@ def test_a_queue_whose_limit_was_cleared_is_not_limited(database: Engine) -> Non
         assert drain(jobs, session, limits=True) == 1
 
 
+def without_limits(version: Jobs[Any]) -> None:
+    @version.task
+    def acc(account: int) -> None: ...
+
+
 def test_a_limit_of_each_key_that_code_drops_goes_with_what_an_operator_had_set(database: Engine) -> None:
     def limited(version: Jobs[Any]) -> None:
         @version.task(limits=ConcurrencyLimit(1, key="account"))
-        def acc(account: int) -> None: ...
-
-    def unlimited(version: Jobs[Any]) -> None:
-        @version.task
         def acc(account: int) -> None: ...
 
     old = of_version(database, limited)
@@ -53,7 +54,7 @@ def test_a_limit_of_each_key_that_code_drops_goes_with_what_an_operator_had_set(
     with Session(database) as session:
         old.set_limit(session, "acc", running=4)
         session.commit()
-    new = of_version(database, unlimited)
+    new = of_version(database, without_limits)
     with Session(database) as session:
         new.tasks["acc"].enqueue(session, account=1)
         session.commit()
@@ -65,16 +66,12 @@ def test_a_limit_of_a_task_that_code_drops_stays_where_an_operator_had_set_it(da
         @version.task(limits=ConcurrencyLimit(1))
         def acc(account: int) -> None: ...
 
-    def unlimited(version: Jobs[Any]) -> None:
-        @version.task
-        def acc(account: int) -> None: ...
-
     old = of_version(database, limited)
     assert old.worker().drain() == 0
     with Session(database) as session:
         old.set_limit(session, "acc", running=0)
         session.commit()
-    new = of_version(database, unlimited)
+    new = of_version(database, without_limits)
     enqueue(database, new.tasks["acc"], [{"account": 1}])
     assert new.worker().drain() == 0
     with Session(database) as session:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from tests import traced_shop as shop
 from tests.conftest import ROOT, StartWorker
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.receiver import Receiver, receiving
-from tests.traced_shop import jobs
 
 pytestmark = pytest.mark.slow
 SHOP = "tests.traced_shop:jobs"
@@ -74,14 +74,9 @@ def test_a_run_whose_process_was_killed_is_an_error_span_of_another(
     database: Engine, database_url: str, session: Session, start_worker: StartWorker, receiver: Receiver
 ) -> None:
     worker = start_worker(database_url, application=SHOP)
-    job = shop.dies.enqueue(session, seconds=60)
+    shop.dies.enqueue(session, seconds=60)
     session.commit()
-
-    def state() -> str:
-        session.rollback()
-        return session.scalars(select(jobs.Job.state).where(jobs.Job.id == job.id)).one()
-
-    wait_until(lambda: state() == "running")
+    wait_until(lambda: states(database) == {"running": 1})
     os.killpg(worker.pid, signal.SIGKILL)
     start_worker(database_url, "--queues", "other", application=SHOP)
     wait_until(lambda: [span.name for span in spans(receiver)] == ["process default"], timeout=40)
