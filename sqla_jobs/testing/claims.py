@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, processes
@@ -94,9 +94,16 @@ class Savepoints:
         savepoint = self._session.begin_nested()
         try:
             yield self._session
-        except BaseException:
             if savepoint.is_active:
+                savepoint.commit()
+        except BaseException:
+            if self._is_open(savepoint):
                 savepoint.rollback()
             raise
-        if savepoint.is_active:
-            savepoint.commit()
+
+    def _is_open(self, savepoint: SessionTransaction) -> bool:
+        """Whether it still has to be ended. After a flush that failed it has to be, and is not active."""
+        innermost = self._session.get_nested_transaction()
+        while innermost is not None and innermost is not savepoint:
+            innermost = innermost.parent
+        return innermost is savepoint

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs import ArgumentsError, ConfigurationError, JobsError
-from sqla_jobs.testing import drain
+from sqla_jobs.testing import drain, run_job
 from tests import shop
 from tests.shop import Effect, jobs
 
@@ -142,6 +144,40 @@ def test_a_snooze_and_a_cancel_are_no_errors(session: Session) -> None:
     drained = drain(jobs, session)
     assert (drained, drained.errors) == (2, [])
     assert (snoozed.state, cancelled.state) == ("scheduled", "cancelled")
+
+
+FLUSHES = {
+    "in the task": lambda session: session.flush(),
+    "at its end": lambda session: None,
+    "within a savepoint of its own": lambda session: session.begin_nested() and session.flush(),
+    "and is passed over": lambda session: _flush_and_go_on(session),
+}
+
+
+def _flush_and_go_on(session: Session) -> None:
+    with suppress(IntegrityError):
+        session.flush()
+    session.scalar(select(1))
+
+
+@pytest.mark.parametrize("flush", FLUSHES)
+def test_a_flush_that_fails_is_recorded_as_by_a_worker(session: Session, flush: str) -> None:
+    @jobs.task(name="breaks_a_constraint")
+    def breaks_a_constraint(session: Session) -> None:
+        session.add(Effect(n=None, kind="wrong"))  # type: ignore[arg-type]
+        FLUSHES[flush](session)
+
+    expected = PendingRollbackError if flush == "and is passed over" else IntegrityError
+    session.add(Effect(n=99, kind="mine"))
+    job = breaks_a_constraint.options(max_attempts=2).enqueue(session)
+    (error,) = drain(jobs, session).errors
+    assert (type(error), job.state, job.runs[0].outcome) == (expected, "scheduled", "retried")
+    with pytest.raises(expected):
+        drain(jobs, session, ahead=60)
+    assert (job.state, len(job.runs)) == ("failed", 2)
+    with pytest.raises(expected):
+        run_job(session, breaks_a_constraint)()
+    assert list(session.scalars(select(Effect.n))) == [99]
 
 
 def test_what_is_no_exception_reaches_the_test_also_where_the_policy_retries_it(session: Session) -> None:
