@@ -97,8 +97,8 @@ def drain(
                 )
             held = Attempt(job, time.monotonic())
             error, end = raised.by(executor, held)
-            if end is not None:
-                queries.finish(own, [end])
+            if end is not None and queries.finish(own, [end]):
+                raise _unrecorded(job) from error
             if event := event_of(end or held.ended(Outcome.succeeded())):
                 jobs.hooks.tell(event)
                 if event.name == "failed":
@@ -139,6 +139,14 @@ class _Raised:
 def _is_final(error: BaseException, end: RunEnd) -> bool:
     """Whether no retry follows; none is meant to follow what is no `Exception`, such as Ctrl-C or `pytest.fail`."""
     return end.outcome.kind == RunOutcome.failed or not isinstance(error, Exception)
+
+
+def _unrecorded(job: Claimed) -> JobsError:
+    return JobsError(
+        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task has rolled back or closed the session of "
+        "the test, and with it the claim of the job, or has changed the job itself. In the task, undo with `with "
+        "session.begin_nested():` instead of session.rollback(), or test it with jobs.worker(bind=…).drain()"
+    )
 
 
 def _note(jobs: Jobs[Any], job: Claimed) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 
@@ -98,6 +98,18 @@ def test_a_task_that_commits_its_session_does_not_end_the_test(session: Session)
     drain(jobs, session)
     assert one.state == "succeeded"
     assert list(session.scalars(select(Effect.n))) == [1]
+
+
+@pytest.mark.parametrize("ends", [Session.rollback, Session.close])
+def test_a_task_that_undoes_its_own_claim_is_told_of(session: Session, ends: Callable[[Session], None]) -> None:
+    @jobs.task(name="undoes")
+    def undoes(session: Session) -> None:
+        ends(session)
+
+    undoes.enqueue(session)
+    session.commit()
+    with pytest.raises(JobsError, match=r"run of job \d+ \(undoes\) cannot be recorded: the task has rolled back"):
+        drain(jobs, session)
 
 
 def test_a_scoped_session_will_do(sqla_jobs_engine: Engine) -> None:
