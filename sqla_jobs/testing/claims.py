@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
+from sqla_jobs.rules.checks import check_queue
 from sqla_jobs.worker.gating import Gating, declared_limits
 
 Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claimed]]
@@ -45,6 +47,13 @@ def promote(session: Session, queries: Queries, *, ahead: float) -> None:
     """Queue what is due within `ahead` seconds."""
     while queries.promote(session, ahead=ahead).promoted:
         pass
+
+
+def check_queues(queues: Iterable[str]) -> list[str]:
+    """The names as a list. Raises `ConfigurationError` for what a worker would not serve either."""
+    if isinstance(queues, str):
+        raise ConfigurationError(f"queues must be a list of names, such as [{queues!r:.60}], got {queues!r:.60}")
+    return [check_queue(name, error=ConfigurationError) for name in queues]
 
 
 def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:

@@ -17,12 +17,12 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd
-from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
-from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.claims import Savepoints, check_queues, expire_rows, process, promote, queues_of_waiting, within_limits
 from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
 
@@ -76,6 +76,7 @@ def drain(
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
     own = plain_session(session)
     seconds = check_seconds("ahead", ahead)
+    check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
     jobs.tasks.load()
     queries = Queries(jobs.models)
     raised = _Raised()
@@ -87,13 +88,14 @@ def drain(
         tracing=jobs.hooks.tracing,
         started=lambda held: jobs.hooks.tell(started(held.job)),
     )
-    find = _finder(jobs, own, queries, None if queues is None else list(queues), seconds, limits=limits)
+    find = _finder(jobs, own, queries, None if queues is None else check_queues(queues), seconds, limits=limits)
     runs, recorded = 0, list[BaseException]()
     with process(jobs, own) as process_id:
         while (job := find(process_id)) is not None:
             if runs == max_runs:
                 raise JobsError(
-                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
+                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=, or look "
+                    "why there is no end, such as a task that enqueues itself, or a long ahead="
                 )
             held = Attempt(job, time.monotonic())
             error, end = raised.by(executor, held)

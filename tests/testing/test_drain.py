@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
@@ -210,6 +211,20 @@ def test_arguments_that_do_not_fit_any_more_reach_the_test(session: Session) -> 
     job.args = {"n": "not a number"}
     with pytest.raises(ArgumentsError, match="n does not fit"):
         drain(jobs, session)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queues": "mail"}, r"queues must be a list of names, such as \['mail'\], got 'mail'"),
+        ({"queues": [1]}, "queue must be 1 to 200 printable characters without '=' and ',', got 1"),
+        ({"max_runs": "5"}, "max_runs must be an integer from 0 to 1,000,000,000, got '5'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str, Any], message: str) -> None:
+    shop.write.options(queue="mail").enqueue(session, n=1)
+    with pytest.raises(JobsError, match=message):
+        drain(jobs, session, **options)
 
 
 def test_another_way_with_errors_is_refused(session: Session) -> None:
