@@ -36,7 +36,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.tasks.enqueued import Enqueued
-from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S
+from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.task import Task, TaskDecorator
@@ -184,7 +184,7 @@ class Jobs(Operations[J]):
         return self._register(target, options)
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
-        task: Task[..., Any, J] = Task(declare(target, options), self.models, self.schedules, self.hooks)
+        task: Task[..., Any, J] = Task(declare(target, options, self.Job), self.models, self.schedules, self.hooks)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
@@ -214,9 +214,10 @@ class Jobs(Operations[J]):
         `lost` are delivered at least once, also where the process dies before that. The others are delivered at most
         once. Raises `DeclarationError`.
         """
+        names = event_names(events)
 
         def add(target: H) -> H:
-            return self.hooks.add_handler(target, events)
+            return self.hooks.add_handler(target, names)
 
         return add
 

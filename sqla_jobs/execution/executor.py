@@ -23,7 +23,7 @@ from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.hooks import Middleware
+from sqla_jobs.tasks.hooks import Middleware, surroundings
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.tasks.tracing import Tracing
 
@@ -114,7 +114,7 @@ class Executor:
     def _within(self, outermost: Surrounded, held: Attempt, context: RunContext) -> Generator[None]:
         with outermost, ExitStack() as entered:
             for middleware in self._middleware:
-                entered.enter_context(Surrounded(middleware(context), held))
+                entered.enter_context(Surrounded(surroundings(middleware, context), held))
             yield
 
     def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:

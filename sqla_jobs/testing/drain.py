@@ -22,7 +22,15 @@ from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
-from sqla_jobs.testing.claims import Savepoints, check_queues, expire_rows, process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.claims import (
+    Savepoints,
+    check_queues,
+    expire_rows,
+    process,
+    promote,
+    queues_of_waiting,
+    within_limits,
+)
 from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
 
@@ -145,9 +153,9 @@ def _is_final(error: BaseException, end: RunEnd) -> bool:
 
 def _unrecorded(job: Claimed) -> JobsError:
     return JobsError(
-        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task has rolled back or closed the session of "
-        "the test, and with it the claim of the job, or has changed the job itself. In the task, undo with `with "
-        "session.begin_nested():` instead of session.rollback(), or test it with jobs.worker(bind=…).drain()"
+        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task has rolled back or closed the "
+        "session of the test, and with it the claim of the job, or has changed the job itself. In the task, undo with "
+        "`with session.begin_nested():` instead of session.rollback(), or test it with jobs.worker(bind=…).drain()"
     )
 
 

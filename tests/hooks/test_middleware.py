@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import Cancel, DeclarationError, Jobs, RunContext, Snooze
+from sqla_jobs import Cancel, ConfigurationError, DeclarationError, Jobs, RunContext, Snooze
 from sqla_jobs.testing import drain
 from tests.helpers import wait_until
 
@@ -148,9 +148,15 @@ def _generator(run: RunContext) -> Iterator[None]:
     yield
 
 
+@asynccontextmanager
+async def _asynchronous(run: RunContext) -> AsyncGenerator[None]:
+    yield
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
+        (_asynchronous, "_asynchronous is an asynchronous context manager, .*: write @contextmanager and def"),
         (_coroutine, "the middleware _coroutine is a coroutine function: write def instead of async def"),
         (_generator, "the middleware _generator is a generator: write @contextmanager between"),
         (nullcontext, "a middleware must be a function of one argument, the RunContext"),
@@ -161,3 +167,16 @@ def _generator(run: RunContext) -> Iterator[None]:
 def test_what_cannot_surround_a_run_is_refused_when_it_is_declared(target: Any, message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         Jobs(type("Other", (DeclarativeBase,), {})).middleware(target)
+
+
+def test_one_that_returns_no_context_manager_is_named(database: Engine) -> None:
+    other = Jobs(type("Other", (DeclarativeBase,), {}))
+    other.middleware(cast("Any", _returns_none))
+    other.task(name="never", max_attempts=1)(fine.__wrapped__)
+    with Session(database) as session:
+        other.tasks["never"].enqueue(session)
+        with pytest.raises(ConfigurationError, match="the middleware _returns_none returned None, which is no context"):
+            drain(other, session)
+
+
+def _returns_none(run: RunContext) -> None: ...

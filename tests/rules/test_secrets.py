@@ -157,7 +157,7 @@ RAISED: dict[str, Callable[[Session, Any], object]] = {
     "reraised": lambda session, secret: _reraised(
         lambda: session.execute(insert(Account), {"key": _storable(secret), "note": "no"})
     ),
-    "pending": lambda session, secret: _pending(session, secret),
+    "pending": _pending,
     "psycopg": lambda session, secret: session.connection().connection.cursor().execute(
         "INSERT INTO account (key, note) VALUES (%s, 'no')", [_storable(secret)]
     ),

@@ -159,12 +159,9 @@ def test_a_snooze_and_a_cancel_are_no_errors(session: Session) -> None:
     assert (snoozed.state, cancelled.state) == ("scheduled", "cancelled")
 
 
-FLUSHES = {
-    "in the task": lambda session: session.flush(),
-    "at its end": lambda session: None,
-    "within a savepoint of its own": lambda session: session.begin_nested() and session.flush(),
-    "and is passed over": lambda session: _flush_and_go_on(session),
-}
+def _flush_within(session: Session) -> None:
+    session.begin_nested()
+    session.flush()
 
 
 def _flush_and_go_on(session: Session) -> None:
@@ -173,11 +170,19 @@ def _flush_and_go_on(session: Session) -> None:
     session.scalar(select(1))
 
 
+FLUSHES: dict[str, Callable[[Session], object]] = {
+    "in the task": Session.flush,
+    "at its end": lambda session: None,
+    "within a savepoint of its own": _flush_within,
+    "and is passed over": _flush_and_go_on,
+}
+
+
 @pytest.mark.parametrize("flush", FLUSHES)
 def test_a_flush_that_fails_is_recorded_as_by_a_worker(session: Session, flush: str) -> None:
     @jobs.task(name="breaks_a_constraint")
     def breaks_a_constraint(session: Session) -> None:
-        session.add(Effect(n=None, kind="wrong"))  # type: ignore[arg-type]
+        session.add(Effect(n=None, kind="wrong"))
         FLUSHES[flush](session)
 
     expected = PendingRollbackError if flush == "and is passed over" else IntegrityError
