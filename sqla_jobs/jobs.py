@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -161,6 +161,11 @@ class Jobs(Operations[J]):
                 "such as shop:create_app()"
             )
         return Binding(chosen, self.Job, context=self._context)
+
+    @property
+    def run_context(self) -> Context:
+        """What `bind` was given to put around each run; nothing where a framework integration has its own."""
+        return nullcontext if self._context is None or self._resolver is not None else self._context
 
     @property
     def is_bound(self) -> bool:

@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
@@ -91,7 +92,7 @@ def drain(
     executor = Executor(
         jobs.tasks,
         _Ends(own, queries),
-        context=raised.around,
+        context=lambda run: raised.around(run, jobs.run_context),
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
         started=lambda held: jobs.hooks.tell(started(held.job)),
@@ -120,6 +121,11 @@ def drain(
                     error.add_note(_note(jobs, job))
                     raise error
                 recorded.append(error)
+        if own.get(jobs.Process, process_id, populate_existing=True) is None:
+            raise JobsError(
+                "the session of the test was rolled back or closed while jobs ran, and what they did with it: by a "
+                "task, by a middleware, or by the context= of jobs.bind"
+            )
     return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
 
 
@@ -130,12 +136,17 @@ class _Raised:
         self._error: BaseException | None = None
 
     @contextmanager
-    def around(self, run: RunContext | None) -> Generator[None]:
-        """The surroundings of a run."""
+    def around(self, run: RunContext | None, context: Context) -> Generator[None]:
+        """The surroundings of a run, with those of `jobs.bind`."""
+        with self._remembered(), context(run), self._remembered():
+            yield
+
+    @contextmanager
+    def _remembered(self) -> Generator[None]:
         try:
             yield
         except BaseException as error:
-            self._error = error
+            self._error = self._error or error
             raise
 
     def by(self, executor: Executor, held: Attempt) -> tuple[BaseException | None, RunEnd | None]:
@@ -153,9 +164,10 @@ def _is_final(error: BaseException, end: RunEnd) -> bool:
 
 def _unrecorded(job: Claimed) -> JobsError:
     return JobsError(
-        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task has rolled back or closed the "
-        "session of the test, and with it the claim of the job, or has changed the job itself. In the task, undo with "
-        "`with session.begin_nested():` instead of session.rollback(), or test it with jobs.worker(bind=…).drain()"
+        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task, or what is around it, has "
+        "rolled back or closed the session of the test, and with it the claim of the job, or has changed the job "
+        "itself. In the task, undo with `with session.begin_nested():` instead of session.rollback(), or test it with "
+        "jobs.worker(bind=…).drain()"
     )
 
 
