@@ -22,6 +22,7 @@ from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, queues_of_waiting, within_limits
 from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
@@ -85,7 +86,7 @@ def drain(
         context=raised.around,
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
-        started=lambda held: jobs.hooks.tell(started(held.job)),
+        started=lambda held: _tell(jobs, started(held.job)),
     )
     find = _finder(jobs, own, queries, None if queues is None else list(queues), seconds, limits=limits)
     runs, recorded = 0, list[BaseException]()
@@ -100,7 +101,7 @@ def drain(
             if end is not None:
                 queries.finish(own, [end])
             if event := event_of(end or held.ended(Outcome.succeeded())):
-                jobs.hooks.tell(event)
+                _tell(jobs, event)
                 if event.name == "failed":
                     queries.mark_told(own, [event.run_id])
             runs += 1
@@ -111,6 +112,11 @@ def drain(
                     raise error
                 recorded.append(error)
     return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
+
+
+def _tell(jobs: Jobs[Any], event: RunEvent) -> None:
+    """Call the handlers. Ctrl-C and `pytest.fail` go on to the test."""
+    jobs.hooks.tell(event, caught=Exception)
 
 
 class _Raised:
