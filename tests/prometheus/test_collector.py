@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 import sqla_jobs.prometheus
-from sqla_jobs import Jobs
+from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
@@ -134,6 +135,25 @@ def test_a_run_whose_lease_is_gone_has_ended_as_lost(session: Session, database:
             connection.execute(text("DELETE FROM sqla_jobs WHERE id = :id"), {"id": one.id})
         shop.gate.set()
         wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_ended_total", "lost", "wait")) == 1)
+
+
+def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session, engine: Engine) -> None:
+    other = limited_shop.jobs
+    limited_shop.Base.metadata.create_all(engine)
+    other.bind(engine)
+    seen = CollectorRegistry(auto_describe=True)
+    seen.register(sqla_jobs.prometheus.collector({"shop": jobs, "limited": other}))
+    shop.mark.options(queue="mail").enqueue_many(session, ({"n": n} for n in range(3)))
+    limited_shop.pair.enqueue(session, n=1)
+    session.commit()
+    jobs.worker(["mail"]).drain()
+    shown = generate_latest(seen).decode()
+    found = parsed(shown)
+    assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mark"] == 3
+    assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
+    assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
+    with pytest.raises(ConfigurationError, match="name at least one"):
+        sqla_jobs.prometheus.collector({})
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:
