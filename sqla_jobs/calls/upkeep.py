@@ -97,7 +97,7 @@ class ShowStalled(Call[C_contra]):
 class FinishAny(Call[C_contra]):
     """Each end where the lease still stands and the row is free.
 
-    Tells the fate of each run that was not stored.
+    Tells the fate of each run that was not stored as it was told.
     """
 
     def __call__(self, connection: C_contra, ends: Sequence[RunEnd]) -> dict[int, str]:

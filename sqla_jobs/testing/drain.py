@@ -20,6 +20,7 @@ from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
+from sqla_jobs.runtime.storing import as_stored
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.hooks import RunEvent
@@ -98,9 +99,8 @@ def drain(
                 )
             held = Attempt(job, time.monotonic())
             error, end = raised.by(executor, held)
-            if end is not None:
-                queries.finish(own, [end])
-            if event := event_of(end or held.ended(Outcome.succeeded())):
+            stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
+            if event := event_of(stored):
                 _tell(jobs, event)
                 if event.name == "failed":
                     queries.mark_told(own, [event.run_id])
@@ -112,6 +112,11 @@ def drain(
                     raise error
                 recorded.append(error)
     return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
+
+
+def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
+    """Store the end. Returns it as it is stored."""
+    return as_stored(end, queries.finish(session, [end]).get(end.lease.run_id))
 
 
 def _tell(jobs: Jobs[Any], event: RunEvent) -> None:

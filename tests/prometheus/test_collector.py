@@ -20,7 +20,7 @@ from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
-from tests.helpers import wait_until
+from tests.helpers import refuse, wait_until
 from tests.prometheus.conftest import Samples, end_of, parsed
 from tests.shop import jobs
 
@@ -107,8 +107,7 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
     session.commit()
     jobs.worker(heartbeat=0.05, lease=5).drain()
     found = scrape(seen)
-    ended = {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
-    assert ended == {
+    assert ended(found) == {
         ("succeeded", "mark"): 5,
         ("succeeded", "write"): 2,
         ("retried", "flaky"): 1,
@@ -135,6 +134,29 @@ def test_a_run_whose_lease_is_gone_has_ended_as_lost(session: Session, database:
             connection.execute(text("DELETE FROM sqla_jobs WHERE id = :id"), {"id": one.id})
         shop.gate.set()
         wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_ended_total", "lost", "wait")) == 1)
+
+
+def ended(found: Samples) -> Samples:
+    """By outcome and task, those of which there are any."""
+    return {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
+
+
+def test_a_retry_that_a_cancel_cuts_short_has_ended_as_cancelled(session: Session) -> None:
+    seen = registry(jobs)
+    job = shop.cancel_itself.enqueue(session)
+    session.commit()
+    jobs.worker().drain()
+    assert [run.outcome for run in job.runs] == ["cancelled"]
+    assert ended(scrape(seen)) == {("cancelled", "cancel_itself"): 1}
+
+
+def test_a_result_that_the_server_refuses_has_ended_as_failed(session: Session) -> None:
+    seen = registry(jobs)
+    refuse(session, "NEW.result = '7'", table="sqla_runs", when="BEFORE INSERT")
+    shop.mark.enqueue_many(session, ({"n": n} for n in range(10)))
+    session.commit()
+    jobs.worker().drain()
+    assert ended(scrape(seen)) == {("succeeded", "mark"): 9, ("failed", "mark"): 1}
 
 
 def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session, engine: Engine) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
-from sqla_jobs import ArgumentsError, ConfigurationError, Jobs, JobsError, RunEvent
+from sqla_jobs import ArgumentsError, ConfigurationError, Jobs, JobsError, RunContext, RunEvent
 from sqla_jobs.tasks.hooks import EventName
 from sqla_jobs.testing import drain
 from tests import shop
@@ -187,6 +187,22 @@ def test_what_is_no_exception_comes_through_from_a_handler(
         drain(other, session)
     if name == "succeeded":
         assert session.get_one(other.Job, job.id).state == "succeeded"
+
+
+def test_a_retry_that_a_cancel_cuts_short_is_told_of_as_cancelled(session: Session) -> None:
+    heard: list[RunEvent] = []
+    other = handled("retried", "cancelled", by=heard.append)
+
+    @other.task(name="fails")
+    def fails(run: RunContext) -> None:
+        other.cancel(session, run.job_id)
+        raise ValueError("to be tried again")
+
+    job = fails.enqueue(session)
+    drained = drain(other, session)
+    assert (job.state, job.runs[0].outcome) == ("cancelled", "cancelled")
+    assert [(event.name, event.error, event.retry_in) for event in heard] == [("cancelled", "to be tried again", None)]
+    assert [str(error) for error in drained.errors] == ["to be tried again"]
 
 
 def test_arguments_that_do_not_fit_any_more_reach_the_test(session: Session) -> None:
