@@ -71,11 +71,12 @@ WHERE done.state = 'failed' AND done.on_failure IS NOT NULL)
     sqla_jobs.id
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_15)s::VARCHAR WHEN
-    (coalesce((SELECT sqla_runs.outcome
+    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_15)s::VARCHAR ELSE CASE
+    coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
-WHERE sqla_runs.id = ended.run_id), %(coalesce_4)s::VARCHAR) != %(coalesce_5)s::VARCHAR) THEN
-    %(param_16)s::VARCHAR ELSE %(param_17)s::VARCHAR END AS fate
+WHERE sqla_runs.id = ended.run_id), %(coalesce_4)s::VARCHAR) WHEN %(param_16)s::VARCHAR THEN
+    %(param_17)s::VARCHAR WHEN %(param_18)s::VARCHAR THEN %(param_19)s::VARCHAR ELSE %(param_20)s::VARCHAR END
+    END AS fate
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
     BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
@@ -87,8 +88,7 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
     ended.run_id
 WHERE done.run_id IS NULL OR ended.outcome = %(outcome_8)s::VARCHAR AND done.state = %(state_4)s::VARCHAR
--- coalesce_4 = 'lost'
--- coalesce_5 = 'lost'
+-- coalesce_4 = ''
 -- greatest_1 = 0
 -- least_1 = 20
 -- least_2 = 3600.0
@@ -112,9 +112,12 @@ WHERE done.run_id IS NULL OR ended.outcome = %(outcome_8)s::VARCHAR AND done.sta
 -- param_13 = 0
 -- param_14 = 'cancelled'
 -- param_15 = 'locked'
--- param_16 = 'known'
+-- param_16 = ''
 -- param_17 = 'lost'
+-- param_18 = 'lost'
+-- param_19 = 'rescued'
 -- param_2 = 1
+-- param_20 = 'known'
 -- param_3 = 0.75
 -- param_4 = 'cancelled'
 -- param_5 = 'failed'

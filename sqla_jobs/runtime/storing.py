@@ -13,6 +13,7 @@ from sqla_jobs.runtime.set_aside import SetAside
 
 C = TypeVar("C")
 
+RESCUED = Outcome.lost(Failure("Lost", "its process was taken for dead, and another one has recorded and counted that"))
 _GONE = Outcome.lost(Failure("Lost", "somebody else had the job before its end could be stored"))
 _REPLACED = Outcome.failed(Failure("UnstorableOutcome", "the outcome was refused by the server"))
 
@@ -54,8 +55,8 @@ def as_stored(end: RunEnd, fate: str | None) -> RunEnd:
             return end._replace(outcome=_REPLACED)
         case "cancelled" if end.outcome.failure is not None:
             return end._replace(outcome=Outcome.cancelled(end.outcome.failure))
-        case "lost" if end.outcome.kind != "released":
-            return end._replace(outcome=_GONE)
+        case "lost" | "rescued" if end.outcome.kind != "released":
+            return end._replace(outcome=_GONE if fate == "lost" else RESCUED)
         case _:
             return end
 

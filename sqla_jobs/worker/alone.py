@@ -54,6 +54,7 @@ class Alone:
             living=lambda: list(self._process_ids),
             beaten=self._beaten,
             gone=self._process_ids.discard,
+            lost=self._counters.lost,
         )
 
     def registered(self, process_id: uuid.UUID) -> None:

@@ -165,7 +165,7 @@ class Finisher:
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
         """Keep an end that is to be tried again. Returns whether it is."""
-        if fate == "lost" and end.outcome.kind not in ("released", "lost"):
+        if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
             log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
         with self._putting_aside:
             if fate == "locked":
