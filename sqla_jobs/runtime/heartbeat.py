@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqla_jobs.queries import Queries
 
 C = TypeVar("C")
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
 """So many times as long as a look at all that runs took, until the next one."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
     from sqla_jobs.supervisor.roster import Roster
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 _AGAIN = 0.1

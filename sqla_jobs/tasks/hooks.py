@@ -15,7 +15,7 @@ from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.tracing import Tracing
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 EventName = Literal["started", "succeeded", "retried", "snoozed", "failed", "cancelled", "lost"]
 EVENTS: tuple[str, ...] = get_args(EventName)

@@ -49,7 +49,7 @@ from sqla_jobs.worker.threads import RunnerThreads
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
