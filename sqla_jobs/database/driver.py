@@ -21,7 +21,7 @@ from psycopg.pq.abc import PGresult
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-log = logging.getLogger("sqla_jobs.database.engines")
+log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
 
 
 def driver(connection: Connection) -> psycopg.Connection[Any]:

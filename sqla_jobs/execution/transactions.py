@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.queries import Queries, RunEnd
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _AGAIN = (1.0, 2.0)
 """Seconds after which a job that got no transaction is tried again: between these, so that not all come at once."""
@@ -51,7 +51,7 @@ class NotBegun(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.delay = random.SystemRandom().uniform(*_AGAIN)  # the global one may be seeded by a task
+        self.delay: float = random.SystemRandom().uniform(*_AGAIN)  # the global one may be seeded by a task
 
 
 class Transactions(Protocol):

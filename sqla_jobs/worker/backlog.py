@@ -43,13 +43,13 @@ class Backlog:
     def __init__(self, name: str, concurrency: int) -> None:
         self.name = name
         self.concurrency = concurrency
-        self.empty_until = 0.0
+        self.empty_until: float = 0.0
         """The queue is not asked for jobs before this moment, unless `wake` is called."""
         self._woken_at = 0.0
         self._backlog: SimpleQueue[Attempt | _First | None] = SimpleQueue()
         self._first: deque[Attempt] = deque()
         """Jobs that hold a place behind a gate; each has a `_FIRST` in the backlog."""
-        self.is_wanted = False
+        self.is_wanted: bool = False
         """Whether jobs may wait behind gates for a thread of this lane."""
         self._lock = threading.Lock()
         self._outstanding = 0

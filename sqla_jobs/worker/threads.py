@@ -13,7 +13,7 @@ from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.watchdog import Watchdog
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class RunnerThreads:

@@ -13,7 +13,7 @@ from sqla_jobs.execution.interrupt import TimedOut
 from sqla_jobs.rules.error_text import stack_of
 from sqla_jobs.rules.wording import plural
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK, _LOOK_IDLE = 0.1, 0.25
 
@@ -29,7 +29,7 @@ class Watchdog:
         self._at_work = at_work
         self._slow_after = slow_after
         self._report_after: dict[int, float] = {}
-        self.stacks_wanted = False
+        self.stacks_wanted: bool = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-watch", daemon=True)
 
