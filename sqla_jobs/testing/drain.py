@@ -34,6 +34,7 @@ from sqla_jobs.testing.claims import (
     queues_of_waiting,
     within_limits,
 )
+from sqla_jobs.testing.given import check_jobs
 from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
 
@@ -45,7 +46,10 @@ class Drained(int):
     """How many runs `drain` has run."""
 
     waiting: list[int]
-    """The ids of the jobs that are due and wait behind a limit. Empty where limits were passed over."""
+    """The ids of the jobs that are due and did not run; `jobs.why` tells why.
+
+    They wait behind a limit that is obeyed, are paused or in a queue that was left out, or nobody declares their task.
+    """
     errors: list[BaseException]
     """What was raised by runs that failed, or that are tried again, and was not raised here; in order."""
 
@@ -53,6 +57,13 @@ class Drained(int):
         drained = super().__new__(cls, runs)
         drained.waiting, drained.errors = [*waiting], [*errors]
         return drained
+
+    def __repr__(self) -> str:
+        """A failed `assert drain(…) == 1` shows it."""
+        if not self.waiting:
+            return str(int(self))
+        first = f"jobs.why(session, {self.waiting[0]}) tells why"
+        return f"<{plural(int(self), 'run')}; {plural(len(self.waiting), 'job')} due and not run: {first}>"
 
 
 def drain(
@@ -79,12 +90,13 @@ def drain(
       when nothing else is due.
     - `max_runs`: more runs than these are an error.
     - `limits`: True obeys the limits of tasks and queues, which are passed over otherwise. What waits behind one is
-      left, and the returned number's `waiting` names those jobs.
+      left. The returned number's `waiting` names the jobs that are due and did not run.
 
     Raises what a task raised; `JobsError` where after `max_runs` there is still something due.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
+    check_jobs(jobs)
     own = plain_session(session)
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
@@ -129,7 +141,7 @@ def drain(
                 "the session of the test was rolled back or closed while jobs ran, and what they did with it: by a "
                 "task, by a middleware, or by the context= of jobs.bind"
             )
-    return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
+    return Drained(runs, _waiting(jobs, own), recorded)
 
 
 def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:

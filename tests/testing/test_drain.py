@@ -280,6 +280,19 @@ def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str
         drain(jobs, session, **options)
 
 
+def test_what_is_due_and_does_not_run_is_named(session: Session) -> None:
+    paused = shop.write.options(queue="mail").enqueue(session, n=1)
+    jobs.pause(session, "mail")
+    session.add(unknown := jobs.Job(task="of.another.service", args={}))
+    shop.write.enqueue(session, n=2)
+    drained = drain(jobs, session)
+    assert (drained, drained.waiting) == (1, [paused.id, unknown.id])
+    assert repr(drained) == f"<1 run; 2 jobs due and not run: jobs.why(session, {paused.id}) tells why>"
+    jobs.resume(session, "mail")
+    session.delete(unknown)
+    assert repr(drain(jobs, session)) == "1"
+
+
 def test_another_way_with_errors_is_refused(session: Session) -> None:
     with pytest.raises(ConfigurationError, match="errors must be 'raise' or 'record', got 'ignore'"):
         drain(jobs, session, errors="ignore")  # type: ignore[arg-type]
