@@ -180,8 +180,8 @@ def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) 
         ("testing-unit", 9),
         ("testing-integration", 8),
         ("testing-workers", 3),
-        ("testing-flask", 2),
-        ("testing-fastapi", 2),
+        ("testing-flask", 4),
+        ("testing-fastapi", 4),
         ("testing-factory-boy", 2),
     ],
 )
