@@ -84,7 +84,7 @@ def drain(
     - `errors`: "raise" raises the exception of a run after which its job is `failed`, once that is recorded, with a
       note that names the job; the jobs after it stay due. An exception that the task's policy retries is recorded,
       and the job comes again when it is due. "record" records both.
-    - `queues`: the names of those to run; by default all.
+    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
       when nothing else is due.
@@ -92,7 +92,10 @@ def drain(
     - `limits`: True obeys the limits of tasks and queues, which are passed over otherwise. What waits behind one is
       left. The returned number's `waiting` names the jobs that are due and did not run.
 
-    Raises what a task raised; `JobsError` where after `max_runs` there is still something due.
+    Each run is inside of the middleware and of the `context=` of `jobs.bind`, but in no application context of its own.
+
+    Raises what a task raised; `JobsError` where after `max_runs` there is still something due, and where a task rolls
+    back or closes the session.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")

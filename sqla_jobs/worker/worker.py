@@ -84,7 +84,10 @@ class Worker(Service):
         self._started = self._stopped = False
 
     def drain(self) -> int:
-        """Run the jobs that are due, and those that they enqueue, until none is due. Returns the number of runs."""
+        """Run the jobs of its queues that are due, and those that they enqueue, until none is due.
+
+        Returns the number of runs. Other queues than `default` are served only where `queues=` names them.
+        """
         with self._signals(), self:
             patience = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
