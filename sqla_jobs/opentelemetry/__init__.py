@@ -9,6 +9,7 @@ from opentelemetry.trace import TracerProvider
 
 from sqla_jobs.opentelemetry.metrics import Metrics
 from sqla_jobs.opentelemetry.spans import Spans
+from sqla_jobs.tasks.hooks import RunEvent
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -33,7 +34,21 @@ def instrument(
     enqueue are recorded after its commit. Call it where `jobs` is made, so that workers do too. A second call replaces
     the first.
     """
-    spans = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
-    jobs.hooks.tracing = spans
-    jobs.headers(spans.headers)
-    jobs.on("lost")(spans.lost)
+    is_first = jobs.hooks.tracing is None
+    jobs.hooks.tracing = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
+    if not is_first:
+        return
+
+    @jobs.headers
+    def present_context() -> dict[str, str]:
+        return _spans(jobs).headers()
+
+    @jobs.on("lost", "failed", "retried", "cancelled")
+    def ended_elsewhere(event: RunEvent) -> None:
+        _spans(jobs).ended_elsewhere(event)
+
+
+def _spans(jobs: Jobs[Any]) -> Spans:
+    """Those of the last call."""
+    assert isinstance(jobs.hooks.tracing, Spans), "instrument() alone sets it"
+    return jobs.hooks.tracing

@@ -73,15 +73,19 @@ class Spans:
 
         return ended
 
-    def lost(self, event: RunEvent) -> None:
+    def ended_elsewhere(self, event: RunEvent) -> None:
         """A CONSUMER span of a run whose own process cannot make one any more. It ends now."""
+        if event.name != "lost" and not event.process_killed:
+            return
         context, links = self._origin(event.headers)
         now, failure = time.time_ns(), Failure(event.error_type or "Lost", event.error or "")
+        error = failure if event.name in _ERRORS else None
         span = self._start_span(event, context, links, now - int(event.seconds * 1e9))
         span.set_attribute("sqla_jobs.outcome", event.name)
-        _tell(span, failure)
+        if error is not None:
+            _tell(span, error)
         span.end(now)
-        self._metrics.processed(event, event.seconds, event.name, failure)
+        self._metrics.processed(event, event.seconds, event.name, error)
 
     def _origin(self, headers: Mapping[str, str]) -> tuple[Context, Sequence[Link]]:
         """The context for the span of a run, and its links."""
