@@ -50,7 +50,7 @@ class Executor:
         """`timeout` is that of tasks that have none of their own, in seconds.
 
         The first of `middleware` is the outermost, and inside of `context`, which is inside of what `tracing` makes.
-        `started` is called as each run begins.
+        `started` is called as each run begins, and not of one that gets no transaction.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -74,8 +74,6 @@ class Executor:
         if held.cancel_requested or not held.begin(self._slot()):
             return held.ended(Outcome.released())
         held.context = _context(held)
-        if self._started is not None:
-            self._started(held)
         if self._tracing is None:
             return self._attempt(held, held.context)[1]
         end_span = begin_span(self._tracing, held.context)
@@ -97,14 +95,21 @@ class Executor:
                     self._run_in_transaction(held, declaration, arguments)
                     _tell(held, succeeded := Outcome.succeeded())
                     return succeeded, None
+                self._begun(held)
                 outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments))
         except NotBegun as reason:
             outcome = Outcome.released(reason.delay)
             return outcome, held.ended(outcome)
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
             outcome = _outcome(held, declaration, error)
+            self._begun(held)
         _tell(held, outcome)
         return outcome, held.ended(outcome)
+
+    def _begun(self, held: Attempt) -> None:
+        if self._started is not None and not held.has_begun:
+            held.has_begun = True
+            self._started(held)
 
     def _surrounded(self, held: Attempt, context: RunContext) -> AbstractContextManager[None]:
         outermost = Surrounded(self._context(context), held)
@@ -120,6 +125,7 @@ class Executor:
     def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:
         held.is_silent = self._isolation != "READ COMMITTED"
         with self._transactions.begin() as session:
+            self._begun(held)
             loaded = declaration.codec.load(session, arguments)
             result = _call(held, declaration, [session], loaded)
             self._transactions.commit(session, held.ended(Outcome.succeeded(result)))

@@ -87,7 +87,6 @@ def drain(
         context=raised.around,
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
-        started=lambda held: _tell(jobs, started(held.job)),
     )
     find = _finder(jobs, own, queries, None if queues is None else list(queues), seconds, limits=limits)
     runs, recorded = 0, list[BaseException]()
@@ -98,6 +97,7 @@ def drain(
                     f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
                 )
             held = Attempt(job, time.monotonic())
+            _tell(jobs, started(job))
             error, end = raised.by(executor, held)
             stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if event := event_of(stored):

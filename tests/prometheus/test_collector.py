@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Session
 
 import sqla_jobs.prometheus
-from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs import ConfigurationError, Jobs, RunEvent
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
+from tests.counting import states
 from tests.helpers import refuse, wait_until
 from tests.prometheus.conftest import Samples, end_of, parsed
 from tests.shop import jobs
@@ -122,6 +123,34 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
     assert (found["sqla_jobs_run_seconds_count", "write"], found["sqla_jobs_wait_seconds_count", "write"]) == (2, 2)
     assert 0.03 <= found["sqla_jobs_run_seconds_sum", "write"] < 5
     assert 40 <= found["sqla_jobs_wait_seconds_sum", "write"] < 100
+
+
+def test_an_attempt_that_gets_no_transaction_has_not_started(
+    session: Session, database: Engine, database_url: str
+) -> None:
+    small = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    started = list[int]()
+    of_another = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=small)
+    seen = registry(of_another)
+
+    @of_another.on("started")
+    def note(event: RunEvent) -> None:
+        started.append(event.job_id)
+
+    @of_another.task(name="writes")
+    def writes(session: Session) -> None: ...
+
+    writes.enqueue_many(session, [{}] * 3)
+    session.commit()
+    with of_another.worker() as worker:
+        with small.connect():
+            wait_until(lambda: states(database) == {"scheduled": 3})
+            assert ("sqla_jobs_wait_seconds_count", "writes") not in scrape(seen)
+        wait_until(lambda: worker.runs == 3)
+    found = scrape(seen)
+    assert found["sqla_jobs_runs_started_total", "writes"] == found["sqla_jobs_wait_seconds_count", "writes"] == 3
+    assert len(started) == 3
+    small.dispose()
 
 
 def test_a_run_whose_lease_is_gone_has_ended_as_lost(session: Session, database: Engine) -> None:
