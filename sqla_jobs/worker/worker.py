@@ -127,6 +127,7 @@ class Worker(Service):
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._started = True
+        self._counters.serves(self._jobs.tasks[name].name for name in tasks)
         self._finisher.start()
         self._events.start()
         self._threads.start(

@@ -8,11 +8,12 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 import sqla_jobs.prometheus
@@ -20,7 +21,6 @@ from sqla_jobs import ConfigurationError, Jobs, RunEvent
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
-from tests.counting import states
 from tests.helpers import refuse, wait_until
 from tests.prometheus.conftest import Samples, end_of, parsed
 from tests.shop import jobs
@@ -116,7 +116,7 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
         ("cancelled", "give_up"): 1,
         ("failed", "misbehave"): 1,
     }
-    started = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total"}
+    started = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
     assert started == {"mark": 5, "write": 2, "flaky": 2, "give_up": 1, "misbehave": 1}
     assert found["sqla_jobs_claimed_jobs_total",] == 11
     assert 1 <= found["sqla_jobs_claims_total",] <= 11
@@ -125,9 +125,28 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
     assert 40 <= found["sqla_jobs_wait_seconds_sum", "write"] < 100
 
 
-def test_an_attempt_that_gets_no_transaction_has_not_started(
-    session: Session, database: Engine, database_url: str
-) -> None:
+@pytest.mark.parametrize(("number", "shown"), [(100, 100), (101, 0)])
+def test_tasks_of_a_worker_begin_with_0_if_all_have_labels(database: Engine, number: int, shown: int) -> None:
+    of_many = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)
+
+    def nothing() -> None: ...
+
+    for n in range(number):
+        of_many.task(name=f"task{n}", aliases=[f"former{n}"])(nothing)
+    seen = registry(of_many)
+    of_many.worker().drain()
+    found = scrape(seen)
+    for name in ("sqla_jobs_runs_started_total", "sqla_jobs_run_seconds_count", "sqla_jobs_wait_seconds_count"):
+        assert [value for key, value in found.items() if key[0] == name] == [0] * shown
+    assert len([key for key in found if key[0] == "sqla_jobs_runs_ended_total"]) == 6 * shown
+
+
+def due(session: Session) -> set[datetime]:
+    session.rollback()
+    return {*session.scalars(select(jobs.Job.run_at))}
+
+
+def test_an_attempt_that_gets_no_transaction_has_not_started(session: Session, database_url: str) -> None:
     small = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
     started = list[int]()
     of_another = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=small)
@@ -142,10 +161,11 @@ def test_an_attempt_that_gets_no_transaction_has_not_started(
 
     writes.enqueue_many(session, [{}] * 3)
     session.commit()
+    before = due(session)
     with of_another.worker() as worker:
         with small.connect():
-            wait_until(lambda: states(database) == {"scheduled": 3})
-            assert ("sqla_jobs_wait_seconds_count", "writes") not in scrape(seen)
+            wait_until(lambda: due(session).isdisjoint(before))
+            assert scrape(seen)["sqla_jobs_wait_seconds_count", "writes"] == 0
         wait_until(lambda: worker.runs == 3)
     found = scrape(seen)
     assert found["sqla_jobs_runs_started_total", "writes"] == found["sqla_jobs_wait_seconds_count", "writes"] == 3
@@ -179,7 +199,7 @@ def test_what_a_worker_takes_back_from_the_dead_is_lost_and_counted_by_task(sess
     assert scrape(seen)[wanted] == 0, "that it rises can be seen"
     with jobs.worker(["other"], heartbeat=0.05, lease=5):
         wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 2, ("lost", "of_another_application"): 1})
-    assert ("sqla_jobs_run_seconds_count", "wait") not in scrape(seen), "nobody knows how long they took"
+    assert scrape(seen)["sqla_jobs_run_seconds_count", "wait"] == 0, "nobody knows how long they took"
 
 
 def orphan(session: Session, task: str) -> None:

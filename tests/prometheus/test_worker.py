@@ -112,6 +112,7 @@ def test_the_figures_of_the_database_are_those_that_a_child_reads(
     assert found["sqla_jobs_queue_jobs", "elsewhere", "queued"] == 7
     assert found["sqla_jobs_task_jobs", "queued", "mark"] == 7
     assert found["sqla_jobs_processes", "worker", "alive"] == 1
+    wait_until(lambda: scrape(worker).get(("sqla_jobs_runs_ended_total", "failed", "flaky")) == 0)
     answer = worker.get("/metrics")
     assert answer.kind.startswith("text/plain; version=")
     with database.connect() as connection:
