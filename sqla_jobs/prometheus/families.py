@@ -36,6 +36,12 @@ def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
     yield _histogram("sqla_jobs_wait_seconds", "How long jobs were due before their run began.", waits)
 
 
+def of_stalled(number: int) -> Metric:
+    """What the parent of a worker sees of its processes."""
+    text = "Processes of the worker that make no progress."
+    return GaugeMetricFamily("sqla_jobs_stalled_processes", text, value=number)
+
+
 def _served(totals: Totals) -> dict[str, Histogram]:
     """Tasks that begin with 0. Of more than have labels, those that run are to get them."""
     return dict.fromkeys(sorted(totals.tasks), EMPTY) if len(totals.tasks) <= MOST else {}
