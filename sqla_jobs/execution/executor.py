@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
+from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.calls.values import read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
@@ -18,7 +18,7 @@ from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.surroundings import Surrounded, begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, decide
+from sqla_jobs.rules.outcomes import Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
@@ -26,9 +26,6 @@ from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.tasks.tracing import Tracing
-
-log = logging.getLogger("sqla_jobs.run")
-log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 
 class Executor:
@@ -200,38 +197,4 @@ def _outcome(
 
 
 def _tell(held: Attempt, outcome: Outcome) -> None:
-    """One line for each attempt: INFO where all is well, WARNING where it is tried again, ERROR where it is not."""
-    level = _LEVELS.get(outcome.kind, logging.WARNING)
-    if not log.isEnabledFor(level):
-        return
-    job, failure = held.job, outcome.failure
-    log.log(
-        level,
-        "job %s %s attempt %s/%s %s after %.3f s%s%s%s",
-        job.job_id,
-        job.task,
-        job.attempt,
-        job.max_attempts,
-        outcome.kind,
-        time.monotonic() - (held.started_at or held.claimed_at),
-        "" if outcome.delay is None else f", again in {outcome.delay:.1f} s",
-        "" if failure is None else f": {failure.type}: {failure.message:.500}",
-        f"\n{failure.traceback}" if failure is not None and level == logging.ERROR else "",
-        extra={
-            "job_id": job.job_id,
-            "task": job.task,
-            "queue": job.queue,
-            "attempt": job.attempt,
-            "outcome": str(outcome.kind),
-            "run_id": job.run_id,
-            "worker": str(job.process_id),
-            **({} if failure is None else {"error_type": failure.type, "traceback": failure.traceback}),
-        },
-    )
-
-
-_LEVELS: dict[str, int] = {
-    RunOutcome.succeeded: logging.INFO,
-    RunOutcome.snoozed: logging.INFO,
-    RunOutcome.failed: logging.ERROR,
-}
+    log_end(held.job, outcome, time.monotonic() - (held.started_at or held.claimed_at))
