@@ -261,8 +261,15 @@ def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session
     assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mark"] == 3
     assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
     assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
-    with pytest.raises(ConfigurationError, match="name at least one"):
-        sqla_jobs.prometheus.collector({})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({}, "name at least one Jobs"), ("x", "takes a Jobs, .*, got 'x'"), ({"shop": 3}, "takes a Jobs, .*, got 3")],
+)
+def test_what_is_no_jobs_is_refused_by_the_collector(given: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        sqla_jobs.prometheus.collector(given)
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:
