@@ -55,6 +55,8 @@ class RunEvent:
     """Seconds from the end of the attempt to the next one; None where none follows, or nobody knows when."""
     seconds: float = 0.0
     """How long the attempt ran."""
+    process_killed: bool = False
+    """Whether it overran its timeout and could not be interrupted, so that its process was killed."""
 
 
 Middleware = Callable[[RunContext], AbstractContextManager[Any]]

@@ -112,7 +112,6 @@ def drain(
         context=lambda run: raised.around(run, jobs.run_context),
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
-        started=lambda held: _tell(jobs, started(held.job)),
     )
     find = _finder(jobs, own, queries, None if queues is None else check_queues(queues), seconds, limits=limits)
     runs, recorded = 0, list[BaseException]()
@@ -124,6 +123,7 @@ def drain(
                     "why there is no end, such as a task that enqueues itself, or a long ahead="
                 )
             held = Attempt(job, time.monotonic())
+            _tell(jobs, started(job))
             error, end = raised.by(executor, held)
             stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if stored.outcome.kind == RunOutcome.lost:
