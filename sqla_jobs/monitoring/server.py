@@ -130,7 +130,7 @@ def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
         return ""
     return (
         f"vacuum removes nothing that is newer than the oldest transaction, that of pid {row.pid}, which is "
-        f"{duration(row.age)} old: if nobody needs it, SELECT pg_terminate_backend({row.pid}); then "
+        f"{duration(row.age)} old: if nobody needs it, SELECT pg_terminate_backend({row.pid}, 5000); then "
     )
 
 

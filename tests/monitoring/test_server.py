@@ -91,7 +91,7 @@ def test_a_table_full_of_dead_rows_is_told_with_the_transaction_to_end_first(dat
             session.execute(delete(jobs.Job))
             session.commit()
         about = "table sqla_jobs"
-        wait_until(lambda: f"SELECT pg_terminate_backend({pid}); then VACUUM" in doctor()[about]["remedy"])
+        wait_until(lambda: f"SELECT pg_terminate_backend({pid}, 5000); then VACUUM" in doctor()[about]["remedy"])
     wait_until(lambda: doctor()[about]["remedy"] == "VACUUM sqla_jobs")
 
 
