@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import registry
 
-from sqla_jobs.database.binding import Bind, Binding, Context
+from sqla_jobs.database.async_sessions import AsyncBind
+from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
 from sqla_jobs.database.notify import tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import (
@@ -130,37 +131,47 @@ class Jobs(Operations[J]):
         """What is called around each run, at each enqueue and after each outcome."""
         self.counters = Counters()
         """What workers of this process count, once somebody wants it."""
-        self.bound: Bind | None = None
+        self.bound: SyncBind | None = None
         """What was given by `session_factory=` or `bind`."""
+        self._async_bind: AsyncBind | None = None
         self._context: Context | None = None
         self._resolver: Resolver | None = None
         if session_factory is not None:
             self.bind(session_factory)
 
     def bind(
-        self, bind: Bind, *, context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None
+        self,
+        bind: Bind,
+        *,
+        async_bind: AsyncBind | None = None,
+        context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None,
     ) -> None:
         """Set what workers, clocks and commands connect with.
 
-        `bind` is an engine or a session factory of the database with these tables. `context` returns a
-        context manager: each run happens inside one, for which it is called with the `RunContext`, and so does
-        whatever else opens a session, for which it is called with `None`. Raises `ConfigurationError`.
+        `bind` is an engine or a session factory of the database with these tables. Of an asynchronous one, the
+        library makes a synchronous engine for itself and for plain tasks. `async_bind` is an `AsyncEngine` or makes
+        the `AsyncSession`s of coroutine tasks; by default an engine is made of the address of `bind`. `context`
+        returns a context manager: each run happens inside one, for which it is called with the `RunContext`, and so
+        does whatever else opens a session, for which it is called with `None`. Raises `ConfigurationError`.
         """
-        Binding(bind, self.Job)  # refuses what is neither
-        self.bound, self._context = bind, context
+        bound, async_bind = both_binds(bind, async_bind, self.Job)
+        Binding(bound, self.Job, async_bind=async_bind)  # refuses what is neither
+        self.bound, self._async_bind, self._context = bound, async_bind, context
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """The database to work on: `bind`, else what was bound before. Raises `ConfigurationError`."""
         if self._resolver is not None:
             return self._resolver(bind)
-        chosen = self.bound if bind is None else bind
+        chosen, async_bind = self.bound, self._async_bind
+        if bind is not None:
+            chosen, async_bind = both_binds(bind, None, self.Job)
         if chosen is None:
             raise ConfigurationError(
                 "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
                 "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
                 "such as shop:create_app()"
             )
-        return Binding(chosen, self.Job, context=self._context)
+        return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
     @property
     def is_bound(self) -> bool:
@@ -278,13 +289,15 @@ class Jobs(Operations[J]):
         grace: float = 30.0,
         slow_after: float = 300.0,
         timeout: float | timedelta | None = None,
+        kill_after: float = 10.0,
         retention: Retention = KEPT,
     ) -> Worker:
         """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
 
         It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
         every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
-        takes longer than `slow_after` seconds is logged. `timeout` is for tasks without one of their own.
+        takes longer than `slow_after` seconds is logged. `timeout` is for tasks without one of their own. A coroutine
+        that goes on for `kill_after` seconds after it was cancelled is abandoned.
         Jobs that ended are deleted after their `retention`, such
         as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed;
         lines of the audit after that of "audit", by default a year; what became of ticks after that of "ticks", by
@@ -302,6 +315,7 @@ class Jobs(Operations[J]):
             grace=grace,
             slow_after=slow_after,
             timeout=timeout,
+            kill_after=kill_after,
             retention=retention,
         )
         return Worker(self, self.binding(bind), settings)

@@ -13,7 +13,7 @@ from sqla_jobs.calls.values import read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.interrupt import CancelRequested, LeaseGone, TimedOut, body
+from sqla_jobs.execution.interrupt import CancelRequested, Interruptible, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.surroundings import Surrounded, begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
@@ -31,13 +31,17 @@ log = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 
+_LOOP = 2.0
+"""Seconds after its deadline from which a coroutine counts as one that cannot be cancelled: it holds up its loop."""
+
+
 class Executor:
     """Runs jobs of `tasks`, each inside a `context`; a transactional one in a transaction of `transactions`."""
 
     def __init__(
         self,
         tasks: Mapping[str, Task[..., Any, Any]],
-        transactions: Transactions,
+        transactions: Callable[[Declaration], Transactions],
         *,
         isolation: str = "READ COMMITTED",
         context: Context = nullcontext,
@@ -62,28 +66,29 @@ class Executor:
         self._tracing = tracing
         self._started = started
 
-    def execute(self, held: Attempt) -> RunEnd | None:
+    def execute(self, held: Attempt, body: Interruptible) -> RunEnd | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
+        Its own code is called by `body`. For a coroutine task this is called in a greenlet of SQLAlchemy's.
         One that was cancelled before it started is given back, which ends it; one that may not start, or gets
         no transaction, is given back too.
         A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
         Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
-        if held.cancel_requested or not held.begin(self._slot()):
+        if held.cancel_requested or not held.begin(body, self._slot()):
             return held.ended(Outcome.released())
         held.context = _context(held)
         if self._started is not None:
             self._started(held)
         if self._tracing is None:
-            return self._attempt(held, held.context)[1]
+            return self._attempt(held, held.context, body)[1]
         end_span = begin_span(self._tracing, held.context)
-        outcome, end = self._attempt(held, held.context)
+        outcome, end = self._attempt(held, held.context, body)
         end_span(outcome)
         return end
 
-    def _attempt(self, held: Attempt, context: RunContext) -> tuple[Outcome, RunEnd | None]:
+    def _attempt(self, held: Attempt, context: RunContext, body: Interruptible) -> tuple[Outcome, RunEnd | None]:
         """What came of it, and the end that is to be stored."""
         job = held.job
         declaration: Declaration | None = None
@@ -94,10 +99,10 @@ class Executor:
             with self._surrounded(held, context):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
-                    self._run_in_transaction(held, declaration, arguments)
+                    self._run_in_transaction(held, declaration, arguments, body)
                     _tell(held, succeeded := Outcome.succeeded())
                     return succeeded, None
-                outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments))
+                outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments, body))
         except NotBegun as reason:
             outcome = Outcome.released(reason.delay)
             return outcome, held.ended(outcome)
@@ -117,12 +122,16 @@ class Executor:
                 entered.enter_context(Surrounded(middleware(context), held))
             yield
 
-    def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:
+    def _run_in_transaction(
+        self, held: Attempt, declaration: Declaration, arguments: dict[str, Any], body: Interruptible
+    ) -> None:
         held.is_silent = self._isolation != "READ COMMITTED"
-        with self._transactions.begin() as session:
+        transactions = self._transactions(declaration)
+        with transactions.begin() as session:
             loaded = declaration.codec.load(session, arguments)
-            result = _call(held, declaration, [session], loaded)
-            self._transactions.commit(session, held.ended(Outcome.succeeded(result)))
+            given = transactions.around(session) if declaration.signature.is_coroutine else session
+            result = _call(held, declaration, [given], loaded, body)
+            transactions.commit(session, held.ended(Outcome.succeeded(result)))
 
 
 class _UnstorableResult(Exception):
@@ -147,17 +156,19 @@ def _context(held: Attempt) -> RunContext:
     )
 
 
-def _call(held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
+def _call(
+    held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any], body: Interruptible
+) -> str | None:
     if held.timeout is not None:
         held.deadline = time.monotonic() + held.timeout
         if held.slot is not None:
             overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
-            held.slot.expire(held.deadline, overrun.delay)
+            held.slot.expire(held.deadline + (_LOOP if declaration.signature.is_coroutine else 0.0), overrun.delay)
     if held.context is not None:
         held.context.deadline = held.deadline
     if declaration.signature.wants_context:
         injected.append(held.context)
-    result = body().run(held, declaration.signature.call, injected, arguments)
+    result = body.run(held, declaration.signature.call, injected, arguments)
     try:
         return encode_result(result)
     except ArgumentsError as error:
@@ -177,6 +188,8 @@ def _outcome(
         return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
     if isinstance(error, LeaseGone):
         return Outcome.lost(Failure("Lost", "its process was taken for dead, and stopped it"))
+    if isinstance(error, Stopped):
+        return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
     if declaration is None or isinstance(error, _UnstorableResult):
         return Outcome.failed(Failure.of(error, secrets=held.secrets))
     if isinstance(error, TimedOut):

@@ -47,6 +47,8 @@ class Settings(LeaseSettings):
     slow_after: float
     timeout: float | None
     """Of tasks that have none of their own."""
+    kill_after: float
+    """After a cancel, until what goes on is given up."""
     retention: dict[str, float] | None
     """Seconds that rows are kept: jobs by the state in which they ended, "audit" and "ticks"; no mention, no end.
     `None`: another process of the same worker prunes."""
@@ -68,6 +70,7 @@ class Settings(LeaseSettings):
         grace: float,
         slow_after: float,
         timeout: float | timedelta | None,
+        kill_after: float,
         retention: Retention,
     ) -> Settings:
         """The settings, or a `ConfigurationError` that names the one that cannot be."""
@@ -81,12 +84,14 @@ class Settings(LeaseSettings):
         for name, number in lanes.items():
             check_queue(name, error=ConfigurationError)
             what = f"concurrency of queue {name!r}" if isinstance(queues, Mapping) else "concurrency"
-            check_integer(what, number, least=1, most=1000, error=ConfigurationError)
+            check_integer(what, number, least=1, most=5000, error=ConfigurationError)
         _check_seconds(poll=poll, slow_after=slow_after)
         check_seconds("grace", grace, most=7 * DAY, error=ConfigurationError)
         if timeout is not None:
             timeout = check_seconds("timeout", timeout, least=INSTANT, error=ConfigurationError)
-        return cls(heartbeat, lease, lanes, poll, grace, slow_after, timeout, seconds_kept(retention))
+        kill_after = check_seconds("kill_after", kill_after, least=INSTANT, most=DAY, error=ConfigurationError)
+        kept = seconds_kept(retention)
+        return cls(heartbeat, lease, lanes, poll, grace, slow_after, timeout, kill_after, kept)
 
 
 def _check_seconds(**options: float) -> None:

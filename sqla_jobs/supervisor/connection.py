@@ -197,7 +197,7 @@ class ParentConnection:
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._started.vitals = (self.runs(), memory)
                 hearer = self._hearer  # which may be gone at the next look
-                self._started.has_idle_thread = hearer is not None and hearer.has_idle_thread
+                self._started.has_free_slot = hearer is not None and hearer.has_free_slot
                 self._report()
         except (EOFError, OSError):
             self._orphaned()

@@ -192,9 +192,10 @@ class Codec:
             ) from None
 
     def entity_without_session(self, name: str) -> DeclarationError:
+        kind = "AsyncSession" if self._signature.is_coroutine else "Session"
         return DeclarationError(
             f"{self._where(name)} is a row of the database, so the task takes a session to load it from: "
-            f"def {self._task}(session: Session, …)"
+            f"def {self._task}(session: {kind}, …)"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from pydantic_core import from_json
 from sqlalchemy.orm import Session
@@ -24,12 +24,16 @@ from sqla_jobs.tasks.tracing import UNTRACED, Sending
 from sqla_jobs.tasks.unique import UniqueRule
 from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
 C = ParamSpec("C")
 P = ParamSpec("P")
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
-S = TypeVar("S", bound=Session)
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S", bound="Session | AsyncSession")
 T = TypeVar("T")
 J = TypeVar("J", bound=JobMixin)
 J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
@@ -214,7 +218,7 @@ class Enqueuer(Generic[C, J]):
         )
 
 
-class Task(Enqueuer[C, J], Generic[C, R, J]):
+class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
     def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks) -> None:
@@ -231,9 +235,9 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         """The name stored with each of its jobs."""
         return self._declaration.name
 
-    def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R:
+    def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R_co:
         """A plain call, in this process."""
-        return cast("R", self.__wrapped__(*args, **kwargs))
+        return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
         """The same task, to be enqueued with these options. Each left out, or None, is as the task was declared.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import Session
 
@@ -17,14 +17,18 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.task import Task
+from sqla_jobs.testing.awaiting import around_test, awaited
 from sqla_jobs.testing.claims import Savepoints
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 C = ParamSpec("C")
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound=Session)
+S = TypeVar("S", bound="Session | AsyncSession")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -133,9 +137,11 @@ def _context(declaration: Declaration, options: RunOptions) -> RunContext:
 def _called(declaration: Declaration, session: Session, run: RunContext, stored: str) -> Any:
     signature = declaration.signature
     arguments = declaration.codec.load(session, declaration.codec.decode(stored))
-    injected: list[Any] = [session] if signature.wants_session else []
+    injected: list[Any] = []
+    if signature.wants_session:
+        injected.append(around_test(session) if signature.is_coroutine else session)
     if signature.wants_context:
         injected.append(run)
-    result = signature.call(injected, arguments)
+    result = awaited(signature.call(injected, arguments))
     encode_result(result)
     return result

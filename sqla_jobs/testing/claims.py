@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
+from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.gating import Gating, declared_limits
 
 Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claimed]]
@@ -100,3 +101,7 @@ class Savepoints:
             raise
         if savepoint.is_active:
             savepoint.commit()
+
+    def around(self, session: Session) -> Any:
+        """The `AsyncSession` around the test's session. Raises `ConfigurationError` where there is none."""
+        return around_test(session)

@@ -22,6 +22,7 @@ from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.testing.awaiting import Here
 from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, queues_of_waiting, within_limits
 from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
@@ -78,10 +79,10 @@ def drain(
     seconds = check_seconds("ahead", ahead)
     jobs.tasks.load()
     queries = Queries(jobs.models)
-    raised = _Raised()
+    raised, savepoints = _Raised(), _Ends(own, queries)
     executor = Executor(
         jobs.tasks,
-        _Ends(own, queries),
+        lambda declaration: savepoints,
         context=raised.around,
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
@@ -131,7 +132,7 @@ class _Raised:
     def by(self, executor: Executor, held: Attempt) -> tuple[BaseException | None, RunEnd | None]:
         """What the run raised, and its end where that is not stored yet."""
         self._error = None
-        end = executor.execute(held)
+        end = executor.execute(held, Here())
         error, self._error = self._error, None
         return error, end
 
