@@ -27,7 +27,8 @@ class ArgumentsError(JobsError):
 class UnknownTask(JobsError, KeyError):
     """No task of that name is registered."""
 
-    __str__ = Exception.__str__  # KeyError would show the message's repr
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError would show the message's repr
 
 
 class UnknownJob(JobsError, LookupError):

@@ -125,11 +125,11 @@ class Jobs(Operations[J]):
         self.Audit = self.models.Audit
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
-        self.schedules = Schedules()
+        self.schedules: Schedules = Schedules()
         """What code declares; the clock makes rows of it."""
-        self.hooks = Hooks()
+        self.hooks: Hooks = Hooks()
         """What is called around each run, at each enqueue and after each outcome."""
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         """What workers of this process count, once somebody wants it."""
         self.bound: SyncBind | None = None
         """What was given by `session_factory=` or `bind`."""

@@ -128,7 +128,7 @@ class LocalServer:
                 self._initialise(home)
             (home / _PASSWORD).chmod(0o600)  # earlier versions left it as the umask made it
             self._password = (home / _PASSWORD).read_text()
-            self.port = _free_port() if kept is None else _kept_port(home / _PORT)
+            self.port: int = _free_port() if kept is None else _kept_port(home / _PORT)
         except BaseException:
             self.close()
             raise

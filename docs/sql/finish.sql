@@ -67,14 +67,16 @@ follow_ups AS
     jsonb_build_object_1, 'queued'
 FROM done
 WHERE done.state = 'failed' AND done.on_failure IS NOT NULL)
- SELECT ended.run_id, CASE WHEN ((SELECT sqla_jobs.id
+ SELECT ended.run_id, CASE WHEN (done.run_id IS NOT NULL) THEN %(param_14)s::VARCHAR WHEN ((SELECT
+    sqla_jobs.id
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_14)s::VARCHAR WHEN
-    (coalesce((SELECT sqla_runs.outcome
+    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_15)s::VARCHAR ELSE CASE
+    coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
-WHERE sqla_runs.id = ended.run_id), %(coalesce_4)s::VARCHAR) != %(coalesce_5)s::VARCHAR) THEN
-    %(param_15)s::VARCHAR ELSE %(param_16)s::VARCHAR END AS fate
+WHERE sqla_runs.id = ended.run_id), %(coalesce_4)s::VARCHAR) WHEN %(param_16)s::VARCHAR THEN
+    %(param_17)s::VARCHAR WHEN %(param_18)s::VARCHAR THEN %(param_19)s::VARCHAR ELSE %(param_20)s::VARCHAR END
+    END AS fate
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
     BIGINT[]), CAST(%(run_ids)s::VARCHAR AS BIGINT[]), CAST(%(process_ids)s::VARCHAR AS UUID[]),
@@ -85,9 +87,8 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
     finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
     ended.run_id
-WHERE done.run_id IS NULL
--- coalesce_4 = 'lost'
--- coalesce_5 = 'lost'
+WHERE done.run_id IS NULL OR ended.outcome = %(outcome_8)s::VARCHAR AND done.state = %(state_4)s::VARCHAR
+-- coalesce_4 = ''
 -- greatest_1 = 0
 -- least_1 = 20
 -- least_2 = 3600.0
@@ -103,15 +104,20 @@ WHERE done.run_id IS NULL
 -- outcome_5 = 'lost'
 -- outcome_6 = 'released'
 -- outcome_7 = 'released'
+-- outcome_8 = 'retried'
 -- param_1 = 'cancelled'
 -- param_10 = 'queued'
 -- param_11 = 'scheduled'
 -- param_12 = 1
 -- param_13 = 0
--- param_14 = 'locked'
--- param_15 = 'known'
--- param_16 = 'lost'
+-- param_14 = 'cancelled'
+-- param_15 = 'locked'
+-- param_16 = ''
+-- param_17 = 'lost'
+-- param_18 = 'lost'
+-- param_19 = 'rescued'
 -- param_2 = 1
+-- param_20 = 'known'
 -- param_3 = 0.75
 -- param_4 = 'cancelled'
 -- param_5 = 'failed'
@@ -125,3 +131,4 @@ WHERE done.run_id IS NULL
 -- state_1 = 'cancelled'
 -- state_2 = 'scheduled'
 -- state_3 = 'queued'
+-- state_4 = 'cancelled'

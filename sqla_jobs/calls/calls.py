@@ -11,6 +11,7 @@ from sqla_jobs.calls.call import C_contra
 from sqla_jobs.calls.values import RunEnd
 
 Given_co = TypeVar("Given_co", covariant=True)
+StoreEnds = Callable[[C_contra, Sequence[RunEnd]], dict[int, str]]
 
 
 class Transactions(Protocol[Given_co]):
@@ -29,7 +30,7 @@ class Calls(Generic[C_contra]):
     delete_expired: upkeep.DeleteExpired[C_contra]
     rescue: upkeep.Rescue[C_contra]
     to_rescue: upkeep.Candidates[C_contra]
-    finish: Callable[[C_contra, Sequence[RunEnd]], dict[int, str]]
+    finish: StoreEnds[C_contra]
     finish_any: upkeep.FinishAny[C_contra]
     show_set_aside: upkeep.ShowSetAside[C_contra]
     promote: lookout.Promote[C_contra]

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 
 from sqla_jobs.calls.call import C_contra, Call
-from sqla_jobs.calls.values import ALL, MANY, Among, Lease, RunEnd, in_order, numbers, texts
+from sqla_jobs.calls.values import ALL, MANY, Among, Lease, Rescued, RunEnd, in_order, numbers, texts
 from sqla_jobs.rules.outcomes import storable
 
 
@@ -47,9 +47,9 @@ class SignOff(Call[C_contra]):
 class Rescue(Call[C_contra]):
     """Running jobs whose process has no row end with a `lost` run and go on by what that costs them."""
 
-    def __call__(self, connection: C_contra, *, limit: int = MANY, among: Among = ALL) -> list[tuple[int, str]]:
-        """Take back running jobs without a live process, each with a `lost` run: ids and new states."""
-        return [(job_id, state) for job_id, state in self._rows(connection, {"limit": limit, **among.parameters()})]
+    def __call__(self, connection: C_contra, *, limit: int = MANY, among: Among = ALL) -> list[Rescued]:
+        """Take back running jobs without a live process, each with a `lost` run."""
+        return [Rescued(*row) for row in self._rows(connection, {"limit": limit, **among.parameters()})]
 
 
 class Candidates(Call[C_contra]):
@@ -97,7 +97,7 @@ class ShowStalled(Call[C_contra]):
 class FinishAny(Call[C_contra]):
     """Each end where the lease still stands and the row is free.
 
-    Tells the fate of each run that was not stored.
+    Tells the fate of each run that was not stored as it was told.
     """
 
     def __call__(self, connection: C_contra, ends: Sequence[RunEnd]) -> dict[int, str]:

@@ -27,6 +27,16 @@ class Lease(NamedTuple):
     job_id: int
     run_id: int
     process_id: uuid.UUID
+    task: str = ""
+    """Its name, where the database has told the lease."""
+
+
+class Rescued(NamedTuple):
+    """A job that was taken back from a dead process, and its new state."""
+
+    job_id: int
+    state: str
+    task: str
 
 
 class Claimed(NamedTuple):

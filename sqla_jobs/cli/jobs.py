@@ -113,12 +113,20 @@ _AT = click.option(
 )
 _IN = durations.duration_option("--in", "within", "Not before that time from now: 90s, 15m, 12h, 7d.")
 
-retry = _command("retry", "Queue jobs again that ended, or wait for their time.", [_LIMIT, _OVER], _retry)
-cancel = _command("cancel", "Cancel jobs that wait, and ask running ones to end.", [_KILL], _cancel)
-erase = _command("erase", "Erase arguments, results and errors of jobs that ended.", [], lambda *_: always(ERASE))
-delete = _command("delete", "Delete jobs that do not run, and their runs.", [], lambda *_: always(DELETE))
-move = _command("move", "Move jobs that wait to another queue or priority.", [_TO, _PRIORITY], _move)
-reschedule = _command("reschedule", "Let jobs that wait be due at another time.", [_AT, _IN], _reschedule)
+retry: click.Command = _command(
+    "retry", "Queue jobs again that ended, or wait for their time.", [_LIMIT, _OVER], _retry
+)
+cancel: click.Command = _command("cancel", "Cancel jobs that wait, and ask running ones to end.", [_KILL], _cancel)
+erase: click.Command = _command(
+    "erase", "Erase arguments, results and errors of jobs that ended.", [], lambda *_: always(ERASE)
+)
+delete: click.Command = _command(
+    "delete", "Delete jobs that do not run, and their runs.", [], lambda *_: always(DELETE)
+)
+move: click.Command = _command("move", "Move jobs that wait to another queue or priority.", [_TO, _PRIORITY], _move)
+reschedule: click.Command = _command(
+    "reschedule", "Let jobs that wait be due at another time.", [_AT, _IN], _reschedule
+)
 
 
 @click.command(cls=ApplicationCommand)

@@ -35,7 +35,7 @@ from sqla_jobs.runtime.vitals import Vitals
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
-log = logging.getLogger("sqla_jobs.clock")
+log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
 _LOOK = 2.0
 """Seconds after which it looks again, since a schedule may have been changed by somebody who told nobody."""

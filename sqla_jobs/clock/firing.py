@@ -23,7 +23,7 @@ from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.queries.unique_ticks import UniqueTick
 from sqla_jobs.rules.outcomes import storable
 
-log = logging.getLogger("sqla_jobs.clock")
+log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
 BATCH = 1000
 """Schedules looked at in one transaction."""

@@ -36,7 +36,7 @@ class Dashboard:
     def __init__(self, jobs: Jobs[Any], authorize: Authorize, actor: Actor | None, name: str) -> None:
         self.jobs = jobs
         self.authorize = authorize
-        self.cookies = Cookies(name)
+        self.cookies: Cookies = Cookies(name)
         self._actor = actor
 
     @cached_property

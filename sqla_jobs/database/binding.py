@@ -36,9 +36,9 @@ class Binding:
         run_session: SessionFactory | None = None,
         async_bind: AsyncBind | None = None,
     ) -> None:
-        self.session_factory = _session_factory(bind)
+        self.session_factory: SessionFactory = _session_factory(bind)
         self.context: Context = context or nullcontext
-        self.run_session = run_session or self.session_factory
+        self.run_session: SessionFactory = run_session or self.session_factory
         """Gives the session of a run, inside its context: a new one, or that in which the application writes."""
         self._bind = bind
         self._entity = entity

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
 
-log = logging.getLogger("sqla_jobs.database.commits")
+log: logging.Logger = logging.getLogger("sqla_jobs.database.commits")
 
 _INFO = "sqla_jobs.database.commits"
 

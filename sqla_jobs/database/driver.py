@@ -24,7 +24,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-log = logging.getLogger("sqla_jobs.database.engines")
+log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
 
 
 Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]

@@ -16,7 +16,7 @@ from sqla_jobs.database.driver import driver
 from sqla_jobs.database.preparing import PLANNED_ANEW, is_useless_after, prepared
 from sqla_jobs.errors import ConfigurationError
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 

@@ -8,7 +8,7 @@ from typing import LiteralString
 
 from sqla_jobs.database.refusals import cause_of, reason
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 LIMIT: LiteralString = """
     SELECT count(*), current_setting('max_connections')::int

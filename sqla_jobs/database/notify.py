@@ -25,7 +25,7 @@ from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, tell_here
 
-log = logging.getLogger("sqla_jobs.database.notify")
+log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
 _INFO = "sqla_jobs.database.notify"
 _APART = 0.01

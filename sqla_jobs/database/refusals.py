@@ -12,7 +12,7 @@ from sqla_jobs.rules.error_text import message_of
 
 R = TypeVar("R")
 T = TypeVar("T")
-log = logging.getLogger("sqla_jobs")
+log: logging.Logger = logging.getLogger("sqla_jobs")
 
 _NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX")
 """Classes of SQLSTATE that blame no row: connections, transactions, rights, tables, resources, operators, the server.

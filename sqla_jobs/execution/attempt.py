@@ -27,12 +27,12 @@ class Attempt:
     is_silent = False
     """Progress is stored with the end alone: else it would change the row that the run's own transaction is to change
     under a stricter isolation."""
-    is_over = False
+    is_over: bool = False
     """Ended, and its end is on its way to the database."""
     timeout: float | None = None
     """Seconds that its task may take."""
     deadline: float | None = None
-    cancel_requested = False
+    cancel_requested: bool = False
     slot: RunSlot | None = None
     """Where a parent process sees that it was begun."""
     secrets: Secrets = NOTHING

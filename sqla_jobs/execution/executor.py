@@ -27,7 +27,7 @@ from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.tasks.tracing import Tracing
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 

@@ -61,7 +61,7 @@ class Body:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.thread = threading.get_ident()
+        self.thread: int = threading.get_ident()
         self._owner: object = None
         self._was_interrupted = False
 

@@ -13,7 +13,7 @@ from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.tracing import Tracing
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 
 class Surrounded(AbstractContextManager[None]):

@@ -20,7 +20,7 @@ from sqla_jobs.database.async_sessions import around
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _AGAIN = (1.0, 2.0)
 """Seconds after which a job that got no transaction is tried again: between these, so that not all come at once."""
@@ -53,7 +53,7 @@ class NotBegun(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.delay = random.SystemRandom().uniform(*_AGAIN)  # the global one may be seeded by a task
+        self.delay: float = random.SystemRandom().uniform(*_AGAIN)  # the global one may be seeded by a task
 
 
 class Transactions(Protocol):

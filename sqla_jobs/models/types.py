@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, DateTime, Dialect, Text, TypeDecorator, case, literal_column
+from sqlalchemy.types import TypeEngine
 
 Words = TypeVar("Words", bound=StrEnum)
 
@@ -78,8 +79,8 @@ HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)
 class WordType(TypeDecorator[Words], Generic[Words]):
     """Text in the database, a StrEnum in Python; a word this version does not know stays plain text."""
 
-    impl = Text
-    cache_ok = True
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
+    cache_ok: bool | None = True
     __module__ = "sqlalchemy.types"  # Alembic's autogenerate is to write sa.Text(), which needs no import of ours
 
     def __init__(self, words: type[Words]) -> None:
@@ -110,8 +111,8 @@ PARKED = datetime(9999, 12, 31, tzinfo=UTC)
 class RunAtType(TypeDecorator[datetime]):
     """A moment with a time zone, and `PARKED` for the database's 'infinity', which no `datetime` can be."""
 
-    impl = DateTime
-    cache_ok = True
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = DateTime
+    cache_ok: bool | None = True
     __module__ = "sqlalchemy.types"  # as above
 
     def __init__(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from sqla_jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector
@@ -12,16 +15,23 @@ if TYPE_CHECKING:
 __all__ = ["collector"]
 
 
-def collector(jobs: Jobs[Any]) -> Collector:
+def collector(jobs: Jobs[Any] | Mapping[str, Jobs[Any]]) -> Collector:
     """A collector of the metrics of `jobs`, for a registry of your own: `REGISTRY.register(collector(jobs))`.
+
+    A registry takes one of them. Several `Jobs` are given by name, and their metrics have the name as the label
+    `application`: `collector({"shop": jobs, "billing": others})`.
 
     A scrape reads the database that `jobs` is bound to, at most every 10 seconds, and each statement may take 3
     seconds. It also tells what workers of this process (`jobs.worker(…)`) have counted since this was called. Raises
-    `ConfigurationError` if prometheus-client is not installed.
+    `ConfigurationError` if prometheus-client is not installed, or `jobs` is an empty mapping.
     """
     from sqla_jobs.prometheus.source import JobsSource, check_installed
 
     check_installed("sqla_jobs.prometheus")
-    from sqla_jobs.prometheus.collecting import MetricsCollector
+    from sqla_jobs.prometheus.collecting import MetricsCollector, NamedCollectors
 
-    return MetricsCollector(JobsSource(jobs))
+    if not isinstance(jobs, Mapping):
+        return MetricsCollector(JobsSource(jobs))
+    if not jobs:
+        raise ConfigurationError('collector({}) collects nothing: name at least one Jobs, {"shop": jobs}')
+    return NamedCollectors({name: MetricsCollector(JobsSource(one)) for name, one in jobs.items()})

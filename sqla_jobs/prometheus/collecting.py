@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -32,3 +32,26 @@ class MetricsCollector(Collector):
         """Their names, for a registry: nothing is read for that."""
         yield from of_totals(Totals(), Labels())
         yield from of_figures(_NOTHING, Labels(), Labels(), Labels())
+
+
+class NamedCollectors(Collector):
+    """Those of several applications as one, with a label that names the application: a family may not come twice."""
+
+    def __init__(self, collectors: Mapping[str, MetricsCollector]) -> None:
+        self._collectors = dict(collectors)
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics, now."""
+        return _merged((name, metric) for name, one in self._collectors.items() for metric in one.collect())
+
+    def describe(self) -> Iterable[Metric]:
+        """Their names, for a registry: nothing is read for that."""
+        return _merged((name, metric) for name, one in self._collectors.items() for metric in one.describe())
+
+
+def _merged(named: Iterable[tuple[str, Metric]]) -> Iterable[Metric]:
+    families: dict[str, Metric] = {}
+    for name, metric in named:
+        family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+        family.samples += [one._replace(labels={"application": name, **one.labels}) for one in metric.samples]
+    return families.values()

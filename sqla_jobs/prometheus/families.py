@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from sqla_jobs.prometheus.labels import Labels
 from sqla_jobs.rules.outcomes import RunOutcome
-from sqla_jobs.runtime.counters import BUCKETS, EMPTY, UNKNOWN, Histogram, Totals
+from sqla_jobs.runtime.counters import BUCKETS, EMPTY, Histogram, Totals
 from sqla_jobs.runtime.figures import Figures
 
 _BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
@@ -36,13 +36,16 @@ def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
 
 
 def _ends(totals: Totals, tasks: Labels) -> Mapping[tuple[str, str], int]:
-    """All outcomes of each task that has begun: a series that first shows up as 1 has not increased for Prometheus."""
-    found = {(UNKNOWN, str(RunOutcome.lost)): 0}
+    """All outcomes of each task that has begun: a series that first shows up as 1 has not increased for Prometheus.
+
+    Other tasks that the database has shown may yet be lost elsewhere, and are counted here by whoever takes them back.
+    """
+    found = {(label, str(RunOutcome.lost)): 0 for label in tasks}
     for task in totals.waits:
         found |= {(tasks[task], str(outcome)): 0 for outcome in RunOutcome}
     for (task, outcome), number in totals.ends.items():
-        label = task if task == UNKNOWN else tasks[task]
-        found[label, str(outcome)] = found.get((label, str(outcome)), 0) + number
+        key = (tasks[task], str(outcome))
+        found[key] = found.get(key, 0) + number
     return found
 
 

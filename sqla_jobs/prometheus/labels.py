@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 OTHER = "other"
 """Stands for all names that come after the first `MOST`."""
 MOST = 100
@@ -13,6 +15,9 @@ class Labels:
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._known.values()])  # a copy: two scrapes may come at once
 
     def __getitem__(self, name: str) -> str:
         label = self._known.get(name)

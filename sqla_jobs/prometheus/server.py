@@ -20,7 +20,7 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.prometheus.collecting import MetricsCollector
 from sqla_jobs.prometheus.source import Source
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):)?(?P<port>[0-9]{1,5})")
 

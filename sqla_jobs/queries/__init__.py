@@ -6,6 +6,7 @@ of the hot path are built once for each `Queries` and load no ORM objects. All t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.calls import Calls
+from sqla_jobs.calls import lookout, upkeep
+from sqla_jobs.calls.calls import Calls, StoreEnds
 from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 from sqla_jobs.database.driver import driver_of_run
 from sqla_jobs.models.mapping import Models
@@ -45,52 +47,52 @@ class Queries(Calls[SqlConnection]):
 
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
         self._tables = tables = Tables(models, schema)
-        self.connection = tables.connection
+        self.connection: Callable[[Session], Connection] = tables.connection
 
-        self.claim = Claim(tables)
-        self.claim_whatever_the_limits = ClaimWhateverTheLimits(tables)
-        self.claim_limited = ClaimLocked(tables)
-        self.forget_starts = ForgetStarts(tables)
-        self.tell_others = TellOthers(tables)
-        self.ungated = FewerGates(tables)
-        self.give_gates = GiveGates(tables)
-        self.lock_limits = Lock(tables)
-        self.spend = Spend(tables)
-        self.operator_limits = OperatorLimits(tables)
-        self.gate_states = GateStates(tables)
-        self.head_of_key = HeadOfKey(tables)
-        self.held_keys = HeldKeys(tables)
-        self.keys_in_use = KeysInUse(tables)
-        self.waiting_groups = WaitingGroups(tables)
-        self.promote = Promote(tables)
-        self.poll = Poll(tables)
-        self.is_due = IsDue(tables)
-        self.unknown_to = UnknownTo(tables)
+        self.claim: Claim = Claim(tables)
+        self.claim_whatever_the_limits: ClaimWhateverTheLimits = ClaimWhateverTheLimits(tables)
+        self.claim_limited: ClaimLocked = ClaimLocked(tables)
+        self.forget_starts: ForgetStarts = ForgetStarts(tables)
+        self.tell_others: TellOthers = TellOthers(tables)
+        self.ungated: FewerGates = FewerGates(tables)
+        self.give_gates: GiveGates = GiveGates(tables)
+        self.lock_limits: Lock = Lock(tables)
+        self.spend: Spend = Spend(tables)
+        self.operator_limits: OperatorLimits = OperatorLimits(tables)
+        self.gate_states: GateStates = GateStates(tables)
+        self.head_of_key: HeadOfKey = HeadOfKey(tables)
+        self.held_keys: HeldKeys = HeldKeys(tables)
+        self.keys_in_use: KeysInUse = KeysInUse(tables)
+        self.waiting_groups: WaitingGroups = WaitingGroups(tables)
+        self.promote: lookout.Promote[SqlConnection] = Promote(tables)
+        self.poll: Poll = Poll(tables)
+        self.is_due: IsDue = IsDue(tables)
+        self.unknown_to: lookout.UnknownTo[SqlConnection] = UnknownTo(tables)
 
-        self.finish = Finish(tables)
-        self.finish_any = FinishAny(tables)
-        self.succeed = SucceedOne(tables)
+        self.finish: StoreEnds[SqlConnection] = Finish(tables)
+        self.finish_any: upkeep.FinishAny[SqlConnection] = FinishAny(tables)
+        self.succeed: SucceedOne = SucceedOne(tables)
 
-        self.take_untold = TakeUntold(tables)
-        self.mark_told = MarkTold(tables)
+        self.take_untold: TakeUntold = TakeUntold(tables)
+        self.mark_told: MarkTold = MarkTold(tables)
 
-        self.beat = Beat(tables)
-        self.heartbeats = Heartbeats(tables)
-        self.delete_expired = DeleteExpired(tables)
-        self.sign_off = SignOff(tables)
-        self.rescue = Rescue(tables)
-        self.show_set_aside = ShowSetAside(tables)
-        self.show_stalled = ShowStalled(tables)
+        self.beat: upkeep.Beat[SqlConnection] = Beat(tables)
+        self.heartbeats: upkeep.Heartbeats[SqlConnection] = Heartbeats(tables)
+        self.delete_expired: upkeep.DeleteExpired[SqlConnection] = DeleteExpired(tables)
+        self.sign_off: SignOff = SignOff(tables)
+        self.rescue: upkeep.Rescue[SqlConnection] = Rescue(tables)
+        self.show_set_aside: upkeep.ShowSetAside[SqlConnection] = ShowSetAside(tables)
+        self.show_stalled: ShowStalled = ShowStalled(tables)
 
-        self.to_claim = ToClaim(tables)
-        self.to_claim_limited = ToClaimLimited(tables)
-        self.to_promote = ToPromote(tables)
-        self.to_rescue = ToRescue(tables)
+        self.to_claim: ToClaim = ToClaim(tables)
+        self.to_claim_limited: ToClaimLimited = ToClaimLimited(tables)
+        self.to_promote: upkeep.Candidates[SqlConnection] = ToPromote(tables)
+        self.to_rescue: upkeep.Candidates[SqlConnection] = ToRescue(tables)
 
-        self.leases = Leases(tables)
-        self.unknown_leases = UnknownLeases(tables)
-        self.cancel_requests = CancelRequests(tables)
-        self.store_progress = StoreProgress(tables)
+        self.leases: Leases = Leases(tables)
+        self.unknown_leases: UnknownLeases = UnknownLeases(tables)
+        self.cancel_requests: CancelRequests = CancelRequests(tables)
+        self.store_progress: StoreProgress = StoreProgress(tables)
 
     def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:
         """Begin the transaction of a task on a connection of the application's, in one round trip. False: read-only.

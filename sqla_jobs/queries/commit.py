@@ -117,7 +117,7 @@ class Ending:
     found to stand, and before the end is: should one of them fail, the job has not succeeded.
     """
 
-    has_committed = False
+    has_committed: bool = False
 
     def __init__(self, commit: Commit, connection: Connection, raw: Driver, end: RunEnd) -> None:
         self._commit = commit

@@ -70,18 +70,21 @@ class Tables:
     needs no index to be found again; one that was changed after the statement began is not found.
     """
 
+    positions: Sequence
+    run_ids: Sequence
+
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
         jobs = _table(models.Job, schema)
         columns = [column(kind.name, kind.type) for kind in jobs.c]
         self.jobs: Any = table(jobs.name, *columns, column("ctid"), schema=jobs.schema)
-        self.runs = _table(models.Run, schema)
-        self.processes = _table(models.Process, schema)
-        self.queues = _table(models.Queue, schema)
-        self.paused_tasks = _table(models.PausedTask, schema)
-        self.limits = _table(models.Limit, schema)
-        self.starts = _table(models.Start, schema)
-        self.schedules = _table(models.Schedule, schema)
-        self.ticks = _table(models.Tick, schema)
+        self.runs: Any = _table(models.Run, schema)
+        self.processes: Any = _table(models.Process, schema)
+        self.queues: Any = _table(models.Queue, schema)
+        self.paused_tasks: Any = _table(models.PausedTask, schema)
+        self.limits: Any = _table(models.Limit, schema)
+        self.starts: Any = _table(models.Start, schema)
+        self.schedules: Any = _table(models.Schedule, schema)
+        self.ticks: Any = _table(models.Tick, schema)
         self._on = {"mapper": models.Job}
         self.positions, self.run_ids = (
             Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    or_,
     select,
     update,
 )
@@ -134,14 +135,15 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
         still = select(jobs.c.id).where(held).correlate(ended).scalar_subquery()
         before = select(runs.c.outcome).where(runs.c.id == ended.c.run_id).correlate(ended).scalar_subquery()
         fate = case(
+            (done.c.run_id.is_not(None), "cancelled"),
             (still.is_not(None), "locked"),
-            (func.coalesce(before, "lost") != "lost", "known"),
-            else_="lost",
+            else_=case({"": "lost", "lost": "rescued"}, value=func.coalesce(before, ""), else_="known"),
         )
+        is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
         return (
             select(ended.c.run_id, fate.label("fate"))
             .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-            .where(done.c.run_id.is_(None))
+            .where(is_told)
             .add_cte(stored, follow_ups(tables, done))
         )
 
@@ -157,8 +159,9 @@ class Finish:
         """Store the ends of attempts whose lease still stands; never waits for a locked row.
 
         Returns by run id what became of those that were not stored: "locked" (somebody holds the row: try
-        again); "known" (its run is there already, an earlier commit of ours went through); "lost". Where not
-        all that went well could be stored at once, those that were are "known" too.
+        again); "known" (its run is there already, an earlier commit of ours went through); "rescued" (its run is
+        there, and says that the attempt was lost); "lost" (there is no run). Where not all that went well could be
+        stored at once, those that were are "known" too. A retry that a cancel cut short is stored, as "cancelled".
         """
         went_well, others = _apart(ends)
         if went_well and self._succeed_many(connection, went_well) < len(went_well):

@@ -64,6 +64,7 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
             .returning(
                 jobs.c.id,
                 jobs.c.state,
+                jobs.c.task,
                 jobs.c.on_failure,
                 orphan.c.current_run_id,
                 orphan.c.attempt,
@@ -91,7 +92,7 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
             )
             .cte("stored")
         )
-        return select(done.c.id, done.c.state).add_cte(stored, follow_ups(tables, done))
+        return select(done.c.id, done.c.state, done.c.task).add_cte(stored, follow_ups(tables, done))
 
 
 def is_orphaned(tables: Tables) -> Any:

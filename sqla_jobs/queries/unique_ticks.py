@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Double, Text, and_, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Double, Text, and_, bindparam, func, select
 from sqlalchemy.exc import OperationalError
 
 from sqla_jobs.models.types import LIVE
@@ -17,7 +17,7 @@ _PATIENCE = "100ms"
 """How long one schedule's tick may wait for an open transaction that has taken its key."""
 _NOT_FREE = "55P03"
 
-UNIQUE = {
+UNIQUE: Mapping[str, ColumnElement[Any]] = {
     "unique_key": bindparam("unique_key", type_=Text),
     "unique_period": start_of_period(seconds(bindparam("per", type_=Double))),
 }

@@ -14,7 +14,7 @@ class Sightings:
     `time.monotonic()`.
     """
 
-    due_at = math.inf
+    due_at: float = math.inf
     """When the next one may have been silent for its lease, unless it is heard of until then."""
 
     def __init__(self) -> None:

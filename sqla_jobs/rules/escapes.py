@@ -46,7 +46,7 @@ class Plain:
             length += len(meant)
             end = escape.end()
             self._origins += (begin, end)
-        self.text = "".join((*parts, text[end:])) if parts else text
+        self.text: str = "".join((*parts, text[end:])) if parts else text
 
     def origin(self, begin: int, end: int) -> tuple[int, int]:
         """The stretch of the original that a stretch of the plain text came from."""

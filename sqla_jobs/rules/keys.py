@@ -12,7 +12,7 @@ from sqla_jobs.errors import DeclarationError
 KeyOf = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
 """An argument's name, several names, or a function of the arguments as they are stored."""
 
-as_json = partial(json.dumps, sort_keys=True, separators=(",", ":"))
+as_json: partial[str] = partial(json.dumps, sort_keys=True, separators=(",", ":"))
 """The text of a key: one for equal keys."""
 
 

@@ -44,7 +44,7 @@ class Snooze(Exception):
         wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
         if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait < math.inf:
             raise ValueError(f"Snooze takes a finite number of seconds, at least 0, got {seconds!r:.60}")
-        self.seconds = float(min(wait, MAX_DELAY))
+        self.seconds: float = float(min(wait, MAX_DELAY))
         super().__init__(f"come back in {self.seconds:g} s")
 
 
@@ -52,7 +52,7 @@ class Cancel(Exception):
     """Raised by a task to end its job as `cancelled`, for `reason`."""
 
     def __init__(self, reason: str = "") -> None:
-        self.reason = str(reason)
+        self.reason: str = str(reason)
         super().__init__(self.reason)
 
 

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sqla_jobs.calls.values import Claimed, RunEnd
+from sqla_jobs.calls.values import RunEnd
+from sqla_jobs.rules.outcomes import RunOutcome
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
 """Seconds: the upper bounds of histograms. A last bucket has what is longer."""
-UNKNOWN = "unknown"
-"""The task of a run in a child process that died: its parent knows only the job."""
 Histogram = list[float]
 """How many are in each bucket, and in the last place the sum of their seconds."""
 
@@ -93,9 +92,16 @@ class Counters:
             for end in ends:
                 lease, outcome = end.lease, end.outcome.kind
                 if outcome != "released":
-                    task = lease.task if isinstance(lease, Claimed) else UNKNOWN
-                    totals.ends[task, outcome] = totals.ends.get((task, outcome), 0) + 1
-                    _observe(totals.runs, task, end.finished - end.started)
+                    totals.ends[lease.task, outcome] = totals.ends.get((lease.task, outcome), 0) + 1
+                    _observe(totals.runs, lease.task, end.finished - end.started)
+
+    def lost(self, tasks: Iterable[str]) -> None:
+        """Jobs of these tasks are taken back from dead processes. Nobody knows how long they ran."""
+        if self.is_wanted:
+            with self._lock:
+                for task in tasks:
+                    key = (task, RunOutcome.lost)
+                    self._totals.ends[key] = self._totals.ends.get(key, 0) + 1
 
     def totals(self) -> Totals:
         """All so far, as a copy."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqla_jobs.calls.calls import Calls, Transactions
-from sqla_jobs.calls.values import Among
+from sqla_jobs.calls.values import Among, Rescued
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.rules.dead_processes import Sightings
 from sqla_jobs.runtime.set_aside import SetAside
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqla_jobs.queries import Queries
 
 C = TypeVar("C")
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
 """So many times as long as a look at all that runs took, until the next one."""
@@ -54,8 +54,12 @@ class Heartbeat:
         living: Callable[[], Collection[uuid.UUID]],
         beaten: Callable[[set[uuid.UUID], float], None],
         gone: Callable[[uuid.UUID], None],
+        lost: Callable[[Iterable[str]], None],
     ) -> None:
-        """`beaten` is told for which the beat was stored, with its moment, `gone` which was taken for dead."""
+        """`beaten` is told for which the beat was stored, with its moment, `gone` which was taken for dead.
+
+        `lost` is told the task of each job that is taken back.
+        """
         self._engine: Transactions[Any] = engine
         self._queries: Calls[Any] = queries
         self._lease_settings = settings
@@ -63,6 +67,7 @@ class Heartbeat:
         self._living = living
         self._beaten = beaten
         self._gone = gone
+        self._lost = lost
         self._sightings = Sightings()
         self._beat_at = time.monotonic()
         self._rescue_at = 0.0
@@ -120,7 +125,7 @@ class Heartbeat:
     def _rescue_some(self) -> bool:
         began = time.monotonic()
 
-        def rescue(which: Among) -> list[tuple[int, str]]:
+        def rescue(which: Among) -> list[Rescued]:
             self.beat_if_due()
             with self._engine.begin() as connection:
                 return self._queries.rescue(connection, among=which)
@@ -130,9 +135,10 @@ class Heartbeat:
                 return self._queries.to_rescue(connection, which)
 
         rescued = [job for part in self._set_aside.around("its rescue", rescue, candidates) for job in part]
-        for job_id, state in rescued:
-            level = logging.ERROR if state == "failed" else logging.WARNING
-            log.log(level, "job %s lost its process and is %s now", job_id, state)
+        self._lost(job.task for job in rescued)
+        for job in rescued:
+            level = logging.ERROR if job.state == "failed" else logging.WARNING
+            log.log(level, "job %s lost its process and is %s now", job.job_id, job.state)
         if not rescued:
             self._rescue_at = next_look(began, time.monotonic(), longest=self._lease_settings.lease)
         return bool(rescued)

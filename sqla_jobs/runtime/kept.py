@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from sqla_jobs.rules.error_text import message_of
 
 T = TypeVar("T")
-log = logging.getLogger("sqla_jobs.monitoring")
+log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
 """An answer is kept for so many times as long as it took, at least."""

@@ -17,7 +17,7 @@ from sqla_jobs.database.subscribers import subscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
 """Gives a connection that nobody else gets afterwards."""

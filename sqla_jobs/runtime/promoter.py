@@ -14,7 +14,7 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
 C = TypeVar("C")
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON = 0.005
 """Seconds until it promotes, after somebody heard of new jobs."""
@@ -39,7 +39,7 @@ class Promoter:
         *,
         tasks: Sequence[str],
     ) -> None:
-        self.at = 0.0
+        self.at: float = 0.0
         """When to promote next, by `time.monotonic()`."""
         self._engine: Transactions[Any] = engine
         self._queries: Calls[Any] = queries

@@ -13,7 +13,7 @@ import tenacity
 from sqla_jobs.rules.error_text import message_of
 
 T = TypeVar("T")
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class RetryLoop:

@@ -16,7 +16,7 @@ from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 
 C = TypeVar("C")
 T = TypeVar("T")
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class SetAside:

@@ -22,7 +22,7 @@ class StopRequest(threading.Event):
     """Set by `stop()`, or by a signal handler: that one must not take a lock which the interrupted wait holds."""
 
     is_signalled = False
-    grace = math.inf
+    grace: float = math.inf
     """Seconds that running jobs get, where the one who asks allows fewer than the settings."""
 
     def is_set(self) -> bool:

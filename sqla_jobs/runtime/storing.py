@@ -13,6 +13,10 @@ from sqla_jobs.runtime.set_aside import SetAside
 
 C = TypeVar("C")
 
+RESCUED = Outcome.lost(Failure("Lost", "its process was taken for dead, and another one has recorded and counted that"))
+_GONE = Outcome.lost(Failure("Lost", "somebody else had the job before its end could be stored"))
+_REPLACED = Outcome.failed(Failure("UnstorableOutcome", "the outcome was refused by the server"))
+
 
 def store(
     engine: Transactions[C],
@@ -22,7 +26,7 @@ def store(
     *,
     before_each: Callable[[], None] = lambda: None,
 ) -> dict[int, str]:
-    """Store these ends. Returns by run id what became of those that are not stored.
+    """Store these ends. Returns by run id what became of those that are not stored as they are.
 
     These are the fates of `Queries.finish`, "replaced" and "refused". An end that the server refuses is replaced by a
     failure that says so, and set aside if that is refused too; the others are stored. After an error in the
@@ -42,6 +46,19 @@ def store(
 
     in_parts(ends, step, store_failure)
     return fates
+
+
+def as_stored(end: RunEnd, fate: str | None) -> RunEnd:
+    """The end with the outcome that its run has; with its lease gone it is lost, whatever the task came to."""
+    match fate:
+        case "replaced":
+            return end._replace(outcome=_REPLACED)
+        case "cancelled" if end.outcome.failure is not None:
+            return end._replace(outcome=Outcome.cancelled(end.outcome.failure))
+        case "lost" | "rescued" if end.outcome.kind != "released":
+            return end._replace(outcome=_GONE if fate == "lost" else RESCUED)
+        case _:
+            return end
 
 
 def _store_failure(

@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import signal
+import subprocess
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from sqla_jobs.calls.values import Lease, RunEnd
 from sqla_jobs.execution.shared_memory import Entry, StartedRuns
@@ -20,22 +22,25 @@ from sqla_jobs.supervisor.messages import Registered, Stop, ToParent, keeps_up
 from sqla_jobs.supervisor.spawning import spawn
 from sqla_jobs.supervisor.spec import Application
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class ChildProcess:
     """A child that loads `application`, and then asks what to do; started at once."""
 
+    process: subprocess.Popen[bytes]
+    pipe: Any
+
     def __init__(self, application: Application, number: int) -> None:
         self.process, self.pipe, memory = spawn(application)
         self.number = number
-        self.started = StartedRuns(memory)
+        self.started: StartedRuns = StartedRuns(memory)
         self.process_id: uuid.UUID | None = None
         """Its row in the database."""
         self.has_left = False
         """Whether it has deleted its row and is about to end."""
         self.ready_at: float | None = None
-        self.kill_at = math.inf
+        self.kill_at: float = math.inf
         self.is_hung = False
         """Whether its parent has found that it makes no progress, and gives back what it has not begun."""
         self.killed_after: float | None = None

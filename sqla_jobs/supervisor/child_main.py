@@ -27,7 +27,7 @@ from sqla_jobs.supervisor.spec import Application
 from sqla_jobs.worker.lookout import OwnLookout
 from sqla_jobs.worker.worker import Worker
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 def main(application: Application, pipe: Connection, memory: Memory) -> None:

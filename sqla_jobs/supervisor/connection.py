@@ -48,7 +48,7 @@ from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
 from sqla_jobs.supervisor.statements import rendered_for_parent
 from sqla_jobs.worker.lookout import Hearer
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 """Seconds between two looks at how much this process has done and how large it is."""
@@ -67,8 +67,8 @@ class ParentConnection:
     connections = OF_CHILD - 2
 
     def __init__(self, pipe: Connection, memory: Memory) -> None:
-        self.all_connections = 0
-        self.stop = StopRequest()
+        self.all_connections: int = 0
+        self.stop: StopRequest = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
         self.observe: Callable[[], Observed] | None = None

@@ -19,7 +19,7 @@ from sqla_jobs.worker.lookout import Hearer
 class ForwardedLookout:
     """The parent listens, polls and promotes. This process itself only hears of what its own jobs enqueue."""
 
-    promote_at = math.inf
+    promote_at: float = math.inf
 
     def __init__(self, parent: ParentConnection, engine: Engine, claims: Engine, shared: Shared, tasks: Sequence[str]):
         self._parent = parent

@@ -19,7 +19,7 @@ from sqla_jobs.runtime.heartbeat import Heartbeat
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
-from sqla_jobs.runtime.storing import store
+from sqla_jobs.runtime.storing import as_stored, store
 from sqla_jobs.supervisor.database import Database, Told
 from sqla_jobs.supervisor.statements import ParentCalls
 
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     from sqla_jobs.supervisor.child import ChildProcess
     from sqla_jobs.supervisor.roster import Roster
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 _AGAIN = 0.1
 """Seconds between two looks at what a dead process left."""
 _SOME = 500
 """Ends that are stored at once. Between two such batches a heartbeat may be due."""
+_STORED = (None, "cancelled", "replaced")
+"""The fates of ends that are stored, as they are or as another outcome."""
 
 
 @dataclass(slots=True)
@@ -106,6 +108,7 @@ class ParentHeartbeat:
             living=lambda: [*self._children.living(), *(abandoned.process_id for abandoned in self._abandoned)],
             beaten=self._beaten,
             gone=self._children.gone,
+            lost=self._counters.lost,
         )
         patience = RetryLoop("the heartbeat", self._stop, longest=settings.longest_wait)
         while not self._stop.is_set():
@@ -179,26 +182,25 @@ class ParentHeartbeat:
 def _settle(
     database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
 ) -> list[RunEnd]:
-    """Store some of the ends, and give back some of the rest. Returns those that were stored.
+    """Store some of the ends, and give back some of the rest. Returns those that were stored, as they are.
 
     Locked rows are left for the next time.
     """
     some, rest = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
     with database.begin() as connection:
-        known = [*(end.lease.run_id for end in abandoned.begun), *abandoned.refused]
-        unstarted = calls.leases(connection, abandoned.process_id, known)[:_SOME]
-    ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in unstarted)]
+        others = [*(end.lease.run_id for end in rest), *abandoned.refused]
+        held = {lease.run_id: lease for lease in calls.leases(connection, abandoned.process_id, others)}
+    some = [end._replace(lease=held.pop(end.lease.run_id, end.lease)) for end in some]
+    ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in [*held.values()][:_SOME])]
     fates = store(database, calls, ends, set_aside, before_each=heartbeat.beat_if_due)
     # only now: after an error all of it is done again
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
-    _told(abandoned, [end for end in some if end.lease.run_id not in fates])
-    return [end for end in ends if end.lease.run_id not in fates]
-
-
-def _told(abandoned: AbandonedWork, ended: list[RunEnd]) -> None:
-    for end in ended:
-        log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, end.outcome.kind)
+    stored = [as_stored(end, fate) for end in ends if (fate := fates.get(end.lease.run_id)) in _STORED]
+    for end in stored:
+        if end.outcome.kind != "released":
+            log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, end.outcome.kind)
+    return stored
 
 
 def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:

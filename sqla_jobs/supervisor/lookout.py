@@ -20,7 +20,7 @@ from sqla_jobs.supervisor.database import Database, Told
 from sqla_jobs.supervisor.messages import Heard, LookAgain
 from sqla_jobs.supervisor.statements import ParentCalls
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 20
 """The pause after a poll, in multiples of its length: under a long-lived snapshot it reads all that was ever queued."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.options import SupervisorOptions
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _ABSENT = 1.0
 """With more seconds than this between two looks, the parent itself was held up and cannot judge its children."""

@@ -14,7 +14,7 @@ class Roster:
     """The children that hold a slot, their successors, and the replaced ones that have not ended."""
 
     def __init__(self) -> None:
-        self.slots = [Slot(1)]
+        self.slots: list[Slot] = [Slot(1)]
         self._leaving: list[ChildProcess] = []
 
     def __iter__(self) -> Iterator[ChildProcess]:

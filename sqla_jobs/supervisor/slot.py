@@ -21,7 +21,7 @@ class Slot:
         self.child: ChildProcess | None = None
         self.successor: ChildProcess | None = None
         """A child that is starting, and takes over once it is ready."""
-        self.start_at = 0.0
+        self.start_at: float = 0.0
         """No child is started here before that moment, by `time.monotonic()`."""
         self.is_done = False
         """Whether nothing is left to do here, so that no child is started any more."""

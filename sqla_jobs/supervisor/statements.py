@@ -8,7 +8,7 @@ import psycopg
 
 from sqla_jobs.calls import lookout, upkeep
 from sqla_jobs.calls.call import Call
-from sqla_jobs.calls.calls import Calls
+from sqla_jobs.calls.calls import Calls, StoreEnds
 from sqla_jobs.supervisor.messages import Statements
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def rendered_for_parent(queries: Queries, channel: str) -> Statements:
 class ParentCalls(Calls[psycopg.Connection[Any]]):
     """In the parent: the statements that a child has rendered, sent by psycopg."""
 
+    finish: StoreEnds[psycopg.Connection[Any]]
     sign_off: upkeep.SignOff[psycopg.Connection[Any]]
     leases: upkeep.Leases[psycopg.Connection[Any]]
     cancel_requests: upkeep.CancelRequests[psycopg.Connection[Any]]

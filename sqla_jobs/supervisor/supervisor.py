@@ -43,7 +43,7 @@ from sqla_jobs.supervisor.roster import Roster
 from sqla_jobs.supervisor.slot import Slot
 from sqla_jobs.supervisor.spec import Application, ChildSpec
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.1
 """Seconds between two looks at the children."""
@@ -77,7 +77,7 @@ class Supervisor:
         self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children, counters)
         self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
-        self.report = Report(self._children, counters)
+        self.report: Report = Report(self._children, counters)
         """What it tells of itself, to any thread."""
         self._is_replacing = False
         """Whether somebody asked to replace all children. The end of that is logged."""
@@ -86,7 +86,7 @@ class Supervisor:
         self._stop_requested = StopRequest()
         self._stop_within = _MARGIN
         self._exit_code = 0
-        self.runs = 0
+        self.runs: int = 0
         """The number of runs of children that have drained."""
 
     def run(self) -> int:

@@ -15,7 +15,7 @@ from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.tracing import Tracing
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 EventName = Literal["started", "succeeded", "retried", "snoozed", "failed", "cancelled", "lost"]
 EVENTS: tuple[str, ...] = get_args(EventName)
@@ -107,12 +107,15 @@ class Hooks:
         """The events among `names` that anybody handles."""
         return [name for name in names if self._handlers[name]]
 
-    def tell(self, event: RunEvent) -> None:
-        """Call each handler of the event. What one raises is logged, and the others are called all the same."""
+    def tell(self, event: RunEvent, *, caught: type[BaseException] = BaseException) -> None:
+        """Call each handler of the event. What one raises is logged, and the others are called all the same.
+
+        What is not `caught` is raised at once.
+        """
         for handler in self._handlers[event.name]:
             try:
                 handler(event)
-            except BaseException:
+            except caught:
                 log.exception("the handler %s of %s, job %s, raised", _name(handler), event.name, event.job_id)
 
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:

@@ -224,11 +224,11 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks) -> None:
         super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job), hooks)
         self._schedules = schedules
-        self.__name__ = declaration.signature.qualname.rpartition(".")[2]
+        self.__name__: str = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
         self.__module__ = declaration.signature.module
         self.__doc__ = declaration.signature.target.__doc__
-        self.__wrapped__ = declaration.signature.target
+        self.__wrapped__: Callable[..., Any] = declaration.signature.target
 
     @property
     def name(self) -> str:

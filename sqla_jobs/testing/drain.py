@@ -20,8 +20,10 @@ from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
+from sqla_jobs.runtime.storing import as_stored
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.testing.awaiting import Here
 from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, queues_of_waiting, within_limits
 from sqla_jobs.testing.ticks import Ticks
@@ -86,7 +88,7 @@ def drain(
         context=raised.around,
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
-        started=lambda held: jobs.hooks.tell(started(held.job)),
+        started=lambda held: _tell(jobs, started(held.job)),
     )
     find = _finder(jobs, own, queries, None if queues is None else list(queues), seconds, limits=limits)
     runs, recorded = 0, list[BaseException]()
@@ -98,10 +100,9 @@ def drain(
                 )
             held = Attempt(job, time.monotonic())
             error, end = raised.by(executor, held)
-            if end is not None:
-                queries.finish(own, [end])
-            if event := event_of(end or held.ended(Outcome.succeeded())):
-                jobs.hooks.tell(event)
+            stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
+            if event := event_of(stored):
+                _tell(jobs, event)
                 if event.name == "failed":
                     queries.mark_told(own, [event.run_id])
             runs += 1
@@ -112,6 +113,16 @@ def drain(
                     raise error
                 recorded.append(error)
     return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
+
+
+def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
+    """Store the end. Returns it as it is stored."""
+    return as_stored(end, queries.finish(session, [end]).get(end.lease.run_id))
+
+
+def _tell(jobs: Jobs[Any], event: RunEvent) -> None:
+    """Call the handlers. Ctrl-C and `pytest.fail` go on to the test."""
+    jobs.hooks.tell(event, caught=Exception)
 
 
 class _Raised:

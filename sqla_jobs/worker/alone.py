@@ -25,11 +25,11 @@ class Alone:
 
     connections = 5
     """For heartbeats, listening and pruning one each, and two for finishes: none waits for another."""
-    all_connections = connections + 2
+    all_connections: int = connections + 2
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self.stop = StopRequest()
+        self.stop: StopRequest = StopRequest()
         self._process_ids = set[uuid.UUID]()
         """The id of its row; empty after it was taken for dead."""
         self._beat_at = time.monotonic()
@@ -54,6 +54,7 @@ class Alone:
             living=lambda: list(self._process_ids),
             beaten=self._beaten,
             gone=self._process_ids.discard,
+            lost=self._counters.lost,
         )
 
     def registered(self, process_id: uuid.UUID) -> None:

@@ -29,15 +29,15 @@ class Attempts:
     def __init__(self, heartbeat: float, counters: Counters) -> None:
         self._heartbeat = heartbeat
         self._counters = counters
-        self.claiming = threading.Lock()
+        self.claiming: threading.Lock = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
-        self.claiming_limited = threading.Lock()
+        self.claiming_limited: threading.Lock = threading.Lock()
         """The same for a claim behind limits, which may wait for the lock of limits while plain claims go on."""
-        self.unknown_until = 0.0
+        self.unknown_until: float = 0.0
         """Until then the server may hold leases of ours that are not in this table, by `time.monotonic()`."""
-        self.added_at = time.monotonic()
+        self.added_at: float = time.monotonic()
         """When a job was last added, by `time.monotonic()`."""
-        self.runs = 0
+        self.runs: int = 0
         """How many runs have ended here."""
         self.ended_at: float | None = None
         """When the last run ended, by `time.monotonic()`."""

@@ -36,14 +36,14 @@ class Backlog:
         self.concurrency = concurrency
         self.begin: Callable[[Attempt], None] = _nowhere
         """Runs a job in a free slot."""
-        self.empty_until = 0.0
+        self.empty_until: float = 0.0
         """The queue is not asked for jobs before this moment, unless `wake` is called."""
         self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
         """Jobs that hold a place behind a gate: they go before the others."""
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed before a slot is free for them."""
-        self.is_wanted = False
+        self.is_wanted: bool = False
         """Whether jobs may wait behind gates for a slot of this lane."""
         self._lock = threading.Lock()
         self._is_open = True

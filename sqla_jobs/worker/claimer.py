@@ -17,7 +17,7 @@ from sqla_jobs.worker.backlog import Backlog, ScanFloors
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.limited import LimitedClaimer
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
 """With more ends than this waiting to be stored, nothing is claimed."""
@@ -58,7 +58,7 @@ class Claimer:
         """After an error, when to ask the server again: a look that asks nothing would count as a success."""
         self._resting = {lane.name for lane in self._lanes}
         """Queues that had no more jobs at the last look."""
-        self.thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
+        self.thread: threading.Thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
 
     def start(self) -> None:
         self.thread.start()

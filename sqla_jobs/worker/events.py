@@ -20,7 +20,7 @@ from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _MOST = 10_000
 """Events that wait for slow handlers. More are dropped."""

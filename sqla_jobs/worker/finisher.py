@@ -13,12 +13,12 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Queries, RunEnd
-from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome
+from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.storing import store
+from sqla_jobs.runtime.storing import as_stored, store
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
@@ -29,13 +29,13 @@ _LOCKED_AGAIN = 0.05
 """Seconds after which a row that somebody held locked is tried again."""
 _REFUSED_AGAIN = 60.0
 """Seconds after which what the server refused in every form is tried again."""
-_GONE = Outcome.lost(Failure("Lost", "somebody else had the job before its end could be stored"))
 
 
 class Finisher:
     """Stores ends of attempts from any thread.
 
-    Calls `settled(ends, stored)`: `ends` are stored or lost their lease, and `stored` are those stored as they are.
+    Calls `settled(ends, stored)`: `ends` are stored or lost their lease, with the outcomes that they came to, and
+    `stored` are those whose runs say what the attempts themselves came to.
 
     While one batch is written the next one gathers, so that batches are as large as the load makes them
     and a single end is written at once. Under full load two are written at a time: while one waits for the
@@ -157,14 +157,15 @@ class Finisher:
         fates = store(self._engine, self._queries, batch, self._set_aside)
         stored = batch
         if fates:
-            left = [end for end in batch if not self._put_aside(end, fates.get(end.lease.run_id))]
-            stored = [end for end in left if _is_stored(end, fates.get(end.lease.run_id))]
-            batch = [_settled(end, fates.get(end.lease.run_id)) for end in left]
+            of_each = [(end, fates.get(end.lease.run_id)) for end in batch]
+            left = [(as_stored(end, fate), fate) for end, fate in of_each if not self._put_aside(end, fate)]
+            stored = [end for end, fate in left if _is_stored(end, fate)]
+            batch = [end for end, _ in left]
         self._settled(batch, stored)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
         """Keep an end that is to be tried again. Returns whether it is."""
-        if fate == "lost" and end.outcome.kind not in ("released", "lost"):
+        if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
             log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
         with self._putting_aside:
             if fate == "locked":
@@ -178,13 +179,7 @@ class Finisher:
 
 def _is_stored(end: RunEnd, fate: str | None) -> bool:
     """Whether the run says so. One that was there already may be that of a commit whose answer was lost."""
-    return fate is None or (fate == "known" and end.outcome.kind is RunOutcome.succeeded)
-
-
-def _settled(end: RunEnd, fate: str | None) -> RunEnd:
-    """What became of the attempt: with its lease gone it is lost, whatever the task came to."""
-    is_lost = fate == "lost" and end.outcome.kind != "released"
-    return end._replace(outcome=_GONE) if is_lost else end
+    return fate in (None, "cancelled") or (fate == "known" and end.outcome.kind is RunOutcome.succeeded)
 
 
 def _size(end: RunEnd) -> int:

@@ -23,7 +23,7 @@ from sqla_jobs.rules.limits import PLACES, described, ordered_gate, worded
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FORGET = 3600.0
 """Seconds between two deletions of old starts."""

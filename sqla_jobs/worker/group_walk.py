@@ -31,7 +31,7 @@ class GroupWalk:
         self._is_plain_first = False
         self.free: Mapping[Gates, int | None] = {}
         """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
-        self.next_at = math.inf
+        self.next_at: float = math.inf
         """When a rate that the last claim found used up lets one more start, by `time.monotonic()`."""
 
     @property

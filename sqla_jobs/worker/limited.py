@@ -20,7 +20,7 @@ from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.group_walk import GroupWalk
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _ROUND = 0.05
 """Seconds after which a look at the groups of a queue stops. The next one goes on from there."""

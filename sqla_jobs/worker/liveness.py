@@ -18,7 +18,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.vitals import Vitals
 from sqla_jobs.worker.attempts import Shared
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
 """Seconds between two looks at the jobs held: for cancel requests, and to store progress."""

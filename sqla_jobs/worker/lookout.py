@@ -85,8 +85,8 @@ class OwnLookout:
     """A worker without a parent listens and polls for itself."""
 
     def __init__(self, engine: Engine, claims: Engine, shared: Shared, tasks: Sequence[str]) -> None:
-        self.workers = 1
-        self.has_limits = False
+        self.workers: int = 1
+        self.has_limits: bool = False
         self._engine = engine
         self._settings = shared.settings
         self._channel = shared.models.channel

@@ -24,7 +24,7 @@ from sqla_jobs.rules.retention import AUDIT, TICKS
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.retrying import RetryLoop
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _EVERY = 60.0
 """Seconds from one look to the next, in the mean."""

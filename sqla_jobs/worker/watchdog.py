@@ -15,7 +15,7 @@ from sqla_jobs.execution.interrupt import TimedOut
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.worker.event_loop import EventLoop
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK, _LOOK_IDLE = 0.1, 0.25
 
@@ -37,7 +37,7 @@ class Watchdog:
         self._slow_after = slow_after
         self._kill_after = kill_after
         self._report_after: dict[int, float] = {}
-        self.stacks_wanted = False
+        self.stacks_wanted: bool = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-watch", daemon=True)
 

@@ -32,6 +32,7 @@ from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
+from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.alone import Alone
 from sqla_jobs.worker.attempts import Attempts, Shared
@@ -51,7 +52,7 @@ from sqla_jobs.worker.runners import Calls, Runners
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
@@ -311,7 +312,7 @@ class Worker(Service):
             elif outcome.kind == "released":
                 self._limited.wake()
         self._attempts.count(len(ended))
-        self._counters.ended(ended)
+        self._counters.ended(end for end in ended if end.outcome != RESCUED)
 
     def _free_gates(self, lease: Lease | Claimed) -> None:
         """Its places are free. Called before it leaves the table of attempts, so that `drain` misses neither."""

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import DeclarationError, Jobs, RunEvent
+from sqla_jobs import DeclarationError, Jobs, RunContext, RunEvent
 from tests import hooked_shop as shop
 from tests.conftest import StartWorker
 from tests.counting import states
@@ -78,6 +78,31 @@ def test_a_handler_that_raises_or_is_slow_harms_nothing(database: Engine, sessio
         release.set()
         wait_until(lambda: len(names) == 100)
     assert sorted(set(names)) == ["started", "succeeded"]
+
+
+def test_a_retry_that_a_cancel_cuts_short_is_told_of_as_cancelled(database: Engine, session: Session) -> None:
+    heard: list[RunEvent] = []
+    other = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)
+    other.on("retried", "cancelled", "succeeded")(partial(heard.append))
+
+    @other.task(name="fails")
+    def fails(run: RunContext, is_cancelled: bool) -> None:
+        if is_cancelled:
+            with Session(database) as own:
+                other.cancel(own, run.job_id)
+                own.commit()
+        raise ValueError("to be tried again")
+
+    made = [fails.enqueue(session, is_cancelled=is_cancelled) for is_cancelled in (True, False)]
+    session.commit()
+    ids = [job.id for job in made]
+    with other.worker():
+        wait_until(lambda: len(heard) == 2)
+    told_of = {event.job_id: event for event in heard}
+    cancelled, retried = (told_of[job_id] for job_id in ids)
+    assert (cancelled.name, cancelled.error_type, cancelled.error) == ("cancelled", "ValueError", "to be tried again")
+    assert cancelled.retry_in is None
+    assert (retried.name, retried.retry_in is None) == ("retried", False)
 
 
 def test_a_failure_whose_process_died_before_it_told_is_told_by_another(session: Session) -> None:

@@ -1,10 +1,12 @@
-"""What a release brings: a complete wheel, from which the quick start runs in an environment of its own."""
+"""What a release brings: a complete wheel, which runs the quick start and shows its types where it is installed."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -17,12 +19,25 @@ from tests.project.pages import QUICK_START
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.timeout(600)]
 
 
-def run(*command: str | Path, folder: Path) -> str:
-    """What it printed; nothing of this repository is on its path."""
+def outcome(*command: str | Path, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """How it ended; nothing of this repository is on its path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=environment | variables, capture_output=True, text=True, check=False)
+
+
+def run(*command: str | Path, folder: Path) -> str:
+    """What it printed, having ended well."""
+    done = outcome(*command, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def installed(*requirements: str, folder: Path) -> Path:
+    """The programs of a new environment that has these."""
+    venv.create(folder / "venv", with_pip=True)
+    programs = folder / "venv/bin"
+    run(programs / "python", "-m", "pip", "install", "--disable-pip-version-check", *requirements, folder=folder)
+    return programs
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +62,26 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: Path) -> 
 
 
 def test_the_quick_start_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv/bin/python"
-    run(python, "-m", "pip", "install", "--disable-pip-version-check", f"{wheel}[demo]", folder=tmp_path)
+    programs = installed(f"{wheel}[demo]", folder=tmp_path)
     shop = tmp_path / "shop"
     shop.mkdir()
     shop.joinpath("shop.py").write_text(QUICK_START.code, encoding="utf-8")
-    assert run(python, "shop.py", folder=shop) == "settled\n"
-    assert "worker" in run(tmp_path / "venv/bin/sqla-jobs", "--help", folder=shop)
+    assert run(programs / "python", "shop.py", folder=shop) == "settled\n"
+    assert "worker" in run(programs / "sqla-jobs", "--help", folder=shop)
+
+
+def test_the_type_of_every_name_is_known_where_the_wheel_is_installed(wheel: Path, tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = ",".join(sorted(project["optional-dependencies"].keys() - {"dev"}))
+    programs = installed(f"{wheel}[{extras}]", "pytest", folder=tmp_path)
+    verify = [sys.executable, "-m", "pyright", "--verifytypes", "sqla_jobs", "--ignoreexternal", "--outputjson"]
+    # pyright looks where the first `python` of the path does
+    said = outcome(*verify, folder=tmp_path, PATH=f"{programs}{os.pathsep}{os.environ['PATH']}").stdout
+    found = json.loads(said[said.index("{") :])["typeCompleteness"]
+    unclear = {
+        symbol["name"]: [cause["message"] for cause in symbol["diagnostics"]]
+        for symbol in found["symbols"]
+        if symbol["isExported"] and (symbol["isTypeAmbiguous"] or not symbol["isTypeKnown"])
+    }
+    assert not unclear, json.dumps(unclear, indent=2, ensure_ascii=False)
+    assert found["completenessScore"] == 1, found["exportedSymbolCounts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -15,11 +16,11 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 import sqla_jobs.prometheus
-from sqla_jobs import Jobs
+from sqla_jobs import ConfigurationError, Jobs
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
-from tests.helpers import wait_until
+from tests.helpers import refuse, wait_until
 from tests.prometheus.conftest import Samples, end_of, parsed
 from tests.shop import jobs
 
@@ -106,8 +107,7 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
     session.commit()
     jobs.worker(heartbeat=0.05, lease=5).drain()
     found = scrape(seen)
-    ended = {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
-    assert ended == {
+    assert ended(found) == {
         ("succeeded", "mark"): 5,
         ("succeeded", "write"): 2,
         ("retried", "flaky"): 1,
@@ -134,6 +134,86 @@ def test_a_run_whose_lease_is_gone_has_ended_as_lost(session: Session, database:
             connection.execute(text("DELETE FROM sqla_jobs WHERE id = :id"), {"id": one.id})
         shop.gate.set()
         wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_ended_total", "lost", "wait")) == 1)
+
+
+def ended(found: Samples) -> Samples:
+    """By outcome and task, those of which there are any."""
+    return {key[1:]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total" and value}
+
+
+def test_what_a_worker_takes_back_from_the_dead_is_lost_and_counted_by_task(session: Session) -> None:
+    seen = registry(jobs)
+    for task in ("wait", "wait", "of_another_application"):
+        orphan(session, task)
+    wanted = ("sqla_jobs_runs_ended_total", "lost", "of_another_application")
+    scrape(seen)
+    assert scrape(seen)[wanted] == 0, "that it rises can be seen"
+    with jobs.worker(["other"], heartbeat=0.05, lease=5):
+        wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 2, ("lost", "of_another_application"): 1})
+    assert ("sqla_jobs_run_seconds_count", "wait") not in scrape(seen), "nobody knows how long they took"
+
+
+def orphan(session: Session, task: str) -> None:
+    """A job that runs, of a process that is no more."""
+    session.execute(
+        text(
+            "INSERT INTO sqla_jobs (task, args, state, attempt, current_run_id, process_id, started_at) "
+            "VALUES (:task, '{}', 'running', 1, nextval('sqla_runs_id_seq'), gen_random_uuid(), now())"
+        ),
+        {"task": task},
+    )
+    session.commit()
+
+
+def test_a_run_that_was_taken_back_from_a_living_process_is_counted_once(session: Session, database: Engine) -> None:
+    seen = registry(jobs)
+    shop.wait.enqueue(session, n=1)
+    session.commit()
+    with jobs.worker(heartbeat=0.05, lease=5) as worker:
+        wait_until(lambda: scrape(seen).get(("sqla_jobs_runs_started_total", "wait")) == 1)
+        with database.begin() as connection:
+            connection.execute(text("DELETE FROM sqla_processes"))
+        wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 1})
+        shop.gate.set()
+        wait_until(lambda: worker.runs == 2)
+    assert ended(scrape(seen)) == {("lost", "wait"): 1, ("succeeded", "wait"): 1}
+
+
+def test_a_retry_that_a_cancel_cuts_short_has_ended_as_cancelled(session: Session) -> None:
+    seen = registry(jobs)
+    job = shop.cancel_itself.enqueue(session)
+    session.commit()
+    jobs.worker().drain()
+    assert [run.outcome for run in job.runs] == ["cancelled"]
+    assert ended(scrape(seen)) == {("cancelled", "cancel_itself"): 1}
+
+
+def test_a_result_that_the_server_refuses_has_ended_as_failed(session: Session) -> None:
+    seen = registry(jobs)
+    refuse(session, "NEW.result = '7'", table="sqla_runs", when="BEFORE INSERT")
+    shop.mark.enqueue_many(session, ({"n": n} for n in range(10)))
+    session.commit()
+    jobs.worker().drain()
+    assert ended(scrape(seen)) == {("succeeded", "mark"): 9, ("failed", "mark"): 1}
+
+
+def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session, engine: Engine) -> None:
+    other = limited_shop.jobs
+    limited_shop.Base.metadata.create_all(engine)
+    other.bind(engine)
+    seen = CollectorRegistry(auto_describe=True)
+    seen.register(sqla_jobs.prometheus.collector({"shop": jobs, "limited": other}))
+    shop.mark.options(queue="mail").enqueue_many(session, ({"n": n} for n in range(3)))
+    limited_shop.pair.enqueue(session, n=1)
+    session.commit()
+    jobs.worker(["mail"]).drain()
+    shown = generate_latest(seen).decode()
+    found = parsed(shown)
+    assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mark"] == 3
+    assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
+    assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
+    with pytest.raises(ConfigurationError, match="name at least one"):
+        sqla_jobs.prometheus.collector({})
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:
@@ -180,8 +260,8 @@ def test_the_number_of_series_is_bounded(session: Session) -> None:
     counted = {key[2]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_ended_total"}
     assert sum(counted.values()) == 550
     of_tasks = {key[2] for key in found if key[0] == "sqla_jobs_task_jobs"}
-    assert len((of_tasks | counted.keys()) - {"unknown"}) == 101
-    assert {"other", "unknown"} < counted.keys()
+    assert len(of_tasks | counted.keys()) == 101
+    assert "other" in counted
     assert found["sqla_jobs_runs_ended_total", "succeeded", "counted7"] == 2
 
 

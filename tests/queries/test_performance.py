@@ -294,6 +294,7 @@ def test_a_look_at_all_that_runs_is_not_repeated_at_once_where_it_takes_long(
         living=list,
         beaten=nothing,
         gone=nothing,
+        lost=nothing,
     )
 
     def has_looked() -> bool:

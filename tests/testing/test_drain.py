@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
-from sqla_jobs import ArgumentsError, ConfigurationError, JobsError
+from sqla_jobs import ArgumentsError, ConfigurationError, Jobs, JobsError, RunContext, RunEvent
+from sqla_jobs.tasks.hooks import EventName
 from sqla_jobs.testing import drain
 from tests import shop
 from tests.shop import Effect, jobs
@@ -154,6 +156,53 @@ def test_what_is_no_exception_reaches_the_test_also_where_the_policy_retries_it(
         drain(jobs, session)
     assert job.state == "scheduled"
     assert "hunter2" not in raised.value.__notes__[0]
+
+
+def handled(*names: EventName, by: Callable[[RunEvent], object]) -> Jobs[Any]:
+    """An application with the same tables, and a handler of these events."""
+    other = Jobs(type("Base", (DeclarativeBase,), {}))
+
+    @other.on(*names)
+    def handle(event: RunEvent) -> None:
+        by(event)
+
+    return other
+
+
+@pytest.mark.parametrize("name", ["started", "succeeded"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, pytest.fail.Exception])
+def test_what_is_no_exception_comes_through_from_a_handler(
+    session: Session, name: EventName, kind: type[BaseException]
+) -> None:
+    def give_up(event: RunEvent) -> None:
+        raise kind
+
+    other = handled(name, by=give_up)
+
+    @other.task
+    def fine() -> None: ...
+
+    job = fine.enqueue(session)
+    with pytest.raises(kind):
+        drain(other, session)
+    if name == "succeeded":
+        assert session.get_one(other.Job, job.id).state == "succeeded"
+
+
+def test_a_retry_that_a_cancel_cuts_short_is_told_of_as_cancelled(session: Session) -> None:
+    heard: list[RunEvent] = []
+    other = handled("retried", "cancelled", by=heard.append)
+
+    @other.task(name="fails")
+    def fails(run: RunContext) -> None:
+        other.cancel(session, run.job_id)
+        raise ValueError("to be tried again")
+
+    job = fails.enqueue(session)
+    drained = drain(other, session)
+    assert (job.state, job.runs[0].outcome) == ("cancelled", "cancelled")
+    assert [(event.name, event.error, event.retry_in) for event in heard] == [("cancelled", "to be tried again", None)]
+    assert [str(error) for error in drained.errors] == ["to be tried again"]
 
 
 def test_arguments_that_do_not_fit_any_more_reach_the_test(session: Session) -> None:

@@ -6,7 +6,7 @@ from sqla_jobs.migrations import branch
 
 revision = "sqla_jobs_0001"
 down_revision = None
-branch_labels = ("sqla_jobs",)
+branch_labels: tuple[str, ...] = ("sqla_jobs",)
 depends_on = None
 
 
