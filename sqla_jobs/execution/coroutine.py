@@ -16,7 +16,7 @@ from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.rules.error_text import stack_of_frames
 from sqla_jobs.rules.wording import plural
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _ENDING = 1.0
 """Seconds that asyncio tasks which a run has left behind get to end once they are cancelled."""

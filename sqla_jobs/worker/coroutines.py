@@ -15,7 +15,7 @@ from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.event_loop import EventLoop
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _CLOSE = 5.0
 """Seconds for closing the connections of coroutine tasks."""
@@ -33,13 +33,13 @@ class Coroutines:
     ) -> None:
         """`loop` is that of the application, if its coroutine tasks are to run there."""
         signatures = {name: one.signature for name, one in declarations.items() if one.signature.is_coroutine}
-        self.tasks = frozenset(signatures)
+        self.tasks: frozenset[str] = frozenset(signatures)
         """The names of coroutine tasks."""
         if signatures and find_spec("greenlet") is None:
             raise ConfigurationError(
                 f"{min(signatures)} is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'"
             )
-        self.events = EventLoop(loop) if signatures else None
+        self.events: EventLoop | None = EventLoop(loop) if signatures else None
         wants_session = any(signature.wants_session for signature in signatures.values())
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 

@@ -15,7 +15,7 @@ from typing import Any
 from sqla_jobs.execution.coroutine import noting
 from sqla_jobs.rules.error_text import stack_of
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BLOCKED = 1.0
 """Seconds after which a loop that does not answer is told of."""
@@ -30,7 +30,7 @@ class EventLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """`loop` is one that runs in the calling thread."""
-        self.is_own = loop is None
+        self.is_own: bool = loop is None
         """Whether it is not that of the application."""
         self.loop: asyncio.AbstractEventLoop = _new_loop() if loop is None else loop
         self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)

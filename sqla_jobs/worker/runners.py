@@ -21,7 +21,7 @@ from sqla_jobs.worker.event_loop import EventLoop
 from sqla_jobs.worker.threads import Threads
 from sqla_jobs.worker.watchdog import Watchdog
 
-log = logging.getLogger("sqla_jobs.worker")
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FINALLY = 2.0
 """Seconds that coroutines get to end once they are cancelled because the worker stops."""
