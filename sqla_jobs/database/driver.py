@@ -9,17 +9,16 @@ import asyncio
 import logging
 import select
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
 from psycopg import capabilities, generators, sql
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
-from sqlalchemy.util import await_only, greenlet_spawn
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
 
 
+T = TypeVar("T")
 Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 """What is below a connection. The asynchronous one is used inside of a greenlet of SQLAlchemy's."""
 
@@ -70,7 +70,7 @@ def ask(connection: Driver, question: str, patience: float | None = None) -> lis
     `patience` is given, `NoAnswer` after so many seconds of silence.
     """
     if isinstance(connection, psycopg.AsyncConnection):
-        answers = await_only(_awaited(connection, question, patience))
+        answers = _wait_for(_awaited(connection, question, patience))
     else:
         answers = _received(connection, question, patience)
     for answer in answers:
@@ -95,6 +95,13 @@ def _received(connection: psycopg.Connection[Any], question: str, patience: floa
         answers.append(answer)
 
 
+def _wait_for(awaitable: Awaitable[T]) -> T:
+    """Inside of a greenlet of SQLAlchemy's, which the parent of workers does not import."""
+    from sqlalchemy.util import await_only
+
+    return await_only(awaitable)
+
+
 async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, patience: float | None) -> list[PGresult]:
     async with connection.lock:
         connection.pgconn.send_query(question.encode(connection.info.encoding))
@@ -116,7 +123,7 @@ def filled_in(connection: Driver, statement: sql.SQL, values: dict[str, Any]) ->
 def roll_back(connection: Driver) -> None:
     """Roll back, below SQLAlchemy."""
     if isinstance(connection, psycopg.AsyncConnection):
-        await_only(connection.rollback())
+        _wait_for(connection.rollback())
     else:
         connection.rollback()
 
@@ -168,11 +175,18 @@ def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
     connection.close()
 
 
+async def _in_greenlet(function: Callable[[], None]) -> None:
+    from sqlalchemy.util import greenlet_spawn
+
+    await greenlet_spawn(function)
+
+
 @contextmanager
 def committing_by(connection: Driver, commit: Callable[[], None]) -> Generator[None]:
     """Inside, `connection.commit()` is `commit()`."""
-    is_async = isinstance(connection, psycopg.AsyncConnection)
-    vars(connection)["commit"] = partial(greenlet_spawn, commit) if is_async else commit
+    vars(connection)["commit"] = (
+        partial(_in_greenlet, commit) if isinstance(connection, psycopg.AsyncConnection) else commit
+    )
     try:
         yield
     finally:
