@@ -21,6 +21,8 @@ else:
     AsyncBind = object
 
 _REMEDY = "give create_async_engine('postgresql+psycopg://…') or an async_sessionmaker of one"
+_MOST = 20
+"""Connections of an engine that is made here, where the other one has no limit. Coroutines wait for one."""
 _ASYNC = "sqla_jobs.async_session"
 """Where the `info` of a session has the `AsyncSession` around it, until a task gets it."""
 
@@ -28,7 +30,7 @@ _ASYNC = "sqla_jobs.async_session"
 class AsyncSessions:
     """New sessions of an asynchronous engine: that of the application, or one made of the address of its own.
 
-    An engine that is made here has a pool as large as the other one's.
+    An engine that is made here has a pool as large as the other one's, if that is limited.
     """
 
     def __init__(self, bind: AsyncBind | None, app: Engine, isolation: str, entity: type[Any]) -> None:
@@ -78,12 +80,10 @@ def _engine_like(app: Engine, isolation: str) -> AsyncEngine:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     pool = app.pool
-    sizes = {"pool_size": pool.size(), "max_overflow": _overflow(pool)} if isinstance(pool, QueuePool) else {}
+    overflow: int = getattr(pool, "_max_overflow", -1)
+    sizes = {"pool_size": _MOST, "max_overflow": 0}
+    if isinstance(pool, QueuePool) and overflow >= 0:
+        sizes = {"pool_size": pool.size(), "max_overflow": overflow}
     address = app.url.set(drivername="postgresql+psycopg")
     level: Any = isolation
     return create_async_engine(address, isolation_level=level, **sizes)
-
-
-def _overflow(pool: QueuePool) -> int:
-    overflow: int = getattr(pool, "_max_overflow", -1)
-    return overflow

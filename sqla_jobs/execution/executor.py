@@ -31,10 +31,6 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 
-_LOOP = 2.0
-"""Seconds after its deadline from which a coroutine counts as one that cannot be cancelled: it holds up its loop."""
-
-
 class Executor:
     """Runs jobs of `tasks`, each inside a `context`; a transactional one in a transaction of `transactions`."""
 
@@ -163,7 +159,7 @@ def _call(
         held.deadline = time.monotonic() + held.timeout
         if held.slot is not None:
             overrun = _outcome(held, declaration, TimedOut(), at=held.deadline)
-            held.slot.expire(held.deadline + (_LOOP if declaration.signature.is_coroutine else 0.0), overrun.delay)
+            held.slot.expire(held.deadline, overrun.delay)
     if held.context is not None:
         held.context.deadline = held.deadline
     if declaration.signature.wants_context:

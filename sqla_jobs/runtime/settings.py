@@ -10,6 +10,9 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, check_seconds
 from sqla_jobs.rules.retention import Retention, seconds_kept
 
+_THREADS = 100
+"""More jobs of a queue at once than these are coroutines."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
@@ -57,6 +60,14 @@ class Settings(LeaseSettings):
     def jobs_at_once(self) -> int:
         """Of all queues together."""
         return sum(self.queues.values())
+
+    @property
+    def sessions_at_once(self) -> int:
+        """Of all queues together, jobs that may hold a connection each.
+
+        A queue of more than that is one of coroutines, which share a pool.
+        """
+        return sum(min(number, _THREADS) for number in self.queues.values())
 
     @classmethod
     def checked(

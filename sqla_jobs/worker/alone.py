@@ -45,7 +45,7 @@ class Alone:
             with engine.connect() as connection:
                 return connection.exec_driver_sql(LIMIT).one()
 
-        warn_of_few_connections(ask, self.all_connections + settings.jobs_at_once)
+        warn_of_few_connections(ask, self.all_connections + settings.sessions_at_once)
         self._heartbeat = Heartbeat(
             engine,
             queries,

@@ -18,6 +18,8 @@ from sqla_jobs.worker.event_loop import EventLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK, _LOOK_IDLE = 0.1, 0.25
+_EARLIER = 0.5
+"""Seconds before a parent would kill the process, in which a coroutine is abandoned: the others go on."""
 
 
 class Watchdog:
@@ -35,7 +37,7 @@ class Watchdog:
         self._at_work = at_work
         self._events = events
         self._slow_after = slow_after
-        self._kill_after = kill_after
+        self._abandon_after = kill_after - min(_EARLIER, kill_after / 2)
         self._report_after: dict[int, float] = {}
         self.stacks_wanted: bool = False
         self._stop = threading.Event()
@@ -62,7 +64,7 @@ class Watchdog:
                 self._events.look(now, self._name_of)
 
     def _abandon_if_deaf(self, held: Attempt, body: CoroutineBody, now: float) -> None:
-        if body.cancelled_at is not None and now > body.cancelled_at + self._kill_after:
+        if body.cancelled_at is not None and now > body.cancelled_at + self._abandon_after:
             log.error(
                 "%s goes on %.1f s after it was cancelled, and is abandoned: a coroutine must let CancelledError "
                 "through. It is here:\n%s",

@@ -125,7 +125,7 @@ class Worker(Service):
         tasks = self._known_tasks()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.jobs_at_once)
+        warn_of_small_pool(app, self._settings.sessions_at_once)
         try:
             self._sign_on(app, tasks, isolation)
         except ProgrammingError as error:
