@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ForeignKey, Text
+from sqlalchemy import ForeignKey
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, stop_after_attempt, wait_fixed
@@ -32,7 +32,6 @@ class Effect(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     n: Mapped[int]
     job_id: Mapped[int | None] = mapped_column(ForeignKey("sqla_jobs.id"))
-    note: Mapped[str | None] = mapped_column(Text)
 
 
 class Order(Base):
@@ -202,7 +201,6 @@ async def cancel_itself() -> None:
     raise asyncio.CancelledError
 
 
-@jobs.task
-async def commit_slowly(session: AsyncSession, n: int) -> None:
-    """Its COMMIT waits for a trigger that a test has made."""
-    session.add(Effect(n=n, note="slow"))
+@jobs.task(timeout=0.3, max_attempts=1)
+async def block_for_ever() -> None:
+    time.sleep(3600)  # noqa: ASYNC251
