@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.database.engines import by_psycopg
+from sqla_jobs.database.engines import IdleConnections, by_psycopg, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ class AsyncSessions:
         from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
         chosen = _engine_like(app, isolation) if bind is None else bind
-        self._entity = entity
         self._make: Callable[[], Any]
         if isinstance(chosen, AsyncEngine):
             self._make = async_sessionmaker(chosen)
@@ -47,6 +46,8 @@ class AsyncSessions:
             raise ConfigurationError(
                 f"async_bind must be an AsyncEngine or make AsyncSessions, got {bind!r}: {_REMEDY}"
             )
+        self._engine = engine_of(self._make, entity)
+        self._idle = IdleConnections(self._engine)
 
     def begin(self) -> Session:
         """The session below a new `AsyncSession`, for use in a greenlet of SQLAlchemy's."""
@@ -57,8 +58,11 @@ class AsyncSessions:
 
     async def close(self) -> None:
         """Close the connections of the engine, which belong to the loop that ends."""
-        engine: Engine = self._make().sync_session.get_bind(self._entity)
-        await greenlet_spawn(engine.engine.dispose)
+        await greenlet_spawn(self._engine.dispose)
+
+    async def close_idle(self) -> None:
+        """Close those that nobody uses now."""
+        await greenlet_spawn(self._idle.close)
 
 
 def around(session: Session) -> Any:
@@ -70,10 +74,16 @@ def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
     """A synchronous engine of the same database."""
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    if isinstance(bind, AsyncEngine):
-        return by_psycopg(bind.sync_engine)
-    found = bind().sync_session.get_bind(entity)
-    return by_psycopg(found.engine if isinstance(found, Connection) else found)
+    return by_psycopg(bind.sync_engine if isinstance(bind, AsyncEngine) else engine_of(bind, entity))
+
+
+def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
+    """What is below the engine of asynchronous sessions. Raises `ConfigurationError` where they are something else."""
+    made = make()
+    if not is_asynchronous(type(made)):
+        raise ConfigurationError(f"async_bind must make AsyncSessions, and makes a {type(made).__name__}: {_REMEDY}")
+    found: Engine | Connection = made.sync_session.get_bind(entity)
+    return found.engine
 
 
 def _engine_like(app: Engine, isolation: str) -> AsyncEngine:

@@ -49,6 +49,11 @@ class Coroutines:
             return None
         return WorkerTransactions(self._sessions.begin, queries, lease=settings.lease, patience=settings.patience)
 
+    def close_idle(self) -> None:
+        """Close connections that nobody uses now, soon."""
+        if self.events is not None and self.events.is_own and self._sessions is not None:
+            self.events.call(self._sessions.close_idle())
+
     def close(self) -> None:
         """Close their connections and end the loop."""
         if self.events is None:

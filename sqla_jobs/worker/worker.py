@@ -157,6 +157,7 @@ class Worker(Service):
                 queries = Queries(models, schema_of(connection, table))
             self._build(tasks, isolation, queries)
             self._gating.declare(self._engine, models)
+            self._keeper.may_close(self._coroutines.close_idle)
             self._keeper.meet(self._engine, models, queries, settings, self._set_aside)
             self._liveness.start()
             made.pop_all()
