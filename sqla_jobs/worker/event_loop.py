@@ -28,20 +28,24 @@ _RUNS = "_contained"
 class EventLoop:
     """An event loop in a thread of its own, with uvloop where that is installed; or that of the application."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """`loop` is one that runs in the calling thread."""
-        self.is_own: bool = loop is None
+    def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
+        """`app` is the loop of the application, which runs in the calling thread."""
+        self.is_own: bool = app is None
         """Whether it is not that of the application."""
-        self.loop: asyncio.AbstractEventLoop = _new_loop() if loop is None else loop
+        self.is_running: bool = False
+        self._app = app
         self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
         self._ident = threading.get_ident()
-        self._factory = self.loop.get_task_factory()
         self._asked_at: float | None = None
         """When it was asked for an answer that has not come."""
         self._is_told = False
 
     def start(self) -> None:
+        """Begin to run, if it is the worker's own."""
+        self.loop: asyncio.AbstractEventLoop = self._app or _new_loop()
+        self._factory = self.loop.get_task_factory()
         self.loop.set_task_factory(noting(self._factory))
+        self.is_running = True
         if self.is_own:
             self._thread.start()
 
