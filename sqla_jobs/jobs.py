@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -37,7 +37,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
 from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
 from sqla_jobs.tasks.enqueued import Enqueued
-from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S
+from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.task import Task, TaskDecorator
@@ -174,6 +174,11 @@ class Jobs(Operations[J]):
         return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
     @property
+    def run_context(self) -> Context:
+        """What `bind` was given to put around each run; nothing where a framework integration has its own."""
+        return nullcontext if self._context is None or self._resolver is not None else self._context
+
+    @property
     def is_bound(self) -> bool:
         """Whether a database was given, or an application that has one."""
         return self.bound is not None or self._resolver is not None
@@ -195,7 +200,7 @@ class Jobs(Operations[J]):
         return self._register(target, options)
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
-        task: Task[..., Any, J] = Task(declare(target, options), self.models, self.schedules, self.hooks)
+        task: Task[..., Any, J] = Task(declare(target, options, self.Job), self.models, self.schedules, self.hooks)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
@@ -225,9 +230,10 @@ class Jobs(Operations[J]):
         `lost` are delivered at least once, also where the process dies before that. The others are delivered at most
         once. Raises `DeclarationError`.
         """
+        names = event_names(events)
 
         def add(target: H) -> H:
-            return self.hooks.add_handler(target, events)
+            return self.hooks.add_handler(target, names)
 
         return add
 

@@ -42,7 +42,7 @@ def sqla_jobs_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
     """
     shared = getattr(request.config, "workerinput", {}).get(_SHARED)
     if given := os.environ.get("DATABASE_URL"):
-        yield re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", given)
+        yield _server_of(given)
     elif shared is not None:
         yield _ask(*shared)
     else:
@@ -67,9 +67,17 @@ def sqla_jobs_metadata() -> MetaData:
 @pytest.fixture(scope="session")
 def sqla_jobs_databases(sqla_jobs_postgres: str) -> Iterator[Databases]:
     """What makes the databases of the other fixtures."""
+    import psycopg
+
     from sqla_jobs.testing.databases import Databases
 
-    with Databases(sqla_jobs_postgres) as databases:
+    with ExitStack() as entered:
+        try:
+            databases = entered.enter_context(Databases(sqla_jobs_postgres))
+        except psycopg.OperationalError as error:
+            if "DATABASE_URL" not in os.environ:
+                raise
+            pytest.fail(f"The server of DATABASE_URL does not let the tests in; {_UNSET_IT}.\n{error}", pytrace=False)
         yield databases
 
 
@@ -106,6 +114,27 @@ def sqla_jobs_session(sqla_jobs_connection: Connection) -> Iterator[Session]:
 
     with Session(sqla_jobs_connection, join_transaction_mode="create_savepoint") as session:
         yield session
+
+
+_UNSET_IT = "mend it, or unset it for the tests: they start a server then"
+
+
+def _server_of(url: str) -> str:
+    """The URL that `DATABASE_URL` has, for psycopg. Its password is not shown."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    given = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    try:
+        backend = make_url(given).get_backend_name()
+    except ArgumentError:
+        pytest.fail(f"DATABASE_URL is not the URL of a database; {_UNSET_IT}.", pytrace=False)
+    if backend != "postgresql":
+        pytest.fail(
+            f"DATABASE_URL is that of a {backend} database, and the fixtures need PostgreSQL; {_UNSET_IT}.",
+            pytrace=False,
+        )
+    return given
 
 
 _SHARED = "sqla_jobs_shared_server"

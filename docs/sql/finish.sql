@@ -16,19 +16,19 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     AS attempt, sqla_jobs.started_at + (CAST(ended.started AS DOUBLE PRECISION) * INTERVAL '1 second') AS
     started_at, sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') AS
     finished_at, sqla_jobs.started_at + (CAST(ended.finished AS DOUBLE PRECISION) * INTERVAL '1 second') +
-    (CAST(CASE WHEN (ended.outcome = %(outcome_2)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
+    (CAST(CASE WHEN (ended.outcome = %(outcome_3)s::VARCHAR) THEN least(power(%(power_1)s, least((SELECT
     count(*) AS count_1
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_3)s::VARCHAR) - %(param_2)s::INTEGER,
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_4)s::VARCHAR) - %(param_2)s::INTEGER,
     %(least_1)s::INTEGER)), %(least_2)s) * (%(param_3)s + random() / CAST(%(random_1)s::INTEGER AS NUMERIC))
     ELSE ended.delay END AS DOUBLE PRECISION) * INTERVAL '1 second') AS due_at, CASE WHEN (ended.outcome IN
-    ('succeeded', 'failed', 'cancelled')) THEN ended.outcome WHEN (ended.outcome = %(outcome_4)s::VARCHAR)
+    ('succeeded', 'failed', 'cancelled')) THEN ended.outcome WHEN (ended.outcome = %(outcome_5)s::VARCHAR)
     THEN CASE WHEN (sqla_jobs.cancel_requested_at IS NOT NULL) THEN %(param_4)s::VARCHAR WHEN
     (sqla_jobs.attempt >= sqla_jobs.max_attempts) THEN %(param_5)s::VARCHAR WHEN ((SELECT count(*) AS count_2
 FROM sqla_runs
-WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_5)s::VARCHAR) < %(param_6)s::INTEGER)
+WHERE sqla_runs.job_id = sqla_jobs.id AND sqla_runs.outcome = %(outcome_6)s::VARCHAR) < %(param_6)s::INTEGER)
     THEN %(param_7)s::VARCHAR ELSE %(param_8)s::VARCHAR END WHEN (sqla_jobs.cancel_requested_at IS NOT NULL)
-    THEN %(param_9)s::VARCHAR WHEN (ended.outcome = %(outcome_6)s::VARCHAR AND ended.delay IS NULL) THEN
+    THEN %(param_9)s::VARCHAR WHEN (ended.outcome = %(outcome_7)s::VARCHAR AND ended.delay IS NULL) THEN
     %(param_10)s::VARCHAR ELSE %(param_11)s::VARCHAR END AS state
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
@@ -43,10 +43,10 @@ WHERE sqla_runs.id = mine.run_id) IS NULL AND mine.run_id > %(run_id_1)s::BIGINT
     mine.finished_at AS finished_at, CASE WHEN (mine.outcome = %(outcome_1)s::VARCHAR AND mine.state =
     %(state_1)s::VARCHAR) THEN %(param_1)s::VARCHAR ELSE mine.outcome END AS anon_2, CAST(mine.result AS
     JSONB) AS result, mine.error_type AS error_type, mine.error AS error, mine.traceback AS traceback, CASE
-    WHEN (mine.outcome IN ('failed', 'lost')) THEN clock_timestamp() + (CAST(10.0 AS DOUBLE PRECISION) *
-    INTERVAL '1 second') END AS anon_3
+    WHEN (mine.outcome IN ('failed', 'lost') OR mine.outcome = %(outcome_2)s::VARCHAR AND mine.traceback IS
+    NULL) THEN clock_timestamp() + (CAST(10.0 AS DOUBLE PRECISION) * INTERVAL '1 second') END AS anon_3
 FROM mine
-WHERE mine.outcome != %(outcome_7)s::VARCHAR),
+WHERE mine.outcome != %(outcome_8)s::VARCHAR),
 done AS
 (UPDATE sqla_jobs SET state=mine.state, run_at=CASE WHEN (mine.state = %(state_2)s::VARCHAR) THEN mine.due_at
     ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE WHEN (mine.outcome IN ('released',
@@ -87,7 +87,7 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
     finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
     ended.run_id
-WHERE done.run_id IS NULL OR ended.outcome = %(outcome_8)s::VARCHAR AND done.state = %(state_4)s::VARCHAR
+WHERE done.run_id IS NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.state = %(state_4)s::VARCHAR
 -- coalesce_4 = ''
 -- greatest_1 = 0
 -- least_1 = 20
@@ -98,13 +98,14 @@ WHERE done.run_id IS NULL OR ended.outcome = %(outcome_8)s::VARCHAR AND done.sta
 -- on_failure_4 = 'max_attempts'
 -- on_failure_5 = 'argument'
 -- outcome_1 = 'retried'
--- outcome_2 = 'lost'
+-- outcome_2 = 'retried'
 -- outcome_3 = 'lost'
 -- outcome_4 = 'lost'
 -- outcome_5 = 'lost'
--- outcome_6 = 'released'
+-- outcome_6 = 'lost'
 -- outcome_7 = 'released'
--- outcome_8 = 'retried'
+-- outcome_8 = 'released'
+-- outcome_9 = 'retried'
 -- param_1 = 'cancelled'
 -- param_10 = 'queued'
 -- param_11 = 'scheduled'

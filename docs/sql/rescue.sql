@@ -23,7 +23,7 @@ done AS
     ('succeeded', 'failed', 'cancelled')) THEN statement_timestamp() ELSE NULL END, position=CASE WHEN
     (orphan.state = %(state_2)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END
     FROM orphan WHERE sqla_jobs.ctid = orphan.ctid AND sqla_jobs.ctid = ANY (array((SELECT orphan.ctid
-FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, sqla_jobs.task, sqla_jobs.on_failure,
+FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, sqla_jobs.task, sqla_jobs.queue, sqla_jobs.on_failure,
     orphan.current_run_id, orphan.attempt, orphan.process_id, orphan.started_at),
 stored AS
 (INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, error_type, error,
@@ -45,7 +45,7 @@ follow_ups AS
     jsonb_build_object_1, 'queued'
 FROM done
 WHERE done.state = 'failed' AND done.on_failure IS NOT NULL)
- SELECT done.id, done.state, done.task
+ SELECT done.id, done.state, done.task, done.queue, done.attempt, done.current_run_id, done.process_id
 FROM done
 -- concat_2 = 'process '
 -- concat_3 = ' stopped before the job ended'

@@ -28,7 +28,10 @@ class Lease(NamedTuple):
     run_id: int
     process_id: uuid.UUID
     task: str = ""
-    """Its name, where the database has told the lease."""
+    """This and the rest is known where the database has told the lease."""
+    queue: str = ""
+    attempt: int = 0
+    max_attempts: int = 0
 
 
 class Rescued(NamedTuple):
@@ -37,6 +40,10 @@ class Rescued(NamedTuple):
     job_id: int
     state: str
     task: str
+    queue: str
+    attempt: int
+    run_id: int
+    process_id: uuid.UUID
 
 
 class Claimed(NamedTuple):

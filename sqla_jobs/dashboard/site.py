@@ -53,6 +53,7 @@ class Dashboard:
             "number": formatting.number,
             "duration": wording.duration,
             "percent": wording.percent,
+            "parted": formatting.parted,
             "exact": formatting.exact,
             "plural": wording.plural,
             "offset": wording.offset,

@@ -19,6 +19,8 @@ class Attempt:
     """From the claim until its end is stored. All moments are of `time.monotonic()`."""
 
     started_at: float | None = None
+    has_begun = False
+    """Its task is called, or what went wrong before that is its outcome: it is not given back."""
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
     """The last that the run reported; stored with its end, whatever became of it before."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
+from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.calls.values import read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
@@ -18,17 +18,14 @@ from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.surroundings import Surrounded, begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
-from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome, decide
+from sqla_jobs.rules.outcomes import Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.hooks import Middleware
+from sqla_jobs.tasks.hooks import Middleware, surroundings
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.tasks.tracing import Tracing
-
-log: logging.Logger = logging.getLogger("sqla_jobs.run")
-log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 
 class Executor:
@@ -50,7 +47,7 @@ class Executor:
         """`timeout` is that of tasks that have none of their own, in seconds.
 
         The first of `middleware` is the outermost, and inside of `context`, which is inside of what `tracing` makes.
-        `started` is called as each run begins.
+        `started` is called as each run begins, and not of one that gets no transaction.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -75,8 +72,6 @@ class Executor:
         if held.cancel_requested or not held.begin(body, self._slot()):
             return held.ended(Outcome.released())
         held.context = _context(held)
-        if self._started is not None:
-            self._started(held)
         if self._tracing is None:
             return self._attempt(held, held.context, body)[1]
         end_span = begin_span(self._tracing, held.context)
@@ -98,14 +93,21 @@ class Executor:
                     self._run_in_transaction(held, declaration, arguments, body)
                     _tell(held, succeeded := Outcome.succeeded())
                     return succeeded, None
+                self._begun(held)
                 outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments, body))
         except NotBegun as reason:
             outcome = Outcome.released(reason.delay)
             return outcome, held.ended(outcome)
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
             outcome = _outcome(held, declaration, error)
+            self._begun(held)
         _tell(held, outcome)
         return outcome, held.ended(outcome)
+
+    def _begun(self, held: Attempt) -> None:
+        if self._started is not None and not held.has_begun:
+            held.has_begun = True
+            self._started(held)
 
     def _surrounded(self, held: Attempt, context: RunContext) -> AbstractContextManager[None]:
         outermost = Surrounded(self._context(context), held)
@@ -115,7 +117,7 @@ class Executor:
     def _within(self, outermost: Surrounded, held: Attempt, context: RunContext) -> Generator[None]:
         with outermost, ExitStack() as entered:
             for middleware in self._middleware:
-                entered.enter_context(Surrounded(middleware(context), held))
+                entered.enter_context(Surrounded(surroundings(middleware, context), held))
             yield
 
     def _run_in_transaction(
@@ -124,6 +126,7 @@ class Executor:
         held.is_silent = self._isolation != "READ COMMITTED"
         transactions = self._transactions(declaration)
         with transactions.begin() as session:
+            self._begun(held)
             loaded = declaration.codec.load(session, arguments)
             given = transactions.around(session) if declaration.signature.is_coroutine else session
             result = _call(held, declaration, [given], loaded, body)
@@ -203,38 +206,4 @@ def _outcome(
 
 
 def _tell(held: Attempt, outcome: Outcome) -> None:
-    """One line for each attempt: INFO where all is well, WARNING where it is tried again, ERROR where it is not."""
-    level = _LEVELS.get(outcome.kind, logging.WARNING)
-    if not log.isEnabledFor(level):
-        return
-    job, failure = held.job, outcome.failure
-    log.log(
-        level,
-        "job %s %s attempt %s/%s %s after %.3f s%s%s%s",
-        job.job_id,
-        job.task,
-        job.attempt,
-        job.max_attempts,
-        outcome.kind,
-        time.monotonic() - (held.started_at or held.claimed_at),
-        "" if outcome.delay is None else f", again in {outcome.delay:.1f} s",
-        "" if failure is None else f": {failure.type}: {failure.message:.500}",
-        f"\n{failure.traceback}" if failure is not None and level == logging.ERROR else "",
-        extra={
-            "job_id": job.job_id,
-            "task": job.task,
-            "queue": job.queue,
-            "attempt": job.attempt,
-            "outcome": str(outcome.kind),
-            "run_id": job.run_id,
-            "worker": str(job.process_id),
-            **({} if failure is None else {"error_type": failure.type, "traceback": failure.traceback}),
-        },
-    )
-
-
-_LEVELS: dict[str, int] = {
-    RunOutcome.succeeded: logging.INFO,
-    RunOutcome.snoozed: logging.INFO,
-    RunOutcome.failed: logging.ERROR,
-}
+    log_end(held.job, outcome, time.monotonic() - (held.started_at or held.claimed_at))

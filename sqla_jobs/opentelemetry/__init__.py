@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
+try:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"sqla_jobs.opentelemetry needs opentelemetry-api, which is not installed ({error}): "
+        "pip install 'sqla-jobs[opentelemetry]'",
+        name=error.name,
+    ) from None
 
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.opentelemetry.metrics import Metrics
 from sqla_jobs.opentelemetry.spans import Spans
+from sqla_jobs.tasks.hooks import RunEvent
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -31,9 +40,35 @@ def instrument(
 
     Jobs carry the context from one to the other in their headers, as the global propagator writes it. Metrics of an
     enqueue are recorded after its commit. Call it where `jobs` is made, so that workers do too. A second call replaces
-    the first.
+    the first. Raises `ConfigurationError` for arguments of other types.
     """
-    spans = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
-    jobs.hooks.tracing = spans
-    jobs.headers(spans.headers)
-    jobs.on("lost")(spans.lost)
+    from sqla_jobs.jobs import Jobs
+
+    _check("jobs", jobs, "a Jobs", fits=isinstance(jobs, Jobs))
+    _check("parent", parent, "True or False", fits=isinstance(parent, bool))
+    for name, of, provider in (("tracer", "get_tracer", tracer_provider), ("meter", "get_meter", meter_provider)):
+        fits = provider is None or callable(getattr(provider, of, None))
+        _check(f"{name}_provider", provider, f"a {name.title()}Provider of OpenTelemetry, or None", fits=fits)
+    is_first = jobs.hooks.tracing is None
+    jobs.hooks.tracing = Spans(tracer_provider, Metrics(meter_provider), parent=parent)
+    if not is_first:
+        return
+
+    @jobs.headers
+    def present_context() -> dict[str, str]:
+        return _spans(jobs).headers()
+
+    @jobs.on("lost", "failed", "retried", "cancelled")
+    def ended_elsewhere(event: RunEvent) -> None:
+        _spans(jobs).ended_elsewhere(event)
+
+
+def _check(what: str, given: object, wanted: str, *, fits: bool) -> None:
+    if not fits:
+        raise ConfigurationError(f"{what} must be {wanted}, got {given!r:.60}")
+
+
+def _spans(jobs: Jobs[Any]) -> Spans:
+    """Those of the last call."""
+    assert isinstance(jobs.hooks.tracing, Spans), "instrument() alone sets it"
+    return jobs.hooks.tracing

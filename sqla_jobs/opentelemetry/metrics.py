@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from opentelemetry.metrics import MeterProvider, get_meter
 
 from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
+from sqla_jobs.queries.processes import code_version
 from sqla_jobs.rules.outcomes import Failure
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.hooks import RunEvent
@@ -19,7 +20,7 @@ class Metrics:
     """Counters and durations, named by the conventions."""
 
     def __init__(self, provider: MeterProvider | None) -> None:
-        meter = get_meter(NAME, meter_provider=provider, schema_url=SCHEMA)
+        meter = get_meter(NAME, code_version(), provider, SCHEMA)
         self._sent = meter.create_counter(
             "messaging.client.sent.messages", "{message}", "Jobs whose enqueue was committed."
         )

@@ -13,6 +13,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.baggage import set_baggage
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, set_span_in_context
+from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import on_commit
@@ -20,6 +21,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.opentelemetry.carried import carried
 from sqla_jobs.opentelemetry.metrics import Metrics
 from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
+from sqla_jobs.queries.processes import code_version
 from sqla_jobs.rules.outcomes import Failure, Outcome, type_name
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.hooks import LONGEST, RunEvent
@@ -33,7 +35,7 @@ class Spans:
     """Makes those of one `Jobs`, and counts them in `metrics`. With `parent` runs continue the trace of the enqueue."""
 
     def __init__(self, provider: TracerProvider | None, metrics: Metrics, *, parent: bool) -> None:
-        self._tracer = trace.get_tracer(NAME, tracer_provider=provider, schema_url=SCHEMA)
+        self._tracer = trace.get_tracer(NAME, code_version(), provider, SCHEMA)
         self._metrics = metrics
         self._is_parent = parent
 
@@ -48,10 +50,15 @@ class Spans:
         attributes = attributes_of("send", queue, task)
         span = self._tracer.start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
 
-        def sent(number: int, seconds: float) -> None:
-            on_commit(session, job, partial(self._metrics.sent, number, seconds, attributes))
+        def sent(number: int, seconds: float, one: JobMixin | None) -> None:
+            on_commit(session, job, partial(self._sent, number, seconds, attributes, one))
 
         return _Sending(span, sent)
+
+    def _sent(self, number: int, seconds: float, attributes: Mapping[str, str], one: JobMixin | None) -> None:
+        """After the commit. A job that was expunged before it was flushed has no identity."""
+        if one is None or inspect(one).has_identity:
+            self._metrics.sent(number, seconds, attributes)
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:
         """A CONSUMER span of a run, in which its code runs."""
@@ -73,15 +80,19 @@ class Spans:
 
         return ended
 
-    def lost(self, event: RunEvent) -> None:
+    def ended_elsewhere(self, event: RunEvent) -> None:
         """A CONSUMER span of a run whose own process cannot make one any more. It ends now."""
+        if event.name != "lost" and not event.process_killed:
+            return
         context, links = self._origin(event.headers)
         now, failure = time.time_ns(), Failure(event.error_type or "Lost", event.error or "")
+        error = failure if event.name in _ERRORS else None
         span = self._start_span(event, context, links, now - int(event.seconds * 1e9))
         span.set_attribute("sqla_jobs.outcome", event.name)
-        _tell(span, failure)
+        if error is not None:
+            _tell(span, error)
         span.end(now)
-        self._metrics.processed(event, event.seconds, event.name, failure)
+        self._metrics.processed(event, event.seconds, event.name, error)
 
     def _origin(self, headers: Mapping[str, str]) -> tuple[Context, Sequence[Link]]:
         """The context for the span of a run, and its links."""
@@ -111,10 +122,11 @@ class Spans:
 class _Sending(AbstractContextManager["_Sending", None]):
     """The span of one enqueue. What is enqueued inside gets its context."""
 
-    def __init__(self, span: Span, sent: Callable[[int, float], None]) -> None:
+    def __init__(self, span: Span, sent: Callable[[int, float, JobMixin | None], None]) -> None:
         self._span = span
         self._sent = sent
         self._inserted = 0
+        self._job: JobMixin | None = None
 
     def __enter__(self) -> _Sending:
         self._started = time.perf_counter()
@@ -127,12 +139,12 @@ class _Sending(AbstractContextManager["_Sending", None]):
             self._span.set_attribute("error.type", type_name(type(error)))
             self._span.set_status(StatusCode.ERROR)
         elif self._inserted:
-            self._sent(self._inserted, time.perf_counter() - self._started)
+            self._sent(self._inserted, time.perf_counter() - self._started, self._job)
         self._span.end()
 
     def one(self, job: JobMixin, inserted: int) -> None:
         """A pending job has no id yet."""
-        self._inserted = inserted
+        self._inserted, self._job = inserted, job
         job_id = cast("int | None", job.id)
         if job_id is not None:
             self._span.set_attribute("messaging.message.id", str(job_id))

@@ -23,13 +23,17 @@ def collector(jobs: Jobs[Any] | Mapping[str, Jobs[Any]]) -> Collector:
 
     A scrape reads the database that `jobs` is bound to, at most every 10 seconds, and each statement may take 3
     seconds. It also tells what workers of this process (`jobs.worker(…)`) have counted since this was called. Raises
-    `ConfigurationError` if prometheus-client is not installed, or `jobs` is an empty mapping.
+    `ConfigurationError` if prometheus-client is not installed, or `jobs` is anything else, or an empty mapping.
     """
+    from sqla_jobs.jobs import Jobs
     from sqla_jobs.prometheus.source import JobsSource, check_installed
 
     check_installed("sqla_jobs.prometheus")
     from sqla_jobs.prometheus.collecting import MetricsCollector, NamedCollectors
 
+    for one in jobs.values() if isinstance(jobs, Mapping) else [jobs]:
+        if not isinstance(one, Jobs):
+            raise ConfigurationError(f'collector() takes a Jobs, or several by name, {{"shop": jobs}}, got {one!r:.60}')
     if not isinstance(jobs, Mapping):
         return MetricsCollector(JobsSource(jobs))
     if not jobs:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sqla_jobs.prometheus.families import of_figures, of_totals
+from sqla_jobs.prometheus.families import of_figures, of_stalled, of_totals
 from sqla_jobs.prometheus.labels import Labels
 from sqla_jobs.prometheus.source import Source
 from sqla_jobs.runtime.counters import Totals
@@ -26,11 +26,16 @@ class MetricsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All metrics, now."""
         yield from of_totals(self._source.totals(), self._tasks)
-        yield from of_figures(self._source.figures(), self._tasks, self._queues, self._limits)
+        if (stalled := self._source.stalled()) is not None:
+            yield of_stalled(stalled)
+        figures = self._source.figures()
+        if figures is not None or self._source.can_ask():
+            yield from of_figures(figures, self._tasks, self._queues, self._limits)
 
     def describe(self) -> Iterator[Metric]:
         """Their names, for a registry: nothing is read for that."""
         yield from of_totals(Totals(), Labels())
+        yield of_stalled(0)
         yield from of_figures(_NOTHING, Labels(), Labels(), Labels())
 
 

@@ -9,7 +9,7 @@ from operator import add
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from sqla_jobs.prometheus.labels import Labels
+from sqla_jobs.prometheus.labels import MOST, Labels
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.runtime.counters import BUCKETS, EMPTY, Histogram, Totals
 from sqla_jobs.runtime.figures import Figures
@@ -19,7 +19,8 @@ _BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
 
 def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
     """What workers have counted."""
-    waits, runs = _by_label(totals.waits, tasks), _by_label(totals.runs, tasks)
+    served = _served(totals)
+    waits, runs = _by_label(served | totals.waits, tasks), _by_label(served | totals.runs, tasks)
     yield CounterMetricFamily("sqla_jobs_claims", "Claims that gave jobs.", value=totals.claims)
     yield CounterMetricFamily("sqla_jobs_claimed_jobs", "Jobs that were claimed.", value=totals.claimed)
     yield CounterMetricFamily("sqla_jobs_heartbeats", "Heartbeats that were stored.", value=totals.heartbeats)
@@ -35,13 +36,24 @@ def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
     yield _histogram("sqla_jobs_wait_seconds", "How long jobs were due before their run began.", waits)
 
 
+def of_stalled(number: int) -> Metric:
+    """What the parent of a worker sees of its processes."""
+    text = "Processes of the worker that make no progress."
+    return GaugeMetricFamily("sqla_jobs_stalled_processes", text, value=number)
+
+
+def _served(totals: Totals) -> dict[str, Histogram]:
+    """Tasks that begin with 0. Of more than have labels, those that run are to get them."""
+    return dict.fromkeys(sorted(totals.tasks), EMPTY) if len(totals.tasks) <= MOST else {}
+
+
 def _ends(totals: Totals, tasks: Labels) -> Mapping[tuple[str, str], int]:
-    """All outcomes of each task that has begun: a series that first shows up as 1 has not increased for Prometheus.
+    """All outcomes of each task that is served or has begun: a series that first shows up as 1 has not increased.
 
     Other tasks that the database has shown may yet be lost elsewhere, and are counted here by whoever takes them back.
     """
     found = {(label, str(RunOutcome.lost)): 0 for label in tasks}
-    for task in totals.waits:
+    for task in (*_served(totals), *totals.waits):
         found |= {(tasks[task], str(outcome)): 0 for outcome in RunOutcome}
     for (task, outcome), number in totals.ends.items():
         key = (tasks[task], str(outcome))

@@ -70,9 +70,14 @@ class _Server(ThreadingMixIn, TCPServer):
     def __init__(self, host: str, port: int, report: Report) -> None:
         registry = CollectorRegistry()
         registry.register(MetricsCollector(report))
-        if ":" in host:
+        if ":" in host or (not host and socket.has_dualstack_ipv6()):
             self.address_family = socket.AF_INET6
         super().__init__((host, port), partial(_Handler, report, registry))
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:  # else whether IPv4 is served too is up to the host
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""

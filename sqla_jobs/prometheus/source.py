@@ -31,6 +31,14 @@ class Source(Protocol):
         """What the database knows; `None` where it does not answer."""
         ...
 
+    def can_ask(self) -> bool:
+        """Whether anybody is there who could read that."""
+        ...
+
+    def stalled(self) -> int | None:
+        """How many processes of a worker make no progress; `None` where that is not known."""
+        ...
+
 
 class JobsSource:
     """The database of an application, and its workers in this process."""
@@ -47,6 +55,12 @@ class JobsSource:
 
     def figures(self) -> Figures | None:
         return self._figures.get()
+
+    def can_ask(self) -> bool:
+        return True
+
+    def stalled(self) -> int | None:
+        return None  # this process could not tell
 
 
 def check_installed(what: str) -> None:

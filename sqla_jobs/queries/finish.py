@@ -108,6 +108,8 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
         )
         # a cancel that came in time turns a retry into the end, and its run says so
         cut_short = and_(mine.c.outcome == "retried", mine.c.state == "cancelled")
+        # without a traceback its own process was killed, and can tell of it no more
+        is_to_tell = or_(mine.c.outcome.in_(_TOLD), and_(mine.c.outcome == "retried", mine.c.traceback.is_(None)))
         stored = (
             insert(runs)
             .from_select(
@@ -124,9 +126,7 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
                     mine.c.error_type,
                     mine.c.error,
                     mine.c.traceback,
-                    case(
-                        (mine.c.outcome.in_(_TOLD), func.clock_timestamp() + seconds(literal_column(str(TOLD_WITHIN))))
-                    ),
+                    case((is_to_tell, func.clock_timestamp() + seconds(literal_column(str(TOLD_WITHIN))))),
                 ).where(mine.c.outcome != "released"),
             )
             .cte("stored")

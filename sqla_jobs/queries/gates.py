@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import TextClause, text
+import re
+from typing import Any
+
+from sqlalchemy import Dialect, Text, TextClause, TypeDecorator, bindparam, text
+from sqlalchemy.types import NullType, TypeEngine
 
 from sqla_jobs.models.constraints import BEGUN
 from sqla_jobs.queries import restrictions
@@ -12,9 +16,23 @@ from sqla_jobs.rules.limits import PLACES
 _BEGUN = BEGUN.replace("started_at", "h.started_at").replace("ordered_by", "h.ordered_by").replace("state", "h.state")
 
 
+_ARRAYS = re.compile(r"CAST\(:(\w+) AS \w+\[\]\)")
+
+
+class _Written(TypeDecorator[str]):
+    """An array as PostgreSQL writes it. asyncpg wants to be told that it is a text: it would write a list itself."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return Text() if dialect.driver == "asyncpg" else NullType()
+
+
 def filled_in(statement: str, tables: Tables) -> TextClause:
     """A statement made of the pieces below, with the names of tables in place of `{jobs}` and the like."""
-    return text(named(statement, tables))
+    filled = named(statement, tables)
+    return text(filled).bindparams(*(bindparam(name, type_=_Written()) for name in _ARRAYS.findall(filled)))
 
 
 def named(piece: str, tables: Tables) -> str:

@@ -18,7 +18,8 @@ from sqla_jobs.queries.statement import SqlConnection, Statement
 class Leases(Statement, upkeep.Leases[SqlConnection]):
     def sql(self) -> Any:
         jobs = self.tables.jobs
-        return select(jobs.c.id, jobs.c.current_run_id, jobs.c.process_id, jobs.c.task).where(
+        lease = (jobs.c.id, jobs.c.current_run_id, jobs.c.process_id)
+        return select(*lease, jobs.c.task, jobs.c.queue, jobs.c.attempt, jobs.c.max_attempts).where(
             jobs.c.state == "running",
             jobs.c.process_id == bindparam("process_id"),
             jobs.c.current_run_id != func.all(bindparam("known", type_=ARRAY(BigInteger))),

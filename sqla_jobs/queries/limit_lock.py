@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import ALL, Among, Claimed, names
+from sqla_jobs.calls.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
@@ -118,7 +118,7 @@ class TellOthers(RenderedStatement):
 
     def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
         """A gate was full if it has room for no more jobs now than have `ended` behind it of late."""
-        values = {"gates": names(tuple(ended)), "ended": [*ended.values()]}
+        values = {"gates": names(tuple(ended)), "ended": numbers(ended.values())}
         self._run(connection, {"channel": channel, "what": LIMITS, **values})
 
     def sql(self) -> Any:

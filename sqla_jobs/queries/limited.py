@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.values import ALL, Among, Claimed, names
+from sqla_jobs.calls.values import ALL, Among, Claimed, names, numbers
 from sqla_jobs.models.types import MOST_ATTEMPTS
 from sqla_jobs.queries.claim import ClaimStatement
 from sqla_jobs.queries.gates import (
@@ -110,7 +110,7 @@ class ClaimLimited(ClaimStatement):
             "tasks": names(tuple(tasks)),
             "cursor": cursor,
             "hints": names(tuple(names(gates) for gates in hints)),
-            "ended": [*hints.values()],
+            "ended": numbers(hints.values()),
             "steps": _STEPS,
             "gate_floors": json.dumps(floors.gates),
             "group_floors": json.dumps(floors.groups),

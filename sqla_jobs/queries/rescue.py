@@ -65,6 +65,7 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
                 jobs.c.id,
                 jobs.c.state,
                 jobs.c.task,
+                jobs.c.queue,
                 jobs.c.on_failure,
                 orphan.c.current_run_id,
                 orphan.c.attempt,
@@ -92,7 +93,9 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
             )
             .cte("stored")
         )
-        return select(done.c.id, done.c.state, done.c.task).add_cte(stored, follow_ups(tables, done))
+        told = select(done.c.id, done.c.state, done.c.task, done.c.queue)
+        told = told.add_columns(done.c.attempt, done.c.current_run_id, done.c.process_id)
+        return told.add_cte(stored, follow_ups(tables, done))
 
 
 def is_orphaned(tables: Tables) -> Any:

@@ -1,4 +1,4 @@
-"""Failed and lost attempts of which handlers have not been told."""
+"""Attempts of which handlers have not been told: failed and lost ones, and those that took their process along."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Double, Text, any_, bindparam, cast, func, null, select, update
+from sqlalchemy import ARRAY, BigInteger, Double, Text, and_, any_, bindparam, cast, func, null, select, update
 
 from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.queries.statement import SqlConnection, Statement
@@ -34,6 +34,7 @@ class Untold(NamedTuple):
     queue: str
     max_attempts: int
     headers: str | None
+    process_killed: bool
 
 
 class TakeUntold(Statement):
@@ -61,6 +62,8 @@ class TakeUntold(Statement):
             .limit(_MANY)
         )
         mine = locked(due, "mine", of=runs)
+        # what the process of an attempt tells of itself has a traceback
+        killed = and_(runs.c.outcome != "lost", runs.c.error_type == "TimeoutError", runs.c.traceback.is_(None))
         took = cast(func.extract("epoch", runs.c.finished_at - runs.c.started_at), Double)
         return (
             update(runs)
@@ -70,6 +73,7 @@ class TakeUntold(Statement):
                 *(runs.c.id, runs.c.job_id, runs.c.attempt, runs.c.process_id),
                 *(cast(runs.c.outcome, Text), runs.c.error_type, runs.c.error, took),
                 *(jobs.c.task, jobs.c.queue, jobs.c.max_attempts, cast(jobs.c.headers, Text)),
+                func.coalesce(killed, False),
             )
         )
 

@@ -6,6 +6,7 @@ data of the application's, of any task, and neither is kept: the server's primar
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from types import FrameType
 from typing import Any, cast
 
 _LIBRARY = str(Path(__file__).parents[1])
+_STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
+"""The module of the errors that stand for asyncpg's. In some versions their text has DETAIL."""
+_AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
+"""What a `PendingRollbackError` repeats of the error before it. The first line has the primary message."""
 
 
 def message_of(error: BaseException) -> str:
@@ -76,15 +81,32 @@ def _own_message(error: BaseException) -> str:
 
 
 def _of_database(error: BaseException) -> str | None:
-    """What is kept of SQLAlchemy's `StatementError` and of an error of psycopg's, known by their attributes."""
-    original = _part(error, "orig")
-    if not isinstance(original, BaseException):
+    """What is kept of errors of SQLAlchemy's and of drivers, which are known by their names and attributes."""
+    kind = type(error)
+    if kind.__name__ == "PendingRollbackError":
+        return _AFTER_FIRST_LINE.sub(r"\1", _text_of(error))
+    if kind.__module__.partition(".")[0] == "asyncpg" and error.args:
+        return _text_of(error.args[0])
+    original = _original(error)
+    if original is None:
         primary: str | None = _part(_part(error, "diag"), "message_primary")
         return primary
-    kind, statement = type(original), _part(error, "statement")
-    lines = [f"({detail})" for detail in _part(error, "detail") or ()]
+    if kind.__module__ == _STAND_INS:
+        return _own_message(original)
+    while type(original).__module__ == _STAND_INS and (below := _original(original)) is not None:
+        original = below
+    kind, statement, details = type(original), _part(error, "statement"), _part(error, "detail")
+    lines = [f"({detail})" for detail in details] if isinstance(details, list) else []
     lines.append(f"({kind.__module__}.{kind.__qualname__}) {_own_message(original)}")
     return "\n".join([*lines, f"[SQL: {statement}]"] if statement else lines)
+
+
+def _original(error: BaseException) -> BaseException | None:
+    """The error of a driver that one of SQLAlchemy's was made of. Before 2.1 a stand-in has it as its cause alone."""
+    found = _part(error, "orig")
+    if found is None and type(error).__module__ == _STAND_INS:
+        found = error.__cause__
+    return found if isinstance(found, BaseException) else None
 
 
 def _part(owner: object, name: str) -> Any:

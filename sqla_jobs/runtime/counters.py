@@ -33,6 +33,8 @@ class Totals:
     """By task, of each run that ended: seconds since it began."""
     ends: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """By task and outcome."""
+    tasks: set[str] = field(default_factory=set[str])
+    """Those that workers serve, whether they have run or not."""
 
     @classmethod
     def of(cls, parts: Iterable[Totals]) -> Totals:
@@ -42,6 +44,7 @@ class Totals:
             found.claims += part.claims
             found.claimed += part.claimed
             found.heartbeats += part.heartbeats
+            found.tasks |= part.tasks
             for mine, theirs in ((found.waits, part.waits), (found.runs, part.runs)):
                 for task, histogram in theirs.items():
                     mine[task] = [*map(sum, zip(mine.get(task, EMPTY), histogram, strict=True))]
@@ -63,6 +66,11 @@ class Counters:
         self._begun = deque[tuple[str, float]]()
         """Not counted yet: a thread that begins a run shall not wait for a lock."""
         self._lock = threading.Lock()
+
+    def serves(self, tasks: Iterable[str]) -> None:
+        """A worker runs these tasks."""
+        with self._lock:
+            self._totals.tasks.update(tasks)
 
     def claimed(self, number: int) -> None:
         """A claim gave so many jobs."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.run_lines import log_rescued
 from sqla_jobs.calls.values import Among, Rescued
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.rules.dead_processes import Sightings
@@ -137,8 +138,7 @@ class Heartbeat:
         rescued = [job for part in self._set_aside.around("its rescue", rescue, candidates) for job in part]
         self._lost(job.task for job in rescued)
         for job in rescued:
-            level = logging.ERROR if job.state == "failed" else logging.WARNING
-            log.log(level, "job %s lost its process and is %s now", job.job_id, job.state)
+            log_rescued(job)
         if not rescued:
             self._rescue_at = next_look(began, time.monotonic(), longest=self._lease_settings.lease)
         return bool(rescued)

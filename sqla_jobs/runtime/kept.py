@@ -15,11 +15,11 @@ T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
-"""An answer is kept for so many times as long as it took, at least."""
+"""An answer is kept for so many times as long as it took, at least; not one that failed: it may soon be there."""
 
 
 class Kept(Generic[T]):
-    """The answer to `ask`, kept for `seconds` after it came, also if it is an error.
+    """The answer to `ask`, kept for `seconds` after it came, also if it is none, or an error.
 
     It is asked for in a thread of its own, one at a time, however many threads want it.
     """
@@ -56,13 +56,11 @@ class Kept(Generic[T]):
                 logging.DEBUG if self._has_failed else logging.WARNING, "cannot read metrics: %s", message_of(error)
             )
             self._has_failed = True
-            self._rest(began)
+            self._keep_until = time.monotonic() + self._seconds
             answer.set_exception(error)
         else:
             self._has_failed = False
-            self._rest(began)
+            now = time.monotonic()
+            took = 0.0 if found is None else now - began
+            self._keep_until = now + max(self._seconds, _REST * took)
             answer.set_result(found)
-
-    def _rest(self, began: float) -> None:
-        now = time.monotonic()
-        self._keep_until = now + max(self._seconds, _REST * (now - began))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.counters import Counters
@@ -199,7 +200,7 @@ def _settle(
     stored = [as_stored(end, fate) for end in ends if (fate := fates.get(end.lease.run_id)) in _STORED]
     for end in stored:
         if end.outcome.kind != "released":
-            log.warning("the attempt at job %s is %s: its process died", end.lease.job_id, end.outcome.kind)
+            log_end(end.lease, end.outcome, end.finished - end.started)
     return stored
 
 

@@ -77,10 +77,18 @@ class Report:
 
     def figures(self) -> Figures | None:
         """What the database knows, as a child reads it; `None` where none answers in time."""
-        return self._figures.get()
+        return self._figures.get() if self.can_ask() else None
+
+    def can_ask(self) -> bool:
+        """Whether any child is at work. None is while the worker starts and stops, and while all are stalled."""
+        return bool(self._children.claiming())
+
+    def stalled(self) -> int:
+        """How many children make no progress."""
+        return len(self._children.hung())
 
     def _ask(self) -> Figures | None:
-        """One child, which logs why it cannot read them. None is there while the worker starts and stops."""
+        """One child, which logs why it cannot read them."""
         self._answer = Future()
         for child in self._children.claiming()[:1]:
             child.hint(ReadFigures())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models.types import MAX_ATTEMPTS
-from sqla_jobs.rules.checks import INSTANT, check_name, check_seconds
+from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
@@ -119,8 +120,11 @@ class Declaration:
         return {name: HIDDEN if name in self.sensitive else secrets.json(value) for name, value in arguments.items()}
 
 
-def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
-    """Check a task and its options. Raises `DeclarationError` that names what is wrong and the remedy."""
+def declare(target: Callable[..., Any], options: TaskOptions, job_class: type[Any]) -> Declaration:
+    """Check a task, whose jobs are of `job_class`, and its options.
+
+    Raises `DeclarationError` that names what is wrong and the remedy.
+    """
     unknown = options.keys() - TaskOptions.__annotations__.keys()
     if unknown:
         raise DeclarationError(
@@ -145,7 +149,7 @@ def declare(target: Callable[..., Any], options: TaskOptions) -> Declaration:
         raise DeclarationError(f"{name}: {error}") from None
     codec = Codec(name, signature, sensitive)
     if (follow_up := options.get("on_failure")) is not None:
-        given["on_failure"] = _follow_up(name, follow_up)
+        given["on_failure"] = _follow_up(name, follow_up, job_class)
     policy = options.get("retry")
     _refuse_rows_without_session(codec, signature)
     return Declaration(
@@ -179,13 +183,30 @@ def _limits(name: str, options: Mapping[str, Any]) -> Sequence[Limit]:
     return limits
 
 
-def _follow_up(name: str, task: object) -> dict[str, Any]:
+def _follow_up(name: str, task: Any, job_class: type[Any]) -> dict[str, Any]:
     """What a job stores of the task that follows its failure: enough to enqueue it without any code."""
     declaration = getattr(task, "declaration", None)
     if not isinstance(declaration, Declaration):
+        is_class = isinstance(task, type)
+        remedy = f". Of a task that is a class it is jobs.tasks[{task.__name__!r}]" if is_class else ""
         raise DeclarationError(
             f"{name}: on_failure must be a task that takes the id of the failed job, declared before this one by "
-            f"@jobs.task, got {task!r:.80}"
+            f"@jobs.task, got {task!r:.80}{remedy}"
+        )
+    if not hasattr(task, "options"):
+        raise DeclarationError(
+            f"{name}: on_failure={declaration.name}.options(…) would lose its options: give the task itself, and the "
+            f"options where that is declared, @jobs.task(queue=…)"
+        )
+    if task.models.Job is not job_class:
+        raise DeclarationError(
+            f"{name}: on_failure={declaration.name} is a task of another Jobs, and no worker of this one knows it: "
+            "declare it with the same jobs"
+        )
+    if declaration.unique is not None:
+        raise DeclarationError(
+            f"{name}: on_failure={declaration.name} is unique, and the statement that stores the failure makes no "
+            "unique key: leave unique= out of it, or have it enqueue the unique task"
         )
     parameters = declaration.signature.arguments.parameters.values()
     required = [one.name for one in parameters if one.default is one.empty]
@@ -194,8 +215,25 @@ def _follow_up(name: str, task: object) -> dict[str, Any]:
             f"{name}: on_failure={declaration.name} must take one argument, the id of the failed job, such as "
             f"def {declaration.name}(job_id: int); it takes {', '.join(required) or 'none'}"
         )
+    if not _takes_an_id(declaration, required[0], job_class):
+        raise DeclarationError(
+            f"{name}: on_failure={declaration.name} gets the id of the failed job, an integer, as {required[0]}, which "
+            f"is annotated otherwise: write {required[0]}: int"
+        )
     values = {option: declaration.defaults[option] for option in ("queue", "priority", "max_attempts")}
     return {"task": declaration.name, "argument": required[0], **values}
+
+
+def _takes_an_id(declaration: Declaration, argument: str, job_class: type[Any]) -> bool:
+    """Whether it is annotated as a number or a job; so too where a name in the annotation is defined later."""
+    try:
+        declaration.codec.decode(json.dumps({argument: MAX_ID}))
+        entity = declaration.codec.entities.get(argument)
+    except ArgumentsError:
+        return False
+    except DeclarationError:
+        return True
+    return entity is None or (entity.mapper.class_ is job_class and not entity.many)
 
 
 def _timeout(name: str, timeout: object) -> float | None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
-from sqla_jobs.errors import ArgumentsError, DeclarationError
+from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.tracing import Tracing
@@ -55,6 +55,8 @@ class RunEvent:
     """Seconds from the end of the attempt to the next one; None where none follows, or nobody knows when."""
     seconds: float = 0.0
     """How long the attempt ran."""
+    process_killed: bool = False
+    """Whether it overran its timeout and could not be interrupted, so that its process was killed."""
 
 
 Middleware = Callable[[RunContext], AbstractContextManager[Any]]
@@ -82,6 +84,11 @@ class Hooks:
             raise DeclarationError(
                 f"the middleware {_name(target)} is a generator: write @contextmanager between @jobs.middleware and it"
             )
+        if inspect.isasyncgenfunction(inspect.unwrap(target)):
+            raise DeclarationError(
+                f"the middleware {_name(target)} is an asynchronous context manager, and runs are in threads: write "
+                "@contextmanager and def in place of @asynccontextmanager and async def"
+            )
         _replace_or_add(self.middleware, target)
         return target
 
@@ -92,14 +99,9 @@ class Hooks:
         return target
 
     def add_handler(self, target: H, names: Iterable[str]) -> H:
-        """Raises `DeclarationError` for what is no function of a `RunEvent`, and for an unknown event."""
-        chosen = [str(name) for name in names]
-        if unknown := [name for name in chosen if name not in EVENTS]:
-            raise DeclarationError(f"unknown event {unknown[0]!r:.60}; valid events: {', '.join(EVENTS)}")
-        if not chosen:
-            raise DeclarationError(f"no event is named: write @jobs.on('failed'); valid events: {', '.join(EVENTS)}")
+        """Raises `DeclarationError` for what is no function of a `RunEvent`."""
         _check(target, "event handler", "one argument, the RunEvent", 1)
-        for name in chosen:
+        for name in names:
             _replace_or_add(self._handlers[name], target)
         return target
 
@@ -124,6 +126,29 @@ class Hooks:
         for source in self._sources:
             found |= check_headers(source(), f"the headers of {_name(source)}")
         return check_headers(found | dict(given or {})) if found else dict(given or {})
+
+
+def event_names(given: Iterable[object]) -> list[str]:
+    """The names of events. Raises `DeclarationError` for an unknown one, and where there is none."""
+    valid = f"valid events: {', '.join(EVENTS)}"
+    chosen = list(given)
+    if not chosen or callable(chosen[0]):
+        above = f" above {_name(chosen[0])}" if chosen else ""
+        raise DeclarationError(f"no event is named: write @jobs.on('failed'){above}; {valid}")
+    if unknown := [name for name in chosen if name not in EVENTS]:
+        raise DeclarationError(f"unknown event {unknown[0]!r:.60}; {valid}")
+    return [str(name) for name in chosen]
+
+
+def surroundings(middleware: Middleware, run: RunContext) -> AbstractContextManager[Any]:
+    """The context manager of a middleware. Raises `ConfigurationError` where it returns none."""
+    made: object = middleware(run)
+    if isinstance(made, AbstractContextManager):
+        return made
+    raise ConfigurationError(
+        f"the middleware {_name(middleware)} returned {made!r:.60}, which is no context manager: write "
+        "@contextmanager between @jobs.middleware and a function with one yield"
+    )
 
 
 def check_headers(headers: object, name: str = "headers") -> dict[str, str]:

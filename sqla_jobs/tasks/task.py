@@ -109,6 +109,11 @@ class Enqueuer(Generic[C, J]):
         return self._models
 
     @property
+    def hooks(self) -> Hooks:
+        """What is around its runs and enqueues."""
+        return self._hooks
+
+    @property
     def chosen(self) -> Mapping[str, Any]:
         """The options that were given, checked."""
         return self._options

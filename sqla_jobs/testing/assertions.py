@@ -13,6 +13,7 @@ from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import LIVE
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.testing.given import check_task, check_task_or_jobs
 from sqla_jobs.testing.matching import Criteria, arguments_of
 from sqla_jobs.testing.messages import are, asked_for, listed, nearest
 
@@ -40,6 +41,7 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
     The failure shows the jobs that come nearest, as a difference. Raises `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
+    check_task(task)
     own = plain_session(session)
     found, others = _sort_out(own, task, arguments)
     if not found:
@@ -67,6 +69,7 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
     shows the live jobs with their keys. Raises `ArgumentsError` as `enqueued` does, and for a task that is not unique.
     """
     __tracebackhide__ = True
+    check_task(task)
     if task.unique is None:
         raise ArgumentsError(
             f"{task.declaration.name} is not unique: declare it with unique=, or give task.options(unique_key=…)"
@@ -85,6 +88,7 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
 
 def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dict[str, Any]) -> tuple[list[J], list[J]]:
     """The jobs that were asked for, and the others of the task."""
+    check_task_or_jobs(what)
     models = what.models
     job: Any = models.Job
     rows = select(job).order_by(job.id).execution_options(populate_existing=True)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.surroundings import Surrounded
+from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.tasks.hooks import check_headers, surroundings
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing.awaiting import around_test, awaited
 from sqla_jobs.testing.claims import Savepoints
@@ -43,6 +48,8 @@ class RunOptions(TypedDict, total=False):
     """The tick of the schedule that enqueued the job; by default none did."""
     cancel_requested: bool
     """Whether somebody asked for the job to be cancelled; by default False."""
+    headers: Mapping[str, str]
+    """What is given along with the job, beside what `@jobs.headers` adds."""
 
 
 class Call(Protocol[P, R_co]):
@@ -92,9 +99,16 @@ class Run(Generic[C, R]):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         declaration = self._task.declaration
+        hooks = self._task.hooks
         stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
-        with Savepoints(self._session).begin() if declaration.signature.wants_session else nullcontext():
-            return _called(declaration, self._session, _context(declaration, self._options), stored)
+        run = _context(declaration, {**self._options, "headers": hooks.headers(self._options.get("headers"))})
+        held = _held(declaration, run, stored)
+        with ExitStack() as around:
+            for middleware in hooks.middleware:
+                around.enter_context(Surrounded(surroundings(middleware, run), held))
+            if declaration.signature.wants_session:
+                around.enter_context(Savepoints(self._session).begin())
+            return _called(declaration, self._session, run, stored)
 
 
 def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[RunOptions]) -> Run[C, R]:
@@ -102,12 +116,14 @@ def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[Run
 
     It takes the arguments as `enqueue` does. They are encoded, decoded and checked as for a job, the session and a
     `RunContext` are injected, and the result must be one that can be stored. It returns that result, or raises what
-    the task raised; nothing is recorded, retried or interrupted. A task with a session runs in a savepoint of
-    `session`, which is rolled back where it raises.
+    the task raised; nothing is recorded, retried or interrupted, and no event handler is told. It runs inside of the
+    middleware of its `Jobs`. A task with a session runs in a savepoint of `session`, which is rolled back where it
+    raises.
 
     - `session`: that of the test.
     - `task`: a task. One that is a class is `jobs.tasks["its name"]`.
-    - `options`: what the task's `RunContext` says: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`.
+    - `options`: what the task's `RunContext` says: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
+      `headers`.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored.
     """
@@ -123,8 +139,9 @@ def _checked(declaration: Declaration, options: RunOptions) -> RunOptions:
     if unknown := options.keys() - RunOptions.__annotations__.keys():
         raise ArgumentsError(f"unknown option {min(unknown)!r}; valid options: {', '.join(RunOptions.__annotations__)}")
     chosen: RunOptions = {"attempt": 1, "max_attempts": declaration.defaults["max_attempts"], **options}
-    check_integer("attempt", chosen.get("attempt"), least=1, most=1_000_000)
-    check_integer("max_attempts", chosen.get("max_attempts"), least=1, most=1_000_000)
+    most = check_integer("max_attempts", chosen.get("max_attempts"), least=1, most=1_000_000)
+    check_integer("attempt", chosen.get("attempt"), least=1, most=most)
+    check_headers(chosen.get("headers", {}))
     return chosen
 
 
@@ -132,6 +149,14 @@ def _context(declaration: Declaration, options: RunOptions) -> RunContext:
     deadline = None if declaration.timeout is None else time.monotonic() + declaration.timeout
     known: dict[str, Any] = {"deadline": deadline, **options}
     return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
+
+
+def _held(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
+    """The attempt as what is around it knows it."""
+    of_job = (run.job_id, run.run_id, uuid.UUID(int=0), run.task, run.queue, 0, 0, stored)
+    held = Attempt(Claimed(*of_job, run.attempt, run.max_attempts, None, 0.0, None, 0.0), time.monotonic())
+    held.secrets = declaration.secrets(stored)
+    return held
 
 
 def _called(declaration: Declaration, session: Session, run: RunContext, stored: str) -> Any:

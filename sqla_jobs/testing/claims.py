@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
+from sqla_jobs.rules.checks import check_queue
 from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.gating import Gating, declared_limits
 
@@ -46,6 +48,13 @@ def promote(session: Session, queries: Queries, *, ahead: float) -> None:
     """Queue what is due within `ahead` seconds."""
     while queries.promote(session, ahead=ahead).promoted:
         pass
+
+
+def check_queues(queues: Iterable[str]) -> list[str]:
+    """The names as a list. Raises `ConfigurationError` for what a worker would not serve either."""
+    if isinstance(queues, str):
+        raise ConfigurationError(f"queues must be a list of names, such as [{queues!r:.60}], got {queues!r:.60}")
+    return [check_queue(name, error=ConfigurationError) for name in queues]
 
 
 def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
@@ -95,13 +104,20 @@ class Savepoints:
         savepoint = self._session.begin_nested()
         try:
             yield self._session
-        except BaseException:
             if savepoint.is_active:
+                savepoint.commit()
+        except BaseException:
+            if self._is_open(savepoint):
                 savepoint.rollback()
             raise
-        if savepoint.is_active:
-            savepoint.commit()
 
     def around(self, session: Session) -> Any:
         """The `AsyncSession` around the test's session. Raises `ConfigurationError` where there is none."""
         return around_test(session)
+
+    def _is_open(self, savepoint: SessionTransaction) -> bool:
+        """Whether it still has to be ended. After a flush that failed it has to be, and is not active."""
+        innermost = self._session.get_nested_transaction()
+        while innermost is not None and innermost is not savepoint:
+            innermost = innermost.parent
+        return innermost is savepoint

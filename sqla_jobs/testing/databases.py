@@ -62,7 +62,13 @@ class Databases:
 
     def _create(self, template: str) -> str:
         name = f"sqla_jobs_test_{uuid.uuid4().hex}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise ConfigurationError(
+                f"the user {self._server.username!r} may not create the databases of the tests: give it that right, "
+                f"ALTER ROLE … CREATEDB, or unset DATABASE_URL for the tests, which start a server then ({error})"
+            ) from None
         return name
 
     def _drop(self, name: str) -> None:

@@ -12,12 +12,13 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd
-from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
@@ -25,7 +26,16 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.testing.awaiting import Here
-from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.claims import (
+    Savepoints,
+    check_queues,
+    expire_rows,
+    process,
+    promote,
+    queues_of_waiting,
+    within_limits,
+)
+from sqla_jobs.testing.given import check_jobs
 from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
 
@@ -37,7 +47,10 @@ class Drained(int):
     """How many runs `drain` has run."""
 
     waiting: list[int]
-    """The ids of the jobs that are due and wait behind a limit. Empty where limits were passed over."""
+    """The ids of the jobs that are due and did not run; `jobs.why` tells why.
+
+    They wait behind a limit that is obeyed, are paused or in a queue that was left out, or nobody declares their task.
+    """
     errors: list[BaseException]
     """What was raised by runs that failed, or that are tried again, and was not raised here; in order."""
 
@@ -45,6 +58,13 @@ class Drained(int):
         drained = super().__new__(cls, runs)
         drained.waiting, drained.errors = [*waiting], [*errors]
         return drained
+
+    def __repr__(self) -> str:
+        """A failed `assert drain(…) == 1` shows it."""
+        if not self.waiting:
+            return str(int(self))
+        first = f"jobs.why(session, {self.waiting[0]}) tells why"
+        return f"<{plural(int(self), 'run')}; {plural(len(self.waiting), 'job')} due and not run: {first}>"
 
 
 def drain(
@@ -65,42 +85,50 @@ def drain(
     - `errors`: "raise" raises the exception of a run after which its job is `failed`, once that is recorded, with a
       note that names the job; the jobs after it stay due. An exception that the task's policy retries is recorded,
       and the job comes again when it is due. "record" records both.
-    - `queues`: the names of those to run; by default all.
+    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
       when nothing else is due.
     - `max_runs`: more runs than these are an error.
     - `limits`: True obeys the limits of tasks and queues, which are passed over otherwise. What waits behind one is
-      left, and the returned number's `waiting` names those jobs.
+      left. The returned number's `waiting` names the jobs that are due and did not run.
 
-    Raises what a task raised; `JobsError` where after `max_runs` there is still something due.
+    Each run is inside of the middleware and of the `context=` of `jobs.bind`, but in no application context of its own.
+
+    Raises what a task raised; `JobsError` where after `max_runs` there is still something due, and where a task rolls
+    back or closes the session.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
+    check_jobs(jobs)
     own = plain_session(session)
     seconds = check_seconds("ahead", ahead)
+    check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
     jobs.tasks.load()
     queries = Queries(jobs.models)
     raised, savepoints = _Raised(), _Ends(own, queries)
     executor = Executor(
         jobs.tasks,
         lambda declaration: savepoints,
-        context=raised.around,
+        context=lambda run: raised.around(run, jobs.run_context),
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
-        started=lambda held: _tell(jobs, started(held.job)),
     )
-    find = _finder(jobs, own, queries, None if queues is None else list(queues), seconds, limits=limits)
+    find = _finder(jobs, own, queries, None if queues is None else check_queues(queues), seconds, limits=limits)
     runs, recorded = 0, list[BaseException]()
     with process(jobs, own) as process_id:
         while (job := find(process_id)) is not None:
             if runs == max_runs:
                 raise JobsError(
-                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
+                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=, or look "
+                    "why there is no end, such as a task that enqueues itself, or a long ahead="
                 )
             held = Attempt(job, time.monotonic())
+            _tell(jobs, started(job))
             error, end = raised.by(executor, held)
             stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
+            if stored.outcome.kind == RunOutcome.lost:
+                raise _unrecorded(job) from error
             if event := event_of(stored):
                 _tell(jobs, event)
                 if event.name == "failed":
@@ -112,7 +140,12 @@ def drain(
                     error.add_note(_note(jobs, job))
                     raise error
                 recorded.append(error)
-    return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
+        if own.get(jobs.Process, process_id, populate_existing=True) is None:
+            raise JobsError(
+                "the session of the test was rolled back or closed while jobs ran, and what they did with it: by a "
+                "task, by a middleware, or by the context= of jobs.bind"
+            )
+    return Drained(runs, _waiting(jobs, own), recorded)
 
 
 def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
@@ -132,12 +165,17 @@ class _Raised:
         self._error: BaseException | None = None
 
     @contextmanager
-    def around(self, run: RunContext | None) -> Generator[None]:
-        """The surroundings of a run."""
+    def around(self, run: RunContext | None, context: Context) -> Generator[None]:
+        """The surroundings of a run, with those of `jobs.bind`."""
+        with self._remembered(), context(run), self._remembered():
+            yield
+
+    @contextmanager
+    def _remembered(self) -> Generator[None]:
         try:
             yield
         except BaseException as error:
-            self._error = error
+            self._error = self._error or error
             raise
 
     def by(self, executor: Executor, held: Attempt) -> tuple[BaseException | None, RunEnd | None]:
@@ -151,6 +189,15 @@ class _Raised:
 def _is_final(error: BaseException, end: RunEnd) -> bool:
     """Whether no retry follows; none is meant to follow what is no `Exception`, such as Ctrl-C or `pytest.fail`."""
     return end.outcome.kind == RunOutcome.failed or not isinstance(error, Exception)
+
+
+def _unrecorded(job: Claimed) -> JobsError:
+    return JobsError(
+        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task, or what is around it, has "
+        "rolled back or closed the session of the test, and with it the claim of the job, or has changed the job "
+        "itself. In the task, undo with `with session.begin_nested():` instead of session.rollback(), or test it with "
+        "jobs.worker(bind=…).drain()"
+    )
 
 
 def _note(jobs: Jobs[Any], job: Claimed) -> str:

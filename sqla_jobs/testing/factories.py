@@ -14,12 +14,13 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, MAX_ATTEMPTS, JobState
+from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, JobState
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
 from sqla_jobs.tasks.enqueue import AnySession, job_values, plain_session
 from sqla_jobs.tasks.task import Enqueuer
+from sqla_jobs.testing.given import check_columns, check_error, check_task_or_jobs
 from sqla_jobs.testing.matching import some_arguments
 
 J = TypeVar("J", bound=JobMixin)
@@ -60,16 +61,20 @@ def make_job(
 
     Raises `ArgumentsError` for arguments that do not fit the task, and for what no job in that state has.
     """
-    own, reached = plain_session(session), _state(state)
+    check_task_or_jobs(what)
+    check_error(error)
+    own, reached, job_class = plain_session(session), _state(state), what.models.Job
+    check_columns(job_class, columns)
     number = (1 if reached in _BEGUN else 0) if attempt is None else attempt
-    check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=1_000_000)
+    check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=columns.get("max_attempts", 1_000_000))
+    if columns.get("finished_at") is not None and reached not in ENDED:
+        raise ArgumentsError(f"a job that is {reached} has not ended: leave out finished_at=, or give another state=")
     outcomes = _outcomes(reached, number)
     if result is not None and reached != JobState.succeeded:
         raise ArgumentsError(f"a job that is {reached} has no result: leave out result=, or give state='succeeded'")
     if error is not None and not any(outcome in _FAILED for outcome in outcomes):
         raise ArgumentsError(f"no run of it failed, as it is {reached} after {number} attempts: leave out error=")
     own.flush()
-    job_class = what.models.Job
     last = columns.get("finished_at") or columns.get("started_at") or _now(own, job_class)
     values: dict[str, Any] = {
         **_declared(own, what, args or {}, columns.pop("task", None)),
@@ -80,7 +85,9 @@ def make_job(
     values["max_attempts"] = max(values["max_attempts"], number)
     if reached == JobState.running:
         values |= _lease(own, what.models, columns.get("queue", values["queue"]))
-    job = job_class(**{**values, **columns})
+    values |= columns
+    _refuse_taken_key(own, job_class, values)
+    job = job_class(**values)
     own.add(job)
     own.flush()
     for index, outcome in enumerate(outcomes, start=1):
@@ -104,11 +111,18 @@ def make_run(
 
     `attempt` is by default that of the job. `result` is kept where `outcome` is "succeeded"; `error`, by default a
     `RuntimeError`, where it is "failed" or "retried". `columns` are other values of the row, by name.
-    Raises `ArgumentsError` for an outcome that does not exist.
+    Raises `ArgumentsError` for an outcome or a column that does not exist.
     """
     own = plain_session(session)
+    check_error(error)
+    own.flush()
+    if job not in own:
+        raise ArgumentsError(f"{job!r:.100} is not in this session: session.add(job) first")
     if outcome not in list(RunOutcome):
         raise ArgumentsError(f"outcome must be one of {', '.join(RunOutcome)}, got {outcome!r:.60}")
+    mapper: Mapper[Any] = inspect(type(job), raiseerr=True)
+    run_class: type[RunMixin] = mapper.relationships["runs"].mapper.class_
+    check_columns(run_class, columns)
     ended = columns.get("finished_at") or _now(own, type(job))
     values: dict[str, Any] = {
         "job_id": job.id,
@@ -120,13 +134,23 @@ def make_run(
         "result": result if outcome == RunOutcome.succeeded else None,
         **_told(RunOutcome(outcome), error),
     }
-    mapper: Mapper[Any] = inspect(type(job), raiseerr=True)
-    run_class: type[RunMixin] = mapper.relationships["runs"].mapper.class_
     run = run_class(**{**values, **columns})
     own.add(run)
     own.flush()
     own.expire(job, ["runs"])
     return run
+
+
+def _refuse_taken_key(session: Session, job_class: type[Any], values: Mapping[str, Any]) -> None:
+    key = values.get("unique_key")
+    if key is None or values["state"] not in LIVE:
+        return
+    live = select(job_class.id, job_class.state).where(job_class.unique_key == key, job_class.state.in_(LIVE))
+    if (other := session.execute(live).first()) is not None:
+        raise ArgumentsError(
+            f"job {other.id} is {other.state} and has the unique key {key!r:.100} already, as one live job may: give "
+            "other args=, or a state= that has ended"
+        )
 
 
 def _now(session: Session, job_class: type[Any]) -> datetime:

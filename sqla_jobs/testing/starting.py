@@ -14,7 +14,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.queries import Queries
 from sqla_jobs.tasks.enqueue import AnySession, plain_session
-from sqla_jobs.testing.claims import process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.claims import check_queues, process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.given import check_jobs
 
 J = TypeVar("J", bound=JobMixin)
 
@@ -67,14 +68,16 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
 @contextmanager
 def _all_started(session: Session, jobs: Jobs[Any], queues: Iterable[str] | None) -> Generator[list[int]]:
     """Inside, all jobs run that may start; afterwards none does."""
+    check_jobs(jobs)
     jobs.tasks.load()
     queries = Queries(jobs.models)
     started: list[int] = []
     savepoint = session.begin_nested()
     try:
         promote(session, queries, ahead=0.0)
-        names = queues_of_waiting(jobs, session) if queues is None else list(queues)
-        with process(jobs, session, kind="worker", queues=dict.fromkeys(names, 1)) as process_id:
+        names = queues_of_waiting(jobs, session) if queues is None else check_queues(queues)
+        served = dict.fromkeys(session.scalars(select(jobs.Job.queue).distinct()), 1)
+        with process(jobs, session, kind="worker", queues=served) as process_id:
             claim = within_limits(jobs, session, queries)
             for name in names:
                 while claimed := claim(session, process_id, {name: 1}, list(jobs.tasks)):

@@ -31,13 +31,15 @@ _SAY_AGAIN = 60.0
 _STOP = 5.0
 """Seconds that the handlers have when the worker stops."""
 _AT_LEAST_ONCE = ("failed", "lost")
+_LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
+"""What rows tell of: the last two of attempts whose process was killed for them."""
 
 
 class EventTeller:
     """Takes events from any thread, and calls the handlers one by one in its own, inside of `context`.
 
-    Failed and lost attempts are marked in the database until their handlers have returned. If this process dies
-    before that, another worker tells of them.
+    Failed and lost attempts, and those whose process was killed for them, are marked in the database until their
+    handlers have returned. If this process dies before that, another worker tells of them.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class EventTeller:
         self._context = context
         self._tasks = tasks
         self._wanted = frozenset(hooks.wanted())
-        self._guaranteed = hooks.wanted(_AT_LEAST_ONCE)
+        self._guaranteed = hooks.wanted(_LATE)
         self._waiting = deque[RunEvent]()
         self._told: list[int] = []
         """The run ids of attempts whose mark is to be taken away."""
@@ -122,7 +124,10 @@ class EventTeller:
 
     def _tell_waiting(self) -> None:
         while self._waiting:
-            self._tell(self._waiting.popleft())
+            event = self._waiting.popleft()
+            self._tell(event)
+            if event.name in _AT_LEAST_ONCE:
+                self._told.append(event.run_id)
 
     def _tell(self, event: RunEvent) -> None:
         try:
@@ -130,8 +135,6 @@ class EventTeller:
                 self._hooks.tell(event)
         except BaseException:
             log.exception("the context of the handlers of %s, job %s, did not end well", event.name, event.job_id)
-        if event.name in _AT_LEAST_ONCE:
-            self._told.append(event.run_id)
 
     def _look(self) -> None:
         with self._engine.begin() as connection:
@@ -140,6 +143,7 @@ class EventTeller:
             if self._stopping.is_set():
                 return
             self._tell(_event_of_row(one))
+            self._told.append(one.run_id)
             self._mark()
 
     def _mark(self) -> None:
@@ -178,6 +182,7 @@ def _event_of(
     error: str | None = None,
     retry_in: float | None = None,
     seconds: float = 0.0,
+    process_killed: bool = False,
 ) -> RunEvent:
     return RunEvent(
         name=name,
@@ -193,10 +198,16 @@ def _event_of(
         error=error,
         retry_in=retry_in,
         seconds=seconds,
+        process_killed=process_killed,
     )
 
 
 def _event_of_row(row: Untold) -> RunEvent:
     return _event_of(
-        cast("EventName", row.outcome), row, error_type=row.error_type, error=row.error, seconds=row.seconds
+        cast("EventName", row.outcome),
+        row,
+        error_type=row.error_type,
+        error=row.error,
+        seconds=row.seconds,
+        process_killed=row.process_killed,
     )

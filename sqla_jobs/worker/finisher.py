@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 
 from sqlalchemy import Engine
 
+from sqla_jobs.calls.run_lines import run_fields
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Queries, RunEnd
 from sqla_jobs.rules.outcomes import RunOutcome
@@ -166,7 +167,8 @@ class Finisher:
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
         """Keep an end that is to be tried again. Returns whether it is."""
         if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
-            log.warning("job %s was given to somebody else before its end could be stored", end.lease.job_id)
+            what = "job %s was given to somebody else before its end could be stored"
+            log.warning(what, end.lease.job_id, extra=run_fields(end.lease, RunOutcome.lost))
         with self._putting_aside:
             if fate == "locked":
                 self._locked.append(end)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
+from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.database.engines import close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.explain import explain
@@ -88,7 +89,10 @@ class Worker(Service):
         """That of the application, if it runs the worker inside of one."""
 
     def drain(self) -> int:
-        """Run the jobs that are due, and those that they enqueue, until none is due. Returns the number of runs."""
+        """Run the jobs of its queues that are due, and those that they enqueue, until none is due.
+
+        Returns the number of runs. Other queues than `default` are served only where `queues=` names them.
+        """
         with self._signals(), self:
             patience = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
@@ -131,6 +135,7 @@ class Worker(Service):
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._started = True
+        self._counters.serves(self._jobs.tasks[name].name for name in tasks)
         self._finisher.start()
         self._events.start()
         self._runners.start(Calls(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.wake))
@@ -258,8 +263,8 @@ class Worker(Service):
             self._pruner.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
         late = self._runners.running
-        for held in late:
-            log.warning("job %s %s is lost: %s", held.job.job_id, held.job.task, overdue.message)
+        for end in (held.ended(Outcome.lost(overdue)) for held in late):
+            log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, Outcome.lost(overdue))
         self._give_back()  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):

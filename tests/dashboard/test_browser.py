@@ -179,6 +179,45 @@ def test_a_waiting_job_is_rescheduled_moved_run_now_and_deleted(page: Page, orig
     expect(page.get_by_text("There are no jobs yet.")).to_be_visible()
 
 
+NAMES = ("boom", "cancelly", "shop.billing.send_monthly_statement")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_of_failing_tasks_are_not_broken_within_a_word(
+    page: Page, origin: str, session: Session, width: int
+) -> None:
+    now = datetime.now(UTC)
+    for task in NAMES:
+        session.add(job := jobs.Job(task=task, args={}, state="failed", finished_at=now))
+        session.flush()
+        told = {"error_type": "shop.errors.ProviderRefused", "error": f"no answer of the provider {'at all ' * 40}"}
+        session.add(jobs.Run(job_id=job.id, attempt=1, outcome="failed", started_at=now, finished_at=now, **told))
+    session.commit()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(origin)
+    for task in NAMES:
+        link = page.locator("#failures").get_by_role("link", name=task, exact=True)
+        parts = link.evaluate(_PARTS)
+        assert "".join(parts) == task
+        assert all(part.endswith((".", "_")) for part in parts[:-1]), parts
+
+
+_PARTS = """link => {
+    const lines = new Map()
+    for (const node of link.childNodes) {
+        for (let at = 0; at < (node.data || "").length; at++) {
+            const range = document.createRange()
+            range.setStart(node, at)
+            range.setEnd(node, at + 1)
+            const top = Math.round(range.getBoundingClientRect().top)
+            lines.set(top, (lines.get(top) || "") + node.data[at])
+        }
+    }
+    return [...lines.values()]
+}"""
+"""The lines over which a link is broken."""
+
+
 def test_all_that_match_are_retried_with_progress(page: Page, origin: str, session: Session) -> None:
     for n in range(1500):
         task = "add" if n % 3 else "fail"

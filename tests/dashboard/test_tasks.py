@@ -160,7 +160,7 @@ def test_a_task_leads_to_its_jobs_and_to_those_that_failed(visitor: Visitor, ses
     session.commit()
     page = visitor.get("/tasks")
     assert '<a href="/ops/jobs?task=fail">fail</a>' in page
-    assert '<a href="/ops/jobs?task=fail&amp;state=failed">1</a>' in page
+    assert 'href="/ops/jobs?task=fail&amp;state=failed" title="Jobs that have failed for good">1</a>' in page
     assert "fail #1" in words(visitor.get("/jobs?task=fail&state=failed"))
 
 
@@ -215,3 +215,16 @@ def test_without_tasks_the_page_says_how_to_get_one(database: Engine) -> None:
     app.config["SECRET_KEY"] = "a key for tests"
     app.register_blueprint(create_blueprint(empty, authorize=allow_everyone), url_prefix="/ops")
     assert "There are no tasks yet. Declare one in your application, @jobs.task" in words(Visitor(app).get("/tasks"))
+
+
+def test_the_link_of_failures_leads_to_what_has_failed_for_good_and_is_not_there_without(
+    visitor: Visitor, session: Session
+) -> None:
+    attempt(session, "fail", "failed")
+    attempt(session, "fail", "retried")
+    attempt(session, "settle", "retried")
+    session.commit()
+    page = visitor.get("/tasks")
+    assert 'href="/ops/jobs?task=fail&amp;state=failed"' in page
+    assert 'href="/ops/jobs?task=settle&amp;state=failed"' not in page
+    assert "it leads to these, and not to those that are tried again" in words(page)

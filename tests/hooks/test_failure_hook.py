@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import DeclarationError, Jobs
+from sqla_jobs import DeclarationError, Jobs, Unique
 from sqla_jobs.testing import drain
 from tests import hooked_shop as shop
 from tests.conftest import StartWorker
@@ -19,6 +20,7 @@ from tests.helpers import wait_until
 from tests.hooked_shop import jobs
 
 Job = jobs.Job
+other = Jobs(type("Other", (DeclarativeBase,), {}))
 
 
 def test_it_follows_the_last_attempt_and_no_other(session: Session) -> None:
@@ -91,11 +93,15 @@ def test_a_task_alone_is_enough(session: Session) -> None:
         ("follow_up", "on_failure must be a task that takes the id of the failed job, declared before"),
         ("two", r"on_failure=two must take one argument, the id of the failed job.*it takes a, b"),
         ("none", "it takes none"),
+        ("foreign", "on_failure=follow_up is a task of another Jobs.*declare it with the same jobs"),
+        ("text", "on_failure=text gets the id of the failed job, an integer, as job_id.*write job_id: int"),
+        ("row", "on_failure=row gets the id of the failed job, an integer, as limit.*write limit: int"),
+        ("options", r"on_failure=fits.options\(…\) would lose its options: give the task itself"),
+        ("unique", "on_failure=once is unique, and the statement.*leave unique= out"),
+        ("class", r"on_failure must be a task.*Of a task that is a class it is jobs.tasks\['AsClass'\]"),
     ],
 )
 def test_what_cannot_follow_is_refused_when_it_is_declared(target: str, message: str) -> None:
-    other = Jobs(type("Other", (DeclarativeBase,), {}))
-
     def failing() -> None: ...
 
     @other.task(name="two")
@@ -104,6 +110,28 @@ def test_what_cannot_follow_is_refused_when_it_is_declared(target: str, message:
     @other.task(name="none")
     def none() -> None: ...
 
-    tasks: dict[str, Any] = {"two": two, "none": none}
+    @other.task(name="text")
+    def text(job_id: str) -> None: ...
+
+    @other.task(name="row")
+    def row(session: Session, limit: other.Limit) -> None: ...  # type: ignore[name-defined]
+
+    @other.task(name="once", unique=Unique())
+    def once(job_id: int) -> None: ...
+
+    @other.task(name="fits")
+    def fits(session: Session, job: other.Job) -> None: ...  # type: ignore[name-defined]
+
+    @other.task(name="AsClass")
+    @dataclass
+    class AsClass:
+        job_id: int
+
+        def execute(self) -> None: ...
+
+    other.task(name="followed", on_failure=fits)(failing)
+    other.task(name="followed_by_a_class", on_failure=other.tasks["AsClass"])(failing)
+    tasks: dict[str, Any] = {"two": two, "none": none, "foreign": shop.follow_up, "text": text, "row": row}
+    tasks |= {"unique": once, "class": AsClass, "options": fits.options(queue="urgent")}
     with pytest.raises(DeclarationError, match=message):
         other.task(name="other", on_failure=tasks.get(target, target))(failing)

@@ -9,7 +9,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, Unique
-from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain
+from sqla_jobs.testing import assert_enqueued, assert_not_enqueued, drain, run_job
 from tests import hooked_shop as shop
 from tests.hooked_shop import jobs
 
@@ -29,6 +29,16 @@ def test_headers_of_an_option_reach_the_run(session: Session) -> None:
     job = shop.whose.options(headers={"request": "ab12"}).enqueue(session)
     drain(jobs, session)
     assert job.runs[0].result == "ab12"
+
+
+def test_run_job_gives_headers_as_an_enqueue_does(session: Session) -> None:
+    assert run_job(session, shop.whose, headers={"request": "ab12"})() == "ab12"
+    token = shop.request.set("one")
+    try:
+        assert run_job(session, shop.whose)() == "one"
+    finally:
+        shop.request.reset(token)
+    assert run_job(session, shop.whose)() == "none"
 
 
 def test_headers_are_added_at_each_enqueue_whatever_its_kind(session: Session) -> None:

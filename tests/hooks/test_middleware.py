@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import Cancel, DeclarationError, Jobs, RunContext, Snooze
-from sqla_jobs.testing import drain
+from sqla_jobs import Cancel, ConfigurationError, DeclarationError, Jobs, JobsError, RunContext, Snooze
+from sqla_jobs.testing import drain, run_job
 from tests.helpers import wait_until
 
 
@@ -81,6 +81,10 @@ def ends_badly() -> int:
 
 
 @jobs.task
+def writes(session: Session) -> None: ...
+
+
+@jobs.task
 def goes_on(how: str) -> None:
     raise Snooze(60) if how == "snooze" else Cancel("enough")
 
@@ -141,6 +145,60 @@ def test_a_worker_runs_jobs_inside_of_it(database: Engine, session: Session) -> 
     assert seen[2] == "run"
 
 
+def test_run_job_calls_a_task_inside_of_it_too(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    run_job(session, fine)()
+    assert seen == ["outer before fine", "inner before fine", "run", "inner after", "outer after"]
+    with pytest.raises(ZeroDivisionError):
+        run_job(session, divides)()
+    assert seen[-1] == "outer after ZeroDivisionError"
+    with pytest.raises(PermissionError, match="not today"):
+        run_job(session, refused)()
+    assert run_job(session, ends_badly)() == 3
+    assert "middleware did not end well" in caplog.text
+
+
+def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine, session: Session) -> None:
+    @contextmanager
+    def context(run: RunContext | None) -> Generator[None]:
+        if run is not None and run.attempt == 2:
+            raise PermissionError("not again")
+        seen.append(f"context of {run and run.task}")
+        yield
+        seen.append("context after")
+
+    jobs.bind(database, context=context)
+    fine.enqueue(session)
+    drain(jobs, session)
+    assert (seen[0], seen[1], seen[-1]) == ("context of fine", "outer before fine", "context after")
+    divides.options(max_attempts=2).enqueue(session)
+    with pytest.raises(PermissionError, match="not again"):
+        drain(jobs, session, ahead=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("divides", r"run of job \d+ \(divides\) cannot be recorded: the task, or what is around it, has rolled back"),
+        ("writes", "closed while jobs ran, and what they did with it: .*by the context= of jobs.bind"),
+    ],
+)
+def test_a_context_that_closes_the_session_of_the_test_is_told_of(
+    database: Engine, session: Session, name: str, message: str
+) -> None:
+    @contextmanager
+    def context(run: RunContext | None) -> Generator[None]:
+        try:
+            yield
+        finally:
+            session.close()
+
+    jobs.bind(database, context=context)
+    jobs.tasks[name].options(max_attempts=2).enqueue(session)
+    session.commit()
+    with pytest.raises(JobsError, match=message):
+        drain(jobs, session)
+
+
 async def _coroutine(run: RunContext) -> None: ...
 
 
@@ -148,9 +206,15 @@ def _generator(run: RunContext) -> Iterator[None]:
     yield
 
 
+@asynccontextmanager
+async def _asynchronous(run: RunContext) -> AsyncGenerator[None]:
+    yield
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
+        (_asynchronous, "_asynchronous is an asynchronous context manager, .*: write @contextmanager and def"),
         (_coroutine, "the middleware _coroutine is a coroutine function: write def instead of async def"),
         (_generator, "the middleware _generator is a generator: write @contextmanager between"),
         (nullcontext, "a middleware must be a function of one argument, the RunContext"),
@@ -161,3 +225,16 @@ def _generator(run: RunContext) -> Iterator[None]:
 def test_what_cannot_surround_a_run_is_refused_when_it_is_declared(target: Any, message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         Jobs(type("Other", (DeclarativeBase,), {})).middleware(target)
+
+
+def test_one_that_returns_no_context_manager_is_named(database: Engine) -> None:
+    other = Jobs(type("Other", (DeclarativeBase,), {}))
+    other.middleware(cast("Any", _returns_none))
+    other.task(name="never", max_attempts=1)(fine.__wrapped__)
+    with Session(database) as session:
+        other.tasks["never"].enqueue(session)
+        with pytest.raises(ConfigurationError, match="the middleware _returns_none returned None, which is no context"):
+            drain(other, session)
+
+
+def _returns_none(run: RunContext) -> None: ...

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
+import pytest
+
+from sqla_jobs import ConfigurationError
+from sqla_jobs.opentelemetry import instrument
 from tests.conftest import ROOT
+from tests.traced_shop import jobs
 
 
 def test_nothing_is_loaded_unless_it_is_asked_for() -> None:
@@ -21,3 +27,29 @@ def test_the_api_alone_is_loaded() -> None:
     program = "import sys, sqla_jobs.opentelemetry; print('opentelemetry.sdk' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_without_the_api_the_remedy_is_named() -> None:
+    program = "import sys; sys.modules['opentelemetry'] = None; import sqla_jobs.opentelemetry"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(
+        "ModuleNotFoundError: sqla_jobs.opentelemetry needs opentelemetry-api, which is not installed"
+    )
+    assert said.endswith("pip install 'sqla-jobs[opentelemetry]'")
+
+
+@pytest.mark.parametrize(
+    ("of", "options", "said"),
+    [
+        ("x", {}, "jobs must be a Jobs, got 'x'"),
+        (jobs, {"parent": "yes"}, "parent must be True or False, got 'yes'"),
+        (jobs, {"tracer_provider": 3}, "tracer_provider must be a TracerProvider of OpenTelemetry, or None, got 3"),
+        (jobs, {"meter_provider": 3}, "meter_provider must be a MeterProvider of OpenTelemetry, or None, got 3"),
+    ],
+)
+def test_arguments_of_wrong_types_are_named(of: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        instrument(of, **options)
+    assert str(raised.value) == said

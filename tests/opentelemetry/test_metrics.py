@@ -47,6 +47,13 @@ def test_nothing_is_counted_of_a_rollback(session: Session, exported: Exported) 
     assert exported.total(SENT) == exported.total(SEND_DURATION) == 1
 
 
+def test_nothing_is_counted_of_a_job_that_was_expunged(session: Session, exported: Exported) -> None:
+    session.expunge(shop.mails.enqueue(session, to="ada"))
+    shop.looks.enqueue(session)
+    session.commit()
+    assert session.scalar(text("SELECT count(*) FROM sqla_jobs")) == exported.total(SENT) == 1
+
+
 def test_nothing_is_counted_of_a_savepoint_that_is_rolled_back(session: Session, exported: Exported) -> None:
     shop.mails.enqueue(session, to="kept")
     with session.begin_nested() as outer:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from sqla_jobs.opentelemetry.names import SCHEMA
 from tests import traced_shop as shop
 from tests.conftest import ROOT, StartWorker
 from tests.counting import states
@@ -23,6 +25,7 @@ from tests.receiver import Receiver, receiving
 
 pytestmark = pytest.mark.slow
 SHOP = "tests.traced_shop:jobs"
+SCOPE = ("sqla_jobs", version("sqla-jobs"), SCHEMA)
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 def spans(receiver: Receiver) -> list[Any]:
     requests = map(ExportTraceServiceRequest.FromString, receiver.bodies("/v1/traces"))
     scopes = [scope for one in requests for resource in one.resource_spans for scope in resource.scope_spans]
-    assert {scope.scope.name for scope in scopes} <= {"sqla_jobs"}
+    assert {(scope.scope.name, scope.scope.version, scope.schema_url) for scope in scopes} <= {SCOPE}
     return sorted((span for scope in scopes for span in scope.spans), key=lambda span: span.name)
 
 
@@ -43,6 +46,7 @@ def metrics(receiver: Receiver) -> dict[str, int]:
     """The newest totals; of a histogram how many it has counted."""
     requests = map(ExportMetricsServiceRequest.FromString, receiver.bodies("/v1/metrics"))
     scopes = [scope for one in requests for resource in one.resource_metrics for scope in resource.scope_metrics]
+    assert {(scope.scope.name, scope.scope.version, scope.schema_url) for scope in scopes} <= {SCOPE}
     return {
         metric.name: sum(point.as_int for point in metric.sum.data_points)
         or sum(point.count for point in metric.histogram.data_points)
@@ -84,3 +88,26 @@ def test_a_run_whose_process_was_killed_is_an_error_span_of_another(
     assert span.status.code == span.status.STATUS_CODE_ERROR
     assert "stopped before the job ended" in span.status.message
     assert span.end_time_unix_nano > span.start_time_unix_nano
+
+
+def test_attempts_that_take_their_process_along_at_their_deadline_have_spans_and_are_counted(
+    database: Engine, database_url: str, session: Session, start_worker: StartWorker, receiver: Receiver
+) -> None:
+    shop.hangs.enqueue(session)
+    session.commit()
+    worker = start_worker(database_url, "--kill-after", "0.3", application=SHOP)
+    wait_until(lambda: len(spans(receiver)) == 2, timeout=60)
+    found = sorted(spans(receiver), key=lambda span: span.start_time_unix_nano)
+    assert [(one.name, attribute(one, "sqla_jobs.outcome"), attribute(one, "error.type")) for one in found] == [
+        ("process default", "retried", "TimeoutError"),
+        ("process default", "failed", "TimeoutError"),
+    ]
+    assert all("so its process was killed" in span.status.message for span in found)
+    worker.terminate()
+    worker.wait(30)
+    assert metrics(receiver) == {"messaging.client.consumed.messages": 2, "messaging.process.duration": 2}
+
+
+def attribute(span: Any, name: str) -> str:
+    (value,) = [one.value.string_value for one in span.attributes if one.key == name]
+    return str(value)

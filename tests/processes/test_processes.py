@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, func, select, text
@@ -284,6 +285,49 @@ def test_a_worker_logs_as_json_what_the_library_and_the_application_say_and_of_o
     assert all(always <= line.keys() <= {*always, *FIELDS, "error_type", "traceback"} for line in told)
     assert of_jobs[one.id].keys() == {*always, *FIELDS}
     assert {datetime.fromisoformat(line["time"]).utcoffset() for line in told} == {timedelta(0)}
+
+
+def of_runs(log: Path) -> list[dict[str, Any]]:
+    """The lines about runs in a log of JSON, so far."""
+    told = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in told if line["logger"] == "sqla_jobs.run"]
+
+
+def test_runs_that_are_cut_off_killed_or_taken_back_have_lines_with_all_fields(
+    database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    options = ("--log-format", "json", "--kill-after", "0.3", "--grace", "0.1", "--lease", "2", "--heartbeat", "0.2")
+    dead = start_worker(database_url, *options)
+    with Session(database) as session:
+        overdue = shop.hold_the_gil.options(max_attempts=1).enqueue(session)
+        session.commit()
+        wait_until(lambda: len(of_runs(tmp_path / "worker-0.log")) == 1)
+        found = of_runs(tmp_path / "worker-0.log")
+        taken = shop.mark.options(max_attempts=1).enqueue(session, n=1, seconds=60)
+        session.commit()
+        wait_until(lambda: states(database)["running"] == 1)
+        os.killpg(dead.pid, signal.SIGKILL)
+        worker = start_worker(database_url, *options)
+        wait_until(lambda: len(of_runs(tmp_path / "worker-1.log")) == 1)
+        cut = shop.mark.options(max_attempts=1).enqueue(session, n=2, seconds=60)
+        session.commit()
+        wait_until(lambda: states(database)["running"] == 1)
+        worker.terminate()
+        assert worker.wait(30) == 0
+        found += of_runs(tmp_path / "worker-1.log")
+        runs = {run.job_id: run for run in session.scalars(select(jobs.Run))}
+        expected = [
+            (overdue, "ERROR", "failed", "TimeoutError"),
+            (taken, "ERROR", "lost", None),
+            (cut, "WARNING", "lost", "Lost"),
+        ]
+        for line, (job, level, outcome, error_type) in zip(found, expected, strict=True):
+            known = {"level": level, "job_id": job.id, "task": job.task, "queue": "default", "attempt": 1}
+            assert line.items() >= (known | {"outcome": outcome, "run_id": runs[job.id].id}).items()
+            assert (line.get("error_type"), len(line["worker"])) == (error_type, 36)
+    assert "hold_the_gil attempt 1/1 failed after" in found[0]["message"]
+    assert "TimeoutError: ran longer than its timeout of 0.3" in found[0]["message"]
+    assert "its process died" not in found[0]["message"]
 
 
 def test_what_the_database_says_to_a_worker_that_starts_is_one_message(database: Engine, database_url: str) -> None:

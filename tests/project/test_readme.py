@@ -180,8 +180,8 @@ def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) 
         ("testing-unit", 9),
         ("testing-integration", 8),
         ("testing-workers", 3),
-        ("testing-flask", 2),
-        ("testing-fastapi", 2),
+        ("testing-flask", 4),
+        ("testing-fastapi", 4),
         ("testing-factory-boy", 2),
     ],
 )
@@ -196,6 +196,25 @@ def test_the_tests_of_a_page_pass(
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("structlog", "testing", "testing-unit", "testing-integration", "testing-workers", "testing-flask"),
+        "testing-fastapi",
+    ],
+)
+def test_the_modules_of_a_page_pass_the_strictest_check_of_types(
+    name: str, shop: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for block in blocks(ROOT / f"docs/{name}.md", "python"):
+        file = block.code.splitlines()[0].removeprefix("# ")
+        shop.joinpath(file).write_text(block.code, encoding="utf-8")
+    cache = tmp_path_factory.getbasetemp() / "mypy"
+    command = [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={cache}", "."]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_flask_applications_of_the_docs_work(

@@ -8,15 +8,16 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy.orm import DeclarativeBase, Session
 
 import sqla_jobs.prometheus
-from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs import ConfigurationError, Jobs, RunEvent
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
@@ -115,13 +116,61 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
         ("cancelled", "give_up"): 1,
         ("failed", "misbehave"): 1,
     }
-    started = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total"}
+    started = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
     assert started == {"mark": 5, "write": 2, "flaky": 2, "give_up": 1, "misbehave": 1}
     assert found["sqla_jobs_claimed_jobs_total",] == 11
     assert 1 <= found["sqla_jobs_claims_total",] <= 11
     assert (found["sqla_jobs_run_seconds_count", "write"], found["sqla_jobs_wait_seconds_count", "write"]) == (2, 2)
     assert 0.03 <= found["sqla_jobs_run_seconds_sum", "write"] < 5
     assert 40 <= found["sqla_jobs_wait_seconds_sum", "write"] < 100
+
+
+@pytest.mark.parametrize(("number", "shown"), [(100, 100), (101, 0)])
+def test_tasks_of_a_worker_begin_with_0_if_all_have_labels(database: Engine, number: int, shown: int) -> None:
+    of_many = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)
+
+    def nothing() -> None: ...
+
+    for n in range(number):
+        of_many.task(name=f"task{n}", aliases=[f"former{n}"])(nothing)
+    seen = registry(of_many)
+    of_many.worker().drain()
+    found = scrape(seen)
+    for name in ("sqla_jobs_runs_started_total", "sqla_jobs_run_seconds_count", "sqla_jobs_wait_seconds_count"):
+        assert [value for key, value in found.items() if key[0] == name] == [0] * shown
+    assert len([key for key in found if key[0] == "sqla_jobs_runs_ended_total"]) == 6 * shown
+
+
+def due(session: Session) -> set[datetime]:
+    session.rollback()
+    return {*session.scalars(select(jobs.Job.run_at))}
+
+
+def test_an_attempt_that_gets_no_transaction_has_not_started(session: Session, database_url: str) -> None:
+    small = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    started = list[int]()
+    of_another = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=small)
+    seen = registry(of_another)
+
+    @of_another.on("started")
+    def note(event: RunEvent) -> None:
+        started.append(event.job_id)
+
+    @of_another.task(name="writes")
+    def writes(session: Session) -> None: ...
+
+    writes.enqueue_many(session, [{}] * 3)
+    session.commit()
+    before = due(session)
+    with of_another.worker() as worker:
+        with small.connect():
+            wait_until(lambda: due(session).isdisjoint(before))
+            assert scrape(seen)["sqla_jobs_wait_seconds_count", "writes"] == 0
+        wait_until(lambda: worker.runs == 3)
+    found = scrape(seen)
+    assert found["sqla_jobs_runs_started_total", "writes"] == found["sqla_jobs_wait_seconds_count", "writes"] == 3
+    assert len(started) == 3
+    small.dispose()
 
 
 def test_a_run_whose_lease_is_gone_has_ended_as_lost(session: Session, database: Engine) -> None:
@@ -150,7 +199,7 @@ def test_what_a_worker_takes_back_from_the_dead_is_lost_and_counted_by_task(sess
     assert scrape(seen)[wanted] == 0, "that it rises can be seen"
     with jobs.worker(["other"], heartbeat=0.05, lease=5):
         wait_until(lambda: ended(scrape(seen)) == {("lost", "wait"): 2, ("lost", "of_another_application"): 1})
-    assert ("sqla_jobs_run_seconds_count", "wait") not in scrape(seen), "nobody knows how long they took"
+    assert scrape(seen)["sqla_jobs_run_seconds_count", "wait"] == 0, "nobody knows how long they took"
 
 
 def orphan(session: Session, task: str) -> None:
@@ -212,8 +261,15 @@ def test_several_jobs_in_one_registry_are_told_apart_by_a_label(session: Session
     assert found["sqla_jobs_runs_ended_total", "shop", "succeeded", "mark"] == 3
     assert found["sqla_jobs_database_up", "shop"] == found["sqla_jobs_database_up", "limited"] == 1
     assert len(re.findall("^# TYPE sqla_jobs_database_up ", shown, re.MULTILINE)) == 1, "as the format demands"
-    with pytest.raises(ConfigurationError, match="name at least one"):
-        sqla_jobs.prometheus.collector({})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({}, "name at least one Jobs"), ("x", "takes a Jobs, .*, got 'x'"), ({"shop": 3}, "takes a Jobs, .*, got 3")],
+)
+def test_what_is_no_jobs_is_refused_by_the_collector(given: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        sqla_jobs.prometheus.collector(given)
 
 
 def test_scrapes_cannot_load_the_database_and_a_registry_reads_nothing(database: Engine) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sqla_jobs.prometheus.families import of_figures, of_totals
+from sqla_jobs.prometheus.families import of_figures, of_stalled, of_totals
 from sqla_jobs.prometheus.labels import Labels
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.figures import Figures, LimitFigures, QueueFigures
@@ -37,7 +37,7 @@ def exported() -> dict[str, tuple[str, set[str]]]:
     counters.begun("mark", 1.0)
     counters.ended([end_of("mark")])
     names = Labels(), Labels(), Labels(), Labels()
-    families = [*of_totals(counters.totals(), names[0]), *of_figures(FIGURES, *names[1:])]
+    families = [*of_totals(counters.totals(), names[0]), of_stalled(0), *of_figures(FIGURES, *names[1:])]
     return {
         f"{one.name}_total" if one.type == "counter" else one.name: (
             one.type,
@@ -75,14 +75,14 @@ def test_a_document_uses_only_what_is_exported(document: Any) -> None:
     used = {name for text in strings(document) for name in re.findall(r"\bsqla_jobs_\w+", text)}
     assert len(used) > 7
     assert used - series() == set()
-    known = {label for _, labels in exported().values() for label in labels} | {"job", "le"}
+    known = {label for _, labels in exported().values() for label in labels} | {"instance", "job", "le"}
     assert {label for text in strings(document) if "sqla_jobs_" in text for label in labels_in(text)} - known == set()
 
 
 def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
     (group,) = ALERTS["groups"]
     names = [rule["alert"] for rule in group["rules"]]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 10
     for rule in group["rules"]:
         assert rule["annotations"].keys() == {"summary", "description"}
         assert rule["labels"]["severity"] in ("warning", "critical")

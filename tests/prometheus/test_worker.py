@@ -112,11 +112,38 @@ def test_the_figures_of_the_database_are_those_that_a_child_reads(
     assert found["sqla_jobs_queue_jobs", "elsewhere", "queued"] == 7
     assert found["sqla_jobs_task_jobs", "queued", "mark"] == 7
     assert found["sqla_jobs_processes", "worker", "alive"] == 1
+    wait_until(lambda: scrape(worker).get(("sqla_jobs_runs_ended_total", "failed", "flaky")) == 0)
     answer = worker.get("/metrics")
     assert answer.kind.startswith("text/plain; version=")
     with database.connect() as connection:
         reading = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%statement_timeout%' AND state = 'active'"
         assert connection.scalar(text(reading)) == 1, "this question itself"
+
+
+def test_a_stalled_process_is_told_and_not_taken_for_a_database_that_is_away(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    worker = start_observed(database_url)
+    wait_until(lambda: scrape(worker).get(("sqla_jobs_database_up",)) == 1)
+    assert scrape(worker)["sqla_jobs_stalled_processes",] == 0
+    (child,) = children_of(worker.process)
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: scrape(worker)["sqla_jobs_stalled_processes",] == 1, timeout=30)
+    found = scrape(worker)
+    os.kill(child, signal.SIGCONT)
+    assert [key for key in found if key[0] in ("sqla_jobs_database_up", "sqla_jobs_processes")] == []
+    wait_until(lambda: scrape(worker).get(("sqla_jobs_database_up",)) == 1, timeout=20)
+    assert scrape(worker)["sqla_jobs_stalled_processes",] == 0
+
+
+def test_a_database_that_is_back_is_read_again_soon(
+    database: Engine, database_url: str, start_observed: StartObserved
+) -> None:
+    worker = start_observed(database_url)
+    with database.begin() as connection:
+        connection.execute(text("LOCK TABLE sqla_limits"))
+        wait_until(lambda: scrape(worker).get(("sqla_jobs_database_up",)) == 0, timeout=30)
+    wait_until(lambda: scrape(worker)["sqla_jobs_database_up",] == 1, timeout=20)
 
 
 def test_what_a_worker_counted_until_its_end_is_told(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import json
@@ -9,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -20,6 +21,7 @@ from flask import Flask
 from psycopg.types.json import Jsonb
 from sqlalchemy import CheckConstraint, Engine, Text, insert, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import Cancel, JobMixin, Jobs, RunContext
@@ -106,6 +108,14 @@ def _raise(error: Exception) -> None:
     raise error
 
 
+def _pending(session: Session, secret: Any) -> object:
+    """Goes on after a flush that failed, without a rollback."""
+    session.add(Account(key=_storable(secret), note="no"))
+    with suppress(DBAPIError):
+        session.flush()
+    return session.scalar(text("SELECT 1"))
+
+
 def _noted(secret: Any) -> Exception:
     error = ValueError("see the notes")
     error.add_note(f"it was {secret}")
@@ -148,6 +158,7 @@ RAISED: dict[str, Callable[[Session, Any], object]] = {
     "reraised": lambda session, secret: _reraised(
         lambda: session.execute(insert(Account), {"key": _storable(secret), "note": "no"})
     ),
+    "pending": _pending,
     "psycopg": lambda session, secret: session.connection().connection.cursor().execute(
         "INSERT INTO account (key, note) VALUES (%s, 'no')", [_storable(secret)]
     ),
@@ -352,7 +363,7 @@ def test_what_the_database_says_of_a_row_is_kept_for_no_task(session: Session) -
 
     made = {
         way: plain.enqueue(session, way=way, value="personal data")
-        for way in ("parameters", "many parameters", "unique", "check", "reraised", "psycopg")
+        for way in ("parameters", "many parameters", "unique", "check", "reraised", "psycopg", "pending")
     }
     session.commit()
     jobs.worker().drain()
@@ -367,9 +378,40 @@ def test_what_the_database_says_of_a_row_is_kept_for_no_task(session: Session) -
     assert "violates check constraint" in (told["reraised"].error or "")
     assert (told["reraised"].traceback or "").count("violates check constraint") >= 3
     assert told["psycopg"].error == 'new row for relation "account" violates check constraint "note_is_not_no"'
+    pending = (told["pending"].error_type, told["pending"].error or "")
+    assert pending[0] == "sqlalchemy.exc.PendingRollbackError"
+    assert pending[1].endswith('new row for relation "account" violates check constraint "note_is_not_no"')
     for run in told.values():
         assert "DETAIL" not in f"{run.error}{run.traceback}"
         assert "[parameters" not in f"{run.error}{run.traceback}"
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_an_asynchronous_driver_tells_no_more(database: Engine, driver: str) -> None:
+    @jobs.task(name="asynchronous", max_attempts=1)
+    def plain(session: Session, way: str, value: str) -> object:
+        return RAISED[way](session, value)
+
+    async def run() -> list[Any]:
+        engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
+        async with AsyncSession(engine) as session:
+            for way in ("unique", "check", "reraised", "pending"):
+                await session.run_sync(plain.enqueue, way=way, value="personal data")
+            await session.run_sync(lambda own: drain(jobs, own, errors="record"))
+            told = select(jobs.Run.error, jobs.Run.traceback).order_by(jobs.Run.job_id)
+            runs = (await session.execute(told)).all()
+        await engine.dispose()
+        return [*runs]
+
+    told = asyncio.run(run())
+    assert len(told) == 4
+    first, _, rest = told[0].error.partition("\n")
+    assert re.match(r"\(\w+\.\w+\.UniqueViolation\w*\) duplicate key value violates unique constraint", first)
+    assert rest.startswith("[SQL: INSERT")
+    for error, trace in told:
+        assert "violates" in error
+        for data in ("personal data", "DETAIL", "[parameters", "\n(e)\n"):
+            assert data not in f"{error}{trace}", data
 
 
 def test_the_command_line_and_a_page_say_of_a_refusal_only_what_is_no_data(session: Session) -> None:

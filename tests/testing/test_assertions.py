@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from textwrap import dedent
+from typing import Any, cast
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -16,10 +17,12 @@ from sqla_jobs import ArgumentsError, Unique
 from sqla_jobs.testing import (
     assert_enqueued,
     assert_not_enqueued,
+    assert_starts,
     assert_unique,
     drain,
     enqueued,
     make_job,
+    startable,
 )
 from tests.testing.kit_shop import Greet, Order, charge, jobs, send, settle, sync
 
@@ -226,3 +229,30 @@ def test_an_asynchronous_session_runs_them(kit_url: str, driver: str) -> None:
         return found is job, state
 
     assert asyncio.run(run()) == (True, "failed")
+
+
+def a_function(email: str) -> None: ...
+
+
+HOW = r": write @jobs.task above a function; a class that is a task is given as jobs.tasks\['its name'\]"
+
+
+@pytest.mark.parametrize("what", [Greet, Greet("Ada"), a_function, "send"])
+def test_what_is_no_task_is_refused_with_what_to_write(kit_session: Session, what: Any) -> None:
+    for call in (assert_enqueued, assert_unique):
+        with pytest.raises(ArgumentsError, match=f"expected a task, got .*{HOW}"):
+            call(kit_session, what)
+    for either in (enqueued, assert_not_enqueued, make_job):
+        with pytest.raises(ArgumentsError, match=f"expected a task or the Jobs, got .*{HOW}"):
+            either(kit_session, what)
+    with pytest.raises(ArgumentsError, match=r"expected the Jobs, got .*: write drain"):
+        startable(kit_session, what)
+
+
+def test_a_task_is_not_the_jobs_and_they_are_no_task(kit_session: Session) -> None:
+    task: Any = send
+    for call in (partial(drain, task, kit_session), partial(assert_starts, kit_session, task, 1)):
+        with pytest.raises(ArgumentsError, match=r"expected the Jobs, got <Task send .*write drain\(jobs, session\)"):
+            call()
+    with pytest.raises(ArgumentsError, match=r"expected a task, got <.*Jobs"):
+        assert_enqueued(kit_session, cast("Any", jobs))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
 from sqla_jobs import ArgumentsError, ConfigurationError, Jobs, JobsError, RunContext, RunEvent
 from sqla_jobs.tasks.hooks import EventName
-from sqla_jobs.testing import drain
+from sqla_jobs.testing import drain, run_job
 from tests import shop
 from tests.shop import Effect, jobs
 
@@ -100,6 +102,18 @@ def test_a_task_that_commits_its_session_does_not_end_the_test(session: Session)
     assert list(session.scalars(select(Effect.n))) == [1]
 
 
+@pytest.mark.parametrize("ends", [Session.rollback, Session.close])
+def test_a_task_that_undoes_its_own_claim_is_told_of(session: Session, ends: Callable[[Session], None]) -> None:
+    @jobs.task(name="undoes")
+    def undoes(session: Session) -> None:
+        ends(session)
+
+    undoes.enqueue(session)
+    session.commit()
+    with pytest.raises(JobsError, match=r"run of job \d+ \(undoes\) cannot be recorded: the task, or what"):
+        drain(jobs, session)
+
+
 def test_a_scoped_session_will_do(sqla_jobs_engine: Engine) -> None:
     scoped = scoped_session(sessionmaker(sqla_jobs_engine))
     one = shop.write.enqueue(scoped, n=1)
@@ -144,6 +158,45 @@ def test_a_snooze_and_a_cancel_are_no_errors(session: Session) -> None:
     drained = drain(jobs, session)
     assert (drained, drained.errors) == (2, [])
     assert (snoozed.state, cancelled.state) == ("scheduled", "cancelled")
+
+
+def _flush_within(session: Session) -> None:
+    session.begin_nested()
+    session.flush()
+
+
+def _flush_and_go_on(session: Session) -> None:
+    with suppress(IntegrityError):
+        session.flush()
+    session.scalar(select(1))
+
+
+FLUSHES: dict[str, Callable[[Session], object]] = {
+    "in the task": Session.flush,
+    "at its end": lambda session: None,
+    "within a savepoint of its own": _flush_within,
+    "and is passed over": _flush_and_go_on,
+}
+
+
+@pytest.mark.parametrize("flush", FLUSHES)
+def test_a_flush_that_fails_is_recorded_as_by_a_worker(session: Session, flush: str) -> None:
+    @jobs.task(name="breaks_a_constraint")
+    def breaks_a_constraint(session: Session) -> None:
+        session.add(Effect(n=None, kind="wrong"))
+        FLUSHES[flush](session)
+
+    expected = PendingRollbackError if flush == "and is passed over" else IntegrityError
+    session.add(Effect(n=99, kind="mine"))
+    job = breaks_a_constraint.options(max_attempts=2).enqueue(session)
+    (error,) = drain(jobs, session).errors
+    assert (type(error), job.state, job.runs[0].outcome) == (expected, "scheduled", "retried")
+    with pytest.raises(expected):
+        drain(jobs, session, ahead=60)
+    assert (job.state, len(job.runs)) == ("failed", 2)
+    with pytest.raises(expected):
+        run_job(session, breaks_a_constraint)()
+    assert list(session.scalars(select(Effect.n))) == [99]
 
 
 def test_what_is_no_exception_reaches_the_test_also_where_the_policy_retries_it(session: Session) -> None:
@@ -211,6 +264,33 @@ def test_arguments_that_do_not_fit_any_more_reach_the_test(session: Session) -> 
     job.args = {"n": "not a number"}
     with pytest.raises(ArgumentsError, match="n does not fit"):
         drain(jobs, session)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queues": "mail"}, r"queues must be a list of names, such as \['mail'\], got 'mail'"),
+        ({"queues": [1]}, "queue must be 1 to 200 printable characters without '=' and ',', got 1"),
+        ({"max_runs": "5"}, "max_runs must be an integer from 0 to 1,000,000,000, got '5'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(session: Session, options: dict[str, Any], message: str) -> None:
+    shop.write.options(queue="mail").enqueue(session, n=1)
+    with pytest.raises(JobsError, match=message):
+        drain(jobs, session, **options)
+
+
+def test_what_is_due_and_does_not_run_is_named(session: Session) -> None:
+    paused = shop.write.options(queue="mail").enqueue(session, n=1)
+    jobs.pause(session, "mail")
+    session.add(unknown := jobs.Job(task="of.another.service", args={}))
+    shop.write.enqueue(session, n=2)
+    drained = drain(jobs, session)
+    assert (drained, drained.waiting) == (1, [paused.id, unknown.id])
+    assert repr(drained) == f"<1 run; 2 jobs due and not run: jobs.why(session, {paused.id}) tells why>"
+    jobs.resume(session, "mail")
+    session.delete(unknown)
+    assert repr(drain(jobs, session)) == "1"
 
 
 def test_another_way_with_errors_is_refused(session: Session) -> None:

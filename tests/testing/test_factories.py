@@ -12,6 +12,7 @@ from sqla_jobs import ArgumentsError, JobState, RunOutcome
 from sqla_jobs.testing import make_job, make_run
 from tests.testing.kit_shop import Order, ShopJob, call_the_bank, fetch, jobs, send, settle, sync
 
+ENDED = datetime(2026, 1, 2, tzinfo=UTC)
 RUNS = {
     "scheduled": [],
     "queued": [],
@@ -68,7 +69,7 @@ def test_columns_that_are_given_win(kit_session: Session) -> None:
     job = make_job(kit_session, send.options(queue="mail"), state="failed", finished_at=ended, priority=-3)
     assert (job.queue, job.priority, job.finished_at, job.runs[0].finished_at) == ("mail", -3, ended, ended)
     assert make_job(kit_session, send, state="failed", attempt=30).max_attempts == 30
-    with pytest.raises(TypeError, match="has no column 'qeue'"):
+    with pytest.raises(ArgumentsError, match="has no column 'qeue'; did you mean 'queue'"):
         make_job(kit_session, send, qeue="mail")
 
 
@@ -110,6 +111,16 @@ def test_a_run_of_each_outcome_is_added_to_a_job(kit_session: Session) -> None:
         ({"error": OSError()}, "no run of it failed, as it is queued after 0 attempts"),
         ({"args": {"emial": "x"}}, "unexpected keyword argument 'emial'"),
         ({"args": {"email": 7}}, "email does not fit"),
+        ({"error": "it broke"}, r"error must be an exception, such as ValueError\('it broke'\), got 'it broke'"),
+        (
+            {"finished_at": ENDED},
+            "a job that is queued has not ended: leave out finished_at",
+        ),
+        (
+            {"state": "failed", "finished_at": ENDED.replace(tzinfo=None)},
+            r"has no time zone: write datetime\(…, tzinfo=UTC",
+        ),
+        ({"state": "failed", "attempt": 9, "max_attempts": 3}, "attempt must be an integer from 1 to 3, got 9"),
         ({"task": "other"}, "the job is one of 'send': leave out task="),
     ],
     ids=str,
@@ -123,3 +134,20 @@ def test_what_no_job_could_be_is_refused(kit_session: Session, options: dict[str
 def test_an_outcome_that_does_not_exist_is_refused(kit_session: Session) -> None:
     with pytest.raises(ArgumentsError, match="outcome must be one of"):
         make_run(kit_session, make_job(kit_session, send), outcome="done")  # type: ignore[arg-type]
+
+
+def test_a_second_live_job_of_one_key_is_refused(kit_session: Session) -> None:
+    one = make_job(kit_session, sync, args={"account": 7}, state="scheduled")
+    make_job(kit_session, sync, args={"account": 7}, state="failed")
+    with pytest.raises(ArgumentsError, match=rf"job {one.id} is scheduled and has the unique key .* already"):
+        make_job(kit_session, sync, args={"account": 7}, state="running")
+    assert kit_session.is_active
+
+
+def test_a_run_is_of_a_job_of_the_session(kit_session: Session) -> None:
+    job = send.enqueue(kit_session, email="a@b.c")
+    assert make_run(kit_session, job).job_id == job.id
+    with pytest.raises(ArgumentsError, match=r"is not in this session: session.add\(job\) first"):
+        make_run(kit_session, jobs.Job(task="send", args={}))
+    with pytest.raises(ArgumentsError, match="has no column 'worker'"):
+        make_run(kit_session, job, worker="here")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
+from sqla_jobs import ConfigurationError
+from sqla_jobs.testing.databases import Databases
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -124,6 +128,50 @@ def test_without_the_metadata_of_the_application_the_failure_says_what_to_write(
     result = run("-p", "no:xdist")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*def sqla_jobs_metadata():", "*return Base.metadata"])
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (
+            "sqlite:///test.db",
+            "DATABASE_URL is that of a sqlite database, *need PostgreSQL; *unset it*",
+        ),
+        ("hunter2", "DATABASE_URL is not the URL of a database; *unset it*"),
+        ("postgresql://127.0.0.1:1/shop", "The server of DATABASE_URL does not let the tests in; *unset it*"),
+    ],
+)
+def test_a_server_that_will_not_do_is_told_with_the_variable_that_names_it(
+    run: Callable[..., pytest.RunResult],
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile("def test_it(sqla_jobs_session): ...")
+    result = run("-p", "no:xdist")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([told])
+    result.stdout.no_fnmatch_line("*hunter2*")
+
+
+def test_a_user_who_may_create_no_database_is_told_the_right(on_our_server: str) -> None:
+    role, url = f"tester_{uuid.uuid4().hex}", make_url(on_our_server)
+    dsn = on_our_server.replace("+psycopg", "")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'".encode())
+        try:
+            weak = url.set(username=role, password="secret").render_as_string(hide_password=False)
+            with (
+                pytest.raises(ConfigurationError, match=rf"'{role}' may not create .*CREATEDB, or unset DATABASE_URL"),
+                Databases(weak) as databases,
+                databases.new(),
+            ):
+                pass
+        finally:
+            connection.execute(f"DROP ROLE {role}".encode())
 
 
 def test_nothing_is_imported_before_a_fixture_is_used(

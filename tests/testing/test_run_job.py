@@ -54,3 +54,7 @@ def test_an_option_that_no_run_has_is_refused(kit_session: Session) -> None:
         run_job(kit_session, answers, max_attempts=0)
     with pytest.raises(ArgumentsError, match="unknown option 'queue'; valid options: attempt, max_attempts"):
         run_job(kit_session, answers, queue="mail")  # type: ignore[call-arg]
+    with pytest.raises(ArgumentsError, match="attempt must be an integer from 1 to 3, got 9"):
+        run_job(kit_session, answers, attempt=9, max_attempts=3)
+    with pytest.raises(ArgumentsError, match="headers must be a mapping of at most 50 names to texts"):
+        run_job(kit_session, answers, headers="none")  # type: ignore[arg-type]

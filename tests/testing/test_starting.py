@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs.testing import assert_starts, assert_waits, make_job, startable
+from sqla_jobs import ConfigurationError
+from sqla_jobs.testing import assert_starts, assert_waits, drain, make_job, startable
 from tests.testing.kit_shop import fetch, jobs, paced, send
 
 
@@ -19,6 +22,8 @@ def test_what_may_start_is_told_in_order_and_does_not_start(kit_session: Session
     send.options(delay=timedelta(hours=1)).enqueue(kit_session, email="later")
     assert startable(kit_session, jobs) == [soon, late, mail]
     assert startable(kit_session, jobs, queues=["mail"]) == [mail]
+    with pytest.raises(ConfigurationError, match=r"queues must be a list of names, such as \['mail'\], got 'mail'"):
+        startable(kit_session, jobs, queues="mail")
     assert [soon.state, soon.attempt, mail.state] == ["queued", 0, "queued"]
     assert kit_session.scalar(select(func.count()).select_from(jobs.Process)) == 0
     assert kit_session.scalar(select(func.count()).select_from(jobs.Limit)) == 0
@@ -48,6 +53,36 @@ def test_a_pause_lets_nothing_start(kit_session: Session) -> None:
     assert_waits(kit_session, jobs, job, because="the provider is down")
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg"])
+def test_an_asynchronous_session_is_asked_too(kit_url: str, driver: str) -> None:
+    def look(session: Session) -> None:
+        one = make_job(session, fetch, state="running", args={"account": 1})
+        waits, starts = (fetch.enqueue(session, account=n) for n in (1, 2))
+        plain = send.enqueue(session, email="a@b.c")
+        made = [paced.enqueue(session, n=n) for n in range(3)]
+        session.add(sql := jobs.Job(task="fetch", args={"account": 3}))
+        session.flush()
+        assert {*startable(session, jobs)} == {starts, plain, *made[:2], sql}
+        assert_waits(session, jobs, waits, because=f"1 runs, job {one.id}")
+        assert_starts(session, jobs, starts)
+        jobs.set_limit(session, queue="default", running=4)
+        assert len(startable(session, jobs)) == 3
+        jobs.clear_limit(session, queue="default")
+        drained = drain(jobs, session, limits=True)
+        assert (drained, drained.waiting) == (5, [waits.id, made[2].id])
+        assert "is used up: 2 of at most 2 starts" in jobs.why(session, made[2])[-1]
+
+    async def run() -> None:
+        engine = create_async_engine(kit_url.replace("+psycopg", f"+{driver}"))
+        async with engine.connect() as connection, connection.begin() as transaction:
+            async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+                await session.run_sync(look)
+            await transaction.rollback()
+        await engine.dispose()
+
+    asyncio.run(run())
+
+
 def test_a_failure_says_why(kit_session: Session) -> None:
     make_job(kit_session, fetch, state="running", args={"account": 1})
     waits = fetch.enqueue(kit_session, account=1)
@@ -57,6 +92,10 @@ def test_a_failure_says_why(kit_session: Session) -> None:
         AssertionError, match=rf"job {waits.id} does not start now:\n  The limit fetch of key 1 is full"
     ) as raised:
         assert_starts(kit_session, jobs, waits)
+    assert "No live worker" not in str(raised.value)
+    later = send.options(delay=timedelta(hours=1), queue="mail").enqueue(kit_session, email="a@b.c")
+    with pytest.raises(AssertionError, match=r"does not start now:\n  It is not due before .*$") as raised:
+        assert_starts(kit_session, jobs, later)
     assert "No live worker" not in str(raised.value)
     with pytest.raises(AssertionError, match=f"job {starts.id} starts now, with 0 others"):
         assert_waits(kit_session, jobs, starts)

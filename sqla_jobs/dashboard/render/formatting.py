@@ -47,3 +47,8 @@ def exact(moment: datetime) -> str:
 def sentence(text: str) -> Markup:
     """What stands between backticks is code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  # it is escaped
+
+
+def parted(name: str) -> Markup:
+    """A name of a task that may be broken between its parts."""
+    return Markup(re.sub(r"([._])(?=.)", r"\1<wbr>", str(escape(name))))  # noqa: S704  # it is escaped

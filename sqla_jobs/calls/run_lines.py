@@ -1,0 +1,64 @@
+"""Log lines about runs, with fields that keep their names: docs/monitoring.md lists them."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sqla_jobs.calls.values import Claimed, Lease, Rescued
+from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome
+
+log = logging.getLogger("sqla_jobs.run")
+log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
+
+
+def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
+    """One line for each attempt: INFO where all is well, WARNING where it is tried again, ERROR where it is not."""
+    level = _LEVELS.get(outcome.kind, logging.WARNING)
+    if not log.isEnabledFor(level):
+        return
+    failure = outcome.failure
+    log.log(
+        level,
+        "job %s %s attempt %s/%s %s after %.3f s%s%s%s",
+        run.job_id,
+        run.task or "of an unknown task",
+        run.attempt or "?",
+        run.max_attempts or "?",
+        outcome.kind,
+        seconds,
+        "" if outcome.delay is None else f", again in {outcome.delay:.1f} s",
+        "" if failure is None else f": {failure.type}: {failure.message:.500}",
+        f"\n{failure.traceback}" if failure is not None and failure.traceback and level == logging.ERROR else "",
+        extra=run_fields(run, outcome.kind, failure),
+    )
+
+
+def log_rescued(job: Rescued) -> None:
+    """A job is taken back from a dead process."""
+    level = logging.ERROR if job.state == "failed" else logging.WARNING
+    fields = run_fields(job, RunOutcome.lost)
+    log.log(level, "job %s %s lost its process and is %s now", job.job_id, job.task, job.state, extra=fields)
+
+
+def run_fields(run: Lease | Claimed | Rescued, outcome: str, failure: Failure | None = None) -> dict[str, Any]:
+    """The fields of a line about a run, but for those that nobody knows."""
+    fields = {
+        "job_id": run.job_id,
+        "task": run.task or None,
+        "queue": run.queue or None,
+        "attempt": run.attempt or None,
+        "outcome": str(outcome),
+        "run_id": run.run_id,
+        "worker": str(run.process_id),
+    }
+    if failure is not None:
+        fields |= {"error_type": failure.type, "traceback": failure.traceback}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+_LEVELS: dict[str, int] = {
+    RunOutcome.succeeded: logging.INFO,
+    RunOutcome.snoozed: logging.INFO,
+    RunOutcome.failed: logging.ERROR,
+}

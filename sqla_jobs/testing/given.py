@@ -1,0 +1,56 @@
+"""What people give to the kit, told apart before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import Mapper
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.rules.wording import did_you_mean
+from sqla_jobs.tasks.task import Enqueuer
+
+_HOW = "write @jobs.task above a function; a class that is a task is given as jobs.tasks['its name']"
+
+
+def check_task(what: object) -> None:
+    """Raises `ArgumentsError` for what is no task, nor one with options."""
+    if not isinstance(what, Enqueuer):
+        raise ArgumentsError(f"expected a task, got {what!r:.200}: {_HOW}")
+
+
+def check_task_or_jobs(what: object) -> None:
+    """Raises `ArgumentsError` for what is neither."""
+    if not isinstance(what, Enqueuer | Jobs):
+        raise ArgumentsError(f"expected a task or the Jobs, got {what!r:.200}: {_HOW}")
+
+
+def check_jobs(jobs: object) -> None:
+    """Raises `ArgumentsError` for what is no `Jobs`."""
+    if not isinstance(jobs, Jobs):
+        raise ArgumentsError(
+            f"expected the Jobs, got {jobs!r:.200}: write drain(jobs, session), startable(session, jobs), "
+            "assert_starts(session, jobs, job) or assert_waits(session, jobs, job)"
+        )
+
+
+def check_columns(model: type[Any], columns: Mapping[str, Any]) -> None:
+    """Raises `ArgumentsError` for a name that is no column of the model's, and for a time without a time zone."""
+    for name, value in columns.items():
+        if not hasattr(model, name):
+            mapper: Mapper[Any] = inspect(model, raiseerr=True)
+            raise ArgumentsError(
+                f"{model.__name__} has no column {name!r:.60}{did_you_mean(name, mapper.attrs.keys())}"
+            )
+        if isinstance(value, datetime) and value.utcoffset() is None:
+            raise ArgumentsError(f"{name}={value!r} has no time zone: write datetime(…, tzinfo=UTC)")
+
+
+def check_error(error: object) -> None:
+    """Raises `ArgumentsError` for what is no exception."""
+    if error is not None and not isinstance(error, BaseException):
+        raise ArgumentsError(f"error must be an exception, such as ValueError('it broke'), got {error!r:.60}")
