@@ -8,7 +8,7 @@ from typing import Any
 from sqla_jobs.calls.values import Claimed, Lease, Rescued
 from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome
 
-log = logging.getLogger("sqla_jobs.run")
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 

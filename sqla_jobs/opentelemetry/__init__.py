@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 try:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"sqla_jobs.opentelemetry needs opentelemetry-api, which is not installed ({error}): "
+        f"sqla_jobs.opentelemetry needs opentelemetry-api, which is not installed ({_error}): "
         "pip install 'sqla-jobs[opentelemetry]'",
-        name=error.name,
+        name=_error.name,
     ) from None
 
 from sqla_jobs.errors import ConfigurationError
