@@ -67,7 +67,11 @@ class Settings(LeaseSettings):
 
         A queue of more than that is one of coroutines, which share a pool.
         """
-        return sum(min(number, _THREADS) for number in self.queues.values())
+        return self.sessions_of(self.queues)
+
+    def sessions_of(self, queues: Iterable[str]) -> int:
+        """The same of these queues; none of one that it does not serve."""
+        return sum(min(self.queues.get(queue, 0), _THREADS) for queue in queues)
 
     @classmethod
     def checked(

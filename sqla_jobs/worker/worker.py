@@ -60,10 +60,11 @@ _FLUSH = 10.0
 
 
 class Worker(Service):
-    """Claims jobs of its queues and runs them in threads, until it is stopped.
+    """Claims jobs of its queues and runs them until it is stopped: plain ones in threads, coroutines in an event loop.
 
     `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
-    program; `drain()` runs what is due and ends. One worker is used once.
+    program; `async with` does so too, and runs coroutines in the event loop of that program; `drain()` runs
+    what is due and ends. One worker is used once.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Worker(Service):
         tasks = self._known_tasks()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.sessions_at_once)
+        warn_of_small_pool(app, self._settings.sessions_of(self._queues_of_sessions(tasks)))
         try:
             self._sign_on(app, tasks, isolation)
         except ProgrammingError as error:
@@ -228,6 +229,12 @@ class Worker(Service):
         for name in names:
             self._jobs.tasks[name].declaration.codec.check()
         return names
+
+    def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
+        """The queues of plain tasks that take a session. Coroutines have a pool of their own, and wait for it."""
+        declarations = [self._jobs.tasks[name].declaration for name in tasks]
+        plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
+        return {one.defaults["queue"] for one in plain}
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()

@@ -292,3 +292,12 @@ def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(sess
 
     assert asyncio.run(serve()) == [True]
     assert effects(session) == list(range(21))
+
+
+def test_a_queue_of_coroutines_needs_no_pool_as_large(database: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    with jobs.worker({"default": 15, "io": 500}):
+        pass
+    assert "pool gives out" not in caplog.text
+    with jobs.worker({"default": 16}):
+        pass
+    assert "pool gives out 15 connections, but 16 jobs" in caplog.text
