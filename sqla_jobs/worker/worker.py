@@ -24,7 +24,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
-from sqla_jobs.queries import Claimed, Lease, Queries, RunEnd
+from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
@@ -33,11 +33,11 @@ from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
-from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.alone import Alone
 from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.coroutines import Coroutines
@@ -83,7 +83,6 @@ class Worker(Service):
         self._settings = settings
         self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
         self._attempts = Attempts(settings.heartbeat, jobs.counters)
-        self._counters = jobs.counters
         self._set_aside = SetAside()
         self._started = self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,7 +135,7 @@ class Worker(Service):
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._started = True
-        self._counters.serves(self._jobs.tasks[name].name for name in tasks)
+        self._jobs.counters.serves(self._jobs.tasks[name].name for name in tasks)
         self._finisher.start()
         self._events.start()
         self._runners.start(Calls(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.wake))
@@ -174,7 +173,7 @@ class Worker(Service):
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
         self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
-        self._tell_started = self._events.started
+        self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
         self._executor = Executor(
             self._jobs.tasks,
             self._transactions(queries),
@@ -184,7 +183,7 @@ class Worker(Service):
             timeout=self._settings.timeout,
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
-            started=self._on_started,
+            started=self._books.started,
         )
         self._runners = Runners(
             self._lanes,
@@ -193,7 +192,7 @@ class Worker(Service):
             slow_after=self._settings.slow_after,
             kill_after=self._settings.kill_after,
         )
-        self._finisher = Finisher(self._engine, queries, self._on_settled, self._set_aside)
+        self._finisher = Finisher(self._engine, queries, self._books.settled, self._set_aside)
         self._liveness = Liveness(
             self._engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
         )
@@ -203,6 +202,7 @@ class Worker(Service):
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
+        self._books.inform(self._claimer, self._limited)
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
 
@@ -291,46 +291,15 @@ class Worker(Service):
         close_engine(self._claims)
         log.info("worker stopped after %s", plural(self.runs, "run"))
 
-    def _on_started(self, held: Attempt) -> None:
-        if self._counters.is_wanted:
-            self._counters.begun(held.job.task, held.waited)
-        if self._tell_started is not None:
-            self._tell_started(held)
-
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
-            self._events.succeeded(held)
-            self._free_gates(held.job)
-            self._attempts.count(self._attempts.remove(held.job.run_id))
-            if self._counters.is_wanted:
-                self._counters.ended([held.ended(Outcome.succeeded())])
+            self._books.succeeded(held)
         else:
             self._finisher.put(end)
 
     def _end(self, helds: list[Attempt], outcome: Outcome) -> None:
         for held in helds:
             self._finisher.put(held.ended(outcome))
-
-    def _on_settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
-        """The ends are stored, or their leases are lost."""
-        self._events.ended(stored)
-        ended: list[RunEnd] = []
-        for end in ends:
-            outcome = end.outcome
-            self._free_gates(end.lease)
-            if self._attempts.remove(end.lease.run_id) and outcome.kind != "released":
-                ended.append(end)
-            if outcome.delay is not None:
-                self._claimer.expect(outcome.delay)
-            elif outcome.kind == "released":
-                self._limited.wake()
-        self._attempts.count(len(ended))
-        self._counters.ended(end for end in ended if end.outcome != RESCUED)
-
-    def _free_gates(self, lease: Lease | Claimed) -> None:
-        """Its places are free. Called before it leaves the table of attempts, so that `drain` misses neither."""
-        if isinstance(lease, Claimed):
-            self._limited.ended(lease)
 
     def _give_back(self) -> None:
         """Give back what no thread has taken, under whichever process id it was claimed."""
