@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Text, TextClause, bindparam
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.call import Rendered
 from sqla_jobs.queries.expressions import Tables, rendered
 
 SqlConnection = Connection | Session
+_ARRAY: re.Pattern[str] = re.compile(r"CAST\(:(\w+) AS (?:text|bigint)\[\]\)")
 
 
 class Statement:
@@ -29,6 +31,14 @@ class Statement:
         return self.sql()
 
     @cached_property
+    def _typed(self) -> Any:
+        """For asyncpg, which takes a list where the server says array: those that are written as text say so."""
+        if not isinstance(self._built, TextClause):
+            return self._built
+        arrays = set(_ARRAY.findall(self._built.text))
+        return self._built.bindparams(*(bindparam(name, type_=Text) for name in arrays))
+
+    @cached_property
     def rendered(self) -> Rendered:
         """As psycopg takes it, for whoever sends it without SQLAlchemy."""
         return rendered(self._built)
@@ -37,7 +47,8 @@ class Statement:
         return list(self._run(connection, values).all())
 
     def _run(self, connection: SqlConnection, values: dict[str, Any]) -> Any:
-        return self._connection(connection).execute(self._built, values)
+        own = self._connection(connection)
+        return own.execute(self._built if own.dialect.driver == "psycopg" else self._typed, values)
 
     def _connection(self, connection: SqlConnection) -> Connection:
         return self.tables.connection(connection) if isinstance(connection, Session) else connection

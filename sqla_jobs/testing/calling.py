@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.execution.coroutine import check_greenlet
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
-from sqla_jobs.testing.awaiting import around_test, awaited
+from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test
 from sqla_jobs.testing.claims import Savepoints
 
 if TYPE_CHECKING:
@@ -30,6 +44,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Session | AsyncSession")
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 class RunOptions(TypedDict, total=False):
@@ -91,13 +106,36 @@ class Run(Generic[C, R]):
         return self._run
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
+        return self._by(Here(), args, kwargs)
+
+    def _by(self, body: Here, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         declaration = self._task.declaration
         stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
         with Savepoints(self._session).begin() if declaration.signature.wants_session else nullcontext():
-            return _called(declaration, self._session, _context(declaration, self._options), stored)
+            return _called(declaration, self._session, _context(declaration, self._options), stored, body)
 
 
-def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[RunOptions]) -> Run[C, R]:
+class AwaitedRun(Run[C, R]):
+    """One that is awaited: of a coroutine task, or in an `AsyncSession`."""
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        body = InGreenlet() if self._task.declaration.signature.is_coroutine else Here()
+        return greenlet_spawn(self._by, body, args, kwargs)
+
+
+@overload
+def run_job(
+    session: AnySession | AnyAsyncSession, task: Task[C, Coroutine[Any, Any, T], Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Coroutine[Any, Any, T]]: ...
+@overload
+def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[RunOptions]) -> Run[C, R]: ...
+@overload
+def run_job(
+    session: AnyAsyncSession, task: Task[C, R, Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Coroutine[Any, Any, R]]: ...
+def run_job(
+    session: AnySession | AnyAsyncSession, task: Task[C, Any, Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Any]:
     """What runs the task as a worker would, here and without a job: `run_job(session, settle, attempt=3)(order=order)`.
 
     It takes the arguments as `enqueue` does. They are encoded, decoded and checked as for a job, the session and a
@@ -105,18 +143,32 @@ def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[Run
     the task raised; nothing is recorded, retried or interrupted. A task with a session runs in a savepoint of
     `session`, which is rolled back where it raises.
 
-    - `session`: that of the test.
+    Of a coroutine task, and with an `AsyncSession`, it is awaited: `await run_job(session, fetch)(url=url)`.
+
+    - `session`: that of the test. A coroutine task that takes a session needs an `AsyncSession`.
     - `task`: a task. One that is a class is `jobs.tasks["its name"]`.
     - `options`: what the task's `RunContext` says: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`.
 
-    Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored.
+    Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
+    `ConfigurationError` for a coroutine task without what it needs.
     """
     if not isinstance(task, Task):
         raise ArgumentsError(
             f"run_job takes a task, got {task!r:.200}: write @jobs.task above a function; a class that is a task is "
             "given as jobs.tasks['its name']"
         )
-    return Run(plain_session(session), task, _checked(task.declaration, options))
+    checked, signature = _checked(task.declaration, options), task.declaration.signature
+    below = synchronous_session(session)
+    own = plain_session(cast("AnySession", session), f"run_job(session, {task.written})") if below is None else below
+    if signature.is_coroutine and signature.wants_session and around_test(own) is None:
+        raise ConfigurationError(
+            f"{task.name} takes an AsyncSession, and run_job was given a Session that belongs to none: write "
+            f"await run_job(session, {task.written})(…) with the AsyncSession of the test"
+        )
+    if below is None and not signature.is_coroutine:
+        return Run(own, task, checked)
+    check_greenlet(task.name)
+    return AwaitedRun(own, task, checked)
 
 
 def _checked(declaration: Declaration, options: RunOptions) -> RunOptions:
@@ -134,7 +186,7 @@ def _context(declaration: Declaration, options: RunOptions) -> RunContext:
     return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
 
 
-def _called(declaration: Declaration, session: Session, run: RunContext, stored: str) -> Any:
+def _called(declaration: Declaration, session: Session, run: RunContext, stored: str, body: Here) -> Any:
     signature = declaration.signature
     arguments = declaration.codec.load(session, declaration.codec.decode(stored))
     injected: list[Any] = []
@@ -142,6 +194,6 @@ def _called(declaration: Declaration, session: Session, run: RunContext, stored:
         injected.append(around_test(session) if signature.is_coroutine else session)
     if signature.wants_context:
         injected.append(run)
-    result = awaited(signature.call(injected, arguments))
+    result = body.run(run, signature.call, injected, arguments)
     encode_result(result)
     return result

@@ -103,5 +103,5 @@ class Savepoints:
             savepoint.commit()
 
     def around(self, session: Session) -> Any:
-        """The `AsyncSession` around the test's session. Raises `ConfigurationError` where there is none."""
+        """The `AsyncSession` around the test's session."""
         return around_test(session)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.rules.checks import check_seconds
@@ -22,9 +23,9 @@ from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
 from sqla_jobs.tasks.context import RunContext
-from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.hooks import RunEvent
-from sqla_jobs.testing.awaiting import Here
+from sqla_jobs.tasks.sessions import AnySession, plain_session
+from sqla_jobs.testing.awaiting import body_of, is_test_cancelled
 from sqla_jobs.testing.claims import Savepoints, expire_rows, process, promote, queues_of_waiting, within_limits
 from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
@@ -73,11 +74,16 @@ def drain(
     - `limits`: True obeys the limits of tasks and queues, which are passed over otherwise. What waits behind one is
       left, and the returned number's `waiting` names those jobs.
 
-    Raises what a task raised; `JobsError` where after `max_runs` there is still something due.
+    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
+    `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
+    synchronous test each of those without a session has an event loop of its own.
+
+    Raises what a task raised; `JobsError` where after `max_runs` there is still something due; `ConfigurationError`
+    for a coroutine task that cannot be awaited, whose job stays due.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
-    own = plain_session(session)
+    own = plain_session(session, "drain(jobs, session)")
     seconds = check_seconds("ahead", ahead)
     jobs.tasks.load()
     queries = Queries(jobs.models)
@@ -99,7 +105,7 @@ def drain(
                     f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due; does it enqueue itself?"
                 )
             held = Attempt(job, time.monotonic())
-            error, end = raised.by(executor, held)
+            error, end = raised.by(executor, held, _body(jobs, own, queries, held))
             stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if event := event_of(stored):
                 _tell(jobs, event)
@@ -108,11 +114,20 @@ def drain(
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
-                if errors == "raise" and _is_final(error, end):
+                if (errors == "raise" and _is_final(error, end)) or is_test_cancelled():
                     error.add_note(_note(jobs, job))
                     raise error
                 recorded.append(error)
     return Drained(runs, _waiting(jobs, own) if limits else [], recorded)
+
+
+def _body(jobs: Jobs[Any], session: Session, queries: Queries, held: Attempt) -> Interruptible:
+    """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
+    try:
+        return body_of(jobs.tasks[held.job.task].declaration, session)
+    except ConfigurationError:
+        _finish(queries, session, held.ended(Outcome.released()))
+        raise
 
 
 def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
@@ -140,10 +155,10 @@ class _Raised:
             self._error = error
             raise
 
-    def by(self, executor: Executor, held: Attempt) -> tuple[BaseException | None, RunEnd | None]:
+    def by(self, executor: Executor, held: Attempt, body: Interruptible) -> tuple[BaseException | None, RunEnd | None]:
         """What the run raised, and its end where that is not stored yet."""
         self._error = None
-        end = executor.execute(held, Here())
+        end = executor.execute(held, body)
         error, self._error = self._error, None
         return error, end
 

@@ -18,9 +18,11 @@ from sqla_jobs.models.types import ENDED, MAX_ATTEMPTS, JobState
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
-from sqla_jobs.tasks.enqueue import AnySession, job_values, plain_session
+from sqla_jobs.tasks.enqueue import job_values
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.matching import some_arguments
+from sqla_jobs.testing.messages import call_of
 
 J = TypeVar("J", bound=JobMixin)
 StateName = Literal["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
@@ -60,7 +62,7 @@ def make_job(
 
     Raises `ArgumentsError` for arguments that do not fit the task, and for what no job in that state has.
     """
-    own, reached = plain_session(session), _state(state)
+    own, reached = plain_session(session, call_of(make_job, what, {})), _state(state)
     number = (1 if reached in _BEGUN else 0) if attempt is None else attempt
     check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=1_000_000)
     outcomes = _outcomes(reached, number)
@@ -106,7 +108,7 @@ def make_run(
     `RuntimeError`, where it is "failed" or "retried". `columns` are other values of the row, by name.
     Raises `ArgumentsError` for an outcome that does not exist.
     """
-    own = plain_session(session)
+    own = plain_session(session, "make_run(session, job)")
     if outcome not in list(RunOutcome):
         raise ArgumentsError(f"outcome must be one of {', '.join(RunOutcome)}, got {outcome!r:.60}")
     ended = columns.get("finished_at") or _now(own, type(job))

@@ -192,7 +192,7 @@ def test_the_tests_of_a_page_pass(
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         file = block.code.splitlines()[0].removeprefix("# ")
         shop.joinpath(file).write_text(block.code, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "."]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
