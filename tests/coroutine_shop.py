@@ -101,6 +101,12 @@ async def nothing() -> None: ...
 
 
 @jobs.task
+async def shout(text: str) -> str:
+    await asyncio.sleep(0)
+    return text.upper()
+
+
+@jobs.task
 async def nap(seconds: float) -> None:
     await asyncio.sleep(seconds)
 

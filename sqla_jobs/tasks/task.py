@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 C = ParamSpec("C")
 P = ParamSpec("P")
-E = TypeVar("E")
+E = TypeVar("E", bound=Callable[..., Any])  # or mypy takes what the result of the call is assigned to
 E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 C = ParamSpec("C")
-E = TypeVar("E")
+E = TypeVar("E", bound=Callable[..., Any])  # or mypy takes what the result of the call is awaited for
 E_co = TypeVar("E_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,7 +67,7 @@ class Call(Protocol[P, R_co]):
 
 
 class _Nobody:
-    """Only what takes anything takes one: a task that is known by its name alone."""
+    """Only what takes anything takes one: a task that is known by its name alone. And only `Any` is one."""
 
 
 class _Injected(Protocol[C, E_co]):
@@ -123,6 +123,10 @@ class AwaitedRun(Run[C, R]):
         return greenlet_spawn(self._by, body, args, kwargs)
 
 
+@overload
+def run_job(
+    session: AnySession | AnyAsyncSession, task: Task[C, _Nobody, Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Any]: ...
 @overload
 def run_job(
     session: AnySession | AnyAsyncSession, task: Task[C, Coroutine[Any, Any, T], Any], /, **options: Unpack[RunOptions]

@@ -181,7 +181,7 @@ def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) 
         ("testing-integration", 8),
         ("testing-workers", 3),
         ("testing-flask", 2),
-        ("testing-fastapi", 2),
+        ("testing-fastapi", 6),
         ("testing-factory-boy", 2),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from sqlalchemy import make_url
@@ -12,7 +12,7 @@ DRIVERS = ["psycopg", "asyncpg"]
 
 
 @asynccontextmanager
-async def rolled_back(url: str, driver: str) -> AsyncIterator[AsyncSession]:
+async def rolled_back(url: str, driver: str) -> AsyncGenerator[AsyncSession]:
     """A session whose commits are savepoints of a transaction that is rolled back."""
     engine = create_async_engine(make_url(url).set(drivername=f"postgresql+{driver}"))
     async with engine.connect() as connection, connection.begin() as transaction:

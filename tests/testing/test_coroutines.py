@@ -155,7 +155,7 @@ async def test_what_cancels_the_test_is_no_outcome(asession: AsyncSession) -> No
 
 async def test_run_job_is_awaited(asession: AsyncSession) -> None:
     asession.add(order := Order())
-    assert await run_job(asession, shop.settle)(order=order) is None
+    await run_job(asession, shop.settle)(order=order)
     assert order.status == "settled"
     assert await run_job(asession, shop.note, attempt=3)(n=1) == "attempt 3"
     assert await run_job(asession, jobs.tasks["Greet"], attempt=3)(name="ann") == "hello ann, attempt 3"
@@ -185,7 +185,7 @@ def test_those_without_a_session_run_in_a_synchronous_test(session: Session) -> 
     jobs.enqueue(session, shop.Greet("ann"))
     assert drain(jobs, session) == 2
     assert one.state == "succeeded"
-    assert asyncio.run(run_job(session, shop.nap)(seconds=0.01)) is None
+    assert asyncio.run(run_job(session, shop.shout)(text="hey")) == "HEY"
     shop.leave_the_program.enqueue(session)
     with pytest.raises(SystemExit):
         drain(jobs, session)
@@ -205,7 +205,7 @@ async def test_an_asynchronous_test_with_a_synchronous_session_is_told_so(sessio
     with pytest.raises(ConfigurationError, match="nap is a coroutine task, and drain would hold up its loop: write"):
         drain(jobs, session)
     assert one.state == "queued"
-    assert await run_job(session, shop.nap)(seconds=0.01) is None
+    assert await run_job(session, shop.shout)(text="hey") == "HEY"
 
 
 async def test_a_plain_function_that_returns_a_coroutine_fails(asession: AsyncSession) -> None:
