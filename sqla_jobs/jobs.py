@@ -35,11 +35,12 @@ from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
-from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
+from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Task, TaskDecorator
 
 if TYPE_CHECKING:
@@ -245,7 +246,8 @@ class Jobs(Operations[J]):
                 f"jobs.enqueue(session, {instance.__qualname__}(…))"
             )
         task = self.tasks.of_class(type(instance))
-        return task.options(**options).enqueue(session, **task.declaration.signature.arguments_of(instance))
+        own = plain_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
+        return task.options(**options).enqueue(own, **task.declaration.signature.arguments_of(instance))
 
     def enqueue_many(
         self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
@@ -255,14 +257,16 @@ class Jobs(Operations[J]):
         Of unique tasks, `replaced` and `left_out` of that number count the instances whose key was taken.
         """
 
+        own = plain_session(session, "jobs.enqueue_many(session, […])")
+
         def grouped() -> Iterator[Enqueued]:
             for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
                 task = self.tasks.of_class(kind)
                 arguments_of = task.declaration.signature.arguments_of
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
-                yield task.options(**options).enqueue_numbered(session, numbered)
+                yield task.options(**options).enqueue_numbered(own, numbered)
 
-        with plain_session(session).begin_nested():
+        with own.begin_nested():
             return Enqueued.total(grouped())
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
@@ -281,7 +285,7 @@ class Jobs(Operations[J]):
         """
         from sqla_jobs.monitoring.why import why
 
-        return why(plain_session(session), self, job)
+        return why(plain_session(session, "jobs.why(session, job)"), self, job)
 
     def worker(
         self,

@@ -75,6 +75,21 @@ def write_plainly(session: Session, run: RunContext, n: int, seconds: float = 0.
 
 
 @jobs.task
+async def note(session: AsyncSession, run: RunContext, n: int) -> str:
+    """One that needs no job."""
+    session.add(Effect(n=n))
+    await session.flush()
+    return f"attempt {run.attempt}"
+
+
+@jobs.task
+def note_plainly(session: Session, run: RunContext, n: int) -> str:
+    session.add(Effect(n=n))
+    session.flush()
+    return f"attempt {run.attempt}"
+
+
+@jobs.task
 async def settle(session: AsyncSession, order: Order) -> None:
     order.status = "settled"
     await session.run_sync(nothing.enqueue)
@@ -85,8 +100,19 @@ async def nothing() -> None: ...
 
 
 @jobs.task
+async def shout(text: str) -> str:
+    await asyncio.sleep(0)
+    return text.upper()
+
+
+@jobs.task
 async def nap(seconds: float) -> None:
     await asyncio.sleep(seconds)
+
+
+@jobs.task
+def forgets_to_await(seconds: float) -> object:
+    return nap(seconds)
 
 
 @jobs.task

@@ -7,11 +7,13 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
+from importlib.util import find_spec
 from types import CodeType, FrameType
 from typing import Any
 
 from sqlalchemy.util import await_only
 
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.rules.error_text import stack_of_frames
 from sqla_jobs.rules.wording import plural
@@ -37,6 +39,12 @@ def noting(factory: TaskFactory | None) -> TaskFactory:
         return task
 
     return begin
+
+
+def check_greenlet(task: str) -> None:
+    """Raise `ConfigurationError` where what coroutine tasks need is not installed."""
+    if find_spec("greenlet") is None:
+        raise ConfigurationError(f"{task} is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'")
 
 
 class CoroutineBody:

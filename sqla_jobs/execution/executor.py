@@ -171,9 +171,7 @@ def _call(
     try:
         return encode_result(result)
     except ArgumentsError as error:
-        raise _UnstorableResult(
-            f"{held.job.task} (job {held.job.job_id}): {error}; return plain JSON, or nothing"
-        ) from None
+        raise _UnstorableResult(f"{held.job.task} (job {held.job.job_id}): {error}") from None
 
 
 def _outcome(

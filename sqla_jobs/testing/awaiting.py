@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.interrupt import Interrupt
+from sqla_jobs.tasks.declaration import Declaration
 
 
 class Here:
-    """Runs the code of tasks in the calling thread. Nothing interrupts it."""
+    """Runs the code of plain tasks in the calling thread. Nothing interrupts it."""
 
     def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(…)`, awaited if it is a coroutine function."""
-        return awaited(function(*args))
+        """`function(…)`."""
+        return function(*args)
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
         """A test's runs go on."""
@@ -30,37 +31,60 @@ class Here:
         return "in the thread of the test"
 
 
-def awaited(result: Any) -> Any:
-    """The result of a coroutine; anything else as it is."""
-    if not inspect.iscoroutine(result):
-        return result
+class InGreenlet(Here):
+    """Awaits coroutines in the event loop of the test, below a `run_sync`."""
+
+    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+        """`await function(…)`."""
+        return await_only(function(*args))
+
+
+class InOwnLoop(Here):
+    """Awaits each coroutine in an event loop of its own."""
+
+    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+        """`await function(…)`."""
+        return asyncio.run(function(*args))
+
+
+def body_of(declaration: Declaration, session: Session) -> Here:
+    """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
+    if not declaration.signature.is_coroutine:
+        return Here()
+    remedy = "write await session.run_sync(lambda own: drain(jobs, own)) with the AsyncSession of the test"
+    if declaration.signature.wants_session and around_test(session) is None:
+        raise ConfigurationError(
+            f"{declaration.name} takes an AsyncSession, and drain was given a Session that belongs to none: {remedy}"
+        )
     if _is_in_greenlet():
-        return await_only(result)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(result)
-    name = result.cr_code.co_qualname
-    result.close()
-    raise ConfigurationError(
-        f"{name} is a coroutine, and this is called in an event loop: write await session.run_sync(…) with the "
-        "AsyncSession of the test, such as await session.run_sync(lambda s: drain(jobs, s))"
-    )
+        return InGreenlet()
+    if _is_in_loop():
+        raise ConfigurationError(f"{declaration.name} is a coroutine task, and drain would hold up its loop: {remedy}")
+    return InOwnLoop()
 
 
 def around_test(session: Session) -> Any:
-    """The `AsyncSession` around a test's session. Raises `ConfigurationError` where it has none."""
+    """The `AsyncSession` around a test's session; `None` where it has none."""
+    if "sqlalchemy.ext.asyncio" not in sys.modules:
+        return None
     from sqlalchemy.ext.asyncio import async_session
 
-    if (found := async_session(session)) is None:
-        raise ConfigurationError(
-            "the task takes an AsyncSession, and the test has a Session: give the test an AsyncSession, and write "
-            "await session.run_sync(lambda s: drain(jobs, s))"
-        )
-    return found
+    return async_session(session)
+
+
+def is_test_cancelled() -> bool:
+    """Whether somebody cancels the asyncio task of the test, such as a timeout."""
+    task = asyncio.current_task() if _is_in_loop() else None
+    return task is not None and task.cancelling() > 0
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _is_in_greenlet() -> bool:
-    if (greenlet := sys.modules.get("greenlet")) is None:
-        return False
-    return getattr(greenlet.getcurrent(), "__sqlalchemy_greenlet_provider__", False) is True
+    return sys.modules.get("greenlet") is not None and in_greenlet()

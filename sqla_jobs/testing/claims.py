@@ -112,7 +112,7 @@ class Savepoints:
             raise
 
     def around(self, session: Session) -> Any:
-        """The `AsyncSession` around the test's session. Raises `ConfigurationError` where there is none."""
+        """The `AsyncSession` around the test's session."""
         return around_test(session)
 
     def _is_open(self, savepoint: SessionTransaction) -> bool:

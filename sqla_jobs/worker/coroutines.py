@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.execution.coroutine import check_greenlet
 from sqla_jobs.execution.transactions import WorkerTransactions
 from sqla_jobs.queries import Queries
 from sqla_jobs.runtime.settings import Settings
@@ -35,10 +34,8 @@ class Coroutines:
         signatures = {name: one.signature for name, one in declarations.items() if one.signature.is_coroutine}
         self.tasks: frozenset[str] = frozenset(signatures)
         """The names of coroutine tasks."""
-        if signatures and find_spec("greenlet") is None:
-            raise ConfigurationError(
-                f"{min(signatures)} is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'"
-            )
+        if signatures:
+            check_greenlet(min(signatures))
         self.events: EventLoop | None = EventLoop(loop) if signatures else None
         wants_session = any(signature.wants_session for signature in signatures.values())
         self._sessions = binding.async_sessions(isolation) if wants_session else None

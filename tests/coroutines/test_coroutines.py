@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -14,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import JobMixin
 from tests import coroutine_shop as shop
+from tests.conftest import ROOT
 from tests.coroutine_shop import Effect, Order, jobs, seen
 from tests.helpers import wait_until
 
@@ -301,3 +305,67 @@ def test_a_queue_of_coroutines_needs_no_pool_as_large(database: Engine, caplog: 
     with jobs.worker({"default": 16}):
         pass
     assert "pool gives out 15 connections, but 16 jobs" in caplog.text
+
+
+def test_a_plain_function_that_returns_a_coroutine_fails_and_says_why(
+    session: Session, recwarn: pytest.WarningsRecorder
+) -> None:
+    one = shop.forgets_to_await.enqueue(session, seconds=1)
+    session.commit()
+    drain()
+    gc.collect()
+    (run,) = job(session, one.id).runs
+    assert run.outcome == "failed"
+    assert run.error == (
+        f"forgets_to_await (job {one.id}): it returned the coroutine nap, which nothing awaits, so nothing of it ran: "
+        "declare the task with async def, and await it there"
+    )
+    assert not recwarn.list
+
+
+WITHOUT_GREENLET = """
+import sys
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs.testing import drain, run_job
+
+class Base(DeclarativeBase): ...
+jobs = Jobs(Base)
+
+@jobs.task
+def plain(session: Session, n: int) -> int:
+    return n
+
+engine = create_engine(sys.argv[1])
+jobs.bind(engine)
+Base.metadata.create_all(engine)
+with Session(engine) as session:
+    plain.enqueue(session, n=1)
+    session.commit()
+    assert jobs.worker().drain() == 1
+    assert list(session.scalars(select(jobs.Run.result))) == [1]
+    assert run_job(session, plain)(n=2) == 2
+
+    @jobs.task
+    async def fetch(n: int) -> int:
+        return n
+
+    fetch.enqueue(session, n=3)
+    assert drain(jobs, session) == 1
+    for wrong in (jobs.worker, lambda: jobs.worker().drain(), lambda: run_job(session, fetch)):
+        try:
+            wrong()
+        except ConfigurationError as error:
+            print(error)
+"""
+
+
+@pytest.mark.slow
+def test_without_greenlet_plain_tasks_run_and_coroutine_tasks_name_the_remedy(database_url: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_GREENLET, database_url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+    remedy = "fetch is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'\n"
+    assert done.stdout == remedy * 2

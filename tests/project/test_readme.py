@@ -214,7 +214,7 @@ def test_the_web_server_of_the_docs_runs_jobs(
         ("testing-integration", 8),
         ("testing-workers", 3),
         ("testing-flask", 4),
-        ("testing-fastapi", 4),
+        ("testing-fastapi", 8),
         ("testing-factory-boy", 2),
     ],
 )
@@ -225,7 +225,7 @@ def test_the_tests_of_a_page_pass(
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         file = block.code.splitlines()[0].removeprefix("# ")
         shop.joinpath(file).write_text(block.code, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "."]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout

@@ -627,7 +627,7 @@ def test_the_commonest_mistakes_are_told_with_their_remedy(engine: Engine) -> No
 
     untyped: Any = mail
     with Session(engine) as session:
-        with pytest.raises(ArgumentsError, match="the Session to enqueue in is missing"):
+        with pytest.raises(ArgumentsError, match=r"the Session is missing: write mail.enqueue\(session, to=…\)"):
             untyped.enqueue(to="x")
         with pytest.raises(ArgumentsError, match="unexpected keyword argument 'too'; it takes: to, copies"):
             untyped.enqueue(session, too="x")
