@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from benchmarks import conditions, cost, observed, report, speed, work
 from benchmarks.report import Figure
 
-SECTIONS = ("speed", "held", "scale", "cost", "observed", "flow")
+SECTIONS = ("speed", "held", "scale", "cost", "observed", "coroutines", "flow")
 
 
 @click.command(context_settings={"show_default": True})
@@ -31,6 +31,7 @@ def main(only: Sequence[str], count: int, repetitions: int, seconds: int, plot: 
         "scale": lambda engine: conditions.scale(engine, count, repetitions),
         "cost": lambda engine: cost.cost(engine, 25 * count),
         "observed": lambda engine: observed.measure(engine, count, repetitions),
+        "coroutines": lambda engine: _coroutines(engine, count, repetitions),
         "flow": lambda engine: _flow(engine, count, repetitions),
     }
     figures: list[Figure] = []
@@ -40,6 +41,13 @@ def main(only: Sequence[str], count: int, repetitions: int, seconds: int, plot: 
             figures += report.table(sections[name](engine))
     if plot is not None:
         report.plot(figures, plot)
+
+
+def _coroutines(engine: Engine, count: int, repetitions: int) -> Iterable[Figure]:
+    """Imported then: it declares coroutine tasks, for which a worker of this process would have an event loop."""
+    from benchmarks import coroutines
+
+    return coroutines.measure(engine, count, repetitions)
 
 
 def _flow(engine: Engine, count: int, repetitions: int) -> Iterable[Figure]:

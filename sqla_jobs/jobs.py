@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import registry
 
-from sqla_jobs.database.binding import Bind, Binding, Context
+from sqla_jobs.database.async_sessions import AsyncBind
+from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
 from sqla_jobs.database.notify import tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import (
@@ -34,11 +35,12 @@ from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import TaskOptions, declare
-from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, plain_session
+from sqla_jobs.tasks.enqueue import EnqueueOptions
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Task, TaskDecorator
 
 if TYPE_CHECKING:
@@ -130,37 +132,47 @@ class Jobs(Operations[J]):
         """What is called around each run, at each enqueue and after each outcome."""
         self.counters: Counters = Counters()
         """What workers of this process count, once somebody wants it."""
-        self.bound: Bind | None = None
+        self.bound: SyncBind | None = None
         """What was given by `session_factory=` or `bind`."""
+        self._async_bind: AsyncBind | None = None
         self._context: Context | None = None
         self._resolver: Resolver | None = None
         if session_factory is not None:
             self.bind(session_factory)
 
     def bind(
-        self, bind: Bind, *, context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None
+        self,
+        bind: Bind,
+        *,
+        async_bind: AsyncBind | None = None,
+        context: Callable[[RunContext | None], AbstractContextManager[Any]] | None = None,
     ) -> None:
         """Set what workers, clocks and commands connect with.
 
-        `bind` is an engine or a session factory of the database with these tables. `context` returns a
-        context manager: each run happens inside one, for which it is called with the `RunContext`, and so does
-        whatever else opens a session, for which it is called with `None`. Raises `ConfigurationError`.
+        `bind` is an engine or a session factory of the database with these tables. Of an asynchronous one, the
+        library makes a synchronous engine for itself and for plain tasks. `async_bind` is an `AsyncEngine` or makes
+        the `AsyncSession`s of coroutine tasks; by default an engine is made of the address of `bind`. `context`
+        returns a context manager: each run happens inside one, for which it is called with the `RunContext`, and so
+        does whatever else opens a session, for which it is called with `None`. Raises `ConfigurationError`.
         """
-        Binding(bind, self.Job)  # refuses what is neither
-        self.bound, self._context = bind, context
+        bound, async_bind = both_binds(bind, async_bind, self.Job)
+        Binding(bound, self.Job, async_bind=async_bind)  # refuses what is neither
+        self.bound, self._async_bind, self._context = bound, async_bind, context
 
     def binding(self, bind: Bind | None = None) -> Binding:
         """The database to work on: `bind`, else what was bound before. Raises `ConfigurationError`."""
         if self._resolver is not None:
             return self._resolver(bind)
-        chosen = self.bound if bind is None else bind
+        chosen, async_bind = self.bound, self._async_bind
+        if bind is not None:
+            chosen, async_bind = both_binds(bind, None, self.Job)
         if chosen is None:
             raise ConfigurationError(
                 "no database is known: call jobs.bind(engine), or give Jobs(…, session_factory=…), "
                 "or --database-url or DATABASE_URL on the command line; where an application binds it, name that one, "
                 "such as shop:create_app()"
             )
-        return Binding(chosen, self.Job, context=self._context)
+        return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
     @property
     def run_context(self) -> Context:
@@ -234,7 +246,8 @@ class Jobs(Operations[J]):
                 f"jobs.enqueue(session, {instance.__qualname__}(…))"
             )
         task = self.tasks.of_class(type(instance))
-        return task.options(**options).enqueue(session, **task.declaration.signature.arguments_of(instance))
+        own = plain_session(session, lambda: f"jobs.enqueue(session, {type(instance).__name__}(…))")
+        return task.options(**options).enqueue(own, **task.declaration.signature.arguments_of(instance))
 
     def enqueue_many(
         self, session: AnySession, instances: Iterable[object], /, **options: Unpack[EnqueueOptions]
@@ -244,14 +257,16 @@ class Jobs(Operations[J]):
         Of unique tasks, `replaced` and `left_out` of that number count the instances whose key was taken.
         """
 
+        own = plain_session(session, "jobs.enqueue_many(session, […])")
+
         def grouped() -> Iterator[Enqueued]:
             for kind, group in groupby(enumerate(instances), key=lambda item: type(item[1])):
                 task = self.tasks.of_class(kind)
                 arguments_of = task.declaration.signature.arguments_of
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
-                yield task.options(**options).enqueue_numbered(session, numbered)
+                yield task.options(**options).enqueue_numbered(own, numbered)
 
-        with plain_session(session).begin_nested():
+        with own.begin_nested():
             return Enqueued.total(grouped())
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
@@ -270,7 +285,7 @@ class Jobs(Operations[J]):
         """
         from sqla_jobs.monitoring.why import why
 
-        return why(plain_session(session), self, job)
+        return why(plain_session(session, "jobs.why(session, job)"), self, job)
 
     def worker(
         self,
@@ -284,13 +299,15 @@ class Jobs(Operations[J]):
         grace: float = 30.0,
         slow_after: float = 300.0,
         timeout: float | timedelta | None = None,
+        kill_after: float = 10.0,
         retention: Retention = KEPT,
     ) -> Worker:
         """A worker for `queues`: names with the number of jobs of each to run at once, or names alone.
 
         It beats every `heartbeat` seconds and is taken for dead after `lease`; it looks for work at least
         every `poll` seconds; when stopped, running jobs have `grace` seconds to end. The stack of a run that
-        takes longer than `slow_after` seconds is logged. `timeout` is for tasks without one of their own.
+        takes longer than `slow_after` seconds is logged. `timeout` is for tasks without one of their own. A coroutine
+        that goes on for `kill_after` seconds after it was cancelled is abandoned.
         Jobs that ended are deleted after their `retention`, such
         as {"succeeded": timedelta(days=1), "failed": None}, None for never: by default 7 days, and 30 where failed;
         lines of the audit after that of "audit", by default a year; what became of ticks after that of "ticks", by
@@ -308,6 +325,7 @@ class Jobs(Operations[J]):
             grace=grace,
             slow_after=slow_after,
             timeout=timeout,
+            kill_after=kill_after,
             retention=retention,
         )
         return Worker(self, self.binding(bind), settings)

@@ -12,8 +12,8 @@ from sqla_jobs.database.binding import Bind, Binding
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.registry import Tasks
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import TaskLike
 
 J = TypeVar("J", bound=JobMixin)
@@ -36,7 +36,7 @@ class Operations(Generic[J]):
         `--kill-after` seconds. Other jobs that run there lose an attempt.
         Returns False where it had ended already. Raises `UnknownJob`.
         """
-        return actions.cancel(plain_session(session), self.models, job, kill=kill)
+        return actions.cancel(plain_session(session, "jobs.cancel(session, job)"), self.models, job, kill=kill)
 
     def retry(self, session: AnySession, job: J | int, /) -> bool:
         """Queue a job that ended, or waits for its time, at once; it gets at least one attempt more.
@@ -44,7 +44,7 @@ class Operations(Generic[J]):
         Returns False where it is queued or running. Raises `UnknownJob`, and `JobsError` where another
         live job has its unique key, or its arguments were erased.
         """
-        return actions.retry(plain_session(session), self.models, job)
+        return actions.retry(plain_session(session, "jobs.retry(session, job)"), self.models, job)
 
     def pause(
         self,
@@ -65,16 +65,20 @@ class Operations(Generic[J]):
         `UnknownTask`.
         """
         if _is_of_task(queue, task):
-            pausing.pause_task(plain_session(session), self.models, self.tasks, task, reason=reason, until=until)
+            own = plain_session(session, "jobs.pause(session, task=…)")
+            pausing.pause_task(own, self.models, self.tasks, task, reason=reason, until=until)
         else:
-            pausing.pause(plain_session(session), self.models, queue, reason=reason, until=until)
+            own = plain_session(session, f"jobs.pause(session, {queue!r:.60})")
+            pausing.pause(own, self.models, queue, reason=reason, until=until)
 
     def resume(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
         """Claim from `queue`, or jobs of `task`, again once the caller commits. Raises as `pause` does."""
         if _is_of_task(queue, task):
-            pausing.resume_task(plain_session(session), self.models, self.tasks, task)
+            own = plain_session(session, "jobs.resume(session, task=…)")
+            pausing.resume_task(own, self.models, self.tasks, task)
         else:
-            pausing.resume(plain_session(session), self.models, queue)
+            own = plain_session(session, f"jobs.resume(session, {queue!r:.60})")
+            pausing.resume(own, self.models, queue)
 
     def set_limit(
         self,
@@ -95,9 +99,9 @@ class Operations(Generic[J]):
         to 10,000, `per` seconds or a timedelta, from 1 s to a day. A task needs to declare no limit for it. What runs
         goes on. Raises `ArgumentsError`.
         """
-        limits.set_limit(
-            plain_session(session), self.models, self._limit(which, queue, key), running=running, rate=rate, per=per
-        )
+        target = self._limit(which, queue, key)
+        own = plain_session(session, f"jobs.set_limit(session, {_written(queue)}, running=…)")
+        limits.set_limit(own, self.models, target, running=running, rate=rate, per=per)
 
     def clear_limit(
         self,
@@ -112,7 +116,9 @@ class Operations(Generic[J]):
 
         Returns False where nothing was set. The arguments are those of `set_limit`. Raises `ArgumentsError`.
         """
-        return bool(limits.clear_limit(plain_session(session), self.models, self._limit(which, queue, key)))
+        target = self._limit(which, queue, key)
+        own = plain_session(session, f"jobs.clear_limit(session, {_written(queue)})")
+        return bool(limits.clear_limit(own, self.models, target))
 
     def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSAID, bind: Bind | None = None) -> bool:
         """Take `number` starts from the rate of a task or of a shared limit, for something that is no job.
@@ -135,7 +141,12 @@ class Operations(Generic[J]):
         `older_than` ago, and whose job the application deleted itself, go too. Workers prune by themselves.
         Raises `ConfigurationError`.
         """
-        return actions.prune(plain_session(session), self.models, older_than=older_than)
+        own = plain_session(session, "jobs.prune(session, older_than=…)")
+        return actions.prune(own, self.models, older_than=older_than)
+
+
+def _written(queue: str | None) -> str:
+    return "task" if queue is None else f"queue={queue!r:.60}"
 
 
 def _is_of_task(queue: str | None, task: TaskLike | None) -> bool:

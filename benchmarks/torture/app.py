@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import time
 
 from sqlalchemy import BigInteger, Engine, NullPool, Text, create_engine, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, wait_random
 
@@ -56,7 +58,7 @@ class Echo(SecondBase):
 
 SOON = Retrying(wait=wait_random(0.05, 0.5))
 _STEPS = ConcurrencyLimit(12, name="steps")
-"""Of three tasks together."""
+"""Of four tasks together."""
 
 
 def _effect(run: RunContext, n: int) -> Effect:
@@ -124,7 +126,7 @@ def chain(session: Session, run: RunContext, n: int, seconds: float) -> None:
 
 @jobs.task(retry=SOON, limits=_STEPS)
 def follow(session: Session, run: RunContext, n: int, seconds: float) -> None:
-    """What `chain` enqueues."""
+    """What `chain` and `chain_awaited` enqueue."""
     session.add(_effect(run, n))
     time.sleep(seconds)
 
@@ -159,6 +161,32 @@ def overrun(session: Session, run: RunContext, n: int, seconds: float) -> None:
         time.sleep(0.005)
 
 
+@jobs.task(retry=SOON)
+async def write_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> int:
+    """What `write` does, in the event loop."""
+    session.add(_effect(run, n))
+    await session.flush()
+    await asyncio.sleep(seconds)
+    return n
+
+
+@jobs.task(retry=SOON, limits=_STEPS)
+async def chain_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
+    """What `chain` does, in the event loop."""
+    session.add(_effect(run, n))
+    await session.run_sync(follow.enqueue, n=n, seconds=seconds / 2)
+    await session.flush()
+    await asyncio.sleep(seconds)
+
+
+@jobs.task(retry=SOON, timeout=0.5)
+async def overrun_awaited(session: AsyncSession, run: RunContext, n: int, seconds: float) -> None:
+    """What `overrun` does, in the event loop."""
+    session.add(_effect(run, n))
+    await session.flush()
+    await asyncio.sleep(60.0 if run.attempt == 1 else min(seconds, 0.1))
+
+
 @jobs.task(retry=SOON, max_attempts=3)
 def hopeless(session: Session, run: RunContext, n: int, seconds: float) -> None:
     """Always fails, after it wrote."""
@@ -181,7 +209,9 @@ def hang(n: int, seconds: float) -> None:
     ctypes.PyDLL(None).sleep(int(seconds))
 
 
-TRANSACTIONAL = {"write", "both", "chain", "follow", "snooze", "flaky", "overrun", "hopeless"}
+CHAINS = {"chain", "chain_awaited"}
+TRANSACTIONAL = CHAINS | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
+TRANSACTIONAL |= {"write_awaited", "overrun_awaited"}
 PLAIN = {"mark", "once"}
 STOPPING = {"poison", "hang"}
 """They take all jobs of their process with them."""

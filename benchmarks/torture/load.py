@@ -22,12 +22,15 @@ from sqla_jobs.errors import JobsError
 from sqla_jobs.tasks.task import Task
 
 _WEIGHTS = {
-    "write": 35,
+    "write": 25,
+    "write_awaited": 25,
     "mark": 30,
-    "chain": 12,
+    "chain": 8,
+    "chain_awaited": 8,
     "snooze": 6,
     "flaky": 7,
     "overrun": 3,
+    "overrun_awaited": 3,
     "hopeless": 3,
     "both": 6,
     "once": 6,
@@ -37,13 +40,13 @@ _DELAYED = 0.15
 _LONG = 0.05
 """Jobs of some seconds: likely to be hit, and to run elsewhere while the one that lost them goes on."""
 _CANCELS = 0.06
-_MAY_BE_LONG = {"write", "mark", "chain"}
+_MAY_BE_LONG = {"write", "write_awaited", "mark", "chain", "chain_awaited"}
 _CATCH_UP = 0.5
 """Seconds' worth of load that is made up for after an outage."""
 _AFTER_ERROR = 0.2
 _CANCELLED_AMONG = 30
 """The youngest jobs are cancelled, since most end soon."""
-_HELD_UP = ("write", "mark")
+_HELD_UP = ("write", "write_awaited", "mark")
 """Tasks of the jobs that a trigger refuses to claim or end."""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from benchmarks.torture.app import PLAIN, STOPPING, TRANSACTIONAL, Echo, Effect, jobs
+from benchmarks.torture.app import CHAINS, PLAIN, STOPPING, TRANSACTIONAL, Echo, Effect, jobs
 from benchmarks.torture.load import Answer, Ledger
 from benchmarks.torture.refusals import AT_WORK
 
@@ -185,7 +185,7 @@ def _follow_ups(facts: Facts) -> Iterator[str]:
     """Exactly one follow-up job for each effect of the job that enqueues it."""
     follow_ups = Counter(job.n for job in facts.jobs.values() if job.task == "follow")
     for job in facts.jobs.values():
-        if job.task == "chain" and follow_ups.pop(job.n, 0) != len(job.effects):
+        if job.task in CHAINS and follow_ups.pop(job.n, 0) != len(job.effects):
             yield f"not one follow-up job for each effect: {job}"
     for n in follow_ups:
         yield f"a follow-up job of n={n}, which no job enqueued"

@@ -162,6 +162,7 @@ def _child_spec(
     grace: float,
     timeout: float | None,
     slow_after: float,
+    kill_after: float,
     retention: Retention,
     metrics_port: str | None,
     logs: LogOptions,
@@ -176,6 +177,7 @@ def _child_spec(
         grace=grace,
         slow_after=slow_after,
         timeout=timeout,
+        kill_after=kill_after,
         retention=retention,
     )
     return ChildSpec(database_url, settings, drain, clock, logs, is_observed=metrics_port is not None)

@@ -9,11 +9,13 @@ from typing import Any, cast
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
 from sqla_jobs.database.engines import REMEDY, check_engine, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
-Bind = Engine | SessionFactory
+SyncBind = Engine | SessionFactory
+Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
 """Makes the context manager that surrounds a run, given its `RunContext`, or `None` outside of runs."""
 
@@ -27,11 +29,12 @@ class Binding:
 
     def __init__(
         self,
-        bind: Bind,
+        bind: SyncBind,
         entity: type[Any],
         *,
         context: Context | None = None,
         run_session: SessionFactory | None = None,
+        async_bind: AsyncBind | None = None,
     ) -> None:
         self.session_factory: SessionFactory = _session_factory(bind)
         self.context: Context = context or nullcontext
@@ -39,6 +42,11 @@ class Binding:
         """Gives the session of a run, inside its context: a new one, or that in which the application writes."""
         self._bind = bind
         self._entity = entity
+        self._async_bind = async_bind
+
+    def async_sessions(self, isolation: str) -> AsyncSessions:
+        """The sessions of coroutine tasks, at this isolation level where the application has no asynchronous engine."""
+        return AsyncSessions(self._async_bind, self.engine, isolation, self._entity)
 
     @property
     def engine(self) -> Engine:
@@ -76,13 +84,19 @@ class Binding:
             session.commit()
 
 
+def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> tuple[SyncBind, AsyncBind | None]:
+    """What is synchronous of these, made of the address of what is not, and what is asynchronous."""
+    if not is_asynchronous(type(bind)):
+        return cast("SyncBind", bind), async_bind
+    given = cast("AsyncBind", bind)
+    return synchronous_engine(given, entity), async_bind or given
+
+
 def _session_factory(bind: Any) -> SessionFactory:
     if isinstance(bind, Engine):
         return sessionmaker(bind)
     if isinstance(bind, scoped_session):
         return cast("SessionFactory", bind.session_factory)  # each run has a session of its own
-    if is_asynchronous(type(bind)):
-        raise ConfigurationError(f"bind={bind!r} is asynchronous: tasks run in threads, so {REMEDY}")
     if callable(bind):
         return cast("SessionFactory", bind)
     if isinstance(bind, str | URL):  # not shown: it may hold a password

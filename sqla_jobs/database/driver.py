@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import select
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
-from psycopg import capabilities
+from psycopg import capabilities, generators, sql
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
@@ -24,9 +26,20 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
 
 
+T = TypeVar("T")
+Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+"""What is below a connection. The asynchronous one is used inside of a greenlet of SQLAlchemy's."""
+
+
 def driver(connection: Connection) -> psycopg.Connection[Any]:
-    """What is below a connection."""
+    """What is below a connection of an engine of the library's own."""
     return connection.connection.driver_connection  # type: ignore[return-value]
+
+
+def driver_of_run(connection: Connection) -> Driver | None:
+    """What is below a connection of a task's session; `None` where that is not psycopg."""
+    raw = connection.connection.driver_connection
+    return raw if isinstance(raw, psycopg.Connection | psycopg.AsyncConnection) else None
 
 
 class NoAnswer(psycopg.OperationalError):
@@ -50,12 +63,23 @@ def bound(connection: psycopg.Connection[Any], patience: float) -> None:
     vars(connection)["wait"] = bounded
 
 
-def ask(connection: psycopg.Connection[Any], question: str, patience: float | None = None) -> list[PGresult]:
+def ask(connection: Driver, question: str, patience: float | None = None) -> list[PGresult]:
     """The answers to one or more statements, sent together, on a connection that is somebody else's.
 
     Raises the error of the statement that failed, after which the server leaves out the rest, or, where a
     `patience` is given, `NoAnswer` after so many seconds of silence.
     """
+    if isinstance(connection, psycopg.AsyncConnection):
+        answers = _wait_for(_awaited(connection, question, patience))
+    else:
+        answers = _received(connection, question, patience)
+    for answer in answers:
+        if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+            raise error_from_result(answer, connection.info.encoding)
+    return answers
+
+
+def _received(connection: psycopg.Connection[Any], question: str, patience: float | None) -> list[PGresult]:
     server = connection.pgconn
     server.send_query(question.encode(connection.info.encoding))
     while server.flush():
@@ -67,12 +91,41 @@ def ask(connection: psycopg.Connection[Any], question: str, patience: float | No
             _wait(connection, select.POLLIN, patience)
             server.consume_input()
         if (answer := server.get_result()) is None:
-            break
+            return answers
         answers.append(answer)
-    for answer in answers:
-        if answer.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-            raise error_from_result(answer, connection.info.encoding)
-    return answers
+
+
+def _wait_for(awaitable: Awaitable[T]) -> T:
+    """Inside of a greenlet of SQLAlchemy's, which the parent of workers does not import."""
+    from sqlalchemy.util import await_only
+
+    return await_only(awaitable)
+
+
+async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, patience: float | None) -> list[PGresult]:
+    async with connection.lock:
+        connection.pgconn.send_query(question.encode(connection.info.encoding))
+        try:
+            async with asyncio.timeout(patience):
+                return await connection.wait(generators.execute(connection.pgconn))
+        except TimeoutError:
+            await connection.close()
+            raise NoAnswer(f"no answer from the server for {patience:g} s") from None
+
+
+def filled_in(connection: Driver, statement: sql.SQL, values: dict[str, Any]) -> str:
+    """A statement with its parameters written into it."""
+    if isinstance(connection, psycopg.AsyncConnection):
+        return psycopg.AsyncClientCursor(connection).mogrify(statement, values)
+    return psycopg.ClientCursor(connection).mogrify(statement, values)
+
+
+def roll_back(connection: Driver) -> None:
+    """Roll back, below SQLAlchemy."""
+    if isinstance(connection, psycopg.AsyncConnection):
+        _wait_for(connection.rollback())
+    else:
+        connection.rollback()
 
 
 def _wait(connection: psycopg.Connection[Any], events: int, patience: float | None) -> None:
@@ -122,17 +175,25 @@ def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
     connection.close()
 
 
+async def _in_greenlet(function: Callable[[], None]) -> None:
+    from sqlalchemy.util import greenlet_spawn
+
+    await greenlet_spawn(function)
+
+
 @contextmanager
-def committing_by(connection: psycopg.Connection[Any], commit: Callable[[], None]) -> Generator[None]:
+def committing_by(connection: Driver, commit: Callable[[], None]) -> Generator[None]:
     """Inside, `connection.commit()` is `commit()`."""
-    vars(connection)["commit"] = commit
+    vars(connection)["commit"] = (
+        partial(_in_greenlet, commit) if isinstance(connection, psycopg.AsyncConnection) else commit
+    )
     try:
         yield
     finally:
         del vars(connection)["commit"]
 
 
-def beginning(connection: psycopg.Connection[Any]) -> str:
+def beginning(connection: Driver) -> str:
     """What psycopg would say to begin, by what the application set; nothing inside of a transaction."""
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sqla_jobs.execution.interrupt import Body, CancelRequested, Interrupt, LeaseGone, body
+from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, Interruptible, LeaseGone
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome, storable
@@ -39,8 +39,8 @@ class Attempt:
     """Where a parent process sees that it was begun."""
     secrets: Secrets = NOTHING
     """What nothing that is told of it may show."""
-    body: Body | None = None
-    """That of the thread it runs in."""
+    body: Interruptible | None = None
+    """What runs its own code."""
 
     def __init__(self, job: Claimed, claimed_at: float, *, asked_at: float = 0.0) -> None:
         self.job = job
@@ -58,8 +58,11 @@ class Attempt:
         """Begun, and not over."""
         return self.started_at is not None and not self.is_over
 
-    def begin(self, slot: RunSlot | None) -> bool:
-        """It starts, in the calling thread: charged from here on, should this process die.
+    def __str__(self) -> str:
+        return f"job {self.job.job_id} {self.job.task} attempt {self.job.attempt}"
+
+    def begin(self, body: Interruptible, slot: RunSlot | None) -> bool:
+        """It starts: charged from here on, should this process die.
 
         False: it may not, since the parent process has given back what this one held before.
         """
@@ -69,12 +72,12 @@ class Attempt:
             if self.asked_at <= slot.revoked_at:
                 slot.clear()
                 return False
-        self.started_at, self.body, self.slot = started_at, body(), slot
+        self.started_at, self.body, self.slot = started_at, body, slot
         return True
 
     def conclude(self) -> None:
         """It is over, and its end on its way to the database."""
-        self.is_over = True
+        self.is_over, self.body = True, None
         if self.slot is not None:
             self.slot.end()
 

@@ -13,7 +13,7 @@ from sqla_jobs.calls.values import read_headers
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.interrupt import CancelRequested, LeaseGone, TimedOut, body
+from sqla_jobs.execution.interrupt import CancelRequested, Interruptible, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.execution.surroundings import Surrounded, begin_span
 from sqla_jobs.execution.transactions import NotBegun, Transactions
@@ -34,7 +34,7 @@ class Executor:
     def __init__(
         self,
         tasks: Mapping[str, Task[..., Any, Any]],
-        transactions: Transactions,
+        transactions: Callable[[Declaration], Transactions],
         *,
         isolation: str = "READ COMMITTED",
         context: Context = nullcontext,
@@ -59,26 +59,27 @@ class Executor:
         self._tracing = tracing
         self._started = started
 
-    def execute(self, held: Attempt) -> RunEnd | None:
+    def execute(self, held: Attempt, body: Interruptible) -> RunEnd | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
+        Its own code is called by `body`. For a coroutine task this is called in a greenlet of SQLAlchemy's.
         One that was cancelled before it started is given back, which ends it; one that may not start, or gets
         no transaction, is given back too.
         A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
         Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
-        if held.cancel_requested or not held.begin(self._slot()):
+        if held.cancel_requested or not held.begin(body, self._slot()):
             return held.ended(Outcome.released())
         held.context = _context(held)
         if self._tracing is None:
-            return self._attempt(held, held.context)[1]
+            return self._attempt(held, held.context, body)[1]
         end_span = begin_span(self._tracing, held.context)
-        outcome, end = self._attempt(held, held.context)
+        outcome, end = self._attempt(held, held.context, body)
         end_span(outcome)
         return end
 
-    def _attempt(self, held: Attempt, context: RunContext) -> tuple[Outcome, RunEnd | None]:
+    def _attempt(self, held: Attempt, context: RunContext, body: Interruptible) -> tuple[Outcome, RunEnd | None]:
         """What came of it, and the end that is to be stored."""
         job = held.job
         declaration: Declaration | None = None
@@ -89,11 +90,11 @@ class Executor:
             with self._surrounded(held, context):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
-                    self._run_in_transaction(held, declaration, arguments)
+                    self._run_in_transaction(held, declaration, arguments, body)
                     _tell(held, succeeded := Outcome.succeeded())
                     return succeeded, None
                 self._begun(held)
-                outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments))
+                outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments, body))
         except NotBegun as reason:
             outcome = Outcome.released(reason.delay)
             return outcome, held.ended(outcome)
@@ -119,13 +120,17 @@ class Executor:
                 entered.enter_context(Surrounded(surroundings(middleware, context), held))
             yield
 
-    def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:
+    def _run_in_transaction(
+        self, held: Attempt, declaration: Declaration, arguments: dict[str, Any], body: Interruptible
+    ) -> None:
         held.is_silent = self._isolation != "READ COMMITTED"
-        with self._transactions.begin() as session:
+        transactions = self._transactions(declaration)
+        with transactions.begin() as session:
             self._begun(held)
             loaded = declaration.codec.load(session, arguments)
-            result = _call(held, declaration, [session], loaded)
-            self._transactions.commit(session, held.ended(Outcome.succeeded(result)))
+            given = transactions.around(session) if declaration.signature.is_coroutine else session
+            result = _call(held, declaration, [given], loaded, body)
+            transactions.commit(session, held.ended(Outcome.succeeded(result)))
 
 
 class _UnstorableResult(Exception):
@@ -150,7 +155,9 @@ def _context(held: Attempt) -> RunContext:
     )
 
 
-def _call(held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
+def _call(
+    held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any], body: Interruptible
+) -> str | None:
     if held.timeout is not None:
         held.deadline = time.monotonic() + held.timeout
         if held.slot is not None:
@@ -160,13 +167,11 @@ def _call(held: Attempt, declaration: Declaration, injected: list[Any], argument
         held.context.deadline = held.deadline
     if declaration.signature.wants_context:
         injected.append(held.context)
-    result = body().run(held, declaration.signature.call, injected, arguments)
+    result = body.run(held, declaration.signature.call, injected, arguments)
     try:
         return encode_result(result)
     except ArgumentsError as error:
-        raise _UnstorableResult(
-            f"{held.job.task} (job {held.job.job_id}): {error}; return plain JSON, or nothing"
-        ) from None
+        raise _UnstorableResult(f"{held.job.task} (job {held.job.job_id}): {error}") from None
 
 
 def _outcome(
@@ -180,6 +185,8 @@ def _outcome(
         return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
     if isinstance(error, LeaseGone):
         return Outcome.lost(Failure("Lost", "its process was taken for dead, and stopped it"))
+    if isinstance(error, Stopped):
+        return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
     if declaration is None or isinstance(error, _UnstorableResult):
         return Outcome.failed(Failure.of(error, secrets=held.secrets))
     if isinstance(error, TimedOut):

@@ -7,16 +7,21 @@ as a long `time.sleep` or a query under way, is interrupted when it comes back.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, Protocol
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from sqla_jobs.rules.error_text import stack_of
 
 
 class Interrupt(BaseException):
     """Raised inside a task from outside. Not an `Exception`, so that `except Exception` lets it through."""
+
+    def __init__(self, *, is_abandoned: bool = False) -> None:
+        super().__init__()
+        self.is_abandoned = is_abandoned
+        """The task's own code goes on, and may still use its session."""
 
 
 class TimedOut(Interrupt):
@@ -31,6 +36,26 @@ class LeaseGone(Interrupt):
     """The process was taken for dead: the job is somebody else's."""
 
 
+class Stopped(Interrupt):
+    """The worker stopped, and the run did not end within its grace."""
+
+
+class Interruptible(Protocol):
+    """What a run's own code is called by, and interrupted through."""
+
+    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(…)`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
+        ...
+
+    def interrupt(self, owner: object, kind: type[Interrupt]) -> object:
+        """Raise `kind` in it, while it runs what `owner` has it run; once."""
+        ...
+
+    def stack(self) -> str:
+        """Where it is, for people."""
+        ...
+
+
 class Body:
     """The part of a run that may be interrupted; flush, fence and commit lie outside of it. A thread has one."""
 
@@ -40,12 +65,12 @@ class Body:
         self._owner: object = None
         self._was_interrupted = False
 
-    def run(self, owner: object, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
         """`function(…)`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
         outer = self._owner  # a task may itself run jobs, in a test
         try:
             self._owner = owner
-            return function(*args, **kwargs)
+            return function(*args)
         finally:
             self._close(outer)
 
@@ -58,6 +83,11 @@ class Body:
             _raise_in(self.thread, kind)
             self._owner = None  # once is enough: user code may be cleaning up after it
             return True
+
+    def stack(self) -> str:
+        """Where the thread is, for people."""
+        frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]
+        return stack_of(frame) if frame is not None else "its thread has ended"
 
     def _close(self, outer: object) -> None:
         while True:

@@ -33,7 +33,7 @@ class Memory(ctypes.Structure):
         ("peak_memory", ctypes.c_int64),
         ("alive_at", ctypes.c_double),
         ("revoked_at", ctypes.c_double),
-        ("has_idle_thread", ctypes.c_int64),
+        ("has_free_slot", ctypes.c_int64),
         ("workers", ctypes.c_int64),
         ("has_limits", ctypes.c_int64),
         ("runs", _Run * _PLACES),
@@ -153,13 +153,13 @@ class StartedRuns:
         self._memory.alive_at = moment
 
     @property
-    def has_idle_thread(self) -> bool:
+    def has_free_slot(self) -> bool:
         """Whether a thread of the process waits for a job; the process writes it, at least twice a second."""
-        return bool(self._memory.has_idle_thread)
+        return bool(self._memory.has_free_slot)
 
-    @has_idle_thread.setter
-    def has_idle_thread(self, is_one: bool) -> None:
-        self._memory.has_idle_thread = is_one
+    @has_free_slot.setter
+    def has_free_slot(self, is_one: bool) -> None:
+        self._memory.has_free_slot = is_one
 
     @property
     def workers(self) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 from sqlalchemy import Connection, event
@@ -16,6 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_jobs.database.async_sessions import around
+from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
@@ -61,6 +63,10 @@ class Transactions(Protocol):
         """A session in a transaction, of which nothing is left without `commit`. Raises `NotBegun`."""
         ...
 
+    def around(self, session: Session) -> Any:
+        """The `AsyncSession` around a session from `begin`, which a coroutine task gets."""
+        ...
+
     def commit(self, session: Session, end: RunEnd) -> None:
         """Record the end of the attempt, as the transaction's last statement, and commit. Raises `LeaseLost`."""
         ...
@@ -91,7 +97,15 @@ class WorkerTransactions:
                 raise self._told(NotBegun(str(getattr(error, "orig", error)).strip())) from error
             if not is_writable:
                 raise self._told(NotBegun("the server is read-only"))
-            yield session
+            try:
+                yield session
+            except Interrupt as interrupt:
+                if interrupt.is_abandoned:  # what goes on may hold the connection, and is to hold no locks
+                    session.invalidate()
+                raise
+
+    def around(self, session: Session) -> Any:
+        return around(session)
 
     def commit(self, session: Session, end: RunEnd) -> None:
         self._queries.store_last_progress(session, end)

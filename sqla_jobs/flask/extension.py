@@ -10,7 +10,7 @@ from weakref import ref
 from flask import Flask, current_app, has_app_context
 from sqlalchemy.orm import Session, scoped_session
 
-from sqla_jobs.database.binding import Bind, Binding, Context, SessionFactory
+from sqla_jobs.database.binding import Bind, Binding, Context, SessionFactory, SyncBind
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.flask.cli import cli, defaults_of, loaded
 from sqla_jobs.jobs import Jobs, resolver_of, set_resolver
@@ -96,7 +96,7 @@ class _AppBinding(Binding):
     def __init__(
         self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None, inner: Context
     ) -> None:
-        super().__init__(cast("Bind", bind), entity, context=self._context, run_session=shared)
+        super().__init__(cast("SyncBind", bind), entity, context=self._context, run_session=shared)
         self._app = app
         self._shared = shared
         self._inner = inner

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,12 +17,14 @@ from sqlalchemy.orm import Session
 from sqla_jobs.calls import lookout, upkeep
 from sqla_jobs.calls.calls import Calls, StoreEnds
 from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
-from sqla_jobs.database.driver import driver
+from sqla_jobs.database.driver import driver_of_run
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.begin import begin as begin_transaction
+from sqla_jobs.queries.begin import begin_elsewhere
 from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
 from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
-from sqla_jobs.queries.commit import Commit, Ending
+from sqla_jobs.queries.commit import Commit, Watching
+from sqla_jobs.queries.commit_elsewhere import CommitElsewhere
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
@@ -96,18 +98,23 @@ class Queries(Calls[SqlConnection]):
         """Begin the transaction of a task on a connection of the application's, in one round trip. False: read-only.
 
         The server notices within `noticed_within` seconds, or a minute, that the client's host is gone.
-        Raises psycopg's errors, also after `patience` seconds without an answer.
+        Raises psycopg's errors, also after `patience` seconds without an answer; those of SQLAlchemy for other drivers.
         """
-        return begin_transaction(driver(connection), noticed_within=noticed_within, patience=patience)
+        if (raw := driver_of_run(connection)) is None:
+            return begin_elsewhere(connection, noticed_within=noticed_within)
+        return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
     def store_last_progress(self, session: Session, end: RunEnd) -> None:
         """Store inside its own transaction what a run told of last."""
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
 
-    def ending(self, session: Session, end: RunEnd) -> AbstractContextManager[Ending]:
+    def ending(self, session: Session, end: RunEnd) -> AbstractContextManager[Watching]:
         """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""
-        return self._commit.storing(self.connection(session), end)
+        connection = self.connection(session)
+        if (raw := driver_of_run(connection)) is None:
+            return CommitElsewhere(connection, partial(self.succeed, connection, end))
+        return self._commit.storing(connection, raw, end)
 
     @cached_property
     def _commit(self) -> Commit:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
-import psycopg
+from sqlalchemy import Connection, func, select
 
-from sqla_jobs.database.driver import ask, beginning
+from sqla_jobs.database.driver import Driver, ask, beginning
 
 _PROBES = 3
 
 
-def begin(connection: psycopg.Connection[Any], *, noticed_within: float, patience: float) -> bool:
+def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool:
     """Begin a transaction, in one round trip. False: the server takes no writes.
 
     Until it ends the server looks whether the client's host is still there, and notices within so many
@@ -24,13 +23,26 @@ def begin(connection: psycopg.Connection[Any], *, noticed_within: float, patienc
     return answers[-1].get_value(0, 0) == b"off"
 
 
-@cache
-def _question(noticed_within: float) -> str:
+def begin_elsewhere(connection: Connection, *, noticed_within: float) -> bool:
+    """The same through SQLAlchemy, for drivers other than psycopg."""
+    settings = _settings(noticed_within).items()
+    told = select(
+        func.current_setting("transaction_read_only"),
+        *(func.set_config(name, str(value), True) for name, value in settings),
+    )
+    return bool(connection.execute(told).one()[0] == "off")
+
+
+def _settings(noticed_within: float) -> dict[str, int]:
     within = min(noticed_within, 60.0)
-    settings = {
+    return {
         "tcp_keepalives_idle": max(1, round(within / 2)),
         "tcp_keepalives_interval": max(1, round(within / 2 / _PROBES)),
         "tcp_keepalives_count": _PROBES,
     }
-    set_all = "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
+
+
+@cache
+def _question(noticed_within: float) -> str:
+    set_all = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _settings(noticed_within).items())
     return f"{set_all}; SHOW transaction_read_only"

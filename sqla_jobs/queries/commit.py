@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 import psycopg
@@ -13,12 +13,20 @@ from psycopg.pq.abc import PGresult
 from sqlalchemy import ColumnElement, Connection, event, literal_column, select
 
 from sqla_jobs.calls.values import RunEnd
-from sqla_jobs.database.driver import ask, beginning, committing_by, driver
+from sqla_jobs.database.driver import Driver, ask, beginning, committing_by, filled_in, roll_back
 from sqla_jobs.errors import JobsError, LeaseLost
 from sqla_jobs.queries.expressions import Tables, as_query, rendered
 from sqla_jobs.queries.succeed import SucceedOne
 
 _NO_LEASE = "sqla_jobs: no lease"
+
+
+class Watching(Protocol):
+    """A COMMIT that also stores the end of an attempt, after those of the same session in other databases."""
+
+    def watch(self, connection: Connection) -> None:
+        """Another connection of the session, unless it is the COMMIT's own."""
+        ...
 
 
 class Commit:
@@ -45,9 +53,12 @@ class Commit:
         self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
     @contextmanager
-    def storing(self, connection: Connection, end: RunEnd) -> Generator[Ending]:
-        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`."""
-        raw, ending = driver(connection), Ending(self, connection, end)
+    def storing(self, connection: Connection, raw: Driver, end: RunEnd) -> Generator[Ending]:
+        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`.
+
+        `raw` is what is below the connection.
+        """
+        ending = Ending(self, connection, raw, end)
 
         def commit() -> None:
             try:
@@ -55,7 +66,7 @@ class Commit:
             except BaseException:
                 # SQLAlchemy takes a failed COMMIT to have ended the transaction; what failed may stand before it
                 with suppress(psycopg.Error):  # then the connection is lost, and what failed first is told
-                    raw.rollback()
+                    roll_back(raw)
                 raise
 
         # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
@@ -67,11 +78,11 @@ class Commit:
                 "the session factory must return new sessions, not ones that join an outer transaction"
             )
 
-    def store(self, raw: psycopg.Connection[Any], end: RunEnd) -> None:
+    def store(self, raw: Driver, end: RunEnd) -> None:
         """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
         self._ask(raw, f"{beginning(raw)}{self._plain}", end)
 
-    def store_and_commit(self, raw: psycopg.Connection[Any], known: dict[Any, Any], end: RunEnd) -> None:
+    def store_and_commit(self, raw: Driver, known: dict[Any, Any], end: RunEnd) -> None:
         """Both in one message. `known` says what to send on this connection. Raises `LeaseLost`."""
         statements: str = known.get(self._name, self._first)
         if statements == self._preparing:
@@ -90,9 +101,9 @@ class Commit:
             is_direct = int(pid.get_value(0, 0) or 0) == raw.info.backend_pid
             known[self._name] = self._preparing if is_direct and raw.prepare_threshold is not None else self._plain
 
-    def _ask(self, raw: psycopg.Connection[Any], statements: str, end: RunEnd) -> list[PGresult]:
+    def _ask(self, raw: Driver, statements: str, end: RunEnd) -> list[PGresult]:
         try:
-            return ask(raw, psycopg.ClientCursor(raw).mogrify(as_query(statements), SucceedOne.parameters(end)))
+            return ask(raw, filled_in(raw, as_query(statements), SucceedOne.parameters(end)))
         except InvalidTextRepresentation as error:
             if _NO_LEASE not in str(error):
                 raise
@@ -108,10 +119,10 @@ class Ending:
 
     has_committed: bool = False
 
-    def __init__(self, commit: Commit, connection: Connection, end: RunEnd) -> None:
+    def __init__(self, commit: Commit, connection: Connection, raw: Driver, end: RunEnd) -> None:
         self._commit = commit
         self._connection = connection
-        self._raw = driver(connection)
+        self._raw = raw
         self._end = end
         self._is_stored = False
         self._others: list[Connection] = []

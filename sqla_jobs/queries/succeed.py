@@ -79,7 +79,7 @@ class SucceedMany(Statement):
 class SucceedOne(Statement):
     """Stores one end, and waits for the row. Its row count is 0 if the lease is lost."""
 
-    def __call__(self, session: Session, end: RunEnd) -> None:
+    def __call__(self, session: Session | Connection, end: RunEnd) -> None:
         """Store inside its own transaction that an attempt went well, waiting for the row. Raises `LeaseLost`."""
         if self._run(session, self.parameters(end)).rowcount != 1:
             raise LeaseLost

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -37,12 +37,19 @@ def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
         return f"<its traceback cannot be written: {clean(_without(data, _own_message(error)))}>"
 
 
-def stack_of(frame: FrameType) -> str:
-    """Where a thread is that runs a job, from the task on."""
+def stack_of(frame: FrameType, *, since: str | None = None) -> str:
+    """Where a thread is that runs a job, from the task on; after this library's function `since` if it is there."""
     stack = traceback.extract_stack(frame)
+    if places := [place for place, one in enumerate(stack) if one.name == since and one.filename.startswith(_LIBRARY)]:
+        del stack[: places[-1]]
     is_ours = [one.filename.startswith(_LIBRARY) for one in stack]
     task = [place for place in range(1, len(stack)) if is_ours[place - 1] and not is_ours[place]]
     return "".join(traceback.format_list(stack[task[0] if task else 0 :]))
+
+
+def stack_of_frames(frames: Iterable[FrameType]) -> str:
+    """The same of a coroutine's frames, the outermost first."""
+    return "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames).format())
 
 
 def _begin_at_the_task(told: traceback.TracebackException) -> None:

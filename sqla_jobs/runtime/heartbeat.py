@@ -164,6 +164,10 @@ class Keeper(Protocol):
         """Get to know the database, before all else."""
         ...
 
+    def may_close(self, close_idle: Callable[[], None]) -> None:
+        """`close_idle` closes connections that are of no use while the worker rests."""
+        ...
+
     def registered(self, process_id: uuid.UUID) -> None:
         """The worker has a row, under this id from now on."""
         ...

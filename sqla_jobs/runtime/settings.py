@@ -10,6 +10,9 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, check_seconds
 from sqla_jobs.rules.retention import Retention, seconds_kept
 
+_THREADS = 100
+"""More jobs of a queue at once than these are coroutines."""
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
@@ -47,6 +50,8 @@ class Settings(LeaseSettings):
     slow_after: float
     timeout: float | None
     """Of tasks that have none of their own."""
+    kill_after: float
+    """After a cancel, until what goes on is given up."""
     retention: dict[str, float] | None
     """Seconds that rows are kept: jobs by the state in which they ended, "audit" and "ticks"; no mention, no end.
     `None`: another process of the same worker prunes."""
@@ -55,6 +60,18 @@ class Settings(LeaseSettings):
     def jobs_at_once(self) -> int:
         """Of all queues together."""
         return sum(self.queues.values())
+
+    @property
+    def sessions_at_once(self) -> int:
+        """Of all queues together, jobs that may hold a connection each.
+
+        A queue of more than that is one of coroutines, which share a pool.
+        """
+        return self.sessions_of(self.queues)
+
+    def sessions_of(self, queues: Iterable[str]) -> int:
+        """The same of these queues; none of one that it does not serve."""
+        return sum(min(self.queues.get(queue, 0), _THREADS) for queue in queues)
 
     @classmethod
     def checked(
@@ -68,6 +85,7 @@ class Settings(LeaseSettings):
         grace: float,
         slow_after: float,
         timeout: float | timedelta | None,
+        kill_after: float,
         retention: Retention,
     ) -> Settings:
         """The settings, or a `ConfigurationError` that names the one that cannot be."""
@@ -81,12 +99,14 @@ class Settings(LeaseSettings):
         for name, number in lanes.items():
             check_queue(name, error=ConfigurationError)
             what = f"concurrency of queue {name!r}" if isinstance(queues, Mapping) else "concurrency"
-            check_integer(what, number, least=1, most=1000, error=ConfigurationError)
+            check_integer(what, number, least=1, most=5000, error=ConfigurationError)
         _check_seconds(poll=poll, slow_after=slow_after)
         check_seconds("grace", grace, most=7 * DAY, error=ConfigurationError)
         if timeout is not None:
             timeout = check_seconds("timeout", timeout, least=INSTANT, error=ConfigurationError)
-        return cls(heartbeat, lease, lanes, poll, grace, slow_after, timeout, seconds_kept(retention))
+        kill_after = check_seconds("kill_after", kill_after, least=INSTANT, most=DAY, error=ConfigurationError)
+        kept = seconds_kept(retention)
+        return cls(heartbeat, lease, lanes, poll, grace, slow_after, timeout, kill_after, kept)
 
 
 def _check_seconds(**options: float) -> None:

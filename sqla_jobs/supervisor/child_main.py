@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from sqla_jobs.clock.clock import Clock
+from sqla_jobs.database.engines import IdleConnections
 from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
@@ -46,7 +47,7 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
         bind_for_command_line(jobs, spec.database_url)
         lookout = OwnLookout if spec.drain else partial(ForwardedLookout, parent)
         binding = jobs.binding()
-        parent.works_for(binding.engine)
+        parent.may_close(IdleConnections(binding.engine).close)
         worker = Worker(jobs, binding, spec.settings, parent, lookout)
         parent.runs = lambda: worker.runs
         if spec.is_observed:

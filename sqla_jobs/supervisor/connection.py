@@ -84,7 +84,7 @@ class ParentConnection:
         self._sending = threading.Lock()
         self._gone: uuid.UUID | None = None
         self._engine: Engine | None = None
-        self._idle: list[IdleConnections] = []
+        self._close_idle: list[Callable[[], None]] = []
         self._tell_at = 0.0
         self._models: Models[Any] | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
@@ -110,9 +110,8 @@ class ParentConnection:
         """Whether there are rows of limits."""
         return self._started.has_limits
 
-    def works_for(self, application: Engine) -> None:
-        """Tasks connect by this engine. Its idle connections are closed while the worker rests."""
-        self._idle.append(IdleConnections(application))
+    def may_close(self, close_idle: Callable[[], None]) -> None:
+        self._close_idle.append(close_idle)
 
     def tell(self, hearer: Hearer | None) -> None:
         """Pass messages about new jobs to `hearer` from now on; None drops them."""
@@ -122,7 +121,7 @@ class ParentConnection:
         self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
     ) -> None:
         self._engine, self._models = engine, models
-        self._idle.append(IdleConnections(engine))
+        self.may_close(IdleConnections(engine).close)
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:
             self._tell_address(connection)
@@ -154,8 +153,8 @@ class ParentConnection:
 
     def rest(self) -> None:
         """Close idle connections, all but the one for claims: many children may rest, and the server has few."""
-        for idle in self._idle:
-            idle.close()
+        for close in self._close_idle:
+            close()
 
     def leaving(self) -> None:
         self.send(Leaving())
@@ -197,7 +196,7 @@ class ParentConnection:
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._started.vitals = (self.runs(), memory)
                 hearer = self._hearer  # which may be gone at the next look
-                self._started.has_idle_thread = hearer is not None and hearer.has_idle_thread
+                self._started.has_free_slot = hearer is not None and hearer.has_free_slot
                 self._report()
         except (EOFError, OSError):
             self._orphaned()

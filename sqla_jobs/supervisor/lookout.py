@@ -92,7 +92,7 @@ class ParentLookout:
 
     def _idle(self) -> list[ChildProcess]:
         """The children with an idle thread, each time beginning with the next one."""
-        idle = [child for child in self._children() if child.started.has_idle_thread]
+        idle = [child for child in self._children() if child.started.has_free_slot]
         self._turn += 1
         first = self._turn % len(idle) if idle else 0
         return idle[first:] + idle[:first]

@@ -37,7 +37,7 @@ class ChildSpec:
 
     def connections_of(self, processes: int) -> int:
         """Connections that this many children, their parent, the clock and the jobs may use at once."""
-        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + self.settings.jobs_at_once)
+        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + self.settings.sessions_at_once)
 
     def of_number(self, number: int) -> ChildSpec:
         """For one of several children: only the first one runs the clock, prunes, and tells of its parent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from sqla_jobs.tasks.entities import Entity, entity_of
 from sqla_jobs.tasks.signature import IMPORT_IT, Signature, injection_of
 
 MAX_BYTES = 1024 * 1024
+_RETURN = "return plain JSON, or nothing"
 _ERRORS = 5
 """As many misfits are told at once."""
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -192,9 +194,10 @@ class Codec:
             ) from None
 
     def entity_without_session(self, name: str) -> DeclarationError:
+        kind = "AsyncSession" if self._signature.is_coroutine else "Session"
         return DeclarationError(
             f"{self._where(name)} is a row of the database, so the task takes a session to load it from: "
-            f"def {self._task}(session: Session, …)"
+            f"def {self._task}(session: {kind}, …)"
         )
 
 
@@ -256,9 +259,15 @@ def encode_result(value: Any) -> str | None:
         encoded = to_json(value, inf_nan_mode="constants", bytes_mode="base64")
         from_json(encoded, allow_inf_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ArgumentsError(f"the result, a {type(value).__name__}, is not JSON: {error}") from None
+        if inspect.iscoroutine(value):
+            value.close()  # else Python warns, somewhere else, that nobody awaits it
+            raise ArgumentsError(
+                f"it returned the coroutine {value.__qualname__}, which nothing awaits, so nothing of it ran: "
+                "declare the task with async def, and await it there"
+            ) from None
+        raise ArgumentsError(f"the result, a {type(value).__name__}, is not JSON: {error}; {_RETURN}") from None
     if len(encoded) > MAX_BYTES:
-        raise ArgumentsError(f"the result is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept")
+        raise ArgumentsError(f"the result is {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are kept; {_RETURN}")
     if _NUL.search(encoded):
-        raise ArgumentsError("the result holds a NUL character, which PostgreSQL cannot store")
+        raise ArgumentsError(f"the result holds a NUL character, which PostgreSQL cannot store; {_RETURN}")
     return encoded.decode()

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.errors import DeclarationError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import AnySession
+from sqla_jobs.tasks.sessions import AnySession
 
 _PROMISE = "It exists if and only if the caller's transaction commits; nothing is committed here."
 _RETURNED = """Returns the job, pending like any object that was added. One with a unique key is in the database

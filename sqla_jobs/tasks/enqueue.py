@@ -9,10 +9,9 @@ from typing import Any, TypedDict, TypeVar
 from pydantic_core import from_json, to_json
 from sqlalchemy import ARRAY, ColumnElement, Text, bindparam, cast, func, insert, inspect, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import PRIORITIES, names
-from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
@@ -30,7 +29,6 @@ J = TypeVar("J", bound=JobMixin)
 GatesOf = Callable[[Mapping[str, Any]], Sequence[str]]
 """The gates of a job with these arguments, as stored."""
 T = TypeVar("T")
-AnySession = Session | scoped_session[Any]
 
 _ROWS, _BYTES = 5_000, 4 * 1024 * 1024
 _BATCH: Any = bindparam("batch", type_=Text)
@@ -58,22 +56,6 @@ class EnqueueOptions(TypedDict, total=False):
     """Texts that middleware and the run can read, and that no argument of the task is; at most 50."""
     columns: Mapping[str, Any] | None
     """Values for the columns of your own `job_class`."""
-
-
-def plain_session(session: AnySession | None) -> Session:
-    """The `Session` behind what applications pass around."""
-    if isinstance(session, Session):
-        return session
-    if isinstance(session, scoped_session):
-        inner: Session = session()
-        return inner
-    if is_asynchronous(type(session)):
-        raise ArgumentsError(
-            "an AsyncSession cannot enqueue: write await session.run_sync(lambda s: task.enqueue(s, …))"
-        )
-    if session is None:
-        raise ArgumentsError("the Session to enqueue in is missing: pass it as the first argument, enqueue(session, …)")
-    raise ArgumentsError(f"the first argument must be the Session to enqueue in, got {type(session).__name__}")
 
 
 def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:

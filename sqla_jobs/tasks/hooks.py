@@ -86,7 +86,7 @@ class Hooks:
             )
         if inspect.isasyncgenfunction(inspect.unwrap(target)):
             raise DeclarationError(
-                f"the middleware {_name(target)} is an asynchronous context manager, and runs are in threads: write "
+                f"the middleware {_name(target)} is an asynchronous context manager: write "
                 "@contextmanager and def in place of @asynccontextmanager and async def"
             )
         _replace_or_add(self.middleware, target)

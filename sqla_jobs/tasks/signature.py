@@ -16,14 +16,9 @@ from sqlalchemy.orm import Session, scoped_session
 
 from sqla_jobs.database.engines import is_asynchronous
 from sqla_jobs.errors import ArgumentsError, DeclarationError
-from sqla_jobs.rules.wording import page
 from sqla_jobs.tasks.context import RunContext
 
 IMPORT_IT = "import that name at the top of the module, not only under TYPE_CHECKING"
-_RUN_IT = (
-    "write a plain def, and inside of it asyncio.run(…) of a coroutine under asyncio.timeout(run.remaining), since a "
-    f"timeout or a cancel cannot interrupt an event loop that waits: {page('tasks')}#coroutines"
-)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -34,6 +29,8 @@ class Signature:
     target: Callable[..., Any]
     module: str
     qualname: str
+    is_coroutine: bool
+    """Whether it is an `async def`, which a worker runs in its event loop."""
     wants_session: bool
     wants_context: bool
     arguments: inspect.Signature
@@ -107,6 +104,7 @@ def inspect_target(target: Callable[..., Any]) -> Signature:
         target,
         target.__module__,
         target.__qualname__,
+        inspect.iscoroutinefunction(target),
         wants_session="session" in injected,
         wants_context="context" in injected,
         arguments=inspect.Signature(rest),
@@ -117,17 +115,15 @@ def _refuse_function(target: types.FunctionType) -> None:
     name = target.__qualname__
     if target.__name__ == "<lambda>":
         raise DeclarationError(f"{name} is a lambda: a task needs a stable name, so write a def")
-    if _is_async(target):
-        raise DeclarationError(f"{name} is asynchronous: {_RUN_IT}")
-    if inspect.isgeneratorfunction(target):
+    if _is_generator(target):
         raise DeclarationError(f"{name} is a generator: nothing would iterate over it; return a value instead")
     owner, _, _ = name.rpartition(".")
     if owner and not owner.endswith("<locals>"):
         raise DeclarationError(f"{name} is a method: declare the task as a function outside of the class")
 
 
-def _is_async(target: Any) -> bool:
-    return inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)
+def _is_generator(target: Any) -> bool:
+    return inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target)
 
 
 def _inspect_class(target: type[Any]) -> Signature:
@@ -135,9 +131,7 @@ def _inspect_class(target: type[Any]) -> Signature:
     execute = inspect.getattr_static(target, "execute", None)
     if not inspect.isfunction(execute):
         raise DeclarationError(f"{name} has no method execute(self), which a class needs to be a task")
-    if _is_async(execute):
-        raise DeclarationError(f"{name}.execute is asynchronous: {_RUN_IT}")
-    if inspect.isgeneratorfunction(execute):
+    if _is_generator(execute):
         raise DeclarationError(f"{name}.execute is a generator: nothing would iterate over it; return a value instead")
     if not (dataclasses.is_dataclass(target) or issubclass(target, BaseModel)):
         raise DeclarationError(
@@ -162,6 +156,7 @@ def _inspect_class(target: type[Any]) -> Signature:
         target,
         target.__module__,
         name,
+        inspect.iscoroutinefunction(execute),
         wants_session="session" in injected,
         wants_context="context" in injected,
         arguments=inspect.Signature(parameters),
@@ -198,6 +193,9 @@ def _split(
     _refuse_parameters(function.__qualname__, parameters)
     kinds = [_injection(function, parameter) for parameter in parameters]
     leading = [kind for kind in kinds if kind]
+    _refuse_session_of_other_kind(function, leading)
+    leading = ["session" if kind == "async session" else kind for kind in leading]
+    kinds = ["session" if kind == "async session" else kind for kind in kinds]
     if kinds[: len(leading)] != leading:
         late = next(p.name for p, kind in list(zip(parameters, kinds, strict=True))[::-1] if kind)
         raise DeclarationError(
@@ -213,6 +211,20 @@ def _split(
                 f"{function.__qualname__}: {parameter.name!r} is injected by position, so it cannot be keyword-only"
             )
     return leading, parameters[len(leading) :]
+
+
+def _refuse_session_of_other_kind(function: types.FunctionType, injected: list[str]) -> None:
+    name, is_coroutine = function.__qualname__, inspect.iscoroutinefunction(function)
+    if is_coroutine and "session" in injected:
+        raise DeclarationError(
+            f"{name} is a coroutine, which a Session would hold up: annotate its session as AsyncSession, or write a "
+            "plain def"
+        )
+    if not is_coroutine and "async session" in injected:
+        raise DeclarationError(
+            f"{name} is a plain function, which cannot await an AsyncSession: annotate its session as Session, or "
+            "write async def"
+        )
 
 
 def _refuse_parameters(name: str, parameters: list[inspect.Parameter]) -> None:
@@ -235,22 +247,31 @@ def _injection(owner: Callable[..., Any], parameter: inspect.Parameter) -> str |
 
 
 def injection_of(owner: str, name: str, annotation: Any) -> str | None:
-    """Whether a parameter of that type is injected: "session", "context" or `None`."""
+    """Whether a parameter of that type is injected: "session", "async session", "context" or `None`."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return injection_of(owner, name, args[0])
     if origin in (typing.Union, types.UnionType) and any(injection_of(owner, name, arg) for arg in args):
-        raise DeclarationError(f"{owner}: {name!r} is injected: annotate it with one type, Session or RunContext")
+        raise DeclarationError(
+            f"{owner}: {name!r} is injected: annotate it with one type, Session, AsyncSession or RunContext"
+        )
     annotation = origin or annotation
     if not isinstance(annotation, type):
         return None
-    if issubclass(annotation, scoped_session) or is_asynchronous(annotation):
+    kind = "AsyncSession" if is_asynchronous(annotation) else "Session"
+    if issubclass(annotation, scoped_session) or (kind == "AsyncSession" and not _has_name(annotation, kind)):
         raise DeclarationError(
-            f"{owner}: {name!r} is a {annotation.__name__}, but each run has its own Session: annotate it as Session"
+            f"{owner}: {name!r} is a {annotation.__name__}, but each run has its own {kind}: annotate it as {kind}"
         )
     if issubclass(annotation, Session):
         return "session"
+    if kind == "AsyncSession":
+        return "async session"
     return "context" if issubclass(annotation, RunContext) else None
+
+
+def _has_name(kind: type[Any], name: str) -> bool:
+    return any(base.__name__ == name for base in kind.__mro__)
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:

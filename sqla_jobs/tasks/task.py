@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from pydantic_core import from_json
 from sqlalchemy.orm import Session
@@ -16,20 +16,25 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
-from sqla_jobs.tasks.enqueue import AnySession, EnqueueOptions, add_many, add_one, check_options, plain_session
+from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.tracing import UNTRACED, Sending
 from sqla_jobs.tasks.unique import UniqueRule
 from sqla_jobs.tasks.unique_jobs import add_many_unique, add_unique, rule_for
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
 C = ParamSpec("C")
 P = ParamSpec("P")
-E = TypeVar("E")
+E = TypeVar("E", bound=Callable[..., Any])  # or mypy takes what the result of the call is assigned to
 E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
-S = TypeVar("S", bound=Session)
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S", bound="Session | AsyncSession")
 T = TypeVar("T")
 J = TypeVar("J", bound=JobMixin)
 J_co = TypeVar("J_co", bound=JobMixin, covariant=True)
@@ -119,6 +124,14 @@ class Enqueuer(Generic[C, J]):
         """How its jobs are unique; `None` where they are not."""
         return self._unique
 
+    @property
+    def written(self) -> str:
+        """How code names it, for messages."""
+        declaration = self._declaration
+        is_class = isinstance(declaration.signature.target, type)
+        name = f"jobs.tasks[{declaration.name!r}]" if is_class else declaration.signature.target.__name__
+        return f"{name}.options(…)" if self._options else name
+
     @overload
     def without_injected(self, target: Callable[Concatenate[_Nobody, ...], object], /) -> Enqueue[..., J]: ...
     @overload
@@ -135,7 +148,8 @@ class Enqueuer(Generic[C, J]):
 
     def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> J:
         """Add a job to the caller's session; what `enqueue` does."""
-        into, declaration = plain_session(session), self._declaration
+        into = plain_session(session, lambda: self._call(args, kwargs))
+        declaration = self._declaration
         with self._sending(into) as sending:
             values = self.bind(args, kwargs)
             stored = from_json(declaration.codec.encode(into, values))
@@ -166,7 +180,8 @@ class Enqueuer(Generic[C, J]):
 
     def enqueue_numbered(self, session: AnySession, arguments: Iterable[tuple[int, Mapping[str, Any]]], /) -> Enqueued:
         """The same, where each mapping comes with the number that an error is to name it by."""
-        into, declaration, unique = plain_session(session), self._declaration, self._unique
+        into = plain_session(session, lambda: f"{self.written}.enqueue_many(session, […])")
+        declaration, unique = self._declaration, self._unique
 
         def each(convert: Callable[[bytes], T]) -> Iterator[T]:
             for number, values in arguments:
@@ -185,6 +200,13 @@ class Enqueuer(Generic[C, J]):
                 count = add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
             sending.many(count)
         return count
+
+    def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The call of `enqueue`, for messages, with the arguments by name."""
+        parameters = self._declaration.signature.arguments.parameters.values()
+        given = {one.name for one in [*parameters][: len(args)]} | kwargs.keys()
+        named = [f", {one.name}=…" for one in parameters if one.name in given or one.default is one.empty]
+        return f"{self.written}.enqueue(session{''.join(named)})"
 
     def _sending(self, session: Session) -> AbstractContextManager[Sending, None]:
         if (tracing := self._hooks.tracing) is None:
@@ -219,7 +241,7 @@ class Enqueuer(Generic[C, J]):
         )
 
 
-class Task(Enqueuer[C, J], Generic[C, R, J]):
+class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
     def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks) -> None:
@@ -236,9 +258,9 @@ class Task(Enqueuer[C, J], Generic[C, R, J]):
         """The name stored with each of its jobs."""
         return self._declaration.name
 
-    def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R:
+    def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R_co:
         """A plain call, in this process."""
-        return cast("R", self.__wrapped__(*args, **kwargs))
+        return cast("R_co", self.__wrapped__(*args, **kwargs))
 
     def options(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[C, J]:
         """The same task, to be enqueued with these options. Each left out, or None, is as the task was declared.

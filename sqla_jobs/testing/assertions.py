@@ -11,11 +11,11 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import LIVE
-from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_task, check_task_or_jobs
 from sqla_jobs.testing.matching import Criteria, arguments_of
-from sqla_jobs.testing.messages import are, asked_for, listed, nearest
+from sqla_jobs.testing.messages import are, asked_for, call_of, listed, nearest
 
 J = TypeVar("J", bound=JobMixin)
 
@@ -31,7 +31,7 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
 
     Raises `ArgumentsError` for an argument that the task does not take, or a value that does not fit.
     """
-    found, _ = _sort_out(plain_session(session), what, arguments)
+    found, _ = _sort_out(plain_session(session, call_of(enqueued, what, arguments)), what, arguments)
     return found
 
 
@@ -42,7 +42,7 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
     """
     __tracebackhide__ = True
     check_task(task)
-    own = plain_session(session)
+    own = plain_session(session, call_of(assert_enqueued, task, arguments))
     found, others = _sort_out(own, task, arguments)
     if not found:
         criteria = Criteria(own, task, arguments)
@@ -56,7 +56,7 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
     The failure shows those that were. Raises `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
-    own = plain_session(session)
+    own = plain_session(session, call_of(assert_not_enqueued, what, arguments))
     if found := enqueued(own, what, **arguments):
         named = "" if isinstance(what, Jobs) else f" {asked_for(Criteria(own, what, arguments))}"
         raise AssertionError(f"expected no job{named}; there {are(found)}:{listed(what, found)}")
@@ -74,7 +74,7 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
         raise ArgumentsError(
             f"{task.declaration.name} is not unique: declare it with unique=, or give task.options(unique_key=…)"
         )
-    own = plain_session(session)
+    own = plain_session(session, call_of(assert_unique, task, arguments))
     live = [job for job in enqueued(own, task, **arguments) if job.state in LIVE]
     keys = {job.id: task.unique.key_of(arguments_of(job)) for job in live}
     if len(live) != 1 or live[0].unique_key != keys[live[0].id]:

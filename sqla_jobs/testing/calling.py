@@ -4,33 +4,52 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from datetime import datetime
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.coroutine import check_greenlet
 from sqla_jobs.execution.surroundings import Surrounded
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.hooks import check_headers, surroundings
+from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
+from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test
 from sqla_jobs.testing.claims import Savepoints
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
 C = ParamSpec("C")
-E = TypeVar("E")
+E = TypeVar("E", bound=Callable[..., Any])  # or mypy takes what the result of the call is awaited for
 E_co = TypeVar("E_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S", bound=Session)
+S = TypeVar("S", bound="Session | AsyncSession")
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
 class RunOptions(TypedDict, total=False):
@@ -55,7 +74,7 @@ class Call(Protocol[P, R_co]):
 
 
 class _Nobody:
-    """Only what takes anything takes one: a task that is known by its name alone."""
+    """Only what takes anything takes one: a task that is known by its name alone. And only `Any` is one."""
 
 
 class _Injected(Protocol[C, E_co]):
@@ -94,6 +113,9 @@ class Run(Generic[C, R]):
         return self._run
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
+        return self._by(Here(), args, kwargs)
+
+    def _by(self, body: Here, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         declaration = self._task.declaration
         hooks = self._task.hooks
         stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
@@ -104,10 +126,34 @@ class Run(Generic[C, R]):
                 around.enter_context(Surrounded(surroundings(middleware, run), held))
             if declaration.signature.wants_session:
                 around.enter_context(Savepoints(self._session).begin())
-            return _called(declaration, self._session, run, stored)
+            return _called(declaration, self._session, run, stored, body)
 
 
-def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[RunOptions]) -> Run[C, R]:
+class AwaitedRun(Run[C, R]):
+    """One that is awaited: of a coroutine task, or in an `AsyncSession`."""
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        body = InGreenlet() if self._task.declaration.signature.is_coroutine else Here()
+        return greenlet_spawn(self._by, body, args, kwargs)
+
+
+@overload
+def run_job(
+    session: AnySession | AnyAsyncSession, task: Task[C, _Nobody, Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Any]: ...
+@overload
+def run_job(
+    session: AnySession | AnyAsyncSession, task: Task[C, Coroutine[Any, Any, T], Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Coroutine[Any, Any, T]]: ...
+@overload
+def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[RunOptions]) -> Run[C, R]: ...
+@overload
+def run_job(
+    session: AnyAsyncSession, task: Task[C, R, Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Coroutine[Any, Any, R]]: ...
+def run_job(
+    session: AnySession | AnyAsyncSession, task: Task[C, Any, Any], /, **options: Unpack[RunOptions]
+) -> Run[C, Any]:
     """What runs the task as a worker would, here and without a job: `run_job(session, settle, attempt=3)(order=order)`.
 
     It takes the arguments as `enqueue` does. They are encoded, decoded and checked as for a job, the session and a
@@ -116,19 +162,33 @@ def run_job(session: AnySession, task: Task[C, R, Any], /, **options: Unpack[Run
     middleware of its `Jobs`. A task with a session runs in a savepoint of `session`, which is rolled back where it
     raises.
 
-    - `session`: that of the test.
+    Of a coroutine task, and with an `AsyncSession`, it is awaited: `await run_job(session, fetch)(url=url)`.
+
+    - `session`: that of the test. A coroutine task that takes a session needs an `AsyncSession`.
     - `task`: a task. One that is a class is `jobs.tasks["its name"]`.
     - `options`: what the task's `RunContext` says: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
       `headers`.
 
-    Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored.
+    Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
+    `ConfigurationError` for a coroutine task without what it needs.
     """
     if not isinstance(task, Task):
         raise ArgumentsError(
             f"run_job takes a task, got {task!r:.200}: write @jobs.task above a function; a class that is a task is "
             "given as jobs.tasks['its name']"
         )
-    return Run(plain_session(session), task, _checked(task.declaration, options))
+    checked, signature = _checked(task.declaration, options), task.declaration.signature
+    below = synchronous_session(session)
+    own = plain_session(cast("AnySession", session), f"run_job(session, {task.written})") if below is None else below
+    if signature.is_coroutine and signature.wants_session and around_test(own) is None:
+        raise ConfigurationError(
+            f"{task.name} takes an AsyncSession, and run_job was given a Session that belongs to none: write "
+            f"await run_job(session, {task.written})(…) with the AsyncSession of the test"
+        )
+    if below is None and not signature.is_coroutine:
+        return Run(own, task, checked)
+    check_greenlet(task.name)
+    return AwaitedRun(own, task, checked)
 
 
 def _checked(declaration: Declaration, options: RunOptions) -> RunOptions:
@@ -155,12 +215,14 @@ def _held(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
     return held
 
 
-def _called(declaration: Declaration, session: Session, run: RunContext, stored: str) -> Any:
+def _called(declaration: Declaration, session: Session, run: RunContext, stored: str, body: Here) -> Any:
     signature = declaration.signature
     arguments = declaration.codec.load(session, declaration.codec.decode(stored))
-    injected: list[Any] = [session] if signature.wants_session else []
+    injected: list[Any] = []
+    if signature.wants_session:
+        injected.append(around_test(session) if signature.is_coroutine else session)
     if signature.wants_context:
         injected.append(run)
-    result = signature.call(injected, arguments)
+    result = body.run(run, signature.call, injected, arguments)
     encode_result(result)
     return result

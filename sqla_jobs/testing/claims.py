@@ -17,6 +17,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
 from sqla_jobs.rules.checks import check_queue
+from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.gating import Gating, declared_limits
 
 Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claimed]]
@@ -109,6 +110,10 @@ class Savepoints:
             if self._is_open(savepoint):
                 savepoint.rollback()
             raise
+
+    def around(self, session: Session) -> Any:
+        """The `AsyncSession` around the test's session."""
+        return around_test(session)
 
     def _is_open(self, savepoint: SessionTransaction) -> bool:
         """Whether it still has to be ended. After a flush that failed it has to be, and is not active."""

@@ -16,6 +16,7 @@ from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.rules.checks import check_integer, check_seconds
@@ -23,8 +24,9 @@ from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
 from sqla_jobs.tasks.context import RunContext
-from sqla_jobs.tasks.enqueue import AnySession, plain_session
 from sqla_jobs.tasks.hooks import RunEvent
+from sqla_jobs.tasks.sessions import AnySession, plain_session
+from sqla_jobs.testing.awaiting import body_of, is_test_cancelled
 from sqla_jobs.testing.claims import (
     Savepoints,
     check_queues,
@@ -93,22 +95,25 @@ def drain(
       left. The returned number's `waiting` names the jobs that are due and did not run.
 
     Each run is inside of the middleware and of the `context=` of `jobs.bind`, but in no application context of its own.
+    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
+    `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
+    synchronous test each of those without a session has an event loop of its own.
 
     Raises what a task raised; `JobsError` where after `max_runs` there is still something due, and where a task rolls
-    back or closes the session.
+    back or closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
     check_jobs(jobs)
-    own = plain_session(session)
+    own = plain_session(session, "drain(jobs, session)")
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
     jobs.tasks.load()
     queries = Queries(jobs.models)
-    raised = _Raised()
+    raised, savepoints = _Raised(), _Ends(own, queries)
     executor = Executor(
         jobs.tasks,
-        _Ends(own, queries),
+        lambda declaration: savepoints,
         context=lambda run: raised.around(run, jobs.run_context),
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
@@ -123,8 +128,9 @@ def drain(
                     "why there is no end, such as a task that enqueues itself, or a long ahead="
                 )
             held = Attempt(job, time.monotonic())
+            body = _body(jobs, own, queries, held)
             _tell(jobs, started(job))
-            error, end = raised.by(executor, held)
+            error, end = raised.by(executor, held, body)
             stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if stored.outcome.kind == RunOutcome.lost:
                 raise _unrecorded(job) from error
@@ -135,7 +141,7 @@ def drain(
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
-                if errors == "raise" and _is_final(error, end):
+                if (errors == "raise" and _is_final(error, end)) or is_test_cancelled():
                     error.add_note(_note(jobs, job))
                     raise error
                 recorded.append(error)
@@ -145,6 +151,15 @@ def drain(
                 "task, by a middleware, or by the context= of jobs.bind"
             )
     return Drained(runs, _waiting(jobs, own), recorded)
+
+
+def _body(jobs: Jobs[Any], session: Session, queries: Queries, held: Attempt) -> Interruptible:
+    """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
+    try:
+        return body_of(jobs.tasks[held.job.task].declaration, session)
+    except ConfigurationError:
+        _finish(queries, session, held.ended(Outcome.released()))
+        raise
 
 
 def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
@@ -177,10 +192,10 @@ class _Raised:
             self._error = self._error or error
             raise
 
-    def by(self, executor: Executor, held: Attempt) -> tuple[BaseException | None, RunEnd | None]:
+    def by(self, executor: Executor, held: Attempt, body: Interruptible) -> tuple[BaseException | None, RunEnd | None]:
         """What the run raised, and its end where that is not stored yet."""
         self._error = None
-        end = executor.execute(held)
+        end = executor.execute(held, body)
         error, self._error = self._error, None
         return error, end
 

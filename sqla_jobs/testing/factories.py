@@ -18,10 +18,12 @@ from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, JobState
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
-from sqla_jobs.tasks.enqueue import AnySession, job_values, plain_session
+from sqla_jobs.tasks.enqueue import job_values
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_columns, check_error, check_task_or_jobs
 from sqla_jobs.testing.matching import some_arguments
+from sqla_jobs.testing.messages import call_of
 
 J = TypeVar("J", bound=JobMixin)
 StateName = Literal["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
@@ -63,7 +65,8 @@ def make_job(
     """
     check_task_or_jobs(what)
     check_error(error)
-    own, reached, job_class = plain_session(session), _state(state), what.models.Job
+    own = plain_session(session, call_of(make_job, what, {}))
+    reached, job_class = _state(state), what.models.Job
     check_columns(job_class, columns)
     number = (1 if reached in _BEGUN else 0) if attempt is None else attempt
     check_integer("attempt", number, least=1 if reached in _BEGUN else 0, most=columns.get("max_attempts", 1_000_000))
@@ -113,7 +116,7 @@ def make_run(
     `RuntimeError`, where it is "failed" or "retried". `columns` are other values of the row, by name.
     Raises `ArgumentsError` for an outcome or a column that does not exist.
     """
-    own = plain_session(session)
+    own = plain_session(session, "make_run(session, job)")
     check_error(error)
     own.flush()
     if job not in own:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import Differ
 from typing import Any
 
@@ -16,6 +16,18 @@ from sqla_jobs.testing.matching import Compared, Criteria, arguments_of
 _SHOWN = 3
 """Jobs that come nearest."""
 _LISTED = 10
+
+
+def call_of(
+    function: Callable[..., Any], what: Jobs[Any] | Enqueuer[..., Any], arguments: Iterable[str]
+) -> Callable[[], str]:
+    """Makes the text of a call: assert_enqueued(session, send, email=…)."""
+
+    def call() -> str:
+        named = "jobs" if isinstance(what, Jobs) else what.written
+        return f"{function.__name__}(session, {', '.join([named, *(f'{name}=…' for name in arguments)])})"
+
+    return call
 
 
 def asked_for(criteria: Criteria) -> str:

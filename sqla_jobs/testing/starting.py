@@ -13,7 +13,7 @@ from sqla_jobs.actions.jobs import id_of
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.queries import Queries
-from sqla_jobs.tasks.enqueue import AnySession, plain_session
+from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.testing.claims import check_queues, process, promote, queues_of_waiting, within_limits
 from sqla_jobs.testing.given import check_jobs
 
@@ -29,7 +29,7 @@ def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | 
     - `session`: that of the test; it is flushed, and nothing else of it is changed.
     - `queues`: the names of those to look at; by default all.
     """
-    own = plain_session(session)
+    own = plain_session(session, "startable(session, jobs)")
     with _all_started(own, jobs, queues) as ids:
         pass
     rows: Any = select(jobs.Job).where(jobs.Job.id.in_(ids))
@@ -40,7 +40,7 @@ def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | 
 def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
     """Assert that a job is among those that are `startable`. The failure says why it waits."""
     __tracebackhide__ = True
-    own = plain_session(session)
+    own = plain_session(session, "assert_starts(session, jobs, job)")
     job_id, why = id_of(own, job), list[str]()
     with _all_started(own, jobs, None) as ids:
         if job_id not in ids:
@@ -55,7 +55,7 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
     These are the reasons once all has started that may. The failure shows them.
     """
     __tracebackhide__ = True
-    own = plain_session(session)
+    own = plain_session(session, "assert_waits(session, jobs, job)")
     job_id = id_of(own, job)
     with _all_started(own, jobs, None) as ids:
         why = jobs.why(own, job_id)

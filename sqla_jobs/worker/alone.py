@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Engine
@@ -45,7 +45,7 @@ class Alone:
             with engine.connect() as connection:
                 return connection.exec_driver_sql(LIMIT).one()
 
-        warn_of_few_connections(ask, self.all_connections + settings.jobs_at_once)
+        warn_of_few_connections(ask, self.all_connections + settings.sessions_at_once)
         self._heartbeat = Heartbeat(
             engine,
             queries,
@@ -56,6 +56,9 @@ class Alone:
             gone=self._process_ids.discard,
             lost=self._counters.lost,
         )
+
+    def may_close(self, close_idle: Callable[[], None]) -> None:
+        """Its few connections stay open."""
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._process_ids.add(process_id)

@@ -1,4 +1,4 @@
-"""One queue inside a worker: its backlog of claimed jobs, how many more it can take, where claiming looks."""
+"""One queue inside a worker: its slots and claimed jobs, how many more it can take, where claiming looks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from contextlib import suppress
-from enum import Enum
-from queue import Empty, SimpleQueue
+from collections.abc import Callable, Iterable
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import EVERYWHERE, PRIORITIES, Claimed
@@ -19,63 +16,70 @@ MAX_PREFETCH = 2000
 _BATCH = 1000
 """Jobs that are claimed at once at most."""
 _AHEAD = 0.1
-"""Seconds' worth of jobs, at the lane's recent rate, that are claimed before a thread is free for them."""
+"""Seconds' worth of jobs, at the lane's recent rate, that are claimed before a slot is free for them."""
 _SHARED = 30.0
 """The longest time in seconds to which other workers can stretch the pause between two sweeps."""
 _SOON = 0.01
-"""Seconds' worth of jobs that are claimed from behind gates before a thread is free for them."""
+"""Seconds' worth of jobs that are claimed from behind gates before a slot is free for them."""
 _STALLED = 0.5
-"""Seconds without a thread taking a job, after which what was claimed ahead is given back."""
-
-
-class _First(Enum):
-    """Stands in the backlog for a job that goes before all others."""
-
-    first = "first"
-
-
-_FIRST = _First.first
+"""Seconds without a slot taking a job, after which what was claimed ahead is given back."""
 
 
 class Backlog:
-    """The jobs of one queue in this process. Whoever claims fills it, `concurrency` threads empty it."""
+    """The jobs of one queue in this process. Whoever claims fills it, and each of `concurrency` slots runs one job.
+
+    `begin` gets each job for which a slot is free as it comes; who runs it asks for the next of that slot.
+    """
 
     def __init__(self, name: str, concurrency: int) -> None:
         self.name = name
         self.concurrency = concurrency
+        self.begin: Callable[[Attempt], None] = _nowhere
+        """Runs a job in a free slot."""
         self.empty_until: float = 0.0
         """The queue is not asked for jobs before this moment, unless `wake` is called."""
         self._woken_at = 0.0
-        self._backlog: SimpleQueue[Attempt | _First | None] = SimpleQueue()
         self._first: deque[Attempt] = deque()
-        """Jobs that hold a place behind a gate; each has a `_FIRST` in the backlog."""
+        """Jobs that hold a place behind a gate: they go before the others."""
+        self._ahead: deque[Attempt] = deque()
+        """Jobs that were claimed before a slot is free for them."""
         self.is_wanted: bool = False
-        """Whether jobs may wait behind gates for a thread of this lane."""
+        """Whether jobs may wait behind gates for a slot of this lane."""
         self._lock = threading.Lock()
-        self._outstanding = 0
+        self._is_open = True
+        self._running = 0
         self._done = 0
         self._prefetch = 0
         self._measured = (time.monotonic(), 0)
         self._moved_at = time.monotonic()
         """When a job last came into the backlog or left it."""
 
+    @property
+    def _outstanding(self) -> int:
+        return self._running + len(self._first) + len(self._ahead)
+
     def room(self, now: float) -> int:
-        """How many jobs to claim. 0 while the batch would be small and no thread waits for a job."""
+        """How many jobs to claim. 0 while the batch would be small and no slot waits for a job."""
         return min(self._free, _BATCH) if now >= self.empty_until else 0
 
     @property
     def _free(self) -> int:
         wanted = self.concurrency + self._prefetch
         free = wanted - self._outstanding
-        return free if free * 2 >= min(wanted, _BATCH) or self.has_idle_thread else 0
+        return free if free * 2 >= min(wanted, _BATCH) or self.has_free_slot else 0
 
     @property
-    def has_idle_thread(self) -> bool:
-        """Whether a thread waits for a job."""
+    def has_free_slot(self) -> bool:
+        """Whether a slot waits for a job."""
         return self._outstanding < self.concurrency
 
+    @property
+    def wants_more(self) -> bool:
+        """Whether it is time to claim more."""
+        return self._free > 0 and time.monotonic() >= self.empty_until
+
     def room_behind_gates(self) -> int:
-        """How many jobs to claim from behind gates: for threads that are free, or soon will be at the recent rate."""
+        """How many jobs to claim from behind gates: for slots that are free, or soon will be at the recent rate."""
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
         self.is_wanted = room == 0
@@ -92,53 +96,44 @@ class Backlog:
             self.empty_until = until
 
     def fill(self, jobs: list[Attempt]) -> None:
-        """Hand claimed jobs to the threads."""
-        with self._lock:
-            self._outstanding += len(jobs)
-        self._moved_at = time.monotonic()
-        for held in jobs:
-            self._backlog.put(held)
+        """Take claimed jobs, and begin those for which slots are free."""
+        self._fill(self._ahead, jobs)
 
     def fill_first(self, jobs: list[Attempt]) -> None:
-        """Hand over jobs that hold places behind gates: they run before the others."""
-        with self._lock:
-            self._outstanding += len(jobs)
-        self._moved_at = time.monotonic()
-        for held in jobs:
-            self._first.append(held)
-            self._backlog.put(_FIRST)
+        """The same for jobs that hold places behind gates: they run before the others."""
+        self._fill(self._first, jobs)
 
-    def take(self) -> Attempt | None:
-        """Wait for the next job of a thread. None tells the thread to end."""
-        held = self._next()
-        self._moved_at = time.monotonic()
+    def _fill(self, part: deque[Attempt], jobs: list[Attempt]) -> None:
+        with self._lock:
+            part.extend(jobs)
+            self._moved_at = time.monotonic()
+            begun: list[Attempt] = []
+            while self._running < self.concurrency and (held := self._pop()) is not None:
+                self._running += 1
+                begun.append(held)
+        for held in begun:
+            self.begin(held)
+
+    def _pop(self) -> Attempt | None:
+        if not self._is_open:
+            return None
+        if self._first:
+            return self._first.popleft()
+        return self._ahead.popleft() if self._ahead else None
+
+    def next(self) -> Attempt | None:
+        """The job of a slot is over. Returns its next one; `None`: the slot is free."""
+        with self._lock:
+            self._done += 1
+            held = self._pop()
+            if held is None:
+                self._running -= 1
+            else:
+                self._moved_at = time.monotonic()
         return held
 
-    def _next(self) -> Attempt | None:
-        while True:
-            held = self._backlog.get()
-            if not self._first:
-                if held is not _FIRST:
-                    return held
-                continue  # another thread has taken the job before its turn
-            try:
-                first = self._first.popleft()
-            except IndexError:  # another thread was faster
-                self._backlog.put(held)
-                continue
-            if held is not _FIRST:
-                self._backlog.put(held)
-            return first
-
-    def through(self) -> bool:
-        """A thread is through with a job. Returns whether it is time to claim more."""
-        with self._lock:
-            self._outstanding -= 1
-            self._done += 1
-        return self._free > 0 and time.monotonic() >= self.empty_until
-
     def measure(self, now: float) -> None:
-        """Claim ahead what the threads did of late in a tenth of a second, or half as much as before."""
+        """Claim ahead what the slots did of late in a tenth of a second, or half as much as before."""
         since, done = self._measured
         if now - since >= _AHEAD / 10:
             rate = (self._done - done) / (now - since)
@@ -146,26 +141,17 @@ class Backlog:
             self._measured = (now, self._done)
 
     def give_back(self) -> list[Attempt]:
-        """Remove and return the claimed jobs that no thread has taken."""
-        given: list[Attempt] = []
-        with suppress(IndexError):
-            while True:
-                given.append(self._first.popleft())
-        try:
-            while (held := self._backlog.get_nowait()) is not None:
-                if held is not _FIRST:
-                    given.append(held)
-            self._backlog.put(None)  # the mark that ends a thread stays
-        except Empty:
-            pass
+        """Remove and return the claimed jobs that no slot has taken."""
         with self._lock:
-            self._outstanding -= len(given)
+            given = [*self._first, *self._ahead]
+            self._first.clear()
+            self._ahead.clear()
         return given
 
     @property
     def stalls_at(self) -> float:
-        """When the jobs claimed ahead count as held up, unless a thread takes one before."""
-        return math.inf if self._backlog.empty() else self._moved_at + _STALLED
+        """When the jobs claimed ahead count as held up, unless a slot takes one before."""
+        return self._moved_at + _STALLED if self._ahead or self._first else math.inf
 
     def stalled(self, now: float) -> list[Attempt]:
         """Remove and return the jobs claimed ahead that are held up behind long ones: others may run them."""
@@ -175,9 +161,12 @@ class Backlog:
         return self.give_back()
 
     def close(self) -> None:
-        """Let each thread end after the job it has."""
-        for _ in range(self.concurrency):
-            self._backlog.put(None)
+        """Begin no job any more."""
+        self._is_open = False
+
+
+def _nowhere(held: Attempt) -> None:
+    raise AssertionError(f"job {held.job.job_id} came before the slots")
 
 
 class ScanFloors:

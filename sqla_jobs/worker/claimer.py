@@ -99,12 +99,12 @@ class Claimer:
 
     def _are_free(self, queue: str) -> bool:
         lanes = self._lanes_of(queue)
-        return bool(lanes) and all(lane.has_idle_thread for lane in lanes)
+        return bool(lanes) and all(lane.has_free_slot for lane in lanes)
 
     @property
-    def has_idle_thread(self) -> bool:
+    def has_free_slot(self) -> bool:
         """Whether a thread waits for a job of any queue."""
-        return any(lane.has_idle_thread for lane in self._lanes)
+        return any(lane.has_free_slot for lane in self._lanes)
 
     def look_for(self, queue: str) -> None:
         """Claim new jobs of `queue` in the calling thread, which is faster than to wake the claim loop."""
@@ -134,7 +134,7 @@ class Claimer:
         lanes = self._lanes_of(queue)
         for lane in lanes:
             lane.wake()
-        if not any(lane.has_idle_thread for lane in lanes):
+        if not any(lane.has_free_slot for lane in lanes):
             return False
         self._lookout.expect_soon()
         return True
@@ -171,7 +171,7 @@ class Claimer:
             self._wake.clear()
 
     def _next_step_at(self) -> float:
-        waiting = [lane.empty_until for lane in self._lanes if lane.has_idle_thread]
+        waiting = [lane.empty_until for lane in self._lanes if lane.has_free_slot]
         held_up = [lane.stalls_at for lane in self._lanes]
         soonest = min([self._lookout.promote_at, self._again_at, *waiting, *held_up])
         return soonest if self._may_claim else max(soonest, time.monotonic() + _HELD_UP)

@@ -22,7 +22,7 @@ class Hearer(Protocol):
         ...
 
     @property
-    def has_idle_thread(self) -> bool:
+    def has_free_slot(self) -> bool:
         """Whether a thread waits for a job of any queue."""
         ...
 

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.coroutine import CoroutineBody
 from sqla_jobs.execution.interrupt import TimedOut
-from sqla_jobs.rules.error_text import stack_of
 from sqla_jobs.rules.wording import plural
+from sqla_jobs.worker.event_loop import EventLoop
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK, _LOOK_IDLE = 0.1, 0.25
+_EARLIER = 0.5
+"""Seconds before a parent would kill the process, in which a coroutine is abandoned: the others go on."""
 
 
 class Watchdog:
-    """Looks ten times a second, where anything runs, at what each thread is at work on.
+    """Looks ten times a second, where anything runs, at what that is.
 
     A run that takes longer than `slow_after` seconds has its stack logged, and again each time that doubles;
-    setting `stacks_wanted` logs those of all runs.
+    setting `stacks_wanted` logs those of all runs. A coroutine that goes on for `kill_after` seconds after it was
+    cancelled is abandoned. What holds up the event loop is told of.
     """
 
-    def __init__(self, at_work: Mapping[int, Attempt], slow_after: float) -> None:
+    def __init__(
+        self, at_work: Mapping[int, Attempt], events: EventLoop | None, *, slow_after: float, kill_after: float
+    ) -> None:
+        """`at_work` are the attempts by run id."""
         self._at_work = at_work
+        self._events = events
         self._slow_after = slow_after
+        self._abandon_after = kill_after - min(_EARLIER, kill_after / 2)
         self._report_after: dict[int, float] = {}
         self.stacks_wanted: bool = False
         self._stop = threading.Event()
@@ -42,11 +52,33 @@ class Watchdog:
 
     def _loop(self) -> None:
         while not self._stop.wait(_LOOK if self._at_work else _LOOK_IDLE):
-            running = {held.job.run_id: held for held in list(self._at_work.values()) if held.is_running}
+            running = {run_id: held for run_id, held in list(self._at_work.items()) if held.is_running}
+            now = time.monotonic()
             for held in running.values():
-                if held.deadline is not None and time.monotonic() > held.deadline:
+                if held.deadline is not None and now > held.deadline:
                     held.interrupt(TimedOut)
+                if isinstance(held.body, CoroutineBody):
+                    self._abandon_if_deaf(held, held.body, now)
             self._report(running)
+            if self._events is not None and running:
+                self._events.look(now, self._name_of)
+
+    def _abandon_if_deaf(self, held: Attempt, body: CoroutineBody, now: float) -> None:
+        if body.cancelled_at is not None and now > body.cancelled_at + self._abandon_after:
+            log.error(
+                "%s goes on %.1f s after it was cancelled, and is abandoned: a coroutine must let CancelledError "
+                "through. It is here:\n%s",
+                held,
+                now - body.cancelled_at,
+                body.stack(),
+            )
+            body.abandon()
+
+    def _name_of(self, task: asyncio.Task[Any] | None) -> str:
+        for held in list(self._at_work.values()):
+            if task is not None and isinstance(held.body, CoroutineBody) and held.body.task is task:
+                return str(held)
+        return "something"
 
     def _report(self, running: dict[int, Attempt]) -> None:
         wanted, self.stacks_wanted = self.stacks_wanted, False
@@ -59,15 +91,6 @@ class Watchdog:
             if is_slow:
                 after[run_id] = 2 * seconds
             if is_slow or wanted:
-                _log_stack(held, seconds)
+                stack = "it has not begun its own code" if held.body is None else held.body.stack()
+                log.warning("%s has run for %.1f s and is here:\n%s", held, seconds, stack)
         self._report_after = after
-
-
-def _log_stack(held: Attempt, seconds: float) -> None:
-    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
-    frame = frames.get(held.body.thread) if held.body else None
-    stack = stack_of(frame) if frame is not None else "its thread has ended"
-    job = held.job
-    log.warning(
-        "job %s %s attempt %s has run for %.1f s and is here:\n%s", job.job_id, job.task, job.attempt, seconds, stack
-    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
@@ -21,9 +22,9 @@ from sqla_jobs.database.refusals import reason
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
-from sqla_jobs.execution.transactions import WorkerTransactions
+from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
-from sqla_jobs.queries import Claimed, Lease, Queries, RunEnd
+from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
@@ -32,12 +33,14 @@ from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
-from sqla_jobs.runtime.storing import RESCUED
+from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.worker.alone import Alone
 from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventTeller
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.gating import Gating
@@ -45,7 +48,7 @@ from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
 from sqla_jobs.worker.pruner import Pruner
-from sqla_jobs.worker.threads import RunnerThreads
+from sqla_jobs.worker.runners import Calls, Runners
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -57,10 +60,11 @@ _FLUSH = 10.0
 
 
 class Worker(Service):
-    """Claims jobs of its queues and runs them in threads, until it is stopped.
+    """Claims jobs of its queues and runs them until it is stopped: plain ones in threads, coroutines in an event loop.
 
     `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
-    program; `drain()` runs what is due and ends. One worker is used once.
+    program; `async with` does so too, and runs coroutines in the event loop of that program; `drain()` runs
+    what is due and ends. One worker is used once.
     """
 
     def __init__(
@@ -79,10 +83,10 @@ class Worker(Service):
         self._settings = settings
         self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
         self._attempts = Attempts(settings.heartbeat, jobs.counters)
-        self._counters = jobs.counters
         self._set_aside = SetAside()
-        self._threads = RunnerThreads(self._lanes, settings.slow_after)
         self._started = self._stopped = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """That of the application, if it runs the worker inside of one."""
 
     def drain(self) -> int:
         """Run the jobs of its queues that are due, and those that they enqueue, until none is due.
@@ -106,7 +110,7 @@ class Worker(Service):
             yield
 
     def _on_stacks_wanted(self, number: int, frame: FrameType | None) -> None:
-        self._threads.show_stacks()
+        self._runners.show_stacks()
 
     @property
     def runs(self) -> int:
@@ -125,18 +129,16 @@ class Worker(Service):
         tasks = self._known_tasks()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.jobs_at_once)
+        warn_of_small_pool(app, self._settings.sessions_of(self._queues_of_sessions(tasks)))
         try:
             self._sign_on(app, tasks, isolation)
         except ProgrammingError as error:
             raise ConfigurationError(explain(error)) from error
         self._started = True
-        self._counters.serves(self._jobs.tasks[name].name for name in tasks)
+        self._jobs.counters.serves(self._jobs.tasks[name].name for name in tasks)
         self._finisher.start()
         self._events.start()
-        self._threads.start(
-            self._executor.execute, ended=self._on_ended, has_room=self._claimer.wake, is_free=self._limited.wake
-        )
+        self._runners.start(Calls(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.wake))
         self._claimer.start()
         self._limited.start()
         self._lookout.start(self._claimer)
@@ -160,6 +162,7 @@ class Worker(Service):
                 queries = Queries(models, schema_of(connection, table))
             self._build(tasks, isolation, queries)
             self._gating.declare(self._engine, models)
+            self._keeper.may_close(self._coroutines.close_idle)
             self._keeper.meet(self._engine, models, queries, settings, self._set_aside)
             self._liveness.start()
             made.pop_all()
@@ -167,35 +170,52 @@ class Worker(Service):
     def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
         """Make the parts, without starting them."""
         shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
-        transactions = WorkerTransactions(
-            self._binding.run_session, queries, lease=self._settings.lease, patience=self._settings.patience
-        )
+        declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
+        self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
         self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
-        self._tell_started = self._events.started
+        self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
         self._executor = Executor(
             self._jobs.tasks,
-            transactions,
+            self._transactions(queries),
             isolation=isolation,
             context=self._binding.context,
             slot=self._keeper.slot,
             timeout=self._settings.timeout,
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
-            started=self._on_started,
+            started=self._books.started,
         )
-        self._finisher = Finisher(self._engine, queries, self._on_settled, self._set_aside)
+        self._runners = Runners(
+            self._lanes,
+            self._coroutines.tasks,
+            self._coroutines.events,
+            slow_after=self._settings.slow_after,
+            kill_after=self._settings.kill_after,
+        )
+        self._finisher = Finisher(self._engine, queries, self._books.settled, self._set_aside)
         self._liveness = Liveness(
             self._engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
         )
         self._lookout = self._lookout_of(self._engine, self._claims, shared, tasks)
-        declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
         claiming = Claiming(self._claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
+        self._books.inform(self._claimer, self._limited)
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
+
+    def _transactions(self, queries: Queries) -> Callable[[Declaration], Transactions]:
+        """In which transactions a task runs."""
+        settings = self._settings
+        plain = WorkerTransactions(self._binding.run_session, queries, lease=settings.lease, patience=settings.patience)
+        awaited = self._coroutines.transactions(queries, settings)
+
+        def of(declaration: Declaration) -> Transactions:
+            return awaited if awaited is not None and declaration.signature.is_coroutine else plain
+
+        return of
 
     def _known_tasks(self) -> list[str]:
         """Import all tasks and complete their signatures. Returns their names."""
@@ -209,6 +229,22 @@ class Worker(Service):
         for name in names:
             self._jobs.tasks[name].declaration.codec.check()
         return names
+
+    def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
+        """The queues of plain tasks that take a session. Coroutines have a pool of their own, and wait for it."""
+        declarations = [self._jobs.tasks[name].declaration for name in tasks]
+        plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
+        return {one.defaults["queue"] for one in plain}
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.stop)
 
     def stop(self) -> None:
         """Stop claiming, give back what has not started, let the rest end within `grace`, store all ends.
@@ -226,14 +262,14 @@ class Worker(Service):
         for lane in self._lanes:
             lane.close()
         grace = min(self._settings.grace, self._stop_requested.grace)
-        if running := len(self._threads.running):
+        if running := len(self._runners.running):
             log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
-        self._threads.wait(grace)
+        self._runners.wait(grace)
         self._lookout.stop()
         if self._pruner is not None:
             self._pruner.stop()
         overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
-        late = self._threads.running
+        late = self._runners.running
         for end in (held.ended(Outcome.lost(overdue)) for held in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, Outcome.lost(overdue))
@@ -249,51 +285,21 @@ class Worker(Service):
             self._liveness.stop()
         except DBAPIError as error:
             log.warning("could not sign off, the lease will run out by itself: %s", reason(error))
+        self._coroutines.close()
         self._claimer.thread.join(1.0)
         close_engine(self._engine)
         close_engine(self._claims)
         log.info("worker stopped after %s", plural(self.runs, "run"))
 
-    def _on_started(self, held: Attempt) -> None:
-        if self._counters.is_wanted:
-            self._counters.begun(held.job.task, held.waited)
-        if self._tell_started is not None:
-            self._tell_started(held)
-
     def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
         if end is None:
-            self._events.succeeded(held)
-            self._free_gates(held.job)
-            self._attempts.count(self._attempts.remove(held.job.run_id))
-            if self._counters.is_wanted:
-                self._counters.ended([held.ended(Outcome.succeeded())])
+            self._books.succeeded(held)
         else:
             self._finisher.put(end)
 
     def _end(self, helds: list[Attempt], outcome: Outcome) -> None:
         for held in helds:
             self._finisher.put(held.ended(outcome))
-
-    def _on_settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
-        """The ends are stored, or their leases are lost."""
-        self._events.ended(stored)
-        ended: list[RunEnd] = []
-        for end in ends:
-            outcome = end.outcome
-            self._free_gates(end.lease)
-            if self._attempts.remove(end.lease.run_id) and outcome.kind != "released":
-                ended.append(end)
-            if outcome.delay is not None:
-                self._claimer.expect(outcome.delay)
-            elif outcome.kind == "released":
-                self._limited.wake()
-        self._attempts.count(len(ended))
-        self._counters.ended(end for end in ended if end.outcome != RESCUED)
-
-    def _free_gates(self, lease: Lease | Claimed) -> None:
-        """Its places are free. Called before it leaves the table of attempts, so that `drain` misses neither."""
-        if isinstance(lease, Claimed):
-            self._limited.ended(lease)
 
     def _give_back(self) -> None:
         """Give back what no thread has taken, under whichever process id it was claimed."""
@@ -303,7 +309,7 @@ class Worker(Service):
     def _on_lost(self) -> None:
         """Others may run what this worker held. Running jobs behind limits are interrupted, lest they exceed them."""
         self._give_back()
-        for held in self._threads.running:
+        for held in self._runners.running:
             if held.job.gates:
                 log.warning(
                     "job %s %s is interrupted: its lease is gone, and another worker may start it",

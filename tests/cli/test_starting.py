@@ -151,7 +151,7 @@ class TestExitCodes:
             (["worker", "--queues", "a,a"], "'a' is named twice"),
             (
                 ["worker", "--concurrency", "0"],
-                "concurrency of queue 'default' must be an integer from 1 to 1,000, got 0",
+                "concurrency of queue 'default' must be an integer from 1 to 5,000, got 0",
             ),
             (["worker", "--processes", "0"], "--processes must be an integer from 1 to 1,000, got 0"),
             (["worker", "--lease", "1"], "a worker that misses one heartbeat would lose its jobs"),

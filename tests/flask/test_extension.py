@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from flask import Flask, current_app
+from flask import Flask, current_app, g
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConfigurationError, Jobs, RunContext
@@ -369,3 +371,21 @@ def test_each_run_is_inside_a_context_of_the_application_too(database_url: str) 
         db.engine.dispose()
     ((_, first, nothing), (name, second, error)) = runs
     assert (first, nothing, name, second, str(error)) == ("work", None, "shop", "fail", "as always")
+
+
+def test_coroutine_tasks_have_contexts_and_asynchronous_sessions(shop: Shop, session: Session) -> None:
+    @shop.jobs.task(name="tell")
+    async def tell(session: AsyncSession, n: int) -> list[Any]:
+        g.n = n
+        session.add(shop.Effect(n=n))
+        await session.flush()
+        await asyncio.sleep(0.05)
+        return [current_app.name, g.n]
+
+    tell.enqueue_many(session, ({"n": n} for n in range(20)))
+    session.commit()
+    shop.jobs.worker({"default": 10}).drain()
+    results = session.scalars(select(shop.jobs.Run.result)).all()
+    assert sorted(results) == [["tests.flask_shop", n] for n in range(20)]
+    assert effects(shop, session) == list(range(20))
+    assert shop.teardowns == [None] * len(shop.teardowns)

@@ -214,7 +214,7 @@ async def _asynchronous(run: RunContext) -> AsyncGenerator[None]:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (_asynchronous, "_asynchronous is an asynchronous context manager, .*: write @contextmanager and def"),
+        (_asynchronous, "_asynchronous is an asynchronous context manager: write @contextmanager and def"),
         (_coroutine, "the middleware _coroutine is a coroutine function: write def instead of async def"),
         (_generator, "the middleware _generator is a generator: write @contextmanager between"),
         (nullcontext, "a middleware must be a function of one argument, the RunContext"),

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import subprocess
 import sys
-import time
 import tomllib
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
+from httpx2 import AsyncClient
 from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import RunContext
 from sqla_jobs.cli.naming import named_application
 from sqla_jobs.cli.running import worker
 from sqla_jobs.cron import Cron
@@ -28,7 +32,7 @@ from sqla_jobs.testing import make_job
 from tests.application import Application
 from tests.conftest import ROOT
 from tests.helpers import wait_until
-from tests.project.pages import QUICK_START, Block, blocks, run_block
+from tests.project.pages import QUICK_START, QUICK_START_OF_ASYNCIO, Block, blocks, run_block
 
 pytestmark = pytest.mark.slow
 DOCS = sorted(ROOT.glob("docs/*.md"))
@@ -37,8 +41,9 @@ PAGES = [*sorted(ROOT.glob("*.md")), *DOCS]
 
 def test_the_readme_is_short_and_so_is_its_quick_start() -> None:
     lines = ROOT.joinpath("README.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) < 125
+    assert len(lines) < 145
     assert len(QUICK_START.code.splitlines()) <= 25
+    assert len(QUICK_START_OF_ASYNCIO.code.splitlines()) <= 10
 
 
 def test_the_quick_start_runs_as_printed(shop: Path) -> None:
@@ -57,8 +62,8 @@ def test_the_quick_start_is_the_example() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("coming-from-celery", "coming-from-rq", "dashboard", "hooks", "index", "limits", "monitoring", "schedules"),
-        *("tasks", "transactions", "unique", "workers"),
+        *("coming-from-celery", "coming-from-rq", "coroutines", "dashboard", "hooks", "index", "limits", "monitoring"),
+        *("schedules", "tasks", "transactions", "unique", "workers"),
     ],
 )
 def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,27 +72,20 @@ def test_the_python_of_a_page_runs_as_printed(name: str, page: ModuleType, capsy
     assert not capsys.readouterr().err
 
 
-def test_the_coroutine_of_the_docs_can_be_cancelled(page: ModuleType, engine: Engine) -> None:
-    (recipe,) = (block for block in blocks(ROOT / "docs/tasks.md", "python") if "asyncio.run" in block.code)
-    vars(page).update(jobs=import_module("shop").jobs, RunContext=RunContext)
-    run_block(recipe, page)
-    jobs, fetch = vars(page)["jobs"], vars(page)["fetch"]
-    patient = jobs.task(name="patient")(fetch.__wrapped__)
-    with Session(engine) as session, jobs.worker(bind=engine):
-        job = patient.enqueue(session, seconds=3600)
-        session.commit()
+def test_the_quick_start_of_asyncio_closes_an_order(page: ModuleType, engine: Engine) -> None:
+    vars(page).update(jobs=import_module("shop").jobs, Order=import_module("shop").Order)
+    run_block(QUICK_START_OF_ASYNCIO, page)
 
-        def reached(state: str) -> bool:
-            session.refresh(job)
-            return bool(job.state == state)
+    async def place() -> None:
+        asynchronous = create_async_engine(engine.url)
+        async with AsyncSession(asynchronous) as session:
+            await vars(page)["place"](session)
+        await asynchronous.dispose()
 
-        wait_until(lambda: reached("running"))
-        jobs.cancel(session, job)
-        session.commit()
-        began = time.monotonic()
-        wait_until(lambda: reached("cancelled"))
-        assert time.monotonic() - began < 5
-        session.commit()
+    asyncio.run(place())
+    assert vars(page)["jobs"].worker(bind=engine).drain() == 1
+    with engine.connect() as connection:
+        assert connection.scalars(text("SELECT status FROM orders")).all() == ["closed"]
 
 
 def test_the_application_of_several_modules_works(
@@ -129,10 +127,10 @@ def test_every_page_is_run_by_a_test() -> None:
     structure = {"reference"}  # it holds directives only, which the build of the pages follows
     prose = {"glossary"}  # no code
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
-    adopting = {"cli", "dashboard", "flask", "migrations", "operating"}
+    adopting = {"cli", "dashboard", "fastapi", "flask", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
-    using = {"schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
+    using = {"coroutines", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}
     observing = {"error-tracking", "hooks", "monitoring", "structlog", "tracing"}  # tests/project/test_observing.py too
     run = adopting | coming | using | testing | observing | {"index", "limits", "performance", "reliability"}
     assert {page.stem for page in DOCS} == run | included | structure | prose | compared
@@ -156,21 +154,56 @@ def test_the_table_of_daylight_saving_is_true() -> None:
             assert ", ".join(found) == ticks, rule
 
 
-def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) -> None:
+class _Partner(BaseHTTPRequestHandler):
+    """Takes what the application of docs/fastapi.md announces."""
+
+    keys: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.keys.append(self.headers["Idempotency-Key"])
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - as it is named there
+
+
+@pytest.fixture
+def partner() -> Iterator[str]:
+    """The URL of one."""
+    _Partner.keys.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Partner) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_web_server_of_the_docs_runs_jobs(
+    page: ModuleType, shop: Path, engine: Engine, database_url: str, partner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from fastapi.testclient import TestClient
 
-    for block in blocks(ROOT / "docs/workers.md", "python"):
-        run_block(block, page)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("PARTNER_URL", partner)
+    for block in blocks(ROOT / "docs/fastapi.md", "python"):
+        shop.joinpath(block.code.splitlines()[0].removeprefix("# ")).write_text(block.code, encoding="utf-8")
+    web = import_module("web")
+    assert isinstance(import_module("resources").client(), AsyncClient)
 
     def status(order: int) -> Any:
         with engine.connect() as connection:
             return connection.scalar(text("SELECT status FROM orders WHERE id = :id"), {"id": order})
 
-    with TestClient(vars(page)["app"]) as client:
+    with TestClient(web.app) as client:
         order = client.post("/orders").json()["order"]
-        wait_until(lambda: status(order) == "settled")
+        wait_until(lambda: status(order) == "announced")
+    assert _Partner.keys == [f"order-{order}"]
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM sqla_processes")) == 0
+    for name in ("web", "resources"):
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +214,7 @@ def test_the_web_server_of_the_docs_runs_jobs(page: ModuleType, engine: Engine) 
         ("testing-integration", 8),
         ("testing-workers", 3),
         ("testing-flask", 4),
-        ("testing-fastapi", 4),
+        ("testing-fastapi", 8),
         ("testing-factory-boy", 2),
     ],
 )
@@ -192,7 +225,7 @@ def test_the_tests_of_a_page_pass(
     for block in blocks(ROOT / f"docs/{name}.md", "python"):
         file = block.code.splitlines()[0].removeprefix("# ")
         shop.joinpath(file).write_text(block.code, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "."]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", "."]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout

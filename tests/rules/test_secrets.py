@@ -29,6 +29,7 @@ from sqla_jobs.cli.main import main
 from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
+from sqla_jobs.execution.interrupt import Body
 from sqla_jobs.queries import Queries, processes
 from sqla_jobs.rules.outcomes import Failure
 from sqla_jobs.rules.redaction import HIDDEN, MARK, Secrets
@@ -439,7 +440,7 @@ def test_what_a_context_around_a_job_raises_is_logged_without_secrets(
     with session.begin():
         process_id = processes.register(session.connection(), jobs.models, kind="worker", queues={}, lease=30)
         (claimed,) = Queries(jobs.models).claim(session, process_id, {"default": 1}, list(jobs.tasks))
-    executor.execute(Attempt(claimed, time.monotonic()))
+    executor.execute(Attempt(claimed, time.monotonic()), Body())
     assert "did not end well" in caplog.text
     assert "Zk-surroundings" not in caplog.text
 

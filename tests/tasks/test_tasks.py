@@ -20,7 +20,7 @@ import pytest
 import tenacity
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, registry, scoped_session
 
 from sqla_jobs import ArgumentsError, ConfigurationError, DeclarationError, JobMixin, Jobs, RunContext, UnknownTask
@@ -157,9 +157,6 @@ def generates() -> Iterator[int]:
     yield 1
 
 
-async def waits() -> None: ...
-
-
 async def generates_and_waits() -> AsyncIterator[int]:
     yield 1
 
@@ -189,11 +186,6 @@ class NoExecute:
 
 class NotADataclass:
     def execute(self) -> None: ...
-
-
-@dataclass
-class AsyncExecute:
-    async def execute(self) -> None: ...
 
 
 @dataclass
@@ -250,15 +242,13 @@ class OddAlias(BaseModel):
         ("send", "'send' is a str"),
         (closure(), "inner is a closure, .* name= of its own"),
         (generates, "generates is a generator"),
-        (waits, "waits is asynchronous: write a plain def"),
-        (generates_and_waits, "generates_and_waits is asynchronous"),
+        (generates_and_waits, "generates_and_waits is a generator"),
         (takes_args, r"takes_args takes \*args: .* name each one"),
         (takes_kwargs, r"takes_kwargs takes \*\*kwargs: .* name each one"),
         (takes_a_bare_session, "'session' has no annotation: annotate it as Session"),
         (NoExecute, "NoExecute has no method execute"),
         (StaticExecute, "StaticExecute has no method execute"),
         (NotADataclass, "neither a dataclass nor a pydantic model.*@jobs.task above @dataclass"),
-        (AsyncExecute, "AsyncExecute.execute is asynchronous"),
         (GeneratorExecute, "GeneratorExecute.execute is .*a generator"),
         (ExecuteWithArguments, "number.* can only take an injected"),
         (ExecuteWithKeywords, r"takes \*\*kwargs"),
@@ -366,6 +356,17 @@ def argument_between(session: Session, number: int, run: RunContext) -> None: ..
 def asynchronous(session: AsyncSession) -> None: ...
 
 
+async def synchronous(session: Session) -> None: ...
+
+
+@dataclass
+class SynchronousExecute:
+    async def execute(self, session: Session) -> None: ...
+
+
+async def scoped_asynchronous(session: async_scoped_session[AsyncSession]) -> None: ...
+
+
 def scoped(session: scoped_session[Session]) -> None: ...
 
 
@@ -380,7 +381,10 @@ def optional(session: Session | None) -> None: ...
         (run_before_session, r"the order is \(session: Session, run: RunContext, …\)"),
         (two_sessions, "each at most once"),
         (keyword_session, "'session' is injected by position"),
-        (asynchronous, "'session' is a AsyncSession, but each run has its own Session: annotate it as"),
+        (asynchronous, "asynchronous is a plain function, .* annotate its session as Session, or write async def"),
+        (synchronous, "synchronous is a coroutine, .* annotate its session as AsyncSession, or write a plain def"),
+        (SynchronousExecute, "SynchronousExecute.execute is a coroutine, .* annotate its session as AsyncSession"),
+        (scoped_asynchronous, "'session' is a async_scoped_session, but each run has its own AsyncSession: annotate"),
         (scoped, "'session' is a scoped_session, but each run has its own Session: annotate it as"),
         (optional, "'session' is injected: annotate it"),
     ],
@@ -623,7 +627,7 @@ def test_the_commonest_mistakes_are_told_with_their_remedy(engine: Engine) -> No
 
     untyped: Any = mail
     with Session(engine) as session:
-        with pytest.raises(ArgumentsError, match="the Session to enqueue in is missing"):
+        with pytest.raises(ArgumentsError, match=r"the Session is missing: write mail.enqueue\(session, to=…\)"):
             untyped.enqueue(to="x")
         with pytest.raises(ArgumentsError, match="unexpected keyword argument 'too'; it takes: to, copies"):
             untyped.enqueue(session, too="x")

@@ -9,6 +9,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs.testing.databases import Databases
+from tests import coroutine_shop
 from tests.testing import kit_shop
 
 
@@ -27,3 +28,10 @@ def kit_session(kit_url: str) -> Iterator[Session]:
             yield session
         transaction.rollback()
     engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def coroutine_url(sqla_jobs_databases: Databases) -> Iterator[str]:
+    """The URL of a database with the tables of `coroutine_shop`."""
+    with sqla_jobs_databases.new(coroutine_shop.Base.metadata) as url:
+        yield url

@@ -58,7 +58,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{metadata.parent}")
     monkeypatch.delenv("PYTEST_PLUGINS", raising=False)
     pytester.makepyfile(shop=SHOP)
-    return lambda *options: pytester.runpytest_subprocess("-W", "error", *options)
+    return lambda *options: pytester.runpytest_subprocess("-W", "error", "-p", "no:asyncio", *options)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def test_a_task_knows_its_deadline(kit_session: Session) -> None:
 def test_a_task_that_is_a_class_is_known_by_its_name(kit_session: Session) -> None:
     assert run_job(kit_session, jobs.tasks["Greet"])(name="Ada") == "Hello Ada"
     with pytest.raises(ArgumentsError, match=r"a class that is a task is given as jobs.tasks\['its name'\]"):
-        run_job(kit_session, Greet)  # type: ignore[arg-type]
+        run_job(kit_session, Greet)  # type: ignore[call-overload]
 
 
 def test_a_result_that_cannot_be_stored_is_refused(kit_session: Session) -> None:
@@ -53,8 +53,8 @@ def test_an_option_that_no_run_has_is_refused(kit_session: Session) -> None:
     with pytest.raises(ArgumentsError, match="max_attempts must be"):
         run_job(kit_session, answers, max_attempts=0)
     with pytest.raises(ArgumentsError, match="unknown option 'queue'; valid options: attempt, max_attempts"):
-        run_job(kit_session, answers, queue="mail")  # type: ignore[call-arg]
+        run_job(kit_session, answers, queue="mail")  # type: ignore[call-overload]
     with pytest.raises(ArgumentsError, match="attempt must be an integer from 1 to 3, got 9"):
         run_job(kit_session, answers, attempt=9, max_attempts=3)
     with pytest.raises(ArgumentsError, match="headers must be a mapping of at most 50 names to texts"):
-        run_job(kit_session, answers, headers="none")  # type: ignore[arg-type]
+        run_job(kit_session, answers, headers="none")  # type: ignore[call-overload]

@@ -51,6 +51,16 @@ def tidy() -> None: ...
 
 
 @jobs.task
+async def fetch(session: AsyncSession, run: RunContext, url: str) -> bytes:
+    return b""
+
+
+@jobs.task
+async def ping(url: str) -> int:
+    return 1
+
+
+@jobs.task
 @dataclass
 class SendEmail:
     email: str
@@ -185,3 +195,24 @@ def wrong_tests(session: Session, order: Order, asession: AsyncSession) -> None:
     make_job(session, archive, state="done")  # error
     make_job(session, archive, error="it broke")  # error
     make_run(session, make_job(session, archive), outcome="done")  # error
+
+
+async def wrong_coroutines(session: Session, asession: AsyncSession, run: RunContext) -> None:
+    await ping(uri="x")  # error
+    await ping(7)  # error
+    await fetch(session, run, url="x")  # error
+    ping("x") + 1  # error
+    ping.enqueue(asession, url="x")  # error
+    ping.enqueue(session, uri="x")  # error
+    fetch.enqueue(session, asession, run, "x")  # error
+    await asession.run_sync(ping.enqueue, uri="x")  # error
+    await asession.run_sync(ping.enqueue, url=7)  # error
+    await asession.run_sync(ping.enqueue)  # error
+    await asession.run_sync(fetch.enqueue, asession, run, "x")  # error
+    await asession.run_sync(fetch.options(delay=5).enqueue, run=run, url="x")  # error
+    await asession.run_sync(jobs.cancel, "7")  # error
+    await run_job(asession, ping)(uri="x")  # error
+    await run_job(asession, fetch)(asession, url="x")  # error
+    await run_job(session, archive)(order=Order())  # error
+    run_job(asession, settle)(order=Order(), lines=[]) + 1  # error
+    run_job(asession.bind, ping)  # error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Any, assert_type
 
 import pytest
 from sqlalchemy import Connection, Engine, MetaData, create_engine, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobState, RunContext, RunOutcome
@@ -184,3 +185,79 @@ async def in_an_asynchronous_test(session: AsyncSession, order: Order) -> None:
     assert_type(await session.run_sync(lambda own: run_job(own, refund)(order)), dict[str, int])
     assert_type(await session.run_sync(startable, jobs), list[TenantJob])
     await session.run_sync(assert_not_enqueued, jobs)
+
+
+@jobs.task
+async def fetch(url: str, *, tries: int = 1) -> bytes:
+    return b""
+
+
+@jobs.task(queue="mail")
+async def watch(run: RunContext, url: str) -> int:
+    return run.attempt
+
+
+@jobs.task
+async def store(session: AsyncSession, order: Order) -> None:
+    await session.refresh(order)
+
+
+@jobs.task(max_attempts=3)
+async def both(session: AsyncSession, run: RunContext, order: Order, cents: int = 0) -> dict[str, int]:
+    return {"cents": cents}
+
+
+@jobs.task
+def anything(value: int) -> Any:
+    return value
+
+
+@jobs.task
+async def later(value: int) -> Any:
+    return value
+
+
+@jobs.task
+@dataclass
+class Wave:
+    name: str
+
+    async def execute(self, session: AsyncSession, run: RunContext) -> str:
+        return self.name
+
+
+async def coroutine_tasks(session: AsyncSession, run: RunContext, order: Order) -> None:
+    assert_type(await fetch(url="x"), bytes)
+    assert_type(await fetch("x", tries=2), bytes)
+    assert_type(await store(session, order), None)
+    assert_type(await Wave("x").execute(session, run), str)
+    assert_type(await session.run_sync(fetch.enqueue, url="x"), TenantJob)
+    assert_type(await session.run_sync(fetch.options(delay=3).enqueue, "x", tries=2), TenantJob)
+    assert_type(await session.run_sync(watch.enqueue, url="x"), TenantJob)
+    assert_type(await session.run_sync(store.enqueue, order=order), TenantJob)
+    assert_type(await session.run_sync(both.enqueue, order, cents=3), TenantJob)
+    assert_type(await session.run_sync(jobs.enqueue, Wave("x")), TenantJob)
+    count = await session.run_sync(fetch.enqueue_many, [{"url": "x"}])
+    assert_type(count + count.left_out, int)
+    assert_type(await session.run_sync(jobs.cancel, 7), bool)
+
+
+async def coroutine_tasks_without_a_job(
+    session: AsyncSession, scoped: async_scoped_session[AsyncSession], plain: Session, order: Order
+) -> None:
+    assert_type(await run_job(session, fetch)(url="x"), bytes)
+    assert_type(await run_job(plain, fetch, attempt=2)("x", tries=2), bytes)
+    assert_type(await run_job(session, watch)(url="x"), int)
+    assert_type(await run_job(scoped, store)(order), None)
+    assert_type(await run_job(session, both, max_attempts=3)(order=order), dict[str, int])
+    assert_type(await run_job(session, refund)(order, cents=3), dict[str, int])
+    page: bytes | None = await run_job(session, fetch)(url="x")
+    assert_type(await asyncio.create_task(run_job(session, fetch)(url="x")), bytes)
+    assert page == b""
+    count: int = run_job(plain, anything)(3)
+    assert_type(run_job(plain, anything)(value=3), Any)
+    assert_type(await run_job(session, anything)(value=count), Any)
+    assert_type(await run_job(session, later)(value=3), Any)
+    run_job(plain, anything)(3)
+    assert_type(await run_job(session, jobs.tasks["Wave"])(name="Ada"), Any)
+    assert_type(await session.run_sync(partial(drain, jobs)), Drained)

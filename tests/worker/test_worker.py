@@ -614,8 +614,8 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     [
         ({"queues": []}, "empty"),
         ({"queues": "default"}, "a list of names"),
-        ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 1,000, got 0"),
-        ({"concurrency": 0}, "^concurrency must be an integer from 1 to 1,000, got 0$"),
+        ({"queues": {"default": 0}}, "concurrency of queue 'default' must be an integer from 1 to 5,000, got 0"),
+        ({"concurrency": 0}, "^concurrency must be an integer from 1 to 5,000, got 0$"),
         ({"queues": ["a,b"]}, "without '=' and ','"),
         ({"heartbeat": 0}, "heartbeat must be .*, got 0"),
         ({"heartbeat": 5, "lease": 6}, "three times"),

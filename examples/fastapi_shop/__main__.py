@@ -1,0 +1,13 @@
+"""`python -m examples.fastapi_shop` makes the tables. An application that is to change has migrations instead."""
+
+from __future__ import annotations
+
+import os
+
+from sqlalchemy import create_engine
+
+from examples.fastapi_shop.models import Base
+
+engine = create_engine(os.environ["DATABASE_URL"])
+Base.metadata.create_all(engine)
+engine.dispose()

@@ -1,0 +1,36 @@
+"""The shop's tables. Those of the jobs are in the same metadata."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from sqlalchemy import ForeignKey, Numeric
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqla_jobs import Jobs
+
+
+class Base(DeclarativeBase): ...
+
+
+jobs = Jobs(Base, tasks=["examples.fastapi_shop.tasks"])
+
+
+class Order(Base):
+    """What a customer wants. It has a `tracking` number once it is shipped."""
+
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    item: Mapped[str]
+    address: Mapped[str]
+    total: Mapped[Decimal] = mapped_column(Numeric(10, 2))
+    tracking: Mapped[str | None]
+
+
+class Invoice(Base):
+    """What a customer has to pay. A second one for an order would be a mistake, and nothing here prevents it."""
+
+    __tablename__ = "invoices"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int] = mapped_column(ForeignKey(Order.id))
+    text: Mapped[str]

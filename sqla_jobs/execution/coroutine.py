@@ -1,0 +1,160 @@
+"""The coroutine of a run: how it is cancelled, and what becomes of the asyncio tasks that it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from importlib.util import find_spec
+from types import CodeType, FrameType
+from typing import Any
+
+from sqlalchemy.util import await_only
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.execution.interrupt import Interrupt
+from sqla_jobs.rules.error_text import stack_of_frames
+from sqla_jobs.rules.wording import plural
+
+log: logging.Logger = logging.getLogger("sqla_jobs.run")
+
+_ENDING = 1.0
+"""Seconds that asyncio tasks which a run has left behind get to end once they are cancelled."""
+
+_begun: ContextVar[set[asyncio.Future[Any]] | None] = ContextVar("sqla_jobs_begun", default=None)
+"""The asyncio tasks that the present run has begun, and that have not ended."""
+TaskFactory = Callable[..., "asyncio.Future[Any]"]
+
+
+def noting(factory: TaskFactory | None) -> TaskFactory:
+    """A task factory for an event loop that notes what runs begin, and else does what `factory` does."""
+
+    def begin(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        task = factory(loop, coroutine, **options) if factory else asyncio.Task(coroutine, loop=loop, **options)
+        if (begun := _begun.get()) is not None:
+            begun.add(task)
+            task.add_done_callback(begun.discard)
+        return task
+
+    return begin
+
+
+def check_greenlet(task: str) -> None:
+    """Raise `ConfigurationError` where what coroutine tasks need is not installed."""
+    if find_spec("greenlet") is None:
+        raise ConfigurationError(f"{task} is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'")
+
+
+class CoroutineBody:
+    """The part of a run that may be cancelled: an asyncio task of its own. Flush, fence and commit lie outside of it.
+
+    `run` is called in a greenlet of SQLAlchemy's in the thread of the loop, `interrupt` and `abandon` in any thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._owner: object = None
+        self._kind: type[Interrupt] | None = None
+        """Why it was cancelled."""
+        self.cancelled_at: float | None = None
+        """When it was cancelled, by `time.monotonic()`; `None` where it was not, or has ended since."""
+        self.task: asyncio.Task[Any] | None = None
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+
+    def run(self, owner: object, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        """Await `function(…)`. Raises an `Interrupt` where it ends by the cancel that this stands for."""
+        self._coroutine = function(*args)
+        context, begun = copy_context(), set[asyncio.Future[Any]]()
+        context.run(_begun.set, begun)
+        self._is_over: asyncio.Future[None] = self._loop.create_future()
+        self._owner = owner
+        self.task = task = self._loop.create_task(self._contained(self._coroutine), context=context)
+        try:
+            await_only(self._is_over)
+        except BaseException:  # the loop's owner cancels all it runs
+            task.cancel()
+            raise
+        finally:
+            self._owner = self.cancelled_at = None
+            _end_all(owner, [one for one in begun if not one.done()])
+        return self._result(task)
+
+    async def _contained(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await coroutine
+        except (KeyboardInterrupt, SystemExit) as error:
+            return _Raised(error)
+        finally:
+            self._on_done()
+
+    def _result(self, task: asyncio.Task[Any]) -> Any:
+        if self._kind is not None and not task.done():
+            raise self._kind(is_abandoned=True)
+        try:
+            result = task.result()
+        except asyncio.CancelledError as error:
+            if self._kind is None:
+                raise
+            raise self._kind().with_traceback(error.__traceback__) from None
+        if isinstance(result, _Raised):
+            raise result.error
+        return result
+
+    def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
+        """Cancel the coroutine, while it is what `owner` has it run; once."""
+        self._loop.call_soon_threadsafe(self._cancel, owner, kind)
+
+    def _cancel(self, owner: object, kind: type[Interrupt]) -> None:
+        if self._owner is owner and self._kind is None and self.task is not None:
+            self._kind, self.cancelled_at = kind, time.monotonic()
+            self.task.add_done_callback(self._on_done)  # it may not have begun
+            self.task.cancel()
+
+    def abandon(self) -> None:
+        """Wait no more for a coroutine that was cancelled and goes on."""
+        self._loop.call_soon_threadsafe(self._on_done)
+
+    def _on_done(self, task: object = None) -> None:
+        if not self._is_over.done():
+            self._is_over.set_result(None)
+
+    def stack(self) -> str:
+        """Where the coroutine waits, for people."""
+        frames: list[FrameType] = []
+        waits: Any = self._coroutine
+        while (frame := getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None)) is not None:
+            frames.append(frame)
+            waits = getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)
+        return stack_of_frames(frames) if frames else "its coroutine has ended"
+
+
+class _Raised:
+    """What an asyncio task must not raise: it would end the event loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _end_all(owner: object, left: list[asyncio.Future[Any]]) -> None:
+    """Cancel the asyncio tasks that a run has left behind, and wait for them."""
+    if not left:
+        return
+    for one in left:
+        one.cancel()
+    _, still = await_only(asyncio.wait(left, timeout=_ENDING))
+    log.warning(
+        "%s left %s behind, which were cancelled%s: %s",
+        owner,
+        plural(len(left), "asyncio task"),
+        f" ({len(still)} of them go on)" if still else "",
+        ", ".join(sorted(map(_name, left)))[:500],
+    )
+
+
+def _name(task: asyncio.Future[Any]) -> str:
+    if not isinstance(task, asyncio.Task):
+        return repr(task)
+    code: CodeType | None = getattr(task.get_coro(), "cr_code", None)
+    return task.get_name() if code is None else f"{task.get_name()} ({code.co_qualname})"

@@ -1,0 +1,65 @@
+"""The sessions that applications pass around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import Session, scoped_session
+
+from sqla_jobs.database.engines import is_asynchronous
+from sqla_jobs.errors import ArgumentsError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+
+    AnyAsyncSession = AsyncSession | async_scoped_session[Any]
+else:
+    AnyAsyncSession = object
+
+AnySession = Session | scoped_session[Any]
+
+
+def plain_session(session: AnySession | None, call: str | Callable[[], str]) -> Session:
+    """The `Session` behind what applications pass around. Raises `ArgumentsError` where there is none.
+
+    `call` is the right call in full, such as "jobs.cancel(session, job)", or makes that text.
+    """
+    if isinstance(session, Session):
+        return session
+    if isinstance(session, scoped_session):
+        inner: Session = session()
+        return inner
+    raise _refusal(session, call if isinstance(call, str) else call())
+
+
+def synchronous_session(session: object) -> Session | None:
+    """The `Session` of an asynchronous one; `None` where it is not asynchronous."""
+    if not _is_async_session(session):
+        return None
+    found: Any = session
+    return (found if hasattr(found, "sync_session") else found()).sync_session  # type: ignore[no-any-return]
+
+
+def _is_async_session(session: object) -> bool:
+    names = {base.__name__ for base in type(session).__mro__}
+    return is_asynchronous(type(session)) and not names.isdisjoint({"AsyncSession", "async_scoped_session"})
+
+
+def _refusal(session: object, call: str) -> ArgumentsError:
+    if session is None:
+        return ArgumentsError(f"the Session is missing: write {call}")
+    if not _is_async_session(session):
+        return ArgumentsError(f"{call} takes a Session or a scoped_session, got {type(session).__name__}")
+    given = "session" if hasattr(session, "run_sync") else "session()"  # that of a scope has no such method
+    return ArgumentsError(
+        f"this takes a Session, got an AsyncSession: write await {given}.run_sync({_by_run_sync(call)})"
+    )
+
+
+def _by_run_sync(call: str) -> str:
+    """What `run_sync` takes to make the call: "jobs.cancel, job" for "jobs.cancel(session, job)"."""
+    function, is_first, arguments = call.partition("(session")
+    if not is_first:
+        return f"lambda own: {call.replace('session', 'own')}"
+    return function + arguments.removesuffix(")")

@@ -1,0 +1,90 @@
+"""Coroutine tasks in tests: they are awaited in the test's own event loop, or in one for each where it has none."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
+from sqlalchemy.util.concurrency import in_greenlet
+
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.execution.interrupt import Interrupt
+from sqla_jobs.tasks.declaration import Declaration
+
+
+class Here:
+    """Runs the code of plain tasks in the calling thread. Nothing interrupts it."""
+
+    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(…)`."""
+        return function(*args)
+
+    def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
+        """A test's runs go on."""
+
+    def stack(self) -> str:
+        """It is where the test is."""
+        return "in the thread of the test"
+
+
+class InGreenlet(Here):
+    """Awaits coroutines in the event loop of the test, below a `run_sync`."""
+
+    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+        """`await function(…)`."""
+        return await_only(function(*args))
+
+
+class InOwnLoop(Here):
+    """Awaits each coroutine in an event loop of its own."""
+
+    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+        """`await function(…)`."""
+        return asyncio.run(function(*args))
+
+
+def body_of(declaration: Declaration, session: Session) -> Here:
+    """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
+    if not declaration.signature.is_coroutine:
+        return Here()
+    remedy = "write await session.run_sync(lambda own: drain(jobs, own)) with the AsyncSession of the test"
+    if declaration.signature.wants_session and around_test(session) is None:
+        raise ConfigurationError(
+            f"{declaration.name} takes an AsyncSession, and drain was given a Session that belongs to none: {remedy}"
+        )
+    if _is_in_greenlet():
+        return InGreenlet()
+    if _is_in_loop():
+        raise ConfigurationError(f"{declaration.name} is a coroutine task, and drain would hold up its loop: {remedy}")
+    return InOwnLoop()
+
+
+def around_test(session: Session) -> Any:
+    """The `AsyncSession` around a test's session; `None` where it has none."""
+    if "sqlalchemy.ext.asyncio" not in sys.modules:
+        return None
+    from sqlalchemy.ext.asyncio import async_session
+
+    return async_session(session)
+
+
+def is_test_cancelled() -> bool:
+    """Whether somebody cancels the asyncio task of the test, such as a timeout."""
+    task = asyncio.current_task() if _is_in_loop() else None
+    return task is not None and task.cancelling() > 0
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_in_greenlet() -> bool:
+    return sys.modules.get("greenlet") is not None and in_greenlet()

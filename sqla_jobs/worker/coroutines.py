@@ -1,0 +1,64 @@
+"""What the coroutine tasks of a worker need: their event loop and their sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.execution.coroutine import check_greenlet
+from sqla_jobs.execution.transactions import WorkerTransactions
+from sqla_jobs.queries import Queries
+from sqla_jobs.runtime.settings import Settings
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.worker.event_loop import EventLoop
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_CLOSE = 5.0
+"""Seconds for closing the connections of coroutine tasks."""
+
+
+class Coroutines:
+    """Empty for a worker that knows no coroutine task. Raises `ConfigurationError` where greenlet is missing."""
+
+    def __init__(
+        self,
+        declarations: Mapping[str, Declaration],
+        binding: Binding,
+        isolation: str,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        """`loop` is that of the application, if its coroutine tasks are to run there."""
+        signatures = {name: one.signature for name, one in declarations.items() if one.signature.is_coroutine}
+        self.tasks: frozenset[str] = frozenset(signatures)
+        """The names of coroutine tasks."""
+        if signatures:
+            check_greenlet(min(signatures))
+        self.events: EventLoop | None = EventLoop(loop) if signatures else None
+        wants_session = any(signature.wants_session for signature in signatures.values())
+        self._sessions = binding.async_sessions(isolation) if wants_session else None
+
+    def transactions(self, queries: Queries, settings: Settings) -> WorkerTransactions | None:
+        """Those in which they run; None where none takes a session."""
+        if self._sessions is None:
+            return None
+        return WorkerTransactions(self._sessions.begin, queries, lease=settings.lease, patience=settings.patience)
+
+    def close_idle(self) -> None:
+        """Close connections that nobody uses now, soon."""
+        events = self.events
+        if events is not None and events.is_running and events.is_own and self._sessions is not None:
+            events.call(self._sessions.close_idle())
+
+    def close(self) -> None:
+        """Close their connections and end the loop."""
+        if self.events is None:
+            return
+        if self._sessions is not None and self.events.is_own:
+            try:
+                self.events.call(self._sessions.close()).result(_CLOSE)
+            except TimeoutError:
+                log.warning("the event loop is held up, so the connections of coroutine tasks are left open")
+        self.events.stop()

@@ -1,0 +1,106 @@
+"""The event loop in which a worker runs coroutine tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from sqla_jobs.execution.coroutine import noting
+from sqla_jobs.rules.error_text import stack_of
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_BLOCKED = 1.0
+"""Seconds after which a loop that does not answer is told of."""
+_STOP = 5.0
+"""Seconds that the loop gets to end."""
+_RUNS = "_contained"
+"""The function below which the stack of a blocked loop is a task's own."""
+
+
+class EventLoop:
+    """An event loop in a thread of its own, with uvloop where that is installed; or that of the application."""
+
+    def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
+        """`app` is the loop of the application, which runs in the calling thread."""
+        self.is_own: bool = app is None
+        """Whether it is not that of the application."""
+        self.is_running: bool = False
+        self._app = app
+        self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
+        self._ident = threading.get_ident()
+        self._asked_at: float | None = None
+        """When it was asked for an answer that has not come."""
+        self._is_told = False
+
+    def start(self) -> None:
+        """Begin to run, if it is the worker's own."""
+        self.loop: asyncio.AbstractEventLoop = self._app or _new_loop()
+        self._factory = self.loop.get_task_factory()
+        self.loop.set_task_factory(noting(self._factory))
+        self.is_running = True
+        if self.is_own:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop, if it is the worker's own, where nothing holds it up."""
+        if not self.is_own:
+            self.loop.call_soon_threadsafe(self.loop.set_task_factory, self._factory)
+            return
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_STOP)
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Run a coroutine in the loop, from another thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def look(self, now: float, current: Callable[[asyncio.Task[Any] | None], object]) -> None:
+        """Log the stack of what holds up the loop, once. `current` names what an asyncio task runs."""
+        if self._asked_at is None:
+            self._asked_at, self._is_told = now, False
+            self.loop.call_soon_threadsafe(self._answer)
+        elif now - self._asked_at > _BLOCKED and not self._is_told:
+            self._is_told = True
+            frame = sys._current_frames().get(self._ident)  # pyright: ignore[reportPrivateUsage]
+            log.warning(
+                "%s has held up the event loop for %.1f s: nothing else runs there. A coroutine must not block; "
+                "asyncio.to_thread(…) calls what does. It is here:\n%s",
+                current(asyncio.current_task(self.loop)),
+                now - self._asked_at,
+                "?" if frame is None else stack_of(frame, since=_RUNS),
+            )
+
+    def _answer(self) -> None:
+        self._asked_at = None
+
+    def _run(self) -> None:
+        self._ident = threading.get_ident()
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(_end(asyncio.all_tasks(self.loop)))
+            self.loop.close()
+
+
+async def _end(left: set[asyncio.Task[Any]]) -> None:
+    """Cancel what was abandoned, once more."""
+    for one in left:
+        one.cancel()
+    if left:
+        await asyncio.wait(left, timeout=_STOP / 5)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if find_spec("uvloop") is not None:
+        loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
+        return loop
+    return asyncio.new_event_loop()

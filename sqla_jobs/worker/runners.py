@@ -1,0 +1,176 @@
+"""What runs the jobs of a worker: threads for plain tasks, and one event loop for coroutine tasks."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.util import greenlet_spawn
+
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.coroutine import CoroutineBody
+from sqla_jobs.execution.interrupt import Interruptible, Stopped, body
+from sqla_jobs.queries import RunEnd
+from sqla_jobs.rules.outcomes import Failure, Outcome
+from sqla_jobs.worker.backlog import Backlog
+from sqla_jobs.worker.event_loop import EventLoop
+from sqla_jobs.worker.threads import Threads
+from sqla_jobs.worker.watchdog import Watchdog
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_FINALLY = 2.0
+"""Seconds that coroutines get to end once they are cancelled because the worker stops."""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What runners call."""
+
+    execute: Callable[[Attempt, Interruptible], RunEnd | None]
+    """Runs a job."""
+    ended: Callable[[Attempt, RunEnd | None], None]
+    """Gets each job with what `execute` returned."""
+    has_room: Callable[[], None]
+    """Asks to claim more."""
+    is_free: Callable[[], None]
+    """Tells that a slot is free, if jobs may wait for one behind gates."""
+
+
+class Runners:
+    """Runs the jobs of all lanes, until their ends are on their way to the database."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Backlog],
+        coroutines: Collection[str],
+        events: EventLoop | None,
+        *,
+        slow_after: float,
+        kill_after: float,
+    ) -> None:
+        """`coroutines` are the names of the tasks that run in `events`.
+
+        One of them that goes on for `kill_after` seconds after it was cancelled is abandoned.
+        """
+        self._at_work: dict[int, Attempt] = {}
+        """What runs, by run id."""
+        self._events = events
+        self._watchdog = Watchdog(self._at_work, events, slow_after=slow_after, kill_after=kill_after)
+        self._lanes = [_Lane(lane, frozenset(coroutines), events, self._at_work) for lane in lanes]
+
+    def start(self, calls: Calls) -> None:
+        """Run what the lanes begin from now on."""
+        if self._events is not None:
+            self._events.start()
+        self._watchdog.start()
+        for lane in self._lanes:
+            lane.start(calls)
+
+    @property
+    def running(self) -> list[Attempt]:
+        """The attempts that run now."""
+        return [held for held in list(self._at_work.values()) if held.is_running]
+
+    def show_stacks(self) -> None:
+        """Have the watchdog log where each running job is."""
+        self._watchdog.stacks_wanted = True
+
+    def wait(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for all jobs to end. After that no job is interrupted any more.
+
+        Coroutines that go on then are cancelled.
+        """
+        deadline = time.monotonic() + timeout
+        for lane in self._lanes:
+            lane.threads.close()
+        for lane in self._lanes:
+            lane.threads.join(deadline)
+        if late := self._coroutines_after(deadline):
+            for held in late:
+                held.interrupt(Stopped)
+            self._coroutines_after(time.monotonic() + _FINALLY)
+        self._watchdog.stop()
+
+    def _coroutines_after(self, deadline: float) -> list[Attempt]:
+        """The coroutines that run at `deadline`; returns before it where none does."""
+        while (
+            late := [held for held in self.running if isinstance(held.body, CoroutineBody)]
+        ) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return late
+
+
+class _Lane:
+    """Runs the jobs of one lane, each in one of its slots: a slot runs one job after another, of either kind."""
+
+    def __init__(
+        self, backlog: Backlog, coroutines: frozenset[str], events: EventLoop | None, at_work: dict[int, Attempt]
+    ) -> None:
+        self._backlog = backlog
+        self._coroutines = coroutines
+        self._events = events
+        self._at_work = at_work
+        self.threads = Threads(backlog.name, backlog.concurrency, self._in_thread)
+        self._to_begin: deque[Attempt] = deque()
+        """Coroutines that the loop is to begin."""
+        self._context = contextvars.copy_context()
+
+    def start(self, calls: Calls) -> None:
+        self._calls = calls
+        self._backlog.begin = self._begin
+
+    def _begin(self, held: Attempt) -> None:
+        if held.job.task in self._coroutines:
+            self._begin_in_loop(held)
+        else:
+            self.threads.begin(held)
+
+    def _begin_in_loop(self, held: Attempt) -> None:
+        assert self._events is not None
+        self._to_begin.append(held)
+        if len(self._to_begin) == 1:
+            self._events.loop.call_soon_threadsafe(self._begin_waiting, self._events, context=self._context)
+
+    def _begin_waiting(self, events: EventLoop) -> None:
+        while self._to_begin:
+            slot = greenlet_spawn(self._in_greenlet, events, self._to_begin.popleft())
+            events.loop.create_task(slot, context=self._context.copy())
+
+    def _in_greenlet(self, events: EventLoop, held: Attempt) -> None:
+        following: Attempt | None = held
+        while following is not None:
+            following = self._run(following, CoroutineBody(events.loop))
+            if following is not None and following.job.task not in self._coroutines:
+                self.threads.begin(following)
+                return
+
+    def _in_thread(self, held: Attempt) -> Attempt | None:
+        following = self._run(held, body())
+        if following is not None and following.job.task in self._coroutines:
+            self._begin_in_loop(following)
+            return None
+        return following
+
+    def _run(self, held: Attempt, body: Interruptible) -> Attempt | None:
+        """Run a job. Returns the next one of its slot."""
+        run_id = held.job.run_id
+        self._at_work[run_id] = held
+        try:
+            end = self._calls.execute(held, body)
+        except BaseException as error:
+            log.exception("running job %s failed inside the library", held.job.job_id)
+            end = held.ended(Outcome.failed(Failure.of(error)))
+        held.conclude()
+        del self._at_work[run_id]
+        self._calls.ended(held, end)
+        following = self._backlog.next()
+        if self._backlog.wants_more:
+            self._calls.has_room()
+        if self._backlog.is_wanted:
+            self._calls.is_free()
+        return following

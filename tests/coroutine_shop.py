@@ -1,0 +1,232 @@
+"""An application of coroutine tasks, for workers in this process and in others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tenacity import Retrying, stop_after_attempt, wait_fixed
+
+from sqla_jobs import Cancel, ConcurrencyLimit, Jobs, RunContext, Snooze
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+
+
+class Effect(Base):
+    """What a job did; a doubled one shows as two rows of one n."""
+
+    __tablename__ = "effects"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    n: Mapped[int]
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("sqla_jobs.id"))
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status: Mapped[str] = mapped_column(default="new")
+
+
+FAST = Retrying(stop=stop_after_attempt(3), wait=wait_fixed(0))
+seen: list[Any] = []
+"""What runs in this process have told."""
+request: ContextVar[str] = ContextVar("request", default="none")
+
+
+@jobs.middleware
+@contextmanager
+def with_request(run: RunContext) -> Generator[None]:
+    token = request.set(f"job {run.job_id}")
+    try:
+        yield
+    finally:
+        request.reset(token)
+
+
+@jobs.task
+async def write(session: AsyncSession, run: RunContext, n: int, seconds: float = 0.0) -> int:
+    """A transactional effect."""
+    session.add(Effect(n=n, job_id=run.job_id))
+    await session.flush()
+    await asyncio.sleep(seconds)
+    return n
+
+
+@jobs.task
+def write_plainly(session: Session, run: RunContext, n: int, seconds: float = 0.0) -> int:
+    """The same in a thread."""
+    session.add(Effect(n=n, job_id=run.job_id))
+    session.flush()
+    time.sleep(seconds)
+    return n
+
+
+@jobs.task
+async def note(session: AsyncSession, run: RunContext, n: int) -> str:
+    """One that needs no job."""
+    session.add(Effect(n=n))
+    await session.flush()
+    return f"attempt {run.attempt}"
+
+
+@jobs.task
+def note_plainly(session: Session, run: RunContext, n: int) -> str:
+    session.add(Effect(n=n))
+    session.flush()
+    return f"attempt {run.attempt}"
+
+
+@jobs.task
+async def settle(session: AsyncSession, order: Order) -> None:
+    order.status = "settled"
+    await session.run_sync(nothing.enqueue)
+
+
+@jobs.task
+async def nothing() -> None: ...
+
+
+@jobs.task
+async def shout(text: str) -> str:
+    await asyncio.sleep(0)
+    return text.upper()
+
+
+@jobs.task
+async def nap(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@jobs.task
+def forgets_to_await(seconds: float) -> object:
+    return nap(seconds)
+
+
+@jobs.task
+def nap_plainly(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@jobs.task
+@dataclass
+class Greet:
+    name: str
+
+    async def execute(self, run: RunContext) -> str:
+        await asyncio.sleep(0)
+        return f"hello {self.name}, attempt {run.attempt}"
+
+
+@jobs.task
+async def tell_request() -> None:
+    before = request.get()
+    request.set("mine")
+    await asyncio.sleep(0.01)
+    seen.append((before, request.get()))
+
+
+@jobs.task(retry=FAST)
+async def fail(session: AsyncSession, n: int) -> None:
+    session.add(Effect(n=n))
+    await session.flush()
+    raise ValueError(f"no {n}")
+
+
+@jobs.task
+async def snooze(run: RunContext) -> None:
+    if not seen:
+        seen.append(run.attempt)
+        raise Snooze(0.01)
+    seen.append(run.attempt)
+
+
+@jobs.task
+async def give_up() -> None:
+    raise Cancel("not needed")
+
+
+@jobs.task(limits=ConcurrencyLimit(2))
+async def limited(seconds: float) -> None:
+    seen.append(1)
+    await asyncio.sleep(seconds)
+    seen.append(-1)
+
+
+@jobs.task(timeout=0.3, max_attempts=1)
+async def overrun(session: AsyncSession, n: int) -> None:
+    session.add(Effect(n=n))
+    await session.flush()
+    try:
+        await asyncio.sleep(60)
+    finally:
+        seen.append("finally")
+
+
+@jobs.task(timeout=0.3, max_attempts=1)
+async def deaf(session: AsyncSession, order: Order, seconds: float) -> None:
+    """Holds a row locked and lets no CancelledError through."""
+    order.status = "held"
+    await session.flush()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+
+
+@jobs.task
+async def wait_for_cancel(session: AsyncSession, n: int) -> None:
+    session.add(Effect(n=n))
+    await session.flush()
+    seen.append("begun")
+    try:
+        await asyncio.sleep(60)
+    finally:
+        seen.append("finally")
+
+
+@jobs.task
+async def leave_behind(session: AsyncSession, n: int) -> None:
+    async def forgotten() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            seen.append("forgotten ended")
+
+    asyncio.create_task(forgotten(), name="forgotten")  # noqa: RUF006
+    await asyncio.sleep(0)
+    session.add(Effect(n=n))
+
+
+@jobs.task
+async def block(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251
+
+
+@jobs.task(max_attempts=1)
+async def leave_the_program() -> None:
+    raise SystemExit(3)
+
+
+@jobs.task(max_attempts=1)
+async def cancel_itself() -> None:
+    raise asyncio.CancelledError
+
+
+@jobs.task(timeout=0.3, max_attempts=1)
+async def block_for_ever() -> None:
+    time.sleep(3600)  # noqa: ASYNC251

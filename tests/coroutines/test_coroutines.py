@@ -1,0 +1,371 @@
+"""Coroutine tasks in a worker of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session
+
+from sqla_jobs import JobMixin
+from tests import coroutine_shop as shop
+from tests.conftest import ROOT
+from tests.coroutine_shop import Effect, Order, jobs, seen
+from tests.helpers import wait_until
+
+
+def drain(**options: Any) -> int:
+    return jobs.worker(**options).drain()
+
+
+def job(session: Session, job_id: int) -> JobMixin:
+    session.rollback()
+    return session.get_one(jobs.Job, job_id, populate_existing=True)
+
+
+def outcomes(session: Session, job_id: int) -> list[str]:
+    session.rollback()
+    rows = session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
+    return [str(outcome) for outcome in rows]
+
+
+def effects(session: Session) -> list[int]:
+    session.rollback()
+    return sorted(session.scalars(select(Effect.n)))
+
+
+def asynchronous(engine: Engine, driver: str = "psycopg") -> AsyncEngine:
+    return create_async_engine(engine.url.set(drivername=f"postgresql+{driver}"))
+
+
+def test_a_coroutine_commits_its_writes_with_its_result(session: Session) -> None:
+    one = shop.write.enqueue(session, n=7)
+    session.commit()
+    assert drain() == 1
+    (run,) = job(session, one.id).runs
+    assert (run.outcome, run.result, run.attempt, run.error) == ("succeeded", 7, 1, None)
+    assert effects(session) == [7]
+
+
+def test_rows_are_loaded_and_what_it_enqueues_is_committed_with_it(session: Session) -> None:
+    session.add(order := Order())
+    shop.settle.enqueue(session, order=order)
+    session.commit()
+    assert drain() == 2
+    session.refresh(order)
+    assert order.status == "settled"
+
+
+def test_a_class_may_have_a_coroutine_execute(session: Session) -> None:
+    one = jobs.enqueue(session, shop.Greet("ann"))
+    session.commit()
+    drain()
+    assert job(session, one.id).runs[0].result == "hello ann, attempt 1"
+
+
+def test_a_coroutine_that_raises_is_rolled_back_and_retried_by_its_policy(session: Session) -> None:
+    one = shop.fail.enqueue(session, n=1)
+    session.commit()
+    drain()
+    assert outcomes(session, one.id) == ["retried", "retried", "failed"]
+    assert effects(session) == []
+    run = job(session, one.id).runs[0]
+    assert (run.error_type, run.error) == ("ValueError", "no 1")
+    assert "in fail" in (run.traceback or "")
+    assert "sqla_jobs" not in (run.traceback or "").splitlines()[1]
+
+
+def test_a_coroutine_may_snooze_and_cancel(session: Session) -> None:
+    late, never = shop.snooze.enqueue(session), shop.give_up.enqueue(session)
+    session.commit()
+    with jobs.worker(poll=0.1):
+        wait_until(lambda: outcomes(session, late.id) == ["snoozed", "succeeded"])
+    assert seen == [1, 1]
+    assert outcomes(session, never.id) == ["cancelled"]
+    assert job(session, never.id).runs[0].error == "not needed"
+
+
+def test_middleware_sets_context_variables_and_no_run_sees_those_of_another(session: Session) -> None:
+    shop.tell_request.enqueue_many(session, ({} for _ in range(20)))
+    session.commit()
+    drain(queues={"default": 2})
+    assert len({before for before, _ in seen}) == 20
+    assert {after for _, after in seen} == {"mine"}
+    assert all(before.startswith("job ") for before, _ in seen)
+
+
+@pytest.mark.slow
+def test_limits_hold_for_coroutines(session: Session) -> None:
+    shop.limited.enqueue_many(session, ({"seconds": 0.02} for _ in range(20)))
+    session.commit()
+    drain(queues={"default": 10})
+    running = [sum(seen[: place + 1]) for place in range(len(seen))]
+    assert (len(seen), max(running)) == (40, 2)
+
+
+@pytest.mark.slow
+def test_the_number_of_a_queue_counts_both_kinds(session: Session) -> None:
+    for _ in range(4):
+        shop.nap.enqueue(session, seconds=0.3)
+        shop.nap_plainly.enqueue(session, seconds=0.3)
+    session.commit()
+    most = 0
+    with jobs.worker({"default": 3}) as worker:
+        while worker.runs < 8:
+            most = max(most, len(worker._runners.running))  # pyright: ignore[reportPrivateUsage]
+            time.sleep(0.01)
+    assert most == 3
+
+
+@pytest.mark.slow
+def test_two_thousand_sleeping_coroutines_take_no_threads(session: Session) -> None:
+    shop.nap.enqueue_many(session, ({"seconds": 1.0} for _ in range(2000)))
+    session.commit()
+    threads, began = set[int](), time.monotonic()
+    with jobs.worker({"default": 2000}) as worker:
+        while worker.runs < 2000:
+            threads.add(threading.active_count())
+            time.sleep(0.02)
+    assert time.monotonic() - began < 30
+    assert max(threads) < 40
+
+
+@pytest.mark.slow
+def test_a_coroutine_that_takes_too_long_is_cancelled_and_cleans_up(session: Session) -> None:
+    one = shop.overrun.enqueue(session, n=1)
+    session.commit()
+    drain()
+    (run,) = job(session, one.id).runs
+    assert (run.outcome, run.error_type) == ("failed", "TimeoutError")
+    assert "in overrun" in (run.traceback or "")
+    assert (seen, effects(session)) == (["finally"], [])
+
+
+@pytest.mark.slow
+def test_a_cancel_ends_a_running_coroutine(session: Session) -> None:
+    one = shop.wait_for_cancel.enqueue(session, n=1)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: "begun" in seen)
+        jobs.cancel(session, one.id)
+        session.commit()
+        wait_until(lambda: job(session, one.id).state == "cancelled")
+    assert (seen, effects(session)) == (["begun", "finally"], [])
+
+
+@pytest.mark.slow
+def test_a_coroutine_that_swallows_its_cancel_is_abandoned_and_holds_nothing(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    session.add(order := Order())
+    one = shop.deaf.enqueue(session, order=order, seconds=6)
+    session.commit()
+    with jobs.worker({"default": 1}, kill_after=0.3) as worker:
+        wait_until(lambda: job(session, one.id).state == "failed")
+        session.execute(text("SET LOCAL lock_timeout = '2s'"))
+        session.execute(text("UPDATE orders SET status = 'free'"))  # its lock is gone
+        session.commit()
+        shop.nothing.enqueue(session)
+        session.commit()
+        wait_until(lambda: worker.runs == 2)  # and so is its slot
+    assert "abandoned: a coroutine must let CancelledError through" in caplog.text
+    assert "in deaf" in caplog.text
+    assert "cancelled" in seen
+    session.refresh(order)
+    assert order.status == "free"
+
+
+@pytest.mark.slow
+def test_asyncio_tasks_that_a_run_leaves_behind_are_cancelled_and_named(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = shop.leave_behind.enqueue(session, n=1)
+    session.commit()
+    drain()
+    assert outcomes(session, one.id) == ["succeeded"]
+    assert seen == ["forgotten ended"]
+    assert f"job {one.id} leave_behind attempt 1 left 1 asyncio task behind" in caplog.text
+    assert "forgotten (leave_behind.<locals>.forgotten)" in caplog.text
+
+
+@pytest.mark.slow
+def test_what_holds_up_the_loop_is_logged_with_its_stack(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    one = shop.block.enqueue(session, seconds=1.8)
+    session.commit()
+    drain()
+    (line,) = [record.getMessage() for record in caplog.records if "held up the event loop" in record.getMessage()]
+    assert line.startswith(f"job {one.id} block attempt 1 has held up the event loop for 1.")
+    assert "in block" in line
+    assert "asyncio/" not in line
+    assert outcomes(session, one.id) == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("task", "error"),
+    [(shop.leave_the_program, "SystemExit"), (shop.cancel_itself, "asyncio.exceptions.CancelledError")],
+)
+def test_whatever_a_coroutine_raises_is_its_outcome(session: Session, task: Any, error: str) -> None:
+    one, another = task.enqueue(session), shop.nothing.enqueue(session)
+    session.commit()
+    drain()
+    assert outcomes(session, one.id) == ["failed"]
+    assert job(session, one.id).runs[0].error_type == error
+    assert outcomes(session, another.id) == ["succeeded"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_stops_gives_coroutines_the_grace_and_then_cancels_them(session: Session) -> None:
+    short, long = shop.nap.enqueue(session, seconds=0.5), shop.wait_for_cancel.enqueue(session, n=1)
+    session.commit()
+    with jobs.worker(grace=1.5):
+        wait_until(lambda: "begun" in seen)
+    assert outcomes(session, short.id) == ["succeeded"]
+    assert outcomes(session, long.id) == ["lost"]
+    assert seen == ["begun", "finally"]
+    assert effects(session) == []
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("sqla_jobs-loop")] == []
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_an_asynchronous_engine_may_be_bound(session: Session, database: Engine, driver: str) -> None:
+    """For plain tasks and the worker itself an engine of psycopg is made of its address."""
+    jobs.bind(asynchronous(database, driver))
+    one, two = shop.write.enqueue(session, n=1), shop.write_plainly.enqueue(session, n=2)
+    session.commit()
+    assert drain() == 2
+    assert isinstance(jobs.bound, Engine)
+    jobs.bound.dispose()
+    assert outcomes(session, one.id) == outcomes(session, two.id) == ["succeeded"]
+    assert effects(session) == [1, 2]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_factory_of_asynchronous_sessions_may_be_given_beside_an_engine(
+    session: Session, database: Engine, driver: str
+) -> None:
+    engine = asynchronous(database, driver)
+    jobs.bind(database, async_bind=async_sessionmaker(engine, info={"given": True}))
+    fails = shop.fail.enqueue(session, n=1)
+    one = shop.write.enqueue(session, n=2)
+    session.commit()
+    drain()
+    assert outcomes(session, one.id) == ["succeeded"]
+    assert outcomes(session, fails.id) == ["retried", "retried", "failed"]
+    assert effects(session) == [2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_an_attempt_that_lost_its_lease_commits_nothing(session: Session, database: Engine, driver: str) -> None:
+    one = shop.write.enqueue(session, n=1, seconds=0.6)
+    session.commit()
+    jobs.bind(database, async_bind=asynchronous(database, driver))
+    with jobs.worker() as worker:
+        wait_until(lambda: job(session, one.id).state == "running")
+        session.execute(text("UPDATE sqla_jobs SET current_run_id = nextval('sqla_runs_id_seq')"))
+        session.commit()
+        wait_until(lambda: not worker._runners.running)  # pyright: ignore[reportPrivateUsage]
+    assert effects(session) == []
+
+
+@pytest.mark.slow
+def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(session: Session, database: Engine) -> None:
+    for n in range(20):
+        shop.write.enqueue(session, n=n)
+    shop.write_plainly.enqueue(session, n=20)
+    session.commit()
+
+    async def serve() -> list[bool]:
+        engine = asynchronous(database, "asyncpg")  # its connections belong to this loop
+        jobs.bind(database, async_bind=engine)
+        before = asyncio.get_running_loop().get_task_factory()
+        async with jobs.worker(queues={"default": 4}) as worker, engine.connect() as connection:
+            while worker.runs < 21:
+                assert await connection.scalar(select(func.now())) is not None
+        await asyncio.sleep(0)
+        await engine.dispose()
+        return [before is asyncio.get_running_loop().get_task_factory()]
+
+    assert asyncio.run(serve()) == [True]
+    assert effects(session) == list(range(21))
+
+
+def test_a_queue_of_coroutines_needs_no_pool_as_large(database: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    with jobs.worker({"default": 15, "io": 500}):
+        pass
+    assert "pool gives out" not in caplog.text
+    with jobs.worker({"default": 16}):
+        pass
+    assert "pool gives out 15 connections, but 16 jobs" in caplog.text
+
+
+def test_a_plain_function_that_returns_a_coroutine_fails_and_says_why(
+    session: Session, recwarn: pytest.WarningsRecorder
+) -> None:
+    one = shop.forgets_to_await.enqueue(session, seconds=1)
+    session.commit()
+    drain()
+    gc.collect()
+    (run,) = job(session, one.id).runs
+    assert run.outcome == "failed"
+    assert run.error == (
+        f"forgets_to_await (job {one.id}): it returned the coroutine nap, which nothing awaits, so nothing of it ran: "
+        "declare the task with async def, and await it there"
+    )
+    assert not recwarn.list
+
+
+WITHOUT_GREENLET = """
+import sys
+sys.modules["greenlet"] = None
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqla_jobs import ConfigurationError, Jobs
+from sqla_jobs.testing import drain, run_job
+
+class Base(DeclarativeBase): ...
+jobs = Jobs(Base)
+
+@jobs.task
+def plain(session: Session, n: int) -> int:
+    return n
+
+engine = create_engine(sys.argv[1])
+jobs.bind(engine)
+Base.metadata.create_all(engine)
+with Session(engine) as session:
+    plain.enqueue(session, n=1)
+    session.commit()
+    assert jobs.worker().drain() == 1
+    assert list(session.scalars(select(jobs.Run.result))) == [1]
+    assert run_job(session, plain)(n=2) == 2
+
+    @jobs.task
+    async def fetch(n: int) -> int:
+        return n
+
+    fetch.enqueue(session, n=3)
+    assert drain(jobs, session) == 1
+    for wrong in (jobs.worker, lambda: jobs.worker().drain(), lambda: run_job(session, fetch)):
+        try:
+            wrong()
+        except ConfigurationError as error:
+            print(error)
+"""
+
+
+@pytest.mark.slow
+def test_without_greenlet_plain_tasks_run_and_coroutine_tasks_name_the_remedy(database_url: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_GREENLET, database_url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stderr, done.returncode) == ("", 0)
+    remedy = "fetch is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'\n"
+    assert done.stdout == remedy * 2

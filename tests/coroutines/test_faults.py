@@ -1,0 +1,200 @@
+"""Coroutine tasks when processes are killed or stopped, connections are cut, and commits are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, func, select, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import Session
+
+from tests import coroutine_shop as shop
+from tests.conftest import StartWorker
+from tests.coroutine_shop import Effect, jobs
+from tests.counting import worker_pids
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.slow
+SHOP = "tests.coroutine_shop:jobs"
+
+
+def effects(engine: Engine) -> Counter[int]:
+    with Session(engine) as session:
+        return Counter(session.scalars(select(Effect.n)))
+
+
+def states(engine: Engine) -> Counter[str]:
+    with Session(engine) as session:
+        rows = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
+        return Counter({str(row[0]): row[1] for row in rows})
+
+
+def outcomes(engine: Engine) -> Counter[str]:
+    with Session(engine) as session:
+        return Counter(str(outcome) for outcome in session.scalars(select(jobs.Run.outcome)))
+
+
+def enqueue(session: Session, count: int, seconds: float) -> None:
+    """Both kinds, in turn."""
+    for n in range(count):
+        task = shop.write if n % 2 else shop.write_plainly
+        task.enqueue(session, n=n, seconds=seconds)
+    session.commit()
+
+
+def slow_commits(session: Session, seconds: float) -> None:
+    """From now on a COMMIT that has written an effect takes so long."""
+    session.execute(
+        text(
+            f"""
+            CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                PERFORM pg_sleep({seconds}); RETURN NULL;
+            END $$;
+            CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION dawdle();
+            """
+        )
+    )
+    session.commit()
+
+
+def test_a_killed_process_loses_no_coroutine_and_doubles_none(
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    enqueue(session, 120, seconds=0.05)
+    start_worker(database_url, "--queues", "default=6", application=SHOP)
+    for done in (20, 50, 80):
+        wait_until(lambda done=done: len(effects(database)) >= done and worker_pids(database))  # type: ignore[misc]
+        os.kill(worker_pids(database)[-1], signal.SIGKILL)
+    wait_until(lambda: states(database) == {"succeeded": 120}, timeout=60)
+    assert effects(database) == dict.fromkeys(range(120), 1)
+    assert 0 < outcomes(database)["lost"] <= 18
+    with Session(database) as other:
+        assert other.scalar(select(func.sum(jobs.Job.attempt))) == sum(outcomes(database).values())
+
+
+def test_a_stopped_process_commits_nothing_of_what_others_have_taken_over(
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    enqueue(session, 20, seconds=1.0)
+    first = start_worker(database_url, "--queues", "default=20", "--hung-after", "2000", application=SHOP)
+    wait_until(lambda: states(database)["running"] == 20)
+    os.killpg(first.pid, signal.SIGSTOP)
+    start_worker(database_url, "--queues", "default=20", application=SHOP)
+    wait_until(lambda: outcomes(database)["lost"] == 20, timeout=30)
+    os.killpg(first.pid, signal.SIGCONT)
+    wait_until(lambda: states(database) == {"succeeded": 20}, timeout=30)
+    assert effects(database) == dict.fromkeys(range(20), 1)
+
+
+def test_cut_connections_cost_an_attempt_and_no_effect(
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    enqueue(session, 60, seconds=0.1)
+    start_worker(database_url, "--queues", "default=6", application=SHOP)
+    for done in (10, 30):
+        wait_until(lambda done=done: len(effects(database)) >= done)  # type: ignore[misc]
+        cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+        session.execute(text(f"{cut} AND pid <> pg_backend_pid()"))
+        session.rollback()
+        database.dispose()
+    wait_until(lambda: states(database) == {"succeeded": 60}, timeout=60)
+    assert effects(database) == dict.fromkeys(range(60), 1)
+
+
+def test_a_loop_that_is_held_up_for_ever_costs_its_process_and_nobody_else_an_effect(
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """The coroutine has a timeout, which cannot be delivered."""
+    for n in range(10):
+        shop.write.enqueue(session, n=n, seconds=0.2)
+    blocked = shop.block_for_ever.enqueue(session)
+    session.commit()
+    start_worker(database_url, "--queues", "default=20", "--kill-after", "1", application=SHOP)
+    wait_until(lambda: states(database) == {"succeeded": 10, "failed": 1}, timeout=30)
+    assert effects(database) == dict.fromkeys(range(10), 1)
+    (run,) = session.get_one(jobs.Job, blocked.id, populate_existing=True).runs
+    assert (run.error_type, run.outcome) == ("TimeoutError", "failed")
+    assert "ran longer than its timeout of 0.3 s and could not be interrupted" in (run.error or "")
+    log = "".join(path.read_text() for path in tmp_path.glob("worker-*.log"))
+    assert "block_for_ever attempt 1 has held up the event loop for 1.0 s" in log
+
+
+def test_a_coroutine_that_swallows_its_cancel_costs_no_process(
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    session.add(order := shop.Order())
+    shop.deaf.enqueue(session, order=order, seconds=5)
+    session.commit()
+    start_worker(database_url, "--kill-after", "1", application=SHOP)
+    wait_until(lambda: states(database) == {"failed": 1}, timeout=30)
+    (pid,) = worker_pids(database)
+    shop.nothing.enqueue(session)
+    session.commit()
+    wait_until(lambda: states(database) == {"failed": 1, "succeeded": 1})
+    assert worker_pids(database) == [pid]
+    assert "is abandoned" in (tmp_path / "worker-0.log").read_text()
+    assert "is killed" not in (tmp_path / "worker-0.log").read_text()
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_commit_that_is_cancelled_is_what_the_database_says(session: Session, database: Engine, driver: str) -> None:
+    """The application's loop cancels all that it runs, as it does when it ends, in the middle of COMMITs."""
+    slow_commits(session, 0.5)
+    for n in range(8):
+        shop.write.enqueue(session, n=n)
+    session.commit()
+
+    def committing() -> int:
+        with Session(database) as other:
+            sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+            return other.scalar(text(f"{sleeping} AND datname = current_database()")) or 0
+
+    async def serve() -> None:
+        engine = create_async_engine(database.url.set(drivername=f"postgresql+{driver}"))
+        jobs.bind(database, async_bind=engine)
+        async with jobs.worker({"default": 4}):
+            await asyncio.to_thread(wait_until, lambda: committing() == 4)
+            mine = asyncio.current_task()
+            for task in asyncio.all_tasks():
+                if task is not mine:
+                    task.cancel()
+            await asyncio.sleep(0.1)
+        await engine.dispose()
+
+    asyncio.run(serve())
+    told = outcomes(database)
+    assert told["retried"] == 4
+    assert told["succeeded"] == len(effects(database))  # nothing says that it succeeded but what has
+    session.execute(text("DROP TRIGGER dawdle ON effects"))
+    session.execute(text("UPDATE sqla_jobs SET run_at = now() WHERE state = 'scheduled'"))
+    session.commit()
+    jobs.bind(database)
+    jobs.worker(lease=3, heartbeat=1).drain()
+    assert states(database) == {"succeeded": 8}
+    assert effects(database) == dict.fromkeys(range(8), 1)
+
+
+def test_a_process_at_rest_keeps_no_connection_for_coroutines(
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    for n in range(10):
+        shop.write.enqueue(session, n=n, seconds=0.1)
+    session.commit()
+    start_worker(database_url, "--heartbeat", "5", "--lease", "30", application=SHOP)
+    wait_until(lambda: states(database) == {"succeeded": 10})
+    others = "datname = current_database() AND application_name NOT LIKE 'sqla-jobs%' AND pid <> pg_backend_pid()"
+
+    def connections() -> int:
+        session.rollback()
+        return session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}")) or 0
+
+    assert connections() > 0
+    session.rollback()
+    database.dispose()
+    wait_until(lambda: connections() == 0, timeout=60)
