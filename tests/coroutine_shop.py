@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,3 +230,39 @@ async def cancel_itself() -> None:
 @jobs.task(timeout=0.3, max_attempts=1)
 async def block_for_ever() -> None:
     time.sleep(3600)  # noqa: ASYNC251
+
+
+@jobs.task
+async def exit_in_a_task() -> None:
+    async def child() -> None:
+        raise SystemExit(5)
+
+    task = asyncio.create_task(child())
+    await asyncio.wait([task], timeout=5)
+
+
+@jobs.task(timeout=0.3, max_attempts=1)
+async def deaf_twice(seconds: float) -> None:
+    """Neither it nor what it has begun lets a cancel through."""
+
+    async def child() -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("child")
+
+    asyncio.create_task(child(), name="deaf child")  # noqa: RUF006
+    await child()
+
+
+@jobs.task
+async def keep_running(seconds: float) -> None:
+    """Begins something that is to outlive it, in a context of its own."""
+
+    async def shared() -> None:
+        await asyncio.sleep(seconds)
+        seen.append("shared ended")
+
+    asyncio.get_running_loop().create_task(shared(), context=Context())

@@ -69,7 +69,7 @@ class Executor:
         Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
-        if held.cancel_requested or not held.begin(body, self._slot()):
+        if held.cancel_requested or held.is_withdrawn or not held.begin(body, self._slot()):
             return held.ended(Outcome.released())
         held.context = _context(held)
         if self._tracing is None:

@@ -74,6 +74,11 @@ class Backlog:
         return self._outstanding < self.concurrency
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a slot has a job, or is about to ask for the next one."""
+        return self._running > 0
+
+    @property
     def wants_more(self) -> bool:
         """Whether it is time to claim more."""
         return self._free > 0 and time.monotonic() >= self.empty_until

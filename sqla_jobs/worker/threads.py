@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
 from sqla_jobs.execution.attempt import Attempt
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class Threads:
@@ -27,13 +30,25 @@ class Threads:
     def begin(self, held: Attempt) -> None:
         """Run a job in a thread: one that waits, or a new one."""
         with self._lock:
-            if self._idle <= 0 and len(self._threads) < self._most:
-                name = f"sqla_jobs-{self._name}-{len(self._threads)}"
-                self._threads.append(threading.Thread(target=self._loop, args=(held,), name=name, daemon=True))
-                self._threads[-1].start()
+            if self._idle <= 0 and len(self._threads) < self._most and self._can_start(held):
                 return
             self._idle -= 1
         self._inbox.put(held)
+
+    def _can_start(self, held: Attempt) -> bool:
+        """Start a thread with a job. False: the system gives no more, and one of those that are there takes it."""
+        name = f"sqla_jobs-{self._name}-{len(self._threads)}"
+        thread = threading.Thread(target=self._loop, args=(held,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            log.warning("queue %s makes do with %d threads: %s", self._name, len(self._threads), error)
+            self._most = len(self._threads)
+            return False
+        self._threads.append(thread)
+        return True
 
     def close(self) -> None:
         """Let each thread end after the job it has."""
