@@ -152,12 +152,14 @@ class _Lane:
                 self.threads.begin(following)
                 return
 
-    def _in_thread(self, held: Attempt) -> Attempt | None:
-        following = self._run(held, body())
-        if following is not None and following.job.task in self._coroutines:
-            self._begin_in_loop(following)
-            return None
-        return following
+    def _in_thread(self, held: Attempt) -> None:
+        own = body()
+        following = self._run(held, own)
+        while following is not None:
+            if following.job.task in self._coroutines:
+                self._begin_in_loop(following)
+                return
+            following = self._run(following, own)
 
     def _run(self, held: Attempt, body: Interruptible) -> Attempt | None:
         """Run a job. Returns the next one of its slot."""

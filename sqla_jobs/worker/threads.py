@@ -16,8 +16,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 class Threads:
     """Threads that start as they are needed, `most` of them. Each runs one job after another."""
 
-    def __init__(self, name: str, most: int, work: Callable[[Attempt], Attempt | None]) -> None:
-        """`work` runs a job, and returns the next one for the thread, or None if there is none for it."""
+    def __init__(self, name: str, most: int, work: Callable[[Attempt], None]) -> None:
+        """`work` runs a job, and then others until there is none for the thread."""
         self._name = name
         self._most = most
         self._work = work
@@ -62,8 +62,7 @@ class Threads:
 
     def _loop(self, held: Attempt | None) -> None:
         while held is not None:
-            if (following := self._work(held)) is None:
-                with self._lock:
-                    self._idle += 1
-                following = self._inbox.get()
-            held = following
+            self._work(held)
+            with self._lock:
+                self._idle += 1
+            held = self._inbox.get()
