@@ -12,11 +12,9 @@ from typing import Any, Protocol
 
 import psycopg
 from sqlalchemy import Connection, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
-from sqla_jobs.database.async_sessions import around
+from sqla_jobs.database.async_sessions import around, of_one_run
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
 
@@ -46,6 +44,22 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
     connections.append(connection)
     if (ending := session.info.get(_ENDING)) is not None:  # a hook of the commit has begun it
         ending.watch(connection)
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip() or type(cause).__name__
+
+
+@contextmanager
+def _given_up(session: Session) -> Generator[None]:
+    """Where the task is abandoned, what goes on of it may hold the connection, and is to hold no locks."""
+    try:
+        yield
+    except Interrupt as interrupt:
+        if interrupt.is_abandoned:
+            session.invalidate()
+        raise
 
 
 class NotBegun(Exception):
@@ -79,7 +93,17 @@ class WorkerTransactions:
     how long a connection of the application's pool may be silent when a transaction begins on it.
     """
 
-    def __init__(self, session: Callable[[], Session], queries: Queries, *, lease: float, patience: float) -> None:
+    def __init__(
+        self,
+        session: Callable[[], Session],
+        queries: Queries,
+        *,
+        lease: float,
+        patience: float,
+        isolation: str = "READ COMMITTED",
+    ) -> None:
+        self.isolation: str = isolation
+        """The isolation level of the sessions."""
         self._session = session
         self._queries = queries
         self._lease = lease
@@ -89,20 +113,15 @@ class WorkerTransactions:
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        with closing(self._session()) as session:
+        with closing(self._session()) as session, _given_up(session), of_one_run(session):
             session.info[_CONNECTIONS] = list[Connection]()  # the factory may give the same session again
             try:
                 is_writable = self._begin(session)
-            except (DBAPIError, PoolTimeout, psycopg.Error) as error:
-                raise self._told(NotBegun(str(getattr(error, "orig", error)).strip())) from error
+            except Exception as error:  # of any kind: SQLAlchemy wraps no error on connecting of an asynchronous driver
+                raise self._told(NotBegun(_reason(error))) from error
             if not is_writable:
                 raise self._told(NotBegun("the server is read-only"))
-            try:
-                yield session
-            except Interrupt as interrupt:
-                if interrupt.is_abandoned:  # what goes on may hold the connection, and is to hold no locks
-                    session.invalidate()
-                raise
+            yield session
 
     def around(self, session: Session) -> Any:
         return around(session)
@@ -127,6 +146,8 @@ class WorkerTransactions:
         try:
             is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
         except psycopg.Error:
+            if connection.invalidated:
+                raise
             connection.exec_driver_sql("SELECT 1")  # fails too, and SQLAlchemy gives up what its pool has
             raise
         if not is_writable:
