@@ -36,7 +36,6 @@ class Executor:
         tasks: Mapping[str, Task[..., Any, Any]],
         transactions: Callable[[Declaration], Transactions],
         *,
-        isolation: str = "READ COMMITTED",
         context: Context = nullcontext,
         slot: Callable[[], RunSlot | None] = lambda: None,
         timeout: float | None = None,
@@ -51,7 +50,6 @@ class Executor:
         """
         self._tasks = tasks
         self._transactions = transactions
-        self._isolation = isolation
         self._slot = slot
         self._timeout = timeout
         self._context = context
@@ -123,8 +121,8 @@ class Executor:
     def _run_in_transaction(
         self, held: Attempt, declaration: Declaration, arguments: dict[str, Any], body: Interruptible
     ) -> None:
-        held.is_silent = self._isolation != "READ COMMITTED"
         transactions = self._transactions(declaration)
+        held.is_silent = transactions.isolation != "READ COMMITTED"
         with transactions.begin() as session:
             self._begun(held)
             loaded = declaration.codec.load(session, arguments)

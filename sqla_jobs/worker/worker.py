@@ -179,8 +179,7 @@ class Worker(Service):
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
         self._executor = Executor(
             self._jobs.tasks,
-            self._transactions(queries),
-            isolation=isolation,
+            self._transactions(queries, isolation),
             context=self._binding.context,
             slot=self._keeper.slot,
             timeout=self._settings.timeout,
@@ -209,10 +208,16 @@ class Worker(Service):
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
 
-    def _transactions(self, queries: Queries) -> Callable[[Declaration], Transactions]:
+    def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """In which transactions a task runs."""
         settings = self._settings
-        plain = WorkerTransactions(self._binding.run_session, queries, lease=settings.lease, patience=settings.patience)
+        plain = WorkerTransactions(
+            self._binding.run_session,
+            queries,
+            lease=settings.lease,
+            patience=settings.patience,
+            isolation=isolation,
+        )
         awaited = self._coroutines.transactions(queries, settings)
 
         def of(declaration: Declaration) -> Transactions:
