@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import psycopg
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.database.async_sessions import around, of_one_run
