@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Generator
+from contextlib import contextmanager, suppress
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, select
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from tenacity import Retrying, stop_after_attempt, wait_fixed
@@ -189,6 +190,49 @@ async def deaf(session: AsyncSession, order: Order, seconds: float) -> None:
 
 
 @jobs.task
+async def keep(session: AsyncSession, n: int) -> None:
+    """Leaves its session to others."""
+    session.add(Effect(n=n))
+    await session.flush()
+    seen.append(session)
+
+
+async def misuse(session: AsyncSession, n: int) -> list[str]:
+    """What comes of each way to begin anew with a session."""
+
+    async def add() -> None:
+        session.add(Effect(n=n))
+        await session.commit()
+
+    ways = [session.execute(select(Effect.n)), add(), session.get(Effect, n), session.connection()]
+    return [type(error).__name__ for error in [await _error(way) for way in ways]]
+
+
+async def _error(way: Awaitable[object]) -> InvalidRequestError | None:
+    try:
+        await way
+    except InvalidRequestError as error:
+        return error
+    return None
+
+
+@jobs.task
+async def misuse_what_was_kept(n: int) -> None:
+    (session,) = seen
+    seen.extend(await misuse(session, n))
+
+
+@jobs.task(timeout=0.3, max_attempts=1)
+async def deaf_misuse(session: AsyncSession, n: int, seconds: float) -> None:
+    """Lets no CancelledError through, and goes on after it is abandoned."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(left)
+    seen.extend(await misuse(session, n))
+
+
+@jobs.task
 async def wait_for_cancel(session: AsyncSession, n: int) -> None:
     session.add(Effect(n=n))
     await session.flush()
@@ -230,3 +274,39 @@ async def cancel_itself() -> None:
 @jobs.task(timeout=0.3, max_attempts=1)
 async def block_for_ever() -> None:
     time.sleep(3600)  # noqa: ASYNC251
+
+
+@jobs.task
+async def exit_in_a_task() -> None:
+    async def child() -> None:
+        raise SystemExit(5)
+
+    task = asyncio.create_task(child())
+    await asyncio.wait([task], timeout=5)
+
+
+@jobs.task(timeout=0.3, max_attempts=1)
+async def deaf_twice(seconds: float) -> None:
+    """Neither it nor what it has begun lets a cancel through."""
+
+    async def child() -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("child")
+
+    asyncio.create_task(child(), name="deaf child")  # noqa: RUF006
+    await child()
+
+
+@jobs.task
+async def keep_running(seconds: float) -> None:
+    """Begins something that is to outlive it, in a context of its own."""
+
+    async def shared() -> None:
+        await asyncio.sleep(seconds)
+        seen.append("shared ended")
+
+    asyncio.get_running_loop().create_task(shared(), context=Context())

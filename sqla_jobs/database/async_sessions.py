@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import asyncio
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.database.engines import IdleConnections, by_psycopg, is_asynchronous
+from sqla_jobs.database.engines import IdleConnections, by_psycopg, checked_isolation, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ _REMEDY = "give create_async_engine('postgresql+psycopg://…') or an async_sess
 _MOST = 20
 """Connections of an engine that is made here, where the other one has no limit. Coroutines wait for one."""
 _ASYNC = "sqla_jobs.async_session"
-"""Where the `info` of a session has the `AsyncSession` around it, until a task gets it."""
+"""Where the `info` of a session has the `AsyncSession` around it, while its run lasts."""
 
 
 class AsyncSessions:
@@ -34,8 +38,11 @@ class AsyncSessions:
     """
 
     def __init__(self, bind: AsyncBind | None, app: Engine, isolation: str, entity: type[Any]) -> None:
+        """`isolation` is the level of an engine that is made here. Raises `ConfigurationError` for autocommit."""
         from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+        self.is_made: bool = bind is None
+        """Whether the engine was made here, and is nobody else's."""
         chosen = _engine_like(app, isolation) if bind is None else bind
         self._make: Callable[[], Any]
         if isinstance(chosen, AsyncEngine):
@@ -47,12 +54,15 @@ class AsyncSessions:
                 f"async_bind must be an AsyncEngine or make AsyncSessions, got {bind!r}: {_REMEDY}"
             )
         self._engine = engine_of(self._make, entity)
+        self.isolation: str = isolation if self.is_made else _isolation_of(self._engine)
+        """The isolation level of the sessions."""
         self._idle = IdleConnections(self._engine)
 
     def begin(self) -> Session:
         """The session below a new `AsyncSession`, for use in a greenlet of SQLAlchemy's."""
         made = self._make()
         session: Session = made.sync_session
+        vars(session).pop("get_bind", None)  # the factory may give the same session again
         session.info[_ASYNC] = made
         return session
 
@@ -66,8 +76,27 @@ class AsyncSessions:
 
 
 def around(session: Session) -> Any:
-    """The `AsyncSession` around a session that `AsyncSessions` gave; once."""
-    return session.info.pop(_ASYNC)
+    """The `AsyncSession` around a session that `AsyncSessions` gave, until its run is over."""
+    return session.info[_ASYNC]
+
+
+@contextmanager
+def of_one_run(session: Session) -> Generator[None]:
+    """Afterwards a session that `AsyncSessions` gave refuses to begin anew, also for a coroutine that goes on."""
+    try:
+        yield
+    finally:
+        if session.info.pop(_ASYNC, None) is not None:
+            vars(session)["get_bind"] = _refuse
+
+
+def _refuse(*_: object, **__: object) -> NoReturn:
+    """In the place of a session's `get_bind`, which it asks before each statement and each flush."""
+    raise InvalidRequestError(
+        "the run that this AsyncSession was given to is over, and what is written now could not be part of it: "
+        "await all that uses the session before the task returns, let CancelledError through, "
+        "or open a session of your own"
+    )
 
 
 def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
@@ -84,6 +113,21 @@ def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
         raise ConfigurationError(f"async_bind must make AsyncSessions, and makes a {type(made).__name__}: {_REMEDY}")
     found: Engine | Connection = made.sync_session.get_bind(entity)
     return found.engine
+
+
+def _isolation_of(engine: Engine) -> str:
+    """That of a new connection: those in the engine's pool may belong to a loop that runs."""
+
+    def ask() -> str:
+        pool = engine.pool.recreate()
+        try:
+            with closing(Connection(engine, pool.connect())) as connection:
+                return checked_isolation(connection)
+        finally:
+            pool.dispose()
+
+    with ThreadPoolExecutor(1) as thread:  # the caller's may run a loop
+        return thread.submit(asyncio.run, greenlet_spawn(ask)).result()
 
 
 def _engine_like(app: Engine, isolation: str) -> AsyncEngine:

@@ -10,7 +10,7 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
-from sqla_jobs.database.engines import REMEDY, check_engine, is_asynchronous
+from sqla_jobs.database.engines import REMEDY, check_engine, checked_isolation, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
@@ -60,15 +60,7 @@ class Binding:
     def check_isolation(self) -> str:
         """The isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
         with self.session() as session:
-            connection = session.connection(bind_arguments={"mapper": self._entity})
-            level = connection.get_isolation_level()
-            is_autocommit = getattr(connection.connection.driver_connection, "autocommit", False)
-        if is_autocommit:
-            raise ConfigurationError(
-                "the bound sessions are in AUTOCOMMIT, so a task's writes and its completion could never be one "
-                "commit: bind an engine without isolation_level='AUTOCOMMIT'"
-            )
-        return level
+            return checked_isolation(session.connection(bind_arguments={"mapper": self._entity}))
 
     @contextmanager
     def session(self) -> Generator[Session]:

@@ -105,12 +105,33 @@ def _wait_for(awaitable: Awaitable[T]) -> T:
 async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, patience: float | None) -> list[PGresult]:
     async with connection.lock:
         connection.pgconn.send_query(question.encode(connection.info.encoding))
+        answers = generators.execute(connection.pgconn)
+        if patience is None:
+            return await connection.wait(answers)
+        try:
+            # not by a timeout of asyncio's: when psycopg is cancelled it waits for the server's answer to that
+            return await connection.wait(_listening(answers, connection, patience))
+        except NoAnswer:
+            await connection.close()
+            raise
+
+
+def within(patience: float, function: Callable[[], T]) -> T:
+    """`function()`, which goes through SQLAlchemy, inside of a greenlet of its. Raises `NoAnswer` after `patience`."""
+    from sqlalchemy.util import greenlet_spawn
+
+    async def awaited() -> T:
         try:
             async with asyncio.timeout(patience):
-                return await connection.wait(generators.execute(connection.pgconn))
-        except TimeoutError:
-            await connection.close()
-            raise NoAnswer(f"no answer from the server for {patience:g} s") from None
+                return await greenlet_spawn(function)
+        except TimeoutError as error:
+            raise _no_answer(patience) from error
+
+    return _wait_for(awaited())
+
+
+def _no_answer(patience: float) -> NoAnswer:
+    return NoAnswer(f"no answer from the server for {patience:g} s")
 
 
 def filled_in(connection: Driver, statement: sql.SQL, values: dict[str, Any]) -> str:
@@ -135,10 +156,10 @@ def _wait(connection: psycopg.Connection[Any], events: int, patience: float | No
         look.poll()
     elif not look.poll(1000 * patience):
         _abandon(connection, patience)
-        raise NoAnswer(f"no answer from the server for {patience:g} s")
+        raise _no_answer(patience)
 
 
-def _listening(gen: Any, connection: psycopg.Connection[Any], patience: float) -> Generator[Any, Any, Any]:
+def _listening(gen: Any, connection: Driver, patience: float) -> Generator[Any, Any, Any]:
     """What psycopg's own generator yields and returns. Raises `NoAnswer`.
 
     What the socket is ready for is asked anew: psycopg 3.2 says "ready" also when its interval is over.
@@ -150,7 +171,7 @@ def _listening(gen: Any, connection: psycopg.Connection[Any], patience: float) -
             if _is_ready(connection.pgconn.socket, wanted):
                 heard_at = time.monotonic()
             elif time.monotonic() - heard_at > patience:
-                raise NoAnswer(f"no answer from the server for {patience:g} s")
+                raise _no_answer(patience)
             wanted = gen.send(ready)
     except StopIteration as end:
         return end.value
@@ -183,14 +204,20 @@ async def _in_greenlet(function: Callable[[], None]) -> None:
 
 @contextmanager
 def committing_by(connection: Driver, commit: Callable[[], None]) -> Generator[None]:
-    """Inside, `connection.commit()` is `commit()`."""
-    vars(connection)["commit"] = (
-        partial(_in_greenlet, commit) if isinstance(connection, psycopg.AsyncConnection) else commit
-    )
+    """Inside, the first `connection.commit()` is `commit()`."""
+    own = vars(connection)
+
+    def once() -> None:
+        del own["commit"]  # first: afterwards the connection may be somebody else's, who puts another one there
+        commit()
+
+    mine = partial(_in_greenlet, once) if isinstance(connection, psycopg.AsyncConnection) else once
+    own["commit"] = mine
     try:
         yield
     finally:
-        del vars(connection)["commit"]
+        if own.get("commit") is mine:
+            del own["commit"]
 
 
 def beginning(connection: Driver) -> str:

@@ -33,6 +33,17 @@ def check_engine(engine: Engine) -> Engine:
     return engine
 
 
+def checked_isolation(connection: Connection) -> str:
+    """The isolation level of a connection of the application's. Raises `ConfigurationError` for autocommit."""
+    level = connection.get_isolation_level()
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+        raise ConfigurationError(
+            "the bound sessions are in AUTOCOMMIT, so a task's writes and its completion could never be one "
+            "commit: bind an engine without isolation_level='AUTOCOMMIT'"
+        )
+    return level
+
+
 def is_asynchronous(kind: type[Any]) -> bool:
     """Whether a class is one of SQLAlchemy's asyncio, which is not imported for that: it needs greenlet."""
     return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)

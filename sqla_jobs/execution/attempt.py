@@ -29,6 +29,8 @@ class Attempt:
     is_silent = False
     """Progress is stored with the end alone: else it would change the row that the run's own transaction is to change
     under a stricter isolation."""
+    is_withdrawn: bool = False
+    """It does not begin any more, and is given back."""
     is_over: bool = False
     """Ended, and its end is on its way to the database."""
     timeout: float | None = None
@@ -101,8 +103,8 @@ class Attempt:
 
     def interrupt(self, kind: type[Interrupt]) -> None:
         """Raise `kind` in its code, if that runs at this moment."""
-        if self.body is not None:
-            self.body.interrupt(self, kind)
+        if (body := self.body) is not None:  # read once: it is gone when the run ends
+            body.interrupt(self, kind)
 
     def publish(self, fraction: float, message: str | None) -> None:
         said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)

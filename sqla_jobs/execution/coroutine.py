@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from importlib.util import find_spec
 from types import CodeType, FrameType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.util import await_only
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.execution.interrupt import Interrupt
+from sqla_jobs.execution.interrupt import Interrupt, Stopped
 from sqla_jobs.rules.error_text import stack_of_frames
 from sqla_jobs.rules.wording import plural
 
@@ -29,16 +29,35 @@ TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
 
 def noting(factory: TaskFactory | None) -> TaskFactory:
-    """A task factory for an event loop that notes what runs begin, and else does what `factory` does."""
+    """A task factory for an event loop that notes what runs begin, and else does what `factory` does.
+
+    Left out are what a driver begins, and what is begun in a context of its own: it may live on.
+    """
 
     def begin(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> Any:
         task = factory(loop, coroutine, **options) if factory else asyncio.Task(coroutine, loop=loop, **options)
-        if (begun := _begun.get()) is not None:
+        context: Context | None = options.get("context")
+        begun = _begun.get() if context is None else context.get(_begun)
+        if begun is not None and not _is_of_driver(coroutine):
             begun.add(task)
             task.add_done_callback(begun.discard)
         return task
 
     return begin
+
+
+def _is_of_driver(coroutine: Coroutine[Any, Any, Any]) -> bool:
+    """asyncpg cancels a query by an asyncio task, which is to end by itself."""
+    frame: FrameType | None = getattr(coroutine, "cr_frame", None)
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("asyncpg.")
+
+
+def soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
+    """Call it in the thread of the loop. In one that its application has closed nothing is left to call it for."""
+    try:
+        loop.call_soon_threadsafe(callback, *args)
+    except RuntimeError as error:
+        log.debug("%s: %r is not called", error, callback)
 
 
 def check_greenlet(task: str) -> None:
@@ -62,6 +81,9 @@ class CoroutineBody:
         """When it was cancelled, by `time.monotonic()`; `None` where it was not, or has ended since."""
         self.task: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._is_asked = False
+        """A cancel is on its way to the loop."""
+        self._is_abandoned = False
 
     def run(self, owner: object, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
         """Await `function(…)`. Raises an `Interrupt` where it ends by the cancel that this stands for."""
@@ -70,16 +92,16 @@ class CoroutineBody:
         context.run(_begun.set, begun)
         self._is_over: asyncio.Future[None] = self._loop.create_future()
         self._owner = owner
-        self.task = task = self._loop.create_task(self._contained(self._coroutine), context=context)
+        self.task = self._loop.create_task(self._contained(self._coroutine), context=context)
         try:
             await_only(self._is_over)
-        except BaseException:  # the loop's owner cancels all it runs
-            task.cancel()
-            raise
+        except asyncio.CancelledError:  # the owner of the loop cancels all it runs
+            self._cancel(owner, Stopped)
+            await_only(asyncio.wait([self.task], timeout=_ENDING))
         finally:
             self._owner = self.cancelled_at = None
-            _end_all(owner, [one for one in begun if not one.done()])
-        return self._result(task)
+            self._end_all(owner, [one for one in begun if not one.done()])
+        return self._result()
 
     async def _contained(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
@@ -89,32 +111,63 @@ class CoroutineBody:
         finally:
             self._on_done()
 
-    def _result(self, task: asyncio.Task[Any]) -> Any:
-        if self._kind is not None and not task.done():
+    def _end_all(self, owner: object, left: list[asyncio.Future[Any]]) -> None:
+        """Cancel the asyncio tasks that the run has left behind, and wait for them if the run itself has ended."""
+        if not left:
+            return
+        for one in left:
+            one.cancel()
+        if self._has_ended:
+            await_only(asyncio.wait(left, timeout=_ENDING))
+        still = sum(not one.done() for one in left)
+        log.warning(
+            "%s left %s behind, which were cancelled%s: %s",
+            owner,
+            plural(len(left), "asyncio task"),
+            f" ({still} of them go on)" if still else "",
+            ", ".join(sorted(map(_name, left)))[:500],
+        )
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.task is not None and self.task.done()
+
+    def _result(self) -> Any:
+        if self._kind is not None and not self._has_ended:
             raise self._kind(is_abandoned=True)
+        task, self.task = self.task, None
+        assert task is not None
         try:
             result = task.result()
         except asyncio.CancelledError as error:
             if self._kind is None:
                 raise
             raise self._kind().with_traceback(error.__traceback__) from None
+        finally:
+            del task  # it holds what it raised, whose traceback holds this frame
         if isinstance(result, _Raised):
             raise result.error
         return result
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
         """Cancel the coroutine, while it is what `owner` has it run; once."""
-        self._loop.call_soon_threadsafe(self._cancel, owner, kind)
+        if not self._is_asked:
+            self._is_asked = True
+            soon(self._loop, self._cancel, owner, kind)
 
     def _cancel(self, owner: object, kind: type[Interrupt]) -> None:
+        self._is_asked = False
         if self._owner is owner and self._kind is None and self.task is not None:
             self._kind, self.cancelled_at = kind, time.monotonic()
             self.task.add_done_callback(self._on_done)  # it may not have begun
             self.task.cancel()
 
-    def abandon(self) -> None:
-        """Wait no more for a coroutine that was cancelled and goes on."""
-        self._loop.call_soon_threadsafe(self._on_done)
+    def abandon(self) -> bool:
+        """Wait no more for a coroutine that was cancelled and goes on. False: that was said before."""
+        was_abandoned, self._is_abandoned = self._is_abandoned, True
+        if not was_abandoned:
+            soon(self._loop, self._on_done)
+        return not was_abandoned
 
     def _on_done(self, task: object = None) -> None:
         if not self._is_over.done():
@@ -122,6 +175,8 @@ class CoroutineBody:
 
     def stack(self) -> str:
         """Where the coroutine waits, for people."""
+        if self._coroutine is None:
+            return "its own code has not begun: it may wait for a connection"
         frames: list[FrameType] = []
         waits: Any = self._coroutine
         while (frame := getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None)) is not None:
@@ -135,22 +190,6 @@ class _Raised:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-def _end_all(owner: object, left: list[asyncio.Future[Any]]) -> None:
-    """Cancel the asyncio tasks that a run has left behind, and wait for them."""
-    if not left:
-        return
-    for one in left:
-        one.cancel()
-    _, still = await_only(asyncio.wait(left, timeout=_ENDING))
-    log.warning(
-        "%s left %s behind, which were cancelled%s: %s",
-        owner,
-        plural(len(left), "asyncio task"),
-        f" ({len(still)} of them go on)" if still else "",
-        ", ".join(sorted(map(_name, left)))[:500],
-    )
 
 
 def _name(task: asyncio.Future[Any]) -> str:

@@ -36,7 +36,6 @@ class Executor:
         tasks: Mapping[str, Task[..., Any, Any]],
         transactions: Callable[[Declaration], Transactions],
         *,
-        isolation: str = "READ COMMITTED",
         context: Context = nullcontext,
         slot: Callable[[], RunSlot | None] = lambda: None,
         timeout: float | None = None,
@@ -51,7 +50,6 @@ class Executor:
         """
         self._tasks = tasks
         self._transactions = transactions
-        self._isolation = isolation
         self._slot = slot
         self._timeout = timeout
         self._context = context
@@ -69,7 +67,7 @@ class Executor:
         Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
-        if held.cancel_requested or not held.begin(body, self._slot()):
+        if held.cancel_requested or held.is_withdrawn or not held.begin(body, self._slot()):
             return held.ended(Outcome.released())
         held.context = _context(held)
         if self._tracing is None:
@@ -123,8 +121,8 @@ class Executor:
     def _run_in_transaction(
         self, held: Attempt, declaration: Declaration, arguments: dict[str, Any], body: Interruptible
     ) -> None:
-        held.is_silent = self._isolation != "READ COMMITTED"
         transactions = self._transactions(declaration)
+        held.is_silent = transactions.isolation != "READ COMMITTED"
         with transactions.begin() as session:
             self._begun(held)
             loaded = declaration.codec.load(session, arguments)

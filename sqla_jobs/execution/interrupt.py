@@ -1,4 +1,4 @@
-"""Interrupts Python code in another thread, and only while a task's own code is on that thread's stack.
+"""Interrupts the code of tasks: here, Python code in another thread, and only while it is on the stack of that thread.
 
 CPython raises the exception at the next bytecode of the thread: a call into C that does not return, such
 as a long `time.sleep` or a query under way, is interrupted when it comes back.

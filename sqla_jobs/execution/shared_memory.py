@@ -154,7 +154,7 @@ class StartedRuns:
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a thread of the process waits for a job; the process writes it, at least twice a second."""
+        """Whether a slot of the process waits for a job; the process writes it, at least twice a second."""
         return bool(self._memory.has_free_slot)
 
     @has_free_slot.setter

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
-from sqla_jobs.database.async_sessions import around
+from sqla_jobs.database.async_sessions import around, of_one_run
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
 
@@ -48,6 +48,28 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
         ending.watch(connection)
 
 
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip() or type(cause).__name__
+
+
+def _is_of_database(error: Exception) -> bool:
+    """SQLAlchemy wraps no error on connecting of asyncpg, which also passes on those of the network."""
+    is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
+    return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
+
+
+@contextmanager
+def _given_up(session: Session) -> Generator[None]:
+    """Where the task is abandoned, what goes on of it may hold the connection, and is to hold no locks."""
+    try:
+        yield
+    except Interrupt as interrupt:
+        if interrupt.is_abandoned:
+            session.invalidate()
+        raise
+
+
 class NotBegun(Exception):
     """The database gave no transaction that a task could write in; nothing of it has run."""
 
@@ -58,6 +80,9 @@ class NotBegun(Exception):
 
 class Transactions(Protocol):
     """Where transactional tasks write, and record their ends."""
+
+    isolation: str
+    """The isolation level of the sessions."""
 
     def begin(self) -> AbstractContextManager[Session]:
         """A session in a transaction, of which nothing is left without `commit`. Raises `NotBegun`."""
@@ -79,7 +104,17 @@ class WorkerTransactions:
     how long a connection of the application's pool may be silent when a transaction begins on it.
     """
 
-    def __init__(self, session: Callable[[], Session], queries: Queries, *, lease: float, patience: float) -> None:
+    def __init__(
+        self,
+        session: Callable[[], Session],
+        queries: Queries,
+        *,
+        lease: float,
+        patience: float,
+        isolation: str = "READ COMMITTED",
+    ) -> None:
+        self.isolation: str = isolation
+        """The isolation level of the sessions."""
         self._session = session
         self._queries = queries
         self._lease = lease
@@ -89,20 +124,17 @@ class WorkerTransactions:
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        with closing(self._session()) as session:
+        with closing(self._session()) as session, _given_up(session), of_one_run(session):
             session.info[_CONNECTIONS] = list[Connection]()  # the factory may give the same session again
             try:
                 is_writable = self._begin(session)
-            except (DBAPIError, PoolTimeout, psycopg.Error) as error:
-                raise self._told(NotBegun(str(getattr(error, "orig", error)).strip())) from error
+            except Exception as error:
+                if not _is_of_database(error):
+                    raise
+                raise self._told(NotBegun(_reason(error))) from error
             if not is_writable:
                 raise self._told(NotBegun("the server is read-only"))
-            try:
-                yield session
-            except Interrupt as interrupt:
-                if interrupt.is_abandoned:  # what goes on may hold the connection, and is to hold no locks
-                    session.invalidate()
-                raise
+            yield session
 
     def around(self, session: Session) -> Any:
         return around(session)
@@ -127,6 +159,8 @@ class WorkerTransactions:
         try:
             is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
         except psycopg.Error:
+            if connection.invalidated:
+                raise
             connection.exec_driver_sql("SELECT 1")  # fails too, and SQLAlchemy gives up what its pool has
             raise
         if not is_writable:

@@ -23,9 +23,10 @@ from sqla_jobs.queries.begin import begin as begin_transaction
 from sqla_jobs.queries.begin import begin_elsewhere
 from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
 from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
-from sqla_jobs.queries.commit import Commit, Watching
-from sqla_jobs.queries.commit_elsewhere import CommitElsewhere
+from sqla_jobs.queries.commit import Commit
+from sqla_jobs.queries.commit_elsewhere import storing_elsewhere
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
+from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
 from sqla_jobs.queries.gate_states import GateStates, HeadOfKey, HeldKeys, KeysInUse, WaitingGroups
@@ -98,10 +99,11 @@ class Queries(Calls[SqlConnection]):
         """Begin the transaction of a task on a connection of the application's, in one round trip. False: read-only.
 
         The server notices within `noticed_within` seconds, or a minute, that the client's host is gone.
-        Raises psycopg's errors, also after `patience` seconds without an answer; those of SQLAlchemy for other drivers.
+        Raises psycopg's `OperationalError` after `patience` seconds without an answer; else its errors, or those of
+        SQLAlchemy for other drivers.
         """
         if (raw := driver_of_run(connection)) is None:
-            return begin_elsewhere(connection, noticed_within=noticed_within)
+            return begin_elsewhere(connection, noticed_within=noticed_within, patience=patience)
         return begin_transaction(raw, noticed_within=noticed_within, patience=patience)
 
     def store_last_progress(self, session: Session, end: RunEnd) -> None:
@@ -109,11 +111,11 @@ class Queries(Calls[SqlConnection]):
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
 
-    def ending(self, session: Session, end: RunEnd) -> AbstractContextManager[Watching]:
+    def ending(self, session: Session, end: RunEnd) -> AbstractContextManager[Ending]:
         """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""
         connection = self.connection(session)
         if (raw := driver_of_run(connection)) is None:
-            return CommitElsewhere(connection, partial(self.succeed, connection, end))
+            return storing_elsewhere(connection, partial(self.succeed, connection, end))
         return self._commit.storing(connection, raw, end)
 
     @cached_property

@@ -6,7 +6,7 @@ from functools import cache
 
 from sqlalchemy import Connection, func, select
 
-from sqla_jobs.database.driver import Driver, ask, beginning
+from sqla_jobs.database.driver import Driver, ask, beginning, within
 
 _PROBES = 3
 
@@ -23,14 +23,14 @@ def begin(connection: Driver, *, noticed_within: float, patience: float) -> bool
     return answers[-1].get_value(0, 0) == b"off"
 
 
-def begin_elsewhere(connection: Connection, *, noticed_within: float) -> bool:
-    """The same through SQLAlchemy, for drivers other than psycopg."""
+def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: float) -> bool:
+    """The same through SQLAlchemy, for drivers other than psycopg, which are asynchronous."""
     settings = _settings(noticed_within).items()
     told = select(
         func.current_setting("transaction_read_only"),
         *(func.set_config(name, str(value), True) for name, value in settings),
     )
-    return bool(connection.execute(told).one()[0] == "off")
+    return bool(within(patience, lambda: connection.execute(told).one())[0] == "off")
 
 
 def _settings(noticed_within: float) -> dict[str, int]:

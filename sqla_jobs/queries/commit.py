@@ -4,29 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 import psycopg
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
-from sqlalchemy import ColumnElement, Connection, event, literal_column, select
+from sqlalchemy import ColumnElement, Connection, literal_column, select
 
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.database.driver import Driver, ask, beginning, committing_by, filled_in, roll_back
-from sqla_jobs.errors import JobsError, LeaseLost
+from sqla_jobs.errors import LeaseLost
+from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.expressions import Tables, as_query, rendered
 from sqla_jobs.queries.succeed import SucceedOne
 
 _NO_LEASE = "sqla_jobs: no lease"
-
-
-class Watching(Protocol):
-    """A COMMIT that also stores the end of an attempt, after those of the same session in other databases."""
-
-    def watch(self, connection: Connection) -> None:
-        """Another connection of the session, unless it is the COMMIT's own."""
-        ...
 
 
 class Commit:
@@ -58,7 +51,7 @@ class Commit:
 
         `raw` is what is below the connection.
         """
-        ending = Ending(self, connection, raw, end)
+        ending = _Ending(self, connection, raw, end)
 
         def commit() -> None:
             try:
@@ -72,11 +65,7 @@ class Commit:
         # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
         with committing_by(raw, commit):
             yield ending
-        if not ending.has_committed:
-            raise JobsError(
-                "the session of the run did not commit on its own connection, so the outcome is not stored: "
-                "the session factory must return new sessions, not ones that join an outer transaction"
-            )
+        ending.check()
 
     def store(self, raw: Driver, end: RunEnd) -> None:
         """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
@@ -110,48 +99,21 @@ class Commit:
             raise LeaseLost from None
 
 
-class Ending:
-    """One such COMMIT, and those of the same session in other databases.
-
-    SQLAlchemy commits a session's connections in no order. Here the others are committed once the lease has been
-    found to stand, and before the end is: should one of them fail, the job has not succeeded.
-    """
-
-    has_committed: bool = False
-
+class _Ending(Ending):
     def __init__(self, commit: Commit, connection: Connection, raw: Driver, end: RunEnd) -> None:
+        super().__init__(connection)
         self._commit = commit
-        self._connection = connection
         self._raw = raw
         self._end = end
-        self._is_stored = False
-        self._others: list[Connection] = []
-
-    def watch(self, connection: Connection) -> None:
-        """Another connection of the session, unless it is this one."""
-        if connection is not self._connection:
-            self._others.append(connection)
-            event.listen(connection, "commit", self._before)
-
-    def _before(self, other: Connection) -> None:
-        try:
-            self._store()
-        except BaseException:
-            other.dialect.do_rollback(other.connection)  # as above, nobody else does
-            raise
 
     def _store(self) -> None:
-        if not self._is_stored:
-            self._commit.store(self._raw, self._end)
-            self._is_stored = True
+        self._commit.store(self._raw, self._end)
 
     def commit(self) -> None:
         """Commit, after the others. Raises `LeaseLost`."""
         if self._others:
-            self._store()
-            for other in self._others:
-                if other.in_transaction():
-                    other.dialect.do_commit(other.connection)
+            self._store_once()
+            self._commit_others()
             if ask(self._raw, "COMMIT")[-1].command_status != b"COMMIT":  # of a transaction that an error has aborted
                 raise LeaseLost
         else:

@@ -11,7 +11,9 @@ from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, che
 from sqla_jobs.rules.retention import Retention, seconds_kept
 
 _THREADS = 100
-"""More jobs of a queue at once than these are coroutines."""
+"""A queue that runs more than these at once is taken for one of coroutines."""
+_MOST = 5000
+"""Jobs at once, of all queues together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,12 @@ class Settings(LeaseSettings):
 
     @property
     def sessions_at_once(self) -> int:
-        """Of all queues together, jobs that may hold a connection each.
-
-        A queue of more than that is one of coroutines, which share a pool.
-        """
-        return self.sessions_of(self.queues)
+        """How many jobs may hold a connection each, at a guess: large queues are of coroutines, which share a pool."""
+        return sum(min(number, _THREADS) for number in self.queues.values())
 
     def sessions_of(self, queues: Iterable[str]) -> int:
-        """The same of these queues; none of one that it does not serve."""
-        return sum(min(self.queues.get(queue, 0), _THREADS) for queue in queues)
+        """How many jobs of these queues run at once; none of a queue that it does not serve."""
+        return sum(self.queues.get(queue, 0) for queue in queues)
 
     @classmethod
     def checked(
@@ -99,7 +98,12 @@ class Settings(LeaseSettings):
         for name, number in lanes.items():
             check_queue(name, error=ConfigurationError)
             what = f"concurrency of queue {name!r}" if isinstance(queues, Mapping) else "concurrency"
-            check_integer(what, number, least=1, most=5000, error=ConfigurationError)
+            check_integer(what, number, least=1, most=_MOST, error=ConfigurationError)
+        if (number := sum(lanes.values())) > _MOST:
+            raise ConfigurationError(
+                f"the queues run {number:,} jobs at once together, and a worker runs at most {_MOST:,}: lower them, or "
+                "start more workers"
+            )
         _check_seconds(poll=poll, slow_after=slow_after)
         check_seconds("grace", grace, most=7 * DAY, error=ConfigurationError)
         if timeout is not None:

@@ -29,7 +29,7 @@ _REST = 20
 class ParentLookout:
     """A thread that polls and promotes, and one that listens. It tells one idle child at a time.
 
-    A child without a free thread passes the message on, and so does one that found more jobs than it has room for:
+    A child without a free slot passes the message on, and so does one that found more jobs than it has room for:
     then the next child is told. The next poll makes up for lost messages.
     """
 
@@ -91,7 +91,7 @@ class ParentLookout:
             children[0].hint(Heard(queue, hops=min(hops, len(children)) - 1))
 
     def _idle(self) -> list[ChildProcess]:
-        """The children with an idle thread, each time beginning with the next one."""
+        """The children with a free slot, each time beginning with the next one."""
         idle = [child for child in self._children() if child.started.has_free_slot]
         self._turn += 1
         first = self._turn % len(idle) if idle else 0

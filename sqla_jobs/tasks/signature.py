@@ -192,10 +192,9 @@ def _split(
     """What is injected, in order, and the parameters after that."""
     _refuse_parameters(function.__qualname__, parameters)
     kinds = [_injection(function, parameter) for parameter in parameters]
-    leading = [kind for kind in kinds if kind]
-    _refuse_session_of_other_kind(function, leading)
-    leading = ["session" if kind == "async session" else kind for kind in leading]
+    _refuse_session_of_other_kind(function, kinds)
     kinds = ["session" if kind == "async session" else kind for kind in kinds]
+    leading = [kind for kind in kinds if kind]
     if kinds[: len(leading)] != leading:
         late = next(p.name for p, kind in list(zip(parameters, kinds, strict=True))[::-1] if kind)
         raise DeclarationError(
@@ -213,7 +212,7 @@ def _split(
     return leading, parameters[len(leading) :]
 
 
-def _refuse_session_of_other_kind(function: types.FunctionType, injected: list[str]) -> None:
+def _refuse_session_of_other_kind(function: types.FunctionType, injected: list[str | None]) -> None:
     name, is_coroutine = function.__qualname__, inspect.iscoroutinefunction(function)
     if is_coroutine and "session" in injected:
         raise DeclarationError(

@@ -95,6 +95,8 @@ def expire_rows(jobs: Jobs[Any], session: Session) -> None:
 class Savepoints:
     """Transactions that are savepoints in the caller's, in which nothing is set."""
 
+    isolation: str = "READ COMMITTED"
+
     def __init__(self, session: Session) -> None:
         self._session = session
 

@@ -82,6 +82,11 @@ class Attempts:
         before = time.monotonic() - seconds
         return [attempt for attempt in list(self._table.values()) if attempt.claimed_at < before]
 
+    def withdraw(self) -> None:
+        """What has not begun does not begin any more."""
+        for attempt in list(self._table.values()):
+            attempt.is_withdrawn = attempt.started_at is None
+
     def remove(self, run_id: int) -> bool:
         """The end of the run is stored, or its lease is lost. Returns False if the attempt was removed before."""
         attempt = self._table.pop(run_id, None)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import EVERYWHERE, PRIORITIES, Claimed
@@ -48,15 +49,13 @@ class Backlog:
         self._lock = threading.Lock()
         self._is_open = True
         self._running = 0
+        self._outstanding = 0
+        """What runs here or was claimed ahead."""
         self._done = 0
         self._prefetch = 0
         self._measured = (time.monotonic(), 0)
         self._moved_at = time.monotonic()
         """When a job last came into the backlog or left it."""
-
-    @property
-    def _outstanding(self) -> int:
-        return self._running + len(self._first) + len(self._ahead)
 
     def room(self, now: float) -> int:
         """How many jobs to claim. 0 while the batch would be small and no slot waits for a job."""
@@ -72,6 +71,11 @@ class Backlog:
     def has_free_slot(self) -> bool:
         """Whether a slot waits for a job."""
         return self._outstanding < self.concurrency
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a slot has a job, or is about to ask for the next one."""
+        return self._running > 0
 
     @property
     def wants_more(self) -> bool:
@@ -106,6 +110,7 @@ class Backlog:
     def _fill(self, part: deque[Attempt], jobs: list[Attempt]) -> None:
         with self._lock:
             part.extend(jobs)
+            self._outstanding += len(jobs)
             self._moved_at = time.monotonic()
             begun: list[Attempt] = []
             while self._running < self.concurrency and (held := self._pop()) is not None:
@@ -117,19 +122,25 @@ class Backlog:
     def _pop(self) -> Attempt | None:
         if not self._is_open:
             return None
-        if self._first:
-            return self._first.popleft()
-        return self._ahead.popleft() if self._ahead else None
+        try:
+            held = self._first.popleft() if self._first else self._ahead.popleft()
+        except IndexError:  # there is none, or another slot was faster
+            return self._pop() if self._ahead else None
+        self._moved_at = time.monotonic()
+        return held
 
     def next(self) -> Attempt | None:
         """The job of a slot is over. Returns its next one; `None`: the slot is free."""
-        with self._lock:
+        held = self._pop()
+        with self._lock:  # briefly: many slots come here at once
             self._done += 1
-            held = self._pop()
-            if held is None:
+            self._outstanding -= 1
+        return held or self._pop_or_free()
+
+    def _pop_or_free(self) -> Attempt | None:
+        with self._lock:  # what is filled in meanwhile is seen here, or finds the slot free
+            if (held := self._pop()) is None:
                 self._running -= 1
-            else:
-                self._moved_at = time.monotonic()
         return held
 
     def measure(self, now: float) -> None:
@@ -142,10 +153,13 @@ class Backlog:
 
     def give_back(self) -> list[Attempt]:
         """Remove and return the claimed jobs that no slot has taken."""
+        given: list[Attempt] = []
+        for part in (self._first, self._ahead):
+            with suppress(IndexError):
+                while True:
+                    given.append(part.popleft())
         with self._lock:
-            given = [*self._first, *self._ahead]
-            self._first.clear()
-            self._ahead.clear()
+            self._outstanding -= len(given)
         return given
 
     @property

@@ -82,7 +82,7 @@ class Claimer:
         return self._is_heard("")
 
     def heard(self, queue: str) -> bool:
-        """New jobs were enqueued in `queue`; "" is any queue. Returns at once whether threads are free for them."""
+        """New jobs were enqueued in `queue`; "" is any queue. Returns at once whether slots are free for them."""
         if self._limited.is_meant(queue):
             self._limited.wake()
         if not queue.endswith(LIMITS):
@@ -103,7 +103,7 @@ class Claimer:
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a thread waits for a job of any queue."""
+        """Whether a slot waits for a job of any queue."""
         return any(lane.has_free_slot for lane in self._lanes)
 
     def look_for(self, queue: str) -> None:
@@ -130,7 +130,7 @@ class Claimer:
         self._wake.set()  # to look again after an error, and else to reckon anew how long to wait
 
     def _expect_in(self, queue: str) -> bool:
-        """End the rest of the lanes of `queue`. Returns whether a thread of one of them is free."""
+        """End the rest of the lanes of `queue`. Returns whether a slot of one of them is free."""
         lanes = self._lanes_of(queue)
         for lane in lanes:
             lane.wake()

@@ -44,7 +44,13 @@ class Coroutines:
         """Those in which they run; None where none takes a session."""
         if self._sessions is None:
             return None
-        return WorkerTransactions(self._sessions.begin, queries, lease=settings.lease, patience=settings.patience)
+        return WorkerTransactions(
+            self._sessions.begin,
+            queries,
+            lease=settings.lease,
+            patience=settings.patience,
+            isolation=self._sessions.isolation,
+        )
 
     def close_idle(self) -> None:
         """Close connections that nobody uses now, soon."""
@@ -56,7 +62,7 @@ class Coroutines:
         """Close their connections and end the loop."""
         if self.events is None:
             return
-        if self._sessions is not None and self.events.is_own:
+        if self._sessions is not None and (self.events.is_own or self._sessions.is_made):
             try:
                 self.events.call(self._sessions.close()).result(_CLOSE)
             except TimeoutError:

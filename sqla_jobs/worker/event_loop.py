@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from sqla_jobs.execution.coroutine import noting
+from sqla_jobs.execution.coroutine import noting, soon
 from sqla_jobs.rules.error_text import stack_of
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -35,7 +35,9 @@ class EventLoop:
         self.is_running: bool = False
         self._app = app
         self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
-        self._ident = threading.get_ident()
+        self._ident = 0
+        """The thread that runs the loop, once that has answered."""
+        self._is_stopping = False
         self._asked_at: float | None = None
         """When it was asked for an answer that has not come."""
         self._is_told = False
@@ -44,18 +46,23 @@ class EventLoop:
         """Begin to run, if it is the worker's own."""
         self.loop: asyncio.AbstractEventLoop = self._app or _new_loop()
         self._factory = self.loop.get_task_factory()
-        self.loop.set_task_factory(noting(self._factory))
+        self._noting = noting(self._factory)
+        self.loop.set_task_factory(self._noting)
         self.is_running = True
+        soon(self.loop, self._answer)
         if self.is_own:
             self._thread.start()
 
     def stop(self) -> None:
         """End the loop, if it is the worker's own, where nothing holds it up."""
-        if not self.is_own:
-            self.loop.call_soon_threadsafe(self.loop.set_task_factory, self._factory)
-            return
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(_STOP)
+        self._is_stopping = True
+        soon(self.loop, self.loop.stop if self.is_own else self._note_no_more)
+        if self.is_own:
+            self._thread.join(_STOP)
+
+    def _note_no_more(self) -> None:
+        if self.loop.get_task_factory() is self._noting:  # else another worker has built on it
+            self.loop.set_task_factory(self._factory)
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run a coroutine in the loop, from another thread."""
@@ -65,7 +72,7 @@ class EventLoop:
         """Log the stack of what holds up the loop, once. `current` names what an asyncio task runs."""
         if self._asked_at is None:
             self._asked_at, self._is_told = now, False
-            self.loop.call_soon_threadsafe(self._answer)
+            soon(self.loop, self._answer)
         elif now - self._asked_at > _BLOCKED and not self._is_told:
             self._is_told = True
             frame = sys._current_frames().get(self._ident)  # pyright: ignore[reportPrivateUsage]
@@ -78,16 +85,24 @@ class EventLoop:
             )
 
     def _answer(self) -> None:
+        self._ident = threading.get_ident()
         self._asked_at = None
 
     def _run(self) -> None:
-        self._ident = threading.get_ident()
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._is_stopping:
+                self._run_on()
         finally:
             self.loop.run_until_complete(_end(asyncio.all_tasks(self.loop)))
             self.loop.close()
+
+    def _run_on(self) -> None:
+        """A coroutine of a run is contained; an asyncio task or a callback that it has made is not."""
+        try:
+            self.loop.run_forever()
+        except (KeyboardInterrupt, SystemExit) as error:
+            log.error("%r was raised in the event loop, which goes on", error)  # noqa: TRY400 - it may show secrets
 
 
 async def _end(left: set[asyncio.Task[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Claims jobs from behind gates, for threads that are free or soon will be, in a thread of its own."""
+"""Claims jobs from behind gates, for slots that are free or soon will be, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class LimitedClaimer:
         self._freed = deque[Gates]()
         """The groups of jobs that ended here, the oldest first. They are looked at before all others."""
         self._never_full = set[Gates]()
-        """Groups whose gates admit more jobs than all workers have threads: nothing waits for the end of one."""
+        """Groups whose gates admit more jobs than all workers have slots: nothing waits for the end of one."""
         self._poll_at = 0.0
         self._gated = -1
         """The value of `_heard` at the last look for jobs that lack gates."""
@@ -100,7 +100,7 @@ class LimitedClaimer:
         return self._patience.trouble
 
     def wake(self) -> None:
-        """Look through all groups: there may be jobs that can start, or a thread is free."""
+        """Look through all groups: there may be jobs that can start, or a slot is free."""
         if self._is_of_use:
             self._heard += 1
             self._wake.set()
@@ -213,7 +213,7 @@ class LimitedClaimer:
         return any_claimed
 
     def _find_helpers(self, lane: _Lane) -> None:
-        """There may be more than this worker has threads for."""
+        """There may be more than this worker has slots for."""
         if (now := time.monotonic()) >= self._help_at:
             self._help_at = now + _TELL
             self._lookout.found_more(lane.backlog.name + LIMITS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -25,10 +24,12 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FINALLY = 2.0
 """Seconds that coroutines get to end once they are cancelled because the worker stops."""
+_IDLE = 0.1
+"""Seconds that waiting threads get to end beside one that does not."""
 
 
 @dataclass(frozen=True)
-class Calls:
+class Callbacks:
     """What runners call."""
 
     execute: Callable[[Attempt, Interruptible], RunEnd | None]
@@ -63,7 +64,7 @@ class Runners:
         self._watchdog = Watchdog(self._at_work, events, slow_after=slow_after, kill_after=kill_after)
         self._lanes = [_Lane(lane, frozenset(coroutines), events, self._at_work) for lane in lanes]
 
-    def start(self, calls: Calls) -> None:
+    def start(self, calls: Callbacks) -> None:
         """Run what the lanes begin from now on."""
         if self._events is not None:
             self._events.start()
@@ -85,24 +86,27 @@ class Runners:
 
         Coroutines that go on then are cancelled.
         """
-        deadline = time.monotonic() + timeout
+        _wait_while(lambda: any(lane.is_busy for lane in self._lanes), timeout)
+        late = self._coroutines
+        for held in late:
+            held.interrupt(Stopped)
+        if late:
+            _wait_while(lambda: bool(self._coroutines), _FINALLY)
         for lane in self._lanes:
             lane.threads.close()
         for lane in self._lanes:
-            lane.threads.join(deadline)
-        if late := self._coroutines_after(deadline):
-            for held in late:
-                held.interrupt(Stopped)
-            self._coroutines_after(time.monotonic() + _FINALLY)
+            lane.threads.join(time.monotonic() + (_IDLE if lane.is_busy else timeout))
         self._watchdog.stop()
 
-    def _coroutines_after(self, deadline: float) -> list[Attempt]:
-        """The coroutines that run at `deadline`; returns before it where none does."""
-        while (
-            late := [held for held in self.running if isinstance(held.body, CoroutineBody)]
-        ) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        return late
+    @property
+    def _coroutines(self) -> list[Attempt]:
+        return [held for held in self.running if isinstance(held.body, CoroutineBody)]
+
+
+def _wait_while(condition: Callable[[], bool], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 class _Lane:
@@ -116,11 +120,14 @@ class _Lane:
         self._events = events
         self._at_work = at_work
         self.threads = Threads(backlog.name, backlog.concurrency, self._in_thread)
-        self._to_begin: deque[Attempt] = deque()
-        """Coroutines that the loop is to begin."""
         self._context = contextvars.copy_context()
 
-    def start(self, calls: Calls) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job runs, or is on its way to where it runs."""
+        return self._backlog.is_busy
+
+    def start(self, calls: Callbacks) -> None:
         self._calls = calls
         self._backlog.begin = self._begin
 
@@ -132,14 +139,10 @@ class _Lane:
 
     def _begin_in_loop(self, held: Attempt) -> None:
         assert self._events is not None
-        self._to_begin.append(held)
-        if len(self._to_begin) == 1:
-            self._events.loop.call_soon_threadsafe(self._begin_waiting, self._events, context=self._context)
+        self._events.loop.call_soon_threadsafe(self._begin_slot, self._events, held, context=self._context)
 
-    def _begin_waiting(self, events: EventLoop) -> None:
-        while self._to_begin:
-            slot = greenlet_spawn(self._in_greenlet, events, self._to_begin.popleft())
-            events.loop.create_task(slot, context=self._context.copy())
+    def _begin_slot(self, events: EventLoop, held: Attempt) -> None:
+        events.loop.create_task(greenlet_spawn(self._in_greenlet, events, held), context=self._context.copy())
 
     def _in_greenlet(self, events: EventLoop, held: Attempt) -> None:
         following: Attempt | None = held
@@ -149,12 +152,14 @@ class _Lane:
                 self.threads.begin(following)
                 return
 
-    def _in_thread(self, held: Attempt) -> Attempt | None:
-        following = self._run(held, body())
-        if following is not None and following.job.task in self._coroutines:
-            self._begin_in_loop(following)
-            return None
-        return following
+    def _in_thread(self, held: Attempt) -> None:
+        own = body()
+        following = self._run(held, own)
+        while following is not None:
+            if following.job.task in self._coroutines:
+                self._begin_in_loop(following)
+                return
+            following = self._run(following, own)
 
     def _run(self, held: Attempt, body: Interruptible) -> Attempt | None:
         """Run a job. Returns the next one of its slot."""

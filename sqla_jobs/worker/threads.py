@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,12 +10,14 @@ from queue import SimpleQueue
 
 from sqla_jobs.execution.attempt import Attempt
 
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
 
 class Threads:
     """Threads that start as they are needed, `most` of them. Each runs one job after another."""
 
-    def __init__(self, name: str, most: int, work: Callable[[Attempt], Attempt | None]) -> None:
-        """`work` runs a job, and returns the next one for the thread, or None if there is none for it."""
+    def __init__(self, name: str, most: int, work: Callable[[Attempt], None]) -> None:
+        """`work` runs a job, and then others until there is none for the thread."""
         self._name = name
         self._most = most
         self._work = work
@@ -27,13 +30,25 @@ class Threads:
     def begin(self, held: Attempt) -> None:
         """Run a job in a thread: one that waits, or a new one."""
         with self._lock:
-            if self._idle <= 0 and len(self._threads) < self._most:
-                name = f"sqla_jobs-{self._name}-{len(self._threads)}"
-                self._threads.append(threading.Thread(target=self._loop, args=(held,), name=name, daemon=True))
-                self._threads[-1].start()
+            if self._idle <= 0 and len(self._threads) < self._most and self._can_start(held):
                 return
             self._idle -= 1
         self._inbox.put(held)
+
+    def _can_start(self, held: Attempt) -> bool:
+        """Start a thread with a job. False: the system gives no more, and one of those that are there takes it."""
+        name = f"sqla_jobs-{self._name}-{len(self._threads)}"
+        thread = threading.Thread(target=self._loop, args=(held,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            log.warning("queue %s makes do with %d threads: %s", self._name, len(self._threads), error)
+            self._most = len(self._threads)
+            return False
+        self._threads.append(thread)
+        return True
 
     def close(self) -> None:
         """Let each thread end after the job it has."""
@@ -47,8 +62,7 @@ class Threads:
 
     def _loop(self, held: Attempt | None) -> None:
         while held is not None:
-            if (following := self._work(held)) is None:
-                with self._lock:
-                    self._idle += 1
-                following = self._inbox.get()
-            held = following
+            self._work(held)
+            with self._lock:
+                self._idle += 1
+            held = self._inbox.get()

@@ -52,31 +52,38 @@ class Watchdog:
 
     def _loop(self) -> None:
         while not self._stop.wait(_LOOK if self._at_work else _LOOK_IDLE):
-            running = {run_id: held for run_id, held in list(self._at_work.items()) if held.is_running}
-            now = time.monotonic()
-            for held in running.values():
-                if held.deadline is not None and now > held.deadline:
-                    held.interrupt(TimedOut)
-                if isinstance(held.body, CoroutineBody):
-                    self._abandon_if_deaf(held, held.body, now)
-            self._report(running)
-            if self._events is not None and running:
-                self._events.look(now, self._name_of)
+            try:
+                self._look(time.monotonic())
+            except Exception:
+                log.exception("looking at what runs failed")
+
+    def _look(self, now: float) -> None:
+        running = {run_id: held for run_id, held in list(self._at_work.items()) if held.is_running}
+        for held in running.values():
+            if held.deadline is not None and now > held.deadline:
+                held.interrupt(TimedOut)
+            body = held.body  # read once: it is gone when the run ends
+            if isinstance(body, CoroutineBody):
+                self._abandon_if_deaf(held, body, now)
+        self._report(running)
+        if self._events is not None and running:
+            self._events.look(now, self._name_of)
 
     def _abandon_if_deaf(self, held: Attempt, body: CoroutineBody, now: float) -> None:
-        if body.cancelled_at is not None and now > body.cancelled_at + self._abandon_after:
+        cancelled_at = body.cancelled_at
+        if cancelled_at is not None and now > cancelled_at + self._abandon_after and body.abandon():
             log.error(
                 "%s goes on %.1f s after it was cancelled, and is abandoned: a coroutine must let CancelledError "
                 "through. It is here:\n%s",
                 held,
-                now - body.cancelled_at,
+                now - cancelled_at,
                 body.stack(),
             )
-            body.abandon()
 
     def _name_of(self, task: asyncio.Task[Any] | None) -> str:
         for held in list(self._at_work.values()):
-            if task is not None and isinstance(held.body, CoroutineBody) and held.body.task is task:
+            body = held.body
+            if task is not None and isinstance(body, CoroutineBody) and body.task is task:
                 return str(held)
         return "something"
 
@@ -91,6 +98,7 @@ class Watchdog:
             if is_slow:
                 after[run_id] = 2 * seconds
             if is_slow or wanted:
-                stack = "it has not begun its own code" if held.body is None else held.body.stack()
+                body = held.body
+                stack = "it has ended meanwhile" if body is None else body.stack()
                 log.warning("%s has run for %.1f s and is here:\n%s", held, seconds, stack)
         self._report_after = after

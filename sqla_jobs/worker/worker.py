@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -48,7 +49,7 @@ from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
 from sqla_jobs.worker.pruner import Pruner
-from sqla_jobs.worker.runners import Calls, Runners
+from sqla_jobs.worker.runners import Callbacks, Runners
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -87,6 +88,8 @@ class Worker(Service):
         self._started = self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         """That of the application, if it runs the worker inside of one."""
+        self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
+        """Starts and stops it beside that loop. The threads of the loop itself may all be at work in jobs."""
 
     def drain(self) -> int:
         """Run the jobs of its queues that are due, and those that they enqueue, until none is due.
@@ -138,7 +141,7 @@ class Worker(Service):
         self._jobs.counters.serves(self._jobs.tasks[name].name for name in tasks)
         self._finisher.start()
         self._events.start()
-        self._runners.start(Calls(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.wake))
+        self._runners.start(Callbacks(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.wake))
         self._claimer.start()
         self._limited.start()
         self._lookout.start(self._claimer)
@@ -176,8 +179,7 @@ class Worker(Service):
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
         self._executor = Executor(
             self._jobs.tasks,
-            self._transactions(queries),
-            isolation=isolation,
+            self._transactions(queries, isolation),
             context=self._binding.context,
             slot=self._keeper.slot,
             timeout=self._settings.timeout,
@@ -206,10 +208,16 @@ class Worker(Service):
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
 
-    def _transactions(self, queries: Queries) -> Callable[[Declaration], Transactions]:
+    def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
         """In which transactions a task runs."""
         settings = self._settings
-        plain = WorkerTransactions(self._binding.run_session, queries, lease=settings.lease, patience=settings.patience)
+        plain = WorkerTransactions(
+            self._binding.run_session,
+            queries,
+            lease=settings.lease,
+            patience=settings.patience,
+            isolation=isolation,
+        )
         awaited = self._coroutines.transactions(queries, settings)
 
         def of(declaration: Declaration) -> Transactions:
@@ -238,13 +246,19 @@ class Worker(Service):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self.start)
+        started = self._loop.run_in_executor(self._aside, self.start)
+        try:
+            await asyncio.shield(started)
+        except asyncio.CancelledError:
+            self._aside.submit(self.stop)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.stop)
+        await asyncio.get_running_loop().run_in_executor(self._aside, self.stop)
+        self._aside.shutdown(wait=False)
 
     def stop(self) -> None:
         """Stop claiming, give back what has not started, let the rest end within `grace`, store all ends.
@@ -261,6 +275,7 @@ class Worker(Service):
         self._give_back()
         for lane in self._lanes:
             lane.close()
+        self._attempts.withdraw()
         grace = min(self._settings.grace, self._stop_requested.grace)
         if running := len(self._runners.running):
             log.info("stopping: %d running, for at most %g s; a second signal ends at once", running, grace)
@@ -309,6 +324,7 @@ class Worker(Service):
     def _on_lost(self) -> None:
         """Others may run what this worker held. Running jobs behind limits are interrupted, lest they exceed them."""
         self._give_back()
+        self._attempts.withdraw()
         for held in self._runners.running:
             if held.job.gates:
                 log.warning(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
-from sqla_jobs import JobMixin
+from sqla_jobs import ConfigurationError, JobMixin
 from tests import coroutine_shop as shop
 from tests.conftest import ROOT
 from tests.coroutine_shop import Effect, Order, jobs, seen
@@ -129,13 +130,14 @@ def test_the_number_of_a_queue_counts_both_kinds(session: Session) -> None:
 def test_two_thousand_sleeping_coroutines_take_no_threads(session: Session) -> None:
     shop.nap.enqueue_many(session, ({"seconds": 1.0} for _ in range(2000)))
     session.commit()
-    threads, began = set[int](), time.monotonic()
+    names, began = set[str](), time.monotonic()
     with jobs.worker({"default": 2000}) as worker:
         while worker.runs < 2000:
-            threads.add(threading.active_count())
+            names |= {thread.name for thread in threading.enumerate()}
             time.sleep(0.02)
     assert time.monotonic() - began < 30
-    assert max(threads) < 40
+    assert "sqla_jobs-loop" in names
+    assert not any(name.startswith("sqla_jobs-default") for name in names)
 
 
 @pytest.mark.slow
@@ -369,3 +371,80 @@ def test_without_greenlet_plain_tasks_run_and_coroutine_tasks_name_the_remedy(da
     assert (done.stderr, done.returncode) == ("", 0)
     remedy = "fetch is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'\n"
     assert done.stdout == remedy * 2
+
+
+@pytest.mark.slow
+def test_an_exit_in_an_asyncio_task_of_a_run_ends_no_loop(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    shop.exit_in_a_task.enqueue(session)
+    session.commit()
+    with jobs.worker() as worker:
+        wait_until(lambda: "SystemExit(5) was raised in the event loop, which goes on" in caplog.text)
+        one = shop.write.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: outcomes(session, one.id) == ["succeeded"])
+        assert worker.trouble is None
+
+
+@pytest.mark.slow
+def test_a_blocked_loop_of_the_application_is_shown_where_it_is(
+    session: Session, database: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def serve() -> None:
+        async with jobs.worker() as worker:
+            one = await asyncio.to_thread(enqueued)
+            await asyncio.to_thread(wait_until, lambda: worker.runs == 1)
+            assert outcomes(session, one) == ["succeeded"]
+
+    def enqueued() -> int:
+        one = shop.block.enqueue(session, seconds=2.0)
+        session.commit()
+        return one.id
+
+    asyncio.run(serve())
+    (line,) = [record.getMessage() for record in caplog.records if "held up the event loop" in record.getMessage()]
+    assert "in block" in line
+
+
+@pytest.mark.slow
+def test_what_a_run_begins_in_a_context_of_its_own_lives_on(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    shop.keep_running.enqueue(session, seconds=0.3)
+    session.commit()
+    with jobs.worker() as worker:
+        wait_until(lambda: worker.runs == 1)
+        wait_until(lambda: seen == ["shared ended"])
+    assert "behind" not in caplog.text
+
+
+@pytest.mark.slow
+def test_jobs_that_were_handed_over_and_have_not_begun_are_given_back_when_the_worker_stops(session: Session) -> None:
+    """The loop is held up as they come."""
+    shop.block.enqueue(session, seconds=1.0)
+    for n in range(50):
+        shop.write.enqueue(session, n=n, seconds=0.1)
+    session.commit()
+    with jobs.worker({"default": 51}):
+        wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'running'")) == 51)
+        session.rollback()
+    session.rollback()
+    told = Counter(session.scalars(text("SELECT state FROM sqla_jobs")))
+    assert set(told) <= {"succeeded", "queued"}
+    assert len(effects(session)) == told["succeeded"] - 1
+    assert not session.scalar(text("SELECT count(*) FROM sqla_runs WHERE outcome <> 'succeeded'"))
+
+
+def test_more_jobs_at_once_than_a_worker_can_have_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"the queues run 5,001 jobs at once together, .* at most 5,000"):
+        jobs.worker({"a": 5000, "b": 1})
+
+
+def test_a_run_that_fails_leaves_no_cycle(session: Session) -> None:
+    shop.fail.enqueue(session, n=1)
+    session.commit()
+    gc.collect()
+    gc.disable()
+    try:
+        drain()
+        left = [one for one in gc.get_objects() if isinstance(one, ValueError) and str(one) == "no 1"]
+        assert left == []
+    finally:
+        gc.enable()

@@ -125,11 +125,15 @@ def test_a_loop_that_is_held_up_for_ever_costs_its_process_and_nobody_else_an_ef
     assert "block_for_ever attempt 1 has held up the event loop for 1.0 s" in log
 
 
+@pytest.mark.parametrize("task", ["deaf", "deaf_twice"])
 def test_a_coroutine_that_swallows_its_cancel_costs_no_process(
-    session: Session, database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path
+    session: Session, database: Engine, database_url: str, start_worker: StartWorker, tmp_path: Path, task: str
 ) -> None:
-    session.add(order := shop.Order())
-    shop.deaf.enqueue(session, order=order, seconds=5)
+    if task == "deaf":
+        session.add(order := shop.Order())
+        shop.deaf.enqueue(session, order=order, seconds=5)
+    else:
+        shop.deaf_twice.enqueue(session, seconds=5)
     session.commit()
     start_worker(database_url, "--kill-after", "1", application=SHOP)
     wait_until(lambda: states(database) == {"failed": 1}, timeout=30)

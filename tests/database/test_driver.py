@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import IsolationLevel
 from psycopg.errors import DivisionByZero
-from sqlalchemy import URL, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from sqla_jobs.database.driver import NoAnswer, ask, beginning, bound, committing_by, driver
+from sqla_jobs.database.driver import NoAnswer, ask, beginning, bound, committing_by, driver, driver_of_run
 from sqla_jobs.postgres import local_postgres
+from sqla_jobs.queries.begin import begin, begin_elsewhere
 
 PATIENCE = 0.5
 
@@ -67,6 +71,37 @@ def test_each_wait_for_a_silent_server_ends(
         assert connection.closed
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["psycopg", "asyncpg"])
+def test_so_it_does_in_an_event_loop(server_of_ours: str, kind: str) -> None:
+    """As a task's transaction begins."""
+
+    def begun(connection: Connection) -> object:
+        raw = driver_of_run(connection)
+        if raw is None:
+            return begin_elsewhere(connection, noticed_within=30, patience=PATIENCE)
+        return begin(raw, noticed_within=30, patience=PATIENCE)
+
+    async def wait() -> float:
+        engine = create_async_engine(make_url(server_of_ours).set(drivername=f"postgresql+{kind}"))
+        async with engine.connect() as connection:
+            pid = await connection.scalar(text("SELECT pg_backend_pid()"))
+            assert await connection.run_sync(begun) is True
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            since = time.monotonic()
+            try:
+                with pytest.raises(NoAnswer, match=r"no answer from the server for 0\.5 s"):
+                    await connection.run_sync(begun)
+                return time.monotonic() - since
+            finally:
+                os.kill(pid, signal.SIGCONT)
+                await connection.invalidate()
+                await engine.dispose()
+
+    assert PATIENCE <= asyncio.run(wait()) < 4  # asyncpg's connection gets 2 s to close
 
 
 @pytest.mark.slow
@@ -121,6 +156,36 @@ def test_sqlalchemy_commits_by_the_function_given(engine: Engine) -> None:
     assert commits == ["ours"]
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT to_regclass('kept') IS NOT NULL AND to_regclass('kept_too') IS NOT NULL"))
+
+
+def test_the_function_is_that_of_who_has_the_connection_now(database_url: str) -> None:
+    """The pool may give it to somebody else before the first one's block ends."""
+    commits: list[str] = []
+    engine = create_engine(database_url, pool_size=1, max_overflow=0)
+
+    def committing(name: str, raw: psycopg.Connection[Any]) -> AbstractContextManager[None]:
+        def commit() -> None:
+            commits.append(name)
+            ask(raw, "COMMIT")
+
+        return committing_by(raw, commit)
+
+    with ExitStack() as first, ExitStack() as second:
+        one = first.enter_context(engine.connect())
+        raw = driver(one)
+        one.execute(text("SELECT 1"))
+        first.enter_context(committing("first", raw))
+        one.commit()
+        one.close()
+        other = second.enter_context(engine.connect())
+        assert driver(other) is raw
+        other.execute(text("SELECT 1"))
+        second.enter_context(committing("second", raw))
+        first.close()
+        other.commit()
+    assert commits == ["first", "second"]
+    assert "commit" not in vars(raw)
+    engine.dispose()
 
 
 def test_a_failed_commit_reaches_sqlalchemy(engine: Engine) -> None:

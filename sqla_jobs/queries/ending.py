@@ -1,0 +1,78 @@
+"""The COMMIT of a task's session, which also stores the end of the attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, event
+
+from sqla_jobs.errors import JobsError
+
+
+class Ending:
+    """One such COMMIT, and those of the same session in other databases.
+
+    SQLAlchemy commits a session's connections in no order. Here the others are committed once the lease has been
+    found to stand, and before the end is: should one of them fail, the job has not succeeded.
+    """
+
+    has_committed: bool = False
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._is_stored = False
+        self._others: list[Connection] = []
+
+    def watch(self, connection: Connection) -> None:
+        """Another connection of the session, unless it is the COMMIT's own."""
+        if connection is not self._connection:
+            self._others.append(connection)
+            event.listen(connection, "commit", self._before)
+
+    def check(self) -> None:
+        """Raise `JobsError` where the session did not commit on its own connection."""
+        if not self.has_committed:
+            raise JobsError(
+                "the session of the run did not commit on its own connection, so the outcome is not stored: "
+                "the session factory must return new sessions, not ones that join an outer transaction"
+            )
+
+    def _store(self) -> None:
+        """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
+        raise NotImplementedError
+
+    def _before(self, connection: Connection) -> None:
+        with rolled_back_by_an_error(connection):
+            self._store_once()
+
+    def _store_once(self) -> None:
+        if not self._is_stored:
+            self._store()
+            self._is_stored = True
+
+    def _commit_others(self) -> None:
+        for other in self._others:
+            if other.in_transaction():
+                try:
+                    other.dialect.do_commit(other.connection)
+                except BaseException as error:
+                    other.invalidate(error)  # it may be lost, and nobody else looks
+                    raise
+
+
+@contextmanager
+def rolled_back_by_an_error(connection: Connection) -> Generator[None]:
+    """For what is called as SQLAlchemy is about to commit: it takes a failed COMMIT to have ended the transaction.
+
+    Its pool would give the connection to somebody else, who would commit what is open there.
+    """
+    try:
+        yield
+    except BaseException:
+        if not connection.invalidated:
+            try:
+                connection.dialect.do_rollback(connection.connection)
+            except Exception as error:  # noqa: BLE001 - then the connection is lost, and what failed first is told
+                connection.invalidate(error)
+        raise
