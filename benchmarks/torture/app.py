@@ -210,8 +210,8 @@ def hang(n: int, seconds: float) -> None:
 
 
 CHAINS = {"chain", "chain_awaited"}
-TRANSACTIONAL = CHAINS | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
-TRANSACTIONAL |= {"write_awaited", "overrun_awaited"}
+AWAITED = {"write_awaited", "overrun_awaited"}
+TRANSACTIONAL = CHAINS | AWAITED | {"write", "both", "follow", "snooze", "flaky", "overrun", "hopeless"}
 PLAIN = {"mark", "once"}
 STOPPING = {"poison", "hang"}
 """They take all jobs of their process with them."""
