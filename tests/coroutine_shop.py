@@ -45,6 +45,7 @@ FAST = Retrying(stop=stop_after_attempt(3), wait=wait_fixed(0))
 seen: list[Any] = []
 """What runs in this process have told."""
 request: ContextVar[str] = ContextVar("request", default="none")
+resource: ContextVar[str] = ContextVar("resource", default="none")
 
 
 @jobs.middleware
@@ -310,3 +311,8 @@ async def keep_running(seconds: float) -> None:
         seen.append("shared ended")
 
     asyncio.get_running_loop().create_task(shared(), context=Context())
+
+
+@jobs.task
+async def tell_resource() -> str:
+    return resource.get()

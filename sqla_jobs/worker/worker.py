@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -246,7 +247,8 @@ class Worker(Service):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        started = self._loop.run_in_executor(self._aside, self.start)
+        # in the context of the caller: that is what coroutine tasks begin with
+        started = self._loop.run_in_executor(self._aside, copy_context().run, self.start)
         try:
             await asyncio.shield(started)
         except asyncio.CancelledError:

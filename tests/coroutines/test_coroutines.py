@@ -283,20 +283,23 @@ def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(sess
     for n in range(20):
         shop.write.enqueue(session, n=n)
     shop.write_plainly.enqueue(session, n=20)
+    told = shop.tell_resource.enqueue(session)
     session.commit()
 
     async def serve() -> list[bool]:
         engine = asynchronous(database, "asyncpg")  # its connections belong to this loop
+        shop.resource.set("of the application")
         jobs.bind(database, async_bind=engine)
         before = asyncio.get_running_loop().get_task_factory()
         async with jobs.worker(queues={"default": 4}) as worker, engine.connect() as connection:
-            while worker.runs < 21:
+            while worker.runs < 22:
                 assert await connection.scalar(select(func.now())) is not None
         await asyncio.sleep(0)
         await engine.dispose()
         return [before is asyncio.get_running_loop().get_task_factory()]
 
     assert asyncio.run(serve()) == [True]
+    assert job(session, told.id).runs[0].result == "of the application"
     assert effects(session) == list(range(21))
 
 
