@@ -200,9 +200,10 @@ def _split(
         raise DeclarationError(
             f"{function.__qualname__}: injected parameters come first, so move {late!r} to the front"
         )
+    kind = "AsyncSession" if inspect.iscoroutinefunction(function) else "Session"
     if leading not in ([], ["session"], ["context"], ["session", "context"]):
         raise DeclarationError(
-            f"{function.__qualname__}: the order is (session: Session, run: RunContext, …), each at most once"
+            f"{function.__qualname__}: the order is (session: {kind}, run: RunContext, …), each at most once"
         )
     for parameter in parameters[: len(leading)]:
         if parameter.kind not in _POSITIONAL:
