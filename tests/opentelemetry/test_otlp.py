@@ -97,11 +97,11 @@ def test_attempts_that_take_their_process_along_at_their_deadline_have_spans_and
     session.commit()
     worker = start_worker(database_url, "--kill-after", "0.3", application=SHOP)
     wait_until(lambda: len(spans(receiver)) == 2, timeout=60)
-    found = sorted(spans(receiver), key=lambda span: span.start_time_unix_nano)
-    assert [(one.name, attribute(one, "sqla_jobs.outcome"), attribute(one, "error.type")) for one in found] == [
+    found = spans(receiver)  # told of by any process, in any order
+    assert {(one.name, attribute(one, "sqla_jobs.outcome"), attribute(one, "error.type")) for one in found} == {
         ("process default", "retried", "TimeoutError"),
         ("process default", "failed", "TimeoutError"),
-    ]
+    }
     assert all("so its process was killed" in span.status.message for span in found)
     worker.terminate()
     worker.wait(30)
