@@ -482,7 +482,7 @@ def test_what_has_run_for_long_behind_a_hot_gate_keeps_its_place(database: Engin
     """Also when the gate becomes hot, and after each sweep: neither look tells of the lowest run id."""
     enqueue(database, shop.charge, numbered(800))
     with Session(database) as session:  # the rate is not what is looked at
-        jobs.set_limit(session, "stripe", rate=100_000, per=1.0)
+        jobs.set_limit(session, "stripe", rate=10_000, per=1.0)
         session.commit()
     long = claims.limited(2)
     floors = GateFloors()
