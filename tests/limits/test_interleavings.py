@@ -480,7 +480,7 @@ def test_a_job_with_a_gate_of_older_code_is_limited_by_the_present_ones(database
 
 def test_what_has_run_for_long_behind_a_hot_gate_keeps_its_place(database: Engine, claims: Claims) -> None:
     """Also when the gate becomes hot, and after each sweep: neither look tells of the lowest run id."""
-    enqueue(database, shop.charge, numbered(800))
+    enqueue(database, shop.charge, numbered(8000))
     with Session(database) as session:  # the rate is not what is looked at
         jobs.set_limit(session, "stripe", rate=10_000, per=1.0)
         session.commit()
