@@ -182,12 +182,16 @@ async def deaf(session: AsyncSession, order: Order, seconds: float) -> None:
     """Holds a row locked and lets no CancelledError through."""
     order.status = "held"
     await session.flush()
+    await let_no_cancel_through(seconds, "cancelled")
+
+
+async def let_no_cancel_through(seconds: float, told: str) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            seen.append("cancelled")
+            seen.append(told)
 
 
 @jobs.task
@@ -289,17 +293,8 @@ async def exit_in_a_task() -> None:
 @jobs.task(timeout=0.3, max_attempts=1)
 async def deaf_twice(seconds: float) -> None:
     """Neither it nor what it has begun lets a cancel through."""
-
-    async def child() -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            try:
-                await asyncio.sleep(60)
-            except asyncio.CancelledError:
-                seen.append("child")
-
-    asyncio.create_task(child(), name="deaf child")  # noqa: RUF006
-    await child()
+    asyncio.create_task(let_no_cancel_through(seconds, "child"), name="deaf child")  # noqa: RUF006
+    await let_no_cancel_through(seconds, "child")
 
 
 @jobs.task

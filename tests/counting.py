@@ -14,9 +14,11 @@ from tests import shop
 from tests.shop import Effect, jobs
 
 
-def states(engine: Engine) -> Counter[str]:
+def states(engine: Engine, task: str | None = None) -> Counter[str]:
+    """Of any application whose jobs are in these tables."""
+    counted = select(jobs.Job.state, func.count()).group_by(jobs.Job.state)
     with Session(engine) as session:
-        rows = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
+        rows = session.execute(counted if task is None else counted.where(jobs.Job.task == task))
         return Counter({str(row[0]): row[1] for row in rows})
 
 

@@ -28,7 +28,7 @@ class Lease(NamedTuple):
     run_id: int
     process_id: uuid.UUID
     task: str = ""
-    """This and the rest is known where the database has told the lease."""
+    """Empty where the database has not told the lease. The fields below are too."""
     queue: str = ""
     attempt: int = 0
     max_attempts: int = 0

@@ -82,7 +82,7 @@ def around(session: Session) -> Any:
 
 @contextmanager
 def of_one_run(session: Session) -> Generator[None]:
-    """Afterwards a session that `AsyncSessions` gave refuses to begin anew, also for a coroutine that goes on."""
+    """After the block, a session from `AsyncSessions` begins no transaction, also for a coroutine that goes on."""
     try:
         yield
     finally:

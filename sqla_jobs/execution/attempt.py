@@ -64,7 +64,7 @@ class Attempt:
         return f"job {self.job.job_id} {self.job.task} attempt {self.job.attempt}"
 
     def begin(self, body: Interruptible, slot: RunSlot | None) -> bool:
-        """It starts: charged from here on, should this process die.
+        """Start the attempt. It is charged from here on if this process dies.
 
         False: it may not, since the parent process has given back what this one held before.
         """

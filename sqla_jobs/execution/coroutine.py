@@ -163,7 +163,7 @@ class CoroutineBody:
             self.task.cancel()
 
     def abandon(self) -> bool:
-        """Wait no more for a coroutine that was cancelled and goes on. False: that was said before."""
+        """Stop waiting for a coroutine that was cancelled and goes on. Returns False if it is abandoned already."""
         was_abandoned, self._is_abandoned = self._is_abandoned, True
         if not was_abandoned:
             soon(self._loop, self._on_done)
@@ -174,7 +174,7 @@ class CoroutineBody:
             self._is_over.set_result(None)
 
     def stack(self) -> str:
-        """Where the coroutine waits, for people."""
+        """The stack of the coroutine, as text."""
         if self._coroutine is None:
             return "its own code has not begun: it may wait for a connection"
         frames: list[FrameType] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, Interruptible, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.shared_memory import RunSlot
-from sqla_jobs.execution.surroundings import Surrounded, begin_span
+from sqla_jobs.execution.surroundings import Surrounded, begin_span, within
 from sqla_jobs.execution.transactions import NotBegun, Transactions
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.rules.outcomes import Failure, Outcome, decide
@@ -23,7 +23,7 @@ from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.hooks import Middleware, surroundings
+from sqla_jobs.tasks.hooks import Middleware
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.tasks.tracing import Tracing
 
@@ -71,13 +71,13 @@ class Executor:
             return held.ended(Outcome.released())
         held.context = _context(held)
         if self._tracing is None:
-            return self._attempt(held, held.context, body)[1]
+            return self._attempt(held, held.context)[1]
         end_span = begin_span(self._tracing, held.context)
-        outcome, end = self._attempt(held, held.context, body)
+        outcome, end = self._attempt(held, held.context)
         end_span(outcome)
         return end
 
-    def _attempt(self, held: Attempt, context: RunContext, body: Interruptible) -> tuple[Outcome, RunEnd | None]:
+    def _attempt(self, held: Attempt, context: RunContext) -> tuple[Outcome, RunEnd | None]:
         """What came of it, and the end that is to be stored."""
         job = held.job
         declaration: Declaration | None = None
@@ -88,11 +88,11 @@ class Executor:
             with self._surrounded(held, context):
                 arguments = declaration.codec.decode(job.args)
                 if declaration.signature.wants_session:
-                    self._run_in_transaction(held, declaration, arguments, body)
+                    self._run_in_transaction(held, declaration, arguments)
                     _tell(held, succeeded := Outcome.succeeded())
                     return succeeded, None
                 self._begun(held)
-                outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments, body))
+                outcome: Outcome = Outcome.succeeded(_call(held, declaration, [], arguments))
         except NotBegun as reason:
             outcome = Outcome.released(reason.delay)
             return outcome, held.ended(outcome)
@@ -113,21 +113,17 @@ class Executor:
 
     @contextmanager
     def _within(self, outermost: Surrounded, held: Attempt, context: RunContext) -> Generator[None]:
-        with outermost, ExitStack() as entered:
-            for middleware in self._middleware:
-                entered.enter_context(Surrounded(surroundings(middleware, context), held))
+        with outermost, within(self._middleware, context, held):
             yield
 
-    def _run_in_transaction(
-        self, held: Attempt, declaration: Declaration, arguments: dict[str, Any], body: Interruptible
-    ) -> None:
+    def _run_in_transaction(self, held: Attempt, declaration: Declaration, arguments: dict[str, Any]) -> None:
         transactions = self._transactions(declaration)
         held.is_silent = transactions.isolation != "READ COMMITTED"
         with transactions.begin() as session:
             self._begun(held)
             loaded = declaration.codec.load(session, arguments)
             given = transactions.around(session) if declaration.signature.is_coroutine else session
-            result = _call(held, declaration, [given], loaded, body)
+            result = _call(held, declaration, [given], loaded)
             transactions.commit(session, held.ended(Outcome.succeeded(result)))
 
 
@@ -153,9 +149,7 @@ def _context(held: Attempt) -> RunContext:
     )
 
 
-def _call(
-    held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any], body: Interruptible
-) -> str | None:
+def _call(held: Attempt, declaration: Declaration, injected: list[Any], arguments: dict[str, Any]) -> str | None:
     if held.timeout is not None:
         held.deadline = time.monotonic() + held.timeout
         if held.slot is not None:
@@ -165,7 +159,8 @@ def _call(
         held.context.deadline = held.deadline
     if declaration.signature.wants_context:
         injected.append(held.context)
-    result = body.run(held, declaration.signature.call, injected, arguments)
+    assert held.body is not None, "the attempt has begun"
+    result = held.body.run(held, declaration.signature.call, injected, arguments)
     try:
         return encode_result(result)
     except ArgumentsError as error:

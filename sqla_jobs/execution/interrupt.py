@@ -52,7 +52,7 @@ class Interruptible(Protocol):
         ...
 
     def stack(self) -> str:
-        """Where it is, for people."""
+        """Its stack, as text."""
         ...
 
 
@@ -85,7 +85,7 @@ class Body:
             return True
 
     def stack(self) -> str:
-        """Where the thread is, for people."""
+        """The stack of the thread, as text."""
         frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]
         return stack_of(frame) if frame is not None else "its thread has ended"
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.hooks import Middleware, surroundings
 from sqla_jobs.tasks.tracing import Tracing
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
@@ -36,14 +37,20 @@ class Surrounded(AbstractContextManager[None]):
             self._surroundings.__exit__(kind, raised, at)
         except BaseException as error:  # noqa: BLE001
             if error is not raised:
-                job = self._held.job
                 log.error(  # noqa: TRY400 - its own traceback may show secrets
-                    "job %s %s attempt %s: its context or middleware did not end well\n%s",
-                    job.job_id,
-                    job.task,
-                    job.attempt,
+                    "%s: its context or middleware did not end well\n%s",
+                    self._held,
                     Failure.of(error, secrets=self._held.secrets).traceback,
                 )
+
+
+@contextmanager
+def within(middleware: Iterable[Middleware], run: RunContext, held: Attempt) -> Generator[None]:
+    """Inside of all of `middleware`, of which the first is the outermost."""
+    with ExitStack() as entered:
+        for one in middleware:
+            entered.enter_context(Surrounded(surroundings(one, run), held))
+        yield
 
 
 def begin_span(tracing: Tracing, run: RunContext) -> Callable[[Outcome], None]:

@@ -61,7 +61,7 @@ def _is_of_database(error: Exception) -> bool:
 
 @contextmanager
 def _given_up(session: Session) -> Generator[None]:
-    """Where the task is abandoned, what goes on of it may hold the connection, and is to hold no locks."""
+    """Closes the connection of a task that is abandoned: its code goes on, and must not hold locks."""
     try:
         yield
     except Interrupt as interrupt:

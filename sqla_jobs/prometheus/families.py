@@ -20,7 +20,8 @@ _BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
 def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
     """What workers have counted."""
     served = _served(totals)
-    waits, runs = _by_label(served | totals.waits, tasks), _by_label(served | totals.runs, tasks)
+    begun = served | totals.waits
+    waits, runs = _by_label(begun, tasks), _by_label(served | totals.runs, tasks)
     yield CounterMetricFamily("sqla_jobs_claims", "Claims that gave jobs.", value=totals.claims)
     yield CounterMetricFamily("sqla_jobs_claimed_jobs", "Jobs that were claimed.", value=totals.claimed)
     yield CounterMetricFamily("sqla_jobs_heartbeats", "Heartbeats that were stored.", value=totals.heartbeats)
@@ -29,7 +30,7 @@ def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
         started.add_metric([task], sum(histogram[:-1]))
     yield started
     ended = CounterMetricFamily("sqla_jobs_runs_ended", "Runs that ended.", labels=["task", "outcome"])
-    for labels, number in _ends(totals, tasks).items():
+    for labels, number in _ends(totals, begun, tasks).items():
         ended.add_metric(labels, number)
     yield ended
     yield _histogram("sqla_jobs_run_seconds", "How long runs took.", runs)
@@ -47,13 +48,13 @@ def _served(totals: Totals) -> dict[str, Histogram]:
     return dict.fromkeys(sorted(totals.tasks), EMPTY) if len(totals.tasks) <= MOST else {}
 
 
-def _ends(totals: Totals, tasks: Labels) -> Mapping[tuple[str, str], int]:
+def _ends(totals: Totals, begun: Iterable[str], tasks: Labels) -> Mapping[tuple[str, str], int]:
     """All outcomes of each task that is served or has begun: a series that first shows up as 1 has not increased.
 
     Other tasks that the database has shown may yet be lost elsewhere, and are counted here by whoever takes them back.
     """
     found = {(label, str(RunOutcome.lost)): 0 for label in tasks}
-    for task in (*_served(totals), *totals.waits):
+    for task in begun:
         found |= {(tasks[task], str(outcome)): 0 for outcome in RunOutcome}
     for (task, outcome), number in totals.ends.items():
         key = (tasks[task], str(outcome))

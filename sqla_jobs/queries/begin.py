@@ -34,10 +34,10 @@ def begin_elsewhere(connection: Connection, *, noticed_within: float, patience: 
 
 
 def _settings(noticed_within: float) -> dict[str, int]:
-    within = min(noticed_within, 60.0)
+    limit = min(noticed_within, 60.0)
     return {
-        "tcp_keepalives_idle": max(1, round(within / 2)),
-        "tcp_keepalives_interval": max(1, round(within / 2 / _PROBES)),
+        "tcp_keepalives_idle": max(1, round(limit / 2)),
+        "tcp_keepalives_interval": max(1, round(limit / 2 / _PROBES)),
         "tcp_keepalives_count": _PROBES,
     }
 

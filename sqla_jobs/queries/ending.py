@@ -11,7 +11,7 @@ from sqla_jobs.errors import JobsError
 
 
 class Ending:
-    """One such COMMIT, and those of the same session in other databases.
+    """The COMMIT on the connection of the jobs, and those of the same session in other databases.
 
     SQLAlchemy commits a session's connections in no order. Here the others are committed once the lease has been
     found to stand, and before the end is: should one of them fail, the job has not succeeded.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import ExitStack
+from contextlib import nullcontext
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -27,17 +27,18 @@ from sqlalchemy.util import greenlet_spawn
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import check_greenlet
-from sqla_jobs.execution.surroundings import Surrounded
+from sqla_jobs.execution.surroundings import within
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.hooks import check_headers, surroundings
+from sqla_jobs.tasks.hooks import check_headers
 from sqla_jobs.tasks.sessions import AnyAsyncSession, AnySession, plain_session, synchronous_session
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing.awaiting import Here, InGreenlet, around_test
 from sqla_jobs.testing.claims import Savepoints
+from sqla_jobs.testing.given import HOW_TO_GIVE_A_TASK
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -121,11 +122,8 @@ class Run(Generic[C, R]):
         stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
         run = _context(declaration, {**self._options, "headers": hooks.headers(self._options.get("headers"))})
         held = _held(declaration, run, stored)
-        with ExitStack() as around:
-            for middleware in hooks.middleware:
-                around.enter_context(Surrounded(surroundings(middleware, run), held))
-            if declaration.signature.wants_session:
-                around.enter_context(Savepoints(self._session).begin())
+        savepoint = Savepoints(self._session).begin() if declaration.signature.wants_session else nullcontext()
+        with within(hooks.middleware, run, held), savepoint:
             return _called(declaration, self._session, run, stored, body)
 
 
@@ -173,10 +171,7 @@ def run_job(
     `ConfigurationError` for a coroutine task without what it needs.
     """
     if not isinstance(task, Task):
-        raise ArgumentsError(
-            f"run_job takes a task, got {task!r:.200}: write @jobs.task above a function; a class that is a task is "
-            "given as jobs.tasks['its name']"
-        )
+        raise ArgumentsError(f"run_job takes a task, got {task!r:.200}: {HOW_TO_GIVE_A_TASK}")
     checked, signature = _checked(task.declaration, options), task.declaration.signature
     below = synchronous_session(session)
     own = plain_session(cast("AnySession", session), f"run_job(session, {task.written})") if below is None else below

@@ -14,19 +14,19 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.task import Enqueuer
 
-_HOW = "write @jobs.task above a function; a class that is a task is given as jobs.tasks['its name']"
+HOW_TO_GIVE_A_TASK: str = "write @jobs.task above a function; a class that is a task is given as jobs.tasks['its name']"
 
 
 def check_task(what: object) -> None:
     """Raises `ArgumentsError` for what is no task, nor one with options."""
     if not isinstance(what, Enqueuer):
-        raise ArgumentsError(f"expected a task, got {what!r:.200}: {_HOW}")
+        raise ArgumentsError(f"expected a task, got {what!r:.200}: {HOW_TO_GIVE_A_TASK}")
 
 
 def check_task_or_jobs(what: object) -> None:
     """Raises `ArgumentsError` for what is neither."""
     if not isinstance(what, Enqueuer | Jobs):
-        raise ArgumentsError(f"expected a task or the Jobs, got {what!r:.200}: {_HOW}")
+        raise ArgumentsError(f"expected a task or the Jobs, got {what!r:.200}: {HOW_TO_GIVE_A_TASK}")
 
 
 def check_jobs(jobs: object) -> None:

@@ -53,10 +53,9 @@ class Coroutines:
         )
 
     def close_idle(self) -> None:
-        """Close connections that nobody uses now, soon."""
-        events = self.events
-        if events is not None and events.is_running and events.is_own and self._sessions is not None:
-            events.call(self._sessions.close_idle())
+        """Close connections that nobody uses now, soon. Called while the loop runs."""
+        if self.events is not None and self.events.is_own and self._sessions is not None:
+            self.events.call(self._sessions.close_idle())
 
     def close(self) -> None:
         """Close their connections and end the loop."""

@@ -31,8 +31,7 @@ class EventLoop:
     def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
         """`app` is the loop of the application, which runs in the calling thread."""
         self.is_own: bool = app is None
-        """Whether it is not that of the application."""
-        self.is_running: bool = False
+        """Whether the worker made it; else it is that of the application."""
         self._app = app
         self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
         self._ident = 0
@@ -48,7 +47,6 @@ class EventLoop:
         self._factory = self.loop.get_task_factory()
         self._noting = noting(self._factory)
         self.loop.set_task_factory(self._noting)
-        self.is_running = True
         soon(self.loop, self._answer)
         if self.is_own:
             self._thread.start()

@@ -15,9 +15,10 @@ from sqla_jobs import Jobs
 from sqla_jobs.cli.main import main
 from tests import limited_shop as shop
 from tests.conftest import ROOT
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, states
+from tests.limits.attempts import enqueue
 
 
 @pytest.fixture

@@ -13,38 +13,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ConfigurationError, JobMixin
+from sqla_jobs import ConfigurationError
 from tests import coroutine_shop as shop
 from tests.conftest import ROOT
-from tests.coroutine_shop import Effect, Order, jobs, seen
+from tests.coroutine_shop import Order, jobs, seen
+from tests.coroutines.rows import asynchronous, effects, job, outcomes
 from tests.helpers import wait_until
 
 
 def drain(**options: Any) -> int:
     return jobs.worker(**options).drain()
-
-
-def job(session: Session, job_id: int) -> JobMixin:
-    session.rollback()
-    return session.get_one(jobs.Job, job_id, populate_existing=True)
-
-
-def outcomes(session: Session, job_id: int) -> list[str]:
-    session.rollback()
-    rows = session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
-    return [str(outcome) for outcome in rows]
-
-
-def effects(session: Session) -> list[int]:
-    session.rollback()
-    return sorted(session.scalars(select(Effect.n)))
-
-
-def asynchronous(engine: Engine, driver: str = "psycopg") -> AsyncEngine:
-    return create_async_engine(engine.url.set(drivername=f"postgresql+{driver}"))
 
 
 def test_a_coroutine_commits_its_writes_with_its_result(session: Session) -> None:

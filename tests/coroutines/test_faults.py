@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from tests import coroutine_shop as shop
 from tests.conftest import StartWorker
 from tests.coroutine_shop import Effect, jobs
-from tests.counting import worker_pids
+from tests.counting import states, worker_pids
 from tests.helpers import wait_until
 
 pytestmark = pytest.mark.slow
@@ -26,12 +26,6 @@ SHOP = "tests.coroutine_shop:jobs"
 def effects(engine: Engine) -> Counter[int]:
     with Session(engine) as session:
         return Counter(session.scalars(select(Effect.n)))
-
-
-def states(engine: Engine) -> Counter[str]:
-    with Session(engine) as session:
-        rows = session.execute(select(jobs.Job.state, func.count()).group_by(jobs.Job.state))
-        return Counter({str(row[0]): row[1] for row in rows})
 
 
 def outcomes(engine: Engine) -> Counter[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, event, insert, make_url, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
 
@@ -21,25 +21,11 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.testing.databases import new_database
 from tests import coroutine_shop as shop
 from tests.coroutine_shop import Effect, jobs, seen
+from tests.coroutines.rows import asynchronous, effects, outcomes
 from tests.helpers import wait_until
 
 REFUSED = ["InvalidRequestError"] * 4
 DRIVERS = pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-
-
-def asynchronous(engine: Engine, driver: str, **options: Any) -> AsyncEngine:
-    return create_async_engine(engine.url.set(drivername=f"postgresql+{driver}"), **options)
-
-
-def outcomes(session: Session, job_id: int) -> list[str]:
-    session.rollback()
-    rows = session.scalars(select(jobs.Run.outcome).where(jobs.Run.job_id == job_id).order_by(jobs.Run.id))
-    return [str(outcome) for outcome in rows]
-
-
-def effects(session: Session) -> list[int]:
-    session.rollback()
-    return sorted(session.scalars(select(Effect.n)))
 
 
 def test_what_an_attempt_without_a_lease_wrote_is_not_committed_by_the_next_user_of_its_connection(

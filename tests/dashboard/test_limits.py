@@ -15,10 +15,11 @@ from sqla_jobs.dashboard import allow_everyone, create_blueprint
 from sqla_jobs.dashboard.access import Authorize
 from sqla_jobs.rules.wording import NOTHING
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.dashboard.visitor import Visitor, words
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, states
+from tests.limits.attempts import enqueue
 
 
 @pytest.fixture

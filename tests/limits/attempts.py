@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
@@ -24,13 +23,6 @@ def left(engine: Engine) -> int:
     """Jobs that have not ended."""
     with Session(engine) as session:
         return session.scalar(select(func.count()).where(jobs.Job.finished_at.is_(None))) or 0
-
-
-def states(engine: Engine, task: str | None = None) -> Counter[str]:
-    with Session(engine) as session:
-        counted = select(jobs.Job.state, func.count()).group_by(jobs.Job.state)
-        rows = session.execute(counted if task is None else counted.where(jobs.Job.task == task))
-        return Counter({str(state): count for state, count in rows})
 
 
 def most_at_once(engine: Engine, *tasks: str, by: Callable[[Any], Any] = lambda _: None) -> dict[Any, int]:

@@ -12,8 +12,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
+from tests.counting import states
 from tests.helpers import wait_until
-from tests.limits.attempts import left, most_at_once, states
+from tests.limits.attempts import left, most_at_once
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.queries import Queries
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import refuse, wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, left, most_at_once, states
+from tests.limits.attempts import enqueue, left, most_at_once
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ from sqla_jobs.database.driver import driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries import Claimed
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, left, states
+from tests.limits.attempts import enqueue, left
 from tests.limits.claims import Claims, as_worker
 
 

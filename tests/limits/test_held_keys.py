@@ -6,9 +6,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, states
+from tests.limits.attempts import enqueue
 
 
 def test_a_job_that_keeps_a_key_is_not_pruned(database: Engine, session: Session) -> None:

@@ -21,9 +21,10 @@ from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.worker.gate_floors import GateFloors
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, states
+from tests.limits.attempts import enqueue
 from tests.limits.claims import Claims, SteadyFloors, as_worker, beside, claim_in, lock_held, waiting_for_locks
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, RateLimit
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, left, most_at_once, most_in, states
+from tests.limits.attempts import enqueue, left, most_at_once, most_in
 
 pytestmark = pytest.mark.slow
 NUMBERS = [{"n": n, "seconds": 0.1} for n in range(12)]

@@ -14,9 +14,10 @@ from sqlalchemy.orm import registry as mapper_registry
 from sqla_jobs import ArgumentsError, ConcurrencyLimit, DeclarationError, Jobs, RateLimit, Unique
 from sqla_jobs.testing import drain
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, left, states
+from tests.limits.attempts import enqueue, left
 
 
 def of_version(engine: Engine, declare: Callable[[Jobs[Any]], Any]) -> Jobs[Any]:

@@ -14,9 +14,9 @@ from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit, UnknownJob
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.monitoring.limits import closed_limits, held_keys, read_limits
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import states
 
 
 @pytest.fixture

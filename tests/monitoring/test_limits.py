@@ -14,9 +14,10 @@ from sqla_jobs import Jobs
 from sqla_jobs.cli.main import main
 from sqla_jobs.monitoring.status import read_status
 from tests import limited_shop as shop
+from tests.counting import states
 from tests.helpers import wait_until
 from tests.limited_shop import jobs
-from tests.limits.attempts import enqueue, states
+from tests.limits.attempts import enqueue
 
 
 @pytest.fixture
