@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future
 
 from sqla_jobs.database.binding import Binding
+from sqla_jobs.database.refusals import reason
 from sqla_jobs.execution.coroutine import check_greenlet
 from sqla_jobs.execution.transactions import WorkerTransactions
 from sqla_jobs.queries import Queries
@@ -55,7 +57,7 @@ class Coroutines:
     def close_idle(self) -> None:
         """Close connections that nobody uses now, soon. Called while the loop runs."""
         if self.events is not None and self.events.is_own and self._sessions is not None:
-            self.events.call(self._sessions.close_idle())
+            self.events.call(self._sessions.close_idle()).add_done_callback(_tell)
 
     def close(self) -> None:
         """Close their connections and end the loop."""
@@ -66,4 +68,15 @@ class Coroutines:
                 self.events.call(self._sessions.close()).result(_CLOSE)
             except TimeoutError:
                 log.warning("the event loop is held up, so the connections of coroutine tasks are left open")
+            except Exception as error:  # noqa: BLE001 - the worker goes on to stop
+                _warn(error)
         self.events.stop()
+
+
+def _tell(closed: Future[None]) -> None:
+    if not closed.cancelled() and isinstance(error := closed.exception(), Exception):
+        _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    log.warning("the connections of coroutine tasks are left open: %s", reason(error))

@@ -63,8 +63,12 @@ class EventLoop:
             self.loop.set_task_factory(self._factory)
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Run a coroutine in the loop, from another thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        """Run a coroutine in the loop, from another thread. Raises `RuntimeError` where its application closed it."""
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            coroutine.close()
+            raise
 
     def look(self, now: float, current: Callable[[asyncio.Task[Any] | None], object]) -> None:
         """Log the stack of what holds up the loop, once. `current` names what an asyncio task runs."""

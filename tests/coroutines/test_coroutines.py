@@ -432,3 +432,14 @@ def test_a_run_that_fails_leaves_no_cycle(session: Session) -> None:
         assert left == []
     finally:
         gc.enable()
+
+
+@pytest.mark.slow
+def test_a_worker_stops_also_after_the_loop_of_its_application_has_closed(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = jobs.worker()
+    asyncio.run(worker.__aenter__())
+    worker.stop()
+    assert "the connections of coroutine tasks are left open: Event loop is closed" in caplog.text
+    assert session.scalar(select(func.count()).select_from(jobs.Process)) == 0
