@@ -57,7 +57,7 @@ class Spans:
 
     def _sent(self, number: int, seconds: float, attributes: Mapping[str, str], one: JobMixin | None) -> None:
         """After the commit. A job that was expunged before it was flushed has no identity."""
-        if one is None or inspect(one).has_identity:
+        if one is None or inspect(one, raiseerr=True).has_identity:
             self._metrics.sent(number, seconds, attributes)
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:
