@@ -44,7 +44,7 @@ class LimitedClaimer:
         self._gating = gating
         self._freed = FreedPlaces(claiming)
         self._walks = [GroupWalk(claiming, gating, tuple(tasks), lane) for lane in claiming.lanes]
-        self._news: object = None
+        self._news = object()
         """Another object at each news: a round that ends with the one with which it began has missed nothing."""
         self._poll_at = 0.0
         self._wake = threading.Event()
