@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqla_jobs.worker.group_walk import Round
 from tests.limits.explorer import Explored, Move, explore
@@ -63,7 +63,7 @@ class State(NamedTuple):
     used: bool = False
     """The start of the present window, of a rate."""
 
-    def but(self, n: int, **changed: object) -> State:
+    def but(self, n: int, **changed: Any) -> State:
         """With worker `n` changed."""
         worker = self.workers[n]._replace(**changed)
         return self._replace(workers=(*self.workers[:n], worker, *self.workers[n + 1 :]))
