@@ -42,7 +42,7 @@ class Effect(Base):
 
 
 jobs = Jobs(Base)
-_moments = list[float]()
+_moments = dict[int, float]()
 """When each `mark` began; the clock is that of all processes."""
 
 
@@ -50,7 +50,7 @@ def nothing(i: int) -> None: ...
 
 
 def mark(i: int) -> None:
-    _moments.append(time.monotonic())
+    _moments[i] = time.monotonic()
 
 
 def write(session: Session, i: int) -> None:
@@ -75,6 +75,7 @@ DECLARED: dict[str, Callable[[], Any]] = {
     "transactional": lambda: jobs.task(write),
     "limited": _limited,
     "coroutine": lambda: jobs.task(await_nothing),
+    "enqueue": lambda: jobs.task(nothing),
     "pick-up": lambda: jobs.task(mark),
 }
 """The task of each kind."""
@@ -117,12 +118,22 @@ class Program:
 
     def __init__(self, url: str, kind: str) -> None:
         self._engine = create_engine(url, pool_size=CONCURRENCY)
-        self._task = DECLARED[kind]()
+        self._kind = kind
+        self._task: Any = None
         self._go = threading.Event()
         self._calls: Calls | None = None
 
     def where(self) -> str:
+        """The folder of the library."""
         return str(Path(sqla_jobs.__file__).parent)
+
+    def declare(self) -> str | None:
+        """Returns why this version cannot."""
+        try:
+            self._task = DECLARED[self._kind]()
+        except (ImportError, JobsError) as error:
+            return str(error).partition(" (")[0]
+        return None
 
     def create(self) -> None:
         Base.metadata.create_all(self._engine)
@@ -143,8 +154,9 @@ class Program:
         used = resource.getrusage(resource.RUSAGE_SELF)
         return used.ru_utime + used.ru_stime
 
-    def moments(self) -> list[float]:
-        return _moments
+    def begun(self) -> list[float]:
+        """When the jobs of the last `spread_out` began."""
+        return [_moments[i] for i in sorted(_moments)]
 
     def fill(self, count: int) -> None:
         """Enqueue so many in one transaction."""
@@ -160,6 +172,10 @@ class Program:
                 self._task.enqueue(session, i=i)
                 session.commit()
         return time.perf_counter() - began
+
+    def forget(self) -> None:
+        """What began so far."""
+        _moments.clear()
 
     def spread_out(self, count: int) -> list[float]:
         """When each of so many was enqueued and committed, one after another with a worker idle in between."""
@@ -186,10 +202,7 @@ class Program:
 
 def main() -> None:
     _, url, kind = sys.argv
-    try:
-        program = Program(url, kind)
-    except (ImportError, JobsError, TypeError) as error:
-        sys.exit(f"{kind}: {error}")
+    program = Program(url, kind)
     threading.Thread(target=program.answer, daemon=True).start()
     program.run()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from sqlalchemy import Engine, create_engine, text
@@ -18,9 +20,22 @@ from sqlalchemy import Engine, create_engine, text
 from benchmarks import portable
 
 ROOT = Path(__file__).parent.parent
-KINDS = [kind for kind in portable.DECLARED if kind != "pick-up"]
-_DATABASE = f"sqla_jobs_benchmark_{os.getpid()}"
+KINDS = ("plain", "transactional", "limited", "coroutine")
+_numbers = itertools.count()
 _PATIENCE = 120.0
+_CLAIMED = text("SELECT last_value - (NOT is_called)::int FROM sqla_runs_id_seq")
+_RAN = text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(started_at)) FROM sqla_runs")
+
+
+class Drain(NamedTuple):
+    rate: float
+    """Jobs a second from the first start to the last end, by the server's clock."""
+    cpu: float
+    """Microseconds of the worker's processor for each job."""
+
+
+class Lacking(Exception):
+    """A version does not know this kind of task; the message is its own."""
 
 
 class Program:
@@ -50,6 +65,10 @@ class Program:
     def stop(self) -> None:
         with self._process:  # closes the pipes
             self._process.terminate()
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
 
 
 class Pair:
@@ -60,41 +79,60 @@ class Pair:
         self.client = client
         self._engine = engine
 
-    def drain(self, count: int) -> float:
-        """Enqueue so many, which an idle worker begins at once. Returns jobs a second, by the server's clock."""
+    def drain(self, count: int) -> Drain:
+        """Enqueue so many in one transaction. The worker is idle, and begins them as that commits."""
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("TRUNCATE sqla_jobs, sqla_runs"))
+            claimed = connection.execute(_CLAIMED).scalar_one()
+            used = self.worker.ask("usage")
             self.client.ask("fill", count)
-            deadline = time.monotonic() + _PATIENCE
-            ran = text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(started_at)) FROM sqla_runs")
-            while True:
-                number, took = connection.execute(ran).one()
-                if number == count:
-                    return count / float(took)
+            deadline, number, took = time.monotonic() + _PATIENCE, 0, 0.0
+            while number < count:
                 if time.monotonic() > deadline:
                     raise click.ClickException(f"{number} of {count} jobs are done after {_PATIENCE:g} s")
                 time.sleep(0.01)
+                if connection.execute(_CLAIMED).scalar_one() >= claimed + count:
+                    number, took = connection.execute(_RAN).one()
+            return Drain(count / float(took), 1e6 * (self.worker.ask("usage") - used) / count)
+
+    def enqueue(self, count: int) -> float:
+        """Jobs a second, each in a transaction of its own."""
+        return count / float(self.client.ask("one_by_one", count))
+
+    def pick_up(self, count: int) -> float:
+        """Milliseconds from before the enqueue of a job until it begins on an idle worker, the median."""
+        self.worker.ask("forget")
+        enqueued: list[float] = self.client.ask("spread_out", count)
+        deadline, begun = time.monotonic() + _PATIENCE, list[float]()
+        while len(begun := self.worker.ask("begun")) < count:
+            if time.monotonic() > deadline:
+                raise click.ClickException(f"{len(begun)} of {count} jobs are picked up after {_PATIENCE:g} s")
+            time.sleep(0.01)
+        return 1000 * statistics.median(after - before for before, after in zip(enqueued, begun, strict=True))
 
 
 @contextmanager
 def pair(server: Engine, kind: str, sources: Path = ROOT) -> Generator[Pair]:
-    """With the library of these sources, whose tables are those that it creates."""
+    """With the library of these sources, whose tables are those that it creates. Raises `Lacking`."""
     with ExitStack() as stack:
         engine = stack.enter_context(_database(server))
         worker, client = (Program(sources, engine, kind) for _ in range(2))
         for program in (worker, client):
             stack.callback(program.stop)
+            if lacking := program.ask("declare"):
+                raise Lacking(lacking)
         client.ask("create")
         yield Pair(worker, client, engine)
 
 
 @contextmanager
 def _database(server: Engine) -> Generator[Engine]:
+    name = f"sqla_jobs_benchmark_{os.getpid()}_{next(_numbers)}"
     with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {_DATABASE}"))
-        engine = create_engine(server.url.set(database=_DATABASE))
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        engine = create_engine(server.url.set(database=name))
         try:
             yield engine
         finally:
             engine.dispose()
-            connection.execute(text(f"DROP DATABASE {_DATABASE} WITH (FORCE)"))
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
