@@ -58,7 +58,7 @@ class Bookkeeping:
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
             elif outcome.kind == "released":
-                self._limited.wake()
+                self._limited.heard()
         self._attempts.count(len(ended))
         self._counters.ended(end for end in ended if end.outcome != RESCUED)
 

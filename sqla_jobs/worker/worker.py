@@ -142,7 +142,9 @@ class Worker(Service):
         self._jobs.counters.serves(self._jobs.tasks[name].name for name in tasks)
         self._finisher.start()
         self._events.start()
-        self._runners.start(Callbacks(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.wake))
+        self._runners.start(
+            Callbacks(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.slot_freed)
+        )
         self._keeper.may_close(self._coroutines.close_idle)
         self._claimer.start()
         self._limited.start()
