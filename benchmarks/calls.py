@@ -18,7 +18,7 @@ from benchmarks.report import Figure
 from benchmarks.versions import KINDS, ROOT, pair
 
 _DRAINS = 6
-_COUNTS = {"plain": 5000, "transactional": 1000, "limited": 500, "coroutine": 3000}
+_COUNTS = {"plain": 5000, "transactional": 1000, "limited": 2000, "coroutine": 3000}
 
 
 class CallsOfAJob(NamedTuple):
