@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import BigInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tenacity import Retrying, wait_fixed
 
 from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit, RunContext
 
@@ -113,3 +114,18 @@ def fair(tenant: str) -> None:
 @jobs.task
 def plain(n: int, seconds: float = 0.0) -> None:
     time.sleep(seconds)
+
+
+@jobs.task(retry=Retrying(wait=wait_fixed(1.0)), max_attempts=3)
+def flaky(run: RunContext, failures: int) -> None:
+    if run.attempt <= failures:
+        raise RuntimeError("not yet")
+
+
+@jobs.task
+def after_failure(job_id: int) -> None: ...
+
+
+@jobs.task(on_failure=after_failure, max_attempts=1)
+def failing() -> None:
+    raise RuntimeError("as asked")

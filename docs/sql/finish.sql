@@ -50,32 +50,45 @@ WHERE mine.outcome != %(outcome_8)s::VARCHAR),
 done AS
 (UPDATE sqla_jobs SET state=mine.state, run_at=CASE WHEN (mine.state = %(state_2)s::VARCHAR) THEN mine.due_at
     ELSE sqla_jobs.run_at END, attempt=greatest(mine.attempt - CASE WHEN (mine.outcome IN ('released',
-    'snoozed')) THEN %(param_12)s::INTEGER ELSE %(param_13)s::INTEGER END, %(greatest_1)s::INTEGER),
+    'snoozed')) THEN %(param_19)s::INTEGER ELSE %(param_20)s::INTEGER END, %(greatest_1)s::INTEGER),
     current_run_id=NULL, process_id=NULL, progress=coalesce(mine.fraction, sqla_jobs.progress),
     progress_message=CASE WHEN (mine.fraction IS NULL) THEN sqla_jobs.progress_message ELSE mine.message END,
     finished_at=CASE WHEN (mine.state IN ('succeeded', 'failed', 'cancelled')) THEN mine.finished_at ELSE NULL
     END, position=CASE WHEN (mine.state = %(state_3)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE
     sqla_jobs.position END FROM mine WHERE sqla_jobs.id = mine.job_id AND sqla_jobs.id = ANY (array((SELECT
     mine.job_id
-FROM mine))) RETURNING mine.run_id, sqla_jobs.id, sqla_jobs.state, sqla_jobs.on_failure),
+FROM mine))) RETURNING mine.run_id, mine.outcome, sqla_jobs.id, sqla_jobs.state, sqla_jobs.queue,
+    sqla_jobs.gates, sqla_jobs.on_failure),
 follow_ups AS
-(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT done.on_failure ->>
-    %(on_failure_1)s::TEXT AS anon_4, coalesce(done.on_failure ->> %(on_failure_2)s::TEXT, 'default') AS
-    coalesce_1, coalesce(CAST(done.on_failure ->> %(on_failure_3)s::TEXT AS SMALLINT), 0) AS coalesce_2,
-    coalesce(CAST(done.on_failure ->> %(on_failure_4)s::TEXT AS INTEGER), 25) AS coalesce_3,
-    jsonb_build_object(coalesce(done.on_failure ->> %(on_failure_5)s::TEXT, 'job_id'), done.id) AS
+(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT (done.on_failure ->>
+    %(on_failure_1)s::TEXT) AS anon_4, coalesce((done.on_failure ->> %(on_failure_2)s::TEXT), 'default') AS
+    coalesce_2, coalesce(CAST((done.on_failure ->> %(on_failure_3)s::TEXT) AS SMALLINT), 0) AS coalesce_3,
+    coalesce(CAST((done.on_failure ->> %(on_failure_4)s::TEXT) AS INTEGER), 25) AS coalesce_4,
+    jsonb_build_object(coalesce((done.on_failure ->> %(on_failure_5)s::TEXT), 'job_id'), done.id) AS
     jsonb_build_object_1, 'queued'
 FROM done
-WHERE done.state = 'failed' AND done.on_failure IS NOT NULL)
- SELECT ended.run_id, CASE WHEN (done.run_id IS NOT NULL) THEN %(param_14)s::VARCHAR WHEN ((SELECT
+WHERE done.state = 'failed' AND done.on_failure IS NOT NULL RETURNING sqla_jobs.queue),
+message AS MATERIALIZED
+(SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_1
+FROM done
+WHERE done.outcome IN ('released', 'lost') AND done.state = 'queued' UNION SELECT '=limits'
+FROM done
+WHERE done.outcome IN ('released', 'lost') AND (done.gates IS NOT NULL OR done.queue = ANY (array((SELECT
+    substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS substr_1
+FROM sqla_limits
+WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL)))) UNION SELECT
+    follow_ups.queue AS queue
+FROM follow_ups UNION SELECT follow_ups.queue || '=limits' AS anon_5
+FROM follow_ups)
+ SELECT ended.run_id, CASE WHEN (done.run_id IS NOT NULL) THEN %(param_12)s::VARCHAR WHEN ((SELECT
     sqla_jobs.id
 FROM sqla_jobs
 WHERE sqla_jobs.id = ended.job_id AND sqla_jobs.current_run_id = ended.run_id AND sqla_jobs.process_id =
-    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_15)s::VARCHAR ELSE CASE
+    ended.process_id AND sqla_jobs.state LIKE 'running') IS NOT NULL) THEN %(param_13)s::VARCHAR ELSE CASE
     coalesce((SELECT sqla_runs.outcome
 FROM sqla_runs
-WHERE sqla_runs.id = ended.run_id), %(coalesce_4)s::VARCHAR) WHEN %(param_16)s::VARCHAR THEN
-    %(param_17)s::VARCHAR WHEN %(param_18)s::VARCHAR THEN %(param_19)s::VARCHAR ELSE %(param_20)s::VARCHAR END
+WHERE sqla_runs.id = ended.run_id), %(coalesce_1)s::VARCHAR) WHEN %(param_14)s::VARCHAR THEN
+    %(param_15)s::VARCHAR WHEN %(param_16)s::VARCHAR THEN %(param_17)s::VARCHAR ELSE %(param_18)s::VARCHAR END
     END AS fate
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(job_ids)s::VARCHAR END AS
@@ -87,8 +100,13 @@ FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off
     CAST(%(messages)s::VARCHAR AS TEXT[])) AS ended(job_id, run_id, process_id, outcome, delay, started,
     finished, result, error_type, error, traceback, fraction, message) LEFT OUTER JOIN done ON done.run_id =
     ended.run_id
-WHERE done.run_id IS NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.state = %(state_4)s::VARCHAR
--- coalesce_4 = ''
+WHERE CASE WHEN ((SELECT count(pg_notify(%(param_21)s::VARCHAR, message.concat_1)) AS count_3
+FROM message
+WHERE (SELECT count(*) AS count_4
+FROM sqla_processes
+WHERE sqla_processes.kind = 'worker') > %(param_22)s::INTEGER) >= %(param_23)s::INTEGER) THEN done.run_id IS
+    NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.state = %(state_4)s::VARCHAR END
+-- coalesce_1 = ''
 -- greatest_1 = 0
 -- least_1 = 20
 -- least_2 = 3600.0
@@ -109,16 +127,19 @@ WHERE done.run_id IS NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.sta
 -- param_1 = 'cancelled'
 -- param_10 = 'queued'
 -- param_11 = 'scheduled'
--- param_12 = 1
--- param_13 = 0
--- param_14 = 'cancelled'
--- param_15 = 'locked'
--- param_16 = ''
--- param_17 = 'lost'
--- param_18 = 'lost'
--- param_19 = 'rescued'
+-- param_12 = 'cancelled'
+-- param_13 = 'locked'
+-- param_14 = ''
+-- param_15 = 'lost'
+-- param_16 = 'lost'
+-- param_17 = 'rescued'
+-- param_18 = 'known'
+-- param_19 = 1
 -- param_2 = 1
--- param_20 = 'known'
+-- param_20 = 0
+-- param_21 = '.sqla_jobs_position_seq'
+-- param_22 = 0
+-- param_23 = 0
 -- param_3 = 0.75
 -- param_4 = 'cancelled'
 -- param_5 = 'failed'
@@ -133,3 +154,4 @@ WHERE done.run_id IS NULL OR ended.outcome = %(outcome_9)s::VARCHAR AND done.sta
 -- state_2 = 'scheduled'
 -- state_3 = 'queued'
 -- state_4 = 'cancelled'
+-- substr_2 = 2

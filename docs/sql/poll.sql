@@ -12,13 +12,22 @@ FROM due),
 promoted AS
 (UPDATE sqla_jobs SET state=%(param_1)s::VARCHAR, position=numbered.position FROM numbered WHERE
     sqla_jobs.ctid = numbered.ctid AND sqla_jobs.ctid = ANY (array((SELECT due.ctid
-FROM due))) RETURNING sqla_jobs.id)
+FROM due))) RETURNING sqla_jobs.id, sqla_jobs.queue, sqla_jobs.gates),
+message AS MATERIALIZED
+(SELECT DISTINCT concat(promoted.queue, CASE WHEN (promoted.gates IS NOT NULL) THEN '=limits' END) AS concat_1
+FROM promoted)
  SELECT (SELECT count(*) AS count_1
-FROM promoted) AS anon_1, coalesce(CAST(EXTRACT(epoch FROM (SELECT min(sqla_jobs.run_at) AS min_1
+FROM promoted) AS anon_1, coalesce(CAST(EXTRACT(epoch FROM least((SELECT min(sqla_jobs.run_at) AS min_1
 FROM sqla_jobs
 WHERE sqla_jobs.state = 'scheduled' AND sqla_jobs.run_at > statement_timestamp() AND sqla_jobs.run_at <
-    'infinity') - statement_timestamp()) AS DOUBLE PRECISION), 'Infinity'::float8) AS coalesce_1, (SELECT
-    count(*) AS count_2
+    'infinity'), (SELECT min(sqla_queues.paused_until) AS min_2
+FROM sqla_queues
+WHERE sqla_queues.paused_until > statement_timestamp() AND sqla_queues.paused_until < 'infinity'), (SELECT
+    min(sqla_paused_tasks.paused_until) AS min_3
+FROM sqla_paused_tasks
+WHERE sqla_paused_tasks.paused_until > statement_timestamp() AND sqla_paused_tasks.paused_until < 'infinity'))
+    - statement_timestamp()) AS DOUBLE PRECISION), 'Infinity'::float8) AS coalesce_1, (SELECT count(*) AS
+    count_2
 FROM sqla_processes
 WHERE sqla_processes.kind = 'worker' AND sqla_processes.queues ?| CAST(%(queues)s::VARCHAR AS TEXT[])) AS
     anon_2, (EXISTS (SELECT sqla_limits.gate
@@ -38,4 +47,12 @@ WHERE sqla_paused_tasks.paused_at IS NOT NULL AND (sqla_paused_tasks.paused_unti
     NOT false)))))) AND sqla_jobs.id != ALL (CAST(%(set_aside_ids)s::VARCHAR AS BIGINT[])) AND
     (CAST(%(only_ids)s::VARCHAR AS BIGINT[]) IS NULL OR sqla_jobs.id = ANY (CAST(%(only_ids)s::VARCHAR AS
     BIGINT[])))) AS anon_4
+WHERE (SELECT count(pg_notify(%(param_2)s::VARCHAR, message.concat_1)) AS count_3
+FROM message
+WHERE (SELECT count(*) AS count_4
+FROM sqla_processes
+WHERE sqla_processes.kind = 'worker') > %(param_3)s::INTEGER) >= %(param_4)s::INTEGER
 -- param_1 = 'queued'
+-- param_2 = '.sqla_jobs_position_seq'
+-- param_3 = 1
+-- param_4 = 0

@@ -23,8 +23,8 @@ done AS
     ('succeeded', 'failed', 'cancelled')) THEN statement_timestamp() ELSE NULL END, position=CASE WHEN
     (orphan.state = %(state_2)s::VARCHAR) THEN nextval('sqla_jobs_position_seq') ELSE sqla_jobs.position END
     FROM orphan WHERE sqla_jobs.ctid = orphan.ctid AND sqla_jobs.ctid = ANY (array((SELECT orphan.ctid
-FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, sqla_jobs.task, sqla_jobs.queue, sqla_jobs.on_failure,
-    orphan.current_run_id, orphan.attempt, orphan.process_id, orphan.started_at),
+FROM orphan))) RETURNING sqla_jobs.id, sqla_jobs.state, sqla_jobs.task, sqla_jobs.queue, sqla_jobs.gates,
+    sqla_jobs.on_failure, orphan.current_run_id, orphan.attempt, orphan.process_id, orphan.started_at),
 stored AS
 (INSERT INTO sqla_runs (id, job_id, attempt, process_id, started_at, finished_at, outcome, error_type, error,
     untold_at) SELECT CASE WHEN ((SELECT sqla_runs.id
@@ -37,16 +37,33 @@ WHERE sqla_runs.id = done.current_run_id) IS NULL AND done.current_run_id > %(cu
     AS statement_timestamp__1
 FROM done),
 follow_ups AS
-(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT done.on_failure ->>
-    %(on_failure_1)s::TEXT AS anon_2, coalesce(done.on_failure ->> %(on_failure_2)s::TEXT, 'default') AS
-    coalesce_1, coalesce(CAST(done.on_failure ->> %(on_failure_3)s::TEXT AS SMALLINT), 0) AS coalesce_2,
-    coalesce(CAST(done.on_failure ->> %(on_failure_4)s::TEXT AS INTEGER), 25) AS coalesce_3,
-    jsonb_build_object(coalesce(done.on_failure ->> %(on_failure_5)s::TEXT, 'job_id'), done.id) AS
+(INSERT INTO sqla_jobs (task, queue, priority, max_attempts, args, state) SELECT (done.on_failure ->>
+    %(on_failure_1)s::TEXT) AS anon_2, coalesce((done.on_failure ->> %(on_failure_2)s::TEXT), 'default') AS
+    coalesce_1, coalesce(CAST((done.on_failure ->> %(on_failure_3)s::TEXT) AS SMALLINT), 0) AS coalesce_2,
+    coalesce(CAST((done.on_failure ->> %(on_failure_4)s::TEXT) AS INTEGER), 25) AS coalesce_3,
+    jsonb_build_object(coalesce((done.on_failure ->> %(on_failure_5)s::TEXT), 'job_id'), done.id) AS
     jsonb_build_object_1, 'queued'
 FROM done
-WHERE done.state = 'failed' AND done.on_failure IS NOT NULL)
+WHERE done.state = 'failed' AND done.on_failure IS NOT NULL RETURNING sqla_jobs.queue),
+message AS MATERIALIZED
+(SELECT concat(done.queue, CASE WHEN (done.gates IS NOT NULL) THEN '=limits' END) AS concat_4
+FROM done
+WHERE done.state = 'queued' UNION SELECT '=limits'
+FROM done
+WHERE done.gates IS NOT NULL OR done.queue = ANY (array((SELECT substr(sqla_limits.gate,
+    %(substr_2)s::INTEGER) AS substr_1
+FROM sqla_limits
+WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL))) UNION SELECT
+    follow_ups.queue AS queue
+FROM follow_ups UNION SELECT follow_ups.queue || '=limits' AS anon_3
+FROM follow_ups)
  SELECT done.id, done.state, done.task, done.queue, done.attempt, done.current_run_id, done.process_id
 FROM done
+WHERE (SELECT count(pg_notify(%(param_8)s::VARCHAR, message.concat_4)) AS count_3
+FROM message
+WHERE (SELECT count(*) AS count_4
+FROM sqla_processes
+WHERE sqla_processes.kind = 'worker') > %(param_9)s::INTEGER) >= %(param_10)s::INTEGER
 -- concat_2 = 'process '
 -- concat_3 = ' stopped before the job ended'
 -- current_run_id_1 = 0
@@ -60,14 +77,18 @@ FROM done
 -- outcome_1 = 'lost'
 -- outcome_2 = 'lost'
 -- param_1 = 1
+-- param_10 = 0
 -- param_2 = 0.75
 -- param_3 = 'cancelled'
 -- param_4 = 'failed'
 -- param_5 = 2
 -- param_6 = 'queued'
 -- param_7 = 'scheduled'
+-- param_8 = '.sqla_jobs_position_seq'
+-- param_9 = 0
 -- power_1 = 2.0
 -- random_1 = 2
 -- state_1 = 'scheduled'
 -- state_2 = 'queued'
 -- state_3 = 'running'
+-- substr_2 = 2

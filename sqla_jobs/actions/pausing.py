@@ -31,7 +31,7 @@ def pause(
     By the server's clock it goes on by itself at `until`, or that long from now.
     """
     check_common({"queue": queue})
-    _pause(session, models.Queue, [queue], reason, until)
+    _pause(session, models, models.Queue, [queue], reason, until)
 
 
 def resume(session: Session, models: Models[Any], queue: str | None) -> bool:
@@ -57,7 +57,7 @@ def pause_task(
     Returns the task's name. Raises `UnknownTask`.
     """
     names = tasks.names(task)
-    _pause(session, models.PausedTask, names, reason, until)
+    _pause(session, models, models.PausedTask, names, reason, until)
     return names[0]
 
 
@@ -74,7 +74,9 @@ def resume_task(session: Session, models: Models[Any], tasks: Tasks[Any], task: 
     return any(resumed)
 
 
-def _pause(session: Session, paused: Any, names: Collection[Any], reason: str | None, until: Until) -> None:
+def _pause(
+    session: Session, models: Models[Any], paused: Any, names: Collection[Any], reason: str | None, until: Until
+) -> None:
     """A second pause keeps the time of the first, unless that one is over. Its reason and its end take their place."""
     ends_at = _end(session, paused, until)
     values = {"paused_at": func.clock_timestamp(), "paused_until": ends_at, "pause_reason": _checked(reason)}
@@ -90,6 +92,7 @@ def _pause(session: Session, paused: Any, names: Collection[Any], reason: str | 
             },
         )
     )
+    after_commit(session, models.Job, models.channel, "")  # for who is to look when it ends
 
 
 def _checked(reason: object) -> str | None:

@@ -28,18 +28,21 @@ from sqlalchemy import (
     column,
     func,
     inspect,
+    literal,
     literal_column,
     null,
     or_,
     select,
     table,
     true,
+    union,
 )
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import SelectBase, TableValuedAlias
 
 from sqla_jobs.calls.call import Rendered
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED
 from sqla_jobs.rules.checks import MAX_ID
@@ -85,6 +88,8 @@ class Tables:
         self.starts: Any = _table(models.Start, schema)
         self.schedules: Any = _table(models.Schedule, schema)
         self.ticks: Any = _table(models.Tick, schema)
+        self.channel: str = models.channel
+        """Where workers hear of jobs that may start."""
         self._on = {"mapper": models.Job}
         self.positions, self.run_ids = (
             Sequence(sequence.name, schema=sequence.schema or schema) for sequence in (models.positions, models.run_ids)
@@ -246,6 +251,23 @@ def array_of(rows: SelectBase) -> ColumnElement[Any]:
     of an array it expects few elements.
     """
     return func.array(rows.scalar_subquery())
+
+
+def messages(tables: Tables, *rows: Select[Any], others: int = 0) -> ColumnElement[bool]:
+    """Tells workers of what the rows name, once each, if more than `others` workers live. Always true.
+
+    Each row is a text: the name of a queue, or one with `LIMITS`.
+    """
+    message = union(*rows).cte("message").prefix_with("MATERIALIZED")
+    said = select(func.count(func.pg_notify(literal(tables.channel, Text), message.exported_columns[0])))
+    processes = tables.processes
+    workers = select(func.count()).where(processes.c.kind == literal_column("'worker'")).scalar_subquery()
+    return said.select_from(message).where(workers > others).scalar_subquery() >= 0
+
+
+def message_of(jobs: Any) -> ColumnElement[str]:
+    """What workers are told of a job that is queued: its queue, and whether it waits behind limits."""
+    return func.concat(jobs.c.queue, case((jobs.c.gates.is_not(None), literal_column(f"'{LIMITS}'"))))
 
 
 def quoted(named: Any) -> str:

@@ -36,12 +36,14 @@ from sqla_jobs.queries.expressions import (
     free_run_id,
     leased,
     loss_backoff,
+    messages,
     seconds,
     state_after_loss,
     unnest_text,
     without_lease,
 )
-from sqla_jobs.queries.follow_ups import TOLD_WITHIN, follow_ups
+from sqla_jobs.queries.follow_ups import TOLD_WITHIN, follow_ups, queued_by
+from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.rules.outcomes import RunOutcome
@@ -103,7 +105,9 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
                 progress_message=case((mine.c.fraction.is_(None), jobs.c.progress_message), else_=mine.c.message),
                 **without_lease(tables, mine.c.state, due_at=mine.c.due_at, finished_at=mine.c.finished_at),
             )
-            .returning(mine.c.run_id, jobs.c.id, jobs.c.state, jobs.c.on_failure)
+            .returning(
+                mine.c.run_id, mine.c.outcome, jobs.c.id, jobs.c.state, jobs.c.queue, jobs.c.gates, jobs.c.on_failure
+            )
             .cte("done")
         )
         # a cancel that came in time turns a retry into the end, and its run says so
@@ -140,11 +144,14 @@ class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
             else_=case({"": "lost", "lost": "rescued"}, value=func.coalesce(before, ""), else_="known"),
         )
         is_told = or_(done.c.run_id.is_(None), and_(ended.c.outcome == "retried", done.c.state == "cancelled"))
+        followed = follow_ups(tables, done)
+        others = done.c.outcome.in_([literal_column(f"'{word}'", Text) for word in ("released", "lost")])
         return (
             select(ended.c.run_id, fate.label("fate"))
             .select_from(ended.outerjoin(done, done.c.run_id == ended.c.run_id))
-            .where(is_told)
-            .add_cte(stored, follow_ups(tables, done))
+            # in this order: who may start what is told even if nothing is answered
+            .where(case((messages(tables, *freed_by(tables, done, others), *queued_by(followed)), is_told)))
+            .add_cte(stored)
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Integer, SmallInteger, Text, cast, func, insert, literal_column, select
 
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.queries.expressions import Tables
 
@@ -31,4 +33,11 @@ def follow_ups(tables: Tables, changed: Any) -> Any:
         literal_column("'queued'", Text),
     ).where(changed.c.state == literal_column("'failed'"), follows.is_not(None))
     columns = ["task", "queue", "priority", "max_attempts", "args", "state"]
-    return insert(tables.jobs).from_select(columns, rows, include_defaults=False).cte("follow_ups")
+    inserted = insert(tables.jobs).from_select(columns, rows, include_defaults=False)
+    return inserted.returning(tables.jobs.c.queue).cte("follow_ups")
+
+
+def queued_by(inserted: Any) -> Iterator[Any]:
+    """What workers are told of these jobs: they get their gates from whoever claims behind limits."""
+    yield select(inserted.c.queue)
+    yield select(inserted.c.queue + literal_column(f"'{LIMITS}'"))

@@ -14,6 +14,7 @@ from sqlalchemy import ARRAY, Connection, Text, Uuid, bindparam, cast, delete, f
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.calls import upkeep
+from sqla_jobs.database.notify import notify
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import locked, seconds
 from sqla_jobs.queries.statement import SqlConnection, Statement
@@ -78,8 +79,12 @@ def stamp(
 
 
 def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUID) -> None:
-    """Delete the row of a process that ends: what it still held is free at once."""
+    """Delete the row of a process that ends: what it still held is free at once.
+
+    Others are told, since only this process knew when its retries are due.
+    """
     connection.execute(delete(models.Process).where(models.Process.id == process_id))
+    notify(connection, models.channel, [""])
 
 
 class ShowStalled(Statement, upkeep.ShowStalled[SqlConnection]):

@@ -7,12 +7,14 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Text,
     Uuid,
     and_,
     any_,
     bindparam,
     cast,
     delete,
+    exists,
     func,
     insert,
     literal_column,
@@ -28,12 +30,14 @@ from sqla_jobs.queries.expressions import (
     is_among,
     locked,
     loss_backoff,
+    messages,
     seconds,
     state_after_loss,
     unnest,
     without_lease,
 )
-from sqla_jobs.queries.follow_ups import follow_ups
+from sqla_jobs.queries.follow_ups import follow_ups, queued_by
+from sqla_jobs.queries.restrictions import freed_by
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
 _RUN_COLUMNS = [
@@ -66,6 +70,7 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
                 jobs.c.state,
                 jobs.c.task,
                 jobs.c.queue,
+                jobs.c.gates,
                 jobs.c.on_failure,
                 orphan.c.current_run_id,
                 orphan.c.attempt,
@@ -95,7 +100,8 @@ class Rescue(Statement, upkeep.Rescue[SqlConnection]):
         )
         told = select(done.c.id, done.c.state, done.c.task, done.c.queue)
         told = told.add_columns(done.c.attempt, done.c.current_run_id, done.c.process_id)
-        return told.add_cte(stored, follow_ups(tables, done))
+        followed = follow_ups(tables, done)
+        return told.where(messages(tables, *freed_by(tables, done), *queued_by(followed))).add_cte(stored)
 
 
 def is_orphaned(tables: Tables) -> Any:
@@ -121,7 +127,10 @@ class DeleteExpired(Statement, upkeep.DeleteExpired[SqlConnection]):
         silent = and_(processes.c.id == seen.c.id, _heartbeat(processes) == seen.c.heartbeat)
         rows = select(processes.c.id).select_from(processes.join(seen, silent))
         free = rows.with_for_update(skip_locked=True, of=processes).cte("free").prefix_with("MATERIALIZED")
-        return delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id)
+        gone = delete(processes).where(processes.c.id.in_(select(free.c.id))).returning(processes.c.id).cte("gone")
+        # only such a process knows when its retries are due
+        any_queue = select(literal_column("''", Text).label("queue")).where(exists().select_from(gone))
+        return select(gone.c.id).where(messages(self.tables, any_queue))
 
 
 class SignOff(Statement, upkeep.SignOff[SqlConnection]):

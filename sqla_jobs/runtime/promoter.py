@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from sqla_jobs.runtime.settings import Settings
 C = TypeVar("C")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
-_SOON = 0.005
-"""Seconds until it promotes, after somebody heard of new jobs."""
+SOON, BUSY = 0.005, 0.1
+"""Seconds until it promotes after somebody heard of new jobs, which may have a delay: where a slot is free, and where
+none is."""
 _REPORT = 60.0
 """Seconds between two looks for waiting jobs of tasks that nobody here knows."""
 
@@ -41,6 +43,10 @@ class Promoter:
     ) -> None:
         self.at: float = 0.0
         """When to promote next, by `time.monotonic()`."""
+        self.is_news: bool = False
+        """Whether jobs may start after the last promotion: some were promoted, or a moment of which the server told has
+        come, such as the end of a pause."""
+        self._due_at = math.inf
         self._engine: Transactions[Any] = engine
         self._queries: Calls[Any] = queries
         self._settings = settings
@@ -59,17 +65,13 @@ class Promoter:
         self.at = min(self.at, at)
         return is_sooner
 
-    def expect_soon(self) -> None:
-        """A delayed one may be due before the next poll; what is there now is to start first."""
-        self.expect(_SOON)
-
     def promote(self, now: float) -> list[Promotion]:
         """Queue what is due, in as many parts as the server takes it."""
         self.at = self._poll_after(now)
         promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
-        for promotion in promotions:
-            # something may have been told of meanwhile
-            self.at = min(self.at, now + promotion.due_in)
+        self.is_news = now >= self._due_at or any(promotion.promoted for promotion in promotions)
+        self._due_at = now + min((promotion.due_in for promotion in promotions), default=math.inf)
+        self.at = min(self.at, self._due_at)  # something may have been told of meanwhile
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()

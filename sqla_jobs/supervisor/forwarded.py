@@ -48,7 +48,7 @@ class ForwardedLookout:
             self._parent.hint(Expecting(delay))
         return False
 
-    def expect_soon(self) -> None:
+    def expect_new(self, *, is_busy: bool) -> None:
         """The parent has heard of the same jobs."""
 
     def poll_in(self) -> float:

@@ -11,7 +11,7 @@ from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
 from sqla_jobs.database.subscribers import LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
-from sqla_jobs.runtime.promoter import Promoter
+from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
@@ -74,16 +74,17 @@ class ParentLookout:
         if queue == SCHEDULES:
             for child in self._children():
                 child.hint(Heard(queue))
-        elif queue.removesuffix(LIMITS) not in ("", *self._queues):
             return
-        elif children := self._idle():
+        if queue.removesuffix(LIMITS) not in ("", *self._queues):
+            return
+        children = self._idle()
+        if children:
             children[0].hint(Heard(queue, hops=len(children) - 1))
-            if self._promoter is not None and queue != LIMITS:
-                self._promoter.expect_soon()
-                self._wake.set()
         else:  # a child may have become idle half a second ago, without showing it yet
             for child in self._children():
                 child.hint(Heard(queue))
+        if queue != LIMITS:  # one of the jobs may have a delay
+            self.expect(SOON if children else BUSY)
 
     def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
         """Tell an idle child other than `sender`, if there is one."""
@@ -131,7 +132,7 @@ class ParentLookout:
             child.started.workers = max((promotion.workers for promotion in promotions), default=1)
             child.started.has_limits = any(promotion.has_limits for promotion in promotions)
         idle = self._idle()
-        if any(promotion.promoted for promotion in promotions):
+        if promoter.is_news:
             self.heard("")
         if idle and any(promotion.is_more for promotion in promotions):
             idle[0].hint(LookAgain(hops=len(idle) - 1))

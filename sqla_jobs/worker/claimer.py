@@ -88,7 +88,7 @@ class Claimer:
         if not queue.endswith(LIMITS):
             return self._is_heard(queue)
         if queue != LIMITS:  # it may have a short delay
-            self._lookout.expect_soon()
+            self._lookout.expect_new(is_busy=False)
             self._wake.set()
         return self._are_free(queue.removesuffix(LIMITS))
 
@@ -134,10 +134,9 @@ class Claimer:
         lanes = self._lanes_of(queue)
         for lane in lanes:
             lane.wake()
-        if not any(lane.has_free_slot for lane in lanes):
-            return False
-        self._lookout.expect_soon()
-        return True
+        is_free = any(lane.has_free_slot for lane in lanes)
+        self._lookout.expect_new(is_busy=not is_free)
+        return is_free
 
     def _lanes_of(self, queue: str) -> list[Backlog]:
         return [lane for lane in self._lanes if queue in ("", lane.name)]
@@ -203,8 +202,8 @@ class Claimer:
 
     def _promote(self, now: float) -> None:
         with self._attempts.claiming:
-            has_promoted = self._lookout.promote(now)
-        if has_promoted:
+            is_news = self._lookout.promote(now)
+        if is_news:
             self._limited.heard()
             for lane in self._lanes:
                 lane.wake()

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from sqla_jobs.database.engines import for_itself
 from sqla_jobs.runtime.listener import Listener
-from sqla_jobs.runtime.promoter import Promoter, poll_in
+from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
 from sqla_jobs.worker.attempts import Shared
 
 
@@ -54,15 +54,15 @@ class Lookout(Protocol):
         ...
 
     def promote(self, now: float) -> bool:
-        """Queue jobs that are due. Returns whether there were any."""
+        """Queue jobs that are due. Returns whether jobs may start now that could not before."""
         ...
 
     def expect(self, delay: float) -> bool:
         """A job will be due in `delay` seconds. Returns whether that brings the next promotion forward."""
         ...
 
-    def expect_soon(self) -> None:
-        """There are new jobs, and one of them may have a short delay."""
+    def expect_new(self, *, is_busy: bool) -> None:
+        """There are new jobs, and one of them may have a delay. Busy: no slot is free."""
         ...
 
     def poll_in(self) -> float:
@@ -100,13 +100,13 @@ class OwnLookout:
         promotions = self._promoter.promote(now)
         self.workers = max((promotion.workers for promotion in promotions), default=self.workers)
         self.has_limits = any(promotion.has_limits for promotion in promotions)
-        return any(promotion.promoted for promotion in promotions)
+        return self._promoter.is_news
 
     def expect(self, delay: float) -> bool:
         return self._promoter.expect(delay)
 
-    def expect_soon(self) -> None:
-        self._promoter.expect_soon()
+    def expect_new(self, *, is_busy: bool) -> None:
+        self._promoter.expect(BUSY if is_busy else SOON)
 
     def poll_in(self) -> float:
         return poll_in(self._settings)
