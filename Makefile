@@ -2,12 +2,13 @@
 # make fast      the tests that take under a minute together
 # make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
 # make check     lint, types and tests
+# make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
 # make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo fast test oldest lint format types check docs venv clean
+.PHONY: help demo fast test fastest oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -25,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 5
+	@sed -n 's/^# //p' Makefile | head -n 6
 
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
@@ -35,6 +36,10 @@ fast: $(VENV)/dev.stamp
 
 test: $(VENV)/programs.stamp
 	$(RUN) pytest $(PYTEST_ARGS)
+
+# Of CPU time alone: it is the same on a busy machine. .ci/fastest moves on whenever a commit is faster.
+fastest: $(VENV)/dev.stamp
+	$(RUN) benchmarks --against "$$(cat .ci/fastest)" --at-most 1.10
 
 # With the oldest supported dependencies, in an environment of their own. They lack some types.
 oldest:

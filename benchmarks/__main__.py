@@ -12,10 +12,11 @@ from pathlib import Path
 import click
 from sqlalchemy import Engine
 
-from benchmarks import conditions, cost, observed, report, speed, work
+from benchmarks import calls, conditions, cost, observed, page, report, speed, work
+from benchmarks.against import compare
 from benchmarks.report import Figure
 
-SECTIONS = ("speed", "held", "scale", "cost", "observed", "coroutines", "flow")
+SECTIONS = ("speed", "held", "scale", "cost", "calls", "observed", "coroutines", "flow")
 
 
 @click.command(context_settings={"show_default": True})
@@ -24,23 +25,47 @@ SECTIONS = ("speed", "held", "scale", "cost", "observed", "coroutines", "flow")
 @click.option("--repetitions", default=3, help="Of each, of which the median counts.")
 @click.option("--seconds", default=60, help="Of each held snapshot.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the ratios into this file.")
-def main(only: Sequence[str], count: int, repetitions: int, seconds: int, plot: Path | None) -> None:
+@click.option("--write", is_flag=True, help="Write the figures into docs/performance.md and the README.")
+@click.option("--against", metavar="COMMIT", help="Compare with that commit instead, in turns.")
+@click.option("--turns", default=5, help="Of such a comparison.")
+@click.option("--at-most", default=1.1, help="The ratio of a job's CPU time above which such a comparison fails.")
+def main(
+    only: Sequence[str],
+    count: int,
+    repetitions: int,
+    seconds: int,
+    plot: Path | None,
+    write: bool,
+    against: str | None,
+    turns: int,
+    at_most: float,
+) -> None:
     sections: dict[str, Callable[[Engine], Iterable[Figure]]] = {
         "speed": lambda engine: speed.measure(engine, count, repetitions),
         "held": lambda engine: conditions.held(engine, seconds),
         "scale": lambda engine: conditions.scale(engine, count, repetitions),
         "cost": lambda engine: cost.cost(engine, 25 * count),
+        "calls": calls.measure,
         "observed": lambda engine: observed.measure(engine, count, repetitions),
         "coroutines": lambda engine: _coroutines(engine, count, repetitions),
         "flow": lambda engine: _flow(engine, count, repetitions),
     }
-    figures: list[Figure] = []
+    if write and set(only) != set(SECTIONS):
+        raise click.UsageError("--write with --only: the page is made of one run of all")
+    commit = page.commit() if write else ""
+    figures: dict[str, list[Figure]] = {}
     with work.database() as engine:
-        click.echo(report.machine(engine))
+        machine = report.machine(engine)
+        click.echo(machine)
+        if against is not None:
+            compare(engine, against, count=count, turns=turns, at_most=at_most)
+            return
         for name in only:
-            figures += report.table(sections[name](engine))
+            figures[name] = list(report.table(sections[name](engine)))
     if plot is not None:
-        report.plot(figures, plot)
+        report.plot([figure for measured in figures.values() for figure in measured], plot)
+    if write:
+        page.write(f"commit `{commit}`, {machine}", figures)
 
 
 def _coroutines(engine: Engine, count: int, repetitions: int) -> Iterable[Figure]:

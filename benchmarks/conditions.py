@@ -63,8 +63,8 @@ def _rate(series: list[tuple[float, int]], start: float, end: float) -> float:
 
 _FINISHED = """WITH ended AS (INSERT INTO {jobs} (task, args, state, attempt, started_at, finished_at)
         SELECT 'nothing', '{{"i": 1}}', 'succeeded', 1, now(), now() FROM generate_series(1, {n}) RETURNING id)
-    INSERT INTO {runs} (id, job_id, attempt, started_at, finished_at, outcome)
-        SELECT -id, id, 1, now(), now(), 'succeeded' FROM ended"""
+    INSERT INTO {runs} (job_id, attempt, started_at, finished_at, outcome)
+        SELECT id, 1, now(), now(), 'succeeded' FROM ended"""
 _TOMORROW = """INSERT INTO {jobs} (task, args, state, run_at)
     SELECT 'nothing', '{{"i": 1}}', 'scheduled', now() + interval '1 day' FROM generate_series(1, {n})"""
 _ELSEWHERE = """INSERT INTO {jobs} (task, args, state, queue)

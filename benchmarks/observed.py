@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine
 
 from benchmarks import work
 from benchmarks.report import Figure
-from benchmarks.speed import drain, in_turn
+from benchmarks.speed import claims, done, drain, fill, in_turn
 from sqla_jobs.prometheus import collector
 
 PROGRAM = "benchmarks.observed"
@@ -32,6 +32,21 @@ def measure(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
             partial(drain, engine, number, task=task),
         )
         yield Figure("drain, observed", f"{name}, with Prometheus, beside none", "jobs/s", observed, without)
+    observed, without = in_turn(repetitions, partial(_cpu, engine, count, PROGRAM), partial(_cpu, engine, count))
+    yield Figure("drain, observed", "CPU of the worker, plain", "µs/job", observed, without, less_is_better=True)
+
+
+def _cpu(engine: Engine, count: int, program: str = work.PROGRAM) -> float:
+    """Microseconds of the worker's processor for each plain job."""
+    work.empty(engine)
+    with work.workers(engine, program=program) as (worker,):
+        fill(engine, count)
+        work.settle(engine)
+        before = claims(engine)
+        worker.go()
+        used, _ = worker.usage()
+        done(engine, count, claims_before=before)
+        return 1e6 * (worker.usage()[0] - used) / count
 
 
 def _scrape(registry: CollectorRegistry) -> None:

@@ -1,4 +1,4 @@
-"""Figures, each beside what the same takes by hand, as a table and as a plot."""
+"""Figures, each beside what the same takes by hand, as tables and as a plot."""
 
 from __future__ import annotations
 
@@ -53,6 +53,19 @@ def table(figures: Iterable[Figure]) -> Iterator[Figure]:
         beside = "" if figure.plain is None else f"{_number(figure.plain):>12}  {figure.share:>7.0%}"
         click.echo(f"{figure.name:<{_WIDTH}}  {_number(figure.ours):>12}  {beside}  {figure.unit}")
         yield figure
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """A table for each section."""
+    lines = list[str]()
+    section = ""
+    for figure in figures:
+        if figure.section != section:
+            section = figure.section
+            lines += ["", f"| {section} | sqla_jobs | beside | |", "| --- | --- | --- | --- |"]
+        beside = " | " if figure.plain is None else f"{_number(figure.plain)} | {figure.share:.0%}"
+        lines.append(f"| {figure.name} | {_number(figure.ours)} {figure.unit} | {beside} |")
+    return "\n".join(lines[1:])
 
 
 def _number(value: float) -> str:

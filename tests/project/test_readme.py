@@ -475,9 +475,9 @@ def test_a_command_in_the_docs_is_one_that_works(
         case [
             "python",
             "-m",
-            "benchmarks" | "benchmarks.torture" | "benchmarks.recovery" as module,
+            "benchmarks" | "benchmarks.calls" | "benchmarks.torture" | "benchmarks.recovery" as module,
             *arguments,
-        ]:  # they take minutes
+        ]:  # some of them take minutes
             usage = [sys.executable, "-m", module, *arguments, "--help"]
             subprocess.run(usage, cwd=ROOT, capture_output=True, check=True)
         case [".venv/bin/python", "-m", "pytest", *arguments]:

@@ -1,0 +1,146 @@
+"""The present sources beside those of a commit, in turns on one server.
+
+What counts is the CPU time of the worker for a job: that of its process, read before and after a drain, so without its
+start. Rates and the time until a pick-up are shown, and nothing depends on them: they also measure the disk, the server
+and what else the machine does. On two cores that six programs used at once, the CPU time for a plain job varied by a
+tenth from drain to drain, its median over five drains by 4 %, and the rate by half.
+
+All figures are medians over the turns. In each turn the commit is measured twice, in different processes: how far it is
+from itself is the noise.
+
+All have the same Python and the same dependencies, and their processes check that the library is the one they are for.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from sqlalchemy import Engine
+
+from benchmarks.versions import ROOT, Lacking, Pair, pair
+
+_CPU = "CPU of the worker"
+_WIDTH = 40
+
+
+class Line(NamedTuple):
+    """A figure for each turn: of the commit, of the present sources, and of the commit again."""
+
+    name: str
+    unit: str
+    before: Sequence[float]
+    now: Sequence[float]
+    again: Sequence[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        turns = zip(self.before, self.now, self.again, strict=True)
+        return [2 * now / (before + again) for before, now, again in turns]
+
+    @property
+    def noise(self) -> list[float]:
+        return [again / before for before, again in zip(self.before, self.again, strict=True)]
+
+
+Measured = dict[tuple[str, str], float]
+"""By name and unit."""
+
+
+def _drain(pair: Pair, count: int) -> Measured:
+    drain = pair.drain(count)
+    return {(_CPU, "µs/job"): drain.cpu, ("drain", "jobs/s"): drain.rate}
+
+
+def _enqueue(pair: Pair, count: int) -> Measured:
+    return {("one by one", "jobs/s"): pair.enqueue(count)}
+
+
+def _pick_up(pair: Pair, count: int) -> Measured:
+    return {("p50", "ms"): pair.pick_up(count)}
+
+
+_MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
+    "plain": (_drain, 2),
+    "transactional": (_drain, 20),
+    "limited": (_drain, 20),
+    "coroutine": (_drain, 4),
+    "enqueue": (_enqueue, 100),
+    "pick-up": (_pick_up, 2000),
+}
+"""What is measured of each kind, and with what part of the jobs."""
+
+
+def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: float) -> None:
+    """Print each figure as soon as it is there. Raises where a job takes more than `at_most` times the CPU time."""
+    exceeding = list[str]()
+    with sources_of(revision) as sources:
+        click.echo(f"\n{'':<{_WIDTH}}  {revision[:10]:>10}  {'now':>10}  {'ratio':<19}  noise: {revision[:10]} again")
+        for kind, (measure, share) in _MEASURES.items():
+            try:
+                for line in _measure(server, kind, sources, measure, count // share, turns):
+                    click.echo(_shown(line))
+                    if line.name.endswith(_CPU) and statistics.median(line.ratios) > at_most:
+                        exceeding.append(line.name)
+            except Lacking as lacking:
+                click.echo(f"{kind}: left out, since {revision} lacks it ({lacking})")
+    if exceeding:
+        raise click.ClickException(f"more than {at_most:g} times that of {revision}: {', '.join(exceeding)}")
+
+
+@contextmanager
+def sources_of(revision: str) -> Generator[Path]:
+    """A temporary folder with the library as it was in that commit."""
+    git = ["git", "-C", str(ROOT)]
+    known = subprocess.run(
+        [*git, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if known.returncode != 0:
+        raise click.ClickException(
+            f"{revision!r} is no commit of the repository in {ROOT}: name one that `git log` shows. "
+            "Where the clone is shallow, `git fetch --unshallow` brings the others."
+        )
+    packed = subprocess.run([*git, "archive", known.stdout.strip(), "sqla_jobs"], capture_output=True, check=True)
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+        yield Path(folder).resolve()
+
+
+def _measure(
+    server: Engine, kind: str, sources: Path, measure: Callable[[Pair, int], Measured], count: int, turns: int
+) -> Iterator[Line]:
+    """Every other turn is the other way round."""
+    with ExitStack() as stack:
+        sides = [stack.enter_context(pair(server, kind, side)) for side in (sources, ROOT, sources)]
+        if kind != "enqueue":
+            for side in sides:
+                side.worker.ask("work")
+                measure(side, 1 + count // 4)  # the first time takes longer
+        found = [list[Measured]() for _ in sides]
+        for turn in range(turns):
+            for number in (0, 1, 2) if turn % 2 else (2, 1, 0):
+                found[number].append(measure(sides[number], count))
+    for name, unit in found[0][0]:
+        before, now, again = ([measured[name, unit] for measured in side] for side in found)
+        yield Line(f"{kind}: {name}", unit, before, now, again)
+
+
+def _shown(line: Line) -> str:
+    before, now = (statistics.median(figures) for figures in ([*line.before, *line.again], line.now))
+    figures = "  ".join(f"{figure:>10,.{0 if figure >= 100 else 1}f}" for figure in (before, now))
+    return f"{f'{line.name}, {line.unit}':<{_WIDTH}}  {figures}  {_spread(line.ratios):<19}  {_spread(line.noise)}"
+
+
+def _spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

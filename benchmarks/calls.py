@@ -1,0 +1,81 @@
+"""How many functions a worker calls for a job: `python -m benchmarks.calls [KIND ...]` names them, sorted by calls.
+
+Unlike a time this is the same on every machine, and while others use it, to one in a hundred.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from sqlalchemy import Engine
+
+from benchmarks import work
+from benchmarks.report import Figure
+from benchmarks.versions import KINDS, ROOT, pair
+
+_DRAINS = 6
+_COUNTS = {"plain": 5000, "transactional": 1000, "limited": 2000, "coroutine": 3000}
+
+
+class CallsOfAJob(NamedTuple):
+    """On average."""
+
+    python: float
+    in_c: float
+    """Of functions in C, by functions in Python."""
+    functions: list[tuple[str, float]]
+    """Those in Python, by file and name, and how often each is called."""
+
+
+def count_calls(server: Engine, kind: str, sources: Path = ROOT) -> CallsOfAJob:
+    """In the threads of one worker, during the drain that needs the fewest of several.
+
+    Nearly all calls are made once a job. The others are made for each batch of claims and ends, and there are more
+    batches while the machine is busy with something else; hence the drain that needs the fewest. The first one, which
+    begins with small batches, does not count.
+    """
+    count, drains = _COUNTS[kind], list[Counter[str]]()
+    with pair(server, kind, sources) as both:
+        both.worker.ask("count_calls")
+        both.worker.ask("work")
+        before = Counter[str]()
+        for _ in range(1 + _DRAINS):
+            both.drain(count)
+            so_far = Counter[str](both.worker.ask("calls"))
+            drains.append(so_far - before)
+            before = so_far
+    fewest = min(drains[1:], key=lambda calls: calls.total() - calls[""])
+    in_c = fewest.pop("")
+    functions = [(function, number / count) for function, number in fewest.most_common()]
+    return CallsOfAJob(fewest.total() / count, in_c / count, functions)
+
+
+def measure(server: Engine) -> Iterator[Figure]:
+    for kind in KINDS:
+        yield Figure("calls of Python functions", kind, "calls/job", count_calls(server, kind).python)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("kinds", metavar="[KIND ...]", nargs=-1, type=click.Choice(KINDS))
+@click.option("--least", default=0.02, help="Leave out functions that are called less often for a job.")
+@click.option("--sources", type=click.Path(file_okay=False, path_type=Path), default=ROOT, help="Of another version.")
+def main(kinds: Sequence[str], least: float, sources: Path) -> None:
+    """Count the calls of Python functions, in the threads of a worker, for each job of a KIND.
+
+    Kinds are plain, transactional, limited and coroutine; all of them unless some are given.
+    """
+    with work.database() as engine:
+        for kind in kinds or KINDS:
+            calls = count_calls(engine, kind, sources.resolve())
+            click.echo(f"{kind}: {calls.python:.1f} calls a job of functions in Python, {calls.in_c:.1f} in C")
+            for function, number in calls.functions:
+                if number >= least:
+                    click.echo(f"{number:10.3f}  {function}")
+
+
+if __name__ == "__main__":
+    main()

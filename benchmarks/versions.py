@@ -1,0 +1,138 @@
+"""Programs of `benchmarks.portable` with the library of some folder of sources, on a database of their own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from sqlalchemy import Engine, create_engine, text
+
+from benchmarks import portable
+
+ROOT = Path(__file__).parent.parent
+KINDS = ("plain", "transactional", "limited", "coroutine")
+_numbers = itertools.count()
+_PATIENCE = 120.0
+_CLAIMED = text("SELECT last_value - (NOT is_called)::int FROM sqla_runs_id_seq")
+_RAN = text("SELECT count(*), extract(epoch FROM clock_timestamp() - min(started_at)) FROM sqla_runs")
+
+
+class Drain(NamedTuple):
+    rate: float
+    """Jobs a second from the first start to the last end, by the server's clock."""
+    cpu: float
+    """Microseconds of the worker's processor for each job."""
+
+
+class Lacking(Exception):
+    """A version does not know this kind of task; the message is its own."""
+
+
+class Program:
+    """One that waits for commands."""
+
+    def __init__(self, sources: Path, engine: Engine, kind: str) -> None:
+        url = engine.url.render_as_string(hide_password=False)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", portable.__file__, url, kind],
+            env={**os.environ, "PYTHONPATH": str(sources)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        found = self.ask("where")
+        assert found == str(sources / "sqla_jobs"), f"it runs with {found} instead of {sources}"
+
+    def ask(self, command: str, *numbers: int) -> Any:
+        said, heard = self._process.stdin, self._process.stdout
+        assert said is not None
+        assert heard is not None
+        print(command, *numbers, file=said, flush=True)
+        if answer := heard.readline():
+            return json.loads(answer)
+        raise click.ClickException(f"a program of the benchmark ended before its answer to {command!r}")
+
+    def stop(self) -> None:
+        with self._process:  # closes the pipes
+            self._process.terminate()
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+
+class Pair:
+    """A worker, which does not work yet, and a client, in processes of their own, on an empty database."""
+
+    def __init__(self, worker: Program, client: Program, engine: Engine) -> None:
+        self.worker = worker
+        self.client = client
+        self._engine = engine
+
+    def drain(self, count: int) -> Drain:
+        """Enqueue so many in one transaction. The worker is idle, and begins them as that commits."""
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("TRUNCATE sqla_jobs, sqla_runs"))
+            claimed = connection.execute(_CLAIMED).scalar_one()
+            used = self.worker.ask("usage")
+            self.client.ask("fill", count)
+            deadline, number, took = time.monotonic() + _PATIENCE, 0, 0.0
+            while number < count:
+                if time.monotonic() > deadline:
+                    raise click.ClickException(f"{number} of {count} jobs are done after {_PATIENCE:g} s")
+                time.sleep(0.01)
+                if connection.execute(_CLAIMED).scalar_one() >= claimed + count:
+                    number, took = connection.execute(_RAN).one()
+            return Drain(count / float(took), 1e6 * (self.worker.ask("usage") - used) / count)
+
+    def enqueue(self, count: int) -> float:
+        """Jobs a second, each in a transaction of its own."""
+        return count / float(self.client.ask("one_by_one", count))
+
+    def pick_up(self, count: int) -> float:
+        """Milliseconds from before the enqueue of a job until it begins on an idle worker, the median."""
+        self.worker.ask("forget")
+        enqueued: list[float] = self.client.ask("spread_out", count)
+        deadline, begun = time.monotonic() + _PATIENCE, list[float]()
+        while len(begun := self.worker.ask("begun")) < count:
+            if time.monotonic() > deadline:
+                raise click.ClickException(f"{len(begun)} of {count} jobs are picked up after {_PATIENCE:g} s")
+            time.sleep(0.01)
+        return 1000 * statistics.median(after - before for before, after in zip(enqueued, begun, strict=True))
+
+
+@contextmanager
+def pair(server: Engine, kind: str, sources: Path = ROOT) -> Generator[Pair]:
+    """With the library of these sources, whose tables are those that it creates. Raises `Lacking`."""
+    with ExitStack() as stack:
+        engine = stack.enter_context(_database(server))
+        worker, client = (Program(sources, engine, kind) for _ in range(2))
+        for program in (worker, client):
+            stack.callback(program.stop)
+            if lacking := program.ask("declare"):
+                raise Lacking(lacking)
+        client.ask("create")
+        yield Pair(worker, client, engine)
+
+
+@contextmanager
+def _database(server: Engine) -> Generator[Engine]:
+    name = f"sqla_jobs_benchmark_{os.getpid()}_{next(_numbers)}"
+    with server.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        engine = create_engine(server.url.set(database=name))
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

@@ -1,0 +1,57 @@
+"""docs/performance.md holds figures of this code, or of code that is not much older, written by one command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import click
+import pytest
+
+from benchmarks import page, report
+from benchmarks.__main__ import SECTIONS
+from benchmarks.report import Figure
+from tests.conftest import ROOT
+
+MOST = 60
+"""Commits between the one that was measured and the present one."""
+
+
+def git(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=False)
+
+
+def test_the_page_names_the_commit_that_was_measured_and_it_is_recent() -> None:
+    (named,) = re.findall(r"commit `([0-9a-f]+)`", page.PAGE.read_text(encoding="utf-8"))
+    assert len(named) == 40
+    if not ROOT.joinpath(".git").exists():
+        return  # an unpacked source distribution has no commits to compare with
+    counted = git("rev-list", "--count", f"{named}..HEAD")
+    assert counted.returncode == 0, f"there is no commit {named}: is this a shallow clone? {counted.stderr}"
+    assert int(counted.stdout) <= MOST, "measure again: python -m benchmarks --write"
+
+
+def test_the_page_has_a_place_for_each_section_with_figures_in_it() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    for section in SECTIONS:
+        (figures,) = re.findall(rf"<!-- {section} -->\n\n(.+?)\n\n<!-- /{section} -->", text, re.DOTALL)
+        assert re.search(r"^\| .+ \| [\d.,]+ \S+", figures, re.MULTILINE), section
+
+
+def test_figures_are_written_between_their_comments_and_again_over_the_old_ones() -> None:
+    speed = [
+        Figure("enqueue", "one by one", "jobs/s", 1451.2, 1755.4),
+        Figure("pick-up", "p50", "ms", 4.0, 2.0, less_is_better=True),
+        Figure("pick-up", "alone", "ms", 3.0),
+    ]
+    table = (
+        "| enqueue | sqla_jobs | beside | |\n| --- | --- | --- | --- |\n| one by one | 1,451 jobs/s | 1,755 | 83% |\n\n"
+        "| pick-up | sqla_jobs | beside | |\n| --- | --- | --- | --- |\n| p50 | 4 ms | 2 | 50% |\n"
+        "| alone | 3 ms |  |  |"
+    )
+    assert report.markdown(speed) == table
+    once = page.filled("before <!-- speed --><!-- /speed --> after", {"speed": table})
+    assert once == f"before <!-- speed -->{table}<!-- /speed --> after"
+    assert page.filled(once, {"speed": table}) == once
+    with pytest.raises(click.ClickException, match="the page has no place for 'cost': put <!-- cost -->"):
+        page.filled(once, {"cost": ""})

@@ -1,0 +1,32 @@
+"""What a job costs, as a number that is the same on every machine: calls of Python functions in a worker's threads.
+
+`python -m benchmarks.calls` names the functions.
+"""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine
+
+from benchmarks.calls import count_calls
+from benchmarks.versions import KINDS
+
+MOST = {
+    "plain": 57,
+    "transactional": 690,
+    "limited": 310,
+    "coroutine": 94,
+}
+"""Lowered whenever the code gets better. Each is what was measured and a little more, for batches of another size."""
+
+
+def test_each_kind_has_its_bound() -> None:
+    assert tuple(MOST) == KINDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_job_takes_no_more_calls_than_it_did(engine: Engine, kind: str) -> None:
+    calls = count_calls(engine, kind)
+    most_called = "\n".join(f"{number:10.3f}  {function}" for function, number in calls.functions[:60])
+    assert calls.python <= MOST[kind], most_called
