@@ -25,16 +25,18 @@ class Bookkeeping:
         self._attempts = attempts
         self._counters = counters
         self._events = events
-        self._tell_started: Callable[[Attempt], None] | None = events.started
+        self._tell_started = events.started
+        self.started: Callable[[Attempt], None] | None = None
+        """To be called as a run begins; None if nobody wants to know."""
+        if self._tell_started is not None or counters.is_wanted:
+            self.started = self._on_started
 
     def inform(self, claimer: Claimer, limited: LimitedClaimer) -> None:
         """These are told from now on."""
         self._claimer, self._limited = claimer, limited
 
-    def started(self, held: Attempt) -> None:
-        """A run begins."""
-        if self._counters.is_wanted:
-            self._counters.begun(held.job.task, held.waited)
+    def _on_started(self, held: Attempt) -> None:
+        self._counters.begun(held.job.task, held.waited)
         if self._tell_started is not None:
             self._tell_started(held)
 
