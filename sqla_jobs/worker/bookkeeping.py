@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed, Lease, RunEnd
-from sqla_jobs.rules.outcomes import Outcome
+from sqla_jobs.rules.outcomes import SUCCEEDED
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.worker.attempts import Attempts
@@ -42,29 +42,43 @@ class Bookkeeping:
 
     def succeeded(self, held: Attempt) -> None:
         """The transaction of a run is committed, and its end with it."""
-        self._events.succeeded(held)
-        self._free_gates(held.job)
-        self._attempts.count(self._attempts.remove(held.job.run_id))
-        if self._counters.is_wanted:
-            self._counters.ended([held.ended(Outcome.succeeded())])
+        ends = [held.ended(SUCCEEDED)]
+        self._events.ended(ends)
+        self._remove(ends)
 
     def settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
         """The ends are stored, or their leases are lost; `stored` are those that are stored as they are."""
         self._events.ended(stored)
-        ended: list[RunEnd] = []
-        for end in ends:
-            outcome = end.outcome
-            self._free_gates(end.lease)
-            if self._attempts.remove(end.lease.run_id) and outcome.kind != "released":
-                ended.append(end)
+        self._remove(ends)
+        for outcome in [end.outcome for end in ends if end.outcome is not SUCCEEDED]:
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
             elif outcome.kind == "released":
                 self._limited.wake()
-        self._attempts.count(len(ended))
-        self._counters.ended(end for end in ended if end.outcome != RESCUED)
 
-    def _free_gates(self, lease: Lease | Claimed) -> None:
-        """Its places are free. Called before it leaves the table of attempts, so that `drain` misses neither."""
-        if isinstance(lease, Claimed):
-            self._limited.ended(lease)
+    def _remove(self, ends: list[RunEnd]) -> None:
+        self._free_places([end.lease for end in ends])  # before they leave the table, so that `drain` misses neither
+        ended = [end for end in self._attempts.remove(ends) if end.outcome.kind != "released"]
+        self._attempts.count(len(ended))
+        if self._counters.is_wanted:
+            counted = [end for end in ended if end.outcome != RESCUED]
+            if self.started is None:  # when the worker started nobody wanted to know
+                for end in counted:
+                    self._counters.begun(end.lease.task, _waited(end))
+            self._counters.ended(counted)
+
+    def _free_places(self, leases: list[Lease | Claimed]) -> None:
+        plain: dict[str, Claimed] = {}
+        for lease in leases:
+            if isinstance(lease, Claimed):
+                if lease.gates:
+                    self._limited.ended(lease)
+                else:
+                    plain[lease.queue] = lease
+        for one in plain.values():  # of such jobs a single one a queue says it all
+            self._limited.ended(one)
+
+
+def _waited(end: RunEnd) -> float:
+    """Seconds that its job was due before it began."""
+    return (end.lease.waited if isinstance(end.lease, Claimed) else 0.0) + end.started
