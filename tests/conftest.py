@@ -17,6 +17,7 @@ from sqlalchemy import Engine, MetaData, create_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
+from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.testing.databases import Databases
 from tests import shop
 from tests.helpers import wait_until
@@ -59,6 +60,19 @@ def no_process_left() -> Iterator[None]:
     with suppress(AssertionError):
         wait_until(lambda: not left())
     assert left() == []
+
+
+@pytest.fixture(autouse=True)
+def no_polls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers and clocks of this process do not poll: what waits for a poll hangs. Polls are for lost messages."""
+    if request.node.get_closest_marker("polls"):
+        return
+    checked = Settings.checked
+
+    def without_polls(*args: Any, **options: Any) -> Settings:
+        return checked(*args, **{**options, "poll": 3600})
+
+    monkeypatch.setattr(Settings, "checked", without_polls)
 
 
 @pytest.fixture(scope="session")

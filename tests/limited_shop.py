@@ -66,6 +66,14 @@ def rated(n: int) -> None:
     pass
 
 
+@jobs.task(limits=ConcurrencyLimit(1000, key="key"))
+def wide(key: int, n: int) -> None: ...
+
+
+@jobs.task(limits=RateLimit(100, per=1.0))
+def fast(n: int) -> None: ...
+
+
 @jobs.task(limits=RateLimit(5, per=1.0, key="account"))
 def paced(account: int) -> None:
     pass

@@ -1,6 +1,11 @@
-WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now) SELECT pg_notify(%(channel)s, %(what)s) WHERE
-    EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL) AND EXISTS (SELECT
-    FROM unnest(CAST(%(gates)s AS text[]), CAST(%(ended)s AS int[])) e (gate, ended) WHERE ((SELECT CASE
+WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now)
+SELECT pg_notify(%(channel)s, %(what)s)
+WHERE EXISTS (
+    SELECT FROM unnest(CAST(%(gates)s AS text[]), CAST(%(ended)s AS int[])) e (gate, ended)
+    CROSS JOIN LATERAL (SELECT CASE WHEN left(e.gate, 1) = '@' THEN (SELECT greatest(0, l.running - (SELECT
+    count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state = 'running' AND h.queue = substr(e.gate, 2) LIMIT
+    l.running) holders))
+      FROM sqla_limits l WHERE l.gate = '@' || substr(e.gate, 2) AND l.running IS NOT NULL) ELSE ((SELECT CASE
         WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total
     FROM sqla_starts s WHERE s.gate = e.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
@@ -29,4 +34,8 @@ WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now) SELECT pg_notify(%
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (e.gate, CASE WHEN strpos(e.gate,
     '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l))[1] <= e.ended)
+        ORDER BY length(l.gate) DESC LIMIT 1) l))[1] END AS free OFFSET 0) r
+    WHERE r.free BETWEEN 1 AND e.ended * (SELECT count(*) FROM sqla_processes WHERE kind = 'worker')
+      AND (EXISTS (SELECT FROM sqla_jobs j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL) OR
+    left(e.gate, 1) = '@' AND EXISTS (SELECT FROM sqla_jobs j WHERE j.state = 'queued' AND j.queue =
+    substr(e.gate, 2))))

@@ -14,7 +14,7 @@ from sqla_jobs.database.driver import committed_together, driver
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
 from sqla_jobs.queries.expressions import Tables, quoted
-from sqla_jobs.queries.gates import MOMENT, filled_in, free, last_start
+from sqla_jobs.queries.gates import MOMENT, filled_in, free, last_start, queue_free
 from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, ClaimLimited, Floors, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.rules.checks import DAY
@@ -114,19 +114,30 @@ class ClaimLocked:
 
 
 class TellOthers(RenderedStatement):
-    """Has all listeners look again, if a gate was full and any job waits behind gates."""
+    """Has all listeners look again, if a gate or a queue was full, has room now, and jobs wait."""
 
     def __call__(self, connection: Connection, channel: str, ended: Mapping[str, int]) -> None:
-        """A gate was full if it has room for no more jobs now than have `ended` behind it of late."""
+        """`ended` are places by gate, or by queue as `@mail`, that nobody has taken since jobs ended in this process.
+
+        One was full if it has room for no more jobs than would have ended in all workers at that pace.
+        """
         values = {"gates": names(tuple(ended)), "ended": numbers(ended.values())}
         self._run(connection, {"channel": channel, "what": LIMITS, **values})
 
     def sql(self) -> Any:
-        waiting = "SELECT FROM {jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
-        gates = "unnest(CAST(:gates AS text[]), CAST(:ended AS int[])) e (gate, ended)"
-        freed = f"SELECT FROM {gates} WHERE {free('e.gate')} <= e.ended"
-        tell = f"SELECT pg_notify(:channel, :what) WHERE EXISTS ({waiting}) AND EXISTS ({freed})"
-        return filled_in(f"WITH {MOMENT} {tell}", self.tables)
+        room = f"CASE WHEN left(e.gate, 1) = '@' THEN {queue_free('substr(e.gate, 2)')} ELSE {free('e.gate')} END"
+        behind_gates = "SELECT FROM {jobs} j WHERE j.state LIKE 'queued' AND j.gates IS NOT NULL"
+        in_queue = "SELECT FROM {jobs} j WHERE j.state = 'queued' AND j.queue = substr(e.gate, 2)"
+        return filled_in(
+            f"""WITH {MOMENT}
+SELECT pg_notify(:channel, :what)
+WHERE EXISTS (
+    SELECT FROM unnest(CAST(:gates AS text[]), CAST(:ended AS int[])) e (gate, ended)
+    CROSS JOIN LATERAL (SELECT {room} AS free OFFSET 0) r
+    WHERE r.free BETWEEN 1 AND e.ended * (SELECT count(*) FROM {{processes}} WHERE kind = 'worker')
+      AND (EXISTS ({behind_gates}) OR left(e.gate, 1) = '@' AND EXISTS ({in_queue})))""",
+            self.tables,
+        )
 
 
 class ForgetStarts(RenderedStatement):

@@ -199,6 +199,11 @@ def ordered_gate(gates: Sequence[str]) -> str | None:
     return next((gate for gate in gates if gate.startswith("!")), None)
 
 
+def holds_a_place(gate: str) -> bool:
+    """Whether a job holds a place behind the gate from its start to its end. A rate counts starts alone."""
+    return gate[0] in "#!"
+
+
 def described(gate: str) -> str:
     """A gate, or a row of limits, in words: mail.send of key 17."""
     name, keyed, key = gate[1:].partition("=")

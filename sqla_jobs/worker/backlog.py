@@ -92,6 +92,7 @@ class Backlog:
 
     def room_behind_gates(self) -> int:
         """How many jobs to claim from behind gates: for slots that are free, or soon will be at the recent rate."""
+        self.is_wanted = True  # first: a slot that becomes free after the look at them says so
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
         self.is_wanted = room == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.queries import Claimed, Lease, RunEnd
+from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import SUCCEEDED
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.storing import RESCUED
@@ -54,10 +54,11 @@ class Bookkeeping:
             if outcome.delay is not None:
                 self._claimer.expect(outcome.delay)
             elif outcome.kind == "released":
-                self._limited.wake()
+                self._limited.heard()
 
     def _remove(self, ends: list[RunEnd]) -> None:
-        self._free_places([end.lease for end in ends])  # before they leave the table, so that `drain` misses neither
+        # first their places are free, so that `drain` misses neither the jobs here nor those that wait for these
+        self._limited.ended([end.lease for end in ends if isinstance(end.lease, Claimed)])
         ended = [end for end in self._attempts.remove(ends) if end.outcome.kind != "released"]
         self._attempts.count(len(ended))
         if self._counters.is_wanted:
@@ -66,17 +67,6 @@ class Bookkeeping:
                 for end in counted:
                     self._counters.begun(end.lease.task, _waited(end))
             self._counters.ended(counted)
-
-    def _free_places(self, leases: list[Lease | Claimed]) -> None:
-        plain: dict[str, Claimed] = {}
-        for lease in leases:
-            if isinstance(lease, Claimed):
-                if lease.gates:
-                    self._limited.ended(lease)
-                else:
-                    plain[lease.queue] = lease
-        for one in plain.values():  # of such jobs a single one a queue says it all
-            self._limited.ended(one)
 
 
 def _waited(end: RunEnd) -> float:

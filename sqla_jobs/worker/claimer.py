@@ -84,7 +84,7 @@ class Claimer:
     def heard(self, queue: str) -> bool:
         """New jobs were enqueued in `queue`; "" is any queue. Returns at once whether slots are free for them."""
         if self._limited.is_meant(queue):
-            self._limited.wake()
+            self._limited.heard()
         if not queue.endswith(LIMITS):
             return self._is_heard(queue)
         if queue != LIMITS:  # it may have a short delay
@@ -115,7 +115,7 @@ class Claimer:
             self._look_for_plain(queue)
         finally:
             if self._limited.is_meant(queue):  # not before: it would compete with the claim that is to be fast
-                self._limited.wake()
+                self._limited.heard()
 
     def _look_for_plain(self, queue: str) -> None:
         if not self._expect_in(queue):
@@ -205,7 +205,7 @@ class Claimer:
         with self._attempts.claiming:
             has_promoted = self._lookout.promote(now)
         if has_promoted:
-            self._limited.wake()
+            self._limited.heard()
             for lane in self._lanes:
                 lane.wake()
         else:

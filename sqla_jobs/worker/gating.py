@@ -25,6 +25,8 @@ from sqla_jobs.tasks.declaration import Declaration
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_SOON, _SELDOM = 1.0, 5.0
+"""Seconds between two looks for jobs that lack gates: after news, and without news."""
 _FORGET = 3600.0
 """Seconds between two deletions of old starts."""
 
@@ -54,6 +56,10 @@ class Gating:
         self._by_operators: dict[str, list[str]] = {}
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
+        self._news: object = None
+        """The news at the last look."""
+        self._gave = self._left = 0
+        """To how many jobs the last look gave gates, and how many it left without."""
 
     @property
     def is_limited(self) -> bool:
@@ -71,16 +77,31 @@ class Gating:
             declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
             self._has_rows = session.scalars(select(models.Limit).limit(1)).first() is not None
 
-    def look(self, begin: Begin, now: float, *, after: float = 0.0) -> None:
-        """Read the operators' limits and give gates to jobs that lack some, if the last time is `after` seconds ago.
+    def due_at(self, news: object) -> float:
+        """When to look next without being woken, by `time.monotonic()`. Infinite where no job is known to lack any."""
+        return self._due_at(news) if news is not self._news or self._gave or self._left else math.inf
+
+    def _due_at(self, news: object) -> float:
+        after = 0.0 if self._gave else _SELDOM if news is self._news else _SOON
+        return self._looked_at + max(after, self._rest)
+
+    def look_if_due(self, begin: Begin, news: object) -> bool:
+        """`look`, some time after the last one. Returns whether jobs may start now that could not before."""
+        if time.monotonic() < self._due_at(news):
+            return False
+        return self.look(begin, news)
+
+    def look(self, begin: Begin, news: object = None) -> bool:
+        """Read the operators' limits and give gates to jobs that lack some.
 
         Running jobs get them before waiting ones: no job starts behind a gate before all that run are counted.
+        Returns whether jobs may start now that could not before.
         """
-        if now < self._looked_at + max(after, self._rest):
-            return
+        before = self.queues, self.held_up
         self._looked_at = -math.inf  # if this fails, the next look does it: nothing is claimed before
-        self._look(begin, now)
-        self._looked_at = now
+        self._look(begin, time.monotonic())
+        self._looked_at, self._news = time.monotonic(), news
+        return self._gave > 0 or before != (self.queues, self.held_up)
 
     def _look(self, begin: Begin, now: float) -> None:
         found: dict[str, list[str]] = {}
@@ -100,16 +121,17 @@ class Gating:
             for name, declaration in self._declarations.items()
             if (number := len(declaration.gates) + len(self._added_by_operators(declaration)))
         }
+        self.held_up, self._gave, self._left, self._rest = set(), 0, 0, 0.0
         if not expected:
-            self.held_up = set()
             return
         began = time.monotonic()
         with begin() as connection:
             ungated = self._queries.ungated(connection, expected, self._queues)
         self.held_up = self._count_running(begin, expected, [one for one in ungated if one.is_running])
-        given = self._give(begin, [one for one in ungated if not one.is_running])
-        took = time.monotonic() - began
-        self._rest = 0.0 if given or self.held_up else 20 * took
+        self._gave = self._give(begin, [one for one in ungated if not one.is_running])
+        self._left = len(ungated) - self._gave
+        if not self._gave and not self.held_up:
+            self._rest = 20 * (time.monotonic() - began)
 
     def _count_running(self, begin: Begin, expected: Mapping[str, int], running: Sequence[Ungated]) -> set[str]:
         """Give gates to running jobs. Returns the tasks that share a limit with a job whose row cannot be changed."""

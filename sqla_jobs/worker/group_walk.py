@@ -8,49 +8,94 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.queries.limited import Gates
+from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
 
 _Claim = Callable[[Among], list[Claimed]]
+_NEVER = object()
+_GATHER = 0.003
+"""Seconds that slots are waited for after a claim, at most: the lock of limits allows some 1,200 claims a second."""
 
 
 class GroupWalk:
     """Goes round the groups of a queue, the jobs with the same gates. One thread at a time uses it."""
 
-    def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], queue: str) -> None:
+    def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], backlog: Backlog) -> None:
+        self.backlog = backlog
+        self.is_first_fill = True
+        """The next claim that takes all it had room for is the first since a rest: there may be more for others."""
+        self.free: Mapping[Gates, int | None] = {}
+        """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
         self._engine = claiming.engine
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside
         self._liveness = claiming.liveness
         self._gating = gating
         self._tasks = tasks
-        self._queue = queue
+        self._queue = backlog.name
         self._cursor = "{}"
         self._floors = GateFloors()
         self._is_plain_first = False
-        self.free: Mapping[Gates, int | None] = {}
-        """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
-        self.next_at: float = math.inf
-        """When a rate that the last claim found used up lets one more start, by `time.monotonic()`."""
+        self._began: object = _NEVER
+        """The news with which the present round began, if it has claimed nothing so far."""
+        self._rested: object = _NEVER
+        """The news with which the last whole round began that claimed nothing."""
+        self._small_at = 0.0
+        """When a claim of few jobs is worth its lock, by `time.monotonic()`."""
+        self._batch_at = math.inf
+        """When to claim few jobs after all, where that waits for more slots."""
+        self._rate_at = math.inf
+        """When a rate that the present round found used up lets one more start, by `time.monotonic()`."""
+
+    def rests(self, news: object) -> bool:
+        """Whether nothing can start: a whole round claimed nothing and began after the last news."""
+        return self._rested is news and time.monotonic() < self._again_at
+
+    def wakes_at(self, news: object) -> float:
+        """When to look without being woken, by `time.monotonic()`. Infinite where only a slot is waited for."""
+        return self._again_at if self.rests(news) else self._batch_at
 
     @property
-    def is_at_start(self) -> bool:
-        """Whether the next claim begins a new round."""
-        return self._cursor == "{}"
+    def _again_at(self) -> float:
+        return min(self._rate_at, self._floors.sweep_at)
 
-    @property
-    def sweep_at(self) -> float:
-        """When the next sweep is due, by `time.monotonic()`. Infinite while no floor hides anything."""
-        return self._floors.sweep_at
+    def room(self, news: object) -> int:
+        """How many jobs to claim now. 0 right after a claim while few slots are free: more will be in a moment."""
+        now = time.monotonic()
+        self._batch_at = math.inf
+        if self.rests(news):
+            self.backlog.is_wanted = False
+            return 0
+        self.backlog.measure(now)
+        room = self.backlog.room_behind_gates()
+        if 0 < 2 * room < self.backlog.concurrency and now < self._small_at:
+            self._batch_at = self._small_at
+            return 0
+        return room
+
+    def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
+        """Claim at most `room` jobs, of the groups in `hints` first. A limited queue gives jobs without gates too."""
+        if self._cursor == "{}":
+            self._began, self._rested, self._rate_at = news, _NEVER, math.inf
+        began = time.monotonic()
+        claimed = self._claim(room, hints)
+        if claimed:
+            self._began = _NEVER
+            ended = time.monotonic()
+            self._small_at = ended + min(ended - began, _GATHER)
+        elif self._cursor == "{}":
+            self._rested, self.is_first_fill = self._began, True
+        return claimed
 
     def forget(self) -> None:
-        """Forget the floors after an error: another server may have taken over."""
+        """Forget the floors and the present round after an error: another server may have taken over."""
         self._floors.forget()
+        self._began = _NEVER
 
-    def claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
-        """Claim at most `room` jobs, of the groups in `hints` first. A limited queue gives jobs without gates too."""
-        left, self.next_at, self.free = room, math.inf, {}
+    def _claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
+        left = room
         tasks = [task for task in self._tasks if task not in self._gating.held_up]
 
         def claim(which: Among) -> list[Claimed]:
@@ -70,6 +115,8 @@ class GroupWalk:
 
         def behind_gates(which: Among) -> list[Claimed]:
             began = time.monotonic()
+            if began >= self._floors.sweep_at and self._cursor != "{}":
+                self._began = _NEVER  # the round has passed over what this sweep is to find
             with self._engine.connect() as connection:
                 look = self._queries.claim_limited(
                     connection,
@@ -86,7 +133,7 @@ class GroupWalk:
             self._cursor = look.cursor
             self.free = look.free
             if look.next_in is not None:
-                self.next_at = min(self.next_at, time.monotonic() + look.next_in)
+                self._rate_at = min(self._rate_at, time.monotonic() + look.next_in)
             return look.claimed
 
         def candidates(which: Among) -> list[int]:

@@ -1,86 +1,56 @@
-"""Claims jobs from behind gates, for slots that are free or soon will be, in a thread of its own."""
+"""Claims jobs from behind limits, for slots that are free or soon will be, in a thread of its own."""
 
 from __future__ import annotations
 
-import logging
-import math
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.limited import Gates
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
-from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.freed_places import FreedPlaces
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.group_walk import GroupWalk
 
-log: logging.Logger = logging.getLogger("sqla_jobs.worker")
-
-_ROUND = 0.05
-"""Seconds after which a look at the groups of a queue stops. The next one goes on from there."""
+_UNSURE = 0.05
+"""Seconds between two looks while the last heartbeat is too old to claim anything."""
 _POLLS = 3.9
 """Polls between two looks without a reason."""
-_SOON, _SELDOM = 1.0, 5.0
-"""Seconds between two looks for jobs that lack gates: after news, and without news."""
-_TELL = 0.1
-"""Seconds between two messages to other workers about free places, at least."""
-_MOST = 100_000
-"""Groups that are known to be never full, at most."""
-_REST = 4
-"""The pause after an unfinished round, in multiples of its length."""
-
-
-@dataclass
-class _Lane:
-    backlog: Backlog
-    walk: GroupWalk
-    seen: int = 0
-    """The value of `_heard` when the last complete round through its groups began."""
-    round: int = 0
-    """The value of `_heard` when the present round began."""
 
 
 class LimitedClaimer:
-    """Claims behind gates: after an enqueue, after an end here, when a rate lets one more start, and every few polls.
+    """Claims behind limits. It looks, and looks again while anything was claimed.
+
+    A queue rests after a whole round through its groups that claimed nothing and began after the last news. News,
+    such as an enqueue, an end or a changed limit, wakes every queue; a rate that lets one more job start wakes its
+    own; a slot that becomes free continues the round of a queue that does not rest. Polls are for lost messages.
 
     It does nothing while neither code nor an operator limits anything.
     """
 
     def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str]) -> None:
         shared = claiming.shared
-        self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
-        self._channel = shared.models.channel
         self._engine = claiming.engine
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
         self._gating = gating
-        self._lanes = [_Lane(lane, GroupWalk(claiming, gating, tuple(tasks), lane.name)) for lane in claiming.lanes]
-        self._tell_at = self._help_at = 0.0
-        self._freed = deque[Gates]()
-        """The groups of jobs that ended here, the oldest first. They are looked at before all others."""
-        self._never_full = set[Gates]()
-        """Groups whose gates admit more jobs than all workers have slots: nothing waits for the end of one."""
+        self._freed = FreedPlaces(claiming)
+        self._walks = [GroupWalk(claiming, gating, tuple(tasks), lane) for lane in claiming.lanes]
+        self._news: object = None
+        """Another object at each news: a round that ends with the one with which it began has missed nothing."""
         self._poll_at = 0.0
-        self._gated = -1
-        """The value of `_heard` at the last look for jobs that lack gates."""
-        self._heard = 0
-        """How many times there was news: a reason to look through all groups."""
-        self._refilled = set[Gates]()
-        """Groups of which a job was claimed in this look."""
-        self._next_at = math.inf
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.Lock()
-        self._patience = RetryLoop("claiming behind limits", self._stopping)
+        self._retry = RetryLoop("claiming behind limits", self._stopping)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-limited", daemon=True)
 
     def start(self) -> None:
@@ -97,40 +67,49 @@ class LimitedClaimer:
     @property
     def trouble(self) -> str | None:
         """Why it cannot claim now; `None` where the last try went well."""
-        return self._patience.trouble
+        return self._retry.trouble
 
-    def wake(self) -> None:
-        """Look through all groups: there may be jobs that can start, or a slot is free."""
+    def heard(self) -> None:
+        """There is news: jobs that could not start before may start now."""
         if self._is_of_use:
-            self._heard += 1
+            self._news = object()
             self._wake.set()
+
+    def slot_freed(self) -> None:
+        """A slot became free in a queue that does not rest."""
+        self._wake.set()
 
     def is_meant(self, what: str) -> bool:
         """Whether a message may be of limited jobs: those that only an operator limits are told of as plain ones."""
         return not what or what.endswith(LIMITS) or self._gating.by_operators
 
     def poll(self) -> None:
-        """Look at some groups every four polls, to find what no message told of."""
+        """Take every fourth poll for news, to find what no message told of."""
         now = time.monotonic()
-        if self._is_of_use and now >= self._poll_at:
+        if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
-            self._wake.set()
+            self.heard()
 
-    def ended(self, job: Claimed) -> None:
-        """The end of the job is stored: its places behind its gates and in its queue are free."""
-        may_be_awaited = bool(job.gates) and job.gates not in self._never_full
-        if may_be_awaited:
-            self._freed.append(job.gates)
-        if may_be_awaited or job.queue in self._gating.queues:
-            self.wake()
+    def ended(self, jobs: Sequence[Claimed]) -> None:
+        """The ends of these jobs are stored: their places behind their limits and in their queues are free."""
+        queues = self._gating.queues
+        limited = [job for job in jobs if job.gates or job.queue in queues]
+        added = [self._freed.add(job, is_queue_limited=job.queue in queues) for job in limited]
+        if any(added):
+            self.heard()
 
     def claim_some(self) -> bool:
-        """Claim in the calling thread. Returns False if no thread has claimed anything and all news was seen."""
+        """Claim in the calling thread. Returns False if no thread has claimed anything and no queue has anything."""
         if not self._is_of_use:
             return False
-        self._heard += 1
-        self._gating.look(self._engine.begin, time.monotonic())
-        return self._look() or len(self._attempts) > 0 or any(lane.seen != self._heard for lane in self._lanes)
+        self._news = object()
+        self._gating.look(self._engine.begin, self._news)
+        return self._look() or len(self._attempts) > 0 or not all(walk.rests(self._news) for walk in self._walks)
+
+    def leave(self) -> None:
+        """Tell other workers of the places that became free since this one stopped claiming."""
+        self._freed.take()
+        self._freed.tell()
 
     @property
     def _is_of_use(self) -> bool:
@@ -138,109 +117,57 @@ class LimitedClaimer:
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
-            self._wake.wait(min(max(0.0, self._next_at - time.monotonic()), threading.TIMEOUT_MAX))
+            self._wake.wait(min(max(0.0, self._wakes_at() - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
             if self._is_of_use:
-                self._patience.run(self._look)
+                self._retry.run(self._look)
+
+    def _wakes_at(self) -> float:
+        """When to look again without being woken."""
+        if not self._liveness.is_sure:
+            return time.monotonic() + _UNSURE
+        return min(
+            self._gating.due_at(self._news), self._freed.tell_at, *(walk.wakes_at(self._news) for walk in self._walks)
+        )
 
     def _look(self) -> bool:
+        """Claim for the queues in turn, until each rests or has no room. Returns whether anything was claimed."""
+        any_claimed = False
         with self._looking:
-            if self._stopping.is_set() or not self._liveness.is_sure:
-                self._next_at = time.monotonic() + _ROUND
-                return False
-            self._next_at = math.inf
-            is_news, self._gated = self._heard != self._gated, self._heard
-            hints = self._take_freed()
             try:
-                self._gating.look(self._engine.begin, time.monotonic(), after=_SOON if is_news else _SELDOM)
-                self._refilled.clear()
-                found = [self._look_through(lane, hints) for lane in self._lanes]
-                left = Counter({hint: ended for hint, ended in hints.items() if hint not in self._refilled})
-                if left:
-                    self._leave_to_others(left, time.monotonic())
+                while not self._stopping.is_set() and self._liveness.is_sure:
+                    if self._gating.look_if_due(self._engine.begin, self._news):
+                        self._news = object()  # it is of jobs that had no gates before
+                    hints = self._freed.take()
+                    rooms = [(walk, room) for walk in self._walks if (room := walk.room(self._news))]
+                    if not rooms:
+                        break
+                    claimed = [self._claim(walk, room, hints) for walk, room in rooms]
+                    any_claimed = any_claimed or any(claimed)
+                self._freed.tell_if_due()
             except Exception:
-                self._freed.extend(hints.elements())
-                for lane in self._lanes:
-                    lane.walk.forget()
+                for walk in self._walks:
+                    walk.forget()
                 raise
-            return any(found)
-
-    def leave(self) -> None:
-        """Tell other workers of the places that became free since this one stopped claiming."""
-        if left := self._take_freed():
-            self._tell_at = 0.0
-            self._leave_to_others(left, time.monotonic())
-
-    def _leave_to_others(self, hints: Counter[Gates], now: float) -> None:
-        """Tell other workers of free places that this one could not fill: they may serve another queue or task."""
-        if now < self._tell_at:
-            self._freed.extend(hints.elements())
-            self._next_at = min(self._next_at, self._tell_at)
-            return
-        ended = Counter[str]()
-        for gates, jobs in hints.items():
-            ended.update(dict.fromkeys(gates, jobs + self._lookout.workers))  # others have ended some meanwhile
-        with self._engine.connect() as connection:
-            self._queries.tell_others(connection, self._channel, ended)
-        self._tell_at = time.monotonic() + max(_TELL, 20 * (time.monotonic() - now))
-
-    def _take_freed(self) -> Counter[Gates]:
-        """The groups, each with the number of its jobs that ended."""
-        return Counter(self._freed.popleft() for _ in range(len(self._freed)))
-
-    def _look_through(self, lane: _Lane, hints: Counter[Gates]) -> bool:
-        """Claim from the groups of a queue while there is room and time. Returns whether anything was claimed."""
-        began = time.monotonic()
-        lane.backlog.measure(began)
-        if began >= lane.walk.sweep_at:
-            lane.seen = lane.round = -1  # a sweep goes once around all groups
-        any_claimed, took = False, 0.0
-        while (room := lane.backlog.room_behind_gates()) and took < _ROUND:
-            if lane.walk.is_at_start:
-                lane.round = self._heard  # what is heard of from here on is seen in the next round
-            claimed = self._claim(lane, room, hints)
-            any_claimed, hints = any_claimed or claimed > 0, Counter()
-            took = time.monotonic() - began
-            if claimed == room:
-                self._find_helpers(lane)
-            if lane.walk.is_at_start and claimed < room:
-                lane.seen = lane.round
-            if lane.seen == self._heard:
-                break
-        if room:
-            is_complete = lane.seen == self._heard
-            self._next_at = min(self._next_at, lane.walk.sweep_at if is_complete else time.monotonic() + _REST * took)
         return any_claimed
 
-    def _find_helpers(self, lane: _Lane) -> None:
-        """There may be more than this worker has slots for."""
-        if (now := time.monotonic()) >= self._help_at:
-            self._help_at = now + _TELL
-            self._lookout.found_more(lane.backlog.name + LIMITS)
-
-    def _claim(self, lane: _Lane, room: int, hints: Counter[Gates]) -> int:
+    def _claim(self, walk: GroupWalk, room: int, hints: Counter[Gates]) -> bool:
         asked_at = time.monotonic()
         with self._attempts.claiming_limited:
             with self._attempts.expecting_unknown():
-                jobs = lane.walk.claim(room, hints)
+                jobs = walk.claim(room, hints, self._news)
                 missing = self._gating.missing(self._engine.begin, jobs)
             fresh = self._attempts.add(jobs, asked_at=asked_at)
-        self._next_at = min(self._next_at, lane.walk.next_at)
-        self._note_free(lane.walk.free)
+        self._freed.refilled(jobs, walk.free)
         begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing
         for held in fresh:
             if held.job.run_id not in begins:
                 self._finisher.put(held.ended(Outcome.released()))
-        self._refilled.update(job.gates for job in jobs)
-        lane.backlog.fill_first([held for held in fresh if held.job.run_id in begins])
-        return len(jobs)
-
-    def _note_free(self, free: Mapping[Gates, int | None]) -> None:
-        threads = 2 * self._lookout.workers * self._settings.jobs_at_once  # others may have some more
-        self._never_full -= free.keys()
-        self._never_full |= {gates for gates, number in free.items() if number is None or number > threads}
-        if len(self._never_full) > _MOST:
-            self._never_full.clear()
+        walk.backlog.fill_first([held for held in fresh if held.job.run_id in begins])
+        if walk.is_first_fill and len(jobs) == room:
+            walk.is_first_fill = False
+            self._lookout.found_more(walk.backlog.name + LIMITS)
+        return bool(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
         """Whether its lease surely stands. If this process was stopped meanwhile, others may take it for dead."""

@@ -148,7 +148,7 @@ class Worker(Service):
                 ended=self._finisher.put,
                 committed=self._books.succeeded,
                 has_room=self._claimer.wake,
-                is_free=self._limited.wake,
+                is_free=self._limited.slot_freed,
             )
         )
         self._keeper.may_close(self._coroutines.close_idle)

@@ -61,7 +61,7 @@ class Claims:
 
     def repair(self) -> None:
         """What a worker does before it claims, whenever it did it last."""
-        self.gating.look(self.engine.begin, float("inf"))
+        self.gating.look(self.engine.begin)
 
     def end(self, *claimed: Claimed, outcome: Outcome | None = None) -> None:
         with self.engine.begin() as connection:

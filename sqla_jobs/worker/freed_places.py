@@ -1,0 +1,84 @@
+"""Places behind limits that became free in this process: it fills them itself, or tells other workers of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+
+from sqla_jobs.queries import Claimed
+from sqla_jobs.queries.limited import Gates
+from sqla_jobs.rules.limits import holds_a_place
+from sqla_jobs.worker.claiming import Claiming
+
+_APART = 0.1
+"""Seconds between two messages to other workers, at least."""
+
+
+class FreedPlaces:
+    """Counts places from the end of a job that held them until another job takes them or other workers are told."""
+
+    def __init__(self, claiming: Claiming) -> None:
+        self._engine = claiming.engine
+        self._queries = claiming.shared.queries
+        self._channel = claiming.shared.models.channel
+        self._ended = deque[tuple[Gates, str]]()
+        """The gates of each job that ended, and the queue if that is limited itself."""
+        self._left = Counter[str]()
+        """Places that nothing here has taken, by gate."""
+        self._full = set[Gates]()
+        """Groups that a claim here has filled."""
+        self._told_at = -math.inf
+        self._rest = 0.0
+
+    def add(self, job: Claimed, *, is_queue_limited: bool) -> bool:
+        """Count the places of a job whose end is stored. Returns whether it had any. Called by any thread."""
+        has_places = is_queue_limited or any(map(holds_a_place, job.gates))
+        if has_places:
+            self._ended.append((job.gates, job.queue if is_queue_limited else ""))
+        return has_places
+
+    def take(self) -> Counter[Gates]:
+        """Return the groups that were full and of which jobs ended since the last call, each with their number."""
+        hints = Counter[Gates]()
+        for _ in range(len(self._ended)):
+            gates, queue = self._ended.popleft()
+            self._left.update(filter(holds_a_place, gates))
+            if gates in self._full:
+                hints[gates] += 1
+            if queue:
+                self._left[f"@{queue}"] += 1
+        self._full -= hints.keys()
+        return hints
+
+    def refilled(self, jobs: Sequence[Claimed], free: Mapping[Gates, int | None]) -> None:
+        """Count the places that these jobs have taken. So many were `free` before, by group; `None`: any number."""
+        for gates, number in Counter(job.gates for job in jobs).items():
+            before = free.get(gates)
+            if before is not None and before <= number:
+                self._full.add(gates)
+        if self._left:
+            for job in jobs:
+                self._left.subtract(gate for gate in (*job.gates, f"@{job.queue}") if gate in self._left)
+            self._left = +self._left
+
+    @property
+    def tell_at(self) -> float:
+        """When other workers are to be told, by `time.monotonic()`. Infinite where no place is left."""
+        return self._told_at + max(_APART, self._rest) if self._left else math.inf
+
+    def tell_if_due(self) -> None:
+        if time.monotonic() >= self.tell_at:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell other workers, which may serve another queue or task, of the places that are left."""
+        if not self._left:
+            return
+        began = time.monotonic()
+        with self._engine.connect() as connection:
+            self._queries.tell_others(connection, self._channel, self._left)
+        self._left.clear()
+        self._told_at = time.monotonic()
+        self._rest = 20 * (self._told_at - began)

@@ -1,0 +1,78 @@
+"""While a slot is free and a job may start, a worker looks for it: nothing here has a poll to wait for."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from tests import limited_shop as shop
+from tests.counting import states
+from tests.helpers import wait_until
+from tests.limited_shop import jobs
+from tests.limits.attempts import enqueue, left
+
+pytestmark = pytest.mark.slow
+
+
+def run_all(engine: Engine, *, workers: int = 1, concurrency: int = 8, timeout: float = 30) -> None:
+    with ExitStack() as stack:
+        for _ in range(workers):
+            stack.enter_context(jobs.worker({"default": concurrency}))
+        wait_until(lambda: left(engine) == 0, timeout=timeout)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("task", "arguments"),
+    [
+        pytest.param(shop.wide, [{"key": 1, "n": n} for n in range(3000)], id="one key that is never full"),
+        pytest.param(shop.wide, [{"key": n % 1000, "n": n} for n in range(3000)], id="a thousand keys"),
+        pytest.param(shop.keyed, [{"account": n % 50} for n in range(1000)], id="keys of one job at a time"),
+        pytest.param(shop.fair, [{"tenant": str(n % 3)} for n in range(3000)], id="tenants in turn"),
+        pytest.param(shop.fast, [{"n": n} for n in range(500)], id="a rate"),
+        pytest.param(shop.ordered, [{"account": n % 20, "n": n} for n in range(500)], id="ordered keys"),
+    ],
+)
+def test_all_that_waits_is_started(database: Engine, task: Any, arguments: list[dict[str, Any]], workers: int) -> None:
+    enqueue(database, task, arguments)
+    run_all(database, workers=workers)
+
+
+def test_a_limit_that_an_operator_clears_holds_up_nothing_more(database: Engine) -> None:
+    with Session(database) as session, jobs.worker({"default": 8}), jobs.worker({"default": 8}):
+        for running in (2, 0):
+            jobs.set_limit(session, shop.plain, running=running)
+            session.commit()
+        enqueue(database, shop.plain, [{"n": n, "seconds": 0.05} for n in range(200)])
+        jobs.clear_limit(session, shop.plain)
+        session.commit()
+        wait_until(lambda: left(database) == 0, timeout=20)
+
+
+def test_a_place_that_this_worker_does_not_fill_is_taken_by_another(database: Engine) -> None:
+    """Two places become free at once in the first queue, and only one job waits there."""
+    second = shop.charge.options(queue="second")
+    with jobs.worker({"default": 3}), jobs.worker({"second": 2}):
+        enqueue(database, shop.charge, [{"n": n, "seconds": 1.0} for n in range(3)])
+        wait_until(lambda: states(database) == {"running": 3})
+        enqueue(database, shop.charge, [{"n": 3, "seconds": 3.0}])
+        enqueue(database, second, [{"n": n} for n in range(4)])
+        wait_until(lambda: states(database) == {"succeeded": 8}, timeout=15)
+
+
+def test_a_place_in_a_limited_queue_is_taken_by_another_worker(database: Engine) -> None:
+    with Session(database) as session:
+        jobs.set_limit(session, queue="default", running=1)
+        session.commit()
+    enqueue(database, shop.plain, [{"n": 1, "seconds": 1.0}])
+    stopping = jobs.worker({"default": 1})
+    stopping.start()
+    wait_until(lambda: states(database) == {"running": 1})
+    enqueue(database, shop.plain, [{"n": 2}])
+    with jobs.worker({"default": 1}):
+        stopping.stop()
+        wait_until(lambda: left(database) == 0, timeout=15)
