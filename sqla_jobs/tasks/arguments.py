@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -90,6 +90,11 @@ class Codec:
             raise ArgumentsError(f"{self._where(culprit)} holds a NUL character, which PostgreSQL cannot store")
         self._refuse_changed(checked, encoded)
         return encoded
+
+    @property
+    def read(self) -> Callable[[str], dict[str, Any]]:
+        """`decode` without its words for what does not fit. Raises pydantic's `ValidationError`."""
+        return self._adapter.validator.validate_json
 
     def decode(self, stored: str) -> dict[str, Any]:
         """The arguments as their annotated types, entities as keys. Raises `ArgumentsError`."""

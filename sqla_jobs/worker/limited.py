@@ -90,9 +90,12 @@ class LimitedClaimer:
             self._poll_at = now + _POLLS * self._settings.poll
             self.heard()
 
-    def ended(self, job: Claimed) -> None:
-        """The end of the job is stored: its places behind its limits and in its queue are free."""
-        if self._freed.add(job, is_queue_limited=job.queue in self._gating.queues):
+    def ended(self, jobs: Sequence[Claimed]) -> None:
+        """The ends of these jobs are stored: their places behind their limits and in their queues are free."""
+        queues = self._gating.queues
+        limited = [job for job in jobs if job.gates or job.queue in queues]
+        added = [self._freed.add(job, is_queue_limited=job.queue in queues) for job in limited]
+        if any(added):
             self.heard()
 
     def claim_some(self) -> bool:
