@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -124,6 +125,8 @@ class LimitedClaimer:
 
     def _wakes_at(self) -> float:
         """When to look again without being woken."""
+        if not self._is_of_use:
+            return math.inf
         if not self._liveness.is_sure:
             return time.monotonic() + _UNSURE
         return min(
