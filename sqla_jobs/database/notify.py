@@ -62,20 +62,21 @@ def _question(messages: frozenset[tuple[str, str]]) -> str:
 
 
 class _Pending:
-    """What one session has enqueued in its present transaction, by channel."""
+    """What one session is to tell after its present transaction."""
 
     def __init__(self) -> None:
-        self.queues: dict[str, set[str]] = {}
-        self.entities: dict[str, type[Any]] = {}
+        self.messages: set[tuple[type[Any], str, str]] = set()
+        """Of an entity of the database, to a channel of it, about a queue."""
         self.committed = False
 
 
 def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
     """Once the session's outermost transaction commits, tell who serves `queue`; "" is every queue."""
     _listen_to_sessions()
-    pending: _Pending = session.info.setdefault(_INFO, _Pending())
-    pending.queues.setdefault(channel, set()).add(queue)
-    pending.entities[channel] = entity
+    pending: _Pending | None = session.info.get(_INFO)
+    if pending is None:
+        pending = session.info[_INFO] = _Pending()
+    pending.messages.add((entity, channel, queue))
 
 
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
@@ -110,12 +111,11 @@ def _tell(session: Session, transaction: SessionTransaction) -> None:
     pending: _Pending = session.info.pop(_INFO)
     if not pending.committed:
         return
-    for channel, queues in pending.queues.items():
-        bind = session.get_bind(pending.entities[channel])
+    for entity, channel, queue in pending.messages:
+        bind = session.get_bind(entity)
         if isinstance(bind, Engine):  # a session joined to a connection has committed nothing yet
-            for queue in queues:
-                tell_here(channel, queue)
-            _notifier(bind).send(bind, channel, queues)
+            tell_here(channel, queue)
+            _notifier(bind).send(bind, channel, queue)
 
 
 class _Notifier:
@@ -129,12 +129,12 @@ class _Notifier:
         self._thread: threading.Thread | None = None
         self._hopeless_until = 0.0
 
-    def send(self, app: Engine, channel: str, queues: set[str]) -> None:
+    def send(self, app: Engine, channel: str, queue: str) -> None:
         """Soon, by a connection as `app` makes them; returns at once, and never fails: it is after a commit."""
         with self._lock:
             if self._thread is None and not self._start(app):
                 return
-            self._waiting.update((channel, queue) for queue in queues)
+            self._waiting.add((channel, queue))
             if not self._there_is.is_set():
                 self._sent.clear()
                 self._there_is.set()

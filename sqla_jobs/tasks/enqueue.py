@@ -12,8 +12,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import PRIORITIES, names
-from sqla_jobs.database.notify import after_commit
-from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -82,12 +80,14 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     _check_unique(given.get("unique_key"), given.get("unique"))
     if "headers" in given:
         given["headers"] = check_headers(given["headers"])
-    if not isinstance(given.get("columns", {}), Mapping):
+    if "columns" not in given:
+        return given
+    if not isinstance(given["columns"], Mapping):
         raise ArgumentsError(
             f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
         )
     own = set(inspect(job_class).column_attrs.keys()) - _LIBRARY_COLUMNS
-    for name in given.get("columns", {}):
+    for name in given["columns"]:
         if name not in own:
             raise ArgumentsError(
                 f"columns={{{name!r}: …}}: {job_class.__name__} has no such column of its own"
@@ -143,28 +143,16 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
     return values
 
 
-def message_of(values: Mapping[str, Any], *, is_limited: bool) -> str:
-    """What workers are told of new jobs."""
-    return str(values["queue"]) + LIMITS * is_limited
-
-
-def _behind(gates: Sequence[str]) -> dict[str, Any]:
-    """Column values of a job with gates; a plain one says nothing of them."""
-    return {"gates": [*gates], "ordered_by": ordered_gate(gates)} if gates else {}
-
-
 def add_one(
     session: Session,
     models: Models[J],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
-    args: dict[str, Any],
-    gates: Sequence[str],
+    values: dict[str, Any],
+    gates_of: GatesOf | None,
 ) -> J:
     """A job pending in the session."""
-    values = {**job_values(task, defaults, options), "args": args, **_behind(gates)}
-    after_commit(session, models.Job, models.channel, message_of(values, is_limited=bool(gates)))
+    if gates_of is not None:
+        gates = gates_of(values["args"])
+        values |= {"gates": [*gates], "ordered_by": ordered_gate(gates)}
     job = models.Job(**values)
     session.add(job)
     return job
@@ -173,9 +161,7 @@ def add_one(
 def add_many(
     session: Session,
     models: Models[Any],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
+    values: Mapping[str, Any],
     encoded: Iterable[bytes],
     gates_of: GatesOf | None,
 ) -> Enqueued:
@@ -184,7 +170,6 @@ def add_many(
     All or nothing: an error, also one that `encoded` raises, takes back what this call inserted.
     """
     job = models.Job
-    values = job_values(task, defaults, options)
     element = func.jsonb_array_elements(cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
     mapper = inspect(job)
     columns = [mapper.columns[name] for name in values]
@@ -207,7 +192,6 @@ def add_many(
                 bind_arguments={"mapper": job},
             )
             count += len(batch)
-    after_commit(session, job, models.channel, message_of(values, is_limited=gates_of is not None))
     return Enqueued(count)
 
 

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
-from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError, JobExists, JobsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -21,7 +20,7 @@ from sqla_jobs.models.types import LIVE, WAITING
 from sqla_jobs.queries.unique import Taken, UniqueJobs
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import GatesOf, batches, gate_columns, job_values, message_of
+from sqla_jobs.tasks.enqueue import GatesOf, batches, gate_columns
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.unique import Keyed, UniqueRule, declared_rule, literal_rule
 
@@ -48,10 +47,7 @@ def rule_for(declaration: Declaration, options: Mapping[str, Any]) -> UniqueRule
 def add_unique(
     session: Session,
     models: Models[J],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
-    args: dict[str, Any],
+    values: dict[str, Any],
     rule: UniqueRule,
     gates_of: GatesOf | None,
 ) -> tuple[J, int]:
@@ -59,23 +55,20 @@ def add_unique(
 
     Raises `JobExists` where the policy says so.
     """
-    values = job_values(task, defaults, options)
+    args = values.pop("args")
     key = rule.key_of(args)
-    after_commit(session, models.Job, models.channel, message_of(values, is_limited=gates_of is not None))
     with _as_pending(session, models):
         stored = _store(_unique_jobs(session, models, rule, gates_of), values, {key: json.dumps(args)})
         job = _load(session, models.Job, stored.job_ids[key])
     if rule.policy.on_conflict == "raise" and stored.left_out:
-        raise _exists(task, key, job)
+        raise _exists(values["task"], key, job)
     return job, len(stored.inserted)
 
 
 def add_many_unique(
     session: Session,
     models: Models[Any],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
+    values: Mapping[str, Any],
     items: Iterable[Keyed],
     rule: UniqueRule,
     gates_of: GatesOf | None,
@@ -84,12 +77,6 @@ def add_many_unique(
 
     So two transactions that enqueue the same keys do not wait for each other, as far as one batch goes.
     """
-    if "unique_key" in options:
-        raise ArgumentsError(
-            "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
-            "give a Unique, which makes a key of the arguments of each"
-        )
-    values = job_values(task, defaults, options)
     jobs = _unique_jobs(session, models, rule, gates_of)
     try:
         with session.begin_nested():
@@ -100,11 +87,10 @@ def add_many_unique(
         taken = jobs.taken([found.key])
         if not taken:
             raise ArgumentsError(
-                f"{task}: two of the items have the unique key {found.key!r:.200}, and its policy is to raise: "
-                "leave one of them out"
+                f"{values['task']}: two of the items have the unique key {found.key!r:.200}, "
+                "and its policy is to raise: leave one of them out"
             ) from None
-        raise _exists(task, found.key, _load(session, models.Job, taken[0].id)) from None
-    after_commit(session, models.Job, models.channel, message_of(values, is_limited=gates_of is not None))
+        raise _exists(values["task"], found.key, _load(session, models.Job, taken[0].id)) from None
     return count
 
 

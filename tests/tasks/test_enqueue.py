@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,30 @@ def test_an_insert_tells_the_id_alone_and_the_rest_is_there_when_it_is_read(sess
         assert len(sent) == 2
     finally:
         event.remove(tables, "before_cursor_execute", noted)
+
+
+def calls_of(function: Callable[[Session], object]) -> int:
+    """How many calls of Python functions it makes in a session that is not new to it."""
+    session, calls = Session(), 0
+
+    def count_calls(_frame: object, kind: str, _of: object) -> None:
+        nonlocal calls
+        calls += kind == "call"
+
+    function(session)
+    sys.setprofile(count_calls)
+    try:
+        function(session)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_an_enqueue_costs_little_beside_adding_a_job_by_hand(session: Session) -> None:
+    values: Any = {"queue": "mail", "priority": 2, "max_attempts": 7, "state": "queued"}
+    by_hand = calls_of(lambda session: session.add(MyJob(task="send", args={"email": "ann", "body": "hi"}, **values)))
+    assert calls_of(lambda session: send.enqueue(session, email="ann", body="hi")) - by_hand <= 16
+    assert calls_of(lambda session: send.enqueue(session, email="ann")) - by_hand <= 16
 
 
 def test_a_job_has_the_options_of_its_task_and_those_it_was_given(session: Session) -> None:
