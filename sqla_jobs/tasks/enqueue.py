@@ -124,9 +124,12 @@ def check_common(given: Mapping[str, Any]) -> None:
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Column values of a new job. One with a time is `scheduled`: only the server knows whether it is due."""
+    """Column values of a new job; a timedelta as `run_at` is a delay by the server's clock.
+
+    One with a time is `scheduled`: only the server knows whether it is due.
+    """
     chosen = {**defaults, **options}
-    later = options.get("delay") or options.get("run_at") is not None
+    later = options.get("delay") or options.get("run_at")
     values = {
         "task": task,
         "queue": chosen["queue"],
@@ -136,24 +139,28 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
         **options.get("columns", {}),
         **{name: chosen[name] for name in ("headers", "on_failure") if name in chosen},
     }
-    if options.get("delay"):
-        values["run_at"] = func.clock_timestamp() + options["delay"]
-    elif later:
-        values["run_at"] = options["run_at"]
-    return values
+    return {**values, "run_at": later} if later else values
+
+
+def expressed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, with a delay as an expression."""
+    delay = values.get("run_at")
+    return {**values, "run_at": func.clock_timestamp() + delay} if isinstance(delay, timedelta) else values
 
 
 def add_one(
     session: Session,
     models: Models[J],
-    values: dict[str, Any],
+    values: Mapping[str, Any],
+    args: dict[str, Any],
     gates_of: GatesOf | None,
 ) -> J:
     """A job pending in the session."""
+    behind: dict[str, Any] = {}
     if gates_of is not None:
-        gates = gates_of(values["args"])
-        values |= {"gates": [*gates], "ordered_by": ordered_gate(gates)}
-    job = models.Job(**values)
+        gates = gates_of(args)
+        behind = {"gates": [*gates], "ordered_by": ordered_gate(gates)}
+    job = models.Job(**values, args=args, **behind)
     session.add(job)
     return job
 

@@ -18,7 +18,7 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
-from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options, job_values
+from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options, expressed, job_values
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
@@ -161,12 +161,15 @@ class Enqueuer(Generic[C, J]):
 
     def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int]:
         """The job, and how many were inserted: 1 or 0."""
-        declaration = self._declaration
-        values = {**self._columns(), "args": declaration.codec.stored(session, self.bind(args, kwargs))}
-        if self._unique is not None:
-            added = add_unique(session, self._models, values, self._unique, declaration.gating)
+        declaration, unique = self._declaration, self._unique
+        given = self.bind(args, kwargs)
+        if unique is None:
+            stored = declaration.codec.stored(session, given)
+            added = add_one(session, self._models, self._with_headers(self.columns), stored, declaration.gating), 1
         else:
-            added = add_one(session, self._models, values, declaration.gating), 1
+            item = unique.keyed(declaration.codec.encode(session, given))
+            values = self._with_headers(self._values)
+            added = add_unique(session, self._models, values, item, unique, declaration.gating)
         self._tell(session)
         return added
 
@@ -202,8 +205,8 @@ class Enqueuer(Generic[C, J]):
                     raise ArgumentsError(f"item {number}: {error}") from None
 
         with self._sending(into) as sending:
-            columns = self._columns()
             if unique is None:
+                columns = self._with_headers(self.columns)
                 count = add_many(into, self._models, columns, each(bytes), declaration.gating)
             elif "unique_key" in self._options:
                 raise ArgumentsError(
@@ -211,7 +214,8 @@ class Enqueuer(Generic[C, J]):
                     "give a Unique, which makes a key of the arguments of each"
                 )
             else:
-                count = add_many_unique(into, self._models, columns, each(unique.keyed), unique, declaration.gating)
+                values = self._with_headers(self._values)
+                count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.gating)
             self._tell(into)
             sending.many(count)
         return count
@@ -232,6 +236,10 @@ class Enqueuer(Generic[C, J]):
     @cached_property
     def columns(self) -> Mapping[str, Any]:
         """Column values of its jobs, without their arguments and what is made of these."""
+        return expressed(self._values)
+
+    @cached_property
+    def _values(self) -> Mapping[str, Any]:
         return job_values(self._declaration.name, self._declaration.defaults, self._options)
 
     def _tell(self, session: Session) -> None:
@@ -242,10 +250,10 @@ class Enqueuer(Generic[C, J]):
     def _message(self) -> str:
         return str(self.columns["queue"]) + LIMITS * bool(self._declaration.gates)
 
-    def _columns(self) -> Mapping[str, Any]:
+    def _with_headers(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The same, with the headers of this moment."""
         headers = self._hooks.headers(self._options.get("headers"))
-        return {**self.columns, "headers": headers} if headers else self.columns
+        return {**values, "headers": headers} if headers else values
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the task by name. Raises `ArgumentsError` where they are not its arguments."""
