@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.commits import on_rollback
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -60,6 +62,7 @@ def add_unique(
         jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
         stored = _store(jobs, rule.policy, {item.key: item.args})
     job: J = stored.holders[item.key].job
+    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # it would keep what is undone
     if rule.policy.on_conflict == "raise" and stored.left_out:
         raise _exists(values["task"], item.key, job)
     return job, len(stored.inserted)
@@ -127,7 +130,7 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     if policy.on_conflict == "raise":
         for key in stored.left_out or [key for key, count in counts.items() if count > 1]:
             raise _Taken(key)
-    _expire(jobs.session, job, [one.id for one in stored.replaced.values()])
+    _read_again(jobs.session, job, [one.id for one in stored.replaced.values()])
     again = sum(counts[key] - 1 for key in stored.inserted)
     replaced = sum(counts[key] for key in stored.replaced)
     left_out = sum(counts[key] for key in stored.left_out)
@@ -236,6 +239,13 @@ def _exists(task: str, key: str, job: JobMixin) -> JobExists:
         "job from the error's .job, or enqueue again once it has ended or its period is over",
         job,
     )
+
+
+def _read_again(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:
+    """What the session knows of them is out of date, and so it is where a savepoint takes the change back."""
+    known = [one for one in job_ids if session.identity_key(job, one) in session.identity_map]
+    _expire(session, job, known)
+    on_rollback(session, partial(_expire, session, job, known))
 
 
 def _expire(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, Text, event, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import PARKED, ArgumentsError, DeclarationError, JobExists, JobMixin, Jobs, Unique
+from sqla_jobs import PARKED, ArgumentsError, DeclarationError, JobExists, JobMixin, Jobs, JobState, Unique
 from sqla_jobs.tasks.enqueued import Enqueued
 
 
@@ -23,6 +23,7 @@ class Base(DeclarativeBase):
 
 class MyJob(JobMixin):
     tenant: Mapped[str | None] = mapped_column(Text)
+    region: Mapped[str] = mapped_column(Text, server_default="south")
 
 
 jobs = Jobs(Base, job_class=MyJob)
@@ -228,6 +229,51 @@ class TestPolicies:
         job.tenant = "acme"
         assert refresh.enqueue(session, 17, "b") is job
         assert (job.tenant, job.args["note"]) == ("acme", "b")
+
+    @pytest.mark.parametrize("change", ["delete", "state", "unique_key"])
+    @pytest.mark.parametrize("how", ["one", "many"])
+    def test_what_the_session_knows_about_the_job_counts_before_it_is_flushed(
+        self, session: Session, change: str, how: str
+    ) -> None:
+        """Else a job that the commit deletes or ends would be returned, and none would be left."""
+        job = bill.enqueue(session, 17)
+        session.flush()
+        if change == "delete":
+            session.delete(job)
+        elif change == "state":
+            job.state = JobState.cancelled
+        else:
+            job.unique_key = None
+        with session.no_autoflush:
+            if how == "many":
+                assert bill.enqueue_many(session, [{"account": 17, "note": "new"}]) == 1
+            else:
+                assert bill.enqueue(session, 17, "new") is not job
+        assert notes(session)[-1:] == ["new"]
+
+    def test_replacing_takes_away_the_own_columns_that_are_not_given(self, session: Session) -> None:
+        job = index.options(columns={"tenant": "acme", "region": "north"}, headers={"a": "b"}).enqueue(session, 17)
+        assert index.options(columns={"tenant": "zoo"}).enqueue(session, 17) is job
+        assert (job.tenant, job.region, job.headers) == ("zoo", "south", None)
+        index.enqueue_many(session, [{"account": 17}])
+        assert (job.tenant, job.region) == (None, "south")
+
+    def test_updating_keeps_the_own_columns_that_are_not_given(self, session: Session) -> None:
+        job = refresh.options(columns={"tenant": "acme", "region": "north"}).enqueue(session, 17)
+        refresh.options(columns={"tenant": "zoo"}).enqueue(session, 17)
+        assert (job.tenant, job.region) == ("zoo", "north")
+
+    @pytest.mark.parametrize("how", ["one", "many"])
+    def test_a_savepoint_takes_back_what_the_job_looks_like(self, session: Session, how: str) -> None:
+        job = index.enqueue(session, 17, "before")
+        savepoint = session.begin_nested()
+        if how == "one":
+            index.enqueue(session, 17, "undone")
+        else:
+            index.enqueue_many(session, [{"account": 17, "note": "undone"}])
+        assert job.args["note"] == "undone"
+        savepoint.rollback()
+        assert job.args["note"] == "before"
 
     def test_replacing_delays_it_anew_and_moves_it(self, session: Session) -> None:
         job = index.options(delay=60).enqueue(session, 17)
