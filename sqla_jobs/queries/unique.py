@@ -94,9 +94,9 @@ class UniqueJobs:
         return [holder for holder, _ in self._put(insert, jobs)]
 
     def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
-        """The same, and each job that waits is replaced or updated. One that runs is held, and stays as it is.
+        """The same, and each job that waits is replaced or updated. One that runs stays as it is, and is held.
 
-        With each job it says whether that is new.
+        It waits for whoever has locked one of the jobs. With each job it says whether that is new.
         """
         return self._put(self.statements.change, jobs)
 

@@ -189,7 +189,7 @@ def add_many(
         into += [job.gates, job.ordered_by]
         given = [*selected, element["args"], cast(element["gates"].astext, ARRAY(Text)), element["ordered_by"].astext]
         encoded = (_with_gates(item, gates_of) for item in encoded)
-    statement = insert(mapper.local_table).from_select(into, select(*given))
+    statement = insert(job).from_select(into, select(*given))  # the entity, so that the session's listeners see it
     count = 0
     with session.begin_nested():
         for batch in batches(encoded, len):
@@ -197,6 +197,7 @@ def add_many(
                 statement,
                 {"batch": "[" + b",".join(batch).decode() + "]"},
                 bind_arguments={"mapper": job},
+                execution_options={"dml_strategy": "raw"},
             )
             count += len(batch)
     return Enqueued(count)

@@ -165,16 +165,15 @@ def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored
     pause, fruitless = 0.001, 0
     has_periods = policy.per is not None
     while True:
-        if policy.changes and not has_periods:
-            stored.change(jobs, pending)
-        else:
-            inserted = jobs.insert(pending, any_conflict=has_periods and fruitless < _FRUITLESS)
-            stored.inserted.update({one.key: one for one in inserted})
+        inserted = jobs.insert(pending, any_conflict=has_periods and fruitless < _FRUITLESS)
+        stored.inserted.update({one.key: one for one in inserted})
         _drop(pending, stored.holders)
         if not pending:
             return stored
         if policy.changes and not has_periods:
-            is_there, is_free_again = True, jobs.give_up(pending)
+            stored.change(jobs, pending)
+            _drop(pending, stored.holders)
+            is_there, is_free_again = True, bool(pending) and jobs.give_up(pending)
         else:
             taken = jobs.taken(pending)
             # of several, what is left out now would be waited for later, out of order

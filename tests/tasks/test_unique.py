@@ -353,9 +353,9 @@ class TestPolicies:
         ("task", "state", "most"),
         [
             (index, "free", 1),
-            (index, "queued", 1),
-            (index, "running", 3),
-            (refresh, "queued", 1),
+            (index, "queued", 2),
+            (index, "running", 4),
+            (refresh, "queued", 2),
             (bill, "free", 1),
             (bill, "queued", 3),
             (bill, "running", 3),
