@@ -94,7 +94,10 @@ class Codec:
             culprit = next(name for name, value in checked.items() if _NUL.search(self._dump({name: value})))
             raise ArgumentsError(f"{self._where(culprit)} holds a NUL character, which PostgreSQL cannot store")
         if self._is_plain:
-            stored = _plain_values(encoded)
+            try:
+                stored = from_json(encoded)
+            except ValueError:  # a number too long for JSON
+                stored = {}
             if stored == checked:  # texts and whole numbers are what JSON says: reading them as typed adds nothing
                 return encoded, stored
         self._refuse_changed(checked, encoded)
@@ -231,14 +234,6 @@ def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:
     if hasattr(adapter, "rebuild"):  # from 2.10 on pydantic puts off what it cannot resolve
         adapter.rebuild()
     return adapter
-
-
-def _plain_values(encoded: bytes) -> Any:
-    """What it reads as; None where it holds numbers too long for JSON."""
-    try:
-        return from_json(encoded)
-    except ValueError:
-        return None
 
 
 def _as_jsonb(encoded: bytes) -> bytes:
