@@ -1,18 +1,23 @@
-"""Calls back once what a session has done is committed, or a savepoint of it is rolled back."""
+"""What there is to know about commits of sessions: who is called back after one, and what cannot be done during one."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
+
+from sqla_jobs.errors import ArgumentsError, JobsError
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.commits")
 
 _INFO = "sqla_jobs.database.commits"
+_RELEASING = "sqla_jobs.database.commits.releasing"
 
 
 class _Call(NamedTuple):
@@ -60,6 +65,44 @@ def committed_by(session: Session, entity: type[Any]) -> Engine | None:
     if isinstance(bind, Connection):
         return None if bind.in_transaction() else bind.engine
     return bind
+
+
+def check_open(session: Session, entity: type[Any]) -> None:
+    """Raise `ArgumentsError` where the session has ended its transaction and nothing that it is given is committed."""
+    transaction = session.get_transaction()
+    if transaction is None or transaction.is_active:
+        return
+    try:
+        session.connection(bind_arguments={"mapper": entity})
+    except PendingRollbackError:
+        return  # as the next flush says, with the cause
+    except InvalidRequestError:
+        raise ArgumentsError(
+            "the session has just committed or rolled back, as in a listener of after_commit, and a job that it is "
+            "given now would be lost: enqueue it before session.commit(), or in a session of its own"
+        ) from None
+
+
+@contextmanager
+def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
+    """What is done inside is done as a whole or not at all.
+
+    Raises `ArgumentsError` as `check_open` does, and `JobsError` where a listener of `before_commit` takes it: its
+    release calls that listener, as a commit does.
+    """
+    check_open(session, entity)
+    if _RELEASING in session.info:
+        raise JobsError(
+            "a listener of before_commit enqueues many jobs, or retries or prunes some: that takes a savepoint, whose "
+            "release calls the listener again, without end. Do it before session.commit(), or enqueue jobs one by one"
+        )
+    with session.begin_nested() as nested:
+        yield
+        session.info[_RELEASING] = True
+        try:
+            nested.commit()
+        finally:
+            del session.info[_RELEASING]
 
 
 def _present(session: Session) -> SessionTransaction | None:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import PRIORITIES, names
+from sqla_jobs.database.commits import savepoint
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -191,7 +192,7 @@ def add_many(
         encoded = (_with_gates(item, gates_of) for item in encoded)
     statement = insert(job).from_select(into, select(*given))  # the entity, so that the session's listeners see it
     count = 0
-    with session.begin_nested():
+    with savepoint(session, job):
         for batch in batches(encoded, len):
             session.execute(
                 statement,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.commits import check_open
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
@@ -162,6 +163,7 @@ class Enqueuer(Generic[C, J]):
     def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int]:
         """The job, and how many were inserted: 1 or 0."""
         declaration, unique = self._declaration, self._unique
+        check_open(session, self._models.Job)
         given = self.bind(args, kwargs)
         if unique is None:
             stored = declaration.codec.stored(session, given)
@@ -170,7 +172,7 @@ class Enqueuer(Generic[C, J]):
             item = unique.keyed(declaration.codec.encode(session, given))
             values = self._with_headers(self._values)
             added = add_unique(session, self._models, values, item, unique, declaration.gating)
-        self._tell(session)
+        after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
     def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> Enqueued:
@@ -216,7 +218,7 @@ class Enqueuer(Generic[C, J]):
             else:
                 values = self._with_headers(self._values)
                 count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.gating)
-            self._tell(into)
+            after_commit(into, self._models.Job, self._models.channel, self._message)
             sending.many(count)
         return count
 
@@ -242,12 +244,9 @@ class Enqueuer(Generic[C, J]):
     def _values(self) -> Mapping[str, Any]:
         return job_values(self._declaration.name, self._declaration.defaults, self._options)
 
-    def _tell(self, session: Session) -> None:
-        """Workers, once the session has committed."""
-        after_commit(session, self._models.Job, self._models.channel, self._message)
-
     @cached_property
     def _message(self) -> str:
+        """What workers are told of after a commit."""
         return str(self.columns["queue"]) + LIMITS * bool(self._declaration.gates)
 
     def _with_headers(self, values: Mapping[str, Any]) -> Mapping[str, Any]:

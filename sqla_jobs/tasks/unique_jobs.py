@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import on_rollback
+from sqla_jobs.database.commits import on_rollback, savepoint
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -82,7 +82,7 @@ def add_many_unique(
     """
     jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
     try:
-        with session.begin_nested():
+        with savepoint(session, models.Job):
             count = Enqueued.total(
                 _add_batch(jobs, models.Job, rule.policy, batch)
                 for batch in batches(items, lambda item: len(item.args))
