@@ -13,6 +13,7 @@ from sqlalchemy.orm import registry
 
 from sqla_jobs.database.async_sessions import AsyncBind
 from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
+from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import (
@@ -266,7 +267,7 @@ class Jobs(Operations[J]):
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
                 yield task.options(**options).enqueue_numbered(own, numbered)
 
-        with own.begin_nested():
+        with savepoint(own, self.Job):
             return Enqueued.total(grouped())
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:
