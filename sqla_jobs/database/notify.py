@@ -68,12 +68,20 @@ def after_commit(session: Session, entity: type[Any], channel: str, queue: str) 
 
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
     """From now on clocks are told when rows of `entity` are changed through sessions."""
+    _listen(entity, ("after_insert", "after_update", "after_delete"), job, channel, SCHEDULES)
 
-    def changed(mapper: object, connection: object, schedule: Any) -> None:
-        if (session := object_session(schedule)) is not None:
-            after_commit(session, job, channel, SCHEDULES)
 
-    for kind in ("after_insert", "after_update", "after_delete"):
+def tell_of_jobs(job: type[Any], channel: str) -> None:
+    """From now on workers are told when jobs are changed or deleted as objects of a session: others may start then."""
+    _listen(job, ("after_update", "after_delete"), job, channel, "")
+
+
+def _listen(entity: type[Any], kinds: Iterable[str], job: type[Any], channel: str, what: str) -> None:
+    def changed(mapper: object, connection: object, row: Any) -> None:
+        if (session := object_session(row)) is not None:
+            after_commit(session, job, channel, what)
+
+    for kind in kinds:
         event.listen(entity, kind, changed)
 
 

@@ -173,7 +173,8 @@ class Statements:
         loads: bool,
         expressions: Mapping[str, ColumnElement[Any]] | None = None,
     ) -> None:
-        self.models, self.loads = models, loads
+        self.models: Models[Any] = models
+        self.loads: bool = loads
         self._on_conflict, self._max_delay, self._per = policy
         columns = inspect(models.Job).columns
         self._given: dict[str, Any] = {name: bindparam(f"{_NEW}{name}", type_=columns[name].type) for name in names}

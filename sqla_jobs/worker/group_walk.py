@@ -49,7 +49,7 @@ class GroupWalk:
 
     def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
-        self.is_first_fill = True
+        self.is_first_fill: bool = True
         """The next claim that takes all it had room for is the first since a rest: there may be more for others."""
         self.free: Mapping[Gates, int | None] = {}
         """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
