@@ -73,7 +73,7 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
     "transactional": (_drain, 20),
     "limited": (_drain, 20),
     "coroutine": (_drain, 4),
-    "enqueue": (_enqueue, 100),
+    "enqueue": (_enqueue, 200),
     "pick-up": (_pick_up, 2000),
 }
 """What is measured of each kind, and with what part of the jobs."""
@@ -81,9 +81,9 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
 
 def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: float) -> None:
     """Print each figure as soon as it is there. Raises where a job takes more than `at_most` times the CPU time."""
-    exceeding = list[str]()
+    exceeding, name = list[str](), revision[:10]
     with sources_of(revision) as sources:
-        click.echo(f"\n{'':<{_WIDTH}}  {revision[:10]:>10}  {'now':>10}  {'ratio':<19}  noise: {revision[:10]} again")
+        click.echo(f"\n{'':<{_WIDTH}}  {name:>10}  {'now':>10}  {'ratio':<19}  noise: {name} again")
         for kind, (measure, share) in _MEASURES.items():
             try:
                 for line in _measure(server, kind, sources, measure, count // share, turns):
@@ -91,9 +91,9 @@ def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: f
                     if line.name.endswith(_CPU) and statistics.median(line.ratios) > at_most:
                         exceeding.append(line.name)
             except Lacking as lacking:
-                click.echo(f"{kind}: left out, since {revision} lacks it ({lacking})")
+                click.echo(f"{kind}: left out, since {name} lacks it ({lacking})")
     if exceeding:
-        raise click.ClickException(f"more than {at_most:g} times that of {revision}: {', '.join(exceeding)}")
+        raise click.ClickException(f"more than {at_most:g} times that of {name}: {', '.join(exceeding)}")
 
 
 @contextmanager
