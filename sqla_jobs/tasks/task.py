@@ -247,7 +247,7 @@ class Enqueuer(Generic[C, J]):
     @cached_property
     def _message(self) -> str:
         """What workers are told of after a commit."""
-        return str(self.columns["queue"]) + LIMITS * bool(self._declaration.gates)
+        return str(self._values["queue"]) + LIMITS * bool(self._declaration.gates)
 
     def _with_headers(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The same, with the headers of this moment."""

@@ -122,6 +122,9 @@ MANY: dict[str, Callable[[Session], object]] = {
 }
 
 
+SAVEPOINTS: dict[str, Callable[[Session], object]] = {**MANY, "retry": lambda session: jobs.retry(session, 1)}
+
+
 @pytest.mark.parametrize("enqueue", FORMS.values(), ids=FORMS)
 def test_a_job_lives_and_dies_with_the_transaction_of_the_caller(
     committing: Session, enqueue: Callable[[Session], MyJob]
@@ -429,7 +432,7 @@ class TestListeners:
         with Session(engine) as other:
             assert count(other) == 1
 
-    @pytest.mark.parametrize("call", [*MANY.values(), lambda session: jobs.retry(session, 1)], ids=[*MANY, "retry"])
+    @pytest.mark.parametrize("call", SAVEPOINTS.values(), ids=SAVEPOINTS)
     def test_what_takes_a_savepoint_is_refused_before_the_commit_where_it_would_never_end(
         self, committing: Session, call: Callable[[Session], object]
     ) -> None:
