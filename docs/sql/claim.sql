@@ -1,8 +1,4 @@
-WITH owner AS MATERIALIZED
-(SELECT sqla_processes.id AS id
-FROM sqla_processes
-WHERE sqla_processes.id = %(process_id)s::UUID FOR KEY SHARE SKIP LOCKED),
-due AS MATERIALIZED
+WITH due AS MATERIALIZED
 (SELECT taken.ctid AS ctid, taken.id AS id, taken.started_at AS started_at
 FROM unnest(CAST(CASE WHEN (CASE current_setting('synchronous_commit') WHEN 'off' THEN
     set_config('synchronous_commit', 'on', true) ELSE '' END IS NOT NULL) THEN %(lanes)s::VARCHAR END AS
@@ -31,14 +27,18 @@ FROM sqla_queues
 WHERE sqla_queues.paused_at IS NOT NULL AND (sqla_queues.paused_until > statement_timestamp()) IS NOT false
     UNION ALL SELECT substr(sqla_limits.gate, %(substr_2)s::INTEGER) AS substr_1
 FROM sqla_limits
-WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL))) AND (SELECT
-    owner.id
-FROM owner) IS NOT NULL)
+WHERE sqla_limits.gate >= '@' AND sqla_limits.gate < 'A' AND sqla_limits.running IS NOT NULL)))),
+owner AS MATERIALIZED
+(SELECT sqla_processes.id AS id
+FROM sqla_processes
+WHERE sqla_processes.id = %(process_id)s::UUID FOR KEY SHARE SKIP LOCKED)
  UPDATE sqla_jobs SET state=%(state)s::VARCHAR, attempt=(least(sqla_jobs.attempt, %(least_1)s::INTEGER) +
     %(least_2)s::INTEGER), current_run_id=nextval('sqla_runs_id_seq'), process_id=%(process_id)s::UUID,
     progress=NULL, progress_message=NULL, started_at=statement_timestamp() WHERE sqla_jobs.ctid = ANY
     (array((SELECT due.ctid
-FROM due))) RETURNING sqla_jobs.id, sqla_jobs.current_run_id, sqla_jobs.task, sqla_jobs.queue,
+FROM due))) AND CASE WHEN (EXISTS (SELECT due.ctid
+FROM due)) THEN (SELECT owner.id
+FROM owner) END IS NOT NULL RETURNING sqla_jobs.id, sqla_jobs.current_run_id, sqla_jobs.task, sqla_jobs.queue,
     sqla_jobs.priority, sqla_jobs.position, CAST(sqla_jobs.args AS TEXT) AS args, sqla_jobs.attempt,
     sqla_jobs.max_attempts, CAST(sqla_jobs.headers AS TEXT) AS headers, CAST(date_part('epoch',
     statement_timestamp()) - date_part('epoch', sqla_jobs.run_at) AS REAL) AS anon_1, CAST(EXTRACT(epoch FROM

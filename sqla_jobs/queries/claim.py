@@ -25,6 +25,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     literal_column,
     null,
@@ -183,13 +184,15 @@ class Claim(ClaimStatement):
         due = (
             select(*taken.c)
             .select_from(lane.join(taken, true()))
-            .where(lane.c.queue != all_(self._queues_left_out()), select(owner.c.id).scalar_subquery().is_not(None))
+            .where(lane.c.queue != all_(self._queues_left_out()))
             .cte("due")
             .prefix_with("MATERIALIZED")
         )
+        # only then: a lock is written to the disk, and most looks of an idle worker find nothing
+        locked = case((exists(select(due.c.ctid)), select(owner.c.id).scalar_subquery()))
         return (
             update(jobs)
-            .where(jobs.c.ctid == any_(array_of(select(due.c.ctid))))
+            .where(jobs.c.ctid == any_(array_of(select(due.c.ctid))), locked.is_not(None))
             .values(
                 state="running",
                 attempt=func.least(jobs.c.attempt, MOST_ATTEMPTS - 1) + 1,
