@@ -14,7 +14,6 @@ from functools import cached_property, lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cron_descriptor import Options, get_description  # pyright: ignore[reportMissingTypeStubs]
 from croniter import croniter
 from croniter.croniter import CroniterError
 
@@ -83,6 +82,8 @@ class Cron:
         """In plain English."""
         if self._interval is not None:
             return f"Every {self._interval}"
+        from cron_descriptor import Options, get_description  # pyright: ignore[reportMissingTypeStubs]
+
         try:
             said = get_description(self._expression, Options(locale_code="en_US"))  # else the host's language
         except Exception:  # noqa: BLE001 - it has no words for some rules that are good, and several ways to say so

@@ -13,7 +13,8 @@ from sqlalchemy.orm import registry
 
 from sqla_jobs.database.async_sessions import AsyncBind
 from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
-from sqla_jobs.database.notify import tell_of_schedules
+from sqla_jobs.database.commits import savepoint
+from sqla_jobs.database.notify import tell_of_jobs, tell_of_schedules
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.models.columns import (
     AuditMixin,
@@ -126,6 +127,7 @@ class Jobs(Operations[J]):
         self.Audit = self.models.Audit
         self.tasks: Tasks[J] = Tasks(tuple(tasks))
         tell_of_schedules(self.Schedule, self.Job, self.models.channel)
+        tell_of_jobs(self.Job, self.models.channel)
         self.schedules: Schedules = Schedules()
         """What code declares; the clock makes rows of it."""
         self.hooks: Hooks = Hooks()
@@ -266,7 +268,7 @@ class Jobs(Operations[J]):
                 numbered = ((number, arguments_of(instance)) for number, instance in group)
                 yield task.options(**options).enqueue_numbered(own, numbered)
 
-        with own.begin_nested():
+        with savepoint(own, self.Job):
             return Enqueued.total(grouped())
 
     def schedule(self, cron: str, instance: object, /, **options: Unpack[ScheduleOptions]) -> None:

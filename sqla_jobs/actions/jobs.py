@@ -16,6 +16,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.actions.pruning import EndedJobs, Old, OrphanedRuns
 from sqla_jobs.actions.pruning import prune as pruned
+from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.database.refusals import warn
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError, UnknownJob
@@ -58,7 +59,7 @@ def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
     after_commit(session, models.Job, models.channel, "")
     session.flush()  # what is wrong with the caller's own rows is told as it is
     try:
-        with session.begin_nested():
+        with savepoint(session, models.Job):
             wanted = models.Job.state.not_in(["queued", "running"]) & has_arguments(models)
             is_retried = _change(session, models, job, wanted, retried(models)) is not None
     except IntegrityError as error:
@@ -176,12 +177,12 @@ def prune(session: Session, models: Models[Any], *, older_than: timedelta | floa
     references = removal.references(session)
 
     @contextmanager
-    def savepoint() -> Generator[Session]:
-        with session.begin_nested():
+    def part() -> Generator[Session]:
+        with savepoint(session, models.Job):
             yield session
 
     def gone(old: Old) -> int:
-        return sum(count for count, _ in pruned(old, savepoint, partial(warn, "delete", old.name)))
+        return sum(count for count, _ in pruned(old, part, partial(warn, "delete", old.name)))
 
     jobs = sum(gone(EndedJobs(removal, state, seconds, references)) for state in ENDED)
     gone(OrphanedRuns(Leftovers(models), seconds))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import Connection, Engine
@@ -80,14 +80,10 @@ def around(session: Session) -> Any:
     return session.info[_ASYNC]
 
 
-@contextmanager
-def of_one_run(session: Session) -> Generator[None]:
-    """After the block, a session from `AsyncSessions` begins no transaction, also for a coroutine that goes on."""
-    try:
-        yield
-    finally:
-        if session.info.pop(_ASYNC, None) is not None:
-            vars(session)["get_bind"] = _refuse
+def end_run(session: Session) -> None:
+    """From now on one from `AsyncSessions` begins no transaction, also for a coroutine that goes on."""
+    if session.info.pop(_ASYNC, None) is not None:
+        vars(session)["get_bind"] = _refuse
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:

@@ -10,14 +10,14 @@ import logging
 import select
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg
-from psycopg import capabilities, generators, sql
+from psycopg import capabilities, generators
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 if TYPE_CHECKING:
@@ -134,11 +134,12 @@ def _no_answer(patience: float) -> NoAnswer:
     return NoAnswer(f"no answer from the server for {patience:g} s")
 
 
-def filled_in(connection: Driver, statement: sql.SQL, values: dict[str, Any]) -> str:
-    """A statement with its parameters written into it."""
-    if isinstance(connection, psycopg.AsyncConnection):
-        return psycopg.AsyncClientCursor(connection).mogrify(statement, values)
-    return psycopg.ClientCursor(connection).mogrify(statement, values)
+def quoted(connection: Driver, said: str | None) -> str:
+    """A text as a literal of SQL."""
+    if said is None:
+        return "NULL"
+    encoding = connection.info.encoding
+    return Escaping(connection.pgconn).escape_literal(said.encode(encoding)).decode(encoding)
 
 
 def roll_back(connection: Driver) -> None:
@@ -202,22 +203,25 @@ async def _in_greenlet(function: Callable[[], None]) -> None:
     await greenlet_spawn(function)
 
 
-@contextmanager
-def committing_by(connection: Driver, commit: Callable[[], None]) -> Generator[None]:
+class CommittingBy(AbstractContextManager[None]):
     """Inside, the first `connection.commit()` is `commit()`."""
-    own = vars(connection)
 
-    def once() -> None:
-        del own["commit"]  # first: afterwards the connection may be somebody else's, who puts another one there
-        commit()
+    def __init__(self, connection: Driver, commit: Callable[[], None]) -> None:
+        self._own = vars(connection)
+        self._commit = commit
+        is_awaited = isinstance(connection, psycopg.AsyncConnection)
+        self._mine: Callable[[], object] = partial(_in_greenlet, self._once) if is_awaited else self._once
 
-    mine = partial(_in_greenlet, once) if isinstance(connection, psycopg.AsyncConnection) else once
-    own["commit"] = mine
-    try:
-        yield
-    finally:
-        if own.get("commit") is mine:
-            del own["commit"]
+    def __enter__(self) -> None:
+        self._own["commit"] = self._mine
+
+    def _once(self) -> None:
+        del self._own["commit"]  # first: afterwards the connection may be somebody else's, who puts another one there
+        self._commit()
+
+    def __exit__(self, *_: object) -> None:
+        if self._own.get("commit") is self._mine:
+            del self._own["commit"]
 
 
 def beginning(connection: Driver) -> str:

@@ -12,22 +12,22 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, select
-from sqlalchemy.orm import Session, SessionTransaction, object_session
+from sqlalchemy.orm import Session, object_session
 
+from sqla_jobs.database.commits import committed_by, on_commit
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, tell_here
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
-_INFO = "sqla_jobs.database.notify"
 _APART = 0.01
 """Seconds between two messages of one process: what commits in between shares one."""
 _IDLE = 30.0
@@ -61,61 +61,41 @@ def _question(messages: frozenset[tuple[str, str]]) -> str:
     return question.as_string(None)
 
 
-class _Pending:
-    """What one session has enqueued in its present transaction, by channel."""
-
-    def __init__(self) -> None:
-        self.queues: dict[str, set[str]] = {}
-        self.entities: dict[str, type[Any]] = {}
-        self.committed = False
-
-
 def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
     """Once the session's outermost transaction commits, tell who serves `queue`; "" is every queue."""
-    _listen_to_sessions()
-    pending: _Pending = session.info.setdefault(_INFO, _Pending())
-    pending.queues.setdefault(channel, set()).add(queue)
-    pending.entities[channel] = entity
+    on_commit(session, entity, partial(_tell, session, entity, channel, queue), once=(entity, channel, queue))
 
 
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
     """From now on clocks are told when rows of `entity` are changed through sessions."""
+    _listen(entity, ("after_insert", "after_update", "after_delete"), job, channel, SCHEDULES)
 
-    def changed(mapper: object, connection: object, schedule: Any) -> None:
-        if (session := object_session(schedule)) is not None:
-            after_commit(session, job, channel, SCHEDULES)
 
-    for kind in ("after_insert", "after_update", "after_delete"):
+def tell_of_jobs(job: type[Any], channel: str) -> None:
+    """From now on workers are told when jobs are changed or deleted as objects of a session: others may start then."""
+    _listen(job, ("after_update", "after_delete"), job, channel, "")
+
+
+def _listen(entity: type[Any], kinds: Iterable[str], job: type[Any], channel: str, what: str) -> None:
+    def changed(mapper: object, connection: object, row: Any) -> None:
+        if (session := object_session(row)) is not None:
+            after_commit(session, job, channel, what)
+
+    for kind in kinds:
         event.listen(entity, kind, changed)
 
 
+def _tell(session: Session, entity: type[Any], channel: str, queue: str) -> None:
+    if (engine := committed_by(session, entity)) is not None:
+        tell_here(channel, queue)
+        _notifier(engine).send(engine, channel, queue)
+
+
 @cache
-def _listen_to_sessions() -> None:
-    """Once, and only where something is enqueued: importing the package changes nothing."""
-    event.listen(Session, "after_commit", _note_commit)
-    event.listen(Session, "after_transaction_end", _tell)
+def _prepare() -> None:
+    """For the end of the program, and for what it forks."""
     atexit.register(_flush_all)
     os.register_at_fork(after_in_child=_forget_everything)
-
-
-def _note_commit(session: Session) -> None:
-    pending: _Pending | None = session.info.get(_INFO)
-    if pending and not session.in_nested_transaction():  # SQLAlchemy 2.1 also tells of released savepoints
-        pending.committed = True
-
-
-def _tell(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.parent is not None or _INFO not in session.info:
-        return
-    pending: _Pending = session.info.pop(_INFO)
-    if not pending.committed:
-        return
-    for channel, queues in pending.queues.items():
-        bind = session.get_bind(pending.entities[channel])
-        if isinstance(bind, Engine):  # a session joined to a connection has committed nothing yet
-            for queue in queues:
-                tell_here(channel, queue)
-            _notifier(bind).send(bind, channel, queues)
 
 
 class _Notifier:
@@ -129,12 +109,12 @@ class _Notifier:
         self._thread: threading.Thread | None = None
         self._hopeless_until = 0.0
 
-    def send(self, app: Engine, channel: str, queues: set[str]) -> None:
+    def send(self, app: Engine, channel: str, queue: str) -> None:
         """Soon, by a connection as `app` makes them; returns at once, and never fails: it is after a commit."""
         with self._lock:
             if self._thread is None and not self._start(app):
                 return
-            self._waiting.update((channel, queue) for queue in queues)
+            self._waiting.add((channel, queue))
             if not self._there_is.is_set():
                 self._sent.clear()
                 self._there_is.set()
@@ -198,6 +178,7 @@ _making = threading.Lock()
 
 
 def _notifier(engine: Engine) -> _Notifier:
+    _prepare()
     with _making:
         if engine not in _notifiers:
             _notifiers[engine] = _Notifier()

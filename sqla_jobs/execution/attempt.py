@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 
 from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, Interruptible, LeaseGone
 from sqla_jobs.execution.shared_memory import RunSlot
@@ -10,6 +11,7 @@ from sqla_jobs.queries import Claimed, RunEnd
 from sqla_jobs.rules.outcomes import Outcome, storable
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.declaration import Declaration
 
 _PROGRESS = 1000
 """Characters kept of a progress message."""
@@ -20,7 +22,9 @@ class Attempt:
 
     started_at: float | None = None
     has_begun = False
-    """Its task is called, or what went wrong before that is its outcome: it is not given back."""
+    """Whether it was told that it begins, where that is of interest."""
+    is_committed = False
+    """Its end was stored by the transaction of its task."""
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
     """The last that the run reported; stored with its end, whatever became of it before."""
@@ -33,14 +37,12 @@ class Attempt:
     """It does not begin any more, and is given back."""
     is_over: bool = False
     """Ended, and its end is on its way to the database."""
-    timeout: float | None = None
-    """Seconds that its task may take."""
     deadline: float | None = None
     cancel_requested: bool = False
     slot: RunSlot | None = None
     """Where a parent process sees that it was begun."""
-    secrets: Secrets = NOTHING
-    """What nothing that is told of it may show."""
+    declaration: Declaration | None = None
+    """How its task is declared, once that is known."""
     body: Interruptible | None = None
     """What runs its own code."""
 
@@ -49,6 +51,11 @@ class Attempt:
         self.claimed_at = claimed_at
         """When the answer of the claim came; the server may have committed it a while before, but after `asked_at`."""
         self.asked_at = asked_at
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        """What nothing that is told of it may show."""
+        return NOTHING if self.declaration is None else self.declaration.secrets(self.job.args)
 
     @property
     def waited(self) -> float:
@@ -83,11 +90,6 @@ class Attempt:
         if self.slot is not None:
             self.slot.end()
 
-    def let_go(self) -> None:
-        """Its end is in the database, or somebody else's business."""
-        if self.slot is not None:
-            self.slot.clear()
-
     def cancel(self) -> None:
         """Somebody cancelled the job: it does not start any more, or is interrupted."""
         self.cancel_requested = True
@@ -114,4 +116,5 @@ class Attempt:
         """The end of this attempt, now."""
         started = self.started_at or self.claimed_at
         ended = time.monotonic() - self.claimed_at
-        return RunEnd(self.job, outcome, started - self.claimed_at, ended, self.progress)
+        # what RunEnd(…) does, but for a call of a function in Python
+        return tuple.__new__(RunEnd, (self.job, outcome, started - self.claimed_at, ended, self.progress))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextvars import Context, ContextVar, copy_context
 from importlib.util import find_spec
 from types import CodeType, FrameType
@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy.util import await_only
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.execution.interrupt import Interrupt, Stopped
+from sqla_jobs.execution.interrupt import NONE, Interrupt, Stopped
 from sqla_jobs.rules.error_text import stack_of_frames
 from sqla_jobs.rules.wording import plural
 
@@ -85,9 +85,15 @@ class CoroutineBody:
         """A cancel is on its way to the loop."""
         self._is_abandoned = False
 
-    def run(self, owner: object, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    def run(
+        self,
+        owner: object,
+        function: Callable[..., Coroutine[Any, Any, Any]],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = NONE,
+    ) -> Any:
         """Await `function(…)`. Raises an `Interrupt` where it ends by the cancel that this stands for."""
-        self._coroutine = function(*args)
+        self._coroutine = function(*args, **kwargs)
         context, begun = copy_context(), set[asyncio.Future[Any]]()
         context.run(_begun.set, begun)
         self._is_over: asyncio.Future[None] = self._loop.create_future()

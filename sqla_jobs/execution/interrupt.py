@@ -9,10 +9,14 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from sqla_jobs.rules.error_text import stack_of
+
+NONE: Mapping[str, Any] = MappingProxyType({})
+"""No arguments by name."""
 
 
 class Interrupt(BaseException):
@@ -43,7 +47,9 @@ class Stopped(Interrupt):
 class Interruptible(Protocol):
     """What a run's own code is called by, and interrupted through."""
 
-    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+    def run(
+        self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
+    ) -> Any:
         """`function(…)`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
         ...
 
@@ -65,14 +71,25 @@ class Body:
         self._owner: object = None
         self._was_interrupted = False
 
-    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+    def run(
+        self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
+    ) -> Any:
         """`function(…)`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
         outer = self._owner  # a task may itself run jobs, in a test
         try:
             self._owner = owner
-            return function(*args)
+            return function(*args, **kwargs)
         finally:
-            self._close(outer)
+            while True:
+                try:
+                    with self._lock:
+                        self._owner = outer
+                    if self._was_interrupted:
+                        _raise_in(self.thread, None)
+                        self._was_interrupted = False
+                except Interrupt:  # it arrived right here, after the end of the function
+                    continue
+                break
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> bool:
         """Raise `kind` in the thread, while it runs what `owner` has it run. False: it does not, at this moment."""
@@ -88,18 +105,6 @@ class Body:
         """The stack of the thread, as text."""
         frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]
         return stack_of(frame) if frame is not None else "its thread has ended"
-
-    def _close(self, outer: object) -> None:
-        while True:
-            try:
-                with self._lock:
-                    self._owner = outer
-                if self._was_interrupted:
-                    _raise_in(self.thread, None)
-                    self._was_interrupted = False
-            except Interrupt:  # it arrived right here, after the end of the body
-                continue
-            return
 
 
 class _Bodies(threading.local):

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, SessionTransaction
 
-from sqla_jobs.database.async_sessions import around, of_one_run
+from sqla_jobs.database.async_sessions import around, end_run
 from sqla_jobs.execution.interrupt import Interrupt
 from sqla_jobs.queries import Queries, RunEnd
 
@@ -57,17 +57,6 @@ def _is_of_database(error: Exception) -> bool:
     """SQLAlchemy wraps no error on connecting of asyncpg, which also passes on those of the network."""
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
-
-
-@contextmanager
-def _given_up(session: Session) -> Generator[None]:
-    """Closes the connection of a task that is abandoned: its code goes on, and must not hold locks."""
-    try:
-        yield
-    except Interrupt as interrupt:
-        if interrupt.is_abandoned:
-            session.invalidate()
-        raise
 
 
 class NotBegun(Exception):
@@ -124,17 +113,18 @@ class WorkerTransactions:
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        with closing(self._session()) as session, _given_up(session), of_one_run(session):
-            session.info[_CONNECTIONS] = list[Connection]()  # the factory may give the same session again
-            try:
-                is_writable = self._begin(session)
-            except Exception as error:
-                if not _is_of_database(error):
-                    raise
-                raise self._told(NotBegun(_reason(error))) from error
-            if not is_writable:
-                raise self._told(NotBegun("the server is read-only"))
+        session = self._session()
+        try:
+            self._begin(session)
             yield session
+        except Interrupt as interrupt:
+            if interrupt.is_abandoned:  # its code goes on, and must not hold locks
+                end_run(session)
+                session.invalidate()
+            raise
+        finally:
+            end_run(session)
+            session.close()
 
     def around(self, session: Session) -> Any:
         return around(session)
@@ -154,7 +144,19 @@ class WorkerTransactions:
                 finally:
                     del session.info[_ENDING]
 
-    def _begin(self, session: Session) -> bool:
+    def _begin(self, session: Session) -> None:
+        session.info[_CONNECTIONS] = list[Connection]()  # the factory may give the same session again
+        try:
+            is_writable = self._is_begun(session)
+        except Exception as error:
+            if not _is_of_database(error):
+                raise
+            raise self._told(NotBegun(_reason(error))) from error
+        if not is_writable:
+            raise self._told(NotBegun("the server is read-only"))
+
+    def _is_begun(self, session: Session) -> bool:
+        """Begin. False: the server takes no writes."""
         connection = self._queries.connection(session)
         try:
             is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)

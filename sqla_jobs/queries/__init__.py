@@ -7,7 +7,6 @@ of the hot path are built once for each `Queries` and load no ORM objects. All t
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from sqla_jobs.queries.begin import begin_elsewhere
 from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
 from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
 from sqla_jobs.queries.commit import Commit
-from sqla_jobs.queries.commit_elsewhere import storing_elsewhere
+from sqla_jobs.queries.commit_elsewhere import EndingElsewhere
 from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
 from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.expressions import Tables
@@ -111,11 +110,11 @@ class Queries(Calls[SqlConnection]):
         if end.progress is not None:
             self.store_progress(session, [(end.lease, *end.progress)])
 
-    def ending(self, session: Session, end: RunEnd) -> AbstractContextManager[Ending]:
+    def ending(self, session: Session, end: RunEnd) -> Ending:
         """Inside, committing such a session also stores the end of its attempt. Raises `LeaseLost`."""
         connection = self.connection(session)
         if (raw := driver_of_run(connection)) is None:
-            return storing_elsewhere(connection, partial(self.succeed, connection, end))
+            return EndingElsewhere(connection, partial(self.succeed, connection, end))
         return self._commit.storing(connection, raw, end)
 
     @cached_property

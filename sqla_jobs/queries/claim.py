@@ -45,9 +45,9 @@ from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statem
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _moment_of(microseconds: int | None) -> datetime | None:
+def _moment_of(microseconds: int) -> datetime:
     """The moment so many microseconds after 1970-01-01 UTC."""
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _epoch(moment: Any) -> Any:
@@ -70,11 +70,21 @@ class ClaimStatement(RenderedStatement):
         gates: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
     ) -> list[Claimed]:
         """The rows as jobs, in claim order. `gates` are those of each job that has any."""
-        again = [job_id for job_id, *_, was_started in rows if was_started]
+        again = [row[0] for row in rows if row[-1]]
         elapsed = self._elapsed(connection, again) if again else {}
         claimed = [
-            Claimed._make(
-                (job_id, run_id, process_id, *rest, _moment_of(due), elapsed.get(job_id, 0.0), gates.get(job_id, ()))
+            # what Claimed(…) does, but for a call of a function in Python
+            tuple.__new__(
+                Claimed,
+                (
+                    job_id,
+                    run_id,
+                    process_id,
+                    *rest,
+                    None if due is None else _moment_of(due),
+                    elapsed.get(job_id, 0.0),
+                    gates.get(job_id, ()),
+                ),
             )
             for job_id, run_id, *rest, due, _ in rows
         ]

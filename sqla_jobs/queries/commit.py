@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import suppress
+from typing import Any, Self
 from zlib import crc32
 
 import psycopg
@@ -13,10 +12,10 @@ from psycopg.pq.abc import PGresult
 from sqlalchemy import ColumnElement, Connection, literal_column, select
 
 from sqla_jobs.calls.values import RunEnd
-from sqla_jobs.database.driver import Driver, ask, beginning, committing_by, filled_in, roll_back
+from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
 from sqla_jobs.errors import LeaseLost
 from sqla_jobs.queries.ending import Ending
-from sqla_jobs.queries.expressions import Tables, as_query, rendered
+from sqla_jobs.queries.expressions import Tables, rendered
 from sqla_jobs.queries.succeed import SucceedOne
 
 _NO_LEASE = "sqla_jobs: no lease"
@@ -45,27 +44,9 @@ class Commit:
         self._preparing = f"PREPARE {self._name} AS {numbered}; {execute}"
         self._prepared = f"SAVEPOINT {self._name}; {execute}"
 
-    @contextmanager
-    def storing(self, connection: Connection, raw: Driver, end: RunEnd) -> Generator[Ending]:
-        """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`.
-
-        `raw` is what is below the connection.
-        """
-        ending = _Ending(self, connection, raw, end)
-
-        def commit() -> None:
-            try:
-                ending.commit()
-            except BaseException:
-                # SQLAlchemy takes a failed COMMIT to have ended the transaction; what failed may stand before it
-                with suppress(psycopg.Error):  # then the connection is lost, and what failed first is told
-                    roll_back(raw)
-                raise
-
-        # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
-        with committing_by(raw, commit):
-            yield ending
-        ending.check()
+    def storing(self, connection: Connection, raw: Driver, end: RunEnd) -> Ending:
+        """The COMMIT of a connection; `raw` is what is below it."""
+        return _Ending(self, connection, raw, end)
 
     def store(self, raw: Driver, end: RunEnd) -> None:
         """Store the end in the transaction, which goes on. Raises `LeaseLost`."""
@@ -91,8 +72,14 @@ class Commit:
             known[self._name] = self._preparing if is_direct and raw.prepare_threshold is not None else self._plain
 
     def _ask(self, raw: Driver, statements: str, end: RunEnd) -> list[PGresult]:
+        values = SucceedOne.parameters(end)
+        # psycopg would write them into the text by a cursor of its own, in 70 calls
+        values |= {
+            "lease_process_id": f"'{end.lease.process_id}'::uuid",
+            "all_results": quoted(raw, end.outcome.result),
+        }
         try:
-            return ask(raw, filled_in(raw, as_query(statements), SucceedOne.parameters(end)))
+            return ask(raw, statements % values)
         except InvalidTextRepresentation as error:
             if _NO_LEASE not in str(error):
                 raise
@@ -105,11 +92,30 @@ class _Ending(Ending):
         self._commit = commit
         self._raw = raw
         self._end = end
+        # what SQLAlchemy calls last, after the session's flush and hooks; an error here it wraps, and mends its pool
+        self._committing = CommittingBy(raw, self._commit_or_roll_back)
+
+    def __enter__(self) -> Self:
+        self._committing.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._committing.__exit__()
+        super().__exit__(kind)
 
     def _store(self) -> None:
         self._commit.store(self._raw, self._end)
 
-    def commit(self) -> None:
+    def _commit_or_roll_back(self) -> None:
+        try:
+            self._commit_last()
+        except BaseException:
+            # SQLAlchemy takes a failed COMMIT to have ended the transaction; what failed may stand before it
+            with suppress(psycopg.Error):  # then the connection is lost, and what failed first is told
+                roll_back(self._raw)
+            raise
+
+    def _commit_last(self) -> None:
         """Commit, after the others. Raises `LeaseLost`."""
         if self._others:
             self._store_once()

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Self
 
 from sqlalchemy import Connection, event
 
 from sqla_jobs.queries.ending import Ending, rolled_back_by_an_error
 
 
-@contextmanager
-def storing_elsewhere(connection: Connection, store: Callable[[], None]) -> Generator[Ending]:
-    """Inside, the connection's COMMIT also stores the end, waiting for the row; or raises `LeaseLost`.
+class EndingElsewhere(Ending):
+    """`store` stores the end in the transaction, which goes on."""
 
-    `store` stores the end in the transaction, which goes on.
-    """
-    ending = _EndingElsewhere(connection, store)
-    event.listen(connection, "commit", ending.before_own)
-    try:
-        yield ending
-    finally:
-        event.remove(connection, "commit", ending.before_own)
-    ending.check()
-
-
-class _EndingElsewhere(Ending):
     def __init__(self, connection: Connection, store: Callable[[], None]) -> None:
         super().__init__(connection)
         self._store_by = store
 
+    def __enter__(self) -> Self:
+        event.listen(self._connection, "commit", self._before_own)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        event.remove(self._connection, "commit", self._before_own)
+        super().__exit__(kind)
+
     def _store(self) -> None:
         self._store_by()
 
-    def before_own(self, own: Connection) -> None:
+    def _before_own(self, own: Connection) -> None:
         """Store the end, and commit the others."""
         with rolled_back_by_an_error(own):
             self._store_once()

@@ -128,11 +128,15 @@ class Removal:
         free = select(ctid.label("ctid")).where(named, job.state != "running", *conditions)
         free = free.where(*(~one for one in references)).select_from(job).with_for_update(skip_locked=True, of=job)
         locked = free.cte("locked").prefix_with("MATERIALIZED")
-        chosen = ctid == any_(array_of(select(locked.c.ctid)))
-        gone = delete(self._table).where(chosen).returning(self._table.c.id).cte("gone")
-        without = delete(runs).where(runs.c.job_id.in_(select(gone.c.id))).cte("without")
-        statement = select(func.count()).select_from(gone).add_cte(without)
-        return session.scalar(statement, {"ids": list(ids)}, bind_arguments=self._on) or 0
+        chosen = any_(array_of(select(locked.c.ctid)))
+        going = self._table.alias("going")
+        gone = select(going.c.id).where(literal_column("going.ctid") == chosen)
+        without = delete(runs).where(runs.c.job_id.in_(gone)).cte("without")
+        # of the entity, so that listeners of the session see it
+        statement = delete(job).where(ctid == chosen).returning(job.id).add_cte(without)
+        options = {"synchronize_session": False}
+        removed = session.execute(statement, {"ids": list(ids)}, bind_arguments=self._on, execution_options=options)
+        return len(removed.all())
 
 
 _REFERENCES = text(

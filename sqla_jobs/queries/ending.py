@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection, event
 
 from sqla_jobs.errors import JobsError
 
 
-class Ending:
+class Ending(AbstractContextManager["Ending"]):
     """The COMMIT on the connection of the jobs, and those of the same session in other databases.
+
+    Inside, committing on that connection also stores the end, waiting for the row, or raises `LeaseLost`.
 
     SQLAlchemy commits a session's connections in no order. Here the others are committed once the lease has been
     found to stand, and before the end is: should one of them fail, the job has not succeeded.
@@ -30,9 +32,8 @@ class Ending:
             self._others.append(connection)
             event.listen(connection, "commit", self._before)
 
-    def check(self) -> None:
-        """Raise `JobsError` where the session did not commit on its own connection."""
-        if not self.has_committed:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and not self.has_committed:
             raise JobsError(
                 "the session of the run did not commit on its own connection, so the outcome is not stored: "
                 "the session factory must return new sessions, not ones that join an outer transaction"

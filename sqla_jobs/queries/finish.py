@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
@@ -180,8 +181,12 @@ def _apart(ends: Sequence[RunEnd]) -> tuple[list[RunEnd], list[RunEnd]]:
     """Those that went well and have nothing to add, under leases of one process; and the rest."""
     went_well: list[RunEnd] = []
     others: list[RunEnd] = []
+    process_id: UUID | None = None
     for end in ends:
-        is_alike = not went_well or end.lease.process_id == went_well[0].lease.process_id
         is_plain = end.outcome.kind is RunOutcome.succeeded and end.progress is None
-        (went_well if is_alike and is_plain else others).append(end)
+        theirs = end.lease.process_id
+        if is_plain and process_id is None:
+            process_id = theirs
+        is_alike = theirs is process_id or theirs == process_id  # an UUID compares itself in Python
+        (went_well if is_plain and is_alike else others).append(end)
     return went_well, others

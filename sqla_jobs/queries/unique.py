@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     DateTime,
+    Interval,
     Text,
     and_,
     any_,
@@ -24,18 +26,19 @@ from sqlalchemy import (
     false,
     func,
     inspect,
-    literal,
     literal_column,
     not_,
     null,
     or_,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
+from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import HAS_LIVE_KEY, LIVE, WAITING
 from sqla_jobs.rules.unique import Unique
@@ -45,7 +48,14 @@ _KEYS, _IDS = (
     for name, kind in (("keys", Text), ("ids", BigInteger))  # one plan for any number
 )
 _IS_LIVE: ColumnElement[bool] = literal_column(f"({HAS_LIVE_KEY})", Boolean)
+_LIVE_KEY: Any = {"index_elements": ["unique_key"], "index_where": text(HAS_LIVE_KEY)}
+_IS_NEW: ColumnElement[bool] = literal_column("xmax = 0", Boolean)
+"""Of a row that an INSERT returns. One that it has changed instead was locked first, and bears the mark of that."""
 _EPOCH: ColumnElement[Any] = literal_column("TIMESTAMPTZ '1970-01-01 UTC'", DateTime(timezone=True))
+_NEW = "new_"
+"""What the names of parameters begin with that are values of columns."""
+_CHANGED = ("task", "priority", "max_attempts", "args", "headers", "on_failure", "gates", "ordered_by")
+"""Columns that a job is given which is replaced or updated."""
 
 
 def start_of_period(length: Any) -> ColumnElement[Any]:
@@ -53,159 +63,240 @@ def start_of_period(length: Any) -> ColumnElement[Any]:
     return func.date_bin(length, func.clock_timestamp(), _EPOCH)
 
 
-class Taken(NamedTuple):
+class Holder(NamedTuple):
     """The job that has a key."""
 
     id: int
     key: str
     state: str
-    is_of_period: bool
-    """Whether a job of the key, this one or another, was made in the present period of a `per=`."""
+    job: Any = None
+    """The entity, where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class UniqueJobs:
-    """The statements for jobs of one policy, in the session of the caller. All times are the server's."""
+    """What is done about the keys of jobs that have these values, in the session of the caller."""
 
     session: Session
-    models: Models[Any]
-    policy: Unique
+    statements: Statements
+    values: Mapping[str, Any]
+    """Column values of each job; a timedelta as `run_at` is a delay by the server's clock."""
     gates_of: Callable[[str], Mapping[str, str | None]] | None = None
     """The columns `gates` and `ordered_by` of a job with these arguments (JSON), where jobs have gates."""
 
-    def insert(self, values: Mapping[str, Any], jobs: Mapping[str, str], *, any_conflict: bool) -> dict[str, int]:
-        """A job for each key of `jobs` that is free, with these arguments (JSON); returns their ids by key.
+    def insert(self, jobs: Mapping[str, str], *, any_conflict: bool) -> list[Holder]:
+        """A job for each key of `jobs` that is free, with these arguments (JSON).
 
-        The insert waits for transactions that have taken one of the keys and are still open. With `any_conflict`
-        every unique index counts, and not only that of live keys.
+        It waits for transactions that have taken one of the keys and are still open. With `any_conflict` every
+        unique index counts, and not only that of live keys.
         """
-        mapper = inspect(self.models.Job)
-        given = {**values, **({} if self._period is None else {"unique_period": self._period})}
-        row = _rows()
-        gates = self._gates(row)
-        columns = [mapper.columns[name] for name in (*given, *gates, "args", "unique_key")]
-        selected = [
-            value if isinstance(value, ColumnElement) else literal(value, mapper.columns[name].type)
-            for name, value in given.items()
-        ]
-        rows = select(*selected, *gates.values(), row.c.args, row.c.unique_key)
-        statement = insert(mapper.local_table).from_select(columns, rows)
-        arbiter: dict[str, Any] = {"index_elements": ["unique_key"], "index_where": text(HAS_LIVE_KEY)}
-        statement = statement.on_conflict_do_nothing(**({} if any_conflict else arbiter))
-        job_id, key = (mapper.columns[name] for name in ("id", "unique_key"))
-        found = self._execute(statement.returning(key, job_id), {"rows": self._as_rows(jobs)})
-        return {row[0]: row[1] for row in found}
+        insert = self.statements.insert_unless_any if any_conflict else self.statements.insert
+        return [holder for holder, _ in self._put(insert, jobs)]
 
-    def taken(self, keys: Collection[str]) -> list[Taken]:
-        """The jobs that have these keys: the live one, else the one of the present period."""
-        job = self.models.Job
-        is_of_period = false() if self._period is None else job.unique_period.is_not_distinct_from(self._period)
-        found = (
-            select(job.id, job.unique_key, job.state, is_of_period)
-            .where(job.unique_key == _KEYS, or_(_IS_LIVE, and_(job.unique_period.is_not(None), is_of_period)))
-            .order_by(_IS_LIVE)
-        )
-        by_key: dict[str, Taken] = {}
-        for one in (Taken(*row) for row in self._execute(found, {"keys": list(keys)})):
-            is_of_period = one.is_of_period or one.key in by_key
-            by_key[one.key] = one._replace(is_of_period=is_of_period)
+    def change(self, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
+        """The same, and each job that waits is replaced or updated. One that runs stays as it is, and is held.
+
+        It waits for whoever has locked one of the jobs. With each job it says whether that is new.
+        """
+        return self._put(self.statements.change, jobs)
+
+    def taken(self, keys: Collection[str]) -> list[tuple[Holder, bool]]:
+        """The jobs that have these keys: the live one, else the one of the present period.
+
+        With each it says whether a job of the key, this one or another, was made in the present period.
+        """
+        by_key: dict[str, tuple[Holder, bool]] = {}
+        for holder, is_of_period in self._found(self.statements.taken, {"keys": list(keys)}):
+            by_key[holder.key] = holder, is_of_period or holder.key in by_key
         return list(by_key.values())
 
-    def share(self, ids: Sequence[int], *, skip_locked: bool) -> set[int]:
-        """Hold those that still wait, so that none starts before the caller commits."""
-        held = self._with_keys(WAITING).with_for_update(read=True, skip_locked=skip_locked)
-        return {row[0] for row in self._execute(held, {"ids": list(ids)})}
+    def hold(self, ids: Sequence[int], *, skip_locked: bool) -> list[Holder]:
+        """Hold those that still wait, so that none starts before the caller commits; to change them also running ones.
 
-    def seize(self, ids: Sequence[int], *, skip_locked: bool) -> dict[int, str]:
-        """Hold those that are still live and have a key, to change them; returns their states."""
-        held = self._with_keys(LIVE).with_for_update(key_share=True, skip_locked=skip_locked)
-        return {row[0]: row[1] for row in self._execute(held, {"ids": list(ids)})}
+        They are locked in the order of inserts, so that two callers do not deadlock.
+        """
+        held = self.statements.held.with_for_update(**self.statements.lock, skip_locked=skip_locked)
+        return [holder for holder, _ in self._found(held, {"ids": list(ids)})]
 
-    def _with_keys(self, states: Sequence[str]) -> Any:
-        """In the order of inserts, so that two callers that lock the same keys do not deadlock."""
-        job = self.models.Job
-        wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
-        return select(job.id, job.state).where(*wanted).order_by(job.unique_key.collate("C"))
+    def give_up(self, keys: Collection[str]) -> bool:
+        """Running jobs that are held go on without these keys. Returns whether there was one."""
+        given_up = self._execute(self.statements.give_up, {"keys": list(keys)}, synchronize_session="fetch")
+        return bool(given_up.all())
 
-    def give_up(self, ids: Sequence[int]) -> None:
-        """Running jobs, held by `seize`, go on without their keys."""
-        job = self.models.Job
-        self._execute(
-            update(job).where(job.id == _IDS).values(unique_key=null(), unique_period=null()), {"ids": list(ids)}
-        )
+    def _put(self, statement: Any, jobs: Mapping[str, str]) -> list[tuple[Holder, bool]]:
+        given = {f"{_NEW}{name}": value for name, value in self.values.items() if not isinstance(value, ColumnElement)}
+        rows = "[" + ",".join(self._as_row(key, args) for key, args in jobs.items()) + "]"
+        return self._found(statement, given | {"rows": rows}, dml_strategy="orm")
 
-    def change(self, values: Mapping[str, Any], jobs: Mapping[int, str]) -> None:
-        """Replace or update waiting jobs, held by `seize`: their arguments by id."""
-        change = self._replace if self.policy.on_conflict == "replace" else self._update
-        change(values, jobs)
-
-    def _replace(self, values: Mapping[str, Any], jobs: Mapping[int, str]) -> None:
-        """They become as if enqueued now. One that was delayed for `max_delay` keeps its place."""
-        job, state = self.models.Job, values["state"]
-        now = func.clock_timestamp()
-        max_delay = self.policy.max_delay
-        latest = None if max_delay is None else job.created_at + timedelta(seconds=max_delay)
-        is_late = false() if latest is None else and_(job.state == "queued", latest <= now)
-        asked = values.get("run_at", now)
-        stays = and_(is_late, job.queue == values["queue"], job.priority == values["priority"])
-        self._write(
-            jobs,
-            {
-                **values,
-                "state": case((is_late, "queued"), else_=str(state)),
-                "run_at": asked if latest is None else func.least(asked, latest),
-            },
-            moves=not_(stays),
-        )
-
-    def _update(self, values: Mapping[str, Any], jobs: Mapping[int, str]) -> None:
-        """They get these arguments and stay due as before."""
-        job = self.models.Job
-        kept = {name: value for name, value in values.items() if name not in ("state", "run_at", "queue")}
-        self._write(jobs, kept, moves=job.priority != values["priority"])
-
-    def _write(self, jobs: Mapping[int, str], values: dict[str, Any], *, moves: ColumnElement[bool]) -> None:
-        """Those that move go to the end, also those that wait behind other gates from now on."""
-        job = self.models.Job
-        row = _rows()
-        mine = job.id == cast(row.c.unique_key, BigInteger)
-        gates = self._gates(row) or {"gates": null(), "ordered_by": null()}  # it may have been another task's
-        is_elsewhere = or_(moves, job.gates.is_distinct_from(gates["gates"]))
-        position = case((is_elsewhere, self.models.positions.next_value()), else_=job.position)
-        values = {"headers": null(), "on_failure": null(), **values}
-        changed = update(job).where(mine).values(**values, position=position, args=row.c.args, **gates)
-        self._execute(changed, {"rows": self._as_rows({str(job_id): args for job_id, args in jobs.items()})})
-
-    def _gates(self, row: Any) -> dict[str, Any]:
-        if self.gates_of is None:
-            return {}
-        return {"gates": cast(row.c.gates, ARRAY(Text)), "ordered_by": row.c.ordered_by}
-
-    def _as_rows(self, jobs: Mapping[str, str]) -> str:
-        return "[" + ",".join(self._as_row(key, args) for key, args in jobs.items()) + "]"
+    def _found(self, statement: Any, parameters: dict[str, Any], **options: Any) -> list[tuple[Holder, bool]]:
+        rows = self._execute(statement, parameters, populate_existing=True, **options)
+        if self.statements.loads:
+            return [(Holder(job.id, job.unique_key, job.state, job), flag) for job, flag in rows]
+        return [(Holder(*holder), flag) for *holder, flag in rows]
 
     def _as_row(self, key: str, args: str) -> str:
         gates = {} if self.gates_of is None else self.gates_of(args)
         return f'{json.dumps({"unique_key": key, **gates})[:-1]},"args":{args}}}'
 
+    def _execute(self, statement: Any, parameters: dict[str, Any], **options: Any) -> Any:
+        bound = {"mapper": self.statements.models.Job}
+        return self.session.execute(statement, parameters, bind_arguments=bound, execution_options=options)
+
+
+def statements_for(
+    models: Models[Any], policy: Unique, values: Mapping[str, Any], *, gated: bool, loads: bool
+) -> Statements:
+    """The statements for jobs that have values for these columns, built once unless there are expressions among them.
+
+    With `loads` they return entities, as the database has them now.
+    """
+    is_delayed = isinstance(values.get("run_at"), timedelta)
+    shape = models, (policy.on_conflict, policy.max_delay, policy.per), tuple(values), is_delayed, gated, loads
+    if expressions := {name: value for name, value in values.items() if isinstance(value, ColumnElement)}:
+        return Statements(*shape, expressions)
+    return _built(*shape)
+
+
+class Statements:
+    """The statements for jobs of one policy. All times are the server's.
+
+    They are about the entity, so whoever listens to the session sees what they write.
+    """
+
+    def __init__(
+        self,
+        models: Models[Any],
+        policy: tuple[str, float | None, float | None],
+        names: tuple[str, ...],
+        is_delayed: bool,
+        gated: bool,
+        loads: bool,
+        expressions: Mapping[str, ColumnElement[Any]] | None = None,
+    ) -> None:
+        self.models: Models[Any] = models
+        self.loads: bool = loads
+        self._on_conflict, self._max_delay, self._per = policy
+        columns = inspect(models.Job).columns
+        self._given: dict[str, Any] = {name: bindparam(f"{_NEW}{name}", type_=columns[name].type) for name in names}
+        if is_delayed:
+            self._given["run_at"] = func.clock_timestamp() + bindparam(f"{_NEW}run_at", type_=Interval)
+        self._given |= expressions or {}
+        if self._per is not None:
+            self._given["unique_period"] = self._period
+        self._gated = gated
+
+    @cached_property
+    def insert(self) -> Any:
+        """A job for each of the parameter `rows` whose key no live job has."""
+        return self._insert.on_conflict_do_nothing(**_LIVE_KEY).returning(*self._holder, _IS_NEW)
+
+    @cached_property
+    def insert_unless_any(self) -> Any:
+        """The same, where no unique index forbids it."""
+        return self._insert.on_conflict_do_nothing().returning(*self._holder, _IS_NEW)
+
+    @cached_property
+    def change(self) -> Any:
+        """The same as `insert`, and the jobs that wait are replaced or updated."""
+        new, waits = self._insert.excluded, self.models.Job.state.in_(WAITING)
+        changes = self._replaced(new) if self._on_conflict == "replace" else self._updated(new)
+        changed = self._insert.on_conflict_do_update(**_LIVE_KEY, set_=changes, where=waits)
+        return changed.returning(*self._holder, _IS_NEW)
+
+    @cached_property
+    def taken(self) -> Any:
+        """The live job of each key, after that of the present period."""
+        job = self.models.Job
+        is_of_period = false() if self._per is None else job.unique_period.is_not_distinct_from(self._period)
+        return (
+            select(*self._holder, is_of_period)
+            .where(job.unique_key == _KEYS, or_(_IS_LIVE, and_(job.unique_period.is_not(None), is_of_period)))
+            .order_by(_IS_LIVE)
+        )
+
+    @property
+    def _changes(self) -> bool:
+        return self._on_conflict in ("replace", "update")
+
+    @cached_property
+    def held(self) -> Any:
+        """Those that still wait, and have a key; to change them also those that run."""
+        job, states = self.models.Job, LIVE if self._changes else WAITING
+        wanted = (job.id == _IDS, job.state.in_(states), job.unique_key.is_not(None))
+        return select(*self._holder, true()).where(*wanted).order_by(job.unique_key.collate("C"))
+
+    @property
+    def lock(self) -> dict[str, bool]:
+        """How they are locked."""
+        return {"key_share": True} if self._changes else {"read": True}
+
+    @cached_property
+    def give_up(self) -> Any:
+        """Running jobs lose their keys."""
+        job = self.models.Job
+        running = update(job).where(job.unique_key == _KEYS, job.state == "running")
+        return running.values(unique_key=null(), unique_period=null()).returning(job.id)
+
+    @cached_property
+    def _insert(self) -> Any:
+        columns, row = inspect(self.models.Job).columns, _rows()
+        given = self._given | {"args": row.c.args, "unique_key": row.c.unique_key}
+        if self._gated:
+            given |= {"gates": cast(row.c.gates, ARRAY(Text)), "ordered_by": row.c.ordered_by}
+        return insert(self.models.Job).from_select([columns[name] for name in given], select(*given.values()))
+
+    @property
+    def _holder(self) -> tuple[Any, ...]:
+        job = self.models.Job
+        return (job,) if self.loads else (job.id, job.unique_key, job.state)
+
+    def _replaced(self, new: Any) -> dict[Any, Any]:
+        """They become as if enqueued now. One that was delayed for `max_delay` keeps its place."""
+        job = self.models.Job
+        latest = None if self._max_delay is None else job.created_at + timedelta(seconds=self._max_delay)
+        is_late = false() if latest is None else and_(job.state == "queued", latest <= func.clock_timestamp())
+        stays = and_(is_late, job.queue == new.queue, job.priority == new.priority)
+        return {
+            **self._changed(new, moves=not_(stays)),
+            **{own: new[own.key] for own in self._own_columns},
+            "queue": new.queue,
+            "state": case((is_late, "queued"), else_=new.state),
+            "run_at": new.run_at if latest is None else func.least(new.run_at, latest),
+        }
+
+    def _updated(self, new: Any) -> dict[Any, Any]:
+        """They get what was given, and stay due as before."""
+        columns = inspect(self.models.Job).columns
+        given = {columns[name] for name in self._given}
+        return {
+            **self._changed(new, moves=self.models.Job.priority != new.priority),
+            **{own: new[own.key] for own in self._own_columns if own in given},
+        }
+
+    def _changed(self, new: Any, *, moves: ColumnElement[bool]) -> dict[Any, Any]:
+        """Those that move go to the end, also those that wait behind other gates from now on."""
+        job = self.models.Job
+        is_elsewhere = or_(moves, job.gates.is_distinct_from(new.gates))
+        position = case((is_elsewhere, new.position), else_=job.position)
+        return {name: new[name] for name in _CHANGED} | {"position": position}
+
+    @property
+    def _own_columns(self) -> list[Any]:
+        """Columns of the application that can be set."""
+        columns = inspect(self.models.Job).local_table.columns
+        return [one for one in columns if one.key not in JobMixin.__annotations__ and one.computed is None]
+
     @property
     def _period(self) -> Any:
-        """The start of the present period, where the policy has periods."""
-        if self.policy.per is None:
-            return None
-        return start_of_period(timedelta(seconds=self.policy.per))
+        """The start of the present period, where there are periods."""
+        return start_of_period(timedelta(seconds=self._per or 0))
 
-    def _execute(self, statement: Any, parameters: dict[str, Any]) -> Any:
-        return self.session.execute(
-            statement,
-            parameters,
-            bind_arguments={"mapper": self.models.Job},
-            execution_options={"synchronize_session": False},
-        )
+
+_built = lru_cache(maxsize=256)(Statements)
 
 
 def _rows() -> Any:
-    """The parameter `rows` as a table of arguments by key or by id."""
+    """The parameter `rows` as a table of arguments by key."""
     columns = column("unique_key", Text), column("args", JSONB), column("gates", Text), column("ordered_by", Text)
     return (
         func.jsonb_to_recordset(cast(bindparam("rows", type_=Text), JSONB))

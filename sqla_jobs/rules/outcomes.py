@@ -105,9 +105,9 @@ class Outcome:
     failure: Failure | None = None
 
     @classmethod
-    def succeeded(cls, result: str | None = None) -> Self:
+    def succeeded(cls, result: str | None = None) -> Outcome:
         """The task returned."""
-        return cls(RunOutcome.succeeded, result=result)
+        return SUCCEEDED if result is None else cls(RunOutcome.succeeded, result=result)
 
     @classmethod
     def retried(cls, delay: float, failure: Failure) -> Self:
@@ -138,6 +138,10 @@ class Outcome:
     def released(cls, delay: float | None = None) -> Self:
         """It was claimed and never begun: given back without a run, to be due at once or in `delay` seconds."""
         return cls("released", delay=delay)
+
+
+SUCCEEDED = Outcome(RunOutcome.succeeded)
+"""That of each task that returned `None`."""
 
 
 def decide(

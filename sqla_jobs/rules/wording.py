@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 NOTHING = "\N{EN DASH}"
 """Where there is no value."""
@@ -78,6 +77,8 @@ _LONGEST_NAME = 200
 
 def near_names(given: str, known: Iterable[str]) -> list[str]:
     """The names that look like it, the nearest first. Of a long one the beginning: the comparison is slow."""
+    from difflib import get_close_matches  # only where something is wrong: each worker imports this module
+
     return get_close_matches(given[:_LONGEST_NAME], list(known), n=3)
 
 

@@ -152,6 +152,8 @@ class Keeper(Protocol):
     """How many the worker may use at once, beside the two for claims and those of its jobs."""
     all_connections: int
     """How many it may use at once in all, and its parent, beside those of its jobs."""
+    slot: Callable[[], RunSlot] | None
+    """Gives where to publish a run that begins, if anybody watches that."""
 
     @property
     def beat_at(self) -> float:
@@ -191,8 +193,4 @@ class Keeper(Protocol):
 
     def leaving(self) -> None:
         """The worker is about to delete its row."""
-        ...
-
-    def slot(self) -> RunSlot | None:
-        """Where to publish a run that begins."""
         ...

@@ -17,9 +17,10 @@ from sqla_jobs.runtime.settings import Settings
 C = TypeVar("C")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
-SOON, BUSY = 0.005, 0.1
-"""Seconds until it promotes after somebody heard of new jobs, which may have a delay: where a slot is free, and where
-none is."""
+SOON = 0.005
+"""Seconds until it promotes after somebody heard of new jobs, one of which may have a delay."""
+BUSY = 0.1
+"""The same where no slot is free."""
 _REPORT = 60.0
 """Seconds between two looks for waiting jobs of tasks that nobody here knows."""
 

@@ -79,6 +79,7 @@ class ParentConnection:
         self._hearer: Hearer | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
+        self.slot: Callable[[], RunSlot] | None = self._started.take
         self._specs = SimpleQueue[ChildSpec]()
         self._lease = 0.0
         self._sending = threading.Lock()
@@ -158,9 +159,6 @@ class ParentConnection:
 
     def leaving(self) -> None:
         self.send(Leaving())
-
-    def slot(self) -> RunSlot | None:
-        return self._started.take()
 
     def send(self, message: object) -> None:
         """Tell the parent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,6 +26,7 @@ MAX_BYTES = 1024 * 1024
 _RETURN = "return plain JSON, or nothing"
 _ERRORS = 5
 """As many misfits are told at once."""
+_PLAIN = (str, int, bool, str | None, int | None, bool | None)
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EXPONENT = re.compile(rb"[0-9][eE]\+?[0-9]")
 _CONFIG = ConfigDict(
@@ -49,12 +50,11 @@ class Codec:
 
         No message of it shows a value. The session is flushed where an entity has no key yet.
         """
-        keys = {
-            name: entity.key_of(self._where(name), session, values[name])
-            for name, entity in self.entities.items()
-            if name in values
-        }
-        return self._encode({**values, **keys})
+        return self._encoded(self._with_keys(session, values) if self.entities else values)[0]
+
+    def stored(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The same, as plain JSON values."""
+        return self._encoded(self._with_keys(session, values) if self.entities else values)[1]
 
     def encode_without_rows(self, values: Mapping[str, Any]) -> bytes:
         """The same outside of a session, where no argument can be a row of the database."""
@@ -63,7 +63,11 @@ class Codec:
                 f"{self._where(rows[0])} is a row of the database, which a schedule cannot hold: "
                 "take its key as a plain argument, and load it in the task"
             )
-        return self._encode(values)
+        return self._encoded(values)[0]
+
+    def _with_keys(self, session: Session, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        rows = ((name, entity) for name, entity in self.entities.items() if name in values)
+        return {**values, **{name: entity.key_of(self._where(name), session, values[name]) for name, entity in rows}}
 
     @property
     def is_resolvable(self) -> bool:
@@ -74,9 +78,10 @@ class Codec:
             return False
         return True
 
-    def _encode(self, values: Mapping[str, Any]) -> bytes:
+    def _encoded(self, values: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """As JSON text, and as the plain values that it reads as."""
         try:
-            checked = self._adapter.validate_python(dict(values))
+            checked = self._adapter.validator.validate_python(values)
         except pydantic.ValidationError as error:
             raise self._unfit(error) from None
         encoded = self._dump(checked)
@@ -85,11 +90,23 @@ class Codec:
                 f"{self._task}: the arguments are {len(encoded):,} bytes of JSON, at most {MAX_BYTES:,} are taken; "
                 "store the data and pass its key"
             )
-        if _NUL.search(encoded):
+        if b"\\u0000" in encoded and _NUL.search(encoded):
             culprit = next(name for name, value in checked.items() if _NUL.search(self._dump({name: value})))
             raise ArgumentsError(f"{self._where(culprit)} holds a NUL character, which PostgreSQL cannot store")
+        if self._is_plain:
+            try:
+                stored = from_json(encoded)
+            except ValueError:  # a number too long for JSON
+                stored = {}
+            if stored == checked:  # texts and whole numbers are what JSON says: reading them as typed adds nothing
+                return encoded, stored
         self._refuse_changed(checked, encoded)
-        return encoded
+        return encoded, from_json(encoded)
+
+    @property
+    def read(self) -> Callable[[str], dict[str, Any]]:
+        """`decode` without its words for what does not fit. Raises pydantic's `ValidationError`."""
+        return self._adapter.validator.validate_json
 
     def decode(self, stored: str) -> dict[str, Any]:
         """The arguments as their annotated types, entities as keys. Raises `ArgumentsError`."""
@@ -114,7 +131,7 @@ class Codec:
 
     def _dump(self, checked: dict[str, Any]) -> bytes:
         try:
-            return self._adapter.dump_json(checked, round_trip=True, by_alias=True, warnings=False)
+            return self._adapter.serializer.to_json(checked, round_trip=True, by_alias=True, warnings=False)
         except (ValueError, TypeError, RecursionError) as error:
             if len(checked) == 1:
                 (name,) = checked
@@ -126,7 +143,7 @@ class Codec:
 
     def _refuse_changed(self, checked: dict[str, Any], encoded: bytes) -> None:
         try:
-            back = self._adapter.validate_json(_as_jsonb(encoded))
+            back = self._adapter.validator.validate_json(_as_jsonb(encoded))
         except pydantic.ValidationError as error:
             raise self._unfit(error, "does not read back from JSON") from None
         except (ValueError, RecursionError):
@@ -167,14 +184,25 @@ class Codec:
         return {name: entity for name, entity in entities.items() if entity}
 
     @cached_property
+    def _is_plain(self) -> bool:
+        """Whether each argument is a text, a whole number, a truth value, or perhaps None."""
+        return all(note in _PLAIN for note in self._types.values())
+
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        """Of each argument, the type of what is stored."""
+        types = dict(self._annotations)
+        for name, entity in self.entities.items():
+            if not self._signature.wants_session:
+                raise self.entity_without_session(name)
+            types[name] = entity.key_type
+        return types
+
+    @cached_property
     def _adapter(self) -> TypeAdapter[dict[str, Any]]:
         shape: dict[str, Any] = {}
         for name, parameter in self._signature.arguments.parameters.items():
-            annotation = self._annotations[name]
-            if entity := self.entities.get(name):
-                annotation = entity.key_type
-                if not self._signature.wants_session:
-                    raise self.entity_without_session(name)
+            annotation = self._types[name]
             shape[name] = annotation if parameter.default is parameter.empty else NotRequired[annotation]
         try:
             return _adapter_of(shape)

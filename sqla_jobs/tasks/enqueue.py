@@ -12,8 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls.values import PRIORITIES, names
-from sqla_jobs.database.notify import after_commit
-from sqla_jobs.database.subscribers import LIMITS
+from sqla_jobs.database.commits import savepoint
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
@@ -82,12 +81,14 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
     _check_unique(given.get("unique_key"), given.get("unique"))
     if "headers" in given:
         given["headers"] = check_headers(given["headers"])
-    if not isinstance(given.get("columns", {}), Mapping):
+    if "columns" not in given:
+        return given
+    if not isinstance(given["columns"], Mapping):
         raise ArgumentsError(
             f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
         )
     own = set(inspect(job_class).column_attrs.keys()) - _LIBRARY_COLUMNS
-    for name in given.get("columns", {}):
+    for name in given["columns"]:
         if name not in own:
             raise ArgumentsError(
                 f"columns={{{name!r}: …}}: {job_class.__name__} has no such column of its own"
@@ -124,9 +125,12 @@ def check_common(given: Mapping[str, Any]) -> None:
 
 
 def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Column values of a new job. One with a time is `scheduled`: only the server knows whether it is due."""
+    """Column values of a new job; a timedelta as `run_at` is a delay by the server's clock.
+
+    One with a time is `scheduled`: only the server knows whether it is due.
+    """
     chosen = {**defaults, **options}
-    later = options.get("delay") or options.get("run_at") is not None
+    later = options.get("delay") or options.get("run_at")
     values = {
         "task": task,
         "queue": chosen["queue"],
@@ -136,36 +140,28 @@ def job_values(task: str, defaults: Mapping[str, Any], options: Mapping[str, Any
         **options.get("columns", {}),
         **{name: chosen[name] for name in ("headers", "on_failure") if name in chosen},
     }
-    if options.get("delay"):
-        values["run_at"] = func.clock_timestamp() + options["delay"]
-    elif later:
-        values["run_at"] = options["run_at"]
-    return values
+    return {**values, "run_at": later} if later else values
 
 
-def message_of(values: Mapping[str, Any], *, is_limited: bool) -> str:
-    """What workers are told of new jobs."""
-    return str(values["queue"]) + LIMITS * is_limited
-
-
-def _behind(gates: Sequence[str]) -> dict[str, Any]:
-    """Column values of a job with gates; a plain one says nothing of them."""
-    return {"gates": [*gates], "ordered_by": ordered_gate(gates)} if gates else {}
+def expressed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, with a delay as an expression."""
+    delay = values.get("run_at")
+    return {**values, "run_at": func.clock_timestamp() + delay} if isinstance(delay, timedelta) else values
 
 
 def add_one(
     session: Session,
     models: Models[J],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
+    values: Mapping[str, Any],
     args: dict[str, Any],
-    gates: Sequence[str],
+    gates_of: GatesOf | None,
 ) -> J:
     """A job pending in the session."""
-    values = {**job_values(task, defaults, options), "args": args, **_behind(gates)}
-    after_commit(session, models.Job, models.channel, message_of(values, is_limited=bool(gates)))
-    job = models.Job(**values)
+    behind: dict[str, Any] = {}
+    if gates_of is not None:
+        gates = gates_of(args)
+        behind = {"gates": [*gates], "ordered_by": ordered_gate(gates)}
+    job = models.Job(**values, args=args, **behind)
     session.add(job)
     return job
 
@@ -173,9 +169,7 @@ def add_one(
 def add_many(
     session: Session,
     models: Models[Any],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
+    values: Mapping[str, Any],
     encoded: Iterable[bytes],
     gates_of: GatesOf | None,
 ) -> Enqueued:
@@ -184,7 +178,6 @@ def add_many(
     All or nothing: an error, also one that `encoded` raises, takes back what this call inserted.
     """
     job = models.Job
-    values = job_values(task, defaults, options)
     element = func.jsonb_array_elements(cast(_BATCH, JSONB), type_=JSONB).column_valued("element")
     mapper = inspect(job)
     columns = [mapper.columns[name] for name in values]
@@ -197,17 +190,17 @@ def add_many(
         into += [job.gates, job.ordered_by]
         given = [*selected, element["args"], cast(element["gates"].astext, ARRAY(Text)), element["ordered_by"].astext]
         encoded = (_with_gates(item, gates_of) for item in encoded)
-    statement = insert(mapper.local_table).from_select(into, select(*given))
+    statement = insert(job).from_select(into, select(*given))  # the entity, so that the session's listeners see it
     count = 0
-    with session.begin_nested():
+    with savepoint(session, job):
         for batch in batches(encoded, len):
             session.execute(
                 statement,
                 {"batch": "[" + b",".join(batch).decode() + "]"},
                 bind_arguments={"mapper": job},
+                execution_options={"dml_strategy": "raw"},
             )
             count += len(batch)
-    after_commit(session, job, models.channel, message_of(values, is_limited=gates_of is not None))
     return Enqueued(count)
 
 

@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from sqla_jobs.cron import Cron
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.models.types import CatchUp, Overlap
 from sqla_jobs.rules.checks import DAY, check_name, check_seconds
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.enqueue import check_common
+
+if TYPE_CHECKING:
+    from sqla_jobs.cron import Cron
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -97,6 +99,8 @@ class Schedules(Mapping[str, Declared]):
 
 def declared(declaration: Declaration, cron: str, arguments: Mapping[str, Any], options: ScheduleOptions) -> Declared:
     """A schedule, checked. Raises `ConfigurationError`, `ArgumentsError` or `DeclarationError`."""
+    from sqla_jobs.cron import Cron  # croniter is imported where there are schedules
+
     unknown = options.keys() - ScheduleOptions.__annotations__.keys()
     if unknown:
         raise DeclarationError(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import cached_property
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
-from pydantic_core import from_json
 from sqlalchemy.orm import Session
 
+from sqla_jobs.database.commits import check_open
+from sqla_jobs.database.notify import after_commit
+from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.described import DescribedEnqueue, enqueue
-from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options
+from sqla_jobs.tasks.enqueue import EnqueueOptions, add_many, add_one, check_options, expressed, job_values
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.hooks import Hooks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
@@ -146,19 +149,30 @@ class Enqueuer(Generic[C, J]):
         """How `enqueue` is called for a task of this kind."""
         return MethodType(self._described.function, self)
 
-    def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> J:
+    def add(self, session: AnySession | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> J:
         """Add a job to the caller's session; what `enqueue` does."""
-        into = plain_session(session, lambda: self._call(args, kwargs))
-        declaration = self._declaration
-        with self._sending(into) as sending:
-            values = self.bind(args, kwargs)
-            stored = from_json(declaration.codec.encode(into, values))
-            job = self._models, declaration.name, declaration.defaults, self._with_headers()
-            if self._unique is None:
-                added, inserted = add_one(into, *job, stored, declaration.gates_of(stored)), 1
-            else:
-                added, inserted = add_unique(into, *job, stored, self._unique, declaration.gating)
+        if not isinstance(session, Session):
+            session = plain_session(session, lambda: self._call(args, kwargs))
+        if self._hooks.tracing is None:
+            return self._add(session, args, kwargs)[0]
+        with self._sending(session) as sending:
+            added, inserted = self._add(session, args, kwargs)
             sending.one(added, inserted)
+        return added
+
+    def _add(self, session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[J, int]:
+        """The job, and how many were inserted: 1 or 0."""
+        declaration, unique = self._declaration, self._unique
+        check_open(session, self._models.Job)
+        given = self.bind(args, kwargs)
+        if unique is None:
+            stored = declaration.codec.stored(session, given)
+            added = add_one(session, self._models, self._with_headers(self.columns), stored, declaration.gating), 1
+        else:
+            item = unique.keyed(declaration.codec.encode(session, given))
+            values = self._with_headers(self._values)
+            added = add_unique(session, self._models, values, item, unique, declaration.gating)
+        after_commit(session, self._models.Job, self._models.channel, self._message)
         return added
 
     def enqueue_many(self, session: AnySession, arguments: Iterable[Mapping[str, Any]], /) -> Enqueued:
@@ -188,16 +202,23 @@ class Enqueuer(Generic[C, J]):
                 if not isinstance(values, Mapping):
                     raise ArgumentsError(f"item {number} must be a mapping of arguments, got {type(values).__name__}")
                 try:
-                    yield convert(declaration.codec.encode(into, self.bind((), values)))
+                    yield convert(declaration.codec.encode(into, self.bind((), dict(values))))
                 except ArgumentsError as error:
                     raise ArgumentsError(f"item {number}: {error}") from None
 
         with self._sending(into) as sending:
-            job = self._models, declaration.name, declaration.defaults, self._with_headers()
             if unique is None:
-                count = add_many(into, *job, each(bytes), declaration.gating)
+                columns = self._with_headers(self.columns)
+                count = add_many(into, self._models, columns, each(bytes), declaration.gating)
+            elif "unique_key" in self._options:
+                raise ArgumentsError(
+                    "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
+                    "give a Unique, which makes a key of the arguments of each"
+                )
             else:
-                count = add_many_unique(into, *job, each(unique.keyed), unique, declaration.gating)
+                values = self._with_headers(self._values)
+                count = add_many_unique(into, self._models, values, each(unique.keyed), unique, declaration.gating)
+            after_commit(into, self._models.Job, self._models.channel, self._message)
             sending.many(count)
         return count
 
@@ -214,12 +235,26 @@ class Enqueuer(Generic[C, J]):
         queue = self._options.get("queue", self._declaration.defaults["queue"])
         return tracing.sending(session, self._models.Job, self._declaration.name, queue)
 
-    def _with_headers(self) -> Mapping[str, Any]:
-        """The options, with the headers of this moment."""
-        headers = self._hooks.headers(self._options.get("headers"))
-        return {**self._options, "headers": headers} if headers else self._options
+    @cached_property
+    def columns(self) -> Mapping[str, Any]:
+        """Column values of its jobs, without their arguments and what is made of these."""
+        return expressed(self._values)
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    @cached_property
+    def _values(self) -> Mapping[str, Any]:
+        return job_values(self._declaration.name, self._declaration.defaults, self._options)
+
+    @cached_property
+    def _message(self) -> str:
+        """What workers are told of after a commit."""
+        return str(self.columns["queue"]) + LIMITS * bool(self._declaration.gates)
+
+    def _with_headers(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same, with the headers of this moment."""
+        headers = self._hooks.headers(self._options.get("headers"))
+        return {**values, "headers": headers} if headers else values
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the task by name. Raises `ArgumentsError` where they are not its arguments."""
         try:
             return self._declaration.signature.bind(self._declaration.name, args, kwargs)
@@ -299,7 +334,7 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         time zone or an option's value that cannot be; `ArgumentsError` for arguments that do not fit the task;
         `DeclarationError` for an option that does not exist, and for a name that another task's schedule has.
         """
-        self._schedules.declare(self._declaration, cron, self.bind((), options.get("args", {})), options)
+        self._schedules.declare(self._declaration, cron, self.bind((), dict(options.get("args", {}))), options)
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"

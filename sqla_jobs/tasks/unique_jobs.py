@@ -8,20 +8,20 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
 
-from sqla_jobs.database.notify import after_commit
-from sqla_jobs.errors import ArgumentsError, JobExists, JobsError
+from sqla_jobs.database.commits import on_rollback, savepoint
+from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE, WAITING
-from sqla_jobs.queries.unique import Taken, UniqueJobs
+from sqla_jobs.queries.unique import Holder, UniqueJobs, statements_for
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.tasks.enqueue import GatesOf, batches, gate_columns, job_values, message_of
+from sqla_jobs.tasks.enqueue import GatesOf, batches, gate_columns
 from sqla_jobs.tasks.enqueued import Enqueued
 from sqla_jobs.tasks.unique import Keyed, UniqueRule, declared_rule, literal_rule
 
@@ -48,10 +48,8 @@ def rule_for(declaration: Declaration, options: Mapping[str, Any]) -> UniqueRule
 def add_unique(
     session: Session,
     models: Models[J],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
-    args: dict[str, Any],
+    values: Mapping[str, Any],
+    item: Keyed,
     rule: UniqueRule,
     gates_of: GatesOf | None,
 ) -> tuple[J, int]:
@@ -59,23 +57,21 @@ def add_unique(
 
     Raises `JobExists` where the policy says so.
     """
-    values = job_values(task, defaults, options)
-    key = rule.key_of(args)
-    after_commit(session, models.Job, models.channel, message_of(values, is_limited=gates_of is not None))
+    _flush_jobs(session, models.Job)
     with _as_pending(session, models):
-        stored = _store(_unique_jobs(session, models, rule, gates_of), values, {key: json.dumps(args)})
-        job = _load(session, models.Job, stored.job_ids[key])
+        jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
+        stored = _store(jobs, rule.policy, {item.key: item.args})
+    job: J = stored.holders[item.key].job
+    on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # it would keep what is undone
     if rule.policy.on_conflict == "raise" and stored.left_out:
-        raise _exists(task, key, job)
+        raise _exists(values["task"], item.key, job)
     return job, len(stored.inserted)
 
 
 def add_many_unique(
     session: Session,
     models: Models[Any],
-    task: str,
-    defaults: Mapping[str, Any],
-    options: Mapping[str, Any],
+    values: Mapping[str, Any],
     items: Iterable[Keyed],
     rule: UniqueRule,
     gates_of: GatesOf | None,
@@ -84,35 +80,38 @@ def add_many_unique(
 
     So two transactions that enqueue the same keys do not wait for each other, as far as one batch goes.
     """
-    if "unique_key" in options:
-        raise ArgumentsError(
-            "enqueue_many takes no unique_key: at most one of its jobs could be enqueued; "
-            "give a Unique, which makes a key of the arguments of each"
-        )
-    values = job_values(task, defaults, options)
-    jobs = _unique_jobs(session, models, rule, gates_of)
+    jobs = _unique_jobs(session, models, values, rule, gates_of, loads=False)
     try:
-        with session.begin_nested():
+        with savepoint(session, models.Job):
             count = Enqueued.total(
-                _add_batch(jobs, values, batch) for batch in batches(items, lambda item: len(item.args))
+                _add_batch(jobs, models.Job, rule.policy, batch)
+                for batch in batches(items, lambda item: len(item.args))
             )
     except _Taken as found:
-        taken = jobs.taken([found.key])
+        taken = _unique_jobs(session, models, values, rule, gates_of, loads=True).taken([found.key])
         if not taken:
             raise ArgumentsError(
-                f"{task}: two of the items have the unique key {found.key!r:.200}, and its policy is to raise: "
-                "leave one of them out"
+                f"{values['task']}: two of the items have the unique key {found.key!r:.200}, "
+                "and its policy is to raise: leave one of them out"
             ) from None
-        raise _exists(task, found.key, _load(session, models.Job, taken[0].id)) from None
-    after_commit(session, models.Job, models.channel, message_of(values, is_limited=gates_of is not None))
+        raise _exists(values["task"], found.key, taken[0][0].job) from None
     return count
 
 
-def _unique_jobs(session: Session, models: Models[Any], rule: UniqueRule, gates_of: GatesOf | None) -> UniqueJobs:
+def _unique_jobs(
+    session: Session,
+    models: Models[Any],
+    values: Mapping[str, Any],
+    rule: UniqueRule,
+    gates_of: GatesOf | None,
+    *,
+    loads: bool,
+) -> UniqueJobs:
     def columns(args: str) -> Mapping[str, str | None]:
         return gate_columns(gates_of(json.loads(args)) if gates_of is not None else ())
 
-    return UniqueJobs(session, models, rule.policy, None if gates_of is None else columns)
+    statements = statements_for(models, rule.policy, values, gated=gates_of is not None, loads=loads)
+    return UniqueJobs(session, statements, values, None if gates_of is None else columns)
 
 
 class _Taken(Exception):
@@ -123,57 +122,69 @@ class _Taken(Exception):
         self.key = key
 
 
-def _add_batch(jobs: UniqueJobs, values: Mapping[str, Any], batch: list[Keyed]) -> Enqueued:
+def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Keyed]) -> Enqueued:
     counts = Counter(item.key for item in batch)
-    order = batch if jobs.policy.changes else reversed(batch)  # of one key the last that is put in stays
+    order = batch if policy.changes else reversed(batch)  # of one key the last that is put in stays
     chosen = dict(sorted({item.key: item.args for item in order}.items()))
-    stored = _store(jobs, values, chosen)
-    if jobs.policy.on_conflict == "raise":
+    stored = _store(jobs, policy, chosen)
+    if policy.on_conflict == "raise":
         for key in stored.left_out or [key for key, count in counts.items() if count > 1]:
             raise _Taken(key)
-    _expire(jobs.session, jobs.models.Job, stored.replaced.values())
+    _read_again(jobs.session, job, [one.id for one in stored.replaced.values()])
     again = sum(counts[key] - 1 for key in stored.inserted)
     replaced = sum(counts[key] for key in stored.replaced)
     left_out = sum(counts[key] for key in stored.left_out)
-    if jobs.policy.changes:
+    if policy.changes:
         return Enqueued(len(stored.inserted), replaced=replaced + again, left_out=left_out)
     return Enqueued(len(stored.inserted), replaced=replaced, left_out=left_out + again)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """What became of some keys: the id of the job that has each."""
+    """What became of some keys, and the job that has each."""
 
-    inserted: dict[str, int] = field(default_factory=dict[str, int])
-    replaced: dict[str, int] = field(default_factory=dict[str, int])
-    left_out: dict[str, int] = field(default_factory=dict[str, int])
+    inserted: dict[str, Holder] = field(default_factory=dict[str, Holder])
+    replaced: dict[str, Holder] = field(default_factory=dict[str, Holder])
+    left_out: dict[str, Holder] = field(default_factory=dict[str, Holder])
 
     @property
-    def job_ids(self) -> dict[str, int]:
+    def holders(self) -> dict[str, Holder]:
         return self.inserted | self.replaced | self.left_out
 
+    def change(self, jobs: UniqueJobs, args: Mapping[str, str]) -> None:
+        for holder, is_new in jobs.change(args):
+            (self.inserted if is_new else self.replaced)[holder.key] = holder
 
-def _store(jobs: UniqueJobs, values: Mapping[str, Any], args: Mapping[str, str]) -> _Stored:
+
+def _store(jobs: UniqueJobs, policy: Unique, args: Mapping[str, str]) -> _Stored:
     """Insert a job for each key that is free; of each other one, do with the job that has it as the policy says.
 
     Whoever takes or changes one of the keys at the same time is waited for.
     """
     stored, pending = _Stored(), dict(args)
     pause, fruitless = 0.001, 0
+    has_periods = policy.per is not None
     while True:
-        has_periods = jobs.policy.per is not None and fruitless < _FRUITLESS
-        inserted = jobs.insert(values, pending, any_conflict=has_periods)
-        stored.inserted.update(inserted)
-        _drop(pending, inserted)
-        taken = jobs.taken(pending) if pending else []
-        # of several, what is left out now would be waited for later, out of order
-        skip_locked = len(args) == 1 and pause < _LONG
-        is_free_again = _settle(jobs, values, pending, taken, stored, skip_locked=skip_locked)
-        _drop(pending, stored.job_ids)
+        inserted = jobs.insert(pending, any_conflict=has_periods and fruitless < _FRUITLESS)
+        stored.inserted.update({one.key: one for one in inserted})
+        _drop(pending, stored.holders)
         if not pending:
             return stored
-        fruitless = 0 if taken else fruitless + 1
-        if taken and not is_free_again:
+        if policy.changes and not has_periods:
+            stored.change(jobs, pending)
+            _drop(pending, stored.holders)
+            is_there, is_free_again = True, bool(pending) and jobs.give_up(pending)
+        else:
+            taken = jobs.taken(pending)
+            # of several, what is left out now would be waited for later, out of order
+            skip_locked = len(args) == 1 and pause < _LONG
+            is_there = bool(taken)
+            is_free_again = _settle(jobs, policy, pending, taken, stored, skip_locked=skip_locked)
+            _drop(pending, stored.holders)
+        if not pending:
+            return stored
+        fruitless = 0 if is_there else fruitless + 1
+        if is_there and not is_free_again:
             # somebody is claiming or changing one this very moment: what it is when they are done decides
             time.sleep(pause)
             pause = min(2 * pause, _LONG)
@@ -181,42 +192,39 @@ def _store(jobs: UniqueJobs, values: Mapping[str, Any], args: Mapping[str, str])
 
 def _settle(
     jobs: UniqueJobs,
-    values: Mapping[str, Any],
+    policy: Unique,
     args: Mapping[str, str],
-    taken: Collection[Taken],
+    taken: Collection[tuple[Holder, bool]],
     stored: _Stored,
     *,
     skip_locked: bool,
 ) -> bool:
     """Store what becomes of taken keys, but for those that somebody else holds. Returns whether one was made free."""
-    held: list[Taken] = []
-    for one in taken:
-        is_through = one.state not in LIVE or (one.state == "running" and (one.is_of_period or not jobs.policy.changes))
-        if is_through:
-            stored.left_out[one.key] = one.id
+    live: dict[int, bool] = {}
+    for one, is_of_period in taken:
+        if one.state not in LIVE or (one.state == "running" and (is_of_period or not policy.changes)):
+            stored.left_out[one.key] = one
         else:
-            held.append(one)
-    if not held:
+            live[one.id] = is_of_period
+    held = jobs.hold(list(live), skip_locked=skip_locked) if live else []
+    if not policy.changes:
+        stored.left_out.update({one.key: one for one in held})
         return False
-    ids = [one.id for one in held]
-    if not jobs.policy.changes:
-        shared = jobs.share(ids, skip_locked=skip_locked)
-        stored.left_out.update({one.key: one.id for one in held if one.id in shared})
-        return False
-    states = jobs.seize(ids, skip_locked=skip_locked)
-    waiting = {one.id: args[one.key] for one in held if states.get(one.id) in WAITING}
-    running = [one.id for one in held if states.get(one.id) == "running" and not one.is_of_period]
-    if waiting:
-        jobs.change(values, waiting)
-        stored.replaced.update({one.key: one.id for one in held if one.id in waiting})
-    if running:
-        jobs.give_up(running)
-    return bool(running)
+    if waiting := {one.key: args[one.key] for one in held if one.state in WAITING}:
+        stored.change(jobs, waiting)
+    running = [one.key for one in held if one.state == "running" and not live[one.id]]
+    return bool(running) and jobs.give_up(running)
 
 
 def _drop(pending: dict[str, str], keys: Iterable[str]) -> None:
     for key in keys:
         pending.pop(key, None)
+
+
+def _flush_jobs(session: Session, job: type[Any]) -> None:
+    """Flush, where the session would delete or change a job, which may be the one that has the key."""
+    if any(isinstance(one, job) for one in (*session.deleted, *session.dirty)):
+        session.flush()
 
 
 def _as_pending(session: Session, models: Models[Any]) -> AbstractContextManager[Any]:
@@ -232,24 +240,14 @@ def _exists(task: str, key: str, job: JobMixin) -> JobExists:
     )
 
 
-def _load(session: Session, job: type[J], job_id: int) -> J:
-    """The entity as the database has it now, keeping changes of the caller's that are not flushed yet."""
-    known = session.identity_map.get(session.identity_key(job, job_id))
-    found = session.get(job, job_id)
-    if found is None:
-        raise JobsError(f"job {job_id} was deleted while it was being returned; enqueue it again")
-    if known is not None:
-        session.refresh(found, _unchanged(found))
-    return found
+def _read_again(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:
+    """What the session knows of them is out of date, and so it is where a savepoint takes the change back."""
+    known = [one for one in job_ids if session.identity_key(job, one) in session.identity_map]
+    _expire(session, job, known)
+    on_rollback(session, partial(_expire, session, job, known))
 
 
 def _expire(session: Session, job: type[Any], job_ids: Iterable[int]) -> None:
     for job_id in job_ids:
         if (known := session.identity_map.get(session.identity_key(job, job_id))) is not None:
-            session.expire(known, _unchanged(known))
-
-
-def _unchanged(job: Any) -> list[str]:
-    state = instance_state(job)
-    names = [column.key for column in state.mapper.column_attrs]
-    return [name for name in names if not state.attrs[name].history.has_changes()]
+            session.expire(known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -12,16 +12,18 @@ from sqlalchemy.util import await_only
 from sqlalchemy.util.concurrency import in_greenlet
 
 from sqla_jobs.errors import ConfigurationError
-from sqla_jobs.execution.interrupt import Interrupt
+from sqla_jobs.execution.interrupt import NONE, Interrupt
 from sqla_jobs.tasks.declaration import Declaration
 
 
 class Here:
     """Runs the code of plain tasks in the calling thread. Nothing interrupts it."""
 
-    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+    def run(
+        self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
+    ) -> Any:
         """`function(…)`."""
-        return function(*args)
+        return function(*args, **kwargs)
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
         """A test's runs go on."""
@@ -34,17 +36,21 @@ class Here:
 class InGreenlet(Here):
     """Awaits coroutines in the event loop of the test, below a `run_sync`."""
 
-    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+    def run(
+        self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
+    ) -> Any:
         """`await function(…)`."""
-        return await_only(function(*args))
+        return await_only(function(*args, **kwargs))
 
 
 class InOwnLoop(Here):
     """Awaits each coroutine in an event loop of its own."""
 
-    def run(self, owner: object, function: Callable[..., Any], *args: Any) -> Any:
+    def run(
+        self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
+    ) -> Any:
         """`await function(…)`."""
-        return asyncio.run(function(*args))
+        return asyncio.run(function(*args, **kwargs))
 
 
 def body_of(declaration: Declaration, session: Session) -> Here:

@@ -206,7 +206,7 @@ def _held(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
     """The attempt as what is around it knows it."""
     of_job = (run.job_id, run.run_id, uuid.UUID(int=0), run.task, run.queue, 0, 0, stored)
     held = Attempt(Claimed(*of_job, run.attempt, run.max_attempts, None, 0.0, None, 0.0), time.monotonic())
-    held.secrets = declaration.secrets(stored)
+    held.declaration = declaration
     return held
 
 
@@ -218,6 +218,6 @@ def _called(declaration: Declaration, session: Session, run: RunContext, stored:
         injected.append(around_test(session) if signature.is_coroutine else session)
     if signature.wants_context:
         injected.append(run)
-    result = body.run(run, signature.call, injected, arguments)
+    result = body.run(run, signature.call, [injected, arguments])
     encode_result(result)
     return result

@@ -18,7 +18,6 @@ from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, JobState
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.rules.limits import ordered_gate
 from sqla_jobs.rules.outcomes import Failure, RunOutcome
-from sqla_jobs.tasks.enqueue import job_values
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.given import check_columns, check_error, check_task_or_jobs
@@ -186,7 +185,7 @@ def _declared(
         raise error
     declaration = what.declaration
     stored = some_arguments(session, declaration, args)
-    values = {**job_values(declaration.name, declaration.defaults, what.chosen), "args": stored}
+    values = {**what.columns, "args": stored}
     if gates := declaration.gates_of(stored):
         values |= {"gates": gates, "ordered_by": ordered_gate(gates)}
     if what.unique is not None:

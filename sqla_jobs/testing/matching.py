@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json, to_jsonable_python
+from pydantic_core import to_jsonable_python
 from sqlalchemy.orm import Session
 
 from sqla_jobs.errors import ArgumentsError
@@ -110,8 +110,7 @@ class Criteria:
 
 def some_arguments(session: Session, declaration: Declaration, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Some of a task's arguments as they are stored. Raises `ArgumentsError` for a value that does not fit."""
-    stored: dict[str, Any] = from_json(_of_some(declaration).encode(session, arguments))
-    return stored
+    return _of_some(declaration).stored(session, arguments)
 
 
 def _of_some(declaration: Declaration) -> Codec:

@@ -26,6 +26,7 @@ class Alone:
     connections = 5
     """For heartbeats, listening and pruning one each, and two for finishes: none waits for another."""
     all_connections: int = connections + 2
+    slot: Callable[[], RunSlot] | None = None
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
@@ -87,6 +88,3 @@ class Alone:
 
     def leaving(self) -> None:
         """There is no parent to tell."""
-
-    def slot(self) -> RunSlot | None:
-        return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Claimed, Queries
+from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
@@ -51,7 +51,7 @@ class Attempts:
         """Add claimed jobs. Returns the new ones: a lease that is here already is ignored."""
         now = time.monotonic()
         fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
-        self._table.update((attempt.job.run_id, attempt) for attempt in fresh)
+        self._table.update({attempt.job.run_id: attempt for attempt in fresh})
         self.added_at = now if fresh else self.added_at
         self._counters.claimed(len(fresh))
         return fresh
@@ -87,12 +87,16 @@ class Attempts:
         for attempt in list(self._table.values()):
             attempt.is_withdrawn = attempt.started_at is None
 
-    def remove(self, run_id: int) -> bool:
-        """The end of the run is stored, or its lease is lost. Returns False if the attempt was removed before."""
-        attempt = self._table.pop(run_id, None)
-        if attempt is not None:
-            attempt.let_go()
-        return attempt is not None
+    def remove(self, ends: Iterable[RunEnd]) -> list[RunEnd]:
+        """These ends are stored, or their leases lost. Returns them without those that were removed before."""
+        removed: list[RunEnd] = []
+        for end in ends:
+            attempt = self._table.pop(end.lease.run_id, None)
+            if attempt is not None:
+                removed.append(end)
+                if attempt.slot is not None:
+                    attempt.slot.clear()
+        return removed
 
     def count(self, runs: int) -> None:
         """Count runs that have ended."""

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from sqla_jobs.execution.attempt import Attempt
@@ -30,6 +30,7 @@ class Backlog:
     """The jobs of one queue in this process. Whoever claims fills it, and each of `concurrency` slots runs one job.
 
     `begin` gets each job for which a slot is free as it comes; who runs it asks for the next of that slot.
+    `has_room` is called when it is time to claim more.
     """
 
     def __init__(self, name: str, concurrency: int) -> None:
@@ -37,6 +38,7 @@ class Backlog:
         self.concurrency = concurrency
         self.begin: Callable[[Attempt], None] = _nowhere
         """Runs a job in a free slot."""
+        self.has_room: Callable[[], None] = _unheard
         self.empty_until: float = 0.0
         """The queue is not asked for jobs before this moment, unless `wake` is called."""
         self._woken_at = 0.0
@@ -44,28 +46,39 @@ class Backlog:
         """Jobs that hold a place behind a gate: they go before the others."""
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed before a slot is free for them."""
+        self._left: deque[Attempt] = deque()
+        """Jobs that came when it was closed."""
         self.is_wanted: bool = False
         """Whether jobs may wait behind gates for a slot of this lane."""
         self._lock = threading.Lock()
         self._is_open = True
         self._running = 0
-        self._outstanding = 0
-        """What runs here or was claimed ahead."""
-        self._done = 0
-        self._prefetch = 0
+        self._taken_in = 0
+        """How many jobs have come here, but for those that were given back."""
         self._measured = (time.monotonic(), 0)
+        self._prefetch_some(0)
+        self._has_asked = False
+        """Whether `has_room` was called since somebody last asked how many jobs to claim."""
         self._moved_at = time.monotonic()
         """When a job last came into the backlog or left it."""
 
-    def room(self, now: float) -> int:
-        """How many jobs to claim. 0 while the batch would be small and no slot waits for a job."""
-        return min(self._free, _BATCH) if now >= self.empty_until else 0
+    def _prefetch_some(self, jobs: int) -> None:
+        self._prefetch = jobs
+        self._wanted = self.concurrency + jobs
+        self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
+        """With so many outstanding jobs it is time to claim more: a slot is free, or half a batch has room."""
 
     @property
-    def _free(self) -> int:
-        wanted = self.concurrency + self._prefetch
-        free = wanted - self._outstanding
-        return free if free * 2 >= min(wanted, _BATCH) or self.has_free_slot else 0
+    def _outstanding(self) -> int:
+        """What runs here or was claimed ahead."""
+        return self._running + len(self._ahead) + len(self._first)
+
+    def room(self, now: float) -> int:
+        """How many jobs to claim. 0 while the batch would be small and no slot waits for a job."""
+        self._has_asked = False  # before the look: who ends a job after it asks again
+        outstanding = self._outstanding
+        is_time = outstanding <= self._few and now >= self.empty_until
+        return min(self._wanted - outstanding, _BATCH) if is_time else 0
 
     @property
     def has_free_slot(self) -> bool:
@@ -76,11 +89,6 @@ class Backlog:
     def is_busy(self) -> bool:
         """Whether a slot has a job, or is about to ask for the next one."""
         return self._running > 0
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether it is time to claim more."""
-        return self._free > 0 and time.monotonic() >= self.empty_until
 
     def room_behind_gates(self) -> int:
         """How many jobs to claim from behind gates: for slots that are free, or soon will be at the recent rate."""
@@ -110,8 +118,8 @@ class Backlog:
 
     def _fill(self, part: deque[Attempt], jobs: list[Attempt]) -> None:
         with self._lock:
-            part.extend(jobs)
-            self._outstanding += len(jobs)
+            (part if self._is_open else self._left).extend(jobs)
+            self._taken_in += len(jobs)
             self._moved_at = time.monotonic()
             begun: list[Attempt] = []
             while self._running < self.concurrency and (held := self._pop()) is not None:
@@ -121,8 +129,6 @@ class Backlog:
             self.begin(held)
 
     def _pop(self) -> Attempt | None:
-        if not self._is_open:
-            return None
         try:
             held = self._first.popleft() if self._first else self._ahead.popleft()
         except IndexError:  # there is none, or another slot was faster
@@ -132,11 +138,20 @@ class Backlog:
 
     def next(self) -> Attempt | None:
         """The job of a slot is over. Returns its next one; `None`: the slot is free."""
-        held = self._pop()
-        with self._lock:  # briefly: many slots come here at once
-            self._done += 1
-            self._outstanding -= 1
-        return held or self._pop_or_free()
+        held: Attempt | None
+        try:  # without the lock: many slots come here at once
+            held = self._first.popleft() if self._first else self._ahead.popleft()
+            self._moved_at = time.monotonic()
+        except IndexError:
+            held = self._pop_or_free()
+        if not self._has_asked and self._running + len(self._ahead) + len(self._first) <= self._few:
+            self._ask_for_more()
+        return held
+
+    def _ask_for_more(self) -> None:
+        if time.monotonic() >= self.empty_until:
+            self._has_asked = True
+            self.has_room()
 
     def _pop_or_free(self) -> Attempt | None:
         with self._lock:  # what is filled in meanwhile is seen here, or finds the slot free
@@ -148,19 +163,16 @@ class Backlog:
         """Claim ahead what the slots did of late in a tenth of a second, or half as much as before."""
         since, done = self._measured
         if now - since >= _AHEAD / 10:
-            rate = (self._done - done) / (now - since)
-            self._prefetch = min(MAX_PREFETCH, max(int(rate * _AHEAD), self._prefetch // 2))
-            self._measured = (now, self._done)
+            done_now = self._taken_in - self._outstanding
+            rate = (done_now - done) / (now - since)
+            self._prefetch_some(min(MAX_PREFETCH, max(int(rate * _AHEAD), self._prefetch // 2)))
+            self._measured = (now, done_now)
 
     def give_back(self) -> list[Attempt]:
         """Remove and return the claimed jobs that no slot has taken."""
-        given: list[Attempt] = []
-        for part in (self._first, self._ahead):
-            with suppress(IndexError):
-                while True:
-                    given.append(part.popleft())
+        given = [*_emptied(self._first), *_emptied(self._ahead), *_emptied(self._left)]
         with self._lock:
-            self._outstanding -= len(given)
+            self._taken_in -= len(given)
         return given
 
     @property
@@ -172,12 +184,24 @@ class Backlog:
         """Remove and return the jobs claimed ahead that are held up behind long ones: others may run them."""
         if now < self.stalls_at:
             return []
-        self._prefetch = 0
+        self._prefetch_some(0)
         return self.give_back()
 
     def close(self) -> None:
-        """Begin no job any more."""
-        self._is_open = False
+        """Begin no job any more. What comes is given back."""
+        with self._lock:
+            self._is_open = False
+            self._left.extend([*_emptied(self._first), *_emptied(self._ahead)])
+
+
+def _emptied(jobs: deque[Attempt]) -> Iterator[Attempt]:
+    with suppress(IndexError):
+        while True:
+            yield jobs.popleft()
+
+
+def _unheard() -> None:
+    """Nobody claims yet."""
 
 
 def _nowhere(held: Attempt) -> None:

@@ -16,7 +16,6 @@ from sqla_jobs.database.binding import Context
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.untold import Untold
-from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 
@@ -81,11 +80,6 @@ class EventTeller:
 
     def _on_started(self, held: Attempt) -> None:
         self._put([started(held.job)])
-
-    def succeeded(self, held: Attempt) -> None:
-        """The attempt's transaction is committed, and its outcome with it."""
-        if "succeeded" in self._wanted:
-            self.ended([held.ended(Outcome.succeeded())])
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
         """The outcomes of these attempts are stored."""

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqla_jobs.calls.run_lines import run_fields
 from sqla_jobs.database.refusals import reason
 from sqla_jobs.queries import Queries, RunEnd
-from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.outcomes import SUCCEEDED, RunOutcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.storing import as_stored, store
@@ -60,6 +60,8 @@ class Finisher:
         self._refused_at = 0.0
         self._putting_aside = threading.Lock()
         self._crowd = threading.Event()
+        self._is_crowded = False
+        """Whether the second thread was called and has not looked since."""
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
@@ -74,11 +76,12 @@ class Finisher:
     def put(self, end: RunEnd) -> None:
         """Store this soon."""
         self._queue.put(end)
-        self._look_for_crowd()
+        if not self._is_crowded and self._queue.qsize() >= _CROWD:
+            self._call_helper()
 
-    def _look_for_crowd(self) -> None:
-        if self._queue.qsize() >= _CROWD and not self._crowd.is_set():
-            self._crowd.set()
+    def _call_helper(self) -> None:
+        self._is_crowded = True
+        self._crowd.set()
 
     @property
     def waiting(self) -> int:
@@ -108,13 +111,15 @@ class Finisher:
 
     def _help(self) -> None:
         while self._crowd.wait():
-            self._crowd.clear()  # before the look: what is set after it is seen the next time
+            self._crowd.clear()
+            self._is_crowded = False  # before the look: who puts an end after it calls again
             if not self._may_help:
                 return
             self._store(self._take([]))
             if self._locked:
                 self._queue.put(None)  # for the first thread, which may wait for an end for up to a minute
-            self._look_for_crowd()  # nothing more may be put while so much waits
+            if self._queue.qsize() >= _CROWD:  # nothing more may be put while so much waits
+                self._call_helper()
 
     def _store(self, batch: list[RunEnd]) -> None:
         """Write a batch, however long the server is away. When the worker gives up, the batch is kept."""
@@ -151,7 +156,7 @@ class Finisher:
                 break
             if end is not None:
                 batch.append(end)
-                size += _size(end)
+                size += 0 if end.outcome is SUCCEEDED else _size(end)
         return batch
 
     def _write_all(self, batch: list[RunEnd]) -> None:

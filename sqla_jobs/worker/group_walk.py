@@ -14,9 +14,34 @@ from sqla_jobs.worker.gate_floors import GateFloors
 from sqla_jobs.worker.gating import Gating
 
 _Claim = Callable[[Among], list[Claimed]]
-_NEVER = object()
 _GATHER = 0.003
 """Seconds that slots are waited for after a claim, at most: the lock of limits allows some 1,200 claims a second."""
+
+
+class Round:
+    """The way once through all groups of a queue. After one that claimed nothing only news makes another one useful."""
+
+    def __init__(self) -> None:
+        self._began: object = None
+        """The news with which it began, if it has claimed nothing so far."""
+        self._empty: object = None
+        """The news with which the last round began that claimed nothing."""
+
+    def begin(self, news: object) -> None:
+        """Begin at the first group. `news` is an object that is another one after each news."""
+        self._began, self._empty = news, None
+
+    def spoil(self) -> None:
+        """Have another round follow: something was claimed, or passed over."""
+        self._began = None
+
+    def end(self) -> None:
+        """Come to the last group."""
+        self._empty = self._began
+
+    def found_nothing_since(self, news: object) -> bool:
+        """Whether the last round was whole, claimed nothing and began after the last news."""
+        return self._empty is news
 
 
 class GroupWalk:
@@ -24,7 +49,7 @@ class GroupWalk:
 
     def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
-        self.is_first_fill = True
+        self.is_first_fill: bool = True
         """The next claim that takes all it had room for is the first since a rest: there may be more for others."""
         self.free: Mapping[Gates, int | None] = {}
         """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
@@ -38,10 +63,7 @@ class GroupWalk:
         self._cursor = "{}"
         self._floors = GateFloors()
         self._is_plain_first = False
-        self._began: object = _NEVER
-        """The news with which the present round began, if it has claimed nothing so far."""
-        self._rested: object = _NEVER
-        """The news with which the last whole round began that claimed nothing."""
+        self._round = Round()
         self._small_at = 0.0
         """When a claim of few jobs is worth its lock, by `time.monotonic()`."""
         self._batch_at = math.inf
@@ -51,7 +73,7 @@ class GroupWalk:
 
     def rests(self, news: object) -> bool:
         """Whether nothing can start: a whole round claimed nothing and began after the last news."""
-        return self._rested is news and time.monotonic() < self._again_at
+        return self._round.found_nothing_since(news) and time.monotonic() < self._again_at
 
     def wakes_at(self, news: object) -> float:
         """When to look without being woken, by `time.monotonic()`. Infinite where only a slot is waited for."""
@@ -78,21 +100,23 @@ class GroupWalk:
     def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
         """Claim at most `room` jobs, of the groups in `hints` first. A limited queue gives jobs without gates too."""
         if self._cursor == "{}":
-            self._began, self._rested, self._rate_at = news, _NEVER, math.inf
+            self._round.begin(news)
+            self._rate_at = math.inf
         began = time.monotonic()
         claimed = self._claim(room, hints)
         if claimed:
-            self._began = _NEVER
+            self._round.spoil()
             ended = time.monotonic()
             self._small_at = ended + min(ended - began, _GATHER)
         elif self._cursor == "{}":
-            self._rested, self.is_first_fill = self._began, True
+            self._round.end()
+            self.is_first_fill = True
         return claimed
 
     def forget(self) -> None:
         """Forget the floors and the present round after an error: another server may have taken over."""
         self._floors.forget()
-        self._began = _NEVER
+        self._round.spoil()
 
     def _claim(self, room: int, hints: Mapping[Gates, int]) -> list[Claimed]:
         left = room
@@ -116,7 +140,7 @@ class GroupWalk:
         def behind_gates(which: Among) -> list[Claimed]:
             began = time.monotonic()
             if began >= self._floors.sweep_at and self._cursor != "{}":
-                self._began = _NEVER  # the round has passed over what this sweep is to find
+                self._round.spoil()  # it has passed over what this sweep is to find
             with self._engine.connect() as connection:
                 look = self._queries.claim_limited(
                     connection,

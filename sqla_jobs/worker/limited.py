@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -44,7 +45,7 @@ class LimitedClaimer:
         self._gating = gating
         self._freed = FreedPlaces(claiming)
         self._walks = [GroupWalk(claiming, gating, tuple(tasks), lane) for lane in claiming.lanes]
-        self._news: object = None
+        self._news = object()
         """Another object at each news: a round that ends with the one with which it began has missed nothing."""
         self._poll_at = 0.0
         self._wake = threading.Event()
@@ -90,9 +91,12 @@ class LimitedClaimer:
             self._poll_at = now + _POLLS * self._settings.poll
             self.heard()
 
-    def ended(self, job: Claimed) -> None:
-        """The end of the job is stored: its places behind its limits and in its queue are free."""
-        if self._freed.add(job, is_queue_limited=job.queue in self._gating.queues):
+    def ended(self, jobs: Sequence[Claimed]) -> None:
+        """The ends of these jobs are stored: their places behind their limits and in their queues are free."""
+        queues = self._gating.queues
+        limited = [job for job in jobs if job.gates or job.queue in queues]
+        added = [self._freed.add(job, is_queue_limited=job.queue in queues) for job in limited]
+        if any(added):
             self.heard()
 
     def claim_some(self) -> bool:
@@ -121,6 +125,8 @@ class LimitedClaimer:
 
     def _wakes_at(self) -> float:
         """When to look again without being woken."""
+        if not self._is_of_use:
+            return math.inf
         if not self._liveness.is_sure:
             return time.monotonic() + _UNSURE
         return min(

@@ -34,8 +34,10 @@ class Callbacks:
 
     execute: Callable[[Attempt, Interruptible], RunEnd | None]
     """Runs a job."""
-    ended: Callable[[Attempt, RunEnd | None], None]
-    """Gets each job with what `execute` returned."""
+    ended: Callable[[RunEnd], None]
+    """Gets each end that `execute` returned."""
+    committed: Callable[[Attempt], None]
+    """Gets each job whose end is stored already."""
     has_room: Callable[[], None]
     """Asks to claim more."""
     is_free: Callable[[], None]
@@ -129,7 +131,7 @@ class _Lane:
 
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
-        self._backlog.begin = self._begin
+        self._backlog.begin, self._backlog.has_room = self._begin, calls.has_room
 
     def _begin(self, held: Attempt) -> None:
         if held.job.task in self._coroutines:
@@ -163,19 +165,20 @@ class _Lane:
 
     def _run(self, held: Attempt, body: Interruptible) -> Attempt | None:
         """Run a job. Returns the next one of its slot."""
-        run_id = held.job.run_id
+        run_id, calls = held.job.run_id, self._calls
         self._at_work[run_id] = held
         try:
-            end = self._calls.execute(held, body)
+            end = self._context.copy().run(calls.execute, held, body)
         except BaseException as error:
             log.exception("running job %s failed inside the library", held.job.job_id)
             end = held.ended(Outcome.failed(Failure.of(error)))
         held.conclude()
         del self._at_work[run_id]
-        self._calls.ended(held, end)
+        if end is None:
+            calls.committed(held)
+        else:
+            calls.ended(end)
         following = self._backlog.next()
-        if self._backlog.wants_more:
-            self._calls.has_room()
         if self._backlog.is_wanted:
-            self._calls.is_free()
+            calls.is_free()
         return following

@@ -143,7 +143,13 @@ class Worker(Service):
         self._finisher.start()
         self._events.start()
         self._runners.start(
-            Callbacks(self._executor.execute, self._on_ended, self._claimer.wake, self._limited.slot_freed)
+            Callbacks(
+                execute=self._executor.execute,
+                ended=self._finisher.put,
+                committed=self._books.succeeded,
+                has_room=self._claimer.wake,
+                is_free=self._limited.slot_freed,
+            )
         )
         self._keeper.may_close(self._coroutines.close_idle)
         self._claimer.start()
@@ -309,12 +315,6 @@ class Worker(Service):
         close_engine(self._engine)
         close_engine(self._claims)
         log.info("worker stopped after %s", plural(self.runs, "run"))
-
-    def _on_ended(self, held: Attempt, end: RunEnd | None) -> None:
-        if end is None:
-            self._books.succeeded(held)
-        else:
-            self._finisher.put(end)
 
     def _end(self, helds: list[Attempt], outcome: Outcome) -> None:
         for held in helds:

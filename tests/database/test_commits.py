@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.commits import on_commit
+from sqla_jobs.database.commits import on_commit, on_rollback
 from tests.shop import jobs
 
 called: list[str] = []
@@ -57,6 +57,34 @@ def test_a_savepoint_that_an_error_ends_takes_what_was_asked_for_in_it_along(ses
     ask(session, "after")
     session.commit()
     assert called == ["before", "after"]
+
+
+def test_what_a_savepoint_takes_back_is_undone_with_it(session: Session) -> None:
+    session.connection()
+    on_rollback(session, lambda: called.append("outside of savepoints"))
+    with session.begin_nested():
+        on_rollback(session, lambda: called.append("kept"))
+    savepoint = session.begin_nested()
+    on_rollback(session, lambda: called.append("within"))
+    with session.begin_nested():
+        on_rollback(session, lambda: called.append("released within"))
+    assert called == []
+    savepoint.rollback()
+    session.commit()
+    assert called == ["released within", "within"]
+
+
+def test_what_is_asked_for_once_is_called_once_and_again_in_the_next_transaction(session: Session) -> None:
+    for _ in range(2):
+        session.connection()
+        on_commit(session, jobs.Job, lambda: called.append("once"), once="a name")
+        savepoint = session.begin_nested()
+        on_commit(session, jobs.Job, lambda: called.append("again"), once="a name")
+        on_commit(session, jobs.Job, lambda: called.append("other"), once="other")
+        savepoint.rollback()
+        on_commit(session, jobs.Job, lambda: called.append("other"), once="other")
+        session.commit()
+    assert called == ["once", "other"] * 2
 
 
 def test_one_that_raises_stops_neither_the_others_nor_the_commit(

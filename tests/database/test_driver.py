@@ -18,7 +18,7 @@ from psycopg.errors import DivisionByZero
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from sqla_jobs.database.driver import NoAnswer, ask, beginning, bound, committing_by, driver, driver_of_run
+from sqla_jobs.database.driver import CommittingBy, NoAnswer, ask, beginning, bound, driver, driver_of_run, quoted
 from sqla_jobs.postgres import local_postgres
 from sqla_jobs.queries.begin import begin, begin_elsewhere
 
@@ -139,6 +139,13 @@ def test_a_transaction_begins_as_psycopg_begins_it(
     assert beginning(connection) == "", "it has begun"
 
 
+@pytest.mark.parametrize("said", ["it's", 'a "\\" and \\n', "100 %s %(n)s", "é € 🙂", "", "$1; --"])
+def test_a_text_is_quoted_as_the_server_reads_it(connection: psycopg.Connection[Any], said: str) -> None:
+    (answer,) = ask(connection, f"SELECT {quoted(connection, said)}")
+    assert (answer.get_value(0, 0) or b"").decode() == said
+    assert quoted(connection, None) == "NULL"
+
+
 def test_sqlalchemy_commits_by_the_function_given(engine: Engine) -> None:
     commits: list[str] = []
     with engine.connect() as connection:
@@ -149,7 +156,7 @@ def test_sqlalchemy_commits_by_the_function_given(engine: Engine) -> None:
             commits.append("ours")
             ask(raw, "COMMIT")
 
-        with committing_by(raw, commit):
+        with CommittingBy(raw, commit):
             connection.commit()
         connection.execute(text("CREATE TABLE kept_too ()"))
         connection.commit()
@@ -168,7 +175,7 @@ def test_the_function_is_that_of_who_has_the_connection_now(database_url: str) -
             commits.append(name)
             ask(raw, "COMMIT")
 
-        return committing_by(raw, commit)
+        return CommittingBy(raw, commit)
 
     with ExitStack() as first, ExitStack() as second:
         one = first.enter_context(engine.connect())
@@ -202,7 +209,7 @@ def test_a_failed_commit_reaches_sqlalchemy(engine: Engine) -> None:
     event.listen(engine, "handle_error", seen)
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
-        with committing_by(driver(connection), fail), suppress(Exception):
+        with CommittingBy(driver(connection), fail), suppress(Exception):
             connection.commit()
     assert len(lost) == 1
 

@@ -285,6 +285,37 @@ def commit_in(engine: Engine, *queues: str) -> None:
             session.commit()
 
 
+def test_a_session_that_is_bound_to_a_connection_tells_of_what_it_commits(engine: Engine, sent: Sent) -> None:
+    with engine.connect() as connection:
+        for queue in ("first", "second"):
+            with Session(connection) as session:
+                shop.write.options(queue=queue).enqueue(session, n=1)
+                session.commit()
+                wait_until(lambda: sent()[-1:] == [queue])  # noqa: B023
+        with connection.begin(), Session(connection, join_transaction_mode="rollback_only") as session:
+            shop.write.options(queue="of somebody else").enqueue(session, n=1)
+            session.commit()
+        with Session(connection, join_transaction_mode="control_fully") as session:
+            connection.begin()
+            shop.write.options(queue="third").enqueue(session, n=1)
+            session.commit()
+        wait_until(lambda: sent()[-1:] == ["third"])
+    assert sent() == ["first", "second", "third"]
+
+
+def test_what_a_savepoint_took_back_is_not_told(engine: Engine, sent: Sent) -> None:
+    with Session(engine) as session:
+        savepoint = session.begin_nested()
+        shop.write.options(queue="lost").enqueue(session, n=1)
+        savepoint.rollback()
+        with session.begin_nested():
+            shop.write.options(queue="kept").enqueue(session, n=1)
+        shop.write.options(queue="kept").enqueue(session, n=1)
+        session.commit()
+    wait_until(sent)
+    assert sent() == ["kept"]
+
+
 def no_token(*_: object) -> None:
     raise RuntimeError("no token")
 

@@ -124,7 +124,7 @@ def test_nothing_is_interrupted_before_or_after_the_body() -> None:
     body = Body()
     me, another = object(), object()
     assert not body.interrupt(me, TimedOut)
-    assert not body.run(me, body.interrupt, another, TimedOut)
+    assert not body.run(me, body.interrupt, [another, TimedOut])
     assert body.run(me, lambda: 1) == 1
     assert not body.interrupt(me, TimedOut)
     assert issubclass(interrupt.CancelRequested, Interrupt)

@@ -125,6 +125,21 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
     assert 40 <= found["sqla_jobs_wait_seconds_sum", "write"] < 100
 
 
+def test_a_collector_that_comes_after_the_worker_has_started_sees_the_runs_that_end_from_then_on(
+    session: Session,
+) -> None:
+    with jobs.worker(poll=0.05) as worker:
+        seen = registry(jobs)
+        shop.mark.enqueue_many(session, ({"n": n} for n in range(3)))
+        shop.write.enqueue(session, n=1)
+        session.commit()
+        wait_until(lambda: worker.runs == 4)
+        wait_until(lambda: ended(scrape(seen)) == {("succeeded", "mark"): 3, ("succeeded", "write"): 1})
+        found = scrape(seen)
+    started = {key[1]: value for key, value in found.items() if key[0] == "sqla_jobs_runs_started_total" and value}
+    assert started == {"mark": 3, "write": 1}
+
+
 @pytest.mark.parametrize(("number", "shown"), [(100, 100), (101, 0)])
 def test_tasks_of_a_worker_begin_with_0_if_all_have_labels(database: Engine, number: int, shown: int) -> None:
     of_many = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=database)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import Engine, Text, create_engine, delete, event, func, insert, make_url, select, text, update
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from sqla_jobs import ArgumentsError, JobMixin, Jobs, UnknownTask
+from sqla_jobs import ArgumentsError, JobMixin, Jobs, JobsError, JobState, Unique, UnknownTask
 from sqla_jobs.testing import drain
 from tests.helpers import as_id, wait_until
 
@@ -113,6 +115,13 @@ FORMS: dict[str, Callable[[Session], MyJob]] = {
 }
 
 
+MANY: dict[str, Callable[[Session], object]] = {
+    "many": lambda session: send.enqueue_many(session, [{"email": "ann"}]),
+    "many unique": lambda session: send.options(unique=Unique()).enqueue_many(session, [{"email": "ann"}]),
+    "many classes": lambda session: jobs.enqueue_many(session, [Send("ann")]),
+}
+
+
 @pytest.mark.parametrize("enqueue", FORMS.values(), ids=FORMS)
 def test_a_job_lives_and_dies_with_the_transaction_of_the_caller(
     committing: Session, enqueue: Callable[[Session], MyJob]
@@ -152,6 +161,30 @@ def test_an_insert_tells_the_id_alone_and_the_rest_is_there_when_it_is_read(sess
         assert len(sent) == 2
     finally:
         event.remove(tables, "before_cursor_execute", noted)
+
+
+def calls_of(function: Callable[[Session], object]) -> int:
+    """How many calls of Python functions it makes in a session that is not new to it."""
+    session, calls = Session(), 0
+
+    def count_calls(_frame: object, kind: str, _of: object) -> None:
+        nonlocal calls
+        calls += kind == "call"
+
+    function(session)
+    sys.setprofile(count_calls)
+    try:
+        function(session)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_an_enqueue_costs_little_beside_adding_a_job_by_hand(session: Session) -> None:
+    values: Any = {"queue": "mail", "priority": 2, "max_attempts": 7, "state": "queued"}
+    by_hand = calls_of(lambda session: session.add(MyJob(task="send", args={"email": "ann", "body": "hi"}, **values)))
+    assert calls_of(lambda session: send.enqueue(session, email="ann", body="hi")) - by_hand <= 18
+    assert calls_of(lambda session: send.enqueue(session, email="ann")) - by_hand <= 18
 
 
 def test_a_job_has_the_options_of_its_task_and_those_it_was_given(session: Session) -> None:
@@ -371,6 +404,65 @@ class TestTransactions:
         engine.dispose()
         (statement,) = told
         assert statement.startswith("INSERT INTO sqla_jobs")
+
+
+class TestListeners:
+    """What those of a session may do while it commits."""
+
+    @pytest.mark.parametrize("enqueue", [*FORMS.values(), *MANY.values()], ids=[*FORMS, *MANY])
+    def test_after_the_commit_an_enqueue_is_refused_since_its_job_would_be_lost(
+        self, tables: Engine, enqueue: Callable[[Session], object]
+    ) -> None:
+        with Session(tables) as session:
+            session.connection()
+            event.listen(session, "after_commit", enqueue)
+            with pytest.raises(ArgumentsError, match=r"just committed .* enqueue it before session\.commit\(\)"):
+                session.commit()
+            assert not session.new
+
+    @pytest.mark.parametrize("enqueue", FORMS.values(), ids=FORMS)
+    def test_before_the_commit_an_enqueue_is_part_of_it(
+        self, committing: Session, engine: Engine, enqueue: Callable[[Session], object]
+    ) -> None:
+        event.listen(committing, "before_commit", enqueue)
+        committing.commit()
+        with Session(engine) as other:
+            assert count(other) == 1
+
+    @pytest.mark.parametrize("call", [*MANY.values(), lambda session: jobs.retry(session, 1)], ids=[*MANY, "retry"])
+    def test_what_takes_a_savepoint_is_refused_before_the_commit_where_it_would_never_end(
+        self, committing: Session, call: Callable[[Session], object]
+    ) -> None:
+        done = send.enqueue(committing, "ann")
+        done.state = JobState.cancelled
+        committing.commit()
+        event.listen(committing, "before_commit", call)
+        with pytest.raises(JobsError, match=r"a listener of before_commit .* without end"):
+            committing.commit()
+        event.remove(committing, "before_commit", call)
+        committing.rollback()
+        assert [job.state for job in committing.scalars(select(MyJob))] == ["cancelled"]
+
+    def test_a_listener_that_has_many_jobs_once_may_enqueue_them(self, committing: Session) -> None:
+        outbox = [{"email": "ann"}, {"email": "bob"}]
+
+        def send_all(session: Session) -> None:
+            if outbox:
+                items = outbox[:]
+                outbox.clear()
+                send.enqueue_many(session, items)
+
+        event.listen(committing, "before_commit", send_all)
+        committing.commit()
+        assert count(committing) == 2
+
+    def test_after_a_failed_flush_sqlalchemy_says_what_is_wrong(self, session: Session) -> None:
+        session.add_all([Order(id=1), Order(id=1)])
+        with pytest.raises(IntegrityError):
+            session.flush()
+        send.enqueue(session, "ann")
+        with pytest.raises(PendingRollbackError):
+            session.flush()
 
 
 class TestMany:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Text, func, select, text, update
+from sqlalchemy import Engine, Text, event, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqla_jobs import PARKED, ArgumentsError, DeclarationError, JobExists, JobMixin, Jobs, Unique
+from sqla_jobs import PARKED, ArgumentsError, DeclarationError, JobExists, JobMixin, Jobs, JobState, Unique
 from sqla_jobs.tasks.enqueued import Enqueued
 
 
@@ -22,6 +23,7 @@ class Base(DeclarativeBase):
 
 class MyJob(JobMixin):
     tenant: Mapped[str | None] = mapped_column(Text)
+    region: Mapped[str] = mapped_column(Text, server_default="south")
 
 
 jobs = Jobs(Base, job_class=MyJob)
@@ -228,6 +230,51 @@ class TestPolicies:
         assert refresh.enqueue(session, 17, "b") is job
         assert (job.tenant, job.args["note"]) == ("acme", "b")
 
+    @pytest.mark.parametrize("change", ["delete", "state", "unique_key"])
+    @pytest.mark.parametrize("how", ["one", "many"])
+    def test_what_the_session_knows_about_the_job_counts_before_it_is_flushed(
+        self, session: Session, change: str, how: str
+    ) -> None:
+        """Else a job that the commit deletes or ends would be returned, and none would be left."""
+        job = bill.enqueue(session, 17)
+        session.flush()
+        if change == "delete":
+            session.delete(job)
+        elif change == "state":
+            job.state = JobState.cancelled
+        else:
+            job.unique_key = None
+        with session.no_autoflush:
+            if how == "many":
+                assert bill.enqueue_many(session, [{"account": 17, "note": "new"}]) == 1
+            else:
+                assert bill.enqueue(session, 17, "new") is not job
+        assert notes(session)[-1:] == ["new"]
+
+    def test_replacing_takes_away_the_own_columns_that_are_not_given(self, session: Session) -> None:
+        job = index.options(columns={"tenant": "acme", "region": "north"}, headers={"a": "b"}).enqueue(session, 17)
+        assert index.options(columns={"tenant": "zoo"}).enqueue(session, 17) is job
+        assert (job.tenant, job.region, job.headers) == ("zoo", "south", None)
+        index.enqueue_many(session, [{"account": 17}])
+        assert (job.tenant, job.region) == (None, "south")
+
+    def test_updating_keeps_the_own_columns_that_are_not_given(self, session: Session) -> None:
+        job = refresh.options(columns={"tenant": "acme", "region": "north"}).enqueue(session, 17)
+        refresh.options(columns={"tenant": "zoo"}).enqueue(session, 17)
+        assert (job.tenant, job.region) == ("zoo", "north")
+
+    @pytest.mark.parametrize("how", ["one", "many"])
+    def test_a_savepoint_takes_back_what_the_job_looks_like(self, session: Session, how: str) -> None:
+        job = index.enqueue(session, 17, "before")
+        savepoint = session.begin_nested()
+        if how == "one":
+            index.enqueue(session, 17, "undone")
+        else:
+            index.enqueue_many(session, [{"account": 17, "note": "undone"}])
+        assert job.args["note"] == "undone"
+        savepoint.rollback()
+        assert job.args["note"] == "before"
+
     def test_replacing_delays_it_anew_and_moves_it(self, session: Session) -> None:
         job = index.options(delay=60).enqueue(session, 17)
         index.options(delay=120, queue="slow").enqueue(session, 17)
@@ -301,6 +348,47 @@ class TestPolicies:
         job = jobs.enqueue(session, Sync(1, "a"))
         assert jobs.enqueue(session, Sync(1, "b")) is job
         assert job.args == {"account": 1, "note": "b"}
+
+    @pytest.mark.parametrize(
+        ("task", "state", "most"),
+        [
+            (index, "free", 1),
+            (index, "queued", 2),
+            (index, "running", 4),
+            (refresh, "queued", 2),
+            (bill, "free", 1),
+            (bill, "queued", 3),
+            (bill, "running", 3),
+            (close, "queued", 3),
+        ],
+        ids=lambda value: str(getattr(value, "name", value)),
+    )
+    def test_an_enqueue_takes_few_statements(self, session: Session, task: Any, state: str, most: int) -> None:
+        if state != "free":
+            set_state(session, task.enqueue(session, 17), state)
+        session.flush()
+        with statements_of(session) as sent, suppress(JobExists):
+            assert task.enqueue(session, 17).args == {"account": 17}
+        assert len(sent) <= most, sent
+
+
+@contextmanager
+def statements_of(session: Session) -> Generator[list[str]]:
+    """What is sent on the connection of the session, savepoints too."""
+    sent: list[str] = []
+    connection = session.connection()
+
+    def note(*args: Any) -> None:
+        sent.append(str(args[2]) if len(args) > 2 else "SAVEPOINT")
+
+    names = ("before_cursor_execute", "savepoint", "release_savepoint", "rollback_savepoint")
+    for name in names:
+        event.listen(connection, name, note)
+    try:
+        yield sent
+    finally:
+        for name in names:
+            event.remove(connection, name, note)
 
 
 class TestPeriods:

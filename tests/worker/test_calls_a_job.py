@@ -12,12 +12,12 @@ from benchmarks.calls import count_calls
 from benchmarks.versions import KINDS
 
 MOST = {
-    "plain": 58,
-    "transactional": 695,
-    "limited": 255,
-    "coroutine": 98,
+    "plain": 15,
+    "transactional": 605,
+    "limited": 195,
+    "coroutine": 56,
 }
-"""Lowered whenever the code gets better. Each is what was measured and up to 6 % more: on a machine that others keep
+"""Lowered whenever the code gets better. Each is what was measured and up to a tenth more: on a machine that others keep
 busy there are more batches, and more turns of the event loop."""
 
 

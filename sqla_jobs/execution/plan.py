@@ -1,0 +1,163 @@
+"""How the jobs of one task run, made ready once: a run costs nothing for what nobody uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from sqla_jobs.calls.values import read_headers
+from sqla_jobs.errors import ArgumentsError, EntityGone
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.interrupt import CancelRequested, LeaseGone, Stopped, TimedOut
+from sqla_jobs.execution.surroundings import Surrounded
+from sqla_jobs.execution.transactions import Transactions
+from sqla_jobs.rules.outcomes import SUCCEEDED, Failure, Outcome, decide
+from sqla_jobs.rules.redaction import NOTHING
+from sqla_jobs.tasks.arguments import encode_result
+from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.declaration import Declaration
+from sqla_jobs.tasks.signature import Signature
+
+Surroundings = Callable[[RunContext], AbstractContextManager[Any]]
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Plan:
+    """What a run of one task takes. `run` calls the task; it returns the outcome, or raises what the task raised."""
+
+    run: Callable[[Attempt], Outcome]
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        *,
+        timeout: float | None,
+        transactions: Transactions | None,
+        surroundings: Iterable[Surroundings],
+        begins: Callable[[Attempt], None] | None,
+    ) -> None:
+        """A run is inside of `surroundings`, of which the first is the outermost; with a session in `transactions` too.
+
+        `timeout` is that of a task without one of its own. `begins` is called before the task is.
+        """
+        self.declaration = declaration
+        self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
+        self._read = declaration.codec.read
+        self._target = _target(declaration.signature)
+        self._wants_context = declaration.signature.wants_context
+        self._begins = begins
+        self.run = self._run if transactions is None else partial(self._run_in_transaction, transactions)
+        for around in [*surroundings][::-1]:
+            self.run = partial(_run_inside, around, self.run)
+
+    def _run(self, held: Attempt) -> Outcome:
+        arguments = self._arguments(held)
+        if self._begins is not None:
+            self._begins(held)
+        return self._call(held, [], arguments)
+
+    def _run_in_transaction(self, transactions: Transactions, held: Attempt) -> Outcome:
+        arguments, declaration = self._arguments(held), self.declaration
+        held.is_silent = transactions.isolation != "READ COMMITTED"
+        with transactions.begin() as session:
+            if self._begins is not None:
+                self._begins(held)
+            loaded = declaration.codec.load(session, arguments)
+            given = transactions.around(session) if declaration.signature.is_coroutine else session
+            outcome = self._call(held, [given], loaded)
+            transactions.commit(session, held.ended(outcome))
+        held.is_committed = True
+        return outcome
+
+    def _arguments(self, held: Attempt) -> dict[str, Any]:
+        try:
+            return self._read(held.job.args)
+        except ValueError:
+            return self.declaration.codec.decode(held.job.args)  # raises it in words that show no secret
+
+    def _call(self, held: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
+        if self.timeout is not None:
+            self._limit(held, time.monotonic() + self.timeout)
+        if self._wants_context:
+            injected.append(context_of(held))
+        assert held.body is not None, "the attempt has begun"
+        result = held.body.run(held, self._target, injected, arguments)
+        if result is None:
+            return SUCCEEDED
+        try:
+            return Outcome.succeeded(encode_result(result))
+        except ArgumentsError as error:
+            raise _UnstorableResult(f"{held.job.task} (job {held.job.job_id}): {error}") from None
+
+    def _limit(self, held: Attempt, deadline: float) -> None:
+        held.deadline = deadline
+        if held.context is not None:
+            held.context.deadline = deadline
+        if held.slot is not None:
+            held.slot.expire(deadline, self.outcome_of(TimedOut(), held, at=deadline).delay)
+
+    def outcome_of(self, error: BaseException, held: Attempt, *, at: float | None = None) -> Outcome:
+        """What follows from `error`, raised by `run` now or at a moment to come."""
+        if isinstance(error, EntityGone):
+            return Outcome.cancelled(Failure("EntityGone", held.secrets.text(str(error))))
+        if isinstance(error, CancelRequested):
+            return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
+        if isinstance(error, LeaseGone):
+            return Outcome.lost(Failure("Lost", "its process was taken for dead, and stopped it"))
+        if isinstance(error, Stopped):
+            return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
+        if isinstance(error, _UnstorableResult):
+            return Outcome.failed(Failure.of(error, secrets=held.secrets))
+        if isinstance(error, TimedOut):
+            overdue = TimeoutError(f"ran longer than its timeout of {self.timeout:g} s")
+            error = overdue.with_traceback(error.__traceback__)
+        since_claim = (at or time.monotonic()) - held.claimed_at
+        return decide(
+            error,
+            policy=self.declaration.policy,
+            attempt=held.job.attempt,
+            max_attempts=held.job.max_attempts,
+            elapsed=held.job.elapsed + since_claim,
+            secrets=held.secrets if at is None else NOTHING,  # of a moment to come only the delay is asked for
+        )
+
+
+class _UnstorableResult(Exception):
+    """The task did its work and returned what cannot be kept; running it again would not help."""
+
+
+def _run_inside(around: Surroundings, run: Callable[[Attempt], Outcome], held: Attempt) -> Outcome:
+    with Surrounded(around(context_of(held)), held):
+        return run(held)
+
+
+def _target(signature: Signature) -> Callable[..., Any]:
+    """Takes what is injected by position, and the arguments by name."""
+    parameters = signature.arguments.parameters.values()
+    if isinstance(signature.target, type) or any(one.kind is one.POSITIONAL_ONLY for one in parameters):
+        return lambda *injected, **arguments: signature.call([*injected], arguments)
+    return signature.target
+
+
+def context_of(held: Attempt) -> RunContext:
+    """What its task, or what is around it, can ask about the run. Made when somebody first wants it."""
+    if held.context is None:
+        job = held.job
+        held.context = RunContext(
+            job_id=job.job_id,
+            run_id=job.run_id,
+            task=job.task,
+            queue=job.queue,
+            attempt=job.attempt,
+            max_attempts=job.max_attempts,
+            deadline=held.deadline,
+            scheduled_for=job.scheduled_for,
+            headers=_NO_HEADERS if job.headers is None else read_headers(job.headers),
+            cancel_requested=held.cancel_requested,
+            publish=held.publish,
+        )
+    return held.context
