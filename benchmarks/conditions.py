@@ -83,7 +83,7 @@ def scale(engine: Engine, count: int, repetitions: int) -> Iterator[Figure]:
     }
     for name, run in conditions.items():
         ours, without = in_turn(repetitions, run, lambda: drain(engine, count))
-        yield Figure("scale", name, "jobs/s", ours, without)
+        yield Figure("drain under a condition, beside one without", name, "jobs/s", ours, without)
 
 
 def _beside(engine: Engine, count: int, rows: str) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,15 +59,24 @@ def table(figures: Iterable[Figure]) -> Iterator[Figure]:
 
 def markdown(figures: Sequence[Figure]) -> str:
     """A table for each section."""
-    lines = list[str]()
-    section = ""
-    for figure in figures:
-        if figure.section != section:
-            section = figure.section
-            lines += ["", f"| {section} | sqla_jobs | beside | |", "| --- | --- | --- | --- |"]
-        beside = " | " if figure.plain is None else f"{_number(figure.plain)} | {figure.share:.0%}"
-        lines.append(f"| {figure.name} | {_number(figure.ours)} {figure.unit} | {beside} |")
-    return "\n".join(lines[1:])
+    return "\n\n".join(_table(section, list(group)) for section, group in groupby(figures, attrgetter("section")))
+
+
+def _table(section: str, figures: Sequence[Figure]) -> str:
+    if all(figure.plain is None for figure in figures):
+        rows = [[section, ""], ["---", "---"], *([figure.name, _measured(figure)] for figure in figures)]
+    else:
+        rows = [[section, "sqla_jobs", "beside", ""], ["---"] * 4, *map(_compared, figures)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _compared(figure: Figure) -> list[str]:
+    beside = ["", ""] if figure.plain is None else [_number(figure.plain), f"{figure.share:.0%}"]
+    return [figure.name, _measured(figure), *beside]
+
+
+def _measured(figure: Figure) -> str:
+    return f"{_number(figure.ours)} {figure.unit}"
 
 
 def _number(value: float) -> str:
