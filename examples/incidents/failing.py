@@ -73,6 +73,6 @@ def a_job_that_cannot_be_interrupted(scene: Scene) -> None:
     scene.start_worker("--timeout", "1", "--kill-after", "1")
     with scene.session() as session:
         send_mail.options(max_attempts=1).enqueue(session, customer=18, text="Thank you")
-        make_report.enqueue(session)
+        make_report.enqueue(session, seconds=0)
     scene.until("the job has failed by itself", lambda: scene.number(state="failed") == 1)
     scene.run(f"sqla-jobs show {hanging + 1}", "TimeoutError")
