@@ -74,7 +74,7 @@ class Hooks:
         self.middleware: list[Middleware] = []
         self.tracing: Tracing | None = None
         """Makes spans of enqueues and runs."""
-        self._sources: list[HeaderSource] = []
+        self.sources: list[HeaderSource] = []
         self._handlers: dict[str, list[Handler]] = {name: [] for name in EVENTS}
 
     def add_middleware(self, target: M) -> M:
@@ -95,7 +95,7 @@ class Hooks:
     def add_source(self, target: S) -> S:
         """Raises `DeclarationError` for what is no function without arguments."""
         _check(target, "source of headers", "no argument", 0)
-        _replace_or_add(self._sources, target)
+        _replace_or_add(self.sources, target)
         return target
 
     def add_handler(self, target: H, names: Iterable[str]) -> H:
@@ -123,7 +123,7 @@ class Hooks:
     def headers(self, given: Mapping[str, str] | None) -> dict[str, str]:
         """Those of a job that is enqueued now; `given` ones replace what sources add. Raises `ArgumentsError`."""
         found: dict[str, str] = {}
-        for source in self._sources:
+        for source in self.sources:
             found |= check_headers(source(), f"the headers of {_name(source)}")
         return check_headers(found | dict(given or {})) if found else dict(given or {})
 

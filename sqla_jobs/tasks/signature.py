@@ -58,9 +58,6 @@ class Signature:
 
     def bind(self, task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The given arguments by name. Raises `ArgumentsError`; no message of it shows a value."""
-        required, names = self._by_name
-        if not args and required <= kwargs.keys() <= names:
-            return kwargs  # inspect would take fifteen times as long over it
         try:
             return self.arguments.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -85,8 +82,8 @@ class Signature:
         return self.target(*injected, *bound.args, **bound.kwargs)
 
     @functools.cached_property
-    def _by_name(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Of the arguments that a call by name must give, and that it may give."""
+    def by_name(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The arguments that a call by names alone must give, and those that it may give."""
         parameters = self.arguments.parameters.values()
         names = frozenset(one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY)
         return frozenset(one.name for one in parameters if one.default is one.empty), names
