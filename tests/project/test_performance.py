@@ -55,10 +55,21 @@ def test_figures_are_written_between_their_comments_and_again_over_the_old_ones(
         Figure("pick-up", "alone", "ms", 3.0),
         Figure("cost", "memory", "MB", 75.0),
     ]
-    table = (
-        "| enqueue | sqla_jobs | beside |  |\n| --- | --- | --- | --- |\n| one by one | 1,451 jobs/s | 1,755 | 83% |\n\n"
-        "| pick-up | sqla_jobs | beside |  |\n| --- | --- | --- | --- |\n| p50 | 4 ms | 2 | 50% |\n"
-        "| alone | 3 ms |  |  |\n\n| cost |  |\n| --- | --- |\n| memory | 75 MB |"
+    table = "\n".join(
+        (
+            "| enqueue | sqla_jobs | beside |  |",
+            "| --- | --- | --- | --- |",
+            "| one by one | 1,451 jobs/s | 1,755 | 83% |",
+            "",
+            "| pick-up | sqla_jobs | beside |  |",
+            "| --- | --- | --- | --- |",
+            "| p50 | 4 ms | 2 | 50% |",
+            "| alone | 3 ms |  |  |",
+            "",
+            "| cost |  |",
+            "| --- | --- |",
+            "| memory | 75 MB |",
+        )
     )
     assert report.markdown(speed) == table
     once = page.filled("before <!-- speed --><!-- /speed --> after", {"speed": table})

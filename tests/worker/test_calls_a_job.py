@@ -17,8 +17,8 @@ MOST = {
     "limited": 195,
     "coroutine": 56,
 }
-"""Lowered whenever the code gets better. Each is what was measured and up to a tenth more: on a machine that others keep
-busy there are more batches, and more turns of the event loop."""
+"""Lowered whenever the code gets better. Each is what was measured and up to a tenth more: on a machine that others
+keep busy there are more batches, and more turns of the event loop."""
 
 
 def test_each_kind_has_its_bound() -> None:
