@@ -17,6 +17,20 @@ from tests.conftest import ROOT
 MOST = 60
 """Commits between the one that was measured and the present one."""
 
+TABLES = """\
+| enqueue | sqla_jobs | beside |  |
+| --- | --- | --- | --- |
+| one by one | 1,451 jobs/s | 1,755 | 83% |
+
+| pick-up | sqla_jobs | beside |  |
+| --- | --- | --- | --- |
+| p50 | 4 ms | 2 | 50% |
+| alone | 3 ms |  |  |
+
+| cost |  |
+| --- | --- |
+| memory | 75 MB |"""
+
 
 def git(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=False)
@@ -55,26 +69,10 @@ def test_figures_are_written_between_their_comments_and_again_over_the_old_ones(
         Figure("pick-up", "alone", "ms", 3.0),
         Figure("cost", "memory", "MB", 75.0),
     ]
-    table = "\n".join(
-        (
-            "| enqueue | sqla_jobs | beside |  |",
-            "| --- | --- | --- | --- |",
-            "| one by one | 1,451 jobs/s | 1,755 | 83% |",
-            "",
-            "| pick-up | sqla_jobs | beside |  |",
-            "| --- | --- | --- | --- |",
-            "| p50 | 4 ms | 2 | 50% |",
-            "| alone | 3 ms |  |  |",
-            "",
-            "| cost |  |",
-            "| --- | --- |",
-            "| memory | 75 MB |",
-        )
-    )
-    assert report.markdown(speed) == table
-    once = page.filled("before <!-- speed --><!-- /speed --> after", {"speed": table})
-    assert once == f"before <!-- speed -->{table}<!-- /speed --> after"
-    assert page.filled(once, {"speed": table}) == once
+    assert report.markdown(speed) == TABLES
+    once = page.filled("before <!-- speed --><!-- /speed --> after", {"speed": TABLES})
+    assert once == f"before <!-- speed -->{TABLES}<!-- /speed --> after"
+    assert page.filled(once, {"speed": TABLES}) == once
     with pytest.raises(click.ClickException, match="the page has no place for 'cost': put <!-- cost -->"):
         page.filled(once, {"cost": ""})
 
