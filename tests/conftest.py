@@ -150,7 +150,7 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     def start(url: str, *options: str, application: str = "tests.shop:jobs") -> subprocess.Popen[bytes]:
         path = tmp_path / f"worker-{len(started)}.log"
         command = [sys.executable, "-m", "sqla_jobs.worker", application, "--database-url", url]
-        command += ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", *options]
+        command += ["--no-clock", "--heartbeat", "0.2", "--lease", "1.5", "--poll", "3600", *options]
         with path.open("wb") as log:
             started.append(subprocess.Popen(command, cwd=ROOT, stderr=log, stdout=log, start_new_session=True))
         return started[-1]

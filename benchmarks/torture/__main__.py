@@ -29,10 +29,13 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 @click.option("--minutes", default=1.0, show_default=True, type=click.FloatRange(min=0.5))
 @click.option("--seed", default=1, show_default=True, help="Decides which fault comes when, and the load.")
 @click.option("--rate", default=60.0, show_default=True, help="Jobs enqueued a second.")
+@click.option("--poll", default=1.0, show_default=True, help="The workers' --poll; 3600 shows what waits for a poll.")
 @click.option("--drain", "drain_for", default=180.0, show_default=True, help="Seconds all may take to end afterwards.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Keep the workers' logs here.")
 @click.option("--network", type=click.Choice(["auto", "namespaces", "proxy"]), default="auto", show_default=True)
-def main(minutes: float, seed: int, rate: float, drain_for: float, logs: Path | None, network: str) -> None:
+def main(
+    minutes: float, seed: int, rate: float, poll: float, drain_for: float, logs: Path | None, network: str
+) -> None:
     """Steady load, two hosts of workers, and faults by a seeded plan; then count what was promised."""
     for each in _SIGNALS:
         signal.signal(each, _on_signal)
@@ -42,7 +45,7 @@ def main(minutes: float, seed: int, rate: float, drain_for: float, logs: Path | 
         if logs is None:
             logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
         logs.mkdir(parents=True, exist_ok=True)
-        torture = Torture(stack, seed=seed, rate=rate, logs=logs, make_host=make_host)
+        torture = Torture(stack, seed=seed, rate=rate, poll=poll, logs=logs, make_host=make_host)
         where = "network namespaces" if found_namespaces else "proxies"
         click.echo(f"seed {seed}, {minutes:g} minutes, {len(torture.services)} services on 2 hosts behind {where}")
         seconds = minutes * 60

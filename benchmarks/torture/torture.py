@@ -56,7 +56,9 @@ _LIVE = jobs.Job.state.in_(["scheduled", "queued", "running"])
 class Torture:
     """All of it, for one run."""
 
-    def __init__(self, stack: ExitStack, *, seed: int, rate: float, logs: Path, make_host: HostMaker) -> None:
+    def __init__(
+        self, stack: ExitStack, *, seed: int, rate: float, poll: float, logs: Path, make_host: HostMaker
+    ) -> None:
         self._seed = seed
         self.server = stack.enter_context(LocalServer(durable=True))
         self._engine = stack.enter_context(_engine(self.server.url, application_name=_OURS))
@@ -73,7 +75,9 @@ class Torture:
         load_engine = stack.enter_context(_engine(_behind(self.server.url, load_proxy), options="-c lock_timeout=2s"))
         self.ledger = Ledger()
         is_killed = knows("--hung-after")
-        options = [*_WORKER, "--hung-after", f"{_HUNG_AFTER:g}"] if is_killed else _WORKER
+        options = [*_WORKER, "--hung-after", f"{_HUNG_AFTER:g}"] if is_killed else [*_WORKER]
+        if knows("--poll"):
+            options += ["--poll", f"{poll:g}"]
         hang_for = _HANG_FOR if is_killed else _HANG_SHORTLY
         self._load = Load(load_engine, self.ledger, seed=seed, rate=rate, hang_for=hang_for)
         stack.callback(self._load.stop)

@@ -62,6 +62,7 @@ def _log_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--reload", is_flag=True, help="Start anew when a Python file changes; for development.")
 @click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
 @click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
+@click.option("--poll", default=1.0, show_default=True, help="Seconds between two looks for what no message told.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds running jobs have to end on SIGTERM.")
 @click.option(
     "--kill-after",
@@ -159,6 +160,7 @@ def _child_spec(
     clock: bool,
     heartbeat: float,
     lease: float,
+    poll: float,
     grace: float,
     timeout: float | None,
     slow_after: float,
@@ -173,7 +175,7 @@ def _child_spec(
         concurrency=concurrency,
         heartbeat=heartbeat,
         lease=lease,
-        poll=1.0,
+        poll=poll,
         grace=grace,
         slow_after=slow_after,
         timeout=timeout,

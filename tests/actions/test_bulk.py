@@ -165,7 +165,7 @@ class TestRetrying:
 
     def test_a_worker_takes_them_at_once(self, database: Engine, session: Session) -> None:
         add(session, "failed", attempt=25)
-        with jobs.worker(bind=database, poll=60):
+        with jobs.worker(bind=database):
             wait_until(lambda: set(states(session).values()) == {"failed"})
             all_of(RETRY)
             wait_until(lambda: set(states(session).values()) == {"succeeded"})

@@ -279,7 +279,7 @@ class TestAWorker:
         lost = session.scalars(insert(Job).values(task="plain", args={}, **lease).returning(Job.id)).one()
         session.commit()
         with (
-            jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, poll=1.0),
+            jobs.worker(bind=worker, heartbeat=0.1, lease=1.0),
             jobs.clock(bind=worker, heartbeat=0.1, lease=1.0),
         ):
             with Session(enqueuer) as mine:
@@ -318,7 +318,7 @@ class TestAWorker:
         refuse(session, "NEW.state = 'running'", table='"Odd schema".q_jobs')
         job = plain.enqueue(session)
         session.commit()
-        with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0, poll=0.1):
+        with jobs.worker(bind=worker, heartbeat=0.1, lease=1.0):
             told = {f"job {job.id}": "its claim is refused by the server: not this one"}
             wait_until(lambda: now(session, select(jobs.Process.set_aside)) == told)
 
@@ -328,7 +328,7 @@ class TestAWorker:
             make_role("worker", "tests.actions.test_grants:jobs"),
             make_role("enqueuer", "tests.actions.test_grants:jobs"),
         )
-        with jobs.worker(bind=worker, poll=60.0):
+        with jobs.worker(bind=worker):
             with Session(enqueuer) as mine:
                 plain.enqueue(mine)
                 mine.commit()

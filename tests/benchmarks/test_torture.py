@@ -87,7 +87,7 @@ def ledger(engine: Engine) -> Ledger:
         for n, name in enumerate(names):
             jobs.tasks[name].enqueue(session, n=n, seconds=0.01)
         session.commit()
-    with jobs.worker(bind=engine, poll=0.05):
+    with jobs.worker(bind=engine):
         _wait_until_ended(engine)
     return Ledger({n: (name, Answer.acknowledged) for n, name in enumerate(names)})
 

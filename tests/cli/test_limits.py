@@ -67,7 +67,7 @@ def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, se
     enqueue(declared, shop.pair, ({"n": n} for n in range(5)))
     enqueue(declared, shop.keyed, ({"account": n % 2} for n in range(6)))
     enqueue(declared, shop.ordered, ({"account": 1, "n": n} for n in range(3)))
-    with jobs.worker({"default": 1}, poll=0.1):
+    with jobs.worker({"default": 1}):
         jobs.set_limit(session, shop.rated, rate=2, per=3600)
         jobs.set_limit(session, shop.pair, running=0)
         jobs.set_limit(session, shop.keyed, running=0)
@@ -101,7 +101,7 @@ def test_limits_are_listed_with_what_is_used_and_what_waits(declared: Engine, se
 
 def test_what_runs_behind_keys_counts_for_the_row_of_each_key(declared: Engine) -> None:
     enqueue(declared, shop.keyed, ({"account": n, "seconds": 1.0} for n in (1, 2, 2)))
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: states(declared)["running"] == 2)
         keyed = read_limits()["#keyed="]
     assert (keyed["used"], keyed["waiting"]) == (2, 1)
@@ -192,7 +192,7 @@ def test_what_cannot_be_set_is_refused_and_changes_nothing(
 def test_a_failed_job_that_holds_a_key_is_cancelled_by_its_id(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
     enqueue(declared, shop.ordered, [{"account": 1, "n": 1}])
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: states(declared) == {"failed": 1, "queued": 1, "succeeded": 1})
         assert run("cancel", "1").output == "cancel: 1 job\n"
         wait_until(lambda: states(declared) == {"cancelled": 1, "succeeded": 2})

@@ -68,7 +68,7 @@ def test_a_coroutine_that_raises_is_rolled_back_and_retried_by_its_policy(sessio
 def test_a_coroutine_may_snooze_and_cancel(session: Session) -> None:
     late, never = shop.snooze.enqueue(session), shop.give_up.enqueue(session)
     session.commit()
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: outcomes(session, late.id) == ["snoozed", "succeeded"])
     assert seen == [1, 1]
     assert outcomes(session, never.id) == ["cancelled"]

@@ -136,7 +136,7 @@ def test_a_running_job_shows_its_progress_without_a_reload_and_is_cancelled(
     page.goto(f"{origin}/jobs/{job.id}")
     expect(page.get_by_text("It has not run yet")).to_be_visible()
     page.get_by_text("As code").click()
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         try:
             expect(page.get_by_role("heading", level=1)).to_contain_text("running")
             expect(page.get_by_text("50 % half way")).to_be_visible()
@@ -281,7 +281,7 @@ def test_auto_refresh_is_paused_and_stays_so(page: Page, origin: str, session: S
 
 
 def test_a_queue_is_paused_and_a_worker_obeys(page: Page, origin: str, session: Session) -> None:
-    with jobs.worker(["mail"], poll=0.1):
+    with jobs.worker(["mail"]):
         page.goto(origin)
         page.get_by_role("button", name="Pause mail").click()
         said(page, "Queue mail is paused")

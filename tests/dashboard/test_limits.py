@@ -61,7 +61,7 @@ def test_the_page_of_a_job_says_why_it_waits(visitor: Visitor, database: Engine,
 
 def test_a_failed_job_that_keeps_a_key_says_so_and_is_cancelled(visitor: Visitor, database: Engine) -> None:
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
     assert "Job 1 failed and keeps the key held of key 1 until somebody decides" in words(visitor.get("/jobs/2"))
     page = words(visitor.get("/jobs/1"))
@@ -79,7 +79,7 @@ def test_the_page_shows_what_is_used_what_waits_and_who_says_so(
     jobs.set_limit(session, shop.rated, rate=1, per=3600)
     session.commit()
     enqueue(database, shop.rated, ({"n": n} for n in range(2)))
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: states(database, "rated") == {"succeeded": 1, "queued": 1})
     page = words(visitor.get("/limits"))
     told = f"Limit pair 0 at once code says 2 at once 0 3 {NOTHING} operator (now|\\d+ s ago) Edit the limit pair"

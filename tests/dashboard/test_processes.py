@@ -50,7 +50,7 @@ def test_a_worker_shows_what_it_runs_and_what_ended_in_it_last(visitor: Visitor,
     shop.gate.clear()
     shop.add.enqueue(session, a=1)
     session.commit()
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: "add #1 succeeded" in words(visitor.get("/processes")))
         shop.slow.enqueue(session)
         session.commit()

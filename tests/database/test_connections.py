@@ -224,7 +224,7 @@ def test_a_connection_that_is_in_use_when_its_engine_retires_is_closed_when_it_i
 
 def test_a_column_may_change_its_type_under_a_worker(place: Place) -> None:
     """As a migration may do: what was prepared before cannot be used any more."""
-    with jobs.worker(poll=0.2), Session(place.direct) as session:
+    with jobs.worker(), Session(place.direct) as session:
         for n in range(10):  # and is prepared by then
             shop.write.enqueue(session, n=n)
             session.commit()
@@ -322,7 +322,7 @@ def test_each_kind_of_connection_may_be_terminated(place: Place, log: pytest.Log
         with place.direct.connect() as connection:
             return connection.scalar(TERMINATE, {"saying": saying}) or 0
 
-    with jobs.worker(heartbeat=0.2, lease=9, poll=0.2), Session(place.direct) as session:
+    with jobs.worker(heartbeat=0.2, lease=9), Session(place.direct) as session:
         wait_until(lambda: is_listening(place.direct))
         with place.direct.begin() as user:
             user.execute(text(f"LOCK TABLE {table} IN {'ACCESS ' * (kind == 'claiming')}EXCLUSIVE MODE"))
@@ -404,7 +404,7 @@ def _other_than(engine: Engine, before: int) -> bool:
 
 
 def test_a_claim_whose_answer_is_lost_costs_nothing(place: Place, log: pytest.LogCaptureFixture) -> None:
-    with jobs.worker(heartbeat=0.2, lease=3, poll=0.2):
+    with jobs.worker(heartbeat=0.2, lease=3):
         wait_until(lambda: is_listening(place.direct))
         with place.direct.begin() as user:
             user.execute(text("LOCK TABLE sqla_queues IN ACCESS EXCLUSIVE MODE"))

@@ -59,7 +59,7 @@ def test_both_run_everything_and_do_not_take_it_from_each_other_for_ever(
     numbers = [n % 3 for n in range(30)]
     with ExitStack() as workers:
         for jobs in (old, new):
-            workers.enter_context(jobs.worker({"default": 2}, poll=0.2))
+            workers.enter_context(jobs.worker({"default": 2}))
             enqueue(database, jobs, numbers)
         wait_until(lambda: left(database) == 0)
     with database.connect() as connection:
@@ -70,7 +70,7 @@ def test_both_run_everything_and_do_not_take_it_from_each_other_for_ever(
 def test_what_waits_since_a_version_with_limits_runs_in_one_without(database: Engine) -> None:
     """Nothing else shows that there is anything behind gates: fairness has no row of limits."""
     enqueue(database, version(database, fair_by="n"), range(5))
-    with version(database).worker({"default": 2}, poll=0.2):
+    with version(database).worker({"default": 2}):
         wait_until(lambda: states(database) == {"succeeded": 5})
 
 
@@ -83,6 +83,6 @@ def test_a_task_with_all_the_limits_there_can_be_is_within_each(database: Engine
         jobs.set_limit(session, "send", running=5)
         jobs.set_limit(session, "send", rate=100, per=1)
         session.commit()
-    with jobs.worker({"default": 4}, poll=0.2), jobs.worker({"default": 4}, poll=0.2):
+    with jobs.worker({"default": 4}), jobs.worker({"default": 4}):
         wait_until(lambda: left(database) == 0)
     assert most_at_once(database, "send") == {None: 1}

@@ -67,7 +67,7 @@ def test_others_are_told_of_a_place_only_where_somebody_waited_for_it(
 
 
 def test_a_limited_job_with_a_short_delay_does_not_wait_for_a_poll(database: Engine) -> None:
-    with jobs.worker(poll=30), Session(database) as session:
+    with jobs.worker(), Session(database) as session:
         shop.pair.options(delay=0.2).enqueue(session, n=1)
         session.commit()
         wait_until(lambda: left(database) == 0, timeout=10)
@@ -77,7 +77,7 @@ def test_a_job_that_only_an_operator_limits_does_not_wait_for_a_poll(database: E
     with Session(database) as session:
         jobs.set_limit(session, shop.plain, running=1)
         session.commit()
-        with jobs.worker(poll=30):
+        with jobs.worker():
             shop.plain.enqueue(session, n=1)
             session.commit()
             wait_until(lambda: left(database) == 0, timeout=10)
@@ -85,9 +85,9 @@ def test_a_job_that_only_an_operator_limits_does_not_wait_for_a_poll(database: E
 
 def test_a_worker_that_stops_hands_over_what_ends_meanwhile(database: Engine) -> None:
     enqueue(database, shop.busy, [{"seconds": 1.0}, {"seconds": 0.0}])
-    stopping = jobs.worker(poll=30)
+    stopping = jobs.worker()
     stopping.start()
     wait_until(lambda: states(database)["running"] == 1)
-    with jobs.worker(poll=30):
+    with jobs.worker():
         stopping.stop()
         wait_until(lambda: left(database) == 0, timeout=15)

@@ -14,7 +14,7 @@ from tests.limits.attempts import enqueue
 
 def test_a_job_that_keeps_a_key_is_not_pruned(database: Engine, session: Session) -> None:
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
     session.execute(text("UPDATE sqla_jobs SET finished_at = finished_at - interval '90 days' WHERE id = 1"))
     session.commit()
@@ -23,7 +23,7 @@ def test_a_job_that_keeps_a_key_is_not_pruned(database: Engine, session: Session
     session.execute(text("UPDATE sqla_jobs SET finished_at = finished_at - interval '90 days' WHERE id = 1"))
     assert jobs.prune(session, older_than=86400) == 1
     session.commit()
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: states(database) == {"succeeded": 1})
 
 
@@ -31,7 +31,7 @@ def test_who_cancels_a_job_that_keeps_a_key_wakes_the_worker_for_the_next_one(
     database: Engine, session: Session
 ) -> None:
     enqueue(database, shop.held, [{"account": 1, "fails": True}, {"account": 1}])
-    with jobs.worker(poll=30):
+    with jobs.worker():
         wait_until(lambda: states(database) == {"failed": 1, "queued": 1})
         jobs.cancel(session, 1)
         session.commit()

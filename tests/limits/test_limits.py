@@ -100,7 +100,7 @@ def test_a_failed_job_of_a_held_key_keeps_the_others_waiting_until_somebody_deci
         waiting = shop.held.enqueue(session, account=1)
         other = shop.held.enqueue(session, account=2)
         session.commit()
-        with jobs.worker({"default": 4}, poll=0.2):
+        with jobs.worker({"default": 4}):
             wait_until(lambda: states(database) == {"failed": 1, "succeeded": 1, "queued": 1})
             session.refresh(other)
             assert other.state == "succeeded"
@@ -157,7 +157,7 @@ def test_an_operator_limits_a_task_that_declares_nothing_and_takes_that_back(dat
     with Session(database) as session:
         jobs.set_limit(session, shop.plain, running=0)
         session.commit()
-        with jobs.worker({"default": 4}, poll=0.2):
+        with jobs.worker({"default": 4}):
             enqueue(database, shop.pair, NUMBERS[:4])
             wait_until(lambda: states(database, "pair") == {"succeeded": 4})
             assert states(database, "plain") == {"queued": 12}
@@ -175,7 +175,7 @@ def test_an_operator_limits_a_task_that_declares_nothing_and_takes_that_back(dat
 
 def test_a_limit_set_on_a_task_that_runs_counts_what_runs_already(database: Engine) -> None:
     enqueue(database, shop.plain, ({"n": n, "seconds": 3.0} for n in range(2)))
-    with jobs.worker({"default": 4}, poll=0.2), Session(database) as session:
+    with jobs.worker({"default": 4}), Session(database) as session:
         wait_until(lambda: states(database)["running"] == 2)
         jobs.set_limit(session, shop.plain, running=2)
         session.commit()
@@ -186,7 +186,7 @@ def test_a_limit_set_on_a_task_that_runs_counts_what_runs_already(database: Engi
 
 def test_a_limit_lowered_below_what_runs_lets_that_end(database: Engine) -> None:
     enqueue(database, shop.pair, ({"n": n, "seconds": 3.0} for n in range(2)))
-    with jobs.worker({"default": 4}, poll=0.2), Session(database) as session:
+    with jobs.worker({"default": 4}), Session(database) as session:
         wait_until(lambda: states(database)["running"] == 2)
         jobs.set_limit(session, shop.pair, running=1)
         session.commit()
@@ -223,7 +223,7 @@ def test_others_spend_from_the_same_rate(database: Engine) -> None:
     with Session(database) as session:
         jobs.set_limit(session, "stripe", rate=5, per=60)
         session.commit()
-    with jobs.worker({"default": 2}, poll=0.2):  # it makes rows of what code declares
+    with jobs.worker({"default": 2}):  # it makes rows of what code declares
         assert jobs.spend("stripe", 3)
         assert not jobs.spend("stripe", 3)
         enqueue(database, shop.charge, NUMBERS)
@@ -251,7 +251,7 @@ def test_a_place_that_is_free_is_taken_by_a_worker_of_another_queue_at_once(data
         jobs.set_limit(session, "stripe", running=1)
         shop.charge.options(queue="first").enqueue(session, n=1, seconds=3)
         session.commit()
-        with jobs.worker(["first"], poll=30), jobs.worker(["second"], poll=30):
+        with jobs.worker(["first"]), jobs.worker(["second"]):
             wait_until(lambda: states(database) == {"running": 1})
             shop.charge.options(queue="second").enqueue(session, n=2)
             session.commit()
@@ -364,7 +364,7 @@ def _transactions(beside: Connection, engine: Engine) -> int:
 def test_an_urgent_job_behind_a_busy_limit_does_not_wait_for_a_poll(database: Engine) -> None:
     """It lies below what hundreds have passed, until the next sweep, a second later."""
     enqueue(database, shop.pair, ({"n": n} for n in range(250)))
-    worker = jobs.worker({"default": 4}, poll=30)
+    worker = jobs.worker({"default": 4})
     worker.start()
     try:
         wait_until(lambda: left(database) == 0)

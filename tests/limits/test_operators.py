@@ -123,7 +123,7 @@ def test_the_end_of_a_plain_job_lets_the_next_one_of_a_limited_queue_start(datab
     with Session(database) as session:
         jobs.set_limit(session, queue="default", running=1)
         session.commit()
-    with jobs.worker({"default": 4}, poll=30):
+    with jobs.worker({"default": 4}):
         enqueue(database, shop.plain, ({"n": n} for n in range(20)))
         wait_until(lambda: left(database) == 0, timeout=10)
 

@@ -84,7 +84,7 @@ def test_each_key_is_full_by_itself(served: Session) -> None:
 
 
 def test_a_rate_says_when_the_next_may_start(declared: Engine, session: Session) -> None:
-    with jobs.worker(["default"], poll=0.2):
+    with jobs.worker(["default"]):
         jobs.set_limit(session, shop.rated, rate=2, per=60)
         made = [shop.rated.enqueue(session, n=n) for n in range(3)]
         session.commit()
@@ -211,7 +211,7 @@ def test_a_scheduled_job_says_until_when_it_waits_and_why(served: Session, datab
 
 def test_a_job_that_waits_for_its_retry_says_which_attempt_failed(declared: Engine, session: Session) -> None:
     job = added(session, shop.ordered, account=1, n=1, failures=1)
-    with jobs.worker(poll=0.2):
+    with jobs.worker():
         wait_until(lambda: states(declared) == {"scheduled": 1})
         (said,) = jobs.why(session, job)
     form = r"Attempt 1 of 25 failed with RuntimeError; the next one is due at 20.* UTC, in .* s\."
@@ -258,7 +258,7 @@ def test_names_that_need_quotes_are_quoted(engine: Engine) -> None:
         connection.execute(text('CREATE SCHEMA "Odd schema"'))
         Base.metadata.create_all(connection)
     odd.bind(engine)
-    with odd.worker(poll=0.1), Session(engine) as session:
+    with odd.worker(), Session(engine) as session:
         made = [odd_one.enqueue(session, n=n) for n in (1, 2)]
         session.commit()
         wait_until(lambda: session.scalar(select(odd.Job.id).where(odd.Job.state == "succeeded")))

@@ -74,7 +74,7 @@ def test_a_limit_that_has_let_nothing_start_for_a_day_is_told_of(declared: Engin
 
 def test_a_failed_job_that_keeps_a_key_is_told_of_while_others_wait(declared: Engine, session: Session) -> None:
     enqueue(declared, shop.held, [{"account": 1, "fails": True}, {"account": 2, "fails": True}, {"account": 1}])
-    with jobs.worker(poll=0.1):
+    with jobs.worker():
         wait_until(lambda: states(declared) == {"failed": 2, "queued": 1})
     found = doctor()
     failed = min(int(about.split()[1]) for about in found if about.startswith("job "))

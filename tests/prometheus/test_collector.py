@@ -128,7 +128,7 @@ def test_workers_of_this_process_are_counted_by_task_and_outcome(session: Sessio
 def test_a_collector_that_comes_after_the_worker_has_started_sees_the_runs_that_end_from_then_on(
     session: Session,
 ) -> None:
-    with jobs.worker(poll=0.05) as worker:
+    with jobs.worker() as worker:
         seen = registry(jobs)
         shop.mark.enqueue_many(session, ({"n": n} for n in range(3)))
         shop.write.enqueue(session, n=1)

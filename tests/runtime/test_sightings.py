@@ -124,7 +124,7 @@ def test_a_worker_that_was_taken_for_dead_registers_again_though_it_cannot_rescu
         lost = {"current_run_id": 1, "process_id": uuid.uuid4(), "started_at": func.now(), "state": "running"}
         session.execute(insert(jobs.Job).values(task="mark", args={"n": 1}, **lost))
         session.commit()
-        with jobs.worker(heartbeat=0.2, lease=1.0, poll=0.1):
+        with jobs.worker(heartbeat=0.2, lease=1.0):
             wait_until(lambda: processes_of(database))
             (before,) = processes_of(database)
             session.execute(delete(jobs.Process))

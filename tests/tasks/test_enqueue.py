@@ -710,7 +710,7 @@ class TestUniqueKeys:
         committing.commit()
         with Session(engine) as caller:
             assert options.enqueue(caller, "second").id == job.id
-            with jobs.worker({"mail": 2}, poll=0.02):
+            with jobs.worker({"mail": 2}):
                 wait_until(lambda: self.state(engine, other.id) == "succeeded")
                 assert self.state(engine, job.id) in ("queued", "scheduled")
                 assert ran == ["other"]
@@ -746,7 +746,7 @@ class TestUniqueKeys:
 def worker_that_drains() -> Generator[threading.Event]:
     """Runs all jobs of `send` until the event is set, and then the rest."""
     done = threading.Event()
-    with jobs.worker({"mail": 2}, poll=0.02), ThreadPoolExecutor(1) as pool:
+    with jobs.worker({"mail": 2}), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(done.wait, 60)
         yield done
         assert waiting.result()

@@ -127,7 +127,7 @@ def test_there_is_one_job_a_key_and_it_is_the_one_that_the_policy_says(racing: E
 def test_nothing_is_lost_while_a_worker_runs_them(racing: Engine, name: str) -> None:
     """What was committed last of each key runs, and so does each job that was returned."""
     with ExitStack() as stack:
-        stack.enter_context(jobs.worker({"default": 3}, poll=0.02))
+        stack.enter_context(jobs.worker({"default": 3}))
         doubles = stack.enter_context(Watching(racing))
         Race(racing, POLICIES[name]).run()
         with Session(racing) as session:

@@ -208,7 +208,7 @@ def test_a_delayed_job_runs_when_it_is_due_and_not_before(session: Session) -> N
     assert drain() == 0
     one.run_at = datetime.now(UTC) + timedelta(seconds=0.6)
     session.commit()
-    with jobs.worker(poll=60):
+    with jobs.worker():
         wait_until(lambda: job(session, one.id).state == "succeeded")  # so it does not wait for a poll
     done = job(session, one.id)
     assert done.started_at is not None
