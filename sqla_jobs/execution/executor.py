@@ -70,7 +70,7 @@ class Executor:
         end_span = None if self._tracing is None else begin_span(self._tracing, context_of(held))
         plan: Plan | None = None
         try:
-            plan = self._plans.get(held.job.task) or self._plan(held.job.task)
+            plan = self._plans.get(held.job.task) or self.prepare(held.job.task)
             held.declaration = plan.declaration
             outcome = plan.run(held)
         except NotBegun as reason:
@@ -84,7 +84,8 @@ class Executor:
             end_span(outcome)
         return None if held.is_committed else held.ended(outcome)
 
-    def _plan(self, task: str) -> Plan:
+    def prepare(self, task: str) -> Plan:
+        """Make ready how jobs of a task run."""
         declaration = self._tasks[task].declaration
         plan = self._plans[task] = Plan(
             declaration,

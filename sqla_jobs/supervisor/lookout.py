@@ -128,9 +128,12 @@ class ParentLookout:
         except Exception:
             promoter.poll_at = 0.0  # else the next try would wait, and look like a success
             raise
+        has_limits = any(promotion.has_limits for promotion in promotions)
         for child in self._children():
             child.started.workers = max((promotion.workers for promotion in promotions), default=1)
-            child.started.has_limits = any(promotion.has_limits for promotion in promotions)
+            had_limits, child.started.has_limits = child.started.has_limits, has_limits
+            if has_limits and not had_limits:
+                child.hint(Heard(LIMITS))
         idle = self._idle()
         if promoter.is_news:
             self.heard("")

@@ -32,11 +32,14 @@ class FreedPlaces:
         self._told_at = -math.inf
         self._rest = 0.0
 
-    def add(self, job: Claimed, *, is_queue_limited: bool) -> bool:
-        """Count the places of a job whose end is stored. Returns whether it had any. Called by any thread."""
-        has_places = is_queue_limited or any(map(holds_a_place, job.gates))
+    def add(self, gates: Gates, queue: str) -> bool:
+        """Count the places of a job that has ended, behind its gates and in its queue if that is limited, else "".
+
+        Returns whether it had any. Called by any thread.
+        """
+        has_places = bool(queue) or any(map(holds_a_place, gates))
         if has_places:
-            self._ended.append((job.gates, job.queue if is_queue_limited else ""))
+            self._ended.append((gates, queue))
         return has_places
 
     def take(self) -> Counter[Gates]:

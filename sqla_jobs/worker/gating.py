@@ -53,7 +53,8 @@ class Gating:
         """The queues that an operator has limited."""
         self.held_up: set[str] = set()
         """Tasks that may not start now. A job that runs behind the same limit is not counted: its row is locked."""
-        self._by_operators: dict[str, list[str]] = {}
+        self.added_to_tasks: dict[str, list[str]] = {}
+        """By task, the gates that operators added."""
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
@@ -69,7 +70,7 @@ class Gating:
     @property
     def by_operators(self) -> bool:
         """Whether an operator limits any task or queue."""
-        return bool(self._by_operators or self.queues)
+        return bool(self.added_to_tasks or self.queues)
 
     def declare(self, engine: Engine, models: Models[Any]) -> None:
         """Store the declared limits. Raises `ConfigurationError` if two tasks declare one limit differently."""
@@ -77,12 +78,16 @@ class Gating:
             declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
             self._has_rows = session.scalars(select(models.Limit).limit(1)).first() is not None
 
+    def is_behind(self, news: object) -> bool:
+        """Whether the last look began before this news."""
+        return news is not self._news
+
     def due_at(self, news: object) -> float:
         """When to look next without being woken, by `time.monotonic()`. Infinite where no job is known to lack any."""
-        return self._due_at(news) if news is not self._news or self._gave or self._left else math.inf
+        return self._due_at(news) if self.is_behind(news) or self._gave or self._left else math.inf
 
     def _due_at(self, news: object) -> float:
-        after = 0.0 if self._gave else _SELDOM if news is self._news else _SOON
+        after = 0.0 if self._gave else _SOON if self.is_behind(news) else _SELDOM
         return self._looked_at + max(after, self._rest)
 
     def look_if_due(self, begin: Begin, news: object) -> bool:
@@ -111,7 +116,7 @@ class Gating:
         for gate, tasks in limits:
             for task in tasks:
                 found.setdefault(task, []).append(gate)
-        self._by_operators = found
+        self.added_to_tasks = found
         if now >= self._forget_at:
             self._forget_at = now + _FORGET
             with begin() as connection:
@@ -184,7 +189,7 @@ class Gating:
 
     def _added_by_operators(self, declaration: Declaration) -> list[str]:
         declared = {gate.row for gate in declaration.gates}
-        return [gate for gate in self._by_operators.get(declaration.name, ()) if gate not in declared]
+        return [gate for gate in self.added_to_tasks.get(declaration.name, ()) if gate not in declared]
 
 
 def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:

@@ -72,8 +72,8 @@ class LimitedClaimer:
 
     def heard(self) -> None:
         """There is news: jobs that could not start before may start now."""
+        self._news = object()
         if self._is_of_use:
-            self._news = object()
             self._wake.set()
 
     def slot_freed(self) -> None:
@@ -82,21 +82,27 @@ class LimitedClaimer:
 
     def is_meant(self, what: str) -> bool:
         """Whether a message may be of limited jobs: those that only an operator limits are told of as plain ones."""
-        return not what or what.endswith(LIMITS) or self._gating.by_operators
+        may_be_limited = self._gating.by_operators or self._gating.is_behind(self._news)
+        return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Take every fourth poll for news, to find what no message told of."""
+        """Take every fourth poll for news, to find what no message told of. Look, if the first limit has come."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
             self.heard()
+        elif self._gating.is_behind(self._news):
+            self._wake.set()
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
         """The ends of these jobs are stored: their places behind their limits and in their queues are free."""
-        queues = self._gating.queues
-        limited = [job for job in jobs if job.gates or job.queue in queues]
-        added = [self._freed.add(job, is_queue_limited=job.queue in queues) for job in limited]
-        if any(added):
+        queues, added = self._gating.queues, self._gating.added_to_tasks
+        is_news = False
+        for job in jobs:
+            if job.gates or job.queue in queues or job.task in added:
+                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added some while it ran
+                is_news |= self._freed.add(gates, job.queue if job.queue in queues else "")
+        if is_news:
             self.heard()
 
     def claim_some(self) -> bool:

@@ -196,6 +196,8 @@ class Worker(Service):
             tracing=self._jobs.hooks.tracing,
             started=self._books.started,
         )
+        for name in tasks:
+            self._executor.prepare(name)
         self._runners = Runners(
             self._lanes,
             self._coroutines.tasks,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, registry
 
 from sqla_jobs import Jobs, Unique
 from tests import limited_shop as shop
@@ -132,3 +132,20 @@ def test_the_next_job_of_a_key_starts_once_the_one_that_waits_for_its_retry_is_g
             session.delete(first)
         session.commit()
         wait_until(lambda: states(database, "ordered")["succeeded"] == 1, timeout=5)
+
+
+def test_the_first_limit_of_all_holds_up_no_job(database: Engine) -> None:
+    """Of an application that declares none: until then no worker looks behind limits."""
+    plain: Jobs[Any] = Jobs(registry())
+
+    @plain.task
+    def work(n: int) -> None: ...
+
+    plain.bind(database)
+    with plain.worker(), Session(database) as session:
+        enqueue(database, work, [{"n": n} for n in range(5)])
+        wait_for_all(database)
+        plain.set_limit(session, work, running=1)
+        session.commit()
+        enqueue(database, work, [{"n": n} for n in range(5)])
+        wait_for_all(database)
