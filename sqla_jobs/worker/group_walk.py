@@ -33,7 +33,7 @@ class Round:
 
     def spoil(self) -> None:
         """Have another round follow: something was claimed, or passed over."""
-        self._began = None
+        self._began = self._empty = None
 
     def end(self) -> None:
         """Come to the last group."""
@@ -64,6 +64,7 @@ class GroupWalk:
         self._floors = GateFloors()
         self._is_plain_first = False
         self._round = Round()
+        self._is_polled = False
         self._small_at = 0.0
         """When a claim of few jobs is worth its lock, by `time.monotonic()`."""
         self._batch_at = math.inf
@@ -73,7 +74,12 @@ class GroupWalk:
 
     def rests(self, news: object) -> bool:
         """Whether nothing can start: a whole round claimed nothing and began after the last news."""
-        return self._round.found_nothing_since(news) and time.monotonic() < self._again_at
+        is_over = self._is_polled or time.monotonic() >= self._again_at
+        return self._round.found_nothing_since(news) and not is_over
+
+    def poll(self) -> None:
+        """Look at some groups, on from where the last look ended, also during a rest."""
+        self._is_polled = True
 
     def wakes_at(self, news: object) -> float:
         """When to look without being woken, by `time.monotonic()`. Infinite where only a slot is waited for."""
@@ -99,7 +105,9 @@ class GroupWalk:
 
     def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
         """Claim at most `room` jobs, of the groups in `hints` first. A limited queue gives jobs without gates too."""
-        if self._cursor == "{}":
+        is_poll = self._is_polled and self._round.found_nothing_since(news)
+        self._is_polled = False
+        if self._cursor == "{}" and not is_poll:
             self._round.begin(news)
             self._rate_at = math.inf
         began = time.monotonic()
@@ -108,7 +116,7 @@ class GroupWalk:
             self._round.spoil()
             ended = time.monotonic()
             self._small_at = ended + min(ended - began, _GATHER)
-        elif self._cursor == "{}":
+        elif self._cursor == "{}" and not is_poll:
             self._round.end()
             self.is_first_fill = True
         return claimed

@@ -86,11 +86,13 @@ class LimitedClaimer:
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Take every fourth poll for news, to find what no message told of. Look, if the first limit has come."""
+        """Look at some groups every four polls, to find what no message told of; and once the first limit has come."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
-            self.heard()
+            for walk in self._walks:
+                walk.poll()
+            self._wake.set()
         elif self._gating.is_behind(self._news):
             self._wake.set()
 
