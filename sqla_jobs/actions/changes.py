@@ -48,6 +48,7 @@ def _sets(values: Callable[[Models[Any]], Mapping[str, Any]]) -> Apply:
     """A change that sets these values."""
 
     def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        after_commit(session, models.Job, models.channel, "")  # the next jobs of their keys may start
         return _update(session, models, chosen, conditions, values(models))
 
     return apply
@@ -89,6 +90,7 @@ def _keeps_from_delete(session: Session, models: Models[Any], job_id: int) -> st
 
 def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
     removal = Removal(models)
+    after_commit(session, models.Job, models.channel, "")  # the next jobs of their keys may start
     return removal.remove(session, [*chosen], conditions, removal.references(session))
 
 
