@@ -22,6 +22,8 @@ from tests.shop import jobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.needs(PGBOUNCER)]
 
+POLLS = ("--poll", "0.5")
+"""Behind a pooler nobody listens."""
 POOLERS = ("application_name is", "client_encoding is", "DateStyle is", "TimeZone is", "standard_conforming_strings is")
 """What PgBouncer itself keeps for each of its clients."""
 
@@ -68,11 +70,11 @@ def test_workers_behind_a_pooler_lose_nothing_and_leave_nothing(
 ) -> None:
     url = url_of(pooled)
     enqueue_both(pooled, 40, 0.1)
-    victim = start_worker(url, "--concurrency", "4")
+    victim = start_worker(url, "--concurrency", "4", *POLLS)
     wait_until(lambda: states(pooled)["running"] > 0 and states(pooled)["succeeded"] > 20)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.wait()
-    worker = start_worker(url, "--concurrency", "8")
+    worker = start_worker(url, "--concurrency", "8", *POLLS)
     wait_until(lambda: states(pooled) == {"succeeded": 80}, timeout=40)
     assert effects(pooled, "transactional") == dict.fromkeys(range(40), 1)
     assert set(effects(pooled, "plain")) == set(range(40))
