@@ -30,7 +30,8 @@ class ParentLookout:
     """A thread that polls and promotes, and one that listens. It tells one idle child at a time.
 
     A child without a free slot passes the message on, and so does one that found more jobs than it has room for:
-    then the next child is told. The next poll makes up for lost messages.
+    then the next child is told. Where no other shows a free slot, all are told, and look when a slot becomes free.
+    The next poll makes up for lost messages.
     """
 
     def __init__(self, told: Told, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
@@ -77,19 +78,23 @@ class ParentLookout:
             return
         if queue.removesuffix(LIMITS) not in ("", *self._queues):
             return
-        children = self._idle()
-        if children:
-            children[0].hint(Heard(queue, hops=len(children) - 1))
-        else:  # a child may have become idle half a second ago, without showing it yet
-            for child in self._children():
-                child.hint(Heard(queue))
+        idle = self._idle()
+        self._tell(queue, idle, hops=len(idle))
         if queue != LIMITS:  # one of the jobs may have a delay
-            self.expect(SOON if children else BUSY)
+            self.expect(SOON if idle else BUSY)
 
     def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
-        """Tell an idle child other than `sender`, if there is one."""
-        if children := [child for child in self._idle() if child is not sender]:
-            children[0].hint(Heard(queue, hops=min(hops, len(children)) - 1))
+        """Tell an idle child other than `sender`, or all of them after that many `hops`."""
+        idle = [child for child in self._idle() if child is not sender]
+        self._tell(queue, idle, hops=min(hops - 1, len(idle)), sender=sender)
+
+    def _tell(self, queue: str, idle: Sequence[ChildProcess], *, hops: int, sender: ChildProcess | None = None) -> None:
+        if hops:
+            idle[0].hint(Heard(queue, hops))
+            return
+        for child in self._children():  # one may have become idle half a second ago, without showing it yet
+            if child is not sender:
+                child.hint(Heard(queue))
 
     def _idle(self) -> list[ChildProcess]:
         """The children with a free slot, each time beginning with the next one."""
@@ -138,9 +143,9 @@ class ParentLookout:
         if promoter.is_news:
             self.heard("")
         if idle and any(promotion.is_more for promotion in promotions):
-            idle[0].hint(LookAgain(hops=len(idle) - 1))
+            idle[0].hint(LookAgain(hops=len(idle)))
         elif idle and promoter.rests(now):
-            idle[0].hint(Heard("", hops=len(idle) - 1))
+            idle[0].hint(Heard("", hops=len(idle)))
 
 
 def _warn_of_few_connections(database: Database, connections: int) -> None:

@@ -90,7 +90,10 @@ class Expecting:
 
 @dataclass(frozen=True, slots=True)
 class PassOn:
-    """To the parent: there may be more jobs in this queue than I have room for. `hops` more processes may be tried."""
+    """To the parent: there may be more jobs in this queue than I have room for.
+
+    After `hops` such messages all processes are told.
+    """
 
     queue: str
     hops: int = MOST_PROCESSES
@@ -149,7 +152,10 @@ ToParent = (
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """To the child: there are new jobs in this queue. Where a thread may be missing, `hops` others may be told."""
+    """To the child: there are new jobs in this queue.
+
+    Where no slot may be free for them, it answers `PassOn` with the same `hops`; 0: all processes are told already.
+    """
 
     queue: str
     hops: int = 0

@@ -22,6 +22,8 @@ from tests.shop import jobs
 pytestmark = pytest.mark.slow
 
 CALM = ("--heartbeat", "5", "--lease", "30")
+POLLS = (*CALM, "--poll", "1")
+"""For jobs that nobody announced."""
 UNANNOUNCED = text(
     "INSERT INTO sqla_jobs (task, state, queue, args) VALUES ('mark', 'queued', :queue, CAST(:args AS jsonb))"
 )
@@ -72,7 +74,7 @@ def test_children_at_rest_hold_a_connection_each(
 def test_a_host_at_rest_sends_three_statements_a_second_however_many_children(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:
-    start_worker(database_url, *CALM, "--processes", "5", "--concurrency", "1", "--clock")
+    start_worker(database_url, *POLLS, "--processes", "5", "--concurrency", "1", "--clock")
     wait_until(lambda: len(worker_pids(database)) == 5, timeout=60)
     database.dispose()
     seconds = 10.0
@@ -97,7 +99,7 @@ def test_an_idle_child_is_told_of_what_nobody_announced(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
     """A raw INSERT; the long jobs keep the others busy."""
-    start_worker(database_url, *CALM, "--processes", "3", "--concurrency", "1")
+    start_worker(database_url, *POLLS, "--processes", "3", "--concurrency", "1")
     wait_until(lambda: len(worker_pids(database)) == 3, timeout=60)
     with Session(database) as session:
         shop.mark.options(max_attempts=1).enqueue_many(session, ({"n": n, "seconds": 8} for n in range(2)))
@@ -187,7 +189,7 @@ def test_the_one_child_with_a_free_thread_for_a_queue_is_found_at_once(
     database: Engine, database_url: str, start_worker: StartWorker, how: str
 ) -> None:
     """All of them have an idle thread for another queue."""
-    start_worker(database_url, *CALM, "--processes", "6", "--queues", "default=1,mail=1")
+    start_worker(database_url, *POLLS, "--processes", "6", "--queues", "default=1,mail=1")
     wait_until(lambda: len(worker_pids(database)) == 6, timeout=60)
     with Session(database) as session:
         shop.mark.options(queue="mail").enqueue_many(session, ({"n": n, "seconds": 60} for n in range(5)))
@@ -222,7 +224,7 @@ def test_a_job_that_is_tried_again_soon_is_promoted_while_its_process_still_look
 def test_a_poll_that_waited_for_a_lock_holds_up_no_later_one(
     database: Engine, database_url: str, start_worker: StartWorker
 ) -> None:
-    start_worker(database_url, *CALM, "--concurrency", "1")
+    start_worker(database_url, *POLLS, "--concurrency", "1")
     wait_until(lambda: len(worker_pids(database)) == 1, timeout=60)
     with database.begin() as connection:
         connection.execute(text("LOCK TABLE sqla_jobs IN ACCESS EXCLUSIVE MODE"))
@@ -237,7 +239,7 @@ def test_a_poll_that_waited_for_a_lock_holds_up_no_later_one(
 def test_a_server_that_is_away_is_told_of_once(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection, tmp_path: Path
 ) -> None:
-    start_worker(database_url, *CALM)
+    start_worker(database_url, *POLLS)
     database.dispose()
     name = make_url(database_url).database
     polls = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'WITH due AS%%'"
@@ -258,7 +260,7 @@ def test_a_server_that_is_away_is_told_of_once(
 def test_a_child_that_was_at_rest_rests_again_after_a_short_job(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection
 ) -> None:
-    start_worker(database_url, *CALM)
+    start_worker(database_url, *POLLS)
     wait_until(lambda: len(worker_pids(database)) == 1, timeout=60)
     child, parent, began = 1, 3, time.monotonic()
     database.dispose()
