@@ -240,10 +240,11 @@ def test_a_server_that_is_away_is_told_of_once(
     database: Engine, database_url: str, start_worker: StartWorker, beside: Connection, tmp_path: Path
 ) -> None:
     start_worker(database_url, *POLLS)
-    database.dispose()
     name = make_url(database_url).database
-    polls = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND query LIKE 'WITH due AS%%'"
-    wait_until(lambda: beside.exec_driver_sql(polls, (name,)).all(), timeout=60)
+    with database.begin() as connection:
+        connection.execute(UNANNOUNCED, {"queue": "default", "args": '{"n": 0}'})
+    wait_until(partial(is_marked, database, 0))
+    database.dispose()
     beside.exec_driver_sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
     beside.exec_driver_sql(cut, (name,))
