@@ -153,7 +153,7 @@ _FACTS: Mapping[str, str] = {
     """,
     "constraint": """
         SELECT conname AS name, pg_get_constraintdef(c.oid) AS definition,
-            (SELECT string_agg(attname, ' ') FROM pg_attribute
+            (SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
              WHERE attrelid = conrelid AND attnum = ANY(conkey)) AS columns
         FROM pg_constraint c WHERE conrelid = :oid AND contype IN ('p', 'u', 'c', 'f', 'x')
     """,
@@ -162,7 +162,7 @@ _FACTS: Mapping[str, str] = {
             regexp_replace(pg_get_indexdef(indexrelid), ' ON (ONLY )?.*? USING ', ' USING ')
             || CASE WHEN indisvalid THEN '' ELSE ' (not valid: its build failed, so drop and build it again)' END
             AS definition,
-            (SELECT string_agg(attname, ' ') FROM pg_attribute
+            (SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
              WHERE attrelid = indrelid AND attnum = ANY(indkey)) AS columns
         FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = :oid
     """,

@@ -18,9 +18,11 @@ class Names:
 
     prefix: str
     schema: str | None
+    are_new: bool
+    """Whether the tables are made in this very migration: nobody uses them yet."""
 
     @classmethod
-    def of(cls, op: Operations, schema: str | None, prefix: str) -> Names:
+    def of(cls, op: Operations, schema: str | None, prefix: str, *, are_new: bool = False) -> Names:
         """Raises `ConfigurationError` for a schema or prefix that `Jobs` would not take."""
         check_prefix(prefix)
         if schema == "":
@@ -28,7 +30,7 @@ class Names:
         dialect = op.get_context().dialect
         if dialect.name != "postgresql":
             raise ConfigurationError(f"this migration runs on {dialect.name}; sqla_jobs needs PostgreSQL")
-        return cls(prefix, schema and dialect.identifier_preparer.quote(schema))
+        return cls(prefix, schema and dialect.identifier_preparer.quote(schema), are_new)
 
     def table(self, noun: str) -> str:
         """A table, or an index, as other statements than its own CREATE name it."""

@@ -1,7 +1,13 @@
-"""Indexes built while everything runs."""
+"""Changes of tables while everything runs on them.
+
+Each commits what the step did before, so a step that fails here is run again from its start, and what stands
+before stands repetition. Where the tables are made in the same migration it is a part of its transaction.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from sqla_jobs.migrations.names import Names
@@ -9,16 +15,51 @@ from sqla_jobs.migrations.names import Names
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
+_PATIENT = """
+DO $$
+BEGIN
+    SET LOCAL lock_timeout = '50ms';
+    FOR try IN 1..600 LOOP
+        BEGIN
+            {statement};
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.5 + random());
+        END;
+    END LOOP;
+    RAISE lock_not_available USING MESSAGE = 'for ten minutes another transaction has held a lock on {table}',
+        HINT = 'End it (pg_stat_activity shows it), or wait until it ends. Then run the migration again.';
+END $$"""
+"""A statement that takes a lock for a moment. Who waits for it holds up all that comes later, so it waits 50 ms."""
+
 
 def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bool = False) -> None:
     """Build an index on a table that may be large, without locking out its writers.
 
     `index` is its name without the prefix, `on` the table's noun and what follows, such as
-    `"runs (finished_at)"`. It commits what the step did before, so a step that fails here is run again
-    from its start, and what stands before stands repetition. An index that a failed build left is dropped first.
+    `"runs (finished_at)"`. An index that a failed build left is dropped first.
     """
     noun, _, definition = on.partition(" ")
-    kind = "UNIQUE INDEX" if unique else "INDEX"
-    with op.get_context().autocommit_block():
-        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {names.table(index)}")
-        op.execute(f"CREATE {kind} CONCURRENTLY {names.prefix}{index} ON {names.table(noun)} {definition}")
+    kind, online = "UNIQUE INDEX" if unique else "INDEX", "" if names.are_new else "CONCURRENTLY"
+    with _outside_transaction(op, names):
+        op.execute(f"DROP INDEX {online} IF EXISTS {names.table(index)}")
+        op.execute(f"CREATE {kind} {online} {names.prefix}{index} ON {names.table(noun)} {definition}")
+
+
+def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, str]) -> None:
+    """Put these rules in the place of a table's CHECKs, without locking out its writers while they are tried on it.
+
+    `noun` is the table without the prefix; a rule's name is that of the constraint without the table and `_check`.
+    """
+    table = names.table(noun)
+    constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in rules.items()}
+    dropped = [f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints]
+    added = [f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items()]
+    validated = [f"VALIDATE CONSTRAINT {name}" for name in constraints]
+    with _outside_transaction(op, names):
+        op.execute(_PATIENT.format(table=table, statement=f"ALTER TABLE {table} {', '.join([*dropped, *added])}"))
+        op.execute(f"ALTER TABLE {table} {', '.join(validated)}")
+
+
+def _outside_transaction(op: Operations, names: Names) -> AbstractContextManager[None]:
+    return nullcontext() if names.are_new else op.get_context().autocommit_block()

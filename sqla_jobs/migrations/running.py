@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.migrations.names import Names
-from sqla_jobs.migrations.steps import v0001
+from sqla_jobs.migrations.steps import v0001, v0002
 from sqla_jobs.models.dialect import check_dialect
 from sqla_jobs.models.version import LATEST, comment_of
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
-STEPS: tuple[ModuleType, ...] = (v0001,)
+STEPS: tuple[ModuleType, ...] = (v0001, v0002)
 """The step to version 1, to version 2, and so on. A step that was released is not changed any more."""
 
 
@@ -25,7 +25,7 @@ def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, p
     them. A schema that is not there is made. Raises `ConfigurationError` before anything is done.
     """
     _check(op, from_, to, first=from_, last=to)
-    names = Names.of(op, schema, prefix)
+    names = Names.of(op, schema, prefix, are_new=from_ == 0)
     for version in range(from_ + 1, to + 1):
         STEPS[version - 1].upgrade(op, names)
         _say_version(op, names, version)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Table, func, select, text
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.wording import page
 
-LATEST = 1
+LATEST = 2
 """The version that this code makes."""
 HELP = f"`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them ({page('migrations')})"
 
