@@ -6,7 +6,7 @@ and what else the machine does. On two cores that six programs used at once, the
 tenth from drain to drain, its median over five drains by 4 %, and the rate by half.
 
 All figures are medians over the turns. In each turn the commit is measured twice, in different processes: how far it is
-from itself is the noise.
+from itself is the noise. What is above the bound is measured once more, and has to be so again: noise seldom is.
 
 All have the same Python and the same dependencies, and their processes check that the library is the one they are for.
 """
@@ -46,6 +46,10 @@ class Line(NamedTuple):
         turns = zip(self.before, self.now, self.again, strict=True)
         return [2 * now / (before + again) for before, now, again in turns]
 
+    def is_above(self, at_most: float) -> bool:
+        """Whether it is a CPU time, and more than `at_most` times the commit's."""
+        return self.name.endswith(_CPU) and statistics.median(self.ratios) > at_most
+
     @property
     def noise(self) -> list[float]:
         return [again / before for before, again in zip(self.before, self.again, strict=True)]
@@ -80,16 +84,21 @@ _MEASURES: dict[str, tuple[Callable[[Pair, int], Measured], int]] = {
 
 
 def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: float) -> None:
-    """Print each figure as soon as it is there. Raises where a job takes more than `at_most` times the CPU time."""
+    """Print each kind's figures as soon as they are there.
+
+    Raises where a kind of job takes more than `at_most` times the CPU time, and does so again.
+    """
     exceeding, name = list[str](), revision[:10]
     with sources_of(revision) as sources:
         click.echo(f"\n{'':<{_WIDTH}}  {name:>10}  {'now':>10}  {'ratio':<19}  noise: {name} again")
         for kind, (measure, share) in _MEASURES.items():
             try:
-                for line in _measure(server, kind, sources, measure, count // share, turns):
-                    click.echo(_shown(line))
-                    if line.name.endswith(_CPU) and statistics.median(line.ratios) > at_most:
-                        exceeding.append(line.name)
+                for _ in range(2):
+                    lines = list(_measure(server, kind, sources, measure, count // share, turns))
+                    click.echo("\n".join(map(_shown, lines)))
+                    if not (above := [line.name for line in lines if line.is_above(at_most)]):
+                        break
+                exceeding += above
             except Lacking as lacking:
                 click.echo(f"{kind}: left out, since {name} lacks it ({lacking})")
     if exceeding:
