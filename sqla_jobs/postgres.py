@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -193,6 +194,8 @@ class LocalServer:
         shutil.rmtree(self._data, ignore_errors=True)  # of a program that was killed right here
         options = ["--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"]
         options += ["--encoding=UTF8", "--locale=C", *([] if self._durable else ["--no-sync"])]
+        if _major(self._binaries) >= 16:  # nobody guesses this password: hashing it often would only take time
+            options += ["-c", "scram_iterations=1"]
         initdb = self._launch("initdb", *options)
         try:
             failed = initdb.wait()
@@ -315,6 +318,11 @@ def _candidates() -> Iterator[Path]:
     yield from sorted(debian, key=_version, reverse=True)
     if found := shutil.which("postgres"):
         yield Path(found).resolve().parent
+
+
+def _major(binaries: Path) -> int:
+    said = subprocess.check_output([binaries / "initdb", "--version"], text=True)
+    return int(re.findall(r"\d+", said)[0])
 
 
 def _version(directory: Path) -> float:

