@@ -21,9 +21,11 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
+from sqla_jobs.rules.retry import DEFAULT_POLICY
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
 from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.testing.awaiting import body_of, is_test_cancelled
@@ -53,7 +55,7 @@ class Drained(int):
     They wait behind a limit that is obeyed, are paused or in a queue that was left out, or nobody declares their task.
     """
     errors: list[BaseException]
-    """What was raised by runs that failed, or that are tried again, and was not raised here; in order."""
+    """What was raised by runs that failed or are tried again, and did not reach the test otherwise; in order."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)
@@ -83,9 +85,9 @@ def drain(
     The real claim, execution and finish, each transactional task in a savepoint of `session`, which is
     never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is.
 
-    - `errors`: "raise" raises the exception of a run after which its job is `failed`, once that is recorded, with a
-      note that names the job; the jobs after it stay due. An exception that the task's policy retries is recorded,
-      and the job comes again when it is due. "record" records both.
+    - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
+      it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
+      a task without `retry=` expects no error, though workers try it again. "record" records all.
     - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
@@ -141,8 +143,9 @@ def drain(
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
-                if (errors == "raise" and _is_final(error, end)) or is_test_cancelled():
-                    error.add_note(_note(jobs, job))
+                is_expected = _is_expected(jobs.tasks[job.task].declaration, error, end)
+                if (errors == "raise" and not is_expected) or is_test_cancelled():
+                    error.add_note(_note(jobs, job, end))
                     raise error
                 recorded.append(error)
         if own.get(jobs.Process, process_id, populate_existing=True) is None:
@@ -200,9 +203,10 @@ class _Raised:
         return error, end
 
 
-def _is_final(error: BaseException, end: RunEnd) -> bool:
-    """Whether no retry follows; none is meant to follow what is no `Exception`, such as Ctrl-C or `pytest.fail`."""
-    return end.outcome.kind == RunOutcome.failed or not isinstance(error, Exception)
+def _is_expected(declaration: Declaration, error: BaseException, end: RunEnd) -> bool:
+    """Whether the task's own `retry=` tries it again. None expects Ctrl-C or `pytest.fail`, which are no `Exception`."""
+    is_retried = end.outcome.kind == RunOutcome.retried and isinstance(error, Exception)
+    return is_retried and declaration.policy is not DEFAULT_POLICY
 
 
 def _unrecorded(job: Claimed) -> JobsError:
@@ -214,11 +218,12 @@ def _unrecorded(job: Claimed) -> JobsError:
     )
 
 
-def _note(jobs: Jobs[Any], job: Claimed) -> str:
+def _note(jobs: Jobs[Any], job: Claimed, end: RunEnd) -> str:
     arguments = to_json(jobs.tasks.shown(job.task, from_json(job.args))).decode()
+    again = "; a worker tries it again, but no retry= of the task expects it" * (end.outcome.kind == RunOutcome.retried)
     return (
         f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r} "
-        f"with {arguments:.500}; drain(…, errors='record') records it alone"
+        f"with {arguments:.500}{again}; drain(…, errors='record') records it alone"
     )
 
 
