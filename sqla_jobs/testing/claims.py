@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
 from sqla_jobs.rules.checks import check_queue
@@ -26,6 +27,14 @@ Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claim
 def connection_of(jobs: Jobs[Any], session: Session) -> Connection:
     """The session's connection to the database of the jobs."""
     return session.connection(bind_arguments={"mapper": jobs.Job})
+
+
+def known_tasks(jobs: Jobs[Any], session: Session) -> list[str]:
+    """The names of all tasks. Raises what a worker raises that refuses to start."""
+    names = jobs.tasks.complete()
+    check_version(connection_of(jobs, session), jobs.models.tables["jobs"])
+    _ = [*declared_limits(jobs.tasks[name].declaration for name in names)]
+    return names
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from sqla_jobs.testing.claims import (
     Savepoints,
     check_queues,
     expire_rows,
+    known_tasks,
     process,
     promote,
     queues_of_waiting,
@@ -102,7 +103,8 @@ def drain(
     synchronous test each of those without a session has an event loop of its own.
 
     Raises what a task raised; `JobsError` where after `max_runs` there is still something due, and where a task rolls
-    back or closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due.
+    back or closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due,
+    and where a worker would refuse to start, as where two tasks declare one limit differently.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
@@ -110,7 +112,7 @@ def drain(
     own = plain_session(session, "drain(jobs, session)")
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
-    jobs.tasks.load()
+    known_tasks(jobs, own)
     queries = Queries(jobs.models)
     raised, savepoints = _Raised(), _Ends(own, queries)
     executor = Executor(

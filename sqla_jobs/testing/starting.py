@@ -14,7 +14,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.queries import Queries
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.claims import check_queues, process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.claims import check_queues, known_tasks, process, promote, queues_of_waiting, within_limits
 from sqla_jobs.testing.given import check_jobs
 
 J = TypeVar("J", bound=JobMixin)
@@ -67,9 +67,9 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
 
 @contextmanager
 def _all_started(session: Session, jobs: Jobs[Any], queues: Iterable[str] | None) -> Generator[list[int]]:
-    """Inside, all jobs run that may start; afterwards none does."""
+    """Inside, all jobs run that may start; afterwards none does. Raises what a worker raises that refuses to start."""
     check_jobs(jobs)
-    jobs.tasks.load()
+    known_tasks(jobs, session)
     queries = Queries(jobs.models)
     started: list[int] = []
     savepoint = session.begin_nested()
