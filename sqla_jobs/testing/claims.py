@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
@@ -106,8 +107,21 @@ class Savepoints:
 
     isolation: str = "READ COMMITTED"
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, models: Models[Any]) -> None:
         self._session = session
+        self._entity = models.Job
+        self._are_deferrable, self._deferred = self._connection.execute(_DEFERRED).one()
+
+    def check_constraints(self) -> None:
+        """Raise `IntegrityError` for what violates a deferred constraint, as a commit does.
+
+        They are deferred again afterwards.
+        """
+        if self._are_deferrable:
+            with self._session.begin_nested():
+                self._connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+                if self._deferred:
+                    self._connection.execute(text(f"SET CONSTRAINTS {self._deferred} DEFERRED".replace(":", "\\:")))
 
     @contextmanager
     def begin(self) -> Generator[Session]:
@@ -126,9 +140,26 @@ class Savepoints:
         """The `AsyncSession` around the test's session."""
         return around_test(session)
 
+    @property
+    def _connection(self) -> Connection:
+        return self._session.connection(bind_arguments={"mapper": self._entity})
+
     def _is_open(self, savepoint: SessionTransaction) -> bool:
         """Whether it still has to be ended. After a flush that failed it has to be, and is not active."""
         innermost = self._session.get_nested_transaction()
         while innermost is not None and innermost is not savepoint:
             innermost = innermost.parent
         return innermost is savepoint
+
+
+_DEFERRED = text(
+    """SELECT bool_or(is_deferrable), string_agg(name, ', ') FILTER (WHERE is_deferred)
+    FROM (
+      SELECT format('%I.%I', n.nspname, c.conname) AS name, bool_or(c.condeferrable) AS is_deferrable,
+        bool_and(c.condeferred) AS is_deferred
+      FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace GROUP BY 1) named"""
+)
+"""Whether a constraint can be deferred, and the names of those that are so when a transaction begins.
+
+Namesakes of constraints that are not so are left out: SET CONSTRAINTS takes names, and means all that have them.
+"""

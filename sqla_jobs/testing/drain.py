@@ -18,6 +18,7 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
@@ -84,7 +85,8 @@ def drain(
     """Run what is due, and what that enqueues, in this session and thread. Returns the number of runs.
 
     The real claim, execution and finish, each transactional task in a savepoint of `session`, which is
-    never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is.
+    never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is. Deferred
+    constraints are checked before the first run, and at the end of each as by its commit.
 
     - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
       it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
@@ -114,7 +116,7 @@ def drain(
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
     known_tasks(jobs, own)
     queries = Queries(jobs.models)
-    raised, savepoints = _Raised(), _Ends(own, queries)
+    raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
     executor = Executor(
         jobs.tasks,
         lambda declaration: savepoints,
@@ -123,6 +125,7 @@ def drain(
         tracing=jobs.hooks.tracing,
     )
     find = _finder(jobs, own, queries, None if queues is None else check_queues(queues), seconds, limits=limits)
+    savepoints.check_constraints()
     runs, recorded = 0, list[BaseException]()
     with process(jobs, own) as process_id:
         while (job := find(process_id)) is not None:
@@ -206,7 +209,7 @@ class _Raised:
 
 
 def _is_expected(declaration: Declaration, error: BaseException, end: RunEnd) -> bool:
-    """Whether the task's own `retry=` tries it again. None expects Ctrl-C or `pytest.fail`, which are no `Exception`."""
+    """Whether the task's own `retry=` tries it again. None expects what is no `Exception`: Ctrl-C, `pytest.fail`."""
     is_retried = end.outcome.kind == RunOutcome.retried and isinstance(error, Exception)
     return is_retried and declaration.policy is not DEFAULT_POLICY
 
@@ -232,11 +235,12 @@ def _note(jobs: Jobs[Any], job: Claimed, end: RunEnd) -> str:
 class _Ends(Savepoints):
     """Savepoints whose runs end in them too."""
 
-    def __init__(self, session: Session, queries: Queries) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, models: Models[Any], queries: Queries) -> None:
+        super().__init__(session, models)
         self._queries = queries
 
     def commit(self, session: Session, end: RunEnd) -> None:
+        self.check_constraints()
         self._queries.store_last_progress(session, end)
         self._queries.succeed(session, end)
 

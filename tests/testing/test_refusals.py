@@ -34,7 +34,7 @@ def test_two_tasks_that_declare_one_limit_differently(sqla_jobs_session: Session
     def two() -> None: ...
 
     one.enqueue(sqla_jobs_session)
-    check_refused(jobs, sqla_jobs_session, r"the limit smtp is .* of task one and .* of task two: say the same for both")
+    check_refused(jobs, sqla_jobs_session, r"the limit smtp is .* of task one and .* of task two: say the same")
 
 
 def test_no_task_at_all(sqla_jobs_session: Session) -> None:
