@@ -22,6 +22,8 @@ from sqla_jobs.rules.checks import check_queue
 from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.gating import Gating, declared_limits
 
+_FIRST = "{}"
+"""The cursor before the first group of a queue."""
 Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claimed]]
 
 
@@ -75,16 +77,22 @@ def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
 
 
 def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
-    """Claims as workers do, limits included; these hold for as long as the session's transaction."""
+    """Claims as workers do: within limits, and from each group in turn. Limits hold for the session's transaction."""
     declarations = {name: jobs.tasks[name].declaration for name in jobs.tasks}
     declare(session, jobs.models, list(declarations), declared_limits(declarations.values()))
+    cursors: dict[str, str] = {}
 
     def claim(session: Session, process_id: uuid.UUID, slots: dict[str, int], tasks: Sequence[str]) -> list[Claimed]:
         ((queue, _),) = slots.items()
         Gating(queries, declarations, [queue]).look(partial(_savepoint, session, queries), time.monotonic())
-        return queries.claim(session, process_id, slots, tasks) or queries.claim_limited.inside(
-            session, process_id, queue, tasks
-        )
+        claimed, is_whole_round = queries.claim(session, process_id, slots, tasks), False
+        while not claimed:
+            cursor = cursors.get(queue, _FIRST)
+            is_whole_round = is_whole_round or cursor == _FIRST
+            claimed, cursors[queue] = queries.claim_limited.inside(session, process_id, queue, tasks, cursor=cursor)
+            if is_whole_round and cursors[queue] == _FIRST:
+                break
+        return claimed
 
     return claim
 

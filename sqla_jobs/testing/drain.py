@@ -96,8 +96,8 @@ def drain(
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
       when nothing else is due.
     - `max_runs`: more runs than these are an error.
-    - `limits`: True obeys the limits of tasks and queues, which are passed over otherwise. What waits behind one is
-      left. The returned number's `waiting` names the jobs that are due and did not run.
+    - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are passed over otherwise.
+      What waits behind a limit is left. The returned number's `waiting` names the jobs that are due and did not run.
 
     Each run is inside of the middleware and of the `context=` of `jobs.bind`, but in no application context of its own.
     Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
