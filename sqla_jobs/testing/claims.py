@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, select, text, union
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.errors import ConfigurationError
@@ -19,6 +19,7 @@ from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
 from sqla_jobs.rules.checks import check_queue
+from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.gating import Gating, declared_limits
 
@@ -67,6 +68,16 @@ def check_queues(queues: Iterable[str]) -> list[str]:
     if isinstance(queues, str):
         raise ConfigurationError(f"queues must be a list of names, such as [{queues!r:.60}], got {queues!r:.60}")
     return [check_queue(name, error=ConfigurationError) for name in queues]
+
+
+def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> None:
+    """Raise `ConfigurationError` for a queue that no task and no row names: it is a slip."""
+    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
+    of_rows = union(*(select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
+    known = {"default", *of_tasks, *session.scalars(of_rows)}
+    for queue in queues:
+        if queue not in known:
+            raise ConfigurationError(f"no task, job or schedule has the queue {queue!r}{did_you_mean(queue, known)}")
 
 
 def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:

@@ -32,6 +32,7 @@ from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.testing.awaiting import body_of, is_test_cancelled
 from sqla_jobs.testing.claims import (
     Savepoints,
+    check_known,
     check_queues,
     expire_rows,
     known_tasks,
@@ -81,6 +82,7 @@ def drain(
     ahead: timedelta | float = 0.0,
     max_runs: int = 1000,
     limits: bool = False,
+    schedules: bool = True,
 ) -> Drained:
     """Run what is due, and what that enqueues, in this session and thread. Returns the number of runs.
 
@@ -91,15 +93,17 @@ def drain(
     - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
       it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
       a task without `retry=` expects no error, though workers try it again. "record" records all.
-    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given.
+    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given. One that
+      no task, job or schedule has is an error, also after the last run.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
-      when nothing else is due.
+      when nothing else is due. With `schedules=False` none fires.
     - `max_runs`: more runs than these are an error.
     - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are passed over otherwise.
       What waits behind a limit is left. The returned number's `waiting` names the jobs that are due and did not run.
 
-    Each run is inside of the middleware and of the `context=` of `jobs.bind`, but in no application context of its own.
+    Each run is inside of the middleware and of what workers put around it: the `context=` of `jobs.bind`, or a new
+    application context of Flask's, whose `db.session` is that of the test.
     Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
     `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
     synchronous test each of those without a session has an event loop of its own.
@@ -116,15 +120,18 @@ def drain(
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
     known_tasks(jobs, own)
     queries = Queries(jobs.models)
+    context = jobs.context_in(own)
     raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
     executor = Executor(
         jobs.tasks,
         lambda declaration: savepoints,
-        context=lambda run: raised.around(run, jobs.run_context),
+        context=lambda run: raised.around(run, context),
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
     )
-    find = _finder(jobs, own, queries, None if queues is None else check_queues(queues), seconds, limits=limits)
+    names = None if queues is None else check_queues(queues)
+    ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
+    find = _finder(jobs, own, queries, names, seconds, ticks, limits=limits)
     savepoints.check_constraints()
     runs, recorded = 0, list[BaseException]()
     with process(jobs, own) as process_id:
@@ -136,13 +143,13 @@ def drain(
                 )
             held = Attempt(job, time.monotonic())
             body = _body(jobs, own, queries, held)
-            _tell(jobs, started(job))
+            _tell(jobs, context, started(job))
             error, end = raised.by(executor, held, body)
             stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if stored.outcome.kind == RunOutcome.lost:
                 raise _unrecorded(job) from error
             if event := event_of(stored):
-                _tell(jobs, event)
+                _tell(jobs, context, event)
                 if event.name == "failed":
                     queries.mark_told(own, [event.run_id])
             runs += 1
@@ -158,6 +165,7 @@ def drain(
                 "the session of the test was rolled back or closed while jobs ran, and what they did with it: by a "
                 "task, by a middleware, or by the context= of jobs.bind"
             )
+    check_known(jobs, own, names or [])  # only now: a run may enqueue into a queue that none had before
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
@@ -175,9 +183,11 @@ def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
     return as_stored(end, queries.finish(session, [end]).get(end.lease.run_id))
 
 
-def _tell(jobs: Jobs[Any], event: RunEvent) -> None:
-    """Call the handlers. Ctrl-C and `pytest.fail` go on to the test."""
-    jobs.hooks.tell(event, caught=Exception)
+def _tell(jobs: Jobs[Any], context: Context, event: RunEvent) -> None:
+    """Call the handlers, inside of `context` as workers do. Ctrl-C and `pytest.fail` go on to the test."""
+    if jobs.hooks.wanted([event.name]):
+        with context(None):
+            jobs.hooks.tell(event, caught=Exception)
 
 
 class _Raised:
@@ -246,11 +256,17 @@ class _Ends(Savepoints):
 
 
 def _finder(
-    jobs: Jobs[Any], session: Session, queries: Queries, queues: list[str] | None, ahead: float, *, limits: bool
+    jobs: Jobs[Any],
+    session: Session,
+    queries: Queries,
+    queues: list[str] | None,
+    ahead: float,
+    ticks: Ticks | None,
+    *,
+    limits: bool,
 ) -> Callable[[Any], Claimed | None]:
     """Finds and claims the next job; where nothing is due, after the next tick that is ahead."""
     claim = within_limits(jobs, session, queries) if limits else queries.claim_whatever_the_limits
-    ticks = Ticks(jobs, session, ahead) if ahead else None
 
     def claimed(process_id: Any) -> Claimed | None:
         session.flush()
