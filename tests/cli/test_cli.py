@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, create_engine, func, select, text, update
+from sqlalchemy import Engine, create_engine, func, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
@@ -124,13 +124,44 @@ class TestWhichApplication:
         assert (done.returncode, reason in done.stderr) == (1, True)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("driver", ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg_async"])
+    @pytest.mark.parametrize(
+        ("driver", "options"),
+        [
+            ("postgres", {}),
+            ("postgresql", {}),
+            ("postgresql+asyncpg", {"ssl": "prefer", "prepared_statement_cache_size": "0"}),
+            ("postgresql+psycopg_async", {}),
+        ],
+    )
     def test_the_address_may_be_that_of_another_driver(
-        self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str, driver: str
+        self,
+        command: Callable[..., subprocess.CompletedProcess[str]],
+        database_url: str,
+        driver: str,
+        options: dict[str, str],
     ) -> None:
-        url = database_url.replace("postgresql+psycopg", driver)
-        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url)
+        url = make_url(database_url).set(drivername=driver).update_query_dict(options)
+        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url.render_as_string(hide_password=False))
         assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+
+    @pytest.mark.parametrize(
+        ("address", "message"),
+        [
+            (
+                "postgresql+asyncpg://h/shop?command_timeout=5",
+                "the address has the option 'command_timeout', which psy",
+            ),
+            ("postgresql://h/shop?schema=public", "the address has the option 'schema', which psycopg 3 does not know"),
+            ("postgresql+psycopg://127.0.0.1:1/shop?ssl=require", 'the database says: invalid connection option "ssl"'),
+        ],
+    )
+    def test_an_option_that_psycopg_does_not_know_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+    ) -> None:
+        monkeypatch.setattr(jobs, "bound", None)
+        done = CliRunner().invoke(main, ["list", "--app", "tests.shop:jobs", "--database-url", address])
+        assert (done.exit_code, message in done.output) == (1, True), done.output
+        assert "tables" not in done.output
 
     @pytest.mark.slow
     def test_another_kind_of_database_is_refused(
