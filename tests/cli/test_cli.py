@@ -381,6 +381,14 @@ class TestReading:
         data = json.loads(run("show", str(failed[0]), "--json").stdout)
         assert (data["state"], data["note"], data["runs"][0]["error_type"]) == ("failed", None, "GeneratorExit")
 
+    def test_a_job_that_is_asked_to_end_is_cancelling(self, run: Run, session: Session) -> None:
+        job = make_job(session, shop.mark, state="running", cancel_requested_at=datetime.now(UTC))
+        session.commit()
+        for out in (run("list").output, run("show", str(job.id)).output):
+            assert "cancelling" in out
+        (data,) = json.loads(run("list", "--json").stdout)
+        assert (data["state"], data["cancel_requested_at"] is None) == ("running", False)
+
     def test_a_job_that_is_not_there_is_an_error(self, run: Run) -> None:
         assert "there is no job 4711; it may have been pruned" in run("show", "4711", code=1).output
 
