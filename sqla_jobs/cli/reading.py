@@ -91,7 +91,9 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         return
     arguments = row.pop("args")
     said = row | {"state": _state(row)}
-    print_table(["JOB", str(job_id)], [(name, _value(name, value)) for name, value in said.items() if value is not None])
+    print_table(
+        ["JOB", str(job_id)], [(name, _value(name, value)) for name, value in said.items() if value is not None]
+    )
     click.echo()
     _print_reasons(reasons)
     click.echo("\narguments")

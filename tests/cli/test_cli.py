@@ -164,6 +164,25 @@ class TestWhichApplication:
         assert "tables" not in done.output
 
     @pytest.mark.slow
+    def test_what_the_application_prints_is_not_in_the_output(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        declaring = (
+            "from sqlalchemy.orm import DeclarativeBase\nfrom sqla_jobs import Jobs\nprint('settings are read')\n"
+        )
+        base = "class Base(DeclarativeBase): ...\njobs = Jobs(Base, tasks=['noisy_tasks'])\n"
+        tmp_path.joinpath("noisy.py").write_text(declaring + base)
+        tasks = "from noisy import jobs\nprint('tasks are read')\n@jobs.task\ndef work() -> None: ...\n"
+        tmp_path.joinpath("noisy_tasks.py").write_text(tasks)
+        here = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+        enqueued = command("enqueue", "noisy:jobs", "work", **here)
+        assert (enqueued.stdout.strip().isdigit(), enqueued.returncode) == (True, 0)
+        for arguments in (["list"], ["doctor"], ["show", enqueued.stdout.strip()]):
+            done = command(*arguments, "--app", "noisy:jobs", "--json", **here)
+            assert json.loads(done.stdout) is not None
+            assert done.stderr == "settings are read\ntasks are read\n"
+
+    @pytest.mark.slow
     def test_another_kind_of_database_is_refused(
         self, command: Callable[..., subprocess.CompletedProcess[str]]
     ) -> None:
