@@ -14,7 +14,7 @@ from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.changing import Wanted, always, carry_out, carry_out_each
-from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage, told_apart
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_queues, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError
@@ -143,7 +143,8 @@ reschedule: click.Command = _command(
 def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool, **given: Any) -> None:
     """Enqueue TASK with the arguments in JSON, an object; prints the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
-    wanted = jobs.tasks[task]
+    with told_apart():
+        wanted = jobs.tasks[task]
     codec = wanted.declaration.codec
     with changing(jobs, actor) as it:
         if "queue" in options and not yes:

@@ -54,7 +54,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
                 row["id"],
                 row["task"],
                 row["queue"],
-                row["state"],
+                _state(row),
                 row[_MOMENTS.get(row["state"], "finished_at")],
                 f"{row['attempt']}/{row['max_attempts']}",
                 _summary(row["args"]),
@@ -90,7 +90,10 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         print_json(row | {"runs": runs, "why": reasons})
         return
     arguments = row.pop("args")
-    print_table(["JOB", str(job_id)], [(name, _value(name, value)) for name, value in row.items() if value is not None])
+    said = row | {"state": _state(row)}
+    print_table(
+        ["JOB", str(job_id)], [(name, _value(name, value)) for name, value in said.items() if value is not None]
+    )
     click.echo()
     _print_reasons(reasons)
     click.echo("\narguments")
@@ -125,6 +128,12 @@ def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 def _print_reasons(reasons: Iterable[str]) -> None:
     for reason in reasons:
         click.echo(remedy(reason))
+
+
+def _state(job: dict[str, Any]) -> str:
+    """In a word. Programs read the state, and when the job was asked to stop."""
+    is_cancelling = job["state"] == JobState.running and job["cancel_requested_at"] is not None
+    return "cancelling" if is_cancelling else str(job["state"])
 
 
 def _value(name: str, value: Any) -> object:

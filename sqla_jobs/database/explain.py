@@ -15,7 +15,7 @@ EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
 
 def explain(error: BaseException) -> str:
     """The message for one of `EXPLAINED`."""
-    if isinstance(error, ProgrammingError):
+    if isinstance(error, ProgrammingError) and _is_of_tables(error):
         first_line = _said(error).splitlines()[0]
         return (
             f"the tables are not as this version needs them ({first_line}): "
@@ -25,6 +25,12 @@ def explain(error: BaseException) -> str:
     if isinstance(error, DBAPIError | psycopg.Error):
         return f"the database says: {_said(error)}"
     return str(error)
+
+
+def _is_of_tables(error: ProgrammingError) -> bool:
+    """Whether the server has not found what it was asked about. What psycopg refuses itself has no code."""
+    code: str | None = getattr(error.orig, "sqlstate", None)
+    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # missing rights
 
 
 def _said(error: DBAPIError | psycopg.Error) -> str:

@@ -130,7 +130,7 @@ class Worker(Service):
         """Start working in threads. Raises `ConfigurationError` if no task is known or the tables are not as needed."""
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
-        tasks = self._known_tasks()
+        tasks = self._jobs.tasks.complete()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
         warn_of_small_pool(app, self._settings.sessions_of(self._queues_of_sessions(tasks)))
@@ -235,19 +235,6 @@ class Worker(Service):
             return awaited if awaited is not None and declaration.signature.is_coroutine else plain
 
         return of
-
-    def _known_tasks(self) -> list[str]:
-        """Import all tasks and complete their signatures. Returns their names."""
-        self._jobs.tasks.load()
-        names = list(self._jobs.tasks)
-        if not names:
-            raise ConfigurationError(
-                "this worker knows no task: name the modules that declare them, Jobs(…, tasks=['shop.mail']), "
-                "or import them before the worker starts"
-            )
-        for name in names:
-            self._jobs.tasks[name].declaration.codec.check()
-        return names
 
     def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
         """The queues of plain tasks that take a session. Coroutines have a pool of their own, and wait for it."""

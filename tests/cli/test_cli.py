@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, create_engine, func, select, text, update
+from sqlalchemy import Engine, create_engine, func, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
@@ -124,13 +124,63 @@ class TestWhichApplication:
         assert (done.returncode, reason in done.stderr) == (1, True)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("driver", ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg_async"])
+    @pytest.mark.parametrize(
+        ("driver", "options"),
+        [
+            ("postgres", {}),
+            ("postgresql", {}),
+            ("postgresql+asyncpg", {"ssl": "prefer", "prepared_statement_cache_size": "0"}),
+            ("postgresql+psycopg_async", {}),
+        ],
+    )
     def test_the_address_may_be_that_of_another_driver(
-        self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str, driver: str
+        self,
+        command: Callable[..., subprocess.CompletedProcess[str]],
+        database_url: str,
+        driver: str,
+        options: dict[str, str],
     ) -> None:
-        url = database_url.replace("postgresql+psycopg", driver)
-        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url)
+        url = make_url(database_url).set(drivername=driver).update_query_dict(options)
+        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url.render_as_string(hide_password=False))
         assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+
+    @pytest.mark.parametrize(
+        ("address", "message"),
+        [
+            (
+                "postgresql+asyncpg://h/shop?command_timeout=5",
+                "the address has the option 'command_timeout', which psy",
+            ),
+            ("postgresql://h/shop?schema=public", "the address has the option 'schema', which psycopg 3 does not know"),
+            ("postgresql+psycopg://127.0.0.1:1/shop?ssl=require", 'the database says: invalid connection option "ssl"'),
+        ],
+    )
+    def test_an_option_that_psycopg_does_not_know_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+    ) -> None:
+        monkeypatch.setattr(jobs, "bound", None)
+        done = CliRunner().invoke(main, ["list", "--app", "tests.shop:jobs", "--database-url", address])
+        assert (done.exit_code, message in done.output) == (1, True), done.output
+        assert "tables" not in done.output
+
+    @pytest.mark.slow
+    def test_what_the_application_prints_is_not_in_the_output(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        declaring = (
+            "from sqlalchemy.orm import DeclarativeBase\nfrom sqla_jobs import Jobs\nprint('settings are read')\n"
+        )
+        base = "class Base(DeclarativeBase): ...\njobs = Jobs(Base, tasks=['noisy_tasks'])\n"
+        tmp_path.joinpath("noisy.py").write_text(declaring + base)
+        tasks = "from noisy import jobs\nprint('tasks are read')\n@jobs.task\ndef work() -> None: ...\n"
+        tmp_path.joinpath("noisy_tasks.py").write_text(tasks)
+        here = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+        enqueued = command("enqueue", "noisy:jobs", "work", **here)
+        assert (enqueued.stdout.strip().isdigit(), enqueued.returncode) == (True, 0)
+        for arguments in (["list"], ["doctor"], ["show", enqueued.stdout.strip()]):
+            done = command(*arguments, "--app", "noisy:jobs", "--json", **here)
+            assert json.loads(done.stdout) is not None
+            assert done.stderr == "settings are read\ntasks are read\n"
 
     @pytest.mark.slow
     def test_another_kind_of_database_is_refused(
@@ -349,6 +399,14 @@ class TestReading:
         assert 'raise GeneratorExit("directly")' in out
         data = json.loads(run("show", str(failed[0]), "--json").stdout)
         assert (data["state"], data["note"], data["runs"][0]["error_type"]) == ("failed", None, "GeneratorExit")
+
+    def test_a_job_that_is_asked_to_end_is_cancelling(self, run: Run, session: Session) -> None:
+        job = make_job(session, shop.mark, state="running", cancel_requested_at=datetime.now(UTC))
+        session.commit()
+        for out in (run("list").output, run("show", str(job.id)).output):
+            assert "cancelling" in out
+        (data,) = json.loads(run("list", "--json").stdout)
+        assert (data["state"], data["cancel_requested_at"] is None) == ("running", False)
 
     def test_a_job_that_is_not_there_is_an_error(self, run: Run) -> None:
         assert "there is no job 4711; it may have been pruned" in run("show", "4711", code=1).output

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ConfigurationError
@@ -217,10 +217,13 @@ def test_a_worker_that_stops_gives_coroutines_the_grace_and_then_cancels_them(se
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("sqla_jobs-loop")] == []
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_an_asynchronous_engine_may_be_bound(session: Session, database: Engine, driver: str) -> None:
+@pytest.mark.parametrize(("driver", "options"), [("psycopg", {}), ("asyncpg", {"ssl": "prefer"})])
+def test_an_asynchronous_engine_may_be_bound(
+    session: Session, database: Engine, driver: str, options: dict[str, str]
+) -> None:
     """For plain tasks and the worker itself an engine of psycopg is made of its address."""
-    jobs.bind(asynchronous(database, driver))
+    address = database.url.set(drivername=f"postgresql+{driver}").update_query_dict(options)
+    jobs.bind(create_async_engine(address))
     one, two = shop.write.enqueue(session, n=1), shop.write_plainly.enqueue(session, n=2)
     session.commit()
     assert drain() == 2

@@ -211,7 +211,7 @@ def test_the_web_server_of_the_docs_runs_jobs(
     [
         ("testing", 2),
         ("testing-unit", 9),
-        ("testing-integration", 8),
+        ("testing-integration", 9),
         ("testing-workers", 3),
         ("testing-flask", 4),
         ("testing-fastapi", 8),

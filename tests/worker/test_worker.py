@@ -598,7 +598,7 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     with pytest.raises(ConfigurationError, match=r"jobs\.bind"):
         none.worker()
     none.bind(engine)
-    with pytest.raises(ConfigurationError, match=r"knows no task.*tasks="):
+    with pytest.raises(ConfigurationError, match=r"these jobs have no task.*tasks="):
         none.worker().start()
 
     @none.task
