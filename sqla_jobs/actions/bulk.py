@@ -26,10 +26,15 @@ Chosen: TypeAlias = Mapping[int, int]
 """Ids of jobs, the newest first, each with its place among all that are changed, from 0 for the oldest."""
 Apply: TypeAlias = Callable[[Session, Models[Any], Chosen, Conditions], int]
 Obstacle: TypeAlias = Callable[[Session, Models[Any], int], str | None]
+Obstacles: TypeAlias = Callable[[Session, Models[Any], Conditions], "list[tuple[int, str]]"]
 
 
 def _no_obstacle(session: Session, models: Models[Any], job_id: int) -> str | None:
     return None
+
+
+def _no_obstacles(session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class Kind:
     """Why any of them may not be changed."""
     obstacle: Obstacle = _no_obstacle
     """What keeps one of them, given by its id, from being changed, and the remedy; None where it is `BUSY`."""
+    obstacles: Obstacles = _no_obstacles
+    """How many of those that meet the conditions each such thing keeps, and the remedy; the others are `BUSY`."""
     also: Callable[[Models[Any]], ColumnElement[bool]] | None = None
     """Jobs of other states that allow it where ids name them."""
 
@@ -80,6 +87,15 @@ class Kind:
         if state not in self.states:
             return f"it is {state} now"
         return self.obstacle(session, models, job_id) or BUSY
+
+    def causes(
+        self, session: Session, models: Models[Any], selection: Selection, left_alone: int
+    ) -> list[tuple[int, str]]:
+        """Why so many of the selected jobs were left alone: how many of them by what, as it is afterwards."""
+        found = self.obstacles(session, models, self.conditions(models, selection))
+        named = [(min(number, left_alone), said) for number, said in found if number]
+        busy = left_alone - sum(number for number, _ in named)
+        return [*named, (busy, BUSY)] if busy > 0 else named
 
     def conditions(self, models: Models[Any], selection: Selection) -> Conditions:
         """Which of the selected jobs allow it."""

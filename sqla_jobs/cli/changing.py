@@ -19,7 +19,7 @@ from sqla_jobs.actions.bulk import BUSY, Change, Kind, counted
 from sqla_jobs.actions.bulk import Progress as Done
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import changing
-from sqla_jobs.cli.output import console
+from sqla_jobs.cli.output import console, shown
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
@@ -130,7 +130,10 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     click.echo(f"{kind.name}: {plural(done.changed, 'job')}")
     _tell_of_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
     if done.left_alone:
-        click.echo(f"{plural(done.left_alone, 'job')} left alone: {kind.left_because}", err=True)
+        with jobs.binding().transaction() as session:
+            causes = kind.causes(session, jobs.models, meant, done.left_alone)
+        for count, cause in causes:
+            click.echo(shown(f"{plural(count, 'job')} left alone: {cause}"), err=True)
     if spared:
         click.echo(f"{counted(spared)} left alone: {kind.name} them once they have ended, or cancel them", err=True)
 

@@ -28,6 +28,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     locks.held_jobs,
     waiting_jobs.set_aside,
     additions.foreign_keys,
+    additions.kept_jobs,
     additions.row_level_security,
     additions.triggers,
 )

@@ -434,7 +434,7 @@ class TestChanging:
         out = run("retry", *map(str, failed[:2]), code=1).output
         assert "retry: 1 job\n" in out
         assert f"job {failed[0]} was left alone: live job {rival.id} has its unique key; wait for that one" in out
-        refers = f"job {failed[2]} was left alone: rows of the application refer to it; delete those first: public."
+        refers = f"job {failed[2]} was left alone: kept by rows of public.effects (job_id). To let jobs go and keep"
         assert refers in run("delete", str(failed[2]), code=1).output
         with Session(session.bind) as other:
             other.execute(select(jobs.Job).where(jobs.Job.id == failed[2]).with_for_update())
