@@ -247,7 +247,7 @@ class ProcessMixin(Row):
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """What the server does not let it change, such as `job 17`, and why."""
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
-    """Connections to the server that it may use at once, beside those of the jobs that it runs."""
+    """Connections to the server that it may use at once, with those of the jobs that it runs."""
     version: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """The version of this library that it runs."""
     clock_offset: Mapped[float | None] = mapped_column(Double)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.limits import LIMIT
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict, ask, session_named, table_names, warning, well
-from sqla_jobs.monitoring.processes import is_alive, places
+from sqla_jobs.monitoring.processes import is_alive
 from sqla_jobs.rules.wording import duration
 
 _OLDEST_SERVER = 140000
@@ -84,8 +84,9 @@ def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """How many are left."""
     used, most = ask(session, jobs, text(LIMIT)).one()
     process = jobs.Process
-    live = select(process.connections, process.queues).where(is_alive(process))
-    fleet = sum(own + sum(places(queues, queue, 0) for queue in queues) for own, queues in ask(session, jobs, live))
+    fleet = ask(
+        session, jobs, select(func.coalesce(func.sum(process.connections), 0)).where(is_alive(process))
+    ).scalar()
     found = f"{used} of {most} are in use, and live workers and clocks may use up to {fleet}"
     if used > _CROWDED * most or fleet > most:
         yield warning(

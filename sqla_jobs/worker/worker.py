@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.engines import at_most, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.explain import explain
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
@@ -133,7 +133,7 @@ class Worker(Service):
         tasks = self._known_tasks()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.sessions_of(self._queues_of_sessions(tasks)))
+        warn_of_small_pool(app, self._settings.jobs_of(self._queues_of_sessions(tasks)))
         try:
             self._sign_on(app, tasks, isolation)
         except ProgrammingError as error:
@@ -175,8 +175,9 @@ class Worker(Service):
                 queries = Queries(models, schema_of(connection, table))
             self._build(tasks, isolation, queries)
             self._gating.declare(self._engine, models)
-            self._keeper.meet(self._engine, models, queries, settings, self._set_aside)
-            self._liveness.start()
+            sessions = self._sessions_at_once(app, tasks)
+            self._keeper.meet(self._engine, models, queries, settings, self._set_aside, sessions)
+            self._liveness.start(sessions)
             made.pop_all()
 
     def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
@@ -254,6 +255,21 @@ class Worker(Service):
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
         return {one.defaults["queue"] for one in plain}
+
+    def _sessions_at_once(self, app: Engine, tasks: list[str]) -> int:
+        """How many connections the jobs may use at once: the pools hold no more, and coroutines without a session none.
+
+        A job is expected in the queue of its task, or in one that no task has for its own.
+        """
+        declarations = [self._jobs.tasks[name].declaration for name in tasks]
+        others = {*self._settings.queues} - {one.defaults["queue"] for one in declarations}
+
+        def jobs_of(some: list[Declaration]) -> int:
+            return self._settings.jobs_of({*others, *(one.defaults["queue"] for one in some)}) if some else 0
+
+        plain = [one for one in declarations if not one.signature.is_coroutine]
+        awaited = [one for one in declarations if one.signature.is_coroutine and one.signature.wants_session]
+        return at_most(app, jobs_of(plain)) + self._coroutines.sessions(jobs_of(awaited))
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
