@@ -27,6 +27,7 @@ from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
+from sqla_jobs.queries.waiting_queues import waiting_queues
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_SOME = 20
+"""Queues that are named."""
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
 
@@ -105,6 +108,7 @@ class Worker(Service):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
+            self._tell_of_others(logging.WARNING)
         return self.runs
 
     @contextmanager
@@ -158,6 +162,7 @@ class Worker(Service):
         if self._pruner is not None:
             self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
+        self._tell_of_others(logging.INFO)
 
     def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
         """Connect, make the parts, and register."""
@@ -236,6 +241,14 @@ class Worker(Service):
             return awaited if awaited is not None and declaration.signature.is_coroutine else plain
 
         return of
+
+    def _tell_of_others(self, level: int) -> None:
+        """Say which queues have jobs that are due, and are not served here."""
+        with self._engine.begin() as connection:
+            waiting = connection.scalars(waiting_queues(self._jobs.Job)).all()
+        if others := [name for name in waiting if name not in self._settings.queues]:
+            told = ", ".join(others[:_SOME])
+            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", told)
 
     def _known_tasks(self) -> list[str]:
         """Import all tasks and complete their signatures. Returns their names."""
