@@ -122,7 +122,7 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     if not ages:
         return
     for one in read_limits(session, jobs):
-        if one.gate in ages:
+        if one.gate in ages and (one.waiting or one.set_at is None):  # else somebody wanted it so, and nobody waits
             numbers = "--running N" if one.rate is None else "--rate N --per SECONDS"
             set_it = f"sqla-jobs limit set {named_on_command_line(one.gate)} {numbers}"
             yield warning(

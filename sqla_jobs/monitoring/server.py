@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,8 @@ _SHORT = 2.0
 _CLOCK_OFF = 2.0
 _BLOATED = 0.5
 _CROWDED = 0.8
+_WAITED = 0.5
+"""Seconds that a statement may wait for a pooler."""
 
 
 def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
@@ -31,6 +34,26 @@ def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield Finding("server version", Verdict.error, f"PostgreSQL {name}", "PostgreSQL 14 or newer is needed")
     else:
         yield well("server version", f"PostgreSQL {name}")
+
+
+def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Whether a pooler stands before the server, and for how long it let this statement wait. To be looked at first."""
+    began = time.monotonic()
+    there = ask(session, jobs, select(func.pg_backend_pid())).scalar_one()
+    waited = time.monotonic() - began
+    connection: Any = session.connection(bind_arguments={"mapper": jobs.Job}).connection.driver_connection
+    here = getattr(getattr(connection, "info", None), "backend_pid", there)
+    if here == there:
+        return
+    if waited > _WAITED:
+        yield warning(
+            "pooler",
+            f"it stands before the server, and let this command wait {duration(waited)} for a connection",
+            "all connections of its pool are in use: make the pool larger (PgBouncer: default_pool_size), or find who "
+            "keeps them in long transactions: `sqla-jobs doctor --database-url URL`, with the server's own address",
+        )
+    else:
+        yield well("pooler", f"it stands before the server, and gave a connection after {duration(waited)}")
 
 
 _SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {

@@ -10,7 +10,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import ENDED
 from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.failures import Failures, Retrying, read_failures, read_retrying
 from sqla_jobs.monitoring.finding import Finding
@@ -24,7 +23,7 @@ _COUNTED = 1_000_000
 
 @dataclass(frozen=True)
 class QueueStatus(Queue):
-    """One queue, how many jobs of it ended in the last minute, and who paused it when, as far as the audit says."""
+    """One queue, how many jobs of it succeeded or failed in the last minute, and who paused it when, by the audit."""
 
     per_minute: int
     paused_at: datetime | None
@@ -67,7 +66,7 @@ def _ended_per_minute(session: Session, jobs: Jobs[Any]) -> dict[str, int]:
     job = jobs.Job
     rows = session.execute(
         select(job.queue, func.count())
-        .where(job.state.in_(ENDED), job.finished_at > func.now() - timedelta(minutes=1))
+        .where(job.state.in_(("succeeded", "failed")), job.finished_at > func.now() - timedelta(minutes=1))
         .group_by(job.queue)
     )
     return {row[0]: row[1] for row in rows}

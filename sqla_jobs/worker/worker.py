@@ -33,7 +33,7 @@ from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
-from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
 from sqla_jobs.tasks.declaration import Declaration
@@ -190,6 +190,8 @@ class Worker(Service):
         shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
+        if (loop := self._coroutines.events) is not None:
+            self._set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
         self._executor = Executor(
