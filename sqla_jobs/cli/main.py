@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "audit": ("audit.audit", "Who changed what and when, the newest first"),
     "cancel": ("jobs.cancel", "Cancel jobs that wait, and ask running ones to end."),
     "check": ("schema.check", "Compare the tables with what this version expects"),
     "clock": ("running.clock", "Enqueue what schedules say, until SIGTERM or SIGINT."),
