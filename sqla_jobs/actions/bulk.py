@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Date, Text, cast, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.binding import Binding
@@ -35,6 +35,19 @@ def _no_obstacle(session: Session, models: Models[Any], job_id: int) -> str | No
 
 def _no_obstacles(session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
     return []
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of the jobs that a change would be made of, those that have this in common."""
+
+    task: str
+    state: JobState
+    error_type: str | None
+    """Of the last run."""
+    day: str
+    """When they ended or are due: `2026-03-29`, or `infinity` where they are parked."""
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,20 @@ class Kind:
     def count_spared(self, session: Session, models: Models[Any], selection: Selection) -> dict[JobState, int]:
         """How many of the selected jobs there are in each state that `spares` names."""
         return replace(self, states=self.spares).count(session, models, selection)
+
+    def preview(self, session: Session, models: Models[Any], selection: Selection) -> list[Part]:
+        """How many of the selected jobs allow it, by their task, state, last error and day (in UTC)."""
+        job, run = models.Job, models.Run
+        of_job = aliased(run)
+        # + 0, else the planner may look for the greatest id of all that is of this job, and pass all the others
+        last = select(func.max(of_job.id + 0)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
+        error = select(run.error_type).where(run.id == last).correlate(job).scalar_subquery()
+        day = cast(cast(func.timezone("UTC", func.coalesce(job.finished_at, job.run_at)), Date), Text)
+        chosen = select(job.task, job.state, error.label("error_type"), day.label("day"))
+        some = chosen.where(*self.conditions(models, selection)).subquery("some").c
+        kinds = (some.task, some.state, some.error_type, some.day)
+        counted = select(*kinds, func.count()).group_by(*kinds).order_by(some.day, func.count().desc(), *kinds)
+        return [Part(*row) for row in session.execute(counted, bind_arguments={"mapper": job})]
 
     def hidden(self, selection: Selection, tasks: Tasks[Any]) -> set[str]:
         """The fields of the selection that the audit does not keep. An argument may be sensitive in some task."""

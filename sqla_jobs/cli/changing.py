@@ -19,7 +19,7 @@ from sqla_jobs.actions.bulk import BUSY, Change, Kind, counted
 from sqla_jobs.actions.bulk import Progress as Done
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import changing
-from sqla_jobs.cli.output import console, shown
+from sqla_jobs.cli.output import console, print_table, shown
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
@@ -100,6 +100,23 @@ def _change_one(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> boo
         if changed:
             it.record(change.kind.name, f"job {job_id}", **change.details)
     return changed > 0
+
+
+def tell_only(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
+    """Change nothing, and say of which jobs the change would be made, by day and error."""
+    kind = wanted.kind
+    with jobs.binding().transaction() as session:
+        parts = kind.preview(session, jobs.models, kind.meant(selection))
+    print_table(
+        ["DAY", "TASK", "STATE", "LAST ERROR", "JOBS"],
+        [
+            ("parked" if part.day == "infinity" else part.day, part.task, part.state, part.error_type, part.jobs)
+            for part in parts
+        ],
+    )
+    number = sum(part.jobs for part in parts)
+    some = "" if wanted.most is None else f", the oldest {min(wanted.most, number):,} of them"
+    click.echo(f"{kind.name}: {plural(number, 'job')}{some}{wanted.how}; nothing is changed, since this is a dry run")
 
 
 def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str, *, ask: bool) -> None:

@@ -57,7 +57,7 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
         case JobState.running:
             return [*_running(session, jobs, row)]
         case _:
-            return [_ended(session, jobs, row)]
+            return [_ended(session, jobs, row), *_cancelled_by(session, jobs, row)]
 
 
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
@@ -231,6 +231,19 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         yield f"The event loop of that process: {found.loop:.1000}."
     if (one := nearest(read_blocked(session, jobs), row.started_at)) is not None:
         yield _blocked("this job", one)
+
+
+def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Who asked for it and why, as far as the audit says."""
+    if row.state != JobState.cancelled:
+        return
+    line = jobs.Audit
+    asked = select(line.actor, line.at, line.details["reason"].astext.label("reason"))
+    asked = asked.where(line.action == "cancel", line.subject == f"job {row.id}").order_by(line.id.desc()).limit(1)
+    found: Any = ask(session, jobs, asked).one_or_none()
+    if found is not None:
+        why = f" ({found.reason:.200})" if found.reason else ""
+        yield f"{found.actor} asked for that at {moment(found.at)}{why}."
 
 
 def _ended(session: Session, jobs: Jobs[Any], row: Any) -> str:

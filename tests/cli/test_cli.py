@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.testing import make_job
 from tests import shop
@@ -422,6 +423,41 @@ class TestChanging:
         assert len(states(session)) == 3
         run("delete", "--all", "--yes")
         assert states(session) == {}
+
+    def test_a_dry_run_counts_by_error_and_day_and_changes_nothing(
+        self, run: Run, session: Session, failed: list[int]
+    ) -> None:
+        session.execute(
+            update(jobs.Job).values(finished_at=func.now() - timedelta(days=2)).where(jobs.Job.id == failed[0])
+        )
+        session.commit()
+        told = run("retry", "--state", "failed", "--limit", "2", "--dry-run").output
+        ago, today = (f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}" for days in (2, 0))
+        lines = [line.split() for line in told.splitlines() if line.startswith("20")]
+        assert lines == [
+            [ago, "misbehave", "failed", "GeneratorExit", "1"],
+            [today, "misbehave", "failed", "GeneratorExit", "2"],
+        ]
+        said = "retry: 3 jobs, the oldest 2 of them; nothing is changed, since this is a dry run"
+        assert told.splitlines()[-1] == said
+        assert "erase: 1 job;" in run("erase", str(failed[1]), "--dry-run").output
+        waiting = shop.mark.options(delay=60).enqueue(session, n=1)
+        waiting.run_at = PARKED
+        session.commit()
+        assert re.search(r"parked +mark +scheduled +- +1", run("cancel", "--task", "mark", "--dry-run").output)
+        assert set(states(session).values()) == {"failed", "scheduled"}
+        assert run("audit", "--json").stdout == "[]\n"
+
+    def test_a_cancel_says_later_who_asked_for_it_and_why(self, run: Run, session: Session) -> None:
+        one, other = (shop.mark.enqueue(session, n=n) for n in range(2))
+        session.commit()
+        run("cancel", str(one.id), "--reason", "ordered twice", "--actor", "ada")
+        run("cancel", "--task", "mark", "--reason", "all of them", "--yes")
+        told = run("why", str(one.id)).output
+        assert re.search(r"^ada asked for that at 20.* UTC \(ordered twice\)\.$", told, re.MULTILINE), told
+        assert "asked for that" not in run("why", str(other.id)).output
+        lines = json.loads(run("audit", "--json").stdout)
+        assert [line["details"]["reason"] for line in lines] == ["all of them", "ordered twice"]
 
     @pytest.mark.slow
     def test_each_named_job_that_is_left_alone_is_an_error_with_the_reason(
