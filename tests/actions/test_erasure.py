@@ -52,7 +52,8 @@ def add(session: Session, state: str, customer: int = 17, **values: Any) -> int:
     lease = {"process_id": func.gen_random_uuid(), "current_run_id": 1} if state == "running" else {}
     ended = {} if state in ("queued", "running") else {"finished_at": func.now()}
     row = {"task": "greet", "args": {"customers": [1, customer], "name": DATA}, "state": state, "customer_id": customer}
-    row |= {"unique_key": f"{DATA} {state} {customer}", "progress_message": DATA, **lease, **ended, **values}
+    row |= {"unique_key": f"{DATA} {state} {customer}", "progress_message": DATA, "headers": {"for": DATA}}
+    row |= {**lease, **ended, **values}
     job_id: int = session.scalar(insert(jobs.Job).values(row).returning(jobs.Job.id)) or 0
     texts = {"error": DATA, "traceback": DATA, "result": {"name": DATA}, "error_type": "ValueError"}
     session.execute(insert(jobs.Run).values(job_id=job_id, attempt=1, outcome="failed", **texts))
