@@ -737,6 +737,22 @@ class TestEnqueue:
         assert reason in run("enqueue", *arguments, code=code).output
         assert states(session) == {}
 
+    def test_a_schedule_is_changed_where_it_stands(self, run: Run, session: Session) -> None:
+        session.add(jobs.Schedule(name="nightly", task="mrak", cron="30 2 * * *", args={"m": 1}))
+        session.commit()
+        assert "did you mean 'mark'" in run("schedule", "set", "nightly", "--task", "mrak", code=1).output
+        assert "m" in run("schedule", "set", "nightly", "--task", "mark", code=2).output  # which has no such argument
+        told = run("schedule", "set", "nightly", "--task", "mark", "--args", '{"n": 1}', "--cron", "@daily").output
+        assert sorted(told.splitlines()) == ["args: changed", "cron: 30 2 * * * → @daily", "task: mrak → mark"]
+        one = session.scalars(select(jobs.Schedule).execution_options(populate_existing=True)).one()
+        assert (one.task, one.args, one.cron) == ("mark", {"n": 1}, "@daily")
+        (line,) = json.loads(run("audit", "--json").stdout)
+        assert (line["action"], line["subject"], line["details"]["args"]) == ("edit", "schedule nightly", "changed")
+        assert run("schedule", "set", "nightly", "--task", "mark").output == "nothing is changed: it was so already\n"
+        assert "say what to change" in run("schedule", "set", "nightly", code=2).output
+        assert "write a JSON object" in run("schedule", "set", "nightly", "--args", "{", code=2).output
+        assert "there is no schedule 'x'" in run("schedule", "set", "x", "--cron", "@daily", code=1).output
+
     def test_the_schedule_commands_do_what_they_say(self, run: Run, session: Session, database: Engine) -> None:
         schedule = select(jobs.Schedule).execution_options(populate_existing=True)
         run("schedule", "add", "nightly", "mark", "30 2 * * *", '{"n": 1}', "--timezone", "Europe/Paris")
