@@ -202,3 +202,20 @@ def test_every_batch_of_many_is_erased(session: Session) -> None:
     session.commit()
     assert "erase: 1,200 jobs\n" in run("erase", "--arg", "customers=1", "--yes").output
     assert [line.subject for line in audit(session)] == ["500 jobs", "500 jobs", "200 jobs"]
+
+
+def test_a_text_is_found_wherever_it_stands_but_not_in_secrets(session: Session) -> None:
+    job_id = add(session, "failed")
+    secret = add(session, "failed", task="sign_in", args={"customers": [DATA]})
+    session.add(jobs.Schedule(name="greetings", task="greet", cron="@daily", args={"name": DATA}))
+    session.commit()
+    run("pause", "--task", "greet", "--reason", f"not {DATA}")
+    done = run("find", DATA.upper(), "--json")
+    found = {(one["where"], one["job_id"]) for one in json.JSONDecoder().raw_decode(done.stdout)[0]}
+    assert found >= {(where, job_id) for where in ("arguments", "headers", "unique key", "progress", "result", "error")}
+    assert {("schedule", None), ("audit", None)} <= found
+    assert secret not in {job for where, job in found if where != "headers"}
+    told = run("find", DATA)
+    assert "greetings" in told.output
+    assert "are not searched" in told.output
+    assert "say what to look for" in run("find", " ", code=2).output
