@@ -214,6 +214,8 @@ class TestStatus:
         assert ["mark", ">", "99", "%", "ValueError", "12000"] in [line[:6] for line in lines]
         assert ["mark", ">", "99", "%", "ValueError", "19998+"] in [line[:6] for line in lines]
         assert ["write", "<", "1", "%", "KeyError", "3"] in [line[:6] for line in lines]
+        lines = [line.split() for line in run("status", "--exact").output.splitlines()]
+        assert ["mark", ">", "99", "%", "ValueError", "30000"] in [line[:6] for line in lines]
 
     def test_what_is_claimed_ahead_does_not_count_as_running(self, run: Run, session: Session) -> None:
         process = jobs.Process(host="here", pid=4711, queues={"default": 2, "mail": 8})
