@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.database.engines import IdleConnections, by_psycopg, checked_isolation, is_asynchronous
+from sqla_jobs.database.engines import IdleConnections, at_most, by_psycopg, checked_isolation, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class AsyncSessions:
         vars(session).pop("get_bind", None)  # the factory may give the same session again
         session.info[_ASYNC] = made
         return session
+
+    def at_most(self, wanted: int) -> int:
+        """How many of so many connections they get at once."""
+        return at_most(self._engine, wanted)
 
     async def close(self) -> None:
         """Close the connections of the engine, which belong to the loop that ends."""

@@ -150,15 +150,20 @@ def close_engine(engine: Engine) -> None:
     engine.dispose()
 
 
+def at_most(engine: Engine, wanted: int) -> int:
+    """How many of so many connections the engine's pool gives out at once."""
+    pool = engine.pool
+    overflow: int = getattr(pool, "_max_overflow", -1)
+    return min(wanted, pool.size() + overflow) if isinstance(pool, QueuePool) and overflow >= 0 else wanted
+
+
 def warn_of_small_pool(app: Engine, threads: int) -> None:
     """Say so where transactional tasks in that many threads may wait in vain for a connection."""
-    pool = app.pool
-    overflow: int = getattr(pool, "_max_overflow", -1)
-    if isinstance(pool, QueuePool) and overflow >= 0 and pool.size() + overflow < threads:
+    if (most := at_most(app, threads)) < threads:
         log.warning(
             "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "
             "create_engine(…, pool_size=%d), or run fewer",
-            pool.size() + overflow,
+            most,
             threads,
             threads,
         )

@@ -12,6 +12,9 @@ from sqla_jobs.rules.wording import page
 EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
 """What a person can cause: told as one message, without a traceback."""
 
+_OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been failing", "client_login_timeout")
+"""What PgBouncer says where it gives no connection."""
+
 
 def explain(error: BaseException) -> str:
     """The message for one of `EXPLAINED`."""
@@ -21,6 +24,12 @@ def explain(error: BaseException) -> str:
             f"the tables are not as this version needs them ({first_line}): "
             "`sqla-jobs check` names what differs; `sqla-jobs migrate`, your Alembic history or "
             f"metadata.create_all(engine) makes them ({page('migrations')})"
+        )
+    if isinstance(error, DBAPIError | psycopg.Error) and any(word in _said(error) for word in _OF_POOLER):
+        return (
+            f"a pooler stands before the database, and gave no connection ({_said(error)}): all of its pool are "
+            "in use (PgBouncer: default_pool_size, max_client_conn), or it does not reach the server. With the "
+            "server's own address `--database-url URL` goes around it: `sqla-jobs doctor` then says who keeps them"
         )
     if isinstance(error, DBAPIError | psycopg.Error):
         return f"the database says: {_said(error)}"

@@ -46,6 +46,21 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
         op.execute(f"CREATE {kind} {online} {names.prefix}{index} ON {names.table(noun)} {definition}")
 
 
+def add_column(op: Operations, names: Names, noun: str, definition: str) -> None:
+    """Add a column, nullable or with a constant default, to a table that may be large; `noun` is as below."""
+    _patiently(op, names.table(noun), f"ADD COLUMN IF NOT EXISTS {definition}")
+
+
+def drop_column(op: Operations, names: Names, noun: str, column: str) -> None:
+    """Drop a column likewise."""
+    _patiently(op, names.table(noun), f"DROP COLUMN IF EXISTS {column}")
+
+
+def _patiently(op: Operations, table: str, change: str) -> None:
+    """Alter a table without keeping its writers waiting behind a long transaction."""
+    op.execute(_PATIENT.format(table=table, statement=f"ALTER TABLE {table} {change}"))
+
+
 def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, str]) -> None:
     """Put these rules in the place of a table's CHECKs, without locking out its writers while they are tried on it.
 
@@ -57,7 +72,7 @@ def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, 
     added = [f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items()]
     validated = [f"VALIDATE CONSTRAINT {name}" for name in constraints]
     with _outside_transaction(op, names):
-        op.execute(_PATIENT.format(table=table, statement=f"ALTER TABLE {table} {', '.join([*dropped, *added])}"))
+        _patiently(op, table, ", ".join([*dropped, *added]))
         op.execute(f"ALTER TABLE {table} {', '.join(validated)}")
 
 

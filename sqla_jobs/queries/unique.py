@@ -278,7 +278,8 @@ class Statements:
         job = self.models.Job
         is_elsewhere = or_(moves, job.gates.is_distinct_from(new.gates))
         position = case((is_elsewhere, new.position), else_=job.position)
-        return {name: new[name] for name in _CHANGED} | {"position": position}
+        again = {"position": position, "times_replaced": func.coalesce(job.times_replaced, 0) + 1}
+        return {name: new[name] for name in _CHANGED} | again
 
     @property
     def _own_columns(self) -> list[Any]:

@@ -71,8 +71,9 @@ class Liveness:
         """Whether the last heartbeat is recent enough to take on new work."""
         return time.monotonic() - self._keeper.beat_at < self._settings.lease / 2
 
-    def start(self) -> None:
-        """Register, then go on in a thread. Raises what the database raises."""
+    def start(self, sessions: int) -> None:
+        """Register, then go on in a thread. The jobs use up to `sessions` connections. Raises the database's errors."""
+        self._sessions = sessions
         self._register()
         self._thread.start()
 
@@ -94,7 +95,7 @@ class Liveness:
                 self._models,
                 kind="worker",
                 queues=self._settings.queues,
-                connections=self._keeper.all_connections,
+                connections=self._keeper.all_connections + self._sessions,
                 lease=self._settings.lease,
             )
         self._keeper.registered(process_id)  # before anything is claimed under it

@@ -898,3 +898,19 @@ def test_tasks_without_a_timeout_have_that_of_the_worker(session: Session) -> No
     }
     with pytest.raises(ConfigurationError, match="timeout must be"):
         jobs.worker(timeout=-1)
+
+
+def test_a_worker_says_which_queues_with_due_jobs_it_does_not_serve(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    for queue in ("default", "mail", "web hooks"):
+        shop.mark.options(queue=queue).enqueue(session, n=1)
+    session.commit()
+    with caplog.at_level(logging.INFO):
+        assert drain(queues=["default"]) == 1
+    told = "jobs are due in queues that this worker does not serve (--queues, queues=): mail, web hooks"
+    levels = [record.levelname for record in caplog.records if record.getMessage() == told]
+    assert levels in (["INFO", "WARNING"], ["WARNING"])  # at the start they may not have been queued yet
+    caplog.clear()
+    assert drain(queues=["mail", "web hooks"]) == 2
+    assert "does not serve" not in caplog.text
