@@ -12,9 +12,10 @@ from typing import Any
 from sqla_jobs.calls.values import read_headers
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.interrupt import CancelRequested, LeaseGone, Stopped, TimedOut
+from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded
 from sqla_jobs.execution.transactions import Transactions
+from sqla_jobs.rules.error_text import leaves
 from sqla_jobs.rules.outcomes import SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
@@ -102,6 +103,7 @@ class Plan:
 
     def outcome_of(self, error: BaseException, held: Attempt, *, at: float | None = None) -> Outcome:
         """What follows from `error`, raised by `run` now or at a moment to come."""
+        error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)
         if isinstance(error, EntityGone):
             return Outcome.cancelled(Failure("EntityGone", held.secrets.text(str(error))))
         if isinstance(error, CancelRequested):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -73,6 +74,26 @@ def test_a_coroutine_may_snooze_and_cancel(session: Session) -> None:
     assert seen == [1, 1]
     assert outcomes(session, never.id) == ["cancelled"]
     assert job(session, never.id).runs[0].error == "not needed"
+
+
+def test_what_is_raised_in_a_task_group_means_what_it_means_outside(session: Session) -> None:
+    told: dict[str, tuple[object, ...]] = {
+        "snooze": ("snoozed", None, None),
+        "busy": ("retried", "OSError", "busy"),
+        "wrong": ("failed", "ValueError", "wrong"),
+        "busy cancel snooze": ("cancelled", "Cancel", "not needed"),
+        "wrong snooze later": ("snoozed", None, None),
+        "busy busy": ("retried", "ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)"),
+        "busy wrong": ("failed", "ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)"),
+    }
+    made = {how: shop.ask_all.enqueue(session, answers=how.split()) for how in told}
+    session.commit()
+    drain()
+    runs = {how: job(session, made[how].id).runs for how in told}
+    assert {how: (run.outcome, run.error_type, run.error) for how, (run,) in runs.items()} == told
+    assert "in ask\n" in (runs["wrong"][0].traceback or "")
+    waits = {how: job(session, made[how].id).run_at for how in ("snooze", "wrong snooze later")}
+    assert waits["wrong snooze later"] - waits["snooze"] > timedelta(minutes=59)
 
 
 def test_middleware_sets_context_variables_and_no_run_sees_those_of_another(session: Session) -> None:
