@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, Self
@@ -177,6 +177,8 @@ def decide(
         delays = [next_delay(policy, one, attempt=attempt, elapsed=elapsed) for one in raised]
     except Exception as broken:  # noqa: BLE001 - whatever a policy raises is told with what the task raised
         broken.__context__ = error
-        return Outcome.failed(Failure.of(broken, secrets=secrets))
+        of_policy = Failure.of(broken, secrets=secrets)
+        why = f"It is not tried again: its retry policy raised {of_policy.type}: {of_policy.message}"
+        return Outcome.failed(replace(failure, message=f"{failure.message}\n{why}", traceback=of_policy.traceback))
     accepted = [delay for delay in delays if delay is not None]
     return Outcome.retried(max(accepted), failure) if len(accepted) == len(delays) else Outcome.failed(failure)
