@@ -305,6 +305,28 @@ def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(sess
     assert effects(session) == list(range(21))
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "last"])
+def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
+    session: Session, order: tuple[int, int]
+) -> None:
+    async def serve() -> list[object]:
+        loop = asyncio.get_running_loop()
+        before = loop.get_task_factory()
+        workers = [await jobs.worker().__aenter__() for _ in range(2)]
+        first, last = (workers[place] for place in order)
+        await first.__aexit__(None, None, None)
+        shop.leave_behind.enqueue(session, n=1)
+        session.commit()
+        await asyncio.to_thread(wait_until, lambda: last.runs == 1)  # which still notes what its runs begin
+        await last.__aexit__(None, None, None)
+        await asyncio.sleep(0)
+        return [before, loop.get_task_factory()]
+
+    before, after = asyncio.run(serve())
+    assert before is after
+    assert seen == ["forgotten ended"]
+
+
 def test_a_queue_of_coroutines_needs_no_pool_as_large(database: Engine, caplog: pytest.LogCaptureFixture) -> None:
     with jobs.worker({"default": 15, "io": 500}):
         pass
