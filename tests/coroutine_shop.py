@@ -270,6 +270,12 @@ async def wait_for_cancel(session: AsyncSession, n: int) -> None:
 
 
 @jobs.task
+async def stay() -> None:
+    seen.append("begun")
+    await asyncio.sleep(60)
+
+
+@jobs.task
 async def leave_behind(session: AsyncSession, n: int) -> None:
     async def forgotten() -> None:
         try:

@@ -64,6 +64,11 @@ class EventLoop:
         if self.is_own:
             self.loop.stop()
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its application has closed it: what runs there never ends."""
+        return not self.is_own and self.loop.is_closed()
+
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run a coroutine in the loop, from another thread. Raises `RuntimeError` where its application closed it."""
         try:

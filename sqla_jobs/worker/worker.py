@@ -149,6 +149,7 @@ class Worker(Service):
                 committed=self._books.succeeded,
                 has_room=self._claimer.wake,
                 is_free=self._limited.slot_freed,
+                loop_gone=self._on_loop_gone,
             )
         )
         self._keeper.may_close(self._coroutines.close_idle)
@@ -295,11 +296,13 @@ class Worker(Service):
         self._lookout.stop()
         if self._pruner is not None:
             self._pruner.stop()
-        overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
-        late = self._runners.running
-        for end in (held.ended(Outcome.lost(overdue)) for held in late):
+        stranded, late = self._runners.stranded, self._runners.running
+        self._end([held for held in stranded if held.started_at is None], Outcome.released())
+        why = "its event loop was closed" if stranded else f"this did not end within {grace:g} s"
+        lost = Outcome.lost(Failure("Lost", f"the worker stopped, and {why}"))
+        for end in (held.ended(lost) for held in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
-        self._end(late, Outcome.lost(overdue))
+        self._end(late, lost)
         self._give_back()  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
@@ -339,6 +342,16 @@ class Worker(Service):
                     held.job.task,
                 )
                 held.lose()
+
+    def _on_loop_gone(self) -> None:
+        """Coroutine tasks can run here no more, and nobody is left who would stop this worker."""
+        if not self._stopped and not self._stop_requested.is_set():
+            log.error(
+                "the event loop was closed while this worker ran in it: it stops, and gives back what it holds. "
+                "Close the loop after the block `async with jobs.worker(…)`"
+            )
+            self._stop_requested.set()
+            self._aside.submit(self.stop)
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:

@@ -327,6 +327,30 @@ def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
     assert seen == ["forgotten ended"]
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["closed", "ended by asyncio"])
+def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
+    session: Session, caplog: pytest.LogCaptureFixture, is_cancelled: bool
+) -> None:
+    runs, *waiting = [shop.stay.enqueue(session) for _ in range(3)]
+    session.commit()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        await jobs.worker({"default": 1}).__aenter__()
+        await asyncio.to_thread(wait_until, lambda: seen == ["begun"])
+
+    if is_cancelled:
+        asyncio.run(serve())
+    else:
+        loop.run_until_complete(serve())
+    loop.close()
+    wait_until(lambda: not session.scalar(select(func.count()).select_from(jobs.Process)))
+    assert outcomes(session, runs.id) == ["lost"]
+    assert [(job(session, one.id).state, one.attempt, one.runs) for one in waiting] == [("queued", 0, [])] * 2
+    assert "the event loop was closed while this worker ran in it: it stops" in caplog.text
+
+
 def test_a_queue_of_coroutines_needs_no_pool_as_large(database: Engine, caplog: pytest.LogCaptureFixture) -> None:
     with jobs.worker({"default": 15, "io": 500}):
         pass
