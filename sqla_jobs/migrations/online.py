@@ -61,5 +61,21 @@ def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, 
         op.execute(f"ALTER TABLE {table} {', '.join(validated)}")
 
 
+def add_column(op: Operations, names: Names, noun: str, column: str) -> None:
+    """Add a column that is nullable or has a default, with its rules: `column` is its name and what follows."""
+    _alter(op, names, noun, f"ADD COLUMN IF NOT EXISTS {column}")
+
+
+def drop_column(op: Operations, names: Names, noun: str, column: str) -> None:
+    """Take a column away."""
+    _alter(op, names, noun, f"DROP COLUMN IF EXISTS {column}")
+
+
+def _alter(op: Operations, names: Names, noun: str, change: str) -> None:
+    table = names.table(noun)
+    with _outside_transaction(op, names):
+        op.execute(_PATIENT.format(table=table, statement=f"ALTER TABLE {table} {change}"))
+
+
 def _outside_transaction(op: Operations, names: Names) -> AbstractContextManager[None]:
     return nullcontext() if names.are_new else op.get_context().autocommit_block()

@@ -54,6 +54,7 @@ def _of_work(
     yield from waiting_jobs.workers(queues, processes)
     yield from waiting_jobs.stalled_processes(processes)
     yield from waiting_jobs.unclaimed_tasks(session, jobs, queues)
+    yield from waiting_jobs.misfits(session, jobs)
     yield from waiting_jobs.clocks(session, jobs, processes)
     yield from waiting_jobs.killers(session, jobs)
     yield from waiting_jobs.unheard_cancels(session, jobs)

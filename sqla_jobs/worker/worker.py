@@ -49,6 +49,7 @@ from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
+from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.runners import Callbacks, Runners
 
@@ -187,6 +188,8 @@ class Worker(Service):
         self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
         self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
+        takes = {name: one.takes for name, one in declarations.items()}
+        misfits = Misfits(self._jobs.models, takes, self._set_aside)
         self._executor = Executor(
             self._jobs.tasks,
             self._transactions(queries, isolation),
@@ -196,6 +199,7 @@ class Worker(Service):
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
             started=self._books.started,
+            unfit=misfits.meet,
         )
         for name in tasks:
             self._executor.prepare(name)
@@ -208,7 +212,13 @@ class Worker(Service):
         )
         self._finisher = Finisher(self._engine, queries, self._books.settled, self._set_aside)
         self._liveness = Liveness(
-            self._engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
+            self._engine,
+            shared,
+            self._keeper,
+            misfits,
+            tasks={name: one.shown() for name, one in takes.items()},
+            lost=self._on_lost,
+            unknown_leases=self._on_unknown_leases,
         )
         self._lookout = self._lookout_of(self._engine, self._claims, shared, tasks)
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
