@@ -246,6 +246,8 @@ class ProcessMixin(Row):
     """Its process id on that host."""
     queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """Name and concurrency of each queue it serves."""
+    tasks: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """The tasks that a worker knows, by name and alias, and what its code takes; null where that is not told."""
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """What the server does not let it change, such as `job 17`, and why; and what holds up its `event loop`."""
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))

@@ -58,6 +58,7 @@ def _of_work(
     yield from waiting_jobs.stalled_processes(processes)
     yield from blocked.blocked_jobs(session, jobs)
     yield from waiting_jobs.unclaimed_tasks(session, jobs, queues)
+    yield from waiting_jobs.misfits(session, jobs)
     yield from waiting_jobs.clocks(session, jobs, processes)
     yield from waiting_jobs.undeclared_schedules(session, jobs)
     yield from waiting_jobs.event_loops(session, jobs)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import product
 from shlex import quote
 from typing import Any
 
-from sqlalchemy import Boolean, column, func, or_, select, text, true, values
+from sqlalchemy import Boolean, column, func, select, text, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
@@ -19,6 +21,8 @@ from sqla_jobs.monitoring.gates import moment
 from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
 from sqla_jobs.monitoring.queues import COUNTED, Queue
+from sqla_jobs.queries.processes import live_code
+from sqla_jobs.rules.fitting import UNFIT, read_codes
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -34,6 +38,7 @@ _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
 """Seconds beyond which it is worth a word that a job keeps its unique key: where ticks were skipped for it, or not."""
 _PUT_OFF = 3600.0
 """Seconds after which a job that is put off again and again is worth a word."""
+_IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch
 _LATE = 60.0
 """Seconds after which a tick that was not fired is worth a word."""
 
@@ -78,7 +83,7 @@ def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
 
 
 def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) -> Iterator[Finding]:
-    """Tasks of waiting jobs that are paused, or that this application does not declare."""
+    """Tasks of waiting jobs that are paused, or that no live worker knows, or not this application."""
     names = [queue.name for queue in queues if queue.queued]
     if not names:
         return
@@ -88,7 +93,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
     lane = values(column("name", TextType), column("is_plain", Boolean), name="lane")
     lane = lane.data([*product(names, (True, False))])
     first = (  # of each part of the index, which has the order of its jobs
-        select(job.task)
+        select(job.queue, job.task)
         .where(job.state == "queued", job.queue == lane.c.name, job.gates.is_(None) == lane.c.is_plain)
         .order_by(job.priority, job.position)
         .limit(_LOOKED_AT)
@@ -96,18 +101,31 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
         .lateral("first")
     )
     counts = (
-        select(first.c.task, func.count())
+        select(first.c.queue, first.c.task, func.count())
         .select_from(lane.join(first, true()))
-        .where(or_(first.c.task.not_in(list(jobs.tasks)), first.c.task.in_(paused)))
-        .group_by(first.c.task)
-        .order_by(first.c.task)
+        .group_by(first.c.queue, first.c.task)
+        .order_by(first.c.task, first.c.queue)
     )
-    for task, count in ask(session, jobs, counts):
+    served = {queue.name for queue in queues if queue.is_served}
+    live = read_codes(ask(session, jobs, live_code(jobs.models)))
+    unclaimed = Counter[str]()
+    for queue, task, count in ask(session, jobs, counts):
+        is_unknown = queue in served and not any(code.may_know(task, queue) for code in live)
+        if task in paused or task not in jobs.tasks or is_unknown:
+            unclaimed[task] += count
+    for task, count in unclaimed.items():
         number = Count(count, is_least=count >= _LOOKED_AT)
         if task in paused:
             how = paused_words(paused[task].paused_until, paused[task].pause_reason)
             found = f"it is {how}, with {plural(number, 'job')} waiting"
             yield warning(f"task {task[:200]}", found, f"sqla-jobs resume --task {paused[task].task[:200]}")
+            continue
+        if task in jobs.tasks:
+            yield warning(
+                f"task {task[:200]}",
+                f"no live worker of its queue knows it, and {they_are(number, 'job')} waiting for it",
+                "start workers with the code that declares it: those that run are older, or of another application",
+            )
             continue
         yield warning(
             f"task {task[:200]}",
@@ -215,11 +233,13 @@ def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Rows that the server refuses to have changed."""
     of_each = ask(session, jobs, select(jobs.Process.set_aside)).scalars()
-    reasons = {name: why for shown in of_each for name, why in shown.items() if name != EVENT_LOOP}
+    reasons = {name: str(why) for shown in of_each for name, why in shown.items() if name != EVENT_LOOP}
     for name in sorted(reasons):
+        if reasons[name].startswith(UNFIT):
+            continue
         yield warning(
             name[:100],
-            str(reasons[name])[:1000],
+            reasons[name][:1000],
             "mend the row, or the trigger or constraint of yours that refuses; it is tried again every minute",
         )
 
@@ -302,4 +322,25 @@ def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             f"it {until}, and keeps its unique key meanwhile: what is enqueued of {task[:200]} with that key is no job "
             f"of its own{for_it if number else ''}",
             f"sqla-jobs retry {job_id} runs it now; or sqla-jobs cancel {job_id} sets its key free",
+        )
+
+
+def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Waiting jobs whose arguments do not fit the code of a worker, by task."""
+    process: Any = jobs.Process
+    rows = ask(session, jobs, select(process.host, process.pid, process.set_aside).where(is_alive(process)))
+    shown = [
+        (str(name), f"process {pid} of {host}", str(why)) for host, pid, all_ in rows for name, why in all_.items()
+    ]
+    unfit = {int(name[4:]): (who, why) for name, who, why in shown if why.startswith(UNFIT) and _IS_JOB(name)}
+    job: Any = jobs.Job
+    waiting = select(job.task, func.array_agg(job.id)).where(job.id.in_(unfit), job.state == "queued")
+    for task, ids in ask(session, jobs, waiting.group_by(job.task).order_by(job.task)) if unfit else ():
+        who, why = unfit[min(ids)]
+        others = plural(len(ids), "job")
+        yield warning(
+            f"task {task[:200]}",
+            f"{who} leaves {others} to workers with other code, such as job {min(ids)}: {why[:500]}",
+            f"sqla-jobs why {min(ids)} says who takes it; start workers with the code that enqueued it, or give what "
+            "is new in the task a default. Where no live worker takes it the attempt fails after a minute",
         )

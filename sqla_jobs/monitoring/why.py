@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,8 +20,10 @@ from sqla_jobs.monitoring.locks import read_holder
 from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.processes import age_of, is_alive, places
 from sqla_jobs.queries.limits import keeps_others_waiting
+from sqla_jobs.rules.fitting import UNFIT, Takes
 from sqla_jobs.rules.limits import described
 from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -137,10 +139,41 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     if (of_queue := read_paused_queues(session, jobs).get(row.queue)) is not None:
         who = _since(of_queue.at, of_queue.by, of_queue.until, of_queue.reason)
         yield f"The queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` lets it go on."
+    yield from _fits_no_code(session, jobs, row)
+
+
+def _fits_no_code(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Where not all live workers of its queue can run it."""
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
-    if ask(session, jobs, select(process.id).where(*serves).limit(1)).first() is None:
+    known = process.tasks[row.task]
+    query = select(process.host, process.pid, process.tasks.is_(None), process.tasks.has_key(row.task), known)
+    workers: Any = ask(session, jobs, query.where(*serves).order_by(process.host, process.pid)).all()
+    if not workers:
         yield f"No live worker serves queue {row.queue!r}: start one with `--queues {row.queue}`."
+    elif not any(is_silent or knows for *_, is_silent, knows, _ in workers):
+        yield (
+            f"No live worker that serves queue {row.queue!r} knows the task {row.task!r:.200}: start one whose code "
+            "declares it."
+        )
+    else:
+        given = arguments if isinstance(arguments := parse(row.args_text), dict) else {}
+        takes = {f"process {pid} of {host}": Takes.read(shown) for host, pid, *_, shown in workers if shown is not None}
+        misfits = {who: one for who, one in takes.items() if one is not None and not one.fits(given)}
+        if misfits:
+            yield _unfit(given, misfits, len(workers) - len(misfits))
+
+
+def _unfit(given: Iterable[str], misfits: Mapping[str, Takes], others: int) -> str:
+    who, takes = next(iter(misfits.items()))
+    also = f", nor of {plural(len(misfits) - 1, 'other')}" if misfits.keys() - {who} else ""
+    said = f"Its arguments ({', '.join(sorted(given))}) do not fit the code of {who}, which takes ({takes}){also}"
+    if others:
+        return f"{said}: another one takes it."
+    return (
+        f"{said}: start a worker with the code that enqueued it, or give what is new a default. Without one the "
+        "attempt fails after a minute."
+    )
 
 
 def _since(at: datetime | None, by: str | None, until: datetime | None, reason: str | None) -> str:
@@ -157,11 +190,15 @@ def _since(at: datetime | None, by: str | None, until: datetime | None, reason: 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     """What keeps the row from being changed."""
     name = f"job {row.id}"
-    shown: Any = jobs.Process.set_aside
-    reason = ask(session, jobs, select(shown[name].astext).where(shown.has_key(name)).limit(1)).scalar()
-    if reason is not None:
-        said = jobs.tasks.secrets(row.task, row.args_text).text(reason)[:1000]
-        yield f"The server refuses to have it changed: {said}; mend the row, trigger or constraint."
+    process: Any = jobs.Process
+    shown = process.set_aside
+    query = select(process.host, process.pid, shown[name].astext).where(shown.has_key(name)).limit(1)
+    for host, pid, reason in ask(session, jobs, query):
+        said = jobs.tasks.secrets(row.task, row.args_text).text(str(reason))[:1000]
+        if said.startswith(UNFIT):
+            yield f"Process {pid} of {host} leaves it to others: {said}."
+        else:
+            yield f"The server refuses to have it changed: {said}; mend the row, trigger or constraint."
     if row.is_uncommitted:
         yield "This transaction has added or changed it, and has not committed: no worker can take it before that."
     elif (holder := read_holder(session, jobs, row.id)) is not None:

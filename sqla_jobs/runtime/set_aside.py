@@ -63,6 +63,14 @@ class SetAside:
             why,
         )
 
+    def pass_over(self, row_id: int, why: str, *, most: int) -> bool:
+        """Pass over this one for a while, for another reason. False: `most` are passed over already."""
+        if len(self.reasons) >= most:
+            return False
+        with self._lock:
+            self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
+        return True
+
     def show(self, engine: Transactions[C], queries: Calls[C], process_id: uuid.UUID) -> None:
         """Show them in the row of this process, beside what others show there. By one thread alone."""
         reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from sqla_jobs.execution.coroutine import noting, soon
+from sqla_jobs.execution.coroutine import Noting, soon
 from sqla_jobs.rules.error_text import stack_of
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -51,23 +51,30 @@ class EventLoop:
     def start(self) -> None:
         """Begin to run, if it is the worker's own."""
         self.loop: asyncio.AbstractEventLoop = self._app or _new_loop()
-        self._factory = self.loop.get_task_factory()
-        self._noting = noting(self._factory)
-        self.loop.set_task_factory(self._noting)
-        soon(self.loop, self._answer)
+        soon(self.loop, self._begin)
         if self.is_own:
             self._thread.start()
 
     def stop(self) -> None:
         """End the loop, if it is the worker's own, where nothing holds it up."""
         self._is_stopping = True
-        soon(self.loop, self.loop.stop if self.is_own else self._note_no_more)
+        soon(self.loop, self._end)
         if self.is_own:
             self._thread.join(_STOP)
 
-    def _note_no_more(self) -> None:
-        if self.loop.get_task_factory() is self._noting:  # else another worker has built on it
-            self.loop.set_task_factory(self._factory)
+    def _begin(self) -> None:
+        self._noting = Noting.begin(self.loop)
+        self._answer()
+
+    def _end(self) -> None:
+        self._noting.end(self.loop)
+        if self.is_own:
+            self.loop.stop()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its application has closed it: what runs there never ends."""
+        return not self.is_own and self.loop.is_closed()
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run a coroutine in the loop, from another thread. Raises `RuntimeError` where its application closed it."""

@@ -50,6 +50,7 @@ from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
+from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.runners import Callbacks, Runners
 
@@ -153,6 +154,7 @@ class Worker(Service):
                 committed=self._books.succeeded,
                 has_room=self._claimer.wake,
                 is_free=self._limited.slot_freed,
+                loop_gone=self._on_loop_gone,
             )
         )
         self._keeper.may_close(self._coroutines.close_idle)
@@ -194,6 +196,8 @@ class Worker(Service):
             self._set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
+        takes = {name: one.takes for name, one in declarations.items()}
+        misfits = Misfits(self._jobs.models, takes, self._set_aside)
         self._executor = Executor(
             self._jobs.tasks,
             self._transactions(queries, isolation),
@@ -203,6 +207,7 @@ class Worker(Service):
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
             started=self._books.started,
+            unfit=misfits.meet,
         )
         for name in tasks:
             self._executor.prepare(name)
@@ -215,7 +220,13 @@ class Worker(Service):
         )
         self._finisher = Finisher(self._engine, queries, self._books.settled, self._set_aside)
         self._liveness = Liveness(
-            self._engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
+            self._engine,
+            shared,
+            self._keeper,
+            misfits,
+            tasks={name: one.shown() for name, one in takes.items()},
+            lost=self._on_lost,
+            unknown_leases=self._on_unknown_leases,
         )
         self._lookout = self._lookout_of(self._engine, self._claims, shared, tasks)
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
@@ -313,11 +324,13 @@ class Worker(Service):
         self._lookout.stop()
         if self._pruner is not None:
             self._pruner.stop()
-        overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
-        late = self._runners.running
-        for end in (held.ended(Outcome.lost(overdue)) for held in late):
+        stranded, late = self._runners.stranded, self._runners.running
+        self._end([held for held in stranded if held.started_at is None], Outcome.released())
+        why = "its event loop was closed" if stranded else f"this did not end within {grace:g} s"
+        lost = Outcome.lost(Failure("Lost", f"the worker stopped, and {why}"))
+        for end in (held.ended(lost) for held in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
-        self._end(late, Outcome.lost(overdue))
+        self._end(late, lost)
         self._give_back()  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
@@ -357,6 +370,16 @@ class Worker(Service):
                     held.job.task,
                 )
                 held.lose()
+
+    def _on_loop_gone(self) -> None:
+        """Coroutine tasks can run here no more, and nobody is left who would stop this worker."""
+        if not self._stopped and not self._stop_requested.is_set():
+            log.error(
+                "the event loop was closed while this worker ran in it: it stops, and gives back what it holds. "
+                "Close the loop after the block `async with jobs.worker(…)`"
+            )
+            self._stop_requested.set()
+            self._aside.submit(self.stop)
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:
