@@ -191,9 +191,11 @@ class Gating:
         """The gates that this code declares, then the job's others: another version of the code may declare those."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()
+        declaration = self._declarations[one.task]
         self._made[one.job_id] = made = self._of_code(one.task, one.args)
-        wanted = dict.fromkeys([*self._added_by_operators(self._declarations[one.task]), *made])
-        others = [gate for gate in one.gates if gate not in wanted and gate[0] not in "!~"]
+        wanted = dict.fromkeys([*self._added_by_operators(declaration), *made])
+        left = [gate for gate in one.gates if gate not in wanted and gate[0] not in "!~"]
+        others = [gate for gate in left if not any(mine.misspells(gate) for mine in declaration.gates)]
         limits = [gate for gate in wanted if gate[0] != "~"]
         turns = [gate for gate in wanted if gate[0] == "~"]
         return [*limits, *others[: max(0, PLACES - len(limits))], *turns]

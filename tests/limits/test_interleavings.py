@@ -244,7 +244,7 @@ def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become
         if change == "move":
             assert move(session, jobs.models, first, queue="other", priority=9)
         elif change == "move many":
-            selection = Selection(ids=[first.id])
+            selection = Selection(ids=(first.id,))
             move_to(queue="other", priority=9).batch(session, jobs.models, selection, after=0, until=first.id)
         else:
             shop.ordered.options(unique_key="first", unique=policy, priority=9).enqueue(session, account=1, n=0)
