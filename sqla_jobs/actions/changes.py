@@ -162,7 +162,10 @@ def retry_over(over: timedelta | float, number: int) -> Change:
 
 
 def move_to(*, queue: str | None = None, priority: int | None = None) -> Change:
-    """Waiting jobs go to the end of another queue or priority. Raises `ArgumentsError`."""
+    """Waiting jobs go to the end of another queue or priority. Those of ordered keys keep their places there.
+
+    Raises `ArgumentsError`.
+    """
     check_move(queue, priority)
 
     def apply(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:

@@ -143,7 +143,10 @@ def rescheduled(run_at: datetime | timedelta) -> dict[str, Any]:
 def move(
     session: Session, models: Models[Any], job: JobMixin | int, *, queue: str | None = None, priority: int | None = None
 ) -> bool:
-    """A waiting job goes to the end of another queue or priority. False: it does not wait."""
+    """A waiting job goes to the end of another queue or priority. False: it does not wait.
+
+    A job of an ordered key keeps its place there: queue and priority change nothing in that order.
+    """
     check_move(queue, priority)
     table = models.Job
     after_commit(session, table, models.channel, "")
@@ -159,7 +162,9 @@ def check_move(queue: str | None, priority: int | None) -> None:
 
 def moved(models: Models[Any], queue: str | None, priority: int | None) -> dict[str, Any]:
     """What moving sets in a job that waits."""
-    return {**given_place(queue, priority), "position": models.positions.next_value()}
+    job = models.Job
+    position = case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
+    return {**given_place(queue, priority), "position": position}
 
 
 def given_place(queue: str | None, priority: int | None) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import greenlet_spawn
 
-from sqla_jobs.database.engines import IdleConnections, at_most, by_psycopg, checked_isolation, is_asynchronous
+from sqla_jobs.database.engines import (
+    IdleConnections,
+    at_most,
+    by_psycopg,
+    check_translation,
+    checked_isolation,
+    is_asynchronous,
+)
 from sqla_jobs.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -103,7 +110,9 @@ def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
     """A synchronous engine of the same database."""
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    return by_psycopg(bind.sync_engine if isinstance(bind, AsyncEngine) else engine_of(bind, entity))
+    engine = bind.sync_engine if isinstance(bind, AsyncEngine) else engine_of(bind, entity)
+    check_translation(engine, entity)  # another driver gets an engine of its own, which would not translate
+    return by_psycopg(engine)
 
 
 def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
@@ -112,6 +121,7 @@ def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
     if not is_asynchronous(type(made)):
         raise ConfigurationError(f"async_bind must make AsyncSessions, and makes a {type(made).__name__}: {_REMEDY}")
     found: Engine | Connection = made.sync_session.get_bind(entity)
+    check_translation(found, entity)
     return found.engine
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, cast
 
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqla_jobs.database.async_sessions import AsyncBind, AsyncSessions, synchronous_engine
-from sqla_jobs.database.engines import REMEDY, check_engine, checked_isolation, is_asynchronous
+from sqla_jobs.database.engines import REMEDY, check_engine, check_translation, checked_isolation, is_asynchronous
 from sqla_jobs.errors import ConfigurationError
 
 SessionFactory = Callable[[], Session]
@@ -43,6 +43,9 @@ class Binding:
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind
+        engine = bind.kw["bind"] if isinstance(bind, sessionmaker) else bind
+        if isinstance(engine, Engine):
+            check_translation(engine, entity)
 
     def async_sessions(self, isolation: str) -> AsyncSessions:
         """The sessions of coroutine tasks, at this isolation level where the application has no asynchronous engine."""
@@ -55,12 +58,15 @@ class Binding:
             return check_engine(self._bind)
         with self.session() as session:
             found = session.get_bind(self._entity)
-        return check_engine(found.engine if isinstance(found, Connection) else found)
+        check_translation(found, self._entity)
+        return check_engine(found.engine)
 
     def check_isolation(self) -> str:
         """The isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
         with self.session() as session:
-            return checked_isolation(session.connection(bind_arguments={"mapper": self._entity}))
+            connection = session.connection(bind_arguments={"mapper": self._entity})
+            check_translation(connection, self._entity)
+            return checked_isolation(connection)
 
     @contextmanager
     def session(self) -> Generator[Session]:

@@ -37,6 +37,18 @@ def check_engine(engine: Engine) -> Engine:
     return engine
 
 
+def check_translation(bind: Engine | Connection, entity: type[Any]) -> None:
+    """Raises `ConfigurationError` where SQLAlchemy looks for the jobs in another schema than workers do."""
+    schema = entity.__table__.schema
+    translated = (bind.get_execution_options().get("schema_translate_map") or {}).get(schema, schema)
+    if translated != schema:
+        raise ConfigurationError(
+            f"schema_translate_map puts {translated!r} in the place of the schema {schema!r} of the jobs: sessions "
+            "enqueue them there, and workers and clocks, whose statements it does not change, do not find them. "
+            "Give the jobs a schema that the map does not name, such as Jobs(…, schema='public')"
+        )
+
+
 def checked_isolation(connection: Connection) -> str:
     """The isolation level of a connection of the application's. Raises `ConfigurationError` for autocommit."""
     level = connection.get_isolation_level()

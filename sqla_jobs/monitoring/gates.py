@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
@@ -19,7 +18,6 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import GateState
 from sqla_jobs.queries.restrictions import is_of_operator
 from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gate, titled
-from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import duration, plural
 
 _NAMED = 3
@@ -59,12 +57,8 @@ def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
     found = dict.fromkeys(job.gates or ())
     names: Sequence[str] = [job.task]
     if (task := jobs.tasks.get(job.task)) is not None:
-        declaration, args = task.declaration, parse(job.args_text)
-        names = [declaration.name, *declaration.aliases]
-        try:
-            found |= dict.fromkeys(declaration.gates_of(args if isinstance(args, dict) else {}))
-        except ArgumentsError:
-            found |= dict.fromkeys(declaration.gates_without_key)
+        names = [task.declaration.name, *task.declaration.aliases]
+        found |= dict.fromkeys(task.declaration.gates_of_row(job.args_text))
     limit: Any = jobs.Limit
     by_operators = select(limit.gate).where(is_of_operator(limit), limit.tasks.overlap(names))
     return [*(found | dict.fromkeys(ask(session, jobs, by_operators).scalars()))]

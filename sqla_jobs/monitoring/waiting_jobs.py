@@ -231,7 +231,7 @@ def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Rows that the server refuses to have changed."""
+    """Rows that workers and clocks pass over, since nothing can be done with them."""
     of_each = ask(session, jobs, select(jobs.Process.set_aside)).scalars()
     reasons = {name: str(why) for shown in of_each for name, why in shown.items() if name != EVENT_LOOP}
     for name in sorted(reasons):
@@ -240,7 +240,8 @@ def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning(
             name[:100],
             reasons[name][:1000],
-            "mend the row, or the trigger or constraint of yours that refuses; it is tried again every minute",
+            "mend what it names: the row, a trigger or constraint of yours, or a function that makes keys; "
+            "it is tried again every minute",
         )
 
 

@@ -188,7 +188,7 @@ def _since(at: datetime | None, by: str | None, until: datetime | None, reason: 
 
 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """What keeps the row from being changed."""
+    """What keeps workers from taking the row."""
     name = f"job {row.id}"
     process: Any = jobs.Process
     shown = process.set_aside
@@ -198,7 +198,10 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         if said.startswith(UNFIT):
             yield f"Process {pid} of {host} leaves it to others: {said}."
         else:
-            yield f"The server refuses to have it changed: {said}; mend the row, trigger or constraint."
+            yield (
+                f"Workers pass it over, and try it again every minute: {said}. Mend what that names: the row, a trigger "
+                "or constraint, or a function that makes keys."
+            )
     if row.is_uncommitted:
         yield "This transaction has added or changed it, and has not committed: no worker can take it before that."
     elif (holder := read_holder(session, jobs, row.id)) is not None:

@@ -11,12 +11,14 @@ from sqlalchemy import (
     Connection,
     Integer,
     Text,
+    and_,
     any_,
     bindparam,
     cast,
     false,
     func,
     literal_column,
+    or_,
     select,
     true,
     union_all,
@@ -31,7 +33,7 @@ from sqla_jobs.queries.statement import Statement
 
 
 class Ungated(NamedTuple):
-    """A job with fewer gates than its task has now."""
+    """A job with fewer gates than its task has now, or outside of the order of its key."""
 
     job_id: int
     task: str
@@ -49,7 +51,10 @@ class Gated(NamedTuple):
 
 
 class FewerGates(Statement):
-    """Jobs with fewer gates than their task has: all running ones, and some that wait."""
+    """Jobs with fewer gates than their task has: all running ones, and some that wait.
+
+    Also those that plain SQL has put behind an ordered gate and not into its order, in which nothing finds them.
+    """
 
     def __call__(self, connection: Connection, expected: Mapping[str, int], queues: Sequence[str]) -> list[Ungated]:
         """`expected` is the number of gates by task. Only waiting jobs of `queues` are found."""
@@ -72,10 +77,14 @@ class FewerGates(Statement):
         known = unnest_text("known", task=("tasks", Text), number=("numbers", Integer))
         has = func.coalesce(func.cardinality(jobs.c.gates), 0)
         gates = func.coalesce(jobs.c.gates, literal_column("'{}'::text[]", ARRAY(Text)))
+        first_after_ordered = literal_column(
+            """'"'""", Text
+        )  # gates are sorted by bytes, and ordered ones begin with !
+        is_outside = and_(jobs.c.ordered_by.is_(None), first_after_ordered > any_(jobs.c.gates))
         return (
             select(jobs.c.id, jobs.c.task, cast(jobs.c.args, Text), gates, is_running)
             .select_from(jobs.join(known, jobs.c.task == known.c.task))
-            .where(has < known.c.number, *where)
+            .where(or_(has < known.c.number, is_outside), *where)
         )
 
 

@@ -255,9 +255,8 @@ class Statements:
         job = self.models.Job
         latest = None if self._max_delay is None else job.created_at + timedelta(seconds=self._max_delay)
         is_late = false() if latest is None else and_(job.state == "queued", latest <= func.clock_timestamp())
-        stays = and_(is_late, job.queue == new.queue, job.priority == new.priority)
         return {
-            **self._changed(new, moves=not_(stays)),
+            **self._changed(new, or_(not_(is_late), self._is_elsewhere(new, job.queue != new.queue))),
             **{own: new[own.key] for own in self._own_columns},
             "queue": new.queue,
             "state": case((is_late, "queued"), else_=new.state),
@@ -269,17 +268,22 @@ class Statements:
         columns = inspect(self.models.Job).columns
         given = {columns[name] for name in self._given}
         return {
-            **self._changed(new, moves=self.models.Job.priority != new.priority),
+            **self._changed(new, self._is_elsewhere(new)),
             **{own: new[own.key] for own in self._own_columns if own in given},
         }
 
-    def _changed(self, new: Any, *, moves: ColumnElement[bool]) -> dict[Any, Any]:
-        """Those that move go to the end, also those that wait behind other gates from now on."""
+    def _changed(self, new: Any, moves: ColumnElement[bool]) -> dict[Any, Any]:
+        """Those that move go to the end."""
         job = self.models.Job
-        is_elsewhere = or_(moves, job.gates.is_distinct_from(new.gates))
-        position = case((is_elsewhere, new.position), else_=job.position)
+        position = case((moves, new.position), else_=job.position)
         again = {"position": position, "times_replaced": func.coalesce(job.times_replaced, 0) + 1}
         return {name: new[name] for name in _CHANGED} | again
+
+    def _is_elsewhere(self, new: Any, *also: ColumnElement[bool]) -> ColumnElement[bool]:
+        """Whether they wait among others from now on: of an ordered key only another key has other ones."""
+        job = self.models.Job
+        is_elsewhere = or_(job.priority != new.priority, job.gates.is_distinct_from(new.gates), *also)
+        return case((job.ordered_by == new.ordered_by, false()), else_=is_elsewhere)
 
     @property
     def _own_columns(self) -> list[Any]:

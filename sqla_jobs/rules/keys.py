@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,16 @@ KeyOf = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
 
 as_json: partial[str] = partial(json.dumps, sort_keys=True, separators=(",", ":"))
 """The text of a key: one for equal keys."""
+
+
+def number_alike(key: str) -> str:
+    """The same JSON with whole numbers written as such, 1.0 as 1: PostgreSQL and other languages write either."""
+    return as_json(json.loads(key, parse_float=_number)) if key[0] not in '"tfn' and not key.isdecimal() else key
+
+
+def _number(said: str) -> float | int:
+    number = Decimal(said)
+    return int(number) if number == number.to_integral_value() else float(number)
 
 
 def argument_names(what: str, key: object) -> tuple[str, ...]:

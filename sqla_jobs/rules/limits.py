@@ -7,8 +7,9 @@ A row of limits is named by a gate, or by one without its key, such as `#mail=`:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
 from shlex import quote
@@ -16,7 +17,7 @@ from typing import Any, Literal, overload
 
 from sqla_jobs.errors import DeclarationError, JobsError
 from sqla_jobs.rules.checks import DAY, check_integer, check_name, check_seconds
-from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show
+from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments, may_show, number_alike
 
 MOST_RUNNING = 1_000_000
 MOST_RATE = 10_000
@@ -31,6 +32,8 @@ LONGEST_GATE = 500
 _LONGEST_NAME = 200
 _LONGEST = 120
 """Characters of a key. A longer one is replaced by its hash."""
+_HASHED = re.compile("sha256:[0-9a-f]{40}")
+"""In place of a key. No key is so itself: a text has quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +77,8 @@ class ConcurrencyLimit(_Keyed):
             )
         if ordered and key is None:
             raise DeclarationError("ConcurrencyLimit(1, ordered=…) needs key=, whose jobs are to keep their order")
-        for field, value in {"running": running, "ordered": ordered, "key": key, "name": name}.items():
-            object.__setattr__(self, field, value)
+        for member, value in {"running": running, "ordered": ordered, "key": key, "name": name}.items():
+            object.__setattr__(self, member, value)
 
     @property
     def kind(self) -> str:
@@ -102,8 +105,8 @@ class RateLimit(_Keyed):
     def __init__(self, rate: int, *, per: float | timedelta, key: KeyOf | None = None, name: str | None = None) -> None:
         check_integer("RateLimit", rate, least=0, most=MOST_RATE, error=DeclarationError)
         seconds = check_seconds("RateLimit: per", per, least=1.0, most=DAY, error=DeclarationError)
-        for field, value in {"rate": rate, "per": seconds, "key": key, "name": name}.items():
-            object.__setattr__(self, field, value)
+        for member, value in {"rate": rate, "per": seconds, "key": key, "name": name}.items():
+            object.__setattr__(self, member, value)
 
     kind = "%"
 
@@ -116,25 +119,47 @@ class RateLimit(_Keyed):
 Limit = ConcurrencyLimit | RateLimit
 
 
-@dataclass(frozen=True)
+@dataclass
 class Gate:
     """One gate of a task: the row of limits behind it, and how the gate of each job is made from its arguments."""
 
     row: str
     """Such as `#stripe`, or `#mail=` if each key has a gate of its own."""
     key: KeyOf | None
-    is_hidden: bool
-    """Whether the key may show sensitive arguments, and so is hashed."""
+    hides: bool
+    """Whether the key may show sensitive arguments of this task."""
     limit: Limit | None
     """None if the gate only makes jobs take turns."""
+    is_hidden: bool = field(init=False)
+    """Whether keys are hashed: as they are in each task that shares the row, once `spell_alike` was called."""
+
+    def __post_init__(self) -> None:
+        self.is_hidden = self.hides
 
     def of(self, arguments: Mapping[str, Any]) -> str:
         """The gate of a job with these arguments, as stored."""
-        return self.row if self.key is None else self.of_key(key_of(self.key, arguments))
+        return self.row if self.key is None else self._with(key_of(self.key, arguments))
 
     def of_key(self, key: object) -> str:
-        """The gate of one key."""
+        """The gate of one key, which may be said by the hash that people see of it."""
+        return f"{self.row}{key}" if isinstance(key, str) and _HASHED.fullmatch(key) else self._with(key)
+
+    def misspells(self, gate: str) -> bool:
+        """Whether that gate has a key of this row as it is, although it is hashed: made by code that knew less."""
+        return self.is_hidden and gate.startswith(self.row) and not _HASHED.fullmatch(gate[len(self.row) :])
+
+    def _with(self, key: object) -> str:
         return self.row + key_text(key, is_hidden=self.is_hidden)
+
+
+def spell_alike(gates: Sequence[Gate]) -> None:
+    """Have all tasks that share a row hash its keys if one does.
+
+    Else one key had two gates, and twice as many jobs of it could start.
+    """
+    hidden = {gate.row for gate in gates if gate.hides}
+    for gate in gates:
+        gate.is_hidden = gate.row in hidden
 
 
 def gates_of(
@@ -162,7 +187,8 @@ def gates_of(
 
 def _gate(task: str, limit: Limit | None, kind: str, key: KeyOf | None, name: str, hidden: frozenset[str]) -> Gate:
     check_limit_name(f"{task}: the name of a limit", name, error=DeclarationError)
-    return Gate(f"{kind}{name}" + ("" if key is None else "="), key, may_show(key, hidden), limit)
+    keyed = "" if key is None else "="
+    return Gate(f"{kind}{name}{keyed}", key, key is not None and may_show(key, hidden), limit)
 
 
 def check_limit_name(what: str, name: object, *, error: type[JobsError]) -> str:
@@ -190,7 +216,7 @@ def key_of(key: KeyOf, arguments: Mapping[str, Any]) -> Any:
 
 def key_text(key: object, *, is_hidden: bool = False) -> str:
     """The end of a gate: the key as JSON, or its hash if it is long or hidden."""
-    text = as_json(key)
+    text = number_alike(as_json(key))
     return f"sha256:{sha256(text.encode()).hexdigest()[:40]}" if is_hidden or len(text) > _LONGEST else text
 
 

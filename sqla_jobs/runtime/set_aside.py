@@ -1,4 +1,4 @@
-"""Rows that the server refuses to have changed: they are passed over, so that they hold up nothing but themselves."""
+"""Rows that nothing can be done with: they are passed over, so that they hold up nothing but themselves."""
 
 from __future__ import annotations
 
@@ -47,9 +47,12 @@ class SetAside:
             self._until = {row_id: until for row_id, until in self._until.items() if until > now}
             return {row_id: self._reasons[row_id] for row_id in self._until}
 
-    def add(self, what: str, row_id: int, error: Exception) -> None:
+    def refused(self, what: str, row_id: int, error: Exception) -> None:
         """Pass over this one for a while, since the server refuses `what`."""
-        why = f"{what} is refused by the server: {reason(error)}"
+        self.add(row_id, f"{what} is refused by the server: {reason(error)}")
+
+    def add(self, row_id: int, why: str) -> None:
+        """Pass over this one for a while."""
         with self._lock:
             self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
             is_new = row_id not in self._told
@@ -94,4 +97,4 @@ class SetAside:
         except Exception as error:
             if not blames_a_row(error):
                 raise
-        return in_parts(candidates(others), lambda ids: change(Among(only=ids)), partial(self.add, what))
+        return in_parts(candidates(others), lambda ids: change(Among(only=ids)), partial(self.refused, what))

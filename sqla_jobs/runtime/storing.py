@@ -76,5 +76,5 @@ def _store_failure(
                 raise
         else:
             return "replaced" if fate is None and one is not end else fate
-    set_aside.add("its end", end.lease.job_id, error)
+    set_aside.refused("its end", end.lease.job_id, error)
     return "refused"

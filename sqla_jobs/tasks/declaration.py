@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import tenacity
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models.types import MAX_ATTEMPTS
@@ -29,6 +30,8 @@ from sqla_jobs.tasks.unique import UniqueRule, declared_rule
 
 if TYPE_CHECKING:
     from sqla_jobs.tasks.task import Task
+
+log: logging.Logger = logging.getLogger("sqla_jobs")
 
 
 class TaskOptions(TypedDict, total=False):
@@ -94,10 +97,13 @@ class Declaration:
         """`gates_of`, or None where no job has gates."""
         return self.gates_of if self.gates else None
 
-    @property
-    def gates_without_key(self) -> list[str]:
-        """The gates of a job whose arguments make no key: its keys are null."""
-        return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
+    def gates_of_row(self, args: str) -> list[str]:
+        """The gates of a job with these arguments, JSON as plain SQL may have written it: keys that fail are null."""
+        try:
+            return self.gates_of(from_json(args))
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a key function would end a thread of the worker
+            log.debug("%s: the keys of its limits are taken as null: %s", self.name, type(error).__name__)
+            return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
 
     @cached_property
     def takes(self) -> Takes:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from sqla_jobs.errors import ConfigurationError, DeclarationError, UnknownTask
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.rules.limits import spell_alike
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.task import Task
@@ -51,6 +52,8 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
                 self._by_name[name] = task
             if isinstance(declaration.signature.target, type):
                 self._by_class[declaration.signature.target] = task
+            if declaration.gates:
+                spell_alike([gate for one in self._by_name.values() for gate in one.declaration.gates])
 
     def load(self) -> None:
         """Import the modules given as `tasks=`. Raises `ConfigurationError` naming the one that fails."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.refusals import in_parts
-from sqla_jobs.errors import ArgumentsError, ConfigurationError
+from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.gating import Gated, Ungated
@@ -23,12 +21,15 @@ from sqla_jobs.rules.limits import PLACES, described, ordered_gate, worded
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
 
-log: logging.Logger = logging.getLogger("sqla_jobs.worker")
-
 _SOON, _SELDOM = 1.0, 5.0
 """Seconds between two looks for jobs that lack gates: after news, and without news."""
 _FORGET = 3600.0
 """Seconds between two deletions of old starts."""
+_MOST_MADE = 10_000
+_UNSTEADY = (
+    "each time it is looked at its limits have another key: key= and fair_by= must make one key of the same arguments, "
+    "in every process, so without the time, random numbers and hash()"
+)
 
 Begin = Callable[[], AbstractContextManager[Connection]]
 """Begins a transaction or a savepoint that ends with the block."""
@@ -55,6 +56,8 @@ class Gating:
         """Tasks that may not start now. A job that runs behind the same limit is not counted: its row is locked."""
         self.added_to_tasks: dict[str, list[str]] = {}
         """By task, the gates that operators added."""
+        self._made: dict[int, list[str]] = {}
+        """By id of some jobs that were given gates and have not begun since: the ones that code declares."""
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
@@ -153,10 +156,24 @@ class Gating:
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
-        """Give claimed jobs the gates that they should have and lack. Returns the run ids of those that lacked any."""
+        """Give claimed jobs the gates that they should have and lack. Returns the run ids of those that lacked any.
+
+        One whose gates are other ones each time, by a function that makes another key of the same arguments, is set
+        aside: it would be claimed and given back for ever.
+        """
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
+        unsteady = [job for job in lacking if self._is_unsteady(job)]
+        for job in unsteady:
+            self._set_aside.add(job.job_id, _UNSTEADY)
+        for job in claimed:
+            self._made.pop(job.job_id, None)
         self._give(begin, [Ungated(job.job_id, job.task, job.args, [*job.gates], True) for job in lacking])
         return {job.run_id for job in lacking}
+
+    def _is_unsteady(self, job: Claimed) -> bool:
+        """Whether it still has what this process has made of its arguments, which makes something else of them now."""
+        made = self._made.get(job.job_id)
+        return made is not None and {*made} <= {*job.gates} and made != self._of_code(job.task, job.args)
 
     def _give(self, begin: Begin, found: Iterable[Ungated]) -> int:
         """Returns how many jobs were changed. A job that the server refuses to change is set aside."""
@@ -168,24 +185,26 @@ class Gating:
             with begin() as connection:
                 return self._queries.give_gates(connection, some)
 
-        return sum(in_parts(gated, give, lambda one, error: self._set_aside.add("its limit", one.job_id, error)))
+        return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
     def _joined(self, one: Ungated) -> list[str]:
         """The gates that this code declares, then the job's others: another version of the code may declare those."""
-        wanted = self._expected(one.task, one.args)
-        others = [gate for gate in one.gates if gate not in wanted and gate[0] not in "!~"]
+        if len(self._made) >= _MOST_MADE:
+            self._made.clear()
+        declaration = self._declarations[one.task]
+        self._made[one.job_id] = made = self._of_code(one.task, one.args)
+        wanted = dict.fromkeys([*self._added_by_operators(declaration), *made])
+        left = [gate for gate in one.gates if gate not in wanted and gate[0] not in "!~"]
+        others = [gate for gate in left if not any(mine.misspells(gate) for mine in declaration.gates)]
         limits = [gate for gate in wanted if gate[0] != "~"]
         turns = [gate for gate in wanted if gate[0] == "~"]
         return [*limits, *others[: max(0, PLACES - len(limits))], *turns]
 
-    def _expected(self, task: str, args: str | Mapping[str, Any]) -> dict[str, None]:
-        declaration = self._declarations[task]
-        try:
-            gates = declaration.gates_of(from_json(args) if isinstance(args, str) else args)
-        except (ArgumentsError, ValueError) as error:  # by plain SQL anything may be enqueued
-            log.debug("%s; its key is taken as null", error)
-            gates = declaration.gates_without_key
-        return dict.fromkeys([*self._added_by_operators(declaration), *gates])
+    def _expected(self, task: str, args: str) -> dict[str, None]:
+        return dict.fromkeys([*self._added_by_operators(self._declarations[task]), *self._of_code(task, args)])
+
+    def _of_code(self, task: str, args: str) -> list[str]:
+        return self._declarations[task].gates_of_row(args)
 
     def _added_by_operators(self, declaration: Declaration) -> list[str]:
         declared = {gate.row for gate in declaration.gates}

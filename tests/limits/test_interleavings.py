@@ -17,6 +17,9 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Unique
+from sqla_jobs.actions.changes import move_to
+from sqla_jobs.actions.jobs import move
+from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.worker.gate_floors import GateFloors
@@ -226,6 +229,43 @@ def test_what_has_begun_is_the_head_over_queues_and_unequal_gates(database: Engi
         assert [job.job_id for job in again] == [first.job_id]
         claims.end(*again)
         assert arguments(claims.limited(), database) == [1]
+
+
+@pytest.mark.parametrize("change", ["move", "move many", "update"])
+def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become(
+    database: Engine, claims: Claims, change: str
+) -> None:
+    floors = hot(database, claims, shop.ordered, account=1)
+    policy = Unique(on_conflict="update")
+    with Session(database) as session:
+        first = shop.ordered.options(unique_key="first", unique=policy).enqueue(session, account=1, n=0)
+        session.commit()
+        enqueue(database, shop.ordered, [{"account": 1, "n": n} for n in (1, 2)])
+        if change == "move":
+            assert move(session, jobs.models, first, queue="other", priority=9)
+        elif change == "move many":
+            selection = Selection(ids=(first.id,))
+            move_to(queue="other", priority=9).batch(session, jobs.models, selection, after=0, until=first.id)
+        else:
+            shop.ordered.options(unique_key="first", unique=policy, priority=9).enqueue(session, account=1, n=0)
+        session.commit()
+        queue, priority = first.queue, first.priority
+    assert (queue, priority) == ("default" if change == "update" else "other", 9)
+    (head,) = claims.limited(queue=queue, floors=floors)
+    assert arguments([head], database) == [0]
+    claims.end(head)
+    assert one_by_one(database, claims, floors) == [1, 2]
+
+
+def test_a_delayed_job_of_a_key_gets_its_place_when_it_becomes_due(database: Engine, claims: Claims) -> None:
+    with Session(database) as session:
+        shop.ordered.options(delay=3600).enqueue(session, account=1, n=0)
+        session.commit()
+        enqueue(database, shop.ordered, [{"account": 1, "n": n} for n in (1, 2)])
+        session.execute(text("UPDATE sqla_jobs SET run_at = now() WHERE state = 'scheduled'"))
+        session.commit()
+    claims.promote()
+    assert one_by_one(database, claims, SteadyFloors()) == [1, 2, 0]
 
 
 def test_an_ended_job_of_a_key_that_a_person_retries_goes_next_and_not_beside(database: Engine, claims: Claims) -> None:

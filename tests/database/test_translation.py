@@ -1,0 +1,88 @@
+"""Engines with a `schema_translate_map`, which changes what sessions say and not what workers say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from sqla_jobs import ConfigurationError, Jobs
+
+OF_TENANT: dict[str, Any] = {"schema_translate_map": {None: "tenant"}}
+
+
+def application(schema: str | None = None) -> Jobs[Any]:
+    class Base(DeclarativeBase):
+        pass
+
+    jobs = Jobs(Base, schema=schema)
+
+    @jobs.task
+    def note(n: int) -> None: ...
+
+    return jobs
+
+
+def translating(engine: Engine, kind: str) -> Any:
+    """What an application binds."""
+    plain = engine.execution_options(**OF_TENANT)
+    aio = create_async_engine(engine.url).execution_options(**OF_TENANT)
+    return {
+        "engine": plain,
+        "sessions": sessionmaker(plain),
+        "asynchronous engine": aio,
+        "asynchronous sessions": async_sessionmaker(aio),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["engine", "sessions", "asynchronous engine", "asynchronous sessions"])
+def test_a_bind_that_puts_the_jobs_elsewhere_is_refused(engine: Engine, kind: str) -> None:
+    jobs = application()
+    with pytest.raises(ConfigurationError, match=r"puts 'tenant' in the place of the schema None .* schema='public'"):
+        jobs.bind(translating(engine, kind))
+    assert not jobs.is_bound
+
+
+def of_factory(jobs: Jobs[Any], engine: Engine) -> None:
+    jobs.bind(lambda: Session(engine.execution_options(**OF_TENANT)))
+
+
+def of_connection(jobs: Jobs[Any], engine: Engine) -> None:
+    def make() -> Session:
+        session = Session(engine)
+        session.connection(execution_options=OF_TENANT)
+        return session
+
+    jobs.bind(make)
+
+
+def of_coroutines(jobs: Jobs[Any], engine: Engine) -> None:
+    @jobs.task
+    async def read(session: AsyncSession, n: int) -> None: ...
+
+    jobs.bind(engine, async_bind=create_async_engine(engine.url).execution_options(**OF_TENANT))
+
+
+@pytest.mark.parametrize("bind", [of_factory, of_connection, of_coroutines])
+def test_what_only_sessions_show_is_refused_where_a_worker_starts(
+    database: Engine, bind: Callable[[Jobs[Any], Engine], None]
+) -> None:
+    jobs = application()
+    bind(jobs, database)
+    with pytest.raises(ConfigurationError, match="puts 'tenant' in the place of the schema None"):
+        jobs.worker().drain()
+
+
+def test_jobs_of_a_schema_that_the_map_does_not_name_are_where_all_tenants_look(database: Engine) -> None:
+    jobs = application(schema="public")
+    jobs.bind(database.execution_options(**OF_TENANT))
+    with Session(database.execution_options(schema_translate_map={None: "another"})) as session:
+        jobs.tasks["note"].enqueue(session, n=1)
+        session.commit()
+    assert jobs.worker().drain() == 1
+    with database.connect() as connection:
+        assert connection.scalar(text("SELECT state FROM public.sqla_jobs")) == "succeeded"

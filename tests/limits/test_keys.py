@@ -1,0 +1,173 @@
+"""Keys of limits that are odd: made by functions that misbehave, spelled in two ways, or written by plain SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic_core import from_json
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import ConcurrencyLimit, Jobs, RateLimit
+from sqla_jobs.monitoring.examine import examine
+from sqla_jobs.rules.limits import key_text
+from tests import limited_shop as shop
+from tests.counting import states
+from tests.helpers import wait_until
+from tests.limits.attempts import enqueue, left
+
+pytestmark = pytest.mark.slow
+
+
+def bound(database: Engine) -> Jobs[Any]:
+    class Base(DeclarativeBase):
+        pass
+
+    return Jobs(Base, session_factory=database)
+
+
+class Application:
+    """One whose `send` is limited by key."""
+
+    def __init__(self, database: Engine, key: Any) -> None:
+        self.jobs = bound(database)
+
+        @self.jobs.task(limits=ConcurrencyLimit(1, key=key))
+        def send(n: int) -> None: ...
+
+        self.send = send
+
+
+def insert(engine: Engine, task: str, args: str, gates: str | None = None) -> None:
+    """By SQL, as another language does."""
+    statement = text("INSERT INTO sqla_jobs (task, args, gates, state) VALUES (:task, :args, :gates, 'queued')")
+    with engine.begin() as connection:
+        connection.execute(statement, {"task": task, "args": args, "gates": gates})
+
+
+def test_a_key_function_that_exits_holds_up_no_other_job(database: Engine) -> None:
+    """It runs in the worker for jobs that have no gates yet. Its key is null then, as after an error."""
+
+    def exits(arguments: Mapping[str, Any]) -> int:
+        if arguments["n"] == 1:
+            sys.exit("as asked")
+        return 1
+
+    app = Application(database, exits)
+    insert(database, "send", '{"n": 1}')
+    with app.jobs.worker({"default": 2}), Session(database) as session:
+        wait_until(lambda: left(database) == 0)
+        app.send.enqueue(session, n=2)
+        session.commit()
+        wait_until(lambda: states(database) == {"succeeded": 2})
+
+
+def test_a_job_whose_key_is_another_one_each_time_is_set_aside_with_the_reason(
+    database: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+
+    def unsteady_key(arguments: Mapping[str, Any]) -> int:
+        return time.time_ns() // 1000 if arguments["n"] == 1 else 0
+
+    app = Application(database, unsteady_key)
+    with Session(database) as session, app.jobs.worker({"default": 2}, heartbeat=0.2):
+        unsteady = app.send.enqueue(session, n=1)
+        app.send.enqueue(session, n=2)
+        session.commit()
+        wait_until(lambda: states(database) == {"queued": 1, "succeeded": 1})
+        wait_until(lambda: any("another key" in said for said in app.jobs.why(session, unsteady)))
+        (told,) = [one for one in examine(session, app.jobs) if one.about == f"job {unsteady.id}"]
+        assert "must make one key of the same arguments" in told.found
+        claims = session.scalar(text("SELECT last_value FROM sqla_runs_id_seq"))
+        assert claims <= 3, "the other one, and two rounds"
+    assert "is set aside" in caplog.text
+
+
+def test_a_job_that_plain_sql_has_put_behind_an_ordered_key_starts_in_its_order(database: Engine) -> None:
+    """Without `ordered_by` no claim finds it."""
+    insert(database, "ordered", '{"account": 1, "n": 0}', "{!ordered=1}")
+    enqueue(database, shop.ordered, [{"account": 1, "n": 1}])
+    with shop.jobs.worker({"default": 2}):
+        wait_until(lambda: states(database) == {"succeeded": 2})
+    with database.connect() as connection:
+        started = connection.scalars(text("SELECT args->>'n' FROM sqla_jobs ORDER BY started_at"))
+        assert [*started] == ["0", "1"]
+
+
+@pytest.mark.parametrize("is_known_late", [False, True])
+def test_a_key_that_one_task_hides_is_one_key_for_all_that_share_the_limit(
+    database: Engine, is_known_late: bool
+) -> None:
+    jobs = bound(database)
+    limit = RateLimit(5, per=60, key="to", name="smtp")
+
+    @jobs.task(limits=limit)
+    def news(to: str) -> None: ...
+
+    def enqueue_some(task: Any) -> None:
+        with Session(database) as session:
+            task.enqueue_many(session, ({"to": "ada@example.com"} for _ in range(10)))
+            session.commit()
+
+    if is_known_late:  # such as by a web server that does not import all tasks
+        enqueue_some(news)
+
+    @jobs.task(limits=limit, sensitive=["to"])
+    def reset_password(to: str) -> None: ...
+
+    if not is_known_late:
+        enqueue_some(news)
+    enqueue_some(reset_password)
+    assert jobs.worker().drain() == 5
+
+
+def test_a_hidden_key_is_found_by_its_value_and_by_the_hash_that_people_see(database: Engine) -> None:
+    jobs = bound(database)
+
+    @jobs.task(limits=ConcurrencyLimit(1, key="to"), sensitive=["to"])
+    def send(to: str) -> None: ...
+
+    seen = f"sha256:{hashlib.sha256(json.dumps('ada@example.com').encode()).hexdigest()[:40]}"
+    with Session(database) as session:
+        job = send.enqueue(session, to="ada@example.com")
+        jobs.set_limit(session, send, key="ada@example.com", running=0)
+        session.commit()
+        (why,) = [reason for reason in jobs.why(session, job) if "lets nothing start" in reason]
+        assert f"`sqla-jobs limit clear send --key {seen}`" in why
+        assert jobs.clear_limit(session, send, key=seen)
+        session.commit()
+    assert jobs.worker().drain() == 1
+
+
+@pytest.mark.parametrize("key", [1, 1.0])
+def test_whole_numbers_are_one_key_however_they_are_written(database: Engine, key: float) -> None:
+    jobs = bound(database)
+
+    @jobs.task(limits=ConcurrencyLimit(1, key=["price", "of"]))
+    def sell(price: float, of: int = 1) -> None: ...
+
+    with Session(database) as session:
+        sell.enqueue(session, price=1.0)
+        insert(database, "sell", '{"price": 1}')
+        insert(database, "sell", '{"price": 1.0, "of": 1.00}')
+        sell.enqueue(session, price=1.5)
+        jobs.set_limit(session, sell, key=[key, 1], running=0)
+        session.commit()
+    assert jobs.worker().drain() == 1
+    with database.connect() as connection:
+        gates = connection.scalars(text("SELECT gates FROM sqla_jobs WHERE state = 'queued'")).all()
+    assert gates == [["#sell=[1,1]"]] * 3
+
+
+def test_the_float_of_a_key_is_the_number_that_postgresql_makes_of_it(database: Engine) -> None:
+    numbers = [0.1, -0.0, 1e16, 1e23, 1.5e300, 5e-324, 123456789012345.6, float(2**53), 3.0e-7]
+    with database.connect() as connection:
+        for number in numbers:
+            stored = connection.scalar(text("SELECT CAST(CAST(:number AS jsonb) AS text)"), {"number": repr(number)})
+            assert key_text(from_json(stored or "")) == key_text(number)
