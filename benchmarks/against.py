@@ -93,6 +93,7 @@ def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: f
     with sources_of(revision) as sources:
         click.echo(f"\n{'':<{_WIDTH}}  {name:>10}  {'now':>10}  {'ratio':<19}  noise: {name} again")
         for kind, (measure, share) in _MEASURES.items():
+            above = list[str]()
             try:
                 for lines in islice(_measures(server, kind, sources, measure, count // share, turns), 2):
                     click.echo("\n".join(map(_shown, lines)))

@@ -199,8 +199,8 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
             yield f"Process {pid} of {host} leaves it to others: {said}."
         else:
             yield (
-                f"Workers pass it over, and try it again every minute: {said}. Mend what that names: the row, a trigger "
-                "or constraint, or a function that makes keys."
+                f"Workers pass it over, and try it again every minute: {said}. Mend what that names: the row, a "
+                "trigger or constraint, or a function that makes keys."
             )
     if row.is_uncommitted:
         yield "This transaction has added or changed it, and has not committed: no worker can take it before that."

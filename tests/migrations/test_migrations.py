@@ -331,7 +331,7 @@ def jobs(engine: Engine) -> Jobs[Any]:
 
 MADE = [
     "version 1: The tables.",
-    "version 2: Rules of rows that the server reads in half the time; the tasks of workers; how often a job was replaced.",
+    "version 2: Shorter rules of rows; the tasks that workers know; how often a job was replaced.",
 ]
 
 

@@ -42,7 +42,11 @@ def test_what_is_no_metadata_is_refused(sqla_jobs_databases: Databases) -> None:
 def test_tables_are_made_once_and_then_copied(sqla_jobs_databases: Databases) -> None:
     metadata, made = MetaData(), list[MetaData]()
     Jobs(registry(metadata=metadata))
-    event.listen(metadata, "after_create", lambda target, *_, **__: made.append(target))
+
+    def note(target: MetaData, *_: object, **__: object) -> None:
+        made.append(target)
+
+    event.listen(metadata, "after_create", note)
     for _ in range(3):
         with sqla_jobs_databases.new(metadata):
             pass

@@ -1,4 +1,4 @@
-"""Rules of rows that the server reads in half the time; the tasks of workers; how often a job was replaced."""
+"""Shorter rules of rows; the tasks that workers know; how often a job was replaced."""
 
 from __future__ import annotations
 
