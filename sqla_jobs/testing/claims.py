@@ -74,7 +74,7 @@ def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> Non
     """Raise `ConfigurationError` for a queue that no task and no row names: it is a slip."""
     of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
     of_rows = union(*(select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
-    known = {"default", *of_tasks, *session.scalars(of_rows)}
+    known = {"default", *of_tasks, *session.scalars(of_rows, bind_arguments={"mapper": jobs.Job})}
     for queue in queues:
         if queue not in known:
             raise ConfigurationError(f"no task, job or schedule has the queue {queue!r}{did_you_mean(queue, known)}")
