@@ -22,7 +22,7 @@ from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
 from sqla_jobs.monitoring.queues import COUNTED, Queue
 from sqla_jobs.queries.processes import live_code
-from sqla_jobs.rules.fitting import UNFIT, read_codes
+from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT, read_codes
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
@@ -338,10 +338,10 @@ def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     waiting = select(job.task, func.array_agg(job.id)).where(job.id.in_(unfit), job.state == "queued")
     for task, ids in ask(session, jobs, waiting.group_by(job.task).order_by(job.task)) if unfit else ():
         who, why = unfit[min(ids)]
-        others = plural(len(ids), "job")
+        number = Count(len(ids), is_least=len(ids) >= MOST_PASSED_OVER)
         yield warning(
             f"task {task[:200]}",
-            f"{who} leaves {others} to workers with other code, such as job {min(ids)}: {why[:500]}",
+            f"{who} leaves {plural(number, 'job')} to workers with other code, such as job {min(ids)}: {why[:500]}",
             f"sqla-jobs why {min(ids)} says who takes it; start workers with the code that enqueued it, or give what "
             "is new in the task a default. Where no live worker takes it the attempt fails after a minute",
         )

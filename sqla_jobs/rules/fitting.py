@@ -9,6 +9,9 @@ from typing import Any, cast
 UNFIT = "its arguments do not fit this code"
 """How the reason begins for which a process passes over a job that others may run."""
 
+MOST_PASSED_OVER = 100
+"""Jobs that a process passes over so at once. Each claim looks at them, so others come back later instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Takes:

@@ -18,17 +18,15 @@ from sqla_jobs.execution.transactions import NotBegun
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.processes import live_code
-from sqla_jobs.rules.fitting import UNFIT, Code, Takes, read_codes
+from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT, Code, Takes, read_codes
 from sqla_jobs.runtime.set_aside import SetAside
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FITS_NOWHERE = 60.0
 """Seconds after which a job that fits no live worker is charged with the attempt; it is said as often."""
-_MOST = 100
-"""Jobs that are passed over at once. Each claim looks at them, so others come back later instead."""
 _LATER = (30.0, 60.0)
-"""Seconds after which those come back: between these, so that not all come at once."""
+"""Seconds after which those beyond `MOST_PASSED_OVER` come back: between these, so that not all come at once."""
 _REMEMBERED = 10_000
 
 
@@ -65,7 +63,7 @@ class Misfits:
             job.task,
             why,
         )
-        is_passed_over = self._set_aside.pass_over(job.job_id, why, most=_MOST)
+        is_passed_over = self._set_aside.pass_over(job.job_id, why, most=MOST_PASSED_OVER)
         raise NotBegun(why, None if is_passed_over else random.SystemRandom().uniform(*_LATER))
 
     def look(self, engine: Engine) -> None:

@@ -214,7 +214,7 @@ def test_who_may_take_it_is_what_live_workers_tell(
 def test_of_many_jobs_that_do_not_fit_most_come_back_later_and_others_go_on(
     session: Session, old: Jobs[Any], new: Jobs[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(misfits, "_MOST", 3)
+    monkeypatch.setattr(misfits, "MOST_PASSED_OVER", 3)
     new.tasks["plain"].enqueue_many(session, ({"a": n, "b": "two"} for n in range(10)))
     last = enqueue(new, session, "plain", a=1)
     with old.worker():
