@@ -56,17 +56,20 @@ def audit(
     if below is not None:
         wanted = wanted.where(line.id < below)
     with jobs.binding().transaction() as session:
-        found = session.execute(wanted, bind_arguments={"mapper": line}).all()
-    rows = found[:limit]
+        found = session.execute(wanted, bind_arguments={"mapper": line}).mappings().all()
+    rows = [dict(one) for one in found[:limit]]
     if as_json:
-        print_json([dict(row._mapping) for row in rows])
+        print_json(rows)
         return
     print_table(
         ["ID", "AT", "ACTOR", "ACTION", "SUBJECT", "DETAILS"],
-        [(row.id, row.at, row.actor, row.action, row.subject, _details(row.details)) for row in rows],
+        [
+            (*(row[name] for name in ("id", "at", "actor", "action", "subject")), _details(row["details"]))
+            for row in rows
+        ],
     )
     if len(found) > limit:
-        click.echo(f"There are more: --limit, or --below {rows[-1].id}", err=True)
+        click.echo(f"There are more: --limit, or --below {rows[-1]['id']}", err=True)
 
 
 def _moment(given: datetime | timedelta) -> Any:
