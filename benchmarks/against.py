@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,9 +93,9 @@ def compare(server: Engine, revision: str, *, count: int, turns: int, at_most: f
     with sources_of(revision) as sources:
         click.echo(f"\n{'':<{_WIDTH}}  {name:>10}  {'now':>10}  {'ratio':<19}  noise: {name} again")
         for kind, (measure, share) in _MEASURES.items():
+            above = list[str]()
             try:
-                for _ in range(2):
-                    lines = list(_measure(server, kind, sources, measure, count // share, turns))
+                for lines in islice(_measures(server, kind, sources, measure, count // share, turns), 2):
                     click.echo("\n".join(map(_shown, lines)))
                     if not (above := [line.name for line in lines if line.is_above(at_most)]):
                         break
@@ -126,23 +127,25 @@ def sources_of(revision: str) -> Generator[Path]:
         yield Path(folder).resolve()
 
 
-def _measure(
+def _measures(
     server: Engine, kind: str, sources: Path, measure: Callable[[Pair, int], Measured], count: int, turns: int
-) -> Iterator[Line]:
-    """Every other turn is the other way round."""
+) -> Iterator[list[Line]]:
+    """The figures of so many turns, measured anew for each list. Every other turn is the other way round."""
     with ExitStack() as stack:
         sides = [stack.enter_context(pair(server, kind, side)) for side in (sources, ROOT, sources)]
         if kind != "enqueue":
             for side in sides:
                 side.worker.ask("work")
                 measure(side, 1 + count // 4)  # the first time takes longer
-        found = [list[Measured]() for _ in sides]
-        for turn in range(turns):
-            for number in (0, 1, 2) if turn % 2 else (2, 1, 0):
-                found[number].append(measure(sides[number], count))
-    for name, unit in found[0][0]:
-        before, now, again = ([measured[name, unit] for measured in side] for side in found)
-        yield Line(f"{kind}: {name}", unit, before, now, again)
+        while True:
+            found = [list[Measured]() for _ in sides]
+            for turn in range(turns):
+                for number in (0, 1, 2) if turn % 2 else (2, 1, 0):
+                    found[number].append(measure(sides[number], count))
+            yield [
+                Line(f"{kind}: {name}", unit, *([measured[name, unit] for measured in side] for side in found))
+                for name, unit in found[0][0]
+            ]
 
 
 def _shown(line: Line) -> str:

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from sqlalchemy.orm import registry
+from sqlalchemy.orm import Session, registry
 
 from sqla_jobs.database.async_sessions import AsyncBind
 from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
@@ -55,8 +55,14 @@ J = TypeVar("J", bound=JobMixin)
 JT = TypeVar("JT", bound=JobMixin)
 
 
-Resolver = Callable[[Bind | None], Binding]
-"""Resolves `bind=` to a database; framework integrations set one."""
+class Resolver(Protocol):
+    """Resolves `bind=` to a database; framework integrations set one."""
+
+    def __call__(self, bind: Bind | None, /) -> Binding: ...
+
+    def context_in(self, session: Session, /) -> Context:
+        """What surrounds the runs of a test in this session."""
+        ...
 
 
 class Jobs(Operations[J]):
@@ -130,7 +136,7 @@ class Jobs(Operations[J]):
         tell_of_jobs(self.Job, self.models.channel)
         self.schedules: Schedules = Schedules()
         """What code declares; the clock makes rows of it."""
-        self.hooks: Hooks = Hooks()
+        self.hooks: Hooks = Hooks(self.context_in)
         """What is called around each run, at each enqueue and after each outcome."""
         self.counters: Counters = Counters()
         """What workers of this process count, once somebody wants it."""
@@ -176,10 +182,9 @@ class Jobs(Operations[J]):
             )
         return Binding(chosen, self.Job, context=self._context, async_bind=async_bind)
 
-    @property
-    def run_context(self) -> Context:
-        """What `bind` was given to put around each run; nothing where a framework integration has its own."""
-        return nullcontext if self._context is None or self._resolver is not None else self._context
+    def context_in(self, session: Session) -> Context:
+        """What a test puts around its runs, which are in this session: what a worker puts around each run."""
+        return self._resolver.context_in(session) if self._resolver is not None else self._context or nullcontext
 
     @property
     def is_bound(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
+from sqla_jobs.database.engines import address_by_psycopg
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs, resolver_of
 from sqla_jobs.rules.wording import did_you_mean
@@ -112,5 +113,5 @@ def bind_for_command_line(jobs: Jobs[Any], database_url: str | None) -> None:
         raise ConfigurationError(
             f"the database URL is of {parsed.drivername}, and jobs live in PostgreSQL: write {_ADDRESS}"
         )
-    parsed = parsed.set(drivername="postgresql+psycopg")  # also where the application takes the same through asyncpg
-    jobs.bind(create_engine(parsed, max_overflow=-1))  # as many as the worker has threads
+    address = address_by_psycopg(parsed)  # the application may take the same through asyncpg
+    jobs.bind(create_engine(address, max_overflow=-1))  # as many as the worker has threads

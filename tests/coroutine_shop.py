@@ -14,7 +14,7 @@ from sqlalchemy import ForeignKey, select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from tenacity import Retrying, stop_after_attempt, wait_fixed
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from sqla_jobs import Cancel, ConcurrencyLimit, Jobs, RunContext, Snooze
 
@@ -160,6 +160,27 @@ async def give_up() -> None:
     raise Cancel("not needed")
 
 
+@jobs.task(retry=Retrying(retry=retry_if_exception_type(OSError), wait=wait_fixed(60)))
+async def ask_all(answers: list[str]) -> None:
+    """Waits for children in groups, whose errors come as ExceptionGroups."""
+
+    async def ask(answer: str) -> None:
+        match answer:
+            case "snooze":
+                raise Snooze(3600)
+            case "later":
+                raise Snooze(7200)
+            case "cancel":
+                raise Cancel("not needed")
+            case _:
+                raise OSError("busy") if answer == "busy" else ValueError("wrong")
+
+    async with asyncio.TaskGroup(), asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(60))
+        for answer in answers:
+            group.create_task(ask(answer))
+
+
 @jobs.task(limits=ConcurrencyLimit(2))
 async def limited(seconds: float) -> None:
     seen.append(1)
@@ -246,6 +267,12 @@ async def wait_for_cancel(session: AsyncSession, n: int) -> None:
         await asyncio.sleep(60)
     finally:
         seen.append("finally")
+
+
+@jobs.task
+async def stay() -> None:
+    seen.append("begun")
+    await asyncio.sleep(60)
 
 
 @jobs.task

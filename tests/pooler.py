@@ -28,20 +28,24 @@ listen_port = {listen_port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-default_pool_size = 20
+default_pool_size = {pool_size}
+query_wait_timeout = {patience}
 max_prepared_statements = 100
 server_check_delay = 0
 """
 
 
 @contextmanager
-def pgbouncer(server: URL) -> Generator[Engine]:
-    """An engine that prepares statements, through a PgBouncer of its own in transaction mode."""
+def pgbouncer(server: URL, *, pool_size: int = 20, patience: int = 120) -> Generator[Engine]:
+    """An engine that prepares statements, through a PgBouncer of its own in transaction mode.
+
+    Who has to wait for one of `pool_size` connections for longer than `patience` seconds gets an error.
+    """
     folder = Path(tempfile.mkdtemp(prefix="sqla_jobs_test_"))
     port = _free_port()
     parts = {"host": server.host, "port": server.port or 5432, "user": server.username, "password": server.password}
     settings = folder / "pgbouncer.ini"
-    settings.write_text(SETTINGS.format(**parts, listen_port=port))
+    settings.write_text(SETTINGS.format(**parts, listen_port=port, pool_size=pool_size, patience=patience))
     user = _user()
     for path in (folder, settings) if user else ():
         os.chown(path, user["user"], user["group"])

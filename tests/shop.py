@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -203,6 +204,20 @@ def overrun(session: Session, n: int) -> None:
     session.add(Effect(n=n, kind="transactional"))
     session.flush()
     _busy(30)
+
+
+@jobs.task(timeout=0.2, max_attempts=1)
+def overrun_in_a_group() -> None:
+    """The interrupt arrives in an asyncio task, whose group makes a group of it."""
+
+    async def child() -> None:
+        _busy(30)
+
+    async def parent() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(child())
+
+    asyncio.run(parent())
 
 
 @jobs.task

@@ -90,7 +90,7 @@ async def test_what_the_carrier_refuses_leaves_nothing_and_is_tried_again(
     await client.post("/orders", json=TEA)
     async with AsyncClient(transport=ASGITransport(FastAPI()), base_url="http://nobody") as to_nobody:
         with shared(to_nobody):
-            (error,) = (await session.run_sync(lambda own: drain(jobs, own))).errors
+            (error,) = (await session.run_sync(lambda own: drain(jobs, own, errors="record"))).errors
     assert "404 Not Found" in str(error)
     (job,) = await session.run_sync(enqueued, ship)
     assert (job.state, job.attempt) == ("scheduled", 1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Date, Text, cast, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.database.binding import Binding
@@ -26,10 +26,28 @@ Chosen: TypeAlias = Mapping[int, int]
 """Ids of jobs, the newest first, each with its place among all that are changed, from 0 for the oldest."""
 Apply: TypeAlias = Callable[[Session, Models[Any], Chosen, Conditions], int]
 Obstacle: TypeAlias = Callable[[Session, Models[Any], int], str | None]
+Obstacles: TypeAlias = Callable[[Session, Models[Any], Conditions], "list[tuple[int, str]]"]
 
 
 def _no_obstacle(session: Session, models: Models[Any], job_id: int) -> str | None:
     return None
+
+
+def _no_obstacles(session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of the jobs that a change would be made of, those that have this in common."""
+
+    task: str
+    state: JobState
+    error_type: str | None
+    """Of the last run."""
+    day: str
+    """When they ended or are due: `2026-03-29`, or `infinity` where they are parked."""
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +66,8 @@ class Kind:
     """Why any of them may not be changed."""
     obstacle: Obstacle = _no_obstacle
     """What keeps one of them, given by its id, from being changed, and the remedy; None where it is `BUSY`."""
+    obstacles: Obstacles = _no_obstacles
+    """How many of those that meet the conditions each such thing keeps, and the remedy; the others are `BUSY`."""
     also: Callable[[Models[Any]], ColumnElement[bool]] | None = None
     """Jobs of other states that allow it where ids name them."""
 
@@ -66,6 +86,20 @@ class Kind:
         """How many of the selected jobs there are in each state that `spares` names."""
         return replace(self, states=self.spares).count(session, models, selection)
 
+    def preview(self, session: Session, models: Models[Any], selection: Selection) -> list[Part]:
+        """How many of the selected jobs allow it, by their task, state, last error and day (in UTC)."""
+        job, run = models.Job, models.Run
+        of_job = aliased(run)
+        # + 0, else the planner may look for the greatest id of all that is of this job, and pass all the others
+        last = select(func.max(of_job.id + 0)).where(of_job.job_id == job.id).correlate(job).scalar_subquery()
+        error = select(run.error_type).where(run.id == last).correlate(job).scalar_subquery()
+        day = cast(cast(func.timezone("UTC", func.coalesce(job.finished_at, job.run_at)), Date), Text)
+        chosen = select(job.task, job.state, error.label("error_type"), day.label("day"))
+        some = chosen.where(*self.conditions(models, selection)).subquery("some").c
+        kinds = (some.task, some.state, some.error_type, some.day)
+        counted = select(*kinds, func.count()).group_by(*kinds).order_by(some.day, func.count().desc(), *kinds)
+        return [Part(*row) for row in session.execute(counted, bind_arguments={"mapper": job})]
+
     def hidden(self, selection: Selection, tasks: Tasks[Any]) -> set[str]:
         """The fields of the selection that the audit does not keep. An argument may be sensitive in some task."""
         names = {*selection.args, *selection.results}
@@ -80,6 +114,15 @@ class Kind:
         if state not in self.states:
             return f"it is {state} now"
         return self.obstacle(session, models, job_id) or BUSY
+
+    def causes(
+        self, session: Session, models: Models[Any], selection: Selection, left_alone: int
+    ) -> list[tuple[int, str]]:
+        """Why so many of the selected jobs were left alone: how many of them by what, as it is afterwards."""
+        found = self.obstacles(session, models, self.conditions(models, selection))
+        named = [(min(number, left_alone), said) for number, said in found if number]
+        busy = left_alone - sum(number for number, _ in named)
+        return [*named, (busy, BUSY)] if busy > 0 else named
 
     def conditions(self, models: Models[Any], selection: Selection) -> Conditions:
         """Which of the selected jobs allow it."""

@@ -25,7 +25,7 @@ from sqla_jobs.actions.jobs import (
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED, LIVE, WAITING, JobState
-from sqla_jobs.queries.delete_jobs import Removal, ctid
+from sqla_jobs.queries.delete_jobs import Reference, Removal, ctid
 from sqla_jobs.queries.expressions import array_of, locked, seconds
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_seconds
@@ -83,9 +83,30 @@ def _keeps_from_retry(session: Session, models: Models[Any], job_id: int) -> str
     return None
 
 
+def _keep_from_retry(session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
+    job, other = models.Job, aliased(models.Job)
+    rival = select(other.id).where(other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
+    reasons = {
+        "its arguments were erased; enqueue a new job instead": ~has_arguments(models),
+        "a live job has its unique key; wait for that one, or cancel it": has_arguments(models) & rival.exists(),
+    }
+    return [
+        (session.scalar(select(func.count()).select_from(job).where(*conditions, is_so)) or 0, said)
+        for said, is_so in reasons.items()
+    ]
+
+
 def _keeps_from_delete(session: Session, models: Models[Any], job_id: int) -> str | None:
     keys = Removal(models).referring(session, job_id)
-    return f"rows of the application refer to it; delete those first: {', '.join(keys)}" if keys else None
+    return " ".join(map(_kept_by, keys)) or None
+
+
+def _keep_from_delete(session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
+    return [(number, _kept_by(key)) for key, number in Removal(models).kept(session, conditions)]
+
+
+def _kept_by(key: Reference) -> str:
+    return f"kept by rows of {key}. {key.remedy}"
 
 
 def _delete(session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
@@ -105,6 +126,7 @@ RETRY = Change(
         (JobState.failed, JobState.cancelled),
         left_because=f"its arguments were erased, another job that lives, or is newer, has its unique key, or {BUSY}",
         obstacle=_keeps_from_retry,
+        obstacles=_keep_from_retry,
     ),
     _retry,
 )
@@ -115,6 +137,7 @@ DELETE = Change(
         _DELETABLE,
         left_because=f"rows of the application refer to it, or {BUSY}",
         obstacle=_keeps_from_delete,
+        obstacles=_keep_from_delete,
     ),
     _delete,
 )

@@ -134,7 +134,10 @@ def _worker(name: _Names) -> Rights:
 def _changing(name: _Names) -> Rights:
     """Not granted by itself: whoever has it may change the jobs of others that wait."""
     yield 'for on_conflict="replace" and "update" only, which change jobs that wait, grant these two as well:', ""
-    yield f"  {name.columns('UPDATE', *_ENQUEUED, 'position', *name.own)} ON {name.tables['jobs']}", ""
+    yield (
+        f"  {name.columns('UPDATE', *_ENQUEUED, 'position', 'times_replaced', *name.own)} ON {name.tables['jobs']}",
+        "",
+    )
     yield f"  USAGE ON SEQUENCE {name.sequences[0]}", ""
 
 

@@ -17,7 +17,7 @@ from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.limits import NUMBERS
-from sqla_jobs.rules.checks import DAY, check_integer, check_queue, check_seconds
+from sqla_jobs.rules.checks import DAY, check_integer, check_queue, check_seconds, check_text
 from sqla_jobs.rules.limits import MOST_RATE, MOST_RUNNING, Gate, check_limit_name, titled
 from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.tasks.registry import Tasks
@@ -109,13 +109,20 @@ def set_limit(
 
 
 def set_by_person(
-    it: Changing, target: Target, *, running: int | None, rate: int | None, per: float | timedelta | None
+    it: Changing,
+    target: Target,
+    *,
+    running: int | None,
+    rate: int | None,
+    per: float | timedelta | None,
+    reason: str = "",
 ) -> list[str]:
-    """`set_limit` by a person: the audit gets a line for each row."""
+    """`set_limit` by a person: the audit gets a line for each row, with the reason."""
+    why = {"reason": check_text("reason", reason)} if reason else {}
     gates = set_limit(it.session, it.models, target, running=running, rate=rate, per=per)
     for gate in gates:
-        numbers = {"rate": rate, "per": str(per)} if gate.startswith("%") else {"running": running}
-        it.record("set", titled(gate), **numbers)
+        numbers: dict[str, Any] = {"rate": rate, "per": str(per)} if gate.startswith("%") else {"running": running}
+        it.record("set", titled(gate), **numbers, **why)
     return gates
 
 

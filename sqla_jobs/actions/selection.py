@@ -89,7 +89,7 @@ class Selection:
         if self.not_tasks:
             found.append(job.task.not_in(self.not_tasks))
         if self.args:
-            searched = _without(job, self.unsearched)
+            searched = without(job.args, job.task, self.unsearched)
             found += [holds(searched, name, value) for name, value in self.args.items()]
         if self.results:
             found.append(_has_result(models, self.results))
@@ -109,14 +109,14 @@ class Selection:
 _RESTRICTIONS = ("not_tasks", "unsearched")
 
 
-def _without(job: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
-    """The arguments of a job, without those that are not looked into; of such a task NULL if they are no object."""
+def without(args: Any, task: Any, unsearched: Mapping[str, Collection[str]]) -> Any:
+    """The arguments of a task, without those that are not looked into; of such a task NULL if they are no object."""
     if not unsearched:
-        return job.args
-    names = case({task: cast(sorted(names), ARRAY(Text)) for task, names in unsearched.items()}, value=job.task)
+        return args
+    names = case({name: cast(sorted(names), ARRAY(Text)) for name, names in unsearched.items()}, value=task)
     return case(
-        (job.task.not_in(list(unsearched)), job.args),
-        (func.jsonb_typeof(job.args) == "object", job.args.op("-", return_type=JSONB())(names)),
+        (task.not_in(list(unsearched)), args),
+        (func.jsonb_typeof(args) == "object", args.op("-", return_type=JSONB())(names)),
     )
 
 

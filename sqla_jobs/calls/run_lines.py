@@ -6,18 +6,23 @@ import logging
 from typing import Any
 
 from sqla_jobs.calls.values import Claimed, Lease, Rescued
-from sqla_jobs.rules.outcomes import Failure, Outcome, RunOutcome
+from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
 
 
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
-    """One line for each attempt: INFO where all is well, WARNING where it is tried again, ERROR where it is not."""
+    """One line for each attempt: INFO where all is well, WARNING where it is tried again, ERROR where it is not.
+
+    That one has the traceback; the others have theirs if the level of the log is DEBUG.
+    """
     level = _LEVELS.get(outcome.kind, logging.WARNING)
     if not log.isEnabledFor(level):
         return
     failure = outcome.failure
+    is_full = level == logging.ERROR or log.isEnabledFor(logging.DEBUG)
+    traceback = failure.traceback if failure is not None and is_full else None
     log.log(
         level,
         "job %s %s attempt %s/%s %s after %.3f s%s%s%s",
@@ -29,8 +34,8 @@ def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
         seconds,
         "" if outcome.delay is None else f", again in {outcome.delay:.1f} s",
         "" if failure is None else f": {failure.type}: {failure.message:.500}",
-        f"\n{failure.traceback}" if failure is not None and failure.traceback and level == logging.ERROR else "",
-        extra=run_fields(run, outcome.kind, failure),
+        f"\n{traceback}" if traceback else "",
+        extra=run_fields(run, outcome.kind, error_type=None if failure is None else failure.type, traceback=traceback),
     )
 
 
@@ -41,7 +46,9 @@ def log_rescued(job: Rescued) -> None:
     log.log(level, "job %s %s lost its process and is %s now", job.job_id, job.task, job.state, extra=fields)
 
 
-def run_fields(run: Lease | Claimed | Rescued, outcome: str, failure: Failure | None = None) -> dict[str, Any]:
+def run_fields(
+    run: Lease | Claimed | Rescued, outcome: str, *, error_type: str | None = None, traceback: str | None = None
+) -> dict[str, Any]:
     """The fields of a line about a run, but for those that nobody knows."""
     fields = {
         "job_id": run.job_id,
@@ -51,9 +58,9 @@ def run_fields(run: Lease | Claimed | Rescued, outcome: str, failure: Failure | 
         "outcome": str(outcome),
         "run_id": run.run_id,
         "worker": str(run.process_id),
+        "error_type": error_type,
+        "traceback": traceback,
     }
-    if failure is not None:
-        fields |= {"error_type": failure.type, "traceback": failure.traceback}
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -14,7 +14,7 @@ import click
 from sqlalchemy import event
 
 from sqla_jobs.actions import audit
-from sqla_jobs.cli.naming import application_options, named_application, plain_errors
+from sqla_jobs.cli.naming import application_options, named_application, plain_errors, told_apart
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
@@ -29,7 +29,8 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
     @wraps(command)
     def run(application: str | None, database_url: str | None, *args: P.args, **options: P.kwargs) -> None:
         with plain_errors():
-            jobs = load_jobs(named_application(application))
+            with told_apart():
+                jobs = load_jobs(named_application(application))
             bind_for_command_line(jobs, database_url)
             with _own_connections(jobs):
                 command(jobs, *args, **options)

@@ -19,7 +19,7 @@ from sqla_jobs.actions.bulk import BUSY, Change, Kind, counted
 from sqla_jobs.actions.bulk import Progress as Done
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import changing
-from sqla_jobs.cli.output import console
+from sqla_jobs.cli.output import console, print_table, shown
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
@@ -102,6 +102,23 @@ def _change_one(jobs: Jobs[Any], change: Change, job_id: int, actor: str) -> boo
     return changed > 0
 
 
+def tell_only(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
+    """Change nothing, and say of which jobs the change would be made, by day and error."""
+    kind = wanted.kind
+    with jobs.binding().transaction() as session:
+        parts = kind.preview(session, jobs.models, kind.meant(selection))
+    print_table(
+        ["DAY", "TASK", "STATE", "LAST ERROR", "JOBS"],
+        [
+            ("parked" if part.day == "infinity" else part.day, part.task, part.state, part.error_type, part.jobs)
+            for part in parts
+        ],
+    )
+    number = sum(part.jobs for part in parts)
+    some = "" if wanted.most is None else f", the oldest {min(wanted.most, number):,} of them"
+    click.echo(f"{kind.name}: {plural(number, 'job')}{some}{wanted.how}; nothing is changed, since this is a dry run")
+
+
 def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str, *, ask: bool) -> None:
     """Make the change, once somebody confirmed their number if they are to be asked, and tell what came of it."""
     kind = wanted.kind
@@ -130,7 +147,10 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     click.echo(f"{kind.name}: {plural(done.changed, 'job')}")
     _tell_of_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
     if done.left_alone:
-        click.echo(f"{plural(done.left_alone, 'job')} left alone: {kind.left_because}", err=True)
+        with jobs.binding().transaction() as session:
+            causes = kind.causes(session, jobs.models, meant, done.left_alone)
+        for count, cause in causes:
+            click.echo(shown(f"{plural(count, 'job')} left alone: {cause}"), err=True)
     if spared:
         click.echo(f"{counted(spared)} left alone: {kind.name} them once they have ended, or cancel them", err=True)
 

@@ -8,7 +8,7 @@ import click
 
 from sqla_jobs.actions.grants import Roles
 from sqla_jobs.actions.grants import grants as statements
-from sqla_jobs.cli.naming import ApplicationCommand, application_options, named_application, plain_errors
+from sqla_jobs.cli.naming import ApplicationCommand, application_options, named_application, plain_errors, told_apart
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import load_jobs
 
@@ -28,6 +28,7 @@ def grants(
     """Print the SQL that gives roles of the database the rights they need, and no more. It is not executed."""
     with plain_errors():
         roles = Roles(enqueuers, workers, viewers)
-        jobs: Jobs[Any] = load_jobs(named_application(application))
+        with told_apart():
+            jobs: Jobs[Any] = load_jobs(named_application(application))
     for line in statements(jobs.models, roles):
         click.echo(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,14 +14,14 @@ from sqla_jobs.actions.erasure import ERASE
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, changing, on_application
-from sqla_jobs.cli.changing import Wanted, always, carry_out, carry_out_each
-from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.changing import Wanted, always, carry_out, carry_out_each, tell_only
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage, told_apart
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_queues, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.checks import check_seconds, check_text
 from sqla_jobs.rules.wording import duration
 
 _Options = list[Callable[[Any], Any]]
@@ -33,6 +34,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
     @click.option("--all", "everything", is_flag=True, help="All jobs that there are.")
     @click.option("--yes", is_flag=True, help="Do not ask.")
+    @click.option("--dry-run", is_flag=True, help="Change nothing; say how many jobs it would be, by day and error.")
     @selecting
     @audited
     def run(
@@ -42,6 +44,7 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
         ids: tuple[int, ...],
         everything: bool,
         yes: bool,
+        dry_run: bool,
         **given: Any,
     ) -> None:
         if ids and (everything or not selection.is_everything):
@@ -54,11 +57,14 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
             raise click.UsageError(str(wrong)) from None
         if ids and what.is_for_many:
             raise click.UsageError("--limit and --over are for a filter or --all, not for ids")
-        if ids:
-            carry_out_each(jobs, what, ids, actor, ask=not yes)
-        else:
+        if not ids:
             check_tasks(jobs, selection.tasks)
             check_queues(jobs, selection.queues)
+        if dry_run:
+            tell_only(jobs, what, Selection(ids=ids) if ids else selection)
+        elif ids:
+            carry_out_each(jobs, what, ids, actor, ask=not yes)
+        else:
             carry_out(jobs, what, selection, actor, ask=not yes)
 
     for option in reversed(options):
@@ -73,11 +79,14 @@ def _retry(jobs: Jobs[Any], yes: bool, limit: int | None, over: timedelta | None
     return Wanted(RETRY.kind, lambda number: retry_over(over, number), most=limit, how=how, is_for_many=True)
 
 
-def _cancel(jobs: Jobs[Any], yes: bool, kill: bool) -> Wanted:
+def _cancel(jobs: Jobs[Any], yes: bool, kill: bool, reason: str | None) -> Wanted:
+    change = KILL if kill else CANCEL
+    if reason is not None:
+        change = replace(change, details={**change.details, "reason": check_text("--reason", reason)})
     if kill:
         how = ", and kill the processes of those that do not stop"
-        return always(KILL, how, to_running="asked to end; the process of one that does not is killed")
-    return always(CANCEL, to_running="asked to end; --kill kills the process of one that does not")
+        return always(change, how, to_running="asked to end; the process of one that does not is killed")
+    return always(change, to_running="asked to end; --kill kills the process of one that does not")
 
 
 def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> Wanted:
@@ -104,6 +113,7 @@ _OVER = durations.duration_option("--over", "over", "Not at once: due one by one
 _KILL = click.option(
     "--kill", is_flag=True, help="Kill the process of a job that has not stopped after the worker's --kill-after."
 )
+_REASON = click.option("--reason", help="Why, for the audit and for whoever asks `why` later.")
 _TO = click.option(
     "--to", metavar="QUEUE", help="The queue that they go to, at its end; with --yes also an unknown one."
 )
@@ -116,7 +126,9 @@ _IN = durations.duration_option("--in", "within", "Not before that time from now
 retry: click.Command = _command(
     "retry", "Queue jobs again that ended, or wait for their time.", [_LIMIT, _OVER], _retry
 )
-cancel: click.Command = _command("cancel", "Cancel jobs that wait, and ask running ones to end.", [_KILL], _cancel)
+cancel: click.Command = _command(
+    "cancel", "Cancel jobs that wait, and ask running ones to end.", [_KILL, _REASON], _cancel
+)
 erase: click.Command = _command(
     "erase", "Erase arguments, results and errors of jobs that ended.", [], lambda *_: always(ERASE)
 )
@@ -143,7 +155,8 @@ reschedule: click.Command = _command(
 def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool, **given: Any) -> None:
     """Enqueue TASK with the arguments in JSON, an object; prints the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
-    wanted = jobs.tasks[task]
+    with told_apart():
+        wanted = jobs.tasks[task]
     codec = wanted.declaration.codec
     with changing(jobs, actor) as it:
         if "queue" in options and not yes:

@@ -34,7 +34,18 @@ def limits(jobs: Jobs[Any], as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ["LIMIT", "KEY", "KIND", "IN EFFECT", "CODE SAYS", "SET BY AN OPERATOR", "USED", "WAITING", "NEXT START"],
+        [
+            "LIMIT",
+            "KEY",
+            "KIND",
+            "IN EFFECT",
+            "CODE SAYS",
+            "SET BY AN OPERATOR",
+            "WHY",
+            "USED",
+            "WAITING",
+            "NEXT START",
+        ],
         [_line(one) for one in found],
     )
     if not found:
@@ -43,7 +54,9 @@ def limits(jobs: Jobs[Any], as_json: bool) -> None:
 
 def _line(one: LimitStatus) -> tuple[object, ...]:
     used = NOTHING if one.used is None else str(one.used)
-    return one.name, one.key, one.kind, one.in_effect, one.by_code, one.set_at, used, str(one.waiting), one.next_at
+    setter = None if one.set_at is None else f"{shown(one.set_at)}{f' by {one.set_by}' if one.set_by else ''}"
+    numbers = (one.in_effect, one.by_code, setter, one.set_reason)
+    return one.name, one.key, one.kind, *numbers, used, str(one.waiting), one.next_at
 
 
 @click.group()
@@ -80,6 +93,7 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--running", type=int, metavar="N", help="At most so many at once; 0 lets nothing start.")
 @click.option("--rate", type=int, metavar="N", help="At most so many starts in any --per seconds.")
 @click.option("--per", type=float, metavar="SECONDS", help="From 1 to 86400.")
+@click.option("--reason", default="", help="Why, for people.")
 @click.option("--yes", is_flag=True, help="Also a queue that no job, worker or task of the application has.")
 @audited
 def set_limit(
@@ -90,6 +104,7 @@ def set_limit(
     running: int | None,
     rate: int | None,
     per: float | None,
+    reason: str,
     yes: bool,
 ) -> None:
     """From now on these numbers go, whatever code says; what runs goes on."""
@@ -101,7 +116,7 @@ def set_limit(
         if queue is not None and not yes:
             check_queue(jobs, it.session, queue, "; --yes limits it all the same")
         with right_usage():
-            gates = actions.set_by_person(it, target, running=running, rate=rate, per=per)
+            gates = actions.set_by_person(it, target, running=running, rate=rate, per=per, reason=reason)
         _tell(jobs, it.session, gates)
 
 
@@ -122,7 +137,8 @@ def clear(jobs: Jobs[Any], actor: str, target: Target, queue: str | None) -> Non
 def _tell(jobs: Jobs[Any], session: Session, gates: list[str]) -> None:
     now = {one.gate: one for one in read_limits(session, jobs)}
     for gate in gates:
-        one = now.get(gate)
-        said = "nothing is limited" if one is None else one.in_effect
+        one = now.get(gate) or now.get(f"{gate.partition('=')[0]}=")
+        of_each = " (that of each key)" if one is not None and one.gate != gate else ""
+        said = "nothing is limited" if one is None else f"{one.in_effect}{of_each}"
         code = f" (code says {one.by_code})" if one is not None and one.set_at and one.by_code else ""
         click.echo(shown(f"{titled(gate)}: {said}{code}"))

@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "audit": ("audit.audit", "Who changed what and when, the newest first"),
     "cancel": ("jobs.cancel", "Cancel jobs that wait, and ask running ones to end."),
     "check": ("schema.check", "Compare the tables with what this version expects"),
     "clock": ("running.clock", "Enqueue what schedules say, until SIGTERM or SIGINT."),
@@ -15,6 +16,7 @@ COMMANDS = {
     "doctor": ("upkeep.doctor", "What makes a queue slow or stuck, and what to do about it."),
     "enqueue": ("jobs.enqueue", "Enqueue TASK with the arguments in JSON"),
     "erase": ("jobs.erase", "Erase arguments, results and errors of jobs that ended."),
+    "find": ("reading.find", "Where TEXT stands: in arguments, headers, results and errors of jobs"),
     "grants": ("grants.grants", "Print the SQL that gives roles of the database the rights they need"),
     "healthcheck": ("healthcheck.healthcheck", "Whether a worker of this host is alive."),
     "limit": ("limits.limit", "Set the numbers of a limit in place of what code says, and take that back."),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def plain_errors() -> Generator[None]:
         if not isinstance(error, EXPLAINED):
             raise
         raise click.ClickException(remedy(explain(error))) from error
+
+
+def told_apart() -> AbstractContextManager[object]:
+    """Inside, what code of the application prints goes to standard error: the output of a command is its own."""
+    return redirect_stdout(sys.stderr)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ import json
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
+from functools import wraps
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sqla_jobs.cli.naming import HOST, NAMED
+from sqla_jobs.cli.naming import HOST, NAMED, told_apart
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import Count, duration
 
@@ -26,12 +28,27 @@ _WIDE = 10_000
 _SHORT = 8
 """Characters up to which a value is not broken into lines while a longer one of its row can be."""
 
-as_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+_STDOUT = "sqla_jobs.stdout"
+"""Where a command that prints JSON finds standard output."""
+
+
+def as_json(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives the command an `as_json`. Nothing else is in its output then, whatever code of the application prints."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+    @wraps(command)
+    def run(*args: Any, as_json: bool, **options: Any) -> None:
+        click.get_current_context().meta[_STDOUT] = sys.stdout
+        with told_apart() if as_json else nullcontext():
+            command(*args, as_json=as_json, **options)
+
+    return run
 
 
 def print_json(data: Any) -> None:
     """One JSON document; moments in ISO 8601, lengths of time in seconds."""
-    click.echo(json.dumps(data, default=_plain, indent=2, ensure_ascii=False))
+    document = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)
+    click.echo(document, file=click.get_current_context().meta[_STDOUT])
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`list`, `show` and `why`."""
+"""`find`, `list`, `show` and `why`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,42 @@ from sqlalchemy.orm import defer
 
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.application import on_application
-from sqla_jobs.cli.naming import ApplicationCommand
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage
 from sqla_jobs.cli.output import as_json, console, print_json, print_table, remedy, short, shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queues, check_tasks, selecting
-from sqla_jobs.errors import UnknownJob
+from sqla_jobs.errors import ArgumentsError, UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin, RunMixin
 from sqla_jobs.models.types import JobState
+from sqla_jobs.monitoring import search
+from sqla_jobs.rules.checks import check_text
 from sqla_jobs.rules.redaction import Secrets, check_depth
-from sqla_jobs.rules.wording import duration
+from sqla_jobs.rules.wording import NOTHING, duration
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.argument("words", metavar="TEXT")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Of each kind, at most.")
+@as_json
+def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
+    """Where TEXT stands: in arguments, headers, results and errors of jobs, in schedules and in the audit."""
+    jobs.tasks.load()
+    with right_usage():
+        if not check_text("TEXT", words).strip():
+            raise ArgumentsError("TEXT is empty: say what to look for")
+    with jobs.binding().transaction() as session:
+        places = [*search.find(session, jobs, words, limit)]
+    if as_json:
+        print_json(places)
+        return
+    print_table(
+        ["WHERE", "JOB", "OF", "AT", "FOUND"],
+        [(one.where, one.job_id or NOTHING, one.name, one.at, one.found) for one in places],
+    )
+    if hidden := jobs.tasks.sensitive():
+        told = f"sensitive arguments of {', '.join(sorted(hidden))}, and what may repeat them, are not searched"
+        click.echo(told, err=True)
 
 
 @click.command("list", cls=ApplicationCommand)
@@ -54,7 +81,7 @@ def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | No
                 row["id"],
                 row["task"],
                 row["queue"],
-                row["state"],
+                _state(row),
                 row[_MOMENTS.get(row["state"], "finished_at")],
                 f"{row['attempt']}/{row['max_attempts']}",
                 _summary(row["args"]),
@@ -90,7 +117,10 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
         print_json(row | {"runs": runs, "why": reasons})
         return
     arguments = row.pop("args")
-    print_table(["JOB", str(job_id)], [(name, _value(name, value)) for name, value in row.items() if value is not None])
+    said = row | {"state": _state(row)}
+    print_table(
+        ["JOB", str(job_id)], [(name, _value(name, value)) for name, value in said.items() if value is not None]
+    )
     click.echo()
     _print_reasons(reasons)
     click.echo("\narguments")
@@ -125,6 +155,12 @@ def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 def _print_reasons(reasons: Iterable[str]) -> None:
     for reason in reasons:
         click.echo(remedy(reason))
+
+
+def _state(job: dict[str, Any]) -> str:
+    """In a word. Programs read the state, and when the job was asked to stop."""
+    is_cancelling = job["state"] == JobState.running and job["cancel_requested_at"] is not None
+    return "cancelling" if is_cancelling else str(job["state"])
 
 
 def _value(name: str, value: Any) -> object:

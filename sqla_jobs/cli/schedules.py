@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -135,6 +136,46 @@ def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str
         schedule_actions.add(it.session, jobs.models, jobs.tasks, name, row)
         it.record("add", f"schedule {name}", cron=row["cron"], task=task)
     click.echo(f"added {name}")
+
+
+@schedule.command("set", cls=ApplicationCommand)
+@on_application
+@click.argument("name")
+@click.option("--task", help="What it enqueues from now on.")
+@click.option("--args", metavar="JSON", help="The arguments of its jobs, an object.")
+@click.option("--cron", metavar="RULE", help="When.")
+@click.option("--timezone", help="Of IANA, such as Europe/Paris.")
+@click.option("--queue", help="The queue of its jobs.")
+@click.option("--priority", type=int, help="Of its jobs, from -10 to 10; lower runs first.")
+@click.option("--catch-up", type=click.Choice([*CatchUp]), help="On missed ticks.")
+@click.option("--overlap", type=click.Choice([*Overlap]))
+@click.option("--jitter", type=float, metavar="SECONDS", help="Each job is due up to that much later.")
+@audited
+def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, args: str | None, **given: Any) -> None:
+    """Change what NAME enqueues or when; code does not take that back, `schedule sync --reset` does."""
+    values = {option: value for option, value in given.items() if value is not None}
+    jobs.tasks.load()
+    if task is not None:
+        values["task"] = jobs.tasks[task].name
+    if args is not None:
+        try:
+            values["args"] = json.loads(args)
+        except (ValueError, RecursionError):
+            raise click.BadParameter("write a JSON object, such as '{\"n\": 1}'", param_hint="--args") from None
+    if not values:
+        raise click.UsageError("say what to change, such as --task, --args or --cron")
+    with changing(jobs, actor) as it, right_usage():
+        schedule_id = _named(jobs, it.session, name).id
+        changed = schedule_actions.edit(it.session, jobs.models, jobs.tasks, schedule_id, values)
+        if "args" in changed:  # not shown: some of them may be sensitive
+            changed["args"] = "changed"
+        if changed:
+            it.record("edit", f"schedule {name}", **changed)
+    for field, change in changed.items():
+        said = change if isinstance(change, str) else f"{change['from']} → {change['to']}"
+        click.echo(shown(f"{field}: {said}"))
+    if not changed:
+        click.echo("nothing is changed: it was so already")
 
 
 def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:

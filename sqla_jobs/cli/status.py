@@ -24,27 +24,28 @@ _AGAIN = 2.0
 @click.command(cls=ApplicationCommand)
 @on_application
 @click.option("--watch", is_flag=True, help="Look every 2 seconds, until Ctrl-C.")
+@click.option("--exact", is_flag=True, help="Count all jobs where else a + stands, however long that takes.")
 @as_json
-def status(jobs: Jobs[Any], watch: bool, as_json: bool) -> None:
+def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
     """Queues, processes, what fails, and what is wrong."""
     if watch and (as_json or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
     jobs.tasks.load()
     if not watch:
-        _show(_read_status(jobs), as_json)
+        _show(_read_status(jobs, exact), as_json)
         return
     enough = StopRequest()
     with stopped_by_signals(enough):
         while not enough.wait(0):
-            found = _read_status(jobs)
+            found = _read_status(jobs, exact)
             click.clear()
             _show(found, as_json)
             enough.wait(_AGAIN)
 
 
-def _read_status(jobs: Jobs[Any]) -> Status:
+def _read_status(jobs: Jobs[Any], exact: bool) -> Status:
     with jobs.binding().transaction() as session:
-        return read_status(session, jobs)
+        return read_status(session, jobs, exact=exact)
 
 
 def _show(found: Status, as_json: bool) -> None:

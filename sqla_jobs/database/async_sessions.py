@@ -16,6 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from sqla_jobs.database.engines import (
     IdleConnections,
+    at_most,
     by_psycopg,
     check_translation,
     checked_isolation,
@@ -71,6 +72,10 @@ class AsyncSessions:
         vars(session).pop("get_bind", None)  # the factory may give the same session again
         session.info[_ASYNC] = made
         return session
+
+    def at_most(self, wanted: int) -> int:
+        """How many of so many connections they get at once."""
+        return at_most(self._engine, wanted)
 
     async def close(self) -> None:
         """Close the connections of the engine, which belong to the loop that ends."""

@@ -9,14 +9,18 @@ from functools import partial
 from typing import Any, LiteralString
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, select
 from sqlalchemy.pool import QueuePool
 
 from sqla_jobs.database.driver import driver
 from sqla_jobs.database.preparing import PLANNED_ANEW, is_useless_after, prepared
 from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.rules.wording import did_you_mean
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_OPTIONS = {"ssl": "sslmode", "async_fallback": None, "prepared_statement_cache_size": None}
+"""Options in an address of asyncpg's, and what psycopg calls them; nothing where it has no use for one."""
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
@@ -64,7 +68,27 @@ def is_asynchronous(kind: type[Any]) -> bool:
 def by_psycopg(app: Engine) -> Engine:
     """The engine itself, or where it is of another driver, or asynchronous, a new one of the same address."""
     is_psycopg = app.dialect.driver == "psycopg" and not app.dialect.is_async
-    return app if is_psycopg else create_engine(app.url.set(drivername="postgresql+psycopg"))
+    return app if is_psycopg else create_engine(address_by_psycopg(app.url))
+
+
+def address_by_psycopg(url: URL) -> URL:
+    """The same address for psycopg 3, with asyncpg's options in the words of psycopg.
+
+    Raises `ConfigurationError` for an option that psycopg does not know.
+    """
+    own = url.set(drivername="postgresql+psycopg")
+    if url.drivername.startswith("postgresql+psycopg"):
+        return own
+    known = {one.keyword.decode() for one in psycopg.pq.Conninfo.get_defaults()}
+    query = {name: value for given, value in url.query.items() if (name := _OPTIONS.get(given, given)) is not None}
+    if unknown := query.keys() - known:
+        name = min(unknown)
+        raise ConfigurationError(
+            f"the address has the option {name!r:.60}, which psycopg 3 does not know, and workers connect through that"
+            f"{did_you_mean(name, known)}; write it without, or bind an engine of their own, "
+            "jobs.bind(create_engine('postgresql+psycopg://…'), async_bind=…)"
+        )
+    return own.set(query=query)
 
 
 def own_engine(
@@ -138,15 +162,20 @@ def close_engine(engine: Engine) -> None:
     engine.dispose()
 
 
+def at_most(engine: Engine, wanted: int) -> int:
+    """How many of so many connections the engine's pool gives out at once."""
+    pool = engine.pool
+    overflow: int = getattr(pool, "_max_overflow", -1)
+    return min(wanted, pool.size() + overflow) if isinstance(pool, QueuePool) and overflow >= 0 else wanted
+
+
 def warn_of_small_pool(app: Engine, threads: int) -> None:
     """Say so where transactional tasks in that many threads may wait in vain for a connection."""
-    pool = app.pool
-    overflow: int = getattr(pool, "_max_overflow", -1)
-    if isinstance(pool, QueuePool) and overflow >= 0 and pool.size() + overflow < threads:
+    if (most := at_most(app, threads)) < threads:
         log.warning(
             "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "
             "create_engine(…, pool_size=%d), or run fewer",
-            pool.size() + overflow,
+            most,
             threads,
             threads,
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextvars import Context, ContextVar, copy_context
 from importlib.util import find_spec
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy.util import await_only
 
@@ -28,22 +28,43 @@ _begun: ContextVar[set[asyncio.Future[Any]] | None] = ContextVar("sqla_jobs_begu
 TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
 
-def noting(factory: TaskFactory | None) -> TaskFactory:
-    """A task factory for an event loop that notes what runs begin, and else does what `factory` does.
+class Noting:
+    """The task factory of an event loop: notes what runs begin, and else does what the loop's own does.
 
-    Left out are what a driver begins, and what is begun in a context of its own: it may live on.
+    Left out are what a driver begins, and what is begun in a context of its own: it may live on. All workers of a loop
+    share one, which goes with the last of them. Used in the thread of the loop.
     """
 
-    def begin(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> Any:
-        task = factory(loop, coroutine, **options) if factory else asyncio.Task(coroutine, loop=loop, **options)
+    def __init__(self, below: TaskFactory | None) -> None:
+        self._below = below
+        self._workers = 0
+
+    @classmethod
+    def begin(cls, loop: asyncio.AbstractEventLoop) -> Noting:
+        """Note in this loop from now on, for one more worker."""
+        present: Any = loop.get_task_factory()
+        noting = present if isinstance(present, Noting) else cls(present)
+        if noting is not present:
+            loop.set_task_factory(cast("Any", noting))
+        noting._workers += 1
+        return noting
+
+    def end(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One worker less needs it."""
+        self._workers -= 1
+        present: Any = loop.get_task_factory()
+        if not self._workers and present is self:  # else the application has built on it
+            loop.set_task_factory(self._below)
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        below = self._below
+        task = below(loop, coroutine, **options) if below else asyncio.Task(coroutine, loop=loop, **options)
         context: Context | None = options.get("context")
         begun = _begun.get() if context is None else context.get(_begun)
         if begun is not None and not _is_of_driver(coroutine):
             begun.add(task)
             task.add_done_callback(begun.discard)
         return task
-
-    return begin
 
 
 def _is_of_driver(coroutine: Coroutine[Any, Any, Any]) -> bool:

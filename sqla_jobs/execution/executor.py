@@ -11,6 +11,7 @@ from typing import Any
 
 from sqla_jobs.calls.run_lines import log, log_end
 from sqla_jobs.database.binding import Context
+from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.execution.plan import Plan, Surroundings, context_of
@@ -39,11 +40,13 @@ class Executor:
         middleware: Sequence[Middleware] = (),
         tracing: Tracing | None = None,
         started: Callable[[Attempt], None] | None = None,
+        unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
     ) -> None:
         """`timeout` is that of tasks that have none of their own, in seconds.
 
         The first of `middleware` is the outermost, and inside of `context`, which is inside of what `tracing` makes.
-        `started` is called as each run begins, and not of one that gets no transaction.
+        `started` is called as each run begins, and not of one that gets no transaction. `unfit` is called where
+        arguments do not fit the task, and raises `NotBegun` if the job is to be given back.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -53,14 +56,15 @@ class Executor:
         self._surroundings += [partial(surroundings, one) for one in middleware]
         self._tracing = tracing
         self._started = started
+        self._unfit = unfit
         self._plans: dict[str, Plan] = {}
 
     def execute(self, held: Attempt, body: Interruptible) -> RunEnd | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
         Its own code is called by `body`. For a coroutine task this is called in a greenlet of SQLAlchemy's.
-        One that was cancelled before it started is given back, which ends it; one that may not start, or gets
-        no transaction, is given back too.
+        One that was cancelled before it started is given back, which ends it; one that may not start, gets no
+        transaction, or does not fit this code is given back too.
         A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
         Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
@@ -93,6 +97,7 @@ class Executor:
             transactions=self._transactions(declaration) if declaration.signature.wants_session else None,
             surroundings=self._surroundings,
             begins=None if self._started is None else self._begun,
+            unfit=self._unfit,
         )
         return plan
 

@@ -12,9 +12,10 @@ from typing import Any
 from sqla_jobs.calls.values import read_headers
 from sqla_jobs.errors import ArgumentsError, EntityGone
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.execution.interrupt import CancelRequested, LeaseGone, Stopped, TimedOut
+from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded
 from sqla_jobs.execution.transactions import Transactions
+from sqla_jobs.rules.error_text import leaves
 from sqla_jobs.rules.outcomes import SUCCEEDED, Failure, Outcome, decide
 from sqla_jobs.rules.redaction import NOTHING
 from sqla_jobs.tasks.arguments import encode_result
@@ -39,10 +40,12 @@ class Plan:
         transactions: Transactions | None,
         surroundings: Iterable[Surroundings],
         begins: Callable[[Attempt], None] | None,
+        unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
     ) -> None:
         """A run is inside of `surroundings`, of which the first is the outermost; with a session in `transactions` too.
 
-        `timeout` is that of a task without one of its own. `begins` is called before the task is.
+        `timeout` is that of a task without one of its own. `begins` is called before the task is. `unfit` is called
+        where arguments do not fit the task, and raises `NotBegun` if the job is to be given back.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -50,6 +53,7 @@ class Plan:
         self._target = _target(declaration.signature)
         self._wants_context = declaration.signature.wants_context
         self._begins = begins
+        self._unfit = unfit
         self.run = self._run if transactions is None else partial(self._run_in_transaction, transactions)
         for around in [*surroundings][::-1]:
             self.run = partial(_run_inside, around, self.run)
@@ -77,7 +81,16 @@ class Plan:
         try:
             return self._read(held.job.args)
         except ValueError:
-            return self.declaration.codec.decode(held.job.args)  # raises it in words that show no secret
+            return self._in_words(held)
+
+    def _in_words(self, held: Attempt) -> dict[str, Any]:
+        """Raise why the arguments do not fit, without showing a secret; or that others are to run it."""
+        try:
+            return self.declaration.codec.decode(held.job.args)
+        except ArgumentsError as error:
+            if self._unfit is not None:
+                self._unfit(held, error)
+            raise
 
     def _call(self, held: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
         if self.timeout is not None:
@@ -102,6 +115,7 @@ class Plan:
 
     def outcome_of(self, error: BaseException, held: Attempt, *, at: float | None = None) -> Outcome:
         """What follows from `error`, raised by `run` now or at a moment to come."""
+        error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)
         if isinstance(error, EntityGone):
             return Outcome.cancelled(Failure("EntityGone", held.secrets.text(str(error))))
         if isinstance(error, CancelRequested):

@@ -60,11 +60,17 @@ def _is_of_database(error: Exception) -> bool:
 
 
 class NotBegun(Exception):
-    """The database gave no transaction that a task could write in; nothing of it has run."""
+    """Nothing of a task has run, for a reason that is none of its own: it is given back."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, delay: float | None) -> None:
         super().__init__(reason)
-        self.delay: float = random.SystemRandom().uniform(*_AGAIN)  # the global one may be seeded by a task
+        self.delay: float | None = delay
+        """Seconds until it is due again; `None`: at once."""
+
+
+def _no_transaction(reason: str) -> NotBegun:
+    """The database gives none that the task could write in."""
+    return NotBegun(reason, random.SystemRandom().uniform(*_AGAIN))  # the global one may be seeded by a task
 
 
 class Transactions(Protocol):
@@ -151,9 +157,9 @@ class WorkerTransactions:
         except Exception as error:
             if not _is_of_database(error):
                 raise
-            raise self._told(NotBegun(_reason(error))) from error
+            raise self._told(_no_transaction(_reason(error))) from error
         if not is_writable:
-            raise self._told(NotBegun("the server is read-only"))
+            raise self._told(_no_transaction("the server is read-only"))
 
     def _is_begun(self, session: Session) -> bool:
         """Begin. False: the server takes no writes."""

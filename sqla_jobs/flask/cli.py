@@ -12,7 +12,7 @@ from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
 from sqla_jobs.cli.main import Commands
-from sqla_jobs.cli.naming import HOST, plain_errors
+from sqla_jobs.cli.naming import HOST, plain_errors, told_apart
 from sqla_jobs.cli.output import HISTORY
 from sqla_jobs.errors import ConfigurationError
 
@@ -95,7 +95,8 @@ def cli(context: click.Context) -> None:
         if context.invoked_subcommand == "worker":  # the parent of workers imports no application code
             context.meta[HOST] = _named(context.ensure_object(ScriptInfo))
         else:
-            app = loaded()
+            with told_apart():
+                app = loaded()
             context.with_resource(app.app_context())
             context.default_map = defaults_of(app.config)
             if (migrate := app.extensions.get("migrate")) is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 from weakref import ref
 
-from flask import Flask, current_app, has_app_context
+from flask import Flask, current_app, g, has_app_context
 from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.util import ThreadLocalRegistry
 
 from sqla_jobs.database.binding import Bind, Binding, Context, SessionFactory, SyncBind
 from sqla_jobs.errors import ConfigurationError
@@ -69,7 +71,7 @@ class FlaskJobs(Generic[J]):
         """Have workers, clocks and commands of this process work for `app`, also outside of its context."""
         _applications(self.jobs).used = app
 
-    def binding(self, app: Flask, bind: Bind | None = None) -> Binding:
+    def binding(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
         """The database of `app`, or `bind`, with a context of `app` around each run. Raises `ConfigurationError`."""
         chosen = bind or self.bind
         db, bound = app.extensions.get("sqlalchemy"), self.jobs.bound
@@ -123,6 +125,12 @@ class _AppBinding(Binding):
             if left is not None:
                 left.close()
 
+    @contextmanager
+    def context_in(self, session: Session, run: RunContext | None) -> Generator[None]:
+        """A new one, in which `db.session` is the session of a test; nothing closes that."""
+        with _kept(self._shared), self._app.app_context(), _shared_as(session, self._shared), self._inner(run):
+            yield
+
     def _left(self) -> Session | None:
         is_unused = isinstance(self._shared, scoped_session) and not self._shared.registry.has()
         return None if is_unused or self._shared is None else self._shared()
@@ -141,6 +149,38 @@ def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
     return make, lambda: db.session
 
 
+@contextmanager
+def _shared_as(session: Session, shared: SessionFactory | None) -> Generator[None]:
+    """Inside, `shared` gives this session. The teardown of the context, which would close it, does not find it."""
+    if isinstance(shared, scoped_session):
+        shared.registry.set(session)
+        try:
+            yield
+        finally:
+            shared.registry.clear()
+    elif shared is not None:  # Flask-SQLAlchemy-Lite's
+        sessions: dict[str, Session] = g.setdefault("_sqlalchemy_sessions", {})
+        sessions["default"] = session
+        try:
+            yield
+        finally:
+            sessions.pop("default", None)
+    else:
+        yield
+
+
+@contextmanager
+def _kept(shared: SessionFactory | None) -> Generator[None]:
+    """Afterwards the session of the caller's thread is where it was, if they are known by thread and not by context."""
+    registry = shared.registry if isinstance(shared, scoped_session) else None
+    mine = registry() if isinstance(registry, ThreadLocalRegistry) and registry.has() else None
+    try:
+        yield
+    finally:
+        if registry is not None and mine is not None:
+            registry.set(mine)
+
+
 class _Applications:
     """Those that carry one `Jobs`; says which one is meant."""
 
@@ -157,10 +197,22 @@ class _Applications:
         carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
         return carried.binding(app, bind)
 
-    def _meant(self) -> Flask:
+    def context_in(self, session: Session) -> Context:
+        """That of the application in whose context the test is, else of the one that was initialised last."""
+        living = [app for carrier in reversed(self._carriers) if (app := carrier())]
+        app = self._active() or self.used or next(iter(living), None)
+        if app is None:
+            return nullcontext
+        carried: FlaskJobs[Any] = app.extensions["sqla_jobs"]
+        return partial(carried.binding(app).context_in, session)
+
+    def _active(self) -> Flask | None:
         if has_app_context() and self._is_carried_by(current_app):
             return cast("Any", current_app)._get_current_object()  # type: ignore[no-any-return]
-        app = self.used or (self._carriers[0]() if len(self._carriers) == 1 else None)
+        return None
+
+    def _meant(self) -> Flask:
+        app = self._active() or self.used or (self._carriers[0]() if len(self._carriers) == 1 else None)
         if app is None:
             raise ConfigurationError(
                 f"{len(self._carriers)} applications were initialised with these jobs, and none of them is active: "

@@ -46,19 +46,34 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
         op.execute(f"CREATE {kind} {online} {names.prefix}{index} ON {names.table(noun)} {definition}")
 
 
+def add_column(op: Operations, names: Names, noun: str, column: str) -> None:
+    """Add a column that is nullable or has a constant default; `column` is its name and what follows."""
+    _alter(op, names, noun, f"ADD COLUMN IF NOT EXISTS {column}")
+
+
+def drop_column(op: Operations, names: Names, noun: str, column: str) -> None:
+    """Drop a column."""
+    _alter(op, names, noun, f"DROP COLUMN IF EXISTS {column}")
+
+
 def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, str]) -> None:
     """Put these rules in the place of a table's CHECKs, without locking out its writers while they are tried on it.
 
     `noun` is the table without the prefix; a rule's name is that of the constraint without the table and `_check`.
     """
-    table = names.table(noun)
     constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in rules.items()}
     dropped = [f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints]
     added = [f"ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID" for name, rule in constraints.items()]
     validated = [f"VALIDATE CONSTRAINT {name}" for name in constraints]
+    _alter(op, names, noun, ", ".join([*dropped, *added]))
     with _outside_transaction(op, names):
-        op.execute(_PATIENT.format(table=table, statement=f"ALTER TABLE {table} {', '.join([*dropped, *added])}"))
-        op.execute(f"ALTER TABLE {table} {', '.join(validated)}")
+        op.execute(f"ALTER TABLE {names.table(noun)} {', '.join(validated)}")
+
+
+def _alter(op: Operations, names: Names, noun: str, change: str) -> None:
+    table = names.table(noun)
+    with _outside_transaction(op, names):
+        op.execute(_PATIENT.format(table=table, statement=f"ALTER TABLE {table} {change}"))
 
 
 def _outside_transaction(op: Operations, names: Names) -> AbstractContextManager[None]:

@@ -124,6 +124,8 @@ class JobMixin(Row):
     """When the job ended as succeeded, failed or cancelled."""
     position: Mapped[int] = mapped_column(BigInteger, Identity(), nullable=False)
     """Its place in the queue: a new one from the same sequence each time it becomes queued, so positions only grow."""
+    times_replaced: Mapped[int | None] = mapped_column(Integer)
+    """How many enqueues of its unique key have replaced or updated it; null where none has, which costs no space."""
 
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]
@@ -244,10 +246,12 @@ class ProcessMixin(Row):
     """Its process id on that host."""
     queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """Name and concurrency of each queue it serves."""
+    tasks: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    """The tasks that a worker knows, by name and alias, and what its code takes; null where that is not told."""
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """What the server does not let it change, such as `job 17`, and why."""
+    """What the server does not let it change, such as `job 17`, and why; and what holds up its `event loop`."""
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
-    """Connections to the server that it may use at once, beside those of the jobs that it runs."""
+    """Connections to the server that it may use at once, with those of the jobs that it runs."""
     version: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
     """The version of this library that it runs."""
     clock_offset: Mapped[float | None] = mapped_column(Double)

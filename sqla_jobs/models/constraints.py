@@ -192,6 +192,7 @@ def of_processes(table: str) -> tuple[Any, ...]:
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "queues", _object("queues")),
+        _check(table, "tasks", _object("tasks")),
         _check(table, "set_aside", _object("set_aside")),
         _check(table, "clock_offset", "clock_offset BETWEEN -1e10 AND 1e10"),
         _check(table, "lease", "lease > 0 AND lease <= 86400"),

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 from inspect import get_annotations
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from weakref import WeakValueDictionary
 
-from sqlalchemy import Connection, MetaData, Sequence, Table, event
+from sqlalchemy import Column, Connection, MetaData, Sequence, Table, event
 from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import foreign, registry, relationship
+from sqlalchemy.sql.visitors import iterate
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.models import constraints
@@ -35,6 +38,18 @@ J = TypeVar("J", bound=JobMixin)
 MARK = "sqla_jobs"
 """Where the `info` of a jobs' table says its prefix."""
 _POSITIONS = "jobs_position_seq"
+
+
+_made: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
+"""The classes that are made here, by name. Of several with one name, as in tests, the last."""
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type[Any]:
+        """What `pickle` finds such a class by, once a `Jobs` has made it in this process."""
+        if name in _made:
+            return _made[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -110,13 +125,18 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         if mixin.__module__ == JobMixin.__module__:
             noun = mixin.__name__.removesuffix("Mixin")
             mixin = type(f"{camel}{noun}", (mixin,), attributes | {"__module__": __name__})
+            _made[mixin.__name__] = mixin
         else:
             for name, value in attributes.items():
                 setattr(mixin, name, value)
         mapper_registry.map_declaratively(mixin)
         return mixin
 
-    Job = mapped(job_class, jobs, *constraints.of_jobs(jobs), comment=comment_of(LATEST), info={MARK: prefix})
+    try:
+        Job = mapped(job_class, jobs, *constraints.of_jobs(jobs), comment=comment_of(LATEST), info={MARK: prefix})
+    except SQLAlchemyError as error:
+        raise ConfigurationError(f"job_class={job_class.__name__} cannot be mapped: {error}") from error
+    _refuse_unmapped_columns(Job)
     _refuse_columns_to_fill(Job)
     Run = mapped(RunMixin, runs, *constraints.of_runs(runs))
     Schedule = mapped(ScheduleMixin, schedules, *constraints.of_schedules(schedules))
@@ -166,11 +186,11 @@ def _mapper(entity: type[Any]) -> Any:
 def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
     if isinstance(base, registry):
         return base, base.metadata
-    found = getattr(base, "registry", None)
+    found = getattr(base, "registry", getattr(base, "_sa_registry", None))  # SQLModel's has no public name
     if not isinstance(found, registry):
         raise ConfigurationError(
-            f"Jobs({base!r}): give your declarative base class, Flask-SQLAlchemy's db.Model, "
-            "or a sqlalchemy.orm.registry, as in Jobs(registry(metadata=SQLModel.metadata))"
+            f"Jobs({base!r}): give your declarative base class, Flask-SQLAlchemy's db.Model, SQLModel, "
+            "or a sqlalchemy.orm.registry"
         )
     metadata = getattr(base, "metadata", None)
     return found, metadata if isinstance(metadata, MetaData) else found.metadata
@@ -192,9 +212,24 @@ def _check_job_class(job_class: type[Any]) -> None:
         )
 
 
+def columns_of(entity: type[Any]) -> dict[str, Column[Any]]:
+    """The columns of its table, by attribute. What is computed, such as a `column_property`, is none."""
+    return {name: column for name, column in _mapper(entity).columns.items() if isinstance(column, Column)}
+
+
+def _refuse_unmapped_columns(job_class: type[Any]) -> None:
+    """What is computed of columns of a class that is not mapped fails in each SELECT, without naming the cause."""
+    for name, computed in _mapper(job_class).columns.items():
+        if any(isinstance(part, Column) and getattr(part, "table", None) is None for part in iterate(computed)):
+            raise ConfigurationError(
+                f"{job_class.__name__}.{name} is computed of columns that belong to no table yet: write it as a "
+                f"function of the class, @declared_attr def {name}(cls): return column_property(… cls.priority …)"
+            )
+
+
 def _refuse_columns_to_fill(job_class: type[Any]) -> None:
     """Whoever enqueues without knowing the class (the command line, a clock, a plain INSERT) must be able to."""
-    for name, column in _mapper(job_class).columns.items():
+    for name, column in columns_of(job_class).items():
         given = name in ("task", "args") or column.nullable
         if not given and column.server_default is None:
             raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, ask, table_names, warning, well
+from sqla_jobs.queries.delete_jobs import Reference, Removal
+from sqla_jobs.rules.retention import seconds_kept
+from sqla_jobs.rules.wording import Count, plural
 
 _UNINDEXED = text(
     """
@@ -26,6 +30,11 @@ _UNINDEXED = text(
     """
 )
 
+_MANY = 1_000
+"""Jobs past their retention that a foreign key may keep without a word: some are kept on purpose."""
+_COUNTED = 100_000
+"""Of each state."""
+
 
 def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Foreign keys to jobs without an index."""
@@ -38,6 +47,19 @@ def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             f"{table}.{column} has no index",
             f"pruning reads the whole table for each job: CREATE INDEX CONCURRENTLY ON {table} ({column})",
         )
+
+
+def kept_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Foreign keys that keep many jobs from being pruned, as long as workers have no other --retention."""
+    removal = Removal(jobs.models)
+    numbers = Counter[Reference]()
+    for state, seconds in seconds_kept({"audit": None, "ticks": None}).items():
+        numbers.update(dict(removal.kept(session, removal.ended(state, seconds), most=_COUNTED)))
+    for key, number in numbers.items():
+        if number >= _MANY:
+            count = Count(number, is_least=number >= _COUNTED)
+            found = f"rows of {key} keep {plural(count, 'job')} from being pruned"
+            yield warning("foreign keys to jobs", found, key.remedy)
 
 
 _SECURED = text(

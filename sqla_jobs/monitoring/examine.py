@@ -8,12 +8,13 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring import additions, limits, locks, server, waiting_jobs
+from sqla_jobs.monitoring import additions, blocked, limits, locks, rates, server, waiting_jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue, read_work
 
 _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
+    server.pooler,
     server.version,
     server.settings,
     server.idle_transactions,
@@ -27,7 +28,9 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     locks.locked_jobs,
     locks.held_jobs,
     waiting_jobs.set_aside,
+    waiting_jobs.parked_keys,
     additions.foreign_keys,
+    additions.kept_jobs,
     additions.row_level_security,
     additions.triggers,
 )
@@ -53,9 +56,15 @@ def _of_work(
 ) -> Iterator[Finding]:
     yield from waiting_jobs.workers(queues, processes)
     yield from waiting_jobs.stalled_processes(processes)
+    yield from blocked.blocked_jobs(session, jobs)
     yield from waiting_jobs.unclaimed_tasks(session, jobs, queues)
+    yield from waiting_jobs.misfits(session, jobs)
     yield from waiting_jobs.clocks(session, jobs, processes)
+    yield from waiting_jobs.undeclared_schedules(session, jobs)
+    yield from waiting_jobs.event_loops(session, jobs)
+    yield from waiting_jobs.put_off(session, jobs)
     yield from waiting_jobs.killers(session, jobs)
     yield from waiting_jobs.unheard_cancels(session, jobs)
     yield from limits.closed_limits(session, jobs)
     yield from limits.held_keys(session, jobs)
+    yield from rates.eaten_rates(session, jobs)

@@ -14,7 +14,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.wording import Count
 
-_LOOKED_AT = 20_000
+LOOKED_AT = 20_000
 """Jobs whose last error is read, of all tasks together."""
 _TASKS = 1_000
 """Tasks that are looked at."""
@@ -43,21 +43,33 @@ class Retrying(Failures):
 
 
 def read_failures(
-    session: Session, jobs: Jobs[Any], *, within: timedelta = timedelta(days=1), but_for: Collection[str] = ()
+    session: Session,
+    jobs: Jobs[Any],
+    *,
+    within: timedelta = timedelta(days=1),
+    but_for: Collection[str] = (),
+    most: int = LOOKED_AT,
 ) -> list[Failures]:
-    """The jobs that failed in that time, but for those of some tasks; the most frequent failure first."""
+    """The jobs that failed in that time, but for those of some tasks; the most frequent failure first.
+
+    The last errors of `most` jobs are read.
+    """
     job = jobs.Job
     failed = job.state == text("'failed'")
-    found = _by_task(session, jobs, failed, [job.finished_at > func.now() - within], job.finished_at.desc(), but_for)
+    recent = [job.finished_at > func.now() - within]
+    found = _by_task(session, jobs, failed, recent, job.finished_at.desc(), but_for, most)
     return [one for one, _ in found]
 
 
-def read_retrying(session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = ()) -> list[Retrying]:
+def read_retrying(
+    session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = (), most: int = LOOKED_AT
+) -> list[Retrying]:
     """The jobs that failed last time and are tried again, likewise."""
     job, run = jobs.Job, jobs.Run
     tried = text("'scheduled', 'queued'")
     waiting = job.state.in_(tried) & job.started_at.is_not(None)
-    found = _by_task(session, jobs, waiting, [], job.run_at.asc(), but_for, run.outcome.in_(["retried", "lost"]))
+    again = run.outcome.in_(["retried", "lost"])
+    found = _by_task(session, jobs, waiting, [], job.run_at.asc(), but_for, most, again)
     return [Retrying(**asdict(one), next_at=next_at) for one, next_at in found]
 
 
@@ -68,13 +80,14 @@ def _by_task(
     narrower: Sequence[ColumnElement[bool]],
     order: Any,
     but_for: Collection[str],
+    most: int,
     *of_last_run: ColumnElement[bool],
 ) -> list[tuple[Failures, datetime]]:
     """Each with the first `run_at`; an index on (task, `order`) has the jobs that meet `condition`."""
     job, run = jobs.Job, jobs.Run
     tasks = [task for task in tasks_of(session, jobs, condition) if task not in but_for]
-    there = _counts(session, jobs, tasks, [condition, *narrower], order)
-    looked_at = _fair(there)
+    there = _counts(session, jobs, tasks, [condition, *narrower], order, most)
+    looked_at = _fair(there, most)
     if not looked_at:
         return []
     lane = values(column("task", Text), column("most", Integer), name="lane").data([*looked_at.items()])
@@ -129,7 +142,12 @@ def tasks_of(session: Session, jobs: Jobs[Any], condition: ColumnElement[bool]) 
 
 
 def _counts(
-    session: Session, jobs: Jobs[Any], tasks: Sequence[str], conditions: Sequence[ColumnElement[bool]], order: Any
+    session: Session,
+    jobs: Jobs[Any],
+    tasks: Sequence[str],
+    conditions: Sequence[ColumnElement[bool]],
+    order: Any,
+    most: int,
 ) -> dict[str, int]:
     """How many there are of each task, one more than can be looked at at most; in order, for the sake of the index."""
     if not tasks:
@@ -137,14 +155,14 @@ def _counts(
     job = jobs.Job
     lane = values(column("task", Text), name="lane").data([(task,) for task in tasks])
     some = select(literal(1).label("one")).where(*conditions, job.task == lane.c.task)
-    some = some.order_by(order).limit(_LOOKED_AT + 1).correlate(lane)
+    some = some.order_by(order).limit(most + 1).correlate(lane)
     number = select(func.count()).select_from(some.subquery("some")).scalar_subquery()
     return {row[0]: row[1] for row in ask(session, jobs, select(lane.c.task, number)) if row[1]}
 
 
-def _fair(there: Mapping[str, int]) -> dict[str, int]:
-    """How many to look at of each task: all of small ones, and the rest in equal parts."""
-    left, found = _LOOKED_AT, dict[str, int]()
+def _fair(there: Mapping[str, int], most: int) -> dict[str, int]:
+    """How many to look at of each task, of `most`: all of small ones, and the rest in equal parts."""
+    left, found = most, dict[str, int]()
     for place, (task, number) in enumerate(sorted(there.items(), key=lambda item: item[1])):
         found[task] = min(number, left // (len(there) - place))
         left -= found[task]

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.limits import read_setters
+from sqla_jobs.monitoring.rates import read_eaten
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import GateState
 from sqla_jobs.queries.restrictions import is_of_operator
@@ -87,7 +89,8 @@ def _full(session: Session, jobs: Jobs[Any], state: GateState) -> str:
     taken = f"{used:,} of at most {plural(most, 'start')} in {duration(per)} are taken"
     next_at = state.next_at
     when = "" if next_at is None else f"; the next one is possible at {moment(next_at)}, in {duration(state.next_in)}"
-    return f"The {name} is used up: {taken}{when}."
+    eaten = read_eaten(session, jobs, state.gate, state.per or 0.0)
+    return f"The {name} is used up: {taken}{when}.{'' if eaten is None else f' {eaten}.'}"
 
 
 def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
@@ -104,7 +107,9 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
     if row is None or row.set_at is None:
         return f"code declares 0; `sqla-jobs limit set {named_on_command_line(gate)}` overrides that"
     command = f"sqla-jobs limit clear {named_on_command_line(row.gate)}"
-    return f"an operator set it to 0 at {moment(row.set_at)}; `{command}` takes that back"
+    by, why = read_setters(session, jobs, {row.gate: row.set_at}).get(row.gate, ("an operator", None))
+    reason = f" ({why:.200})" if why else ""
+    return f"{by} set it to 0 at {moment(row.set_at)}{reason}; `{command}` takes that back"
 
 
 def _holders(state: GateState) -> str:

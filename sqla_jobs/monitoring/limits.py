@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,6 +45,10 @@ class LimitStatus:
     """What code says of `running`, `rate`, `per`, `hold` and `burst`; None where no code does."""
     set_at: datetime | None
     """When an operator overrode that."""
+    set_by: str | None
+    """Who that was, where it was done by the command line or the dashboard."""
+    set_reason: str | None
+    """Why, if that was said."""
     changed_at: datetime
     used: int | None
     """None where that goes for each key by itself, and is a rate."""
@@ -89,6 +93,7 @@ def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) 
     states = {state.gate: state for state in queries.gate_states(session, sorted(gates - set(_of_each(gates))))}
     used = queries.keys_in_use(session, [gate for gate in _of_each(gates) if not gate.startswith("%")])
     waiting = _waiting(session, jobs, gates, queries.waiting_groups(session))
+    setters = read_setters(session, jobs, {row.gate: row.set_at for row in rows})
     return [
         LimitStatus(
             row.gate,
@@ -100,6 +105,8 @@ def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) 
             row.hold,
             row.declared,
             row.set_at,
+            setters[row.gate][0] if row.gate in setters else None,
+            setters[row.gate][1] if row.gate in setters else None,
             row.changed_at,
             used.get(row.gate) if (state := states.get(row.gate)) is None else state.used,
             waiting[row.gate],
@@ -107,6 +114,19 @@ def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) 
         )
         for row in rows
     ]
+
+
+def read_setters(
+    session: Session, jobs: Jobs[Any], set_at: Mapping[str, datetime | None]
+) -> dict[str, tuple[str, str | None]]:
+    """Who overrode these limits at these moments, and why, as far as the audit says."""
+    moments = {titled(gate): (gate, at) for gate, at in set_at.items() if at is not None}
+    line = jobs.Audit
+    last = select(func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
+    columns = (line.subject, line.at, line.actor, line.details["reason"].astext)
+    lines = ask(session, jobs, select(*columns).where(line.id.in_(last))) if moments else ()
+    found = [(*moments[subject], at, actor, reason) for subject, at, actor, reason in lines]
+    return {gate: (actor, reason) for gate, since, at, actor, reason in found if at >= since}
 
 
 _CLOSED = 86_400.0
@@ -124,7 +144,7 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     if not ages:
         return
     for one in read_limits(session, jobs):
-        if one.gate in ages:
+        if one.gate in ages and (one.waiting or one.set_at is None):  # else somebody wanted it so, and nobody waits
             numbers = "--running N" if one.rate is None else "--rate N --per SECONDS"
             set_it = f"sqla-jobs limit set {named_on_command_line(one.gate)} {numbers}"
             yield warning(

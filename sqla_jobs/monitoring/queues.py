@@ -17,6 +17,7 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.paused import NOT_PAUSED, read_paused_queues
 from sqla_jobs.monitoring.processes import Held, ProcessStatus, age_of, read_held, read_processes
 from sqla_jobs.queries import PRIORITIES
+from sqla_jobs.queries.waiting_queues import waiting_queues as of_waiting
 from sqla_jobs.rules.wording import Count
 
 COUNTED = 10_000
@@ -100,15 +101,8 @@ def _read_queues(
 
 
 def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:
-    """The queues with queued jobs: from one to the next in the index, not job by job."""
-    job: Any = jobs.Job
-    name = select(func.min(job.queue).label("name")).where(job.state == "queued").cte("names", recursive=True)
-    following = (
-        select(func.min(job.queue)).where(job.state == "queued", job.queue > name.c.name).correlate(name)
-    ).scalar_subquery()
-    name = name.union_all(select(following).where(name.c.name.is_not(None)))
-    query = select(name.c.name).where(name.c.name.is_not(None))
-    return list(session.scalars(query, bind_arguments={"mapper": job}))
+    """The queues with queued jobs."""
+    return list(session.scalars(of_waiting(jobs.Job), bind_arguments={"mapper": jobs.Job}))
 
 
 def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> dict[str, tuple[int, float | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.limits import LIMIT
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict, ask, session_named, table_names, warning, well
-from sqla_jobs.monitoring.processes import is_alive, places
+from sqla_jobs.monitoring.processes import is_alive
 from sqla_jobs.rules.wording import duration
 
 _OLDEST_SERVER = 140000
@@ -21,6 +22,8 @@ _SHORT = 2.0
 _CLOCK_OFF = 2.0
 _BLOATED = 0.5
 _CROWDED = 0.8
+_WAITED = 0.5
+"""Seconds that a statement may wait for a pooler."""
 
 
 def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
@@ -31,6 +34,26 @@ def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield Finding("server version", Verdict.error, f"PostgreSQL {name}", "PostgreSQL 14 or newer is needed")
     else:
         yield well("server version", f"PostgreSQL {name}")
+
+
+def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Whether a pooler stands before the server, and for how long it let this statement wait. To be looked at first."""
+    began = time.monotonic()
+    there = ask(session, jobs, select(func.pg_backend_pid())).scalar_one()
+    waited = time.monotonic() - began
+    connection: Any = session.connection(bind_arguments={"mapper": jobs.Job}).connection.driver_connection
+    here = getattr(getattr(connection, "info", None), "backend_pid", there)
+    if here == there:
+        return
+    if waited > _WAITED:
+        yield warning(
+            "pooler",
+            f"it stands before the server, and let this command wait {duration(waited)} for a connection",
+            "all connections of its pool are in use: make the pool larger (PgBouncer: default_pool_size), or find who "
+            "keeps them in long transactions: `sqla-jobs doctor --database-url URL`, with the server's own address",
+        )
+    else:
+        yield well("pooler", f"it stands before the server, and gave a connection after {duration(waited)}")
 
 
 _SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {
@@ -84,8 +107,9 @@ def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """How many are left."""
     used, most = ask(session, jobs, text(LIMIT)).one()
     process = jobs.Process
-    live = select(process.connections, process.queues).where(is_alive(process))
-    fleet = sum(own + sum(places(queues, queue, 0) for queue in queues) for own, queues in ask(session, jobs, live))
+    fleet = ask(
+        session, jobs, select(func.coalesce(func.sum(process.connections), 0)).where(is_alive(process))
+    ).scalar()
     found = f"{used} of {most} are in use, and live workers and clocks may use up to {fleet}"
     if used > _CROWDED * most or fleet > most:
         yield warning(

@@ -10,21 +10,20 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import ENDED
 from sqla_jobs.monitoring.examine import problems
-from sqla_jobs.monitoring.failures import Failures, Retrying, read_failures, read_retrying
+from sqla_jobs.monitoring.failures import LOOKED_AT, Failures, Retrying, read_failures, read_retrying
 from sqla_jobs.monitoring.finding import Finding
 from sqla_jobs.monitoring.paused import NOT_PAUSED, PausedTask, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import Queue, read_work
 
-_COUNTED = 1_000_000
-"""Jobs of a queue that are counted; there may be more."""
+_COUNTED, _ALL = 1_000_000, 10**12
+"""Jobs of a queue that are counted; there may be more, but for the second number."""
 
 
 @dataclass(frozen=True)
 class QueueStatus(Queue):
-    """One queue, how many jobs of it ended in the last minute, and who paused it when, as far as the audit says."""
+    """One queue, how many jobs of it succeeded or failed in the last minute, and who paused it when, by the audit."""
 
     per_minute: int
     paused_at: datetime | None
@@ -45,10 +44,14 @@ class Status:
     warnings: list[Finding]
 
 
-def read_status(session: Session, jobs: Jobs[Any]) -> Status:
-    """The status of all queues and processes; the tasks must have been imported for the warnings."""
+def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> Status:
+    """The status of all queues and processes; the tasks must have been imported for the warnings.
+
+    Exact numbers are counted to the end, which takes the longer the more jobs there are.
+    """
     ended = _ended_per_minute(session, jobs)
-    queues, processes = read_work(session, jobs, others=ended, most=_COUNTED)
+    queues, processes = read_work(session, jobs, others=ended, most=_ALL if exact else _COUNTED)
+    looked_at = _ALL if exact else LOOKED_AT
     paused = read_paused_queues(session, jobs)
     return Status(
         [
@@ -57,8 +60,8 @@ def read_status(session: Session, jobs: Jobs[Any]) -> Status:
         ],
         read_paused_tasks(session, jobs),
         processes,
-        read_failures(session, jobs),
-        read_retrying(session, jobs),
+        read_failures(session, jobs, most=looked_at),
+        read_retrying(session, jobs, most=looked_at),
         problems(session, jobs, queues, processes),
     )
 
@@ -67,7 +70,7 @@ def _ended_per_minute(session: Session, jobs: Jobs[Any]) -> dict[str, int]:
     job = jobs.Job
     rows = session.execute(
         select(job.queue, func.count())
-        .where(job.state.in_(ENDED), job.finished_at > func.now() - timedelta(minutes=1))
+        .where(job.state.in_(("succeeded", "failed")), job.finished_at > func.now() - timedelta(minutes=1))
         .group_by(job.queue)
     )
     return {row[0]: row[1] for row in rows}

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import product
+from shlex import quote
 from typing import Any
 
-from sqlalchemy import Boolean, column, func, or_, select, text, true, values
+from sqlalchemy import Boolean, column, func, select, text, true, values
 from sqlalchemy import Text as TextType
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.models.types import LIVE
+from sqla_jobs.models.types import LIVE, PARKED
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
+from sqla_jobs.monitoring.gates import moment
 from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
-from sqla_jobs.monitoring.queues import Queue
+from sqla_jobs.monitoring.queues import COUNTED, Queue
+from sqla_jobs.queries.processes import live_code
+from sqla_jobs.rules.fitting import UNFIT, read_codes
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
+from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _LOOKED_AT = 2_000
 """Queued jobs of each queue, with gates and without, the next to run first, among which unknown tasks are looked for:
@@ -27,6 +34,11 @@ _SOME = 20
 _UNHEARD = 30.0
 """Seconds after which a job that was cancelled should have ended."""
 _START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
+_AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
+"""Seconds beyond which it is worth a word that a job keeps its unique key: where ticks were skipped for it, or not."""
+_PUT_OFF = 3600.0
+"""Seconds after which a job that is put off again and again is worth a word."""
+_IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch
 _LATE = 60.0
 """Seconds after which a tick that was not fired is worth a word."""
 
@@ -71,7 +83,7 @@ def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
 
 
 def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) -> Iterator[Finding]:
-    """Tasks of waiting jobs that are paused, or that this application does not declare."""
+    """Tasks of waiting jobs that are paused, or that no live worker knows, or not this application."""
     names = [queue.name for queue in queues if queue.queued]
     if not names:
         return
@@ -81,7 +93,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
     lane = values(column("name", TextType), column("is_plain", Boolean), name="lane")
     lane = lane.data([*product(names, (True, False))])
     first = (  # of each part of the index, which has the order of its jobs
-        select(job.task)
+        select(job.queue, job.task)
         .where(job.state == "queued", job.queue == lane.c.name, job.gates.is_(None) == lane.c.is_plain)
         .order_by(job.priority, job.position)
         .limit(_LOOKED_AT)
@@ -89,18 +101,31 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
         .lateral("first")
     )
     counts = (
-        select(first.c.task, func.count())
+        select(first.c.queue, first.c.task, func.count())
         .select_from(lane.join(first, true()))
-        .where(or_(first.c.task.not_in(list(jobs.tasks)), first.c.task.in_(paused)))
-        .group_by(first.c.task)
-        .order_by(first.c.task)
+        .group_by(first.c.queue, first.c.task)
+        .order_by(first.c.task, first.c.queue)
     )
-    for task, count in ask(session, jobs, counts):
+    served = {queue.name for queue in queues if queue.is_served}
+    live = read_codes(ask(session, jobs, live_code(jobs.models)))
+    unclaimed = Counter[str]()
+    for queue, task, count in ask(session, jobs, counts):
+        is_unknown = queue in served and not any(code.may_know(task, queue) for code in live)
+        if task in paused or task not in jobs.tasks or is_unknown:
+            unclaimed[task] += count
+    for task, count in unclaimed.items():
         number = Count(count, is_least=count >= _LOOKED_AT)
         if task in paused:
             how = paused_words(paused[task].paused_until, paused[task].pause_reason)
             found = f"it is {how}, with {plural(number, 'job')} waiting"
             yield warning(f"task {task[:200]}", found, f"sqla-jobs resume --task {paused[task].task[:200]}")
+            continue
+        if task in jobs.tasks:
+            yield warning(
+                f"task {task[:200]}",
+                f"no live worker of its queue knows it, and {they_are(number, 'job')} waiting for it",
+                "start workers with the code that declares it: those that run are older, or of another application",
+            )
             continue
         yield warning(
             f"task {task[:200]}",
@@ -208,11 +233,115 @@ def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Rows that workers and clocks pass over, since nothing can be done with them."""
     of_each = ask(session, jobs, select(jobs.Process.set_aside)).scalars()
-    reasons = {name: why for shown in of_each for name, why in shown.items()}
+    reasons = {name: str(why) for shown in of_each for name, why in shown.items() if name != EVENT_LOOP}
     for name in sorted(reasons):
+        if reasons[name].startswith(UNFIT):
+            continue
         yield warning(
             name[:100],
-            str(reasons[name])[:1000],
+            reasons[name][:1000],
             "mend what it names: the row, a trigger or constraint of yours, or a function that makes keys; "
             "it is tried again every minute",
+        )
+
+
+def put_off(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs that have never started, since each enqueue of their key put them off again."""
+    job: Any = jobs.Job
+    columns = (job.id, job.task, job.times_replaced, job.created_at, job.run_at, job.started_at)
+    scheduled = select(*columns).where(job.state == "scheduled").order_by(job.run_at)
+    first = scheduled.limit(COUNTED).subquery("first").c
+    since = func.clock_timestamp() - timedelta(seconds=_PUT_OFF)
+    rows = (
+        select(first.id, first.task, first.times_replaced, age_of(first.created_at), first.run_at)
+        .where(first.times_replaced > 0, first.started_at.is_(None), first.created_at < since)
+        .order_by(first.run_at)
+        .limit(_SOME)
+    )
+    for job_id, task, times, seconds, run_at in ask(session, jobs, rows):
+        yield warning(
+            f"job {job_id}",
+            f"{task[:200]} was first asked for {duration(seconds)} ago and has not started: {plural(times, 'enqueue')} "
+            f"of its unique key replaced it, and put it off until {moment(run_at)}",
+            f"give its Unique(on_conflict='replace') a max_delay=; sqla-jobs retry {job_id} runs it now",
+        )
+
+
+def event_loops(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Event loops in which a coroutine lets no other run."""
+    process: Any = jobs.Process
+    held = select(process.pid, process.host, process.set_aside[EVENT_LOOP].astext)
+    for pid, host, why in ask(session, jobs, held.where(is_alive(process), process.set_aside.has_key(EVENT_LOOP))):
+        yield warning(
+            f"event loop of process {pid} of {host}",
+            f"{why[:1000]}: no other coroutine runs there",
+            "a coroutine must not block: await asyncio.to_thread(…) calls what does; to end that job now: "
+            "sqla-jobs cancel ID --kill",
+        )
+
+
+def undeclared_schedules(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Schedules that enqueue jobs which nobody runs."""
+    schedule: Any = jobs.Schedule
+    lost = select(schedule.name, schedule.task, schedule.next_run_at).where(schedule.enabled)
+    lost = lost.where(schedule.task.not_in(list(jobs.tasks))).order_by(schedule.name).limit(_SOME)
+    for name, task, next_at in ask(session, jobs, lost):
+        when = f", next at {moment(next_at)}" if next_at is not None else ""
+        yield warning(
+            f"schedule {name[:200]}",
+            f"it enqueues jobs of task {task[:200]}{when}, and this application does not declare that"
+            f"{did_you_mean(task, jobs.tasks)}",
+            f"deploy the code that declares it; or let it tick no more: sqla-jobs schedule disable {quote(name[:200])}",
+        )
+
+
+def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs of unique keys that wait for very long, or for which ticks are skipped: they stand for all that follow."""
+    job, tick = jobs.Job, jobs.Tick
+    scheduled = select(job.id, job.task, job.run_at, job.unique_key, age_of(job.run_at).label("age"))
+    scheduled = scheduled.where(job.state == "scheduled").order_by(job.run_at.desc())
+    last = scheduled.limit(COUNTED).subquery("last")
+    rows: list[Any] = ask(
+        session,
+        jobs,
+        select(last.c.id, last.c.task, last.c.run_at, last.c.age)
+        .where(last.c.unique_key.is_not(None), last.c.age < -_AHEAD)
+        .order_by(last.c.run_at.desc())
+        .limit(_SOME),
+    ).all()
+    ids = [row.id for row in rows]
+    skipped = select(tick.job_id, func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
+    ticks: dict[int, int] = dict(ask(session, jobs, skipped.group_by(tick.job_id)).all()) if ids else {}
+    for job_id, task, run_at, age in rows:
+        number = ticks.get(job_id, 0)
+        if not number and -age < _FAR_AHEAD:
+            continue
+        until = "is parked" if run_at == PARKED else f"waits until {moment(run_at)}, in {duration(-age)}"
+        for_it = f"; {plural(number, 'tick')} of a schedule {'was' if number == 1 else 'were'} skipped for it"
+        yield warning(
+            f"job {job_id}",
+            f"it {until}, and keeps its unique key meanwhile: what is enqueued of {task[:200]} with that key is no job "
+            f"of its own{for_it if number else ''}",
+            f"sqla-jobs retry {job_id} runs it now; or sqla-jobs cancel {job_id} sets its key free",
+        )
+
+
+def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Waiting jobs whose arguments do not fit the code of a worker, by task."""
+    process: Any = jobs.Process
+    rows = ask(session, jobs, select(process.host, process.pid, process.set_aside).where(is_alive(process)))
+    shown = [
+        (str(name), f"process {pid} of {host}", str(why)) for host, pid, all_ in rows for name, why in all_.items()
+    ]
+    unfit = {int(name[4:]): (who, why) for name, who, why in shown if why.startswith(UNFIT) and _IS_JOB(name)}
+    job: Any = jobs.Job
+    waiting = select(job.task, func.array_agg(job.id)).where(job.id.in_(unfit), job.state == "queued")
+    for task, ids in ask(session, jobs, waiting.group_by(job.task).order_by(job.task)) if unfit else ():
+        who, why = unfit[min(ids)]
+        others = plural(len(ids), "job")
+        yield warning(
+            f"task {task[:200]}",
+            f"{who} leaves {others} to workers with other code, such as job {min(ids)}: {why[:500]}",
+            f"sqla-jobs why {min(ids)} says who takes it; start workers with the code that enqueued it, or give what "
+            "is new in the task a default. Where no live worker takes it the attempt fails after a minute",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,22 +13,37 @@ from sqla_jobs.actions.jobs import id_of
 from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import PARKED, JobState
+from sqla_jobs.monitoring.blocked import Blocked, nearest, read_blocked
 from sqla_jobs.monitoring.finding import ask, session_named
 from sqla_jobs.monitoring.gates import behind_gates, decide, moment
 from sqla_jobs.monitoring.locks import read_holder
 from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
-from sqla_jobs.monitoring.processes import is_alive
+from sqla_jobs.monitoring.processes import age_of, is_alive, places
 from sqla_jobs.queries.limits import keeps_others_waiting
+from sqla_jobs.rules.fitting import UNFIT, Takes
 from sqla_jobs.rules.limits import described
 from sqla_jobs.rules.outcomes import RunOutcome
+from sqla_jobs.rules.redaction import parse
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_are
+from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
 """Whether the transaction that asks has written the row's present version."""
 _READ = (
     *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
-    *("ordered_by", "process_id", "started_at", "finished_at", "cancel_requested_at"),
+    *(
+        "ordered_by",
+        "unique_key",
+        "times_replaced",
+        "created_at",
+        "process_id",
+        "started_at",
+        "finished_at",
+        "cancel_requested_at",
+    ),
 )
+_AHEAD = 3600.0
+"""Seconds of waiting after which it is worth a word that a job keeps its unique key."""
 _COUNTED = 10_000
 """Jobs before this one that are counted."""
 
@@ -38,13 +53,13 @@ def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
     row = _read(session, jobs, id_of(session, job))
     match row.state:
         case JobState.queued:
-            return [*_held_up(session, jobs, row)] or [_next_in_line(session, jobs, row)]
+            return [*_held_up(session, jobs, row)] or [*_next_in_line(session, jobs, row)]
         case JobState.scheduled:
-            return [*_not_due(session, jobs, row), *_not_served(session, jobs, row)]
+            return [*_not_due(session, jobs, row), *_of_key(row), *_not_served(session, jobs, row)]
         case JobState.running:
-            return [_running(session, jobs, row)]
+            return [*_running(session, jobs, row)]
         case _:
-            return [_ended(session, jobs, row)]
+            return [_ended(session, jobs, row), *_cancelled_by(session, jobs, row)]
 
 
 def _read(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
@@ -87,6 +102,21 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         yield f"It is not due before {when}."
 
 
+def _of_key(row: Any) -> Iterator[str]:
+    """What its unique key has to do with it."""
+    if row.times_replaced and row.started_at is None:
+        age = duration((row.now - row.created_at).total_seconds())
+        have = (
+            f"{plural(row.times_replaced, 'enqueue')} of its unique key {'has' if row.times_replaced == 1 else 'have'}"
+        )
+        yield f"{have} replaced it since it was first asked for, {age} ago."
+    if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
+        yield (
+            "It keeps its unique key meanwhile: what is enqueued with that key is no job of its own. "
+            f"`sqla-jobs retry {row.id}` runs it now, `sqla-jobs cancel {row.id}` sets its key free."
+        )
+
+
 def _held_up(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     """All that keeps a queued job from being claimed now."""
     yield from _not_served(session, jobs, row)
@@ -109,10 +139,41 @@ def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     if (of_queue := read_paused_queues(session, jobs).get(row.queue)) is not None:
         who = _since(of_queue.at, of_queue.by, of_queue.until, of_queue.reason)
         yield f"The queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` lets it go on."
+    yield from _fits_no_code(session, jobs, row)
+
+
+def _fits_no_code(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Where not all live workers of its queue can run it."""
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
-    if ask(session, jobs, select(process.id).where(*serves).limit(1)).first() is None:
+    known = process.tasks[row.task]
+    query = select(process.host, process.pid, process.tasks.is_(None), process.tasks.has_key(row.task), known)
+    workers: Any = ask(session, jobs, query.where(*serves).order_by(process.host, process.pid)).all()
+    if not workers:
         yield f"No live worker serves queue {row.queue!r}: start one with `--queues {row.queue}`."
+    elif not any(is_silent or knows for *_, is_silent, knows, _ in workers):
+        yield (
+            f"No live worker that serves queue {row.queue!r} knows the task {row.task!r:.200}: start one whose code "
+            "declares it."
+        )
+    else:
+        given = arguments if isinstance(arguments := parse(row.args_text), dict) else {}
+        takes = {f"process {pid} of {host}": Takes.read(shown) for host, pid, *_, shown in workers if shown is not None}
+        misfits = {who: one for who, one in takes.items() if one is not None and not one.fits(given)}
+        if misfits:
+            yield _unfit(given, misfits, len(workers) - len(misfits))
+
+
+def _unfit(given: Iterable[str], misfits: Mapping[str, Takes], others: int) -> str:
+    who, takes = next(iter(misfits.items()))
+    also = f", nor of {plural(len(misfits) - 1, 'other')}" if misfits.keys() - {who} else ""
+    said = f"Its arguments ({', '.join(sorted(given))}) do not fit the code of {who}, which takes ({takes}){also}"
+    if others:
+        return f"{said}: another one takes it."
+    return (
+        f"{said}: start a worker with the code that enqueued it, or give what is new a default. Without one the "
+        "attempt fails after a minute."
+    )
 
 
 def _since(at: datetime | None, by: str | None, until: datetime | None, reason: str | None) -> str:
@@ -129,14 +190,18 @@ def _since(at: datetime | None, by: str | None, until: datetime | None, reason: 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     """What keeps workers from taking the row."""
     name = f"job {row.id}"
-    shown: Any = jobs.Process.set_aside
-    reason = ask(session, jobs, select(shown[name].astext).where(shown.has_key(name)).limit(1)).scalar()
-    if reason is not None:
-        said = jobs.tasks.secrets(row.task, row.args_text).text(reason)[:1000]
-        yield (
-            f"Workers pass it over, and try it again every minute: {said}. Mend what that names: the row, a trigger or "
-            "constraint, or a function that makes keys."
-        )
+    process: Any = jobs.Process
+    shown = process.set_aside
+    query = select(process.host, process.pid, shown[name].astext).where(shown.has_key(name)).limit(1)
+    for host, pid, reason in ask(session, jobs, query):
+        said = jobs.tasks.secrets(row.task, row.args_text).text(str(reason))[:1000]
+        if said.startswith(UNFIT):
+            yield f"Process {pid} of {host} leaves it to others: {said}."
+        else:
+            yield (
+                f"Workers pass it over, and try it again every minute: {said}. Mend what that names: the row, a "
+                "trigger or constraint, or a function that makes keys."
+            )
     if row.is_uncommitted:
         yield "This transaction has added or changed it, and has not committed: no worker can take it before that."
     elif (holder := read_holder(session, jobs, row.id)) is not None:
@@ -146,7 +211,13 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
         yield f"Its row is held by {who}{since}: no worker can take it before that transaction ends."
 
 
-def _next_in_line(session: Session, jobs: Jobs[Any], row: Any) -> str:
+def _next_in_line(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    taken = [*_taken_slots(session, jobs, row.queue)]
+    yield _place(session, jobs, row, "as soon as a slot is free" if taken else "next")
+    yield from taken
+
+
+def _place(session: Session, jobs: Jobs[Any], row: Any, when: str) -> str:
     if row.gates is not None:
         return "It is queued and nothing holds it: a worker takes it in its turn among those that wait behind limits."
     job: Any = jobs.Job
@@ -154,21 +225,65 @@ def _next_in_line(session: Session, jobs: Jobs[Any], row: Any) -> str:
     before = select(job.id).where(job.state == "queued", job.queue == row.queue, job.gates.is_(None), is_before)
     found = ask(session, jobs, select(func.count()).select_from(before.limit(_COUNTED).subquery())).scalar_one()
     if not found:
-        return "It is queued and nothing holds it: a worker takes it next."
+        return f"It is queued and nothing holds it: a worker takes it {when}."
     number = Count(found, is_least=found == _COUNTED)
     return f"It is queued, and {they_are(number, 'job')} before it in queue {row.queue!r}."
 
 
-def _running(session: Session, jobs: Jobs[Any], row: Any) -> str:
-    process = jobs.Process
-    where = select(process.host, process.pid).where(process.id == row.process_id, is_alive(process))
-    found = ask(session, jobs, where).one_or_none()
+def _taken_slots(session: Session, jobs: Jobs[Any], queue: str) -> Iterator[str]:
+    """By what the live workers are busy that serve the queue, where no slot of theirs is free."""
+    process, job = jobs.Process, jobs.Job
+    live: Any = select(process.queues).where(is_alive(process), process.kind == "worker")
+    slots = sum(places(served, queue, 0) for served in ask(session, jobs, live).scalars())
+    running = select(job.id, job.task, age_of(job.started_at), job.started_at)
+    running = running.where(job.state == "running", job.queue == queue).order_by(job.started_at)
+    taken: list[Any] = ask(session, jobs, running.limit(slots)).all()
+    if not slots or len(taken) < slots:
+        return
+    job_id, task, age, started_at = taken[0]
+    by = f"the longest for {duration(age)} by job {job_id} ({task:.200})"
+    yield f"The workers have {plural(slots, 'slot')} for queue {queue!r}, and jobs run in all of them, {by}."
+    if (one := nearest(read_blocked(session, jobs), started_at)) is not None:
+        yield _blocked("that job", one)
+
+
+def _blocked(whose: str, one: Blocked) -> str:
+    return (
+        f"pid {one.pid}, which is perhaps the session of {whose}, has waited {duration(one.seconds)} for a lock. It is "
+        f"held by {one.holder.said}: {one.holder.remedy}."
+    )
+
+
+def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    process: Any = jobs.Process
+    loop: Any = process.set_aside[EVENT_LOOP].astext.label("loop")
+    where = select(process.host, process.pid, loop).where(process.id == row.process_id, is_alive(process))
+    found: Any = ask(session, jobs, where).one_or_none()
     for_long = duration((row.now - (row.started_at or row.now)).total_seconds())
     said = f"It runs: attempt {row.attempt} of {row.max_attempts}, for {for_long}"
     if found is None:
-        return f"{said}, in a process that has vanished; a worker takes it back within its lease."
+        yield f"{said}, in a process that has vanished; a worker takes it back within its lease."
+        return
     asked = "" if row.cancel_requested_at is None else f"; it was asked to stop at {moment(row.cancel_requested_at)}"
-    return f"{said}, in process {found.pid} of {found.host}{asked}."
+    yield f"{said}, in process {found.pid} of {found.host}{asked}."
+    task = jobs.tasks.get(row.task)
+    if found.loop is not None and task is not None and task.declaration.signature.is_coroutine:
+        yield f"The event loop of that process: {found.loop:.1000}."
+    if (one := nearest(read_blocked(session, jobs), row.started_at)) is not None:
+        yield _blocked("this job", one)
+
+
+def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
+    """Who asked for it and why, as far as the audit says."""
+    if row.state != JobState.cancelled:
+        return
+    line = jobs.Audit
+    asked = select(line.actor, line.at, line.details["reason"].astext.label("reason"))
+    asked = asked.where(line.action == "cancel", line.subject == f"job {row.id}").order_by(line.id.desc()).limit(1)
+    found: Any = ask(session, jobs, asked).one_or_none()
+    if found is not None:
+        why = f" ({found.reason:.200})" if found.reason else ""
+        yield f"{found.actor} asked for that at {moment(found.at)}{why}."
 
 
 def _ended(session: Session, jobs: Jobs[Any], row: Any) -> str:

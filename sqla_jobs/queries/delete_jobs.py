@@ -39,13 +39,25 @@ other rows (its last error, a rival for its key) would have been asked of the ol
 class Reference(NamedTuple):
     """A foreign key to jobs that forbids their deletion: `columns` of `schema.table` refer to the jobs' `targets`."""
 
+    name: str
+    """With quotes where it needs any, as it is in SQL."""
+    qualified: str
+    """`schema.table`, likewise."""
     schema: str
     table: str
-    columns: Sequence[str]
-    targets: Sequence[str]
+    columns: tuple[str, ...]
+    targets: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.table} ({', '.join(self.columns)})"
+
+    @property
+    def remedy(self) -> str:
+        """How to let the jobs go, and what not to do."""
+        return (
+            "To let jobs go and keep those rows, declare it ON DELETE SET NULL, or do without the foreign key: "
+            f"ALTER TABLE {self.qualified} DROP CONSTRAINT {self.name}; ON DELETE CASCADE would delete those rows, too"
+        )
 
     def to(self, jobs: str) -> ColumnElement[bool]:
         """Whether a row refers to the job at hand; `jobs` is the name of their table, with quotes where it needs any.
@@ -75,21 +87,30 @@ class Removal:
         """
         return [refers for _, refers in self._references(session)]
 
-    def referring(self, session: Session, job_id: int) -> list[str]:
+    def referring(self, session: Session, job_id: int) -> list[Reference]:
         """The foreign keys by which rows refer to the job, where they forbid deleting it."""
-        this = select(self._job.id).where(self._job.id == job_id)
-        return [
-            str(reference)
-            for reference, refers in self._references(session)
-            if session.scalar(this.where(refers), bind_arguments=self._on) is not None
-        ]
+        return [reference for reference, number in self.kept(session, [self._job.id == job_id]) if number]
+
+    def kept(
+        self, session: Session, conditions: Sequence[ColumnElement[bool]], *, most: int | None = None
+    ) -> list[tuple[Reference, int]]:
+        """How many jobs that meet the conditions each foreign key keeps from being deleted, counted up to `most`."""
+        found: list[tuple[Reference, int]] = []
+        for reference, refers in self._references(session):
+            some: Any = select(literal_column("1")).select_from(self._job).where(*conditions, refers).limit(most)
+            number = select(func.count()).select_from(some.subquery())
+            found.append((reference, session.scalar(number, bind_arguments=self._on) or 0))
+        return found
 
     def _references(self, session: Session) -> list[tuple[Reference, ColumnElement[bool]]]:
         """Each such foreign key, and whether a row refers by it to the job at hand."""
         preparer = session.connection(self._on).dialect.identifier_preparer
         jobs = preparer.format_table(self._table)
         rows = session.execute(_REFERENCES, {"jobs": jobs}, bind_arguments=self._on)
-        found = [Reference(schema, name, mine, [*map(preparer.quote, theirs)]) for schema, name, mine, theirs in rows]
+        found = [
+            Reference(name, qualified, schema, referring, (*mine,), (*map(preparer.quote, theirs),))
+            for name, qualified, schema, referring, mine, theirs in rows
+        ]
         return [(reference, reference.to(jobs)) for reference in found]
 
     def ended(self, state: str, older_than: float) -> list[ColumnElement[bool]]:
@@ -141,7 +162,8 @@ class Removal:
 
 _REFERENCES = text(
     """
-    SELECT space.nspname, referring.relname, mine.names, theirs.names
+    SELECT quote_ident(reference.conname), quote_ident(space.nspname) || '.' || quote_ident(relname),
+      space.nspname, referring.relname, mine.names, theirs.names
     FROM pg_constraint AS reference
     JOIN pg_class AS referring ON referring.oid = reference.conrelid
     JOIN pg_namespace AS space ON space.oid = referring.relnamespace
@@ -159,6 +181,6 @@ _REFERENCES = text(
       AND reference.confdeltype IN ('a', 'r')
       AND has_schema_privilege(space.oid, 'USAGE')
       AND (SELECT bool_and(has_column_privilege(conrelid, number, 'SELECT')) FROM unnest(conkey) AS number)
-    ORDER BY 1, 2, 3
+    ORDER BY 3, 4, 1
     """
 )

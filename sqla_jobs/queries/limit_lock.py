@@ -111,11 +111,18 @@ class ClaimLocked:
             with committed_together(driver(connection)) as send:
                 send(*self._flush.filled({}))
 
-    def inside(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
-        """Claim one job in the caller's transaction, which keeps the lock until it ends."""
+    def inside(
+        self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str], *, cursor: str
+    ) -> tuple[list[Claimed], str]:
+        """Claim one job in the caller's transaction, which keeps the lock until it ends.
+
+        Returns where the next look goes on too: `{}` after the last group.
+        """
         self._lock_to_end.run(session)
-        plain = self._plain(session, process_id, {queue: 1}, tasks)
-        return plain or self._spread(session, process_id, queue, tasks)
+        if plain := self._plain(session, process_id, {queue: 1}, tasks):
+            return plain, cursor
+        look = self._spread(session, process_id, queue, tasks, cursor=cursor)
+        return look.claimed, look.cursor
 
 
 class TellOthers(RenderedStatement):

@@ -81,10 +81,12 @@ class ClaimLimited(ClaimStatement):
     position, in whatever queue and group it is. Cursors and hints are arrays of gates, as PostgreSQL writes them.
     """
 
-    def __call__(self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str]) -> list[Claimed]:
-        """Claim one job."""
-        rows = self._rows(session, self.values(process_id, queue, 1, tasks))
-        return self.look(session, rows, process_id).claimed
+    def __call__(
+        self, session: Session, process_id: uuid.UUID, queue: str, tasks: Sequence[str], *, cursor: str
+    ) -> Look:
+        """Look for one job, and claim it."""
+        rows = self._rows(session, self.values(process_id, queue, 1, tasks, cursor=cursor))
+        return self.look(session, rows, process_id)
 
     @staticmethod
     def values(

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -44,8 +45,9 @@ def register(
     queues: dict[str, int],
     connections: int = 0,
     lease: float,
+    tasks: Mapping[str, Any] | None = None,
 ) -> uuid.UUID:
-    """A row for this process under a new id, never used before."""
+    """A row for this process under a new id, never used before. `tasks` is what each task of a worker takes."""
     process_id = uuid.uuid4()
     offset = clock_offset(connection)
     connection.execute(
@@ -59,9 +61,17 @@ def register(
             version=code_version(),
             clock_offset=offset,
             lease=lease,
+            tasks=tasks,
         )
     )
     return process_id
+
+
+def live_code(models: Models[Any]) -> Any:
+    """The queues and tasks of live workers, each combination once."""
+    process = models.Process
+    age = func.extract("epoch", func.clock_timestamp() - process.heartbeat_at)
+    return select(process.queues, process.tasks).where(process.kind == "worker", age < process.lease).distinct()
 
 
 def stamp(

@@ -274,8 +274,10 @@ class Statements:
 
     def _changed(self, new: Any, moves: ColumnElement[bool]) -> dict[Any, Any]:
         """Those that move go to the end."""
-        position = case((moves, new.position), else_=self.models.Job.position)
-        return {name: new[name] for name in _CHANGED} | {"position": position}
+        job = self.models.Job
+        position = case((moves, new.position), else_=job.position)
+        again = {"position": position, "times_replaced": func.coalesce(job.times_replaced, 0) + 1}
+        return {name: new[name] for name in _CHANGED} | again
 
     def _is_elsewhere(self, new: Any, *also: ColumnElement[bool]) -> ColumnElement[bool]:
         """Whether they wait among others from now on: of an ordered key only another key has other ones."""

@@ -20,6 +20,19 @@ _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
 """What a `PendingRollbackError` repeats of the error before it. The first line has the primary message."""
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """What `error` is a group of, also of groups; itself where it is none. Never raises."""
+    found: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseExceptionGroup) and (parts := _part(one, "exceptions")):
+            waiting += parts[::-1]
+        else:
+            found.append(one)
+    return found
+
+
 def message_of(error: BaseException) -> str:
     """`str(error)` without what the database and SQLAlchemy add of the application's data. Never raises."""
     return _without(_data_of(error), _own_message(error))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal, Self
 
 import tenacity
 
-from sqla_jobs.rules.error_text import message_of, traceback_of
+from sqla_jobs.rules.error_text import leaves, message_of, traceback_of
 from sqla_jobs.rules.redaction import NOTHING, Secrets
 from sqla_jobs.rules.retry import MAX_DELAY, next_delay
 
@@ -66,14 +66,19 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
-        """`error` described, without secrets and without data of the application's that the database shows."""
+        """`error` described, without secrets and without data of the application's that the database shows.
+
+        A group of one error, such as an `asyncio.TaskGroup` raises, has the type and message of that one.
+        """
+        raised = leaves(error)
+        told = raised[0] if len(raised) == 1 else error
 
         def clean(text: str) -> str:
             return storable(secrets.text(text), MAX_MESSAGE)
 
         return cls(
-            storable(type_name(type(error)), 500),
-            clean(message_of(error)),
+            storable(type_name(type(told)), 500),
+            clean(message_of(told)),
             storable(secrets.text(traceback_of(error, clean)), MAX_TRACEBACK, keep_end=True),
         )
 
@@ -156,18 +161,24 @@ def decide(
     """What follows from `error`, raised by attempt number `attempt`, `elapsed` seconds after the first start.
 
     Whichever of the policy's `stop` and `max_attempts` comes first ends the job. A policy that itself
-    raises ends it too, and both errors are told.
+    raises ends it too, and both errors are told. Of a group, such as an `asyncio.TaskGroup` raises, a `Cancel` decides,
+    else a `Snooze`; otherwise the policy must accept each of its errors. The longest wait counts.
     """
-    if isinstance(error, Snooze):
-        return Outcome.snoozed(error.seconds)
-    if isinstance(error, Cancel):
-        return Outcome.cancelled(Failure("Cancel", storable(secrets.text(error.reason), MAX_MESSAGE)))
+    raised = leaves(error)
+    for one in raised:
+        if isinstance(one, Cancel):
+            return Outcome.cancelled(Failure("Cancel", storable(secrets.text(one.reason), MAX_MESSAGE)))
+    if snoozes := [one.seconds for one in raised if isinstance(one, Snooze)]:
+        return Outcome.snoozed(max(snoozes))
     failure = Failure.of(error, secrets=secrets)
     if attempt >= max_attempts:
         return Outcome.failed(failure)
     try:
-        delay = next_delay(policy, error, attempt=attempt, elapsed=elapsed)
+        delays = [next_delay(policy, one, attempt=attempt, elapsed=elapsed) for one in raised]
     except Exception as broken:  # noqa: BLE001 - whatever a policy raises is told with what the task raised
         broken.__context__ = error
-        return Outcome.failed(Failure.of(broken, secrets=secrets))
-    return Outcome.failed(failure) if delay is None else Outcome.retried(delay, failure)
+        of_policy = Failure.of(broken, secrets=secrets)
+        why = f"It is not tried again: its retry policy raised {of_policy.type}: {of_policy.message}"
+        return Outcome.failed(replace(failure, message=f"{failure.message}\n{why}", traceback=of_policy.traceback))
+    accepted = [delay for delay in delays if delay is not None]
+    return Outcome.retried(max(accepted), failure) if len(accepted) == len(delays) else Outcome.failed(failure)

@@ -72,10 +72,16 @@ class Unique:
     ) -> None:
         if on_conflict not in _WORDS:
             raise DeclarationError(f"on_conflict must be one of {', '.join(_WORDS)}, got {on_conflict!r:.60}")
-        if (max_delay is _MISSING) == (on_conflict == "replace"):
+        if on_conflict == "replace" and max_delay is _MISSING:
             raise DeclarationError(
-                "max_delay belongs to on_conflict='replace' alone: give it there, in seconds, or None for ever "
-                "(a job that is replaced again and again then never starts), and leave it out elsewhere"
+                "on_conflict='replace' needs max_delay=: the seconds after the first enqueue beyond which nothing "
+                "delays the job any more, such as max_delay=600, or None for ever (a job that is replaced again and "
+                "again then never starts)"
+            )
+        if on_conflict != "replace" and max_delay is not _MISSING:
+            raise DeclarationError(
+                f"max_delay={max_delay!r:.60} is for on_conflict='replace' alone, and on_conflict is "
+                f"{on_conflict!r}: leave it out, or say on_conflict='replace'"
             )
         values = {
             "key": key if key is None or callable(key) else argument_names("key", key),

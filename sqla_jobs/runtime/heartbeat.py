@@ -161,9 +161,15 @@ class Keeper(Protocol):
         ...
 
     def meet(
-        self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
+        self,
+        engine: Engine,
+        models: Models[Any],
+        queries: Queries,
+        settings: Settings,
+        set_aside: SetAside,
+        sessions: int,
     ) -> None:
-        """Get to know the database, before all else."""
+        """Get to know the database, before all else. The jobs may use that many `sessions` at once."""
         ...
 
     def may_close(self, close_idle: Callable[[], None]) -> None:

@@ -18,6 +18,9 @@ C = TypeVar("C")
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+EVENT_LOOP = "event loop"
+"""The name under which a process shows what holds up its event loop."""
+
 
 class SetAside:
     """The rows that this process passes over at the moment, each with the reason. Used by several threads."""
@@ -31,6 +34,8 @@ class SetAside:
         self._until: dict[int, float] = {}
         self._told: set[int] = set()
         self._shown: tuple[uuid.UUID | None, dict[str, str]] = (None, {})
+        self.notes: dict[str, Callable[[], str | None]] = {}
+        """What else holds up the process, shown beside the rows: by a name, while there is something to say."""
 
     @property
     def reasons(self) -> dict[int, str]:
@@ -61,9 +66,18 @@ class SetAside:
             why,
         )
 
+    def pass_over(self, row_id: int, why: str, *, most: int) -> bool:
+        """Pass over this one for a while, for another reason. False: `most` are passed over already."""
+        if len(self.reasons) >= most:
+            return False
+        with self._lock:
+            self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
+        return True
+
     def show(self, engine: Transactions[C], queries: Calls[C], process_id: uuid.UUID) -> None:
         """Show them in the row of this process, beside what others show there. By one thread alone."""
         reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}
+        reasons |= {name: said for name, note in self.notes.items() if (said := note()) is not None}
         if (process_id, reasons) == self._shown or not (reasons or self._shown[1]):
             return
         before, shown = self._shown

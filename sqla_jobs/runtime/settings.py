@@ -10,8 +10,6 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, check_seconds
 from sqla_jobs.rules.retention import Retention, seconds_kept
 
-_THREADS = 100
-"""A queue that runs more than these at once is taken for one of coroutines."""
 _MOST = 5000
 """Jobs at once, of all queues together."""
 
@@ -63,12 +61,7 @@ class Settings(LeaseSettings):
         """Of all queues together."""
         return sum(self.queues.values())
 
-    @property
-    def sessions_at_once(self) -> int:
-        """How many jobs may hold a connection each, at a guess: large queues are of coroutines, which share a pool."""
-        return sum(min(number, _THREADS) for number in self.queues.values())
-
-    def sessions_of(self, queues: Iterable[str]) -> int:
+    def jobs_of(self, queues: Iterable[str]) -> int:
         """How many jobs of these queues run at once; none of a queue that it does not serve."""
         return sum(self.queues.get(queue, 0) for queue in queues)
 

@@ -68,6 +68,8 @@ class ParentConnection:
 
     def __init__(self, pipe: Connection, memory: Memory) -> None:
         self.all_connections: int = 0
+        self.sessions: int = 0
+        """How many connections the jobs may use at once."""
         self.stop: StopRequest = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
         """How many runs have ended here."""
@@ -119,9 +121,15 @@ class ParentConnection:
         self._hearer = hearer
 
     def meet(
-        self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
+        self,
+        engine: Engine,
+        models: Models[Any],
+        queries: Queries,
+        settings: Settings,
+        set_aside: SetAside,
+        sessions: int,
     ) -> None:
-        self._engine, self._models = engine, models
+        self._engine, self._models, self.sessions = engine, models, sessions
         self.may_close(IdleConnections(engine).close)
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:

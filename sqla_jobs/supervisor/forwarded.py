@@ -60,7 +60,7 @@ class ForwardedLookout:
     def start(self, hearer: Hearer) -> None:
         self._unsubscribe = subscribe(self._channel, hearer.heard)
         self._parent.tell(hearer)
-        self._parent.send(Serving(self._tasks))
+        self._parent.send(Serving(self._tasks, self._parent.sessions))
 
     def stop(self) -> None:
         self._unsubscribe()

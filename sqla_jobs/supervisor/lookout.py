@@ -112,6 +112,7 @@ class ParentLookout:
         promoter = self._promoter = _PollingPromoter(database, calls, settings, self._set_aside, self._tasks)
         listener = Listener(database.for_itself, statements.channel, self.heard, patience=patience)
         listener.start()
+        log.info("may use up to %d connections to the server at once", connections)
         RetryLoop("asking for the server's limit", self._stop).run(
             lambda: _warn_of_few_connections(database, connections)
         )

@@ -79,6 +79,8 @@ class Serving:
     """To the parent: look for jobs of these tasks for me. I neither listen nor poll."""
 
     tasks: tuple[str, ...]
+    sessions: int
+    """Connections that the jobs of one child may use at once."""
 
 
 @dataclass(frozen=True, slots=True)

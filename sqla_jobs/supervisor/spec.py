@@ -35,9 +35,9 @@ class ChildSpec:
     connections: int = OF_CHILD + OF_PARENT
     """Connections of this child, without those of the clock and of its jobs."""
 
-    def connections_of(self, processes: int) -> int:
-        """Connections that this many children, their parent, the clock and the jobs may use at once."""
-        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + self.settings.sessions_at_once)
+    def connections_of(self, processes: int, sessions: int) -> int:
+        """Connections that this many children, each with so many for its jobs, their parent and the clock may use."""
+        return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + sessions)
 
     def of_number(self, number: int) -> ChildSpec:
         """For one of several children: only the first one runs the clock, prunes, and tells of its parent."""

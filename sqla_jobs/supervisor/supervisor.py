@@ -179,18 +179,12 @@ class Supervisor:
             self._children.make_room(self._options.processes)
             self._stop_within = self._spec.settings.grace + _MARGIN
             self.report.observe(self._spec)
-            log.info("may use up to %d connections to the server at once", self._connections)
         return self._spec
 
     @property
     def _settings(self) -> Settings:
         assert self._spec is not None, "a child asks for it before all else"
         return self._spec.settings
-
-    @property
-    def _connections(self) -> int:
-        assert self._spec is not None, "a child asks for it before all else"
-        return self._spec.connections_of(self._options.processes)
 
     def _hear(self, child: ChildProcess, message: ToParent) -> None:
         match message:
@@ -201,8 +195,10 @@ class Supervisor:
             case Address():
                 self._told.learn(message)
                 self._parent_heartbeat.start(self._settings)
-            case Serving(tasks):
-                self._lookout.serve(tasks, self._settings, self._connections)
+            case Serving(tasks, sessions):
+                assert self._spec is not None, "a child asks for it before all else"
+                connections = self._spec.connections_of(self._options.processes, sessions)
+                self._lookout.serve(tasks, self._settings, connections)
             case Expecting(delay):
                 self._lookout.expect(delay)
             case Kill(run_id):

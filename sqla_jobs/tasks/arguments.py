@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any, NotRequired, cast
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
 from pydantic_core import from_json, to_json
 from sqlalchemy.orm import Session
 from typing_extensions import TypedDict
@@ -126,6 +128,15 @@ class Codec:
         """Resolve every annotation now. Raises `DeclarationError` naming the one that does not."""
         _ = self._adapter
 
+    @property
+    def digest(self) -> str:
+        """A short text that differs where the types of the arguments do, as far as a JSON schema shows that."""
+        try:
+            schema = self._adapter.json_schema(schema_generator=_Schema)
+        except Exception:  # noqa: BLE001 - a type of the application's may have its own way of making one
+            return ""
+        return hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()[:8]
+
     def _where(self, name: str) -> str:
         return f"{self._task}: argument {name!r}"
 
@@ -227,6 +238,12 @@ class Codec:
             f"{self._where(name)} is a row of the database, so the task takes a session to load it from: "
             f"def {self._task}(session: {kind}, …)"
         )
+
+
+class _Schema(GenerateJsonSchema):
+    """Without a word about defaults that are not JSON."""
+
+    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
 
 
 def _adapter_of(shape: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:

@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_jsonable_python
 from sqla_jobs.errors import ArgumentsError, DeclarationError
 from sqla_jobs.models.types import MAX_ATTEMPTS
 from sqla_jobs.rules.checks import INSTANT, MAX_ID, check_name, check_seconds
+from sqla_jobs.rules.fitting import Takes
 from sqla_jobs.rules.keys import KeyOf
 from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gates_of
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
@@ -103,6 +104,14 @@ class Declaration:
         except BaseException as error:  # noqa: BLE001 - SystemExit in a key function would end a thread of the worker
             log.debug("%s: the keys of its limits are taken as null: %s", self.name, type(error).__name__)
             return [gate.row if gate.key is None else gate.of_key(None) for gate in self.gates]
+
+    @cached_property
+    def takes(self) -> Takes:
+        """Which arguments this code takes, for other processes."""
+        parameters = self.signature.arguments.parameters.values()
+        required = tuple(one.name for one in parameters if one.default is one.empty)
+        optional = tuple(one.name for one in parameters if one.default is not one.empty)
+        return Takes(required, optional, self.codec.digest)
 
     @cached_property
     def default_arguments(self) -> dict[str, Any]:

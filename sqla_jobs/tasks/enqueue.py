@@ -15,7 +15,7 @@ from sqla_jobs.calls.values import PRIORITIES, names
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.errors import ArgumentsError
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.mapping import Models, columns_of
 from sqla_jobs.models.types import PARKED, JobState
 from sqla_jobs.rules.checks import check_integer, check_moment, check_queue, check_seconds
 from sqla_jobs.rules.limits import ordered_gate
@@ -87,7 +87,7 @@ def check_options(job_class: type[Any], options: Mapping[str, Any]) -> dict[str,
         raise ArgumentsError(
             f"columns must be a mapping from names of your own columns to values, got {type(given['columns']).__name__}"
         )
-    own = set(inspect(job_class).column_attrs.keys()) - _LIBRARY_COLUMNS
+    own = columns_of(job_class).keys() - _LIBRARY_COLUMNS
     for name in given["columns"]:
         if name not in own:
             raise ArgumentsError(

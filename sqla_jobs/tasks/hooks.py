@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
+from sqlalchemy.orm import Session
+
+from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 from sqla_jobs.rules.outcomes import storable
 from sqla_jobs.tasks.context import RunContext
@@ -70,7 +73,9 @@ H = TypeVar("H", bound=Handler)
 class Hooks:
     """Those of one `Jobs`, in the order in which they were declared."""
 
-    def __init__(self) -> None:
+    def __init__(self, context_in: Callable[[Session], Context]) -> None:
+        self.context_in = context_in
+        """Gives what is around each run of a test in a session, outside of the middleware."""
         self.middleware: list[Middleware] = []
         self.tracing: Tracing | None = None
         """Makes spans of enqueues and runs."""

@@ -60,6 +60,22 @@ class Tasks(Mapping[str, Task[..., Any, J]], Generic[J]):
         for module in self._modules:
             import_named(module, f"tasks=[{module!r}]")
 
+    def complete(self) -> list[str]:
+        """Import all tasks and complete their signatures. Returns their names.
+
+        Raises `ConfigurationError` where there is none, and `DeclarationError` for a signature that names what is not.
+        """
+        self.load()
+        names = list(self)
+        if not names:
+            raise ConfigurationError(
+                "these jobs have no task: name the modules that declare them, Jobs(…, tasks=['shop.mail']), "
+                "or import them before the worker starts"
+            )
+        for name in names:
+            self._by_name[name].declaration.codec.check()
+        return names
+
     def of_class(self, kind: type[Any]) -> Task[..., Any, J]:
         """The task that this class is. Raises `UnknownTask`."""
         task = self._by_class.get(kind)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import nullcontext
 from datetime import datetime
 from typing import (
     TYPE_CHECKING,
@@ -27,7 +26,7 @@ from sqlalchemy.util import greenlet_spawn
 from sqla_jobs.errors import ArgumentsError, ConfigurationError
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.coroutine import check_greenlet
-from sqla_jobs.execution.surroundings import within
+from sqla_jobs.execution.surroundings import Surrounded, within
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.checks import check_integer
 from sqla_jobs.tasks.arguments import encode_result
@@ -122,9 +121,15 @@ class Run(Generic[C, R]):
         stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
         run = _context(declaration, {**self._options, "headers": hooks.headers(self._options.get("headers"))})
         held = _held(declaration, run, stored)
-        savepoint = Savepoints(self._session).begin() if declaration.signature.wants_session else nullcontext()
-        with within(hooks.middleware, run, held), savepoint:
-            return _called(declaration, self._session, run, stored, body)
+        context = hooks.context_in(self._session)
+        with Surrounded(context(run), held), within(hooks.middleware, run, held):
+            if not declaration.signature.wants_session:
+                return _called(declaration, self._session, run, stored, body)
+            savepoints = Savepoints(self._session, self._task.models)
+            with savepoints.begin():
+                result = _called(declaration, self._session, run, stored, body)
+                savepoints.check_constraints()
+                return result
 
 
 class AwaitedRun(Run[C, R]):
@@ -157,8 +162,9 @@ def run_job(
     It takes the arguments as `enqueue` does. They are encoded, decoded and checked as for a job, the session and a
     `RunContext` are injected, and the result must be one that can be stored. It returns that result, or raises what
     the task raised; nothing is recorded, retried or interrupted, and no event handler is told. It runs inside of the
-    middleware of its `Jobs`. A task with a session runs in a savepoint of `session`, which is rolled back where it
-    raises.
+    middleware of its `Jobs` and of what workers put around a run: the `context=` of `jobs.bind`, or a new application
+    context of Flask's, whose `db.session` is that of the test. A task with a session runs in a savepoint of `session`,
+    whose end checks deferred constraints, and which is rolled back where it raises.
 
     Of a coroutine task, and with an `AsyncSession`, it is awaited: `await run_job(session, fetch)(url=url)`.
 

@@ -9,23 +9,36 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, text, union
 from sqlalchemy.orm import Session, SessionTransaction
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.version import check_version
 from sqla_jobs.queries import Claimed, Queries, processes
 from sqla_jobs.queries.limits import declare
 from sqla_jobs.rules.checks import check_queue
+from sqla_jobs.rules.wording import did_you_mean
 from sqla_jobs.testing.awaiting import around_test
 from sqla_jobs.worker.gating import Gating, declared_limits
 
+_FIRST = "{}"
+"""The cursor before the first group of a queue."""
 Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claimed]]
 
 
 def connection_of(jobs: Jobs[Any], session: Session) -> Connection:
     """The session's connection to the database of the jobs."""
     return session.connection(bind_arguments={"mapper": jobs.Job})
+
+
+def known_tasks(jobs: Jobs[Any], session: Session) -> list[str]:
+    """The names of all tasks. Raises what a worker raises that refuses to start."""
+    names = jobs.tasks.complete()
+    check_version(connection_of(jobs, session), jobs.models.tables["jobs"])
+    _ = [*declared_limits(jobs.tasks[name].declaration for name in names)]
+    return names
 
 
 @contextmanager
@@ -57,6 +70,16 @@ def check_queues(queues: Iterable[str]) -> list[str]:
     return [check_queue(name, error=ConfigurationError) for name in queues]
 
 
+def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> None:
+    """Raise `ConfigurationError` for a queue that no task and no row names: it is a slip."""
+    of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
+    of_rows = union(*(select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
+    known = {"default", *of_tasks, *session.scalars(of_rows)}
+    for queue in queues:
+        if queue not in known:
+            raise ConfigurationError(f"no task, job or schedule has the queue {queue!r}{did_you_mean(queue, known)}")
+
+
 def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
     """The queues with a job that may start."""
     job = jobs.Job
@@ -65,16 +88,22 @@ def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
 
 
 def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
-    """Claims as workers do, limits included; these hold for as long as the session's transaction."""
+    """Claims as workers do: within limits, and from each group in turn. Limits hold for the session's transaction."""
     declarations = {name: jobs.tasks[name].declaration for name in jobs.tasks}
     declare(session, jobs.models, list(declarations), declared_limits(declarations.values()))
+    cursors: dict[str, str] = {}
 
     def claim(session: Session, process_id: uuid.UUID, slots: dict[str, int], tasks: Sequence[str]) -> list[Claimed]:
         ((queue, _),) = slots.items()
         Gating(queries, declarations, [queue]).look(partial(_savepoint, session, queries), time.monotonic())
-        return queries.claim(session, process_id, slots, tasks) or queries.claim_limited.inside(
-            session, process_id, queue, tasks
-        )
+        claimed, is_whole_round = queries.claim(session, process_id, slots, tasks), False
+        while not claimed:
+            cursor = cursors.get(queue, _FIRST)
+            is_whole_round = is_whole_round or cursor == _FIRST
+            claimed, cursors[queue] = queries.claim_limited.inside(session, process_id, queue, tasks, cursor=cursor)
+            if is_whole_round and cursors[queue] == _FIRST:
+                break
+        return claimed
 
     return claim
 
@@ -97,8 +126,21 @@ class Savepoints:
 
     isolation: str = "READ COMMITTED"
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, models: Models[Any]) -> None:
         self._session = session
+        self._entity = models.Job
+        self._are_deferrable, self._deferred = self._connection.execute(_DEFERRED).one()
+
+    def check_constraints(self) -> None:
+        """Raise `IntegrityError` for what violates a deferred constraint, as a commit does.
+
+        They are deferred again afterwards.
+        """
+        if self._are_deferrable:
+            with self._session.begin_nested():
+                self._connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+                if self._deferred:
+                    self._connection.execute(text(f"SET CONSTRAINTS {self._deferred} DEFERRED".replace(":", "\\:")))
 
     @contextmanager
     def begin(self) -> Generator[Session]:
@@ -117,9 +159,26 @@ class Savepoints:
         """The `AsyncSession` around the test's session."""
         return around_test(session)
 
+    @property
+    def _connection(self) -> Connection:
+        return self._session.connection(bind_arguments={"mapper": self._entity})
+
     def _is_open(self, savepoint: SessionTransaction) -> bool:
         """Whether it still has to be ended. After a flush that failed it has to be, and is not active."""
         innermost = self._session.get_nested_transaction()
         while innermost is not None and innermost is not savepoint:
             innermost = innermost.parent
         return innermost is savepoint
+
+
+_DEFERRED = text(
+    """SELECT bool_or(is_deferrable), string_agg(name, ', ') FILTER (WHERE is_deferred)
+    FROM (
+      SELECT format('%I.%I', n.nspname, c.conname) AS name, bool_or(c.condeferrable) AS is_deferrable,
+        bool_and(c.condeferred) AS is_deferred
+      FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace GROUP BY 1) named"""
+)
+"""Whether a constraint can be deferred, and the names of those that are so when a transaction begins.
+
+Namesakes of constraints that are not so are left out: SET CONSTRAINTS takes names, and means all that have them.
+"""

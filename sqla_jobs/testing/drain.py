@@ -18,19 +18,24 @@ from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries, RunEnd
 from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
+from sqla_jobs.rules.retry import DEFAULT_POLICY
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.storing import as_stored
 from sqla_jobs.tasks.context import RunContext
+from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.hooks import RunEvent
 from sqla_jobs.tasks.sessions import AnySession, plain_session
 from sqla_jobs.testing.awaiting import body_of, is_test_cancelled
 from sqla_jobs.testing.claims import (
     Savepoints,
+    check_known,
     check_queues,
     expire_rows,
+    known_tasks,
     process,
     promote,
     queues_of_waiting,
@@ -53,7 +58,7 @@ class Drained(int):
     They wait behind a limit that is obeyed, are paused or in a queue that was left out, or nobody declares their task.
     """
     errors: list[BaseException]
-    """What was raised by runs that failed, or that are tried again, and was not raised here; in order."""
+    """What was raised by runs that failed or are tried again, and did not reach the test otherwise; in order."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)
@@ -77,30 +82,35 @@ def drain(
     ahead: timedelta | float = 0.0,
     max_runs: int = 1000,
     limits: bool = False,
+    schedules: bool = True,
 ) -> Drained:
     """Run what is due, and what that enqueues, in this session and thread. Returns the number of runs.
 
     The real claim, execution and finish, each transactional task in a savepoint of `session`, which is
-    never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is.
+    never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is. Deferred
+    constraints are checked before the first run, and at the end of each as by its commit.
 
-    - `errors`: "raise" raises the exception of a run after which its job is `failed`, once that is recorded, with a
-      note that names the job; the jobs after it stay due. An exception that the task's policy retries is recorded,
-      and the job comes again when it is due. "record" records both.
-    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given.
+    - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
+      it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
+      a task without `retry=` expects no error, though workers try it again. "record" records all.
+    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given. One that
+      no task, job or schedule has is an error, also after the last run.
     - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
       without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
-      when nothing else is due.
+      when nothing else is due. With `schedules=False` none fires.
     - `max_runs`: more runs than these are an error.
-    - `limits`: True obeys the limits of tasks and queues, which are passed over otherwise. What waits behind one is
-      left. The returned number's `waiting` names the jobs that are due and did not run.
+    - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are passed over otherwise.
+      What waits behind a limit is left. The returned number's `waiting` names the jobs that are due and did not run.
 
-    Each run is inside of the middleware and of the `context=` of `jobs.bind`, but in no application context of its own.
+    Each run is inside of the middleware and of what workers put around it: the `context=` of `jobs.bind`, or a new
+    application context of Flask's, whose `db.session` is that of the test.
     Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
     `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
     synchronous test each of those without a session has an event loop of its own.
 
     Raises what a task raised; `JobsError` where after `max_runs` there is still something due, and where a task rolls
-    back or closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due.
+    back or closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due,
+    and where a worker would refuse to start, as where two tasks declare one limit differently.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
@@ -108,17 +118,21 @@ def drain(
     own = plain_session(session, "drain(jobs, session)")
     seconds = check_seconds("ahead", ahead)
     check_integer("max_runs", max_runs, least=0, most=1_000_000_000)
-    jobs.tasks.load()
+    known_tasks(jobs, own)
     queries = Queries(jobs.models)
-    raised, savepoints = _Raised(), _Ends(own, queries)
+    context = jobs.context_in(own)
+    raised, savepoints = _Raised(), _Ends(own, jobs.models, queries)
     executor = Executor(
         jobs.tasks,
         lambda declaration: savepoints,
-        context=lambda run: raised.around(run, jobs.run_context),
+        context=lambda run: raised.around(run, context),
         middleware=jobs.hooks.middleware,
         tracing=jobs.hooks.tracing,
     )
-    find = _finder(jobs, own, queries, None if queues is None else check_queues(queues), seconds, limits=limits)
+    names = None if queues is None else check_queues(queues)
+    ticks = Ticks(jobs, own, seconds) if seconds and schedules else None
+    find = _finder(jobs, own, queries, names, seconds, ticks, limits=limits)
+    savepoints.check_constraints()
     runs, recorded = 0, list[BaseException]()
     with process(jobs, own) as process_id:
         while (job := find(process_id)) is not None:
@@ -129,20 +143,21 @@ def drain(
                 )
             held = Attempt(job, time.monotonic())
             body = _body(jobs, own, queries, held)
-            _tell(jobs, started(job))
+            _tell(jobs, context, started(job))
             error, end = raised.by(executor, held, body)
             stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if stored.outcome.kind == RunOutcome.lost:
                 raise _unrecorded(job) from error
             if event := event_of(stored):
-                _tell(jobs, event)
+                _tell(jobs, context, event)
                 if event.name == "failed":
                     queries.mark_told(own, [event.run_id])
             runs += 1
             expire_rows(jobs, own)
             if error is not None and end is not None and end.outcome.kind in _FAILED:
-                if (errors == "raise" and _is_final(error, end)) or is_test_cancelled():
-                    error.add_note(_note(jobs, job))
+                is_expected = _is_expected(jobs.tasks[job.task].declaration, error, end)
+                if (errors == "raise" and not is_expected) or is_test_cancelled():
+                    error.add_note(_note(jobs, job, end))
                     raise error
                 recorded.append(error)
         if own.get(jobs.Process, process_id, populate_existing=True) is None:
@@ -150,6 +165,7 @@ def drain(
                 "the session of the test was rolled back or closed while jobs ran, and what they did with it: by a "
                 "task, by a middleware, or by the context= of jobs.bind"
             )
+    check_known(jobs, own, names or [])  # only now: a run may enqueue into a queue that none had before
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
@@ -167,9 +183,11 @@ def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
     return as_stored(end, queries.finish(session, [end]).get(end.lease.run_id))
 
 
-def _tell(jobs: Jobs[Any], event: RunEvent) -> None:
-    """Call the handlers. Ctrl-C and `pytest.fail` go on to the test."""
-    jobs.hooks.tell(event, caught=Exception)
+def _tell(jobs: Jobs[Any], context: Context, event: RunEvent) -> None:
+    """Call the handlers, inside of `context` as workers do. Ctrl-C and `pytest.fail` go on to the test."""
+    if jobs.hooks.wanted([event.name]):
+        with context(None):
+            jobs.hooks.tell(event, caught=Exception)
 
 
 class _Raised:
@@ -200,9 +218,10 @@ class _Raised:
         return error, end
 
 
-def _is_final(error: BaseException, end: RunEnd) -> bool:
-    """Whether no retry follows; none is meant to follow what is no `Exception`, such as Ctrl-C or `pytest.fail`."""
-    return end.outcome.kind == RunOutcome.failed or not isinstance(error, Exception)
+def _is_expected(declaration: Declaration, error: BaseException, end: RunEnd) -> bool:
+    """Whether the task's own `retry=` tries it again. None expects what is no `Exception`: Ctrl-C, `pytest.fail`."""
+    is_retried = end.outcome.kind == RunOutcome.retried and isinstance(error, Exception)
+    return is_retried and declaration.policy is not DEFAULT_POLICY
 
 
 def _unrecorded(job: Claimed) -> JobsError:
@@ -214,32 +233,40 @@ def _unrecorded(job: Claimed) -> JobsError:
     )
 
 
-def _note(jobs: Jobs[Any], job: Claimed) -> str:
+def _note(jobs: Jobs[Any], job: Claimed, end: RunEnd) -> str:
     arguments = to_json(jobs.tasks.shown(job.task, from_json(job.args))).decode()
+    again = "; a worker tries it again, but no retry= of the task expects it" * (end.outcome.kind == RunOutcome.retried)
     return (
         f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r} "
-        f"with {arguments:.500}; drain(…, errors='record') records it alone"
+        f"with {arguments:.500}{again}; drain(…, errors='record') records it alone"
     )
 
 
 class _Ends(Savepoints):
     """Savepoints whose runs end in them too."""
 
-    def __init__(self, session: Session, queries: Queries) -> None:
-        super().__init__(session)
+    def __init__(self, session: Session, models: Models[Any], queries: Queries) -> None:
+        super().__init__(session, models)
         self._queries = queries
 
     def commit(self, session: Session, end: RunEnd) -> None:
+        self.check_constraints()
         self._queries.store_last_progress(session, end)
         self._queries.succeed(session, end)
 
 
 def _finder(
-    jobs: Jobs[Any], session: Session, queries: Queries, queues: list[str] | None, ahead: float, *, limits: bool
+    jobs: Jobs[Any],
+    session: Session,
+    queries: Queries,
+    queues: list[str] | None,
+    ahead: float,
+    ticks: Ticks | None,
+    *,
+    limits: bool,
 ) -> Callable[[Any], Claimed | None]:
     """Finds and claims the next job; where nothing is due, after the next tick that is ahead."""
     claim = within_limits(jobs, session, queries) if limits else queries.claim_whatever_the_limits
-    ticks = Ticks(jobs, session, ahead) if ahead else None
 
     def claimed(process_id: Any) -> Claimed | None:
         session.flush()

@@ -14,7 +14,15 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.queries import Queries
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.testing.claims import check_queues, process, promote, queues_of_waiting, within_limits
+from sqla_jobs.testing.claims import (
+    check_known,
+    check_queues,
+    known_tasks,
+    process,
+    promote,
+    queues_of_waiting,
+    within_limits,
+)
 from sqla_jobs.testing.given import check_jobs
 
 J = TypeVar("J", bound=JobMixin)
@@ -27,7 +35,7 @@ def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | 
     (`make_job(session, task, state="running")` makes such a job).
 
     - `session`: that of the test; it is flushed, and nothing else of it is changed.
-    - `queues`: the names of those to look at; by default all.
+    - `queues`: the names of those to look at; by default all. One that no task, job or schedule has is an error.
     """
     own = plain_session(session, "startable(session, jobs)")
     with _all_started(own, jobs, queues) as ids:
@@ -67,15 +75,16 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
 
 @contextmanager
 def _all_started(session: Session, jobs: Jobs[Any], queues: Iterable[str] | None) -> Generator[list[int]]:
-    """Inside, all jobs run that may start; afterwards none does."""
+    """Inside, all jobs run that may start; afterwards none does. Raises what a worker raises that refuses to start."""
     check_jobs(jobs)
-    jobs.tasks.load()
+    known_tasks(jobs, session)
     queries = Queries(jobs.models)
     started: list[int] = []
     savepoint = session.begin_nested()
     try:
         promote(session, queries, ahead=0.0)
         names = queues_of_waiting(jobs, session) if queues is None else check_queues(queues)
+        check_known(jobs, session, names)
         served = dict.fromkeys(session.scalars(select(jobs.Job.queue).distinct()), 1)
         with process(jobs, session, kind="worker", queues=served) as process_id:
             claim = within_limits(jobs, session, queries)

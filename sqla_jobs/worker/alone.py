@@ -40,13 +40,19 @@ class Alone:
         return self._beat_at
 
     def meet(
-        self, engine: Engine, models: Models[Any], queries: Queries, settings: Settings, set_aside: SetAside
+        self,
+        engine: Engine,
+        models: Models[Any],
+        queries: Queries,
+        settings: Settings,
+        set_aside: SetAside,
+        sessions: int,
     ) -> None:
         def ask() -> Sequence[int]:
             with engine.connect() as connection:
                 return connection.exec_driver_sql(LIMIT).one()
 
-        warn_of_few_connections(ask, self.all_connections + settings.sessions_at_once)
+        warn_of_few_connections(ask, self.all_connections + sessions)
         self._heartbeat = Heartbeat(
             engine,
             queries,

@@ -86,9 +86,9 @@ class Backlog:
         return self._outstanding < self.concurrency
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a slot has a job, or is about to ask for the next one."""
-        return self._running > 0
+    def busy(self) -> int:
+        """How many slots have a job, or are about to ask for the next one."""
+        return self._running
 
     def room_behind_gates(self) -> int:
         """How many jobs to claim from behind gates: for slots that are free, or soon will be at the recent rate."""

@@ -54,6 +54,10 @@ class Coroutines:
             isolation=self._sessions.isolation,
         )
 
+    def sessions(self, wanted: int) -> int:
+        """How many connections so many of them use at once."""
+        return 0 if self._sessions is None else self._sessions.at_most(wanted)
+
     def close_idle(self) -> None:
         """Close connections that nobody uses now, soon. Called while the loop runs."""
         if self.events is not None and self.events.is_own and self._sessions is not None:

@@ -8,11 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from sqla_jobs.execution.coroutine import noting, soon
+from sqla_jobs.execution.coroutine import Noting, soon
 from sqla_jobs.rules.error_text import stack_of
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -40,27 +41,40 @@ class EventLoop:
         self._asked_at: float | None = None
         """When it was asked for an answer that has not come."""
         self._is_told = False
+        self._held_up_by: str | None = None
+
+    @property
+    def held_up_by(self) -> str | None:
+        """What holds up the loop now, since when and where, as far as it was told of."""
+        return self._held_up_by
 
     def start(self) -> None:
         """Begin to run, if it is the worker's own."""
         self.loop: asyncio.AbstractEventLoop = self._app or _new_loop()
-        self._factory = self.loop.get_task_factory()
-        self._noting = noting(self._factory)
-        self.loop.set_task_factory(self._noting)
-        soon(self.loop, self._answer)
+        soon(self.loop, self._begin)
         if self.is_own:
             self._thread.start()
 
     def stop(self) -> None:
         """End the loop, if it is the worker's own, where nothing holds it up."""
         self._is_stopping = True
-        soon(self.loop, self.loop.stop if self.is_own else self._note_no_more)
+        soon(self.loop, self._end)
         if self.is_own:
             self._thread.join(_STOP)
 
-    def _note_no_more(self) -> None:
-        if self.loop.get_task_factory() is self._noting:  # else another worker has built on it
-            self.loop.set_task_factory(self._factory)
+    def _begin(self) -> None:
+        self._noting = Noting.begin(self.loop)
+        self._answer()
+
+    def _end(self) -> None:
+        self._noting.end(self.loop)
+        if self.is_own:
+            self.loop.stop()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its application has closed it: what runs there never ends."""
+        return not self.is_own and self.loop.is_closed()
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Run a coroutine in the loop, from another thread. Raises `RuntimeError` where its application closed it."""
@@ -78,17 +92,23 @@ class EventLoop:
         elif now - self._asked_at > _BLOCKED and not self._is_told:
             self._is_told = True
             frame = sys._current_frames().get(self._ident)  # pyright: ignore[reportPrivateUsage]
+            stack = "?" if frame is None else stack_of(frame, since=_RUNS)
+            who = current(asyncio.current_task(self.loop))
+            since = datetime.now(UTC) - timedelta(seconds=now - self._asked_at)
+            places = [line.strip() for line in stack.splitlines() if line.lstrip().startswith("File ")]
+            where = " … ".join(dict.fromkeys([*places[:1], *places[-1:]])) or "an unknown place"
             log.warning(
                 "%s has held up the event loop for %.1f s: nothing else runs there. A coroutine must not block; "
                 "asyncio.to_thread(…) calls what does. It is here:\n%s",
-                current(asyncio.current_task(self.loop)),
+                who,
                 now - self._asked_at,
-                "?" if frame is None else stack_of(frame, since=_RUNS),
+                stack,
             )
+            self._held_up_by = f"{who} has held it up since {since:%H:%M:%S} UTC, at {where}"
 
     def _answer(self) -> None:
         self._ident = threading.get_ident()
-        self._asked_at = None
+        self._asked_at = self._held_up_by = None
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)

@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
@@ -17,6 +18,7 @@ from sqla_jobs.runtime.heartbeat import Keeper, next_look
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.vitals import Vitals
 from sqla_jobs.worker.attempts import Shared
+from sqla_jobs.worker.misfits import Misfits
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -31,8 +33,9 @@ _SIGN_OFF = 5.0
 class Liveness:
     """Registers the process, has its keeper keep it alive, and looks at what it holds, in a thread of its own.
 
-    `lost` is called after this process was taken for dead: it goes on under a new id, and every lease of the old
-    one is somebody else's. `unknown_leases` is given leases that the server says we hold and we know nothing of.
+    `tasks` stands in its row. `lost` is called after this process was taken for dead: it goes on under a new id, and
+    every lease of the old one is somebody else's. `unknown_leases` is given leases that the server says we hold and we
+    know nothing of.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class Liveness:
         engine: Engine,
         shared: Shared,
         keeper: Keeper,
+        misfits: Misfits,
         *,
+        tasks: Mapping[str, Any],
         lost: Callable[[], None],
         unknown_leases: Callable[[list[Lease]], None],
     ) -> None:
@@ -51,6 +56,8 @@ class Liveness:
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._keeper = keeper
+        self._misfits = misfits
+        self._tasks = tasks
         self._on_lost = lost
         self._on_unknown_leases = unknown_leases
         self._stop = threading.Event()
@@ -71,8 +78,9 @@ class Liveness:
         """Whether the last heartbeat is recent enough to take on new work."""
         return time.monotonic() - self._keeper.beat_at < self._settings.lease / 2
 
-    def start(self) -> None:
-        """Register, then go on in a thread. Raises what the database raises."""
+    def start(self, sessions: int) -> None:
+        """Register, then go on in a thread. The jobs use up to `sessions` connections. Raises the database's errors."""
+        self._sessions = sessions
         self._register()
         self._thread.start()
 
@@ -94,8 +102,9 @@ class Liveness:
                 self._models,
                 kind="worker",
                 queues=self._settings.queues,
-                connections=self._keeper.all_connections,
+                connections=self._keeper.all_connections + self._sessions,
                 lease=self._settings.lease,
+                tasks=self._tasks,
             )
         self._keeper.registered(process_id)  # before anything is claimed under it
         self._process_id = process_id
@@ -124,6 +133,7 @@ class Liveness:
         if held := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, held)
+        self._misfits.look(self._engine)
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
             self._keeper.rest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import time
@@ -24,6 +25,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FINALLY = 2.0
 """Seconds that coroutines get to end once they are cancelled because the worker stops."""
+_GOES_ON = 1.0
+"""Seconds after which an event loop goes on, although all it ran was cancelled."""
 _IDLE = 0.1
 """Seconds that waiting threads get to end beside one that does not."""
 
@@ -42,6 +45,8 @@ class Callbacks:
     """Asks to claim more."""
     is_free: Callable[[], None]
     """Tells that a slot is free, if jobs may wait for one behind gates."""
+    loop_gone: Callable[[], None]
+    """Tells, again and again, that the application has closed the event loop in which its coroutine tasks run."""
 
 
 class Runners:
@@ -61,7 +66,7 @@ class Runners:
         One of them that goes on for `kill_after` seconds after it was cancelled is abandoned.
         """
         self._at_work: dict[int, Attempt] = {}
-        """What runs, by run id."""
+        """What runs, by run id, or is on its way to the event loop."""
         self._events = events
         self._watchdog = Watchdog(self._at_work, events, slow_after=slow_after, kill_after=kill_after)
         self._lanes = [_Lane(lane, frozenset(coroutines), events, self._at_work) for lane in lanes]
@@ -70,7 +75,7 @@ class Runners:
         """Run what the lanes begin from now on."""
         if self._events is not None:
             self._events.start()
-        self._watchdog.start()
+        self._watchdog.start(calls.loop_gone)
         for lane in self._lanes:
             lane.start(calls)
 
@@ -78,6 +83,11 @@ class Runners:
     def running(self) -> list[Attempt]:
         """The attempts that run now."""
         return [held for held in list(self._at_work.values()) if held.is_running]
+
+    @property
+    def stranded(self) -> list[Attempt]:
+        """Those that were given to an event loop which its application has closed: they never go on."""
+        return [held for lane in self._lanes for held in lane.stranded]
 
     def show_stacks(self) -> None:
         """Have the watchdog log where each running job is."""
@@ -126,8 +136,15 @@ class _Lane:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a job runs, or is on its way to where it runs."""
-        return self._backlog.is_busy
+        """Whether a job runs that may still end, or is on its way to where it runs."""
+        return self._backlog.busy > len(self.stranded)
+
+    @property
+    def stranded(self) -> list[Attempt]:
+        if self._events is None or not self._events.is_gone:
+            return []
+        at_work = [held for held in list(self._at_work.values()) if held.job.queue == self._backlog.name]
+        return [held for held in at_work if held.job.task in self._coroutines]
 
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
@@ -141,17 +158,27 @@ class _Lane:
 
     def _begin_in_loop(self, held: Attempt) -> None:
         assert self._events is not None
-        self._events.loop.call_soon_threadsafe(self._begin_slot, self._events, held, context=self._context)
+        self._at_work[held.job.run_id] = held
+        try:
+            self._events.loop.call_soon_threadsafe(self._begin_slot, self._events, held, context=self._context)
+        except RuntimeError as error:  # its application has closed it
+            log.debug("%s is stranded: %s", held, error)
 
     def _begin_slot(self, events: EventLoop, held: Attempt) -> None:
         events.loop.create_task(greenlet_spawn(self._in_greenlet, events, held), context=self._context.copy())
 
     def _in_greenlet(self, events: EventLoop, held: Attempt) -> None:
+        slot = asyncio.current_task(events.loop)
+        assert slot is not None
         following: Attempt | None = held
         while following is not None:
             following = self._run(following, CoroutineBody(events.loop))
             if following is not None and following.job.task not in self._coroutines:
                 self.threads.begin(following)
+                return
+            if following is not None and slot.cancelling():  # by who ends the loop, and is not to wait for new ones
+                self._at_work[following.job.run_id] = following
+                events.loop.call_later(_GOES_ON, self._begin_in_loop, following)
                 return
 
     def _in_thread(self, held: Attempt) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqla_jobs.execution.attempt import Attempt
@@ -27,7 +27,7 @@ class Watchdog:
 
     A run that takes longer than `slow_after` seconds has its stack logged, and again each time that doubles;
     setting `stacks_wanted` logs those of all runs. A coroutine that goes on for `kill_after` seconds after it was
-    cancelled is abandoned. What holds up the event loop is told of.
+    cancelled is abandoned. What holds up the event loop is told of, and that its application has closed it.
     """
 
     def __init__(
@@ -43,7 +43,9 @@ class Watchdog:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-watch", daemon=True)
 
-    def start(self) -> None:
+    def start(self, loop_gone: Callable[[], None]) -> None:
+        """`loop_gone` is called, again and again, once the application has closed its event loop."""
+        self._loop_gone = loop_gone
         self._thread.start()
 
     def stop(self) -> None:
@@ -58,6 +60,9 @@ class Watchdog:
                 log.exception("looking at what runs failed")
 
     def _look(self, now: float) -> None:
+        if self._events is not None and self._events.is_gone:
+            self._loop_gone()
+            return
         running = {run_id: held for run_id, held in list(self._at_work.items()) if held.is_running}
         for held in running.values():
             if held.deadline is not None and now > held.deadline:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
-from sqla_jobs.database.engines import close_engine, own_engine, warn_of_small_pool
+from sqla_jobs.database.engines import at_most, close_engine, own_engine, warn_of_small_pool
 from sqla_jobs.database.explain import explain
 from sqla_jobs.database.preparing import PLANNED_ONCE
 from sqla_jobs.database.refusals import reason
@@ -27,12 +27,13 @@ from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
+from sqla_jobs.queries.waiting_queues import waiting_queues
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
-from sqla_jobs.runtime.set_aside import SetAside
+from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
 from sqla_jobs.tasks.declaration import Declaration
@@ -49,6 +50,7 @@ from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
 from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
+from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.runners import Callbacks, Runners
 
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_SOME = 20
+"""Queues that are named."""
 _FLUSH = 10.0
 """Seconds for storing what is left when a worker stops."""
 
@@ -105,6 +109,7 @@ class Worker(Service):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
+            self._tell_of_others(logging.WARNING)
         return self.runs
 
     @contextmanager
@@ -130,10 +135,10 @@ class Worker(Service):
         """Start working in threads. Raises `ConfigurationError` if no task is known or the tables are not as needed."""
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
-        tasks = self._known_tasks()
+        tasks = self._jobs.tasks.complete()
         app = self._binding.engine
         isolation = self._binding.check_isolation()
-        warn_of_small_pool(app, self._settings.sessions_of(self._queues_of_sessions(tasks)))
+        warn_of_small_pool(app, self._settings.jobs_of(self._queues_of_sessions(tasks)))
         try:
             self._sign_on(app, tasks, isolation)
         except ProgrammingError as error:
@@ -149,6 +154,7 @@ class Worker(Service):
                 committed=self._books.succeeded,
                 has_room=self._claimer.wake,
                 is_free=self._limited.slot_freed,
+                loop_gone=self._on_loop_gone,
             )
         )
         self._keeper.may_close(self._coroutines.close_idle)
@@ -158,6 +164,7 @@ class Worker(Service):
         if self._pruner is not None:
             self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
+        self._tell_of_others(logging.INFO)
 
     def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
         """Connect, make the parts, and register."""
@@ -175,8 +182,9 @@ class Worker(Service):
                 queries = Queries(models, schema_of(connection, table))
             self._build(tasks, isolation, queries)
             self._gating.declare(self._engine, models)
-            self._keeper.meet(self._engine, models, queries, settings, self._set_aside)
-            self._liveness.start()
+            sessions = self._sessions_at_once(app, tasks)
+            self._keeper.meet(self._engine, models, queries, settings, self._set_aside, sessions)
+            self._liveness.start(sessions)
             made.pop_all()
 
     def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
@@ -184,8 +192,12 @@ class Worker(Service):
         shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
+        if (loop := self._coroutines.events) is not None:
+            self._set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
         self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
+        takes = {name: one.takes for name, one in declarations.items()}
+        misfits = Misfits(self._jobs.models, takes, self._set_aside)
         self._executor = Executor(
             self._jobs.tasks,
             self._transactions(queries, isolation),
@@ -195,6 +207,7 @@ class Worker(Service):
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
             started=self._books.started,
+            unfit=misfits.meet,
         )
         for name in tasks:
             self._executor.prepare(name)
@@ -207,7 +220,13 @@ class Worker(Service):
         )
         self._finisher = Finisher(self._engine, queries, self._books.settled, self._set_aside)
         self._liveness = Liveness(
-            self._engine, shared, self._keeper, lost=self._on_lost, unknown_leases=self._on_unknown_leases
+            self._engine,
+            shared,
+            self._keeper,
+            misfits,
+            tasks={name: one.shown() for name, one in takes.items()},
+            lost=self._on_lost,
+            unknown_leases=self._on_unknown_leases,
         )
         self._lookout = self._lookout_of(self._engine, self._claims, shared, tasks)
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
@@ -236,24 +255,34 @@ class Worker(Service):
 
         return of
 
-    def _known_tasks(self) -> list[str]:
-        """Import all tasks and complete their signatures. Returns their names."""
-        self._jobs.tasks.load()
-        names = list(self._jobs.tasks)
-        if not names:
-            raise ConfigurationError(
-                "this worker knows no task: name the modules that declare them, Jobs(…, tasks=['shop.mail']), "
-                "or import them before the worker starts"
-            )
-        for name in names:
-            self._jobs.tasks[name].declaration.codec.check()
-        return names
+    def _tell_of_others(self, level: int) -> None:
+        """Say which queues have jobs that are due, and are not served here."""
+        with self._engine.begin() as connection:
+            waiting = connection.scalars(waiting_queues(self._jobs.Job)).all()
+        if others := [name for name in waiting if name not in self._settings.queues]:
+            told = ", ".join(others[:_SOME])
+            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", told)
 
     def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
         """The queues of plain tasks that take a session. Coroutines have a pool of their own, and wait for it."""
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
         return {one.defaults["queue"] for one in plain}
+
+    def _sessions_at_once(self, app: Engine, tasks: list[str]) -> int:
+        """How many connections the jobs may use at once: the pools hold no more, and coroutines without a session none.
+
+        A job is expected in the queue of its task, or in one that no task has for its own.
+        """
+        declarations = [self._jobs.tasks[name].declaration for name in tasks]
+        others = {*self._settings.queues} - {one.defaults["queue"] for one in declarations}
+
+        def jobs_of(some: list[Declaration]) -> int:
+            return self._settings.jobs_of({*others, *(one.defaults["queue"] for one in some)}) if some else 0
+
+        plain = [one for one in declarations if not one.signature.is_coroutine]
+        awaited = [one for one in declarations if one.signature.is_coroutine and one.signature.wants_session]
+        return at_most(app, jobs_of(plain)) + self._coroutines.sessions(jobs_of(awaited))
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -295,11 +324,13 @@ class Worker(Service):
         self._lookout.stop()
         if self._pruner is not None:
             self._pruner.stop()
-        overdue = Failure("Lost", f"the worker stopped, and this did not end within {grace:g} s")
-        late = self._runners.running
-        for end in (held.ended(Outcome.lost(overdue)) for held in late):
+        stranded, late = self._runners.stranded, self._runners.running
+        self._end([held for held in stranded if held.started_at is None], Outcome.released())
+        why = "its event loop was closed" if stranded else f"this did not end within {grace:g} s"
+        lost = Outcome.lost(Failure("Lost", f"the worker stopped, and {why}"))
+        for end in (held.ended(lost) for held in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
-        self._end(late, Outcome.lost(overdue))
+        self._end(late, lost)
         self._give_back()  # of a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
@@ -339,6 +370,16 @@ class Worker(Service):
                     held.job.task,
                 )
                 held.lose()
+
+    def _on_loop_gone(self) -> None:
+        """Coroutine tasks can run here no more, and nobody is left who would stop this worker."""
+        if not self._stopped and not self._stop_requested.is_set():
+            log.error(
+                "the event loop was closed while this worker ran in it: it stops, and gives back what it holds. "
+                "Close the loop after the block `async with jobs.worker(…)`"
+            )
+            self._stop_requested.set()
+            self._aside.submit(self.stop)
 
     def _on_unknown_leases(self, leases: list[Lease]) -> None:
         for lease in leases:

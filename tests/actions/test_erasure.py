@@ -52,7 +52,8 @@ def add(session: Session, state: str, customer: int = 17, **values: Any) -> int:
     lease = {"process_id": func.gen_random_uuid(), "current_run_id": 1} if state == "running" else {}
     ended = {} if state in ("queued", "running") else {"finished_at": func.now()}
     row = {"task": "greet", "args": {"customers": [1, customer], "name": DATA}, "state": state, "customer_id": customer}
-    row |= {"unique_key": f"{DATA} {state} {customer}", "progress_message": DATA, **lease, **ended, **values}
+    row |= {"unique_key": f"{DATA} {state} {customer}", "progress_message": DATA, "headers": {"for": DATA}}
+    row |= {**lease, **ended, **values}
     job_id: int = session.scalar(insert(jobs.Job).values(row).returning(jobs.Job.id)) or 0
     texts = {"error": DATA, "traceback": DATA, "result": {"name": DATA}, "error_type": "ValueError"}
     session.execute(insert(jobs.Run).values(job_id=job_id, attempt=1, outcome="failed", **texts))
@@ -201,3 +202,20 @@ def test_every_batch_of_many_is_erased(session: Session) -> None:
     session.commit()
     assert "erase: 1,200 jobs\n" in run("erase", "--arg", "customers=1", "--yes").output
     assert [line.subject for line in audit(session)] == ["500 jobs", "500 jobs", "200 jobs"]
+
+
+def test_a_text_is_found_wherever_it_stands_but_not_in_secrets(session: Session) -> None:
+    job_id = add(session, "failed")
+    secret = add(session, "failed", task="sign_in", args={"customers": [DATA]})
+    session.add(jobs.Schedule(name="greetings", task="greet", cron="@daily", args={"name": DATA}))
+    session.commit()
+    run("pause", "--task", "greet", "--reason", f"not {DATA}")
+    done = run("find", DATA.upper(), "--json")
+    found = {(one["where"], one["job_id"]) for one in json.JSONDecoder().raw_decode(done.stdout)[0]}
+    assert found >= {(where, job_id) for where in ("arguments", "headers", "unique key", "progress", "result", "error")}
+    assert {("schedule", None), ("audit", None)} <= found
+    assert secret not in {job for where, job in found if where != "headers"}
+    told = run("find", DATA)
+    assert "greetings" in told.output
+    assert "are not searched" in told.output
+    assert "say what to look for" in run("find", " ", code=2).output

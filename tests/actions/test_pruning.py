@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
@@ -211,6 +212,13 @@ class TestRunsWithoutAJob:
         assert max(row[2] for row in read) <= LOOKED_AT
 
 
+KEPT = (
+    "kept by rows of public.invoices (tenant, job). To let jobs go and keep those rows, declare it ON DELETE SET NULL, "
+    "or do without the foreign key: ALTER TABLE public.invoices DROP CONSTRAINT invoices_tenant_job_fkey; ON DELETE "
+    "CASCADE would delete those rows, too"
+)
+
+
 class TestAKeyOfSeveralColumns:
     @pytest.fixture
     def ids(self, session: Session) -> list[int]:
@@ -234,8 +242,38 @@ class TestAKeyOfSeveralColumns:
         session.rollback()
         said = by_command_line()
         assert "delete: 4 jobs" in said
-        assert "1 job left alone: rows of the application refer to it" in said
+        assert f"1 job left alone: {KEPT}" in said
+        assert "somebody holds" not in said
         assert left(session) == [ids[2]]
+
+
+def test_a_key_that_keeps_many_jobs_is_told_of_with_a_remedy_that_destroys_nothing(
+    tables: Engine, session: Session
+) -> None:
+    session.add(Tenant(id=1))
+    session.flush()
+    of_many = {"many": 1_200}
+    session.execute(
+        text(
+            "INSERT INTO sqla_jobs (task, args, state, finished_at, tenant) SELECT 'note', '{}', "
+            "'succeeded', now() - make_interval(days => n % 12), 1 FROM generate_series(1, :many * 2) AS n"
+        ),
+        of_many,
+    )
+    refer = "INSERT INTO invoices (job, tenant) SELECT id, 1 FROM sqla_jobs WHERE id % :part = 0"
+    session.execute(text(refer), {"part": 2})
+    session.commit()
+    assert kept_jobs() == []
+    session.execute(text(refer), {"part": 1})
+    session.commit()
+    (told,) = kept_jobs()
+    assert told["found"] == "rows of public.invoices (tenant, job) keep 1,000 jobs from being pruned"
+    assert told["remedy"] in KEPT
+
+
+def kept_jobs() -> list[dict[str, str]]:
+    done = CliRunner().invoke(main, ["doctor", "--json", "--app", "tests.actions.test_pruning:jobs"])
+    return [one for one in json.loads(done.stdout) if "from being pruned" in one["found"]]
 
 
 class TestATriggerThatRefuses:

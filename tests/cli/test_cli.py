@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, create_engine, func, select, text, update
+from sqlalchemy import Engine, create_engine, func, make_url, select, text, update
 from sqlalchemy.orm import Session, configure_mappers
 
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import NOTHING
 from sqla_jobs.testing import make_job
 from tests import shop
@@ -124,13 +125,63 @@ class TestWhichApplication:
         assert (done.returncode, reason in done.stderr) == (1, True)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("driver", ["postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg_async"])
+    @pytest.mark.parametrize(
+        ("driver", "options"),
+        [
+            ("postgres", {}),
+            ("postgresql", {}),
+            ("postgresql+asyncpg", {"ssl": "prefer", "prepared_statement_cache_size": "0"}),
+            ("postgresql+psycopg_async", {}),
+        ],
+    )
     def test_the_address_may_be_that_of_another_driver(
-        self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str, driver: str
+        self,
+        command: Callable[..., subprocess.CompletedProcess[str]],
+        database_url: str,
+        driver: str,
+        options: dict[str, str],
     ) -> None:
-        url = database_url.replace("postgresql+psycopg", driver)
-        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url)
+        url = make_url(database_url).set(drivername=driver).update_query_dict(options)
+        done = command("list", "tests.shop:jobs", "--json", DATABASE_URL=url.render_as_string(hide_password=False))
         assert (done.stdout, done.stderr, done.returncode) == ("[]\n", "", 0)
+
+    @pytest.mark.parametrize(
+        ("address", "message"),
+        [
+            (
+                "postgresql+asyncpg://h/shop?command_timeout=5",
+                "the address has the option 'command_timeout', which psy",
+            ),
+            ("postgresql://h/shop?schema=public", "the address has the option 'schema', which psycopg 3 does not know"),
+            ("postgresql+psycopg://127.0.0.1:1/shop?ssl=require", 'the database says: invalid connection option "ssl"'),
+        ],
+    )
+    def test_an_option_that_psycopg_does_not_know_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+    ) -> None:
+        monkeypatch.setattr(jobs, "bound", None)
+        done = CliRunner().invoke(main, ["list", "--app", "tests.shop:jobs", "--database-url", address])
+        assert (done.exit_code, message in done.output) == (1, True), done.output
+        assert "tables" not in done.output
+
+    @pytest.mark.slow
+    def test_what_the_application_prints_is_not_in_the_output(
+        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        declaring = (
+            "from sqlalchemy.orm import DeclarativeBase\nfrom sqla_jobs import Jobs\nprint('settings are read')\n"
+        )
+        base = "class Base(DeclarativeBase): ...\njobs = Jobs(Base, tasks=['noisy_tasks'])\n"
+        tmp_path.joinpath("noisy.py").write_text(declaring + base)
+        tasks = "from noisy import jobs\nprint('tasks are read')\n@jobs.task\ndef work() -> None: ...\n"
+        tmp_path.joinpath("noisy_tasks.py").write_text(tasks)
+        here = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+        enqueued = command("enqueue", "noisy:jobs", "work", **here)
+        assert (enqueued.stdout.strip().isdigit(), enqueued.returncode) == (True, 0)
+        for arguments in (["list"], ["doctor"], ["show", enqueued.stdout.strip()]):
+            done = command(*arguments, "--app", "noisy:jobs", "--json", **here)
+            assert json.loads(done.stdout) is not None
+            assert done.stderr == "settings are read\ntasks are read\n"
 
     @pytest.mark.slow
     def test_another_kind_of_database_is_refused(
@@ -213,6 +264,8 @@ class TestStatus:
         assert ["mark", ">", "99", "%", "ValueError", "12000"] in [line[:6] for line in lines]
         assert ["mark", ">", "99", "%", "ValueError", "19998+"] in [line[:6] for line in lines]
         assert ["write", "<", "1", "%", "KeyError", "3"] in [line[:6] for line in lines]
+        lines = [line.split() for line in run("status", "--exact").output.splitlines()]
+        assert ["mark", ">", "99", "%", "ValueError", "30000"] in [line[:6] for line in lines]
 
     def test_what_is_claimed_ahead_does_not_count_as_running(self, run: Run, session: Session) -> None:
         process = jobs.Process(host="here", pid=4711, queues={"default": 2, "mail": 8})
@@ -350,6 +403,14 @@ class TestReading:
         data = json.loads(run("show", str(failed[0]), "--json").stdout)
         assert (data["state"], data["note"], data["runs"][0]["error_type"]) == ("failed", None, "GeneratorExit")
 
+    def test_a_job_that_is_asked_to_end_is_cancelling(self, run: Run, session: Session) -> None:
+        job = make_job(session, shop.mark, state="running", cancel_requested_at=datetime.now(UTC))
+        session.commit()
+        for out in (run("list").output, run("show", str(job.id)).output):
+            assert "cancelling" in out
+        (data,) = json.loads(run("list", "--json").stdout)
+        assert (data["state"], data["cancel_requested_at"] is None) == ("running", False)
+
     def test_a_job_that_is_not_there_is_an_error(self, run: Run) -> None:
         assert "there is no job 4711; it may have been pruned" in run("show", "4711", code=1).output
 
@@ -423,6 +484,41 @@ class TestChanging:
         run("delete", "--all", "--yes")
         assert states(session) == {}
 
+    def test_a_dry_run_counts_by_error_and_day_and_changes_nothing(
+        self, run: Run, session: Session, failed: list[int]
+    ) -> None:
+        session.execute(
+            update(jobs.Job).values(finished_at=func.now() - timedelta(days=2)).where(jobs.Job.id == failed[0])
+        )
+        session.commit()
+        told = run("retry", "--state", "failed", "--limit", "2", "--dry-run").output
+        ago, today = (f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}" for days in (2, 0))
+        lines = [line.split() for line in told.splitlines() if line.startswith("20")]
+        assert lines == [
+            [ago, "misbehave", "failed", "GeneratorExit", "1"],
+            [today, "misbehave", "failed", "GeneratorExit", "2"],
+        ]
+        said = "retry: 3 jobs, the oldest 2 of them; nothing is changed, since this is a dry run"
+        assert told.splitlines()[-1] == said
+        assert "erase: 1 job;" in run("erase", str(failed[1]), "--dry-run").output
+        waiting = shop.mark.options(delay=60).enqueue(session, n=1)
+        waiting.run_at = PARKED
+        session.commit()
+        assert re.search(r"parked +mark +scheduled +- +1", run("cancel", "--task", "mark", "--dry-run").output)
+        assert set(states(session).values()) == {"failed", "scheduled"}
+        assert run("audit", "--json").stdout == "[]\n"
+
+    def test_a_cancel_says_later_who_asked_for_it_and_why(self, run: Run, session: Session) -> None:
+        one, other = (shop.mark.enqueue(session, n=n) for n in range(2))
+        session.commit()
+        run("cancel", str(one.id), "--reason", "ordered twice", "--actor", "ada")
+        run("cancel", "--task", "mark", "--reason", "all of them", "--yes")
+        told = run("why", str(one.id)).output
+        assert re.search(r"^ada asked for that at 20.* UTC \(ordered twice\)\.$", told, re.MULTILINE), told
+        assert "asked for that" not in run("why", str(other.id)).output
+        lines = json.loads(run("audit", "--json").stdout)
+        assert [line["details"]["reason"] for line in lines] == ["all of them", "ordered twice"]
+
     @pytest.mark.slow
     def test_each_named_job_that_is_left_alone_is_an_error_with_the_reason(
         self, run: Run, session: Session, failed: list[int]
@@ -434,7 +530,7 @@ class TestChanging:
         out = run("retry", *map(str, failed[:2]), code=1).output
         assert "retry: 1 job\n" in out
         assert f"job {failed[0]} was left alone: live job {rival.id} has its unique key; wait for that one" in out
-        refers = f"job {failed[2]} was left alone: rows of the application refer to it; delete those first: public."
+        refers = f"job {failed[2]} was left alone: kept by rows of public.effects (job_id). To let jobs go and keep"
         assert refers in run("delete", str(failed[2]), code=1).output
         with Session(session.bind) as other:
             other.execute(select(jobs.Job).where(jobs.Job.id == failed[2]).with_for_update())
@@ -700,6 +796,22 @@ class TestEnqueue:
     ) -> None:
         assert reason in run("enqueue", *arguments, code=code).output
         assert states(session) == {}
+
+    def test_a_schedule_is_changed_where_it_stands(self, run: Run, session: Session) -> None:
+        session.add(jobs.Schedule(name="nightly", task="mrak", cron="30 2 * * *", args={"m": 1}))
+        session.commit()
+        assert "did you mean 'mark'" in run("schedule", "set", "nightly", "--task", "mrak", code=1).output
+        assert "m" in run("schedule", "set", "nightly", "--task", "mark", code=2).output  # which has no such argument
+        told = run("schedule", "set", "nightly", "--task", "mark", "--args", '{"n": 1}', "--cron", "@daily").output
+        assert sorted(told.splitlines()) == ["args: changed", "cron: 30 2 * * * → @daily", "task: mrak → mark"]
+        one = session.scalars(select(jobs.Schedule).execution_options(populate_existing=True)).one()
+        assert (one.task, one.args, one.cron) == ("mark", {"n": 1}, "@daily")
+        (line,) = json.loads(run("audit", "--json").stdout)
+        assert (line["action"], line["subject"], line["details"]["args"]) == ("edit", "schedule nightly", "changed")
+        assert run("schedule", "set", "nightly", "--task", "mark").output == "nothing is changed: it was so already\n"
+        assert "say what to change" in run("schedule", "set", "nightly", code=2).output
+        assert "write a JSON object" in run("schedule", "set", "nightly", "--args", "{", code=2).output
+        assert "there is no schedule 'x'" in run("schedule", "set", "x", "--cron", "@daily", code=1).output
 
     def test_the_schedule_commands_do_what_they_say(self, run: Run, session: Session, database: Engine) -> None:
         schedule = select(jobs.Schedule).execution_options(populate_existing=True)

@@ -198,3 +198,51 @@ def test_a_failed_job_that_holds_a_key_is_cancelled_by_its_id(declared: Engine, 
         wait_until(lambda: states(declared) == {"cancelled": 1, "succeeded": 2})
     assert "job 3 is succeeded" in run("cancel", "3", code=1).output
     assert [line[:2] for line in audit(session)] == [("cancel", "job 1")]
+
+
+def test_the_audit_says_who_changed_what_and_is_searched(declared: Engine, session: Session) -> None:
+    run("limit", "set", "stripe", "--running", "40", "--actor", "ada")
+    run("limit", "set", "keyed", "--key", "17", "--running", "2", "--actor", "grace")
+    run("limit", "clear", "stripe", "--actor", "ada")
+
+    def found(*filters: str) -> list[str]:
+        return [f"{one['actor']} {one['action']} {one['subject']}" for one in lines(*filters)]
+
+    def lines(*filters: str) -> list[dict[str, Any]]:
+        told: list[dict[str, Any]] = json.loads(run("audit", "--json", *filters).stdout)
+        return told
+
+    assert found() == ["ada clear limit stripe", "grace set limit keyed of key 17", "ada set limit stripe"]
+    assert found("--actor", "GRA") == ["grace set limit keyed of key 17"]
+    assert found("--action", "set", "--subject", "stripe") == ["ada set limit stripe"]
+    assert found("--newer-than", "1h", "--limit", "1") == ["ada clear limit stripe"]
+    assert found("--older-than", "1h") == []
+    assert found("--below", str(lines()[0]["id"]))[0] == "grace set limit keyed of key 17"
+    assert lines()[2]["details"] == {"running": 40}
+    told = run("audit", "--limit", "2").output
+    assert re.search(r"ada +clear +limit stripe", told)
+    assert "There are more: --limit, or --below" in told
+    assert run("audit", "--actor", "nul\0", code=2).output
+
+
+def test_who_set_a_limit_and_why_is_listed_and_told(declared: Engine, session: Session) -> None:
+    run("limit", "set", "rated", "--rate", "0", "--per", "1", "--actor", "ada", "--reason", "they are down")
+    run("limit", "set", "pair", "--running", "5", "--actor", "grace")
+    found = read_limits()
+    assert (found["%rated"]["set_by"], found["%rated"]["set_reason"]) == ("ada", "they are down")
+    assert (found["#pair"]["set_by"], found["#pair"]["set_reason"]) == ("grace", None)
+    assert (found["#stripe"]["set_by"], found["#stripe"]["set_reason"]) == (None, None)
+    assert re.search(r"20\S+ \S+ by ada +they are down", run("limits").output)
+    enqueue(declared, shop.rated, [{"n": 1}])
+    assert re.search(
+        r"ada set it to 0 at 20.* UTC \(they are down\); `sqla-jobs limit clear rated`", run("why", "1").output
+    )
+    jobs.set_limit(session, shop.rated, rate=1, per=1)
+    session.commit()
+    assert read_limits()["%rated"]["set_by"] is None
+
+
+def test_a_key_that_is_cleared_says_what_limits_it_now(declared: Engine) -> None:
+    run("limit", "set", "keyed", "--key", "17", "--running", "2")
+    told = run("limit", "clear", "keyed", "--key", "17").output
+    assert told == "limit keyed of key 17: 1 at once (that of each key)\n"

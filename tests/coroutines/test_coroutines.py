@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select, text
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from sqla_jobs import ConfigurationError
@@ -73,6 +74,26 @@ def test_a_coroutine_may_snooze_and_cancel(session: Session) -> None:
     assert seen == [1, 1]
     assert outcomes(session, never.id) == ["cancelled"]
     assert job(session, never.id).runs[0].error == "not needed"
+
+
+def test_what_is_raised_in_a_task_group_means_what_it_means_outside(session: Session) -> None:
+    told: dict[str, tuple[object, ...]] = {
+        "snooze": ("snoozed", None, None),
+        "busy": ("retried", "OSError", "busy"),
+        "wrong": ("failed", "ValueError", "wrong"),
+        "busy cancel snooze": ("cancelled", "Cancel", "not needed"),
+        "wrong snooze later": ("snoozed", None, None),
+        "busy busy": ("retried", "ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)"),
+        "busy wrong": ("failed", "ExceptionGroup", "unhandled errors in a TaskGroup (1 sub-exception)"),
+    }
+    made = {how: shop.ask_all.enqueue(session, answers=how.split()) for how in told}
+    session.commit()
+    drain()
+    runs = {how: job(session, made[how].id).runs for how in told}
+    assert {how: (run.outcome, run.error_type, run.error) for how, (run,) in runs.items()} == told
+    assert "in ask\n" in (runs["wrong"][0].traceback or "")
+    waits = {how: job(session, made[how].id).run_at for how in ("snooze", "wrong snooze later")}
+    assert waits["wrong snooze later"] - waits["snooze"] > timedelta(minutes=59)
 
 
 def test_middleware_sets_context_variables_and_no_run_sees_those_of_another(session: Session) -> None:
@@ -217,10 +238,13 @@ def test_a_worker_that_stops_gives_coroutines_the_grace_and_then_cancels_them(se
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("sqla_jobs-loop")] == []
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_an_asynchronous_engine_may_be_bound(session: Session, database: Engine, driver: str) -> None:
+@pytest.mark.parametrize(("driver", "options"), [("psycopg", {}), ("asyncpg", {"ssl": "prefer"})])
+def test_an_asynchronous_engine_may_be_bound(
+    session: Session, database: Engine, driver: str, options: dict[str, str]
+) -> None:
     """For plain tasks and the worker itself an engine of psycopg is made of its address."""
-    jobs.bind(asynchronous(database, driver))
+    address = database.url.set(drivername=f"postgresql+{driver}").update_query_dict(options)
+    jobs.bind(create_async_engine(address))
     one, two = shop.write.enqueue(session, n=1), shop.write_plainly.enqueue(session, n=2)
     session.commit()
     assert drain() == 2
@@ -282,6 +306,52 @@ def test_the_loop_of_the_application_runs_coroutines_with_its_own_resources(sess
     assert asyncio.run(serve()) == [True]
     assert job(session, told.id).runs[0].result == "of the application"
     assert effects(session) == list(range(21))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first", "last"])
+def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
+    session: Session, order: tuple[int, int]
+) -> None:
+    async def serve() -> list[object]:
+        loop = asyncio.get_running_loop()
+        before = loop.get_task_factory()
+        workers = [await jobs.worker().__aenter__() for _ in range(2)]
+        first, last = (workers[place] for place in order)
+        await first.__aexit__(None, None, None)
+        shop.leave_behind.enqueue(session, n=1)
+        session.commit()
+        await asyncio.to_thread(wait_until, lambda: last.runs == 1)  # which still notes what its runs begin
+        await last.__aexit__(None, None, None)
+        await asyncio.sleep(0)
+        return [before, loop.get_task_factory()]
+
+    before, after = asyncio.run(serve())
+    assert before is after
+    assert seen == ["forgotten ended"]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["closed", "ended by asyncio"])
+def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
+    session: Session, caplog: pytest.LogCaptureFixture, is_cancelled: bool
+) -> None:
+    runs, *waiting = [shop.stay.enqueue(session) for _ in range(3)]
+    session.commit()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        await jobs.worker({"default": 1}).__aenter__()
+        await asyncio.to_thread(wait_until, lambda: seen == ["begun"])
+
+    if is_cancelled:
+        asyncio.run(serve())
+    else:
+        loop.run_until_complete(serve())
+    loop.close()
+    wait_until(lambda: not session.scalar(select(func.count()).select_from(jobs.Process)))
+    assert outcomes(session, runs.id) == ["lost"]
+    assert [(job(session, one.id).state, one.attempt, one.runs) for one in waiting] == [("queued", 0, [])] * 2
+    assert "the event loop was closed while this worker ran in it: it stops" in caplog.text
 
 
 def test_a_queue_of_coroutines_needs_no_pool_as_large(database: Engine, caplog: pytest.LogCaptureFixture) -> None:

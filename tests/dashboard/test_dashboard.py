@@ -875,6 +875,20 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
     assert audit(session) == []
 
 
+def test_a_running_job_is_said_to_run_and_one_that_is_asked_to_stop_to_be_cancelling(
+    visitor: Visitor, session: Session
+) -> None:
+    job = make_job(session, shop.add, state="running", args={"a": 1})
+    session.commit()
+    page = words(visitor.get(f"/jobs/{job.id}"))
+    assert "Attempt 1 is under way. Its record appears here when it ends." in page
+    assert "has not run yet" not in page
+    assert "cancelling" not in page
+    visitor.post(f"/jobs/{job.id}/cancel")
+    for path in (f"/jobs/{job.id}", "/jobs?state=running"):
+        assert '<span class="pill running">cancelling</span>' in visitor.get(path)
+
+
 @pytest.mark.slow
 def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
     visitor: Visitor, session: Session

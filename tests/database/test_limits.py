@@ -6,8 +6,12 @@ import logging
 
 import pytest
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Session
 
+from sqla_jobs import Jobs
 from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
+from sqla_jobs.monitoring.server import connections
 
 
 def test_a_server_that_does_not_tell_its_limit_keeps_no_worker_from_its_work(
@@ -22,3 +26,59 @@ def test_a_server_that_does_not_tell_its_limit_keeps_no_worker_from_its_work(
     ordinary.dispose()
     assert "does not tell how many connections it allows" in caplog.text
     assert "permission denied" in caplog.text
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+jobs = Jobs(Base)
+OWN = 7
+"""Those of a worker inside another program, without those of its jobs."""
+
+
+@jobs.task(queue="webhooks")
+async def call(url: str) -> None: ...
+
+
+@jobs.task(queue="imports")
+async def load(session: AsyncSession, path: str) -> None: ...
+
+
+@jobs.task
+def note(session: Session) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("queues", "of_jobs"),
+    [
+        ({"webhooks": 500}, 0),
+        ({"webhooks": 500, "default": 4}, 4),
+        ({"default": 90}, 20),
+        ({"imports": 500}, 20),
+        ({"imports": 5, "default": 4}, 9),
+        ({"of no task": 500}, 40),
+    ],
+    ids=str,
+)
+def test_the_jobs_use_what_the_pools_hold_and_coroutines_without_a_session_nothing(
+    engine: Engine, queues: dict[str, int], of_jobs: int
+) -> None:
+    Base.metadata.create_all(engine)
+    app = create_engine(engine.url, pool_size=15, max_overflow=5)
+    jobs.bind(app)
+    with jobs.worker(queues), Session(app) as session:
+        (found,) = connections(session, jobs)
+    app.dispose()
+    assert found.found.endswith(f"live workers and clocks may use up to {OWN + of_jobs}")
+
+
+def test_a_worker_that_may_use_more_than_there_are_says_so(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    Base.metadata.create_all(engine)
+    app = create_engine(engine.url, pool_size=1000)
+    jobs.bind(app)
+    with jobs.worker({"default": 1000}):
+        pass
+    app.dispose()
+    assert f"this worker may use {OWN + 1000} connections at once, and the server allows" in caplog.text
+    assert "lower --processes or the concurrency" in caplog.text

@@ -48,6 +48,15 @@ def test_a_task_that_takes_too_long_is_interrupted_rolled_back_and_retried_by_po
 
 
 @pytest.mark.slow
+def test_a_timeout_that_arrives_inside_of_a_task_group_is_a_timeout(session: Session) -> None:
+    one = shop.overrun_in_a_group.enqueue(session)
+    session.commit()
+    jobs.worker().drain()
+    (run,) = job(session, one.id).runs
+    assert (run.error_type, run.error) == ("TimeoutError", "ran longer than its timeout of 0.2 s")
+
+
+@pytest.mark.slow
 def test_a_running_job_that_is_cancelled_is_interrupted_and_rolled_back(session: Session) -> None:
     one = shop.endless.enqueue(session, n=1)
     session.commit()

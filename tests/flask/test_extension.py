@@ -15,11 +15,11 @@ from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from sqla_jobs import ConfigurationError, Jobs, RunContext
+from sqla_jobs import ConfigurationError, Jobs, RunContext, RunEvent
 from sqla_jobs.flask import FlaskJobs
 from sqla_jobs.queries import RunEnd
 from sqla_jobs.queries.succeed import SucceedOne
-from sqla_jobs.testing import drain
+from sqla_jobs.testing import drain, run_job
 from tests.flask_shop import Shop, build
 from tests.helpers import wait_until
 
@@ -182,6 +182,35 @@ def test_drain_runs_jobs_in_the_session_of_the_test(shop: Shop) -> None:
         assert shop.session().scalar(select(func.count()).select_from(shop.jobs.Job)) == 0
 
 
+def test_runs_of_a_test_have_a_context_each_in_which_its_session_is_that_of_the_application(
+    shop: Shop, session: Session
+) -> None:
+    heard: list[str] = []
+
+    @shop.jobs.on("succeeded")
+    def hear(event: RunEvent) -> None:
+        heard.append(current_app.name)
+
+    @shop.jobs.task(name="fresh")
+    def fresh(session: Session, n: int) -> bool:
+        g.seen = [*g.get("seen", []), n]
+        shop.session().add(shop.Effect(n=n))
+        return shop.session() is session and g.seen == [n]
+
+    is_by_thread = "sqlalchemy" not in shop.app.extensions
+    mine = shop.session() if is_by_thread else None
+    written = [fresh.enqueue(session, n=n) for n in (1, 2)]
+    assert drain(shop.jobs, session) == 2
+    assert [job.runs[0].result for job in written] == [True, True]
+    assert run_job(session, fresh)(n=3) is True
+    assert heard == ["tests.flask_shop"] * 2
+    assert len(shop.teardowns) == 5
+    assert [*session.scalars(select(shop.Effect.n).order_by(shop.Effect.n))] == [1, 2, 3]
+    assert not is_by_thread or shop.session() is mine
+    session.rollback()
+    assert effects(shop, session) == []
+
+
 def test_a_worker_inside_of_a_context_leaves_its_session_alone(shop: Shop) -> None:
     with shop.app.app_context():
         mine = shop.session()
@@ -249,6 +278,10 @@ class TestWhichApplication:
                 assert job.runs[0].result == app.config["NAME"]
         with pytest.raises(ConfigurationError, match=r"2 applications were initialised .* inside the context of one"):
             jobs.worker()
+        with Session(engine) as session:  # a test takes the one that it made last
+            assert run_job(session, jobs.tasks["where"])() == "two"
+            with apps[0].app_context():
+                assert run_job(session, jobs.tasks["where"])() == "one"
         apps[1].extensions["sqla_jobs"].use(apps[1])
         assert jobs.worker()
 

@@ -170,7 +170,13 @@ def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine
     fine.enqueue(session)
     drain(jobs, session)
     assert (seen[0], seen[1], seen[-1]) == ("context of fine", "outer before fine", "context after")
+    seen.clear()
+    assert run_job(session, fine)() is None
+    assert (seen[0], seen[1], seen[-1]) == ("context of fine", "outer before fine", "context after")
+    with pytest.raises(PermissionError, match="not again"):
+        run_job(session, fine, attempt=2)()
     divides.options(max_attempts=2).enqueue(session)
+    drain(jobs, session, errors="record")
     with pytest.raises(PermissionError, match="not again"):
         drain(jobs, session, ahead=60)
 

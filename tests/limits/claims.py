@@ -123,5 +123,8 @@ def beside(work: Callable[[], Any]) -> Generator[Future[Any]]:
 
 def claim_in(session: Session, claims: Claims, number: int) -> list[Claimed]:
     """Claims in a transaction that the caller ends."""
-    inside = claims.queries.claim_limited.inside
-    return [job for _ in range(number) for job in inside(session, claims.process_id, "default", claims.tasks)]
+    claimed: list[Claimed] = []
+    for _ in range(number):
+        one = claims.queries.claim_limited.inside(session, claims.process_id, "default", claims.tasks, cursor="{}")
+        claimed += one[0]
+    return claimed

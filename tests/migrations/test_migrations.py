@@ -331,7 +331,7 @@ def jobs(engine: Engine) -> Jobs[Any]:
 
 MADE = [
     "version 1: The tables.",
-    "version 2: Rules of rows that the server reads in half the time, in each statement that writes to these tables.",
+    "version 2: Shorter rules of rows; the tasks that workers know; how often a job was replaced.",
 ]
 
 

@@ -1,5 +1,6 @@
 """The models on whatever base an application has. (Annotations are evaluated: the bases are local.)"""
 
+import pickle
 import re
 import subprocess
 import sys
@@ -34,16 +35,19 @@ from sqlalchemy.orm import (
     DeclarativeBaseNoMeta,
     Mapped,
     MappedAsDataclass,
+    MappedSQLExpression,
     Session,
+    column_property,
     configure_mappers,
     declarative_base,
+    declared_attr,
     mapped_column,
     registry,
     relationship,
 )
 from sqlmodel import Field, SQLModel
 
-from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
+from sqla_jobs import ArgumentsError, ConfigurationError, JobMixin, Jobs, JobState
 from sqla_jobs.testing import drain
 from tests.conftest import ROOT
 
@@ -130,7 +134,7 @@ def base_of_sqlmodel() -> Any:
     class Base(SQLModel, registry=registry()):
         pass
 
-    return registry(metadata=Base.metadata)
+    return Base
 
 
 BASES: dict[str, Callable[[], Any]] = {
@@ -296,6 +300,10 @@ class Demanding(JobMixin):
     tenant_id: Mapped[int]
 
 
+class Computing(JobMixin):
+    is_urgent: Mapped[bool] = column_property(JobMixin.priority < 0)
+
+
 class OwnQueue(JobMixin):
     queue: Mapped[str] = mapped_column(Text)
 
@@ -322,11 +330,28 @@ def one_class_twice() -> None:
     Jobs(plain_base(), job_class=MyJob)
 
 
+def unnamed_key() -> None:
+    class Base(DeclarativeBase):
+        metadata = MetaData(naming_convention={"fk": "fk_%(table_name)s_%(constraint_name)s"})
+
+    class Tenant(Base):
+        __tablename__ = "tenants"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class OfTenant(JobMixin):
+        tenant_id: Mapped[int | None] = mapped_column(ForeignKey(Tenant.id))
+
+    Jobs(Base, job_class=OfTenant)
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no base": (lambda: other(object), "Jobs(<class 'object'>): give your declarative base class"),
     "an instance": (lambda: other(SQLAlchemy()), "give your declarative base class, Flask-SQLAlchemy's db.Model"),
     "DeclarativeBase": (lambda: other(DeclarativeBase), "give your declarative base class"),
-    "SQLModel": (lambda: other(SQLModel), "Jobs(registry(metadata=SQLModel.metadata))"),
+    "unnamed foreign key": (
+        unnamed_key,
+        "job_class=OfTenant cannot be mapped: Naming convention including %(constraint_name)s token requires that",
+    ),
     "prefix": (lambda: plain(prefix="My-"), "prefix must be at most 31 lower-case letters, digits and _, got 'My-'"),
     "long prefix": (lambda: plain(prefix="x" * 32), "at most 31"),
     "schema": (lambda: plain(schema=""), "schema='': name a schema, or leave it out"),
@@ -344,6 +369,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "mapped class": (one_class_twice, "job_class=MyJob is mapped already: leave it unmapped"),
     "with the base": (lambda: Jobs(Known, job_class=AbstractJob), "AbstractJob is mapped already: leave it unmapped"),
     "NOT NULL": (lambda: plain(job_class=Demanding), "Demanding.tenant_id is NOT NULL without a server default"),
+    "computed of a mixin's": (
+        lambda: plain(job_class=Computing),
+        "Computing.is_urgent is computed of columns that belong to no table yet: write it as a function of the class",
+    ),
     "our column": (
         lambda: plain(job_class=OwnQueue),
         "OwnQueue.queue has the name of a column or relationship of JobMixin: name it otherwise",
@@ -401,7 +430,7 @@ def test_a_flask_request_that_fails_leaves_no_job(db: SQLAlchemy, app: Flask) ->
 
 @pytest.mark.slow
 def test_a_table_of_sqlmodel_refers_to_a_job(engine: Engine) -> None:
-    jobs = Jobs(registry(metadata=SQLModel.metadata))
+    jobs = Jobs(SQLModel)
 
     class Report(SQLModel, table=True):
         id: int | None = Field(default=None, primary_key=True)
@@ -419,6 +448,38 @@ def test_a_table_of_sqlmodel_refers_to_a_job(engine: Engine) -> None:
 
 
 @pytest.mark.slow
+def test_a_job_class_may_compute_columns(engine: Engine) -> None:
+    class Noted(JobMixin):
+        note: Mapped[str | None] = mapped_column(Text)
+
+        @declared_attr
+        @classmethod
+        def shout(cls) -> MappedSQLExpression[str]:
+            return column_property(func.upper(cls.note))
+
+    jobs = Jobs(Base := plain_base(), job_class=Noted)
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        job = run_one(jobs, session)
+        assert job.shout is None
+        double = jobs.tasks["double"]
+        other = double.options(columns={"note": "now"}).enqueue(session, n=1)
+        double.options(columns={"note": "many"}).enqueue_many(session, [{"n": 1}])
+        assert sorted(session.scalars(select(jobs.Job.shout).where(jobs.Job.note.is_not(None)))) == ["MANY", "NOW"]
+        assert other.shout == "NOW"
+        with pytest.raises(ArgumentsError, match="Noted has no such column of its own; it has note"):
+            double.options(columns={"shout": "NOW"})
+
+
+def test_a_row_can_be_pickled_where_its_class_is_made(engine: Engine) -> None:
+    jobs = Jobs(base := plain_base(), prefix="kept_")
+    base.metadata.create_all(engine)
+    with Session(engine) as session:
+        job = run_one(jobs, session)
+        again, run = pickle.loads(pickle.dumps((job, job.runs[0])))
+    assert (type(again), again.id, again.args, run.result) == (jobs.Job, job.id, {"n": 21}, 42)
+
+
 def test_importing_the_package_loads_none_of_its_edges() -> None:
     edges = ["flask", "flask_sqlalchemy", "alembic", "click", "sqlmodel", "sqla_jobs.cli", "sqla_jobs.worker"]
     program = f"import sys, sqla_jobs; print(sorted(set(sys.modules) & set({edges})))"

@@ -41,10 +41,13 @@ def doctor() -> dict[str, tuple[str, str]]:
 
 def test_a_limit_that_has_let_nothing_start_for_a_day_is_told_of(declared: Engine, session: Session) -> None:
     jobs.set_limit(session, shop.keyed, key="a b", running=0)
+    jobs.set_limit(session, shop.keyed, key="of no job", running=0)
     jobs.set_limit(session, queue="default", running=0)
     jobs.set_limit(session, shop.rated, rate=0, per=1)
     session.commit()
-    enqueue(declared, shop.keyed, [{"account": 1}])
+    enqueue(declared, shop.keyed, [{"account": 1}, {"account": 2}])
+    session.execute(text("""UPDATE sqla_jobs SET gates = ARRAY['#keyed="a b"'] WHERE id = 2"""))
+    session.commit()
     assert not any("let nothing start" in found for found, _ in doctor().values())
     long_ago = "UPDATE sqla_limits SET changed_at = changed_at - interval '25 h' WHERE running = 0 OR rate = 0"
     session.execute(text(long_ago))
@@ -52,14 +55,14 @@ def test_a_limit_that_has_let_nothing_start_for_a_day_is_told_of(declared: Engin
     session.commit()
     found = doctor()
     assert found['limit keyed of key "a b"'] == (
-        "it has let nothing start for 1 d 1 h (0 at once), and 0 jobs are waiting behind it",
+        "it has let nothing start for 1 d 1 h (0 at once), and 1 job is waiting behind it",
         (
             "sqla-jobs limit set keyed --key '\"a b\"' --running N; or take back what an operator set: "
             "sqla-jobs limit clear keyed --key '\"a b\"'"
         ),
     )
     assert found["limit of queue default"] == (
-        "it has let nothing start for 1 d 1 h (0 at once), and 1 job is waiting behind it",
+        "it has let nothing start for 1 d 1 h (0 at once), and 2 jobs are waiting behind it",
         (
             "sqla-jobs limit set --queue default --running N; or take back what an operator set: "
             "sqla-jobs limit clear --queue default"

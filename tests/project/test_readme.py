@@ -211,7 +211,7 @@ def test_the_web_server_of_the_docs_runs_jobs(
     [
         ("testing", 2),
         ("testing-unit", 9),
-        ("testing-integration", 8),
+        ("testing-integration", 9),
         ("testing-workers", 3),
         ("testing-flask", 4),
         ("testing-fastapi", 8),
@@ -433,6 +433,7 @@ def test_a_command_in_the_docs_is_one_that_works(
     command: str, shop: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
+    application = Application(shop, database_url)
     match shlex.split(command):
         case ["export", setting]:
             name, _, url = setting.partition("=")
@@ -459,19 +460,17 @@ def test_a_command_in_the_docs_is_one_that_works(
             usage = [sys.executable, "-m", "sqla_jobs.clock", *arguments, "--help"]
             subprocess.run(usage, capture_output=True, check=True)
         case ["python", "-m", "sqla_jobs", "dashboard", *arguments]:  # it is run by tests/dashboard/test_dashboard.py
-            usage = [sys.executable, "-m", "sqla_jobs", "dashboard", *arguments, "--help"]
-            subprocess.run(usage, capture_output=True, check=True)
+            application.sqla_jobs("dashboard", *arguments, "--help")
         case ["python", "-m", "sqla_jobs", *arguments]:
             _place_an_order(database_url)
             if arguments[0] == "schedule":
-                _add_a_schedule(shop, *arguments[1:])
-            command_of_ours = [sys.executable, "-m", "sqla_jobs", *arguments]
+                _add_a_schedule(application, *arguments[1:])
             if arguments[0] == "resume":
-                subprocess.run([*command_of_ours[:3], "pause", *arguments[1:]], check=True)
+                application.sqla_jobs("pause", *arguments[1:])
             if arguments[:2] == ["limit", "clear"]:
-                subprocess.run([*command_of_ours[:4], "set", *arguments[2:], "--running", "1"], check=True)
+                application.sqla_jobs("limit", "set", *arguments[2:], "--running", "1")
             is_queued_already = arguments == ["retry", "shop:jobs", "1"]
-            assert subprocess.run(command_of_ours, check=False).returncode == int(is_queued_already)
+            application.sqla_jobs(*arguments, code=int(is_queued_already))
         case [
             "python",
             "-m",
@@ -487,7 +486,7 @@ def test_a_command_in_the_docs_is_one_that_works(
         case ["alembic", *_]:
             pass  # it is run by test_the_branch_of_the_docs_is_joined_with_an_empty_history and the test after it
         case ["sqla-jobs", *arguments]:
-            subprocess.run([sys.executable, "-m", "sqla_jobs", *arguments, "--help"], capture_output=True, check=True)
+            application.sqla_jobs(*arguments, "--help")
         case [program, *_]:
             assert ROOT.joinpath(program).is_file(), f"no test knows how to try: {command}"
         case _:
@@ -501,14 +500,13 @@ def _is_an_extra_of_ours(package: str) -> None:
     assert extra in project["optional-dependencies"]
 
 
-def _add_a_schedule(shop: Path, command: str, *arguments: str) -> None:
+def _add_a_schedule(application: Application, command: str, *_: str) -> None:
     """The task of docs/schedules.md, and unless that is what is tried a schedule of it."""
-    source = shop.joinpath("shop.py")
+    source = application.folder / "shop.py"
     task = "@jobs.task\ndef close_books(region: str) -> None: ...\n\n\nif __name__"
     source.write_text(source.read_text(encoding="utf-8").replace("if __name__", task), encoding="utf-8")
     if command != "add":
-        add = ["schedule", "add", "shop:jobs", "nightly", "close_books", "@daily", '{"region": "eu"}']
-        subprocess.run([sys.executable, "-m", "sqla_jobs", *add], capture_output=True, check=True)
+        application.sqla_jobs("schedule", "add", "shop:jobs", "nightly", "close_books", "@daily", '{"region": "eu"}')
 
 
 def _place_an_order(database_url: str) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ Errors = dict[str, dict[int, str]]
 """By name of the file and number of the line."""
 
 
-@pytest.fixture(scope="module")
 def mypy(tmp_path_factory: pytest.TempPathFactory) -> Errors:
     """What mypy --strict says."""
     cache, config = tmp_path_factory.mktemp("mypy"), tmp_path_factory.mktemp("config") / "mypy.ini"
@@ -34,8 +34,7 @@ def mypy(tmp_path_factory: pytest.TempPathFactory) -> Errors:
     return errors
 
 
-@pytest.fixture(scope="module")
-def pyright() -> Errors:
+def pyright(_: pytest.TempPathFactory) -> Errors:
     """What pyright says in strict mode."""
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(CASES)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -50,22 +49,16 @@ def pyright() -> Errors:
     return errors
 
 
-@pytest.fixture(params=["mypy", "pyright"])
-def errors(request: pytest.FixtureRequest) -> Errors:
-    found: Errors = request.getfixturevalue(request.param)
-    return found
-
-
 @pytest.mark.timeout(300)
-def test_applications_pass_the_strictest_checks(errors: Errors) -> None:
-    assert {name: lines for name, lines in errors.items() if name != REFUSED.name} == {}
-
-
-@pytest.mark.timeout(300)
-def test_mistakes_are_refused_where_they_are_made(errors: Errors) -> None:
+@pytest.mark.parametrize("checker", [mypy, pyright])
+def test_applications_pass_the_strictest_checks_and_mistakes_are_refused_where_they_are_made(
+    checker: Callable[[pytest.TempPathFactory], Errors], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    errors = checker(tmp_path_factory)
+    found = errors.pop(REFUSED.name)
+    assert errors == {}
     lines = REFUSED.read_text().splitlines()
     wanted = {number for number, line in enumerate(lines, start=1) if line.endswith("# error")}
-    found = errors[REFUSED.name]
     missed = [f"{number}: {lines[number - 1]}" for number in sorted(wanted - found.keys())]
     surplus = [f"{number}: {found[number]}" for number in sorted(found.keys() - wanted)]
     assert (missed, surplus) == ([], [])

@@ -216,7 +216,7 @@ class TestDecide:
         assert (outcome.delay, outcome.failure.type, outcome.failure.message) == (3, "ValueError", "no")
 
     @pytest.mark.parametrize("part", ["retry", "wait", "stop"])
-    def test_a_policy_that_raises_ends_the_job_and_both_errors_are_told(self, part: str) -> None:
+    def test_a_policy_that_raises_ends_the_job_with_the_error_of_the_task_and_both_are_told(self, part: str) -> None:
         def broken(state: RetryCallState) -> Any:
             raise ZeroDivisionError("the policy is broken")
 
@@ -224,7 +224,10 @@ class TestDecide:
         outcome = decided(ValueError("the task failed"), Retrying(**parts))
         assert outcome.kind == "failed"
         assert outcome.failure is not None
-        assert outcome.failure.type == "ZeroDivisionError"
+        assert outcome.failure.type == "ValueError"
+        assert outcome.failure.message == (
+            "the task failed\nIt is not tried again: its retry policy raised ZeroDivisionError: the policy is broken"
+        )
         assert "the policy is broken" in (outcome.failure.traceback or "")
         assert "the task failed" in (outcome.failure.traceback or "")
 

@@ -320,6 +320,7 @@ COLUMNS = {
         "host": TEXTS,
         "pid": NUMBERS,
         "queues": ["""'{"default": "x"}'""", *JSON],
+        "tasks": ["NULL", """'{"add": 7}'""", """'{"add": {"required": 7, "optional": [[]], "types": {}}}'""", *JSON],
         "set_aside": ["""'{"x": [1]}'""", *JSON],
         "version": TEXTS,
         "clock_offset": ["NULL", *FRACTIONS],

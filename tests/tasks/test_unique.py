@@ -198,8 +198,8 @@ class TestPolicies:
         ("options", "message"),
         [
             ({"on_conflict": "ignore"}, "on_conflict must be one of return, raise, replace, update, got 'ignore'"),
-            ({"on_conflict": "replace"}, "max_delay belongs to on_conflict='replace' alone"),
-            ({"max_delay": 5}, "max_delay belongs to on_conflict='replace' alone"),
+            ({"on_conflict": "replace"}, "^on_conflict='replace' needs max_delay=: the seconds after the first"),
+            ({"max_delay": 5}, "^max_delay=5 is for on_conflict='replace' alone, and on_conflict is 'return'"),
             ({"on_conflict": "replace", "max_delay": -1}, "max_delay must be"),
             ({"on_conflict": "replace", "max_delay": True}, "max_delay must be"),
             ({"per": 0}, "per must be"),

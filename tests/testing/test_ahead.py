@@ -50,6 +50,13 @@ def test_the_ticks_within_that_time_fire_and_their_jobs_run(
     assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=7)) == 2
 
 
+def test_retries_and_delays_alone_can_be_brought_forward(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
+    shop.write.schedule("0 * * * *", name="hourly", args={"n": 1})
+    later = shop.write.options(delay=3600).enqueue(sqla_jobs_session, n=2)
+    assert drain(jobs, sqla_jobs_session, ahead=timedelta(hours=5), schedules=False) == 1
+    assert (later.state, ticks(sqla_jobs_session, "hourly")) == ("succeeded", [])
+
+
 def test_a_stored_schedule_fires_what_is_overdue_first(scheduled: dict[str, Any], sqla_jobs_session: Session) -> None:
     overdue = func.now() - timedelta(hours=3)
     rule = {"cron": "@every 3600", "planned_rule": "@every 3600 UTC", "next_run_at": overdue}

@@ -72,9 +72,9 @@ def test_delayed_jobs_and_retries_run_ahead_of_time_on_request(session: Session)
     broken = shop.write.enqueue(session, n=2)
     session.flush()
     broken.args = {"n": "not a number"}
-    assert drain(jobs, session) == 1
+    assert drain(jobs, session, errors="record") == 1
     assert (later.state, broken.state) == ("scheduled", "scheduled")
-    assert drain(jobs, session, ahead=timedelta(minutes=1)) > 2
+    assert drain(jobs, session, ahead=timedelta(minutes=1), errors="record") > 2
     assert (later.state, broken.state) == ("scheduled", "scheduled")
     drain(jobs, session, ahead=timedelta(days=1), errors="record")
     assert broken.attempt == 25
@@ -152,6 +152,19 @@ def test_what_the_policy_retries_is_recorded_until_it_gives_up(session: Session)
     assert (job.state, job.attempt) == ("failed", 3)
 
 
+def test_a_task_without_a_policy_raises_at_its_first_error(session: Session) -> None:
+    @jobs.task(name="expects_no_error")
+    def expects_no_error() -> None:
+        raise ValueError("a bug")
+
+    job = expects_no_error.enqueue(session)
+    with pytest.raises(ValueError, match="a bug") as raised:
+        drain(jobs, session)
+    assert "; a worker tries it again, but no retry= of the task expects it; drain(" in raised.value.__notes__[0]
+    assert (job.state, job.runs[0].outcome) == ("scheduled", "retried")
+    assert [*map(str, drain(jobs, session, ahead=2.6, errors="record").errors)] == ["a bug"]
+
+
 def test_a_snooze_and_a_cancel_are_no_errors(session: Session) -> None:
     snoozed = shop.reports_and_snoozes.enqueue(session)
     cancelled = shop.give_up.enqueue(session, n=1)
@@ -189,7 +202,7 @@ def test_a_flush_that_fails_is_recorded_as_by_a_worker(session: Session, flush: 
     expected = PendingRollbackError if flush == "and is passed over" else IntegrityError
     session.add(Effect(n=99, kind="mine"))
     job = breaks_a_constraint.options(max_attempts=2).enqueue(session)
-    (error,) = drain(jobs, session).errors
+    (error,) = drain(jobs, session, errors="record").errors
     assert (type(error), job.state, job.runs[0].outcome) == (expected, "scheduled", "retried")
     with pytest.raises(expected):
         drain(jobs, session, ahead=60)
@@ -252,7 +265,7 @@ def test_a_retry_that_a_cancel_cuts_short_is_told_of_as_cancelled(session: Sessi
         raise ValueError("to be tried again")
 
     job = fails.enqueue(session)
-    drained = drain(other, session)
+    drained = drain(other, session, errors="record")
     assert (job.state, job.runs[0].outcome) == ("cancelled", "cancelled")
     assert [(event.name, event.error, event.retry_in) for event in heard] == [("cancelled", "to be tried again", None)]
     assert [str(error) for error in drained.errors] == ["to be tried again"]

@@ -48,7 +48,7 @@ def test_an_operators_limit_is_obeyed(session: Session, limit: dict[str, Any]) -
 def test_an_ordered_key_keeps_its_order(session: Session) -> None:
     for n in range(4):
         shop.ordered.enqueue(session, account=1, n=n, failures=int(n == 1))
-    drained = drain(jobs, session, limits=True)
+    drained = drain(jobs, session, limits=True, errors="record")
     assert drained == 2
     assert len(drained.waiting) == 2
     assert drain(jobs, session, limits=True, ahead=3600) == 3

@@ -46,6 +46,26 @@ def test_a_rate_limit_lets_so_many_start(kit_session: Session) -> None:
     assert startable(kit_session, jobs) == made[:3]
 
 
+def test_groups_take_turns_as_with_workers(kit_session: Session) -> None:
+    @jobs.task(name="fair", fair_by="tenant")
+    def fair(tenant: str) -> str:
+        return tenant
+
+    made = {name: fair.enqueue(kit_session, tenant=name[0]) for name in ["a1", "a2", "a3", "b1", "b2", "c1"]}
+    turns = [made[name] for name in ["a1", "b1", "c1", "a2", "b2", "a3"]]
+    assert startable(kit_session, jobs) == turns
+    assert drain(jobs, kit_session, limits=True) == 6
+    assert [*kit_session.scalars(select(jobs.Run.job_id).order_by(jobs.Run.id))] == [job.id for job in turns]
+
+
+def test_a_group_is_found_beyond_hundreds_that_are_full(kit_session: Session) -> None:
+    for account in range(201):
+        make_job(kit_session, fetch, state="running", args={"account": 1000 + account})
+    fetch.enqueue_many(kit_session, ({"account": 1000 + account} for account in range(201)))
+    starts = fetch.enqueue(kit_session, account=9999)
+    assert startable(kit_session, jobs) == [starts]
+
+
 def test_a_pause_lets_nothing_start(kit_session: Session) -> None:
     job = send.options(queue="mail").enqueue(kit_session, email="a@b.c")
     jobs.pause(kit_session, "mail", reason="the provider is down")

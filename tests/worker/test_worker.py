@@ -598,7 +598,7 @@ def test_a_worker_without_tasks_a_database_or_tables_refuses_to_start(engine: En
     with pytest.raises(ConfigurationError, match=r"jobs\.bind"):
         none.worker()
     none.bind(engine)
-    with pytest.raises(ConfigurationError, match=r"knows no task.*tasks="):
+    with pytest.raises(ConfigurationError, match=r"these jobs have no task.*tasks="):
         none.worker().start()
 
     @none.task
@@ -728,20 +728,29 @@ def test_no_line_is_logged_for_a_job_that_succeeds_unless_asked_for(
     assert "mark attempt 1/25 succeeded after" in caplog.text
 
 
+@pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG], ids=logging.getLevelName)
 def test_only_a_final_failure_is_an_error_in_the_log_and_has_its_traceback(
-    session: Session, caplog: pytest.LogCaptureFixture
+    session: Session, caplog: pytest.LogCaptureFixture, level: int
 ) -> None:
     again = shop.flaky.enqueue(session, good_from=2)
     final = shop.flaky.options(max_attempts=1).enqueue(session, good_from=2)
     session.commit()
-    drain()
-    lines = {record.job_id: record for record in caplog.records if record.name == "sqla_jobs.run"}  # type: ignore[attr-defined]
-    assert (lines[again.id].levelname, "Traceback" in lines[again.id].getMessage()) == ("WARNING", False)
-    assert (lines[final.id].levelname, "Traceback" in lines[final.id].getMessage()) == ("ERROR", True)
+    with caplog.at_level(level, "sqla_jobs.run"):
+        drain()
+    told = [record for record in caplog.records if record.name == "sqla_jobs.run" and record.levelno > logging.INFO]
+    lines = {record.job_id: record for record in told}  # type: ignore[attr-defined]
+    for one, name, is_told in ((again, "WARNING", level == logging.DEBUG), (final, "ERROR", True)):
+        line = lines[one.id]
+        assert (line.levelname, "Traceback" in line.getMessage(), hasattr(line, "traceback")) == (
+            name,
+            is_told,
+            is_told,
+        )
+        assert vars(line)["error_type"] == "ValueError"
     (run,) = session.scalars(select(jobs.Run).where(jobs.Run.job_id == final.id))
-    told = {name: vars(lines[final.id])[name] for name in FIELDS}
+    fields = {name: vars(lines[final.id])[name] for name in FIELDS}
     expected = {"job_id": final.id, "task": "flaky", "queue": "default", "attempt": 1, "outcome": "failed"}
-    assert told == {**expected, "run_id": run.id, "worker": str(run.process_id)}
+    assert fields == {**expected, "run_id": run.id, "worker": str(run.process_id)}
 
 
 @pytest.mark.slow
@@ -898,3 +907,19 @@ def test_tasks_without_a_timeout_have_that_of_the_worker(session: Session) -> No
     }
     with pytest.raises(ConfigurationError, match="timeout must be"):
         jobs.worker(timeout=-1)
+
+
+def test_a_worker_says_which_queues_with_due_jobs_it_does_not_serve(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    for queue in ("default", "mail", "web hooks"):
+        shop.mark.options(queue=queue).enqueue(session, n=1)
+    session.commit()
+    with caplog.at_level(logging.INFO):
+        assert drain(queues=["default"]) == 1
+    told = "jobs are due in queues that this worker does not serve (--queues, queues=): mail, web hooks"
+    levels = [record.levelname for record in caplog.records if record.getMessage() == told]
+    assert levels in (["INFO", "WARNING"], ["WARNING"])  # at the start they may not have been queued yet
+    caplog.clear()
+    assert drain(queues=["mail", "web hooks"]) == 2
+    assert "does not serve" not in caplog.text

@@ -1,0 +1,79 @@
+"""`audit`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+from sqlalchemy import func, select
+
+from sqla_jobs.cli import durations
+from sqla_jobs.cli.application import on_application
+from sqla_jobs.cli.naming import ApplicationCommand, right_usage
+from sqla_jobs.cli.output import as_json, print_json, print_table
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.rules.checks import MAX_ID, check_text
+
+
+@click.command(cls=ApplicationCommand)
+@on_application
+@click.option("--actor", metavar="TEXT", help="Part of the name of who made the change.")
+@click.option("--action", metavar="TEXT", help="Such as retry, or its beginning.")
+@click.option("--subject", metavar="TEXT", help="Part of what was changed, such as 'job 17' or mail.send.")
+@click.option("--newer-than", "after", metavar="TIME", callback=durations.since, help="Made since then: 2h, 7d.")
+@click.option("--older-than", "before", metavar="TIME", callback=durations.since, help="Made before then.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Lines at most.")
+@click.option(
+    "--below", type=click.IntRange(0, MAX_ID), metavar="ID", help="Only lines of a smaller id: the next page."
+)
+@as_json
+def audit(
+    jobs: Jobs[Any],
+    actor: str | None,
+    action: str | None,
+    subject: str | None,
+    after: datetime | timedelta | None,
+    before: datetime | timedelta | None,
+    limit: int,
+    below: int | None,
+    as_json: bool,
+) -> None:
+    """Who changed what and when, the newest first: by the command line or the dashboard."""
+    line: Any = jobs.Audit
+    wanted = select(*line.__table__.c).order_by(line.id.desc()).limit(limit + 1)
+    with right_usage():
+        for column, words in ((line.actor, actor), (line.subject, subject)):
+            if words is not None:
+                wanted = wanted.where(column.icontains(check_text("the text", words), autoescape=True))
+        if action is not None:
+            wanted = wanted.where(line.action.istartswith(check_text("the action", action), autoescape=True))
+    if after is not None:
+        wanted = wanted.where(line.at >= _moment(after))
+    if before is not None:
+        wanted = wanted.where(line.at < _moment(before))
+    if below is not None:
+        wanted = wanted.where(line.id < below)
+    with jobs.binding().transaction() as session:
+        found = session.execute(wanted, bind_arguments={"mapper": line}).all()
+    rows = found[:limit]
+    if as_json:
+        print_json([dict(row._mapping) for row in rows])
+        return
+    print_table(
+        ["ID", "AT", "ACTOR", "ACTION", "SUBJECT", "DETAILS"],
+        [(row.id, row.at, row.actor, row.action, row.subject, _details(row.details)) for row in rows],
+    )
+    if len(found) > limit:
+        click.echo(f"There are more: --limit, or --below {rows[-1].id}", err=True)
+
+
+def _moment(given: datetime | timedelta) -> Any:
+    return given if isinstance(given, datetime) else func.statement_timestamp() - given
+
+
+def _details(details: dict[str, Any]) -> str:
+    """filter={"tasks": ["mail.send"]} kill=true"""
+    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in details.items()}
+    return " ".join(f"{name}={value}" for name, value in told.items())

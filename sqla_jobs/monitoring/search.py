@@ -1,0 +1,78 @@
+"""Where a text stands: in jobs, runs, schedules and the audit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Text, cast, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs.actions.selection import without
+from sqla_jobs.jobs import Jobs
+from sqla_jobs.monitoring.finding import ask
+
+_AROUND = 30
+"""Characters that are shown before and after the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place where the text stands."""
+
+    where: str
+    """`arguments`, `headers`, `unique key`, `progress`, `result`, `error`, `schedule` or `audit`."""
+    job_id: int | None
+    """Of a job, or the job of a run."""
+    name: str
+    """The task, the schedule, or the subject of a line of the audit."""
+    at: datetime | None
+    """When the job was enqueued, the run ended, the schedule is due next, or the line was written."""
+    found: str
+    """The text with what is around it."""
+
+
+def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[Place]:
+    """The newest places, at most `most` of each kind. It reads the tables from end to end.
+
+    Sensitive arguments are not looked into, nor what may repeat them: results, errors, keys and progress of such tasks.
+    """
+    job, run, schedule, audit = jobs.Job, jobs.Run, jobs.Schedule, jobs.Audit
+    hidden = jobs.tasks.sensitive()
+    in_json = json.dumps(words, ensure_ascii=False)[1:-1]
+    of_jobs: list[tuple[str, Any, str]] = [
+        ("arguments", cast(without(job.args, job.task, hidden), Text), in_json),
+        ("headers", cast(job.headers, Text), in_json),
+        ("unique key", job.unique_key, words),
+        ("progress", job.progress_message, words),
+    ]
+    is_open = job.task.not_in([*hidden])
+    for where, text, sought in of_jobs:
+        wanted = select(job.id, job.task, job.created_at, text).where(text.icontains(sought, autoescape=True))
+        if where in ("unique key", "progress"):  # which may repeat a sensitive argument
+            wanted = wanted.where(is_open)
+        for row in ask(session, jobs, wanted.order_by(job.id.desc()).limit(most)):
+            yield Place(where, row[0], row[1], row[2], _around(row[3], sought))
+    of_runs: list[tuple[str, Any, str]] = [("result", cast(run.result, Text), in_json), ("error", run.error, words)]
+    for where, text, sought in of_runs:
+        wanted = select(job.id, job.task, run.finished_at, text).join(job, job.id == run.job_id)
+        wanted = wanted.where(is_open, text.icontains(sought, autoescape=True))
+        for row in ask(session, jobs, wanted.order_by(run.id.desc()).limit(most)):
+            yield Place(where, row[0], row[1], row[2], _around(row[3], sought))
+    args = cast(without(schedule.args, schedule.task, hidden), Text)
+    rows = select(schedule.name, schedule.next_run_at, args).where(args.icontains(in_json, autoescape=True)).limit(most)
+    for name, moment, text in ask(session, jobs, rows):
+        yield Place("schedule", None, name, moment, _around(text, in_json))
+    said = audit.subject + " " + cast(audit.details, Text)
+    lines = select(audit.subject, audit.at, said).where(said.icontains(in_json, autoescape=True))
+    for subject, moment, text in ask(session, jobs, lines.order_by(audit.id.desc()).limit(most)):
+        yield Place("audit", None, subject, moment, _around(text, in_json))
+
+
+def _around(text: str, sought: str) -> str:
+    place = max(0, text.lower().find(sought.lower()))
+    begin, end = max(0, place - _AROUND), place + len(sought) + _AROUND
+    return f"{'…' if begin else ''}{text[begin:end]}{'…' if end < len(text) else ''}"

@@ -1,0 +1,83 @@
+"""Jobs whose stored arguments do not fit this code: a deploy changed the task, and this worker is older or newer."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import from_json
+from sqlalchemy import Engine
+
+from sqla_jobs.errors import ArgumentsError
+from sqla_jobs.execution.attempt import Attempt
+from sqla_jobs.execution.transactions import NotBegun
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries import Claimed
+from sqla_jobs.queries.processes import live_code
+from sqla_jobs.rules.fitting import UNFIT, Code, Takes, read_codes
+from sqla_jobs.runtime.set_aside import SetAside
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
+
+_FITS_NOWHERE = 60.0
+"""Seconds after which a job that fits no live worker is charged with the attempt; it is said as often."""
+_MOST = 100
+"""Jobs that are passed over at once. Each claim looks at them, so others come back later instead."""
+_LATER = (30.0, 60.0)
+"""Seconds after which those come back: between these, so that not all come at once."""
+_REMEMBERED = 10_000
+
+
+class Misfits:
+    """Gives such jobs back, uncharged, to workers whose code they fit. Used by all threads that run jobs."""
+
+    def __init__(self, models: Models[Any], takes: Mapping[str, Takes], set_aside: SetAside) -> None:
+        """`takes` says of each task what this code takes."""
+        self._models = models
+        self._takes = takes
+        self._set_aside = set_aside
+        self._lock = threading.Lock()
+        self._met_at: dict[int, float] = {}
+        """When each was met first, by job id."""
+        self._said_at: dict[str, float] = {}
+        self._live: list[Code] = []
+
+    def meet(self, held: Attempt, error: ArgumentsError) -> None:
+        """Raises `NotBegun`, unless a minute has passed since the job was met first and no live worker may run it."""
+        job, now = held.job, time.monotonic()
+        with self._lock:
+            met_at = self._met_at.setdefault(job.job_id, now)
+            if len(self._met_at) > _REMEMBERED:
+                del self._met_at[next(iter(self._met_at))]
+            is_new = now >= self._said_at.get(job.task, now)
+            self._said_at[job.task] = now + _FITS_NOWHERE if is_new else self._said_at[job.task]
+        if now - met_at >= _FITS_NOWHERE and not self._may_run_elsewhere(job):
+            return
+        why = f"{UNFIT}: {error}"[:1000]
+        log.log(
+            logging.WARNING if is_new else logging.DEBUG,
+            "job %s %s is left to workers with other code, since %s",
+            job.job_id,
+            job.task,
+            why,
+        )
+        is_passed_over = self._set_aside.pass_over(job.job_id, why, most=_MOST)
+        raise NotBegun(why, None if is_passed_over else random.SystemRandom().uniform(*_LATER))
+
+    def look(self, engine: Engine) -> None:
+        """Learn what the live workers know, where there is such a job. By one thread alone."""
+        if self._met_at:
+            with engine.begin() as connection:
+                self._live = read_codes(connection.execute(live_code(self._models)))
+
+    def _may_run_elsewhere(self, job: Claimed) -> bool:
+        try:
+            given: list[str] = [*from_json(job.args)]
+        except (ValueError, TypeError):
+            return False
+        mine = self._takes[job.task]
+        return any(code.may_run(job.task, job.queue, given, unlike=mine) for code in self._live)

@@ -1,0 +1,273 @@
+"""Incidents as they happen, and what `doctor`, `status` and `why` say of each: its cause, and what helps."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from tenacity import Retrying, wait_fixed
+
+from sqla_jobs import Jobs, RateLimit, Unique
+from sqla_jobs.cli.main import main
+from sqla_jobs.models.types import TickOutcome
+from sqla_jobs.monitoring import blocked, server
+from sqla_jobs.monitoring.status import read_status
+from sqla_jobs.worker import event_loop
+from tests.helpers import wait_until
+from tests.pooler import pgbouncer
+from tests.programs import PGBOUNCER
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Stock(Base):
+    __tablename__ = "stock"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    pieces: Mapped[int]
+
+
+jobs = Jobs(Base)
+
+
+@jobs.task
+def take(session: Session, item: int) -> None:
+    session.execute(text("UPDATE stock SET pieces = pieces - 1 WHERE id = :item"), {"item": item})
+
+
+@jobs.task(limits=RateLimit(3, per=60), retry=Retrying(wait=wait_fixed(0)))
+def remind(customer: int) -> None:
+    raise ConnectionError("no answer")
+
+
+@jobs.task(unique=Unique(on_conflict="replace", max_delay=None))
+def index(page: str) -> None: ...
+
+
+seen = threading.Event()
+
+
+@jobs.task
+async def stare() -> None:
+    seen.wait(20)
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+def doctor() -> dict[str, tuple[str, str]]:
+    """What it warns of: what is found, and the remedy."""
+    done = CliRunner().invoke(main, ["doctor", "--json", "--app", f"{__name__}:jobs"])
+    assert done.exit_code == 0, done.output
+    return {one["about"]: (one["found"], one["remedy"]) for one in json.loads(done.stdout) if one["verdict"] != "ok"}
+
+
+def warned(session: Session, about: str) -> bool:
+    """Whether `status` warns of it."""
+    return any(one.about == about for one in read_status(afresh(session), jobs).warnings)
+
+
+def afresh(session: Session) -> Session:
+    """The session, with nothing that it has seen."""
+    session.rollback()
+    return session
+
+
+def state_of(session: Session, job_id: int) -> str:
+    return str(afresh(session).scalar(text("SELECT state FROM sqla_jobs WHERE id = :id"), {"id": job_id}))
+
+
+class TestEverySlotWaitsForOneRow:
+    @pytest.fixture
+    def holder(self, database: Engine) -> Iterator[int]:
+        """The pid of a session that has locked the row, and does nothing more."""
+        with database.begin() as connection:
+            connection.execute(text("INSERT INTO stock VALUES (1, 9)"))
+        with Session(database) as holder:
+            holder.execute(text("SELECT FROM stock FOR UPDATE"))
+            yield holder.scalar(text("SELECT pg_backend_pid()")) or 0
+            holder.invalidate()
+
+    @pytest.fixture
+    def waiting(
+        self, database: Engine, session: Session, holder: int, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[int]:
+        """The id of a job that waits, while others run that wait for the row."""
+        monkeypatch.setattr(blocked, "_LONG", 0.1)
+        made = [take.enqueue(session, item=1) for _ in range(2)]
+        session.commit()
+        with jobs.worker({"default": 2}):
+            try:
+                wait_until(lambda: {state_of(session, one.id) for one in made} == {"running"})
+                last = take.enqueue(session, item=1)
+                session.commit()
+                wait_until(lambda: len(self.blocked(session)) == 2)
+                yield last.id
+            finally:
+                session.rollback()
+                session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": holder})
+
+    @staticmethod
+    def blocked(session: Session) -> list[blocked.Blocked]:
+        session.rollback()  # a transaction sees the sessions as they were
+        return blocked.read_blocked(session, jobs)
+
+    def test_who_holds_it_is_told(self, session: Session, holder: int, waiting: int) -> None:
+        found, remedy = doctor()["running jobs"]
+        form = (
+            r"2 sessions wait for a lock, for .* by now, perhaps those of job 1 \(take\), job 2 \(take\): "
+            rf"it is held by pid {holder} of .* \(no application_name\), idle in transaction, in a transaction for .*"
+        )
+        assert re.fullmatch(form, found), found
+        assert remedy.endswith(f"end it: SELECT pg_terminate_backend({holder})")
+        assert warned(session, "running jobs")
+        ends = f"held by pid {holder} .* SELECT pg_terminate_backend\\({holder}\\)\\."
+        runs, why = jobs.why(session, 1)
+        assert runs.startswith("It runs: attempt 1")
+        assert re.fullmatch(rf"pid \d+, which is perhaps the session of this job, has waited .* {ends}", why), why
+        queued, slots, why = jobs.why(session, waiting)
+        assert queued == "It is queued and nothing holds it: a worker takes it as soon as a slot is free."
+        form = (
+            r"The workers have 2 slots for queue 'default', and jobs run in all of them, "
+            r"the longest for .* by job 1 \(take\)\."
+        )
+        assert re.fullmatch(form, slots), slots
+        assert re.search(ends, why), why
+
+
+def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: Engine, session: Session) -> None:
+    remind.enqueue(session, customer=1)
+    session.commit()
+    with jobs.worker():
+        wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_runs")) == 3)
+        made = [remind.enqueue(session, customer=n) for n in range(4)]
+        session.commit()
+        wait_until(lambda: state_of(session, 1) == "queued")
+    found, remedy = doctor()["rate remind"]
+    assert found == (
+        "3 of at most 3 starts in 1 min are taken; 3 of these starts failed, of job 1 of remind, "
+        "and 5 jobs are waiting behind it"
+    )
+    assert remedy.startswith("until the cause is gone: sqla-jobs pause --task remind; or cancel that job: sqla-jobs ")
+    assert warned(session, "rate remind")
+    with jobs.worker(["other"]):
+        told = jobs.why(session, made[0])
+    assert any(said.endswith(" 3 of these starts failed, of job 1 of remind.") for said in told), told
+
+
+class TestAUniqueJobFarAhead:
+    def test_it_is_told_with_what_it_swallows(self, database: Engine, session: Session) -> None:
+        job = take.options(unique_key="sync", delay=30 * 86400).enqueue(session, item=1)
+        near = take.options(unique_key="near", delay=7200).enqueue(session, item=1)
+        session.commit()
+        found, remedy = doctor()[f"job {job.id}"]
+        form = (
+            r"it waits until 20.* UTC, in (30 d|29 d 23 h), and keeps its unique key meanwhile: what is enqueued of "
+            r"take with that key is no job of its own"
+        )
+        assert re.fullmatch(form, found), found
+        assert remedy == f"sqla-jobs retry {job.id} runs it now; or sqla-jobs cancel {job.id} sets its key free"
+        assert f"job {near.id}" not in doctor()
+        said = next(one for one in jobs.why(session, near) if "unique key" in one)
+        assert said.startswith("It keeps its unique key meanwhile: what is enqueued with that key is no job of its own")
+        CliRunner().invoke(main, [*remedy.split(" runs")[0].split()[1:], "--yes", "--app", f"{__name__}:jobs"])
+        assert state_of(session, job.id) == "queued"
+
+    def test_a_tick_that_was_skipped_for_it_is_counted(self, database: Engine, session: Session) -> None:
+        job = take.options(unique_key="sync", delay=7200).enqueue(session, item=1)
+        session.flush()
+        session.add_all(jobs.Tick(schedule_id=1, outcome=TickOutcome.skipped, job_id=job.id) for _ in range(2))
+        session.commit()
+        assert doctor()[f"job {job.id}"][0].endswith("; 2 ticks of a schedule were skipped for it")
+
+
+def test_a_debounce_that_never_comes_to_an_end_is_told(database: Engine, session: Session) -> None:
+    for _ in range(4):
+        job = index.options(delay=60).enqueue(session, page="/")
+        session.commit()
+    assert f"job {job.id}" not in doctor()
+    session.execute(text("UPDATE sqla_jobs SET created_at = created_at - interval '3 h'"))
+    session.commit()
+    found, remedy = doctor()[f"job {job.id}"]
+    form = (
+        r"index was first asked for 3 h ago and has not started: 3 enqueues of its unique key replaced it, and put it "
+        r"off until 20.* UTC"
+    )
+    assert re.fullmatch(form, found), found
+    assert "max_delay=" in remedy
+    assert warned(session, f"job {job.id}")
+    assert "3 enqueues of its unique key have replaced it since it was first asked for" in jobs.why(session, job)[1]
+
+
+def test_a_schedule_of_a_task_that_is_gone_is_told(database: Engine, session: Session) -> None:
+    session.add(jobs.Schedule(name="night run", task="tkae", cron="0 3 * * *"))
+    session.commit()
+    found, remedy = doctor()["schedule night run"]
+    assert found.startswith("it enqueues jobs of task tkae, and this application does not declare that; did you mean '")
+    assert remedy.endswith("sqla-jobs schedule disable 'night run'")
+    assert warned(session, "schedule night run")
+    CliRunner().invoke(main, ["schedule", "disable", "night run", "--app", f"{__name__}:jobs"])
+    assert "schedule night run" not in doctor()
+
+
+def test_an_event_loop_that_is_held_up_is_told_with_the_place(
+    database: Engine, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_loop, "_BLOCKED", 0.1)
+    job = stare.enqueue(session)
+    session.commit()
+    with jobs.worker():
+        shown = text("SELECT count(*) FROM sqla_processes WHERE set_aside ? 'event loop'")
+        wait_until(lambda: afresh(session).scalar(shown))
+        ((found, remedy),) = [told for about, told in doctor().items() if "event loop" in about]
+        where = r"(File .*, in stare … File .*, in wait)"
+        form = rf"job {job.id} stare attempt 1 has held it up since \d\d:\d\d:\d\d UTC, at {where}: .*"
+        assert (match := re.fullmatch(form, found)), found
+        assert "asyncio.to_thread" in remedy
+        _, why = jobs.why(session, job)
+        assert why.startswith("The event loop of that process: job 1 stare")
+        assert match[1] in why
+        assert any("event loop" in one.about for one in read_status(session, jobs).warnings)
+        seen.set()
+    assert not any("event loop" in about for about in doctor())
+
+
+def test_a_limit_that_an_operator_closed_is_no_warning_while_nothing_waits(database: Engine, session: Session) -> None:
+    jobs.set_limit(session, remind, rate=0, per=60)
+    session.commit()
+    session.execute(text("UPDATE sqla_limits SET changed_at = changed_at - interval '25 h'"))
+    session.commit()
+    assert "rate remind" not in doctor()
+    remind.enqueue(session, customer=1)
+    session.commit()
+    assert "1 job is waiting behind it" in doctor()["rate remind"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.needs(PGBOUNCER)
+def test_a_pooler_that_is_too_small_is_told(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_WAITED", 0.0)
+    with pgbouncer(database.url, pool_size=1, patience=1) as pooled:
+        jobs.bind(pooled)
+        found, remedy = doctor()["pooler"]
+        assert re.fullmatch("it stands before the server, and let this command wait .* for a connection", found), found
+        assert "default_pool_size" in remedy
+        with pooled.connect() as connection:
+            connection.execute(text("SELECT 1"))
+            done = CliRunner().invoke(main, ["status", "--app", f"{__name__}:jobs"])
+    jobs.bind(database)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: a pooler stands before the database, and gave no connection (")
+    assert "query_wait_timeout" in done.stderr
+    assert "--database-url" in done.stderr
+    assert "pooler" not in doctor()

@@ -1,0 +1,65 @@
+"""Deferred constraints: the test never commits, so the kit checks them where a worker would commit."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from sqla_jobs.testing import drain, run_job
+from tests.testing.kit_shop import jobs
+
+
+@jobs.task(name="adds_a_line", max_attempts=1)
+def adds_a_line(session: Session, order: int, is_whole: bool, commits: bool = False) -> None:
+    session.execute(text("INSERT INTO lines VALUES (:order)"), {"order": order})
+    if is_whole:
+        session.execute(text("INSERT INTO books VALUES (:order)"), {"order": order})
+    if commits:
+        session.commit()
+
+
+@pytest.fixture
+def session(kit_session: Session) -> Session:
+    """One with tables whose foreign key is checked at the commit."""
+    kit_session.execute(text("CREATE TABLE books (id int PRIMARY KEY, name text CONSTRAINT named CHECK (name <> ''))"))
+    reference = 'CONSTRAINT "a:line %(s) has" REFERENCES books DEFERRABLE INITIALLY DEFERRED'
+    kit_session.execute(text(f"CREATE TABLE lines (book int {reference})".replace(":", "\\:")))
+    kit_session.commit()
+    return kit_session
+
+
+def lines(session: Session) -> list[int]:
+    return [*session.scalars(text("SELECT book FROM lines ORDER BY book"))]
+
+
+@pytest.mark.parametrize("commits", [False, True])
+def test_a_run_ends_as_its_commit_would(session: Session, commits: bool) -> None:
+    broken = adds_a_line.enqueue(session, order=1, is_whole=False, commits=commits)
+    whole = adds_a_line.enqueue(session, order=2, is_whole=True)
+    with pytest.raises(IntegrityError, match="a:line"):
+        drain(jobs, session)
+    assert (broken.state, broken.runs[0].error_type) == ("failed", "sqlalchemy.exc.IntegrityError")
+    if commits:  # the line stays, as no savepoint of the run is left
+        session.execute(text("DELETE FROM lines"))
+    assert drain(jobs, session) == 1
+    assert (whole.state, lines(session)) == ("succeeded", [2])
+
+
+def test_constraints_are_deferred_again_for_the_next_run(session: Session) -> None:
+    for order in (1, 2):
+        run_job(session, adds_a_line)(order=order, is_whole=True)
+    adds_a_line.enqueue(session, order=3, is_whole=True)
+    assert drain(jobs, session) == 1
+    with pytest.raises(IntegrityError, match="a:line"):
+        run_job(session, adds_a_line)(order=4, is_whole=False)
+    assert lines(session) == [1, 2, 3]
+
+
+def test_what_the_test_itself_violates_is_not_laid_on_a_task(session: Session) -> None:
+    adds_a_line.enqueue(session, order=1, is_whole=True)
+    session.execute(text("INSERT INTO lines VALUES (9)"))
+    with pytest.raises(IntegrityError, match="a:line"):
+        drain(jobs, session)
+    assert lines(session) == [9]

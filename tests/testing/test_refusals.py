@@ -1,0 +1,82 @@
+"""What a worker refuses to start with, the kit refuses too: else tests pass of what no worker runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from sqla_jobs import ConfigurationError, Jobs, JobsError, RateLimit
+from sqla_jobs.testing import drain, startable
+
+
+def application() -> Jobs[Any]:
+    """One with the tables of the other tests, and no task."""
+    return Jobs(type("Base", (DeclarativeBase,), {}))
+
+
+def check_refused(jobs: Jobs[Any], session: Session, message: str, kind: type[JobsError] = ConfigurationError) -> None:
+    with pytest.raises(kind, match=message):
+        drain(jobs, session)
+    with pytest.raises(kind, match=message):
+        startable(session, jobs)
+
+
+def test_two_tasks_that_declare_one_limit_differently(sqla_jobs_session: Session) -> None:
+    jobs = application()
+
+    @jobs.task(name="one", limits=RateLimit(5, per=60, name="smtp"))
+    def one() -> None: ...
+
+    @jobs.task(name="two", limits=RateLimit(6, per=60, name="smtp"))
+    def two() -> None: ...
+
+    one.enqueue(sqla_jobs_session)
+    check_refused(jobs, sqla_jobs_session, r"the limit smtp is .* of task one and .* of task two: say the same")
+
+
+def test_no_task_at_all(sqla_jobs_session: Session) -> None:
+    check_refused(application(), sqla_jobs_session, r"these jobs have no task: name the modules .*tasks=\[")
+
+
+def test_a_task_whose_annotation_names_what_is_not(sqla_jobs_session: Session) -> None:
+    jobs = application()
+
+    def broken(what: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    jobs.task(name="broken")(broken)
+
+    @jobs.task(name="fine")
+    def fine() -> None: ...
+
+    fine.enqueue(sqla_jobs_session)
+    check_refused(jobs, sqla_jobs_session, "Missing", JobsError)
+
+
+def test_tables_that_this_code_cannot_work_on(sqla_jobs_session: Session) -> None:
+    jobs = application()
+
+    @jobs.task(name="fine")
+    def fine() -> None: ...
+
+    sqla_jobs_session.execute(text("COMMENT ON TABLE sqla_jobs IS 'sqla_jobs schema 99'"))
+    check_refused(jobs, sqla_jobs_session, "the tables are of version 99")
+
+
+def test_a_queue_that_is_misspelt(sqla_jobs_session: Session) -> None:
+    jobs = application()
+
+    @jobs.task(name="fine", queue="mail")
+    def fine(follow_up: str | None = None) -> None:
+        if follow_up is not None:
+            fine.options(queue=follow_up).enqueue(sqla_jobs_session)
+
+    fine.enqueue(sqla_jobs_session, follow_up="reports")
+    message = r"no task, job or schedule has the queue 'mial'; did you mean 'mail'\?"
+    with pytest.raises(ConfigurationError, match=message):
+        drain(jobs, sqla_jobs_session, queues=["default", "mial"])
+    with pytest.raises(ConfigurationError, match=message):
+        startable(sqla_jobs_session, jobs, queues=["mial"])
+    assert drain(jobs, sqla_jobs_session, queues=["mail", "reports"]) == 2
