@@ -163,18 +163,19 @@ FROM (
       CASE WHEN max(step) >= %(steps)s
           OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT greatest(room, 1) FROM begin)
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{}' END AS cursor,
-      (SELECT min((SELECT extract(epoch FROM first.started_at - (SELECT now FROM moment)) + l.per
+      (SELECT min((SELECT max(extract(epoch FROM first.started_at - (SELECT now FROM moment)) + w.per)
       FROM (
         SELECT l.running, l.rate, l.per FROM sqla_limits l WHERE l.gate IN (f.gate, CASE WHEN strpos(f.gate,
     '=') > 0 THEN left(f.gate, strpos(f.gate, '=')) END) AND (l.running IS NOT NULL OR l.rate IS NOT NULL)
-        ORDER BY length(l.gate) DESC LIMIT 1) l CROSS JOIN LATERAL (SELECT s.started_at, s.total FROM
-    sqla_starts s WHERE s.gate = f.gate
+        ORDER BY length(l.gate) DESC LIMIT 1) l CROSS JOIN LATERAL (SELECT l.rate AS most, l.per AS per) w
+      CROSS JOIN LATERAL (SELECT s.started_at, s.total FROM sqla_starts s WHERE s.gate = f.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) last
       CROSS JOIN LATERAL (
-        SELECT s.started_at FROM sqla_starts s WHERE s.gate = f.gate AND s.total > last.total - l.rate
-          AND s.started_at > (SELECT now FROM moment) - l.per * interval '1 second'
+        SELECT s.started_at, s.total - s.count AS before FROM sqla_starts s
+        WHERE s.gate = f.gate AND s.total > last.total - w.most
+          AND s.started_at > (SELECT now FROM moment) - w.per * interval '1 second'
         ORDER BY s.started_at, s.total LIMIT 1) first
-      WHERE l.rate > 0)) FROM (
+      WHERE l.rate > 0 AND first.before <= last.total - w.most)) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
        WHERE left(f.gate, 1) = '%%') AS next_in,
       (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])

@@ -1,12 +1,17 @@
 WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now), gate AS MATERIALIZED (
     SELECT ((SELECT CASE
-        WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total
-    FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text)
+        WHEN l.rate IS NOT NULL THEN ARRAY[(SELECT min(w.most - (coalesce((SELECT total FROM (SELECT
+    s.started_at, s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text)
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = CAST(%(gate)s AS text) AND s.started_at <= (SELECT
-    now FROM moment) - l.per * interval '1 second'
+    now FROM moment) - w.per * interval '1 second'
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
-    WHERE s.gate = CAST(%(gate)s AS text) ORDER BY s.started_at, s.total LIMIT 1), 0)), NULL]
+    WHERE s.gate = CAST(%(gate)s AS text) ORDER BY s.started_at, s.total LIMIT 1), 0))) FROM (
+        SELECT w.* FROM (SELECT max(CAST(l.declared ->> 'burst' AS integer)) AS burst FROM sqla_limits l WHERE
+    l.gate IN (CAST(%(gate)s AS text), CASE WHEN strpos(CAST(%(gate)s AS text), '=') > 0 THEN
+    left(CAST(%(gate)s AS text), strpos(CAST(%(gate)s AS text), '=')) END)) b CROSS JOIN LATERAL (
+          VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
+        WHERE w.most <= l.rate) w), NULL]
         WHEN left(CAST(%(gate)s AS text), 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by =
     CAST(%(gate)s AS text) AND h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN
     ('running', 'succeeded', 'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l

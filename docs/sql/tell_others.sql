@@ -6,13 +6,18 @@ WHERE EXISTS (
     count(*) FROM (SELECT FROM sqla_jobs h WHERE h.state = 'running' AND h.queue = substr(e.gate, 2) LIMIT
     l.running) holders))
       FROM sqla_limits l WHERE l.gate = '@' || substr(e.gate, 2) AND l.running IS NOT NULL) ELSE ((SELECT CASE
-        WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - (coalesce((SELECT total FROM (SELECT s.started_at, s.total
-    FROM sqla_starts s WHERE s.gate = e.gate
+        WHEN l.rate IS NOT NULL THEN ARRAY[(SELECT min(w.most - (coalesce((SELECT total FROM (SELECT
+    s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), 0) - coalesce((SELECT total FROM (SELECT
     s.started_at, s.total FROM sqla_starts s WHERE s.gate = e.gate AND s.started_at <= (SELECT now FROM
-    moment) - l.per * interval '1 second'
+    moment) - w.per * interval '1 second'
         ORDER BY s.started_at DESC, s.total DESC LIMIT 1) one), (SELECT s.total - s.count FROM sqla_starts s
-    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0)), NULL]
+    WHERE s.gate = e.gate ORDER BY s.started_at, s.total LIMIT 1), 0))) FROM (
+        SELECT w.* FROM (SELECT max(CAST(l.declared ->> 'burst' AS integer)) AS burst FROM sqla_limits l WHERE
+    l.gate IN (e.gate, CASE WHEN strpos(e.gate, '=') > 0 THEN left(e.gate, strpos(e.gate, '=')) END)) b CROSS
+    JOIN LATERAL (
+          VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
+        WHERE w.most <= l.rate) w), NULL]
         WHEN left(e.gate, 1) = '!' AND (EXISTS (SELECT FROM sqla_jobs h WHERE h.ordered_by = e.gate AND
     h.ordered_by IS NOT NULL AND h.started_at IS NOT NULL AND h.state NOT IN ('running', 'succeeded',
     'cancelled') AND h.state LIKE 'scheduled') OR EXISTS (SELECT FROM sqla_limits l WHERE l.gate IN (e.gate,

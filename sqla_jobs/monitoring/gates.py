@@ -83,7 +83,10 @@ def _full(session: Session, jobs: Jobs[Any], state: GateState) -> str:
     if state.rate is None:
         holders = _holders(state)
         return f"The {name} is full: of at most {plural(state.most, 'job')} at once {holders}."
-    taken = f"{state.used:,} of at most {plural(state.most, 'start')} in {duration(state.per)} are taken"
+    used, most, per = state.used, state.most, state.per
+    if state.close is not None:
+        used, most, per = int(state.close[0]), int(state.close[0]), state.close[1]
+    taken = f"{used:,} of at most {plural(most, 'start')} in {duration(per)} are taken"
     next_at = state.next_at
     when = "" if next_at is None else f"; the next one is possible at {moment(next_at)}, in {duration(state.next_in)}"
     eaten = read_eaten(session, jobs, state.gate, state.per or 0.0)

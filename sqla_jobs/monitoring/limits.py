@@ -42,7 +42,7 @@ class LimitStatus:
     per: float | None
     hold: bool
     declared: dict[str, Any] | None
-    """What code says of `running`, `rate`, `per` and `hold`; None where no code does."""
+    """What code says of `running`, `rate`, `per`, `hold` and `burst`; None where no code does."""
     set_at: datetime | None
     """When an operator overrode that."""
     set_by: str | None
@@ -65,7 +65,9 @@ class LimitStatus:
     @property
     def in_effect(self) -> str:
         """Such as: 3 at once."""
-        return worded({"running": self.running, "rate": self.rate, "per": self.per, "hold": self.hold})
+        burst = (self.declared or {}).get("burst")
+        numbers = {"running": self.running, "rate": self.rate, "per": self.per, "burst": burst, "hold": self.hold}
+        return worded(numbers)
 
     @property
     def by_code(self) -> str | None:

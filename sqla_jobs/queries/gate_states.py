@@ -18,6 +18,7 @@ from sqla_jobs.queries.gates import (
     limit_of,
     next_start,
     started,
+    windows,
 )
 from sqla_jobs.queries.statement import SqlConnection, Statement
 from sqla_jobs.rules.limits import PLACES
@@ -42,6 +43,8 @@ class GateState(NamedTuple):
     next_in: float | None
     """Seconds until a rate that is used up lets one more start; None: unknown, or never."""
     now: datetime
+    close: list[float] | None = None
+    """The burst of a rate that is used up, and the seconds in which no more may start."""
 
     @property
     def most(self) -> int:
@@ -51,7 +54,7 @@ class GateState(NamedTuple):
     @property
     def is_full(self) -> bool:
         """Whether nothing may start now."""
-        return self.used >= self.most
+        return self.used >= self.most or self.close is not None
 
     @property
     def next_at(self) -> datetime | None:
@@ -146,7 +149,9 @@ SELECT e.gate, l.running, l.rate, l.per,
   CASE WHEN l.rate IS NOT NULL THEN {started("e.gate", "l.per")} WHEN left(e.gate, 1) = '@' THEN {_IN_QUEUE}
     ELSE {held("e.gate", ":counted")} END,
   CASE WHEN left(e.gate, 1) = '@' THEN {_FIRST_IN_QUEUE} ELSE {holders("e.gate", ":holders")} END,
-  {next_start("e.gate")}, (SELECT now FROM moment)
+  {next_start("e.gate")}, (SELECT now FROM moment),
+  (SELECT ARRAY[w.most, w.per] FROM {windows("e.gate")} w
+   WHERE w.most < l.rate AND w.most <= {started("e.gate", "w.per")})
 FROM unnest(CAST(:gates AS text[])) WITH ORDINALITY e (gate, place)
 CROSS JOIN LATERAL {limit_of("e.gate")} l
 ORDER BY e.place

@@ -116,15 +116,33 @@ def started(gate: str, per: str) -> str:
     return f"(coalesce({last}, 0) - coalesce({before}, ({first}), 0))"
 
 
-def room(gate: str, above: str = "0") -> str:
+def windows(gate: str, *, spread: bool = True) -> str:
+    """A FROM item: of a limit `l` with a rate, the most starts `most` in any `per` seconds.
+
+    With `spread` also those of its burst, as code says it, whoever has set the rate. One that is larger is none.
+    """
+    if not spread:
+        return "(SELECT l.rate AS most, l.per AS per)"
+    burst = f"(SELECT max(CAST(l.declared ->> 'burst' AS integer)) AS burst FROM {_rows_of(gate)})"
+    return f"""(
+        SELECT w.* FROM {burst} b CROSS JOIN LATERAL (
+          VALUES (l.rate, l.per), (b.burst, l.per * b.burst / nullif(l.rate, 0))) w (most, per)
+        WHERE w.most <= l.rate)"""
+
+
+def room(gate: str, above: str = "0", *, spread: bool = True) -> str:
     """An array: how many more jobs may start behind a gate, and the lowest run id behind it. NULL if nothing limits it.
 
     The second number is 0 if no job runs, and NULL if the count stopped early. Only run ids higher than `above` count.
+    Where no rate has a burst, a statement without `spread` says the same for less.
     """
     counted = f"SELECT * FROM ({_running(gate, ' h.current_run_id', above)} LIMIT l.running) h"
     lowest = "CASE WHEN count(*) < l.running THEN coalesce(min(held.current_run_id), 0) END"
+    left = f"l.rate - {started(gate, 'l.per')}"
+    if spread:
+        left = f"(SELECT min(w.most - {started(gate, 'w.per')}) FROM {windows(gate)} w)"
     return f"""(SELECT CASE
-        WHEN l.rate IS NOT NULL THEN ARRAY[l.rate - {started(gate, "l.per")}, NULL]
+        WHEN l.rate IS NOT NULL THEN ARRAY[{left}, NULL]
         WHEN {keeps_order(gate)} THEN ARRAY[0, NULL]
         ELSE (SELECT ARRAY[l.running - count(*), {lowest}] FROM ({counted}) held) END
       FROM {limit_of(gate)} l)"""
@@ -142,15 +160,17 @@ def queue_free(queue: str) -> str:
       FROM {{limits}} l WHERE l.gate = '@' || {queue} AND l.running IS NOT NULL)"""
 
 
-def next_start(gate: str) -> str:
-    """Seconds until a rate lets one more job start. NULL if it never does."""
-    return f"""(SELECT extract(epoch FROM first.started_at - (SELECT now FROM moment)) + l.per
-      FROM {limit_of(gate)} l CROSS JOIN LATERAL ({last_start(gate)}) last
+def next_start(gate: str, *, spread: bool = True) -> str:
+    """Seconds until a rate that is used up lets one more job start. NULL if it never does."""
+    return f"""(SELECT max(extract(epoch FROM first.started_at - (SELECT now FROM moment)) + w.per)
+      FROM {limit_of(gate)} l CROSS JOIN LATERAL {windows(gate, spread=spread)} w
+      CROSS JOIN LATERAL ({last_start(gate)}) last
       CROSS JOIN LATERAL (
-        SELECT s.started_at FROM {{starts}} s WHERE s.gate = {gate} AND s.total > last.total - l.rate
-          AND s.started_at > (SELECT now FROM moment) - l.per * interval '1 second'
+        SELECT s.started_at, s.total - s.count AS before FROM {{starts}} s
+        WHERE s.gate = {gate} AND s.total > last.total - w.most
+          AND s.started_at > (SELECT now FROM moment) - w.per * interval '1 second'
         ORDER BY s.started_at, s.total LIMIT 1) first
-      WHERE l.rate > 0)"""
+      WHERE l.rate > 0 AND first.before <= last.total - w.most)"""
 
 
 def is_paused(row: str) -> str:

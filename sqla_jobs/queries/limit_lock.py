@@ -15,7 +15,7 @@ from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.queries.claim import ClaimFromLimitedQueue
 from sqla_jobs.queries.expressions import Tables, quoted
 from sqla_jobs.queries.gates import MOMENT, filled_in, free, last_start, queue_free
-from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, ClaimLimited, Floors, Gates, Look
+from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, ClaimLimited, ClaimSpread, Floors, Gates, Look
 from sqla_jobs.queries.statement import RenderedStatement
 from sqla_jobs.rules.checks import DAY
 
@@ -58,6 +58,7 @@ class ClaimLocked:
         self._lock_to_end = Lock(tables)
         self._flush = Flush(tables)
         self._behind_gates = ClaimLimited(tables)
+        self._spread = ClaimSpread(tables)
         self._plain = ClaimFromLimitedQueue(tables)
 
     def __call__(
@@ -72,9 +73,13 @@ class ClaimLocked:
         hints: Mapping[Gates, int] = NOTHING_ENDED,
         floors: Floors = NOWHERE,
         among: Among = ALL,
+        spread: bool = False,
     ) -> Look:
-        """Claim from behind gates, and commit, in two round trips: a process that stops in between holds no lock."""
-        claim = self._behind_gates
+        """Claim from behind gates, and commit, in two round trips: a process that stops in between holds no lock.
+
+        With `spread` within the bursts of rates, too.
+        """
+        claim = self._spread if spread else self._behind_gates
         values = claim.values(process_id, queue, room, tasks, cursor=cursor, hints=hints, floors=floors, among=among)
         look = claim.look(connection, self._rows(connection, claim, values), process_id)
         self._flush_after(connection, look.claimed)
@@ -116,7 +121,7 @@ class ClaimLocked:
         self._lock_to_end.run(session)
         if plain := self._plain(session, process_id, {queue: 1}, tasks):
             return plain, cursor
-        look = self._behind_gates(session, process_id, queue, tasks, cursor=cursor)
+        look = self._spread(session, process_id, queue, tasks, cursor=cursor)
         return look.claimed, look.cursor
 
 

@@ -131,7 +131,14 @@ class ClaimLimited(ClaimStatement):
         return Look(claimed, cursor, next_in, lowest or {}, free, oldest, newest, begun)
 
     def sql(self) -> Any:
-        return filled_in(_CLAIM, self.tables)
+        return filled_in(_claim(spread=False), self.tables)
+
+
+class ClaimSpread(ClaimLimited):
+    """The same where some rate has a burst."""
+
+    def sql(self) -> Any:
+        return filled_in(_claim(spread=True), self.tables)
 
 
 _WAITING = "j.state LIKE 'queued' AND j.gates IS NOT NULL AND j.queue = :queue"
@@ -148,7 +155,9 @@ def _head(order: str) -> str:
     return f"coalesce((SELECT h.id FROM {begun(order)} {first}), ({fresh} {first}))"
 
 
-_CLAIM = f"""
+def _claim(*, spread: bool) -> str:
+    """With `spread` it counts within the bursts of rates, too."""
+    return f"""
 WITH RECURSIVE owner AS MATERIALIZED (
     SELECT id FROM {{processes}} WHERE id = CAST(:process_id AS uuid) FOR KEY SHARE SKIP LOCKED
 ), {MOMENT}, floors AS MATERIALIZED (
@@ -190,7 +199,7 @@ WITH RECURSIVE owner AS MATERIALIZED (
       FROM unnest(n.gates) WITH ORDINALITY e (gate, place)
       CROSS JOIN LATERAL (
         SELECT coalesce(CAST((SELECT gates FROM floors) ->> e.gate AS bigint), 0) AS run_id OFFSET 0) above
-      CROSS JOIN LATERAL (SELECT {room("e.gate", "above.run_id")} AS room OFFSET 0) r OFFSET 0) f
+      CROSS JOIN LATERAL (SELECT {room("e.gate", "above.run_id", spread=spread)} AS room OFFSET 0) r OFFSET 0) f
     WHERE n.gates IS NOT NULL AND w.step < :steps AND w.found < (SELECT room FROM begin)
 ), looked AS MATERIALIZED (
     SELECT step, gates, rooms, full_at FROM walk WHERE step > (SELECT -hinted FROM begin)
@@ -258,7 +267,7 @@ FROM (
       CASE WHEN max(step) >= :steps
           OR count(*) FILTER (WHERE step > 0 AND full_at = 0) >= (SELECT greatest(room, 1) FROM begin)
         THEN (array_agg(CAST(gates AS text) ORDER BY step DESC))[1] ELSE '{{{{}}}}' END AS cursor,
-      (SELECT min({next_start("f.gate")}) FROM (
+      (SELECT min({next_start("f.gate", spread=spread)}) FROM (
          SELECT DISTINCT b.gates[b.full_at] AS gate FROM looked b WHERE b.full_at > 0) f
        WHERE left(f.gate, 1) = '%') AS next_in,
       (SELECT jsonb_object_agg(e.gate, k.rooms[e.place][2])

@@ -23,7 +23,7 @@ class DeclaredLimit:
 
     gate: str
     values: Mapping[str, Any]
-    """Its `running`, `rate`, `per` and `hold`."""
+    """Its `running`, `rate`, `per` and `hold`, and its `burst` where it has one."""
     tasks: frozenset[str]
     """The names of those tasks known here that it limits."""
 
@@ -62,7 +62,8 @@ def declare(session: Session, models: Models[Any], known: Collection[str], decla
 
 
 def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> None:
-    values = {"gate": one.gate, **one.values, "tasks": sorted(one.tasks), "declared": dict(one.values)}
+    numbers = {name: one.values[name] for name in (*NUMBERS, "hold")}
+    values = {"gate": one.gate, **numbers, "tasks": sorted(one.tasks), "declared": dict(one.values)}
     session.execute(insert(models.Limit).values(values).on_conflict_do_nothing(index_elements=["gate"]))
 
 

@@ -95,17 +95,29 @@ class ConcurrencyLimit(_Keyed):
 class RateLimit(_Keyed):
     """At most `rate` jobs start in any `per` seconds, over all workers; each attempt counts as a start.
 
-    `rate` is from 0 to 10,000, `per` a timedelta or seconds, from 1 to a day. `key` and `name` are as in
-    `ConcurrencyLimit`. Raises `DeclarationError`.
+    `rate` is from 0 to 10,000, `per` a timedelta or seconds, from 1 to a day. `burst` is how many may start close
+    together, by default all; with less the starts are spread: at most `burst` in any `per * burst / rate` seconds.
+    `key` and `name` are as in `ConcurrencyLimit`. Raises `DeclarationError`.
     """
 
     rate: int
     per: float
+    burst: int | None
 
-    def __init__(self, rate: int, *, per: float | timedelta, key: KeyOf | None = None, name: str | None = None) -> None:
+    def __init__(
+        self,
+        rate: int,
+        *,
+        per: float | timedelta,
+        burst: int | None = None,
+        key: KeyOf | None = None,
+        name: str | None = None,
+    ) -> None:
         check_integer("RateLimit", rate, least=0, most=MOST_RATE, error=DeclarationError)
         seconds = check_seconds("RateLimit: per", per, least=1.0, most=DAY, error=DeclarationError)
-        for member, value in {"rate": rate, "per": seconds, "key": key, "name": name}.items():
+        if burst is not None:
+            check_integer("RateLimit: burst", burst, least=1, most=max(1, rate), error=DeclarationError)
+        for member, value in {"rate": rate, "per": seconds, "burst": burst, "key": key, "name": name}.items():
             object.__setattr__(self, member, value)
 
     kind = "%"
@@ -113,7 +125,8 @@ class RateLimit(_Keyed):
     @property
     def values(self) -> dict[str, Any]:
         """The numbers in its row of limits."""
-        return {"running": None, "rate": self.rate, "per": self.per, "hold": False}
+        burst = {} if self.burst is None else {"burst": self.burst}
+        return {"running": None, "rate": self.rate, "per": self.per, "hold": False, **burst}
 
 
 Limit = ConcurrencyLimit | RateLimit
@@ -252,7 +265,8 @@ def named_on_command_line(gate: str) -> str:
 
 
 def worded(values: Mapping[str, Any]) -> str:
-    """The numbers of a limit, its `running`, `rate`, `per` and `hold`: 3 at once, 150 in 1 s."""
+    """The numbers of a limit, its `running`, `rate`, `per`, `hold` and `burst`: 3 at once, 150 in 1 s."""
     if values["rate"] is not None:
-        return f"{values['rate']:,} in {values['per']:g} s"
+        spread = f", {values['burst']:,} close together" if values.get("burst") else ""
+        return f"{values['rate']:,} in {values['per']:g} s{spread}"
     return f"{values['running']:,} at once" + (", held by failures" if values.get("hold") else "")

@@ -50,6 +50,9 @@ class Gating:
         self._declarations = declarations
         self._queues = queues
         self._set_aside = set_aside or SetAside()
+        gates = [gate for declaration in declarations.values() for gate in declaration.gates]
+        self.spreads: bool = any(gate.limit is not None and "burst" in gate.limit.values for gate in gates)
+        """Whether code has a rate with a burst."""
         self.queues: set[str] = set()
         """The queues that an operator has limited."""
         self.held_up: set[str] = set()

@@ -160,6 +160,7 @@ class GroupWalk:
                     hints=hints,
                     floors=self._floors.of(began),
                     among=which,
+                    spread=self._gating.spreads,
                 )
             self._floors.learn(look, began, time.monotonic())
             self._cursor = look.cursor
