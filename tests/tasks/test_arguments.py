@@ -32,6 +32,7 @@ from typing_extensions import TypedDict
 from sqla_jobs import ArgumentsError, DeclarationError, JobMixin, Jobs
 from sqla_jobs.tasks.task import Task
 from sqla_jobs.testing import drain
+from sqla_jobs.worker import misfits
 
 
 class Base(DeclarativeBase):
@@ -479,9 +480,10 @@ def test_a_thousand_misfits_are_told_in_a_few_words(jobs: Jobs[JobMixin]) -> Non
 
 
 @pytest.mark.parametrize("args", [{}, {"value": "x"}, {"value": 1, "more": 2}, {"value": "hunter2" * 100}])
-def test_what_is_stored_and_no_longer_fits_is_a_failed_attempt_and_tried_again(
-    jobs: Jobs[JobMixin], committing: Session, args: dict[str, Any]
+def test_what_is_stored_and_fits_no_live_worker_is_a_failed_attempt_and_tried_again(
+    jobs: Jobs[JobMixin], committing: Session, args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(misfits, "_FITS_NOWHERE", 0.0)
     session = committing
     _, seen = taking(jobs, int, retry=Retrying(wait=wait_fixed(0)))
     session.execute(insert(jobs.Job).values(task="take", args=args, max_attempts=2))
