@@ -335,7 +335,7 @@ def test_workers_that_share_a_loop_leave_it_as_it_was_whichever_stops_first(
 def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
     session: Session, caplog: pytest.LogCaptureFixture, is_cancelled: bool
 ) -> None:
-    runs, *waiting = [shop.stay.enqueue(session) for _ in range(3)]
+    enqueued = [shop.stay.enqueue(session) for _ in range(3)]
     session.commit()
     loop = asyncio.new_event_loop()
 
@@ -349,8 +349,10 @@ def test_a_worker_whose_loop_is_closed_gives_back_what_it_holds_and_signs_off(
         loop.run_until_complete(serve())
     loop.close()
     wait_until(lambda: not session.scalar(select(func.count()).select_from(jobs.Process)))
-    assert outcomes(session, runs.id) == ["lost"]
-    assert [(job(session, one.id).state, one.attempt, one.runs) for one in waiting] == [("queued", 0, [])] * 2
+    begun = len(seen)  # a loop that asyncio ends may begin one that is claimed meanwhile
+    assert begun == 1 or is_cancelled
+    assert [outcomes(session, one.id) for one in enqueued] == [["lost"]] * begun + [[]] * (3 - begun)
+    assert [(job(session, one.id).state, one.attempt) for one in enqueued[begun:]] == [("queued", 0)] * (3 - begun)
     assert "the event loop was closed while this worker ran in it: it stops" in caplog.text
 
 

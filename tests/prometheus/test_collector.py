@@ -8,12 +8,11 @@ import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 import sqla_jobs.prometheus
@@ -21,6 +20,7 @@ from sqla_jobs import ConfigurationError, Jobs, RunEvent
 from sqla_jobs.runtime.counters import BUCKETS
 from tests import limited_shop, shop
 from tests.conftest import ROOT
+from tests.counting import states
 from tests.helpers import refuse, wait_until
 from tests.prometheus.conftest import Samples, end_of, parsed
 from tests.shop import jobs
@@ -156,12 +156,9 @@ def test_tasks_of_a_worker_begin_with_0_if_all_have_labels(database: Engine, num
     assert len([key for key in found if key[0] == "sqla_jobs_runs_ended_total"]) == 6 * shown
 
 
-def due(session: Session) -> set[datetime]:
-    session.rollback()
-    return {*session.scalars(select(jobs.Job.run_at))}
-
-
-def test_an_attempt_that_gets_no_transaction_has_not_started(session: Session, database_url: str) -> None:
+def test_an_attempt_that_gets_no_transaction_has_not_started(
+    session: Session, database: Engine, database_url: str
+) -> None:
     small = create_engine(database_url, pool_size=1, max_overflow=0, pool_timeout=0.1)
     started = list[int]()
     of_another = Jobs(type("Base", (DeclarativeBase,), {}), session_factory=small)
@@ -174,12 +171,11 @@ def test_an_attempt_that_gets_no_transaction_has_not_started(session: Session, d
     @of_another.task(name="writes")
     def writes(session: Session) -> None: ...
 
-    writes.enqueue_many(session, [{}] * 3)
-    session.commit()
-    before = due(session)
     with of_another.worker() as worker:
         with small.connect():
-            wait_until(lambda: due(session).isdisjoint(before))
+            writes.enqueue_many(session, [{}] * 3)
+            session.commit()
+            wait_until(lambda: states(database) == {"scheduled": 3})
             assert scrape(seen)["sqla_jobs_wait_seconds_count", "writes"] == 0
         wait_until(lambda: worker.runs == 3)
     found = scrape(seen)
