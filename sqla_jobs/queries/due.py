@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, all_, and_, any_, bindparam, cast, exists, func, literal, or_, select
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Select,
+    Text,
+    all_,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Session
 
 from sqla_jobs.calls import lookout
@@ -62,3 +77,13 @@ class UnknownTo(Statement, lookout.UnknownTo[SqlConnection]):
         here = (in_state(jobs, "queued"), jobs.c.queue == _QUEUES, ~(jobs.c.task == _TASKS))
         waiting = select(jobs.c.task).where(*here).limit(10_000).subquery()
         return select(waiting.c.task, func.count()).group_by(waiting.c.task)
+
+
+def waiting_queues(job: Any) -> Select[Any]:
+    """The names of the queues in which jobs are queued: the index gives one after another. `job` is the entity."""
+    name = select(func.min(job.queue).label("name")).where(job.state == "queued").cte("names", recursive=True)
+    following = (
+        select(func.min(job.queue)).where(job.state == "queued", job.queue > name.c.name).correlate(name)
+    ).scalar_subquery()
+    name = name.union_all(select(following).where(name.c.name.is_not(None)))
+    return select(name.c.name).where(name.c.name.is_not(None))

@@ -27,7 +27,7 @@ from sqla_jobs.execution.executor import Executor
 from sqla_jobs.execution.transactions import Transactions, WorkerTransactions
 from sqla_jobs.models.version import check_version, schema_of
 from sqla_jobs.queries import Lease, Queries, RunEnd
-from sqla_jobs.queries.waiting_queues import waiting_queues
+from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.heartbeat import Keeper
