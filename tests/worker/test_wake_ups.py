@@ -47,7 +47,8 @@ def test_jobs_that_a_stopping_worker_gives_back_are_started_by_another(database:
     enqueue(database, task, [{"n": n, "seconds": 2.0 if n == 300 else 0.0} for n in range(320)])
     wait_until(lambda: left(database) == 20)
     with jobs.worker({"default": 1}):
-        wait_until(lambda: states(database)["running"] >= 2)  # what the first one claimed ahead stays there
+        # what the first one claimed ahead is still there, or given back already, where this one took long to start
+        wait_until(lambda: states(database)["running"] >= 2 or left(database) < 20)
         stopping.stop()
         wait_for_all(database)
 
