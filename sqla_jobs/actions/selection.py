@@ -96,13 +96,13 @@ class Selection:
         if self.error is not None:
             found.append(_last_error_contains(models, self.error))
         if self.before is not None:
-            found.append(job.created_at < _moment(self.before))
+            found.append(job.created_at < by_server(self.before))
         if self.after is not None:
-            found.append(job.created_at >= _moment(self.after))
+            found.append(job.created_at >= by_server(self.after))
         if self.ended_before is not None:
-            found.append(job.finished_at < _moment(self.ended_before))
+            found.append(job.finished_at < by_server(self.ended_before))
         if self.ended_after is not None:
-            found.append(job.finished_at >= _moment(self.ended_after))
+            found.append(job.finished_at >= by_server(self.ended_after))
         return found
 
 
@@ -132,7 +132,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, timedelta) else value
 
 
-def _moment(given: datetime | timedelta) -> Any:
+def by_server(given: datetime | timedelta) -> Any:
+    """A moment, or that long ago by the server's clock."""
     return given if isinstance(given, datetime) else func.statement_timestamp() - given
 
 

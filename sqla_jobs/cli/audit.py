@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import click
-from sqlalchemy import func, select
+from sqlalchemy import select
 
+from sqla_jobs.actions.selection import by_server
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
@@ -50,9 +51,9 @@ def audit(
         if action is not None:
             wanted = wanted.where(line.action.istartswith(check_text("the action", action), autoescape=True))
     if after is not None:
-        wanted = wanted.where(line.at >= _moment(after))
+        wanted = wanted.where(line.at >= by_server(after))
     if before is not None:
-        wanted = wanted.where(line.at < _moment(before))
+        wanted = wanted.where(line.at < by_server(before))
     if below is not None:
         wanted = wanted.where(line.id < below)
     with jobs.binding().transaction() as session:
@@ -70,10 +71,6 @@ def audit(
     )
     if len(found) > limit:
         click.echo(f"There are more: --limit, or --below {rows[-1]['id']}", err=True)
-
-
-def _moment(given: datetime | timedelta) -> Any:
-    return given if isinstance(given, datetime) else func.statement_timestamp() - given
 
 
 def _details(details: dict[str, Any]) -> str:

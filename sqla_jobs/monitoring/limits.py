@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, ask, warning
-from sqla_jobs.monitoring.processes import age_of
 from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import WaitingGroup
+from sqla_jobs.queries.processes import age_of
 from sqla_jobs.queries.restrictions import is_in_effect
 from sqla_jobs.rules.limits import described, named_on_command_line, titled, worded
 from sqla_jobs.rules.wording import Count, duration, they_are

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, cast, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
+from sqla_jobs.queries.processes import age_of, is_alive
 
 _SHOWN = 10
 """Running jobs that are shown of one process."""
@@ -75,17 +76,6 @@ class Held:
     process_id: uuid.UUID
     begun: int
     claimed: int
-
-
-def age_of(moment: Any) -> ColumnElement[float]:
-    """Seconds since then, by the server's clock."""
-    return cast(func.extract("epoch", func.clock_timestamp() - moment), Double)
-
-
-def is_alive(process: Any) -> ColumnElement[bool]:
-    """Whether its last heartbeat is within its lease."""
-    found: ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
-    return found
 
 
 def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:

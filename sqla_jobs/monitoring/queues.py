@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.paused import NOT_PAUSED, read_paused_queues
-from sqla_jobs.monitoring.processes import Held, ProcessStatus, age_of, read_held, read_processes
+from sqla_jobs.monitoring.processes import Held, ProcessStatus, read_held, read_processes
 from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.due import waiting_queues as of_waiting
+from sqla_jobs.queries.processes import age_of
 from sqla_jobs.rules.wording import Count
 
 COUNTED = 10_000

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.database.limits import LIMIT
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict, ask, session_named, table_names, warning, well
-from sqla_jobs.monitoring.processes import is_alive
+from sqla_jobs.queries.processes import is_alive
 from sqla_jobs.rules.wording import duration
 
 _OLDEST_SERVER = 140000

@@ -19,9 +19,9 @@ from sqla_jobs.models.types import LIVE, PARKED
 from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.gates import moment
 from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
-from sqla_jobs.monitoring.processes import ProcessStatus, age_of, is_alive
+from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import COUNTED, Queue
-from sqla_jobs.queries.processes import live_code
+from sqla_jobs.queries.processes import age_of, is_alive, live_code
 from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT, read_codes
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
@@ -233,10 +233,9 @@ def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Rows that workers and clocks pass over, since nothing can be done with them."""
     of_each = ask(session, jobs, select(jobs.Process.set_aside)).scalars()
-    reasons = {name: str(why) for shown in of_each for name, why in shown.items() if name != EVENT_LOOP}
+    all_ = {name: str(why) for shown in of_each for name, why in shown.items()}
+    reasons = {name: why for name, why in all_.items() if name != EVENT_LOOP and not why.startswith(UNFIT)}
     for name in sorted(reasons):
-        if reasons[name].startswith(UNFIT):
-            continue
         yield warning(
             name[:100],
             reasons[name][:1000],

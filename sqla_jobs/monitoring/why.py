@@ -18,8 +18,9 @@ from sqla_jobs.monitoring.finding import ask, session_named
 from sqla_jobs.monitoring.gates import behind_gates, decide, moment
 from sqla_jobs.monitoring.locks import read_holder
 from sqla_jobs.monitoring.paused import names_of, read_paused_queues, read_paused_tasks
-from sqla_jobs.monitoring.processes import age_of, is_alive, places
+from sqla_jobs.monitoring.processes import places
 from sqla_jobs.queries.limits import keeps_others_waiting
+from sqla_jobs.queries.processes import age_of, is_alive
 from sqla_jobs.rules.fitting import UNFIT, Takes
 from sqla_jobs.rules.limits import described
 from sqla_jobs.rules.outcomes import RunOutcome
@@ -31,16 +32,8 @@ _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS 
 """Whether the transaction that asks has written the row's present version."""
 _READ = (
     *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
-    *(
-        "ordered_by",
-        "unique_key",
-        "times_replaced",
-        "created_at",
-        "process_id",
-        "started_at",
-        "finished_at",
-        "cancel_requested_at",
-    ),
+    *("ordered_by", "unique_key", "times_replaced", "created_at", "process_id", "started_at", "finished_at"),
+    "cancel_requested_at",
 )
 _AHEAD = 3600.0
 """Seconds of waiting after which it is worth a word that a job keeps its unique key."""

@@ -11,7 +11,21 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Text, Uuid, bindparam, cast, delete, func, insert, select, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Double,
+    Text,
+    Uuid,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from sqla_jobs.calls import upkeep
@@ -67,11 +81,21 @@ def register(
     return process_id
 
 
+def age_of(moment: Any) -> ColumnElement[float]:
+    """Seconds since then, by the server's clock."""
+    return cast(func.extract("epoch", func.clock_timestamp() - moment), Double)
+
+
+def is_alive(process: Any) -> ColumnElement[bool]:
+    """Whether its last heartbeat is within its lease."""
+    found: ColumnElement[bool] = age_of(process.heartbeat_at) < process.lease
+    return found
+
+
 def live_code(models: Models[Any]) -> Any:
     """The queues and tasks of live workers, each combination once."""
     process = models.Process
-    age = func.extract("epoch", func.clock_timestamp() - process.heartbeat_at)
-    return select(process.queues, process.tasks).where(process.kind == "worker", age < process.lease).distinct()
+    return select(process.queues, process.tasks).where(process.kind == "worker", is_alive(process)).distinct()
 
 
 def stamp(

@@ -53,8 +53,8 @@ class SetAside:
 
     def add(self, row_id: int, why: str) -> None:
         """Pass over this one for a while."""
+        self._keep(row_id, why)
         with self._lock:
-            self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
             is_new = row_id not in self._told
             self._told.add(row_id)
         log.log(
@@ -70,9 +70,12 @@ class SetAside:
         """Pass over this one for a while, for another reason. False: `most` are passed over already."""
         if len(self.reasons) >= most:
             return False
+        self._keep(row_id, why)
+        return True
+
+    def _keep(self, row_id: int, why: str) -> None:
         with self._lock:
             self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
-        return True
 
     def show(self, engine: Transactions[C], queries: Calls[C], process_id: uuid.UUID) -> None:
         """Show them in the row of this process, beside what others show there. By one thread alone."""

@@ -22,8 +22,8 @@ from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import Line, lines
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.models.types import TickOutcome
-from sqla_jobs.monitoring.processes import is_alive
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
+from sqla_jobs.queries.processes import is_alive
 
 _RECENT = 8
 _TICKS = 20
