@@ -109,7 +109,7 @@ class Worker(Service):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
-            self._tell_of_others(logging.WARNING)
+            patience.run(lambda: self._tell_of_others(logging.WARNING))
         return self.runs
 
     @contextmanager
@@ -164,7 +164,6 @@ class Worker(Service):
         if self._pruner is not None:
             self._pruner.start()
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
-        self._tell_of_others(logging.INFO)
 
     def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
         """Connect, make the parts, and register."""
@@ -184,6 +183,7 @@ class Worker(Service):
             self._gating.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
             self._keeper.meet(self._engine, models, queries, settings, self._set_aside, sessions)
+            self._tell_of_others(logging.INFO)
             self._liveness.start(sessions)
             made.pop_all()
 
