@@ -1,4 +1,4 @@
-"""One queue inside a worker: its slots and claimed jobs, how many more it can take, where claiming looks."""
+"""One queue inside a worker: its slots and claimed jobs, and how many more it can take."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from sqla_jobs.execution.attempt import Attempt
-from sqla_jobs.queries import EVERYWHERE, PRIORITIES, Claimed
 
 MAX_PREFETCH = 2000
 """Jobs that are claimed ahead at most."""
@@ -18,8 +17,6 @@ _BATCH = 1000
 """Jobs that are claimed at once at most."""
 _AHEAD = 0.1
 """Seconds' worth of jobs, at the lane's recent rate, that are claimed before a slot is free for them."""
-_SHARED = 30.0
-"""The longest time in seconds to which other workers can stretch the pause between two sweeps."""
 _SOON = 0.01
 """Seconds' worth of jobs that are claimed from behind gates before a slot is free for them."""
 _STALLED = 0.5
@@ -206,51 +203,3 @@ def _unheard() -> None:
 
 def _nowhere(held: Attempt) -> None:
     raise AssertionError(f"job {held.job.job_id} came before the slots")
-
-
-class ScanFloors:
-    """Where looking for jobs of each priority begins: claiming skips the dead index entries of jobs that were claimed.
-
-    A floor trails the highest claimed position by at least a second. A job whose transaction committed
-    late may lie below it: hence a sweep without floors every second, or every twenty times what the
-    last sweep took, if that is longer; times the number of workers, as long as that is half a minute at most.
-    """
-
-    def __init__(self, queues: Iterable[str]) -> None:
-        self.workers = 1
-        """How many workers serve some of these queues: they share the time for sweeps."""
-        self._floor = {queue: [*EVERYWHERE] for queue in queues}
-        self._highest = {queue: [*EVERYWHERE] for queue in self._floor}
-        self._trailing = {queue: [*EVERYWHERE] for queue in self._floor}
-        self._moved_at = 0.0
-        self._sweep_at = dict.fromkeys(self._floor, 0.0)
-
-    def of(self, queues: Iterable[str], now: float) -> dict[str, list[int]]:
-        """The floors of these queues, without those of queues that are due for a sweep."""
-        return {queue: self._floor[queue] for queue in queues if now < self._sweep_at[queue]}
-
-    def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
-        """A sweep: a claim from these queues without floors, from `began` to `ended`."""
-        rest = 20 * (ended - began)
-        for queue in queues:
-            self._sweep_at[queue] = ended + max(1.0, rest, min(rest * self.workers, _SHARED))
-
-    def sweep_at(self, queue: str) -> float:
-        """When the next sweep of a queue is due, by `time.monotonic()`."""
-        return self._sweep_at[queue]
-
-    def sweep_soon(self) -> None:
-        """The next claim from any queue is a sweep."""
-        self._sweep_at = dict.fromkeys(self._sweep_at, 0.0)
-
-    def claimed(self, jobs: list[Claimed], now: float) -> None:
-        """Remember how far claiming has come: `jobs` are in claim order."""
-        highest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in jobs}
-        lowest = {(job.queue, job.priority - PRIORITIES.start): job.position for job in reversed(jobs)}
-        for (queue, level), position in lowest.items():
-            if position <= self._floor[queue][level]:  # it came late, and more may have come with it
-                self._floor[queue][level] = self._trailing[queue][level] = self._highest[queue][level] = -1
-            self._highest[queue][level] = max(self._highest[queue][level], highest[queue, level])
-        if now - self._moved_at >= 1.0:
-            self._floor, self._trailing = self._trailing, {queue: [*them] for queue, them in self._highest.items()}
-            self._moved_at = now

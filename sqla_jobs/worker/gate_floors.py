@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 from sqla_jobs.calls.values import PRIORITIES, Claimed, names
 from sqla_jobs.queries.limited import NOWHERE, Floors, Look
 from sqla_jobs.rules.limits import ordered_gate
+from sqla_jobs.worker.scan_floors import SweepTimer
 
 _HOT = 200
 """A group has floors once this many jobs of it were claimed here."""
@@ -26,12 +27,12 @@ class GateFloors:
 
     A floor of a group is the place of a job that was claimed, once no transaction is left that may have inserted a job
     below it, and a look after that has found none. A job that is given a more urgent priority, or a gate, may lie below
-    all the same. So a sweep takes all floors away, every second or every twenty times what the last one took.
+    all the same. So a sweep takes all floors away, as often as `SweepTimer` says.
     """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._sweep_at = 0.0
+        self._sweeps = SweepTimer()
         self.forget()
 
     def forget(self) -> None:
@@ -43,16 +44,16 @@ class GateFloors:
     @property
     def sweep_at(self) -> float:
         """When the next sweep is due, by `time.monotonic()`. Infinite while no floor hides anything."""
-        return self._sweep_at if self._groups.floors else math.inf
+        return self._sweeps.at if self._groups.floors else math.inf
 
     def of(self, now: float) -> Floors:
         """The floors for a look that begins now."""
-        return NOWHERE if now >= self._sweep_at else Floors(self._groups.floors, self._orders.floors, self._gates)
+        return NOWHERE if now >= self._sweeps.at else Floors(self._groups.floors, self._orders.floors, self._gates)
 
     def learn(self, look: Look, began: float, ended: float) -> None:
         """Raise the floors by what a look has found. What it claimed is on disk."""
-        if began >= self._sweep_at:
-            self._sweep_at = ended + max(1.0, 20 * (ended - began))
+        if began >= self._sweeps.at:
+            self._sweeps.swept(began, ended)
             self._sweep()
         for job in look.claimed:
             self._count(job, look)

@@ -28,7 +28,7 @@ from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.runtime.heartbeat import Heartbeat, next_look
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
-from sqla_jobs.worker.backlog import ScanFloors
+from sqla_jobs.worker.scan_floors import ScanFloors, SweepTimer
 from tests import shop
 from tests.conftest import ROOT
 from tests.counting import states
@@ -243,6 +243,16 @@ def test_workers_of_the_same_queues_share_the_time_for_looks_at_everything(conne
     assert floors.workers == 2
     floors.swept(["default"], began=100.0, ended=100.1)
     assert floors.sweep_at("default") == pytest.approx(100.1 + 2 * 20 * 0.1)
+
+
+def test_one_sweep_that_the_machine_held_up_does_not_put_off_the_next() -> None:
+    """What came late is to start within two seconds, and a sweep that took 1 s of 2 ms would be followed by 20 s."""
+    sweeps = SweepTimer()
+    for began, took in ((0.0, 0.002), (1.0, 1.0)):
+        sweeps.swept(began, began + took)
+    assert sweeps.at == 3.0
+    sweeps.swept(3.0, 4.0)
+    assert sweeps.at == 24.0, "the second in succession says what they cost"
 
 
 @pytest.mark.slow
