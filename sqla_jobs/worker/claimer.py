@@ -42,7 +42,7 @@ class Claimer:
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
-        self._engine = claiming.engine
+        self._engine = claiming.shared.claims
         self._lanes = claiming.lanes
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher

@@ -53,7 +53,7 @@ class GroupWalk:
         """The next claim that takes all it had room for is the first since a rest: there may be more for others."""
         self.free: Mapping[Gates, int | None] = {}
         """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
-        self._engine = claiming.engine
+        self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside
         self._liveness = claiming.liveness
