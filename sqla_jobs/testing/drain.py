@@ -141,11 +141,11 @@ def drain(
                     f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=, or look "
                     "why there is no end, such as a task that enqueues itself, or a long ahead="
                 )
-            held = Attempt(job, time.monotonic())
-            body = _body(jobs, own, queries, held)
+            attempt = Attempt(job, time.monotonic())
+            body = _body(jobs, own, queries, attempt)
             _tell(jobs, context, started(job))
-            error, end = raised.by(executor, held, body)
-            stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
+            error, end = raised.by(executor, attempt, body)
+            stored = attempt.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if stored.outcome.kind == RunOutcome.lost:
                 raise _unrecorded(job) from error
             if event := event_of(stored):
@@ -169,12 +169,12 @@ def drain(
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
-def _body(jobs: Jobs[Any], session: Session, queries: Queries, held: Attempt) -> Interruptible:
+def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt) -> Interruptible:
     """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
     try:
-        return body_of(jobs.tasks[held.job.task].declaration, session)
+        return body_of(jobs.tasks[attempt.job.task].declaration, session)
     except ConfigurationError:
-        _finish(queries, session, held.ended(Outcome.released()))
+        _finish(queries, session, attempt.ended(Outcome.released()))
         raise
 
 
@@ -210,10 +210,12 @@ class _Raised:
             self._error = self._error or error
             raise
 
-    def by(self, executor: Executor, held: Attempt, body: Interruptible) -> tuple[BaseException | None, RunEnd | None]:
+    def by(
+        self, executor: Executor, attempt: Attempt, body: Interruptible
+    ) -> tuple[BaseException | None, RunEnd | None]:
         """What the run raised, and its end where that is not stored yet."""
         self._error = None
-        end = executor.execute(held, body)
+        end = executor.execute(attempt, body)
         error, self._error = self._error, None
         return error, end
 

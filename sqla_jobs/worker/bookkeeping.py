@@ -35,14 +35,14 @@ class Bookkeeping:
         if self._tell_started is not None or counters.is_wanted:
             self.started = self._on_started
 
-    def _on_started(self, held: Attempt) -> None:
-        self._counters.begun(held.job.task, held.waited)
+    def _on_started(self, attempt: Attempt) -> None:
+        self._counters.begun(attempt.job.task, attempt.waited)
         if self._tell_started is not None:
-            self._tell_started(held)
+            self._tell_started(attempt)
 
-    def succeeded(self, held: Attempt) -> None:
+    def succeeded(self, attempt: Attempt) -> None:
         """The transaction of a run is committed, and its end with it."""
-        ends = [held.ended(SUCCEEDED)]
+        ends = [attempt.ended(SUCCEEDED)]
         self._events.ended(ends)
         self._remove(ends)
 

@@ -17,7 +17,7 @@ class Claiming:
     """The parts of a worker that both claimers use."""
 
     shared: Shared
-    lanes: Sequence[Backlog]
+    backlogs: Sequence[Backlog]
     liveness: Liveness
     finisher: Finisher
     lookout: Lookout

@@ -55,7 +55,7 @@ class Finisher:
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
-        self._patience = RetryLoop("storing outcomes", self._give_up)
+        self._retry = RetryLoop("storing outcomes", self._give_up)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-finisher", daemon=True)
         self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
 
@@ -120,7 +120,7 @@ class Finisher:
     def _store(self, batch: list[RunEnd]) -> None:
         """Write a batch, however long the server is away. When the worker gives up, the batch is kept."""
         try:
-            self._patience.call(partial(self._write_all, batch))
+            self._retry.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - told of, and kept for the caller to see
             log.error("%d outcomes could not be stored before the worker ended: %s", len(batch), reason(error))  # noqa: TRY400
             with self._putting_aside:

@@ -61,7 +61,7 @@ class Liveness:
         self._on_lost = lost
         self._on_unknown_leases = unknown_leases
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-liveness", daemon=True)
         self._process_id: uuid.UUID | None = None
         self._busy_at = time.monotonic()
         self._vitals = Vitals(shared.engine, shared.models)
@@ -110,9 +110,9 @@ class Liveness:
         self._process_id = process_id
 
     def _loop(self) -> None:
-        patience = RetryLoop("the heartbeat", self._stop, longest=self._settings.longest_wait)
+        retry = RetryLoop("the heartbeat", self._stop, longest=self._settings.longest_wait)
         while not self._stop.wait(min(_LOOK, self._settings.heartbeat, self._host.due_in)):
-            patience.run(self._tick)
+            retry.run(self._tick)
 
     def _tick(self) -> None:
         if not self._host.keep(self.process_id):
@@ -130,9 +130,9 @@ class Liveness:
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
         is_at_rest = now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until)
-        if held := self._attempts.older_than(_LOOK / 2):
+        if attempts := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
-                self._look(connection, held)
+                self._look(connection, attempts)
         self._misfits.look(self._engine)
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
@@ -153,15 +153,15 @@ class Liveness:
         if leases:
             self._on_unknown_leases(leases)
 
-    def _look(self, connection: Connection, held: list[Attempt]) -> None:
+    def _look(self, connection: Connection, attempts: list[Attempt]) -> None:
         told: list[tuple[Lease | Claimed, float, str | None]] = []
-        for one in (one for one in held if not one.is_silent and not one.is_over):
+        for one in (one for one in attempts if not one.is_silent and not one.is_over):
             if (progress := one.progress) is not None and progress is not one.sent_progress:
                 one.sent_progress = progress
                 told.append((one.job, *progress))
         if told:
             self._queries.store_progress(connection, told)
-        requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in held])
+        requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in attempts])
         for run_id, is_to_kill in requests.items():
             if (wanted := self._attempts.get(run_id)) is not None:
                 wanted.cancel()

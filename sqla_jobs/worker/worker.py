@@ -83,7 +83,7 @@ class Worker(Service):
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
-        self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
+        self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
         self._attempts = Attempts(settings.heartbeat, jobs.counters)
         self._set_aside = SetAside()
         self._started = self._stopped = False
@@ -98,14 +98,14 @@ class Worker(Service):
         Returns the number of runs. Other queues than `default` are served only where `queues=` names them.
         """
         with self._signals(), self:
-            patience = RetryLoop("looking for work", self._stop_requested)
+            retry = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
-                if not self._attempts and not patience.call(self._limited.claim_some):
-                    if not patience.call(self._claimer.is_due):
+                if not self._attempts and not retry.call(self._limited.claim_some):
+                    if not retry.call(self._claimer.is_due):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
-            patience.run(lambda: self._tell_of_others(logging.WARNING))
+            retry.run(lambda: self._tell_of_others(logging.WARNING))
         return self.runs
 
     @contextmanager
@@ -205,7 +205,7 @@ class Worker(Service):
         self._finisher = Finisher(self._engine, queries, self._set_aside)
         self._lookout = self._host.lookout(shared, tasks)
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        claiming = Claiming(shared, self._lanes, self._liveness, self._finisher, self._lookout)
+        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout)
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
@@ -225,7 +225,7 @@ class Worker(Service):
         for name in tasks:
             self._executor.prepare(name)
         self._runners = Runners(
-            self._lanes,
+            self._backlogs,
             self._coroutines.tasks,
             self._coroutines.events,
             slow_after=self._settings.slow_after,
@@ -310,8 +310,8 @@ class Worker(Service):
         self._claimer.stop()
         self._limited.stop()
         self._give_back()
-        for lane in self._lanes:
-            lane.close()
+        for backlog in self._backlogs:
+            backlog.close()
         self._attempts.withdraw()
         grace = min(self._settings.grace, self._stop_requested.grace)
         if running := len(self._runners.running):
@@ -321,10 +321,10 @@ class Worker(Service):
         if self._pruner is not None:
             self._pruner.stop()
         stranded, late = self._runners.stranded, self._runners.running
-        self._end([held for held in stranded if held.started_at is None], Outcome.released())
+        self._end([attempt for attempt in stranded if attempt.started_at is None], Outcome.released())
         why = "its event loop was closed" if stranded else f"this did not end within {grace:g} s"
         lost = Outcome.lost(Failure("Lost", f"the worker stopped, and {why}"))
-        for end in (held.ended(lost) for held in late):
+        for end in (attempt.ended(lost) for attempt in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, lost)
         self._give_back()  # of a claim that was slow to answer
@@ -345,27 +345,27 @@ class Worker(Service):
         close_engine(self._claims)
         log.info("worker stopped after %s", plural(self.runs, "run"))
 
-    def _end(self, helds: list[Attempt], outcome: Outcome) -> None:
-        for held in helds:
-            self._finisher.put(held.ended(outcome))
+    def _end(self, attempts: list[Attempt], outcome: Outcome) -> None:
+        for attempt in attempts:
+            self._finisher.put(attempt.ended(outcome))
 
     def _give_back(self) -> None:
         """Give back what no thread has taken, under whichever process id it was claimed."""
-        for lane in self._lanes:
-            self._end(lane.give_back(), Outcome.released())
+        for backlog in self._backlogs:
+            self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
         """Others may run what this worker held. Running jobs behind limits are interrupted, lest they exceed them."""
         self._give_back()
         self._attempts.withdraw()
-        for held in self._runners.running:
-            if held.job.gates:
+        for attempt in self._runners.running:
+            if attempt.job.gates:
                 log.warning(
                     "job %s %s is interrupted: its lease is gone, and another worker may start it",
-                    held.job.job_id,
-                    held.job.task,
+                    attempt.job.job_id,
+                    attempt.job.task,
                 )
-                held.lose()
+                attempt.lose()
 
     def _on_loop_gone(self) -> None:
         """Coroutine tasks can run here no more, and nobody is left who would stop this worker."""

@@ -257,7 +257,7 @@ def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, databas
         subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
         wait_until(lambda: effects(engine) == {7})
         wait_until(lambda: is_listening(engine))
-        assert "sqla_jobs-listen" in {thread.name for thread in threading.enumerate()}
+        assert "sqla_jobs-listener" in {thread.name for thread in threading.enumerate()}
     app.dispose()
 
 
