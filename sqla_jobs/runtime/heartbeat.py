@@ -6,16 +6,14 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, TypeVar
 
-from sqla_jobs.calls.calls import Calls, Transactions
 from sqla_jobs.calls.run_lines import log_rescued
+from sqla_jobs.calls.statements import Calls, Transactions
 from sqla_jobs.calls.values import Among, Rescued
 from sqla_jobs.rules.dead_processes import Sightings
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 
-C = TypeVar("C")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
@@ -39,8 +37,8 @@ class Heartbeat:
 
     def __init__(
         self,
-        engine: Transactions[C],
-        queries: Calls[C],
+        engine: Transactions,
+        queries: Calls,
         settings: LeaseSettings,
         set_aside: SetAside,
         *,
@@ -53,8 +51,8 @@ class Heartbeat:
 
         `lost` is told the task of each job that is taken back.
         """
-        self._engine: Transactions[Any] = engine
-        self._queries: Calls[Any] = queries
+        self._engine: Transactions = engine
+        self._queries: Calls = queries
         self._lease_settings = settings
         self._set_aside = set_aside
         self._living = living

@@ -19,7 +19,7 @@ from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
-from sqla_jobs.runtime.kept import Kept
+from sqla_jobs.runtime.figures import Kept
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.messages import Drained, Observed

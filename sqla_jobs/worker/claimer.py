@@ -15,8 +15,8 @@ from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.floors import ScanFloors
 from sqla_jobs.worker.limited import LimitedClaimer
-from sqla_jobs.worker.scan_floors import ScanFloors
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

@@ -10,7 +10,7 @@ from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.queries.limited import Gates
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.floors import GateFloors
 from sqla_jobs.worker.gating import Gating
 
 _Claim = Callable[[Among], list[Claimed]]

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from benchmarks.proxy import Proxy
 from sqla_jobs.database import notify as wakeup
 from sqla_jobs.queries.claim import Claim
-from sqla_jobs.queries.promote import Promote
+from sqla_jobs.queries.due import Promote
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from tests import shop
