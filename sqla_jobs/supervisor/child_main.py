@@ -73,7 +73,7 @@ def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
     from sqla_jobs.monitoring.figures import read_briefly
 
     jobs.counters.is_wanted = True
-    parent.observe = lambda: Observed(jobs.counters.totals(), worker.trouble)
+    parent.observe = lambda: Observed(jobs.counters.totals(), worker.last_error)
     parent.figures = Kept(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
 
 

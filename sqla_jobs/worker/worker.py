@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
+from typing_extensions import deprecated
 
 from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
@@ -123,8 +124,14 @@ class Worker(Service):
         return self._attempts.runs
 
     @property
+    @deprecated("Worker.trouble is named last_error since 0.2, and goes with 0.3")
     def trouble(self) -> str | None:
-        """Why it cannot claim now; `None` where nothing is known to be wrong."""
+        """The old name of `last_error`."""
+        return self.last_error
+
+    @property
+    def last_error(self) -> str | None:
+        """The error that keeps it from claiming now; `None` where the last claim succeeded."""
         return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
