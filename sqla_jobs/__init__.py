@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         UnknownJob,
         UnknownTask,
     )
+    from sqla_jobs.following.updates import JobUpdate
     from sqla_jobs.jobs import Jobs
     from sqla_jobs.models.columns import JobMixin
     from sqla_jobs.models.types import PARKED, JobState
@@ -39,6 +40,7 @@ __all__ = [
     "JobFailed",
     "JobMixin",
     "JobState",
+    "JobUpdate",
     "Jobs",
     "JobsError",
     "RateLimit",
@@ -58,6 +60,7 @@ _MODULES = {
     "JobMixin": "models.columns",
     "PARKED": "models.types",
     "JobState": "models.types",
+    "JobUpdate": "following.updates",
     "ConcurrencyLimit": "rules.limits",
     "RateLimit": "rules.limits",
     "Cancel": "rules.outcomes",

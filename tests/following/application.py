@@ -54,3 +54,8 @@ def step_by_step(run: RunContext) -> str:
     run.progress(0.75, "two")
     time.sleep(0.5)
     return "done"
+
+
+@jobs.task
+def nap(seconds: float) -> None:
+    time.sleep(seconds)

@@ -101,12 +101,14 @@ def test_updates_come_with_progress_and_end_with_the_result(session: Session) ->
     one = step_by_step.enqueue(session)
     session.commit()
     seen: list[tuple[str, float | None, str | None]] = []
+    task_result = None
     with jobs.worker():
         for update in jobs.follow(one, timeout=20):
             seen.append((update.state, update.progress, update.progress_message))
+            task_result = update.result
             if update.progress == 0.25:
                 gate.set()
-    assert update.result == "done"
+    assert task_result == "done"
     states = [state for state, _, _ in seen]
     assert states == sorted(states, key=["queued", "running", "succeeded"].index)
     assert ("running", 0.25, "one") in seen
