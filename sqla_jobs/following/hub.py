@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -101,6 +102,7 @@ class Hub:
             if not watches:
                 del self._watches[watch.job_id]
             self._empty_since = time.monotonic()
+        self._wake.set()  # to reckon anew how long to wait
 
     def _heard(self, message: str) -> None:
         """A worker tells the ids of jobs that have changed; without any, all jobs may have."""
@@ -134,26 +136,23 @@ class Hub:
                 raise
 
     def _serve(self, app: Engine) -> None:
+        self._is_heard = False
         engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=2, name="sqla-jobs following")
-        listener = Listener(
-            partial(for_itself, engine), followers_of(self._models.channel), self._listening, patience=_PATIENCE
-        )
-        try:
+        channel = followers_of(self._models.channel)
+        listener = Listener(partial(for_itself, engine), channel, self._listening, patience=_PATIENCE)
+        with ExitStack() as closing:
+            closing.callback(close_engine, engine)
             with engine.begin() as connection:
                 schema = schema_of(connection, self._models.tables["jobs"])
-            read = ReadUpdates(Tables(self._models, schema))
             listener.start()
-            self._look_until_idle(engine, read)
-        finally:
-            listener.stop()
-            self._is_heard = False
-            close_engine(engine)
+            closing.callback(listener.stop)
+            self._look_until_idle(engine, ReadUpdates(Tables(self._models, schema)))
 
     def _look_until_idle(self, engine: Engine, read: ReadUpdates) -> None:
         poll_at = 0.0
-        while not self._is_idle():
+        while time.monotonic() < self._idle_at:
             job_ids = self._taken(all_of_them=time.monotonic() >= poll_at)
-            if job_ids or self._is_to_announce:
+            if job_ids or time.monotonic() >= self._next_announcement:
                 with engine.begin() as connection:
                     self._announce_if_due(connection)
                     found = read(connection, job_ids) if job_ids else {}
@@ -162,15 +161,21 @@ class Hub:
             now = time.monotonic()
             if job_ids or now >= poll_at:
                 poll_at = now + (POLL if self._is_heard else UNHEARD)
-            self._wake.wait(max(0.0, min(poll_at, self._announce_at if self._is_heard else math.inf) - now))
+            self._wake.wait(max(0.0, min(poll_at, self._next_announcement, self._idle_at) - now))
             self._wake.clear()
 
     @property
-    def _is_to_announce(self) -> bool:
-        return self._is_heard and time.monotonic() >= self._announce_at
+    def _next_announcement(self) -> float:
+        return self._announce_at if self._is_heard else math.inf
+
+    @property
+    def _idle_at(self) -> float:
+        """When to give up threads and connections; infinite while anybody follows a job."""
+        with self._lock:
+            return math.inf if self._watches else self._empty_since + _IDLE
 
     def _announce_if_due(self, connection: Connection) -> None:
-        if self._is_to_announce:
+        if time.monotonic() >= self._next_announcement:
             self._announce_at = time.monotonic() + _ANNOUNCED
             notify(connection, self._models.channel, [FOLLOWERS])
 
@@ -187,10 +192,6 @@ class Hub:
             watches = [watch for job_id in job_ids for watch in self._watches.get(job_id, ())]
         for watch in watches:
             watch.see(found.get(watch.job_id))
-
-    def _is_idle(self) -> bool:
-        with self._lock:
-            return not self._watches and time.monotonic() > self._empty_since + _IDLE
 
     def _may_end(self) -> bool:
         with self._lock:
