@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, ask, warning
-from sqla_jobs.monitoring.queues import COUNTED
+from sqla_jobs.monitoring.queues import ALL, COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import WaitingGroup
 from sqla_jobs.queries.processes import age_of
@@ -80,8 +80,13 @@ class LimitStatus:
         return self.running == 0 or self.rate == 0
 
 
-def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) -> list[LimitStatus]:
-    """All limits in effect that meet these conditions, those of each key before those of one, and queues last."""
+def read_limits(
+    session: Session, jobs: Jobs[Any], *which: ColumnElement[bool], exact: bool = False
+) -> list[LimitStatus]:
+    """All limits in effect that meet these conditions, those of each key before those of one, and queues last.
+
+    Exact numbers of waiting jobs are counted to the end, which takes the longer the more jobs there are.
+    """
     limit: Any = jobs.Limit
     in_effect = select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
     rows: list[Any] = list(ask(session, jobs, in_effect))
@@ -92,7 +97,7 @@ def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) 
     gates = {row.gate for row in rows}
     states = {state.gate: state for state in queries.gate_states(session, sorted(gates - set(_of_each(gates))))}
     used = queries.keys_in_use(session, [gate for gate in _of_each(gates) if not gate.startswith("%")])
-    waiting = _waiting(session, jobs, gates, queries.waiting_groups(session))
+    waiting = _waiting(session, jobs, gates, queries.waiting_groups(session, exact=exact), ALL if exact else COUNTED)
     setters = read_setters(session, jobs, {row.gate: row.set_at for row in rows})
     return [
         LimitStatus(
@@ -182,7 +187,7 @@ def _named(gate: str) -> tuple[str, str, str | None]:
 
 
 def _waiting(
-    session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup]
+    session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup], most: int
 ) -> dict[str, Count]:
     """How many jobs wait behind each row."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
@@ -192,7 +197,7 @@ def _waiting(
             if group.is_least:
                 least.add(row)
     found = {row: Count(number, is_least=row in least) for row, number in numbers.items()}
-    return found | {gate: _queued(session, jobs, gate[1:]) for gate in gates if gate.startswith("@")}
+    return found | {gate: _queued(session, jobs, gate[1:], most) for gate in gates if gate.startswith("@")}
 
 
 def _rows_of(gates: Collection[str]) -> set[str]:
@@ -200,8 +205,8 @@ def _rows_of(gates: Collection[str]) -> set[str]:
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 
-def _queued(session: Session, jobs: Jobs[Any], queue: str) -> Count:
+def _queued(session: Session, jobs: Jobs[Any], queue: str, most: int) -> Count:
     job: Any = jobs.Job
-    some = select(literal(1)).where(job.state == "queued", job.queue == queue).limit(COUNTED + 1).subquery()
+    some = select(literal(1)).where(job.state == "queued", job.queue == queue).limit(most + 1).subquery()
     found = ask(session, jobs, select(func.count()).select_from(some)).scalar_one()
-    return Count(min(found, COUNTED), is_least=found > COUNTED)
+    return Count(min(found, most), is_least=found > most)
