@@ -67,4 +67,5 @@ def _of_work(
     yield from waiting_jobs.unheard_cancels(session, jobs)
     yield from limits.closed_limits(session, jobs)
     yield from limits.held_keys(session, jobs)
+    yield from limits.split_limits(session, jobs)
     yield from rates.eaten_rates(session, jobs)

@@ -17,7 +17,15 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import WaitingGroup
 from sqla_jobs.queries.processes import age_of
 from sqla_jobs.queries.restrictions import is_in_effect
-from sqla_jobs.rules.limits import described, named_on_command_line, titled, worded
+from sqla_jobs.rules.limits import (
+    HASHED_BY,
+    SPLIT_REMEDY,
+    described,
+    named_on_command_line,
+    split_between,
+    titled,
+    worded,
+)
 from sqla_jobs.rules.wording import Count, duration, they_are
 
 EACH = "each"
@@ -160,6 +168,15 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
                 if one.set_at
                 else f"give it another number in code; or override it: {set_it}",
             )
+
+
+def split_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Limits whose keys are hashed by the code of one program, and not by that of another."""
+    limit: Any = jobs.Limit
+    rows = select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
+    for gate, declared, tasks in ask(session, jobs, rows):
+        if (how := split_between(declared, tasks)) is not None:
+            yield warning(titled(gate), how, SPLIT_REMEDY)
 
 
 def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
