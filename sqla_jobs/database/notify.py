@@ -21,7 +21,7 @@ from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.orm import Session, object_session
 
-from sqla_jobs.database.commits import committed_by, on_commit
+from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, tell_here
@@ -73,6 +73,7 @@ def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
 
 def tell_of_jobs(job: type[Any], channel: str) -> None:
     """From now on workers are told when jobs are changed or deleted as objects of a session: others may start then."""
+    listen_to_sessions()
     _listen(job, ("after_update", "after_delete"), job, channel, "")
 
 
