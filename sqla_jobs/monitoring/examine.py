@@ -29,6 +29,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     locks.held_jobs,
     waiting_jobs.set_aside,
     waiting_jobs.parked_keys,
+    limits.out_of_order,
     additions.foreign_keys,
     additions.kept_jobs,
     additions.row_level_security,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal, or_, select
+from sqlalchemy import ColumnElement, Text, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -22,6 +22,7 @@ from sqla_jobs.rules.limits import (
     SPLIT_REMEDY,
     described,
     named_on_command_line,
+    ordered_gate,
     split_between,
     titled,
     worded,
@@ -188,6 +189,30 @@ def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             f"it failed and keeps the key {described(gate)}, and {they_are(number, 'job')} waiting behind it",
             f"sqla-jobs retry {job_id} runs it again; or sqla-jobs cancel {job_id} lets the next one start",
         )
+
+
+def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs that plain SQL has put behind an ordered gate and not into its order, where no worker mends that."""
+    job: Any = jobs.Job
+    waits = (job.state.like("queued"), job.gates.is_not(None), job.ordered_by.is_(None))
+    first = select(job.id, job.task, job.gates).where(*waits).limit(COUNTED).subquery("first")
+    is_ordered = func.array_to_string(first.c.gates, "\n", type_=Text).regexp_match("^!", flags="n")
+    for row in ask(session, jobs, select(first).where(is_ordered).order_by(first.c.id).limit(_SOME)):
+        if (found := misses_order(jobs, row)) is not None:
+            yield warning(f"job {row.id}", *found)
+
+
+def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
+    """Why such a queued job never starts, and the remedy; None where it does. Of limited tasks workers mend that."""
+    order, task = ordered_gate(row.gates or ()), jobs.tasks.get(row.task)
+    if order is None or (task is not None and task.declaration.gates):
+        return None
+    gate, table = order.replace("'", "''"), jobs.models.tables["jobs"].fullname
+    put_in = f"UPDATE {table} SET ordered_by = '{gate}' WHERE id = {row.id}"  # noqa: S608 - it is shown, and not sent
+    return (
+        f"it has the gate {order:.200} and no ordered_by, so no worker finds it in the order of its key",
+        f"{put_in}; what inserts such rows must set both or neither: workers give jobs the gates that code declares",
+    )
 
 
 def _of_each(gates: Collection[str]) -> list[str]:

@@ -100,6 +100,25 @@ def test_a_job_that_plain_sql_has_put_behind_an_ordered_key_starts_in_its_order(
         assert [*started] == ["0", "1"]
 
 
+def test_a_job_that_no_code_puts_into_the_order_of_its_key_is_told_of(database: Engine) -> None:
+    """Its task has no limit, so no worker asks what gates it should have."""
+    insert(database, "plain", '{"n": 0}', "{#a,!of='b'=1}")
+    insert(database, "ordered", '{"account": 1, "n": 0}', "{!ordered=1}")
+    insert(database, "plain", '{"n": 0}', "{#!}")
+    jobs = shop.jobs
+    with Session(database) as session:
+        told = {one.about: one for one in examine(session, jobs) if "ordered_by" in one.found}
+        assert told.keys() == {"job 1"}
+        assert "it has the gate !of='b'=1 and no ordered_by" in told["job 1"].found
+        (why,) = [reason for reason in jobs.why(session, 1) if "ordered_by" in reason]
+        assert why.startswith(f"It never starts: {told['job 1'].found}")
+        assert not any("ordered_by" in reason for reason in jobs.why(session, 2))
+        session.execute(text(told["job 1"].remedy.partition(";")[0]))
+        session.commit()
+    with jobs.worker({"default": 2}):
+        wait_until(lambda: states(database) == {"succeeded": 3})
+
+
 @pytest.mark.parametrize("is_known_late", [False, True])
 def test_a_key_that_one_task_hides_is_one_key_for_all_that_share_the_limit(
     database: Engine, is_known_late: bool
