@@ -93,7 +93,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
     lane = values(column("name", TextType), column("is_plain", Boolean), name="lane")
     lane = lane.data([*product(names, (True, False))])
     first = (  # of each part of the index, which has the order of its jobs
-        select(job.queue, job.task)
+        select(job.queue, job.task, job.id)
         .where(job.state == "queued", job.queue == lane.c.name, job.gates.is_(None) == lane.c.is_plain)
         .order_by(job.priority, job.position)
         .limit(_LOOKED_AT)
@@ -101,18 +101,19 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
         .lateral("first")
     )
     counts = (
-        select(first.c.queue, first.c.task, func.count())
+        select(first.c.queue, first.c.task, func.count(), func.min(first.c.id))
         .select_from(lane.join(first, true()))
         .group_by(first.c.queue, first.c.task)
         .order_by(first.c.task, first.c.queue)
     )
     served = {queue.name for queue in queues if queue.is_served}
     live = read_codes(ask(session, jobs, live_code(jobs.models)))
-    unclaimed = Counter[str]()
-    for queue, task, count in ask(session, jobs, counts):
+    unclaimed, such_as = Counter[str](), dict[str, int]()
+    for queue, task, count, job_id in ask(session, jobs, counts):
         is_unknown = queue in served and not any(code.may_know(task, queue) for code in live)
         if task in paused or task not in jobs.tasks or is_unknown:
             unclaimed[task] += count
+            such_as[task] = job_id
     for task, count in unclaimed.items():
         number = Count(count, is_least=count >= _LOOKED_AT)
         if task in paused:
@@ -131,9 +132,27 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
             f"task {task[:200]}",
             f"this application does not declare it, and {they_are(number, 'job')} waiting for it"
             f"{did_you_mean(task, jobs.tasks)}",
-            "deploy the code that declares it, or give its name to the task that replaces it: aliases=[…]; "
-            f"or cancel its jobs: sqla-jobs cancel --task {task[:200]}",
+            f"deploy the code that declares it; or {_replacement(session, jobs, task, such_as[task])}; or cancel its "
+            f"jobs: sqla-jobs cancel --task {task[:200]}",
         )
+
+
+def _replacement(session: Session, jobs: Jobs[Any], task: str, job_id: int) -> str:
+    """How another task can run the jobs of one that is gone, of which this is one."""
+    job: Any = jobs.Job
+    given = ask(session, jobs, select(func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == "queued"))
+    names = {*given.scalars()}
+    takes = {near: jobs.tasks[near].declaration.signature.by_name for near in near_names(task, jobs.tasks)}
+    if fitting := [near for near, (required, known) in takes.items() if required <= names <= known]:
+        return (
+            f"give its name to the task that replaces it: {fitting[0]:.200} takes their arguments, so aliases=[…] does"
+        )
+    others = "".join(f"; {near:.200} takes ({', '.join(sorted(known)):.200})" for near, (_, known) in takes.items())
+    return (
+        "give its name to the task that replaces it, aliases=[…], where that takes the same arguments "
+        f"({', '.join(sorted(names)):.200}{others}); where those were renamed too, declare a task of the old name and "
+        "arguments, which calls the new one"
+    )
 
 
 def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:

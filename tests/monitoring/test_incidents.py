@@ -211,6 +211,26 @@ def test_a_debounce_that_never_comes_to_an_end_is_told(database: Engine, session
     assert "3 enqueues of its unique key have replaced it since it was first asked for" in jobs.why(session, job)[1]
 
 
+def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database: Engine, session: Session) -> None:
+    """An alias of a task whose arguments were renamed too would only turn waiting jobs into failed ones."""
+    session.add_all(
+        [
+            jobs.Job(task="reminder", args={"client": 1, "urgent": True}),
+            jobs.Job(task="indexes", args={"page": "a"}),
+            jobs.Job(task="zzz", args={}),
+        ]
+    )
+    session.commit()
+    with jobs.worker({"other": 1}):
+        wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'queued'")) == 3)
+        remedies = {about: remedy for about, (_, remedy) in doctor().items()}
+    about_reminder = remedies["task reminder"]
+    assert "aliases=[…], where that takes the same arguments (client, urgent; remind takes (customer)" in about_reminder
+    assert "where those were renamed too, declare a task of the old name and arguments" in about_reminder
+    assert "index takes their arguments, so aliases=[…] does; or cancel" in remedies["task indexes"]
+    assert "where that takes the same arguments (); where" in remedies["task zzz"]
+
+
 def test_a_schedule_of_a_task_that_is_gone_is_told(database: Engine, session: Session) -> None:
     session.add(jobs.Schedule(name="night run", task="tkae", cron="0 3 * * *"))
     session.commit()
