@@ -64,6 +64,7 @@ def _of_work(
     yield from waiting_jobs.undeclared_schedules(session, jobs)
     yield from waiting_jobs.event_loops(session, jobs)
     yield from waiting_jobs.put_off(session, jobs)
+    yield from waiting_jobs.swallowing_keys(session, jobs)
     yield from waiting_jobs.killers(session, jobs)
     yield from waiting_jobs.unheard_cancels(session, jobs)
     yield from limits.closed_limits(session, jobs)
