@@ -26,6 +26,7 @@ _LOCKING = "progress_message"
 _MOVED = (
     *("state", "position", "run_at", "attempt", "current_run_id", "process_id"),
     *("started_at", "finished_at", "progress", "progress_message"),
+    "times_returned",
     *_GATES,
 )
 _DECLARED = (
@@ -107,7 +108,7 @@ def _enqueuer(name: _Names) -> Rights:
     yield name.columns("SELECT", "id"), jobs
     yield "for unique_key= only, which returns the live job and holds it: without it these two can be left out", ""
     yield "SELECT", jobs
-    yield name.columns("UPDATE", _LOCKING), jobs
+    yield name.columns("UPDATE", _LOCKING, "times_returned"), jobs
     yield from _changing(name)
 
 

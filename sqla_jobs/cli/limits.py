@@ -13,7 +13,7 @@ from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSAID, Target
 from sqla_jobs.cli.application import audited, changing, on_application
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage
-from sqla_jobs.cli.output import as_json, print_json, print_table, shown
+from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, shown
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
@@ -25,11 +25,12 @@ from sqla_jobs.rules.wording import NOTHING
 
 @click.command(cls=ApplicationCommand)
 @on_application
+@exact_numbers
 @as_json
-def limits(jobs: Jobs[Any], as_json: bool) -> None:
+def limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
     """Limits: their numbers, what of them is used, and how many jobs wait."""
     with jobs.binding().transaction() as session:
-        found = read_limits(session, jobs)
+        found = read_limits(session, jobs, exact=exact)
     if as_json:
         print_json(found)
         return

@@ -45,6 +45,12 @@ def as_json(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+exact_numbers: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
+    "--exact", is_flag=True, help="Count all jobs where else a + stands, however long that takes."
+)
+"""Gives the command an `exact`."""
+
+
 def print_json(data: Any) -> None:
     """One JSON document; moments in ISO 8601, lengths of time in seconds."""
     document = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)

@@ -10,7 +10,7 @@ import click
 
 from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand
-from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, short, shown, till
+from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table, remedy, short, shown, till
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.status import QueueStatus, Status, read_status
@@ -24,7 +24,7 @@ _AGAIN = 2.0
 @click.command(cls=ApplicationCommand)
 @on_application
 @click.option("--watch", is_flag=True, help="Look every 2 seconds, until Ctrl-C.")
-@click.option("--exact", is_flag=True, help="Count all jobs where else a + stands, however long that takes.")
+@exact_numbers
 @as_json
 def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
     """Queues, processes, what fails, and what is wrong."""

@@ -12,11 +12,13 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 
+from sqla_jobs.database.engines import check_translation
 from sqla_jobs.errors import ArgumentsError, JobsError
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.commits")
 
 _INFO = "sqla_jobs.database.commits"
+_TRANSLATES = "sqla_jobs.database.commits.translates"
 _RELEASING = "sqla_jobs.database.commits.releasing"
 
 
@@ -33,6 +35,8 @@ class _Waiting:
     """What one session is to call after its present transaction."""
 
     def __init__(self) -> None:
+        self.entities: set[type[Any]] = set()
+        """Of what it is given, in this transaction or the next one."""
         self.calls: list[_Call] = []
         self.once: set[Hashable] = set()
         self.committed = False
@@ -68,9 +72,16 @@ def committed_by(session: Session, entity: type[Any]) -> Engine | None:
 
 
 def check_open(session: Session, entity: type[Any]) -> None:
-    """Raise `ArgumentsError` where the session has ended its transaction and nothing that it is given is committed."""
+    """Raise `ArgumentsError` where the session has ended its transaction and nothing that it is given is committed.
+
+    Raises `ConfigurationError` where its connection puts the jobs into another schema than that of workers.
+    """
+    waiting: _Waiting = session.info.get(_INFO) or _wait(session)
+    waiting.entities.add(entity)
     transaction = session.get_transaction()
     if transaction is None or transaction.is_active:
+        if _TRANSLATES in session.info:
+            check_translation(session.connection(bind_arguments={"mapper": entity}), entity)
         return
     try:
         session.connection(bind_arguments={"mapper": entity})
@@ -110,17 +121,28 @@ def _present(session: Session) -> SessionTransaction | None:
 
 
 def _wait(session: Session) -> _Waiting:
-    _listen_to_sessions()
     waiting = session.info[_INFO] = _Waiting()
     return waiting
 
 
 @cache
-def _listen_to_sessions() -> None:
-    """Once, and only where something is asked for: importing the package changes nothing."""
+def listen_to_sessions() -> None:
+    """Once, and only where there are jobs: importing the package changes nothing."""
+    event.listen(Session, "after_begin", _check_translation)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
     event.listen(Session, "after_transaction_end", _call)
+
+
+def _check_translation(session: Session, transaction: object, connection: Connection) -> None:
+    """Refuse to put what the session is given into another schema, where nobody looks for it."""
+    if "schema_translate_map" not in connection.get_execution_options():
+        return
+    session.info[_TRANSLATES] = True
+    waiting: _Waiting | None = session.info.get(_INFO)
+    for entity in waiting.entities if waiting else ():
+        if session.get_bind(entity).engine is connection.engine:
+            check_translation(connection, entity)
 
 
 def _note_commit(session: Session) -> None:

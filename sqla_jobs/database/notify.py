@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,9 +20,10 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import sql
 from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session, object_session
 
-from sqla_jobs.database.commits import committed_by, on_commit
+from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
 from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, tell_here
@@ -36,8 +38,13 @@ _PATIENCE = 10.0
 """Seconds without an answer after which the server is taken to be away."""
 _NAMED = 300
 """Jobs that one message names at most: PostgreSQL takes 8,000 bytes."""
+_MOST_COUNTED = 1000
+"""Jobs whose enqueues are kept to be counted later."""
 _EXIT = 1.0
 """Seconds a program that ends right after its commit may take for the last message."""
+
+Count = Callable[[Connection, Mapping[int, int]], Collection[int]]
+"""Stores times by the ids of jobs, and returns the ids of those for which it could."""
 
 
 def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
@@ -68,6 +75,11 @@ def after_commit(session: Session, entity: type[Any], channel: str, queue: str) 
     on_commit(session, entity, partial(_tell, session, entity, channel, queue), once=(entity, channel, queue))
 
 
+def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
+    """Once the session's outermost transaction commits, have `count` store these times, in the thread for wake-ups."""
+    on_commit(session, entity, partial(_count, session, entity, count, times))
+
+
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
     """From now on clocks are told when rows of `entity` are changed through sessions."""
     _listen(entity, ("after_insert", "after_update", "after_delete"), job, channel, SCHEDULES)
@@ -75,6 +87,7 @@ def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
 
 def tell_of_jobs(job: type[Any], channel: str) -> None:
     """From now on workers are told when jobs are changed or deleted as objects of a session: others may start then."""
+    listen_to_sessions()
     _listen(job, ("after_update", "after_delete"), job, channel, "")
 
 
@@ -98,6 +111,11 @@ def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> No
     _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 
+def _count(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
+    if (engine := committed_by(session, entity)) is not None:
+        _notifier(engine).count(engine, count, times)
+
+
 @cache
 def _prepare() -> None:
     """For the end of the program, and for what it forks."""
@@ -111,6 +129,10 @@ class _Notifier:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: set[tuple[str, str]] = set()
+        self._counts: dict[Count, Counter[int]] = {}
+        """What is to be stored: times by the ids of jobs."""
+        self._refused: set[Count] = set()
+        """Counts that this program has no right to store."""
         self._there_is = threading.Event()
         self._sent = threading.Event()
         self._thread: threading.Thread | None = None
@@ -119,12 +141,21 @@ class _Notifier:
     def send(self, app: Engine, channel: str, queue: str) -> None:
         """Soon, by a connection as `app` makes them; returns at once, and never fails: it is after a commit."""
         with self._lock:
-            if self._thread is None and not self._start(app):
-                return
-            self._waiting.add((channel, queue))
-            if not self._there_is.is_set():
-                self._sent.clear()
-                self._there_is.set()
+            if self._thread is not None or self._start(app):
+                self._waiting.add((channel, queue))
+                self._wake()
+
+    def count(self, app: Engine, count: Count, times: Mapping[int, int]) -> None:
+        """The same for what is to be counted: as good as it can be, and never waited for."""
+        with self._lock:
+            if count not in self._refused and (self._thread is not None or self._start(app)):
+                self._counts.setdefault(count, Counter()).update(times)
+                self._wake()
+
+    def _wake(self) -> None:
+        if not self._there_is.is_set():
+            self._sent.clear()
+            self._there_is.set()
 
     def _start(self, app: Engine) -> bool:
         if time.monotonic() < self._hopeless_until:
@@ -153,29 +184,51 @@ class _Notifier:
                 self._take()
             return
         while self._there_is.wait(_IDLE) or not self._give_up():
-            messages = self._take()
+            messages, counts = self._take()
             try:
-                _send(engine, messages)
+                if messages:
+                    _send(engine, messages)
             except Exception as error:  # noqa: BLE001 - the same
                 log.debug("a wake-up was not sent, workers will poll: %s", error)
+            for count, times in counts.items():
+                self._store(engine, count, times)
             with self._lock:
-                if not self._waiting:
+                if not self._there_is.is_set():
                     self._sent.set()
             time.sleep(_APART)
         engine.dispose()
 
-    def _take(self) -> set[tuple[str, str]]:
+    def _store(self, engine: Engine, count: Count, times: Counter[int]) -> None:
+        """What cannot be stored now, since somebody holds the job, goes with what comes next."""
+        try:
+            with engine.begin() as connection:
+                stored = count(connection, times)
+        except ProgrammingError as error:
+            log.debug("enqueues of unique keys are not counted: %s", error)
+            self._refused.add(count)
+        except Exception as error:  # noqa: BLE001 - the same
+            log.debug("some enqueues of unique keys were not counted: %s", error)
+        else:
+            left = {job_id: number for job_id, number in times.items() if job_id not in stored}
+            with self._lock:
+                kept = self._counts.setdefault(count, Counter())
+                if len(kept) < _MOST_COUNTED:
+                    kept.update(left)
+
+    def _take(self) -> tuple[set[tuple[str, str]], dict[Count, Counter[int]]]:
         with self._lock:
             self._there_is.clear()
             messages, self._waiting = self._waiting, set()
-            return messages
+            counts, self._counts = self._counts, {}
+            return messages, {count: times for count, times in counts.items() if times}
 
     def _give_up(self) -> bool:
         """End the thread, unless there is something to send after all."""
         with self._lock:
-            if self._waiting:
+            if self._there_is.is_set():
                 return False
             self._thread = None
+            self._counts = {}
             self._sent.set()
             return True
 

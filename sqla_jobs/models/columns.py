@@ -126,6 +126,8 @@ class JobMixin(Row):
     """Its place in the queue: a new one from the same sequence each time it becomes queued, so positions only grow."""
     times_replaced: Mapped[int | None] = mapped_column(Integer)
     """How many enqueues of its unique key have replaced or updated it; null where none has, which costs no space."""
+    times_returned: Mapped[int | None] = mapped_column(Integer)
+    """How many enqueues of its unique key, at least, were answered with it while it waited for its time; or null."""
 
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]

@@ -29,6 +29,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     locks.held_jobs,
     waiting_jobs.set_aside,
     waiting_jobs.parked_keys,
+    limits.out_of_order,
     additions.foreign_keys,
     additions.kept_jobs,
     additions.row_level_security,
@@ -63,8 +64,10 @@ def _of_work(
     yield from waiting_jobs.undeclared_schedules(session, jobs)
     yield from waiting_jobs.event_loops(session, jobs)
     yield from waiting_jobs.put_off(session, jobs)
+    yield from waiting_jobs.swallowing_keys(session, jobs)
     yield from waiting_jobs.killers(session, jobs)
     yield from waiting_jobs.unheard_cancels(session, jobs)
     yield from limits.closed_limits(session, jobs)
     yield from limits.held_keys(session, jobs)
+    yield from limits.split_limits(session, jobs)
     yield from rates.eaten_rates(session, jobs)

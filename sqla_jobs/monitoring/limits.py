@@ -7,17 +7,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal, or_, select
+from sqlalchemy import ColumnElement, Text, func, literal, or_, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import Finding, ask, warning
-from sqla_jobs.monitoring.queues import COUNTED
+from sqla_jobs.monitoring.queues import ALL, COUNTED
 from sqla_jobs.queries import Queries
 from sqla_jobs.queries.gate_states import WaitingGroup
 from sqla_jobs.queries.processes import age_of
 from sqla_jobs.queries.restrictions import is_in_effect
-from sqla_jobs.rules.limits import described, named_on_command_line, titled, worded
+from sqla_jobs.rules.limits import (
+    HASHED_BY,
+    SPLIT_REMEDY,
+    described,
+    named_on_command_line,
+    ordered_gate,
+    split_between,
+    titled,
+    worded,
+)
 from sqla_jobs.rules.wording import Count, duration, they_are
 
 EACH = "each"
@@ -80,8 +89,13 @@ class LimitStatus:
         return self.running == 0 or self.rate == 0
 
 
-def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) -> list[LimitStatus]:
-    """All limits in effect that meet these conditions, those of each key before those of one, and queues last."""
+def read_limits(
+    session: Session, jobs: Jobs[Any], *which: ColumnElement[bool], exact: bool = False
+) -> list[LimitStatus]:
+    """All limits in effect that meet these conditions, those of each key before those of one, and queues last.
+
+    Exact numbers of waiting jobs are counted to the end, which takes the longer the more jobs there are.
+    """
     limit: Any = jobs.Limit
     in_effect = select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
     rows: list[Any] = list(ask(session, jobs, in_effect))
@@ -92,7 +106,7 @@ def read_limits(session: Session, jobs: Jobs[Any], *which: ColumnElement[bool]) 
     gates = {row.gate for row in rows}
     states = {state.gate: state for state in queries.gate_states(session, sorted(gates - set(_of_each(gates))))}
     used = queries.keys_in_use(session, [gate for gate in _of_each(gates) if not gate.startswith("%")])
-    waiting = _waiting(session, jobs, gates, queries.waiting_groups(session))
+    waiting = _waiting(session, jobs, gates, queries.waiting_groups(session, exact=exact), ALL if exact else COUNTED)
     setters = read_setters(session, jobs, {row.gate: row.set_at for row in rows})
     return [
         LimitStatus(
@@ -157,6 +171,15 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             )
 
 
+def split_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Limits whose keys are hashed by the code of one program, and not by that of another."""
+    limit: Any = jobs.Limit
+    rows = select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
+    for gate, declared, tasks in ask(session, jobs, rows):
+        if (how := split_between(declared, tasks)) is not None:
+            yield warning(titled(gate), how, SPLIT_REMEDY)
+
+
 def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     """Failed jobs that keep the next ones of their ordered key waiting."""
     for job_id, gate, waiting in Queries(jobs.models).held_keys(session, _SOME):
@@ -166,6 +189,30 @@ def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             f"it failed and keeps the key {described(gate)}, and {they_are(number, 'job')} waiting behind it",
             f"sqla-jobs retry {job_id} runs it again; or sqla-jobs cancel {job_id} lets the next one start",
         )
+
+
+def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs that plain SQL has put behind an ordered gate and not into its order, where no worker mends that."""
+    job: Any = jobs.Job
+    waits = (job.state.like("queued"), job.gates.is_not(None), job.ordered_by.is_(None))
+    first = select(job.id, job.task, job.gates).where(*waits).limit(COUNTED).subquery("first")
+    is_ordered = func.array_to_string(first.c.gates, "\n", type_=Text).regexp_match("^!", flags="n")
+    for row in ask(session, jobs, select(first).where(is_ordered).order_by(first.c.id).limit(_SOME)):
+        if (found := misses_order(jobs, row)) is not None:
+            yield warning(f"job {row.id}", *found)
+
+
+def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
+    """Why such a queued job never starts, and the remedy; None where it does. Of limited tasks workers mend that."""
+    order, task = ordered_gate(row.gates or ()), jobs.tasks.get(row.task)
+    if order is None or (task is not None and task.declaration.gates):
+        return None
+    gate, table = order.replace("'", "''"), jobs.models.tables["jobs"].fullname
+    put_in = f"UPDATE {table} SET ordered_by = '{gate}' WHERE id = {row.id}"  # noqa: S608 - it is shown, and not sent
+    return (
+        f"it has the gate {order:.200} and no ordered_by, so no worker finds it in the order of its key",
+        f"{put_in}; what inserts such rows must set both or neither: workers give jobs the gates that code declares",
+    )
 
 
 def _of_each(gates: Collection[str]) -> list[str]:
@@ -182,7 +229,7 @@ def _named(gate: str) -> tuple[str, str, str | None]:
 
 
 def _waiting(
-    session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup]
+    session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup], most: int
 ) -> dict[str, Count]:
     """How many jobs wait behind each row."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
@@ -192,7 +239,7 @@ def _waiting(
             if group.is_least:
                 least.add(row)
     found = {row: Count(number, is_least=row in least) for row, number in numbers.items()}
-    return found | {gate: _queued(session, jobs, gate[1:]) for gate in gates if gate.startswith("@")}
+    return found | {gate: _queued(session, jobs, gate[1:], most) for gate in gates if gate.startswith("@")}
 
 
 def _rows_of(gates: Collection[str]) -> set[str]:
@@ -200,8 +247,8 @@ def _rows_of(gates: Collection[str]) -> set[str]:
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 
-def _queued(session: Session, jobs: Jobs[Any], queue: str) -> Count:
+def _queued(session: Session, jobs: Jobs[Any], queue: str, most: int) -> Count:
     job: Any = jobs.Job
-    some = select(literal(1)).where(job.state == "queued", job.queue == queue).limit(COUNTED + 1).subquery()
+    some = select(literal(1)).where(job.state == "queued", job.queue == queue).limit(most + 1).subquery()
     found = ask(session, jobs, select(func.count()).select_from(some)).scalar_one()
-    return Count(min(found, COUNTED), is_least=found > COUNTED)
+    return Count(min(found, most), is_least=found > most)

@@ -21,8 +21,8 @@ from sqla_jobs.queries.due import waiting_queues as of_waiting
 from sqla_jobs.queries.processes import age_of
 from sqla_jobs.rules.wording import Count
 
-COUNTED = 10_000
-"""Jobs of a queue that are counted; there may be more."""
+COUNTED, ALL = 10_000, 10**12
+"""Jobs of a queue that are counted; there may be more, but for the second number."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from sqla_jobs.monitoring.failures import LOOKED_AT, Failures, Retrying, read_fa
 from sqla_jobs.monitoring.finding import Finding
 from sqla_jobs.monitoring.paused import NOT_PAUSED, PausedTask, read_paused_queues, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
-from sqla_jobs.monitoring.queues import Queue, read_work
+from sqla_jobs.monitoring.queues import ALL, Queue, read_work
 
-_COUNTED, _ALL = 1_000_000, 10**12
-"""Jobs of a queue that are counted; there may be more, but for the second number."""
+_COUNTED = 1_000_000
+"""Jobs of a queue that are counted; there may be more."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> St
     Exact numbers are counted to the end, which takes the longer the more jobs there are.
     """
     ended = _ended_per_minute(session, jobs)
-    queues, processes = read_work(session, jobs, others=ended, most=_ALL if exact else _COUNTED)
-    looked_at = _ALL if exact else LOOKED_AT
+    queues, processes = read_work(session, jobs, others=ended, most=ALL if exact else _COUNTED)
+    looked_at = ALL if exact else LOOKED_AT
     paused = read_paused_queues(session, jobs)
     return Status(
         [

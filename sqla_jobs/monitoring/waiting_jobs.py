@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import product
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Boolean, column, func, select, text, true, values
 from sqlalchemy import Text as TextType
@@ -93,7 +93,7 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
     lane = values(column("name", TextType), column("is_plain", Boolean), name="lane")
     lane = lane.data([*product(names, (True, False))])
     first = (  # of each part of the index, which has the order of its jobs
-        select(job.queue, job.task)
+        select(job.queue, job.task, job.id)
         .where(job.state == "queued", job.queue == lane.c.name, job.gates.is_(None) == lane.c.is_plain)
         .order_by(job.priority, job.position)
         .limit(_LOOKED_AT)
@@ -101,18 +101,19 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
         .lateral("first")
     )
     counts = (
-        select(first.c.queue, first.c.task, func.count())
+        select(first.c.queue, first.c.task, func.count(), func.min(first.c.id))
         .select_from(lane.join(first, true()))
         .group_by(first.c.queue, first.c.task)
         .order_by(first.c.task, first.c.queue)
     )
     served = {queue.name for queue in queues if queue.is_served}
     live = read_codes(ask(session, jobs, live_code(jobs.models)))
-    unclaimed = Counter[str]()
-    for queue, task, count in ask(session, jobs, counts):
+    unclaimed, such_as = Counter[str](), dict[str, int]()
+    for queue, task, count, job_id in ask(session, jobs, counts):
         is_unknown = queue in served and not any(code.may_know(task, queue) for code in live)
         if task in paused or task not in jobs.tasks or is_unknown:
             unclaimed[task] += count
+            such_as[task] = job_id
     for task, count in unclaimed.items():
         number = Count(count, is_least=count >= _LOOKED_AT)
         if task in paused:
@@ -131,9 +132,27 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) 
             f"task {task[:200]}",
             f"this application does not declare it, and {they_are(number, 'job')} waiting for it"
             f"{did_you_mean(task, jobs.tasks)}",
-            "deploy the code that declares it, or give its name to the task that replaces it: aliases=[…]; "
-            f"or cancel its jobs: sqla-jobs cancel --task {task[:200]}",
+            f"deploy the code that declares it; or {_replacement(session, jobs, task, such_as[task])}; or cancel its "
+            f"jobs: sqla-jobs cancel --task {task[:200]}",
         )
+
+
+def _replacement(session: Session, jobs: Jobs[Any], task: str, job_id: int) -> str:
+    """How another task can run the jobs of one that is gone, of which this is one."""
+    job: Any = jobs.Job
+    given = ask(session, jobs, select(func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == "queued"))
+    names = {*given.scalars()}
+    takes = {near: jobs.tasks[near].declaration.signature.by_name for near in near_names(task, jobs.tasks)}
+    if fitting := [near for near, (required, known) in takes.items() if required <= names <= known]:
+        return (
+            f"give its name to the task that replaces it: {fitting[0]:.200} takes their arguments, so aliases=[…] does"
+        )
+    others = "".join(f"; {near:.200} takes ({', '.join(sorted(known)):.200})" for near, (_, known) in takes.items())
+    return (
+        "give its name to the task that replaces it, aliases=[…], where that takes the same arguments "
+        f"({', '.join(sorted(names)):.200}{others}); where those were renamed too, declare a task of the old name and "
+        "arguments, which calls the new one"
+    )
 
 
 def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
@@ -294,35 +313,70 @@ def undeclared_schedules(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]
         )
 
 
+class _Parked(NamedTuple):
+    """A job of a unique key that waits for long."""
+
+    id: int
+    task: str
+    run_at: datetime
+    wait: float
+    """Seconds that are left of it."""
+    ticks: int
+    """Ticks of schedules that were skipped for it."""
+    enqueues: int
+    """Enqueues that were answered with it, as far as they were counted."""
+
+    @property
+    def is_far(self) -> bool:
+        return self.wait >= _FAR_AHEAD
+
+    @property
+    def swallows(self) -> bool:
+        """Not one that collects enqueues for some hours or days, as may be meant."""
+        return self.ticks > 0 or (self.enqueues > 0 and self.is_far)
+
+    @property
+    def finding(self) -> Finding:
+        until = "is parked" if self.run_at == PARKED else f"waits until {moment(self.run_at)}, in {duration(self.wait)}"
+        ticks, enqueues = plural(self.ticks, "tick"), plural(self.enqueues, "enqueue")
+        skipped = f"; {ticks} of a schedule {'was' if self.ticks == 1 else 'were'} skipped for it" if self.ticks else ""
+        were = "was" if self.enqueues == 1 else "were"
+        answered = f"; at least {enqueues} {were} answered with it so far" if self.enqueues else ""
+        return warning(
+            f"job {self.id}",
+            f"it {until}, and keeps its unique key meanwhile: what is enqueued of {self.task[:200]} with that key is "
+            f"no job of its own{skipped}{answered}",
+            f"sqla-jobs retry {self.id} runs it now; or sqla-jobs cancel {self.id} sets its key free",
+        )
+
+
 def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs of unique keys that wait for very long, or for which ticks are skipped: they stand for all that follow."""
+    """Jobs of unique keys that wait for very long, and would stand for all that follow."""
+    yield from (one.finding for one in _parked(session, jobs) if one.is_far and not one.swallows)
+
+
+def swallowing_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
+    """Jobs of unique keys that have stood for others, and will for long."""
+    yield from (one.finding for one in _parked(session, jobs) if one.swallows)
+
+
+def _parked(session: Session, jobs: Jobs[Any]) -> list[_Parked]:
     job, tick = jobs.Job, jobs.Tick
-    scheduled = select(job.id, job.task, job.run_at, job.unique_key, age_of(job.run_at).label("age"))
-    scheduled = scheduled.where(job.state == "scheduled").order_by(job.run_at.desc())
-    last = scheduled.limit(COUNTED).subquery("last")
+    columns = (job.id, job.task, job.run_at, job.unique_key, job.times_returned, age_of(job.run_at).label("age"))
+    scheduled = select(*columns).where(job.state == "scheduled").order_by(job.run_at.desc())
+    last = scheduled.limit(COUNTED).subquery("last").c
     rows: list[Any] = ask(
         session,
         jobs,
-        select(last.c.id, last.c.task, last.c.run_at, last.c.age)
-        .where(last.c.unique_key.is_not(None), last.c.age < -_AHEAD)
-        .order_by(last.c.run_at.desc())
+        select(last.id, last.task, last.run_at, -last.age, func.coalesce(last.times_returned, 0))
+        .where(last.unique_key.is_not(None), last.age < -_AHEAD)
+        .order_by(last.times_returned.desc().nulls_last(), last.run_at.desc())
         .limit(_SOME),
     ).all()
-    ids = [row.id for row in rows]
+    ids = [job_id for job_id, *_ in rows]
     skipped = select(tick.job_id, func.count()).where(tick.job_id.in_(ids), tick.outcome == "skipped")
     ticks: dict[int, int] = dict(ask(session, jobs, skipped.group_by(tick.job_id)).all()) if ids else {}
-    for job_id, task, run_at, age in rows:
-        number = ticks.get(job_id, 0)
-        if not number and -age < _FAR_AHEAD:
-            continue
-        until = "is parked" if run_at == PARKED else f"waits until {moment(run_at)}, in {duration(-age)}"
-        for_it = f"; {plural(number, 'tick')} of a schedule {'was' if number == 1 else 'were'} skipped for it"
-        yield warning(
-            f"job {job_id}",
-            f"it {until}, and keeps its unique key meanwhile: what is enqueued of {task[:200]} with that key is no job "
-            f"of its own{for_it if number else ''}",
-            f"sqla-jobs retry {job_id} runs it now; or sqla-jobs cancel {job_id} sets its key free",
-        )
+    return [_Parked(one, task, run_at, wait, ticks.get(one, 0), times) for one, task, run_at, wait, times in rows]
 
 
 def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:

@@ -32,7 +32,16 @@ _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS 
 """Whether the transaction that asks has written the row's present version."""
 _READ = (
     *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
-    *("ordered_by", "unique_key", "times_replaced", "created_at", "process_id", "started_at", "finished_at"),
+    *(
+        "ordered_by",
+        "unique_key",
+        "times_replaced",
+        "times_returned",
+        "created_at",
+        "process_id",
+        "started_at",
+        "finished_at",
+    ),
     "cancel_requested_at",
 )
 _AHEAD = 3600.0
@@ -103,6 +112,9 @@ def _of_key(row: Any) -> Iterator[str]:
             f"{plural(row.times_replaced, 'enqueue')} of its unique key {'has' if row.times_replaced == 1 else 'have'}"
         )
         yield f"{have} replaced it since it was first asked for, {age} ago."
+    if row.times_returned:
+        were = "was" if row.times_returned == 1 else "were"
+        yield f"At least {plural(row.times_returned, 'enqueue')} of its unique key {were} answered with it meanwhile."
     if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
         yield (
             "It keeps its unique key meanwhile: what is enqueued with that key is no job of its own. "

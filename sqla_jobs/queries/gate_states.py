@@ -27,6 +27,7 @@ _COUNTED = 10_000
 """At most so many running jobs behind a gate are counted, and twice as many waiting ones in all."""
 _GROUPS = 1_000
 """At most so many groups of waiting jobs are looked at."""
+_ALL = 1_000_000_000
 
 
 class GateState(NamedTuple):
@@ -98,12 +99,13 @@ class WaitingGroup(NamedTuple):
 class WaitingGroups(Statement):
     """How many jobs wait behind which gates. Many jobs of one group do not hide the others."""
 
-    def __call__(self, connection: SqlConnection) -> list[WaitingGroup]:
-        """The first groups. If there are more, the last one has `is_least`."""
-        rows = self._rows(connection, {"groups": _GROUPS, "counted": 2 * _COUNTED})
-        most = max(1, 2 * _COUNTED // max(1, len(rows)))
+    def __call__(self, connection: SqlConnection, *, exact: bool = False) -> list[WaitingGroup]:
+        """The first groups. If there are more, the last one has `is_least`. With `exact` all, counted to the end."""
+        groups, counted = (_ALL, _ALL**2) if exact else (_GROUPS, 2 * _COUNTED)
+        rows = self._rows(connection, {"groups": groups, "counted": counted})
+        most = max(1, counted // max(1, len(rows)))
         return [
-            WaitingGroup(gates, min(count, most), is_least=count > most or place == _GROUPS)
+            WaitingGroup(gates, min(count, most), is_least=count > most or place == groups)
             for place, (gates, count) in enumerate(rows, 1)
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from sqla_jobs.models.columns import LimitMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import JobState
+from sqla_jobs.rules.limits import HASHED_BY, split_between
 
 NUMBERS = ("running", "rate", "per")
 
@@ -26,6 +27,13 @@ class DeclaredLimit:
     """Its `running`, `rate`, `per` and `hold`, and its `burst` where it has one."""
     tasks: frozenset[str]
     """The names of those tasks known here that it limits."""
+    is_hashed: bool
+    """Whether they hash its keys."""
+
+    def stored(self, hashed_by_others: Collection[str] = ()) -> dict[str, Any]:
+        """The column `declared`."""
+        hashed_by = sorted({*hashed_by_others, *(self.tasks if self.is_hashed else ())})
+        return {**self.values, **({HASHED_BY: hashed_by} if hashed_by else {})}
 
 
 def keeps_others_waiting(models: Models[Any]) -> Any:
@@ -36,11 +44,15 @@ def keeps_others_waiting(models: Models[Any]) -> Any:
     return and_(job.state == JobState.failed, job.ordered_by.is_not(None), holds)
 
 
-def declare(session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]) -> None:
+def declare(
+    session: Session, models: Models[Any], known: Collection[str], declared: Iterable[DeclaredLimit]
+) -> dict[str, str]:
     """Store the declared limits of the tasks known here, in the caller's transaction.
 
-    An operator's numbers stay, and so do tasks of other programs in rows that are shared.
+    An operator's numbers stay, and so do tasks of other programs in rows that are shared. Returns the rows whose keys
+    other programs spell in another way, and how.
     """
+    split: dict[str, str] = {}
     wanted = {one.gate: one for one in sorted(declared, key=lambda one: one.gate)}
     for one in wanted.values():
         _insert(session, models, one)
@@ -55,22 +67,28 @@ def declare(session: Session, models: Models[Any], known: Collection[str], decla
     for row in rows:
         others = set(row.tasks) - set(known)
         if (said := wanted.get(row.gate)) is not None:
-            _bring_up_to_date(row, said, sorted(others | said.tasks))
+            _bring_up_to_date(row, said, others)
+            if (found := split_between(row.declared, row.tasks)) is not None:
+                split[row.gate] = found
         elif others != set(row.tasks):
             _retire(row, sorted(others))
     session.flush()
+    return split
 
 
 def _insert(session: Session, models: Models[Any], one: DeclaredLimit) -> None:
     numbers = {name: one.values[name] for name in (*NUMBERS, "hold")}
-    values = {"gate": one.gate, **numbers, "tasks": sorted(one.tasks), "declared": dict(one.values)}
+    values = {"gate": one.gate, **numbers, "tasks": sorted(one.tasks), "declared": one.stored()}
     session.execute(insert(models.Limit).values(values).on_conflict_do_nothing(index_elements=["gate"]))
 
 
-def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, tasks: list[str]) -> None:
-    if row.declared == one.values and row.tasks == tasks:
+def _bring_up_to_date(row: LimitMixin, one: DeclaredLimit, others: Set[str]) -> None:
+    """`others` are tasks of other programs."""
+    tasks = sorted(others | one.tasks)
+    declared = one.stored(others & {*(row.declared or {}).get(HASHED_BY, ())})
+    if row.declared == declared and row.tasks == tasks:
         return
-    row.declared, row.hold, row.tasks, row.changed_at = dict(one.values), one.values["hold"], tasks, _now()
+    row.declared, row.hold, row.tasks, row.changed_at = declared, one.values["hold"], tasks, _now()
     if row.set_at is None:
         row.running, row.rate, row.per = (one.values[name] for name in NUMBERS)
 

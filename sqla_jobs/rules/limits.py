@@ -175,6 +175,29 @@ def spell_alike(gates: Sequence[Gate]) -> None:
         gate.is_hidden = gate.row in hidden
 
 
+HASHED_BY = "hashed_by"
+"""In the column `declared` of a row of limits: the tasks whose code hashes the keys of it. Absent where none does."""
+
+
+def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> str | None:
+    """Which tasks of a row hash its keys and which do not, where that differs: such as code of two programs."""
+    hashing = set((declared or {}).get(HASHED_BY, ())) & {*tasks}
+    others = set(tasks) - hashing
+    if not hashing or not others:
+        return None
+    does = "hashes" if len(hashing) == 1 else "hash"
+    return (
+        f"the code of {', '.join(sorted(hashing))} {does} its keys, since it makes them of sensitive arguments, and "
+        f"that of {', '.join(sorted(others))} stores them as they are: a key has two spellings, and each counts alone"
+    )
+
+
+SPLIT_REMEDY = (
+    "declare the arguments of the key sensitive=[…] in each program that shares the limit; or give one of them a limit "
+    "of its own name="
+)
+
+
 def gates_of(
     task: str, limits: Sequence[Limit], fair_by: KeyOf | None, parameters: Mapping[str, Any], hidden: frozenset[str]
 ) -> tuple[Gate, ...]:

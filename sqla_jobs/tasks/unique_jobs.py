@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import on_rollback, savepoint
+from sqla_jobs.database.notify import count_after_commit
 from sqla_jobs.errors import ArgumentsError, JobExists
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import LIVE, WAITING
+from sqla_jobs.queries.returned import count_returned
 from sqla_jobs.queries.unique import Holder, UniqueJobs, statements_for
 from sqla_jobs.rules.unique import Unique
 from sqla_jobs.tasks.declaration import Declaration
@@ -61,6 +63,7 @@ def add_unique(
     with _as_pending(session, models):
         jobs = _unique_jobs(session, models, values, rule, gates_of, loads=True)
         stored = _store(jobs, rule.policy, {item.key: item.args})
+    _count(jobs, rule.policy, {item.key: 1}, stored.left_out)
     job: J = stored.holders[item.key].job
     on_rollback(session, partial(_expire, session, models.Job, [job.id]))  # it would keep what is undone
     if rule.policy.on_conflict == "raise" and stored.left_out:
@@ -134,9 +137,19 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     again = sum(counts[key] - 1 for key in stored.inserted)
     replaced = sum(counts[key] for key in stored.replaced)
     left_out = sum(counts[key] for key in stored.left_out)
+    _count(jobs, policy, counts, stored.left_out)
     if policy.changes:
         return Enqueued(len(stored.inserted), replaced=replaced + again, skipped=left_out)
     return Enqueued(len(stored.inserted), replaced=replaced, skipped=left_out + again)
+
+
+def _count(jobs: UniqueJobs, policy: Unique, times: Mapping[str, int], left_out: Mapping[str, Holder]) -> None:
+    """Count these enqueues, by key, where a job that waits for its time is the answer to them."""
+    if policy.on_conflict != "return":
+        return
+    models = jobs.statements.models
+    if delayed := {one.id: times[key] for key, one in left_out.items() if one.state == "scheduled"}:
+        count_after_commit(jobs.session, models.Job, count_returned(models), delayed)
 
 
 @dataclass(frozen=True, slots=True)

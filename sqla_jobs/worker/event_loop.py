@@ -6,8 +6,9 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ _BLOCKED = 1.0
 """Seconds after which a loop that does not answer is told of."""
 _STOP = 5.0
 """Seconds that the loop gets to end."""
+_GOES_ON = 1.0
+"""Seconds after which a loop counts as going on, although all it ran was cancelled."""
 _RUNS = "_contained"
 """The function below which the stack of a blocked loop is a task's own."""
 
@@ -64,10 +67,34 @@ class EventLoop:
 
     def _begin(self) -> None:
         self._noting = Noting.begin(self.loop)
+        self._keep_watch()
         self._answer()
+
+    def _keep_watch(self) -> None:
+        """Have an asyncio task in the loop that is cancelled with all others."""
+        self._watch = self.loop.create_task(asyncio.Event().wait(), name="sqla_jobs-watch")
+        self._watch.add_done_callback(self._on_cancelled)
+
+    def _on_cancelled(self, watch: object) -> None:
+        if not self._is_stopping:
+            self.loop.call_later(_GOES_ON, self._keep_watch)
+
+    def begin(self, callback: Callable[..., object], *args: object, context: Context) -> None:
+        """Call it in the thread of the loop; not while somebody ends that, as `asyncio.run` does by cancelling all.
+
+        What began then would be lost. Raises `RuntimeError` where the application has closed the loop.
+        """
+        self.loop.call_soon_threadsafe(self._call_unless_ending, callback, args, context, context=context)
+
+    def _call_unless_ending(self, callback: Callable[..., object], args: Sequence[object], context: Context) -> None:
+        if self._watch.cancelling():
+            self.loop.call_later(_GOES_ON, self._call_unless_ending, callback, args, context, context=context)
+        else:
+            callback(*args)
 
     def _end(self) -> None:
         self._noting.end(self.loop)
+        self._watch.cancel()
         if self.is_own:
             self.loop.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,11 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries
 from sqla_jobs.queries.gating import Gated, Ungated
 from sqla_jobs.queries.limits import DeclaredLimit, declare
-from sqla_jobs.rules.limits import PLACES, described, ordered_gate, worded
+from sqla_jobs.rules.limits import PLACES, SPLIT_REMEDY, described, ordered_gate, titled, worded
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.tasks.declaration import Declaration
+
+log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON, _SELDOM = 1.0, 5.0
 """Seconds between two looks for jobs that lack gates: after news, and without news."""
@@ -81,8 +84,11 @@ class Gating:
     def declare(self, engine: Engine, models: Models[Any]) -> None:
         """Store the declared limits. Raises `ConfigurationError` if two tasks declare one limit differently."""
         with Session(engine.execution_options(isolation_level="READ COMMITTED")) as session, session.begin():
-            declare(session, models, list(self._declarations), declared_limits(self._declarations.values()))
+            limits = declared_limits(self._declarations.values())
+            split = declare(session, models, list(self._declarations), limits)
             self._has_rows = session.scalars(select(models.Limit).limit(1)).first() is not None
+        for row, how in split.items():
+            log.warning("the %s is split: %s. Remedy: %s", titled(row), how, SPLIT_REMEDY)
 
     def is_behind(self, news: object) -> bool:
         """Whether the last look began before this news."""
@@ -229,6 +235,7 @@ def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLim
                     f"the limit {described(gate.row)} is {worded(known.values)} of task {said_by[gate.row]} and "
                     f"{worded(mine)} of task {declaration.name}: say the same for both, or give one another name="
                 )
-            rows[gate.row] = DeclaredLimit(gate.row, mine, tasks | (known.tasks if known else frozenset()))
+            tasks |= known.tasks if known else frozenset()
+            rows[gate.row] = DeclaredLimit(gate.row, mine, tasks, gate.is_hidden)
             said_by.setdefault(gate.row, declaration.name)
     yield from rows.values()

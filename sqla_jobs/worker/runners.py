@@ -25,8 +25,6 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FINALLY = 2.0
 """Seconds that coroutines get to end once they are cancelled because the worker stops."""
-_GOES_ON = 1.0
-"""Seconds after which an event loop goes on, although all it ran was cancelled."""
 _IDLE = 0.1
 """Seconds that waiting threads get to end beside one that does not."""
 
@@ -160,7 +158,7 @@ class _Slots:
         assert self._events is not None
         self._at_work[attempt.job.run_id] = attempt
         try:
-            self._events.loop.call_soon_threadsafe(self._begin_slot, self._events, attempt, context=self._context)
+            self._events.begin(self._begin_slot, self._events, attempt, context=self._context)
         except RuntimeError as error:  # its application has closed it
             log.debug("%s is stranded: %s", attempt, error)
 
@@ -177,8 +175,7 @@ class _Slots:
                 self.threads.begin(following)
                 return
             if following is not None and slot.cancelling():  # by who ends the loop, and is not to wait for new ones
-                self._at_work[following.job.run_id] = following
-                events.loop.call_later(_GOES_ON, self._begin_in_loop, following)
+                self._begin_in_loop(following)
                 return
 
     def _in_thread(self, attempt: Attempt) -> None:

@@ -233,6 +233,11 @@ class TestStatus:
         ]
         assert data["failures"][0]["last_error"] == "directly"
 
+    def test_a_cancelled_job_is_none_that_was_done(self, run: Run, session: Session, failed: list[int]) -> None:
+        jobs.cancel(session, shop.mark.enqueue(session, 1))
+        session.commit()
+        assert [one["per_minute"] for one in read_status(run)["queues"]] == [3]
+
     def test_what_fails_and_is_tried_again_is_seen_before_it_is_given_up(
         self, run: Run, session: Session, database: Engine
     ) -> None:

@@ -40,8 +40,8 @@ def run(*arguments: str, code: int = 0) -> Result:
     return result
 
 
-def read_limits() -> dict[str, Any]:
-    return {one["gate"]: one for one in json.loads(run("limits", "--json").stdout)}
+def read_limits(*options: str) -> dict[str, Any]:
+    return {one["gate"]: one for one in json.loads(run("limits", "--json", *options).stdout)}
 
 
 def audit(session: Session) -> list[tuple[str, str, dict[str, Any]]]:
@@ -132,6 +132,12 @@ def test_many_groups_hide_none_and_are_counted_as_far_as_told(declared: Engine, 
     enqueue(declared, shop.pair, [{"n": 1}])
     found = read_limits()
     assert (found["#keyed="]["waiting"], found["#keyed="]["waiting_is_least"]) == (20_000, True)
+    jobs.set_limit(session, queue="default", running=0)
+    session.commit()
+    found = read_limits("--exact")
+    waiting = {gate: (found[gate]["waiting"], found[gate]["waiting_is_least"]) for gate in ("#keyed=", "@default")}
+    assert waiting == {"#keyed=": (30_000, False), "@default": (30_001, False)}
+    assert found["#pair"]["waiting"] == 1
 
 
 def test_an_operator_sets_and_clears_a_limit_and_the_audit_says_so(declared: Engine, session: Session) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
@@ -75,6 +77,52 @@ def test_what_only_sessions_show_is_refused_where_a_worker_starts(
     bind(jobs, database)
     with pytest.raises(ConfigurationError, match="puts 'tenant' in the place of the schema None"):
         jobs.worker().drain()
+
+
+def by_engine(connection: Connection) -> Session:
+    return Session(connection.engine.execution_options(**OF_TENANT))
+
+
+def by_connection(connection: Connection) -> Session:
+    return Session(connection.execution_options(**OF_TENANT))
+
+
+def by_option(connection: Connection) -> Session:
+    session = Session(connection.engine)
+    session.connection(execution_options=OF_TENANT)
+    return session
+
+
+@pytest.mark.parametrize("open_session", [by_engine, by_connection, by_option])
+def test_what_a_session_would_put_elsewhere_is_not_committed(
+    database: Engine, open_session: Callable[[Connection], Session]
+) -> None:
+    jobs = application()
+    note = jobs.tasks["note"]
+    with database.execution_options(**OF_TENANT).begin() as connection:
+        connection.execute(text("CREATE SCHEMA tenant"))
+        jobs.Job.metadata.create_all(connection)
+    jobs.bind(database)
+
+    def enqueue(session: Session) -> None:
+        note.enqueue(session, n=1)
+        session.commit()
+
+    def enqueue_many(session: Session) -> None:
+        note.enqueue_many(session, [{"n": 1}])
+
+    def enqueue_unique(session: Session) -> None:
+        note.options(unique_key="one").enqueue(session, n=1)
+
+    for put in (enqueue, enqueue_many, enqueue_unique):
+        with database.connect() as connection, open_session(connection) as session:
+            with pytest.raises(ConfigurationError, match=r"puts 'tenant' in the place of the schema None .* schema='p"):
+                put(session)
+            with suppress(PendingRollbackError):
+                session.commit()
+    with database.begin() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM tenant.sqla_jobs")) == 0
+        connection.execute(text("DROP SCHEMA tenant CASCADE"))
 
 
 def test_jobs_of_a_schema_that_the_map_does_not_name_are_where_all_tenants_look(database: Engine) -> None:

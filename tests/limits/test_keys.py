@@ -100,6 +100,25 @@ def test_a_job_that_plain_sql_has_put_behind_an_ordered_key_starts_in_its_order(
         assert [*started] == ["0", "1"]
 
 
+def test_a_job_that_no_code_puts_into_the_order_of_its_key_is_told_of(database: Engine) -> None:
+    """Its task has no limit, so no worker asks what gates it should have."""
+    insert(database, "plain", '{"n": 0}', "{#a,!of='b'=1}")
+    insert(database, "ordered", '{"account": 1, "n": 0}', "{!ordered=1}")
+    insert(database, "plain", '{"n": 0}', "{#!}")
+    jobs = shop.jobs
+    with Session(database) as session:
+        told = {one.about: one for one in examine(session, jobs) if "ordered_by" in one.found}
+        assert told.keys() == {"job 1"}
+        assert "it has the gate !of='b'=1 and no ordered_by" in told["job 1"].found
+        (why,) = [reason for reason in jobs.why(session, 1) if "ordered_by" in reason]
+        assert why.startswith(f"It never starts: {told['job 1'].found}")
+        assert not any("ordered_by" in reason for reason in jobs.why(session, 2))
+        session.execute(text(told["job 1"].remedy.partition(";")[0]))
+        session.commit()
+    with jobs.worker({"default": 2}):
+        wait_until(lambda: states(database) == {"succeeded": 3})
+
+
 @pytest.mark.parametrize("is_known_late", [False, True])
 def test_a_key_that_one_task_hides_is_one_key_for_all_that_share_the_limit(
     database: Engine, is_known_late: bool
@@ -125,6 +144,42 @@ def test_a_key_that_one_task_hides_is_one_key_for_all_that_share_the_limit(
         enqueue_some(news)
     enqueue_some(reset_password)
     assert jobs.worker().drain() == 5
+
+
+def test_a_limit_whose_keys_one_of_two_programs_hides_is_told_of(
+    database: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = RateLimit(5, per=60, key="to", name="smtp")
+    mails, news, mended = bound(database), bound(database), bound(database)
+
+    @mails.task(limits=limit, sensitive=["to"])
+    def reset_password(to: str) -> None: ...
+
+    @news.task(name="news", limits=limit)
+    def shows(to: str) -> None: ...
+
+    @mended.task(name="news", limits=limit, sensitive=["to"])
+    def hides(to: str) -> None: ...
+
+    def told() -> list[tuple[str, str, str]]:
+        with Session(database) as session:
+            found = [one for one in examine(session, mails) if one.about == "rate smtp of each key"]
+            return [(one.verdict, one.found, one.remedy) for one in found]
+
+    for first, second in ((mails, news), (news, mails)):
+        for one in (first, second):
+            caplog.clear()
+            assert one.worker().drain() == 0
+        ((verdict, found, remedy),) = told()
+        assert verdict == "warning"
+        assert "the code of reset_password hashes its keys" in found
+        assert "that of news stores them as they are" in found
+        assert "sensitive=[…] in each program" in remedy
+        assert f"the rate smtp of each key is split: {found}. Remedy: {remedy}" in caplog.text
+    caplog.clear()
+    assert mended.worker().drain() == 0
+    assert told() == []
+    assert "is split" not in caplog.text
 
 
 def test_a_hidden_key_is_found_by_its_value_and_by_the_hash_that_people_see(database: Engine) -> None:

@@ -190,6 +190,39 @@ class TestAUniqueJobFarAhead:
         session.commit()
         assert doctor()[f"job {job.id}"][0].endswith("; 2 ticks of a schedule were skipped for it")
 
+    def test_enqueues_that_it_was_the_answer_to_are_counted(self, database: Engine, session: Session) -> None:
+        far = take.options(unique_key="far", delay=30 * 86400)
+        job = far.enqueue(session, item=1)
+        near = take.options(unique_key="near", delay=30).enqueue(session, item=1)
+        session.commit()
+        far.enqueue(session, item=1)
+        session.rollback()
+        take.options(unique_key="near").enqueue(session, item=1)
+        with Session(database) as other:
+            assert far.enqueue(other, item=1).id == job.id  # holds the job until it commits, and nobody waits for that
+            for number in range(2):
+                assert far.enqueue(session, item=number).id == job.id
+                session.commit()
+            other.commit()
+        wait_until(lambda: counted(session, job.id) == 3)
+        assert counted(session, near.id) is None  # a worker may be about to queue it
+        found, _ = doctor()[f"job {job.id}"]
+        assert found.endswith(" is no job of its own; at least 3 enqueues were answered with it so far")
+        assert warned(session, f"job {job.id}")
+        assert "At least 3 enqueues of its unique key were answered with it meanwhile." in jobs.why(session, job)
+        each = take.options(unique=Unique("item"), delay=7200)
+        each.enqueue_many(session, [{"item": 1}])
+        session.commit()
+        assert each.enqueue_many(session, [{"item": 1}, {"item": 1}]).left_out == 2
+        session.commit()
+        collects = session.scalar(text("SELECT max(id) FROM sqla_jobs"))
+        wait_until(lambda: counted(session, collects) == 2)
+        assert f"job {collects}" not in doctor(), "it may be meant to collect them"
+
+
+def counted(session: Session, job_id: int) -> Any:
+    return afresh(session).scalar(text("SELECT times_returned FROM sqla_jobs WHERE id = :id"), {"id": job_id})
+
 
 def test_a_debounce_that_never_comes_to_an_end_is_told(database: Engine, session: Session) -> None:
     job = index.options(delay=60).enqueue(session, page="/")
@@ -209,6 +242,26 @@ def test_a_debounce_that_never_comes_to_an_end_is_told(database: Engine, session
     assert "max_delay=" in remedy
     assert warned(session, f"job {job.id}")
     assert "3 enqueues of its unique key have replaced it since it was first asked for" in jobs.why(session, job)[1]
+
+
+def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database: Engine, session: Session) -> None:
+    """An alias of a task whose arguments were renamed too would only turn waiting jobs into failed ones."""
+    session.add_all(
+        [
+            jobs.Job(task="reminder", args={"client": 1, "urgent": True}),
+            jobs.Job(task="indexes", args={"page": "a"}),
+            jobs.Job(task="zzz", args={}),
+        ]
+    )
+    session.commit()
+    with jobs.worker({"other": 1}):
+        wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'queued'")) == 3)
+        remedies = {about: remedy for about, (_, remedy) in doctor().items()}
+    about_reminder = remedies["task reminder"]
+    assert "aliases=[…], where that takes the same arguments (client, urgent; remind takes (customer)" in about_reminder
+    assert "where those were renamed too, declare a task of the old name and arguments" in about_reminder
+    assert "index takes their arguments, so aliases=[…] does; or cancel" in remedies["task indexes"]
+    assert "where that takes the same arguments (); where" in remedies["task zzz"]
 
 
 def test_a_schedule_of_a_task_that_is_gone_is_told(database: Engine, session: Session) -> None:

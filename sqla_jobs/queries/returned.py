@@ -1,0 +1,46 @@
+"""Counts the enqueues that a job of a unique key has been the answer to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Integer, Interval, func, literal_column, select, update
+
+from sqla_jobs.calls.values import numbers
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.queries.expressions import Tables, in_state, locked, unnest_text
+from sqla_jobs.queries.statement import Statement
+
+
+class CountReturned(Statement):
+    """Counts enqueues that were answered with a job that waits for its time, more than a minute ahead.
+
+    So no worker that queues jobs which are due meets its lock. It waits for nobody's: a job that somebody else holds,
+    as who enqueues does until the end of its transaction, is left out.
+    """
+
+    def __call__(self, connection: Connection, times: Mapping[int, int]) -> set[int]:
+        """`times` are enqueues by the job's id. Returns the ids of those that were counted."""
+        values = {"ids": numbers(times), "times": numbers(times.values())}
+        return set(self._run(connection, values).scalars())
+
+    def sql(self) -> Any:
+        jobs = self.tables.jobs
+        given = unnest_text("given", id=("ids", BigInteger), times=("times", Integer))
+        later = func.clock_timestamp() + literal_column("INTERVAL '1 minute'", Interval)
+        rows = (
+            select(jobs.c.id, given.c.times)
+            .select_from(jobs.join(given, jobs.c.id == given.c.id))
+            .where(in_state(jobs, "scheduled"), jobs.c.run_at > later)
+        )
+        mine = locked(rows, "mine", of=jobs)
+        counted = func.coalesce(jobs.c.times_returned, 0) + mine.c.times
+        return update(jobs).where(jobs.c.id == mine.c.id).values(times_returned=counted).returning(jobs.c.id)
+
+
+@lru_cache(maxsize=16)
+def count_returned(models: Models[Any]) -> CountReturned:
+    """The statement for the jobs of these models."""
+    return CountReturned(Tables(models))
