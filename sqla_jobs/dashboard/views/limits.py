@@ -38,8 +38,10 @@ def add(site: Dashboard) -> AnyResponse:
     given = _given(_NEW)
     try:
         numbers = _numbers(given)
-        with site.changing() as changing:
-            gates = actions.set_by_person(changing, _target(site, given), **numbers)
+        key = key_in(given["key"]) if given["key"] else UNSAID
+        target = actions.target(site.jobs.tasks, given["which"] or None, queue=given["queue"] or None, key=key)
+        with site.changing() as it:
+            gates = actions.set_limit(it, target, **numbers)
     except JobsError as error:
         return _new_form(site, given, error)
     return _told(site, gates, "set")
@@ -58,8 +60,8 @@ def save(site: Dashboard) -> AnyResponse:
     given, one = _given(_NUMBERS), _read(site, request.form.get("gate", ""))
     try:
         numbers = _numbers(given)
-        with site.changing() as changing:
-            gates = actions.set_by_person(changing, actions.target_of_row(one.gate, one.tasks), **numbers)
+        with site.changing() as it:
+            gates = actions.set_limit(it, actions.target_of_row(one.gate, one.tasks), **numbers)
     except JobsError as error:
         return _edit_form(site, one, given, error)
     return _told(site, gates, "set")
@@ -68,8 +70,8 @@ def save(site: Dashboard) -> AnyResponse:
 def clear(site: Dashboard) -> AnyResponse:
     """POST /limits/clear"""
     one = _read(site, request.form.get("gate", ""))
-    with site.changing() as changing:
-        gates = actions.clear_by_person(changing, actions.target_of_row(one.gate, one.tasks))
+    with site.changing() as it:
+        gates = actions.clear_limit(it, actions.target_of_row(one.gate, one.tasks))
     return _told(site, gates or [one.gate], "as code says it")
 
 
@@ -100,14 +102,6 @@ def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float 
         return kind(text) if text else None
     except ValueError:
         raise ArgumentsError(f"{name} must be a number, got {text!r:.40}") from None
-
-
-def _target(site: Dashboard, given: Mapping[str, str]) -> actions.Target:
-    if bool(given["which"]) == bool(given["queue"]):
-        raise ArgumentsError("name a task or a limit, or else a queue, and not both")
-    if given["queue"]:
-        return actions.target_of_queue(given["queue"])
-    return actions.target(site.jobs.tasks, given["which"], key_in(given["key"]) if given["key"] else UNSAID)
 
 
 def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None = None) -> Response:

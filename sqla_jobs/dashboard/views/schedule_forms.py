@@ -40,14 +40,10 @@ def new(site: Dashboard) -> Response:
 def add(site: Dashboard) -> AnyResponse:
     """POST /schedules/new"""
     given = {name: request.form.get(name, "").strip() for name in _EMPTY}
-    jobs = site.jobs
     try:
         values = _values(site, given, hidden={})
-        with site.changing() as changing:
-            schedule = schedule_actions.add(changing.session, jobs.models, jobs.tasks, given["name"], values)
-            changing.session.flush()
-            schedule_id = schedule.id
-            changing.record("add", f"schedule {given['name']}", cron=values["cron"], task=values["task"])
+        with site.changing() as it:
+            schedule_id = schedule_actions.add(it, given["name"], values).id
     except JobsError as error:
         return _form(site, given, None, error)
     return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is added.")
@@ -67,18 +63,13 @@ def edit(site: Dashboard, schedule_id: int) -> Response:
 def save(site: Dashboard, schedule_id: int) -> AnyResponse:
     """POST /schedules/<id>/edit"""
     given = {name: request.form.get(name, "").strip() for name in _EMPTY}
-    jobs = site.jobs
     row: Any = None
     try:
-        with site.changing() as changing:
-            row = schedule_actions.hold(changing.session, jobs.models, schedule_id)
+        with site.changing() as it:
+            row = schedule_actions.hold(it, schedule_id)
             given["name"] = row.name
             hidden = _withheld(site, row.task, row.args) if given["task"] == row.task else {}
-            values = _values(site, given, hidden=hidden)
-            changed = schedule_actions.edit(changing.session, jobs.models, jobs.tasks, schedule_id, values)
-            if "args" in changed:  # not shown: some of them may be sensitive
-                changed["args"] = "changed"
-            changing.record("edit", f"schedule {row.name}", **changed)
+            schedule_actions.edit(it, schedule_id, _values(site, given, hidden=hidden))
     except schedule_actions.UnknownSchedule:
         raise
     except JobsError as error:

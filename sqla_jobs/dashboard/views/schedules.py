@@ -151,31 +151,24 @@ def change(site: Dashboard, schedule_id: int, action: str) -> AnyResponse:
     """POST /schedules/<id>/<action>"""
     if action not in _ACTIONS:
         abort(404)
-    with site.changing() as changing:
-        notice = _ACTIONS[action](changing, schedule_id)
+    with site.changing() as it:
+        notice = _ACTIONS[action](it, schedule_id)
     return site.go(site.back(site.url("schedule", schedule_id=schedule_id)), notice)
 
 
-def _enable(changing: Changing, schedule_id: int) -> str:
-    schedule = schedule_actions.enable(changing.session, changing.models, schedule_id)
-    changing.record("enable", f"schedule {schedule.name}")
-    return f"Schedule {schedule.name} is enabled; it catches up on nothing."
+def _enable(it: Changing, schedule_id: int) -> str:
+    return f"Schedule {schedule_actions.enable(it, schedule_id).name} is enabled; it catches up on nothing."
 
 
-def _disable(changing: Changing, schedule_id: int) -> str:
+def _disable(it: Changing, schedule_id: int) -> str:
     reason = request.form.get("reason", "").strip()[:500]
     if not reason:
         raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
-    schedule = schedule_actions.disable(changing.session, changing.models, schedule_id, reason)
-    schedule.disabled_reason = changing.tasks.secrets(schedule.task, schedule.args).text(reason)
-    changing.record("disable", f"schedule {schedule.name}", reason=schedule.disabled_reason)
-    return f"Schedule {schedule.name} is disabled."
+    return f"Schedule {schedule_actions.disable(it, schedule_id, reason).name} is disabled."
 
 
-def _fire(changing: Changing, schedule_id: int) -> str:
-    job = schedule_actions.fire(changing.session, changing.models, changing.tasks, schedule_id)
-    changing.record("run now", f"schedule {schedule_id}", job=job.id)
-    return f"Job {job.id} is queued, beside the schedule's ticks."
+def _fire(it: Changing, schedule_id: int) -> str:
+    return f"Job {schedule_actions.fire(it, schedule_id).id} is queued, beside the schedule's ticks."
 
 
 _ACTIONS: dict[str, Callable[[Changing, int], str]] = {"enable": _enable, "disable": _disable, "fire": _fire}
