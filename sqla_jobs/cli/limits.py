@@ -17,10 +17,11 @@ from sqla_jobs.cli.output import as_json, print_json, print_table, shown
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.limits import LimitStatus, read_limits
+from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
 from sqla_jobs.rules.wording import NOTHING
+from sqla_jobs.runtime.figures import LimitStatus
 
 
 @click.command(cls=ApplicationCommand)

@@ -13,9 +13,10 @@ from sqla_jobs.actions.limits import UNSAID
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.errors import ArgumentsError, JobsError
-from sqla_jobs.monitoring.limits import LimitStatus, read_limits
+from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
+from sqla_jobs.runtime.figures import LimitStatus
 
 _NUMBERS = ("running", "rate", "per")
 _NEW = ("which", "key", "queue", *_NUMBERS)

@@ -6,7 +6,7 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import pausing
-from sqla_jobs.dashboard.data.statistics import SPANS, read_figures
+from sqla_jobs.dashboard.data.statistics import SPANS, read_statistics
 from sqla_jobs.dashboard.render import chart
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import state_counts
@@ -21,7 +21,7 @@ def show(site: Dashboard) -> Response:
     jobs = site.jobs
     with site.reading() as (session, now):
         queues, processes = read_work(session, jobs)
-        figures = read_figures(session, jobs, span, now)
+        figures = read_statistics(session, jobs, span, now)
         found = problems(session, jobs, queues, processes)
         counts = state_counts(session, jobs)
         paused_tasks = read_paused_tasks(session, jobs)
