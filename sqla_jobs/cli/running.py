@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.configured import configured
 from sqla_jobs.cli.naming import (
     ApplicationCommand,
     application_options,
@@ -28,6 +28,20 @@ from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
 from sqla_jobs.supervisor.spec import Application, ChildSpec
 from sqla_jobs.supervisor.supervisor import Supervisor
+
+
+def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of the command that runs, with what the application's config says, such as SQLA_JOBS_QUEUES of Flask.
+
+    The command line comes first.
+    """
+    context = click.get_current_context()
+    options = {str(option.name): option for option in context.command.params}
+    return given | {
+        name: options[name].process_value(context, value)
+        for name, value in defaults.get(str(context.command.name), {}).items()
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT
+    }
 
 
 def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
@@ -101,7 +115,7 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
         name = named_application(application)
 
     def plan(defaults: dict[str, dict[str, Any]]) -> tuple[ChildSpec, SupervisorOptions]:
-        found = configured(options, defaults)
+        found = _configured(options, defaults)
         with right_usage():
             logs = _logs(**found)
             planned = _child_spec(drain=drain, logs=logs, **found), _supervision(reload=reload, **found)
@@ -200,7 +214,7 @@ def clock(application: str | None, database_url: str | None, **options: Any) -> 
         name = named_application(application)
         logs.set_up(name)
         jobs, defaults = load_configured(name)
-        options = configured(options, defaults)
+        options = _configured(options, defaults)
         with right_usage():
             settings = LeaseSettings(options["heartbeat"], options["lease"])
             if _logs(**options) != logs:

@@ -12,8 +12,9 @@ from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSAID
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.errors import JobsError
 from sqla_jobs.monitoring.limits import read_limits
+from sqla_jobs.rules.checks import read_number
 from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
 from sqla_jobs.runtime.figures import LimitStatus
@@ -95,14 +96,8 @@ def _read(site: Dashboard, gate: str) -> LimitStatus:
 
 def _numbers(given: Mapping[str, str]) -> Any:
     """What `set_limit` takes. Raises `ArgumentsError`."""
-    return {name: _number(name, given[name], float if name == "per" else int) for name in _NUMBERS}
-
-
-def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float | None:
-    try:
-        return kind(text) if text else None
-    except ValueError:
-        raise ArgumentsError(f"{name} must be a number, got {text!r:.40}") from None
+    kinds = ((name, text, float if name == "per" else int) for name in _NUMBERS if (text := given[name]))
+    return dict.fromkeys(_NUMBERS) | {name: read_number(name, text, kind) for name, text, kind in kinds}
 
 
 def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None = None) -> Response:
