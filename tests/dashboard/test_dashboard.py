@@ -837,6 +837,8 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
     actions = ["reschedule", "move", "retry", "cancel", "retry", "delete"]
     assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
+    details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
+    assert details[1:] == [{"queue": "mail", "priority": -3}, {}, {}, {}, {"task": "add"}]
     page = words(visitor.get("/audit"))
     assert "run at: 2031-02-03T04:05:00+00:00" in page
     assert len(re.findall(r"<strong>move</strong>", visitor.get(f"/audit?subject=job+{job_id}"))) == 1
@@ -925,6 +927,22 @@ def test_a_retry_that_meets_a_live_unique_key_says_so(visitor: Visitor, session:
     response = visitor.post(f"/jobs/{old.id}/retry")
     assert response.status_code == 409
     assert f"cannot be retried: live job {live.id} has its unique key" in response.text
+
+
+@pytest.mark.parametrize("action", ["cancel", "delete"])
+def test_a_job_that_somebody_holds_is_said_to_be_held_and_stays(
+    visitor: Visitor, session: Session, database: Engine, action: str
+) -> None:
+    job = shop.add.options(delay=60).enqueue(session, a=1)
+    session.commit()
+    with Session(database) as other:
+        other.execute(update(jobs.Job).where(jobs.Job.id == job.id).values(priority=3))
+        refused = visitor.post(f"/jobs/{job.id}/{action}")
+    assert refused.status_code == 409
+    assert "somebody holds or has changed it" in refused.text
+    session.refresh(job)
+    assert job.state == "scheduled"
+    assert audit(session) == []
 
 
 def test_an_audit_line_and_its_change_are_one_commit(
@@ -1123,7 +1141,8 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     visitor.change(f"{one}/enable")
     session.refresh(schedule)
     assert (schedule.enabled, schedule.disabled_reason) == (True, None)
-    assert [line[1] for line in audit(session)] == ["add", "edit", "disable", "run now", "enable"]
+    actions = ["add", "edit", "disable", "run now", "enable"]
+    assert audit(session) == [("ada@example.com", action, "schedule nightly") for action in actions]
     details = session.scalar(select(jobs.Audit.details).where(jobs.Audit.action == "edit"))
     assert details is not None
     assert details["cron"] == {"from": "30 2 * * *", "to": "0 4 * * *"}
