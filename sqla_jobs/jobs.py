@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import Session, registry
 
+from sqla_jobs.actions import limits, pausing
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.jobs import Cancel, Retry
+from sqla_jobs.actions.limits import UNSAID
+from sqla_jobs.actions.pruning import prune_jobs
 from sqla_jobs.database.async_sessions import AsyncBind
 from sqla_jobs.database.binding import Bind, Binding, Context, SyncBind, both_binds
 from sqla_jobs.database.commits import savepoint
@@ -31,7 +36,6 @@ from sqla_jobs.models.columns import (
 )
 from sqla_jobs.models.defaults import name_only_what_is_set
 from sqla_jobs.models.mapping import Models, map_models
-from sqla_jobs.operations import Operations
 from sqla_jobs.rules.outcomes import RunOutcome
 from sqla_jobs.rules.retention import KEPT, Retention
 from sqla_jobs.runtime.counters import Counters
@@ -43,7 +47,7 @@ from sqla_jobs.tasks.hooks import EventName, H, Hooks, M, S, event_names
 from sqla_jobs.tasks.registry import Tasks
 from sqla_jobs.tasks.schedule import ScheduleOptions, Schedules
 from sqla_jobs.tasks.sessions import AnySession, plain_session
-from sqla_jobs.tasks.task import Task, TaskDecorator
+from sqla_jobs.tasks.task import Task, TaskDecorator, TaskLike
 
 if TYPE_CHECKING:
     from sqla_jobs.clock import Clock
@@ -67,7 +71,7 @@ class Resolver(Protocol):
         ...
 
 
-class Jobs(Operations[J]):
+class Jobs(Generic[J]):
     """The jobs of one application, on its own metadata and in its own database.
 
     `base` is any declarative base, Flask-SQLAlchemy's `db.Model`, or a `registry`; the models are mapped
@@ -326,6 +330,113 @@ class Jobs(Operations[J]):
 
         last = [update async for update in self.follow(job, timeout=timeout)][-1]
         return await asyncio.to_thread(ended, self.binding(), self.models, last)
+
+    def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool:
+        """Cancel a job once the caller commits: a waiting one ends `cancelled`, a running one is asked to.
+
+        With `kill`, a worker of the command line kills its child process if the job does not stop within
+        `--kill-after` seconds. Other jobs that run there lose an attempt.
+        Returns False where it had ended already. Raises `UnknownJob`.
+        """
+        return Cancel(kill=kill).one(self._changing(session, "jobs.cancel(session, job)"), job)
+
+    def retry(self, session: AnySession, job: J | int, /) -> bool:
+        """Queue a job that ended, or waits for its time, at once; it gets at least one attempt more.
+
+        Returns False where it is queued or running. Raises `UnknownJob`, and `JobsError` where another
+        live job has its unique key, or its arguments were erased.
+        """
+        return Retry().one(self._changing(session, "jobs.retry(session, job)"), job)
+
+    def pause(
+        self,
+        session: AnySession,
+        queue: str | None = None,
+        /,
+        *,
+        task: TaskLike | None = None,
+        reason: str | None = None,
+        until: datetime | timedelta | None = None,
+    ) -> None:
+        """Stop all claiming from `queue`, or of `task` in all queues, once the caller commits; what runs goes on.
+
+        `task` is a task, its class, its name or an alias: jobs under all its names wait. `reason` is text for people.
+        At `until`, a datetime with a time zone, or that long from now, claiming goes on by itself, by the server's
+        clock. A second pause keeps the time of the first, with its own `reason` and `until`.
+        Raises `ArgumentsError` unless one of `queue` and `task` is given, and for an `until` that has passed;
+        `UnknownTask`.
+        """
+        it = self._changing(session, f"jobs.pause(session, {'task=…' if queue is None else repr(queue):.60})")
+        pausing.pause(it, queue, task=task, reason=reason, until=until)
+
+    def resume(self, session: AnySession, queue: str | None = None, /, *, task: TaskLike | None = None) -> None:
+        """Claim from `queue`, or jobs of `task`, again once the caller commits. Raises as `pause` does."""
+        it = self._changing(session, f"jobs.resume(session, {'task=…' if queue is None else repr(queue):.60})")
+        pausing.resume(it, queue, task=task)
+
+    def set_limit(
+        self,
+        session: AnySession,
+        which: TaskLike | None = None,
+        /,
+        *,
+        queue: str | None = None,
+        key: object = UNSAID,
+        running: int | None = None,
+        rate: int | None = None,
+        per: float | timedelta | None = None,
+    ) -> None:
+        """Override what code declares, from the caller's commit on: `running` at once, `rate` starts in `per`.
+
+        `which` is a task, its name, or the name of a limit that tasks share; `queue` a queue, which takes `running`
+        alone. With `key` it is one key's own limit. `running` is from 0 (nothing starts) to 1,000,000, `rate` from 0
+        to 10,000, `per` seconds or a timedelta, from 1 s to a day. A task needs to declare no limit for it. What runs
+        goes on. Raises `ArgumentsError`.
+        """
+        target = limits.target(self.tasks, which, queue=queue, key=key)
+        it = self._changing(
+            session, f"jobs.set_limit(session, {'task' if queue is None else f'{queue=!r:.60}'}, running=…)"
+        )
+        limits.set_limit(it, target, running=running, rate=rate, per=per)
+
+    def clear_limit(
+        self,
+        session: AnySession,
+        which: TaskLike | None = None,
+        /,
+        *,
+        queue: str | None = None,
+        key: object = UNSAID,
+    ) -> bool:
+        """Take back what `set_limit` set, from the caller's commit on: what code declares applies again, or no limit.
+
+        Returns False where nothing was set. The arguments are those of `set_limit`. Raises `ArgumentsError`.
+        """
+        target = limits.target(self.tasks, which, queue=queue, key=key)
+        it = self._changing(session, f"jobs.clear_limit(session, {'task' if queue is None else f'{queue=!r:.60}'})")
+        return bool(limits.clear_limit(it, target))
+
+    def spend(self, which: TaskLike, number: int = 1, /, *, key: object = UNSAID, bind: Bind | None = None) -> bool:
+        """Take `number` starts from the rate of a task or of a shared limit, for something that is no job.
+
+        True: they are taken, in a transaction of its own, and count for the next `per` seconds; also where nothing
+        limits that rate. False: so many are not free now, and none is taken. Raises `ArgumentsError`.
+        """
+        return limits.spend(self.binding(bind).engine, self.models, limits.target(self.tasks, which, key=key), number)
+
+    def prune(self, session: AnySession, /, *, older_than: timedelta | float) -> int:
+        """Delete the jobs that ended `older_than` (a timedelta, or seconds) ago, and their runs; returns how many.
+
+        All in the caller's transaction. Left alone are jobs that somebody holds locked, and those to which a row
+        of the application refers, unless its foreign key says ON DELETE CASCADE or SET NULL. Runs that ended
+        `older_than` ago, and whose job the application deleted itself, go too. Workers prune by themselves.
+        Raises `ConfigurationError`.
+        """
+        own = plain_session(session, "jobs.prune(session, older_than=…)")
+        return prune_jobs(own, self.models, older_than=older_than)
+
+    def _changing(self, session: AnySession, said: str) -> Changing:
+        return Changing(plain_session(session, said), self.models, self.tasks)
 
     def worker(
         self,

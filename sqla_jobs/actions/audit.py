@@ -16,16 +16,17 @@ from sqla_jobs.tasks.registry import Tasks
 
 @dataclass(frozen=True, slots=True)
 class Changing:
-    """A transaction of a person's, in which each change leaves a line in the audit."""
+    """A transaction in which something is changed: a person's, or a program's that names no `actor`."""
 
     session: Session
     models: Models[Any]
     tasks: Tasks[Any]
-    actor: str
+    actor: str | None = None
 
     def record(self, action: str, subject: str, **details: Any) -> None:
-        """Say in the audit what is changed; committed together with the change, or not at all."""
-        self.session.add(self.models.Audit(actor=self.actor, action=action, subject=subject, details=details))
+        """Write what a person changes to the audit; committed together with the change, or not at all."""
+        if self.actor is not None:
+            self.session.add(self.models.Audit(actor=self.actor, action=action, subject=subject, details=details))
 
 
 @contextmanager

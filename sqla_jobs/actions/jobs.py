@@ -1,219 +1,242 @@
-"""What people do to jobs, in a transaction of theirs."""
+"""What people do to jobs, one or many: cancel, retry, move, reschedule, delete and erase."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from psycopg.errors import UniqueViolation
-from sqlalchemy import ColumnElement, case, func, null, select, update
+from sqlalchemy import ColumnElement, case, func, null, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm import Session, aliased
 
-from sqla_jobs.actions.pruning import EndedJobs, Old, OrphanedRuns
-from sqla_jobs.actions.pruning import prune as pruned
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.change import BUSY, Change, Chosen, Conditions, id_of
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
-from sqla_jobs.database.refusals import warn
-from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError, UnknownJob
-from sqla_jobs.models.columns import JobMixin, ScheduleMixin
+from sqla_jobs.errors import ArgumentsError, JobsError
+from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import ENDED, LIVE, MAX_ATTEMPTS, MOST_ATTEMPTS, PARKED, WAITING, JobState
-from sqla_jobs.queries.delete_jobs import Removal
-from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.models.types import ENDED, LIVE, MOST_ATTEMPTS, PARKED, WAITING, JobState
+from sqla_jobs.queries import change_jobs
+from sqla_jobs.queries.delete_jobs import Reference, Removal
+from sqla_jobs.queries.expressions import seconds
 from sqla_jobs.queries.limits import keeps_others_waiting
 from sqla_jobs.rules.checks import check_moment, check_seconds
 from sqla_jobs.tasks.enqueue import check_common
 
 
-def cancel(session: Session, models: Models[Any], job: JobMixin | int, *, kill: bool = False) -> bool:
-    """A waiting job ends `cancelled`, and one that failed and holds an ordered key; a running one is asked to.
+@dataclass(frozen=True, slots=True)
+class Cancel(Change):
+    """A waiting job ends `cancelled`, a running one is asked to; one that keeps its ordered key, if it is named.
 
-    False: it had ended already.
+    With `kill`, the process of one that does not stop is killed by its parent. A request to kill is not taken back by
+    one without.
     """
-    wanted = models.Job.state.in_(LIVE) | keeps_others_waiting(models)
-    changed = _change(session, models, job, wanted, cancelled(models, kill=kill))
-    if changed is not None and changed.ordered_by is not None:  # the next one of its key may start
-        after_commit(session, models.Job, models.channel, "")
-    return changed is not None
+
+    name, past, states, by_default = "cancel", "cancelled", LIVE, LIVE
+    kill: bool = False
+    reason: str | None = None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {**({"kill": True} if self.kill else {}), **({"reason": self.reason} if self.reason is not None else {})}
+
+    @classmethod
+    def allowed(cls, models: Models[Any], *, named: bool) -> ColumnElement[bool]:
+        is_live = models.Job.state.in_(cls.states)
+        return or_(is_live, keeps_others_waiting(models)) if named else is_live
+
+    def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
+        job = models.Job
+        runs = job.state == JobState.running
+        return {
+            "state": case((runs, job.state), else_="cancelled"),
+            "finished_at": case((runs, null()), else_=func.clock_timestamp()),
+            "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
+            "kill_requested": True if self.kill else job.kill_requested,
+        }
 
 
-def cancelled(models: Models[Any], *, kill: bool = False) -> dict[str, Any]:
-    """What cancelling sets in a live job. A request to kill is not taken back by one without."""
-    job = models.Job
-    runs = job.state == JobState.running
-    return {
-        "state": case((runs, job.state), else_="cancelled"),
-        "finished_at": case((runs, null()), else_=func.clock_timestamp()),
-        "cancel_requested_at": func.coalesce(job.cancel_requested_at, func.clock_timestamp()),
-        "kill_requested": True if kill else job.kill_requested,
-    }
+_ERASED = "its arguments were erased; enqueue a new job instead"
+_WAIT = "has its unique key; wait for that one, or cancel it"
 
 
-def retry(session: Session, models: Models[Any], job: JobMixin | int) -> bool:
-    """A job that ended or waits is queued at once, with at least one attempt left. False: it is under way."""
-    after_commit(session, models.Job, models.channel, "")
-    session.flush()  # what is wrong with the caller's own rows is told as it is
-    try:
-        with savepoint(session, models.Job):
-            wanted = models.Job.state.not_in(["queued", "running"]) & has_arguments(models)
-            is_retried = _change(session, models, job, wanted, retried(models)) is not None
-    except IntegrityError as error:
-        if not isinstance(error.orig, UniqueViolation):
-            raise
-        raise JobsError(
-            f"job {id_of(session, job)} cannot be retried: another live job has its unique_key; "
-            "wait for that one, or cancel it"
-        ) from error
-    if not is_retried:
-        _refuse_erased(session, models, id_of(session, job))
-    return is_retried
+@dataclass(frozen=True, slots=True)
+class Retry(Change):
+    """A job that ended or waits is queued at once, with at least one attempt left.
+
+    With `over`, a timedelta or seconds, `number` jobs are due one by one, evenly spread over that time from now, the
+    oldest first. Of several that would have one unique key the newest is retried; none whose key a live job has, or
+    that was erased. Raises `ArgumentsError`.
+    """
+
+    name, past, states = "retry", "retried", (*ENDED, JobState.scheduled)
+    by_default = (JobState.failed, JobState.cancelled)
+    left_because = f"its arguments were erased, another job that lives, or is newer, has its unique key, or {BUSY}"
+    over: timedelta | float | None = None
+    number: int = 1
+
+    def __post_init__(self) -> None:
+        if self.over is not None:
+            check_seconds("over", self.over)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {} if self.over is None else {"over": str(timedelta(seconds=check_seconds("over", self.over)))}
+
+    def for_many(self, number: int) -> Change:
+        return replace(self, number=number)
+
+    def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
+        job = models.Job
+        queued = {
+            "state": "queued",
+            "position": models.positions.next_value(),
+            "run_at": func.clock_timestamp(),
+            "max_attempts": func.least(func.greatest(job.max_attempts, job.attempt + 1), MOST_ATTEMPTS),
+            "finished_at": null(),
+            "cancel_requested_at": null(),
+            "kill_requested": False,
+        }
+        if self.over is None:
+            return queued
+        step = check_seconds("over", self.over) / max(1, self.number)
+        place = min(chosen.values(), default=0) - 1 + func.array_position(change_jobs.IDS, job.id)
+        return queued | {"state": "scheduled", "run_at": func.clock_timestamp() + seconds(place * step)}
+
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        job, other = models.Job, aliased(models.Job)
+        has_rival = select(other.id).where(
+            other.unique_key == job.unique_key,
+            other.id != job.id,
+            or_(other.state.in_(LIVE), other.id.in_([*chosen]) & other.state.in_(ENDED) & (other.id > job.id)),
+        )
+        wanted = [*conditions, _has_arguments(models), ~has_rival.exists()]
+        return Change.apply(self, session, models, chosen, wanted)
+
+    def one(self, it: Changing, job: JobMixin | int) -> bool:
+        it.session.flush()  # what is wrong with the caller's own rows is told as it is
+        try:
+            with savepoint(it.session, it.models.Job):
+                return Change.one(self, it, job)
+        except IntegrityError as error:  # the job that has its key was committed meanwhile
+            if not isinstance(error.orig, UniqueViolation):
+                raise
+            raise JobsError(f"job {id_of(it.session, job)} cannot be retried: another live job {_WAIT}") from error
+
+    @classmethod
+    def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
+        job, other = models.Job, aliased(models.Job)
+        if session.scalar(select(job.id).where(job.id == job_id, ~_has_arguments(models))) is not None:
+            return _ERASED
+        rivals = select(other.id).join(job, job.unique_key == other.unique_key)
+        rival = session.scalar(rivals.where(job.id == job_id, other.id != job_id, other.state.in_(LIVE)))
+        return None if rival is None else f"live job {rival} {_WAIT}"
+
+    @classmethod
+    def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
+        job, other = models.Job, aliased(models.Job)
+        rival = select(other.id).where(other.unique_key == job.unique_key, other.id != job.id, other.state.in_(LIVE))
+        reasons = {
+            _ERASED: ~_has_arguments(models),
+            f"a live job {_WAIT}": _has_arguments(models) & rival.exists(),
+        }
+        return [
+            (session.scalar(select(func.count()).select_from(job).where(*conditions, is_so)) or 0, said)
+            for said, is_so in reasons.items()
+        ]
 
 
-def has_arguments(models: Models[Any]) -> ColumnElement[bool]:
+def _has_arguments(models: Models[Any]) -> ColumnElement[bool]:
     """Whether the job could run again: its arguments were not erased."""
     return func.jsonb_typeof(models.Job.args) == "object"
 
 
-def _refuse_erased(session: Session, models: Models[Any], job_id: int) -> None:
-    if session.scalar(select(models.Job.id).where(models.Job.id == job_id, ~has_arguments(models))) is not None:
-        raise JobsError(f"job {job_id} cannot be retried, since its arguments were erased: enqueue a new job instead")
+@dataclass(frozen=True, slots=True)
+class Move(Change):
+    """A waiting job goes to the end of another queue or priority.
 
-
-def retried(models: Models[Any]) -> dict[str, Any]:
-    """What a retry sets in a job that ended or waits."""
-    job = models.Job
-    return {
-        "state": "queued",
-        "position": models.positions.next_value(),
-        "run_at": func.clock_timestamp(),
-        "max_attempts": func.least(func.greatest(job.max_attempts, job.attempt + 1), MOST_ATTEMPTS),
-        "finished_at": null(),
-        "cancel_requested_at": null(),
-        "kill_requested": False,
-    }
-
-
-def run_schedule(session: Session, models: Models[Any], schedule: ScheduleMixin, tasks: Mapping[str, Any]) -> JobMixin:
-    """A job of a schedule for now, whatever its rule says and whether or not it is enabled."""
-    known = tasks[schedule.task].declaration.defaults if schedule.task in tasks else {}
-    after_commit(session, models.Job, models.channel, "")
-    job: JobMixin = models.Job(
-        task=schedule.task,
-        queue=schedule.queue,
-        priority=schedule.priority,
-        args=schedule.args,
-        max_attempts=known.get("max_attempts", MAX_ATTEMPTS),
-        on_failure=known.get("on_failure"),
-        schedule_id=schedule.id,
-        state=JobState.queued,
-    )
-    session.add(job)
-    return job
-
-
-def reschedule(session: Session, models: Models[Any], job: JobMixin | int, run_at: datetime) -> bool:
-    """A waiting job waits until `run_at`, which has a time zone. False: it does not wait."""
-    check_run_at(run_at)
-    table = models.Job
-    after_commit(session, table, models.channel, "")
-    return _change(session, models, job, table.state.in_(WAITING), rescheduled(run_at)) is not None
-
-
-def check_run_at(run_at: datetime | timedelta) -> None:
-    """Raise `ArgumentsError` for what no job can be rescheduled to."""
-    if isinstance(run_at, timedelta):
-        check_seconds("run_at", run_at)
-    elif run_at.utcoffset() is None:
-        raise ArgumentsError(f"run_at must be a datetime with a time zone, got {run_at!r}")
-    elif run_at != PARKED:
-        check_moment("run_at", run_at)
-
-
-def rescheduled(run_at: datetime | timedelta) -> dict[str, Any]:
-    """What rescheduling sets in a job that waits: a moment, or that long from now."""
-    due = func.clock_timestamp() + run_at if isinstance(run_at, timedelta) else run_at
-    return {"state": "scheduled", "run_at": due}
-
-
-def move(
-    session: Session, models: Models[Any], job: JobMixin | int, *, queue: str | None = None, priority: int | None = None
-) -> bool:
-    """A waiting job goes to the end of another queue or priority. False: it does not wait.
-
-    A job of an ordered key keeps its place there: queue and priority change nothing in that order.
+    A job of an ordered key keeps its place there: queue and priority change nothing in that order. Raises
+    `ArgumentsError`.
     """
-    check_move(queue, priority)
-    table = models.Job
-    after_commit(session, table, models.channel, "")
-    return _change(session, models, job, table.state.in_(WAITING), moved(models, queue, priority)) is not None
+
+    name, past, states, by_default = "move", "moved", WAITING, WAITING
+    queue: str | None = None
+    priority: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.details:
+            raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
+        check_common(self.details)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        given = {"queue": self.queue, "priority": self.priority}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
+        job = models.Job
+        position = case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
+        return {**self.details, "position": position}
 
 
-def check_move(queue: str | None, priority: int | None) -> None:
-    """Raise `ArgumentsError` for where no job can be moved to."""
-    if queue is None and priority is None:
-        raise ArgumentsError("neither queue= nor priority= is given: name the one to change")
-    check_common(given_place(queue, priority))
+@dataclass(frozen=True, slots=True)
+class Reschedule(Change):
+    """A waiting job waits until `run_at`, a moment with a time zone or that long from now. Raises `ArgumentsError`."""
+
+    name, past, states, by_default = "reschedule", "rescheduled", WAITING, WAITING
+    run_at: datetime | timedelta
+
+    def __post_init__(self) -> None:
+        if isinstance(self.run_at, timedelta):
+            check_seconds("run_at", self.run_at)
+        elif self.run_at.utcoffset() is None:
+            raise ArgumentsError(f"run_at must be a datetime with a time zone, got {self.run_at!r}")
+        elif self.run_at != PARKED:
+            check_moment("run_at", self.run_at)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        return {"run_at": f"in {self.run_at}" if isinstance(self.run_at, timedelta) else self.run_at.isoformat()}
+
+    def values(self, models: Models[Any], chosen: Chosen) -> dict[str, Any]:
+        is_from_now = isinstance(self.run_at, timedelta)
+        return {"state": "scheduled", "run_at": func.clock_timestamp() + self.run_at if is_from_now else self.run_at}
 
 
-def moved(models: Models[Any], queue: str | None, priority: int | None) -> dict[str, Any]:
-    """What moving sets in a job that waits."""
-    job = models.Job
-    position = case((job.ordered_by.is_not(None), job.position), else_=models.positions.next_value())
-    return {**given_place(queue, priority), "position": position}
+@dataclass(frozen=True, slots=True)
+class Delete(Change):
+    """A job that does not run goes with its runs, unless rows of the application refer to it."""
+
+    name, past, states, by_default = "delete", "deleted", (*ENDED, *WAITING), (*ENDED, *WAITING)
+    left_because, removes = f"rows of the application refer to it, or {BUSY}", True
+
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        removal = Removal(models)
+        after_commit(session, models.Job, models.channel, "")  # the next jobs of their keys may start
+        return removal.remove(session, [*chosen], conditions, removal.references(session))
+
+    @classmethod
+    def obstacle(cls, session: Session, models: Models[Any], job_id: int) -> str | None:
+        return " ".join(map(_kept_by, Removal(models).referring(session, job_id))) or None
+
+    @classmethod
+    def obstacles(cls, session: Session, models: Models[Any], conditions: Conditions) -> list[tuple[int, str]]:
+        return [(number, _kept_by(key)) for key, number in Removal(models).kept(session, conditions)]
 
 
-def given_place(queue: str | None, priority: int | None) -> dict[str, Any]:
-    """What is given of the two."""
-    return {name: value for name, value in (("queue", queue), ("priority", priority)) if value is not None}
+def _kept_by(key: Reference) -> str:
+    return f"kept by rows of {key}. {key.remedy}"
 
 
-def prune(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
-    """Delete the jobs that ended so long ago, with their runs; returns how many.
+@dataclass(frozen=True, slots=True)
+class Erase(Change):
+    """What a job that ended, and its runs, hold of people goes, and their rows stay, for data protection."""
 
-    What somebody holds locked, and what rows of the application refer to, stays. Runs that ended so long ago, and
-    whose job somebody else deleted, go too.
-    """
-    seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
-    references = removal.references(session)
+    name, past, states, by_default, spares = "erase", "erased", ENDED, ENDED, LIVE
+    hides = ("args", "results", "error", "unique_keys")
 
-    @contextmanager
-    def part() -> Generator[Session]:
-        with savepoint(session, models.Job):
-            yield session
-
-    def gone(old: Old) -> int:
-        return sum(count for count, _ in pruned(old, part, partial(warn, "delete", old.name)))
-
-    jobs = sum(gone(EndedJobs(removal, state, seconds, references)) for state in ENDED)
-    gone(OrphanedRuns(Leftovers(models), seconds))
-    return jobs
-
-
-def id_of(session: Session, job: JobMixin | int) -> int:
-    """The id of a job, which is flushed if it has none yet. Raises `ArgumentsError` for what is no job."""
-    if isinstance(job, int):
-        return job
-    if not isinstance(job, JobMixin):
-        raise ArgumentsError(f"{job!r:.60} is neither a job nor the id of one, an integer")
-    if instance_state(job).pending:
-        session.flush()
-    return job.id
-
-
-def _change(session: Session, models: Models[Any], job: JobMixin | int, when: Any, values: dict[str, Any]) -> Any:
-    """Returns the id of the job and what it is ordered by, or None if it is not as `when` says."""
-    job_id = id_of(session, job)
-    table = models.Job
-    statement = update(table).where(table.id == job_id, when).values(values).returning(table.id, table.ordered_by)
-    changed = session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
-    if changed is None and session.scalar(select(table.id).where(table.id == job_id)) is None:
-        raise UnknownJob(f"there is no job {job_id}; it may have been pruned")
-    known = session.identity_map.get(session.identity_key(table, job_id))
-    if known is not None:
-        session.refresh(known, [*values])
-    return changed
+    def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
+        return change_jobs.erase(session, models, [*chosen], conditions)

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.database.notify import after_commit
@@ -47,18 +46,20 @@ def gates_of(target: Target) -> list[str]:
     return [gate for gate in (target.concurrency, target.rate) if gate]
 
 
-def target_of_queue(queue: object) -> Target:
-    """The concurrency limit of a queue. Queues have no rate. Raises `ArgumentsError`."""
-    return Target(f"@{check_queue(queue)}", "", ())
-
-
 def target_of_row(gate: str, tasks: Sequence[str]) -> Target:
     """An existing row of limits, with the tasks that it names."""
     return Target("", gate, tuple(tasks)) if gate.startswith("%") else Target(gate, "", tuple(tasks))
 
 
-def target(tasks: Tasks[Any], which: object, key: object) -> Target:
-    """The rows of a task, given as itself or by name, or of a shared limit. Raises `ArgumentsError`."""
+def target(tasks: Tasks[Any], which: object, *, queue: object = None, key: object = UNSAID) -> Target:
+    """The rows of a task, given as itself or by name, of a shared limit, or of a queue, which has no rate.
+
+    Raises `ArgumentsError`.
+    """
+    if (which is None) == (queue is None):
+        raise ArgumentsError("name a task or a limit, or else a queue, and not both")
+    if queue is not None:
+        return Target(f"@{check_queue(queue)}", "", ())
     tasks.load()
     gates = [gate for task in tasks.values() for gate in task.declaration.gates if gate.limit is not None]
     is_task = not isinstance(which, str) or which in tasks
@@ -89,26 +90,6 @@ def _keyed(mine: Mapping[str, Gate], kinds: str, name: str, key: object) -> str:
 
 
 def set_limit(
-    session: Session,
-    models: Models[Any],
-    target: Target,
-    *,
-    running: int | None,
-    rate: int | None,
-    per: float | timedelta | None,
-) -> list[str]:
-    """Override the declared numbers, from the caller's commit on. Returns the rows that were set."""
-    row: Any = models.Limit
-    found = _checked(target, running, rate, per)
-    for gate, numbers in found.items():
-        values = {**numbers, "set_at": func.clock_timestamp(), "changed_at": func.clock_timestamp()}
-        statement = insert(row).values(gate=gate, tasks=list(target.tasks), **values)
-        session.execute(statement.on_conflict_do_update(index_elements=["gate"], set_=values))
-    after_commit(session, models.Job, models.channel, "")
-    return list(found)
-
-
-def set_by_person(
     it: Changing,
     target: Target,
     *,
@@ -117,21 +98,18 @@ def set_by_person(
     per: float | timedelta | None,
     reason: str = "",
 ) -> list[str]:
-    """`set_limit` by a person: the audit gets a line for each row, with the reason."""
+    """Override the declared numbers, from the caller's commit on. Returns the rows that were set."""
+    row: Any = it.models.Limit
     why = {"reason": check_text("reason", reason)} if reason else {}
-    gates = set_limit(it.session, it.models, target, running=running, rate=rate, per=per)
-    for gate in gates:
-        numbers: dict[str, Any] = {"rate": rate, "per": str(per)} if gate.startswith("%") else {"running": running}
-        it.record("set", titled(gate), **numbers, **why)
-    return gates
-
-
-def clear_by_person(it: Changing, target: Target) -> list[str]:
-    """`clear_limit` by a person: the audit gets a line for each row."""
-    gates = clear_limit(it.session, it.models, target)
-    for gate in gates:
-        it.record("clear", titled(gate))
-    return gates
+    found = _checked(target, running, rate, per)
+    for gate, numbers in found.items():
+        values = {**numbers, "set_at": func.clock_timestamp(), "changed_at": func.clock_timestamp()}
+        statement = insert(row).values(gate=gate, tasks=list(target.tasks), **values)
+        it.session.execute(statement.on_conflict_do_update(index_elements=["gate"], set_=values))
+        said: dict[str, Any] = {"rate": rate, "per": str(per)} if gate.startswith("%") else {"running": running}
+        it.record("set", titled(gate), **said, **why)
+    after_commit(it.session, it.models.Job, it.models.channel, "")
+    return list(found)
 
 
 def spend(engine: Engine, models: Models[Any], target: Target, number: int) -> bool:
@@ -181,10 +159,10 @@ def _known(target: Target, gate: str, what: str) -> str:
     )
 
 
-def clear_limit(session: Session, models: Models[Any], target: Target) -> list[str]:
+def clear_limit(it: Changing, target: Target) -> list[str]:
     """Restore the declared numbers, from the caller's commit on. Returns the rows that an operator had set."""
-    row: Any = models.Limit
-    rows = session.scalars(
+    row: Any = it.models.Limit
+    rows = it.session.scalars(
         select(row)
         .where(row.gate.in_(gates_of(target)), row.set_at.is_not(None))
         .order_by(row.gate)
@@ -195,6 +173,7 @@ def clear_limit(session: Session, models: Models[Any], target: Target) -> list[s
         limit.running, limit.rate, limit.per = (declared.get(name) for name in NUMBERS)
         limit.hold = declared.get("hold", False)
         limit.set_at, limit.changed_at = None, func.clock_timestamp()
-    session.flush()
-    after_commit(session, models.Job, models.channel, "")
+        it.record("clear", titled(limit.gate))
+    it.session.flush()
+    after_commit(it.session, it.models.Job, it.models.channel, "")
     return [limit.gate for limit in rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,79 +9,37 @@ from sqlalchemy import case, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError
-from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.restrictions import is_paused
 from sqla_jobs.rules.checks import INSTANT, check_moment, check_seconds, check_text
 from sqla_jobs.tasks.enqueue import check_common
-from sqla_jobs.tasks.registry import Tasks
 
 _REASON = 1_000
 """Characters of a reason."""
-Until = datetime | timedelta | None
 
 
 def pause(
-    session: Session, models: Models[Any], queue: str | None, *, reason: str | None = None, until: Until = None
-) -> None:
-    """No worker claims from `queue` any more, once the caller commits; running jobs go on.
-
-    By the server's clock it goes on by itself at `until`, or that long from now.
-    """
-    check_common({"queue": queue})
-    _pause(session, models, models.Queue, [queue], reason, until)
-
-
-def resume(session: Session, models: Models[Any], queue: str | None) -> bool:
-    """Workers claim from `queue` again, once the caller commits. False: it was not paused."""
-    check_common({"queue": queue})
-    row = models.Queue
-    was_paused = session.scalar(delete(row).where(row.name == queue).returning(is_paused(row)))
-    after_commit(session, models.Job, models.channel, "")
-    return bool(was_paused)
-
-
-def pause_task(
-    session: Session,
-    models: Models[Any],
-    tasks: Tasks[Any],
-    task: object,
+    it: Changing,
+    queue: str | None = None,
     *,
+    task: object = None,
     reason: str | None = None,
-    until: Until = None,
+    until: datetime | timedelta | None = None,
 ) -> str:
-    """No worker claims jobs of `task`, under any of its names, once the caller commits; running jobs go on.
+    """No worker claims from `queue`, or jobs of `task` under any of its names, once the caller commits.
 
-    Returns the task's name. Raises `UnknownTask`.
+    Running jobs go on. By the server's clock it goes on by itself at `until`, or that long from now. A second pause
+    keeps the time of the first, unless that one is over; its reason and its end take their place. Returns what is
+    paused, such as "queue mail". Raises `ArgumentsError` and `UnknownTask`.
     """
-    names = tasks.names(task)
-    _pause(session, models, models.PausedTask, names, reason, until)
-    return names[0]
-
-
-def resume_task(session: Session, models: Models[Any], tasks: Tasks[Any], task: object) -> bool:
-    """Workers claim jobs of `task` again, once the caller commits. False: it was not paused.
-
-    Raises `UnknownTask`, but for a paused one that no code declares any more.
-    """
-    paused = models.PausedTask
-    is_forgotten = isinstance(task, str) and task not in tasks and session.get(paused, task) is not None
-    names = (str(task),) if is_forgotten else tasks.names(task)
-    resumed = session.scalars(delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
-    after_commit(session, models.Job, models.channel, "")
-    return any(resumed)
-
-
-def _pause(
-    session: Session, models: Models[Any], paused: Any, names: Collection[Any], reason: str | None, until: Until
-) -> None:
-    """A second pause keeps the time of the first, unless that one is over. Its reason and its end take their place."""
-    ends_at = _end(session, paused, until)
+    paused, names = _named(it, queue, task)
+    ends_at = _end(it.session, paused, until)
     values = {"paused_at": func.clock_timestamp(), "paused_until": ends_at, "pause_reason": _checked(reason)}
     statement = insert(paused).values([{"name": name, **values} for name in names])
     given = statement.excluded
-    session.execute(
+    it.session.execute(
         statement.on_conflict_do_update(
             index_elements=["name"],
             set_={
@@ -92,7 +49,40 @@ def _pause(
             },
         )
     )
-    after_commit(session, models.Job, models.channel, "")  # for who is to look when it ends
+    after_commit(it.session, it.models.Job, it.models.channel, "")  # for who is to look when it ends
+    said = {"reason": reason, "until": until}
+    subject = f"{'task' if queue is None else 'queue'} {names[0]}"
+    it.record("pause", subject, **{name: str(value) for name, value in said.items() if value is not None})
+    return subject
+
+
+def resume(it: Changing, queue: str | None = None, *, task: object = None) -> str:
+    """Workers claim from `queue`, or jobs of `task`, again, once the caller commits. Returns what goes on.
+
+    The audit has a line where it was paused. Raises `ArgumentsError`, and `UnknownTask`, but for a paused one that no
+    code declares any more.
+    """
+    paused, names = _named(it, queue, task)
+    resumed = it.session.scalars(delete(paused).where(paused.name.in_(names)).returning(is_paused(paused))).all()
+    after_commit(it.session, it.models.Job, it.models.channel, "")
+    subject = f"{'task' if queue is None else 'queue'} {names[0]}"
+    if any(resumed):
+        it.record("resume", subject)
+    return subject
+
+
+def _named(it: Changing, queue: str | None, task: object) -> tuple[Any, tuple[Any, ...]]:
+    """The model and the names of the rows that pause the queue or the task, its own name first."""
+    if queue is not None and task is not None:
+        raise ArgumentsError(f"queue {queue!r:.60} and task={task!r:.60} exclude each other: name one of them")
+    if queue is None and task is None:
+        raise ArgumentsError("neither a queue nor task= is given: name one of them")
+    if task is None:
+        check_common({"queue": queue})
+        return it.models.Queue, (queue,)
+    paused = it.models.PausedTask
+    is_forgotten = isinstance(task, str) and task not in it.tasks and it.session.get(paused, task) is not None
+    return paused, (task,) if is_forgotten else it.tasks.names(task)
 
 
 def _checked(reason: object) -> str | None:

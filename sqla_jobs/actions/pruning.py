@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from operator import sub
 from typing import Any, NamedTuple, Protocol
@@ -12,9 +13,14 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from sqla_jobs.database.refusals import in_parts
+from sqla_jobs.database.commits import savepoint
+from sqla_jobs.database.refusals import in_parts, warn
+from sqla_jobs.errors import ConfigurationError
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import ENDED
 from sqla_jobs.queries.delete_jobs import Removal
 from sqla_jobs.queries.leftovers import Leftovers
+from sqla_jobs.rules.checks import check_seconds
 from sqla_jobs.rules.retention import AUDIT, TICKS
 
 BATCH = 1000
@@ -140,3 +146,25 @@ def prune(
         yield gone, cursor
         if cursor is None:
             return
+
+
+def prune_jobs(session: Session, models: Models[Any], *, older_than: timedelta | float) -> int:
+    """Delete the jobs that ended so long ago, with their runs, in the caller's transaction; returns how many.
+
+    What somebody holds locked, and what rows of the application refer to, stays. Runs that ended so long ago, and
+    whose job somebody else deleted, go too.
+    """
+    seconds, removal = check_seconds("older_than", older_than, error=ConfigurationError), Removal(models)
+    references = removal.references(session)
+
+    @contextmanager
+    def part() -> Generator[Session]:
+        with savepoint(session, models.Job):
+            yield session
+
+    def gone(old: Old) -> int:
+        return sum(count for count, _ in prune(old, part, partial(warn, "delete", old.name)))
+
+    jobs = sum(gone(EndedJobs(removal, state, seconds, references)) for state in ENDED)
+    gone(OrphanedRuns(Leftovers(models), seconds))
+    return jobs

@@ -9,14 +9,13 @@ from typing import Any
 from psycopg.errors import UniqueViolation
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
-from sqla_jobs.actions.jobs import run_schedule
+from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cron import Cron
+from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.models.columns import JobMixin, ScheduleMixin
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.models.types import CatchUp, Overlap
+from sqla_jobs.models.types import MAX_ATTEMPTS, CatchUp, JobState, Overlap
 from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.rules.checks import check_json, check_name, check_text
 from sqla_jobs.tasks.enqueue import check_common
@@ -31,62 +30,93 @@ class UnknownSchedule(JobsError, LookupError):
     """There is no such schedule."""
 
 
-def hold(session: Session, models: Models[Any], schedule_id: int) -> ScheduleMixin:
-    """The schedule, locked until the caller commits. Raises `UnknownSchedule`."""
-    name = session.scalar(select(models.Schedule.name).where(models.Schedule.id == schedule_id))
-    found = ScheduleQueries(models).hold(session, [name]) if name is not None else []
+def hold(it: Changing, which: int | str) -> ScheduleMixin:
+    """The schedule of that id or name, locked until the caller commits. Raises `UnknownSchedule`."""
+    schedule = it.models.Schedule
+    name = which if isinstance(which, str) else it.session.scalar(select(schedule.name).where(schedule.id == which))
+    found = [] if name is None else ScheduleQueries(it.models).hold(it.session, [check_text("name", name)])
     if not found:
-        raise UnknownSchedule(f"There is no schedule {schedule_id}; it may have been removed.")
+        remedy = "`schedule list` shows them" if isinstance(which, str) else "it may have been removed"
+        raise UnknownSchedule(f"there is no schedule {which!r}: {remedy}")
     return found[0]
 
 
-def enable(session: Session, models: Models[Any], schedule_id: int) -> ScheduleMixin:
+def enable(it: Changing, which: int | str) -> ScheduleMixin:
     """It fires from its next tick on, and catches up on nothing. Raises `ConfigurationError` for a wrong rule."""
-    schedule = hold(session, models, schedule_id)
+    schedule = hold(it, which)
     Cron.parse(schedule.cron, schedule.timezone)
     schedule.enabled, schedule.disabled_reason, schedule.retired_at = True, None, None
+    it.record("enable", f"schedule {schedule.name}")
     return schedule
 
 
-def disable(session: Session, models: Models[Any], schedule_id: int, reason: str) -> ScheduleMixin:
-    """It fires nothing more. The reason is for whoever finds it so."""
-    schedule = hold(session, models, schedule_id)
-    schedule.enabled, schedule.disabled_reason = False, check_text("reason", reason) or None
+def disable(it: Changing, which: int | str, reason: str) -> ScheduleMixin:
+    """It fires nothing more. The reason is for whoever finds it so, and shows no sensitive argument."""
+    schedule = hold(it, which)
+    said = it.tasks.secrets(schedule.task, schedule.args).text(check_text("reason", reason))
+    schedule.enabled, schedule.disabled_reason = False, said or None
+    it.record("disable", f"schedule {schedule.name}", reason=said)
     return schedule
 
 
-def add(
-    session: Session, models: Models[Any], tasks: Tasks[Any], name: str, values: Mapping[str, Any]
-) -> ScheduleMixin:
+def add(it: Changing, name: str, values: Mapping[str, Any]) -> ScheduleMixin:
     """A new schedule of an operator's. Raises `JobsError` where there is one of that name."""
-    schedule = models.Schedule(name=check_name("a schedule name", name), **checked(tasks, values))
+    schedule = it.models.Schedule(name=check_name("a schedule name", name), **checked(it.tasks, values))
     try:
-        with session.begin_nested():
-            session.add(schedule)
+        with it.session.begin_nested():
+            it.session.add(schedule)
     except IntegrityError as error:
         if not isinstance(error.orig, UniqueViolation):
             raise
         raise JobsError(f"there is a schedule {name!r} already: take another name, or edit that one") from error
+    it.record("add", f"schedule {name}", cron=schedule.cron, task=schedule.task)
     return schedule
 
 
-def edit(
-    session: Session, models: Models[Any], tasks: Tasks[Any], schedule_id: int, values: Mapping[str, Any]
-) -> dict[str, Any]:
+def edit(it: Changing, which: int | str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Set some of `FIELDS`. Returns what changed, as it was and as it is. Code does not take it back."""
-    schedule = hold(session, models, schedule_id)
+    schedule = hold(it, which)
     now = {name: getattr(schedule, name) for name in FIELDS}
-    wanted = checked(tasks, {**now, **values})
-    changed = {name: {"from": now[name], "to": value} for name, value in wanted.items() if value != now[name]}
+    wanted = checked(it.tasks, {**now, **values})
+    changed: dict[str, Any] = {
+        name: {"from": now[name], "to": value} for name, value in wanted.items() if value != now[name]
+    }
     for name in changed:
         setattr(schedule, name, wanted[name])
+    if "args" in changed:  # not shown: some of them may be sensitive
+        changed["args"] = "changed"
+    if changed:
+        it.record("edit", f"schedule {schedule.name}", **changed)
     return changed
 
 
-def fire(session: Session, models: Models[Any], tasks: Tasks[Any], schedule_id: int) -> JobMixin:
-    """A job as the schedule enqueues them, now and beside its ticks; also of one that is disabled."""
-    job = run_schedule(session, models, hold(session, models, schedule_id), tasks)
-    session.flush()
+def remove(it: Changing, which: int | str) -> None:
+    """Delete a schedule that an operator added. Raises `JobsError` where code declares it."""
+    schedule = hold(it, which)
+    if schedule.declared and schedule.retired_at is None:
+        raise JobsError(f"{schedule.name!r} is declared in code, and would come back: disable it instead")
+    it.session.delete(schedule)
+    it.record("remove", f"schedule {schedule.name}", cron=schedule.cron, task=schedule.task)
+
+
+def fire(it: Changing, which: int | str) -> JobMixin:
+    """A job as the schedule enqueues them, now and beside its ticks, whether or not it is enabled."""
+    schedule = hold(it, which)
+    known = it.tasks[schedule.task].declaration.defaults if schedule.task in it.tasks else {}
+    after_commit(it.session, it.models.Job, it.models.channel, "")
+    job: JobMixin = it.models.Job(
+        task=schedule.task,
+        queue=schedule.queue,
+        priority=schedule.priority,
+        args=schedule.args,
+        max_attempts=known.get("max_attempts", MAX_ATTEMPTS),
+        on_failure=known.get("on_failure"),
+        schedule_id=schedule.id,
+        state=JobState.queued,
+    )
+    it.session.add(job)
+    it.session.flush()
+    it.record("run now", f"schedule {schedule.name}", job=job.id)
     return job
 
 

@@ -11,7 +11,7 @@ from sqla_jobs.cli.application import on_application
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.brief import brief
+from sqla_jobs.monitoring.finding import brief
 from sqla_jobs.monitoring.processes import read_freshest
 from sqla_jobs.rules.wording import duration
 

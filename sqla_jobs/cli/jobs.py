@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
-from sqla_jobs.actions.changes import CANCEL, DELETE, KILL, RETRY, move_to, reschedule_to, retry_over
-from sqla_jobs.actions.erasure import ERASE
+from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Move, Reschedule, Retry
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, changing, on_application
-from sqla_jobs.cli.changing import Wanted, always, carry_out, carry_out_each, tell_only
+from sqla_jobs.cli.changing import Wanted, carry_out, carry_out_each, tell_only
 from sqla_jobs.cli.naming import ApplicationCommand, right_usage, told_apart
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_queues, check_tasks, selecting
@@ -74,30 +72,28 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
 
 def _retry(jobs: Jobs[Any], yes: bool, limit: int | None, over: timedelta | None) -> Wanted:
     if over is None:
-        return Wanted(RETRY.kind, lambda number: RETRY, most=limit, is_for_many=limit is not None)
+        return Wanted(Retry(), most=limit, is_for_many=limit is not None)
     how = f", spread over {duration(check_seconds('--over', over))}"
-    return Wanted(RETRY.kind, lambda number: retry_over(over, number), most=limit, how=how, is_for_many=True)
+    return Wanted(Retry(over), most=limit, how=how, is_for_many=True)
 
 
 def _cancel(jobs: Jobs[Any], yes: bool, kill: bool, reason: str | None) -> Wanted:
-    change = KILL if kill else CANCEL
-    if reason is not None:
-        change = replace(change, details={**change.details, "reason": check_text("--reason", reason)})
+    change = Cancel(kill, None if reason is None else check_text("--reason", reason))
     if kill:
         how = ", and kill the processes of those that do not stop"
-        return always(change, how, to_running="asked to end; the process of one that does not is killed")
-    return always(change, to_running="asked to end; --kill kills the process of one that does not")
+        return Wanted(change, how=how, to_running="asked to end; the process of one that does not is killed")
+    return Wanted(change, to_running="asked to end; --kill kills the process of one that does not")
 
 
 def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> Wanted:
     if to is None and priority is None:
         raise click.UsageError("say where to: --to QUEUE, --priority N, or both")
-    change = move_to(queue=to, priority=priority)
+    change = Move(to, priority)
     if to is not None and not yes:
         with jobs.binding().transaction() as session:
             check_queue(jobs, session, to, "; --yes moves jobs there all the same")
     where = [*([f"queue {to}"] if to else []), *([f"priority {priority}"] if priority is not None else [])]
-    return always(change, f" to {' and '.join(where)}")
+    return Wanted(change, how=f" to {' and '.join(where)}")
 
 
 def _reschedule(jobs: Jobs[Any], yes: bool, at: datetime | None, within: timedelta | None) -> Wanted:
@@ -105,7 +101,7 @@ def _reschedule(jobs: Jobs[Any], yes: bool, at: datetime | None, within: timedel
     if run_at is None or (at and within):
         raise click.UsageError("say when: either --at MOMENT or --in TIME")
     when = f"{duration(run_at.total_seconds())} from now" if isinstance(run_at, timedelta) else shown(run_at)
-    return always(reschedule_to(run_at), f" to {when}")
+    return Wanted(Reschedule(run_at), how=f" to {when}")
 
 
 _LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the oldest first.")
@@ -130,10 +126,10 @@ cancel: click.Command = _command(
     "cancel", "Cancel jobs that wait, and ask running ones to end.", [_KILL, _REASON], _cancel
 )
 erase: click.Command = _command(
-    "erase", "Erase arguments, results and errors of jobs that ended.", [], lambda *_: always(ERASE)
+    "erase", "Erase arguments, results and errors of jobs that ended.", [], lambda *_: Wanted(Erase())
 )
 delete: click.Command = _command(
-    "delete", "Delete jobs that do not run, and their runs.", [], lambda *_: always(DELETE)
+    "delete", "Delete jobs that do not run, and their runs.", [], lambda *_: Wanted(Delete())
 )
 move: click.Command = _command("move", "Move jobs that wait to another queue or priority.", [_TO, _PRIORITY], _move)
 reschedule: click.Command = _command(

@@ -17,10 +17,11 @@ from sqla_jobs.cli.output import as_json, exact_numbers, print_json, print_table
 from sqla_jobs.cli.selecting import check_queue
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.limits import LimitStatus, read_limits
+from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
 from sqla_jobs.rules.wording import NOTHING
+from sqla_jobs.runtime.figures import LimitStatus
 
 
 @click.command(cls=ApplicationCommand)
@@ -82,7 +83,7 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
         if queue is not None and key is not UNSAID:
             raise click.UsageError("--queue takes no --key: a queue has one limit")
         with right_usage():
-            target = actions.target(jobs.tasks, which, key) if queue is None else actions.target_of_queue(queue)
+            target = actions.target(jobs.tasks, which, queue=queue, key=key)
         command(jobs, *args, target=target, queue=queue, **options)
 
     return run
@@ -117,7 +118,7 @@ def set_limit(
         if queue is not None and not yes:
             check_queue(jobs, it.session, queue, "; --yes limits it all the same")
         with right_usage():
-            gates = actions.set_by_person(it, target, running=running, rate=rate, per=per, reason=reason)
+            gates = actions.set_limit(it, target, running=running, rate=rate, per=per, reason=reason)
         _tell(jobs, it.session, gates)
 
 
@@ -128,7 +129,7 @@ def set_limit(
 def clear(jobs: Jobs[Any], actor: str, target: Target, queue: str | None) -> None:
     """What code declares goes again, or no limit."""
     with changing(jobs, actor) as it:
-        gates = actions.clear_by_person(it, target)
+        gates = actions.clear_limit(it, target)
         if not gates:
             meant = " and ".join(titled(gate) for gate in actions.gates_of(target))
             raise JobsError(f"no operator has set the {meant}; `sqla-jobs limits` shows what is set")

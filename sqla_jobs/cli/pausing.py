@@ -8,7 +8,6 @@ from functools import wraps
 from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
 from sqla_jobs.actions import pausing
 from sqla_jobs.cli import durations
@@ -58,16 +57,10 @@ def pause(
     yes: bool,
 ) -> None:
     """Claim no more jobs from QUEUE, or of a task; what runs goes on."""
-    said: dict[str, Any] = {"reason": reason, "until": until}
     with changing(jobs, actor) as it:
-        if queue is not None:
-            if not yes:
-                check_queue(jobs, it.session, queue, "; --yes pauses it all the same")
-            jobs.pause(it.session, queue, **said)
-            subject = f"queue {queue}"
-        else:
-            subject = f"task {pausing.pause_task(it.session, jobs.models, jobs.tasks, task, **said)}"
-        it.record("pause", subject, **{name: str(value) for name, value in said.items() if value is not None})
+        if queue is not None and not yes:
+            check_queue(jobs, it.session, queue, "; --yes pauses it all the same")
+        subject = pausing.pause(it, queue, task=task, reason=reason, until=until)
     click.echo(f"{subject} is paused: what runs goes on, nothing new starts{till(until)}")
 
 
@@ -78,23 +71,9 @@ def pause(
 def resume(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None) -> None:
     """Claim jobs from QUEUE, or of a task, again."""
     with changing(jobs, actor) as it:
-        if queue is not None:
-            _resume_queue(jobs, it.session, queue)
-            subject = f"queue {queue}"
-        else:
-            subject = f"task {_resume_task(jobs, it.session, str(task))}"
-        it.record("resume", subject)
+        known = read_paused_queues(it.session, jobs) if task is None else names_of(read_paused_tasks(it.session, jobs))
+        kind, name = ("queue", str(queue)) if task is None else ("task", task)
+        if name not in known:
+            raise JobsError(f"{kind} {name!r} is not paused{did_you_mean(name, known)}")
+        subject = pausing.resume(it, queue, task=task)
     click.echo(f"{subject} goes on")
-
-
-def _resume_queue(jobs: Jobs[Any], session: Session, queue: str) -> None:
-    if not pausing.resume(session, jobs.models, queue):
-        raise JobsError(f"queue {queue!r} is not paused{did_you_mean(queue, read_paused_queues(session, jobs))}")
-
-
-def _resume_task(jobs: Jobs[Any], session: Session, task: str) -> str:
-    paused = names_of(read_paused_tasks(session, jobs))
-    if task not in paused:
-        raise JobsError(f"task {task!r} is not paused{did_you_mean(task, paused)}")
-    jobs.resume(session, task=task)
-    return paused[task]

@@ -29,8 +29,11 @@ from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
 
 
-def configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The options of the command that runs: what the config says for those that the command line does not say."""
+def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of the command that runs, with what the application's config says, such as SQLA_JOBS_QUEUES of Flask.
+
+    The command line comes first.
+    """
     context = click.get_current_context()
     options = {str(option.name): option for option in context.command.params}
     return given | {
@@ -111,7 +114,7 @@ def worker(application: str | None, drain: bool, reload: bool, **options: Any) -
         name = named_application(application)
 
     def plan(defaults: dict[str, dict[str, Any]]) -> tuple[ChildSpec, SupervisorOptions]:
-        found = configured(options, defaults)
+        found = _configured(options, defaults)
         with right_usage():
             logs = _logs(**found)
             planned = _child_spec(drain=drain, logs=logs, **found), _supervision(reload=reload, **found)
@@ -210,7 +213,7 @@ def clock(application: str | None, database_url: str | None, **options: Any) -> 
         name = named_application(application)
         logs.set_up(name)
         jobs, defaults = load_configured(name)
-        options = configured(options, defaults)
+        options = _configured(options, defaults)
         with right_usage():
             settings = LeaseSettings(options["heartbeat"], options["lease"])
             if _logs(**options) != logs:

@@ -133,8 +133,7 @@ def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str
     with right_usage():
         row = declared(declaration, cron, declaration.codec.decode(arguments), options).row()
     with changing(jobs, actor) as it:
-        schedule_actions.add(it.session, jobs.models, jobs.tasks, name, row)
-        it.record("add", f"schedule {name}", cron=row["cron"], task=task)
+        schedule_actions.add(it, name, row)
     click.echo(f"added {name}")
 
 
@@ -165,12 +164,7 @@ def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, ar
     if not values:
         raise click.UsageError("say what to change, such as --task, --args or --cron")
     with changing(jobs, actor) as it, right_usage():
-        schedule_id = _named(jobs, it.session, name).id
-        changed = schedule_actions.edit(it.session, jobs.models, jobs.tasks, schedule_id, values)
-        if "args" in changed:  # not shown: some of them may be sensitive
-            changed["args"] = "changed"
-        if changed:
-            it.record("edit", f"schedule {name}", **changed)
+        changed = schedule_actions.edit(it, name, values)
     for field, change in changed.items():
         said = change if isinstance(change, str) else f"{change['from']} → {change['to']}"
         click.echo(shown(f"{field}: {said}"))
@@ -192,8 +186,7 @@ def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
 def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Fire again, from the next tick on."""
     with changing(jobs, actor) as it:
-        schedule_actions.enable(it.session, jobs.models, _named(jobs, it.session, name).id)
-        it.record("enable", f"schedule {name}")
+        schedule_actions.enable(it, name)
 
 
 @schedule.command(cls=ApplicationCommand)
@@ -204,9 +197,7 @@ def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
 def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
     """Fire no more, until somebody enables it."""
     with changing(jobs, actor) as it:
-        one = schedule_actions.disable(it.session, jobs.models, _named(jobs, it.session, name).id, reason or "")
-        said = jobs.tasks.secrets(one.task, one.args).text(reason or "")
-        it.record("disable", f"schedule {name}", reason=said)
+        schedule_actions.disable(it, name, reason or "")
 
 
 @schedule.command(cls=ApplicationCommand)
@@ -216,11 +207,7 @@ def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
 def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Delete a schedule that an operator added; what code declares would come back, and is to be disabled."""
     with changing(jobs, actor) as it:
-        one = _named(jobs, it.session, name)
-        if one.declared and one.retired_at is None:
-            raise JobsError(f"{name!r} is declared in code, and would come back: disable it instead")
-        it.session.delete(one)
-        it.record("remove", f"schedule {name}", cron=one.cron, task=one.task)
+        schedule_actions.remove(it, name)
 
 
 @schedule.command("run-now", cls=ApplicationCommand)
@@ -231,8 +218,7 @@ def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
     """Enqueue a job of it at once, whatever its rule says; prints the job's id."""
     jobs.tasks.load()
     with changing(jobs, actor) as it:
-        job_id = schedule_actions.fire(it.session, jobs.models, jobs.tasks, _named(jobs, it.session, name).id).id
-        it.record("run now", f"schedule {name}", job=job_id)
+        job_id = schedule_actions.fire(it, name).id
     click.echo(job_id)
 
 

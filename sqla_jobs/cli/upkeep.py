@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from sqla_jobs.actions import pruning
-from sqla_jobs.actions.changes import DELETE
+from sqla_jobs.actions.jobs import Delete
 from sqla_jobs.actions.pruning import OrphanedRuns
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, on_application
-from sqla_jobs.cli.changing import always, carry_out
+from sqla_jobs.cli.changing import Wanted, carry_out
 from sqla_jobs.cli.naming import ApplicationCommand
 from sqla_jobs.cli.output import as_json, print_json, print_table, remedy, shown
 from sqla_jobs.database.refusals import warn
@@ -38,7 +38,7 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
     Without --state, runs that ended so long ago and whose job is gone go too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
-    carry_out(jobs, always(DELETE), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
+    carry_out(jobs, Wanted(Delete()), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
     if states:
         return
     orphans = OrphanedRuns(Leftovers(jobs.models), older_than.total_seconds())

@@ -11,7 +11,8 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring import additions, blocked, limits, locks, rates, server, waiting_jobs
 from sqla_jobs.monitoring.finding import Finding, Verdict
 from sqla_jobs.monitoring.processes import ProcessStatus
-from sqla_jobs.monitoring.queues import Queue, read_work
+from sqla_jobs.monitoring.queues import read_work
+from sqla_jobs.runtime.figures import QueueStatus
 
 _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
     server.pooler,
@@ -45,7 +46,7 @@ def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
 
 
 def problems(
-    session: Session, jobs: Jobs[Any], queues: Sequence[Queue], processes: Sequence[ProcessStatus]
+    session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]
 ) -> list[Finding]:
     """What is wrong right now, at a price at which a page can ask for it every few seconds."""
     found = [*_of_work(session, jobs, queues, processes), *server.oldest_transaction(session, jobs)]
@@ -53,7 +54,7 @@ def problems(
 
 
 def _of_work(
-    session: Session, jobs: Jobs[Any], queues: Sequence[Queue], processes: Sequence[ProcessStatus]
+    session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]
 ) -> Iterator[Finding]:
     yield from waiting_jobs.workers(queues, processes)
     yield from waiting_jobs.stalled_processes(processes)

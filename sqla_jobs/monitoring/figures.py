@@ -10,36 +10,32 @@ from sqlalchemy import ColumnElement, Text, column, func, literal, not_, or_, se
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
-from sqla_jobs.monitoring.brief import brief
 from sqla_jobs.monitoring.failures import tasks_of
-from sqla_jobs.monitoring.finding import ask
+from sqla_jobs.monitoring.finding import ask, brief
 from sqla_jobs.monitoring.limits import read_limits
 from sqla_jobs.monitoring.processes import ProcessStatus
 from sqla_jobs.monitoring.queues import COUNTED, read_work
-from sqla_jobs.runtime.figures import Figures, LimitFigures, QueueFigures
+from sqla_jobs.runtime.figures import Figures
 
 DEEP = 100_000
 """Queued jobs of one queue that are counted."""
 _NEXT = 20_000
 """Queued jobs whose tasks are looked at, of all queues together."""
-
-
 _PATIENCE = 3.0
 """Seconds that a statement may take."""
 
 
 def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
-    """All figures. A queue is counted up to `DEEP`, everything else up to `COUNTED`."""
+    """All figures. A queue is counted up to `DEEP`, everything else up to `COUNTED`.
+
+    Limits of one key are left out: there may be as many as an application has customers.
+    """
+    limit: Any = jobs.Limit
     queues, processes = read_work(session, jobs, most=DEEP, most_scheduled=COUNTED)
     return Figures(
-        [
-            QueueFigures(
-                one.name, one.queued, one.scheduled, one.running, one.claimed, one.oldest_wait or 0.0, one.paused
-            )
-            for one in queues
-        ],
+        queues,
         {(state, task): number for state, task, number in _by_state(session, jobs, [one.name for one in queues])},
-        list(_limits(session, jobs)),
+        read_limits(session, jobs, or_(limit.gate.startswith("@"), not_(limit.gate.like("%=_%")))),
         Counter(one.kind for one in processes if one.alive),
         Counter(one.kind for one in processes if not one.alive),
         _oldest_heartbeats(processes),
@@ -95,13 +91,3 @@ def _grouped(session: Session, jobs: Jobs[Any], state: str, query: Any) -> Itera
 
 def _lane(names: Sequence[str]) -> Any:
     return values(column("name", Text), name="lane").data([(name,) for name in names])
-
-
-def _limits(session: Session, jobs: Jobs[Any]) -> Iterator[LimitFigures]:
-    """Those of one key are left out: there may be as many as an application has customers."""
-    limit: Any = jobs.Limit
-    is_of_no_key = or_(limit.gate.startswith("@"), not_(limit.gate.like("%=_%")))
-    for one in read_limits(session, jobs, is_of_no_key):
-        most = one.running if one.rate is None else one.rate
-        if most is not None:
-            yield LimitFigures(one.name, one.kind, one.key is not None, most, one.used, one.waiting)

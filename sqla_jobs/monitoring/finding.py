@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Executable
+from sqlalchemy import Executable, func, select
 from sqlalchemy.orm import Session
 
 from sqla_jobs.jobs import Jobs
@@ -47,6 +48,14 @@ def warning(about: str, found: str, remedy: str) -> Finding:
 def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) -> Any:
     """The answer of the database of the jobs, where the session knows several."""
     return session.execute(question, values, bind_arguments={"mapper": jobs.Job})
+
+
+@contextmanager
+def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
+    """A transaction on the database of the jobs. The server ends a statement that takes longer than `seconds`."""
+    with jobs.binding().transaction() as session:
+        ask(session, jobs, select(func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
+        yield session
 
 
 def table_names(session: Session, jobs: Jobs[Any], nouns: Iterable[str]) -> list[str]:

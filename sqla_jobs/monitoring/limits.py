@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,68 +24,14 @@ from sqla_jobs.rules.limits import (
     ordered_gate,
     split_between,
     titled,
-    worded,
 )
 from sqla_jobs.rules.wording import Count, duration, they_are
+from sqla_jobs.runtime.figures import LimitStatus
 
 EACH = "each"
 """In place of a key: the row goes for each one that has no row of its own. Keys are JSON, where a text has quotes."""
 KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
 """By the first character of a gate."""
-
-
-@dataclass(frozen=True, slots=True)
-class LimitStatus:
-    """A limit in effect. `used` are the jobs that run behind it, or the starts in the last `per` seconds."""
-
-    gate: str
-    name: str
-    kind: str
-    """A word of `KINDS`."""
-    key: str | None
-    """As JSON; `each` where it goes for each key by itself."""
-    tasks: list[str]
-    running: int | None
-    rate: int | None
-    per: float | None
-    hold: bool
-    declared: dict[str, Any] | None
-    """What code says of `running`, `rate`, `per`, `hold` and `burst`; None where no code does."""
-    set_at: datetime | None
-    """When an operator overrode that."""
-    set_by: str | None
-    """Who that was, where it was done by the command line or the dashboard."""
-    set_reason: str | None
-    """Why, if that was said."""
-    changed_at: datetime
-    used: int | None
-    """None where that goes for each key by itself, and is a rate."""
-    waiting: Count
-    """Queued jobs that have to pass it."""
-    next_at: datetime | None
-    """When a rate that is used up lets the next one start."""
-
-    @property
-    def title(self) -> str:
-        """Such as: rate mail.send of each key."""
-        return titled(self.gate)
-
-    @property
-    def in_effect(self) -> str:
-        """Such as: 3 at once."""
-        burst = (self.declared or {}).get("burst")
-        numbers = {"running": self.running, "rate": self.rate, "per": self.per, "burst": burst, "hold": self.hold}
-        return worded(numbers)
-
-    @property
-    def by_code(self) -> str | None:
-        """The same of what code declares."""
-        return None if self.declared is None else worded(self.declared)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing can ever start behind it."""
-        return self.running == 0 or self.rate == 0
 
 
 def read_limits(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Set
 from itertools import product
 from typing import Any
 
@@ -20,45 +18,29 @@ from sqla_jobs.queries import PRIORITIES
 from sqla_jobs.queries.due import waiting_queues as of_waiting
 from sqla_jobs.queries.processes import age_of
 from sqla_jobs.rules.wording import Count
+from sqla_jobs.runtime.figures import QueueStatus
 
 COUNTED, ALL = 10_000, 10**12
 """Jobs of a queue that are counted; there may be more, but for the second number."""
-
-
-@dataclass(frozen=True)
-class Queue:
-    """One queue. `oldest_wait` is the seconds that the job which was queued first has been due."""
-
-    name: str
-    queued: Count
-    scheduled: Count
-    running: int
-    """Those that have begun, at most: `Held` says why."""
-    claimed: int
-    """Those that a worker has claimed ahead."""
-    oldest_wait: float | None
-    paused: bool
-    paused_until: datetime | None
-    pause_reason: str | None
-    is_served: bool
+_NOT_READ: Mapping[str, int] = {}
 
 
 def read_work(
     session: Session,
     jobs: Jobs[Any],
     *,
-    others: Iterable[str] = (),
+    per_minute: Mapping[str, int] = _NOT_READ,
     most: int = COUNTED,
     most_scheduled: int | None = None,
-) -> tuple[list[Queue], list[ProcessStatus]]:
-    """All queues with live jobs, that are paused or served, and `others`; and all processes.
+) -> tuple[list[QueueStatus], list[ProcessStatus]]:
+    """All queues with live jobs, that are paused or served, and those of `per_minute`; and all processes.
 
     Of each queue `most` queued jobs are counted, and of all together `most_scheduled` scheduled ones (else `most`).
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
     served = {name for process in processes if process.alive for name in process.queues}
-    return _read_queues(session, jobs, held, served, others, most, most_scheduled or most), processes
+    return _read_queues(session, jobs, held, served, per_minute, most, most_scheduled or most), processes
 
 
 def _read_queues(
@@ -66,10 +48,10 @@ def _read_queues(
     jobs: Jobs[Any],
     held: Iterable[Held],
     served: Set[str],
-    others: Iterable[str],
+    per_minute: Mapping[str, int],
     most: int,
     most_scheduled: int,
-) -> list[Queue]:
+) -> list[QueueStatus]:
     job: Any = jobs.Job
     on_jobs = {"mapper": job}
     running, claimed = Counter[str](), Counter[str]()
@@ -82,10 +64,10 @@ def _read_queues(
     scheduled = {row[0]: row[1] for row in session.execute(of_scheduled, bind_arguments=on_jobs)}
     all_scheduled = sum(scheduled.values()) <= most_scheduled
     paused = read_paused_queues(session, jobs)
-    names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served, *others}
+    names = {*waiting_queues(session, jobs), *running, *scheduled, *paused, *served, *per_minute}
     queued = _queued(session, jobs, sorted(names), most)
     return [
-        Queue(
+        QueueStatus(
             name,
             Count(min(queued[name][0], most), is_least=queued[name][0] > most),
             Count(scheduled.get(name, 0), is_least=not all_scheduled),
@@ -93,11 +75,14 @@ def _read_queues(
             claimed[name],
             queued[name][1],
             name in paused,
-            paused.get(name, NOT_PAUSED).until,
-            paused.get(name, NOT_PAUSED).reason,
+            pause.until,
+            pause.reason,
             name in served,
+            per_minute.get(name, 0),
+            pause.at,
+            pause.by,
         )
-        for name in sorted(names)
+        for name, pause in ((name, paused.get(name, NOT_PAUSED)) for name in sorted(names))
     ]
 
 

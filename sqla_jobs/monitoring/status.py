@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import func, select
@@ -13,21 +13,13 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.examine import problems
 from sqla_jobs.monitoring.failures import LOOKED_AT, Failures, Retrying, read_failures, read_retrying
 from sqla_jobs.monitoring.finding import Finding
-from sqla_jobs.monitoring.paused import NOT_PAUSED, PausedTask, read_paused_queues, read_paused_tasks
+from sqla_jobs.monitoring.paused import PausedTask, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
-from sqla_jobs.monitoring.queues import ALL, Queue, read_work
+from sqla_jobs.monitoring.queues import ALL, read_work
+from sqla_jobs.runtime.figures import QueueStatus
 
 _COUNTED = 1_000_000
 """Jobs of a queue that are counted; there may be more."""
-
-
-@dataclass(frozen=True)
-class QueueStatus(Queue):
-    """One queue, how many jobs of it succeeded or failed in the last minute, and who paused it when, by the audit."""
-
-    per_minute: int
-    paused_at: datetime | None
-    paused_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +42,10 @@ def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> St
     Exact numbers are counted to the end, which takes the longer the more jobs there are.
     """
     ended = _ended_per_minute(session, jobs)
-    queues, processes = read_work(session, jobs, others=ended, most=ALL if exact else _COUNTED)
+    queues, processes = read_work(session, jobs, per_minute=ended, most=ALL if exact else _COUNTED)
     looked_at = ALL if exact else LOOKED_AT
-    paused = read_paused_queues(session, jobs)
     return Status(
-        [
-            QueueStatus(**vars(queue), per_minute=ended.get(queue.name, 0), paused_at=pause.at, paused_by=pause.by)
-            for queue, pause in ((queue, paused.get(queue.name, NOT_PAUSED)) for queue in queues)
-        ],
+        queues,
         read_paused_tasks(session, jobs),
         processes,
         read_failures(session, jobs, most=looked_at),

@@ -20,10 +20,11 @@ from sqla_jobs.monitoring.finding import Finding, ask, warning, well
 from sqla_jobs.monitoring.gates import moment
 from sqla_jobs.monitoring.paused import paused_words, read_paused_tasks
 from sqla_jobs.monitoring.processes import ProcessStatus
-from sqla_jobs.monitoring.queues import COUNTED, Queue
+from sqla_jobs.monitoring.queues import COUNTED
 from sqla_jobs.queries.processes import age_of, is_alive, live_code
 from sqla_jobs.rules.fitting import MOST_PASSED_OVER, UNFIT, read_codes
 from sqla_jobs.rules.wording import Count, did_you_mean, duration, near_names, plural, they_are
+from sqla_jobs.runtime.figures import QueueStatus
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _LOOKED_AT = 2_000
@@ -43,7 +44,7 @@ _LATE = 60.0
 """Seconds after which a tick that was not fired is worth a word."""
 
 
-def workers(queues: Sequence[Queue], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
+def workers(queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
     """Queues whose jobs wait: paused, or served by nobody."""
     waiting = [queue for queue in queues if queue.queued]
     for queue in waiting:
@@ -82,7 +83,7 @@ def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
             )
 
 
-def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[Queue]) -> Iterator[Finding]:
+def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus]) -> Iterator[Finding]:
     """Tasks of waiting jobs that are paused, or that no live worker knows, or not this application."""
     names = [queue.name for queue in queues if queue.queued]
     if not names:

@@ -139,24 +139,28 @@ def _of_queues(figures: Figures, queues: Labels) -> Iterator[Metric]:
         "sqla_jobs_queue_oldest_wait_seconds",
         "How long the job which was queued first has been due.",
         ("queue",),
-        [((queue,), one.oldest_wait) for queue, one in found],
+        [((queue,), one.oldest_wait or 0.0) for queue, one in found],
         fold=max,
     )
     yield _gauge(
         "sqla_jobs_queue_paused",
         "Whether the queue is paused.",
         ("queue",),
-        [((queue,), float(one.is_paused)) for queue, one in found],
+        [((queue,), float(one.paused)) for queue, one in found],
         fold=max,
     )
 
 
 def _of_limits(figures: Figures, limits: Labels) -> Iterator[Metric]:
-    found = [((limits[one.name], one.kind, "each_key" if one.is_of_each_key else "all"), one) for one in figures.limits]
+    found = [
+        ((limits[one.name], one.kind, "all" if one.key is None else "each_key"), one)
+        for one in figures.limits
+        if one.most is not None
+    ]
     names = ("limit", "kind", "scope")
     most = "Jobs at once, or starts in its time, that a limit allows."
     used = "Jobs that run behind a limit, or its starts in its time."
-    yield _gauge("sqla_jobs_limit_max", most, names, [(labels, one.most) for labels, one in found])
+    yield _gauge("sqla_jobs_limit_max", most, names, [(labels, one.most or 0) for labels, one in found])
     known = [(labels, one.used) for labels, one in found if one.used is not None]
     yield _gauge("sqla_jobs_limit_used", used, names, known)
     waiting = [(labels, one.waiting) for labels, one in found]

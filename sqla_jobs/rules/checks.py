@@ -128,6 +128,14 @@ def read_priority(text: str) -> int:
         ) from None
 
 
+def read_number(name: str, text: str, kind: type[int] | type[float]) -> Any:
+    """A number that a person wrote. Raises `ArgumentsError`."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise ArgumentsError(f"{name} must be a number, got {text!r:.40}") from None
+
+
 def read_id(text: str) -> int:
     """A whole number that an id can be. Raises `ValueError`."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):

@@ -1,4 +1,4 @@
-"""What the database knows of the jobs, in numbers: read in one process, kept for a while, and told by another."""
+"""How queues and limits stand: read in one process for people and metrics, and told to one without SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -8,47 +8,105 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from datetime import datetime
+from typing import Any, Generic, TypeVar
 
 from sqla_jobs.rules.error_text import message_of
+from sqla_jobs.rules.limits import titled, worded
+from sqla_jobs.rules.wording import Count
 
 
 @dataclass(frozen=True, slots=True)
-class QueueFigures:
-    """One queue. `queued` and `scheduled` are counted up to a bound."""
+class QueueStatus:
+    """One queue. `oldest_wait` is the seconds that the job which was queued first has been due."""
 
     name: str
-    queued: int
-    scheduled: int
+    queued: Count
+    scheduled: Count
     running: int
+    """Those that have begun, at most: `Held` says why."""
     claimed: int
-    oldest_wait: float
-    """Seconds that the job which was queued first has been due; 0 if none waits."""
-    is_paused: bool
+    """Those that a worker has claimed ahead."""
+    oldest_wait: float | None
+    paused: bool
+    paused_until: datetime | None
+    pause_reason: str | None
+    is_served: bool
+    per_minute: int
+    """Its jobs that succeeded or failed in the last minute, where that was read."""
+    paused_at: datetime | None
+    paused_by: str | None
+    """Who that was, as far as the audit says."""
 
 
 @dataclass(frozen=True, slots=True)
-class LimitFigures:
-    """One limit in effect that is not of one key."""
+class LimitStatus:
+    """A limit in effect. `used` are the jobs that run behind it, or the starts in the last `per` seconds."""
 
+    gate: str
     name: str
     kind: str
-    is_of_each_key: bool
-    """Whether `most` goes for each key by itself."""
-    most: int
+    """concurrency, ordered, rate or queue."""
+    key: str | None
+    """As JSON; `each` where it goes for each key by itself."""
+    tasks: list[str]
+    running: int | None
+    rate: int | None
+    per: float | None
+    hold: bool
+    declared: dict[str, Any] | None
+    """What code says of `running`, `rate`, `per`, `hold` and `burst`; None where no code does."""
+    set_at: datetime | None
+    """When an operator overrode that."""
+    set_by: str | None
+    """Who that was, where it was done by the command line or the dashboard."""
+    set_reason: str | None
+    """Why, if that was said."""
+    changed_at: datetime
     used: int | None
-    """The jobs that run behind it, or the starts in its time; `None`: not known."""
-    waiting: int
+    """None where that goes for each key by itself, and is a rate."""
+    waiting: Count
+    """Queued jobs that have to pass it."""
+    next_at: datetime | None
+    """When a rate that is used up lets the next one start."""
+
+    @property
+    def title(self) -> str:
+        """Such as: rate mail.send of each key."""
+        return titled(self.gate)
+
+    @property
+    def in_effect(self) -> str:
+        """Such as: 3 at once."""
+        burst = (self.declared or {}).get("burst")
+        numbers = {"running": self.running, "rate": self.rate, "per": self.per, "burst": burst, "hold": self.hold}
+        return worded(numbers)
+
+    @property
+    def by_code(self) -> str | None:
+        """The same of what code declares."""
+        return None if self.declared is None else worded(self.declared)
+
+    @property
+    def most(self) -> int | None:
+        """Jobs at once, or starts in `per` seconds."""
+        return self.running if self.rate is None else self.rate
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can ever start behind it."""
+        return self.running == 0 or self.rate == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """All of it, at one moment."""
 
-    queues: list[QueueFigures]
+    queues: list[QueueStatus]
     jobs: dict[tuple[str, str], int]
     """By state and task, up to a bound: of those that are queued or scheduled, the next ones."""
-    limits: list[LimitFigures]
+    limits: list[LimitStatus]
+    """Those that are not of one key."""
     alive: dict[str, int]
     """Processes that live, by kind: workers and clocks."""
     dead: dict[str, int]

@@ -168,7 +168,7 @@ class TestRetry:
     ) -> None:
         old = in_state(session, "failed", unique_key="k")
         live = note.options(unique_key="k").enqueue(session, 2)
-        with pytest.raises(JobsError, match=f"job {old.id} cannot be retried: another live job has its unique_key"):
+        with pytest.raises(JobsError, match=f"job {old.id} cannot be retried: live job {live.id} has its unique key"):
             jobs.retry(session, old)
         assert old.state == "failed"
         jobs.cancel(session, live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +11,10 @@ from sqlalchemy import Engine, ForeignKey, func, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqla_jobs import ConfigurationError, JobMixin, Jobs, JobState
-from sqla_jobs.actions.bulk import Change, Progress
-from sqla_jobs.actions.changes import CANCEL, DELETE, RETRY
+from sqla_jobs.actions import audit
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.change import Change, Progress
+from sqla_jobs.actions.jobs import Cancel, Delete, Retry
 from sqla_jobs.actions.selection import Selection
 from tests.helpers import states, wait_until
 
@@ -60,8 +63,14 @@ def add(session: Session, state: str, **values: Any) -> int:
     return job_id
 
 
-def all_of(change: Change, selection: Selection | None = None) -> Progress:
-    return [Progress(0, 0), *change.in_batches(jobs.binding(), jobs.models, selection or Selection())][-1]
+def changing() -> AbstractContextManager[Changing]:
+    return audit.changing(jobs.binding(), jobs.models, jobs.tasks, "ada")
+
+
+def all_of(change: Change, selection: Selection | None = None) -> tuple[int, int]:
+    """How many jobs were looked at, and how many of them changed."""
+    done = [Progress(), *change.in_batches(changing, selection or Selection())][-1]
+    return done.seen, done.changed
 
 
 STATES = ["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
@@ -70,9 +79,9 @@ STATES = ["scheduled", "queued", "running", "succeeded", "failed", "cancelled"]
 @pytest.mark.parametrize(
     ("change", "changed", "state"),
     [
-        (CANCEL, {"scheduled", "queued", "running"}, "cancelled"),
-        (RETRY, {"scheduled", "succeeded", "failed", "cancelled"}, "queued"),
-        (DELETE, {"scheduled", "queued", "succeeded", "failed", "cancelled"}, None),
+        (Cancel(), {"scheduled", "queued", "running"}, "cancelled"),
+        (Retry(), {"scheduled", "succeeded", "failed", "cancelled"}, "queued"),
+        (Delete(), {"scheduled", "queued", "succeeded", "failed", "cancelled"}, None),
     ],
     ids=["cancel", "retry", "delete"],
 )
@@ -80,12 +89,12 @@ def test_each_change_touches_the_states_it_applies_to(
     session: Session, change: Change, changed: set[str], state: str | None
 ) -> None:
     ids = {name: add(session, name) for name in STATES}
-    assert change.kind.count(session, jobs.models, Selection()) == dict.fromkeys(change.kind.states, 1)
-    assert all_of(change) == Progress(len(changed), len(changed))
+    assert change.count(session, jobs.models, Selection()) == dict.fromkeys(change.states, 1)
+    assert all_of(change) == (len(changed), len(changed))
     found = states(session)
     for name, job_id in ids.items():
         expected = state if name in changed else name
-        if (change, name) == (CANCEL, "running"):  # it is asked to end
+        if (change, name) == (Cancel(), "running"):  # it is asked to end
             expected = "running"
             assert session.get_one(MyJob, job_id).cancel_requested_at is not None
         assert found.get(job_id) == expected
@@ -126,7 +135,7 @@ def test_a_selection_names_jobs_by_all_that_is_known_of_them(database: Engine, s
 def test_more_than_one_batch_is_told_of_batch_by_batch(session: Session) -> None:
     note.enqueue_many(session, [{"number": n} for n in range(1200)])
     session.commit()
-    told = list(CANCEL.in_batches(jobs.binding(), jobs.models, Selection()))
+    told = list(Cancel().in_batches(changing, Selection()))
     assert [(progress.seen, progress.changed) for progress in told] == [(500, 500), (1000, 1000), (1200, 1200)]
     assert set(states(session).values()) == {"cancelled"}
 
@@ -134,11 +143,11 @@ def test_more_than_one_batch_is_told_of_batch_by_batch(session: Session) -> None
 def test_what_was_told_stays_where_it_is_broken_off(session: Session) -> None:
     note.enqueue_many(session, [{"number": n} for n in range(1200)])
     session.commit()
-    next(DELETE.in_batches(jobs.binding(), jobs.models, Selection()))
+    next(Delete().in_batches(changing, Selection()))
     assert len(states(session)) == 700
 
 
-@pytest.mark.parametrize("change", [CANCEL, RETRY, DELETE], ids=lambda change: change.kind.name)
+@pytest.mark.parametrize("change", [Cancel(), Retry(), Delete()], ids=lambda change: change.name)
 def test_a_job_that_somebody_holds_is_left_alone_and_nothing_waits_for_it(
     database: Engine, session: Session, change: Change
 ) -> None:
@@ -146,7 +155,7 @@ def test_a_job_that_somebody_holds_is_left_alone_and_nothing_waits_for_it(
     with Session(database) as other:
         other.execute(update(MyJob).where(MyJob.id == held).values(priority=3))
         progress = all_of(change)
-    assert (progress.changed, progress.left_alone) == (1, 1)
+    assert progress == (2, 1)
     assert states(session)[held] == "scheduled"
     assert states(session).get(free) != "scheduled"
 
@@ -155,19 +164,19 @@ class TestRetrying:
     def test_of_several_with_one_unique_key_the_newest_runs_again(self, session: Session) -> None:
         old, new = (add(session, "failed", unique_key="k") for _ in range(2))
         alone = add(session, "failed", unique_key="another")
-        assert all_of(RETRY) == Progress(3, 2)
+        assert all_of(Retry()) == (3, 2)
         assert states(session) == {old: "failed", new: "queued", alone: "queued"}
 
     def test_none_whose_key_a_live_job_has(self, session: Session) -> None:
         old, live = add(session, "failed", unique_key="k"), add(session, "scheduled", unique_key="k")
-        assert all_of(RETRY) == Progress(2, 1)
+        assert all_of(Retry()) == (2, 1)
         assert states(session) == {old: "failed", live: "queued"}
 
     def test_a_worker_takes_them_at_once(self, database: Engine, session: Session) -> None:
         add(session, "failed", attempt=25)
         with jobs.worker(bind=database):
             wait_until(lambda: set(states(session).values()) == {"failed"})
-            all_of(RETRY)
+            all_of(Retry())
             wait_until(lambda: set(states(session).values()) == {"succeeded"})
 
 
@@ -176,7 +185,7 @@ class TestReferences:
         kept, gone, soft = (add(session, "succeeded") for _ in range(3))
         session.add_all([Receipt(job_id=kept), Receipt(soft_id=soft)])
         session.commit()
-        assert all_of(DELETE) == Progress(3, 2)
+        assert all_of(Delete()) == (3, 2)
         assert states(session) == {kept: "succeeded"}
         assert session.scalars(select(Receipt.soft_id)).all() == [None, None]
         assert gone not in states(session)
@@ -186,7 +195,7 @@ class TestReferences:
         with Session(database) as other:
             other.add(Receipt(job_id=kept))
             other.flush()
-            assert all_of(DELETE) == Progress(1, 0)
+            assert all_of(Delete()) == (1, 0)
             other.commit()
         assert states(session) == {kept: "succeeded"}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +17,9 @@ from sqlalchemy import ColumnElement, Engine, event, func, literal_column, selec
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Jobs
-from sqla_jobs.actions.bulk import Change, Progress
-from sqla_jobs.actions.changes import CANCEL, DELETE, RETRY
-from sqla_jobs.actions.erasure import ERASE
+from sqla_jobs.actions.audit import changing
+from sqla_jobs.actions.change import Change
+from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Retry
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli.main import main
 from sqla_jobs.models.mapping import Models
@@ -202,25 +203,26 @@ class Gated(Selection):
 @pytest.mark.parametrize(
     ("change", "selection", "act", "becomes"),
     [
-        (DELETE, Gated(states=(JobState.failed,)), retry_all, "queued"),
-        (CANCEL, Gated(states=(JobState.scheduled,)), start_all, "running"),
-        (RETRY, Gated(states=(JobState.failed,)), succeed_all, "succeeded"),
+        (Delete(), Gated(states=(JobState.failed,)), retry_all, "queued"),
+        (Cancel(), Gated(states=(JobState.scheduled,)), start_all, "running"),
+        (Retry(), Gated(states=(JobState.failed,)), succeed_all, "succeeded"),
         # the job is failed before and after: only the run tells that it is another failure
-        (DELETE, Gated(error="boom"), fail_all_for_another_reason, "failed"),
-        (RETRY, Gated(error="boom"), fail_all_for_another_reason, "failed"),
-        (ERASE, Gated(states=(JobState.failed,)), retry_all, "queued"),
-        (ERASE, Gated(error="boom"), fail_all_for_another_reason, "failed"),
+        (Delete(), Gated(error="boom"), fail_all_for_another_reason, "failed"),
+        (Retry(), Gated(error="boom"), fail_all_for_another_reason, "failed"),
+        (Erase(), Gated(states=(JobState.failed,)), retry_all, "queued"),
+        (Erase(), Gated(error="boom"), fail_all_for_another_reason, "failed"),
     ],
     ids=["delete", "cancel", "retry", "delete by error", "retry by error", "erase", "erase by error"],
 )
 def test_what_was_changed_after_the_statements_snapshot_is_left_alone(
     database: Engine, session: Session, change: Change, selection: Selection, act: Act, becomes: str
 ) -> None:
-    add(session, "scheduled" if change is CANCEL else "failed")
+    add(session, "scheduled" if change == Cancel() else "failed")
     gate = Gate(database)
     with gate.closed_after_the_choice(committed(database, act)):
-        progress = [*change.in_batches(jobs.binding(), jobs.models, selection)][-1]
-    assert progress == Progress(10, 0)
+        begin = partial(changing, jobs.binding(), jobs.models, jobs.tasks, "ada")
+        progress = [*change.in_batches(begin, selection)][-1]
+    assert (progress.seen, progress.changed) == (10, 0)
     found = session.execute(select(Job.state, Job.cancel_requested_at, Job.args)).all()
     assert [(str(row[0]), row[1]) for row in found] == [(becomes, None)] * 10
     assert all(isinstance(row[2], dict) for row in found)

@@ -141,10 +141,10 @@ def test_jobs_in_which_the_argument_is_sensitive_are_named_and_not_searched(sess
 def test_an_erased_job_is_shown_as_such_and_refuses_to_be_retried(session: Session, task: str) -> None:
     job_id = add(session, "failed", task=task)
     run("erase", str(job_id), "--yes")
-    with pytest.raises(JobsError, match=f"job {job_id} cannot be retried, since its arguments were erased"):
+    with pytest.raises(JobsError, match=f"job {job_id} cannot be retried: its arguments were erased"):
         jobs.retry(session, job_id)
     told = run("retry", str(job_id), "--yes", code=1).output
-    assert f"job {job_id} was left alone: its arguments were erased; enqueue a new job instead\n" in told
+    assert f"job {job_id} cannot be retried: its arguments were erased; enqueue a new job instead\n" in told
     assert "1 job left alone: its arguments were erased" in run("retry", "--state", "failed", "--yes").output
     with pytest.raises(IntegrityError, match="sqla_jobs_args_check"):
         session.execute(text("UPDATE sqla_jobs SET state = 'queued'"))

@@ -534,8 +534,8 @@ class TestChanging:
         session.commit()
         out = run("retry", *map(str, failed[:2]), code=1).output
         assert "retry: 1 job\n" in out
-        assert f"job {failed[0]} was left alone: live job {rival.id} has its unique key; wait for that one" in out
-        refers = f"job {failed[2]} was left alone: kept by rows of public.effects (job_id). To let jobs go and keep"
+        assert f"job {failed[0]} cannot be retried: live job {rival.id} has its unique key; wait for that one" in out
+        refers = f"job {failed[2]} cannot be deleted: kept by rows of public.effects (job_id). To let jobs go and keep"
         assert refers in run("delete", str(failed[2]), code=1).output
         with Session(session.bind) as other:
             other.execute(select(jobs.Job).where(jobs.Job.id == failed[2]).with_for_update())
@@ -607,6 +607,8 @@ class TestChanging:
         session.refresh(job)
         assert job.kill_requested, "a request without it does not take it back"
         assert session.scalars(select(jobs.Audit.details)).first() == {
+            "changed": 1,
+            "up_to": job.id,
             "filter": {"tasks": ["mark"], "states": ["scheduled", "queued", "running"]},
             "kill": True,
         }
@@ -630,7 +632,8 @@ class TestChanging:
         assert (action, subject) == ("run now", "schedule nightly")
         assert re.fullmatch(r".+@.+", actor)
         details = session.scalars(select(jobs.Audit.details).where(jobs.Audit.action == "cancel many")).one()
-        assert details == {"filter": {"tasks": ["misbehave"], "states": ["scheduled", "queued", "running"]}}
+        meant = {"tasks": ["misbehave"], "states": ["scheduled", "queued", "running"]}
+        assert details == {"changed": 1, "up_to": failed[2], "filter": meant}
         (paused,) = [line for line in run("status").output.splitlines() if line.startswith("default")]
         assert paused.endswith("by bob")
 

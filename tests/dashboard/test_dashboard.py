@@ -823,11 +823,9 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
         session.refresh(job)
         return job
 
-    assert "waits until 2031-02-03 04:05 UTC" in words(
-        visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"})
-    )
+    assert "is rescheduled" in words(visitor.change(f"{one}/reschedule", {"run_at": "2031-02-03T04:05"}))
     assert (now().state, job.run_at) == ("scheduled", datetime(2031, 2, 3, 4, 5, tzinfo=UTC))
-    visitor.change(f"{one}/move", {"queue": "mail", "priority": "-3"})
+    visitor.change(f"{one}/move", {"to_queue": "mail", "to_priority": "-3"})
     assert (now().queue, job.priority) == ("mail", -3)
     visitor.change(f"{one}/retry")
     assert now().state == "queued"
@@ -839,6 +837,8 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
     assert session.scalar(select(func.count()).select_from(jobs.Job)) == 0
     actions = ["reschedule", "move", "retry", "cancel", "retry", "delete"]
     assert audit(session) == [("ada@example.com", action, f"job {job_id}") for action in actions]
+    details = session.scalars(select(jobs.Audit.details).order_by(jobs.Audit.id)).all()
+    assert details[1:] == [{"queue": "mail", "priority": -3}, {}, {}, {}, {"task": "add"}]
     page = words(visitor.get("/audit"))
     assert "run at: 2031-02-03T04:05:00+00:00" in page
     assert len(re.findall(r"<strong>move</strong>", visitor.get(f"/audit?subject=job+{job_id}"))) == 1
@@ -847,15 +847,15 @@ def test_each_action_on_a_job_does_what_it_says_and_leaves_a_line(visitor: Visit
 @pytest.mark.parametrize(
     ("action", "fields", "said"),
     [
-        ("retry", {}, "queued or running already"),
+        ("retry", {}, "cannot be retried: it is queued"),
         ("reschedule", {"run_at": "tomorrow"}, "is not a time"),
         ("reschedule", {"run_at": "9999-12-31T23:59"}, "is out of range"),
         ("reschedule", {"run_at": "0001-01-01T00:00"}, "is out of range"),
-        ("move", {"queue": "a\x00b", "priority": "0"}, "queue must be 1 to 200"),
-        ("move", {"queue": "mail", "priority": "9" * 5000}, "from -10 to 10"),
-        ("move", {"queue": "a=b", "priority": "0"}, "queue must be 1 to 200"),
-        ("move", {"queue": "mail", "priority": "11"}, "from -10 to 10"),
-        ("move", {"queue": "mail", "priority": "x"}, "from -10 to 10"),
+        ("move", {"to_queue": "a\x00b", "to_priority": "0"}, "queue must be 1 to 200"),
+        ("move", {"to_queue": "mail", "to_priority": "9" * 5000}, "from -10 to 10"),
+        ("move", {"to_queue": "a=b", "to_priority": "0"}, "queue must be 1 to 200"),
+        ("move", {"to_queue": "mail", "to_priority": "11"}, "from -10 to 10"),
+        ("move", {"to_queue": "mail", "to_priority": "x"}, "from -10 to 10"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_changes_nothing(
@@ -896,12 +896,12 @@ def test_an_ended_or_running_job_cannot_be_moved_and_a_running_one_not_deleted(
     job = shop.add.enqueue(session, a=1)
     session.commit()
     jobs.worker().drain()
-    for action, fields in (("reschedule", {"run_at": "2031-01-01T00:00"}), ("move", {"queue": "q", "priority": "0"})):
-        assert "does not wait any more" in visitor.post(f"/jobs/{job.id}/{action}", fields).text
-    assert "had ended already" in visitor.post(f"/jobs/{job.id}/cancel").text
+    for action, fields in (("reschedule", {"run_at": "2031-01-01T00:00"}), ("move", {"to_queue": "q"})):
+        assert "ed: it is succeeded" in visitor.post(f"/jobs/{job.id}/{action}", fields).text
+    assert "cannot be cancelled: it is succeeded" in visitor.post(f"/jobs/{job.id}/cancel").text
     session.execute(update(jobs.Job).values(state="running", current_run_id=1, process_id="0" * 32))
     session.commit()
-    assert "was not deleted: it is running now" in visitor.post(f"/jobs/{job.id}/delete").text
+    assert "cannot be deleted: it is running" in visitor.post(f"/jobs/{job.id}/delete").text
     assert visitor.post("/jobs/999/retry").status_code == 404
     assert visitor.post(f"/jobs/{job.id}/explode").status_code == 404
     assert audit(session) == []
@@ -926,7 +926,23 @@ def test_a_retry_that_meets_a_live_unique_key_says_so(visitor: Visitor, session:
     assert f"#{live.id}" in words(visitor.get(f"/jobs/{old.id}"))
     response = visitor.post(f"/jobs/{old.id}/retry")
     assert response.status_code == 409
-    assert "another live job has its unique_key" in response.text
+    assert f"cannot be retried: live job {live.id} has its unique key" in response.text
+
+
+@pytest.mark.parametrize("action", ["cancel", "delete"])
+def test_a_job_that_somebody_holds_is_said_to_be_held_and_stays(
+    visitor: Visitor, session: Session, database: Engine, action: str
+) -> None:
+    job = shop.add.options(delay=60).enqueue(session, a=1)
+    session.commit()
+    with Session(database) as other:
+        other.execute(update(jobs.Job).where(jobs.Job.id == job.id).values(priority=3))
+        refused = visitor.post(f"/jobs/{job.id}/{action}")
+    assert refused.status_code == 409
+    assert "somebody holds or has changed it" in refused.text
+    session.refresh(job)
+    assert job.state == "scheduled"
+    assert audit(session) == []
 
 
 def test_an_audit_line_and_its_change_are_one_commit(
@@ -1125,7 +1141,8 @@ def test_a_schedule_is_added_edited_disabled_enabled_and_run_now(visitor: Visito
     visitor.change(f"{one}/enable")
     session.refresh(schedule)
     assert (schedule.enabled, schedule.disabled_reason) == (True, None)
-    assert [line[1] for line in audit(session)] == ["add", "edit", "disable", "run now", "enable"]
+    actions = ["add", "edit", "disable", "run now", "enable"]
+    assert audit(session) == [("ada@example.com", action, "schedule nightly") for action in actions]
     details = session.scalar(select(jobs.Audit.details).where(jobs.Audit.action == "edit"))
     assert details is not None
     assert details["cron"] == {"from": "30 2 * * *", "to": "0 4 * * *"}

@@ -51,7 +51,7 @@ def test_the_queue_of_a_limit_and_of_a_move_completes(visitor: Visitor, session:
     shop.add.enqueue(session, a=1)
     session.commit()
     assert offered(visitor.get("/limits/new"), "queue") == QUEUES
-    assert offered(visitor.get("/jobs/2"), "queue") == QUEUES
+    assert offered(visitor.get("/jobs/2"), "to_queue") == QUEUES
     confirmation = visitor.post("/jobs/change", {"action": "move", "all": "1"})
     assert offered(confirmation.text, "to_queue") == QUEUES
 

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session
 
 from sqla_jobs import Unique
-from sqla_jobs.actions.changes import move_to
-from sqla_jobs.actions.jobs import move
+from sqla_jobs.actions.audit import Changing
+from sqla_jobs.actions.jobs import Move
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.outcomes import Outcome
@@ -242,10 +243,11 @@ def test_a_job_keeps_its_place_in_its_key_whatever_its_queue_and_priority_become
         session.commit()
         enqueue(database, shop.ordered, [{"account": 1, "n": n} for n in (1, 2)])
         if change == "move":
-            assert move(session, jobs.models, first, queue="other", priority=9)
+            assert Move("other", 9).one(Changing(session, jobs.models, jobs.tasks), first)
         elif change == "move many":
-            selection = Selection(ids=(first.id,))
-            move_to(queue="other", priority=9).batch(session, jobs.models, selection, after=0, until=first.id)
+            it = nullcontext(Changing(session, jobs.models, jobs.tasks))
+            (done,) = Move("other", 9).in_batches(lambda: it, Selection(ids=(first.id,)))
+            assert done.changed == 1
         else:
             shop.ordered.options(unique_key="first", unique=policy, priority=9).enqueue(session, account=1, n=0)
         session.commit()

@@ -5,24 +5,60 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import yaml
 
 from sqla_jobs.prometheus.families import Labels, of_figures, of_stalled, of_totals
+from sqla_jobs.rules.wording import Count
 from sqla_jobs.runtime.counters import Counters
-from sqla_jobs.runtime.figures import Figures, LimitFigures, QueueFigures
+from sqla_jobs.runtime.figures import Figures, LimitStatus, QueueStatus
 from tests.conftest import ROOT
 from tests.prometheus.conftest import end_of
 
 PAGE = ROOT.joinpath("docs/monitoring.md").read_text(encoding="utf-8")
 DASHBOARD = json.loads(ROOT.joinpath("docs/grafana-dashboard.json").read_text(encoding="utf-8"))
 ALERTS = yaml.safe_load(ROOT.joinpath("docs/alerts.yml").read_text(encoding="utf-8"))
+QUEUE = QueueStatus(
+    name="default",
+    queued=Count(1),
+    scheduled=Count(1),
+    running=1,
+    claimed=1,
+    oldest_wait=1.0,
+    paused=False,
+    paused_until=None,
+    pause_reason=None,
+    is_served=True,
+    per_minute=0,
+    paused_at=None,
+    paused_by=None,
+)
+LIMIT = LimitStatus(
+    gate="%mail",
+    name="mail",
+    kind="rate",
+    key=None,
+    tasks=[],
+    running=None,
+    rate=5,
+    per=1.0,
+    hold=False,
+    declared=None,
+    set_at=None,
+    set_by=None,
+    set_reason=None,
+    changed_at=datetime.now(UTC),
+    used=1,
+    waiting=Count(1),
+    next_at=None,
+)
 FIGURES = Figures(
-    [QueueFigures("default", 1, 1, 1, 1, 1.0, is_paused=False)],
+    [QUEUE],
     {("queued", "mark"): 1},
-    [LimitFigures("mail", "rate", False, 5, 1, 1)],
+    [LIMIT],
     {"worker": 1},
     {},
     {"worker": 1.0},

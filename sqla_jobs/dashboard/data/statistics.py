@@ -15,7 +15,7 @@ from sqlalchemy import ARRAY, Double, case, func, literal, select, true
 from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.orm import Session
 
-from sqla_jobs.dashboard.data.failures import BAD, FailureGroup, failure_groups
+from sqla_jobs.dashboard.data.failed_runs import BAD, FailureGroup, failure_groups
 from sqla_jobs.dashboard.data.sampling import Sample, sample_since
 from sqla_jobs.jobs import Jobs
 
@@ -64,7 +64,7 @@ class Bucket:
 
 
 @dataclass
-class Figures:
+class Statistics:
     """All buckets, in order, and all of them as one."""
 
     span: Span
@@ -82,12 +82,12 @@ class Figures:
         return self.whole.failed / self.whole.total if self.whole.total else None
 
 
-def read_figures(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Figures:
+def read_statistics(session: Session, jobs: Jobs[Any], span: Span, now: datetime) -> Statistics:
     """The figures of one span."""
     this = _EPOCH + (now - _EPOCH) // span.width * span.width
     start = this - span.width * (span.buckets - 1)
     by_start = {start + span.width * place: Bucket(start + span.width * place) for place in range(span.buckets)}
-    figures = Figures(span, list(by_start.values()), Bucket(None))
+    figures = Statistics(span, list(by_start.values()), Bucket(None))
     run: Any = jobs.Run
     sample = sample_since(session, jobs, start, _SAMPLE)
     figures.sampled = None if sample.is_whole else sample.size

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import and_, case, func, or_, select, true
 from sqlalchemy.orm import Session
 
-from sqla_jobs.dashboard.data.failures import BAD
+from sqla_jobs.dashboard.data.failed_runs import BAD
 from sqla_jobs.dashboard.data.sampling import Sample, sample_since
 from sqla_jobs.dashboard.data.statistics import Span, halves, pair, seconds
 from sqla_jobs.jobs import Jobs

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqla_jobs.dashboard.data.statistics import Bucket, Figures
+from sqla_jobs.dashboard.data.statistics import Bucket, Statistics
 from sqla_jobs.dashboard.render.formatting import short
 from sqla_jobs.rules.wording import NOTHING, duration, plural
 
@@ -73,13 +73,13 @@ def _nice_seconds(value: float) -> float:
     return 86400 * nice(value / 86400)
 
 
-def _labels(figures: Figures) -> list[str]:
+def _labels(figures: Statistics) -> list[str]:
     """The start of each bucket, as told in a table."""
     style = "%a %H:%M" if figures.span.length > timedelta(days=1) else "%H:%M"
     return [bucket.start.strftime(style) if bucket.start else "" for bucket in figures.buckets]
 
 
-def _times(figures: Figures) -> list[str]:
+def _times(figures: Statistics) -> list[str]:
     first = figures.buckets[0].start
     if first is None:
         return []
@@ -89,7 +89,7 @@ def _times(figures: Figures) -> list[str]:
     return [*(moment.strftime(style) for moment in moments), "now"]
 
 
-def throughput(figures: Figures) -> Chart:
+def throughput(figures: Statistics) -> Chart:
     """Runs that ended, succeeded below and failed above."""
     top = nice(max(1.0, *(bucket.total for bucket in figures.buckets)))
     slot = WIDTH / len(figures.buckets)
@@ -124,7 +124,7 @@ def throughput(figures: Figures) -> Chart:
     )
 
 
-def latency(figures: Figures, name: str, title: str, of: Callable[[Bucket], tuple[float, float] | None]) -> Chart:
+def latency(figures: Statistics, name: str, title: str, of: Callable[[Bucket], tuple[float, float] | None]) -> Chart:
     """A median and a 95th percentile over time."""
     values = [of(bucket) for bucket in figures.buckets]
     top = _nice_seconds(max([pair[1] for pair in values if pair] or [1.0]))

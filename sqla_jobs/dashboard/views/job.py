@@ -1,30 +1,24 @@
-"""The page of one job, and what can be done to it."""
+"""The page of one job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from flask import Response, abort, request
+from flask import Response, request
 from sqlalchemy import Text, cast, select
 from sqlalchemy.orm import Session
-from werkzeug.wrappers import Response as AnyResponse
 
-from sqla_jobs.actions import jobs as actions
-from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.changes import DELETE
-from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.render import timeline as story
 from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.errors import JobsError, UnknownJob
+from sqla_jobs.errors import UnknownJob
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.columns import JobMixin
 from sqla_jobs.models.types import ENDED, LIVE, WAITING
 from sqla_jobs.queries.limits import keeps_others_waiting
-from sqla_jobs.rules.checks import read_id, read_moment, read_priority
+from sqla_jobs.rules.checks import read_id
 from sqla_jobs.rules.unique import RESERVED
 
 _RUNS = 20
@@ -177,64 +171,3 @@ def _as_code(jobs: Jobs[Any], job: Any, shown: Shown) -> str:
         given = [f"{name}={value}" for name, value in values.items()]
         return f"{said}.enqueue({', '.join(['session', *given])})"
     return f"{said}.enqueue(session, **{json_text.python(args)})"
-
-
-def change(site: Dashboard, job_id: int, action: str) -> AnyResponse:
-    """POST /jobs/<id>/<action>"""
-    if action not in _ACTIONS:
-        abort(404)
-    with site.changing() as changing:
-        notice = _ACTIONS[action](changing, job_id)
-    return site.go(site.url("jobs") if action == "delete" else site.url("job", job_id=job_id), notice)
-
-
-def _retry(changing: Changing, job_id: int) -> str:
-    if not actions.retry(changing.session, changing.models, job_id):
-        raise JobsError(f"Job {job_id} is queued or running already, so there is nothing to retry.")
-    changing.record("retry", f"job {job_id}")
-    return f"Job {job_id} is queued."
-
-
-def _cancel(changing: Changing, job_id: int) -> str:
-    if not actions.cancel(changing.session, changing.models, job_id):
-        raise JobsError(f"Job {job_id} had ended already, so there is nothing to cancel.")
-    changing.record("cancel", f"job {job_id}")
-    return f"Job {job_id} is cancelled. If it runs, it was asked to stop."
-
-
-def _delete(changing: Changing, job_id: int) -> str:
-    session, models = changing.session, changing.models
-    task = session.scalar(select(models.Job.task).where(models.Job.id == job_id))
-    if task is None:
-        raise UnknownJob(f"There is no job {job_id}; somebody may have deleted it already.")
-    _, _, deleted = DELETE.batch(session, models, Selection(ids=(job_id,)), after=-1, until=job_id)
-    if not deleted:
-        raise JobsError(f"Job {job_id} was not deleted: {DELETE.kind.reason(session, models, job_id)}.")
-    changing.record("delete", f"job {job_id}", task=task)
-    return f"Job {job_id} is deleted."
-
-
-def _reschedule(changing: Changing, job_id: int) -> str:
-    run_at = read_moment("run_at", request.form.get("run_at", "").strip())
-    if not actions.reschedule(changing.session, changing.models, job_id, run_at):
-        raise JobsError(f"Job {job_id} does not wait any more, so it was not rescheduled.")
-    changing.record("reschedule", f"job {job_id}", run_at=run_at.isoformat())
-    return f"Job {job_id} waits until {run_at:%Y-%m-%d %H:%M} UTC."
-
-
-def _move(changing: Changing, job_id: int) -> str:
-    queue, priority = request.form.get("queue", "").strip(), request.form.get("priority", "").strip()
-    number = read_priority(priority)
-    if not actions.move(changing.session, changing.models, job_id, queue=queue, priority=number):
-        raise JobsError(f"Job {job_id} does not wait any more, so it was not moved.")
-    changing.record("move", f"job {job_id}", queue=queue, priority=number)
-    return f"Job {job_id} waits in queue {queue}, with priority {number}."
-
-
-_ACTIONS: dict[str, Callable[[Changing, int], str]] = {
-    "retry": _retry,
-    "cancel": _cancel,
-    "delete": _delete,
-    "reschedule": _reschedule,
-    "move": _move,
-}

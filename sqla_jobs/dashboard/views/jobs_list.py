@@ -17,7 +17,7 @@ from sqla_jobs.dashboard.data.names import Names, read_names
 from sqla_jobs.dashboard.data.paging import BadCursor, Order
 from sqla_jobs.dashboard.data.reading import counted
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.dashboard.views.bulk import offered
+from sqla_jobs.dashboard.views.changes import offered
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.wording import Count

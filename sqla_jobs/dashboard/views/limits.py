@@ -12,10 +12,12 @@ from sqla_jobs.actions import limits as actions
 from sqla_jobs.actions.limits import UNSAID
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.site import Dashboard
-from sqla_jobs.errors import ArgumentsError, JobsError
-from sqla_jobs.monitoring.limits import LimitStatus, read_limits
+from sqla_jobs.errors import JobsError
+from sqla_jobs.monitoring.limits import read_limits
+from sqla_jobs.rules.checks import read_number
 from sqla_jobs.rules.keys import key_in
 from sqla_jobs.rules.limits import titled
+from sqla_jobs.runtime.figures import LimitStatus
 
 _NUMBERS = ("running", "rate", "per")
 _NEW = ("which", "key", "queue", *_NUMBERS)
@@ -38,8 +40,10 @@ def add(site: Dashboard) -> AnyResponse:
     given = _given(_NEW)
     try:
         numbers = _numbers(given)
-        with site.changing() as changing:
-            gates = actions.set_by_person(changing, _target(site, given), **numbers)
+        key = key_in(given["key"]) if given["key"] else UNSAID
+        target = actions.target(site.jobs.tasks, given["which"] or None, queue=given["queue"] or None, key=key)
+        with site.changing() as it:
+            gates = actions.set_limit(it, target, **numbers)
     except JobsError as error:
         return _new_form(site, given, error)
     return _told(site, gates, "set")
@@ -58,8 +62,8 @@ def save(site: Dashboard) -> AnyResponse:
     given, one = _given(_NUMBERS), _read(site, request.form.get("gate", ""))
     try:
         numbers = _numbers(given)
-        with site.changing() as changing:
-            gates = actions.set_by_person(changing, actions.target_of_row(one.gate, one.tasks), **numbers)
+        with site.changing() as it:
+            gates = actions.set_limit(it, actions.target_of_row(one.gate, one.tasks), **numbers)
     except JobsError as error:
         return _edit_form(site, one, given, error)
     return _told(site, gates, "set")
@@ -68,8 +72,8 @@ def save(site: Dashboard) -> AnyResponse:
 def clear(site: Dashboard) -> AnyResponse:
     """POST /limits/clear"""
     one = _read(site, request.form.get("gate", ""))
-    with site.changing() as changing:
-        gates = actions.clear_by_person(changing, actions.target_of_row(one.gate, one.tasks))
+    with site.changing() as it:
+        gates = actions.clear_limit(it, actions.target_of_row(one.gate, one.tasks))
     return _told(site, gates or [one.gate], "as code says it")
 
 
@@ -92,22 +96,8 @@ def _read(site: Dashboard, gate: str) -> LimitStatus:
 
 def _numbers(given: Mapping[str, str]) -> Any:
     """What `set_limit` takes. Raises `ArgumentsError`."""
-    return {name: _number(name, given[name], float if name == "per" else int) for name in _NUMBERS}
-
-
-def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float | None:
-    try:
-        return kind(text) if text else None
-    except ValueError:
-        raise ArgumentsError(f"{name} must be a number, got {text!r:.40}") from None
-
-
-def _target(site: Dashboard, given: Mapping[str, str]) -> actions.Target:
-    if bool(given["which"]) == bool(given["queue"]):
-        raise ArgumentsError("name a task or a limit, or else a queue, and not both")
-    if given["queue"]:
-        return actions.target_of_queue(given["queue"])
-    return actions.target(site.jobs.tasks, given["which"], key_in(given["key"]) if given["key"] else UNSAID)
+    kinds = ((name, text, float if name == "per" else int) for name in _NUMBERS if (text := given[name]))
+    return dict.fromkeys(_NUMBERS) | {name: read_number(name, text, kind) for name, text, kind in kinds}
 
 
 def _new_form(site: Dashboard, given: Mapping[str, str], error: JobsError | None = None) -> Response:

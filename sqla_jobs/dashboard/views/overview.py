@@ -6,7 +6,7 @@ from flask import Response, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from sqla_jobs.actions import pausing
-from sqla_jobs.dashboard.data.statistics import SPANS, read_figures
+from sqla_jobs.dashboard.data.statistics import SPANS, read_statistics
 from sqla_jobs.dashboard.render import chart
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import state_counts
@@ -21,7 +21,7 @@ def show(site: Dashboard) -> Response:
     jobs = site.jobs
     with site.reading() as (session, now):
         queues, processes = read_work(session, jobs)
-        figures = read_figures(session, jobs, span, now)
+        figures = read_statistics(session, jobs, span, now)
         found = problems(session, jobs, queues, processes)
         counts = state_counts(session, jobs)
         paused_tasks = read_paused_tasks(session, jobs)
@@ -51,35 +51,15 @@ def show(site: Dashboard) -> Response:
 
 
 def pause(site: Dashboard) -> AnyResponse:
-    """POST /queues/pause"""
-    queue = request.form.get("queue", "")
-    with site.changing() as changing:
-        pausing.pause(changing.session, site.jobs.models, queue)
-        changing.record("pause", f"queue {queue}")
-    return site.go(site.url("overview"), f"Queue {queue} is paused: what runs goes on, nothing new starts.")
+    """POST /queues/pause and /tasks/pause"""
+    with site.changing() as it:
+        paused = pausing.pause(it, request.form.get("queue"), task=request.form.get("task"))
+    notice = f"{paused[0].upper()}{paused[1:]} is paused: what runs goes on, nothing new starts."
+    return site.go(site.back(site.url("overview")), notice)
 
 
 def resume(site: Dashboard) -> AnyResponse:
-    """POST /queues/resume"""
-    queue = request.form.get("queue", "")
-    with site.changing() as changing:
-        if pausing.resume(changing.session, site.jobs.models, queue):
-            changing.record("resume", f"queue {queue}")
-    return site.go(site.url("overview"), f"Queue {queue} goes on.")
-
-
-def pause_task(site: Dashboard) -> AnyResponse:
-    """POST /tasks/pause"""
-    with site.changing() as changing:
-        task = pausing.pause_task(changing.session, site.jobs.models, site.jobs.tasks, request.form.get("task", ""))
-        changing.record("pause", f"task {task}")
-    return site.go(site.back(site.url("overview")), f"Task {task} is paused: what runs goes on, nothing new starts.")
-
-
-def resume_task(site: Dashboard) -> AnyResponse:
-    """POST /tasks/resume"""
-    task = request.form.get("task", "")
-    with site.changing() as changing:
-        if pausing.resume_task(changing.session, site.jobs.models, site.jobs.tasks, task):
-            changing.record("resume", f"task {task}")
-    return site.go(site.back(site.url("overview")), f"Task {task} goes on.")
+    """POST /queues/resume and /tasks/resume"""
+    with site.changing() as it:
+        resumed = pausing.resume(it, request.form.get("queue"), task=request.form.get("task"))
+    return site.go(site.back(site.url("overview")), f"{resumed[0].upper()}{resumed[1:]} goes on.")

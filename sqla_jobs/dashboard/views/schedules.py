@@ -1,12 +1,13 @@
-"""The pages of schedules, and what can be done to one."""
+"""The pages of schedules, the form that adds or edits one, and what else can be done to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from flask import Response, abort, request
 from sqlalchemy import Text, cast, func, select, true
@@ -17,17 +18,32 @@ from sqla_jobs.actions import schedules as schedule_actions
 from sqla_jobs.actions.audit import Changing
 from sqla_jobs.cron import Cron
 from sqla_jobs.dashboard.data.listing import columns
+from sqla_jobs.dashboard.data.names import read_names
+from sqla_jobs.dashboard.render import json_text
 from sqla_jobs.dashboard.shown import Shown
 from sqla_jobs.dashboard.site import Dashboard
 from sqla_jobs.dashboard.views.jobs_list import Line, lines
-from sqla_jobs.errors import ConfigurationError, JobsError
-from sqla_jobs.models.types import TickOutcome
+from sqla_jobs.errors import ArgumentsError, ConfigurationError, JobsError
+from sqla_jobs.models.types import CatchUp, Overlap, TickOutcome
 from sqla_jobs.monitoring.ticks import TickReport, read_refusal, read_ticks
 from sqla_jobs.queries.processes import is_alive
+from sqla_jobs.rules.checks import read_number
 
 _RECENT = 8
 _TICKS = 20
 _UPCOMING = 5
+_EMPTY = {
+    "name": "",
+    "task": "",
+    "cron": "",
+    "timezone": "UTC",
+    "args": "{}",
+    "queue": "",
+    "priority": "",
+    "catch_up": "latest",
+    "overlap": "allow",
+    "jitter": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Rule:
     error: str | None = None
 
 
-def rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = None, *, count: int = _UPCOMING) -> Rule:
+def _rule_of(cron: str, timezone: str, now: datetime, first: datetime | None = None, *, count: int = _UPCOMING) -> Rule:
     """In plain English, and the next times, in its zone; or what is wrong with it."""
     try:
         rule = Cron.parse(cron, timezone)
@@ -69,7 +85,7 @@ def show_all(site: Dashboard) -> Response:
     listed = [
         (
             row,
-            rule_of(row.cron, row.timezone, now, row.next_run_at, count=1),
+            _rule_of(row.cron, row.timezone, now, row.next_run_at, count=1),
             recent.get(row.id, []),
             site.shown(row.task, row.args_text).text(row.disabled_reason),
         )
@@ -108,7 +124,7 @@ def _recent(session: Session, site: Dashboard, schedule_ids: list[int]) -> dict[
     return found
 
 
-def read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[Any, Shown]:
+def _read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[Any, Shown]:
     """The schedule, and its arguments as they may be shown. Raises `UnknownSchedule`."""
     schedule: Any = site.jobs.Schedule
     row = session.execute(
@@ -122,7 +138,7 @@ def read_schedule(session: Session, site: Dashboard, schedule_id: int) -> tuple[
 def show(site: Dashboard, schedule_id: int) -> Response:
     """GET /schedules/<id>"""
     with site.reading() as (session, now):
-        row, shown = read_schedule(session, site, schedule_id)
+        row, shown = _read_schedule(session, site, schedule_id)
         ticks = read_ticks(session, site.jobs, schedule_id, _TICKS)
         jobs = _enqueued(session, site, ticks)
         refusal = read_refusal(session, site.jobs, schedule_id)
@@ -130,7 +146,7 @@ def show(site: Dashboard, schedule_id: int) -> Response:
         "schedule.html",
         now,
         schedule=row,
-        rule=rule_of(row.cron, row.timezone, now, row.next_run_at if row.enabled else None),
+        rule=_rule_of(row.cron, row.timezone, now, row.next_run_at if row.enabled else None),
         arguments=shown.pretty,
         reason=shown.text(row.disabled_reason),
         refusal=shown.text(refusal),
@@ -151,31 +167,121 @@ def change(site: Dashboard, schedule_id: int, action: str) -> AnyResponse:
     """POST /schedules/<id>/<action>"""
     if action not in _ACTIONS:
         abort(404)
-    with site.changing() as changing:
-        notice = _ACTIONS[action](changing, schedule_id)
+    with site.changing() as it:
+        notice = _ACTIONS[action](it, schedule_id)
     return site.go(site.back(site.url("schedule", schedule_id=schedule_id)), notice)
 
 
-def _enable(changing: Changing, schedule_id: int) -> str:
-    schedule = schedule_actions.enable(changing.session, changing.models, schedule_id)
-    changing.record("enable", f"schedule {schedule.name}")
-    return f"Schedule {schedule.name} is enabled; it catches up on nothing."
+def _enable(it: Changing, schedule_id: int) -> str:
+    return f"Schedule {schedule_actions.enable(it, schedule_id).name} is enabled; it catches up on nothing."
 
 
-def _disable(changing: Changing, schedule_id: int) -> str:
+def _disable(it: Changing, schedule_id: int) -> str:
     reason = request.form.get("reason", "").strip()[:500]
     if not reason:
         raise JobsError("Say why it is disabled: whoever finds it so will want to know.")
-    schedule = schedule_actions.disable(changing.session, changing.models, schedule_id, reason)
-    schedule.disabled_reason = changing.tasks.secrets(schedule.task, schedule.args).text(reason)
-    changing.record("disable", f"schedule {schedule.name}", reason=schedule.disabled_reason)
-    return f"Schedule {schedule.name} is disabled."
+    return f"Schedule {schedule_actions.disable(it, schedule_id, reason).name} is disabled."
 
 
-def _fire(changing: Changing, schedule_id: int) -> str:
-    job = schedule_actions.fire(changing.session, changing.models, changing.tasks, schedule_id)
-    changing.record("run now", f"schedule {schedule_id}", job=job.id)
-    return f"Job {job.id} is queued, beside the schedule's ticks."
+def _fire(it: Changing, schedule_id: int) -> str:
+    return f"Job {schedule_actions.fire(it, schedule_id).id} is queued, beside the schedule's ticks."
 
 
 _ACTIONS: dict[str, Callable[[Changing, int], str]] = {"enable": _enable, "disable": _disable, "fire": _fire}
+
+
+def new(site: Dashboard) -> Response:
+    """GET /schedules/new"""
+    return _form(site, {**_EMPTY, "task": request.args.get("task", "")}, None)
+
+
+def add(site: Dashboard) -> AnyResponse:
+    """POST /schedules/new"""
+    given = {name: request.form.get(name, "").strip() for name in _EMPTY}
+    try:
+        values = _values(site, given, hidden={})
+        with site.changing() as it:
+            schedule_id = schedule_actions.add(it, given["name"], values).id
+    except JobsError as error:
+        return _form(site, given, None, error)
+    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is added.")
+
+
+def edit(site: Dashboard, schedule_id: int) -> Response:
+    """GET /schedules/<id>/edit"""
+    with site.reading() as (session, _):
+        row, shown = _read_schedule(session, site, schedule_id)
+    given = {name: str(getattr(row, name, "")) for name in _EMPTY}
+    visible = {name: value for name, value in (shown.args or {}).items() if name not in shown.withheld}
+    given["args"] = json_text.pretty(visible)
+    given["jitter"] = f"{row.jitter:g}"
+    return _form(site, given, row)
+
+
+def save(site: Dashboard, schedule_id: int) -> AnyResponse:
+    """POST /schedules/<id>/edit"""
+    given = {name: request.form.get(name, "").strip() for name in _EMPTY}
+    row: Any = None
+    try:
+        with site.changing() as it:
+            row = schedule_actions.hold(it, schedule_id)
+            given["name"] = row.name
+            hidden = _withheld(site, row.task, row.args) if given["task"] == row.task else {}
+            schedule_actions.edit(it, schedule_id, _values(site, given, hidden=hidden))
+    except schedule_actions.UnknownSchedule:
+        raise
+    except JobsError as error:
+        with site.reading() as (session, _):
+            row, _shown = _read_schedule(session, site, schedule_id)
+        return _form(site, given, row, error)
+    return site.go(site.url("schedule", schedule_id=schedule_id), f"Schedule {given['name']} is saved.")
+
+
+def _withheld(site: Dashboard, task: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that the form did not show: they stay unless new ones are given."""
+    shown = site.jobs.tasks.shown(task, args)
+    return {name: value for name, value in args.items() if shown[name] != value}
+
+
+def _values(site: Dashboard, given: Mapping[str, str], *, hidden: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the form as a row has them. Raises `JobsError`."""
+    jobs, task = site.jobs, given["task"]
+    defaults = jobs.tasks[task].declaration.defaults if task in jobs.tasks else {"queue": "default", "priority": 0}
+    return {
+        **{name: given[name] for name in ("task", "cron", "catch_up", "overlap")},
+        "timezone": given["timezone"] or "UTC",
+        "queue": given["queue"] or defaults["queue"],
+        "priority": read_number("priority", given["priority"] or str(defaults["priority"]), int),
+        "jitter": read_number("jitter", given["jitter"] or "0", float),
+        "args": {**hidden, **_arguments(given["args"] or "{}")},
+    }
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArgumentsError(f"the arguments are not valid JSON: {error!s:.200}") from None
+    if not isinstance(found, dict):
+        raise ArgumentsError('the arguments must be a JSON object, such as {"region": "fr"}, or {} for none')
+    arguments: dict[str, Any] = found
+    return arguments
+
+
+def _form(site: Dashboard, given: Mapping[str, str], row: Any, error: JobsError | None = None) -> Response:
+    with site.reading() as (session, now):
+        names = read_names(session, site.jobs)
+    return site.render(
+        "schedule_form.html",
+        now,
+        400 if error else 200,
+        given=given,
+        schedule=row,
+        error=None if error is None else str(error),
+        preview=_rule_of(given["cron"], given["timezone"] or "UTC", now) if given["cron"] and not error else None,
+        names=names,
+        timezones=sorted(available_timezones()),
+        catch_ups=list(CatchUp),
+        overlaps=list(Overlap),
+        hides=row is not None and row.task in site.jobs.tasks.sensitive(),
+    )

@@ -1,4 +1,4 @@
-"""Changing many jobs: asked for on a list, confirmed with the exact number, then done batch by batch."""
+"""Changing jobs: one from its page; many from a list, confirmed with the exact number, then batch by batch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from flask import Response, abort, request
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
+from werkzeug.wrappers import Response as AnyResponse
 
-from sqla_jobs.actions import changes
-from sqla_jobs.actions.bulk import Change, Kind, counted
-from sqla_jobs.actions.erasure import ERASE
+from sqla_jobs.actions import jobs as actions
+from sqla_jobs.actions.change import Change, Progress, counted
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.dashboard.data.filters import NAMES, BadFilter, read_filter
 from sqla_jobs.dashboard.data.listing import columns
 from sqla_jobs.dashboard.data.names import read_names
 from sqla_jobs.dashboard.data.reading import PATIENCE
 from sqla_jobs.dashboard.site import Dashboard
+from sqla_jobs.errors import JobsError
 from sqla_jobs.models.types import JobState
 from sqla_jobs.rules.checks import read_moment, read_priority
-from sqla_jobs.rules.wording import plural
 
 _SAMPLE = 5
 _STRETCH = 50_000
@@ -33,95 +33,103 @@ _MOST_IDS = 1_000
 
 
 @dataclass(frozen=True)
-class BulkAction:
+class Offer:
     """A change as people know it. What it `asks` are fields of the form, from which it is `made`."""
 
-    kind: Kind
+    change: type[Change]
     made: Callable[[], Change]
-    verb: str
-    past: str
+    done: str
     says: str
     asks: tuple[str, ...] = ()
     is_grave: bool = False
 
+    @property
+    def verb(self) -> str:
+        return self.change.name.capitalize()
+
 
 def _retry() -> Change:
     minutes, total = _whole("over"), _whole("total")
-    return changes.retry_over(60.0 * minutes, total) if minutes and total else changes.RETRY
+    return actions.Retry(60.0 * minutes, total) if minutes and total else actions.Retry()
 
 
 def _move() -> Change:
-    return changes.move_to(queue=request.form.get("to_queue", "").strip() or None, priority=_priority())
-
-
-def _priority() -> int | None:
-    text = request.form.get("to_priority", "").strip()
-    return read_priority(text) if text else None
+    queue, priority = request.form.get("to_queue", "").strip(), request.form.get("to_priority", "").strip()
+    return actions.Move(queue or None, read_priority(priority) if priority else None)
 
 
 def _reschedule() -> Change:
-    return changes.reschedule_to(read_moment("run_at", request.form.get("run_at", "").strip()))
+    return actions.Reschedule(read_moment("run_at", request.form.get("run_at", "").strip()))
 
 
 OFFERS = {
-    "retry": BulkAction(
-        changes.RETRY.kind,
-        _retry,
-        "Retry",
-        "queued",
-        "They are queued at once, unless you spread them, each with at least one attempt more.",
-        asks=("over",),
-    ),
-    "move": BulkAction(
-        changes.MOVE,
-        _move,
-        "Move",
-        "moved",
-        "They go to the end of the queue and the priority that you name; what you leave empty stays.",
-        asks=("to_queue", "to_priority"),
-    ),
-    "reschedule": BulkAction(
-        changes.RESCHEDULE,
-        _reschedule,
-        "Reschedule",
-        "rescheduled",
-        "They are not run before the time that you name.",
-        asks=("run_at",),
-    ),
-    "cancel": BulkAction(
-        changes.CANCEL.kind,
-        lambda: changes.CANCEL,
-        "Cancel",
-        "cancelled, or asked to stop",
-        "Those that wait end as cancelled; those that run are asked to stop.",
-        is_grave=True,
-    ),
-    "erase": BulkAction(
-        ERASE.kind,
-        lambda: ERASE,
-        "Erase",
-        "erased",
-        "Their arguments, results, errors, progress messages and unique keys are gone for good; the jobs stay, and "
-        "cannot be retried.",
-        is_grave=True,
-    ),
-    "delete": BulkAction(
-        changes.DELETE.kind,
-        lambda: changes.DELETE,
-        "Delete",
-        "deleted",
-        "They are gone for good, with the record of their runs.",
-        is_grave=True,
-    ),
+    offer.change.name: offer
+    for offer in (
+        Offer(
+            actions.Retry,
+            _retry,
+            "queued",
+            "They are queued at once, unless you spread them, each with at least one attempt more.",
+            asks=("over",),
+        ),
+        Offer(
+            actions.Move,
+            _move,
+            "moved",
+            "They go to the end of the queue and the priority that you name; what you leave empty stays.",
+            asks=("to_queue", "to_priority"),
+        ),
+        Offer(
+            actions.Reschedule,
+            _reschedule,
+            "rescheduled",
+            "They are not run before the time that you name.",
+            asks=("run_at",),
+        ),
+        Offer(
+            actions.Cancel,
+            actions.Cancel,
+            "cancelled, or asked to stop",
+            "Those that wait end as cancelled; those that run are asked to stop.",
+            is_grave=True,
+        ),
+        Offer(
+            actions.Erase,
+            actions.Erase,
+            "erased",
+            "Their arguments, results, errors, progress messages and unique keys are gone for good; the jobs stay, and "
+            "cannot be retried.",
+            is_grave=True,
+        ),
+        Offer(
+            actions.Delete,
+            actions.Delete,
+            "deleted",
+            "They are gone for good, with the record of their runs.",
+            is_grave=True,
+        ),
+    )
 }
 
 
-def offered(state: JobState | None) -> list[tuple[str, BulkAction]]:
+def change_one(site: Dashboard, job_id: int, action: str) -> AnyResponse:
+    """POST /jobs/<id>/<action>"""
+    if action not in OFFERS:
+        abort(404)
+    change = OFFERS[action].made()
+    with site.changing() as it:
+        if not change.one(it, job_id):
+            raise JobsError(change.refusal(it.session, it.models, job_id))
+    page = site.url("jobs") if change.removes else site.url("job", job_id=job_id)
+    return site.go(page, f"Job {job_id} is {OFFERS[action].done}.")
+
+
+def offered(state: JobState | None) -> list[tuple[str, Offer]]:
     """What can be done to jobs of that state."""
-    return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.kind.states]
+    return [(name, offer) for name, offer in OFFERS.items() if state is None or state in offer.change.states]
 
 
-def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str], list[str]]:
+def _asked(site: Dashboard) -> tuple[str, Offer, Selection, dict[str, str], list[str]]:
     """What the form asks for: the change, for which jobs, and the fields that say so again."""
     action = request.form.get("action", "")
     if action not in OFFERS:
@@ -131,7 +139,7 @@ def _asked(site: Dashboard) -> tuple[str, BulkAction, Selection, dict[str, str],
     except BadFilter as error:
         abort(400, str(error))
     if request.form.get("all"):
-        meant = OFFERS[action].kind.meant(wanted.selection)
+        meant = OFFERS[action].change.meant(wanted.selection)
         return action, OFFERS[action], meant, {"all": "1", **wanted.given}, []
     ids = request.form.getlist("ids")
     if not ids:
@@ -148,12 +156,12 @@ def confirm(site: Dashboard) -> Response:
     job: Any = site.jobs.Job
     with site.reading() as (session, now):
         end = session.scalar(select(func.max(job.id))) or 0
-        wanted = offer.kind.conditions(site.jobs.models, selection)
+        wanted = offer.change.conditions(site.jobs.models, selection)
         sample = session.execute(select(*columns(job)).where(*wanted).order_by(job.id.desc()).limit(_SAMPLE)).all()
         selected = len(ids) if ids else None
         try:
             with session.begin_nested():
-                by_state = offer.kind.count(session, site.jobs.models, selection)
+                by_state = offer.change.count(session, site.jobs.models, selection)
                 count = sum(by_state.values())
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != "57014":
@@ -170,7 +178,7 @@ def confirm(site: Dashboard) -> Response:
         ids=ids,
         count=count,
         counted=counted(by_state),
-        narrowed_to=offer.kind.by_default if _is_narrowed(offer.kind, fields) else (),
+        narrowed_to=offer.change.by_default if _is_narrowed(offer.change, fields) else (),
         selected=selected,
         half_searched=selection.half_searched,
         sample=shown,
@@ -182,32 +190,20 @@ def confirm(site: Dashboard) -> Response:
     )
 
 
-def _is_narrowed(kind: Kind, fields: Mapping[str, str]) -> bool:
+def _is_narrowed(change: type[Change], fields: Mapping[str, str]) -> bool:
     """Whether all that match are meant, of some states only."""
-    return "all" in fields and "state" not in fields and kind.by_default != kind.states
+    return "all" in fields and "state" not in fields and change.by_default != change.states
 
 
 def run(site: Dashboard) -> Response:
     """POST /jobs/change/run: works for a second, and shows how far it is; the page then asks for the next."""
     action, offer, selection, fields, ids = _asked(site)
-    until = _whole("until")
-    last, seen, changed = _whole("last"), _whole("seen"), _whole("changed")
-    start = _whole("start") or last
-    change = offer.made()
+    until, done = _whole("until"), Progress(_whole("seen"), _whole("changed"), _whole("last"))
+    start = _whole("start") or done.last
+    stretch = None if ids else _STRETCH
     stop_at = time.monotonic() + _STEP
-    while last < until:
-        with site.changing() as changing:
-            reach = min(until, last + _STRETCH) if not ids else until
-            last, looked_at, done = change.batch(
-                changing.session, site.jobs.models, selection, after=last, until=reach, before=changed
-            )
-            if done:
-                hidden = offer.kind.hidden(selection, site.jobs.tasks)
-                said: dict[str, Any] = {"jobs": ids} if ids else {"filter": selection.described(hidden=hidden)}
-                changing.record(
-                    f"{action} many", plural(done, "job"), changed=done, up_to=last, **said, **change.details
-                )
-        seen, changed = seen + looked_at, changed + done
+    for progress in offer.made().in_batches(site.changing, selection, done=done, until=until, stretch=stretch):
+        done = progress
         if time.monotonic() > stop_at:
             break
     return site.render(
@@ -218,13 +214,13 @@ def run(site: Dashboard) -> Response:
         fields=fields,
         ids=ids,
         until=until,
-        last=last,
+        last=done.last,
         start=start,
-        seen=seen,
-        changed=changed,
+        seen=done.seen,
+        changed=done.changed,
         total=_whole("total"),
         asked={name: request.form.get(name, "") for name in offer.asks},
-        is_done=last >= until,
+        is_done=done.last >= until,
         back=site.back(site.url("jobs")),
     )
 

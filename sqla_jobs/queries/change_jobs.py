@@ -1,0 +1,74 @@
+"""Jobs that a person changes: held, updated, or erased while their rows stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, any_, bindparam, func, null, select, update
+from sqlalchemy.orm import Session
+
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import ENDED
+from sqla_jobs.queries.delete_jobs import ctid
+from sqla_jobs.queries.expressions import array_of, locked
+from sqla_jobs.rules.redaction import ERASED
+
+IDS: Any = bindparam("all_ids", type_=ARRAY(BigInteger))
+"""The ids of the jobs to change, the oldest first."""
+_HERE = {"synchronize_session": False}
+
+
+def hold(session: Session, models: Models[Any], job_id: int) -> str | None:
+    """Lock a job until the caller's transaction ends, and return its task. None: there is no such job."""
+    task: str | None = session.scalar(
+        select(models.Job.task).where(models.Job.id == job_id).with_for_update(key_share=True)
+    )
+    return task
+
+
+def update_jobs(
+    session: Session,
+    models: Models[Any],
+    ids: Sequence[int],
+    conditions: Sequence[ColumnElement[bool]],
+    values: Mapping[str, Any],
+) -> int:
+    """Update those of the jobs that meet the conditions. Returns how many they were.
+
+    Left alone are those that are locked, or were changed since the statement began.
+    """
+    job = models.Job
+    statement = update(job).where(_free(job, conditions)).values(values).returning(job.id)
+    return len(session.execute(statement, {"all_ids": sorted(ids)}, execution_options=_HERE).all())
+
+
+def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions: Sequence[ColumnElement[bool]]) -> int:
+    """Erase what those of the jobs that have ended and meet the conditions, and their runs, hold of people.
+
+    Returns how many they were. Left alone are the same as by `update_jobs`. Arguments that are no object keep a job
+    from being queued again.
+    """
+    job, jobs, runs = models.Job, models.tables["jobs"], models.tables["runs"]
+    nothing = {"unique_key": null(), "progress_message": null(), "headers": null()}
+    erased = (
+        update(jobs)
+        .where(_free(job, [job.state.in_(ENDED), *conditions]))
+        .values(args=ERASED, **nothing)
+        .returning(jobs.c.id)
+        .cte("erased")
+    )
+    of_runs = (
+        update(runs)
+        .where(runs.c.job_id.in_(select(erased.c.id)))
+        .values(result=null(), error=null(), traceback=null())
+        .cte("of_runs")
+    )
+    statement = select(func.count()).select_from(erased).add_cte(of_runs)
+    return session.scalar(statement, {"all_ids": list(ids)}, bind_arguments={"mapper": job}) or 0
+
+
+def _free(job: Any, conditions: Sequence[ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Whether it is one of the jobs that nobody else holds and that meet the conditions."""
+    wanted = select(ctid.label("ctid")).select_from(job).where(job.id == any_(IDS), *conditions)
+    return ctid == any_(array_of(select(locked(wanted, "free", of=job).c.ctid)))
