@@ -21,7 +21,7 @@ from sqla_jobs.queries import Queries
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.limit_lock import LockUnflushed
 from sqla_jobs.queries.limited import NOWHERE, ClaimLimited, Floors, Look
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.floors import GateFloors
 
 _BATCH = 10
 _CLAIMS = 200

@@ -261,7 +261,7 @@ class Jobs(Operations[J]):
     ) -> Enqueued:
         """Add a job for each instance, in order, and return how many; all or nothing, in flat memory.
 
-        Of unique tasks, `replaced` and `left_out` of that number count the instances whose key was taken.
+        Of unique tasks, `replaced` and `skipped` of that number count the instances whose key was taken.
         """
 
         own = plain_session(session, "jobs.enqueue_many(session, […])")

@@ -106,10 +106,10 @@ ENDS = [
     *(Outcome.lost(WHY), Outcome.failed(WHY), Outcome.cancelled(WHY)),
 ]
 """What `finish` stores, without those that went well."""
-CLAIM = ("sqla_jobs-claim", "sqla_jobs-listen")
+CLAIM = ("sqla_jobs-claim", "sqla_jobs-listener")
 SLOT = ("sqla_jobs-QUEUE-N", "sqla_jobs-loop")
 FINISHER = ("sqla_jobs-finisher",)
-PARENT = "sqla_jobs-caretaker"
+PARENT = "sqla_jobs-parent-heartbeat"
 
 
 Act = Callable[[Session, Any], object]
@@ -238,7 +238,7 @@ def way(engine: Engine) -> Iterator[Step]:
     yield at.step("promote", CLAIM, "promote", scheduled, lambda session, _: QUERIES.promote(session))
     yield at.step(
         "poll",
-        ("sqla_jobs-lookout",),
+        ("sqla_jobs-parent-listener",),
         "poll",
         scheduled,
         lambda session, _: QUERIES.poll(session, ["default"], [*jobs.tasks]),
@@ -251,7 +251,7 @@ def way(engine: Engine) -> Iterator[Step]:
     for kind, outcomes in groupby(ENDS, attrgetter("kind")):
         who = (*FINISHER, PARENT) if kind in ("lost", "released") else FINISHER
         yield at.step(f"finish, {kind}", who, "finish", running, *map(finish, outcomes))
-    yield at.step("rescue", ("sqla_jobs-heart", PARENT), "rescue", running, rescue)
+    yield at.step("rescue", ("sqla_jobs-liveness", PARENT), "rescue", running, rescue)
 
 
 def life(steps: Sequence[Step]) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from sqla_jobs.cli import durations
-from sqla_jobs.cli.configured import configured
 from sqla_jobs.cli.naming import (
     ApplicationCommand,
     application_options,
@@ -24,10 +24,20 @@ from sqla_jobs.rules.retention import Retention
 from sqla_jobs.rules.wording import plural
 from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import LeaseSettings, Settings
-from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.reload import on_change
-from sqla_jobs.supervisor.spec import Application, ChildSpec
+from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 from sqla_jobs.supervisor.supervisor import Supervisor
+
+
+def configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The options of the command that runs: what the config says for those that the command line does not say."""
+    context = click.get_current_context()
+    options = {str(option.name): option for option in context.command.params}
+    return given | {
+        name: options[name].process_value(context, value)
+        for name, value in defaults.get(str(context.command.name), {}).items()
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT
+    }
 
 
 def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:

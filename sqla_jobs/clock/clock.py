@@ -225,9 +225,9 @@ class Clock(Service):
             self._wake.set()
 
     def _loop(self) -> None:
-        patience = RetryLoop("the clock", self._stop_requested, longest=self._lease_settings.longest_wait)
+        retry = RetryLoop("the clock", self._stop_requested, longest=self._lease_settings.longest_wait)
         while not self._stop_requested.is_set():
-            due_in = patience.run(self._step) or 0.0
+            due_in = retry.run(self._step) or 0.0
             beat_in = max(0.0, self._beat_at - time.monotonic())
             self._wake.wait(min(_LOOK, beat_in, due_in) if due_in > 0 else _HELD_AGAIN)
             self._wake.clear()

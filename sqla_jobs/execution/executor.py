@@ -59,7 +59,7 @@ class Executor:
         self._unfit = unfit
         self._plans: dict[str, Plan] = {}
 
-    def execute(self, held: Attempt, body: Interruptible) -> RunEnd | None:
+    def execute(self, attempt: Attempt, body: Interruptible) -> RunEnd | None:
         """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
 
         Its own code is called by `body`. For a coroutine task this is called in a greenlet of SQLAlchemy's.
@@ -69,24 +69,24 @@ class Executor:
         Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
         a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
         """
-        if held.cancel_requested or held.is_withdrawn or not held.begin(body, self._slot and self._slot()):
-            return held.ended(Outcome.released())
-        end_span = None if self._tracing is None else begin_span(self._tracing, context_of(held))
+        if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
+            return attempt.ended(Outcome.released())
+        end_span = None if self._tracing is None else begin_span(self._tracing, context_of(attempt))
         plan: Plan | None = None
         try:
-            plan = self._plans.get(held.job.task) or self.prepare(held.job.task)
-            held.declaration = plan.declaration
-            outcome = plan.run(held)
+            plan = self._plans.get(attempt.job.task) or self.prepare(attempt.job.task)
+            attempt.declaration = plan.declaration
+            outcome = plan.run(attempt)
         except NotBegun as reason:
             outcome = Outcome.released(reason.delay)
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
-            outcome = Outcome.failed(Failure.of(error)) if plan is None else plan.outcome_of(error, held)
-            self._begun(held)
+            outcome = Outcome.failed(Failure.of(error)) if plan is None else plan.outcome_of(error, attempt)
+            self._begun(attempt)
         if (outcome.failure is not None or log.level <= logging.INFO) and outcome.kind != "released":
-            log_end(held.job, outcome, time.monotonic() - (held.started_at or held.claimed_at))
+            log_end(attempt.job, outcome, time.monotonic() - (attempt.started_at or attempt.claimed_at))
         if end_span is not None:
             end_span(outcome)
-        return None if held.is_committed else held.ended(outcome)
+        return None if attempt.is_committed else attempt.ended(outcome)
 
     def prepare(self, task: str) -> Plan:
         """Make ready how jobs of a task run."""
@@ -101,7 +101,7 @@ class Executor:
         )
         return plan
 
-    def _begun(self, held: Attempt) -> None:
-        if self._started is not None and not held.has_begun:
-            held.has_begun = True
-            self._started(held)
+    def _begun(self, attempt: Attempt) -> None:
+        if self._started is not None and not attempt.has_begun:
+            attempt.has_begun = True
+            self._started(attempt)

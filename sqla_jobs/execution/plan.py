@@ -58,66 +58,66 @@ class Plan:
         for around in [*surroundings][::-1]:
             self.run = partial(_run_inside, around, self.run)
 
-    def _run(self, held: Attempt) -> Outcome:
-        arguments = self._arguments(held)
+    def _run(self, attempt: Attempt) -> Outcome:
+        arguments = self._arguments(attempt)
         if self._begins is not None:
-            self._begins(held)
-        return self._call(held, [], arguments)
+            self._begins(attempt)
+        return self._call(attempt, [], arguments)
 
-    def _run_in_transaction(self, transactions: Transactions, held: Attempt) -> Outcome:
-        arguments, declaration = self._arguments(held), self.declaration
-        held.is_silent = transactions.isolation != "READ COMMITTED"
+    def _run_in_transaction(self, transactions: Transactions, attempt: Attempt) -> Outcome:
+        arguments, declaration = self._arguments(attempt), self.declaration
+        attempt.is_silent = transactions.isolation != "READ COMMITTED"
         with transactions.begin() as session:
             if self._begins is not None:
-                self._begins(held)
+                self._begins(attempt)
             loaded = declaration.codec.load(session, arguments)
             given = transactions.around(session) if declaration.signature.is_coroutine else session
-            outcome = self._call(held, [given], loaded)
-            transactions.commit(session, held.ended(outcome))
-        held.is_committed = True
+            outcome = self._call(attempt, [given], loaded)
+            transactions.commit(session, attempt.ended(outcome))
+        attempt.is_committed = True
         return outcome
 
-    def _arguments(self, held: Attempt) -> dict[str, Any]:
+    def _arguments(self, attempt: Attempt) -> dict[str, Any]:
         try:
-            return self._read(held.job.args)
+            return self._read(attempt.job.args)
         except ValueError:
-            return self._in_words(held)
+            return self._in_words(attempt)
 
-    def _in_words(self, held: Attempt) -> dict[str, Any]:
+    def _in_words(self, attempt: Attempt) -> dict[str, Any]:
         """Raise why the arguments do not fit, without showing a secret; or that others are to run it."""
         try:
-            return self.declaration.codec.decode(held.job.args)
+            return self.declaration.codec.decode(attempt.job.args)
         except ArgumentsError as error:
             if self._unfit is not None:
-                self._unfit(held, error)
+                self._unfit(attempt, error)
             raise
 
-    def _call(self, held: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
+    def _call(self, attempt: Attempt, injected: list[Any], arguments: dict[str, Any]) -> Outcome:
         if self.timeout is not None:
-            self._limit(held, time.monotonic() + self.timeout)
+            self._limit(attempt, time.monotonic() + self.timeout)
         if self._wants_context:
-            injected.append(context_of(held))
-        assert held.body is not None, "the attempt has begun"
-        result = held.body.run(held, self._target, injected, arguments)
+            injected.append(context_of(attempt))
+        assert attempt.body is not None, "the attempt has begun"
+        result = attempt.body.run(attempt, self._target, injected, arguments)
         if result is None:
             return SUCCEEDED
         try:
             return Outcome.succeeded(encode_result(result))
         except ArgumentsError as error:
-            raise _UnstorableResult(f"{held.job.task} (job {held.job.job_id}): {error}") from None
+            raise _UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
 
-    def _limit(self, held: Attempt, deadline: float) -> None:
-        held.deadline = deadline
-        if held.context is not None:
-            held.context.deadline = deadline
-        if held.slot is not None:
-            held.slot.expire(deadline, self.outcome_of(TimedOut(), held, at=deadline).delay)
+    def _limit(self, attempt: Attempt, deadline: float) -> None:
+        attempt.deadline = deadline
+        if attempt.context is not None:
+            attempt.context.deadline = deadline
+        if attempt.slot is not None:
+            attempt.slot.expire(deadline, self.outcome_of(TimedOut(), attempt, at=deadline).delay)
 
-    def outcome_of(self, error: BaseException, held: Attempt, *, at: float | None = None) -> Outcome:
+    def outcome_of(self, error: BaseException, attempt: Attempt, *, at: float | None = None) -> Outcome:
         """What follows from `error`, raised by `run` now or at a moment to come."""
         error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)
         if isinstance(error, EntityGone):
-            return Outcome.cancelled(Failure("EntityGone", held.secrets.text(str(error))))
+            return Outcome.cancelled(Failure("EntityGone", attempt.secrets.text(str(error))))
         if isinstance(error, CancelRequested):
             return Outcome.cancelled(Failure("Cancel", "cancelled while it ran"))
         if isinstance(error, LeaseGone):
@@ -125,18 +125,18 @@ class Plan:
         if isinstance(error, Stopped):
             return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
         if isinstance(error, _UnstorableResult):
-            return Outcome.failed(Failure.of(error, secrets=held.secrets))
+            return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):
             overdue = TimeoutError(f"ran longer than its timeout of {self.timeout:g} s")
             error = overdue.with_traceback(error.__traceback__)
-        since_claim = (at or time.monotonic()) - held.claimed_at
+        since_claim = (at or time.monotonic()) - attempt.claimed_at
         return decide(
             error,
             policy=self.declaration.policy,
-            attempt=held.job.attempt,
-            max_attempts=held.job.max_attempts,
-            elapsed=held.job.elapsed + since_claim,
-            secrets=held.secrets if at is None else NOTHING,  # of a moment to come only the delay is asked for
+            attempt=attempt.job.attempt,
+            max_attempts=attempt.job.max_attempts,
+            elapsed=attempt.job.elapsed + since_claim,
+            secrets=attempt.secrets if at is None else NOTHING,  # of a moment to come only the delay is asked for
         )
 
 
@@ -144,9 +144,9 @@ class _UnstorableResult(Exception):
     """The task did its work and returned what cannot be kept; running it again would not help."""
 
 
-def _run_inside(around: Surroundings, run: Callable[[Attempt], Outcome], held: Attempt) -> Outcome:
-    with Surrounded(around(context_of(held)), held):
-        return run(held)
+def _run_inside(around: Surroundings, run: Callable[[Attempt], Outcome], attempt: Attempt) -> Outcome:
+    with Surrounded(around(context_of(attempt)), attempt):
+        return run(attempt)
 
 
 def _target(signature: Signature) -> Callable[..., Any]:
@@ -157,21 +157,21 @@ def _target(signature: Signature) -> Callable[..., Any]:
     return signature.target
 
 
-def context_of(held: Attempt) -> RunContext:
+def context_of(attempt: Attempt) -> RunContext:
     """What its task, or what is around it, can ask about the run. Made when somebody first wants it."""
-    if held.context is None:
-        job = held.job
-        held.context = RunContext(
+    if attempt.context is None:
+        job = attempt.job
+        attempt.context = RunContext(
             job_id=job.job_id,
             run_id=job.run_id,
             task=job.task,
             queue=job.queue,
             attempt=job.attempt,
             max_attempts=job.max_attempts,
-            deadline=held.deadline,
+            deadline=attempt.deadline,
             scheduled_for=job.scheduled_for,
             headers=_NO_HEADERS if job.headers is None else read_headers(job.headers),
-            cancel_requested=held.cancel_requested,
-            publish=held.publish,
+            cancel_requested=attempt.cancel_requested,
+            publish=attempt.publish,
         )
-    return held.context
+    return attempt.context

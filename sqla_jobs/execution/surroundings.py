@@ -23,9 +23,9 @@ class Surrounded(AbstractContextManager[None]):
     Nor can it swallow what the job raised.
     """
 
-    def __init__(self, surroundings: AbstractContextManager[Any], held: Attempt) -> None:
+    def __init__(self, surroundings: AbstractContextManager[Any], attempt: Attempt) -> None:
         self._surroundings = surroundings
-        self._held = held
+        self._attempt = attempt
 
     def __enter__(self) -> None:
         self._surroundings.__enter__()
@@ -39,17 +39,17 @@ class Surrounded(AbstractContextManager[None]):
             if error is not raised:
                 log.error(  # noqa: TRY400 - its own traceback may show secrets
                     "%s: its context or middleware did not end well\n%s",
-                    self._held,
-                    Failure.of(error, secrets=self._held.secrets).traceback,
+                    self._attempt,
+                    Failure.of(error, secrets=self._attempt.secrets).traceback,
                 )
 
 
 @contextmanager
-def within(middleware: Iterable[Middleware], run: RunContext, held: Attempt) -> Generator[None]:
+def within(middleware: Iterable[Middleware], run: RunContext, attempt: Attempt) -> Generator[None]:
     """Inside of all of `middleware`, of which the first is the outermost."""
     with ExitStack() as entered:
         for one in middleware:
-            entered.enter_context(Surrounded(surroundings(one, run), held))
+            entered.enter_context(Surrounded(surroundings(one, run), attempt))
         yield
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
-from typing import cast
+from functools import lru_cache, partial
+from typing import NamedTuple, cast
 
 from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
-from opentelemetry.baggage import set_baggage
+from opentelemetry.baggage import get_all, set_baggage
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider, set_span_in_context
 from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from sqla_jobs.database.commits import on_commit
 from sqla_jobs.models.columns import JobMixin
-from sqla_jobs.opentelemetry.carried import carried
 from sqla_jobs.opentelemetry.metrics import Metrics
 from sqla_jobs.opentelemetry.names import NAME, SCHEMA, attributes_of
 from sqla_jobs.queries.processes import code_version
@@ -168,3 +168,22 @@ def _tell(span: Span, failure: Failure) -> None:
     if failure.traceback:
         exception["exception.stacktrace"] = failure.traceback
     span.add_event("exception", exception)
+
+
+class Carried(NamedTuple):
+    """What the headers of a job say of its enqueue."""
+
+    span: Span
+    """In which it was."""
+    links: Sequence[Link]
+    """To that span; none if the headers name no span."""
+    baggage: Mapping[str, object]
+
+
+@lru_cache(maxsize=1024)
+def carried(propagator: TextMapPropagator, headers: frozenset[tuple[str, str]]) -> Carried:
+    """The many jobs of a bulk have the same headers."""
+    context = propagator.extract(dict(headers), Context())
+    span = trace.get_current_span(context)
+    found = span.get_span_context()
+    return Carried(span, (Link(found),) if found.is_valid else (), get_all(context))

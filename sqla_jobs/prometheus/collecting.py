@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sqla_jobs.prometheus.families import of_figures, of_stalled, of_totals
-from sqla_jobs.prometheus.labels import Labels
+from sqla_jobs.prometheus.families import Labels, of_figures, of_stalled, of_totals
 from sqla_jobs.prometheus.source import Source
 from sqla_jobs.runtime.counters import Totals
 from sqla_jobs.runtime.figures import Figures

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import Figures
-from sqla_jobs.runtime.kept import Kept
+from sqla_jobs.runtime.figures import Figures, Kept
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs

@@ -13,8 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import lookout, upkeep
-from sqla_jobs.calls.calls import Calls, StoreEnds
+from sqla_jobs.calls.statements import Calls
 from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 from sqla_jobs.database.driver import driver_of_run
 from sqla_jobs.models.mapping import Models
@@ -22,9 +21,8 @@ from sqla_jobs.queries.begin import begin as begin_transaction
 from sqla_jobs.queries.begin import begin_elsewhere
 from sqla_jobs.queries.candidates import ToClaim, ToClaimLimited, ToPromote, ToRescue
 from sqla_jobs.queries.claim import Claim, ClaimWhateverTheLimits
-from sqla_jobs.queries.commit import Commit
-from sqla_jobs.queries.commit_elsewhere import EndingElsewhere
-from sqla_jobs.queries.due import IsDue, Poll, UnknownTo
+from sqla_jobs.queries.commit import Commit, EndingElsewhere
+from sqla_jobs.queries.due import IsDue, Poll, Promote, UnknownTo
 from sqla_jobs.queries.ending import Ending
 from sqla_jobs.queries.expressions import Tables
 from sqla_jobs.queries.finish import Finish, FinishAny
@@ -33,16 +31,14 @@ from sqla_jobs.queries.gating import FewerGates, GiveGates, OperatorLimits
 from sqla_jobs.queries.leases import CancelRequests, Leases, StoreProgress, UnknownLeases
 from sqla_jobs.queries.limit_lock import ClaimLocked, ForgetStarts, Lock, Spend, TellOthers
 from sqla_jobs.queries.processes import ShowSetAside, ShowStalled
-from sqla_jobs.queries.promote import Promote
 from sqla_jobs.queries.rescue import Beat, DeleteExpired, Heartbeats, Rescue, SignOff
-from sqla_jobs.queries.statement import SqlConnection
 from sqla_jobs.queries.succeed import SucceedOne
 from sqla_jobs.queries.untold import MarkTold, TakeUntold
 
 __all__ = ["EVERYWHERE", "MANY", "PRIORITIES", "Among", "Claimed", "Lease", "Promotion", "Queries", "RunEnd"]
 
 
-class Queries(Calls[SqlConnection]):
+class Queries(Calls):
     """The statements over one set of models, in `schema` where these name none: else wherever a session finds them."""
 
     def __init__(self, models: Models[Any], schema: str | None = None) -> None:
@@ -64,34 +60,34 @@ class Queries(Calls[SqlConnection]):
         self.held_keys: HeldKeys = HeldKeys(tables)
         self.keys_in_use: KeysInUse = KeysInUse(tables)
         self.waiting_groups: WaitingGroups = WaitingGroups(tables)
-        self.promote: lookout.Promote[SqlConnection] = Promote(tables)
-        self.poll: Poll = Poll(tables)
+        self.promote = Promote(tables)
+        self.poll = Poll(tables)
         self.is_due: IsDue = IsDue(tables)
-        self.unknown_to: lookout.UnknownTo[SqlConnection] = UnknownTo(tables)
+        self.unknown_to = UnknownTo(tables)
 
-        self.finish: StoreEnds[SqlConnection] = Finish(tables)
-        self.finish_any: upkeep.FinishAny[SqlConnection] = FinishAny(tables)
+        self.finish = Finish(tables)
+        self.finish_any = FinishAny(tables)
         self.succeed: SucceedOne = SucceedOne(tables)
 
         self.take_untold: TakeUntold = TakeUntold(tables)
         self.mark_told: MarkTold = MarkTold(tables)
 
-        self.beat: upkeep.Beat[SqlConnection] = Beat(tables)
-        self.heartbeats: upkeep.Heartbeats[SqlConnection] = Heartbeats(tables)
-        self.delete_expired: upkeep.DeleteExpired[SqlConnection] = DeleteExpired(tables)
-        self.sign_off: SignOff = SignOff(tables)
-        self.rescue: upkeep.Rescue[SqlConnection] = Rescue(tables)
-        self.show_set_aside: upkeep.ShowSetAside[SqlConnection] = ShowSetAside(tables)
-        self.show_stalled: ShowStalled = ShowStalled(tables)
+        self.beat = Beat(tables)
+        self.heartbeats = Heartbeats(tables)
+        self.delete_expired = DeleteExpired(tables)
+        self.sign_off = SignOff(tables)
+        self.rescue = Rescue(tables)
+        self.show_set_aside = ShowSetAside(tables)
+        self.show_stalled = ShowStalled(tables)
 
         self.to_claim: ToClaim = ToClaim(tables)
         self.to_claim_limited: ToClaimLimited = ToClaimLimited(tables)
-        self.to_promote: upkeep.Candidates[SqlConnection] = ToPromote(tables)
-        self.to_rescue: upkeep.Candidates[SqlConnection] = ToRescue(tables)
+        self.to_promote = ToPromote(tables)
+        self.to_rescue = ToRescue(tables)
 
-        self.leases: Leases = Leases(tables)
+        self.leases = Leases(tables)
         self.unknown_leases: UnknownLeases = UnknownLeases(tables)
-        self.cancel_requests: CancelRequests = CancelRequests(tables)
+        self.cancel_requests = CancelRequests(tables)
         self.store_progress: StoreProgress = StoreProgress(tables)
 
     def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Text, any_, bindparam, func, select
 
-from sqla_jobs.calls import upkeep
+from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import MANY, Among
 from sqla_jobs.queries.expressions import Tables, in_state, is_among
 from sqla_jobs.queries.rescue import is_orphaned
@@ -40,7 +40,7 @@ class ToClaimLimited(ToClaim):
         return jobs.c.gates.is_not(None)
 
 
-class ToPromote(Statement, upkeep.Candidates[SqlConnection]):
+class ToPromote(Statement, statements.Candidates):
     """Scheduled jobs that are due."""
 
     def sql(self) -> Any:
@@ -49,7 +49,7 @@ class ToPromote(Statement, upkeep.Candidates[SqlConnection]):
         return _some(self.tables, due.order_by(jobs.c.run_at))
 
 
-class ToRescue(Statement, upkeep.Candidates[SqlConnection]):
+class ToRescue(Statement, statements.Candidates):
     """Running jobs whose process has no row."""
 
     def sql(self) -> Any:

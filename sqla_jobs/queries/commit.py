@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 from zlib import crc32
@@ -9,12 +10,12 @@ from zlib import crc32
 import psycopg
 from psycopg.errors import InvalidSqlStatementName, InvalidTextRepresentation
 from psycopg.pq.abc import PGresult
-from sqlalchemy import ColumnElement, Connection, literal_column, select
+from sqlalchemy import ColumnElement, Connection, event, literal_column, select
 
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.database.driver import CommittingBy, Driver, ask, beginning, quoted, roll_back
 from sqla_jobs.errors import LeaseLost
-from sqla_jobs.queries.ending import Ending
+from sqla_jobs.queries.ending import Ending, rolled_back_by_an_error
 from sqla_jobs.queries.expressions import Tables, rendered
 from sqla_jobs.queries.succeed import SucceedOne
 
@@ -124,4 +125,30 @@ class _Ending(Ending):
                 raise LeaseLost
         else:
             self._commit.store_and_commit(self._raw, self._connection.info, self._end)
+        self.has_committed = True
+
+
+class EndingElsewhere(Ending):
+    """`store` stores the end in the transaction, which goes on."""
+
+    def __init__(self, connection: Connection, store: Callable[[], None]) -> None:
+        super().__init__(connection)
+        self._store_by = store
+
+    def __enter__(self) -> Self:
+        event.listen(self._connection, "commit", self._before_own)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        event.remove(self._connection, "commit", self._before_own)
+        super().__exit__(kind)
+
+    def _store(self) -> None:
+        self._store_by()
+
+    def _before_own(self, own: Connection) -> None:
+        """Store the end, and commit the others."""
+        with rolled_back_by_an_error(own):
+            self._store_once()
+            self._commit_others()
         self.has_committed = True

@@ -1,4 +1,4 @@
-"""What waits in queues: whether jobs of known tasks are due, and jobs of unknown tasks."""
+"""Which jobs are due: promoting scheduled ones, polling, and jobs of tasks that nobody here knows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     ARRAY,
     Connection,
+    Double,
     Select,
     Text,
     all_,
@@ -18,17 +19,60 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     or_,
     select,
+    update,
 )
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import lookout
+from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import ALL, Among
-from sqla_jobs.queries.expressions import array_of, in_state, is_among
-from sqla_jobs.queries.promote import Promote
+from sqla_jobs.queries.expressions import array_of, in_state, is_among, locked, message_of, messages, seconds
 from sqla_jobs.queries.restrictions import claimable_tasks, is_paused, limited_queues, limited_tasks, paused
-from sqla_jobs.queries.statement import RenderedStatement, SqlConnection, Statement
+from sqla_jobs.queries.statement import RenderedStatement, Statement
+
+
+class Promote(RenderedStatement, statements.Promote):
+    def sql(self) -> Any:
+        tables = self.tables
+        jobs = tables.jobs
+        now = func.statement_timestamp()
+        is_due = jobs.c.run_at <= now + seconds(bindparam("ahead"))
+        rows = select(jobs.c.ctid).where(in_state(jobs, "scheduled"), is_due, is_among(jobs))
+        due = locked(rows.order_by(jobs.c.run_at).limit(bindparam("limit")), "due", of=jobs)
+        # in this order, whatever the one in which the planner has the rows changed
+        position = tables.positions.next_value().label("position")
+        numbered = select(due.c.ctid, position).cte("numbered").prefix_with("MATERIALIZED")
+        promoted = (
+            update(jobs)
+            .where(jobs.c.ctid == numbered.c.ctid, jobs.c.ctid == any_(array_of(select(due.c.ctid))))
+            .values(state="queued", position=numbered.c.position)
+            .returning(jobs.c.id, jobs.c.queue, jobs.c.gates)
+            .cte("promoted")
+        )
+        # only what lies ahead: a due row that somebody holds locked would make the caller look again at once, for ever
+        ahead = and_(jobs.c.run_at > now, jobs.c.run_at < literal_column("'infinity'"))
+        next_due = select(func.min(jobs.c.run_at)).where(in_state(jobs, "scheduled"), ahead).scalar_subquery()
+        next_at = func.least(next_due, *(_next_end(paused, now) for paused in (tables.queues, tables.paused_tasks)))
+        due_in = func.coalesce(
+            cast(func.extract("epoch", next_at - now), Double), literal_column("'Infinity'::float8", Double)
+        )
+        processes = tables.processes
+        serves = processes.c.queues.has_any(cast(bindparam("queues", type_=Text), ARRAY(Text)))
+        workers = select(func.count()).where(processes.c.kind == literal_column("'worker'"), serves).scalar_subquery()
+        count = select(func.count()).select_from(promoted).scalar_subquery()
+        # jobs that other code enqueued may wait behind gates without a row
+        behind = exists().where(jobs.c.state.like(literal_column("'queued'")), jobs.c.gates.is_not(None))
+        told = messages(tables, select(message_of(promoted)).distinct(), others=1)
+        return select(count, due_in, workers, or_(exists(select(tables.limits.c.gate)), behind)).where(told)
+
+
+def _next_end(paused: Any, now: Any) -> Any:
+    """When the next pause ends by itself."""
+    ahead = and_(paused.c.paused_until > now, paused.c.paused_until < literal_column("'infinity'"))
+    return select(func.min(paused.c.paused_until)).where(ahead).scalar_subquery()
+
 
 _QUEUES, _TASKS = (any_(bindparam(name, type_=ARRAY(Text))) for name in ("queues", "tasks"))
 
@@ -63,7 +107,7 @@ class IsDue(Statement):
         return select(or_(*(exists().select_from(found) for found in (queued, due))))
 
 
-class Poll(RenderedStatement, lookout.Poll[SqlConnection]):
+class Poll(RenderedStatement, statements.Poll):
     def sql(self) -> Any:
         jobs, held = self.tables.jobs, array_of(paused(self.tables.queues))
         queues, tasks = cast(bindparam("queues", type_=Text), ARRAY(Text)), claimable_tasks(self.tables)
@@ -71,7 +115,7 @@ class Poll(RenderedStatement, lookout.Poll[SqlConnection]):
         return Promote(self.tables).sql().add_columns(exists().where(in_state(jobs, "queued"), *here))
 
 
-class UnknownTo(Statement, lookout.UnknownTo[SqlConnection]):
+class UnknownTo(Statement, statements.UnknownTo):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         here = (in_state(jobs, "queued"), jobs.c.queue == _QUEUES, ~(jobs.c.task == _TASKS))

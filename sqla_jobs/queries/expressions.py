@@ -41,7 +41,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import SelectBase, TableValuedAlias
 
-from sqla_jobs.calls.call import Rendered
+from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.database.subscribers import LIMITS
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.types import ENDED

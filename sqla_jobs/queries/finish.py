@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import upkeep
+from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.queries.expressions import (
     Tables,
@@ -45,7 +45,7 @@ from sqla_jobs.queries.expressions import (
 )
 from sqla_jobs.queries.follow_ups import TOLD_WITHIN, follow_ups, queued_by
 from sqla_jobs.queries.restrictions import freed_by
-from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.statement import Statement
 from sqla_jobs.queries.succeed import SucceedMany
 from sqla_jobs.rules.outcomes import RunOutcome
 
@@ -59,7 +59,7 @@ _ENDS, _GIVEN_BACK, _TOLD = (
 )
 
 
-class FinishAny(Statement, upkeep.FinishAny[SqlConnection]):
+class FinishAny(Statement, statements.FinishAny):
     def sql(self) -> Any:
         tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
         ended = unnest_text(

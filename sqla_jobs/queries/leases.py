@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import ARRAY, BigInteger, Connection, Double, Text, Uuid, any_, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls import upkeep
+from sqla_jobs.calls import statements
 from sqla_jobs.calls.values import Claimed, Lease
 from sqla_jobs.queries.expressions import leased, locked, seconds, unnest
 from sqla_jobs.queries.statement import SqlConnection, Statement
 
 
-class Leases(Statement, upkeep.Leases[SqlConnection]):
+class Leases(Statement, statements.Leases):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         lease = (jobs.c.id, jobs.c.current_run_id, jobs.c.process_id)
@@ -41,7 +41,7 @@ class UnknownLeases(Leases):
         return super().sql().where(self.tables.jobs.c.started_at < before)
 
 
-class CancelRequests(Statement, upkeep.CancelRequests[SqlConnection]):
+class CancelRequests(Statement, statements.CancelRequests):
     def sql(self) -> Any:
         jobs = self.tables.jobs
         return select(jobs.c.current_run_id, jobs.c.kill_requested).where(

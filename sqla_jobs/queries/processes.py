@@ -28,11 +28,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from sqla_jobs.calls import upkeep
+from sqla_jobs.calls import statements
 from sqla_jobs.database.notify import notify
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries.expressions import locked, seconds
-from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.statement import Statement
 
 
 @cache
@@ -121,7 +121,7 @@ def unregister(connection: Connection, models: Models[Any], process_id: uuid.UUI
     notify(connection, models.channel, [""])
 
 
-class ShowStalled(Statement, upkeep.ShowStalled[SqlConnection]):
+class ShowStalled(Statement, statements.ShowStalled):
     def sql(self) -> Any:
         process = self.tables.processes
         is_it = process.c.id == bindparam("process_id", type_=Uuid)
@@ -131,7 +131,7 @@ class ShowStalled(Statement, upkeep.ShowStalled[SqlConnection]):
         return shown.returning(process.c.id)
 
 
-class ShowSetAside(Statement, upkeep.ShowSetAside[SqlConnection]):
+class ShowSetAside(Statement, statements.ShowSetAside):
     def sql(self) -> Any:
         process = self.tables.processes
         rest = process.c.set_aside.op("-", return_type=JSONB())(bindparam("gone", type_=ARRAY(Text)))

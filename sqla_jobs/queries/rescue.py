@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from sqla_jobs.calls import upkeep
+from sqla_jobs.calls import statements
 from sqla_jobs.queries.expressions import (
     Tables,
     array_of,
@@ -38,7 +38,7 @@ from sqla_jobs.queries.expressions import (
 )
 from sqla_jobs.queries.follow_ups import follow_ups, queued_by
 from sqla_jobs.queries.restrictions import freed_by
-from sqla_jobs.queries.statement import SqlConnection, Statement
+from sqla_jobs.queries.statement import Statement
 
 _RUN_COLUMNS = [
     *("id", "job_id", "attempt", "process_id", "started_at", "finished_at"),
@@ -46,7 +46,7 @@ _RUN_COLUMNS = [
 ]
 
 
-class Rescue(Statement, upkeep.Rescue[SqlConnection]):
+class Rescue(Statement, statements.Rescue):
     def sql(self) -> Any:
         tables, jobs, runs = self.tables, self.tables.jobs, self.tables.runs
         now = func.statement_timestamp()
@@ -110,7 +110,7 @@ def is_orphaned(tables: Tables) -> Any:
     return and_(jobs.c.state == "running", jobs.c.process_id.not_in(select(tables.processes.c.id)))
 
 
-class Heartbeats(Statement, upkeep.Heartbeats[SqlConnection]):
+class Heartbeats(Statement, statements.Heartbeats):
     def sql(self) -> Any:
         processes = self.tables.processes
         return select(processes.c.id, _heartbeat(processes), processes.c.lease)
@@ -120,7 +120,7 @@ def _heartbeat(processes: Any) -> Any:
     return cast(func.extract("epoch", processes.c.heartbeat_at) * 1_000_000, BigInteger)
 
 
-class DeleteExpired(Statement, upkeep.DeleteExpired[SqlConnection]):
+class DeleteExpired(Statement, statements.DeleteExpired):
     def sql(self) -> Any:
         processes = self.tables.processes
         seen = unnest("seen", id=("process_ids", Uuid), heartbeat=("heartbeats", BigInteger))
@@ -133,7 +133,7 @@ class DeleteExpired(Statement, upkeep.DeleteExpired[SqlConnection]):
         return select(gone.c.id).where(messages(self.tables, any_queue))
 
 
-class SignOff(Statement, upkeep.SignOff[SqlConnection]):
+class SignOff(Statement, statements.SignOff):
     def sql(self) -> Any:
         processes = self.tables.processes
         rows = select(processes.c.id).where(processes.c.id == bindparam("process_id", type_=Uuid))
@@ -143,7 +143,7 @@ class SignOff(Statement, upkeep.SignOff[SqlConnection]):
         return select(there == left)
 
 
-class Beat(Statement, upkeep.Beat[SqlConnection]):
+class Beat(Statement, statements.Beat):
     def sql(self) -> Any:
         processes = self.tables.processes
         rows = select(processes.c.id).where(processes.c.id == any_(bindparam("process_ids", type_=ARRAY(Uuid))))

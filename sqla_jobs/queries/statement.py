@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.call import Rendered
+from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.queries.expressions import Tables, rendered
 
 SqlConnection = Connection | Session

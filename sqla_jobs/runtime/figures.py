@@ -1,8 +1,16 @@
-"""What the database knows of an application's jobs, in numbers: read in one process, and told by another."""
+"""What the database knows of the jobs, in numbers: read in one process, kept for a while, and told by another."""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sqla_jobs.rules.error_text import message_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +55,58 @@ class Figures:
     """Processes whose lease has run out, and whose rows are still there, by kind."""
     oldest_heartbeat: dict[str, float]
     """Seconds since the oldest of the last heartbeats of those that live, by kind."""
+
+
+T = TypeVar("T")
+log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
+
+_REST = 20
+"""An answer is kept for so many times as long as it took, at least; not one that failed: it may soon be there."""
+
+
+class Kept(Generic[T]):
+    """The answer to `ask`, kept for `seconds` after it came, also if it is none, or an error.
+
+    It is asked for in a thread of its own, one at a time, however many threads want it.
+    """
+
+    def __init__(self, ask: Callable[[], T], *, seconds: float, patience: float) -> None:
+        self._ask = ask
+        self._seconds = seconds
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._answer: Future[T] | None = None
+        self._keep_until = 0.0
+        self._has_failed = False
+
+    def get(self) -> T | None:
+        """The answer; `None` where it is an error, or does not come within `patience` seconds."""
+        try:
+            return self._current().result(self._patience)
+        except Exception:  # noqa: BLE001 - `_find` has told of it
+            return None
+
+    def _current(self) -> Future[T]:
+        with self._lock:
+            if self._answer is None or (self._answer.done() and time.monotonic() >= self._keep_until):
+                self._answer = Future()
+                threading.Thread(target=self._find, args=(self._answer,), name="sqla_jobs-figures", daemon=True).start()
+            return self._answer
+
+    def _find(self, answer: Future[T]) -> None:
+        began = time.monotonic()
+        try:
+            found = self._ask()
+        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+            log.log(
+                logging.DEBUG if self._has_failed else logging.WARNING, "cannot read metrics: %s", message_of(error)
+            )
+            self._has_failed = True
+            self._keep_until = time.monotonic() + self._seconds
+            answer.set_exception(error)
+        else:
+            self._has_failed = False
+            now = time.monotonic()
+            took = 0.0 if found is None else now - began
+            self._keep_until = now + max(self._seconds, _REST * took)
+            answer.set_result(found)

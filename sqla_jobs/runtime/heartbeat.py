@@ -6,24 +6,14 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from sqla_jobs.calls.calls import Calls, Transactions
 from sqla_jobs.calls.run_lines import log_rescued
+from sqla_jobs.calls.statements import Calls, Transactions
 from sqla_jobs.calls.values import Among, Rescued
-from sqla_jobs.execution.shared_memory import RunSlot
 from sqla_jobs.rules.dead_processes import Sightings
 from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import LeaseSettings, Settings
-from sqla_jobs.runtime.stopping import StopRequest
+from sqla_jobs.runtime.settings import LeaseSettings
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from sqla_jobs.models.mapping import Models
-    from sqla_jobs.queries import Queries
-
-C = TypeVar("C")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
@@ -47,8 +37,8 @@ class Heartbeat:
 
     def __init__(
         self,
-        engine: Transactions[C],
-        queries: Calls[C],
+        engine: Transactions,
+        queries: Calls,
         settings: LeaseSettings,
         set_aside: SetAside,
         *,
@@ -61,8 +51,8 @@ class Heartbeat:
 
         `lost` is told the task of each job that is taken back.
         """
-        self._engine: Transactions[Any] = engine
-        self._queries: Calls[Any] = queries
+        self._engine: Transactions = engine
+        self._queries: Calls = queries
         self._lease_settings = settings
         self._set_aside = set_aside
         self._living = living
@@ -142,61 +132,3 @@ class Heartbeat:
         if not rescued:
             self._rescue_at = next_look(began, time.monotonic(), longest=self._lease_settings.lease)
         return bool(rescued)
-
-
-class Keeper(Protocol):
-    """Keeps one worker alive in the database: itself, or through its parent process."""
-
-    stop: StopRequest
-    connections: int
-    """How many the worker may use at once, beside the two for claims and those of its jobs."""
-    all_connections: int
-    """How many it may use at once in all, and its parent, beside those of its jobs."""
-    slot: Callable[[], RunSlot] | None
-    """Gives where to publish a run that begins, if anybody watches that."""
-
-    @property
-    def beat_at(self) -> float:
-        """When the server last heard that the worker lives, by `time.monotonic()`."""
-        ...
-
-    def meet(
-        self,
-        engine: Engine,
-        models: Models[Any],
-        queries: Queries,
-        settings: Settings,
-        set_aside: SetAside,
-        sessions: int,
-    ) -> None:
-        """Get to know the database, before all else. The jobs may use that many `sessions` at once."""
-        ...
-
-    def may_close(self, close_idle: Callable[[], None]) -> None:
-        """`close_idle` closes connections that are of no use while the worker rests."""
-        ...
-
-    def registered(self, process_id: uuid.UUID) -> None:
-        """The worker has a row, under this id from now on."""
-        ...
-
-    @property
-    def due_in(self) -> float:
-        """Seconds until it is time to beat."""
-        ...
-
-    def keep(self, process_id: uuid.UUID) -> bool:
-        """Beat where it is time. False: the worker was taken for dead."""
-        ...
-
-    def kill_for(self, run_id: int) -> None:
-        """Have the process killed, if this run does not stop. Called again and again."""
-        ...
-
-    def rest(self) -> None:
-        """No job has been here for a while, and no claim is sent either. Called again and again."""
-        ...
-
-    def leaving(self) -> None:
-        """The worker is about to delete its row."""
-        ...

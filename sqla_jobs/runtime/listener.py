@@ -79,7 +79,7 @@ class Listener:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._listening: psycopg.Connection[Any] | None = None
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-listen", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-listener", daemon=True)
 
     def start(self) -> None:
         self._unsubscribe = subscribe(self._channel, self._heard)
@@ -94,8 +94,8 @@ class Listener:
         self._thread.join(_STOP)
 
     def _loop(self) -> None:
-        patience = RetryLoop("listening for new jobs", self._stop)
-        while not self._stop.is_set() and (connected := patience.run(self._connect)) is not None:
+        retry = RetryLoop("listening for new jobs", self._stop)
+        while not self._stop.is_set() and (connected := retry.run(self._connect)) is not None:
             raw, closing = connected
             with closing:
                 self._listen(raw)

@@ -7,14 +7,12 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, TypeVar
 
-from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.statements import Calls, Transactions
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
-C = TypeVar("C")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 SOON = 0.005
@@ -35,8 +33,8 @@ class Promoter:
 
     def __init__(
         self,
-        engine: Transactions[C],
-        queries: Calls[C],
+        engine: Transactions,
+        queries: Calls,
         settings: Settings,
         set_aside: SetAside,
         *,
@@ -48,8 +46,8 @@ class Promoter:
         """Whether jobs may start after the last promotion: some were promoted, or a moment of which the server told has
         come, such as the end of a pause."""
         self._due_at = math.inf
-        self._engine: Transactions[Any] = engine
-        self._queries: Calls[Any] = queries
+        self._engine: Transactions = engine
+        self._queries: Calls = queries
         self._settings = settings
         self._set_aside = set_aside
         self.tasks = tasks

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.statements import Calls, Transactions
 from sqla_jobs.calls.values import Among
 from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 
-C = TypeVar("C")
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -77,7 +76,7 @@ class SetAside:
         with self._lock:
             self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
 
-    def show(self, engine: Transactions[C], queries: Calls[C], process_id: uuid.UUID) -> None:
+    def show(self, engine: Transactions, queries: Calls, process_id: uuid.UUID) -> None:
         """Show them in the row of this process, beside what others show there. By one thread alone."""
         reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}
         reasons |= {name: said for name, note in self.notes.items() if (said := note()) is not None}

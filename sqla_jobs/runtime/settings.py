@@ -85,14 +85,14 @@ class Settings(LeaseSettings):
             raise ConfigurationError(
                 f"queues must be a list of names or a mapping of names to integers, got {queues!r}"
             )
-        lanes = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, concurrency)
-        if not lanes:
+        slots = dict(queues) if isinstance(queues, Mapping) else dict.fromkeys(queues, concurrency)
+        if not slots:
             raise ConfigurationError("queues is empty: name at least one, such as queues=['default']")
-        for name, number in lanes.items():
+        for name, number in slots.items():
             check_queue(name, error=ConfigurationError)
             what = f"concurrency of queue {name!r}" if isinstance(queues, Mapping) else "concurrency"
             check_integer(what, number, least=1, most=_MOST, error=ConfigurationError)
-        if (number := sum(lanes.values())) > _MOST:
+        if (number := sum(slots.values())) > _MOST:
             raise ConfigurationError(
                 f"the queues run {number:,} jobs at once together, and a worker runs at most {_MOST:,}: lower them, or "
                 "start more workers"
@@ -103,7 +103,7 @@ class Settings(LeaseSettings):
             timeout = check_seconds("timeout", timeout, least=INSTANT, error=ConfigurationError)
         kill_after = check_seconds("kill_after", kill_after, least=INSTANT, most=DAY, error=ConfigurationError)
         kept = seconds_kept(retention)
-        return cls(heartbeat, lease, lanes, poll, grace, slow_after, timeout, kill_after, kept)
+        return cls(heartbeat, lease, slots, poll, grace, slow_after, timeout, kill_after, kept)
 
 
 def _check_seconds(**options: float) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
-from sqla_jobs.calls.calls import Calls, Transactions
+from sqla_jobs.calls.statements import Calls, Transactions
 from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failure, Outcome, storable
 from sqla_jobs.runtime.set_aside import SetAside
-
-C = TypeVar("C")
 
 RESCUED = Outcome.lost(Failure("Lost", "its process was taken for dead, and another one has recorded and counted that"))
 _GONE = Outcome.lost(Failure("Lost", "somebody else had the job before its end could be stored"))
@@ -19,8 +16,8 @@ _REPLACED = Outcome.failed(Failure("UnstorableOutcome", "the outcome was refused
 
 
 def store(
-    engine: Transactions[C],
-    queries: Calls[C],
+    engine: Transactions,
+    queries: Calls,
     ends: Sequence[RunEnd],
     set_aside: SetAside,
     *,
@@ -62,7 +59,7 @@ def as_stored(end: RunEnd, fate: str | None) -> RunEnd:
 
 
 def _store_failure(
-    engine: Transactions[C], queries: Calls[C], end: RunEnd, error: Exception, set_aside: SetAside
+    engine: Transactions, queries: Calls, end: RunEnd, error: Exception, set_aside: SetAside
 ) -> str | None:
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     failure = Outcome.failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))

@@ -19,13 +19,11 @@ from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
-from sqla_jobs.runtime.kept import Kept
+from sqla_jobs.runtime.figures import Kept
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection
-from sqla_jobs.supervisor.forwarded import ForwardedLookout
 from sqla_jobs.supervisor.messages import Drained, Observed
 from sqla_jobs.supervisor.spec import Application
-from sqla_jobs.worker.lookout import OwnLookout
 from sqla_jobs.worker.worker import Worker
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -45,10 +43,9 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
             logs = spec.logs
             logs.set_up(application.name)
         bind_for_command_line(jobs, spec.database_url)
-        lookout = OwnLookout if spec.drain else partial(ForwardedLookout, parent)
         binding = jobs.binding()
         parent.may_close(IdleConnections(binding.engine).close)
-        worker = Worker(jobs, binding, spec.settings, parent, lookout)
+        worker = Worker(jobs, binding, spec.settings, parent)
         parent.runs = lambda: worker.runs
         if spec.is_observed:
             _observe(parent, jobs, worker)
@@ -76,7 +73,7 @@ def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
     from sqla_jobs.monitoring.figures import read_briefly
 
     jobs.counters.is_wanted = True
-    parent.observe = lambda: Observed(jobs.counters.totals(), worker.trouble)
+    parent.observe = lambda: Observed(jobs.counters.totals(), worker.last_error)
     parent.figures = Kept(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
 
 

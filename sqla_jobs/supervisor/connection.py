@@ -10,26 +10,24 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
 import psycopg
-from sqlalchemy import Engine, event
+from sqlalchemy import event
 
 from sqla_jobs.database.engines import IdleConnections
-from sqla_jobs.database.subscribers import SCHEDULES, tell_here
+from sqla_jobs.database.subscribers import SCHEDULES, subscribe, tell_here
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
-from sqla_jobs.models.mapping import Models
-from sqla_jobs.queries import Queries
+from sqla_jobs.rules.checks import DAY
 from sqla_jobs.runtime.figures import Figures
-from sqla_jobs.runtime.set_aside import SetAside
-from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest
 from sqla_jobs.supervisor.messages import (
     Address,
     Configured,
+    Expecting,
     FiguresRead,
     Gone,
     Heard,
@@ -40,13 +38,15 @@ from sqla_jobs.supervisor.messages import (
     PassOn,
     ReadFigures,
     Registered,
+    Serving,
     Stop,
     keeps_up,
     session_of,
 )
 from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
 from sqla_jobs.supervisor.statements import rendered_for_parent
-from sqla_jobs.worker.lookout import Hearer
+from sqla_jobs.worker.attempts import Shared
+from sqla_jobs.worker.lookout import Hearer, Lookout, OwnLookout
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -86,17 +86,17 @@ class ParentConnection:
         self._lease = 0.0
         self._sending = threading.Lock()
         self._gone: uuid.UUID | None = None
-        self._engine: Engine | None = None
+        self._drains = False
         self._close_idle: list[Callable[[], None]] = []
         self._tell_at = 0.0
-        self._models: Models[Any] | None = None
+        self._shared: Shared | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
     def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
         """Send the options from the application's config. Returns what to do, as the parent answers."""
         self.send(Configured(defaults))
         spec = self._specs.get()  # the parent answers, or its end ends this process
-        self._lease, self.all_connections = spec.settings.lease, spec.connections
+        self._lease, self._drains, self.all_connections = spec.settings.lease, spec.drain, spec.connections
         return spec
 
     @property
@@ -120,25 +120,22 @@ class ParentConnection:
         """Pass messages about new jobs to `hearer` from now on; None drops them."""
         self._hearer = hearer
 
-    def meet(
-        self,
-        engine: Engine,
-        models: Models[Any],
-        queries: Queries,
-        settings: Settings,
-        set_aside: SetAside,
-        sessions: int,
-    ) -> None:
-        self._engine, self._models, self.sessions = engine, models, sessions
+    def meet(self, shared: Shared, sessions: int) -> None:
+        engine = shared.engine
+        self._shared, self.sessions = shared, sessions
         self.may_close(IdleConnections(engine).close)
 
         def tell(connection: psycopg.Connection[Any], _: object) -> None:
             self._tell_address(connection)
 
-        self.send(rendered_for_parent(queries, models.channel))
+        self.send(rendered_for_parent(shared.queries, shared.models.channel))
         event.listen(engine, "connect", tell)
         with engine.connect() as connection:
             tell(connection.connection.driver_connection, None)  # type: ignore[arg-type]
+
+    def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
+        """Draining, the worker looks for itself: it ends where nothing is due."""
+        return OwnLookout(shared, tasks) if self._drains else ForwardedLookout(self, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._started.beat_at = time.monotonic()
@@ -183,8 +180,8 @@ class ParentConnection:
 
     def _tell_anew(self) -> None:
         """Send the address again, by a new connection. The parent does not beat: perhaps its password has expired."""
-        assert self._engine is not None, "meet() comes first"
-        pool = self._engine.pool.recreate()
+        assert self._shared is not None, "meet() comes first"
+        pool = self._shared.engine.pool.recreate()
         pool.connect().close()
         pool.dispose()
 
@@ -238,15 +235,66 @@ class ParentConnection:
 
     def _hear(self, queue: str, hops: int) -> None:
         if queue == SCHEDULES:
-            assert self._models is not None, "meet() comes first"
-            tell_here(self._models.channel, queue)
+            assert self._shared is not None, "meet() comes first"
+            tell_here(self._shared.models.channel, queue)
         elif (hearer := self._hearer) is not None and not hearer.heard(queue) and hops:
             self.hint(PassOn(queue, hops))
 
     def _orphaned(self) -> None:
-        if self._models is None:
+        if self._shared is None:
             os._exit(1)
         if not self.stop.is_set():
             log.error("the parent process is gone: this one stops")
             self.stop.grace = self._lease / 2
             self.stop.set()
+
+
+class ForwardedLookout:
+    """The parent listens, polls and promotes. This process itself only hears of what its own jobs enqueue."""
+
+    promote_at: float = math.inf
+
+    def __init__(self, parent: ParentConnection, shared: Shared, tasks: Sequence[str]):
+        self._parent = parent
+        self._channel = shared.models.channel
+        self._longest = 2 * shared.settings.poll
+        self._tasks = tuple(tasks)
+        self._expected_at = math.inf
+
+    @property
+    def workers(self) -> int:
+        return self._parent.workers
+
+    @property
+    def has_limits(self) -> bool:
+        return self._parent.has_limits
+
+    def promote(self, now: float) -> bool:
+        return False
+
+    def expect(self, delay: float) -> bool:
+        """Tell the parent, unless its next poll comes before."""
+        now = time.monotonic()
+        at = now + delay
+        if delay < self._longest and not now < self._expected_at <= at:
+            self._expected_at = at
+            self._parent.hint(Expecting(delay))
+        return False
+
+    def expect_new(self, *, is_busy: bool) -> None:
+        """The parent has heard of the same jobs."""
+
+    def poll_in(self) -> float:
+        return DAY
+
+    def found_more(self, queue: str) -> None:
+        self._parent.hint(PassOn(queue))
+
+    def start(self, hearer: Hearer) -> None:
+        self._unsubscribe = subscribe(self._channel, hearer.heard)
+        self._parent.tell(hearer)
+        self._parent.send(Serving(self._tasks, self._parent.sessions))
+
+    def stop(self) -> None:
+        self._unsubscribe()
+        self._parent.tell(None)

@@ -70,7 +70,7 @@ class ParentHeartbeat:
         """Start the heartbeats, once a child has told the address. Later calls do nothing."""
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._loop, args=(settings,), name="sqla_jobs-caretaker", daemon=True
+                target=self._loop, args=(settings,), name="sqla_jobs-parent-heartbeat", daemon=True
             )
             self._thread.start()
 
@@ -111,9 +111,9 @@ class ParentHeartbeat:
             gone=self._children.gone,
             lost=self._counters.lost,
         )
-        patience = RetryLoop("the heartbeat", self._stop, longest=settings.longest_wait)
+        retry = RetryLoop("the heartbeat", self._stop, longest=settings.longest_wait)
         while not self._stop.is_set():
-            patience.run(lambda: self._tick(database, calls, heartbeat))
+            retry.run(lambda: self._tick(database, calls, heartbeat))
             self._wake.wait(min(_AGAIN if self._abandoned or self._given_back else _LOOK, heartbeat.due_in))
             self._wake.clear()
         database.close()

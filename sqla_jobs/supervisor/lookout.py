@@ -54,7 +54,7 @@ class ParentLookout:
         self._tasks, self._queues = tasks, settings.queues
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._loop, args=(settings, connections), name="sqla_jobs-lookout", daemon=True
+                target=self._loop, args=(settings, connections), name="sqla_jobs-parent-listener", daemon=True
             )
             self._thread.start()
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import psycopg
 
-from sqla_jobs.calls.call import Rendered
+from sqla_jobs.calls.statements import Rendered
 from sqla_jobs.runtime.counters import Totals
 from sqla_jobs.runtime.figures import Figures
-from sqla_jobs.supervisor.options import MOST_PROCESSES
+from sqla_jobs.supervisor.spec import MOST_PROCESSES
 
 _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search_path']) AS name"
 

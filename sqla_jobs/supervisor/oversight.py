@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.options import SupervisorOptions
+from sqla_jobs.supervisor.spec import SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

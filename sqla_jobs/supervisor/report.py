@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
-from sqla_jobs.runtime.figures import Figures
-from sqla_jobs.runtime.kept import Kept
+from sqla_jobs.runtime.figures import Figures, Kept
 from sqla_jobs.supervisor.messages import Observed, ReadFigures
 
 if TYPE_CHECKING:

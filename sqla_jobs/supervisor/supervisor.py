@@ -36,12 +36,10 @@ from sqla_jobs.supervisor.messages import (
     Statements,
     ToParent,
 )
-from sqla_jobs.supervisor.options import SupervisorOptions
 from sqla_jobs.supervisor.oversight import Oversight, ask_for_stacks
 from sqla_jobs.supervisor.report import Report
-from sqla_jobs.supervisor.roster import Roster
-from sqla_jobs.supervisor.slot import Slot
-from sqla_jobs.supervisor.spec import Application, ChildSpec
+from sqla_jobs.supervisor.roster import Roster, Slot
+from sqla_jobs.supervisor.spec import Application, ChildSpec, SupervisorOptions
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 

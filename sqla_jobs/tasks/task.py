@@ -185,7 +185,7 @@ class Enqueuer(Generic[C, J]):
 
         Of a unique task (or with `options(unique=…)`), an item whose key is taken is left out, replaces or updates the
         job that waits, or raises `JobExists`; within the call too. The number that is returned counts inserted jobs;
-        its `replaced` and `left_out` count the others.
+        its `replaced` and `skipped` count the others.
 
         Raises `ArgumentsError` for an item that does not fit the task, and names its position; also for
         `options(unique_key=…)`. After an error nothing of this call stays in the transaction.

@@ -135,8 +135,8 @@ def _add_batch(jobs: UniqueJobs, job: type[Any], policy: Unique, batch: list[Key
     replaced = sum(counts[key] for key in stored.replaced)
     left_out = sum(counts[key] for key in stored.left_out)
     if policy.changes:
-        return Enqueued(len(stored.inserted), replaced=replaced + again, left_out=left_out)
-    return Enqueued(len(stored.inserted), replaced=replaced, left_out=left_out + again)
+        return Enqueued(len(stored.inserted), replaced=replaced + again, skipped=left_out)
+    return Enqueued(len(stored.inserted), replaced=replaced, skipped=left_out + again)
 
 
 @dataclass(frozen=True, slots=True)

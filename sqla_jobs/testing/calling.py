@@ -120,9 +120,9 @@ class Run(Generic[C, R]):
         hooks = self._task.hooks
         stored = declaration.codec.encode(self._session, self._task.bind(args, kwargs)).decode()
         run = _context(declaration, {**self._options, "headers": hooks.headers(self._options.get("headers"))})
-        held = _held(declaration, run, stored)
+        attempt = _attempt(declaration, run, stored)
         context = hooks.context_in(self._session)
-        with Surrounded(context(run), held), within(hooks.middleware, run, held):
+        with Surrounded(context(run), attempt), within(hooks.middleware, run, attempt):
             if not declaration.signature.wants_session:
                 return _called(declaration, self._session, run, stored, body)
             savepoints = Savepoints(self._session, self._task.models)
@@ -208,12 +208,12 @@ def _context(declaration: Declaration, options: RunOptions) -> RunContext:
     return RunContext(job_id=0, run_id=0, task=declaration.name, queue=declaration.defaults["queue"], **known)
 
 
-def _held(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
+def _attempt(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
     """The attempt as what is around it knows it."""
     of_job = (run.job_id, run.run_id, uuid.UUID(int=0), run.task, run.queue, 0, 0, stored)
-    held = Attempt(Claimed(*of_job, run.attempt, run.max_attempts, None, 0.0, None, 0.0), time.monotonic())
-    held.declaration = declaration
-    return held
+    attempt = Attempt(Claimed(*of_job, run.attempt, run.max_attempts, None, 0.0, None, 0.0), time.monotonic())
+    attempt.declaration = declaration
+    return attempt
 
 
 def _called(declaration: Declaration, session: Session, run: RunContext, stored: str, body: Here) -> Any:

@@ -9,9 +9,12 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import select
+from sqlalchemy import DateTime, false, func, literal, select
 from sqlalchemy.orm import Session
 
+from sqla_jobs.calls.values import ALL
+from sqla_jobs.clock.firing import fire, fire_due
+from sqla_jobs.clock.sync import sync
 from sqla_jobs.database.binding import Context
 from sqla_jobs.errors import ConfigurationError, JobsError
 from sqla_jobs.execution.attempt import Attempt
@@ -20,6 +23,7 @@ from sqla_jobs.execution.interrupt import Interruptible
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries, RunEnd
+from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.rules.checks import check_integer, check_seconds
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 from sqla_jobs.rules.retry import DEFAULT_POLICY
@@ -34,6 +38,7 @@ from sqla_jobs.testing.claims import (
     Savepoints,
     check_known,
     check_queues,
+    connection_of,
     expire_rows,
     known_tasks,
     process,
@@ -42,7 +47,6 @@ from sqla_jobs.testing.claims import (
     within_limits,
 )
 from sqla_jobs.testing.given import check_jobs
-from sqla_jobs.testing.ticks import Ticks
 from sqla_jobs.worker.events import event_of, started
 
 Errors = Literal["raise", "record"]
@@ -141,11 +145,11 @@ def drain(
                     f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=, or look "
                     "why there is no end, such as a task that enqueues itself, or a long ahead="
                 )
-            held = Attempt(job, time.monotonic())
-            body = _body(jobs, own, queries, held)
+            attempt = Attempt(job, time.monotonic())
+            body = _body(jobs, own, queries, attempt)
             _tell(jobs, context, started(job))
-            error, end = raised.by(executor, held, body)
-            stored = held.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
+            error, end = raised.by(executor, attempt, body)
+            stored = attempt.ended(Outcome.succeeded()) if end is None else _finish(queries, own, end)
             if stored.outcome.kind == RunOutcome.lost:
                 raise _unrecorded(job) from error
             if event := event_of(stored):
@@ -169,12 +173,12 @@ def drain(
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
-def _body(jobs: Jobs[Any], session: Session, queries: Queries, held: Attempt) -> Interruptible:
+def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt) -> Interruptible:
     """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
     try:
-        return body_of(jobs.tasks[held.job.task].declaration, session)
+        return body_of(jobs.tasks[attempt.job.task].declaration, session)
     except ConfigurationError:
-        _finish(queries, session, held.ended(Outcome.released()))
+        _finish(queries, session, attempt.ended(Outcome.released()))
         raise
 
 
@@ -210,10 +214,12 @@ class _Raised:
             self._error = self._error or error
             raise
 
-    def by(self, executor: Executor, held: Attempt, body: Interruptible) -> tuple[BaseException | None, RunEnd | None]:
+    def by(
+        self, executor: Executor, attempt: Attempt, body: Interruptible
+    ) -> tuple[BaseException | None, RunEnd | None]:
         """What the run raised, and its end where that is not stored yet."""
         self._error = None
-        end = executor.execute(held, body)
+        end = executor.execute(attempt, body)
         error, self._error = self._error, None
         return error, end
 
@@ -289,3 +295,34 @@ def _finder(
 def _waiting(jobs: Jobs[Any], session: Session) -> list[int]:
     due = select(jobs.Job.id).where(jobs.Job.state == "queued").order_by(jobs.Job.id)
     return [*session.scalars(due)]
+
+
+class Ticks:
+    """Those of all schedules, declared and stored, within `ahead` seconds from now."""
+
+    def __init__(self, jobs: Jobs[Any], session: Session, ahead: float) -> None:
+        """Does what a clock does when it starts: stores what code declares, and fires what is due already."""
+        self._jobs = jobs
+        self._session = session
+        self._ahead = timedelta(seconds=ahead)
+        self._queries = ScheduleQueries(jobs.models)
+        sync(session, jobs.models, jobs.schedules)
+        while fire_due(connection_of(jobs, session), self._queries, jobs.tasks, ALL)[1]:
+            pass
+        expire_rows(jobs, session)
+
+    def fire_next(self) -> bool:
+        """Fire all ticks of the next moment at which there are any, as if it had come. False: there is none."""
+        schedule: Any = self._jobs.Schedule
+        horizon = func.clock_timestamp() + self._ahead
+        upcoming = select(func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)
+        connection = connection_of(self._jobs, self._session)
+        moment = connection.scalar(upcoming)
+        if moment is None:
+            return False
+        now = literal(moment, DateTime(timezone=True)).label("now")
+        columns = schedule.__table__.c
+        due = select(*columns, false().label("is_changed"), now).where(columns.enabled, columns.next_run_at == moment)
+        fired = fire(connection, self._queries, self._jobs.tasks, connection.execute(due).all())
+        expire_rows(self._jobs, self._session)
+        return fired is not None

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Engine
+
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import Claimed, Queries, RunEnd
@@ -107,8 +109,11 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Shared:
-    """What the threads of one worker share."""
+    """What the parts of one worker share."""
 
+    engine: Engine
+    claims: Engine
+    """Used for claims and promotions alone."""
     models: Models[Any]
     queries: Queries
     settings: Settings

@@ -16,7 +16,7 @@ MAX_PREFETCH = 2000
 _BATCH = 1000
 """Jobs that are claimed at once at most."""
 _AHEAD = 0.1
-"""Seconds' worth of jobs, at the lane's recent rate, that are claimed before a slot is free for them."""
+"""Seconds' worth of jobs, at the queue's recent rate, that are claimed before a slot is free for them."""
 _SOON = 0.01
 """Seconds' worth of jobs that are claimed from behind gates before a slot is free for them."""
 _STALLED = 0.5
@@ -46,7 +46,7 @@ class Backlog:
         self._left: deque[Attempt] = deque()
         """Jobs that came when it was closed."""
         self.is_wanted: bool = False
-        """Whether jobs may wait behind gates for a slot of this lane."""
+        """Whether jobs may wait behind gates for a slot of this queue."""
         self._lock = threading.Lock()
         self._is_open = True
         self._running = 0
@@ -119,31 +119,31 @@ class Backlog:
             self._taken_in += len(jobs)
             self._moved_at = time.monotonic()
             begun: list[Attempt] = []
-            while self._running < self.concurrency and (held := self._pop()) is not None:
+            while self._running < self.concurrency and (attempt := self._pop()) is not None:
                 self._running += 1
-                begun.append(held)
-        for held in begun:
-            self.begin(held)
+                begun.append(attempt)
+        for attempt in begun:
+            self.begin(attempt)
 
     def _pop(self) -> Attempt | None:
         try:
-            held = self._first.popleft() if self._first else self._ahead.popleft()
+            attempt = self._first.popleft() if self._first else self._ahead.popleft()
         except IndexError:  # there is none, or another slot was faster
             return self._pop() if self._ahead else None
         self._moved_at = time.monotonic()
-        return held
+        return attempt
 
     def next(self) -> Attempt | None:
         """The job of a slot is over. Returns its next one; `None`: the slot is free."""
-        held: Attempt | None
+        attempt: Attempt | None
         try:  # without the lock: many slots come here at once
-            held = self._first.popleft() if self._first else self._ahead.popleft()
+            attempt = self._first.popleft() if self._first else self._ahead.popleft()
             self._moved_at = time.monotonic()
         except IndexError:
-            held = self._pop_or_free()
+            attempt = self._pop_or_free()
         if not self._has_asked and self._running + len(self._ahead) + len(self._first) <= self._few:
             self._ask_for_more()
-        return held
+        return attempt
 
     def _ask_for_more(self) -> None:
         if time.monotonic() >= self.empty_until:
@@ -152,9 +152,9 @@ class Backlog:
 
     def _pop_or_free(self) -> Attempt | None:
         with self._lock:  # what is filled in meanwhile is seen here, or finds the slot free
-            if (held := self._pop()) is None:
+            if (attempt := self._pop()) is None:
                 self._running -= 1
-        return held
+        return attempt
 
     def measure(self, now: float) -> None:
         """Claim ahead what the slots did of late in a tenth of a second, or half as much as before."""
@@ -201,5 +201,5 @@ def _unheard() -> None:
     """Nobody claims yet."""
 
 
-def _nowhere(held: Attempt) -> None:
-    raise AssertionError(f"job {held.job.job_id} came before the slots")
+def _nowhere(attempt: Attempt) -> None:
+    raise AssertionError(f"job {attempt.job.job_id} came before the slots")

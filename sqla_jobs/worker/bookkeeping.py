@@ -21,28 +21,28 @@ class Bookkeeping:
     Called by whichever thread runs a job or has stored its end.
     """
 
-    def __init__(self, attempts: Attempts, counters: Counters, events: EventTeller) -> None:
+    def __init__(
+        self, attempts: Attempts, counters: Counters, events: EventTeller, claimer: Claimer, limited: LimitedClaimer
+    ) -> None:
         self._attempts = attempts
         self._counters = counters
         self._events = events
+        self._claimer = claimer
+        self._limited = limited
         self._tell_started = events.started
         self.started: Callable[[Attempt], None] | None = None
         """To be called as a run begins; None if nobody wants to know."""
         if self._tell_started is not None or counters.is_wanted:
             self.started = self._on_started
 
-    def inform(self, claimer: Claimer, limited: LimitedClaimer) -> None:
-        """These are told from now on."""
-        self._claimer, self._limited = claimer, limited
-
-    def _on_started(self, held: Attempt) -> None:
-        self._counters.begun(held.job.task, held.waited)
+    def _on_started(self, attempt: Attempt) -> None:
+        self._counters.begun(attempt.job.task, attempt.waited)
         if self._tell_started is not None:
-            self._tell_started(held)
+            self._tell_started(attempt)
 
-    def succeeded(self, held: Attempt) -> None:
+    def succeeded(self, attempt: Attempt) -> None:
         """The transaction of a run is committed, and its end with it."""
-        ends = [held.ended(SUCCEEDED)]
+        ends = [attempt.ended(SUCCEEDED)]
         self._events.ended(ends)
         self._remove(ends)
 

@@ -1,4 +1,4 @@
-"""Takes jobs from the database into the lanes, on connections of its own."""
+"""Takes jobs from the database into the backlogs, on connections of its own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sqla_jobs.rules.outcomes import Outcome
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
+from sqla_jobs.worker.floors import ScanFloors
 from sqla_jobs.worker.limited import LimitedClaimer
-from sqla_jobs.worker.scan_floors import ScanFloors
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -27,7 +27,7 @@ _HELD_UP = 0.01
 
 
 class Claimer:
-    """Promotes what is due, claims what its lanes have room for, and gives back what is held up, one at a time.
+    """Promotes what is due, claims what its backlogs have room for, and gives back what is held up, one at a time.
 
     In a thread of its own, and in that of the listener.
 
@@ -42,8 +42,8 @@ class Claimer:
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
-        self._engine = claiming.engine
-        self._lanes = claiming.lanes
+        self._engine = claiming.shared.claims
+        self._backlogs = claiming.backlogs
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
@@ -54,10 +54,10 @@ class Claimer:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._looking = threading.RLock()
-        self._patience = RetryLoop("claiming", self._stopping)
+        self._retry = RetryLoop("claiming", self._stopping)
         self._again_at = math.inf
         """After an error, when to ask the server again: a look that asks nothing would count as a success."""
-        self._resting = {lane.name for lane in self._lanes}
+        self._resting = {backlog.name for backlog in self._backlogs}
         """Queues that had no more jobs at the last look."""
         self.thread: threading.Thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
 
@@ -72,7 +72,7 @@ class Claimer:
             self._attempts.claiming.release()
 
     def wake(self) -> None:
-        """Wake the claim loop: a lane has room for more jobs."""
+        """Wake the claim loop: a backlog has room for more jobs."""
         if not self._wake.is_set():
             self._wake.set()
 
@@ -99,13 +99,13 @@ class Claimer:
         return self._are_free(queue)
 
     def _are_free(self, queue: str) -> bool:
-        lanes = self._lanes_of(queue)
-        return bool(lanes) and all(lane.has_free_slot for lane in lanes)
+        backlogs = self._backlogs_of(queue)
+        return bool(backlogs) and all(backlog.has_free_slot for backlog in backlogs)
 
     @property
     def has_free_slot(self) -> bool:
         """Whether a slot waits for a job of any queue."""
-        return any(lane.has_free_slot for lane in self._lanes)
+        return any(backlog.has_free_slot for backlog in self._backlogs)
 
     def look_for(self, queue: str) -> None:
         """Claim new jobs of `queue` in the calling thread, which is faster than to wake the claim loop."""
@@ -131,16 +131,16 @@ class Claimer:
         self._wake.set()  # to look again after an error, and else to reckon anew how long to wait
 
     def _expect_in(self, queue: str) -> bool:
-        """End the rest of the lanes of `queue`. Returns whether a slot of one of them is free."""
-        lanes = self._lanes_of(queue)
-        for lane in lanes:
-            lane.wake()
-        is_free = any(lane.has_free_slot for lane in lanes)
+        """End the rest of the backlogs of `queue`. Returns whether a slot of one of them is free."""
+        backlogs = self._backlogs_of(queue)
+        for backlog in backlogs:
+            backlog.wake()
+        is_free = any(backlog.has_free_slot for backlog in backlogs)
         self._lookout.expect_new(is_busy=not is_free)
         return is_free
 
-    def _lanes_of(self, queue: str) -> list[Backlog]:
-        return [lane for lane in self._lanes if queue in ("", lane.name)]
+    def _backlogs_of(self, queue: str) -> list[Backlog]:
+        return [backlog for backlog in self._backlogs if queue in ("", backlog.name)]
 
     def expect(self, delay: float) -> None:
         """A job will be due in `delay` seconds."""
@@ -150,10 +150,10 @@ class Claimer:
     @property
     def trouble(self) -> str | None:
         """Why it cannot claim now; `None` where the last try went well."""
-        return self._patience.trouble
+        return self._retry.trouble
 
     def is_due(self) -> bool:
-        """Whether a job for these lanes is due in the database, or was claimed and has not ended."""
+        """Whether a job of these queues is due in the database, or was claimed and has not ended."""
         others = Among(set_aside=self._set_aside.reasons)
         with (
             self._attempts.claiming,
@@ -166,13 +166,13 @@ class Claimer:
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
-            self._patience.run(self._step)
+            self._retry.run(self._step)
             self._wake.wait(min(max(0.0, self._next_step_at() - time.monotonic()), threading.TIMEOUT_MAX))
             self._wake.clear()
 
     def _next_step_at(self) -> float:
-        waiting = [lane.empty_until for lane in self._lanes if lane.has_free_slot]
-        held_up = [lane.stalls_at for lane in self._lanes]
+        waiting = [backlog.empty_until for backlog in self._backlogs if backlog.has_free_slot]
+        held_up = [backlog.stalls_at for backlog in self._backlogs]
         soonest = min([self._lookout.promote_at, self._again_at, *waiting, *held_up])
         return soonest if self._may_claim else max(soonest, time.monotonic() + _HELD_UP)
 
@@ -190,11 +190,11 @@ class Claimer:
                 raise
 
     def _look(self, now: float) -> None:
-        for lane in self._lanes:
-            lane.measure(now)
-            for held in lane.stalled(now):
-                self._finisher.put(held.ended(Outcome.released()))
-        slots = {lane.name: room for lane in self._lanes if (room := lane.room(now))}
+        for backlog in self._backlogs:
+            backlog.measure(now)
+            for attempt in backlog.stalled(now):
+                self._finisher.put(attempt.ended(Outcome.released()))
+        slots = {backlog.name: room for backlog in self._backlogs if (room := backlog.room(now))}
         if slots and self._may_claim:
             self._claim(slots, now)
         if now >= min(self._lookout.promote_at, self._again_at):
@@ -206,8 +206,8 @@ class Claimer:
             is_news = self._lookout.promote(now)
         if is_news:
             self._limited.heard()
-            for lane in self._lanes:
-                lane.wake()
+            for backlog in self._backlogs:
+                backlog.wake()
         else:
             self._limited.poll()
 
@@ -245,18 +245,18 @@ class Claimer:
     def _hand_out(
         self, claimed: list[Attempt], slots: dict[str, int], not_swept: Collection[str], began: float
     ) -> None:
-        """Give claimed jobs to their lanes. A lane that got fewer than it asked for rests until a poll or a sweep."""
+        """Give claimed jobs to their backlogs. One that got fewer than it asked for rests until a poll or a sweep."""
         poll_at = began + self._lookout.poll_in()
-        of_lane: dict[str, list[Attempt]] = {name: [] for name in slots}
-        for held in claimed:
-            of_lane[held.job.queue].append(held)
-        for lane in self._lanes:
-            if (mine := of_lane.get(lane.name)) is not None:
-                if len(mine) < slots[lane.name]:
-                    sweep_at = self._floors.sweep_at(lane.name) if lane.name in not_swept else poll_at
-                    lane.rest(min(poll_at, sweep_at), since=began)
-                    self._resting.add(lane.name)
-                elif lane.name in self._resting:
-                    self._resting.remove(lane.name)
-                    self._lookout.found_more(lane.name)
-                lane.fill(mine)
+        of_queue: dict[str, list[Attempt]] = {name: [] for name in slots}
+        for attempt in claimed:
+            of_queue[attempt.job.queue].append(attempt)
+        for backlog in self._backlogs:
+            if (mine := of_queue.get(backlog.name)) is not None:
+                if len(mine) < slots[backlog.name]:
+                    sweep_at = self._floors.sweep_at(backlog.name) if backlog.name in not_swept else poll_at
+                    backlog.rest(min(poll_at, sweep_at), since=began)
+                    self._resting.add(backlog.name)
+                elif backlog.name in self._resting:
+                    self._resting.remove(backlog.name)
+                    self._lookout.found_more(backlog.name)
+                backlog.fill(mine)

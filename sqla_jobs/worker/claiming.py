@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
-
 from sqla_jobs.worker.attempts import Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.finisher import Finisher
@@ -18,10 +16,8 @@ from sqla_jobs.worker.lookout import Lookout
 class Claiming:
     """The parts of a worker that both claimers use."""
 
-    engine: Engine
-    """Used for claims and promotions alone."""
     shared: Shared
-    lanes: Sequence[Backlog]
+    backlogs: Sequence[Backlog]
     liveness: Liveness
     finisher: Finisher
     lookout: Lookout

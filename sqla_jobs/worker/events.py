@@ -78,8 +78,8 @@ class EventTeller:
         """To be called as a run begins; None if nobody handles that."""
         return self._on_started if "started" in self._wanted else None
 
-    def _on_started(self, held: Attempt) -> None:
-        self._put([started(held.job)])
+    def _on_started(self, attempt: Attempt) -> None:
+        self._put([started(attempt.job)])
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
         """The outcomes of these attempts are stored."""
@@ -103,18 +103,18 @@ class EventTeller:
             log.warning("%d events wait for their handlers; new ones are dropped, or told of later if failed", _MOST)
 
     def _loop(self) -> None:
-        patience = RetryLoop("telling of failed and lost attempts", self._stopping)
+        retry = RetryLoop("telling of failed and lost attempts", self._stopping)
         look_at = time.monotonic()
         while not self._stopping.is_set():
             self._wake.wait(max(0.0, look_at - time.monotonic()) if self._guaranteed else None)
             self._wake.clear()
             self._tell_waiting()
-            patience.run(self._mark)
+            retry.run(self._mark)
             if self._guaranteed and time.monotonic() >= look_at:
-                patience.run(self._look)
+                retry.run(self._look)
                 look_at = time.monotonic() + _LOOK
         self._tell_waiting()
-        patience.run(self._mark)
+        retry.run(self._mark)
 
     def _tell_waiting(self) -> None:
         while self._waiting:

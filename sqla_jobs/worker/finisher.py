@@ -35,25 +35,15 @@ _REFUSED_AGAIN = 60.0
 class Finisher:
     """Stores ends of attempts from any thread.
 
-    Calls `settled(ends, stored)`: `ends` are stored or lost their lease, with the outcomes that they came to, and
-    `stored` are those whose runs say what the attempts themselves came to.
-
     While one batch is written the next one gathers, so that batches are as large as the load makes them
     and a single end is written at once. Under full load two are written at a time: while one waits for the
     disk, or for its turn in Python, the server works at the other. Where that fails each says so.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        queries: Queries,
-        settled: Callable[[list[RunEnd], list[RunEnd]], None],
-        set_aside: SetAside,
-    ) -> None:
+    def __init__(self, engine: Engine, queries: Queries, set_aside: SetAside) -> None:
         self._engine = engine
         self._queries = queries
         self._set_aside = set_aside
-        self._settled = settled
         self._queue: SimpleQueue[RunEnd | None] = SimpleQueue()
         self._locked: list[RunEnd] = []
         self._refused: list[RunEnd] = []
@@ -65,11 +55,17 @@ class Finisher:
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
-        self._patience = RetryLoop("storing outcomes", self._give_up)
+        self._retry = RetryLoop("storing outcomes", self._give_up)
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-finisher", daemon=True)
         self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
 
-    def start(self) -> None:
+    def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
+        """Begin. From now on `settled(ends, stored)` is called.
+
+        `ends` are stored or lost their lease, with the outcomes that they came to. `stored` are those whose runs say
+        what the attempts themselves came to.
+        """
+        self._settled = settled
         self._thread.start()
         self._helper.start()
 
@@ -124,7 +120,7 @@ class Finisher:
     def _store(self, batch: list[RunEnd]) -> None:
         """Write a batch, however long the server is away. When the worker gives up, the batch is kept."""
         try:
-            self._patience.call(partial(self._write_all, batch))
+            self._retry.call(partial(self._write_all, batch))
         except Exception as error:  # noqa: BLE001 - told of, and kept for the caller to see
             log.error("%d outcomes could not be stored before the worker ended: %s", len(batch), reason(error))  # noqa: TRY400
             with self._putting_aside:

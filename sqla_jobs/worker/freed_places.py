@@ -20,7 +20,7 @@ class FreedPlaces:
     """Counts places from the end of a job that held them until another job takes them or other workers are told."""
 
     def __init__(self, claiming: Claiming) -> None:
-        self._engine = claiming.engine
+        self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._channel = claiming.shared.models.channel
         self._ended = deque[tuple[Gates, str]]()

@@ -10,7 +10,7 @@ from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.queries.limited import Gates
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.claiming import Claiming
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.floors import GateFloors
 from sqla_jobs.worker.gating import Gating
 
 _Claim = Callable[[Among], list[Claimed]]
@@ -53,7 +53,7 @@ class GroupWalk:
         """The next claim that takes all it had room for is the first since a rest: there may be more for others."""
         self.free: Mapping[Gates, int | None] = {}
         """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
-        self._engine = claiming.engine
+        self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside
         self._liveness = claiming.liveness

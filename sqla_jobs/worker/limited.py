@@ -38,13 +38,13 @@ class LimitedClaimer:
         shared = claiming.shared
         self._settings = shared.settings
         self._attempts = shared.attempts
-        self._engine = claiming.engine
+        self._engine = claiming.shared.claims
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
         self._gating = gating
         self._freed = FreedPlaces(claiming)
-        self._walks = [GroupWalk(claiming, gating, tuple(tasks), lane) for lane in claiming.lanes]
+        self._walks = [GroupWalk(claiming, gating, tuple(tasks), backlog) for backlog in claiming.backlogs]
         self._news = object()
         """Another object at each news: a round that ends with the one with which it began has missed nothing."""
         self._poll_at = 0.0
@@ -170,11 +170,11 @@ class LimitedClaimer:
                 missing = self._gating.missing(self._engine.begin, jobs)
             fresh = self._attempts.add(jobs, asked_at=asked_at)
         self._freed.refilled(jobs, walk.free)
-        begins = {held.job.run_id for held in fresh if self._may_begin(held.job)} - missing
-        for held in fresh:
-            if held.job.run_id not in begins:
-                self._finisher.put(held.ended(Outcome.released()))
-        walk.backlog.fill_first([held for held in fresh if held.job.run_id in begins])
+        begins = {attempt.job.run_id for attempt in fresh if self._may_begin(attempt.job)} - missing
+        for attempt in fresh:
+            if attempt.job.run_id not in begins:
+                self._finisher.put(attempt.ended(Outcome.released()))
+        walk.backlog.fill_first([attempt for attempt in fresh if attempt.job.run_id in begins])
         if walk.is_first_fill and len(jobs) == room:
             walk.is_first_fill = False
             self._lookout.found_more(walk.backlog.name + LIMITS)

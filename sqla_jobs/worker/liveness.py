@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Claimed, Lease, processes
-from sqla_jobs.runtime.heartbeat import Keeper, next_look
+from sqla_jobs.runtime.heartbeat import next_look
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.vitals import Vitals
 from sqla_jobs.worker.attempts import Shared
+from sqla_jobs.worker.host import Host
 from sqla_jobs.worker.misfits import Misfits
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
@@ -31,7 +32,7 @@ _SIGN_OFF = 5.0
 
 
 class Liveness:
-    """Registers the process, has its keeper keep it alive, and looks at what it holds, in a thread of its own.
+    """Registers the process, has its host keep it alive, and looks at what it holds, in a thread of its own.
 
     `tasks` stands in its row. `lost` is called after this process was taken for dead: it goes on under a new id, and
     every lease of the old one is somebody else's. `unknown_leases` is given leases that the server says we hold and we
@@ -40,31 +41,30 @@ class Liveness:
 
     def __init__(
         self,
-        engine: Engine,
         shared: Shared,
-        keeper: Keeper,
+        host: Host,
         misfits: Misfits,
         *,
         tasks: Mapping[str, Any],
         lost: Callable[[], None],
         unknown_leases: Callable[[list[Lease]], None],
     ) -> None:
-        self._engine = engine
+        self._engine = shared.engine
         self._shared = shared
         self._models = shared.models
         self._queries = shared.queries
         self._settings = shared.settings
         self._attempts = shared.attempts
-        self._keeper = keeper
+        self._host = host
         self._misfits = misfits
         self._tasks = tasks
         self._on_lost = lost
         self._on_unknown_leases = unknown_leases
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-heart", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="sqla_jobs-liveness", daemon=True)
         self._process_id: uuid.UUID | None = None
         self._busy_at = time.monotonic()
-        self._vitals = Vitals(engine, shared.models)
+        self._vitals = Vitals(shared.engine, shared.models)
         self._unknown_at = time.monotonic() + shared.settings.heartbeat
 
     @property
@@ -76,7 +76,7 @@ class Liveness:
     @property
     def is_sure(self) -> bool:
         """Whether the last heartbeat is recent enough to take on new work."""
-        return time.monotonic() - self._keeper.beat_at < self._settings.lease / 2
+        return time.monotonic() - self._host.beat_at < self._settings.lease / 2
 
     def start(self, sessions: int) -> None:
         """Register, then go on in a thread. The jobs use up to `sessions` connections. Raises the database's errors."""
@@ -91,7 +91,7 @@ class Liveness:
         if self._thread.is_alive():
             log.warning("could not sign off, the server does not answer: the lease will run out by itself")
             return
-        self._keeper.leaving()
+        self._host.leaving()
         with self._engine.begin() as connection:
             processes.unregister(connection, self._models, self.process_id)
 
@@ -102,20 +102,20 @@ class Liveness:
                 self._models,
                 kind="worker",
                 queues=self._settings.queues,
-                connections=self._keeper.all_connections + self._sessions,
+                connections=self._host.all_connections + self._sessions,
                 lease=self._settings.lease,
                 tasks=self._tasks,
             )
-        self._keeper.registered(process_id)  # before anything is claimed under it
+        self._host.registered(process_id)  # before anything is claimed under it
         self._process_id = process_id
 
     def _loop(self) -> None:
-        patience = RetryLoop("the heartbeat", self._stop, longest=self._settings.longest_wait)
-        while not self._stop.wait(min(_LOOK, self._settings.heartbeat, self._keeper.due_in)):
-            patience.run(self._tick)
+        retry = RetryLoop("the heartbeat", self._stop, longest=self._settings.longest_wait)
+        while not self._stop.wait(min(_LOOK, self._settings.heartbeat, self._host.due_in)):
+            retry.run(self._tick)
 
     def _tick(self) -> None:
-        if not self._keeper.keep(self.process_id):
+        if not self._host.keep(self.process_id):
             log.warning(
                 "this process was taken for dead, after no heartbeat for %g s; its jobs are left to others, "
                 "and it goes on under a new id",
@@ -130,13 +130,13 @@ class Liveness:
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
         is_at_rest = now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until)
-        if held := self._attempts.older_than(_LOOK / 2):
+        if attempts := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
-                self._look(connection, held)
+                self._look(connection, attempts)
         self._misfits.look(self._engine)
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
-            self._keeper.rest()
+            self._host.rest()
         else:  # at rest it would connect for that alone
             self._vitals.show(self.process_id, self._attempts.ended_at)
 
@@ -153,17 +153,17 @@ class Liveness:
         if leases:
             self._on_unknown_leases(leases)
 
-    def _look(self, connection: Connection, held: list[Attempt]) -> None:
+    def _look(self, connection: Connection, attempts: list[Attempt]) -> None:
         told: list[tuple[Lease | Claimed, float, str | None]] = []
-        for one in (one for one in held if not one.is_silent and not one.is_over):
+        for one in (one for one in attempts if not one.is_silent and not one.is_over):
             if (progress := one.progress) is not None and progress is not one.sent_progress:
                 one.sent_progress = progress
                 told.append((one.job, *progress))
         if told:
             self._queries.store_progress(connection, told)
-        requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in held])
+        requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in attempts])
         for run_id, is_to_kill in requests.items():
             if (wanted := self._attempts.get(run_id)) is not None:
                 wanted.cancel()
             if is_to_kill:
-                self._keeper.kill_for(run_id)
+                self._host.kill_for(run_id)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
-
-from sqlalchemy import Engine
 
 from sqla_jobs.database.engines import for_itself
 from sqla_jobs.runtime.listener import Listener
@@ -77,20 +75,16 @@ class Lookout(Protocol):
     def stop(self) -> None: ...
 
 
-LookoutOf = Callable[[Engine, Engine, Shared, Sequence[str]], Lookout]
-"""Makes a `Lookout` from the worker's engine, its engine for claims, what its threads share, and its tasks."""
-
-
 class OwnLookout:
     """A worker without a parent listens and polls for itself."""
 
-    def __init__(self, engine: Engine, claims: Engine, shared: Shared, tasks: Sequence[str]) -> None:
+    def __init__(self, shared: Shared, tasks: Sequence[str]) -> None:
         self.workers: int = 1
         self.has_limits: bool = False
-        self._engine = engine
+        self._engine = shared.engine
         self._settings = shared.settings
         self._channel = shared.models.channel
-        self._promoter = Promoter(claims, shared.queries, shared.settings, shared.set_aside, tasks=tasks)
+        self._promoter = Promoter(shared.claims, shared.queries, shared.settings, shared.set_aside, tasks=tasks)
 
     @property
     def promote_at(self) -> float:

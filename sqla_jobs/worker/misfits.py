@@ -44,9 +44,9 @@ class Misfits:
         self._said_at: dict[str, float] = {}
         self._live: list[Code] = []
 
-    def meet(self, held: Attempt, error: ArgumentsError) -> None:
+    def meet(self, attempt: Attempt, error: ArgumentsError) -> None:
         """Raises `NotBegun`, unless a minute has passed since the job was met first and no live worker may run it."""
-        job, now = held.job, time.monotonic()
+        job, now = attempt.job, time.monotonic()
         with self._lock:
             met_at = self._met_at.setdefault(job.job_id, now)
             if len(self._met_at) > _REMEMBERED:

@@ -69,9 +69,9 @@ class Pruner:
         self._thread.join(1.0)
 
     def _loop(self) -> None:
-        patience = RetryLoop("pruning", self._stop)
+        retry = RetryLoop("pruning", self._stop)
         while not self._stop.is_set():
-            patience.run(self._look)
+            retry.run(self._look)
             self._stop.wait(_EVERY * random.uniform(0.75, 1.25))  # noqa: S311
 
     def _look(self) -> None:

@@ -50,11 +50,11 @@ class Callbacks:
 
 
 class Runners:
-    """Runs the jobs of all lanes, until their ends are on their way to the database."""
+    """Runs the jobs of all queues, until their ends are on their way to the database."""
 
     def __init__(
         self,
-        lanes: Sequence[Backlog],
+        backlogs: Sequence[Backlog],
         coroutines: Collection[str],
         events: EventLoop | None,
         *,
@@ -69,25 +69,25 @@ class Runners:
         """What runs, by run id, or is on its way to the event loop."""
         self._events = events
         self._watchdog = Watchdog(self._at_work, events, slow_after=slow_after, kill_after=kill_after)
-        self._lanes = [_Lane(lane, frozenset(coroutines), events, self._at_work) for lane in lanes]
+        self._slots = [_Slots(backlog, frozenset(coroutines), events, self._at_work) for backlog in backlogs]
 
     def start(self, calls: Callbacks) -> None:
-        """Run what the lanes begin from now on."""
+        """Run what the backlogs begin from now on."""
         if self._events is not None:
             self._events.start()
         self._watchdog.start(calls.loop_gone)
-        for lane in self._lanes:
-            lane.start(calls)
+        for slots in self._slots:
+            slots.start(calls)
 
     @property
     def running(self) -> list[Attempt]:
         """The attempts that run now."""
-        return [held for held in list(self._at_work.values()) if held.is_running]
+        return [attempt for attempt in list(self._at_work.values()) if attempt.is_running]
 
     @property
     def stranded(self) -> list[Attempt]:
         """Those that were given to an event loop which its application has closed: they never go on."""
-        return [held for lane in self._lanes for held in lane.stranded]
+        return [attempt for slots in self._slots for attempt in slots.stranded]
 
     def show_stacks(self) -> None:
         """Have the watchdog log where each running job is."""
@@ -98,21 +98,21 @@ class Runners:
 
         Coroutines that go on then are cancelled.
         """
-        _wait_while(lambda: any(lane.is_busy for lane in self._lanes), timeout)
+        _wait_while(lambda: any(slots.is_busy for slots in self._slots), timeout)
         late = self._coroutines
-        for held in late:
-            held.interrupt(Stopped)
+        for attempt in late:
+            attempt.interrupt(Stopped)
         if late:
             _wait_while(lambda: bool(self._coroutines), _FINALLY)
-        for lane in self._lanes:
-            lane.threads.close()
-        for lane in self._lanes:
-            lane.threads.join(time.monotonic() + (_IDLE if lane.is_busy else timeout))
+        for slots in self._slots:
+            slots.threads.close()
+        for slots in self._slots:
+            slots.threads.join(time.monotonic() + (_IDLE if slots.is_busy else timeout))
         self._watchdog.stop()
 
     @property
     def _coroutines(self) -> list[Attempt]:
-        return [held for held in self.running if isinstance(held.body, CoroutineBody)]
+        return [attempt for attempt in self.running if isinstance(attempt.body, CoroutineBody)]
 
 
 def _wait_while(condition: Callable[[], bool], timeout: float) -> None:
@@ -121,8 +121,8 @@ def _wait_while(condition: Callable[[], bool], timeout: float) -> None:
         time.sleep(0.005)
 
 
-class _Lane:
-    """Runs the jobs of one lane, each in one of its slots: a slot runs one job after another, of either kind."""
+class _Slots:
+    """Runs the jobs of one queue, each in one of its slots: a slot runs one job after another, of either kind."""
 
     def __init__(
         self, backlog: Backlog, coroutines: frozenset[str], events: EventLoop | None, at_work: dict[int, Attempt]
@@ -143,34 +143,34 @@ class _Lane:
     def stranded(self) -> list[Attempt]:
         if self._events is None or not self._events.is_gone:
             return []
-        at_work = [held for held in list(self._at_work.values()) if held.job.queue == self._backlog.name]
-        return [held for held in at_work if held.job.task in self._coroutines]
+        at_work = [attempt for attempt in list(self._at_work.values()) if attempt.job.queue == self._backlog.name]
+        return [attempt for attempt in at_work if attempt.job.task in self._coroutines]
 
     def start(self, calls: Callbacks) -> None:
         self._calls = calls
         self._backlog.begin, self._backlog.has_room = self._begin, calls.has_room
 
-    def _begin(self, held: Attempt) -> None:
-        if held.job.task in self._coroutines:
-            self._begin_in_loop(held)
+    def _begin(self, attempt: Attempt) -> None:
+        if attempt.job.task in self._coroutines:
+            self._begin_in_loop(attempt)
         else:
-            self.threads.begin(held)
+            self.threads.begin(attempt)
 
-    def _begin_in_loop(self, held: Attempt) -> None:
+    def _begin_in_loop(self, attempt: Attempt) -> None:
         assert self._events is not None
-        self._at_work[held.job.run_id] = held
+        self._at_work[attempt.job.run_id] = attempt
         try:
-            self._events.loop.call_soon_threadsafe(self._begin_slot, self._events, held, context=self._context)
+            self._events.loop.call_soon_threadsafe(self._begin_slot, self._events, attempt, context=self._context)
         except RuntimeError as error:  # its application has closed it
-            log.debug("%s is stranded: %s", held, error)
+            log.debug("%s is stranded: %s", attempt, error)
 
-    def _begin_slot(self, events: EventLoop, held: Attempt) -> None:
-        events.loop.create_task(greenlet_spawn(self._in_greenlet, events, held), context=self._context.copy())
+    def _begin_slot(self, events: EventLoop, attempt: Attempt) -> None:
+        events.loop.create_task(greenlet_spawn(self._in_greenlet, events, attempt), context=self._context.copy())
 
-    def _in_greenlet(self, events: EventLoop, held: Attempt) -> None:
+    def _in_greenlet(self, events: EventLoop, attempt: Attempt) -> None:
         slot = asyncio.current_task(events.loop)
         assert slot is not None
-        following: Attempt | None = held
+        following: Attempt | None = attempt
         while following is not None:
             following = self._run(following, CoroutineBody(events.loop))
             if following is not None and following.job.task not in self._coroutines:
@@ -181,28 +181,28 @@ class _Lane:
                 events.loop.call_later(_GOES_ON, self._begin_in_loop, following)
                 return
 
-    def _in_thread(self, held: Attempt) -> None:
+    def _in_thread(self, attempt: Attempt) -> None:
         own = body()
-        following = self._run(held, own)
+        following = self._run(attempt, own)
         while following is not None:
             if following.job.task in self._coroutines:
                 self._begin_in_loop(following)
                 return
             following = self._run(following, own)
 
-    def _run(self, held: Attempt, body: Interruptible) -> Attempt | None:
+    def _run(self, attempt: Attempt, body: Interruptible) -> Attempt | None:
         """Run a job. Returns the next one of its slot."""
-        run_id, calls = held.job.run_id, self._calls
-        self._at_work[run_id] = held
+        run_id, calls = attempt.job.run_id, self._calls
+        self._at_work[run_id] = attempt
         try:
-            end = self._context.copy().run(calls.execute, held, body)
+            end = self._context.copy().run(calls.execute, attempt, body)
         except BaseException as error:
-            log.exception("running job %s failed inside the library", held.job.job_id)
-            end = held.ended(Outcome.failed(Failure.of(error)))
-        held.conclude()
+            log.exception("running job %s failed inside the library", attempt.job.job_id)
+            end = attempt.ended(Outcome.failed(Failure.of(error)))
+        attempt.conclude()
         del self._at_work[run_id]
         if end is None:
-            calls.committed(held)
+            calls.committed(attempt)
         else:
             calls.ended(end)
         following = self._backlog.next()

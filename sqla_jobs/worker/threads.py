@@ -27,18 +27,18 @@ class Threads:
         self._idle = 0
         """Threads that wait for a job, less the jobs that wait for a thread on its way here."""
 
-    def begin(self, held: Attempt) -> None:
+    def begin(self, attempt: Attempt) -> None:
         """Run a job in a thread: one that waits, or a new one."""
         with self._lock:
-            if self._idle <= 0 and len(self._threads) < self._most and self._can_start(held):
+            if self._idle <= 0 and len(self._threads) < self._most and self._can_start(attempt):
                 return
             self._idle -= 1
-        self._inbox.put(held)
+        self._inbox.put(attempt)
 
-    def _can_start(self, held: Attempt) -> bool:
+    def _can_start(self, attempt: Attempt) -> bool:
         """Start a thread with a job. False: the system gives no more, and one of those that are there takes it."""
         name = f"sqla_jobs-{self._name}-{len(self._threads)}"
-        thread = threading.Thread(target=self._loop, args=(held,), name=name, daemon=True)
+        thread = threading.Thread(target=self._loop, args=(attempt,), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -60,9 +60,9 @@ class Threads:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _loop(self, held: Attempt | None) -> None:
-        while held is not None:
-            self._work(held)
+    def _loop(self, attempt: Attempt | None) -> None:
+        while attempt is not None:
+            self._work(attempt)
             with self._lock:
                 self._idle += 1
-            held = self._inbox.get()
+            attempt = self._inbox.get()

@@ -63,33 +63,33 @@ class Watchdog:
         if self._events is not None and self._events.is_gone:
             self._loop_gone()
             return
-        running = {run_id: held for run_id, held in list(self._at_work.items()) if held.is_running}
-        for held in running.values():
-            if held.deadline is not None and now > held.deadline:
-                held.interrupt(TimedOut)
-            body = held.body  # read once: it is gone when the run ends
+        running = {run_id: attempt for run_id, attempt in list(self._at_work.items()) if attempt.is_running}
+        for attempt in running.values():
+            if attempt.deadline is not None and now > attempt.deadline:
+                attempt.interrupt(TimedOut)
+            body = attempt.body  # read once: it is gone when the run ends
             if isinstance(body, CoroutineBody):
-                self._abandon_if_deaf(held, body, now)
+                self._abandon_if_deaf(attempt, body, now)
         self._report(running)
         if self._events is not None and running:
             self._events.look(now, self._name_of)
 
-    def _abandon_if_deaf(self, held: Attempt, body: CoroutineBody, now: float) -> None:
+    def _abandon_if_deaf(self, attempt: Attempt, body: CoroutineBody, now: float) -> None:
         cancelled_at = body.cancelled_at
         if cancelled_at is not None and now > cancelled_at + self._abandon_after and body.abandon():
             log.error(
                 "%s goes on %.1f s after it was cancelled, and is abandoned: a coroutine must let CancelledError "
                 "through. It is here:\n%s",
-                held,
+                attempt,
                 now - cancelled_at,
                 body.stack(),
             )
 
     def _name_of(self, task: asyncio.Task[Any] | None) -> str:
-        for held in list(self._at_work.values()):
-            body = held.body
+        for attempt in list(self._at_work.values()):
+            body = attempt.body
             if task is not None and isinstance(body, CoroutineBody) and body.task is task:
-                return str(held)
+                return str(attempt)
         return "something"
 
     def _report(self, running: dict[int, Attempt]) -> None:
@@ -97,13 +97,13 @@ class Watchdog:
         if wanted:
             log.warning("%s running here", plural(len(running), "job"))
         after = {run_id: self._report_after.get(run_id, self._slow_after) for run_id in running}
-        for run_id, held in running.items():
-            seconds = time.monotonic() - (held.started_at or 0.0)
+        for run_id, attempt in running.items():
+            seconds = time.monotonic() - (attempt.started_at or 0.0)
             is_slow = seconds > after[run_id]
             if is_slow:
                 after[run_id] = 2 * seconds
             if is_slow or wanted:
-                body = held.body
+                body = attempt.body
                 stack = "it has ended meanwhile" if body is None else body.stack()
-                log.warning("%s has run for %.1f s and is here:\n%s", held, seconds, stack)
+                log.warning("%s has run for %.1f s and is here:\n%s", attempt, seconds, stack)
         self._report_after = after

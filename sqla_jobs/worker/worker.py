@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, ProgrammingError
+from typing_extensions import deprecated
 
 from sqla_jobs.calls.run_lines import log_end
 from sqla_jobs.database.binding import Binding
@@ -30,14 +31,12 @@ from sqla_jobs.queries import Lease, Queries, RunEnd
 from sqla_jobs.queries.due import waiting_queues
 from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.rules.wording import plural
-from sqla_jobs.runtime.heartbeat import Keeper
 from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.service import Service
 from sqla_jobs.runtime.set_aside import EVENT_LOOP, SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import handled, stopped_by_signals
 from sqla_jobs.tasks.declaration import Declaration
-from sqla_jobs.worker.alone import Alone
 from sqla_jobs.worker.attempts import Attempts, Shared
 from sqla_jobs.worker.backlog import Backlog
 from sqla_jobs.worker.bookkeeping import Bookkeeping
@@ -47,9 +46,9 @@ from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventTeller
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.gating import Gating
+from sqla_jobs.worker.host import Alone, Host
 from sqla_jobs.worker.limited import LimitedClaimer
 from sqla_jobs.worker.liveness import Liveness
-from sqla_jobs.worker.lookout import LookoutOf, OwnLookout
 from sqla_jobs.worker.misfits import Misfits
 from sqla_jobs.worker.pruner import Pruner
 from sqla_jobs.worker.runners import Callbacks, Runners
@@ -78,16 +77,14 @@ class Worker(Service):
         jobs: Jobs[Any],
         binding: Binding,
         settings: Settings,
-        keeper: Keeper | None = None,
-        lookout: LookoutOf = OwnLookout,
+        host: Host | None = None,
     ) -> None:
-        self._keeper = keeper or Alone(jobs.counters)
-        self._lookout_of = lookout
-        super().__init__(self._keeper.stop)
+        self._host = host or Alone(jobs.counters)
+        super().__init__(self._host.stop)
         self._jobs = jobs
         self._binding = binding
         self._settings = settings
-        self._lanes = [Backlog(name, number) for name, number in settings.queues.items()]
+        self._backlogs = [Backlog(name, number) for name, number in settings.queues.items()]
         self._attempts = Attempts(settings.heartbeat, jobs.counters)
         self._set_aside = SetAside()
         self._started = self._stopped = False
@@ -102,14 +99,14 @@ class Worker(Service):
         Returns the number of runs. Other queues than `default` are served only where `queues=` names them.
         """
         with self._signals(), self:
-            patience = RetryLoop("looking for work", self._stop_requested)
+            retry = RetryLoop("looking for work", self._stop_requested)
             while not self._stop_requested.is_set():
-                if not self._attempts and not patience.call(self._limited.claim_some):
-                    if not patience.call(self._claimer.is_due):
+                if not self._attempts and not retry.call(self._limited.claim_some):
+                    if not retry.call(self._claimer.is_due):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
-            patience.run(lambda: self._tell_of_others(logging.WARNING))
+            retry.run(lambda: self._tell_of_others(logging.WARNING))
         return self.runs
 
     @contextmanager
@@ -127,8 +124,14 @@ class Worker(Service):
         return self._attempts.runs
 
     @property
+    @deprecated("Worker.trouble is named last_error since 0.2, and goes with 0.3")
     def trouble(self) -> str | None:
-        """Why it cannot claim now; `None` where nothing is known to be wrong."""
+        """The old name of `last_error`."""
+        return self.last_error
+
+    @property
+    def last_error(self) -> str | None:
+        """The error that keeps it from claiming now; `None` where the last claim succeeded."""
         return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
@@ -145,7 +148,7 @@ class Worker(Service):
             raise ConfigurationError(explain(error)) from error
         self._started = True
         self._jobs.counters.serves(self._jobs.tasks[name].name for name in tasks)
-        self._finisher.start()
+        self._finisher.start(self._books.settled)
         self._events.start()
         self._runners.start(
             Callbacks(
@@ -157,7 +160,7 @@ class Worker(Service):
                 loop_gone=self._on_loop_gone,
             )
         )
-        self._keeper.may_close(self._coroutines.close_idle)
+        self._host.may_close(self._coroutines.close_idle)
         self._claimer.start()
         self._limited.start()
         self._lookout.start(self._claimer)
@@ -170,7 +173,7 @@ class Worker(Service):
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
-            self._engine = own_engine(app, patience=settings.patience, most=self._keeper.connections)
+            self._engine = own_engine(app, patience=settings.patience, most=self._host.connections)
             made.callback(self._engine.dispose)
             self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
@@ -182,27 +185,44 @@ class Worker(Service):
             self._build(tasks, isolation, queries)
             self._gating.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
-            self._keeper.meet(self._engine, models, queries, settings, self._set_aside, sessions)
+            self._host.meet(self._shared, sessions)
             self._tell_of_others(logging.INFO)
             self._liveness.start(sessions)
             made.pop_all()
 
     def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
         """Make the parts, without starting them."""
-        shared = Shared(self._jobs.models, queries, self._settings, self._attempts, self._set_aside)
+        self._shared = shared = Shared(
+            self._engine, self._claims, self._jobs.models, queries, self._settings, self._attempts, self._set_aside
+        )
         declarations = {name: self._jobs.tasks[name].declaration for name in tasks}
         self._coroutines = Coroutines(declarations, self._binding, isolation, self._loop)
         if (loop := self._coroutines.events) is not None:
             self._set_aside.notes[EVENT_LOOP] = lambda: loop.held_up_by
-        self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
-        self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events)
         takes = {name: one.takes for name, one in declarations.items()}
         misfits = Misfits(self._jobs.models, takes, self._set_aside)
+        self._liveness = Liveness(
+            shared,
+            self._host,
+            misfits,
+            tasks={name: one.shown() for name, one in takes.items()},
+            lost=self._on_lost,
+            unknown_leases=self._on_unknown_leases,
+        )
+        self._finisher = Finisher(self._engine, queries, self._set_aside)
+        self._lookout = self._host.lookout(shared, tasks)
+        self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
+        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout)
+        self._limited = LimitedClaimer(claiming, self._gating, tasks)
+        plain = [name for name in tasks if not declarations[name].gates]
+        self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
+        self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
+        self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events, self._claimer, self._limited)
         self._executor = Executor(
             self._jobs.tasks,
             self._transactions(queries, isolation),
             context=self._binding.context,
-            slot=self._keeper.slot,
+            slot=self._host.slot,
             timeout=self._settings.timeout,
             middleware=self._jobs.hooks.middleware,
             tracing=self._jobs.hooks.tracing,
@@ -212,29 +232,12 @@ class Worker(Service):
         for name in tasks:
             self._executor.prepare(name)
         self._runners = Runners(
-            self._lanes,
+            self._backlogs,
             self._coroutines.tasks,
             self._coroutines.events,
             slow_after=self._settings.slow_after,
             kill_after=self._settings.kill_after,
         )
-        self._finisher = Finisher(self._engine, queries, self._books.settled, self._set_aside)
-        self._liveness = Liveness(
-            self._engine,
-            shared,
-            self._keeper,
-            misfits,
-            tasks={name: one.shown() for name, one in takes.items()},
-            lost=self._on_lost,
-            unknown_leases=self._on_unknown_leases,
-        )
-        self._lookout = self._lookout_of(self._engine, self._claims, shared, tasks)
-        self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        claiming = Claiming(self._claims, shared, self._lanes, self._liveness, self._finisher, self._lookout)
-        self._limited = LimitedClaimer(claiming, self._gating, tasks)
-        plain = [name for name in tasks if not declarations[name].gates]
-        self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
-        self._books.inform(self._claimer, self._limited)
         retention = self._settings.retention
         self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
 
@@ -314,8 +317,8 @@ class Worker(Service):
         self._claimer.stop()
         self._limited.stop()
         self._give_back()
-        for lane in self._lanes:
-            lane.close()
+        for backlog in self._backlogs:
+            backlog.close()
         self._attempts.withdraw()
         grace = min(self._settings.grace, self._stop_requested.grace)
         if running := len(self._runners.running):
@@ -325,10 +328,10 @@ class Worker(Service):
         if self._pruner is not None:
             self._pruner.stop()
         stranded, late = self._runners.stranded, self._runners.running
-        self._end([held for held in stranded if held.started_at is None], Outcome.released())
+        self._end([attempt for attempt in stranded if attempt.started_at is None], Outcome.released())
         why = "its event loop was closed" if stranded else f"this did not end within {grace:g} s"
         lost = Outcome.lost(Failure("Lost", f"the worker stopped, and {why}"))
-        for end in (held.ended(lost) for held in late):
+        for end in (attempt.ended(lost) for attempt in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, lost)
         self._give_back()  # of a claim that was slow to answer
@@ -349,27 +352,27 @@ class Worker(Service):
         close_engine(self._claims)
         log.info("worker stopped after %s", plural(self.runs, "run"))
 
-    def _end(self, helds: list[Attempt], outcome: Outcome) -> None:
-        for held in helds:
-            self._finisher.put(held.ended(outcome))
+    def _end(self, attempts: list[Attempt], outcome: Outcome) -> None:
+        for attempt in attempts:
+            self._finisher.put(attempt.ended(outcome))
 
     def _give_back(self) -> None:
         """Give back what no thread has taken, under whichever process id it was claimed."""
-        for lane in self._lanes:
-            self._end(lane.give_back(), Outcome.released())
+        for backlog in self._backlogs:
+            self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
         """Others may run what this worker held. Running jobs behind limits are interrupted, lest they exceed them."""
         self._give_back()
         self._attempts.withdraw()
-        for held in self._runners.running:
-            if held.job.gates:
+        for attempt in self._runners.running:
+            if attempt.job.gates:
                 log.warning(
                     "job %s %s is interrupted: its lease is gone, and another worker may start it",
-                    held.job.job_id,
-                    held.job.task,
+                    attempt.job.job_id,
+                    attempt.job.task,
                 )
-                held.lose()
+                attempt.lose()
 
     def _on_loop_gone(self) -> None:
         """Coroutine tasks can run here no more, and nobody is left who would stop this worker."""

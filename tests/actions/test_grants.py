@@ -196,7 +196,7 @@ class TestAnEnqueuer:
                 assert changing.enqueue(mine, n=3) is job
             assert (job.args, job.priority) == ({"n": 3}, 3)
             every = plain.options(unique=Unique(per=3600))
-            assert every.enqueue_many(mine, [{"n": 1}, {"n": 1}]).left_out == 1
+            assert every.enqueue_many(mine, [{"n": 1}, {"n": 1}]).skipped == 1
 
     @pytest.mark.slow
     def test_needs_less_without_unique_keys(self, enqueuer: Engine, tables: Engine, session: Session) -> None:

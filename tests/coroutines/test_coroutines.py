@@ -438,7 +438,7 @@ def test_an_exit_in_an_asyncio_task_of_a_run_ends_no_loop(session: Session, capl
         one = shop.write.enqueue(session, n=1)
         session.commit()
         wait_until(lambda: outcomes(session, one.id) == ["succeeded"])
-        assert worker.trouble is None
+        assert worker.last_error is None
 
 
 @pytest.mark.slow

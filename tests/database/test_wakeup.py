@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from benchmarks.proxy import Proxy
 from sqla_jobs.database import notify as wakeup
 from sqla_jobs.queries.claim import Claim
-from sqla_jobs.queries.promote import Promote
+from sqla_jobs.queries.due import Promote
 from sqla_jobs.queries.statement import Statement
 from sqla_jobs.tasks.enqueue import EnqueueOptions
 from tests import shop
@@ -257,7 +257,7 @@ def test_it_goes_on_listening_whatever_connecting_raises(engine: Engine, databas
         subprocess.run([sys.executable, "-c", PROGRAM, database_url], cwd=ROOT, check=True, timeout=30)
         wait_until(lambda: effects(engine) == {7})
         wait_until(lambda: is_listening(engine))
-        assert "sqla_jobs-listen" in {thread.name for thread in threading.enumerate()}
+        assert "sqla_jobs-listener" in {thread.name for thread in threading.enumerate()}
     app.dispose()
 
 

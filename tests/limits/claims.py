@@ -17,7 +17,7 @@ from sqla_jobs.database.engines import close_engine, own_engine
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
 from sqla_jobs.queries.limited import NOTHING_ENDED, NOWHERE, Floors, Gates, Look
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.floors import GateFloors
 from sqla_jobs.worker.gating import Gating
 from tests.helpers import WAITING_HERE
 

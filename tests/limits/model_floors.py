@@ -17,7 +17,7 @@ from functools import lru_cache
 from sqla_jobs.calls.values import names
 from sqla_jobs.queries import Claimed
 from sqla_jobs.queries.limited import NOWHERE, Floors, Look
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.floors import GateFloors
 from tests.limits.explorer import Explored, Move, explore
 from tests.limits.model_jobs import Database, Job, State
 

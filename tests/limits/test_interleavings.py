@@ -22,7 +22,7 @@ from sqla_jobs.actions.jobs import move
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.queries import Claimed
 from sqla_jobs.rules.outcomes import Outcome
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.floors import GateFloors
 from tests import limited_shop as shop
 from tests.counting import states
 from tests.helpers import wait_until

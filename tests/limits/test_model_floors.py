@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sqla_jobs.queries.limited import Look
-from sqla_jobs.worker.gate_floors import GateFloors
+from sqla_jobs.worker.floors import GateFloors
 from tests.limits.model_floors import World
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sqla_jobs.prometheus.families import of_figures, of_stalled, of_totals
-from sqla_jobs.prometheus.labels import Labels
+from sqla_jobs.prometheus.families import Labels, of_figures, of_stalled, of_totals
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.figures import Figures, LimitFigures, QueueFigures
 from tests.conftest import ROOT

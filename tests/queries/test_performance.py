@@ -28,7 +28,7 @@ from sqla_jobs.rules.outcomes import Failure, Outcome
 from sqla_jobs.runtime.heartbeat import Heartbeat, next_look
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
-from sqla_jobs.worker.scan_floors import ScanFloors, SweepTimer
+from sqla_jobs.worker.floors import ScanFloors, SweepTimer
 from tests import shop
 from tests.conftest import ROOT
 from tests.counting import states

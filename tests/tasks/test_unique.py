@@ -453,10 +453,12 @@ class TestPeriods:
 
 
 class TestMany:
-    def test_how_many_were_enqueued_replaced_and_left_out(self, session: Session) -> None:
+    def test_how_many_were_enqueued_replaced_and_skipped(self, session: Session) -> None:
         bill.enqueue(session, 1, "old")
         count = bill.enqueue_many(session, [{"account": n % 4, "note": str(n)} for n in range(9)])
-        assert (count, count.replaced, count.left_out) == (3, 0, 6)
+        assert (count, count.replaced, count.skipped) == (3, 0, 6)
+        with pytest.warns(DeprecationWarning, match="skipped"):
+            assert count.left_out == 6  # pyright: ignore[reportDeprecated]
         assert sorted(notes(session)) == ["0", "2", "3", "old"], "the first of each stays"
 
     @pytest.mark.parametrize("task", [index, refresh])
@@ -464,7 +466,7 @@ class TestMany:
         job = task.options(delay=60).enqueue(session, 1, "old")
         assert job.args["note"] == "old"
         count = task.enqueue_many(session, [{"account": n % 4, "note": str(n)} for n in range(9)])
-        assert (count, count.replaced, count.left_out) == (3, 6, 0)
+        assert (count, count.replaced, count.skipped) == (3, 6, 0)
         assert sorted(notes(session)) == ["5", "6", "7", "8"]
         assert job.args["note"] == "5"
 
@@ -490,16 +492,16 @@ class TestMany:
     def test_a_period_leaves_out_what_has_ended(self, session: Session) -> None:
         set_state(session, welcome.enqueue(session, 1, "a"), "succeeded")
         count = welcome.enqueue_many(session, [{"account": n, "note": "b"} for n in (1, 2, 2)])
-        assert (count, count.left_out) == (1, 2)
+        assert (count, count.skipped) == (1, 2)
 
     def test_plain_tasks_tell_the_same(self, session: Session) -> None:
         count = plain.enqueue_many(session, [{"account": 1}, {"account": 1}])
         assert isinstance(count, Enqueued)
-        assert (count, count.replaced, count.left_out) == (2, 0, 0)
+        assert (count, count.replaced, count.skipped) == (2, 0, 0)
 
     def test_classes_too(self, session: Session) -> None:
         count = jobs.enqueue_many(session, [Sync(1), Sync(2), Sync(1, "b")])
-        assert (count, count.replaced, count.left_out) == (2, 1, 0)
+        assert (count, count.replaced, count.skipped) == (2, 1, 0)
         assert jobs.enqueue_many(session, []) == 0
 
     @pytest.mark.parametrize("key", [None, "account"])
@@ -507,7 +509,7 @@ class TestMany:
         many = plain.options(unique=Unique(key))
         assert many.enqueue_many(session, ({"account": n} for n in range(6000))) == 6000
         again = many.enqueue_many(session, ({"account": n} for n in range(1000, 7000)))
-        assert (again, again.left_out) == (1000, 5000)
+        assert (again, again.skipped) == (1000, 5000)
 
     def test_an_item_whose_key_is_no_json_is_named(self, session: Session) -> None:
         def key(arguments: Mapping[str, Any]) -> Any:

@@ -131,7 +131,7 @@ class UniqueLife(RuleBasedStateMachine):
             assert (mode, "left out" in came) == ("raise", True)
         else:
             assert (mode, "left out" in came) != ("raise", True)
-            assert (count, count.replaced, count.left_out) == tuple(
+            assert (count, count.replaced, count.skipped) == tuple(
                 came.count(word) for word in ("inserted", "replaced", "left out")
             )
             self.model = after

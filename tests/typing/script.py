@@ -196,7 +196,7 @@ def enqueue(session: Session, order: Order) -> None:
     tidy.options(delay=None, queue=None).enqueue(session)
 
     count = send_email.enqueue_many(session, rows())
-    assert_type(count + count.replaced + count.left_out, int)
+    assert_type(count + count.replaced + count.skipped, int)
     send_email.options(queue="bulk").enqueue_many(session, [{"email": "a@b.c", "body": "hi"}])
 
     assert_type(jobs.enqueue(session, SendEmail(email="a@b.c", body="hi")), JobMixin)

@@ -238,7 +238,7 @@ async def coroutine_tasks(session: AsyncSession, run: RunContext, order: Order) 
     assert_type(await session.run_sync(both.enqueue, order, cents=3), TenantJob)
     assert_type(await session.run_sync(jobs.enqueue, Wave("x")), TenantJob)
     count = await session.run_sync(fetch.enqueue_many, [{"url": "x"}])
-    assert_type(count + count.left_out, int)
+    assert_type(count + count.skipped, int)
     assert_type(await session.run_sync(jobs.cancel, 7), bool)
 
 

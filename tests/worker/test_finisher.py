@@ -21,7 +21,7 @@ def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_jus
     with database.begin() as connection:
         me = processes.register(connection, jobs.models, kind="worker", queues={"default": 8}, lease=30.0)
     settled: list[RunEnd] = []
-    finisher = Finisher(database, Queries(jobs.models), lambda ends, _: settled.extend(ends), SetAside())
+    finisher = Finisher(database, Queries(jobs.models), SetAside())
     crowd, is_called = finisher._crowd, threading.Event()  # pyright: ignore[reportPrivateUsage]
     clear = crowd.clear
 
@@ -31,7 +31,7 @@ def test_it_ends_at_once_when_all_is_stored_also_where_the_second_thread_has_jus
         clear()
 
     monkeypatch.setattr(crowd, "clear", late)
-    finisher.start()
+    finisher.start(lambda ends, _: settled.extend(ends))
     ends = [RunEnd(Lease(n, n, me), Outcome.succeeded()) for n in range(1500)]  # of nobody's jobs, which is an end too
     for end in ends:
         finisher.put(end)

@@ -1,0 +1,218 @@
+"""The statements that also a process without SQLAlchemy sends: what goes into each, and what comes out of it.
+
+Their SQL is in `queries`, whose classes inherit the calls from here. A worker sends them through SQLAlchemy. Its
+parent sends what a child has rendered, through psycopg.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from sqla_jobs.calls.values import ALL, MANY, Among, Lease, Promotion, Rescued, RunEnd, in_order, names, numbers, texts
+from sqla_jobs.rules.outcomes import storable
+
+Sender: TypeAlias = Any
+"""A connection or session of SQLAlchemy's, or a connection of psycopg's: whatever `Transactions.begin` gives."""
+StoreEnds = Callable[[Sender, Sequence[RunEnd]], dict[int, str]]
+
+
+class Transactions(Protocol):
+    """An engine of SQLAlchemy's, or what a process without SQLAlchemy has instead."""
+
+    def begin(self) -> AbstractContextManager[Sender]:
+        """A connection. What is sent in one block is committed at its end, or each statement by itself."""
+        ...
+
+
+class Rendered(NamedTuple):
+    """A statement as psycopg takes it, and the parameters that are the same at each call."""
+
+    text: str
+    fixed: dict[str, Any]
+
+
+class Call:
+    """Sends a rendered statement by psycopg. The statements of `queries` are sent by SQLAlchemy instead."""
+
+    def __init__(self, rendered: Rendered) -> None:
+        self._sent = rendered
+
+    def _rows(self, connection: Sender, values: dict[str, Any]) -> list[Any]:
+        text, fixed = self._sent
+        rows: list[Any] = connection.execute(text, {**fixed, **values}).fetchall()
+        return rows
+
+
+class Beat(Call):
+    """Write the heartbeats of processes."""
+
+    def __call__(self, connection: Sender, process_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, bool]:
+        """Return, for each process that has a row, whether its heartbeat was written. False: its row is locked."""
+        return dict(self._rows(connection, {"process_ids": list(process_ids)}))
+
+
+class Heartbeats(Call):
+    """Read the last heartbeat of each process, as a number that tells it from others, and its lease in seconds."""
+
+    def __call__(self, connection: Sender) -> dict[uuid.UUID, tuple[int, float]]:
+        return {process_id: (heartbeat, lease) for process_id, heartbeat, lease in self._rows(connection, {})}
+
+
+class DeleteExpired(Call):
+    """Delete the rows of processes that have not beaten since the heartbeat given for each. Skip locked rows."""
+
+    def __call__(self, connection: Sender, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
+        """Return the ids of the deleted rows."""
+        values = {"process_ids": list(silent), "heartbeats": list(silent.values())}
+        return [process_id for (process_id,) in self._rows(connection, values)]
+
+
+class SignOff(Call):
+    """Delete the row of a process that ended."""
+
+    def __call__(self, connection: Sender, process_id: uuid.UUID) -> bool:
+        """Return whether the row is gone. False: a claim of the process is still under way at the server."""
+        ((is_gone,),) = self._rows(connection, {"process_id": process_id})
+        return bool(is_gone)
+
+
+class Rescue(Call):
+    """Take back running jobs whose process has no row, each with a `lost` run."""
+
+    def __call__(self, connection: Sender, *, limit: int = MANY, among: Among = ALL) -> list[Rescued]:
+        return [Rescued(*row) for row in self._rows(connection, {"limit": limit, **among.parameters()})]
+
+
+class Candidates(Call):
+    """Find the ids of some jobs that a statement over many would look at, to try them one by one after an error."""
+
+    def __call__(self, connection: Sender, among: Among) -> list[int]:
+        return [job_id for (job_id,) in self._rows(connection, among.parameters())]
+
+
+class Leases(Call):
+    """Find the leases of one process, without those of the run ids in `known`."""
+
+    def __call__(self, connection: Sender, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
+        return [Lease(*row) for row in self._rows(connection, {"process_id": process_id, "known": list(known)})]
+
+
+class CancelRequests(Call):
+    """Find the runs of one process whose job somebody asked to cancel, among these jobs."""
+
+    def __call__(self, connection: Sender, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
+        """Return, by run id, whether the process is to be killed for it."""
+        return dict(self._rows(connection, {"process_id": process_id, "ids": list(job_ids)}))
+
+
+class ShowSetAside(Call):
+    """Show in the row of a process which rows it passes over, and why, and no longer those in `gone`."""
+
+    def __call__(
+        self, connection: Sender, process_id: uuid.UUID, *, reasons: Mapping[str, str], gone: Collection[str]
+    ) -> None:
+        shown = {name: storable(reason, 500) for name, reason in reasons.items()}
+        self._rows(connection, {"process_id": process_id, "gone": list(gone), "shown": json.dumps(shown)})
+
+
+class ShowStalled(Call):
+    """Show in the row of a process that nothing of it has run for `silence` seconds, or, with `None`, that it runs."""
+
+    def __call__(self, connection: Sender, process_id: uuid.UUID, silence: float | None) -> bool:
+        """Return whether that is stored. False: its row is locked, or it has none."""
+        return bool(self._rows(connection, {"process_id": process_id, "silence": silence}))
+
+
+class FinishAny(Call):
+    """Store each end where the lease still stands and the row is free. Give a run a new id where its own is taken."""
+
+    def __call__(self, connection: Sender, ends: Sequence[RunEnd]) -> dict[int, str]:
+        """Return, by run id, the fate of each end that was not stored as it is, as `Finish` does."""
+        leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
+        processes = {lease.process_id: str(lease.process_id) for lease in leases}
+        failures = [outcome.failure for outcome in outcomes]
+        values = {
+            "job_ids": numbers([lease.job_id for lease in leases]),
+            "run_ids": numbers([lease.run_id for lease in leases]),
+            "process_ids": numbers([processes[lease.process_id] for lease in leases]),
+            "outcomes": numbers([outcome.kind for outcome in outcomes]),
+            "delays": texts([None if outcome.delay is None else str(outcome.delay) for outcome in outcomes]),
+            "started": numbers(started),
+            "finished": numbers(finished),
+            "results": texts([outcome.result for outcome in outcomes]),
+            "fractions": texts([None if told is None else str(told[0]) for told in progress]),
+            "messages": texts([told and told[1] for told in progress]),
+            "error_types": texts([failure and failure.type for failure in failures]),
+            "errors": texts([failure and failure.message for failure in failures]),
+            "tracebacks": texts([failure and failure.traceback for failure in failures]),
+        }
+        return dict(self._rows(connection, values))
+
+
+class Promote(Call):
+    """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
+
+    Count the workers that serve any of `queues`, too.
+    """
+
+    def __call__(
+        self,
+        connection: Sender,
+        *,
+        ahead: float = 0.0,
+        limit: int = MANY,
+        queues: Collection[str] = (),
+        among: Among = ALL,
+    ) -> Promotion:
+        return _promotion(self._rows(connection, _parameters(queues, among, ahead, limit)), limit)
+
+
+class Poll(Call):
+    """Promote as `Promote` does, and look whether anything was queued before, for a process that does not claim."""
+
+    def __call__(
+        self, connection: Sender, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
+    ) -> Promotion:
+        values = _parameters(queues, among) | {"tasks": names(tuple(tasks))}
+        return _promotion(self._rows(connection, values), MANY)
+
+
+def _parameters(queues: Collection[str], among: Among, ahead: float = 0.0, limit: int = MANY) -> dict[str, Any]:
+    return {"ahead": ahead, "limit": limit, "queues": names(tuple(queues)), **among.parameters()}
+
+
+def _promotion(rows: Sequence[Any], limit: int) -> Promotion:
+    ((count, due_in, *others),) = rows
+    return Promotion(count, 0.0 if count == limit else due_in, *others)
+
+
+class UnknownTo(Call):
+    """Count, by task, the first 10,000 jobs waiting in `queues` whose task is not in `tasks`."""
+
+    def __call__(self, connection: Sender, queues: Sequence[str], tasks: Sequence[str]) -> dict[str, int]:
+        return dict(self._rows(connection, {"queues": list(queues), "tasks": list(tasks)}))
+
+
+class Calls:
+    """The statements that workers, clocks and the parents of workers have in common. Each takes a connection first."""
+
+    beat: Beat
+    heartbeats: Heartbeats
+    delete_expired: DeleteExpired
+    sign_off: SignOff
+    rescue: Rescue
+    to_rescue: Candidates
+    leases: Leases
+    cancel_requests: CancelRequests
+    finish: StoreEnds
+    finish_any: FinishAny
+    show_set_aside: ShowSetAside
+    show_stalled: ShowStalled
+    promote: Promote
+    to_promote: Candidates
+    poll: Poll
+    unknown_to: UnknownTo
