@@ -9,10 +9,12 @@ if TYPE_CHECKING:
         ConfigurationError,
         DeclarationError,
         JobExists,
+        JobFailed,
         JobsError,
         UnknownJob,
         UnknownTask,
     )
+    from sqla_jobs.following.updates import JobUpdate
     from sqla_jobs.jobs import Jobs
     from sqla_jobs.models.columns import JobMixin
     from sqla_jobs.models.types import PARKED, JobState
@@ -35,8 +37,10 @@ __all__ = [
     "Enqueue",
     "EnqueueOptions",
     "JobExists",
+    "JobFailed",
     "JobMixin",
     "JobState",
+    "JobUpdate",
     "Jobs",
     "JobsError",
     "RateLimit",
@@ -56,6 +60,7 @@ _MODULES = {
     "JobMixin": "models.columns",
     "PARKED": "models.types",
     "JobState": "models.types",
+    "JobUpdate": "following.updates",
     "ConcurrencyLimit": "rules.limits",
     "RateLimit": "rules.limits",
     "Cancel": "rules.outcomes",

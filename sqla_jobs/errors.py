@@ -46,6 +46,17 @@ class JobExists(JobsError):
         self.job = job
 
 
+class JobFailed(JobsError):
+    """A job that somebody waited for has failed for good, or was cancelled."""
+
+    job: JobMixin
+    """The job, with its runs, outside of any session."""
+
+    def __init__(self, message: str, job: JobMixin) -> None:
+        super().__init__(message)
+        self.job = job
+
+
 class EntityGone(JobsError):
     """A row that was given as an argument has been deleted since: the run ends cancelled."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -46,6 +47,7 @@ from sqla_jobs.tasks.task import Task, TaskDecorator
 
 if TYPE_CHECKING:
     from sqla_jobs.clock import Clock
+    from sqla_jobs.following.follow import Following
     from sqla_jobs.worker import Worker
 
 C = ParamSpec("C")
@@ -208,7 +210,8 @@ class Jobs(Operations[J]):
         return self._register(target, options)
 
     def _register(self, target: Any, options: TaskOptions) -> Any:
-        task: Task[..., Any, J] = Task(declare(target, options, self.Job), self.models, self.schedules, self.hooks)
+        declared = declare(target, options, self.Job)
+        task: Task[..., Any, J] = Task(declared, self.models, self.schedules, self.hooks, self.wait)
         self.tasks.add(task)
         return target if isinstance(target, type) else task
 
@@ -293,6 +296,36 @@ class Jobs(Operations[J]):
         from sqla_jobs.monitoring.why import why
 
         return why(plain_session(session, "jobs.why(session, job)"), self, job)
+
+    def follow(self, job: J | int, /, *, timeout: float | None = None) -> Following:
+        """The updates of a job, for `for` and `async for`: where it stands now, then each change, until it has ended.
+
+        An update has `state`, `progress`, `progress_message`, and at last `result`, or `error_type` and `error`. The
+        job must be committed. All jobs that are followed in a process share one connection that listens, beside one
+        that reads them, at most twenty times a second. After `timeout` seconds it raises `TimeoutError`; for a job that
+        is not there, or no more, `UnknownJob`.
+        """
+        from sqla_jobs.following.follow import follow
+
+        return follow(self.binding(), self.models, job, timeout)
+
+    def wait(self, job: J | int, /, *, timeout: float | None = None) -> J:
+        """Wait until a job has succeeded, and return it as it is then, with its runs, outside of any session.
+
+        Raises `JobFailed` where it fails for good or is cancelled, and what `follow` raises. A task that waits for
+        another job holds its slot meanwhile: where all slots wait, nothing runs.
+        """
+        from sqla_jobs.following.follow import ended
+
+        *_, last = self.follow(job, timeout=timeout)
+        return ended(self.binding(), self.models, last)
+
+    async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J:  # noqa: ASYNC109 - as in `wait`
+        """`wait` for an event loop: other coroutines run meanwhile."""
+        from sqla_jobs.following.follow import ended
+
+        last = [update async for update in self.follow(job, timeout=timeout)][-1]
+        return await asyncio.to_thread(ended, self.binding(), self.models, last)
 
     def worker(
         self,

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache, lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,6 +34,8 @@ _IDLE = 30.0
 """Seconds without a message after which thread and connection are given up until the next one."""
 _PATIENCE = 10.0
 """Seconds without an answer after which the server is taken to be away."""
+_NAMED = 300
+"""Jobs that one message names at most: PostgreSQL takes 8,000 bytes."""
 _EXIT = 1.0
 """Seconds a program that ends right after its commit may take for the last message."""
 
@@ -89,6 +91,11 @@ def _tell(session: Session, entity: type[Any], channel: str, queue: str) -> None
     if (engine := committed_by(session, entity)) is not None:
         tell_here(channel, queue)
         _notifier(engine).send(engine, channel, queue)
+
+
+def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
+    """Soon tell those who follow jobs that these have changed; without ids, that any job may have."""
+    _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 
 @cache

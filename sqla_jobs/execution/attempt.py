@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 
 from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, Interruptible, LeaseGone
@@ -43,6 +44,8 @@ class Attempt:
     """Where a parent process sees that it was begun."""
     declaration: Declaration | None = None
     """How its task is declared, once that is known."""
+    progressed: Callable[[], None] | None = None
+    """Called when its task has reported progress."""
     body: Interruptible | None = None
     """What runs its own code."""
 
@@ -111,6 +114,8 @@ class Attempt:
     def publish(self, fraction: float, message: str | None) -> None:
         said = None if message is None else storable(self.secrets.text(str(message)), _PROGRESS)
         self.progress = (fraction, said)
+        if self.progressed is not None:
+            self.progressed()
 
     def ended(self, outcome: Outcome) -> RunEnd:
         """The end of this attempt, now."""

@@ -41,12 +41,14 @@ class Executor:
         tracing: Tracing | None = None,
         started: Callable[[Attempt], None] | None = None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
+        progressed: Callable[[], None] | None = None,
     ) -> None:
         """`timeout` is that of tasks that have none of their own, in seconds.
 
         The first of `middleware` is the outermost, and inside of `context`, which is inside of what `tracing` makes.
         `started` is called as each run begins, and not of one that gets no transaction. `unfit` is called where
-        arguments do not fit the task, and raises `NotBegun` if the job is to be given back.
+        arguments do not fit the task, and raises `NotBegun` if the job is to be given back. `progressed` is called
+        where a task has reported progress.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -57,6 +59,7 @@ class Executor:
         self._tracing = tracing
         self._started = started
         self._unfit = unfit
+        self._progressed = progressed
         self._plans: dict[str, Plan] = {}
 
     def execute(self, attempt: Attempt, body: Interruptible) -> RunEnd | None:
@@ -98,6 +101,7 @@ class Executor:
             surroundings=self._surroundings,
             begins=None if self._started is None else self._begun,
             unfit=self._unfit,
+            progressed=self._progressed,
         )
         return plan
 

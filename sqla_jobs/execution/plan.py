@@ -41,11 +41,13 @@ class Plan:
         surroundings: Iterable[Surroundings],
         begins: Callable[[Attempt], None] | None,
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
+        progressed: Callable[[], None] | None = None,
     ) -> None:
         """A run is inside of `surroundings`, of which the first is the outermost; with a session in `transactions` too.
 
         `timeout` is that of a task without one of its own. `begins` is called before the task is. `unfit` is called
-        where arguments do not fit the task, and raises `NotBegun` if the job is to be given back.
+        where arguments do not fit the task, and raises `NotBegun` if the job is to be given back. `progressed` is
+        called where a task that takes a `RunContext` has reported progress.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -54,6 +56,7 @@ class Plan:
         self._wants_context = declaration.signature.wants_context
         self._begins = begins
         self._unfit = unfit
+        self._progressed = progressed
         self.run = self._run if transactions is None else partial(self._run_in_transaction, transactions)
         for around in [*surroundings][::-1]:
             self.run = partial(_run_inside, around, self.run)
@@ -96,6 +99,7 @@ class Plan:
         if self.timeout is not None:
             self._limit(attempt, time.monotonic() + self.timeout)
         if self._wants_context:
+            attempt.progressed = self._progressed
             injected.append(context_of(attempt))
         assert attempt.body is not None, "the attempt has begun"
         result = attempt.body.run(attempt, self._target, injected, arguments)

@@ -131,6 +131,11 @@ class JobMixin(Row):
         runs: Mapped[list[RunMixin]]
         """Its attempts, oldest first; read only."""
 
+    @property
+    def result(self) -> Any:
+        """The result of its last run, decoded from JSON; `None` while there is none."""
+        return self.runs[-1].result if self.runs else None
+
 
 class RunMixin(Row):
     """One attempt at a job, written when the attempt ends."""

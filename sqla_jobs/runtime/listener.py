@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from sqla_jobs.database.preparing import is_direct
-from sqla_jobs.database.subscribers import subscribe
+from sqla_jobs.database.subscribers import GREETING, followers_of, subscribe
 from sqla_jobs.database.timeouts import hang_up
 from sqla_jobs.runtime.retrying import RetryLoop
 
@@ -68,11 +68,16 @@ class Listener:
         heard: Callable[[str], object],
         *,
         look_for: Callable[[str], object] | None = None,
+        greets: bool = False,
         patience: float,
     ) -> None:
+        """`greets`: those that follow jobs are told that this process listens, and announce themselves."""
         self._connect_alone = connect
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+        self._greeting = (
+            sql.SQL("SELECT pg_notify({}, {})").format(followers_of(channel), GREETING) if greets else sql.SQL("SELECT")
+        )
         self._heard = heard
         self._look_for = look_for or heard
         self._patience = patience
@@ -108,6 +113,8 @@ class Listener:
                 log.info("a pooler stands before the server: new jobs of other processes are found by polling")
                 return None
             raw.execute(self._statement)
+            raw.commit()
+            raw.execute(self._greeting)
             raw.commit()
             return raw, closing.pop_all()
 

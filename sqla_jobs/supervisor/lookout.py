@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
-from sqla_jobs.database.subscribers import LIMITS, SCHEDULES
+from sqla_jobs.database.subscribers import FOLLOWERS, LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -22,6 +22,8 @@ from sqla_jobs.supervisor.statements import ParentCalls
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
+_FOLLOWED = 60.0
+"""Seconds for which children that start are told that processes follow jobs, who say so every 20 s."""
 _REST = 20
 """The pause after a poll, in multiples of its length: under a long-lived snapshot it reads all that was ever queued."""
 
@@ -41,6 +43,7 @@ class ParentLookout:
         self._tasks: tuple[str, ...] = ()
         self._promoter: _PollingPromoter | None = None
         self._turn = 0
+        self._followed_until = 0.0
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._queues: Collection[str] = ()
@@ -65,6 +68,11 @@ class ParentLookout:
         if self._thread is not None:
             self._thread.join(1.0)
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether processes follow jobs, which a child that starts is to know."""
+        return time.monotonic() < self._followed_until
+
     def expect(self, delay: float) -> None:
         """A job will be due in `delay` seconds."""
         if self._promoter is not None and self._promoter.expect(delay):
@@ -72,7 +80,9 @@ class ParentLookout:
 
     def heard(self, queue: str) -> None:
         """Tell children of new jobs in `queue`; "" is any queue."""
-        if queue == SCHEDULES:
+        if queue == FOLLOWERS:
+            self._followed_until = time.monotonic() + _FOLLOWED
+        if queue in (SCHEDULES, FOLLOWERS):
             for child in self._children():
                 child.hint(Heard(queue))
             return
@@ -110,7 +120,7 @@ class ParentLookout:
             return
         calls = ParentCalls(statements)
         promoter = self._promoter = _PollingPromoter(database, calls, settings, self._set_aside, self._tasks)
-        listener = Listener(database.for_itself, statements.channel, self.heard, patience=patience)
+        listener = Listener(database.for_itself, statements.channel, self.heard, greets=True, patience=patience)
         listener.start()
         log.info("may use up to %d connections to the server at once", connections)
         RetryLoop("asking for the server's limit", self._stop).run(

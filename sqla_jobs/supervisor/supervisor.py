@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
+from sqla_jobs.database.subscribers import FOLLOWERS
 from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
@@ -27,6 +28,7 @@ from sqla_jobs.supervisor.messages import (
     Drained,
     Expecting,
     FiguresRead,
+    Heard,
     Kill,
     Leaving,
     Observed,
@@ -197,6 +199,8 @@ class Supervisor:
                 assert self._spec is not None, "a child asks for it before all else"
                 connections = self._spec.connections_of(self._options.processes, sessions)
                 self._lookout.serve(tasks, self._settings, connections)
+                if self._lookout.is_followed:
+                    child.hint(Heard(FOLLOWERS))
             case Expecting(delay):
                 self._lookout.expect(delay)
             case Kill(run_id):

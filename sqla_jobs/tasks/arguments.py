@@ -296,6 +296,22 @@ def _is_same(one: Any, other: Any) -> bool:
     return False
 
 
+def decode_result(task: str, result: Any, expected: Any) -> Any:
+    """A stored result as a value of the type `expected`. Raises `ArgumentsError` where it is none."""
+    if result is None:
+        return None
+    try:
+        return _adapter_of({"result": expected}).validate_json(to_json({"result": result}))["result"]
+    except pydantic.ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]["msg"]
+    except pydantic.PydanticUserError as error:
+        fault = str(error).splitlines()[0]
+    raise ArgumentsError(
+        f"the stored result of {task} cannot be read as its return type {expected!r} ({fault}): read job.result, or "
+        "correct the annotation"
+    )
+
+
 def encode_result(value: Any) -> str | None:
     """A task's return value as JSON text, `None` for `None`. Raises `ArgumentsError` where it is not JSON."""
     if value is None:

@@ -51,7 +51,7 @@ class RunContext:
     def progress(self, fraction: float, message: str | None = None) -> None:
         """Show how far the run is, a fraction from 0 to 1, as `Job.progress` and `Job.progress_message`.
 
-        Cheap to call often: a worker stores the newest value about once a second.
+        Cheap to call often: a worker stores the newest value at most ten times a second.
         """
         if not (math.isfinite(fraction) and 0 <= fraction <= 1):
             raise ValueError(f"progress must be a number from 0 to 1, got {fraction!r}")

@@ -22,13 +22,14 @@ from sqla_jobs.rules.limits import ConcurrencyLimit, Gate, Limit, RateLimit, gat
 from sqla_jobs.rules.redaction import HIDDEN, NOTHING, Secrets, parse
 from sqla_jobs.rules.retry import DEFAULT_POLICY, check_policy
 from sqla_jobs.rules.unique import Unique
-from sqla_jobs.tasks.arguments import Codec
+from sqla_jobs.tasks.arguments import Codec, decode_result
 from sqla_jobs.tasks.enqueue import check_common
 from sqla_jobs.tasks.entities import entity_of
 from sqla_jobs.tasks.signature import Signature, inspect_target
 from sqla_jobs.tasks.unique import UniqueRule, declared_rule
 
 if TYPE_CHECKING:
+    from sqla_jobs.models.columns import JobMixin
     from sqla_jobs.tasks.task import Task
 
 log: logging.Logger = logging.getLogger("sqla_jobs")
@@ -119,6 +120,12 @@ class Declaration:
         parameters = self.signature.arguments.parameters.values()
         defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
         return {name: to_jsonable_python(value, fallback=repr) for name, value in defaults.items()}
+
+    def result_of(self, job: JobMixin) -> Any:
+        """The result of a job that has succeeded, as the task returns it. Raises `ArgumentsError`."""
+        if job.task not in (self.name, *self.aliases):
+            raise ArgumentsError(f"job {job.id} is one of the task {job.task}, and this is {self.name}")
+        return decode_result(self.name, job.result, self.signature.result)
 
     def secrets(self, stored: object) -> Secrets:
         """What no text may show of arguments, as JSON or as its text; what is no object is kept back as a whole."""

@@ -56,6 +56,12 @@ class Signature:
         """The type that parameter `name` is annotated with, `Any` without an annotation."""
         return _resolve(self.target, name, self.arguments.parameters[name].annotation)
 
+    @property
+    def result(self) -> Any:
+        """The type that the task is annotated to return, `Any` without an annotation."""
+        function = getattr(self.target, "execute", self.target)
+        return _resolve(function, "return", inspect.signature(function).return_annotation)
+
     def bind(self, task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The given arguments by name. Raises `ArgumentsError`; no message of it shows a value."""
         try:

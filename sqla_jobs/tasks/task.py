@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from types import MethodType
@@ -284,9 +284,12 @@ class Enqueuer(Generic[C, J]):
 class Task(Enqueuer[C, J], Generic[C, R_co, J]):
     """A registered function. Call it to run it here and now, or enqueue it."""
 
-    def __init__(self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks) -> None:
+    def __init__(
+        self, declaration: Declaration, models: Models[J], schedules: Schedules, hooks: Hooks, wait: _Wait[J]
+    ) -> None:
         super().__init__(declaration, models, {}, DescribedEnqueue(declaration, models.Job), hooks)
         self._schedules = schedules
+        self._wait = wait
         self.__name__: str = declaration.signature.qualname.rpartition(".")[2]
         self.__qualname__ = declaration.signature.qualname
         self.__module__ = declaration.signature.module
@@ -321,6 +324,20 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
         checked = check_options(self._models.Job, options)
         return Enqueuer(self._declaration, self._models, checked, self._described, self._hooks)
 
+    @overload
+    def result(self: Task[..., Coroutine[Any, Any, T], J], job: J | int, /, *, timeout: float | None = None) -> T: ...
+    @overload
+    def result(self, job: J | int, /, *, timeout: float | None = None) -> R_co: ...
+    def result(self, job: J | int, /, *, timeout: float | None = None) -> Any:
+        """What the task returned for a job, as a value of the return type of the task. Waits until the job has ended.
+
+        Raises `JobFailed` where the job fails for good or is cancelled, `TimeoutError` after `timeout` seconds,
+        `UnknownJob` where there is none, and `ArgumentsError` where it is a job of another task, or where what is
+        stored does not fit the return type.
+        """
+        ended = self._wait(job, timeout=timeout)
+        return self._declaration.result_of(ended)
+
     def schedule(self, cron: str, /, **options: Unpack[ScheduleOptions]) -> None:
         """Declare that the task is enqueued by a cron rule. Workers and clocks make a row of it in the database.
 
@@ -343,6 +360,10 @@ class Task(Enqueuer[C, J], Generic[C, R_co, J]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name} of {self.__module__}.{self.__qualname__}>"
+
+
+class _Wait(Protocol[J]):
+    def __call__(self, job: J | int, /, *, timeout: float | None = None) -> J: ...
 
 
 TaskLike = Task[..., Any, Any] | type[Any] | str

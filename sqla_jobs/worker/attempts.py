@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,8 @@ class Attempts:
         """How many runs have ended here."""
         self.ended_at: float | None = None
         """When the last run ended, by `time.monotonic()`."""
+        self.changed: Callable[[Collection[int]], None] | None = None
+        """Gets the ids of jobs that were claimed, reported progress or ended; None while nobody follows jobs."""
         self._table: dict[int, Attempt] = {}
         self._counting = threading.Lock()
 
@@ -56,6 +58,8 @@ class Attempts:
         self._table.update({attempt.job.run_id: attempt for attempt in fresh})
         self.added_at = now if fresh else self.added_at
         self._counters.claimed(len(fresh))
+        if self.changed is not None:
+            self.changed([attempt.job.job_id for attempt in fresh])
         return fresh
 
     @contextmanager
@@ -98,6 +102,8 @@ class Attempts:
                 removed.append(end)
                 if attempt.slot is not None:
                     attempt.slot.clear()
+        if self.changed is not None:
+            self.changed([end.lease.job_id for end in removed])
         return removed
 
     def count(self, runs: int) -> None:

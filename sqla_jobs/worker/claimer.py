@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from sqla_jobs.database.subscribers import LIMITS
+from sqla_jobs.database.subscribers import FOLLOWERS, LIMITS
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.queries import Among, Claimed
 from sqla_jobs.rules.outcomes import Outcome
@@ -47,6 +47,7 @@ class Claimer:
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout
+        self._followers = claiming.followers
         self._tasks = tuple(tasks)
         self._all_tasks = tuple(all_tasks)
         self._limited = limited
@@ -84,6 +85,9 @@ class Claimer:
 
     def heard(self, queue: str) -> bool:
         """New jobs were enqueued in `queue`; "" is any queue. Returns at once whether slots are free for them."""
+        if queue == FOLLOWERS:
+            self._followers.announced()
+            return True
         if self._limited.is_meant(queue):
             self._limited.heard()
         if not queue.endswith(LIMITS):
@@ -109,7 +113,7 @@ class Claimer:
 
     def look_for(self, queue: str) -> None:
         """Claim new jobs of `queue` in the calling thread, which is faster than to wake the claim loop."""
-        if queue.endswith(LIMITS):
+        if queue == FOLLOWERS or queue.endswith(LIMITS):
             self.heard(queue)
             return
         try:

@@ -25,6 +25,8 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
 """Seconds between two looks at the jobs held: for cancel requests, and to store progress."""
+_PROGRESS = 0.1
+"""Seconds between two times that progress is stored, at least."""
 _AT_REST = 10.0
 """A process without jobs for so many seconds is at rest."""
 _SIGN_OFF = 5.0
@@ -61,6 +63,7 @@ class Liveness:
         self._on_lost = lost
         self._on_unknown_leases = unknown_leases
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-liveness", daemon=True)
         self._process_id: uuid.UUID | None = None
         self._busy_at = time.monotonic()
@@ -87,6 +90,7 @@ class Liveness:
     def stop(self) -> None:
         """Stop, and delete the row of the process: what it still held is free for others at once."""
         self._stop.set()
+        self._wake.set()
         self._thread.join(_SIGN_OFF)
         if self._thread.is_alive():
             log.warning("could not sign off, the server does not answer: the lease will run out by itself")
@@ -111,8 +115,36 @@ class Liveness:
 
     def _loop(self) -> None:
         retry = RetryLoop("the heartbeat", self._stop, longest=self._settings.longest_wait)
-        while not self._stop.wait(min(_LOOK, self._settings.heartbeat, self._host.due_in)):
-            retry.run(self._tick)
+        tick_at = self._next_tick()
+        while not self._stop.is_set():
+            if time.monotonic() >= tick_at:
+                retry.run(self._tick)
+                tick_at = self._next_tick()
+            if self._wake.wait(max(0.0, tick_at - time.monotonic())):
+                self._wake.clear()
+                retry.run(self._store_progress)
+                self._stop.wait(_PROGRESS)
+
+    def _next_tick(self) -> float:
+        return time.monotonic() + min(_LOOK, self._settings.heartbeat, self._host.due_in)
+
+    def wake(self) -> None:
+        """A task has reported progress: store it soon."""
+        self._wake.set()
+
+    def _store_progress(self) -> None:
+        attempts = self._attempts.older_than(0.0)
+        told: list[tuple[Lease | Claimed, float, str | None]] = []
+        for one in (one for one in attempts if not one.is_silent and not one.is_over):
+            if (progress := one.progress) is not None and progress is not one.sent_progress:
+                one.sent_progress = progress
+                told.append((one.job, *progress))
+        if not told:
+            return
+        with self._engine.begin() as connection:
+            self._queries.store_progress(connection, told)
+        if self._attempts.changed is not None:
+            self._attempts.changed([job.job_id for job, _, _ in told])
 
     def _tick(self) -> None:
         if not self._host.keep(self.process_id):
@@ -130,6 +162,7 @@ class Liveness:
             self._unknown_at = max(now + self._settings.heartbeat, rested_at)
         self._busy_at = now if self._attempts else max(self._busy_at, self._attempts.added_at)
         is_at_rest = now >= max(self._busy_at + _AT_REST, self._attempts.unknown_until)
+        self._store_progress()  # also what middleware reports
         if attempts := self._attempts.older_than(_LOOK / 2):
             with self._engine.begin() as connection:
                 self._look(connection, attempts)
@@ -154,13 +187,6 @@ class Liveness:
             self._on_unknown_leases(leases)
 
     def _look(self, connection: Connection, attempts: list[Attempt]) -> None:
-        told: list[tuple[Lease | Claimed, float, str | None]] = []
-        for one in (one for one in attempts if not one.is_silent and not one.is_over):
-            if (progress := one.progress) is not None and progress is not one.sent_progress:
-                one.sent_progress = progress
-                told.append((one.job, *progress))
-        if told:
-            self._queries.store_progress(connection, told)
         requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in attempts])
         for run_id, is_to_kill in requests.items():
             if (wanted := self._attempts.get(run_id)) is not None:

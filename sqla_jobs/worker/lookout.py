@@ -114,6 +114,7 @@ class OwnLookout:
             self._channel,
             hearer.heard,
             look_for=hearer.look_for,
+            greets=True,
             patience=self._settings.patience,
         )
         self._listener.start()

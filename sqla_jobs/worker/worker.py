@@ -45,6 +45,7 @@ from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.coroutines import Coroutines
 from sqla_jobs.worker.events import EventTeller
 from sqla_jobs.worker.finisher import Finisher
+from sqla_jobs.worker.followers import Followers
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.host import Alone, Host
 from sqla_jobs.worker.limited import LimitedClaimer
@@ -212,7 +213,8 @@ class Worker(Service):
         self._finisher = Finisher(self._engine, queries, self._set_aside)
         self._lookout = self._host.lookout(shared, tasks)
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout)
+        followers = Followers(self._attempts, self._binding.engine, self._jobs.models.channel)
+        claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers)
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
@@ -228,6 +230,7 @@ class Worker(Service):
             tracing=self._jobs.hooks.tracing,
             started=self._books.started,
             unfit=misfits.meet,
+            progressed=self._liveness.wake,
         )
         for name in tasks:
             self._executor.prepare(name)

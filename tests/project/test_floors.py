@@ -11,12 +11,13 @@ import sqla_jobs
 PACKAGE = Path(sqla_jobs.__file__).parent
 FLOORS = (
     *("errors", "rules", "cron", "calls", "models", "database", "queries", "migrations", "tasks", "actions"),
-    *("execution", "runtime", "worker", "clock", "operations", "jobs", "opentelemetry", "loading", "postgres"),
-    *("monitoring", "testing", "pytest_plugin", "supervisor", "prometheus", "dashboard", "cli", "flask", "__main__"),
+    *("execution", "runtime", "following", "worker", "clock", "operations", "jobs", "opentelemetry"),
+    *("loading", "postgres", "monitoring", "testing", "pytest_plugin", "supervisor", "prometheus"),
+    *("dashboard", "cli", "flask", "__main__"),
 )
 """The packages and modules at the top, from the ground up: each may import those before it."""
 PURE = ("errors", "rules", "cron", "calls")
-LATE = {("jobs", "worker"), ("jobs", "clock"), ("jobs", "monitoring")}
+LATE = {("jobs", "worker"), ("jobs", "clock"), ("jobs", "monitoring"), ("jobs", "following")}
 """Imports that go upward, from inside a function: a `Jobs` makes its workers, and says why a job waits."""
 ENTRIES = {"worker.__main__", "clock.__main__"}
 """What `python -m` starts, a part of the command line."""

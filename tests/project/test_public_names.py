@@ -20,7 +20,7 @@ from sqla_jobs.testing.calling import RunOptions
 PUBLIC = {
     "sqla_jobs": {
         *("Jobs", "JobMixin", "JobState", "RunOutcome", "RunContext", "RunEvent", "Cancel", "Snooze", "PARKED"),
-        *("Unique", "JobExists"),
+        *("Unique", "JobExists", "JobFailed", "JobUpdate"),
         *("Task", "Enqueue", "TaskOptions", "EnqueueOptions"),
         *("JobsError", "ArgumentsError", "ConfigurationError", "DeclarationError", "UnknownJob", "UnknownTask"),
         *("ConcurrencyLimit", "RateLimit"),

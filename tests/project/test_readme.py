@@ -127,7 +127,7 @@ def test_every_page_is_run_by_a_test() -> None:
     structure = {"reference"}  # it holds directives only, which the build of the pages follows
     prose = {"glossary"}  # no code
     compared = {"architecture"}  # with the code, by tests/project/test_architecture.py
-    adopting = {"cli", "dashboard", "fastapi", "flask", "migrations", "operating"}
+    adopting = {"cli", "dashboard", "fastapi", "flask", "following", "migrations", "operating"}
     coming = {"coming-from-celery", "coming-from-rq"}
     testing = {page.stem for page in DOCS if page.stem.startswith("testing")}
     using = {"coroutines", "schedules", "several-modules", "tasks", "transactions", "unique", "workers"}

@@ -23,6 +23,7 @@ from sqla_jobs import (
     Jobs,
     JobsError,
     JobState,
+    JobUpdate,
     RunContext,
     RunOutcome,
     Snooze,
@@ -76,6 +77,23 @@ def send_email(email: str, body: str, *, copies: int = 1) -> None:
 )
 def send_password(email: str, password: str) -> str:
     return email
+
+
+def wait_for(session: Session) -> None:
+    job = send_password.enqueue(session, email="a@b.c", password="x")
+    session.commit()
+    assert_type(send_password.result(job, timeout=10), str)
+    assert_type(settle_all.result(job.id), int)
+    assert_type(jobs.wait(job, timeout=10), JobMixin)
+    for update in jobs.follow(job.id):
+        assert_type(update, JobUpdate)
+        assert_type(update.progress, float | None)
+
+
+async def wait_in_a_loop(job: JobMixin) -> None:
+    assert_type(await jobs.wait_async(job), JobMixin)
+    async for update in jobs.follow(job, timeout=1.5):
+        assert_type(update.state, JobState)
 
 
 def tenant_of(arguments: Mapping[str, Any]) -> tuple[str, int]:

@@ -1,0 +1,133 @@
+"""What `jobs.follow` and `jobs.wait` do."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, inspect
+from sqlalchemy.orm import Session, selectinload
+
+from sqla_jobs.database.binding import Binding
+from sqla_jobs.errors import ArgumentsError, JobFailed, UnknownJob
+from sqla_jobs.following.hub import Watch, hub_of
+from sqla_jobs.following.updates import JobUpdate
+from sqla_jobs.models.columns import JobMixin
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.types import JobState
+from sqla_jobs.rules.checks import check_seconds
+from sqla_jobs.rules.wording import plural
+
+J = TypeVar("J", bound=JobMixin)
+
+
+class Following:
+    """The updates of one job, for `for` and for `async for`. The last one says how the job ended.
+
+    Between two updates the job may have been in several states; the newest is given. Raises `TimeoutError` when the
+    job has not ended in time, and `UnknownJob` where it is not in the database, or no more.
+    """
+
+    def __init__(self, engine: Engine, models: Models[Any], job_id: int, timeout: float | None) -> None:
+        self._engine = engine
+        self._models = models
+        self._job_id = job_id
+        self._timeout = timeout
+
+    def __iter__(self) -> Generator[JobUpdate]:
+        changed = threading.Event()
+        deadline = self._deadline()
+        watch = self._watch(changed.set)
+        try:
+            seen: JobUpdate | None = None
+            while seen is None or not seen.has_ended:
+                if not changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    raise self._late(seen)
+                changed.clear()
+                if (update := self._newest(watch)) != seen:
+                    seen = update
+                    yield update
+        finally:
+            hub_of(self._engine, self._models).remove(watch)
+
+    async def __aiter__(self) -> AsyncGenerator[JobUpdate]:
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(changed.set)
+
+        deadline = self._deadline()
+        watch = self._watch(wake)
+        try:
+            seen: JobUpdate | None = None
+            while seen is None or not seen.has_ended:
+                try:
+                    async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                        await changed.wait()
+                except TimeoutError:
+                    raise self._late(seen) from None
+                changed.clear()
+                if (update := self._newest(watch)) != seen:
+                    seen = update
+                    yield update
+        finally:
+            hub_of(self._engine, self._models).remove(watch)
+
+    def _deadline(self) -> float | None:
+        return None if self._timeout is None else time.monotonic() + self._timeout
+
+    def _watch(self, changed: Callable[[], None]) -> Watch:
+        watch = Watch(self._job_id, changed)
+        hub_of(self._engine, self._models).add(self._engine, watch)
+        return watch
+
+    def _newest(self, watch: Watch) -> JobUpdate:
+        if watch.is_gone:
+            raise UnknownJob(
+                f"there is no job {self._job_id} in this database: it was deleted, or the transaction that enqueued it "
+                "has not committed, so follow it after session.commit()"
+            )
+        assert watch.newest is not None, "it has changed"
+        return watch.newest
+
+    def _late(self, seen: JobUpdate | None) -> TimeoutError:
+        stands = "the database did not answer" if seen is None else f"it is {seen.state}, attempt {seen.attempt}"
+        return TimeoutError(f"job {self._job_id} has not ended within {self._timeout:g} s: {stands}")
+
+
+def follow(binding: Binding, models: Models[Any], job: JobMixin | int, timeout: float | None) -> Following:
+    """The updates of a job. Raises `ArgumentsError` where it has no id."""
+    if timeout is not None:
+        timeout = check_seconds("timeout", timeout)
+    return Following(binding.engine, models, _id_of(job), timeout)
+
+
+def _id_of(job: JobMixin | int) -> int:
+    if isinstance(job, int):
+        return job
+    if not isinstance(job, JobMixin):
+        raise ArgumentsError(f"a job or its id is followed, got {job!r:.100}")
+    if (identity := inspect(job).identity) is None:  # reading job.id would refresh it, on a connection of its session
+        raise ArgumentsError(
+            "the job is not in the database yet, so it cannot be followed: follow it after session.commit()"
+        )
+    return int(identity[0])
+
+
+def ended(binding: Binding, models: Models[J], last: JobUpdate) -> J:
+    """The job after its last update, with its runs, outside of any session. Raises `JobFailed` and `UnknownJob`."""
+    with Session(binding.engine) as session:
+        job = session.get(models.Job, last.job_id, options=[selectinload(models.Job.runs)])
+        if job is None:
+            raise UnknownJob(f"job {last.job_id} was deleted right after it had {last.state}")
+        session.expunge_all()
+    if last.state != JobState.succeeded:
+        why = f": {last.error_type}: {last.error}" if last.error_type else ""
+        how = "was cancelled" if last.state == JobState.cancelled else f"failed after {plural(last.attempt, 'attempt')}"
+        raise JobFailed(f"job {last.job_id} {last.task} {how}{why}", job)
+    return job

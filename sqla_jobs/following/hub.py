@@ -1,0 +1,225 @@
+"""Looks after the jobs that are followed in this process: one thread and one LISTEN for all of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine
+
+from sqla_jobs.database.engines import by_psycopg, close_engine, for_itself, own_engine
+from sqla_jobs.database.notify import notify
+from sqla_jobs.database.subscribers import FOLLOWERS, GREETING, followers_of
+from sqla_jobs.following.updates import JobUpdate, ReadUpdates
+from sqla_jobs.models.mapping import Models
+from sqla_jobs.models.version import schema_of
+from sqla_jobs.queries.expressions import Tables
+from sqla_jobs.runtime.listener import Listener
+from sqla_jobs.runtime.retrying import RetryLoop
+
+log: logging.Logger = logging.getLogger("sqla_jobs.following")
+
+APART = 0.05
+"""Seconds between two looks at the database, at least: twenty a second, however many jobs are followed."""
+POLL = 5.0
+"""Seconds after which it looks although nothing was told: at rows that something else than sqla_jobs has changed."""
+UNHEARD = 0.5
+"""The same where no message comes: behind a pooler, or while the server is away."""
+_ANNOUNCED = 20.0
+"""Seconds after which workers are told again that somebody follows jobs."""
+_IDLE = 5.0
+"""Seconds without anybody who follows a job, after which threads and connections are given up."""
+_PATIENCE = 10.0
+"""Seconds without an answer after which the server is taken to be away."""
+
+
+class Watch:
+    """One job that is followed. `changed` is called, in the hub's thread, when there is something new to read."""
+
+    def __init__(self, job_id: int, changed: Callable[[], None]) -> None:
+        self.job_id = job_id
+        self.newest: JobUpdate | None = None
+        """Where the job stood at the last look; `None` before the first."""
+        self.is_gone = False
+        """Whether there is no such job, or no more."""
+        self._changed = changed
+
+    def see(self, update: JobUpdate | None) -> None:
+        """Take what a look has found: `None` where there is no such job."""
+        if update is None:
+            self.is_gone = True
+        elif update == self.newest:
+            return
+        else:
+            self.newest = update
+        self._changed()
+
+
+class Hub:
+    """Reads the jobs that are watched when a worker tells that they have changed, and tells those who watch.
+
+    Workers tell only while somebody follows jobs. So the hub announces itself when it begins to listen, and again and
+    again. A worker that hears that for the first time answers with a message, after which the hub looks at all jobs:
+    what ended before the worker knew of the hub is seen then. A worker that starts asks for an announcement.
+    """
+
+    def __init__(self, models: Models[Any]) -> None:
+        self._models = models
+        self._lock = threading.Lock()
+        self._watches: dict[int, list[Watch]] = {}
+        self._to_read = set[int]()
+        self._read_all = False
+        self._announce_at = 0.0
+        self._is_heard = False
+        self._empty_since = 0.0
+        self._wake = threading.Event()
+        self._never = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, app: Engine, watch: Watch) -> None:
+        """Watch a job in the database of `app` from now on."""
+        with self._lock:
+            self._watches.setdefault(watch.job_id, []).append(watch)
+            self._to_read.add(watch.job_id)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def remove(self, watch: Watch) -> None:
+        """Watch it no more."""
+        with self._lock:
+            watches = self._watches[watch.job_id]
+            watches.remove(watch)
+            if not watches:
+                del self._watches[watch.job_id]
+            self._empty_since = time.monotonic()
+
+    def _heard(self, message: str) -> None:
+        """A worker tells the ids of jobs that have changed; without any, all jobs may have."""
+        with self._lock:
+            if message == GREETING:
+                self._announce_at = 0.0
+            elif message:
+                self._to_read |= self._watches.keys() & set(map(int, message.split(",")))
+                if not self._to_read:
+                    return
+            else:
+                self._read_all = True
+        self._wake.set()
+
+    def _listening(self, message: str) -> None:
+        """The first message is the listener's own: from now on it hears."""
+        if not self._is_heard:
+            self._is_heard, self._announce_at = True, 0.0
+        self._heard(message)
+
+    def _loop(self, app: Engine) -> None:
+        retry = RetryLoop("following jobs", self._never, longest=2.0)
+        while not self._may_end():
+            retry.run(partial(self._serve_if_wanted, app))
+
+    def _serve_if_wanted(self, app: Engine) -> None:
+        try:
+            self._serve(app)
+        except Exception:
+            if self._watches:  # else nobody waits for the server to come back
+                raise
+
+    def _serve(self, app: Engine) -> None:
+        engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=2, name="sqla-jobs following")
+        listener = Listener(
+            partial(for_itself, engine), followers_of(self._models.channel), self._listening, patience=_PATIENCE
+        )
+        try:
+            with engine.begin() as connection:
+                schema = schema_of(connection, self._models.tables["jobs"])
+            read = ReadUpdates(Tables(self._models, schema))
+            listener.start()
+            self._look_until_idle(engine, read)
+        finally:
+            listener.stop()
+            self._is_heard = False
+            close_engine(engine)
+
+    def _look_until_idle(self, engine: Engine, read: ReadUpdates) -> None:
+        poll_at = 0.0
+        while not self._is_idle():
+            job_ids = self._taken(all_of_them=time.monotonic() >= poll_at)
+            if job_ids or self._is_to_announce:
+                with engine.begin() as connection:
+                    self._announce_if_due(connection)
+                    found = read(connection, job_ids) if job_ids else {}
+                self._tell(job_ids, found)
+                time.sleep(APART)
+            now = time.monotonic()
+            if job_ids or now >= poll_at:
+                poll_at = now + (POLL if self._is_heard else UNHEARD)
+            self._wake.wait(max(0.0, min(poll_at, self._announce_at if self._is_heard else math.inf) - now))
+            self._wake.clear()
+
+    @property
+    def _is_to_announce(self) -> bool:
+        return self._is_heard and time.monotonic() >= self._announce_at
+
+    def _announce_if_due(self, connection: Connection) -> None:
+        if self._is_to_announce:
+            self._announce_at = time.monotonic() + _ANNOUNCED
+            notify(connection, self._models.channel, [FOLLOWERS])
+
+    def _taken(self, *, all_of_them: bool) -> list[int]:
+        """Return the ids of the jobs to read now."""
+        with self._lock:
+            wanted = self._watches.keys() if self._read_all or all_of_them else self._to_read & self._watches.keys()
+            job_ids = [*wanted]
+            self._read_all, self._to_read = False, set()
+        return job_ids
+
+    def _tell(self, job_ids: list[int], found: dict[int, JobUpdate]) -> None:
+        with self._lock:
+            watches = [watch for job_id in job_ids for watch in self._watches.get(job_id, ())]
+        for watch in watches:
+            watch.see(found.get(watch.job_id))
+
+    def _is_idle(self) -> bool:
+        with self._lock:
+            return not self._watches and time.monotonic() > self._empty_since + _IDLE
+
+    def _may_end(self) -> bool:
+        with self._lock:
+            if self._watches:
+                return False
+            self._thread = None
+            return True
+
+
+_hubs: WeakKeyDictionary[Engine, dict[type[Any], Hub]] = WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def hub_of(app: Engine, models: Models[Any]) -> Hub:
+    """The hub of a database in this process."""
+    _prepare()
+    with _making:
+        hubs = _hubs.setdefault(app, {})
+        if models.Job not in hubs:
+            hubs[models.Job] = Hub(models)
+        return hubs[models.Job]
+
+
+@cache
+def _prepare() -> None:
+    os.register_at_fork(after_in_child=_forget_everything)
+
+
+def _forget_everything() -> None:
+    """In a forked child neither the threads nor the connections are its own."""
+    global _hubs, _making
+    _hubs, _making = WeakKeyDictionary(), threading.Lock()

@@ -1,0 +1,70 @@
+"""Where a followed job stands, and the statement that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, Connection, any_, bindparam, func, select, true
+
+from sqla_jobs.models.types import ENDED, JobState
+from sqla_jobs.queries.statement import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class JobUpdate:
+    """Where a job stands at one moment."""
+
+    job_id: int
+    task: str
+    """The name of its task, as it is stored."""
+    state: JobState
+    attempt: int
+    """Number of the current or last attempt; 0 before the first."""
+    progress: float | None
+    """From 0 to 1, as the current or last attempt reported it."""
+    progress_message: str | None
+    """The text reported with `progress`."""
+    result: Any = None
+    """What the task returned, decoded from JSON, once the job has succeeded."""
+    error_type: str | None = None
+    """Name of the exception of the last attempt, such as `ValueError`, where the job has failed or was cancelled."""
+    error: str | None = None
+    """The exception's message."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job has succeeded, failed or been cancelled."""
+        return self.state in ENDED
+
+
+class ReadUpdates(Statement):
+    """Read where some jobs stand. A job that is not there is not among the answers."""
+
+    def __call__(self, connection: Connection, job_ids: Collection[int]) -> dict[int, JobUpdate]:
+        rows = self._run(connection, {"job_ids": list(job_ids)}).all()
+        return {row[0]: JobUpdate(row[0], row[1], JobState(row[2]), *row[3:]) for row in rows}
+
+    def sql(self) -> Any:
+        jobs, runs = self.tables.jobs, self.tables.runs
+        newest = select(func.max(runs.c.id)).where(runs.c.job_id == jobs.c.id).correlate(jobs).scalar_subquery()
+        last = select(runs.c.result, runs.c.error_type, runs.c.error).where(
+            runs.c.id == newest, jobs.c.state.in_([str(state) for state in ENDED])
+        )
+        ended = last.correlate(jobs).lateral("ended")
+        return (
+            select(
+                jobs.c.id,
+                jobs.c.task,
+                jobs.c.state,
+                jobs.c.attempt,
+                jobs.c.progress,
+                jobs.c.progress_message,
+                ended.c.result,
+                ended.c.error_type,
+                ended.c.error,
+            )
+            .select_from(jobs.outerjoin(ended, true()))
+            .where(jobs.c.id == any_(bindparam("job_ids", type_=ARRAY(BigInteger))))
+        )

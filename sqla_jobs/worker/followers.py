@@ -1,0 +1,42 @@
+"""Tells processes that follow jobs which ones have changed here, while there are any."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from sqlalchemy import Engine
+
+from sqla_jobs.database.notify import tell_followers
+from sqla_jobs.database.subscribers import followers_of
+from sqla_jobs.worker.attempts import Attempts
+
+_FOR = 60.0
+"""Seconds for which they are told after they have announced themselves, which they do every 20 s."""
+
+
+class Followers:
+    """Sends the ids of jobs that were claimed, reported progress or ended here, by a thread and connection beside.
+
+    A message is sent after the commit: whoever gets it reads the new state. Where nobody follows jobs, nothing calls
+    this.
+    """
+
+    def __init__(self, attempts: Attempts, app: Engine, channel: str) -> None:
+        self._attempts = attempts
+        self._app = app
+        self._channel = followers_of(channel)
+        self._until = 0.0
+
+    def announced(self) -> None:
+        """Processes follow jobs. The answer makes them read all: what ended before this was known, too."""
+        self._until = time.monotonic() + _FOR
+        if self._attempts.changed is None:
+            self._attempts.changed = self._tell
+            tell_followers(self._app, self._channel, ())
+
+    def _tell(self, job_ids: Collection[int]) -> None:
+        if time.monotonic() > self._until:
+            self._attempts.changed = None
+        elif job_ids:
+            tell_followers(self._app, self._channel, job_ids)

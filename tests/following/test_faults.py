@@ -1,0 +1,109 @@
+"""Following jobs while workers are killed, the server restarts, and processes fork."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, select
+from sqlalchemy.orm import Session
+
+from sqla_jobs import Jobs
+from sqla_jobs.following import hub
+from sqla_jobs.postgres import LocalServer
+from tests.conftest import StartWorker
+from tests.following.application import Base, jobs, nap, settle
+from tests.helpers import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture(autouse=True)
+def no_polls_of_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "POLL", 3600.0)
+    monkeypatch.setattr(hub, "UNHEARD", 3600.0)
+
+
+@pytest.fixture
+def server() -> Iterator[LocalServer]:
+    with LocalServer() as server:
+        yield server
+
+
+def state(engine: Engine, job_id: int) -> str | None:
+    with Session(engine) as session:
+        return session.scalar(select(jobs.Job.state).where(jobs.Job.id == job_id))
+
+
+def test_a_job_whose_worker_is_killed_is_followed_to_its_end_in_another(
+    database: Engine, database_url: str, start_worker: StartWorker
+) -> None:
+    first = start_worker(database_url, application="tests.following.application:jobs")
+    with Session(database) as session:
+        job = nap.enqueue(session, seconds=2.0)
+        session.commit()
+        job_id = job.id
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(list, jobs.follow(job_id, timeout=60))
+        wait_until(lambda: state(database, job_id) == "running")
+        os.killpg(first.pid, signal.SIGKILL)
+        start_worker(database_url, application="tests.following.application:jobs")
+        updates = waiting.result(60)
+    assert (updates[-1].state, updates[-1].attempt) == ("succeeded", 2)
+
+
+def test_a_restart_of_the_server_is_survived(server: LocalServer) -> None:
+    engine = create_engine(server.url)
+    Base.metadata.create_all(engine)
+    jobs.bind(engine)
+    with Session(engine) as session:
+        job = nap.enqueue(session, seconds=3.0)
+        session.commit()
+        job_id = job.id
+    with ThreadPoolExecutor(1) as threads, jobs.worker():
+        waiting = threads.submit(list, jobs.follow(job_id, timeout=60))
+        wait_until(lambda: state(engine, job_id) == "running")
+        server.restart()
+        assert waiting.result(60)[-1].state == "succeeded"
+    engine.dispose()
+
+
+def test_a_forked_child_follows_by_a_hub_of_its_own(database: Engine) -> None:
+    with Session(database) as session:
+        before = settle.enqueue(session, n=1)
+        session.commit()
+        with jobs.worker():
+            assert settle.result(before, timeout=20) == 1
+            after = settle.enqueue(session, n=2)
+            session.commit()
+            job_id = after.id
+            pid = os.fork()
+            if pid == 0:
+                own = create_engine(database.url)
+                jobs.bind(own)
+                os._exit(0 if settle.result(job_id, timeout=20) == 2 else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_who_leaves_early_leaves_nothing_behind(database: Engine) -> None:
+    with Session(database) as session:
+        job = settle.enqueue(session, n=1)
+        session.commit()
+    for update in jobs.follow(job):
+        assert update.state == "queued"
+        break
+    with Session(database) as session:
+        activity = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sqla-jobs following'"
+        began = time.monotonic()
+        wait_until(lambda: not session.connection().exec_driver_sql(activity).scalar())
+        assert time.monotonic() - began < 15

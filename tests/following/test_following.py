@@ -1,0 +1,199 @@
+"""Following jobs: with polls off, so whatever is seen late was not told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.orm import Session
+
+from sqla_jobs import ArgumentsError, JobFailed, Jobs, UnknownJob
+from sqla_jobs.following import hub
+from sqla_jobs.following.updates import JobUpdate, ReadUpdates
+from tests.conftest import StartWorker
+from tests.following.application import Report, fail, gate, jobs, report, settle, step_by_step
+from tests.helpers import wait_until
+
+
+@pytest.fixture
+def application() -> Jobs[Any]:
+    return jobs
+
+
+@pytest.fixture(autouse=True)
+def no_polls_of_followers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "POLL", 3600.0)
+    monkeypatch.setattr(hub, "UNHEARD", 3600.0)
+
+
+@pytest.fixture
+def session(database: Engine) -> Iterator[Session]:
+    gate.clear()
+    with Session(database) as session:
+        yield session
+    gate.set()
+
+
+def test_wait_returns_the_job_with_its_result(session: Session) -> None:
+    plain, transactional = report.enqueue(session, pages=3), settle.enqueue(session, n=7)
+    session.commit()
+    with jobs.worker():
+        assert jobs.wait(plain, timeout=20).result == {"pages": 3, "title": "July"}
+        assert report.result(plain, timeout=20) == Report(3, "July")
+        assert settle.result(transactional.id, timeout=20) == 7
+    session.refresh(plain)
+    assert plain.result == {"pages": 3, "title": "July"}, "by its own session, too"
+
+
+def test_a_job_that_ends_at_once_is_not_missed(session: Session) -> None:
+    """Each is followed right after its commit, while the worker may be about to end it."""
+    with jobs.worker():
+        for n in range(30):
+            one = settle.enqueue(session, n=n)
+            session.commit()
+            assert settle.result(one, timeout=20) == n
+
+
+def test_a_worker_that_starts_later_tells_too(session: Session) -> None:
+    first, second = report.enqueue(session, pages=1), report.enqueue(session, pages=2)
+    session.commit()
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(jobs.wait, one.id, timeout=30) for one in (first, second)]
+        wait_until(lambda: threading.active_count() > 3)
+        with jobs.worker():
+            assert [done.result(30).result["pages"] for done in waiting] == [1, 2]
+
+
+def test_a_worker_of_several_processes_tells_too(
+    session: Session, database_url: str, start_worker: StartWorker
+) -> None:
+    start_worker(database_url, "--processes", "2", application="tests.following.application:jobs")
+    for n in range(5):
+        one = settle.enqueue(session, n=n)
+        session.commit()
+        assert settle.result(one, timeout=30) == n
+
+
+def test_what_failed_and_what_was_cancelled_is_raised(session: Session) -> None:
+    one = fail.enqueue(session, message="no paper")
+    session.commit()
+    with jobs.worker(), pytest.raises(JobFailed, match=r"failed after 2 attempts: ValueError: no paper") as failed:
+        jobs.wait(one, timeout=20)
+    assert failed.value.job.id == one.id
+    assert [run.outcome for run in failed.value.job.runs] == ["retried", "failed"]
+    other = report.enqueue(session, pages=1)
+    session.commit()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(jobs.wait, other, timeout=20)
+        jobs.cancel(session, other)
+        session.commit()
+        with pytest.raises(JobFailed, match="was cancelled"):
+            waiting.result(20)
+
+
+def test_updates_come_with_progress_and_end_with_the_result(session: Session) -> None:
+    one = step_by_step.enqueue(session)
+    session.commit()
+    seen: list[tuple[str, float | None, str | None]] = []
+    task_result = None
+    with jobs.worker():
+        for update in jobs.follow(one, timeout=20):
+            seen.append((update.state, update.progress, update.progress_message))
+            task_result = update.result
+            if update.progress == 0.25:
+                gate.set()
+    assert task_result == "done"
+    states = [state for state, _, _ in seen]
+    assert states == sorted(states, key=["queued", "running", "succeeded"].index)
+    assert ("running", 0.25, "one") in seen
+    assert ("running", 0.75, "two") in seen
+
+
+def test_coroutines_follow_in_an_event_loop(session: Session) -> None:
+    one, other = step_by_step.enqueue(session), report.enqueue(session, pages=5)
+    session.commit()
+
+    async def follow() -> tuple[list[str], Any]:
+        async def updates() -> list[str]:
+            gate.set()
+            return [update.state async for update in jobs.follow(one, timeout=20)]
+
+        return await asyncio.gather(updates(), jobs.wait_async(other, timeout=20))
+
+    with jobs.worker():
+        states, ended = asyncio.run(follow())
+    assert states[-1] == "succeeded"
+    assert ended.result["pages"] == 5
+
+
+def test_one_that_does_not_end_in_time(session: Session) -> None:
+    one = report.enqueue(session, pages=1)
+    session.commit()
+    with pytest.raises(TimeoutError, match=rf"job {one.id} has not ended within 3 s: it is queued, attempt 0"):
+        jobs.wait(one, timeout=3)
+
+
+def test_a_job_that_is_not_there(session: Session) -> None:
+    with pytest.raises(ArgumentsError, match=r"after session\.commit\(\)"):
+        jobs.wait(report.enqueue(session, pages=1))
+    session.flush()
+    with pytest.raises(UnknownJob, match="has not committed"):
+        jobs.wait(7_777, timeout=20)
+
+
+def test_a_job_that_is_deleted_meanwhile(session: Session) -> None:
+    one = report.enqueue(session, pages=1)
+    session.commit()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(list, jobs.follow(one.id, timeout=20))
+        session.delete(one)
+        session.commit()
+        with pytest.raises(UnknownJob):
+            waiting.result(20)
+
+
+def test_the_result_of_another_task_or_type_is_refused(session: Session) -> None:
+    one = settle.enqueue(session, n=1)
+    session.commit()
+    with jobs.worker(), pytest.raises(ArgumentsError, match="is one of the task settle"):
+        report.result(one, timeout=20)
+    session.execute(text("UPDATE sqla_runs SET result = '\"seven\"'"))
+    session.commit()
+    with pytest.raises(ArgumentsError, match="cannot be read as its return type"):
+        settle.result(one, timeout=20)
+
+
+def test_a_thousand_who_follow_share_twenty_looks_a_second(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, read = list[int](), ReadUpdates.__call__
+
+    def counted(self: ReadUpdates, connection: Connection, job_ids: Collection[int]) -> dict[int, JobUpdate]:
+        looks.append(len(job_ids))
+        return read(self, connection, job_ids)
+
+    monkeypatch.setattr(ReadUpdates, "__call__", counted)
+    report.enqueue_many(session, ({"pages": n} for n in range(1000)))
+    session.commit()
+    ids = session.scalars(select(jobs.Job.id)).all()
+    began = time.monotonic()
+    with ThreadPoolExecutor(1000) as threads:
+        waiting = [threads.submit(list, jobs.follow(one, timeout=60)) for one in ids]
+        with jobs.worker():
+            assert {done.result(60)[-1].result["pages"] for done in waiting} == set(range(1000))
+    assert len(looks) <= 20 * (time.monotonic() - began) + 1
+
+
+def test_a_lost_message_costs_a_poll(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = report.enqueue(session, pages=1)
+    session.commit()
+    monkeypatch.setattr(hub, "POLL", 0.2)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(list, jobs.follow(one.id, timeout=20))
+        session.execute(text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now()"))
+        session.commit()
+        assert waiting.result(20)[-1].state == "cancelled"
