@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from importlib import metadata
-from typing import Any
+from importlib import import_module, metadata
+from typing import Any, ClassVar
 
+import click
+from docutils import nodes
 from sphinx import addnodes
+from sphinx.util.docutils import SphinxDirective
 
 from sqla_jobs.rules.wording import REPOSITORY
 
@@ -76,7 +79,25 @@ def _without_values_of_columns(app: Any, doctree: Any) -> None:
             node.parent.remove(node)
 
 
+class _CommandOptions(SphinxDirective):
+    """``.. command-options:: MODULE:NAME``: the options of a command, as its `--help` describes them."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def run(self) -> list[nodes.Node]:
+        module, _, name = self.arguments[0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        context = click.Context(command, max_content_width=1000)
+        records = [
+            record
+            for option in command.params
+            if isinstance(option, click.Option) and (record := option.get_help_record(context))
+        ]
+        return self.parse_text_to_nodes("".join(f".. option:: {option}\n\n   {text}\n\n" for option, text in records))
+
+
 def setup(app: Any) -> None:
+    app.add_directive("command-options", _CommandOptions)
     app.connect("doctree-read", _without_values_of_columns)
     app.connect("autodoc-process-docstring", _arguments_as_fields)
     app.connect("autodoc-process-signature", _without_constructor)
