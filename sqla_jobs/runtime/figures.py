@@ -1,4 +1,4 @@
-"""What the database knows of the jobs, in numbers: read in one process, kept for a while, and told by another."""
+"""Figures about the jobs in the database: read by one process, cached, and published by another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.rules.error_text import message_of
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """One queue. `queued` and `scheduled` are counted up to a bound."""
+    """The figures of one queue. `queued` and `scheduled` are counted up to a bound."""
 
     name: str
     queued: int
@@ -23,51 +23,52 @@ class QueueFigures:
     running: int
     claimed: int
     oldest_wait: float
-    """Seconds that the job which was queued first has been due; 0 if none waits."""
+    """Seconds since the job that was queued first became due; 0 if no job waits."""
     is_paused: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LimitFigures:
-    """One limit in effect that is not of one key."""
+    """The figures of a limit in effect, except limits of a single key."""
 
     name: str
     kind: str
     is_of_each_key: bool
-    """Whether `most` goes for each key by itself."""
+    """True if `most` applies to each key separately."""
     most: int
     used: int | None
-    """The jobs that run behind it, or the starts in its time; `None`: not known."""
+    """The running jobs that count against it, or the starts in its period. `None`: unknown."""
     waiting: int
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All of it, at one moment."""
+    """All figures, at one moment."""
 
     queues: list[QueueFigures]
     jobs: dict[tuple[str, str], int]
-    """By state and task, up to a bound: of those that are queued or scheduled, the next ones."""
+    """The number of jobs by state and task, up to a bound. Of queued and scheduled jobs, only the next ones are
+    counted."""
     limits: list[LimitFigures]
     alive: dict[str, int]
-    """Processes that live, by kind: workers and clocks."""
+    """The number of live processes by kind: workers and clocks."""
     dead: dict[str, int]
-    """Processes whose lease has run out, and whose rows are still there, by kind."""
+    """The number of processes by kind whose lease has expired but whose row still exists."""
     oldest_heartbeat: dict[str, float]
-    """Seconds since the oldest of the last heartbeats of those that live, by kind."""
+    """The age in seconds of the oldest last heartbeat among live processes, by kind."""
 
 
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
-"""An answer is kept for so many times as long as it took, at least; not one that failed: it may soon be there."""
+"""An answer is cached for at least this many times as long as it took, unless it is `None` or an error."""
 
 
 class Kept(Generic[T]):
-    """The answer to `ask`, kept for `seconds` after it came, also if it is none, or an error.
+    """A cache for the answer of `ask`, valid for `seconds` after it arrived, even if it is `None` or an error.
 
-    It is asked for in a thread of its own, one at a time, however many threads want it.
+    `ask` runs in a thread of its own, once at a time, however many threads call `get`.
     """
 
     def __init__(self, ask: Callable[[], T], *, seconds: float, patience: float) -> None:
@@ -80,10 +81,10 @@ class Kept(Generic[T]):
         self._has_failed = False
 
     def get(self) -> T | None:
-        """The answer; `None` where it is an error, or does not come within `patience` seconds."""
+        """Return the answer. Return `None` if `ask` failed or takes longer than `patience` seconds."""
         try:
             return self._current().result(self._patience)
-        except Exception:  # noqa: BLE001 - `_find` has told of it
+        except Exception:  # noqa: BLE001 - `_find` has logged it
             return None
 
     def _current(self) -> Future[T]:
@@ -97,7 +98,7 @@ class Kept(Generic[T]):
         began = time.monotonic()
         try:
             found = self._ask()
-        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting threads
             log.log(
                 logging.DEBUG if self._has_failed else logging.WARNING, "cannot read metrics: %s", message_of(error)
             )
