@@ -1,4 +1,4 @@
-"""A worker process's end of the connection to its parent."""
+"""The child's end of the connection between a worker process and its parent."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ from sqla_jobs.worker.lookout import Hearer, Lookout, OwnLookout
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
-"""Seconds between two looks at how much this process has done and how large it is."""
+"""Seconds between two updates of this process's number of runs and memory."""
 _REPORT = 1.0
-"""Seconds between two reports of how the worker does, where the parent wants them."""
+"""Seconds between two reports of the worker's state, if the parent wants them."""
 _UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in which getrusage gives the memory."""
+"""The unit of getrusage's memory figure, in bytes."""
 
 
 class ParentConnection:
-    """Talks with the parent, which sends the heartbeats, looks for work, and can read what this process has started.
+    """The host of a worker under a parent, which beats, looks for work, and can read the runs that have begun.
 
-    If the parent is gone, the worker stops: its jobs have half a lease to end.
+    If the parent dies, the worker stops. Its jobs then have half a lease to end.
     """
 
     connections = OF_CHILD - 2
@@ -69,14 +69,14 @@ class ParentConnection:
     def __init__(self, pipe: Connection, memory: Memory) -> None:
         self.all_connections: int = 0
         self.sessions: int = 0
-        """How many connections the jobs may use at once."""
+        """The most connections that the jobs use at once."""
         self.stop: StopRequest = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
-        """How many runs have ended here."""
+        """Returns the number of runs that have ended in this process."""
         self.observe: Callable[[], Observed] | None = None
-        """How the worker does, where the parent wants to know."""
+        """Returns the worker's state, if the parent wants it."""
         self.figures: Callable[[], Figures | None] = lambda: None
-        """What the database knows."""
+        """Reads the figures from the database."""
         self._report_at = 0.0
         self._hearer: Hearer | None = None
         self._pipe = pipe
@@ -93,9 +93,9 @@ class ParentConnection:
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
     def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """Send the options from the application's config. Returns what to do, as the parent answers."""
+        """Send the options from the application's config. Return the spec that the parent answers with."""
         self.send(Configured(defaults))
-        spec = self._specs.get()  # the parent answers, or its end ends this process
+        spec = self._specs.get()  # wait for the answer; if the parent dies instead, so does this process
         self._lease, self._drains, self.all_connections = spec.settings.lease, spec.drain, spec.connections
         return spec
 
@@ -105,19 +105,19 @@ class ParentConnection:
 
     @property
     def workers(self) -> int:
-        """How many serve any of the same queues, on all hosts."""
+        """The number of workers on all hosts that serve any of the same queues."""
         return self._started.workers
 
     @property
     def has_limits(self) -> bool:
-        """Whether there are rows of limits."""
+        """True if the table of limits has rows."""
         return self._started.has_limits
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
         self._close_idle.append(close_idle)
 
     def tell(self, hearer: Hearer | None) -> None:
-        """Pass messages about new jobs to `hearer` from now on; None drops them."""
+        """Pass notifications about new jobs to `hearer` from now on. None: drop them."""
         self._hearer = hearer
 
     def meet(self, shared: Shared, sessions: int) -> None:
@@ -134,7 +134,7 @@ class ParentConnection:
             tell(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        """Draining, the worker looks for itself: it ends where nothing is due."""
+        """Return the source of notifications. A draining worker looks for itself, since it ends when nothing is due."""
         return OwnLookout(shared, tasks) if self._drains else ForwardedLookout(self, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
@@ -158,7 +158,7 @@ class ParentConnection:
         self.hint(Kill(run_id))
 
     def rest(self) -> None:
-        """Close idle connections, all but the one for claims: many children may rest, and the server has few."""
+        """Close idle connections except the one for claims: many children may be idle, and the server has few."""
         for close in self._close_idle:
             close()
 
@@ -166,7 +166,7 @@ class ParentConnection:
         self.send(Leaving())
 
     def send(self, message: object) -> None:
-        """Tell the parent."""
+        """Send a message to the parent."""
         with self._sending:
             try:
                 self._pipe.send(message)
@@ -174,12 +174,12 @@ class ParentConnection:
                 self._orphaned()
 
     def hint(self, message: object) -> None:
-        """Tell the parent, unless that may block: its next poll makes up for it."""
+        """Send a message to the parent unless that may block. Its next poll makes up for a message that is not sent."""
         if keeps_up(self._pipe):
             self.send(message)
 
     def _tell_anew(self) -> None:
-        """Send the address again, by a new connection. The parent does not beat: perhaps its password has expired."""
+        """Send the address again, from a new connection. The parent does not beat: perhaps its password has expired."""
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()
         pool.connect().close()
@@ -198,7 +198,7 @@ class ParentConnection:
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._started.vitals = (self.runs(), memory)
-                hearer = self._hearer  # which may be gone at the next look
+                hearer = self._hearer  # another thread may set it to None at any time
                 self._started.has_free_slot = hearer is not None and hearer.has_free_slot
                 self._report()
         except (EOFError, OSError):
@@ -210,7 +210,7 @@ class ParentConnection:
             self.hint(self.observe())
 
     def tell_last(self) -> None:
-        """The worker has ended: tell how it did, if the parent wants to know."""
+        """Send a last report after the worker's end, if the parent wants reports."""
         if self.observe is not None:
             self.send(self.observe())
 
@@ -250,7 +250,8 @@ class ParentConnection:
 
 
 class ForwardedLookout:
-    """The parent listens, polls and promotes. This process itself only hears of what its own jobs enqueue."""
+    """A lookout for a child: the parent listens, polls and promotes. The child listens only to its own jobs'
+    enqueues."""
 
     promote_at: float = math.inf
 
@@ -273,7 +274,7 @@ class ForwardedLookout:
         return False
 
     def expect(self, delay: float) -> bool:
-        """Tell the parent, unless its next poll comes before."""
+        """Send the delay to the parent, unless its next poll comes earlier."""
         now = time.monotonic()
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:
@@ -282,7 +283,7 @@ class ForwardedLookout:
         return False
 
     def expect_new(self, *, is_busy: bool) -> None:
-        """The parent has heard of the same jobs."""
+        """Do nothing: the parent hears of the same jobs."""
 
     def poll_in(self) -> float:
         return DAY
