@@ -1,4 +1,4 @@
-"""What there is to know about commits of sessions: who is called back after one, and what cannot be done during one."""
+"""Callbacks after commits and rollbacks of sessions, and operations that are refused during a commit."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _RELEASING = "sqla_jobs.database.commits.releasing"
 
 class _Call(NamedTuple):
     within: SessionTransaction | None
-    """The savepoint that it was asked for in, or else the outermost transaction."""
+    """The savepoint in which the call was requested, or else the outermost transaction."""
     call: Callable[[], None]
     entity: type[Any] | None = None
-    """An entity of the database that is to commit; None of what is called after a rollback."""
+    """An entity of the database that must commit. None for calls after a rollback."""
     once: Hashable = None
 
 
 class _Waiting:
-    """What one session is to call after its present transaction."""
+    """The calls that one session makes after its present transaction."""
 
     def __init__(self) -> None:
         self.calls: list[_Call] = []
@@ -39,10 +39,10 @@ class _Waiting:
 
 
 def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
-    """Call once the session's outermost transaction commits, unless the present savepoint is rolled back before.
+    """Call `call` once the session's outermost transaction commits, unless the present savepoint is rolled back.
 
-    Never if the session is joined to a transaction of somebody else in the database of `entity`: nobody tells it when
-    that commits. What is asked for `once` under one name is called once.
+    It is never called if the session has joined another owner's transaction in the database of `entity`: its commit
+    cannot be observed. Of several requests with the same `once`, only one is called.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     if once is not None:
@@ -53,14 +53,14 @@ def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, 
 
 
 def on_rollback(session: Session, call: Callable[[], None]) -> None:
-    """Call if the savepoint in which the session is, if any, is rolled back."""
+    """Call `call` if the present savepoint is rolled back. Do nothing outside savepoints."""
     if session.in_nested_transaction():
         waiting: _Waiting = session.info.get(_INFO) or _wait(session)
         waiting.calls.append(_Call(_present(session), call))
 
 
 def committed_by(session: Session, entity: type[Any]) -> Engine | None:
-    """The engine by which others see what was committed; None where the transaction is that of somebody else."""
+    """Return the engine of a transaction that the session itself commits. None: the transaction has another owner."""
     bind = session.get_bind(entity)
     if isinstance(bind, Connection):
         return None if bind.in_transaction() else bind.engine
@@ -68,14 +68,14 @@ def committed_by(session: Session, entity: type[Any]) -> Engine | None:
 
 
 def check_open(session: Session, entity: type[Any]) -> None:
-    """Raise `ArgumentsError` where the session has ended its transaction and nothing that it is given is committed."""
+    """Raise `ArgumentsError` if the session has ended its transaction, so that nothing added now would be committed."""
     transaction = session.get_transaction()
     if transaction is None or transaction.is_active:
         return
     try:
         session.connection(bind_arguments={"mapper": entity})
     except PendingRollbackError:
-        return  # as the next flush says, with the cause
+        return  # the next flush raises this too, with the cause
     except InvalidRequestError:
         raise ArgumentsError(
             "the session has just committed or rolled back, as in a listener of after_commit, and a job that it is "
@@ -85,10 +85,10 @@ def check_open(session: Session, entity: type[Any]) -> None:
 
 @contextmanager
 def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
-    """What is done inside is done as a whole or not at all.
+    """Run the block as a whole or not at all, in a savepoint.
 
-    Raises `ArgumentsError` as `check_open` does, and `JobsError` where a listener of `before_commit` takes it: its
-    release calls that listener, as a commit does.
+    Raises `ArgumentsError` as `check_open` does. Raises `JobsError` inside a listener of `before_commit`: releasing
+    the savepoint would call that listener again, as a commit does.
     """
     check_open(session, entity)
     if _RELEASING in session.info:
@@ -117,7 +117,7 @@ def _wait(session: Session) -> _Waiting:
 
 @cache
 def _listen_to_sessions() -> None:
-    """Once, and only where something is asked for: importing the package changes nothing."""
+    """Install the listeners once, on first use: importing the package changes nothing."""
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
     event.listen(Session, "after_transaction_end", _call)
@@ -125,12 +125,12 @@ def _listen_to_sessions() -> None:
 
 def _note_commit(session: Session) -> None:
     waiting: _Waiting | None = session.info.get(_INFO)
-    if waiting and not session.in_nested_transaction():  # SQLAlchemy 2.1 also tells of released savepoints
+    if waiting and not session.in_nested_transaction():  # SQLAlchemy 2.1 also reports released savepoints
         waiting.committed = True
 
 
 def _forget(session: Session, rolled_back: SessionTransaction) -> None:
-    """What was asked for since a savepoint began comes last."""
+    """Remove the calls requested since the savepoint began: they are the last ones in the list."""
     waiting: _Waiting | None = session.info.get(_INFO)
     while waiting and waiting.calls and _is_within(waiting.calls[-1].within, rolled_back):
         one = waiting.calls.pop()
