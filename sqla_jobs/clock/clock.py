@@ -42,7 +42,7 @@ _LOOK = 2.0
 _HELD_AGAIN = 0.25
 """Seconds between two tries while a due schedule is locked by another session."""
 _DECLARE_AGAIN = 3600.0
-"""Seconds between two times at which the clock confirms the schedules that its code declares."""
+"""Seconds between two confirmations of the schedules that the clock's code declares."""
 _LOCK_TIMEOUT, _LOCKED = "500ms", "55P03"
 """The time that the clock waits for a locked row, and the SQLSTATE of that timeout."""
 _LOCKED_AGAIN = 5.0

@@ -144,7 +144,7 @@ def _due(row: Any, values: dict[str, Any], live_job: int | None) -> _Plan:
     if row.is_changed or row.next_run_at is None:
         return _Plan(row, values | {"next_run_at": cron.next_after(row.now)})
     catch_up = CatchUp(row.catch_up)
-    if row.overlap == Overlap.skip and catch_up == CatchUp.all:  # one job at a time
+    if row.overlap == Overlap.skip and catch_up == CatchUp.all:  # the schedule may have one job at a time
         catch_up = CatchUp.latest
     due = ticks_due(cron, row.next_run_at, row.now, catch_up)
     values = values | {"next_run_at": due.upcoming}

@@ -41,7 +41,7 @@ def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared]
 def _bring_up_to_date(schedule: ScheduleMixin, row: dict[str, Any], *, reset: bool) -> None:
     before = (
         schedule.declared_values if schedule.declared_values is not None else row
-    )  # an operator's own schedule has no declared values
+    )  # a schedule made by an operator has no declared values
     if schedule.retired_at is not None:
         schedule.retired_at, schedule.disabled_reason, schedule.enabled = None, None, before["enabled"]
     for column, value in row.items():

@@ -41,8 +41,8 @@ class _Waiting:
 def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
     """Call `call` once the session's outermost transaction commits, unless the present savepoint is rolled back.
 
-    It is never called if the session has joined another owner's transaction in the database of `entity`: its commit
-    cannot be observed. Of several requests with the same `once`, only one is called.
+    It is never called if the session has joined another owner's transaction in the database of `entity`, whose
+    commit cannot be observed. Of several requests with the same `once`, only one is called.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     if once is not None:

@@ -187,7 +187,7 @@ def _is_ready(fileno: int, wanted: int) -> bool:
 def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
     """Close the connection, and ask the server to cancel its statement, so that its processes do not pile up.
 
-    Before libpq 17 that request would block all threads, without a limit: then the server is left alone.
+    Before libpq 17, such a request could block all threads for any length of time, so none is sent.
     """
     if capabilities.has_cancel_safe():
         try:
@@ -216,7 +216,7 @@ class CommittingBy(AbstractContextManager[None]):
         self._own["commit"] = self._mine
 
     def _once(self) -> None:
-        del self._own["commit"]  # first, since another owner may replace the method on the connection afterwards
+        del self._own["commit"]  # before the commit: afterwards another owner may replace the method
         self._commit()
 
     def __exit__(self, *_: object) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session, object_session
 from sqla_jobs.database.commits import committed_by, on_commit
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
-from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, tell_here
+from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, notify_here
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
@@ -56,14 +56,16 @@ def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
 
 @lru_cache(maxsize=64)
 def _question(messages: frozenset[tuple[str, str]]) -> str:
-    said = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
-    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(said))
+    calls = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
+    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(calls))
     return question.as_string(None)
 
 
 def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
     """Notify workers of `queue` once the session's outermost transaction commits; "" means every queue."""
-    on_commit(session, entity, partial(_tell, session, entity, channel, queue), once=(entity, channel, queue))
+    on_commit(
+        session, entity, partial(_notify_listeners, session, entity, channel, queue), once=(entity, channel, queue)
+    )
 
 
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
@@ -85,9 +87,9 @@ def _listen(entity: type[Any], kinds: Iterable[str], job: type[Any], channel: st
         event.listen(entity, kind, changed)
 
 
-def _tell(session: Session, entity: type[Any], channel: str, queue: str) -> None:
+def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: str) -> None:
     if (engine := committed_by(session, entity)) is not None:
-        tell_here(channel, queue)
+        notify_here(channel, queue)
         _notifier(engine).send(engine, channel, queue)
 
 

@@ -40,7 +40,7 @@ def prepared(
     try:
         bound(connection, patience)
         keep_alive(connection, patience)
-        connection.execute("SET client_encoding TO 'UTF8'")  # encodes all text of tasks; poolers know this setting
+        connection.execute("SET client_encoding TO 'UTF8'")  # encodes all text; poolers know this setting
         if is_direct(connection):
             connection.execute(planning)
             if not connection.info.parameter_status("application_name"):

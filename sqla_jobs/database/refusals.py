@@ -1,4 +1,4 @@
-"""Rows that the server refuses to change. The other rows of their batch are changed."""
+"""Isolation of rows that the server refuses to change, so that the other rows of a batch are still changed."""
 
 from __future__ import annotations
 

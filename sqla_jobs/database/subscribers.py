@@ -20,7 +20,7 @@ def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
     return lambda: _subscribers[channel].remove(subscriber)
 
 
-def tell_here(channel: str, what: str) -> None:
+def notify_here(channel: str, what: str) -> None:
     """Notify the subscribers of this process."""
     for subscriber in list(_subscribers.get(channel, ())):
         subscriber(what)

@@ -65,7 +65,7 @@ class Executor:
 
         `body` calls the task's own code. For a coroutine task, call this method in an SQLAlchemy greenlet.
         A job is given back if it was cancelled before its start, may not start, gets no transaction, or does not
-        fit this code. For a cancelled job that is its end.
+        fit this code. A cancelled job ends when it is given back.
         A transactional task's writes, follow-up jobs, result and completion are one commit, made here. If that
         commit fails, loses its answer or does not find the lease, the returned end is a failure. The fence stores
         that failure only if the lease is still valid and the commit did not succeed.

@@ -92,7 +92,7 @@ class Body:
                 break
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> bool:
-        """Raise `kind` in the thread if it currently runs for `owner`. Return False if it does not."""
+        """Raise `kind` in the thread if it currently runs for `owner`, or return False."""
         with self._lock:
             if self._owner is not owner:
                 return False

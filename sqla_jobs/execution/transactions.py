@@ -138,7 +138,7 @@ class WorkerTransactions:
 
     def commit(self, session: Session, end: RunEnd) -> None:
         self._queries.store_last_progress(session, end)
-        if session.twophase:  # the fence comes before all that is committed
+        if session.twophase:  # the fence comes before everything that is committed
             self._queries.succeed(session, end)
             session.commit()
         else:
@@ -170,7 +170,7 @@ class WorkerTransactions:
         except psycopg.Error:
             if connection.invalidated:
                 raise
-            connection.exec_driver_sql("SELECT 1")  # fails too, so that SQLAlchemy invalidates its pool
+            connection.exec_driver_sql("SELECT 1")  # fails too, and makes SQLAlchemy invalidate its pool
             raise
         if not is_writable:
             connection.invalidate()  # the pool must reconnect, to the primary once there is one

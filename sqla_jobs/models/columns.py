@@ -78,7 +78,7 @@ class JobMixin(Row):
     """From -10 to 10; lower runs first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
     """The task's arguments as a JSON object, by name; `"(erased)"` if they were erased."""
-    # 'scheduled' and due at once: an INSERT that gives only run_at must not run before that time
+    # 'scheduled' and due at once, so that a job inserted with only run_at does not start before that time
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
     """The state of the job. A new row is `scheduled`, and becomes `queued` when it is due."""
     run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=_now())

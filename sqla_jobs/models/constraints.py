@@ -42,7 +42,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         _check(table, "id", _ID),
         _check(table, "priority", f"{_PRIORITIES} @> CAST(priority AS integer)"),
         _check(table, "position", "position > 0"),
-        # only of waiting jobs: otherwise each change of a row would read its arguments, which may be large
+        # only for waiting jobs: otherwise each change of a row would read its arguments, which may be large
         _check(table, "args", "state <> ALL ('{scheduled,queued}') OR jsonb_typeof(args) = 'object'"),
         _check(
             table, "attempts", f"CAST('[0, {MOST_ATTEMPTS}]' AS int4range) @> attempt AND {_ATTEMPTS} @> max_attempts"
@@ -109,7 +109,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "finished_at",
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
-        # shows people each failing task, however many failures another task has; successful jobs are in neither index
+        # find the failures of each task, however many another task has; successful jobs are in neither index
         Index(f"{table}_failed", "task", "finished_at", postgresql_where=text("state = 'failed'")),
         Index(
             f"{table}_retrying",

@@ -41,7 +41,7 @@ _POSITIONS = "jobs_position_seq"
 
 
 _made: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
-"""The classes made here, by name. If several have one name, as in tests, the last."""
+"""The classes made here, by name. If several have one name, as in tests, the last one made."""
 
 if not TYPE_CHECKING:
 
@@ -186,7 +186,7 @@ def _mapper(entity: type[Any]) -> Any:
 def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
     if isinstance(base, registry):
         return base, base.metadata
-    found = getattr(base, "registry", getattr(base, "_sa_registry", None))  # SQLModel's has no public name
+    found = getattr(base, "registry", getattr(base, "_sa_registry", None))  # SQLModel's registry has no public name
     if not isinstance(found, registry):
         raise ConfigurationError(
             f"Jobs({base!r}): give your declarative base class, Flask-SQLAlchemy's db.Model, SQLModel, "

@@ -1,4 +1,4 @@
-"""Figures about the jobs in the database: read by one process, cached, and published by another."""
+"""What the database knows of the jobs, in numbers: read in one process, kept for a while, and told by another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.rules.error_text import message_of
 
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
-    """The figures of one queue. `queued` and `scheduled` are counted up to a bound."""
+    """One queue. `queued` and `scheduled` are counted up to a bound."""
 
     name: str
     queued: int
@@ -23,39 +23,38 @@ class QueueFigures:
     running: int
     claimed: int
     oldest_wait: float
-    """Seconds since the job that was queued first became due; 0 if no job waits."""
+    """Seconds that the job which was queued first has been due; 0 if none waits."""
     is_paused: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LimitFigures:
-    """The figures of a limit in effect, except limits of a single key."""
+    """One limit in effect that is not of one key."""
 
     name: str
     kind: str
     is_of_each_key: bool
-    """True if `most` applies to each key separately."""
+    """Whether `most` goes for each key by itself."""
     most: int
     used: int | None
-    """The running jobs that count against it, or the starts in its period. `None`: unknown."""
+    """The jobs that run behind it, or the starts in its time; `None`: not known."""
     waiting: int
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All figures, at one moment."""
+    """All of it, at one moment."""
 
     queues: list[QueueFigures]
     jobs: dict[tuple[str, str], int]
-    """The number of jobs by state and task, up to a bound. Of queued and scheduled jobs, only the next ones are
-    counted."""
+    """By state and task, up to a bound: of those that are queued or scheduled, the next ones."""
     limits: list[LimitFigures]
     alive: dict[str, int]
-    """The number of live processes by kind: workers and clocks."""
+    """Processes that live, by kind: workers and clocks."""
     dead: dict[str, int]
-    """The number of processes by kind whose lease has expired but whose row still exists."""
+    """Processes whose lease has run out, and whose rows are still there, by kind."""
     oldest_heartbeat: dict[str, float]
-    """The age in seconds of the oldest last heartbeat among live processes, by kind."""
+    """Seconds since the oldest of the last heartbeats of those that live, by kind."""
 
 
 T = TypeVar("T")
@@ -65,7 +64,7 @@ _REST = 20
 """An answer is cached for at least this many times as long as it took, unless it is `None` or an error."""
 
 
-class Kept(Generic[T]):
+class Cached(Generic[T]):
     """A cache for the answer of `ask`, valid for `seconds` after it arrived, even if it is `None` or an error.
 
     `ask` runs in a thread of its own, once at a time, however many threads call `get`.

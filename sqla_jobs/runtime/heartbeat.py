@@ -17,7 +17,7 @@ from sqla_jobs.runtime.settings import LeaseSettings
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
-"""The pause after a search for jobs of dead processes, in multiples of its duration."""
+"""The pause after a search for jobs of dead processes, in multiples of the search's duration."""
 
 
 def next_look(began: float, ended: float, *, longest: float) -> float:

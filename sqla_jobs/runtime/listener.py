@@ -117,7 +117,7 @@ class Listener:
         asked_at = time.monotonic()
         try:
             self._listening = raw
-            self._heard("")  # for the notifications that were missed before
+            self._heard("")  # makes up for notifications that were missed before
             while not self._stop.is_set():
                 for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
                     self._look_for(notify.payload)

@@ -31,7 +31,7 @@ class SetAside:
         self._lock = threading.Lock()
         self._reasons: dict[int, str] = {}
         self._until: dict[int, float] = {}
-        self._told: set[int] = set()
+        self._logged: set[int] = set()
         self._shown: tuple[uuid.UUID | None, dict[str, str]] = (None, {})
         self.notes: dict[str, Callable[[], str | None]] = {}
         """Other reasons for delays, shown beside the rows. Each function returns a reason, or None if there is none."""
@@ -54,8 +54,8 @@ class SetAside:
         """Set a row aside, and log it as an error the first time."""
         self._keep(row_id, why)
         with self._lock:
-            is_new = row_id not in self._told
-            self._told.add(row_id)
+            is_new = row_id not in self._logged
+            self._logged.add(row_id)
         log.log(
             logging.ERROR if is_new else logging.DEBUG,
             "%s %s is set aside, and tried again every %.0f s: %s",
@@ -79,7 +79,7 @@ class SetAside:
     def show(self, engine: Transactions, queries: Calls, process_id: uuid.UUID) -> None:
         """Store the reasons in this process's row, beside those of others. Call this from one thread only."""
         reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}
-        reasons |= {name: said for name, note in self.notes.items() if (said := note()) is not None}
+        reasons |= {name: text for name, note in self.notes.items() if (text := note()) is not None}
         if (process_id, reasons) == self._shown or not (reasons or self._shown[1]):
             return
         before, shown = self._shown

@@ -143,7 +143,7 @@ class ChildProcess:
         self._condemned.setdefault(run_id, time.monotonic())
 
     def overdue(self, kill_after: float) -> list[Entry]:
-        """Return the runs that still run `kill_after` seconds after their deadline or a request to kill.
+        """Return the runs that have not ended `kill_after` seconds after their deadline or a request to kill.
 
         A run is returned only if two successive calls find it: an entry may change while it is read.
         """

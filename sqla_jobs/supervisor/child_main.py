@@ -19,7 +19,7 @@ from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
-from sqla_jobs.runtime.figures import Kept
+from sqla_jobs.runtime.figures import Cached
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.messages import Drained, Observed
@@ -51,14 +51,14 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
             _observe(parent, jobs, worker)
         if spec.drain:
             runs = worker.drain()
-            parent.tell_last()
+            parent.send_last_report()
             parent.send(Drained(runs))
         else:
             settings = spec.settings
             clock = Clock(jobs, binding, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
             with clock if spec.clock else nullcontext():
                 worker.run()
-            parent.tell_last()
+            parent.send_last_report()
     except EXPLAINED as error:
         logs.tell(f"Error: {explain(error)}")
         sys.exit(1)
@@ -74,7 +74,7 @@ def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
 
     jobs.counters.is_wanted = True
     parent.observe = lambda: Observed(jobs.counters.totals(), worker.last_error)
-    parent.figures = Kept(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
+    parent.figures = Cached(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
 
 
 def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ import psycopg
 from sqlalchemy import event
 
 from sqla_jobs.database.engines import IdleConnections
-from sqla_jobs.database.subscribers import SCHEDULES, subscribe, tell_here
+from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.rules.checks import DAY
 from sqla_jobs.runtime.figures import Figures
@@ -46,7 +46,7 @@ from sqla_jobs.supervisor.messages import (
 from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
 from sqla_jobs.supervisor.statements import rendered_for_parent
 from sqla_jobs.worker.attempts import Shared
-from sqla_jobs.worker.lookout import Hearer, Lookout, OwnLookout
+from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
@@ -78,7 +78,7 @@ class ParentConnection:
         self.figures: Callable[[], Figures | None] = lambda: None
         """Reads the figures from the database."""
         self._report_at = 0.0
-        self._hearer: Hearer | None = None
+        self._job_listener: JobListener | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
         self.slot: Callable[[], RunSlot] | None = self._started.take
@@ -88,7 +88,7 @@ class ParentConnection:
         self._gone: uuid.UUID | None = None
         self._drains = False
         self._close_idle: list[Callable[[], None]] = []
-        self._tell_at = 0.0
+        self._send_at = 0.0
         self._shared: Shared | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
@@ -116,22 +116,22 @@ class ParentConnection:
     def may_close(self, close_idle: Callable[[], None]) -> None:
         self._close_idle.append(close_idle)
 
-    def tell(self, hearer: Hearer | None) -> None:
-        """Pass notifications about new jobs to `hearer` from now on. None: drop them."""
-        self._hearer = hearer
+    def notify(self, listener: JobListener | None) -> None:
+        """Pass notifications about new jobs to `listener` from now on. None: drop them."""
+        self._job_listener = listener
 
     def meet(self, shared: Shared, sessions: int) -> None:
         engine = shared.engine
         self._shared, self.sessions = shared, sessions
         self.may_close(IdleConnections(engine).close)
 
-        def tell(connection: psycopg.Connection[Any], _: object) -> None:
-            self._tell_address(connection)
+        def send_address(connection: psycopg.Connection[Any], _: object) -> None:
+            self._send_address(connection)
 
         self.send(rendered_for_parent(shared.queries, shared.models.channel))
-        event.listen(engine, "connect", tell)
+        event.listen(engine, "connect", send_address)
         with engine.connect() as connection:
-            tell(connection.connection.driver_connection, None)  # type: ignore[arg-type]
+            send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
         """Return the source of notifications. A draining worker looks for itself, since it ends when nothing is due."""
@@ -149,9 +149,9 @@ class ParentConnection:
         if self._gone == process_id:
             return False
         now = time.monotonic()
-        if now - self.beat_at > self._lease / 2 and now >= self._tell_at:
-            self._tell_at = now + self._lease / 2
-            self._tell_anew()
+        if now - self.beat_at > self._lease / 2 and now >= self._send_at:
+            self._send_at = now + self._lease / 2
+            self._send_address_anew()
         return True
 
     def kill_for(self, run_id: int) -> None:
@@ -178,14 +178,14 @@ class ParentConnection:
         if keeps_up(self._pipe):
             self.send(message)
 
-    def _tell_anew(self) -> None:
+    def _send_address_anew(self) -> None:
         """Send the address again, from a new connection. The parent does not beat: perhaps its password has expired."""
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()
         pool.connect().close()
         pool.dispose()
 
-    def _tell_address(self, connection: psycopg.Connection[Any]) -> None:
+    def _send_address(self, connection: psycopg.Connection[Any]) -> None:
         info = connection.info
         parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
         self.send(Address(parameters, session_of(connection)))
@@ -198,8 +198,8 @@ class ParentConnection:
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._started.vitals = (self.runs(), memory)
-                hearer = self._hearer  # another thread may set it to None at any time
-                self._started.has_free_slot = hearer is not None and hearer.has_free_slot
+                listener = self._job_listener  # another thread may set it to None at any time
+                self._started.has_free_slot = listener is not None and listener.has_free_slot
                 self._report()
         except (EOFError, OSError):
             self._orphaned()
@@ -209,12 +209,12 @@ class ParentConnection:
             self._report_at = now + _REPORT
             self.hint(self.observe())
 
-    def tell_last(self) -> None:
+    def send_last_report(self) -> None:
         """Send a last report after the worker's end, if the parent wants reports."""
         if self.observe is not None:
             self.send(self.observe())
 
-    def _tell_figures(self) -> None:
+    def _send_figures(self) -> None:
         self.send(FiguresRead(self.figures()))
 
     def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | Stop) -> None:
@@ -224,20 +224,20 @@ class ParentConnection:
             case Heard(queue, hops):
                 self._hear(queue, hops)
             case LookAgain(hops):
-                if (hearer := self._hearer) is not None and not hearer.look_again() and hops:
+                if (listener := self._job_listener) is not None and not listener.look_again() and hops:
                     self.hint(PassOn("", hops))
             case Gone(process_id):
                 self._gone = process_id
             case ReadFigures():
-                threading.Thread(target=self._tell_figures, name="sqla_jobs-scrape", daemon=True).start()
+                threading.Thread(target=self._send_figures, name="sqla_jobs-scrape", daemon=True).start()
             case Stop():
                 self.stop.set()
 
     def _hear(self, queue: str, hops: int) -> None:
         if queue == SCHEDULES:
             assert self._shared is not None, "meet() comes first"
-            tell_here(self._shared.models.channel, queue)
-        elif (hearer := self._hearer) is not None and not hearer.heard(queue) and hops:
+            notify_here(self._shared.models.channel, queue)
+        elif (listener := self._job_listener) is not None and not listener.heard(queue) and hops:
             self.hint(PassOn(queue, hops))
 
     def _orphaned(self) -> None:
@@ -250,8 +250,7 @@ class ParentConnection:
 
 
 class ForwardedLookout:
-    """A lookout for a child: the parent listens, polls and promotes. The child listens only to its own jobs'
-    enqueues."""
+    """A child's lookout. The parent listens, polls and promotes. The child only hears of its own jobs' enqueues."""
 
     promote_at: float = math.inf
 
@@ -291,11 +290,11 @@ class ForwardedLookout:
     def found_more(self, queue: str) -> None:
         self._parent.hint(PassOn(queue))
 
-    def start(self, hearer: Hearer) -> None:
-        self._unsubscribe = subscribe(self._channel, hearer.heard)
-        self._parent.tell(hearer)
+    def start(self, listener: JobListener) -> None:
+        self._unsubscribe = subscribe(self._channel, listener.heard)
+        self._parent.notify(listener)
         self._parent.send(Serving(self._tasks, self._parent.sessions))
 
     def stop(self) -> None:
         self._unsubscribe()
-        self._parent.tell(None)
+        self._parent.notify(None)

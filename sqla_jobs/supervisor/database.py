@@ -18,7 +18,7 @@ _DEFAULT = "SELECT current_setting('default_transaction_isolation')"
 _LIMIT = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 
 
-class Told:
+class DatabaseInfo:
     """Data about the database from children: the latest address, and the statements of the first child."""
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class Database:
     Each statement commits by itself, under READ COMMITTED.
     """
 
-    def __init__(self, told: Told, *, patience: float) -> None:
-        self._told = told
+    def __init__(self, info: DatabaseInfo, *, patience: float) -> None:
+        self._info = info
         self._patience = patience
         self._connection: psycopg.Connection[Any] | None = None
         self._is_strict = False
@@ -97,7 +97,7 @@ class Database:
         return self._connection
 
     def _made(self) -> psycopg.Connection[Any]:
-        connection = prepared(self._told.address.connect, patience=self._patience)
+        connection = prepared(self._info.address.connect, patience=self._patience)
         connection.autocommit = True
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         return connection

@@ -21,7 +21,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import as_stored, store
-from sqla_jobs.supervisor.database import Database, Told
+from sqla_jobs.supervisor.database import Database, DatabaseInfo
 from sqla_jobs.supervisor.statements import ParentCalls
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ class AbandonedWork:
 class ParentHeartbeat:
     """Sends heartbeats for all children, in a thread of its own, after a child has sent the server's address."""
 
-    def __init__(self, told: Told, set_aside: SetAside, children: Roster, counters: Counters) -> None:
+    def __init__(self, info: DatabaseInfo, set_aside: SetAside, children: Roster, counters: Counters) -> None:
         self._children = children
         self._counters = counters
-        self._told = told
+        self._info = info
         self._abandoned: list[AbandonedWork] = []
         self._set_aside = set_aside
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
@@ -100,10 +100,10 @@ class ParentHeartbeat:
         return not self._abandoned
 
     def _loop(self, settings: LeaseSettings) -> None:
-        database = Database(self._told, patience=settings.patience)
+        database = Database(self._info, patience=settings.patience)
         if not database.connect(self._stop):
             return
-        calls = ParentCalls(self._told.statements)
+        calls = ParentCalls(self._info.statements)
         heartbeat = Heartbeat(
             database,
             calls,
@@ -140,10 +140,10 @@ class ParentHeartbeat:
         if some := self._given_back[:_SOME]:
             fates = store(database, calls, some, self._set_aside, before_each=heartbeat.beat_if_due)
             self._given_back[: len(some)] = [end for end in some if fates.get(end.lease.run_id) == "locked"]
-            self._tell(database)
+            self._notify(database)
         for abandoned in list(self._abandoned):
             if ends := _settle(database, calls, abandoned, self._set_aside, heartbeat):
-                self._tell(database)
+                self._notify(database)
                 self._counters.ended(ends)
             elif not abandoned.begun and _sign_off(database, calls, abandoned):
                 self._abandoned.remove(abandoned)
@@ -168,10 +168,10 @@ class ParentHeartbeat:
         for run_id in (run_id for run_id, is_to_kill in requests.items() if is_to_kill):
             child.condemn(run_id)
 
-    def _tell(self, database: Database) -> None:
+    def _notify(self, database: Database) -> None:
         """Notify all listeners that jobs or places are free, in any queue."""
         with database.begin() as connection:
-            connection.execute("SELECT pg_notify(%s, '')", [self._told.statements.channel])
+            connection.execute("SELECT pg_notify(%s, '')", [self._info.statements.channel])
 
     def _revoke(
         self, database: Database, calls: ParentCalls, process_id: uuid.UUID, revoke: Callable[[], list[int]]
@@ -197,7 +197,7 @@ def _settle(
     some = [end._replace(lease=held.pop(end.lease.run_id, end.lease)) for end in some]
     ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in [*held.values()][:_SOME])]
     fates = store(database, calls, ends, set_aside, before_each=heartbeat.beat_if_due)
-    # only now, since an error before this line repeats everything
+    # not earlier: after an error above, everything is repeated
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
     stored = [as_stored(end, fate) for end in ends if (fate := fates.get(end.lease.run_id)) in _STORED]

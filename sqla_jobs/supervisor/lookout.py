@@ -16,7 +16,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import Database, Told
+from sqla_jobs.supervisor.database import Database, DatabaseInfo
 from sqla_jobs.supervisor.messages import Heard, LookAgain
 from sqla_jobs.supervisor.statements import ParentCalls
 
@@ -34,10 +34,12 @@ class ParentLookout:
     next poll makes up for lost messages.
     """
 
-    def __init__(self, told: Told, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
+    def __init__(
+        self, info: DatabaseInfo, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]
+    ) -> None:
         self._set_aside = set_aside
         self._children = children
-        self._told = told
+        self._info = info
         self._tasks: tuple[str, ...] = ()
         self._promoter: _PollingPromoter | None = None
         self._turn = 0
@@ -79,16 +81,18 @@ class ParentLookout:
         if queue.removesuffix(LIMITS) not in ("", *self._queues):
             return
         idle = self._idle()
-        self._tell(queue, idle, hops=len(idle))
+        self._notify(queue, idle, hops=len(idle))
         if queue != LIMITS:  # one of the jobs may have a delay
             self.expect(SOON if idle else BUSY)
 
     def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
         """Notify an idle child other than `sender`. After `hops` messages, notify all others."""
         idle = [child for child in self._idle() if child is not sender]
-        self._tell(queue, idle, hops=min(hops - 1, len(idle)), sender=sender)
+        self._notify(queue, idle, hops=min(hops - 1, len(idle)), sender=sender)
 
-    def _tell(self, queue: str, idle: Sequence[ChildProcess], *, hops: int, sender: ChildProcess | None = None) -> None:
+    def _notify(
+        self, queue: str, idle: Sequence[ChildProcess], *, hops: int, sender: ChildProcess | None = None
+    ) -> None:
         if hops:
             idle[0].hint(Heard(queue, hops))
             return
@@ -104,8 +108,8 @@ class ParentLookout:
         return idle[first:] + idle[:first]
 
     def _loop(self, settings: Settings, connections: int) -> None:
-        patience, statements = settings.patience, self._told.statements
-        database = Database(self._told, patience=patience)
+        patience, statements = settings.patience, self._info.statements
+        database = Database(self._info, patience=patience)
         if not database.connect(self._stop):
             return
         calls = ParentCalls(statements)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
-from sqla_jobs.runtime.figures import Figures, Kept
+from sqla_jobs.runtime.figures import Cached, Figures
 from sqla_jobs.supervisor.messages import Observed, ReadFigures
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqla_jobs.supervisor.roster import Roster
     from sqla_jobs.supervisor.spec import ChildSpec
 
-_KEPT = 10.0
+_CACHED = 10.0
 """Seconds for which figures are cached, so that scrapes cannot load the database."""
 _PATIENCE = 5.0
 """Seconds that a scrape waits for the figures."""
@@ -40,7 +40,7 @@ class Report:
         """The totals of children that have ended."""
         self._lock = threading.Lock()
         self._answer = Future[Figures | None]()
-        self._figures = Kept(self._ask, seconds=_KEPT, patience=_PATIENCE)
+        self._figures = Cached(self._ask, seconds=_CACHED, patience=_PATIENCE)
         self._turned_at = time.monotonic()
         self._lease = math.inf
 

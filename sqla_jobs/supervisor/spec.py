@@ -54,7 +54,7 @@ class ChildSpec:
 
 MOST_PROCESSES = 1000
 _SILENT = 5.0
-"""Seconds of silence after which a child makes no progress."""
+"""Seconds of silence after which a child counts as making no progress."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import Told
+from sqla_jobs.supervisor.database import DatabaseInfo
 from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
 from sqla_jobs.supervisor.lookout import ParentLookout
 from sqla_jobs.supervisor.messages import (
@@ -72,9 +72,9 @@ class Supervisor:
         self._children = Roster()
         self._to_replace: deque[Slot] = deque()
         set_aside, counters = SetAside(), Counters()
-        self._told = Told()
-        self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children, counters)
-        self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
+        self._info = DatabaseInfo()
+        self._parent_heartbeat = ParentHeartbeat(self._info, set_aside, self._children, counters)
+        self._lookout = ParentLookout(self._info, set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
         self.report: Report = Report(self._children, counters)
         """The state of the parent and its children, for any thread."""
@@ -193,9 +193,9 @@ class Supervisor:
             case Configured(defaults):
                 child.send(self._decided(defaults).of_number(child.number))
             case Statements():
-                self._told.learn(message)
+                self._info.learn(message)
             case Address():
-                self._told.learn(message)
+                self._info.learn(message)
                 self._parent_heartbeat.start(self._settings)
             case Serving(tasks, sessions):
                 assert self._spec is not None, "a child asks for it first"
@@ -252,7 +252,7 @@ class Supervisor:
             slot.start_at = math.inf  # until a file changes
             return
         if not self._has_worked:
-            if (child.process.returncode or 0) < 0:  # otherwise it has logged the reason
+            if (child.process.returncode or 0) < 0:  # otherwise the child has logged the reason
                 log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
             self._exit_code = 1
             self._stop_requested.set()

@@ -72,7 +72,7 @@ class Backlog:
 
     def room(self, now: float) -> int:
         """Return how many jobs to claim. 0 if the batch would be small and no slot waits for a job."""
-        self._has_asked = False  # before the look, since a job that ends later asks again
+        self._has_asked = False  # before counting, so that a job that ends later calls `has_room`
         outstanding = self._outstanding
         is_time = outstanding <= self._few and now >= self.empty_until
         return min(self._wanted - outstanding, _BATCH) if is_time else 0
@@ -89,7 +89,7 @@ class Backlog:
 
     def room_behind_gates(self) -> int:
         """Return how many jobs behind gates to claim, for slots that are free or soon will be at the recent rate."""
-        self.is_wanted = True  # first, so that a slot that becomes free after the look reports it
+        self.is_wanted = True  # before counting, so that a slot that becomes free later is reported
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
         self.is_wanted = room == 0

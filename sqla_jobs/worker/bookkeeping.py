@@ -11,7 +11,7 @@ from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.claimer import Claimer
-from sqla_jobs.worker.events import EventTeller
+from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.limited import LimitedClaimer
 
 
@@ -22,23 +22,23 @@ class Bookkeeping:
     """
 
     def __init__(
-        self, attempts: Attempts, counters: Counters, events: EventTeller, claimer: Claimer, limited: LimitedClaimer
+        self, attempts: Attempts, counters: Counters, events: EventDelivery, claimer: Claimer, limited: LimitedClaimer
     ) -> None:
         self._attempts = attempts
         self._counters = counters
         self._events = events
         self._claimer = claimer
         self._limited = limited
-        self._tell_started = events.started
+        self._notify_started = events.started
         self.started: Callable[[Attempt], None] | None = None
         """Called when a run begins. None if neither handlers nor counters need it."""
-        if self._tell_started is not None or counters.is_wanted:
+        if self._notify_started is not None or counters.is_wanted:
             self.started = self._on_started
 
     def _on_started(self, attempt: Attempt) -> None:
         self._counters.begun(attempt.job.task, attempt.waited)
-        if self._tell_started is not None:
-            self._tell_started(attempt)
+        if self._notify_started is not None:
+            self._notify_started(attempt)
 
     def succeeded(self, attempt: Attempt) -> None:
         """Handle a run whose transaction has committed, and its end with it."""
@@ -63,7 +63,7 @@ class Bookkeeping:
         self._attempts.count(len(ended))
         if self._counters.is_wanted:
             counted = [end for end in ended if end.outcome != RESCUED]
-            if self.started is None:  # nobody wanted counts when the worker started
+            if self.started is None:  # counting was off when the worker started
                 for end in counted:
                     self._counters.begun(end.lease.task, _waited(end))
             self._counters.ended(counted)

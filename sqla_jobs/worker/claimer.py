@@ -127,7 +127,7 @@ class Claimer:
                 log.debug("left to the claiming thread, which logs errors: %s", error)
             finally:
                 self._looking.release()
-        self._wake.set()  # to look again after an error, or else to compute the next wait
+        self._wake.set()  # the claim loop must look again after an error, or compute its next wait
 
     def _expect_in(self, queue: str) -> bool:
         """End the rest of the backlogs of `queue`. Return whether one of them has a free slot."""
@@ -159,7 +159,7 @@ class Claimer:
             self._attempts.claiming_limited,
             self._engine.begin() as connection,
         ):  # otherwise jobs locked by a claim in progress would be missed
-            if self._attempts:  # first, since a job that ends after the query may be due again
+            if self._attempts:  # before the query, since a job that ends after it may be due again
                 return True
             return self._queries.is_due(connection, list(self._settings.queues), self._all_tasks, others)
 

@@ -64,7 +64,7 @@ class Coroutines:
     def close_idle(self) -> None:
         """Close idle connections soon. Call this only while the loop runs."""
         if self.events is not None and self.events.is_own and self._sessions is not None:
-            self.events.call(self._sessions.close_idle()).add_done_callback(_tell)
+            self.events.call(self._sessions.close_idle()).add_done_callback(_warn_if_failed)
 
     def close(self) -> None:
         """Close the connections and end the loop."""
@@ -80,7 +80,7 @@ class Coroutines:
         self.events.stop()
 
 
-def _tell(closed: Future[None]) -> None:
+def _warn_if_failed(closed: Future[None]) -> None:
     if not closed.cancelled() and isinstance(error := closed.exception(), Exception):
         _warn(error)
 

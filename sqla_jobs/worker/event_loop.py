@@ -40,7 +40,7 @@ class EventLoop:
         self._is_stopping = False
         self._asked_at: float | None = None
         """When the pending answer was requested, if any."""
-        self._is_told = False
+        self._is_logged = False
         self._held_up_by: str | None = None
 
     @property
@@ -88,10 +88,10 @@ class EventLoop:
     def look(self, now: float, current: Callable[[asyncio.Task[Any] | None], object]) -> None:
         """Log the stack of a job that blocks the loop, once. `current` names the job of an asyncio task."""
         if self._asked_at is None:
-            self._asked_at, self._is_told = now, False
+            self._asked_at, self._is_logged = now, False
             soon(self.loop, self._answer)
-        elif now - self._asked_at > _BLOCKED and not self._is_told:
-            self._is_told = True
+        elif now - self._asked_at > _BLOCKED and not self._is_logged:
+            self._is_logged = True
             frame = sys._current_frames().get(self._ident)  # pyright: ignore[reportPrivateUsage]
             stack = "?" if frame is None else stack_of(frame, since=_RUNS)
             who = current(asyncio.current_task(self.loop))

@@ -34,7 +34,7 @@ _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
 """The outcomes that are also delivered from rows. The last two are for attempts whose process was killed for them."""
 
 
-class EventTeller:
+class EventDelivery:
     """Takes events from any thread, and calls the handlers one by one in its own thread, inside `context`.
 
     Failed and lost attempts, and those whose process was killed for them, are marked in the database until their
@@ -53,7 +53,7 @@ class EventTeller:
         self._wanted = frozenset(hooks.wanted())
         self._guaranteed = hooks.wanted(_LATE)
         self._waiting = deque[RunEvent]()
-        self._told: list[int] = []
+        self._delivered: list[int] = []
         """Run ids of attempts whose marks are to be removed."""
         self._say_at = 0.0
         self._wake = threading.Event()
@@ -84,8 +84,8 @@ class EventTeller:
     def ended(self, ends: Iterable[RunEnd]) -> None:
         """Queue the events of attempts whose ends are stored."""
         if self._wanted:
-            told = (event_of(end) for end in ends if end.outcome.kind in self._wanted)
-            self._put(event for event in told if event is not None)
+            events = (event_of(end) for end in ends if end.outcome.kind in self._wanted)
+            self._put(event for event in events if event is not None)
 
     def _put(self, events: Iterable[RunEvent]) -> None:
         for event in events:
@@ -108,22 +108,22 @@ class EventTeller:
         while not self._stopping.is_set():
             self._wake.wait(max(0.0, look_at - time.monotonic()) if self._guaranteed else None)
             self._wake.clear()
-            self._tell_waiting()
+            self._deliver_waiting()
             retry.run(self._mark)
             if self._guaranteed and time.monotonic() >= look_at:
                 retry.run(self._look)
                 look_at = time.monotonic() + _LOOK
-        self._tell_waiting()
+        self._deliver_waiting()
         retry.run(self._mark)
 
-    def _tell_waiting(self) -> None:
+    def _deliver_waiting(self) -> None:
         while self._waiting:
             event = self._waiting.popleft()
-            self._tell(event)
+            self._deliver(event)
             if event.name in _AT_LEAST_ONCE:
-                self._told.append(event.run_id)
+                self._delivered.append(event.run_id)
 
-    def _tell(self, event: RunEvent) -> None:
+    def _deliver(self, event: RunEvent) -> None:
         try:
             with self._context(None):
                 self._hooks.tell(event)
@@ -132,19 +132,19 @@ class EventTeller:
 
     def _look(self) -> None:
         with self._engine.begin() as connection:
-            untold = self._queries.take_untold(connection, self._guaranteed, self._tasks)
-        for one in untold:
+            undelivered = self._queries.take_untold(connection, self._guaranteed, self._tasks)
+        for one in undelivered:
             if self._stopping.is_set():
                 return
-            self._tell(_event_of_row(one))
-            self._told.append(one.run_id)
+            self._deliver(_event_of_row(one))
+            self._delivered.append(one.run_id)
             self._mark()
 
     def _mark(self) -> None:
-        if self._told:
+        if self._delivered:
             with self._engine.begin() as connection:
-                self._queries.mark_told(connection, self._told)
-            self._told = []
+                self._queries.mark_told(connection, self._delivered)
+            self._delivered = []
 
 
 def started(job: Claimed) -> RunEvent:

@@ -108,12 +108,12 @@ class Finisher:
     def _help(self) -> None:
         while self._crowd.wait():
             self._crowd.clear()
-            self._is_crowded = False  # before the look, since an end that arrives later calls again
+            self._is_crowded = False  # before looking, so that an end that arrives later calls again
             if not self._may_help:
                 return
             self._store(self._take([]))
             if self._locked:
-                self._queue.put(None)  # for the first thread, which may wait for an end for up to a minute
+                self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
             if self._queue.qsize() >= _CROWD:  # no more ends may arrive while so many wait
                 self._call_helper()
 
@@ -166,7 +166,7 @@ class Finisher:
         self._settled(batch, stored)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
-        """Keep an end for another try, if its fate asks for that. Return whether it is kept."""
+        """Keep an end for another try if its fate is "locked" or "refused". Return whether it is kept."""
         if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
             what = "job %s was given to another process before its end could be stored"
             log.warning(what, end.lease.job_id, extra=run_fields(end.lease, RunOutcome.lost))

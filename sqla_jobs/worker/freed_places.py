@@ -29,7 +29,7 @@ class FreedPlaces:
         """The number of places, by gate, that no job in this process has taken."""
         self._full = set[Gates]()
         """Groups that a claim in this process has filled."""
-        self._told_at = -math.inf
+        self._notified_at = -math.inf
         self._rest = 0.0
 
     def add(self, gates: Gates, queue: str) -> bool:
@@ -68,15 +68,15 @@ class FreedPlaces:
             self._left = +self._left
 
     @property
-    def tell_at(self) -> float:
+    def notify_at(self) -> float:
         """When other workers are to be notified, by `time.monotonic()`. Infinite if no place is left."""
-        return self._told_at + max(_APART, self._rest) if self._left else math.inf
+        return self._notified_at + max(_APART, self._rest) if self._left else math.inf
 
-    def tell_if_due(self) -> None:
-        if time.monotonic() >= self.tell_at:
-            self.tell()
+    def notify_if_due(self) -> None:
+        if time.monotonic() >= self.notify_at:
+            self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Notify other workers, which may serve other queues or tasks, of the remaining places."""
         if not self._left:
             return
@@ -84,5 +84,5 @@ class FreedPlaces:
         with self._engine.connect() as connection:
             self._queries.tell_others(connection, self._channel, self._left)
         self._left.clear()
-        self._told_at = time.monotonic()
-        self._rest = 20 * (self._told_at - began)
+        self._notified_at = time.monotonic()
+        self._rest = 20 * (self._notified_at - began)

@@ -52,8 +52,8 @@ class GroupWalk:
         self.is_first_fill: bool = True
         """True if the next claim that uses all its room is the first since a rest. Other workers may then find more."""
         self.free: Mapping[Gates, int | None] = {}
-        """The number of jobs of each group that could start before the last claim, for the groups that it took from.
-        None: any number."""
+        """The number of jobs that could start before the last claim, for each group from which it took jobs. None: any
+        number."""
         self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside

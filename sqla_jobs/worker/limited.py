@@ -21,7 +21,7 @@ from sqla_jobs.worker.group_walk import GroupWalk
 _UNSURE = 0.05
 """Seconds between two looks while the last heartbeat is too old for claims."""
 _POLLS = 3.9
-"""The number of polls between two looks without a reason."""
+"""The number of polls between two looks that no message has caused."""
 
 
 class LimitedClaimer:
@@ -121,7 +121,7 @@ class LimitedClaimer:
     def leave(self) -> None:
         """Notify other workers of the places that became free since this one stopped claiming."""
         self._freed.take()
-        self._freed.tell()
+        self._freed.notify()
 
     @property
     def _is_of_use(self) -> bool:
@@ -141,7 +141,7 @@ class LimitedClaimer:
         if not self._liveness.is_sure:
             return time.monotonic() + _UNSURE
         return min(
-            self._gating.due_at(self._news), self._freed.tell_at, *(walk.wakes_at(self._news) for walk in self._walks)
+            self._gating.due_at(self._news), self._freed.notify_at, *(walk.wakes_at(self._news) for walk in self._walks)
         )
 
     def _look(self) -> bool:
@@ -158,7 +158,7 @@ class LimitedClaimer:
                         break
                     claimed = [self._claim(walk, room, hints) for walk, room in rooms]
                     any_claimed = any_claimed or any(claimed)
-                self._freed.tell_if_due()
+                self._freed.notify_if_due()
             except Exception:
                 for walk in self._walks:
                     walk.forget()

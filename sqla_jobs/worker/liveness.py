@@ -106,7 +106,7 @@ class Liveness:
                 lease=self._settings.lease,
                 tasks=self._tasks,
             )
-        self._host.registered(process_id)  # before anything is claimed under this id
+        self._host.registered(process_id)  # the host must know the id before anything is claimed under it
         self._process_id = process_id
 
     def _loop(self) -> None:
@@ -137,16 +137,16 @@ class Liveness:
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
             self._host.rest()
-        else:  # an idle process would connect only for that
+        else:  # an idle process would open a connection only for this
             self._vitals.show(self.process_id, self._attempts.ended_at)
 
     def _give_back_unknown(self) -> None:
         """Give back jobs of claims whose answer never arrived. Do nothing while a claim is in progress."""
-        with ExitStack() as kept:
+        with ExitStack() as held:
             for claiming in (self._attempts.claiming, self._attempts.claiming_limited):
                 if not claiming.acquire(blocking=False):
                     return
-                kept.callback(claiming.release)
+                held.callback(claiming.release)
             with self._engine.begin() as connection:
                 known, age = self._attempts.run_ids(), self._settings.heartbeat
                 leases = self._queries.unknown_leases(connection, self.process_id, known, age=age)
@@ -154,13 +154,13 @@ class Liveness:
             self._on_unknown_leases(leases)
 
     def _look(self, connection: Connection, attempts: list[Attempt]) -> None:
-        told: list[tuple[Lease | Claimed, float, str | None]] = []
+        reported: list[tuple[Lease | Claimed, float, str | None]] = []
         for one in (one for one in attempts if not one.is_silent and not one.is_over):
             if (progress := one.progress) is not None and progress is not one.sent_progress:
                 one.sent_progress = progress
-                told.append((one.job, *progress))
-        if told:
-            self._queries.store_progress(connection, told)
+                reported.append((one.job, *progress))
+        if reported:
+            self._queries.store_progress(connection, reported)
         requests = self._queries.cancel_requests(connection, self.process_id, [one.job.job_id for one in attempts])
         for run_id, is_to_kill in requests.items():
             if (wanted := self._attempts.get(run_id)) is not None:

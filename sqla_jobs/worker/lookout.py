@@ -12,7 +12,7 @@ from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
 from sqla_jobs.worker.attempts import Shared
 
 
-class Hearer(Protocol):
+class JobListener(Protocol):
     """A receiver of notifications about new jobs in a queue; "" means any queue."""
 
     def heard(self, queue: str) -> bool:
@@ -71,7 +71,7 @@ class Lookout(Protocol):
         """Note that the first claim after a rest used all its room, so that other workers may find more."""
         ...
 
-    def start(self, hearer: Hearer) -> None: ...
+    def start(self, job_listener: JobListener) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -108,12 +108,12 @@ class OwnLookout:
     def found_more(self, queue: str) -> None:
         """Do nothing: other workers listen for themselves."""
 
-    def start(self, hearer: Hearer) -> None:
+    def start(self, job_listener: JobListener) -> None:
         self._listener = Listener(
             partial(for_itself, self._engine),
             self._channel,
-            hearer.heard,
-            look_for=hearer.look_for,
+            job_listener.heard,
+            look_for=job_listener.look_for,
             patience=self._settings.patience,
         )
         self._listener.start()

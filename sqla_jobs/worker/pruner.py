@@ -53,7 +53,7 @@ class Pruner:
         self._leftovers = Leftovers(models)
         self._retention = retention
         self._refused: set[tuple[str, int]] = set()
-        self._told: set[tuple[str, int]] = set()
+        self._logged: set[tuple[str, int]] = set()
         self._try_again_at = 0.0
         self._next_run: int | None = None
         """The id after which to look for the next run without a job."""
@@ -98,8 +98,8 @@ class Pruner:
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
                 raise
-            if (name, 0) not in self._told:
-                self._told.add((name, 0))
+            if (name, 0) not in self._logged:
+                self._logged.add((name, 0))
                 log.warning("this role may not delete %ss, so none is pruned: %s", name, reason(error))
 
     def _prune_all(self, old: Old) -> None:
@@ -129,8 +129,8 @@ class Pruner:
 
         def refused(row_id: int, error: Exception) -> None:
             self._refused.add((old.name, row_id))
-            if (old.name, row_id) not in self._told:
-                self._told.add((old.name, row_id))
+            if (old.name, row_id) not in self._logged:
+                self._logged.add((old.name, row_id))
                 warn("delete", old.name, row_id, error)
 
         for gone, beyond in prune(old, self._transaction, refused, cursor=cursor, passing_over=passing_over):

@@ -25,7 +25,7 @@ class Threads:
         self._inbox: SimpleQueue[Attempt | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        """The number of waiting threads, minus the jobs on their way to one."""
+        """The number of waiting threads, minus the jobs that are queued for one."""
 
     def begin(self, attempt: Attempt) -> None:
         """Run a job in a waiting thread, or in a new one."""

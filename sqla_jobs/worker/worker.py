@@ -43,7 +43,7 @@ from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.coroutines import Coroutines
-from sqla_jobs.worker.events import EventTeller
+from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.host import Alone, Host
@@ -106,7 +106,7 @@ class Worker(Service):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
-            retry.run(lambda: self._tell_of_others(logging.WARNING))
+            retry.run(lambda: self._log_unserved(logging.WARNING))
         return self.runs
 
     @contextmanager
@@ -177,7 +177,7 @@ class Worker(Service):
             made.callback(self._engine.dispose)
             self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
-            # if the server allows no more: one is for listening, the others share the second, claims have their own
+            # the minimum that the server must allow: one for listening, one for everything else, one for claims
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
                 # a task's own connection may have another search path, so the tables are named with their schema
@@ -186,7 +186,7 @@ class Worker(Service):
             self._gating.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
             self._host.meet(self._shared, sessions)
-            self._tell_of_others(logging.INFO)
+            self._log_unserved(logging.INFO)
             self._liveness.start(sessions)
             made.pop_all()
 
@@ -216,7 +216,7 @@ class Worker(Service):
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
-        self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
+        self._events = EventDelivery(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events, self._claimer, self._limited)
         self._executor = Executor(
             self._jobs.tasks,
@@ -258,13 +258,13 @@ class Worker(Service):
 
         return of
 
-    def _tell_of_others(self, level: int) -> None:
+    def _log_unserved(self, level: int) -> None:
         """Log the queues that have due jobs and are not served by this worker."""
         with self._engine.begin() as connection:
             waiting = connection.scalars(waiting_queues(self._jobs.Job)).all()
         if others := [name for name in waiting if name not in self._settings.queues]:
-            told = ", ".join(others[:_SOME])
-            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", told)
+            names = ", ".join(others[:_SOME])
+            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
 
     def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
         """Return the queues of plain tasks that take a session. Coroutines wait for connections of a separate pool."""
@@ -289,7 +289,7 @@ class Worker(Service):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        # in the caller's context, in which coroutine tasks begin
+        # in the caller's context, from which coroutine tasks inherit
         started = self._loop.run_in_executor(self._aside, copy_context().run, self.start)
         try:
             await asyncio.shield(started)
@@ -334,7 +334,7 @@ class Worker(Service):
         for end in (attempt.ended(lost) for attempt in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, lost)
-        self._give_back()  # for a claim that was slow to answer
+        self._give_back()  # once more, for a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         self._events.stop()
@@ -362,8 +362,7 @@ class Worker(Service):
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Give back jobs after a lost lease. Interrupt running jobs behind limits: others may start them, over the
-        limit."""
+        """Give back jobs after a lost lease. Interrupt jobs behind limits: a second start would exceed these."""
         self._give_back()
         self._attempts.withdraw()
         for attempt in self._runners.running:
