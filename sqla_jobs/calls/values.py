@@ -14,7 +14,7 @@ from sqla_jobs.rules.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
 EVERYWHERE = (-1,) * len(PRIORITIES)
-"""Scan floors for a claim, one a priority. Claims look only at positions above the floor."""
+"""Scan floors that hide nothing, one per priority. A claim looks only at positions above its floor."""
 
 
 MANY = 1000
@@ -134,7 +134,7 @@ def numbers(values: Iterable[object]) -> str:
 
 
 def texts(values: list[str | None]) -> str:
-    """Return an array literal of texts, or of none if every value is None."""
+    """Return an array literal of texts, or an empty one if every value is None."""
     return "{}" if values.count(None) == len(values) else numbers(map(_quoted, values))
 
 

@@ -250,5 +250,5 @@ class Clock(Service):
 
 
 def _read_committed(engine: Engine) -> Engine:
-    """Return the engine at READ COMMITTED, for transactions of several statements."""
+    """Return the engine with isolation level READ COMMITTED, for transactions of several statements."""
     return engine.execution_options(isolation_level="READ COMMITTED")

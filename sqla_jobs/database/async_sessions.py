@@ -99,7 +99,7 @@ def end_run(session: Session) -> None:
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
-    """Raise. Replaces a session's `get_bind`, which is called before each statement and each flush."""
+    """Raise an error, in place of a session's `get_bind`, which is called before each statement and flush."""
     raise InvalidRequestError(
         "the run of this AsyncSession is over, so a write could not be part of it any more: "
         "await everything that uses the session before the task returns, let CancelledError through, "

@@ -25,7 +25,7 @@ class _Call(NamedTuple):
     """The savepoint in which the call was requested, or else the outermost transaction."""
     call: Callable[[], None]
     entity: type[Any] | None = None
-    """An entity of the database that must commit. None for calls after a rollback."""
+    """An entity whose database must commit. None for calls after a rollback."""
     once: Hashable = None
 
 

@@ -20,7 +20,7 @@ from sqla_jobs.rules.wording import did_you_mean
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _OPTIONS = {"ssl": "sslmode", "async_fallback": None, "prepared_statement_cache_size": None}
-"""Options of asyncpg addresses and their psycopg names. None: psycopg does not need the option."""
+"""Options of asyncpg addresses and their psycopg names. None: psycopg has no such option."""
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
@@ -38,7 +38,7 @@ def check_engine(engine: Engine) -> Engine:
 
 
 def check_translation(bind: Engine | Connection, entity: type[Any]) -> None:
-    """Raise `ConfigurationError` if SQLAlchemy translates the schema of the jobs, which workers do not."""
+    """Raise `ConfigurationError` if SQLAlchemy translates the schema of the jobs: workers do not translate it."""
     schema = entity.__table__.schema
     translated = (bind.get_execution_options().get("schema_translate_map") or {}).get(schema, schema)
     if translated != schema:
@@ -127,7 +127,7 @@ class IdleConnections:
         event.listen(engine, "checkin", self._on_checkin)
 
     def _on_checkin(self, connection: object, record: object) -> None:
-        if connection is not None:  # None: it was invalidated
+        if connection is not None:  # None means that it was invalidated
             self._are_there = True
 
     def close(self) -> None:
@@ -214,6 +214,6 @@ def _give_up_if_useless(context: Any) -> None:
 
 
 def _limit_idling(patience: float, connection: Connection) -> None:
-    """Limit how long a process that vanishes before its COMMIT holds its locks, to `patience` seconds."""
+    """Have the server release the locks of a process that vanishes before its COMMIT after `patience` seconds."""
     limit = func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
     connection.execute(select(limit))

@@ -39,7 +39,7 @@ def explain(error: BaseException) -> str:
 def _is_of_tables(error: ProgrammingError) -> bool:
     """Return whether the server did not find a table or column. Errors of psycopg itself have no code."""
     code: str | None = getattr(error.orig, "sqlstate", None)
-    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501: missing rights
+    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501 is a missing right
 
 
 def _message(error: DBAPIError | psycopg.Error) -> str:

@@ -1,4 +1,4 @@
-"""The settings of the library's own connections, and the errors after which one is useless."""
+"""The settings of the library's own connections, and the errors after which a connection is useless."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ PLANNED_ONCE: LiteralString = (
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off"
 )
 """Plan a statement once and cache the plan, which saves a third of a short statement's time. This is for statements
-that name the rows they look up. A cached plan knows no numbers of rows, so scans, bitmaps and sorts are off."""
+that name the rows they look up. A cached plan does not know how many rows there are, so scans, bitmaps and sorts are
+off."""
 _OF_NO_MORE_USE = ("25006", "0A000")
 """SQLSTATEs after which to connect again. The server takes no writes (a standby, such as the old primary after a
 failover), or a column has changed its type since a statement was prepared."""

@@ -21,7 +21,7 @@ An application's trigger may refuse a row with any other code, such as P0001 of 
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return the driver's error inside an error of SQLAlchemy, which is not imported for that, or the error itself."""
+    """Return the driver's error that SQLAlchemy has wrapped, or the error itself. SQLAlchemy is not imported."""
     return getattr(error, "orig", None) or error
 
 

@@ -14,8 +14,7 @@ _subscribers: dict[str, list[Subscriber]] = {}
 
 
 def subscribe(channel: str, subscriber: Subscriber) -> Callable[[], None]:
-    """Call `subscriber`, in the committing thread, for each queue with new jobs of this process. Return the
-    unsubscriber."""
+    """Call `subscriber`, in the committing thread, for each queue with new jobs. Return the unsubscribe function."""
     _subscribers.setdefault(channel, []).append(subscriber)
     return lambda: _subscribers[channel].remove(subscriber)
 

@@ -29,7 +29,7 @@ class Attempt:
     progress: tuple[float, str | None] | None = None
     """The last reported progress. Stored with the end, even if an earlier update was not."""
     sent_progress: tuple[float, str | None] | None = None
-    """The last progress that was sent to the database during the run. A locked row is skipped."""
+    """The last progress that was sent to the database during the run. Sending skips a locked row."""
     is_silent = False
     """True if progress is stored only with the end. An earlier update would change the row that the run's own
     transaction changes at its end, and make that fail under an isolation stricter than READ COMMITTED."""

@@ -54,8 +54,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_of_database(error: Exception) -> bool:
-    """Return whether the error is the database's. asyncpg's connection errors reach this unwrapped, as do network
-    errors."""
+    """Return whether the error is the database's. SQLAlchemy wraps no errors of the network or asyncpg's connects."""
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
 
@@ -94,7 +93,7 @@ class Transactions(Protocol):
 
 
 class WorkerTransactions:
-    """One transaction a run, in a session from `session`. A process that disappears soon holds no locks.
+    """One transaction per run, in a session from `session`. A process that disappears soon holds no locks.
 
     The server notices a vanished host within about `lease` seconds, and a minute at most. `patience` is the time
     that a pooled connection may be silent when a transaction begins on it.

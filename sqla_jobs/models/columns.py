@@ -194,7 +194,7 @@ class ScheduleMixin(Row):
     overlap: Mapped[Overlap] = mapped_column(WordType(Overlap), nullable=False, server_default="allow")
     """The handling of a tick while an earlier tick's job has not ended."""
     jitter: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("0"))
-    """The random delay of each job after its tick, in seconds, at most."""
+    """The longest random delay of a job after its tick, in seconds."""
     enabled: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("true"))
     """True if the schedule fires."""
     disabled_reason: Mapped[str | None] = mapped_column(Text)

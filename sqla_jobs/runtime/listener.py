@@ -23,7 +23,7 @@ Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
 """Returns a connection that is not shared or reused afterwards."""
 
 _LOOK = 2.0
-"""Seconds between two checks of whether to test the connection."""
+"""The longest wait for notifications, in seconds, before the listener decides whether to test the connection."""
 _PAUSE = 0.5
 """Seconds before the listener connects again."""
 _STOP = 1.0

@@ -81,7 +81,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _trace(error: BaseException | None) -> BaseException | None:
-    """Return the error to log with a traceback. Database errors get none: it could show the application's data."""
+    """Return the error, if its traceback may be logged. A database error's could show the application's data."""
     return None if isinstance(error, psycopg.Error) or _is_sqlalchemys(error) else error
 
 

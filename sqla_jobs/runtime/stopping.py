@@ -19,7 +19,7 @@ _STEP = 0.2
 
 
 class StopRequest(threading.Event):
-    """Set by `stop()` or by a signal handler, which must not take the lock that the interrupted wait holds."""
+    """A stop request. A signal handler sets `is_signalled`: it must not take the lock of the interrupted wait."""
 
     is_signalled = False
     grace: float = math.inf

@@ -44,7 +44,7 @@ class ChildProcess:
         self.is_hung = False
         """True if the parent found that it makes no progress. Its jobs that have not begun are then given back."""
         self.killed_after: float | None = None
-        """Seconds without progress before it was killed for that."""
+        """Seconds without progress for which the child was killed."""
         self.trouble: str | None = None
         """The reason why it cannot claim, from its last report."""
         self._is_killed = False
@@ -52,7 +52,7 @@ class ChildProcess:
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
-        """By run id, when somebody asked to kill the process if the run does not stop."""
+        """The time of each request to kill the process if the run does not stop, by run id."""
         self._sending = threading.Lock()
 
     @property

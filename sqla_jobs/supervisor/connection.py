@@ -179,7 +179,7 @@ class ParentConnection:
             self.send(message)
 
     def _send_address_anew(self) -> None:
-        """Send the address again, from a new connection. The parent does not beat: perhaps its password has expired."""
+        """Send the address again, from a new connection. The parent no longer beats: its password may have expired."""
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()
         pool.connect().close()

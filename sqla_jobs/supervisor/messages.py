@@ -156,8 +156,8 @@ ToParent = (
 class Heard:
     """To the child: there are new jobs in this queue.
 
-    If it may have no free slot for them, it answers `PassOn` with the same `hops`. 0: all processes are notified
-    already.
+    If it may have no free slot for them, it answers `PassOn` with the same `hops`. With 0, all processes have been
+    notified.
     """
 
     queue: str

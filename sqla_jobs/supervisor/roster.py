@@ -11,7 +11,7 @@ from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.messages import Gone
 
 _HEALTHY = 60.0
-"""If a child ran for longer than this before it failed, the delay before its successor starts at its shortest again."""
+"""If a child was ready for longer than this many seconds, its failure counts as the first again."""
 _MAX_BACKOFF = 30.0
 
 
@@ -45,7 +45,7 @@ class Slot:
         return old
 
     def hold_back(self, failed: ChildProcess) -> float:
-        """Delay the start of the next child, longer after each failure. Return the seconds."""
+        """Delay the start of the next child, longer after each failure. Return the delay in seconds."""
         now = time.monotonic()
         is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY
         self._failures = 1 if is_new else self._failures + 1

@@ -64,7 +64,7 @@ class SupervisorOptions:
     processes: int = 1
     max_jobs: int = 0
     max_memory: int = 0
-    """0 sets no limit."""
+    """The memory at which a child is replaced. 0 sets no limit, here and for `max_jobs`."""
     kill_after: float = 10.0
     """Seconds after a job's timeout until its process is killed, if the job cannot be interrupted."""
     hung_after: float = 300.0

@@ -79,7 +79,7 @@ class Supervisor:
         self.report: Report = Report(self._children, counters)
         """The state of the parent and its children, for any thread."""
         self._is_replacing = False
-        """True while all children are replaced on request. The end of that is logged."""
+        """True while all children are replaced on request. The end of the replacement is logged."""
         self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()

@@ -16,9 +16,9 @@ MAX_PREFETCH = 2000
 _BATCH = 1000
 """The most jobs that are claimed at once."""
 _AHEAD = 0.1
-"""Jobs are claimed ahead of free slots for this many seconds, at the queue's recent rate."""
+"""Seconds of work, at the queue's recent rate, that are claimed ahead of free slots."""
 _SOON = 0.01
-"""Jobs behind gates are claimed ahead of free slots for this many seconds, at the queue's recent rate."""
+"""Seconds of work, at the queue's recent rate, that are claimed from behind gates ahead of free slots."""
 _STALLED = 0.5
 """Seconds without a slot taking a job after which jobs claimed ahead are given back."""
 
@@ -44,7 +44,7 @@ class Backlog:
         self._ahead: deque[Attempt] = deque()
         """Jobs that were claimed ahead of a free slot."""
         self._left: deque[Attempt] = deque()
-        """Jobs that arrived after it was closed."""
+        """Jobs that arrived after the backlog was closed."""
         self.is_wanted: bool = False
         """True if jobs may wait behind gates for a slot of this queue."""
         self._lock = threading.Lock()
@@ -96,7 +96,7 @@ class Backlog:
         return room
 
     def wake(self) -> None:
-        """Expect new jobs."""
+        """End a rest: there may be new jobs."""
         self._woken_at = time.monotonic()
         self.empty_until = 0.0
 

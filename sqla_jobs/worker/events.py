@@ -31,7 +31,8 @@ _STOP = 5.0
 """Seconds that handlers have when the worker stops."""
 _AT_LEAST_ONCE = ("failed", "lost")
 _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
-"""The outcomes that are also delivered from rows. The last two are for attempts whose process was killed for them."""
+"""The outcomes whose events can be delivered from rows. The last two are those of attempts whose process was killed for
+them."""
 
 
 class EventDelivery:

@@ -18,7 +18,7 @@ _SHARED = 30.0
 class SweepTimer:
     """When the next sweep is due: one second after the last, or twenty times a sweep's duration if that is longer.
 
-    A sweep's duration is the shorter one of the last two: a delay of the machine must not count.
+    The shorter of the last two durations counts: the machine may have delayed one of them.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class ScanFloors:
         return {queue: self._floor[queue] for queue in queues if now < self._sweeps[queue].at}
 
     def swept(self, queues: Iterable[str], began: float, ended: float) -> None:
-        """Note a sweep of these queues, a claim without floors, from `began` to `ended`."""
+        """Note that a claim from these queues without floors, a sweep, lasted from `began` to `ended`."""
         for queue in queues:
             self._sweeps[queue].swept(began, ended, workers=self.workers)
 

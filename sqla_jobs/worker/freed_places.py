@@ -33,7 +33,7 @@ class FreedPlaces:
         self._rest = 0.0
 
     def add(self, gates: Gates, queue: str) -> bool:
-        """Count the places of an ended job: behind `gates`, and in `queue` if that is limited (otherwise "" is given).
+        """Count the places of an ended job, behind its gates and in its queue. `queue` is "" if it is not limited.
 
         Return whether the job had any place. May be called from any thread.
         """

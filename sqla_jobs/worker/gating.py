@@ -90,7 +90,7 @@ class Gating:
         return news is not self._news
 
     def due_at(self, news: object) -> float:
-        """Return when to look without being woken, by `time.monotonic()`. Infinite if no job is known to lack gates."""
+        """Return when to look next unless woken, by `time.monotonic()`. Infinite if no job is known to lack gates."""
         return self._due_at(news) if self.is_behind(news) or self._gave or self._left else math.inf
 
     def _due_at(self, news: object) -> float:
@@ -162,8 +162,8 @@ class Gating:
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
         """Give claimed jobs the gates that they lack. Return the run ids of those that lacked any.
 
-        A job whose function gives another key for the same arguments each time is set aside: it would be claimed
-        and given back for ever.
+        A job whose key function returns a different key for the same arguments each time is set aside. Otherwise it
+        would be claimed and given back for ever.
         """
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
         unsteady = [job for job in lacking if self._is_unsteady(job)]
@@ -175,7 +175,7 @@ class Gating:
         return {job.run_id for job in lacking}
 
     def _is_unsteady(self, job: Claimed) -> bool:
-        """Return whether code makes other gates of the job's arguments now than when this process gave it its gates."""
+        """Return whether the job has the gates that this process gave it, but the code now makes others."""
         made = self._made.get(job.job_id)
         return made is not None and {*made} <= {*job.gates} and made != self._of_code(job.task, job.args)
 

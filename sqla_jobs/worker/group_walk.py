@@ -83,7 +83,7 @@ class GroupWalk:
         self._is_polled = True
 
     def wakes_at(self, news: object) -> float:
-        """Return when to look without being woken, by `time.monotonic()`. Infinite if only a free slot is missing."""
+        """Return when to look next unless woken, by `time.monotonic()`. Infinite if only a free slot is missing."""
         return self._again_at if self.rests(news) else self._batch_at
 
     @property

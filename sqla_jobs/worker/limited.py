@@ -135,7 +135,7 @@ class LimitedClaimer:
                 self._retry.run(self._look)
 
     def _wakes_at(self) -> float:
-        """Return when to look again without being woken."""
+        """Return when to look next unless woken."""
         if not self._is_of_use:
             return math.inf
         if not self._liveness.is_sure:

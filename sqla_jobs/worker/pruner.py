@@ -31,7 +31,7 @@ _EVERY = 60.0
 _PAUSE = 0.1
 """Seconds between two batches, so that others can use the server."""
 _ORPHANED_FOR = 86400.0
-"""Seconds after its end that a run without a job is kept: for whoever puts both back, the runs before the jobs."""
+"""Seconds for which a run without a job is kept after its end: a restore may insert runs before their jobs."""
 _MOST_REFUSED = 100
 """The number of refused deletions of one kind after which the rest waits for the next look."""
 _NOT_ALLOWED = "42501"

@@ -26,9 +26,9 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _FINALLY = 2.0
 """Seconds that coroutines have to end after the stopping worker has cancelled them."""
 _GOES_ON = 1.0
-"""Seconds after which an event loop that still runs after its tasks were cancelled gets the next job."""
+"""Seconds until an event loop gets the next job after its tasks were cancelled, if it still runs then."""
 _IDLE = 0.1
-"""Seconds that waiting threads have to end, if another thread does not."""
+"""Seconds that idle threads have to end while another one is still busy."""
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class Worker(Service):
             made.callback(self._engine.dispose)
             self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
-            # the minimum that the server must allow: one for listening, one for everything else, one for claims
+            # the worker needs three connections: one for listening, one for claims, one for everything else
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
                 # a task's own connection may have another search path, so the tables are named with their schema
@@ -362,7 +362,7 @@ class Worker(Service):
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Give back jobs after a lost lease. Interrupt jobs behind limits: a second start would exceed these."""
+        """Give back jobs after a lost lease. Interrupt those behind limits: a second start would exceed the limits."""
         self._give_back()
         self._attempts.withdraw()
         for attempt in self._runners.running:
