@@ -214,6 +214,6 @@ def _give_up_if_useless(context: Any) -> None:
 
 
 def _limit_idling(patience: float, connection: Connection) -> None:
-    """Have the server release the locks of a process that vanishes before its COMMIT after `patience` seconds."""
+    """Limit to `patience` seconds how long a process that vanishes before its COMMIT can hold locks."""
     limit = func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
     connection.execute(select(limit))

@@ -112,8 +112,9 @@ class _Notifier:
         self._hopeless_until = 0.0
 
     def send(self, app: Engine, channel: str, queue: str) -> None:
-        """Send a message soon, over a connection like those of `app`. Return at once, and never raise: a commit came
-        before."""
+        """Send a message soon, over a connection like those of `app`. Return at once, and never raise.
+
+        The caller has committed already."""
         with self._lock:
             if self._thread is None and not self._start(app):
                 return

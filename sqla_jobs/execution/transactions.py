@@ -54,7 +54,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_of_database(error: Exception) -> bool:
-    """Return whether the error is the database's. SQLAlchemy wraps no errors of the network or asyncpg's connects."""
+    """Return whether the error is the database's. Connection errors of asyncpg and the network are not wrapped."""
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
 

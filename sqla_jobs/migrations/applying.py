@@ -70,7 +70,7 @@ def _lines_of(found: int) -> list[str]:
 
 
 def _write_version(connection: Connection, models: Models[Any]) -> str:
-    """Write the comment with the version, if it is all that the tables lack. Their version is unknown otherwise."""
+    """Write the missing comment with the version if everything else fits. Otherwise the version is unknown."""
     table = models.tables["jobs"]
     others = [one for one in compare(connection, models) if one.what != "version"]
     if others:

@@ -38,7 +38,7 @@ def _now() -> Any:
 
 
 class Row:
-    """A base of all models with a constructor by keywords, whatever constructor the application's registry has."""
+    """The base of all models. Its constructor takes keywords, whatever constructor the application's registry has."""
 
     if TYPE_CHECKING:
         __table__: ClassVar[FromClause]
@@ -302,7 +302,7 @@ class PausedTaskMixin(Row):
 
 
 class LimitMixin(Row):
-    """How many jobs may run behind a gate at once, or start in a period. Code declares it, operators override it."""
+    """A limit on jobs that run behind a gate at once, or start in a period. Code declares it, operators override it."""
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
     """The gate, such as `#stripe`; `#mail=` for each key separately, `#mail=17` for one key; `@mail` for a queue."""

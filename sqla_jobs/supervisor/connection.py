@@ -59,7 +59,7 @@ _UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class ParentConnection:
-    """The host of a worker under a parent, which beats, looks for work, and can read the runs that have begun.
+    """The host of a worker under a parent. The parent beats, finds work, and can read the runs that have begun.
 
     If the parent dies, the worker stops. Its jobs then have half a lease to end.
     """

@@ -23,7 +23,7 @@ from sqla_jobs.supervisor.statements import ParentCalls
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 20
-"""The pause after a poll, in multiples of its duration: under an old snapshot it reads all jobs ever queued."""
+"""The pause after a poll, in multiples of its duration: under an old snapshot a poll reads all jobs ever queued."""
 
 
 class ParentLookout:

@@ -65,7 +65,7 @@ class Report:
             self._answer.set_result(figures)
 
     def take_over(self, child: ChildProcess) -> None:
-        """Keep the counts of a child that has ended in the totals."""
+        """Add the counts of a child that has ended to those of earlier ones."""
         with self._lock:
             self._gone = Totals.of([self._gone, self._totals.pop(child.pid, Totals())])
 

@@ -96,7 +96,7 @@ class Backlog:
         return room
 
     def wake(self) -> None:
-        """End a rest: there may be new jobs."""
+        """Stop resting: there may be new jobs."""
         self._woken_at = time.monotonic()
         self.empty_until = 0.0
 

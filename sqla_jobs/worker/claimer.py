@@ -130,7 +130,7 @@ class Claimer:
         self._wake.set()  # the claim loop must look again after an error, or compute its next wait
 
     def _expect_in(self, queue: str) -> bool:
-        """End the rest of the backlogs of `queue`. Return whether one of them has a free slot."""
+        """Wake the backlogs of `queue`. Return whether one of them has a free slot."""
         backlogs = self._backlogs_of(queue)
         for backlog in backlogs:
             backlog.wake()

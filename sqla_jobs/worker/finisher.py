@@ -108,7 +108,7 @@ class Finisher:
     def _help(self) -> None:
         while self._crowd.wait():
             self._crowd.clear()
-            self._is_crowded = False  # before looking, so that an end that arrives later calls again
+            self._is_crowded = False  # before looking, so that a later end calls the helper again
             if not self._may_help:
                 return
             self._store(self._take([]))

@@ -45,7 +45,7 @@ class Round:
 
 
 class GroupWalk:
-    """Walks through the groups of a queue: jobs with the same gates. Call it from one thread at a time."""
+    """Walks through the groups of a queue. The jobs with the same gates are a group. For one thread at a time."""
 
     def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
@@ -71,7 +71,7 @@ class GroupWalk:
         self._batch_at = math.inf
         """When to claim few jobs anyway, while waiting for more free slots."""
         self._rate_at = math.inf
-        """When a rate that this round found used up allows one more start, by `time.monotonic()`."""
+        """When a rate that was used up in this round allows one more start, by `time.monotonic()`."""
 
     def rests(self, news: object) -> bool:
         """Return whether nothing can start: a complete round claimed nothing and began after the last news."""

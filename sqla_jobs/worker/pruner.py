@@ -42,7 +42,7 @@ _TRY_AGAIN = 3600.0
 class Pruner:
     """Deletes, in batches, the rows that are older than their retention.
 
-    `retention` has seconds by the final state of jobs, and for audit and ticks. Several pruners may work at once:
+    `retention` maps the final states of jobs, "audit" and "ticks" to seconds. Several pruners may work at once:
     none waits for a row that another has locked. A row that the server refuses to delete is skipped, and logged
     once.
     """

@@ -136,7 +136,7 @@ class _Slots:
 
     @property
     def is_busy(self) -> bool:
-        """True if a job that can still end runs, or is about to run."""
+        """True while the queue has a job that runs or is about to run, except stranded ones."""
         return self._backlog.busy > len(self.stranded)
 
     @property
