@@ -114,7 +114,8 @@ class _Notifier:
     def send(self, app: Engine, channel: str, queue: str) -> None:
         """Send a message soon, over a connection like those of `app`. Return at once, and never raise.
 
-        The caller has committed already."""
+        The caller has committed already.
+        """
         with self._lock:
             if self._thread is None and not self._start(app):
                 return

@@ -16,8 +16,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs")
 
 _NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX")
 """Classes of SQLSTATE that blame no row: connections, transactions, rights, tables, resources, operators, the server.
-An application's trigger may refuse a row with any other code, such as P0001 of RAISE EXCEPTION, and a constraint with
-23."""
+Any other code blames a row, such as 23 of a constraint, or P0001 of RAISE EXCEPTION in an application's trigger."""
 
 
 def cause_of(error: BaseException) -> BaseException:

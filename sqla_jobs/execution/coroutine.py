@@ -51,7 +51,7 @@ class Noting:
         return noting
 
     def end(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Count one worker less. Restore the loop's own factory after the last."""
+        """Remove one worker from the count. Restore the loop's own factory after the last."""
         self._workers -= 1
         present: Any = loop.get_task_factory()
         if not self._workers and present is self:  # otherwise the application has wrapped this factory

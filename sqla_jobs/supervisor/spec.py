@@ -16,7 +16,7 @@ ends. A parent beats, polls and listens. The clock of a child does not listen.""
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """The application that a child loads, by name since the parent does not import it, and its logging."""
+    """The name of the application that a child loads, and its logging. The parent does not import the application."""
 
     name: str
     logs: LogOptions

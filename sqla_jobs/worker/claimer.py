@@ -21,7 +21,7 @@ from sqla_jobs.worker.limited import LimitedClaimer
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
-"""Claiming pauses while more ends than this wait to be stored."""
+"""Claiming pauses while this many ends wait to be stored."""
 _HELD_UP = 0.01
 """Seconds between two looks while claiming is paused."""
 

@@ -23,7 +23,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
-"""The number of waiting ends above which a second thread helps to write."""
+"""The number of waiting ends at which a second thread helps to write."""
 _BATCH_SIZE = 8_000_000
 """Characters of results and tracebacks after which a batch is full."""
 _LOCKED_AGAIN = 0.05

@@ -182,7 +182,7 @@ class _Rising(Generic[Place]):
         self.floors = {}
 
     def claimed(self, key: str, place: Place, look: Look) -> None:
-        """Note a claim at `place`, the first above the floor: late jobs are claimed before the floor passes them."""
+        """Note a claim at `place`. Claims start at the floor, so they take late jobs before the floor passes them."""
         passed = self.passed.get(key, _Passed(self._ground, 0, self._ground))
         if passed.ended_at <= look.oldest:
             passed = self.passed[key] = _Passed(place, look.newest, max(passed.place, passed.settled))

@@ -56,7 +56,7 @@ class FreedPlaces:
         return hints
 
     def refilled(self, jobs: Sequence[Claimed], free: Mapping[Gates, int | None]) -> None:
-        """Count the places that these jobs have taken. `free` has the places before that, by group; `None`:
+        """Count the places that these jobs have taken. `free` has the free places before, by group; `None`:
         unlimited."""
         for gates, number in Counter(job.gates for job in jobs).items():
             before = free.get(gates)

@@ -28,7 +28,7 @@ class Round:
         """The news at the beginning of the last round, if that round claimed nothing."""
 
     def begin(self, news: object) -> None:
-        """Begin at the first group. `news` is an object that is replaced at each news."""
+        """Begin at the first group. `news` is an object that is replaced whenever there is news."""
         self._began, self._empty = news, None
 
     def spoil(self) -> None:

@@ -47,8 +47,8 @@ class LimitedClaimer:
         self._freed = FreedPlaces(claiming)
         self._walks = [GroupWalk(claiming, gating, tuple(tasks), backlog) for backlog in claiming.backlogs]
         self._news = object()
-        """An object that is replaced at each news. A round that ends with the object with which it began has missed
-        nothing."""
+        """An object that is replaced whenever there is news. A round that ends with the object with which it began has
+        missed nothing."""
         self._poll_at = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
