@@ -93,7 +93,7 @@ class Transactions(Protocol):
 
 
 class WorkerTransactions:
-    """One transaction per run, in a session from `session`. A process that disappears soon holds no locks.
+    """One transaction per run, in a session from `session`. If a process disappears, its locks are soon released.
 
     The server notices a vanished host within about `lease` seconds, and a minute at most. `patience` is the time
     that a pooled connection may be silent when a transaction begins on it.

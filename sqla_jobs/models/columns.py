@@ -1,7 +1,7 @@
 """The columns of the models, as mixins. `mapping.py` maps them on an application's metadata.
 
-Every column has an explicit type, so that an application's `type_annotation_map` changes nothing. Every column
-except `Job.task` and `Job.args` has a server default or is nullable, so that a plain INSERT from any language is a
+Every column has an explicit type, so that an application's `type_annotation_map` changes nothing. Every column of a
+job except `task` and `args` has a server default or is nullable, so that a plain INSERT from any language is a
 valid enqueue.
 """
 

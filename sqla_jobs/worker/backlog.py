@@ -20,7 +20,7 @@ _AHEAD = 0.1
 _SOON = 0.01
 """Seconds of work, at the queue's recent rate, that are claimed from behind gates ahead of free slots."""
 _STALLED = 0.5
-"""Seconds without a slot taking a job after which jobs claimed ahead are given back."""
+"""Jobs claimed ahead are given back after this many seconds in which no slot took a job."""
 
 
 class Backlog:
