@@ -116,7 +116,7 @@ class ParentConnection:
     def may_close(self, close_idle: Callable[[], None]) -> None:
         self._close_idle.append(close_idle)
 
-    def notify(self, listener: JobListener | None) -> None:
+    def set_listener(self, listener: JobListener | None) -> None:
         """Pass notifications about new jobs to `listener` from now on. None: drop them."""
         self._job_listener = listener
 
@@ -290,11 +290,11 @@ class ForwardedLookout:
     def found_more(self, queue: str) -> None:
         self._parent.hint(PassOn(queue))
 
-    def start(self, listener: JobListener) -> None:
-        self._unsubscribe = subscribe(self._channel, listener.heard)
-        self._parent.notify(listener)
+    def start(self, job_listener: JobListener) -> None:
+        self._unsubscribe = subscribe(self._channel, job_listener.heard)
+        self._parent.set_listener(job_listener)
         self._parent.send(Serving(self._tasks, self._parent.sessions))
 
     def stop(self) -> None:
         self._unsubscribe()
-        self._parent.notify(None)
+        self._parent.set_listener(None)
