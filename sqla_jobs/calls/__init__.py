@@ -1,1 +1,1 @@
-"""Statements as they are called: their parameters, and what comes of them. Their SQL is built in `queries`."""
+"""The callable side of the SQL statements: their parameters and results. `queries` builds their SQL."""

@@ -1,4 +1,4 @@
-"""Log lines about runs, with fields that keep their names: docs/monitoring.md lists them."""
+"""Log lines about runs. Their field names are stable and listed in docs/monitoring.md."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sqla_jobs.calls.values import Claimed, Lease, Rescued
 from sqla_jobs.rules.outcomes import Outcome, RunOutcome
 
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
-log.setLevel(logging.WARNING)  # unless asked, a worker that runs 10,000 jobs a second does not log as many lines
+log.setLevel(logging.WARNING)  # by default a worker that runs 10,000 jobs a second does not log as many lines
 
 
 def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
-    """One line for each attempt: INFO where all is well, WARNING where it is tried again, ERROR where it is not.
+    """Log the end of an attempt: INFO if it succeeded or snoozed, ERROR if it failed, otherwise WARNING.
 
-    That one has the traceback; the others have theirs if the level of the log is DEBUG.
+    ERROR lines include the traceback. The others include it only if the log level is DEBUG.
     """
     level = _LEVELS.get(outcome.kind, logging.WARNING)
     if not log.isEnabledFor(level):
@@ -40,7 +40,7 @@ def log_end(run: Lease | Claimed, outcome: Outcome, seconds: float) -> None:
 
 
 def log_rescued(job: Rescued) -> None:
-    """A job is taken back from a dead process."""
+    """Log that a job was taken back from a dead process."""
     level = logging.ERROR if job.state == "failed" else logging.WARNING
     fields = run_fields(job, RunOutcome.lost)
     log.log(level, "job %s %s lost its process and is %s now", job.job_id, job.task, job.state, extra=fields)
@@ -49,7 +49,7 @@ def log_rescued(job: Rescued) -> None:
 def run_fields(
     run: Lease | Claimed | Rescued, outcome: str, *, error_type: str | None = None, traceback: str | None = None
 ) -> dict[str, Any]:
-    """The fields of a line about a run, but for those that nobody knows."""
+    """Return the fields of a log line about a run. Unknown values are left out."""
     fields = {
         "job_id": run.job_id,
         "task": run.task or None,

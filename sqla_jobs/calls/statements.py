@@ -1,7 +1,7 @@
-"""The statements that also a process without SQLAlchemy sends: what goes into each, and what comes out of it.
+"""The statements that a process without SQLAlchemy also sends, with their parameters and results.
 
-Their SQL is in `queries`, whose classes inherit the calls from here. A worker sends them through SQLAlchemy. Its
-parent sends what a child has rendered, through psycopg.
+Their SQL is in `queries`, whose classes inherit the calls from here. A worker sends the statements through
+SQLAlchemy. Its parent process sends the text that a child has rendered, through psycopg.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from sqla_jobs.calls.values import ALL, MANY, Among, Lease, Promotion, Rescued, 
 from sqla_jobs.rules.outcomes import storable
 
 Sender: TypeAlias = Any
-"""A connection or session of SQLAlchemy's, or a connection of psycopg's: whatever `Transactions.begin` gives."""
+"""A connection or session of SQLAlchemy, or a connection of psycopg: the value that `Transactions.begin` gives."""
 StoreEnds = Callable[[Sender, Sequence[RunEnd]], dict[int, str]]
 
 
 class Transactions(Protocol):
-    """An engine of SQLAlchemy's, or what a process without SQLAlchemy has instead."""
+    """An SQLAlchemy engine, or its replacement in a process without SQLAlchemy."""
 
     def begin(self) -> AbstractContextManager[Sender]:
-        """A connection. What is sent in one block is committed at its end, or each statement by itself."""
+        """Return a connection. The statements of one block commit together at its end, or each commits by itself."""
         ...
 
 
 class Rendered(NamedTuple):
-    """A statement as psycopg takes it, and the parameters that are the same at each call."""
+    """A statement in psycopg's format, with the parameters that do not change between calls."""
 
     text: str
     fixed: dict[str, Any]
 
 
 class Call:
-    """Sends a rendered statement by psycopg. The statements of `queries` are sent by SQLAlchemy instead."""
+    """A rendered statement, sent through psycopg. The classes in `queries` override this to send theirs by
+    SQLAlchemy."""
 
     def __init__(self, rendered: Rendered) -> None:
         self._sent = rendered
@@ -56,14 +57,14 @@ class Beat(Call):
 
 
 class Heartbeats(Call):
-    """Read the last heartbeat of each process, as a number that tells it from others, and its lease in seconds."""
+    """Read the last heartbeat of each process, in microseconds since 1970, and its lease in seconds."""
 
     def __call__(self, connection: Sender) -> dict[uuid.UUID, tuple[int, float]]:
         return {process_id: (heartbeat, lease) for process_id, heartbeat, lease in self._rows(connection, {})}
 
 
 class DeleteExpired(Call):
-    """Delete the rows of processes that have not beaten since the heartbeat given for each. Skip locked rows."""
+    """Delete the rows of processes whose heartbeat is still the given one. Skip locked rows."""
 
     def __call__(self, connection: Sender, silent: Mapping[uuid.UUID, int]) -> list[uuid.UUID]:
         """Return the ids of the deleted rows."""
@@ -88,29 +89,29 @@ class Rescue(Call):
 
 
 class Candidates(Call):
-    """Find the ids of some jobs that a statement over many would look at, to try them one by one after an error."""
+    """Find the ids of some jobs that a bulk statement would process, to try them one by one after an error."""
 
     def __call__(self, connection: Sender, among: Among) -> list[int]:
         return [job_id for (job_id,) in self._rows(connection, among.parameters())]
 
 
 class Leases(Call):
-    """Find the leases of one process, without those of the run ids in `known`."""
+    """Find the leases of one process, except those whose run ids are in `known`."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, known: Collection[int] = ()) -> list[Lease]:
         return [Lease(*row) for row in self._rows(connection, {"process_id": process_id, "known": list(known)})]
 
 
 class CancelRequests(Call):
-    """Find the runs of one process whose job somebody asked to cancel, among these jobs."""
+    """Find the runs of one process, among the given jobs, that somebody asked to cancel."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, job_ids: Collection[int]) -> dict[int, bool]:
-        """Return, by run id, whether the process is to be killed for it."""
+        """Return, by run id, whether the process is to be killed to end the run."""
         return dict(self._rows(connection, {"process_id": process_id, "ids": list(job_ids)}))
 
 
 class ShowSetAside(Call):
-    """Show in the row of a process which rows it passes over, and why, and no longer those in `gone`."""
+    """Record in a process's row the rows that it skips, each with the reason. Remove the names in `gone`."""
 
     def __call__(
         self, connection: Sender, process_id: uuid.UUID, *, reasons: Mapping[str, str], gone: Collection[str]
@@ -120,18 +121,18 @@ class ShowSetAside(Call):
 
 
 class ShowStalled(Call):
-    """Show in the row of a process that nothing of it has run for `silence` seconds, or, with `None`, that it runs."""
+    """Record in a process's row that it has executed nothing for `silence` seconds; with `None`, that it runs again."""
 
     def __call__(self, connection: Sender, process_id: uuid.UUID, silence: float | None) -> bool:
-        """Return whether that is stored. False: its row is locked, or it has none."""
+        """Return whether that was stored. False: the row is locked or does not exist."""
         return bool(self._rows(connection, {"process_id": process_id, "silence": silence}))
 
 
 class FinishAny(Call):
-    """Store each end where the lease still stands and the row is free. Give a run a new id where its own is taken."""
+    """Store each end whose lease is still valid and whose row is not locked. Replace a run id that is already taken."""
 
     def __call__(self, connection: Sender, ends: Sequence[RunEnd]) -> dict[int, str]:
-        """Return, by run id, the fate of each end that was not stored as it is, as `Finish` does."""
+        """Return, by run id, the fate of each end that was not stored unchanged, as `Finish` does."""
         leases, outcomes, started, finished, progress = zip(*in_order(ends), strict=True)
         processes = {lease.process_id: str(lease.process_id) for lease in leases}
         failures = [outcome.failure for outcome in outcomes]
@@ -144,8 +145,8 @@ class FinishAny(Call):
             "started": numbers(started),
             "finished": numbers(finished),
             "results": texts([outcome.result for outcome in outcomes]),
-            "fractions": texts([None if told is None else str(told[0]) for told in progress]),
-            "messages": texts([told and told[1] for told in progress]),
+            "fractions": texts([None if reported is None else str(reported[0]) for reported in progress]),
+            "messages": texts([reported and reported[1] for reported in progress]),
             "error_types": texts([failure and failure.type for failure in failures]),
             "errors": texts([failure and failure.message for failure in failures]),
             "tracebacks": texts([failure and failure.traceback for failure in failures]),
@@ -154,9 +155,9 @@ class FinishAny(Call):
 
 
 class Promote(Call):
-    """Queue at most `limit` scheduled jobs that are due, or will be within `ahead` seconds.
+    """Queue at most `limit` scheduled jobs that are due, or will be due within `ahead` seconds.
 
-    Count the workers that serve any of `queues`, too.
+    Also count the workers that serve any of `queues`.
     """
 
     def __call__(
@@ -172,7 +173,7 @@ class Promote(Call):
 
 
 class Poll(Call):
-    """Promote as `Promote` does, and look whether anything was queued before, for a process that does not claim."""
+    """Promote as `Promote` does, and check for other queued jobs, for a process that does not claim."""
 
     def __call__(
         self, connection: Sender, queues: Sequence[str], tasks: Sequence[str], among: Among = ALL
@@ -198,7 +199,7 @@ class UnknownTo(Call):
 
 
 class Calls:
-    """The statements that workers, clocks and the parents of workers have in common. Each takes a connection first."""
+    """The statements that workers, clocks and the parents of workers share. Each takes a connection first."""
 
     beat: Beat
     heartbeats: Heartbeats

@@ -1,4 +1,4 @@
-"""What goes into the statements of a job's way and comes out of them."""
+"""Parameters and results of the statements that claim, run and finish a job."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sqla_jobs.rules.outcomes import Outcome
 
 PRIORITIES = range(-10, 11)
 EVERYWHERE = (-1,) * len(PRIORITIES)
-"""ScanFloors for claims: the position at and below which they do not look, for each priority."""
+"""Scan floors that hide nothing, one per priority. A claim looks only at positions above its floor."""
 
 
 MANY = 1000
-"""Jobs that one statement changes at most."""
+"""The most jobs that one statement changes."""
 
 
 class Lease(NamedTuple):
@@ -28,7 +28,7 @@ class Lease(NamedTuple):
     run_id: int
     process_id: uuid.UUID
     task: str = ""
-    """Empty where the database has not told the lease. The fields below are too."""
+    """Empty if the lease was not read from the database. So are the fields below."""
     queue: str = ""
     attempt: int = 0
     max_attempts: int = 0
@@ -47,7 +47,8 @@ class Rescued(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """A job this process holds, and its lease. `args` is JSON text; `elapsed` seconds since its first start."""
+    """A job that this process holds, with its lease. `args` is JSON text; `elapsed` is seconds since its first
+    start."""
 
     job_id: int
     run_id: int
@@ -60,16 +61,16 @@ class Claimed(NamedTuple):
     attempt: int
     max_attempts: int
     headers: str | None
-    """As JSON text."""
+    """JSON text."""
     waited: float
-    """Seconds that it was due before the claim."""
+    """Seconds between the time when the job was due and its claim."""
     scheduled_for: datetime | None
     elapsed: float
     gates: tuple[str, ...] = ()
 
 
 def read_headers(text: str | None) -> dict[str, str]:
-    """Headers as they are stored. Other JSON of plain SQL is text here, or nothing if Python cannot read it."""
+    """Return stored headers as a dict. Values that are not strings become JSON text; unreadable headers become {}."""
     try:
         found: dict[str, object] = {} if text is None else json.loads(text)
     except (ValueError, RecursionError):
@@ -78,13 +79,13 @@ def read_headers(text: str | None) -> dict[str, str]:
 
 
 class Among(NamedTuple):
-    """Limits a statement over many jobs: only the ids in `only` (all if None), never those in `set_aside`."""
+    """A filter for a statement over many jobs: only the ids in `only` (None: all), never those in `set_aside`."""
 
     only: Collection[int] | None = None
     set_aside: Collection[int] = ()
 
     def parameters(self) -> dict[str, str | None]:
-        """For a statement with `is_among`."""
+        """Return the parameters of a statement with `is_among`."""
         return {
             "only_ids": None if self.only is None else numbers(self.only),
             "set_aside_ids": numbers(self.set_aside),
@@ -95,17 +96,17 @@ ALL = Among()
 
 
 class Promotion(NamedTuple):
-    """What was queued because it is due, when the next one is, and who serves the queues that were asked for."""
+    """The number of promoted jobs, the time until the next one is due, and the workers that serve the given queues."""
 
     promoted: int
     due_in: float
-    """Seconds until the next scheduled job is due: infinite where there is none, 0 where there may be more now."""
+    """Seconds until the next scheduled job is due. Infinite: there is none. 0: more may be due now."""
     workers: int
-    """How many serve any of these queues."""
+    """The number of workers that serve any of the given queues."""
     has_limits: bool
-    """Whether code or an operator ever limited anything, or a job waits behind a gate."""
+    """True if code or an operator ever declared a limit, or a job waits behind a gate."""
     is_more: bool = False
-    """Whether anything else was queued already. Only a poll tells."""
+    """True if other jobs were queued already. Only a poll sets it."""
 
 
 class RunEnd(NamedTuple):
@@ -116,11 +117,11 @@ class RunEnd(NamedTuple):
     started: float = 0.0
     finished: float = 0.0
     progress: tuple[float, str | None] | None = None
-    """What the run told of last, where that is not stored yet."""
+    """The last progress that the run reported, if it is not stored yet."""
 
 
 def in_order(ends: Iterable[RunEnd]) -> list[RunEnd]:
-    """By job id, so that two writers of the same rows, who lock them in this order, cannot deadlock."""
+    """Sort by job id. Two writers of the same rows lock them in this order, and cannot deadlock."""
     return sorted(ends, key=_JOB_ID)
 
 
@@ -128,18 +129,18 @@ _JOB_ID = attrgetter("lease.job_id")
 
 
 def numbers(values: Iterable[object]) -> str:
-    """An array of values whose text needs no quotes: numbers, UUIDs, plain words."""
+    """Return an array literal of values whose text needs no quotes: numbers, UUIDs, plain words."""
     return f"{{{','.join(map(str, values))}}}"
 
 
 def texts(values: list[str | None]) -> str:
-    """An array of texts, shortened to nothing where none is given."""
+    """Return an array literal of texts, or an empty one if every value is None."""
     return "{}" if values.count(None) == len(values) else numbers(map(_quoted, values))
 
 
 @lru_cache(maxsize=64)
 def names(given: tuple[str, ...]) -> str:
-    """The same of few texts that are asked for again and again."""
+    """Return `texts` of `given`, cached: the same few values are requested again and again."""
     return texts([*given])
 
 

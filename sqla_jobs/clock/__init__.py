@@ -1,4 +1,4 @@
-"""Enqueues what schedules say: `Clock`, and `python -m sqla_jobs.clock`."""
+"""The clock, which enqueues the jobs of schedules: `Clock`, and `python -m sqla_jobs.clock`."""
 
 from sqla_jobs.clock.clock import Clock
 

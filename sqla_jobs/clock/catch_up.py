@@ -1,4 +1,4 @@
-"""Which ticks of a schedule are due: pure."""
+"""Pure rules that decide which ticks of a schedule are due."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sqla_jobs.cron import Cron
 from sqla_jobs.models.types import CatchUp
 
 MOST = 100
-"""Missed ticks that `catch_up="all"` makes up for; the newest ones."""
+"""The most missed ticks that `catch_up="all"` makes up for: the newest ones."""
 COUNTED = 1_000
-"""Missed ticks that are counted: each costs some 30 µs, while the schedules are held locked."""
+"""The most missed ticks that are counted. Each costs about 30 µs while the schedules are locked."""
 _LATE = timedelta(seconds=30)
-"""A tick that is later than this was missed."""
+"""A tick that is later than this counts as missed."""
 _WINDOWS = [timedelta(seconds=1) * 60**power for power in range(1, 6)]
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Ticks in a row that are not fired; `count` is None where there are more than `COUNTED`."""
+    """Consecutive ticks that are not fired. `count` is None if there are more than `COUNTED`."""
 
     first: datetime
     last: datetime
@@ -29,7 +29,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What becomes of the ticks of a schedule that have come: those to fire, oldest first; and the next tick."""
+    """The ticks of a schedule that are due: those to fire, oldest first, those that were missed, and the next tick."""
 
     fired: list[datetime]
     missed: Missed | None
@@ -37,7 +37,7 @@ class Due:
 
 
 def ticks_due(cron: Cron, first: datetime, now: datetime, catch_up: CatchUp) -> Due:
-    """What becomes of the ticks from `first`, which is one and has come, to `now`."""
+    """Decide which ticks from `first` to `now` fire and which were missed. `first` is a tick, and is due."""
     most = MOST if catch_up == CatchUp.all else 1
     upcoming = cron.next_after(first)
     newest = [first]
@@ -61,7 +61,8 @@ def _missed(cron: Cron, first: datetime, last: datetime) -> Missed:
 
 
 def _newest(cron: Cron, first: datetime, now: datetime, count: int) -> list[datetime]:
-    """The last `count` ticks in [first, now]; looked for in ever longer times before `now`, since they may be many."""
+    """Return the last `count` ticks in [first, now]. Search ever longer windows before `now`: there may be many
+    ticks."""
     before_first = first - timedelta(microseconds=1)
     found: deque[datetime] = deque(maxlen=count)
     for window in [*_WINDOWS, now - before_first]:

@@ -1,4 +1,4 @@
-"""The clock: schedules in, jobs out."""
+"""The clock, which turns schedules into jobs."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
 _LOOK = 2.0
-"""Seconds after which it looks again, since a schedule may have been changed by somebody who told nobody."""
+"""Seconds between two looks at the schedules: another session may change one without a notification."""
 _HELD_AGAIN = 0.25
-"""Seconds after which it looks again at what is due and held locked by somebody else."""
+"""Seconds between two tries while a due schedule is locked by another session."""
 _DECLARE_AGAIN = 3600.0
-"""Seconds between two times at which it says what its code declares."""
+"""Seconds between two confirmations of the schedules that the clock's code declares."""
 _LOCK_TIMEOUT, _LOCKED = "500ms", "55P03"
-"""How long it waits for a row that somebody holds, and the SQLSTATE then."""
+"""The time that the clock waits for a locked row, and the SQLSTATE of that timeout."""
 _LOCKED_AGAIN = 5.0
 
 
 class Clock(Service):
-    """Enqueues a job for each tick of each schedule; any number of them, in any number of processes.
+    """Enqueues a job for each tick of each schedule. Any number of clocks may run, in any number of processes.
 
-    `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
-    program; `tick()` looks once. What code declares is made into rows at the first look.
+    `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run the clock inside another program.
+    `tick()` enqueues what is due once. The first look stores the schedules that code declares.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Clock(Service):
         self._stopped = False
 
     def start(self) -> None:
-        """Start, in a thread. Raises `ConfigurationError`, and what the database raises."""
+        """Start in a thread. Raises `ConfigurationError` and database errors."""
         if self._thread.ident is not None:
             raise ConfigurationError("this clock was started before: make a new one with jobs.clock()")
         self._jobs.tasks.load()
@@ -101,7 +101,7 @@ class Clock(Service):
         log.info("clock %s runs, with %s in its code", self._process_id, number)
 
     def stop(self) -> None:
-        """Stop. A tick under way is finished."""
+        """Stop. A tick in progress is finished."""
         if self._thread.ident is None or self._stopped:
             return
         self._stopped = True
@@ -117,7 +117,7 @@ class Clock(Service):
         close_engine(self._engine)
 
     def tick(self) -> int:
-        """Enqueue what is due now, once. Returns how many jobs."""
+        """Enqueue the jobs that are due now, once. Return how many."""
         self._jobs.tasks.load()
         engine = self._connect()
         try:
@@ -162,14 +162,14 @@ class Clock(Service):
         return count
 
     def _limited(self, queues: set[str]) -> set[str]:
-        """What workers are told if jobs in these queues may be limited."""
+        """Return the extra payloads that notify workers of jobs which may be limited."""
         is_limited = any(task.declaration.gates for task in self._jobs.tasks.values())
         return {queue + LIMITS for queue in queues} if is_limited else set()
 
     def _declare(self, engine: Engine) -> None:
-        """At first make rows of what code declares; later say that it still does, and disable what nobody does.
+        """Store the declared schedules at first; later confirm them, and disable those that no process declares.
 
-        Rows that somebody holds locked are not waited for: what is due is fired meanwhile.
+        Do not wait for rows that another session has locked: due schedules fire meanwhile.
         """
         if time.monotonic() < self._declare_at:
             return
@@ -211,7 +211,7 @@ class Clock(Service):
         self._vitals = Vitals(self._engine, self._jobs.models)
 
     def _beat(self) -> None:
-        """Jobs of dead workers are the workers' business: no row of theirs holds up a tick."""
+        """Write this clock's heartbeat. Rescuing jobs is left to workers: no locked row of a job delays a tick."""
         due_at = time.monotonic() + self._lease_settings.heartbeat
         with self._engine.begin() as connection:
             alive = self._queries.beat(connection, [self._process_id])
@@ -233,7 +233,7 @@ class Clock(Service):
             self._wake.clear()
 
     def _step(self) -> float:
-        """One look. Returns the seconds until the next."""
+        """Do one round of work. Return the seconds until the next."""
         self._declare(self._engine)
         if time.monotonic() >= self._beat_at:
             self._beat()
@@ -250,5 +250,5 @@ class Clock(Service):
 
 
 def _read_committed(engine: Engine) -> Engine:
-    """The same, for several statements in one transaction."""
+    """Return the engine with isolation level READ COMMITTED, for transactions of several statements."""
     return engine.execution_options(isolation_level="READ COMMITTED")

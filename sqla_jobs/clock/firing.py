@@ -1,6 +1,7 @@
-"""One round of the clock, in one transaction: due schedules are locked, their jobs inserted, their next ticks stored.
+"""One round of the clock, in one transaction.
 
-What became of each tick that has come is recorded in that transaction, too.
+It locks the due schedules, inserts their jobs, stores their next ticks, and records the outcome of each tick that
+came due.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from sqla_jobs.rules.outcomes import storable
 log: logging.Logger = logging.getLogger("sqla_jobs.clock")
 
 BATCH = 1000
-"""Schedules looked at in one transaction."""
+"""The most schedules that one transaction handles."""
 
 
 def fire_due(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], which: Among
 ) -> tuple[list[str], bool]:
-    """Enqueue what is due. Returns the queue of each job, and whether there may be more."""
+    """Enqueue the jobs that are due. Return the queue of each job, and whether more may be due."""
     due = queries.due(connection, which, limit=BATCH)
     fired = fire(connection, queries, tasks, due) if due else None
     return ([], False) if fired is None else (fired, len(due) == BATCH)
@@ -41,9 +42,9 @@ def fire_due(
 def fire(
     connection: Connection, queries: ScheduleQueries, tasks: Mapping[str, Any], due: Sequence[Any]
 ) -> list[str] | None:
-    """Enqueue the ticks that have come by the `now` of each of these schedules. Returns the queue of each job.
+    """Enqueue the ticks of each of these schedules up to its `now`. Return the queue of each job.
 
-    `None` where open transactions have the keys of all: nothing is stored.
+    Return `None`, and store nothing, if open transactions hold the unique keys of all schedules.
     """
     skipping = [row.id for row in due if row.overlap == Overlap.skip]
     live = queries.still_live(connection, skipping) if skipping else {}
@@ -71,7 +72,7 @@ def fire(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What becomes of one schedule: the values to store, and its ticks."""
+    """The outcome of one schedule's round: the values to store, and its ticks."""
 
     schedule: Any
     values: dict[str, Any]
@@ -79,14 +80,14 @@ class _Plan:
     missed: Missed | None = None
     skipped: datetime | None = None
     skipped_for: int | None = None
-    """The job that had not ended."""
+    """The earlier job of the schedule, which has not ended."""
     unique: UniqueTick | None = None
-    """What its ticks take, where their task is unique."""
+    """The unique key and policy of its ticks, if the task is unique."""
     left_out: list[tuple[datetime, int | None]] = field(default_factory=list[tuple[datetime, int | None]])
-    """Ticks whose key was taken, and the job that had it."""
+    """Ticks whose key was taken, each with the job that holds it."""
 
     def unfired(self) -> Iterator[dict[str, Any]]:
-        """The ticks for which no job is enqueued, as rows."""
+        """Return rows for the ticks that enqueue no job."""
         if self.missed is not None:
             missed = _tick(self.schedule.id, self.missed.first, TickOutcome.missed, None)
             yield missed | {"until": self.missed.last, "count": self.missed.count}
@@ -103,9 +104,9 @@ def _fire_unique(
     unique: UniqueTick,
     jobs: Sequence[Mapping[str, Any]],
 ) -> list[Any] | None:
-    """The jobs that were made of the ticks of a unique task; what it leaves out becomes a part of the plan.
+    """Enqueue the ticks of a unique task, and return its jobs. Ticks whose key is taken are noted in the plan.
 
-    `None` where an open transaction has the key: the schedule stays due, and holds up no other one.
+    Return `None` if an open transaction holds the key. The schedule stays due, and does not delay the others.
     """
     came = queries.fire_unique(connection, jobs, unique)
     if came is None:
@@ -126,29 +127,29 @@ def _plan(row: Any, live_job: int | None, tasks: Mapping[str, Any]) -> _Plan:
         "enabled": True,
         "disabled_reason": None,
     }
-    if not row.enabled:  # what it would have fired meanwhile is nothing to catch up on
+    if not row.enabled:  # ticks of a disabled schedule are not made up for
         return _Plan(row, values | {"enabled": False, "planned_rule": None})
     try:
         plan = _due(row, values, live_job)
         return replace(plan, unique=_unique(row, tasks)) if plan.fired else plan
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others are fired
+    except Exception as error:  # noqa: BLE001 - an error in one schedule must not stop the others
         log.error("schedule %r is disabled: %s", row.name, error)  # noqa: TRY400
         wrong = {"enabled": False, "planned_rule": None, "disabled_reason": storable(str(error), 1000)}
         return _Plan(row, values | wrong)
 
 
 def _due(row: Any, values: dict[str, Any], live_job: int | None) -> _Plan:
-    """The same for one that is enabled. Raises `ConfigurationError` for what is no rule."""
+    """Plan the ticks of an enabled schedule. Raises `ConfigurationError` if its rule is invalid."""
     cron = Cron.parse(row.cron, row.timezone)
     if row.is_changed or row.next_run_at is None:
         return _Plan(row, values | {"next_run_at": cron.next_after(row.now)})
     catch_up = CatchUp(row.catch_up)
-    if row.overlap == Overlap.skip and catch_up == CatchUp.all:  # one of its jobs at a time
+    if row.overlap == Overlap.skip and catch_up == CatchUp.all:  # the schedule may have one job at a time
         catch_up = CatchUp.latest
     due = ticks_due(cron, row.next_run_at, row.now, catch_up)
     values = values | {"next_run_at": due.upcoming}
     if not due.fired or live_job is not None:
-        log.info("schedule %r passes over its tick of %s", row.name, row.next_run_at)
+        log.info("schedule %r skips its tick of %s", row.name, row.next_run_at)
         return _Plan(row, values, missed=due.missed, skipped=due.fired[-1] if due.fired else None, skipped_for=live_job)
     return _Plan(row, values | {"last_run_at": due.fired[-1]}, due.fired, due.missed)
 

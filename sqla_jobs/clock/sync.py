@@ -1,4 +1,4 @@
-"""Makes rows of the schedules that code declares, and leaves alone what an operator changed."""
+"""Stores the schedules that code declares, without overwriting an operator's changes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sqla_jobs.queries.schedules import ScheduleQueries
 from sqla_jobs.tasks.schedule import Declared
 
 UNDECLARED_FOR = timedelta(hours=24)
-"""After that long without a process that declares it a schedule is disabled."""
+"""A schedule is disabled after it has been declared by no process for this long."""
 
 
 def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared], *, reset: bool = False) -> None:
-    """Insert what is new, and bring up to date what code changed, in the caller's transaction.
+    """Insert new schedules and update those whose declaration changed, in the caller's transaction.
 
-    A value that an operator set since code last declared it stays, unless `reset`. What was disabled
-    because no code declared it is enabled again.
+    Keep a value that an operator set after code last declared it, unless `reset`. Enable a schedule again if it was
+    disabled because no code declared it.
     """
     wanted = {name: declared[name].row() for name in sorted(declared)}
     if not wanted:
@@ -41,7 +41,7 @@ def sync(session: Session, models: Models[Any], declared: Mapping[str, Declared]
 def _bring_up_to_date(schedule: ScheduleMixin, row: dict[str, Any], *, reset: bool) -> None:
     before = (
         schedule.declared_values if schedule.declared_values is not None else row
-    )  # an operator's own: nothing is ours
+    )  # a schedule made by an operator has no declared values
     if schedule.retired_at is not None:
         schedule.retired_at, schedule.disabled_reason, schedule.enabled = None, None, before["enabled"]
     for column, value in row.items():
@@ -51,7 +51,7 @@ def _bring_up_to_date(schedule: ScheduleMixin, row: dict[str, Any], *, reset: bo
 
 
 def still_declared(session: Session, models: Models[Any], declared: Mapping[str, Declared]) -> None:
-    """Say that this process has these schedules in its code."""
+    """Record that this process's code declares these schedules."""
     schedule = models.Schedule
     session.execute(
         update(schedule)
@@ -62,7 +62,7 @@ def still_declared(session: Session, models: Models[Any], declared: Mapping[str,
 
 
 def retire(session: Session, models: Models[Any], declared: Mapping[str, Declared], after: timedelta) -> list[str]:
-    """Disable what code declared once, and no process has declared for that long; returns the names."""
+    """Disable the schedules that code once declared and that no process declared within `after`. Return their names."""
     schedule = models.Schedule
     why = func.concat("no code declares it any more; the last did at ", schedule.declared_at)
     return list(

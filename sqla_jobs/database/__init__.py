@@ -1,1 +1,1 @@
-"""What the library needs of a connection: engines, timeouts, notifications."""
+"""Connections of the library: engines, sessions, timeouts and notifications."""

@@ -33,23 +33,24 @@ else:
 
 _REMEDY = "give create_async_engine('postgresql+psycopg://…') or an async_sessionmaker of one"
 _MOST = 20
-"""Connections of an engine that is made here, where the other one has no limit. Coroutines wait for one."""
+"""The size of the pool of an engine made here, if the application's has no limit. Coroutines wait for a connection."""
 _ASYNC = "sqla_jobs.async_session"
-"""Where the `info` of a session has the `AsyncSession` around it, while its run lasts."""
+"""The key in a session's `info` for the `AsyncSession` around it, during its run."""
 
 
 class AsyncSessions:
-    """New sessions of an asynchronous engine: that of the application, or one made of the address of its own.
+    """Makes sessions of an asynchronous engine: the application's, or one made from its engine's address.
 
-    An engine that is made here has a pool as large as the other one's, if that is limited.
+    An engine made here has a pool as large as the application's, if that one is limited.
     """
 
     def __init__(self, bind: AsyncBind | None, app: Engine, isolation: str, entity: type[Any]) -> None:
-        """`isolation` is the level of an engine that is made here. Raises `ConfigurationError` for autocommit."""
+        """Choose the engine. `isolation` is the level of an engine made here. Raises `ConfigurationError` for
+        autocommit."""
         from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
         self.is_made: bool = bind is None
-        """Whether the engine was made here, and is nobody else's."""
+        """True if the engine was made here and belongs to nobody else."""
         chosen = _engine_like(app, isolation) if bind is None else bind
         self._make: Callable[[], Any]
         if isinstance(chosen, AsyncEngine):
@@ -66,57 +67,57 @@ class AsyncSessions:
         self._idle = IdleConnections(self._engine)
 
     def begin(self) -> Session:
-        """The session below a new `AsyncSession`, for use in a greenlet of SQLAlchemy's."""
+        """Return the session inside a new `AsyncSession`, for use in an SQLAlchemy greenlet."""
         made = self._make()
         session: Session = made.sync_session
-        vars(session).pop("get_bind", None)  # the factory may give the same session again
+        vars(session).pop("get_bind", None)  # the factory may return the same session again
         session.info[_ASYNC] = made
         return session
 
     def at_most(self, wanted: int) -> int:
-        """How many of so many connections they get at once."""
+        """Return how many of `wanted` connections the pool gives out at once."""
         return at_most(self._engine, wanted)
 
     async def close(self) -> None:
-        """Close the connections of the engine, which belong to the loop that ends."""
+        """Close the engine's connections, which belong to the loop that ends."""
         await greenlet_spawn(self._engine.dispose)
 
     async def close_idle(self) -> None:
-        """Close those that nobody uses now."""
+        """Close the connections that nobody uses now."""
         await greenlet_spawn(self._idle.close)
 
 
 def around(session: Session) -> Any:
-    """The `AsyncSession` around a session that `AsyncSessions` gave, until its run is over."""
+    """Return the `AsyncSession` around a session from `AsyncSessions`, until its run is over."""
     return session.info[_ASYNC]
 
 
 def end_run(session: Session) -> None:
-    """From now on one from `AsyncSessions` begins no transaction, also for a coroutine that goes on."""
+    """Forbid new transactions on a session from `AsyncSessions`, even for a coroutine that still runs."""
     if session.info.pop(_ASYNC, None) is not None:
         vars(session)["get_bind"] = _refuse
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
-    """In the place of a session's `get_bind`, which it asks before each statement and each flush."""
+    """Raise an error, in place of a session's `get_bind`, which is called before each statement and flush."""
     raise InvalidRequestError(
-        "the run that this AsyncSession was given to is over, and what is written now could not be part of it: "
-        "await all that uses the session before the task returns, let CancelledError through, "
+        "the run of this AsyncSession is over, so a write could not be part of it any more: "
+        "await everything that uses the session before the task returns, let CancelledError through, "
         "or open a session of your own"
     )
 
 
 def synchronous_engine(bind: AsyncBind, entity: type[Any]) -> Engine:
-    """A synchronous engine of the same database."""
+    """Return a synchronous engine of the same database."""
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     engine = bind.sync_engine if isinstance(bind, AsyncEngine) else engine_of(bind, entity)
-    check_translation(engine, entity)  # another driver gets an engine of its own, which would not translate
+    check_translation(engine, entity)  # a new engine for another driver would not translate
     return by_psycopg(engine)
 
 
 def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
-    """What is below the engine of asynchronous sessions. Raises `ConfigurationError` where they are something else."""
+    """Return the synchronous engine behind asynchronous sessions. Raises `ConfigurationError` for other objects."""
     made = make()
     if not is_asynchronous(type(made)):
         raise ConfigurationError(f"async_bind must make AsyncSessions, and makes a {type(made).__name__}: {_REMEDY}")
@@ -126,7 +127,7 @@ def engine_of(make: Callable[[], Any], entity: type[Any]) -> Engine:
 
 
 def _isolation_of(engine: Engine) -> str:
-    """That of a new connection: those in the engine's pool may belong to a loop that runs."""
+    """Return the isolation level of a new connection: pooled ones may belong to a running loop."""
 
     def ask() -> str:
         pool = engine.pool.recreate()
@@ -136,7 +137,7 @@ def _isolation_of(engine: Engine) -> str:
         finally:
             pool.dispose()
 
-    with ThreadPoolExecutor(1) as thread:  # the caller's may run a loop
+    with ThreadPoolExecutor(1) as thread:  # the caller's thread may run a loop
         return thread.submit(asyncio.run, greenlet_spawn(ask)).result()
 
 

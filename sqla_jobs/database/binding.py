@@ -1,4 +1,4 @@
-"""What a `Jobs` is bound to: the engine and the sessions of the application."""
+"""The engine and the sessions of the application to which a `Jobs` is bound."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SessionFactory = Callable[[], Session]
 SyncBind = Engine | SessionFactory
 Bind = SyncBind | AsyncBind
 Context = Callable[[Any], AbstractContextManager[Any]]
-"""Makes the context manager that surrounds a run, given its `RunContext`, or `None` outside of runs."""
+"""Makes the context manager around a run from its `RunContext`, or from `None` outside runs."""
 
 
 class Binding:
-    """One application's database. Raises `ConfigurationError` for what jobs cannot run on.
+    """One application's database. Raises `ConfigurationError` if jobs cannot run on it.
 
-    Each run, and whatever else opens a session or asks for the engine, happens inside a context of its
-    own, such as Flask's application context. Nothing is opened before something is asked for.
+    Each run happens inside a context of its own, such as Flask's application context. So does everything else that
+    opens a session or asks for the engine. Nothing is opened before it is needed.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Binding:
         self.session_factory: SessionFactory = _session_factory(bind)
         self.context: Context = context or nullcontext
         self.run_session: SessionFactory = run_session or self.session_factory
-        """Gives the session of a run, inside its context: a new one, or that in which the application writes."""
+        """Gives the session of a run, inside its context: a new one, or the one in which the application writes."""
         self._bind = bind
         self._entity = entity
         self._async_bind = async_bind
@@ -48,7 +48,7 @@ class Binding:
             check_translation(engine, entity)
 
     def async_sessions(self, isolation: str) -> AsyncSessions:
-        """The sessions of coroutine tasks, at this isolation level where the application has no asynchronous engine."""
+        """Return the sessions of coroutine tasks. `isolation` applies if the application has no asynchronous engine."""
         return AsyncSessions(self._async_bind, self.engine, isolation, self._entity)
 
     @property
@@ -62,7 +62,7 @@ class Binding:
         return check_engine(found.engine)
 
     def check_isolation(self) -> str:
-        """The isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
+        """Return the isolation level of the application's sessions. Raises `ConfigurationError` for autocommit."""
         with self.session() as session:
             connection = session.connection(bind_arguments={"mapper": self._entity})
             check_translation(connection, self._entity)
@@ -70,20 +70,20 @@ class Binding:
 
     @contextmanager
     def session(self) -> Generator[Session]:
-        """A new session of the application's, closed at the end; what is not committed is rolled back."""
+        """Open a new session of the application, closed at the end. Uncommitted changes are rolled back."""
         with self.context(None), closing(self.session_factory()) as session:
             yield session
 
     @contextmanager
     def transaction(self) -> Generator[Session]:
-        """The same, committed at the end, rolled back after an error."""
+        """Open a session that commits at the end, or rolls back after an error."""
         with self.session() as session:
             yield session
             session.commit()
 
 
 def both_binds(bind: Bind, async_bind: AsyncBind | None, entity: type[Any]) -> tuple[SyncBind, AsyncBind | None]:
-    """What is synchronous of these, made of the address of what is not, and what is asynchronous."""
+    """Return a synchronous and an asynchronous bind. A missing synchronous one is made from the other's address."""
     if not is_asynchronous(type(bind)):
         return cast("SyncBind", bind), async_bind
     given = cast("AsyncBind", bind)
@@ -97,6 +97,6 @@ def _session_factory(bind: Any) -> SessionFactory:
         return cast("SessionFactory", bind.session_factory)  # each run has a session of its own
     if callable(bind):
         return cast("SessionFactory", bind)
-    if isinstance(bind, str | URL):  # not shown: it may hold a password
+    if isinstance(bind, str | URL):  # not shown, because it may contain a password
         raise ConfigurationError(f"bind must be an engine or a session factory, got a URL: {REMEDY}")
     raise ConfigurationError(f"bind must be an engine or a session factory, got {bind!r}: {REMEDY}")

@@ -1,4 +1,4 @@
-"""What there is to know about commits of sessions: who is called back after one, and what cannot be done during one."""
+"""Callbacks after commits and rollbacks of sessions, and operations that are refused during a commit."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _RELEASING = "sqla_jobs.database.commits.releasing"
 
 class _Call(NamedTuple):
     within: SessionTransaction | None
-    """The savepoint that it was asked for in, or else the outermost transaction."""
+    """The savepoint in which the call was requested, or else the outermost transaction."""
     call: Callable[[], None]
     entity: type[Any] | None = None
-    """An entity of the database that is to commit; None of what is called after a rollback."""
+    """An entity whose database must commit. None for calls after a rollback."""
     once: Hashable = None
 
 
 class _Waiting:
-    """What one session is to call after its present transaction."""
+    """The calls that one session makes after its present transaction."""
 
     def __init__(self) -> None:
         self.entities: set[type[Any]] = set()
@@ -43,10 +43,10 @@ class _Waiting:
 
 
 def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, once: Hashable = None) -> None:
-    """Call once the session's outermost transaction commits, unless the present savepoint is rolled back before.
+    """Call `call` once the session's outermost transaction commits, unless the present savepoint is rolled back.
 
-    Never if the session is joined to a transaction of somebody else in the database of `entity`: nobody tells it when
-    that commits. What is asked for `once` under one name is called once.
+    It is never called if the session has joined another owner's transaction in the database of `entity`, whose
+    commit cannot be observed. Of several requests with the same `once`, only one is called.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     if once is not None:
@@ -57,14 +57,14 @@ def on_commit(session: Session, entity: type[Any], call: Callable[[], None], *, 
 
 
 def on_rollback(session: Session, call: Callable[[], None]) -> None:
-    """Call if the savepoint in which the session is, if any, is rolled back."""
+    """Call `call` if the present savepoint is rolled back. Do nothing outside savepoints."""
     if session.in_nested_transaction():
         waiting: _Waiting = session.info.get(_INFO) or _wait(session)
         waiting.calls.append(_Call(_present(session), call))
 
 
 def committed_by(session: Session, entity: type[Any]) -> Engine | None:
-    """The engine by which others see what was committed; None where the transaction is that of somebody else."""
+    """Return the engine of a transaction that the session itself commits. None: the transaction has another owner."""
     bind = session.get_bind(entity)
     if isinstance(bind, Connection):
         return None if bind.in_transaction() else bind.engine
@@ -72,9 +72,9 @@ def committed_by(session: Session, entity: type[Any]) -> Engine | None:
 
 
 def check_open(session: Session, entity: type[Any]) -> None:
-    """Raise `ArgumentsError` where the session has ended its transaction and nothing that it is given is committed.
+    """Raise `ArgumentsError` if the session has ended its transaction, so that nothing added now would be committed.
 
-    Raises `ConfigurationError` where its connection puts the jobs into another schema than that of workers.
+    Raises `ConfigurationError` if its connection puts the jobs into another schema than that of workers.
     """
     waiting: _Waiting = session.info.get(_INFO) or _wait(session)
     waiting.entities.add(entity)
@@ -86,7 +86,7 @@ def check_open(session: Session, entity: type[Any]) -> None:
     try:
         session.connection(bind_arguments={"mapper": entity})
     except PendingRollbackError:
-        return  # as the next flush says, with the cause
+        return  # the next flush raises this too, with the cause
     except InvalidRequestError:
         raise ArgumentsError(
             "the session has just committed or rolled back, as in a listener of after_commit, and a job that it is "
@@ -96,10 +96,10 @@ def check_open(session: Session, entity: type[Any]) -> None:
 
 @contextmanager
 def savepoint(session: Session, entity: type[Any]) -> Generator[None]:
-    """What is done inside is done as a whole or not at all.
+    """Run the block as a whole or not at all, in a savepoint.
 
-    Raises `ArgumentsError` as `check_open` does, and `JobsError` where a listener of `before_commit` takes it: its
-    release calls that listener, as a commit does.
+    Raises `ArgumentsError` as `check_open` does. Raises `JobsError` inside a listener of `before_commit`: releasing
+    the savepoint would call that listener again, as a commit does.
     """
     check_open(session, entity)
     if _RELEASING in session.info:
@@ -127,7 +127,7 @@ def _wait(session: Session) -> _Waiting:
 
 @cache
 def listen_to_sessions() -> None:
-    """Once, and only where there are jobs: importing the package changes nothing."""
+    """Install the listeners once, for the first `Jobs`: importing the package changes nothing."""
     event.listen(Session, "after_begin", _check_translation)
     event.listen(Session, "after_commit", _note_commit)
     event.listen(Session, "after_soft_rollback", _forget)
@@ -135,7 +135,7 @@ def listen_to_sessions() -> None:
 
 
 def _check_translation(session: Session, transaction: object, connection: Connection) -> None:
-    """Refuse to put what the session is given into another schema, where nobody looks for it."""
+    """Refuse to put the jobs of a session into another schema, in which no worker looks for them."""
     if "schema_translate_map" not in connection.get_execution_options():
         return
     session.info[_TRANSLATES] = True
@@ -147,12 +147,12 @@ def _check_translation(session: Session, transaction: object, connection: Connec
 
 def _note_commit(session: Session) -> None:
     waiting: _Waiting | None = session.info.get(_INFO)
-    if waiting and not session.in_nested_transaction():  # SQLAlchemy 2.1 also tells of released savepoints
+    if waiting and not session.in_nested_transaction():  # SQLAlchemy 2.1 also reports released savepoints
         waiting.committed = True
 
 
 def _forget(session: Session, rolled_back: SessionTransaction) -> None:
-    """What was asked for since a savepoint began comes last."""
+    """Remove the calls requested since the savepoint began: they are the last ones in the list."""
     waiting: _Waiting | None = session.info.get(_INFO)
     while waiting and waiting.calls and _is_within(waiting.calls[-1].within, rolled_back):
         one = waiting.calls.pop()

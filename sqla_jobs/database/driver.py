@@ -1,6 +1,6 @@
-"""All that goes below SQLAlchemy, into psycopg's connection: what its documentation does not promise is used only here.
+"""Access to psycopg's connections below SQLAlchemy. Undocumented behaviour of psycopg is used only here.
 
-`tests/database/test_driver.py` holds the oldest and the newest psycopg to it.
+`tests/database/test_driver.py` checks that behaviour with the oldest and the newest psycopg.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ log: logging.Logger = logging.getLogger("sqla_jobs.database.engines")
 
 T = TypeVar("T")
 Driver = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
-"""What is below a connection. The asynchronous one is used inside of a greenlet of SQLAlchemy's."""
+"""The driver's connection. The asynchronous one is used inside an SQLAlchemy greenlet."""
 
 
 def driver(connection: Connection) -> psycopg.Connection[Any]:
-    """What is below a connection of an engine of the library's own."""
+    """Return the driver's connection for one of the library's own engines."""
     return connection.connection.driver_connection  # type: ignore[return-value]
 
 
 def driver_of_run(connection: Connection) -> Driver | None:
-    """What is below a connection of a task's session; `None` where that is not psycopg."""
+    """Return the driver's connection for a task's session. `None`: the driver is not psycopg."""
     raw = connection.connection.driver_connection
     return raw if isinstance(raw, psycopg.Connection | psycopg.AsyncConnection) else None
 
@@ -47,9 +47,9 @@ class NoAnswer(psycopg.OperationalError):
 
 
 def bound(connection: psycopg.Connection[Any], patience: float) -> None:
-    """From now on each wait of `connection` ends with `NoAnswer` after `patience` seconds without a sign of life.
+    """Make each wait of `connection` end with `NoAnswer` after `patience` seconds of silence.
 
-    What counts is silence: a large batch that is on its way, or an answer that trickles in, may take its time.
+    Only silence counts: sending a large batch, or a slow stream of an answer, may take longer.
     """
     plain = connection.wait
 
@@ -64,10 +64,10 @@ def bound(connection: psycopg.Connection[Any], patience: float) -> None:
 
 
 def ask(connection: Driver, question: str, patience: float | None = None) -> list[PGresult]:
-    """The answers to one or more statements, sent together, on a connection that is somebody else's.
+    """Return the answers to one or more statements, sent together, on a connection with another owner.
 
-    Raises the error of the statement that failed, after which the server leaves out the rest, or, where a
-    `patience` is given, `NoAnswer` after so many seconds of silence.
+    Raises the error of a failed statement, after which the server skips the others. With `patience`, raises
+    `NoAnswer` after so many seconds of silence.
     """
     if isinstance(connection, psycopg.AsyncConnection):
         answers = _wait_for(_awaited(connection, question, patience))
@@ -96,7 +96,7 @@ def _received(connection: psycopg.Connection[Any], question: str, patience: floa
 
 
 def _wait_for(awaitable: Awaitable[T]) -> T:
-    """Inside of a greenlet of SQLAlchemy's, which the parent of workers does not import."""
+    """Await inside an SQLAlchemy greenlet. The import is here because the parent of workers has no SQLAlchemy."""
     from sqlalchemy.util import await_only
 
     return await_only(awaitable)
@@ -109,7 +109,7 @@ async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, pati
         if patience is None:
             return await connection.wait(answers)
         try:
-            # not by a timeout of asyncio's: when psycopg is cancelled it waits for the server's answer to that
+            # no asyncio timeout: a cancelled psycopg waits for the server's answer to the cancellation
             return await connection.wait(_listening(answers, connection, patience))
         except NoAnswer:
             await connection.close()
@@ -117,7 +117,7 @@ async def _awaited(connection: psycopg.AsyncConnection[Any], question: str, pati
 
 
 def within(patience: float, function: Callable[[], T]) -> T:
-    """`function()`, which goes through SQLAlchemy, inside of a greenlet of its. Raises `NoAnswer` after `patience`."""
+    """Return `function()`, run in an SQLAlchemy greenlet. Raises `NoAnswer` after `patience` seconds."""
     from sqlalchemy.util import greenlet_spawn
 
     async def awaited() -> T:
@@ -134,12 +134,12 @@ def _no_answer(patience: float) -> NoAnswer:
     return NoAnswer(f"no answer from the server for {patience:g} s")
 
 
-def quoted(connection: Driver, said: str | None) -> str:
-    """A text as a literal of SQL."""
-    if said is None:
+def quoted(connection: Driver, text: str | None) -> str:
+    """Return a text as an SQL literal."""
+    if text is None:
         return "NULL"
     encoding = connection.info.encoding
-    return Escaping(connection.pgconn).escape_literal(said.encode(encoding)).decode(encoding)
+    return Escaping(connection.pgconn).escape_literal(text.encode(encoding)).decode(encoding)
 
 
 def roll_back(connection: Driver) -> None:
@@ -161,9 +161,9 @@ def _wait(connection: psycopg.Connection[Any], events: int, patience: float | No
 
 
 def _listening(gen: Any, connection: Driver, patience: float) -> Generator[Any, Any, Any]:
-    """What psycopg's own generator yields and returns. Raises `NoAnswer`.
+    """Pass on what psycopg's own generator yields and returns. Raises `NoAnswer`.
 
-    What the socket is ready for is asked anew: psycopg 3.2 says "ready" also when its interval is over.
+    The readiness of the socket is checked again: psycopg 3.2 also says "ready" when its interval is over.
     """
     try:
         heard_at, wanted = time.monotonic(), next(gen)
@@ -185,15 +185,15 @@ def _is_ready(fileno: int, wanted: int) -> bool:
 
 
 def _abandon(connection: psycopg.Connection[Any], patience: float) -> None:
-    """Close, and ask the server to cancel what it still does there, so that its processes do not pile up.
+    """Close the connection, and ask the server to cancel its statement, so that its processes do not pile up.
 
-    Before libpq 17 asking would hold up all threads, and without a limit: there it is left to the server.
+    Before libpq 17, such a request could block all threads for any length of time, so none is sent.
     """
     if capabilities.has_cancel_safe():
         try:
             connection.cancel_safe(timeout=patience / 5)
         except psycopg.Error as error:
-            log.debug("a statement that was given up could not be cancelled: %s", error)
+            log.debug("an abandoned statement could not be cancelled: %s", error)
     connection.close()
 
 
@@ -204,7 +204,7 @@ async def _in_greenlet(function: Callable[[], None]) -> None:
 
 
 class CommittingBy(AbstractContextManager[None]):
-    """Inside, the first `connection.commit()` is `commit()`."""
+    """Inside the block, the first `connection.commit()` calls `commit()` instead."""
 
     def __init__(self, connection: Driver, commit: Callable[[], None]) -> None:
         self._own = vars(connection)
@@ -216,7 +216,7 @@ class CommittingBy(AbstractContextManager[None]):
         self._own["commit"] = self._mine
 
     def _once(self) -> None:
-        del self._own["commit"]  # first: afterwards the connection may be somebody else's, who puts another one there
+        del self._own["commit"]  # before the commit: afterwards another owner may replace the method
         self._commit()
 
     def __exit__(self, *_: object) -> None:
@@ -225,27 +225,27 @@ class CommittingBy(AbstractContextManager[None]):
 
 
 def beginning(connection: Driver) -> str:
-    """What psycopg would say to begin, by what the application set; nothing inside of a transaction."""
+    """Return the BEGIN that psycopg would send with the application's settings; "" inside a transaction."""
     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
         return ""
     level = connection.isolation_level
-    said = ["BEGIN"] if level is None else [f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"]
+    words = ["BEGIN"] if level is None else [f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"]
     if connection.read_only is not None:
-        said.append("READ ONLY" if connection.read_only else "READ WRITE")
+        words.append("READ ONLY" if connection.read_only else "READ WRITE")
     if connection.deferrable is not None:
-        said.append("DEFERRABLE" if connection.deferrable else "NOT DEFERRABLE")
-    return f"{' '.join(said)}; "
+        words.append("DEFERRABLE" if connection.deferrable else "NOT DEFERRABLE")
+    return f"{' '.join(words)}; "
 
 
 Send = Callable[[str, dict[str, Any]], "psycopg.Cursor[Any]"]
-"""Sends a statement with its parameters. Its rows are there after the block."""
+"""Sends a statement with its parameters. Its rows can be read after the block."""
 
 
 @contextmanager
 def committed_together(connection: psycopg.Connection[Any]) -> Generator[Send]:
-    """What is sent inside is one transaction, in one round trip: the server waits for nothing in between.
+    """Send the statements of the block as one transaction, in one round trip.
 
-    Whatever the database's default is, each statement sees what was committed before it began.
+    Each statement sees what was committed before it began, whatever the database's default isolation is.
     """
 
     def send(statement: str, values: dict[str, Any]) -> psycopg.Cursor[Any]:

@@ -1,4 +1,4 @@
-"""Connections of the library's own, made as the application makes its."""
+"""The library's own connections, made in the same way as the application's."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sqla_jobs.rules.wording import did_you_mean
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _OPTIONS = {"ssl": "sslmode", "async_fallback": None, "prepared_statement_cache_size": None}
-"""Options in an address of asyncpg's, and what psycopg calls them; nothing where it has no use for one."""
+"""Options of asyncpg addresses and their psycopg names. None: psycopg has no such option."""
 
 REMEDY = "give a create_engine('postgresql+psycopg://…') or a sessionmaker of one"
 
 
 def check_engine(engine: Engine) -> Engine:
-    """The same, or a `ConfigurationError` where it is not one of PostgreSQL through psycopg 3, synchronous."""
+    """Return the engine. Raise `ConfigurationError` unless it is for PostgreSQL through psycopg 3, and synchronous."""
     dialect = engine.dialect
     if (dialect.name, dialect.driver) != ("postgresql", "psycopg") or dialect.is_async:
         kind = "an asynchronous " if dialect.is_async else ""
@@ -38,7 +38,7 @@ def check_engine(engine: Engine) -> Engine:
 
 
 def check_translation(bind: Engine | Connection, entity: type[Any]) -> None:
-    """Raises `ConfigurationError` where SQLAlchemy looks for the jobs in another schema than workers do."""
+    """Raise `ConfigurationError` if SQLAlchemy translates the schema of the jobs: workers do not translate it."""
     schema = entity.__table__.schema
     translated = (bind.get_execution_options().get("schema_translate_map") or {}).get(schema, schema)
     if translated != schema:
@@ -50,7 +50,7 @@ def check_translation(bind: Engine | Connection, entity: type[Any]) -> None:
 
 
 def checked_isolation(connection: Connection) -> str:
-    """The isolation level of a connection of the application's. Raises `ConfigurationError` for autocommit."""
+    """Return the isolation level of an application's connection. Raises `ConfigurationError` for autocommit."""
     level = connection.get_isolation_level()
     if getattr(connection.connection.dbapi_connection, "autocommit", False):
         raise ConfigurationError(
@@ -61,18 +61,18 @@ def checked_isolation(connection: Connection) -> str:
 
 
 def is_asynchronous(kind: type[Any]) -> bool:
-    """Whether a class is one of SQLAlchemy's asyncio, which is not imported for that: it needs greenlet."""
+    """Return whether a class is from SQLAlchemy's asyncio. Do not import that, since it needs greenlet."""
     return any(base.__module__.startswith("sqlalchemy.ext.asyncio") for base in kind.__mro__)
 
 
 def by_psycopg(app: Engine) -> Engine:
-    """The engine itself, or where it is of another driver, or asynchronous, a new one of the same address."""
+    """Return the engine, or, if it is asynchronous or for another driver, a new one with the same address."""
     is_psycopg = app.dialect.driver == "psycopg" and not app.dialect.is_async
     return app if is_psycopg else create_engine(address_by_psycopg(app.url))
 
 
 def address_by_psycopg(url: URL) -> URL:
-    """The same address for psycopg 3, with asyncpg's options in the words of psycopg.
+    """Return the address for psycopg 3, with asyncpg's options renamed.
 
     Raises `ConfigurationError` for an option that psycopg does not know.
     """
@@ -99,14 +99,14 @@ def own_engine(
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
 ) -> Engine:
-    """A small new engine, of `most` connections, that connects as `app` does, whatever that one's settings are.
+    """Return a new engine with `most` connections, which connects as `app` does, whatever the settings of `app`.
 
     Its connections are called `name` in pg_stat_activity, unless the application names its own.
 
-    Statements commit one by one under READ COMMITTED. They are prepared, and planned as `planning` says.
-    Behind a pooler, which may give the server's session to somebody else, nothing is prepared and nothing set.
-    Neither connecting nor a statement waits in silence for longer than `patience` seconds, and a
-    connection that is of no more use, such as one to a server that turns out to be read-only, is given up.
+    Each statement commits by itself, under READ COMMITTED. Statements are prepared, and planned according to
+    `planning`. Behind a pooler, which may give the server's session to other clients, nothing is prepared and
+    nothing set. Connecting and statements wait in silence for at most `patience` seconds. A connection that has
+    become useless, such as one to a server that is now read-only, is closed.
     """
     engine = _connecting_as(app, "AUTOCOMMIT", patience, planning, most, name)
     with engine.connect() as connection:
@@ -127,11 +127,11 @@ class IdleConnections:
         event.listen(engine, "checkin", self._on_checkin)
 
     def _on_checkin(self, connection: object, record: object) -> None:
-        if connection is not None:  # it was not invalidated
+        if connection is not None:  # None means that it was invalidated
             self._are_there = True
 
     def close(self) -> None:
-        """Close them; they are made anew when they are needed. Cheap where there are none."""
+        """Close the idle connections. They are made again when needed. Cheap if there are none."""
         pool = self._engine.pool
         if not self._are_there or not isinstance(pool, QueuePool):
             return
@@ -143,7 +143,7 @@ class IdleConnections:
 
 @contextmanager
 def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
-    """A connection that nobody else gets afterwards."""
+    """Open a connection that nobody else gets afterwards."""
     connection = engine.connect()
     try:
         yield driver(connection)
@@ -153,7 +153,8 @@ def for_itself(engine: Engine) -> Generator[psycopg.Connection[Any]]:
 
 
 def close_engine(engine: Engine) -> None:
-    """Close its connections: those that are in use, by a thread that has not ended yet, when they are given back."""
+    """Close the engine's connections. Those still in use, by a thread that has not ended, close when they are
+    returned."""
 
     def close(connection: object, record: Any) -> None:
         record.invalidate()
@@ -163,14 +164,14 @@ def close_engine(engine: Engine) -> None:
 
 
 def at_most(engine: Engine, wanted: int) -> int:
-    """How many of so many connections the engine's pool gives out at once."""
+    """Return how many of `wanted` connections the engine's pool gives out at once."""
     pool = engine.pool
     overflow: int = getattr(pool, "_max_overflow", -1)
     return min(wanted, pool.size() + overflow) if isinstance(pool, QueuePool) and overflow >= 0 else wanted
 
 
 def warn_of_small_pool(app: Engine, threads: int) -> None:
-    """Say so where transactional tasks in that many threads may wait in vain for a connection."""
+    """Log a warning if the pool has fewer connections than `threads`, so that transactional tasks may wait in vain."""
     if (most := at_most(app, threads)) < threads:
         log.warning(
             "the engine's pool gives out %d connections, but %d jobs may run at once, each with a session: "
@@ -213,6 +214,6 @@ def _give_up_if_useless(context: Any) -> None:
 
 
 def _limit_idling(patience: float, connection: Connection) -> None:
-    """A process that vanishes before its COMMIT holds its locks no longer than `patience`."""
+    """Limit to `patience` seconds how long a process that vanishes before its COMMIT can hold locks."""
     limit = func.set_config("idle_in_transaction_session_timeout", f"{1000 * patience:.0f}", True)
     connection.execute(select(limit))

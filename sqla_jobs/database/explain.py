@@ -1,4 +1,4 @@
-"""What went wrong, for the person at the command line."""
+"""Explanations of errors for the person at the command line."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from sqla_jobs.rules.error_text import message_of
 from sqla_jobs.rules.wording import page
 
 EXPLAINED = (JobsError, DBAPIError, psycopg.Error)
-"""What a person can cause: told as one message, without a traceback."""
+"""Errors that a person can cause. They are shown as one message, without a traceback."""
 
 _OF_POOLER = ("query_wait_timeout", "max_client_conn", "server login has been failing", "client_login_timeout")
-"""What PgBouncer says where it gives no connection."""
+"""Parts of PgBouncer's messages when it gives no connection."""
 
 
 def explain(error: BaseException) -> str:
-    """The message for one of `EXPLAINED`."""
+    """Return the message for one of `EXPLAINED`."""
     if isinstance(error, ProgrammingError) and _is_of_tables(error):
-        first_line = _said(error).splitlines()[0]
+        first_line = _message(error).splitlines()[0]
         return (
             f"the tables are not as this version needs them ({first_line}): "
             "`sqla-jobs check` names what differs; `sqla-jobs migrate`, your Alembic history or "
             f"metadata.create_all(engine) makes them ({page('migrations')})"
         )
-    if isinstance(error, DBAPIError | psycopg.Error) and any(word in _said(error) for word in _OF_POOLER):
+    if isinstance(error, DBAPIError | psycopg.Error) and any(word in _message(error) for word in _OF_POOLER):
         return (
-            f"a pooler stands before the database, and gave no connection ({_said(error)}): all of its pool are "
+            f"a pooler stands before the database, and gave no connection ({_message(error)}): all of its pool are "
             "in use (PgBouncer: default_pool_size, max_client_conn), or it does not reach the server. With the "
             "server's own address `--database-url URL` goes around it: `sqla-jobs doctor` then says who keeps them"
         )
     if isinstance(error, DBAPIError | psycopg.Error):
-        return f"the database says: {_said(error)}"
+        return f"the database says: {_message(error)}"
     return str(error)
 
 
 def _is_of_tables(error: ProgrammingError) -> bool:
-    """Whether the server has not found what it was asked about. What psycopg refuses itself has no code."""
+    """Return whether the server did not find a table or column. Errors of psycopg itself have no code."""
     code: str | None = getattr(error.orig, "sqlstate", None)
-    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # missing rights
+    return code is not None and code[:2] in ("42", "3F") and code != "42501"  # 42501 is a missing right
 
 
-def _said(error: DBAPIError | psycopg.Error) -> str:
-    """Without the row that the server shows as DETAIL: its values may be secrets."""
+def _message(error: DBAPIError | psycopg.Error) -> str:
+    """Return the message without the row that the server shows as DETAIL: its values may be secrets."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return message_of(cause).strip() if cause is not None else "nothing"

@@ -1,4 +1,4 @@
-"""How many connections the server allows, and how many are in use."""
+"""The number of connections that the server allows, and a warning if they are too few."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ LIMIT: LiteralString = """
       - coalesce(current_setting('reserved_connections', true), '0')::int
     FROM pg_stat_activity WHERE backend_type = 'client backend'
 """
-"""Of all databases of the server: connections in use, and how many are allowed to ordinary roles."""
+"""For all databases of the server: the connections in use, and the number allowed to ordinary roles."""
 
 
 _NOT_ALLOWED = "42501"
 
 
 def warn_of_few_connections(ask: Callable[[], Sequence[int]], wanted: int) -> None:
-    """Say so where the server, as it answers `LIMIT`, may have too few for a worker that uses up to `wanted` more."""
+    """Log a warning if the server allows too few connections for a worker that uses up to `wanted` more.
+
+    `ask` returns the answer to `LIMIT`.
+    """
     try:
         used, most = ask()
     except Exception as error:

@@ -1,7 +1,7 @@
-"""Tells workers after a commit that there is something to do, so that they need not wait for their next poll.
+"""Notifications of workers after a commit, so that they need not wait for their next poll.
 
-Never inside the caller's transaction (NOTIFY there makes commits wait for one another), but from a thread
-and a connection of this process's own. A message that is lost costs one poll: polling is the truth.
+They are never sent in the caller's transaction, since NOTIFY makes commits wait for one another, but by a thread
+with a connection of its own. A lost message delays a job until the next poll at most.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from sqlalchemy.orm import Session, object_session
 from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
-from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, tell_here
+from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, notify_here
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
 _APART = 0.01
-"""Seconds between two messages of one process: what commits in between shares one."""
+"""The shortest time between two messages of one process, in seconds. Commits in between share one message."""
 _IDLE = 30.0
-"""Seconds without a message after which thread and connection are given up until the next one."""
+"""Seconds without a message after which the thread and the connection are closed until the next one."""
 _PATIENCE = 10.0
-"""Seconds without an answer after which the server is taken to be away."""
+"""Seconds of silence after which the server counts as away."""
 _NAMED = 300
 """Jobs that one message names at most: PostgreSQL takes 8,000 bytes."""
 _MOST_COUNTED = 1000
 """Jobs whose enqueues are kept to be counted later."""
 _EXIT = 1.0
-"""Seconds a program that ends right after its commit may take for the last message."""
+"""Seconds that a program which ends right after its commit may spend on the last message."""
 
 Count = Callable[[Connection, Mapping[int, int]], Collection[int]]
 """Stores times by the ids of jobs, and returns the ids of those for which it could."""
 
 
 def notify(connection: Connection, channel: str, queues: Iterable[str]) -> None:
-    """Tell who listens on other connections that there are jobs in these queues; "" is every queue."""
+    """Notify listeners on other connections of jobs in these queues; "" means every queue."""
     for queue in queues:
         connection.execute(select(func.pg_notify(channel, queue)))
 
 
 def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
-    """Tell who listens to channels of queues. That commits at once, without waiting for the disk: no row is written."""
+    """Notify listeners. That commits at once, without waiting for the disk, since no row is written."""
     with engine.connect() as connection:
         try:
             ask(driver(connection), _question(frozenset(messages)), _PATIENCE)
@@ -65,28 +65,30 @@ def _send(engine: Engine, messages: Iterable[tuple[str, str]]) -> None:
 
 @lru_cache(maxsize=64)
 def _question(messages: frozenset[tuple[str, str]]) -> str:
-    said = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
-    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(said))
+    calls = [sql.SQL("pg_notify({}, {})").format(channel, queue) for channel, queue in sorted(messages)]
+    question = sql.SQL("SELECT set_config('synchronous_commit', 'off', true), {}").format(sql.SQL(", ").join(calls))
     return question.as_string(None)
 
 
 def after_commit(session: Session, entity: type[Any], channel: str, queue: str) -> None:
-    """Once the session's outermost transaction commits, tell who serves `queue`; "" is every queue."""
-    on_commit(session, entity, partial(_tell, session, entity, channel, queue), once=(entity, channel, queue))
+    """Notify workers of `queue` once the session's outermost transaction commits; "" means every queue."""
+    on_commit(
+        session, entity, partial(_notify_listeners, session, entity, channel, queue), once=(entity, channel, queue)
+    )
 
 
 def count_after_commit(session: Session, entity: type[Any], count: Count, times: Mapping[int, int]) -> None:
-    """Once the session's outermost transaction commits, have `count` store these times, in the thread for wake-ups."""
+    """Have `count` store these times, in the notifier's thread, once the session's outermost transaction commits."""
     on_commit(session, entity, partial(_count, session, entity, count, times))
 
 
 def tell_of_schedules(entity: type[Any], job: type[Any], channel: str) -> None:
-    """From now on clocks are told when rows of `entity` are changed through sessions."""
+    """Notify clocks from now on when sessions change rows of `entity`."""
     _listen(entity, ("after_insert", "after_update", "after_delete"), job, channel, SCHEDULES)
 
 
 def tell_of_jobs(job: type[Any], channel: str) -> None:
-    """From now on workers are told when jobs are changed or deleted as objects of a session: others may start then."""
+    """Notify workers from now on when sessions change or delete jobs as objects: other jobs may start then."""
     listen_to_sessions()
     _listen(job, ("after_update", "after_delete"), job, channel, "")
 
@@ -100,14 +102,14 @@ def _listen(entity: type[Any], kinds: Iterable[str], job: type[Any], channel: st
         event.listen(entity, kind, changed)
 
 
-def _tell(session: Session, entity: type[Any], channel: str, queue: str) -> None:
+def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: str) -> None:
     if (engine := committed_by(session, entity)) is not None:
-        tell_here(channel, queue)
+        notify_here(channel, queue)
         _notifier(engine).send(engine, channel, queue)
 
 
 def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
-    """Soon tell those who follow jobs that these have changed; without ids, that any job may have."""
+    """Notify processes that follow jobs, soon, of jobs that have changed. Without ids, any job may have changed."""
     _notifier(engine).send(engine, channel, ",".join(map(str, job_ids)) if len(job_ids) <= _NAMED else "")
 
 
@@ -118,7 +120,7 @@ def _count(session: Session, entity: type[Any], count: Count, times: Mapping[int
 
 @cache
 def _prepare() -> None:
-    """For the end of the program, and for what it forks."""
+    """Prepare for the end of the program, and for forks."""
     atexit.register(_flush_all)
     os.register_at_fork(after_in_child=_forget_everything)
 
@@ -139,14 +141,17 @@ class _Notifier:
         self._hopeless_until = 0.0
 
     def send(self, app: Engine, channel: str, queue: str) -> None:
-        """Soon, by a connection as `app` makes them; returns at once, and never fails: it is after a commit."""
+        """Send a message soon, over a connection like those of `app`. Return at once, and never raise.
+
+        The caller has committed already.
+        """
         with self._lock:
             if self._thread is not None or self._start(app):
                 self._waiting.add((channel, queue))
                 self._wake()
 
     def count(self, app: Engine, count: Count, times: Mapping[int, int]) -> None:
-        """The same for what is to be counted: as good as it can be, and never waited for."""
+        """Store counts soon, as far as the rows are free. The caller has committed already."""
         with self._lock:
             if count not in self._refused and (self._thread is not None or self._start(app)):
                 self._counts.setdefault(count, Counter()).update(times)
@@ -163,21 +168,21 @@ class _Notifier:
         thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-wakeup", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the interpreter ends, or the system gives no more threads
+        except RuntimeError as error:  # the interpreter is ending, or the system allows no more threads
             log.debug("no wake-up can be sent, workers will poll: %s", error)
             return False
         self._thread = thread
         return True
 
     def flush(self, timeout: float) -> None:
-        """Wait for what is under way."""
+        """Wait until the pending messages are sent."""
         if self._thread is not None:
             self._sent.wait(timeout)
 
     def _loop(self, app: Engine) -> None:
         try:
             engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=1, name="sqla-jobs wakeup")
-        except Exception as error:  # noqa: BLE001 - whatever the application's way of connecting may raise
+        except Exception as error:  # noqa: BLE001 - the application's way of connecting may raise anything
             log.debug("no wake-up can be sent for a while, workers will poll: %s", error)
             self._hopeless_until = time.monotonic() + _IDLE
             while not self._give_up():
@@ -188,7 +193,7 @@ class _Notifier:
             try:
                 if messages:
                     _send(engine, messages)
-            except Exception as error:  # noqa: BLE001 - the same
+            except Exception as error:  # noqa: BLE001 - sending may raise anything too
                 log.debug("a wake-up was not sent, workers will poll: %s", error)
             for count, times in counts.items():
                 self._store(engine, count, times)
@@ -223,7 +228,7 @@ class _Notifier:
             return messages, {count: times for count, times in counts.items() if times}
 
     def _give_up(self) -> bool:
-        """End the thread, unless there is something to send after all."""
+        """End the thread, unless another message has arrived."""
         with self._lock:
             if self._there_is.is_set():
                 return False
@@ -246,7 +251,7 @@ def _notifier(engine: Engine) -> _Notifier:
 
 
 def _forget_everything() -> None:
-    """In a forked child neither the threads nor the connections are its own."""
+    """Forget all notifiers: a forked child owns neither the threads nor the connections."""
     global _notifiers, _making
     _notifiers, _making = WeakKeyDictionary(), threading.Lock()
     forget_subscribers()

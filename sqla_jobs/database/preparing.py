@@ -1,4 +1,4 @@
-"""Connections of the library's own: what each is told before it is used, and which are of no more use."""
+"""The settings of the library's own connections, and the errors after which a connection is useless."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from sqla_jobs.database.driver import bound
 from sqla_jobs.database.timeouts import connect_within, keep_alive
 
 PLANNED_ANEW: LiteralString = "SET plan_cache_mode = force_custom_plan"
-"""Each time a statement is executed: a plan made on an empty table, and kept, might scan for ever."""
+"""Plan a statement at each execution. A cached plan, made on an empty table, might scan for ever."""
 PLANNED_ONCE: LiteralString = (
     "SET plan_cache_mode = force_generic_plan; SET jit = off; "
     "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off"
 )
-"""Once, and kept, which spares a third of a short statement's time. For statements that say themselves which rows they
-look up: a plan that is kept knows no numbers, so scans, bitmaps and sorts are off."""
+"""Plan a statement once and cache the plan, which saves a third of a short statement's time. This is for statements
+that name the rows they look up. A cached plan does not know how many rows there are, so scans, bitmaps and sorts are
+off."""
 _OF_NO_MORE_USE = ("25006", "0A000")
-"""SQLSTATEs on which to connect anew: of a server that takes no writes (a standby, such as the old primary after a
-failover), and of what was prepared before a column changed its type."""
+"""SQLSTATEs after which to connect again. The server takes no writes (a standby, such as the old primary after a
+failover), or a column has changed its type since a statement was prepared."""
 
 
 def prepared(
@@ -30,17 +31,17 @@ def prepared(
     planning: LiteralString = PLANNED_ANEW,
     name: str = "sqla-jobs worker",
 ) -> psycopg.Connection[Any]:
-    """A new connection, called `name` in pg_stat_activity unless the application names its own.
+    """Return a new connection, called `name` in pg_stat_activity unless the application names its own.
 
-    Its statements are prepared, and planned as `planning` says. Behind a pooler, which may give the server's
-    session to somebody else, nothing is prepared and nothing set. Neither connecting nor a statement waits in
-    silence for longer than `patience` seconds.
+    Its statements are prepared, and planned according to `planning`. Behind a pooler, which may give the server's
+    session to other clients, nothing is prepared and nothing set. Connecting and statements wait in silence for at
+    most `patience` seconds.
     """
     connection = connect_within(patience, connect)
     try:
         bound(connection, patience)
         keep_alive(connection, patience)
-        connection.execute("SET client_encoding TO 'UTF8'")  # which can say all that a task may; poolers know it
+        connection.execute("SET client_encoding TO 'UTF8'")  # encodes all text; poolers know this setting
         if is_direct(connection):
             connection.execute(planning)
             if not connection.info.parameter_status("application_name"):
@@ -55,11 +56,11 @@ def prepared(
 
 
 def is_direct(connection: psycopg.Connection[Any]) -> bool:
-    """Whether no pooler stands before the server: its process is another one."""
+    """Return whether no pooler stands before the server. A pooler shows another process id than the server."""
     found = connection.execute("SELECT pg_backend_pid()", prepare=False).fetchone()
     return found is not None and found[0] == connection.info.backend_pid
 
 
 def is_useless_after(error: BaseException) -> bool:
-    """Whether a connection that raised this is of no more use, although it is not lost."""
+    """Return whether a connection that raised this error is useless, although it is not lost."""
     return getattr(error, "sqlstate", None) in _OF_NO_MORE_USE

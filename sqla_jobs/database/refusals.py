@@ -1,4 +1,4 @@
-"""Rows that the server refuses to change, because of what they are: the others of their batch are changed."""
+"""Isolation of rows that the server refuses to change, so that the other rows of a batch are still changed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log: logging.Logger = logging.getLogger("sqla_jobs")
 
 _NO_ROWS_FAULT = ("08", "0A", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0", "XX")
 """Classes of SQLSTATE that blame no row: connections, transactions, rights, tables, resources, operators, the server.
-A trigger of the application's refuses with any other, such as P0001 of RAISE EXCEPTION; a constraint with 23."""
+Any other code blames a row, such as 23 of a constraint, or P0001 of RAISE EXCEPTION in an application's trigger."""
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What the driver raised, where SQLAlchemy, which is not imported for that, wraps it; else the error itself."""
+    """Return the driver's error that SQLAlchemy has wrapped, or the error itself. SQLAlchemy is not imported."""
     return getattr(error, "orig", None) or error
 
 
 def blames_a_row(error: Exception) -> bool:
-    """Whether the same statement may succeed for other rows.
+    """Return whether the same statement may succeed for other rows.
 
-    Text that the encoding of the connection does not have raises a plain `UnicodeError`.
+    A plain `UnicodeError` is raised for text that the connection's encoding does not have.
     """
     cause = cause_of(error)
     state: str | None = getattr(cause, "sqlstate", None)
@@ -38,9 +38,9 @@ def blames_a_row(error: Exception) -> bool:
 
 
 def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Callable[[R, Exception], None]) -> list[T]:
-    """Call `step(rows)`; if the server blames a row, call it for each half, down to single rows for `refused`.
+    """Call `step(rows)`. If the server blames a row, call it for each half, down to single rows for `refused`.
 
-    Each call of `step` is a transaction or savepoint of its own. Returns what the steps return, in order.
+    Each call of `step` is a transaction or savepoint of its own. Return the results of the steps, in order.
     """
     if not rows:
         return []
@@ -57,10 +57,10 @@ def in_parts(rows: Sequence[R], step: Callable[[Sequence[R]], T], refused: Calla
 
 
 def reason(error: Exception) -> str:
-    """What the server says, without the row that it may quote."""
+    """Return the server's message, without the row that it may quote."""
     return message_of(cause_of(error)).strip()
 
 
 def warn(verb: str, kind: str, row_id: int, error: Exception) -> None:
-    """Tell of a culprit in the log."""
+    """Log a warning about a row that the server refuses to change."""
     log.warning("the server refuses to %s %s %d, so it stays: %s", verb, kind, row_id, reason(error))

@@ -1,7 +1,7 @@
-"""Waits for a server that come to an end: whatever it or the network does, nobody waits for ever.
+"""Time limits for waits for the server, so that no wait lasts for ever.
 
-A connection whose other end is gone (a host that lost its power, a firewall that forgot it) looks like one
-whose server is thinking. psycopg waits for both without a limit; here only so long as something is heard.
+A connection whose other end is gone (a host without power, a firewall that forgot it) looks like one whose server
+is busy. psycopg waits for both without a limit. Here a wait ends after too long a silence.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from sqla_jobs.database.driver import NoAnswer
 T = TypeVar("T")
 
 _PROBES = 3
-"""Keepalive probes without an answer after which a connection is dead."""
+"""The number of unanswered keepalive probes after which a connection is dead."""
 
 
 def connect_within(patience: float, connect: Callable[[], T]) -> T:
-    """`connect()`, or `NoAnswer` after `patience` seconds: a connection that comes later is closed.
+    """Return `connect()`. Raises `NoAnswer` after `patience` seconds; a connection that comes later is closed.
 
-    In a thread, since looking up a host's name and all that an application's creator does can take any time.
+    `connect` runs in a thread, since name resolution and an application's creator can take any time.
     """
     attempt: Future[T] = Future()
 
     def run() -> None:
         try:
             attempt.set_result(connect())
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             attempt.set_exception(error)
 
     threading.Thread(target=run, name="sqla_jobs-connect", daemon=True).start()
@@ -49,7 +49,7 @@ def _close(attempt: Future[Any]) -> None:
 
 
 def hang_up(connection: psycopg.Connection[Any]) -> None:
-    """Let a wait of another thread for something to read end at once; the connection is of no more use."""
+    """End another thread's wait for data on this connection at once. The connection is useless afterwards."""
     with _end_of(connection) as end:
         end.shutdown(socket.SHUT_RD)
 
@@ -59,7 +59,7 @@ def _end_of(connection: psycopg.Connection[Any]) -> socket.socket:
 
 
 def keep_alive(connection: psycopg.Connection[Any], patience: float) -> None:
-    """Let the system find out within about twice `patience` seconds that the other end of an idle one is gone."""
+    """Let the system detect within about twice `patience` seconds that the other end of an idle connection is gone."""
     seconds = max(1, round(patience))
     with _end_of(connection) as end:
         if end.family == getattr(socket, "AF_UNIX", None):
@@ -71,5 +71,5 @@ def keep_alive(connection: psycopg.Connection[Any], patience: float) -> None:
             "TCP_KEEPCNT": _PROBES,
             "TCP_USER_TIMEOUT": 1000 * seconds,
         }.items():
-            if (option := getattr(socket, name, None)) is not None:  # each system has some of them
+            if (option := getattr(socket, name, None)) is not None:  # each system has only some of them
                 end.setsockopt(socket.IPPROTO_TCP, option, value)

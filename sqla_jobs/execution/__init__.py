@@ -1,1 +1,1 @@
-"""Running one attempt at a job."""
+"""The execution of one attempt at a job."""

@@ -15,68 +15,69 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.declaration import Declaration
 
 _PROGRESS = 1000
-"""Characters kept of a progress message."""
+"""The most characters that are stored of a progress message."""
 
 
 class Attempt:
-    """From the claim until its end is stored. All moments are of `time.monotonic()`."""
+    """An attempt, from the claim until its end is stored. All times are from `time.monotonic()`."""
 
     started_at: float | None = None
     has_begun = False
-    """Whether it was told that it begins, where that is of interest."""
+    """True once the `started` callback of the executor was called."""
     is_committed = False
-    """Its end was stored by the transaction of its task."""
+    """True if the task's own transaction stored the end."""
     context: RunContext | None = None
     progress: tuple[float, str | None] | None = None
-    """The last that the run reported; stored with its end, whatever became of it before."""
+    """The last reported progress. Stored with the end, even if an earlier update was not."""
     sent_progress: tuple[float, str | None] | None = None
-    """What of it was sent to the database while it runs, where a row that somebody holds locked is passed over."""
+    """The last progress that was sent to the database during the run. Sending skips a locked row."""
     is_silent = False
-    """Progress is stored with the end alone: else it would change the row that the run's own transaction is to change
-    under a stricter isolation."""
+    """True if progress is stored only with the end. An earlier update would change the row that the run's own
+    transaction changes at its end, and make that fail under an isolation stricter than READ COMMITTED."""
     is_withdrawn: bool = False
-    """It does not begin any more, and is given back."""
+    """True if the attempt may no longer begin, and is given back."""
     is_over: bool = False
-    """Ended, and its end is on its way to the database."""
+    """True if the attempt has ended and its end is about to be stored."""
     deadline: float | None = None
     cancel_requested: bool = False
     slot: RunSlot | None = None
-    """Where a parent process sees that it was begun."""
+    """The shared memory in which the parent process sees that the attempt has begun."""
     declaration: Declaration | None = None
-    """How its task is declared, once that is known."""
+    """The declaration of the task, once it is known."""
     progressed: Callable[[], None] | None = None
-    """Called when its task has reported progress."""
+    """Called after the task has reported progress."""
     body: Interruptible | None = None
-    """What runs its own code."""
+    """The object that calls the task's code and can interrupt it."""
 
     def __init__(self, job: Claimed, claimed_at: float, *, asked_at: float = 0.0) -> None:
         self.job = job
         self.claimed_at = claimed_at
-        """When the answer of the claim came; the server may have committed it a while before, but after `asked_at`."""
+        """When the claim's result arrived. The server committed the claim between `asked_at` and this time."""
         self.asked_at = asked_at
 
     @cached_property
     def secrets(self) -> Secrets:
-        """What nothing that is told of it may show."""
+        """The argument values that no log line, error or progress message of the attempt may show."""
         return NOTHING if self.declaration is None else self.declaration.secrets(self.job.args)
 
     @property
     def waited(self) -> float:
-        """Seconds that it was due before it began."""
+        """Seconds between the time when the job was due and the beginning of the attempt."""
         return self.job.waited + (self.started_at or self.claimed_at) - self.claimed_at
 
     @property
     def is_running(self) -> bool:
-        """Begun, and not over."""
+        """True if the attempt has begun and is not over."""
         return self.started_at is not None and not self.is_over
 
     def __str__(self) -> str:
         return f"job {self.job.job_id} {self.job.task} attempt {self.job.attempt}"
 
     def begin(self, body: Interruptible, slot: RunSlot | None) -> bool:
-        """Start the attempt. It is charged from here on if this process dies.
+        """Start the attempt. From here on, it is charged if this process dies.
 
-        False: it may not, since the parent process has given back what this one held before.
+        Return False if the attempt may not start, because the parent process has given back earlier claims of this
+        process.
         """
         started_at = time.monotonic()
         if slot is not None:
@@ -88,27 +89,27 @@ class Attempt:
         return True
 
     def conclude(self) -> None:
-        """It is over, and its end on its way to the database."""
+        """Note that the attempt is over and its end is about to be stored."""
         self.is_over, self.body = True, None
         if self.slot is not None:
             self.slot.end()
 
     def cancel(self) -> None:
-        """Somebody cancelled the job: it does not start any more, or is interrupted."""
+        """Cancel the attempt: prevent its start, or interrupt it."""
         self.cancel_requested = True
         if self.context is not None:
             self.context.cancel_requested = True
         self.interrupt(CancelRequested)
 
     def lose(self) -> None:
-        """Its process was taken for dead: what it does from now on is in vain."""
+        """Interrupt the attempt because its process was taken for dead. The attempt can no longer store anything."""
         if self.context is not None:
             self.context.cancel_requested = True
         self.interrupt(LeaseGone)
 
     def interrupt(self, kind: type[Interrupt]) -> None:
-        """Raise `kind` in its code, if that runs at this moment."""
-        if (body := self.body) is not None:  # read once: it is gone when the run ends
+        """Raise `kind` in the task's code, if that code is running now."""
+        if (body := self.body) is not None:  # read once: another thread clears it when the run ends
             body.interrupt(self, kind)
 
     def publish(self, fraction: float, message: str | None) -> None:
@@ -118,8 +119,8 @@ class Attempt:
             self.progressed()
 
     def ended(self, outcome: Outcome) -> RunEnd:
-        """The end of this attempt, now."""
+        """Return the end of this attempt, at the present time."""
         started = self.started_at or self.claimed_at
         ended = time.monotonic() - self.claimed_at
-        # what RunEnd(…) does, but for a call of a function in Python
+        # the same as RunEnd(…), but faster: it calls no Python function
         return tuple.__new__(RunEnd, (self.job, outcome, started - self.claimed_at, ended, self.progress))

@@ -1,4 +1,4 @@
-"""The coroutine of a run: how it is cancelled, and what becomes of the asyncio tasks that it leaves behind."""
+"""The coroutine of a run: its cancellation, and the cleanup of asyncio tasks that it leaves behind."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from sqla_jobs.rules.wording import plural
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _ENDING = 1.0
-"""Seconds that asyncio tasks which a run has left behind get to end once they are cancelled."""
+"""Seconds that asyncio tasks left behind by a run have to end after they are cancelled."""
 
 _begun: ContextVar[set[asyncio.Future[Any]] | None] = ContextVar("sqla_jobs_begun", default=None)
-"""The asyncio tasks that the present run has begun, and that have not ended."""
+"""The asyncio tasks that the current run has started and that have not ended."""
 TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
 
 class Noting:
-    """The task factory of an event loop: notes what runs begin, and else does what the loop's own does.
+    """A task factory for an event loop, which notes the asyncio tasks that runs start.
 
-    Left out are what a driver begins, and what is begun in a context of its own: it may live on. All workers of a loop
-    share one, which goes with the last of them. Used in the thread of the loop.
+    It creates tasks with the loop's own factory. It ignores tasks that a database driver starts, and tasks started
+    in a context of their own, because these may outlive the run. All workers of a loop share one factory; the last
+    worker removes it. Call it only in the thread of the loop.
     """
 
     def __init__(self, below: TaskFactory | None) -> None:
@@ -41,7 +42,7 @@ class Noting:
 
     @classmethod
     def begin(cls, loop: asyncio.AbstractEventLoop) -> Noting:
-        """Note in this loop from now on, for one more worker."""
+        """Install the factory in this loop, if it is not there, and count one more worker."""
         present: Any = loop.get_task_factory()
         noting = present if isinstance(present, Noting) else cls(present)
         if noting is not present:
@@ -50,10 +51,10 @@ class Noting:
         return noting
 
     def end(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One worker less needs it."""
+        """Remove one worker from the count. Restore the loop's own factory after the last."""
         self._workers -= 1
         present: Any = loop.get_task_factory()
-        if not self._workers and present is self:  # else the application has built on it
+        if not self._workers and present is self:  # otherwise the application has wrapped this factory
             loop.set_task_factory(self._below)
 
     def __call__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any) -> Any:
@@ -68,13 +69,13 @@ class Noting:
 
 
 def _is_of_driver(coroutine: Coroutine[Any, Any, Any]) -> bool:
-    """asyncpg cancels a query by an asyncio task, which is to end by itself."""
+    """Return whether asyncpg started the coroutine. It cancels a query by a task, which must run to its end."""
     frame: FrameType | None = getattr(coroutine, "cr_frame", None)
     return frame is not None and str(frame.f_globals.get("__name__")).startswith("asyncpg.")
 
 
 def soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: object) -> None:
-    """Call it in the thread of the loop. In one that its application has closed nothing is left to call it for."""
+    """Call `callback` in the thread of the loop. Do nothing if the application has closed the loop."""
     try:
         loop.call_soon_threadsafe(callback, *args)
     except RuntimeError as error:
@@ -82,28 +83,28 @@ def soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args
 
 
 def check_greenlet(task: str) -> None:
-    """Raise `ConfigurationError` where what coroutine tasks need is not installed."""
+    """Raise `ConfigurationError` if greenlet, which coroutine tasks need, is not installed."""
     if find_spec("greenlet") is None:
         raise ConfigurationError(f"{task} is a coroutine task, which needs greenlet: pip install 'sqla-jobs[asyncio]'")
 
 
 class CoroutineBody:
-    """The part of a run that may be cancelled: an asyncio task of its own. Flush, fence and commit lie outside of it.
+    """The cancellable part of a run: an asyncio task of its own. Flush, fence and commit are outside of it.
 
-    `run` is called in a greenlet of SQLAlchemy's in the thread of the loop, `interrupt` and `abandon` in any thread.
+    Call `run` in an SQLAlchemy greenlet in the thread of the loop, and `interrupt` and `abandon` in any thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._owner: object = None
         self._kind: type[Interrupt] | None = None
-        """Why it was cancelled."""
+        """The reason for the cancellation."""
         self.cancelled_at: float | None = None
-        """When it was cancelled, by `time.monotonic()`; `None` where it was not, or has ended since."""
+        """When the coroutine was cancelled, by `time.monotonic()`. `None`: it was not cancelled, or has ended."""
         self.task: asyncio.Task[Any] | None = None
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._is_asked = False
-        """A cancel is on its way to the loop."""
+        """True while a cancellation is on its way to the loop."""
         self._is_abandoned = False
 
     def run(
@@ -113,7 +114,7 @@ class CoroutineBody:
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] = NONE,
     ) -> Any:
-        """Await `function(…)`. Raises an `Interrupt` where it ends by the cancel that this stands for."""
+        """Await `function(…)`. Raises an `Interrupt` if the coroutine ends by a cancellation from `interrupt`."""
         self._coroutine = function(*args, **kwargs)
         context, begun = copy_context(), set[asyncio.Future[Any]]()
         context.run(_begun.set, begun)
@@ -122,7 +123,7 @@ class CoroutineBody:
         self.task = self._loop.create_task(self._contained(self._coroutine), context=context)
         try:
             await_only(self._is_over)
-        except asyncio.CancelledError:  # the owner of the loop cancels all it runs
+        except asyncio.CancelledError:  # the owner of the loop cancels all its tasks
             self._cancel(owner, Stopped)
             await_only(asyncio.wait([self.task], timeout=_ENDING))
         finally:
@@ -139,7 +140,7 @@ class CoroutineBody:
             self._on_done()
 
     def _end_all(self, owner: object, left: list[asyncio.Future[Any]]) -> None:
-        """Cancel the asyncio tasks that the run has left behind, and wait for them if the run itself has ended."""
+        """Cancel asyncio tasks that the run left behind. Wait for them if the run itself has ended."""
         if not left:
             return
         for one in left:
@@ -151,7 +152,7 @@ class CoroutineBody:
             "%s left %s behind, which were cancelled%s: %s",
             owner,
             plural(len(left), "asyncio task"),
-            f" ({still} of them go on)" if still else "",
+            f" ({still} of them still run)" if still else "",
             ", ".join(sorted(map(_name, left)))[:500],
         )
 
@@ -171,13 +172,13 @@ class CoroutineBody:
                 raise
             raise self._kind().with_traceback(error.__traceback__) from None
         finally:
-            del task  # it holds what it raised, whose traceback holds this frame
+            del task  # it references its exception, whose traceback references this frame
         if isinstance(result, _Raised):
             raise result.error
         return result
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
-        """Cancel the coroutine, while it is what `owner` has it run; once."""
+        """Cancel the coroutine once, if it currently runs for `owner`."""
         if not self._is_asked:
             self._is_asked = True
             soon(self._loop, self._cancel, owner, kind)
@@ -186,11 +187,12 @@ class CoroutineBody:
         self._is_asked = False
         if self._owner is owner and self._kind is None and self.task is not None:
             self._kind, self.cancelled_at = kind, time.monotonic()
-            self.task.add_done_callback(self._on_done)  # it may not have begun
+            self.task.add_done_callback(self._on_done)  # the task may not have started
             self.task.cancel()
 
     def abandon(self) -> bool:
-        """Stop waiting for a coroutine that was cancelled and goes on. Returns False if it is abandoned already."""
+        """Stop waiting for a coroutine that still runs after its cancellation. Return False if it is abandoned
+        already."""
         was_abandoned, self._is_abandoned = self._is_abandoned, True
         if not was_abandoned:
             soon(self._loop, self._on_done)
@@ -201,7 +203,7 @@ class CoroutineBody:
             self._is_over.set_result(None)
 
     def stack(self) -> str:
-        """The stack of the coroutine, as text."""
+        """Return the stack of the coroutine, as text."""
         if self._coroutine is None:
             return "its own code has not begun: it may wait for a connection"
         frames: list[FrameType] = []
@@ -213,7 +215,7 @@ class CoroutineBody:
 
 
 class _Raised:
-    """What an asyncio task must not raise: it would end the event loop."""
+    """A wrapper for an exception that would end the event loop if an asyncio task raised it."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

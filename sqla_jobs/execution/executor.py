@@ -1,4 +1,4 @@
-"""Runs one claimed job and says what came of it."""
+"""The executor, which runs one claimed job and returns its outcome."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sqla_jobs.tasks.tracing import Tracing
 
 
 class Executor:
-    """Runs jobs of `tasks`, each inside a `context`; a transactional one in a transaction of `transactions`."""
+    """Runs jobs of `tasks`, each inside `context`. Transactional jobs run in a transaction of `transactions`."""
 
     def __init__(
         self,
@@ -43,12 +43,12 @@ class Executor:
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
     ) -> None:
-        """`timeout` is that of tasks that have none of their own, in seconds.
+        """Prepare to run jobs. `timeout`, in seconds, applies to tasks without one of their own.
 
-        The first of `middleware` is the outermost, and inside of `context`, which is inside of what `tracing` makes.
-        `started` is called as each run begins, and not of one that gets no transaction. `unfit` is called where
-        arguments do not fit the task, and raises `NotBegun` if the job is to be given back. `progressed` is called
-        where a task has reported progress.
+        The first of `middleware` is the outermost. All middleware runs inside `context`, and `context` inside the
+        span that `tracing` makes. `started` is called when a run begins, but not for a run that gets no
+        transaction. `unfit` is called if arguments do not fit the task; it raises `NotBegun` if the job is to be
+        given back. `progressed` is called after a task has reported progress.
         """
         self._tasks = tasks
         self._transactions = transactions
@@ -63,14 +63,14 @@ class Executor:
         self._plans: dict[str, Plan] = {}
 
     def execute(self, attempt: Attempt, body: Interruptible) -> RunEnd | None:
-        """Run the job; never raises. Returns its end, to be stored; `None` where nothing is left to store.
+        """Run the job; never raise. Return the end to store, or `None` if nothing is left to store.
 
-        Its own code is called by `body`. For a coroutine task this is called in a greenlet of SQLAlchemy's.
-        One that was cancelled before it started is given back, which ends it; one that may not start, gets no
-        transaction, or does not fit this code is given back too.
-        A transactional task's writes, follow-up jobs, result and completion are one commit, made here.
-        Where that commit fails, or its answer is lost, or it does not see the lease, the end returned is that of
-        a failed attempt: the fence lets it through only if the lease stands and the commit did not go through.
+        `body` calls the task's own code. For a coroutine task, call this method in an SQLAlchemy greenlet.
+        A job is given back if it was cancelled before its start, may not start, gets no transaction, or does not
+        fit this code. A cancelled job ends when it is given back.
+        A transactional task's writes, follow-up jobs, result and completion are one commit, made here. If that
+        commit fails, loses its answer or does not find the lease, the returned end is a failure. The fence stores
+        that failure only if the lease is still valid and the commit did not succeed.
         """
         if attempt.cancel_requested or attempt.is_withdrawn or not attempt.begin(body, self._slot and self._slot()):
             return attempt.ended(Outcome.released())
@@ -82,7 +82,7 @@ class Executor:
             outcome = plan.run(attempt)
         except NotBegun as reason:
             outcome = Outcome.released(reason.delay)
-        except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
+        except BaseException as error:  # noqa: BLE001 - every exception of a job is its outcome
             outcome = Outcome.failed(Failure.of(error)) if plan is None else plan.outcome_of(error, attempt)
             self._begun(attempt)
         if (outcome.failure is not None or log.level <= logging.INFO) and outcome.kind != "released":
@@ -92,7 +92,7 @@ class Executor:
         return None if attempt.is_committed else attempt.ended(outcome)
 
     def prepare(self, task: str) -> Plan:
-        """Make ready how jobs of a task run."""
+        """Prepare the plan by which jobs of a task run."""
         declaration = self._tasks[task].declaration
         plan = self._plans[task] = Plan(
             declaration,

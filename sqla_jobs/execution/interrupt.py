@@ -1,7 +1,7 @@
-"""Interrupts the code of tasks: here, Python code in another thread, and only while it is on the stack of that thread.
+"""Interruption of task code in another thread, only while that code is on the thread's stack.
 
-CPython raises the exception at the next bytecode of the thread: a call into C that does not return, such
-as a long `time.sleep` or a query under way, is interrupted when it comes back.
+CPython raises the exception at the thread's next bytecode. A C call that has not returned, such as a long
+`time.sleep` or a running query, is interrupted when it returns.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from typing import Any, Protocol
 from sqla_jobs.rules.error_text import stack_of
 
 NONE: Mapping[str, Any] = MappingProxyType({})
-"""No arguments by name."""
+"""An empty mapping: no keyword arguments."""
 
 
 class Interrupt(BaseException):
-    """Raised inside a task from outside. Not an `Exception`, so that `except Exception` lets it through."""
+    """Raised inside a task from outside. It is no `Exception`, so `except Exception` does not catch it."""
 
     def __init__(self, *, is_abandoned: bool = False) -> None:
         super().__init__()
         self.is_abandoned = is_abandoned
-        """The task's own code goes on, and may still use its session."""
+        """True if the task's own code still runs, and may still use its session."""
 
 
 class TimedOut(Interrupt):
-    """The task ran longer than its `timeout`."""
+    """The task exceeded its `timeout`."""
 
 
 class CancelRequested(Interrupt):
-    """Somebody cancelled the job while it ran."""
+    """Somebody cancelled the job while it was running."""
 
 
 class LeaseGone(Interrupt):
-    """The process was taken for dead: the job is somebody else's."""
+    """The process was taken for dead, and its jobs were given to others."""
 
 
 class Stopped(Interrupt):
-    """The worker stopped, and the run did not end within its grace."""
+    """The worker stopped, and the run did not end within the grace period."""
 
 
 class Interruptible(Protocol):
-    """What a run's own code is called by, and interrupted through."""
+    """Calls the code of a run and can interrupt it."""
 
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """`function(…)`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
+        """Call `function(…)`. Raises an `Interrupt` only from inside the call: one that arrives later is dropped."""
         ...
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> object:
-        """Raise `kind` in it, while it runs what `owner` has it run; once."""
+        """Raise `kind` in the code once, if it currently runs for `owner`."""
         ...
 
     def stack(self) -> str:
-        """Its stack, as text."""
+        """Return the stack of the code, as text."""
         ...
 
 
 class Body:
-    """The part of a run that may be interrupted; flush, fence and commit lie outside of it. A thread has one."""
+    """The interruptible part of a run, one for each thread. Flush, fence and commit are outside of it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,8 +74,8 @@ class Body:
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """`function(…)`. Raises an `Interrupt` only from inside of it: one that comes too late is dropped."""
-        outer = self._owner  # a task may itself run jobs, in a test
+        """Call `function(…)`. Raises an `Interrupt` only from inside the call: one that arrives later is dropped."""
+        outer = self._owner  # in a test, a task may itself run jobs
         try:
             self._owner = owner
             return function(*args, **kwargs)
@@ -87,22 +87,22 @@ class Body:
                     if self._was_interrupted:
                         _raise_in(self.thread, None)
                         self._was_interrupted = False
-                except Interrupt:  # it arrived right here, after the end of the function
+                except Interrupt:  # it arrived after the function's end
                     continue
                 break
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> bool:
-        """Raise `kind` in the thread, while it runs what `owner` has it run. False: it does not, at this moment."""
+        """Raise `kind` in the thread if it currently runs for `owner`, or return False."""
         with self._lock:
             if self._owner is not owner:
                 return False
             self._was_interrupted = True
             _raise_in(self.thread, kind)
-            self._owner = None  # once is enough: user code may be cleaning up after it
+            self._owner = None  # interrupt only once: the task's code may be cleaning up
             return True
 
     def stack(self) -> str:
-        """The stack of the thread, as text."""
+        """Return the stack of the thread, as text."""
         frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]
         return stack_of(frame) if frame is not None else "its thread has ended"
 
@@ -116,7 +116,7 @@ _bodies = _Bodies()
 
 
 def body() -> Body:
-    """That of the calling thread."""
+    """Return the body of the calling thread."""
     return _bodies.body
 
 

@@ -1,4 +1,4 @@
-"""How the jobs of one task run, made ready once: a run costs nothing for what nobody uses."""
+"""The plan for the jobs of one task. It is made once, so that a run does not pay for unused features."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Plan:
-    """What a run of one task takes. `run` calls the task; it returns the outcome, or raises what the task raised."""
+    """The prepared steps of a task's runs. `run` calls the task, and returns its outcome or raises its exception."""
 
     run: Callable[[Attempt], Outcome]
 
@@ -43,11 +43,11 @@ class Plan:
         unfit: Callable[[Attempt, ArgumentsError], None] | None = None,
         progressed: Callable[[], None] | None = None,
     ) -> None:
-        """A run is inside of `surroundings`, of which the first is the outermost; with a session in `transactions` too.
+        """Compose `run`. The first of `surroundings` is the outermost.
 
-        `timeout` is that of a task without one of its own. `begins` is called before the task is. `unfit` is called
-        where arguments do not fit the task, and raises `NotBegun` if the job is to be given back. `progressed` is
-        called where a task that takes a `RunContext` has reported progress.
+        `transactions` is `None` for a task without a session. `timeout` applies to a task without one of its own.
+        `begins` is called before the task. `unfit` is called if arguments do not fit the task; it raises `NotBegun`
+        if the job is to be given back. `progressed` is called after a task with a `RunContext` has reported progress.
         """
         self.declaration = declaration
         self.timeout: float | None = timeout if declaration.timeout is None else declaration.timeout
@@ -87,7 +87,7 @@ class Plan:
             return self._in_words(attempt)
 
     def _in_words(self, attempt: Attempt) -> dict[str, Any]:
-        """Raise why the arguments do not fit, without showing a secret; or that others are to run it."""
+        """Raise the error that explains, without secrets, why the arguments do not fit, or `NotBegun`."""
         try:
             return self.declaration.codec.decode(attempt.job.args)
         except ArgumentsError as error:
@@ -118,7 +118,7 @@ class Plan:
             attempt.slot.expire(deadline, self.outcome_of(TimedOut(), attempt, at=deadline).delay)
 
     def outcome_of(self, error: BaseException, attempt: Attempt, *, at: float | None = None) -> Outcome:
-        """What follows from `error`, raised by `run` now or at a moment to come."""
+        """Return the outcome of a run that raised `error`, now or, for a forecast, at the time `at`."""
         error = next((one for one in leaves(error) if isinstance(one, Interrupt)), error)
         if isinstance(error, EntityGone):
             return Outcome.cancelled(Failure("EntityGone", attempt.secrets.text(str(error))))
@@ -140,12 +140,12 @@ class Plan:
             attempt=attempt.job.attempt,
             max_attempts=attempt.job.max_attempts,
             elapsed=attempt.job.elapsed + since_claim,
-            secrets=attempt.secrets if at is None else NOTHING,  # of a moment to come only the delay is asked for
+            secrets=attempt.secrets if at is None else NOTHING,  # a forecast needs only the delay
         )
 
 
 class _UnstorableResult(Exception):
-    """The task did its work and returned what cannot be kept; running it again would not help."""
+    """The task succeeded, but its return value cannot be stored. Another attempt would not help."""
 
 
 def _run_inside(around: Surroundings, run: Callable[[Attempt], Outcome], attempt: Attempt) -> Outcome:
@@ -154,7 +154,7 @@ def _run_inside(around: Surroundings, run: Callable[[Attempt], Outcome], attempt
 
 
 def _target(signature: Signature) -> Callable[..., Any]:
-    """Takes what is injected by position, and the arguments by name."""
+    """Return a function that takes injected values by position and the arguments by name."""
     parameters = signature.arguments.parameters.values()
     if isinstance(signature.target, type) or any(one.kind is one.POSITIONAL_ONLY for one in parameters):
         return lambda *injected, **arguments: signature.call([*injected], arguments)
@@ -162,7 +162,7 @@ def _target(signature: Signature) -> Callable[..., Any]:
 
 
 def context_of(attempt: Attempt) -> RunContext:
-    """What its task, or what is around it, can ask about the run. Made when somebody first wants it."""
+    """Return the run's context for the task, middleware and tracing. Create it at the first call."""
     if attempt.context is None:
         job = attempt.job
         attempt.context = RunContext(

@@ -1,4 +1,4 @@
-"""What a process has started, in memory that its parent can read after it died."""
+"""The started runs of a process, in memory that its parent can read after the process died."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 _PLACES = 10_000
-"""Runs begun whose ends are not stored yet. One more waits: storing ends is what makes room."""
+"""The most runs that have begun and whose ends are not stored. One more run waits until an end is stored."""
 _NEVER = -1.0
 
 
@@ -25,7 +25,7 @@ class _Run(ctypes.Structure):
 
 
 class Memory(ctypes.Structure):
-    """What one process and its parent share. Without a lock: each number is written by one of the two."""
+    """The memory that a process shares with its parent. It needs no lock: each number has only one writer."""
 
     _fields_ = (
         ("beat_at", ctypes.c_double),
@@ -42,20 +42,20 @@ class Memory(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A run that was begun; moments by `time.monotonic()`, which all processes of a host share."""
+    """A run that has begun. Times are from `time.monotonic()`, which all processes of a host share."""
 
     job_id: int
     claimed_at: float
     started_at: float
     deadline: float
-    """0 where there is none; infinite once the run is over."""
+    """0 if there is no deadline; infinite once the run is over."""
     delay: float | None
-    """Seconds until the next attempt, should this one overrun its deadline; `None`: it was the last."""
+    """Seconds until the next attempt if this one exceeds its deadline. `None`: this is the last attempt."""
     run_id: int
 
 
 class RunSlot:
-    """The slot of one run."""
+    """The place of one run in the shared memory."""
 
     __slots__ = ("_run", "_started")
 
@@ -64,9 +64,10 @@ class RunSlot:
         self._run = run
 
     def begin(self, job_id: int, run_id: int, claimed_at: float, started_at: float) -> None:
-        """The run begins: from here on it is charged if the process dies. Its id is written last and makes it count.
+        """Publish that the run begins. From here on, it is charged if the process dies.
 
-        Whether it may is looked up after that: see `StartedRuns.revoke`.
+        The run id is written last and makes the entry valid. After that the process checks whether the run may
+        begin: see `StartedRuns.revoke`.
         """
         run = self._run
         run.job_id, run.claimed_at, run.started_at = job_id, claimed_at, started_at
@@ -74,27 +75,27 @@ class RunSlot:
         run.run_id = run_id
 
     def expire(self, deadline: float, delay: float | None) -> None:
-        """Past its deadline the process may be killed; the run is then tried again after `delay`, or never."""
+        """Allow the parent to kill the process after `deadline`. The run is then retried after `delay`, or never."""
         self._run.delay = _NEVER if delay is None else delay
         self._run.deadline = deadline
 
     def end(self) -> None:
-        """It is over, and its end not stored yet."""
+        """Mark the run as over, with its end not stored yet."""
         self._run.deadline = math.inf
 
     @property
     def revoked_at(self) -> float:
-        """What was claimed before this moment may not begin."""
+        """The time before which claimed jobs may not begin."""
         return self._started.revoked_at
 
     def clear(self) -> None:
-        """Its end is stored, or it did not begin after all: the place is free for another run."""
+        """Free the place: the end is stored, or the run did not begin after all."""
         self._run.run_id = 0
         self._started.free(self)
 
 
 class StartedRuns:
-    """Written by one process and read by its parent."""
+    """The entries of started runs, written by one process and read by its parent."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -104,17 +105,17 @@ class StartedRuns:
         self._free: SimpleQueue[RunSlot] = SimpleQueue()
 
     def free(self, slot: RunSlot) -> None:
-        """Let another run have the place."""
+        """Make the place available for another run."""
         self._free.put(slot)
 
     def take(self) -> RunSlot:
-        """A place for a run; waits for one."""
+        """Take a place for a run. Wait until one is free."""
         if self._free.empty() and (place := next(self._unused, None)) is not None:
             return RunSlot(self, self._memory.runs[place])
         return self._free.get()
 
     def entries(self) -> Iterator[Entry]:
-        """The runs that were begun, and whose ends may not be stored."""
+        """Yield the runs that have begun and whose ends may not be stored."""
         for place, run_id in enumerate(self._run_ids.tolist()):
             if run_id:
                 run = self._memory.runs[place]
@@ -122,21 +123,21 @@ class StartedRuns:
                 yield Entry(run.job_id, run.claimed_at, run.started_at, run.deadline, delay, run_id)
 
     def revoke(self, moment: float) -> None:
-        """Let no job begin any more that was claimed before `moment`; the parent writes it.
+        """Forbid jobs that were claimed before `moment` to begin. Only the parent calls this.
 
-        The process publishes that a run begins, and looks for this after that; the parent writes this, and
-        looks for what has begun after that. So of the two one at least sees the other.
+        The process first publishes that a run begins and then checks this moment. The parent first writes this
+        moment and then looks for runs that have begun. So at least one of the two sees the other.
         """
         self._memory.revoked_at = moment
 
     @property
     def revoked_at(self) -> float:
-        """What was claimed before this moment may not begin."""
+        """The time before which claimed jobs may not begin."""
         return float(self._memory.revoked_at)
 
     @property
     def beat_at(self) -> float:
-        """When the process last was shown to be alive in the database; the parent writes it."""
+        """When the last heartbeat of the process was stored in the database. Written by the parent."""
         return float(self._memory.beat_at)
 
     @beat_at.setter
@@ -145,7 +146,7 @@ class StartedRuns:
 
     @property
     def alive_at(self) -> float:
-        """When Python code of the process last ran; the process writes it, twice a second."""
+        """When the process last executed Python code. Written by the process, twice a second."""
         return float(self._memory.alive_at)
 
     @alive_at.setter
@@ -154,7 +155,7 @@ class StartedRuns:
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a slot of the process waits for a job; the process writes it, at least twice a second."""
+        """True if a slot of the process waits for a job. Written by the process, at least twice a second."""
         return bool(self._memory.has_free_slot)
 
     @has_free_slot.setter
@@ -163,7 +164,7 @@ class StartedRuns:
 
     @property
     def workers(self) -> int:
-        """How many workers share its queues, at least one; the parent writes it."""
+        """The number of workers that share its queues, at least one. Written by the parent."""
         return max(1, int(self._memory.workers))
 
     @workers.setter
@@ -172,7 +173,7 @@ class StartedRuns:
 
     @property
     def has_limits(self) -> bool:
-        """Whether there are rows of limits; the parent writes it."""
+        """True if the table of limits has rows. Written by the parent."""
         return bool(self._memory.has_limits)
 
     @has_limits.setter
@@ -181,7 +182,7 @@ class StartedRuns:
 
     @property
     def vitals(self) -> tuple[int, int]:
-        """How many runs the process has ended, and its peak memory in bytes; the process writes them."""
+        """The number of runs that the process has ended, and its peak memory in bytes. Written by the process."""
         return self._memory.ended_runs, self._memory.peak_memory
 
     @vitals.setter

@@ -1,4 +1,4 @@
-"""What is around a run. How it ends changes no outcome."""
+"""Context managers around a run. An error when they exit does not change the outcome."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 
 class Surrounded(AbstractContextManager[None]):
-    """Inside of `surroundings`, whose own end is not that of the job: what it raises then is only logged.
+    """Wraps `surroundings` so that its exit cannot change the outcome of the job.
 
-    Nor can it swallow what the job raised.
+    An exception that it raises on exit is only logged. It cannot suppress the job's own exception.
     """
 
     def __init__(self, surroundings: AbstractContextManager[Any], attempt: Attempt) -> None:
@@ -46,7 +46,7 @@ class Surrounded(AbstractContextManager[None]):
 
 @contextmanager
 def within(middleware: Iterable[Middleware], run: RunContext, attempt: Attempt) -> Generator[None]:
-    """Inside of all of `middleware`, of which the first is the outermost."""
+    """Enter all of `middleware`; the first is the outermost."""
     with ExitStack() as entered:
         for one in middleware:
             entered.enter_context(Surrounded(surroundings(one, run), attempt))
@@ -54,7 +54,7 @@ def within(middleware: Iterable[Middleware], run: RunContext, attempt: Attempt) 
 
 
 def begin_span(tracing: Tracing, run: RunContext) -> Callable[[Outcome], None]:
-    """A span of the run, which the returned function ends. What goes wrong with it is only logged."""
+    """Begin a span for the run, and return the function that ends it. Errors of tracing are only logged."""
     try:
         end = tracing.processing(run)
     except Exception:

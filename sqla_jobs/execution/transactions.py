@@ -23,15 +23,15 @@ from sqla_jobs.queries import Queries, RunEnd
 log: logging.Logger = logging.getLogger("sqla_jobs.run")
 
 _AGAIN = (1.0, 2.0)
-"""Seconds after which a job that got no transaction is tried again: between these, so that not all come at once."""
+"""Bounds, in seconds, of the random delay before a job without a transaction is tried again."""
 _SAY_AGAIN = 60.0
-"""Seconds after which it is said again that jobs get none."""
+"""Seconds between two warnings that jobs get no transaction."""
 
 
 _CONNECTIONS = "sqla_jobs.database.engines"
-"""Where the `info` of a run's session has the connections that it has begun transactions on."""
+"""The key in a run's `session.info` for the connections on which the session has begun transactions."""
 _ENDING = "sqla_jobs.ending"
-"""Where it has its COMMIT that is under way."""
+"""The key in a run's `session.info` for the COMMIT in progress."""
 
 
 @cache
@@ -44,7 +44,7 @@ def _note_connection(session: Session, transaction: SessionTransaction, connecti
     if connections is None or connection in connections:
         return
     connections.append(connection)
-    if (ending := session.info.get(_ENDING)) is not None:  # a hook of the commit has begun it
+    if (ending := session.info.get(_ENDING)) is not None:  # a hook of the commit has begun this transaction
         ending.watch(connection)
 
 
@@ -54,49 +54,49 @@ def _reason(error: Exception) -> str:
 
 
 def _is_of_database(error: Exception) -> bool:
-    """SQLAlchemy wraps no error on connecting of asyncpg, which also passes on those of the network."""
+    """Return whether the error is the database's. Connection errors of asyncpg and the network are not wrapped."""
     is_of_asyncpg = type(error).__module__.partition(".")[0] == "asyncpg"
     return is_of_asyncpg or isinstance(error, DBAPIError | PoolTimeout | psycopg.Error | OSError)
 
 
 class NotBegun(Exception):
-    """Nothing of a task has run, for a reason that is none of its own: it is given back."""
+    """None of the task's code has run, for a reason outside the task: the job is given back."""
 
     def __init__(self, reason: str, delay: float | None) -> None:
         super().__init__(reason)
         self.delay: float | None = delay
-        """Seconds until it is due again; `None`: at once."""
+        """Seconds until the job is due again. `None`: at once."""
 
 
 def _no_transaction(reason: str) -> NotBegun:
-    """The database gives none that the task could write in."""
-    return NotBegun(reason, random.SystemRandom().uniform(*_AGAIN))  # the global one may be seeded by a task
+    """Return the error for a database that gives no writable transaction."""
+    return NotBegun(reason, random.SystemRandom().uniform(*_AGAIN))  # a task may have seeded the global generator
 
 
 class Transactions(Protocol):
-    """Where transactional tasks write, and record their ends."""
+    """The transactions in which transactional tasks write and record their ends."""
 
     isolation: str
     """The isolation level of the sessions."""
 
     def begin(self) -> AbstractContextManager[Session]:
-        """A session in a transaction, of which nothing is left without `commit`. Raises `NotBegun`."""
+        """Open a session in a transaction, which rolls back without `commit`. Raises `NotBegun`."""
         ...
 
     def around(self, session: Session) -> Any:
-        """The `AsyncSession` around a session from `begin`, which a coroutine task gets."""
+        """Return the `AsyncSession` around a session from `begin`, for a coroutine task."""
         ...
 
     def commit(self, session: Session, end: RunEnd) -> None:
-        """Record the end of the attempt, as the transaction's last statement, and commit. Raises `LeaseLost`."""
+        """Record the end of the attempt in the transaction's last statement, and commit. Raises `LeaseLost`."""
         ...
 
 
 class WorkerTransactions:
-    """Each its own, in a session from `session`, and such that a process which is gone soon holds nothing.
+    """One transaction per run, in a session from `session`. If a process disappears, its locks are soon released.
 
-    The server notices a vanished host within about `lease`, or a minute where that is less. `patience` is
-    how long a connection of the application's pool may be silent when a transaction begins on it.
+    The server notices a vanished host within about `lease` seconds, and a minute at most. `patience` is the time
+    that a pooled connection may be silent when a transaction begins on it.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class WorkerTransactions:
             self._begin(session)
             yield session
         except Interrupt as interrupt:
-            if interrupt.is_abandoned:  # its code goes on, and must not hold locks
+            if interrupt.is_abandoned:  # its code still runs, and must not hold locks
                 end_run(session)
                 session.invalidate()
             raise
@@ -137,7 +137,7 @@ class WorkerTransactions:
 
     def commit(self, session: Session, end: RunEnd) -> None:
         self._queries.store_last_progress(session, end)
-        if session.twophase:  # the fence stands before all that is committed
+        if session.twophase:  # the fence comes before everything that is committed
             self._queries.succeed(session, end)
             session.commit()
         else:
@@ -151,34 +151,34 @@ class WorkerTransactions:
                     del session.info[_ENDING]
 
     def _begin(self, session: Session) -> None:
-        session.info[_CONNECTIONS] = list[Connection]()  # the factory may give the same session again
+        session.info[_CONNECTIONS] = list[Connection]()  # the factory may return the same session again
         try:
             is_writable = self._is_begun(session)
         except Exception as error:
             if not _is_of_database(error):
                 raise
-            raise self._told(_no_transaction(_reason(error))) from error
+            raise self._logged(_no_transaction(_reason(error))) from error
         if not is_writable:
-            raise self._told(_no_transaction("the server is read-only"))
+            raise self._logged(_no_transaction("the server is read-only"))
 
     def _is_begun(self, session: Session) -> bool:
-        """Begin. False: the server takes no writes."""
+        """Begin the transaction. Return False if the server accepts no writes."""
         connection = self._queries.connection(session)
         try:
             is_writable = self._queries.begin(connection, noticed_within=self._lease, patience=self._patience)
         except psycopg.Error:
             if connection.invalidated:
                 raise
-            connection.exec_driver_sql("SELECT 1")  # fails too, and SQLAlchemy gives up what its pool has
+            connection.exec_driver_sql("SELECT 1")  # fails too, and makes SQLAlchemy invalidate its pool
             raise
         if not is_writable:
-            connection.invalidate()  # the pool is to connect anew: to the primary, once there is one
+            connection.invalidate()  # the pool must reconnect, to the primary once there is one
         return is_writable
 
-    def _told(self, none: NotBegun) -> NotBegun:
-        """Once, and not for each of the many jobs that meet the same."""
+    def _logged(self, error: NotBegun) -> NotBegun:
+        """Log the error as a warning once a minute; otherwise at DEBUG, since many jobs meet the same one."""
         now = time.monotonic()
         level = logging.WARNING if now >= self._say_again_at else logging.DEBUG
         self._say_again_at = now + _SAY_AGAIN
-        log.log(level, "transactional jobs get no transaction, and come again, uncharged: %.500s", none)
-        return none
+        log.log(level, "transactional jobs get no transaction, and come again, uncharged: %.500s", error)
+        return error

@@ -1,4 +1,4 @@
-"""The tables of this library, brought from one version to another in an Alembic migration."""
+"""Migrations of the library's tables between versions, for use in an Alembic migration."""
 
 from sqla_jobs.migrations.running import downgrade, upgrade
 from sqla_jobs.models.version import LATEST

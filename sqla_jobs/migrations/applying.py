@@ -1,4 +1,4 @@
-"""Upgrades a database whose application has no Alembic history."""
+"""Upgrades of databases whose application has no Alembic history."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _HISTORIES = text("""
 
 
 def migrate(engine: Engine, models: Models[Any]) -> list[str]:
-    """Upgrade the tables to the latest version, and return a line for each thing done.
+    """Upgrade the tables to the latest version. Return a line for each step.
 
-    It is one transaction, but where a step builds an index online; of several callers at once one does it.
-    Raises `ConfigurationError` where an Alembic history is kept in the database.
+    The upgrade is one transaction, except for steps that build an index online. If several callers run at once,
+    only one of them upgrades. Raises `ConfigurationError` if the database has an Alembic history.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         context = MigrationContext.configure(connection)
@@ -40,11 +40,11 @@ def migrate(engine: Engine, models: Models[Any]) -> list[str]:
                 return []
             _refuse_histories(connection)
             upgrade(Operations(context), from_=found, to=LATEST, schema=table.schema, prefix=models.prefix)
-            return _told(found)
+            return _lines_of(found)
 
 
 def print_migration(engine: Engine | None, models: Models[Any], output: TextIO) -> None:
-    """Write the SQL of `migrate` for this database, or where none is given, for one without these tables."""
+    """Write the SQL of `migrate` for this database. Without an engine, write it for a database without these tables."""
     table = models.tables["jobs"]
     found: int | None = 0
     if engine is not None:
@@ -64,13 +64,13 @@ def print_migration(engine: Engine | None, models: Models[Any], output: TextIO) 
         upgrade(Operations(context), from_=found, to=LATEST, schema=table.schema, prefix=models.prefix)
 
 
-def _told(found: int) -> list[str]:
+def _lines_of(found: int) -> list[str]:
     steps = enumerate(STEPS[found:], start=found + 1)
     return [f"version {number}: {(step.__doc__ or '').strip()}" for number, step in steps]
 
 
 def _write_version(connection: Connection, models: Models[Any]) -> str:
-    """Tables that only lack the comment get it; what else they are nobody knows."""
+    """Write the missing comment with the version if everything else fits. Otherwise the version is unknown."""
     table = models.tables["jobs"]
     others = [one for one in compare(connection, models) if one.what != "version"]
     if others:

@@ -1,4 +1,4 @@
-"""For the revisions of `versions/`, part of any application's history: its metadata says what is whose."""
+"""The functions that the revisions in `versions/` call. They find the tables in the environment's metadata."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def upgrade(op: Operations, *, from_: int, to: int) -> None:
-    """As `migrations.upgrade`, for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
+    """Call `migrations.upgrade` for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
     jobs = _jobs_of(op)
     running.upgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
 
 
 def downgrade(op: Operations, *, from_: int, to: int) -> None:
-    """As `migrations.downgrade`, for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
+    """Call `migrations.downgrade` for the one `Jobs` of the environment's metadata. Raises `ConfigurationError`."""
     jobs = _jobs_of(op)
     running.downgrade(op, from_=from_, to=to, schema=jobs.schema, prefix=jobs.info[MARK])
 

@@ -1,9 +1,9 @@
-"""What is in a database, compared with what this version expects.
+"""A comparison of the tables in a database with those that this version expects.
 
-What is expected is made of the models as temporary tables, in a transaction that is rolled back, and both
-are read from the server's catalogs: so the server itself puts both into the same words, whatever its
-version. It takes the right TEMPORARY, which everybody has unless it was taken away, and touches nothing
-of the application's; frozen texts would need no right, but a server of another version words them otherwise.
+The expected tables are made from the models, as temporary tables in a transaction that is rolled back. Both sets
+are then read from the server's catalogs, so that a server of any version describes both in the same words. This
+needs the right TEMPORARY, which every role has by default, and changes nothing of the application's. Stored
+descriptions would need no right, but servers of other versions phrase them differently.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sqla_jobs.models.mapping import Models, map_models
 from sqla_jobs.models.version import LATEST, found_version
 
 Facts = dict[tuple[str, str], dict[str, str]]
-"""Of one table: what is said about each column, constraint and index, such as ("column", "id")."""
+"""The facts about one table: a description of each column, constraint and index, such as ("column", "id")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is missing (`found` is None), too much (`expected` is None), or another."""
+    """A difference: something is missing (`found` is None), unexpected (`expected` is None) or different."""
 
     table: str
     what: str
@@ -42,10 +42,10 @@ class Difference:
 
 
 def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
-    """All differences, in order of the tables; none where the database is as this version expects it.
+    """Return all differences, table by table; none if the database is as this version expects it.
 
-    The application's own columns only have to be there, and its indexes and constraints on them, or
-    declared on its model, are its own business; so is the order of columns. Rolls back what it made.
+    The application's own columns must exist. Indexes and constraints on them, and those declared on its model, are
+    not compared, nor is the order of columns. The temporary tables are rolled back.
     """
     live = read_tables(connection, models)
     with connection.begin_nested() as savepoint:
@@ -71,7 +71,7 @@ def compare(connection: Connection, models: Models[Any]) -> list[Difference]:
 
 
 def read_tables(connection: Connection, models: Models[Any]) -> dict[str, Facts]:
-    """What the server says of the tables that are there, by what their names have after the prefix."""
+    """Return the server's facts about the tables that exist, by table name without the prefix."""
     oids = {noun: _oid(connection, table) for noun, table in models.tables.items()}
     return {noun: _read(connection, oid) for noun, oid in oids.items() if oid is not None}
 
@@ -186,7 +186,7 @@ _BESIDE = text("""
 
 
 def _extra_tables(connection: Connection, models: Models[Any]) -> Iterator[Difference]:
-    """Tables that begin with the prefix; not the application's, and not those of another `Jobs`."""
+    """Yield tables that begin with the prefix, except those of the application or of another `Jobs`."""
     table = models.tables["jobs"]
     known = [one.name for one in table.metadata.tables.values()]
     given = {"jobs": _oid(connection, table), "prefix": models.prefix, "known": known}

@@ -1,4 +1,4 @@
-"""What the tables are called in one application."""
+"""The names of the tables in one application."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names as they stand in SQL: what needs quotes has them."""
+    """Table names for use in SQL, quoted if necessary."""
 
     prefix: str
     schema: str | None
     are_new: bool
-    """Whether the tables are made in this very migration: nobody uses them yet."""
+    """True if the tables are made in this very migration: nobody uses them yet."""
 
     @classmethod
     def of(cls, op: Operations, schema: str | None, prefix: str, *, are_new: bool = False) -> Names:
-        """Raises `ConfigurationError` for a schema or prefix that `Jobs` would not take."""
+        """Check and quote the names. Raises `ConfigurationError` for a schema or prefix that `Jobs` would refuse."""
         check_prefix(prefix)
         if schema == "":
             raise ConfigurationError("schema='': name a schema, or leave it out for the first of the search path")
@@ -33,5 +33,5 @@ class Names:
         return cls(prefix, schema and dialect.identifier_preparer.quote(schema), are_new)
 
     def table(self, noun: str) -> str:
-        """A table, or an index, as other statements than its own CREATE name it."""
+        """Return the name of a table or index, for statements other than its own CREATE."""
         return f"{self.schema}.{self.prefix}{noun}" if self.schema else f"{self.prefix}{noun}"

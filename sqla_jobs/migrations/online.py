@@ -1,7 +1,8 @@
-"""Changes of tables while everything runs on them.
+"""Changes of tables that are in use.
 
-Each commits what the step did before, so a step that fails here is run again from its start, and what stands
-before stands repetition. Where the tables are made in the same migration it is a part of its transaction.
+Each change commits what its step did before. So a step that fails is run again from its start, and everything
+before the change must be repeatable. If the tables are made in the same migration, the change is a part of its
+transaction.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ BEGIN
     RAISE lock_not_available USING MESSAGE = 'for ten minutes another transaction has held a lock on {table}',
         HINT = 'End it (pg_stat_activity shows it), or wait until it ends. Then run the migration again.';
 END $$"""
-"""A statement that takes a lock for a moment. Who waits for it holds up all that comes later, so it waits 50 ms."""
+"""A statement that takes a lock briefly. It waits at most 50 ms at a time, because all later users of the table wait
+behind it."""
 
 
 def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bool = False) -> None:
     """Build an index on a table that may be large, without locking out its writers.
 
-    `index` is its name without the prefix, `on` the table's noun and what follows, such as
-    `"runs (finished_at)"`. An index that a failed build left is dropped first.
+    `index` is the index's name without the prefix. `on` is the table's noun and the columns, such as `"runs
+    (finished_at)"`. An invalid index from a failed build is dropped first.
     """
     noun, _, definition = on.partition(" ")
     kind, online = "UNIQUE INDEX" if unique else "INDEX", "" if names.are_new else "CONCURRENTLY"
@@ -47,7 +49,7 @@ def build_index(op: Operations, names: Names, index: str, on: str, *, unique: bo
 
 
 def add_column(op: Operations, names: Names, noun: str, column: str) -> None:
-    """Add a column that is nullable or has a constant default; `column` is its name and what follows."""
+    """Add a column that is nullable or has a constant default. `column` is its name, type and options."""
     _alter(op, names, noun, f"ADD COLUMN IF NOT EXISTS {column}")
 
 
@@ -57,9 +59,9 @@ def drop_column(op: Operations, names: Names, noun: str, column: str) -> None:
 
 
 def replace_checks(op: Operations, names: Names, noun: str, rules: Mapping[str, str]) -> None:
-    """Put these rules in the place of a table's CHECKs, without locking out its writers while they are tried on it.
+    """Replace a table's CHECKs by these rules, without locking out its writers during validation.
 
-    `noun` is the table without the prefix; a rule's name is that of the constraint without the table and `_check`.
+    `noun` is the table without the prefix. The name of a rule is its constraint's, without the table and `_check`.
     """
     constraints = {f"{names.prefix}{noun}_{name}_check": rule for name, rule in rules.items()}
     dropped = [f"DROP CONSTRAINT IF EXISTS {name}" for name in constraints]

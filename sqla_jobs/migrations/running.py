@@ -1,4 +1,4 @@
-"""Runs the steps between two versions, in whatever migration it is called from."""
+"""Runs the steps between two versions, for any migration."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from alembic.operations import Operations
 
 STEPS: tuple[ModuleType, ...] = (v0001, v0002)
-"""The step to version 1, to version 2, and so on. A step that was released is not changed any more."""
+"""The step to version 1, to version 2, and so on. A released step must not be changed."""
 
 
 def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
     """Bring the tables from version `from_` (0: there are none) up to version `to`, online or as SQL.
 
-    `op` is Alembic's. A migration says the versions once and for all, since a later release has more of
-    them. A schema that is not there is made. Raises `ConfigurationError` before anything is done.
+    `op` is Alembic's. A migration must name fixed versions, since a later release has more of them. A missing
+    schema is made. Raises `ConfigurationError` before any change.
     """
     _check(op, from_, to, first=from_, last=to)
     names = Names.of(op, schema, prefix, are_new=from_ == 0)
@@ -32,10 +32,10 @@ def upgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, p
 
 
 def downgrade(op: Operations, *, from_: int, to: int, schema: str | None = None, prefix: str = "sqla_") -> None:
-    """Take the tables from version `from_` back to version `to`; to 0 drops them with all that is in them.
+    """Take the tables from version `from_` back to version `to`. Version 0 drops them with all their data.
 
-    At 0 nothing is left, also not a schema that `upgrade` made, if it is empty then. Raises
-    `ConfigurationError` before anything is done.
+    Version 0 leaves nothing: a schema that `upgrade` made is dropped too, if it is empty. Raises
+    `ConfigurationError` before any change.
     """
     _check(op, from_, to, first=to, last=from_)
     names = Names.of(op, schema, prefix)

@@ -20,14 +20,15 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import LATEST, version_in
 
 _READS_TOML = "toml_file" in signature(Config).parameters
-"""From Alembic 1.16 on."""
+"""True for Alembic 1.16 and newer."""
 
 
 def write_revision(config: str | None, models: Models[Any]) -> Path | None:
-    """Write a revision that upgrades the tables from where the history leaves them, and return its path.
+    """Write a revision that upgrades the tables from the version that the history reaches. Return its path.
 
-    Returns None where the history has it all. `config` is an alembic.ini or a pyproject.toml; without it
-    they are looked for in the current folder, as Alembic does. No database is needed. Raises `ConfigurationError`.
+    Return None if the history reaches the latest version. `config` is an alembic.ini or a pyproject.toml. Without
+    it, both are searched in the current folder, as Alembic does. No database is needed. Raises
+    `ConfigurationError`.
     """
     try:
         scripts = ScriptDirectory.from_config(_config(config))
@@ -61,7 +62,7 @@ def _call(name: str, from_: int, to: int, schema: str | None, prefix: str) -> st
 
 
 def _config(given: str | None) -> Config:
-    """Raises `ConfigurationError` where there is no such file."""
+    """Return Alembic's configuration. Raises `ConfigurationError` if there is no such file."""
     for name in [given] if given else ["alembic.ini", "pyproject.toml"]:
         path = Path(name)
         if not path.is_file():
@@ -70,7 +71,7 @@ def _config(given: str | None) -> Config:
             beside = Path("pyproject.toml")
             config = Config(path, **_toml(beside if _READS_TOML and beside.is_file() else None))
             if config.get_main_option("script_location") is None and path.with_name("env.py").is_file():
-                config.set_main_option("script_location", str(path.parent))  # Flask-Migrate says so when it runs
+                config.set_main_option("script_location", str(path.parent))  # Flask-Migrate sets it when it runs
             return config
         if given or "[tool.alembic" in path.read_text(encoding="utf-8"):
             return Config(**_toml(path))
@@ -82,7 +83,7 @@ def _config(given: str | None) -> Config:
 
 
 def _toml(path: Path | None) -> dict[str, Any]:
-    """Raises `ConfigurationError` where this Alembic reads no such file."""
+    """Return the argument for a TOML file. Raises `ConfigurationError` if this Alembic does not read such files."""
     if path is None:
         return {}
     if not _READS_TOML:
@@ -91,17 +92,17 @@ def _toml(path: Path | None) -> dict[str, Any]:
 
 
 def _reached(path: Path, table: Table, prefix: str) -> Iterator[int]:
-    """The versions to which a revision brings these tables, by `migrations.upgrade` or as autogenerate makes them."""
+    """Yield the versions to which a revision brings these tables, by `migrations.upgrade` or autogenerate's CREATEs."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Call(func=ast.Attribute(attr="upgrade") | ast.Name(id="upgrade"), keywords=given):
-                said = _constants(given)
-                of_these = (said.get("schema"), said.get("prefix", "sqla_")) == (table.schema, prefix)
-                if "from_" in said and of_these and isinstance(to := said.get("to"), int):
+                given_values = _constants(given)
+                of_these = (given_values.get("schema"), given_values.get("prefix", "sqla_")) == (table.schema, prefix)
+                if "from_" in given_values and of_these and isinstance(to := given_values.get("to"), int):
                     yield to
             case ast.Call(func=ast.Attribute(attr="create_table"), args=[ast.Constant(table.name), *_], keywords=given):
-                said = _constants(given)
-                if said.get("schema") == table.schema and (version := version_in(said.get("comment"))):
+                given_values = _constants(given)
+                if given_values.get("schema") == table.schema and (version := version_in(given_values.get("comment"))):
                     yield version
             case _:
                 pass

@@ -1,8 +1,8 @@
 """The columns of the models, as mixins. `mapping.py` maps them on an application's metadata.
 
-Every column has an explicit type, so that an application's `type_annotation_map` changes nothing, and
-every one but `Job.task` and `Job.args` has a default in the server, so that a plain INSERT from any
-language is a valid enqueue.
+Every column has an explicit type, so that an application's `type_annotation_map` changes nothing. Every column of a
+job except `task` and `args` has a server default or is nullable, so that a plain INSERT from any language is a
+valid enqueue.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _now() -> Any:
 
 
 class Row:
-    """Built from keywords, whatever constructor the application's registry has."""
+    """The base of all models. Its constructor takes keywords, whatever constructor the application's registry has."""
 
     if TYPE_CHECKING:
         __table__: ClassVar[FromClause]
@@ -59,13 +59,13 @@ class Row:
 class JobMixin(Row):
     """One enqueued call of a task.
 
-    Subclass it, unmapped, to add columns of your own (nullable, or with a server default) and give the
-    class as `Jobs(Base, job_class=…)`. In annotations it stands for `jobs.Job`.
+    To add columns of your own (nullable, or with a server default), subclass it, leave the class unmapped, and pass
+    it as `Jobs(Base, job_class=…)`. In annotations it stands for `jobs.Job`.
 
-    A flush tells a new one its `id`; what else the server fills in is loaded when it is first read.
+    A flush sets a new job's `id`. Other values from the server are loaded when they are first read.
     """
 
-    # where an INSERT also asks for that, SQLAlchemy makes the statement anew each time: a tenth of an enqueue
+    # eager defaults would make SQLAlchemy compile the INSERT anew each time: a tenth of an enqueue
     __mapper_args__: ClassVar[dict[str, Any]] = {"eager_defaults": False}
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -77,41 +77,43 @@ class JobMixin(Row):
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
     """From -10 to 10; lower runs first."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False)
-    """The task's arguments as a JSON object, by name; `"(erased)"` where they were erased."""
-    # 'scheduled' and due at once, so that an INSERT that gives only run_at is not run before it
+    """The task's arguments as a JSON object, by name; `"(erased)"` if they were erased."""
+    # 'scheduled' and due at once, so that a job inserted with only run_at does not start before that time
     state: Mapped[JobState] = mapped_column(WordType(JobState), nullable=False, server_default="scheduled")
-    """Where the job stands; a new row is `scheduled`, and becomes `queued` when it is due."""
+    """The state of the job. A new row is `scheduled`, and becomes `queued` when it is due."""
     run_at: Mapped[datetime] = mapped_column(RunAtType, nullable=False, server_default=_now())
-    """When a scheduled job is due. 'infinity' in the database parks it; here that is the last day of the year 9999."""
+    """When a scheduled job is due. 'infinity' in the database parks it; in Python that is the last day of the year
+    9999."""
     attempt: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
-    """Number of the current or last attempt; 0 before the first."""
+    """The number of the current or last attempt; 0 before the first."""
     max_attempts: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text(str(MAX_ATTEMPTS)))
     """The attempt after which a failure is final."""
     current_run_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The lease of the attempt in progress, which becomes the `id` of its run; null unless running."""
+    """The lease of the attempt in progress, which becomes the `id` of its run. Null unless running."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
-    """The process that runs it; null unless running."""
+    """The process that runs the job. Null unless running."""
     gates: Mapped[list[str] | None] = mapped_column(ARRAY(Text(collation="C")))
-    """What limits its start, such as `#stripe` or `#mail=17`; null where nothing does."""
+    """The gates that limit its start, such as `#stripe` or `#mail=17`. Null if there are none."""
     ordered_by: Mapped[str | None] = mapped_column(Text(collation="C"))
     """The one of its gates whose jobs start in the order of their positions."""
     unique_key: Mapped[str | None] = mapped_column(Text)
     """At most one live job (scheduled, queued or running) has this key."""
     unique_period: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The start of the period in which no other job may take the key, also once this one has ended."""
+    """The start of the period in which no other job may take the key, even after this job has ended."""
     headers: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
-    """What middleware and traces carry along from the enqueue to the runs, as a JSON object; null where nothing."""
+    """Headers that middleware and tracing carry from the enqueue to the runs, as a JSON object. Null if there are
+    none."""
     on_failure: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     """The job that is enqueued once this one has failed for good: its `task`, `queue`, `priority`, `max_attempts`, and
-    the `argument` that is this job's id."""
+    the `argument` that receives this job's id."""
     progress: Mapped[float | None] = mapped_column(Double)
-    """From 0 to 1, as the current or last attempt reported it."""
+    """The progress of the current or last attempt, from 0 to 1."""
     progress_message: Mapped[str | None] = mapped_column(Text)
     """The text reported with `progress`."""
     cancel_requested_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When somebody asked a running job to stop."""
     kill_requested: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """Whether the process of a running job is to be killed if the job does not stop."""
+    """True if the process of a running job is to be killed if the job does not stop."""
     schedule_id: Mapped[int | None] = mapped_column(BigInteger)
     """The schedule that enqueued it."""
     scheduled_for: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -123,11 +125,14 @@ class JobMixin(Row):
     finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the job ended as succeeded, failed or cancelled."""
     position: Mapped[int] = mapped_column(BigInteger, Identity(), nullable=False)
-    """Its place in the queue: a new one from the same sequence each time it becomes queued, so positions only grow."""
+    """Its place in the queue. A new one is taken from a sequence each time the job becomes queued, so positions only
+    grow."""
     times_replaced: Mapped[int | None] = mapped_column(Integer)
-    """How many enqueues of its unique key have replaced or updated it; null where none has, which costs no space."""
+    """The number of enqueues with its unique key that replaced or updated it. Null instead of 0, which costs no
+    space."""
     times_returned: Mapped[int | None] = mapped_column(Integer)
-    """How many enqueues of its unique key, at least, were answered with it while it waited for its time; or null."""
+    """The number of enqueues with its unique key, at least, that returned it while it waited for its time. Null instead
+    of 0."""
 
     if TYPE_CHECKING:
         runs: Mapped[list[RunMixin]]
@@ -143,11 +148,11 @@ class RunMixin(Row):
     """One attempt at a job, written when the attempt ends."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    """The lease under which the attempt ran: taken from the sequence when the job is claimed."""
+    """The lease of the attempt, taken from the sequence when the job was claimed."""
     job_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
     """The job, which may have been deleted since."""
     attempt: Mapped[int] = mapped_column(Integer, nullable=False)
-    """Number of the attempt, from 1."""
+    """The number of the attempt, from 1."""
     process_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     """The process that ran it."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
@@ -155,17 +160,18 @@ class RunMixin(Row):
     finished_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the attempt ended."""
     outcome: Mapped[RunOutcome] = mapped_column(WordType(RunOutcome), nullable=False)
-    """How the attempt ended."""
+    """The outcome of the attempt."""
     result: Mapped[Any] = mapped_column(JSONB(none_as_null=True), nullable=True)
-    """What the task returned, as JSON; null where it returned nothing or did not succeed."""
+    """The return value of the task, as JSON. Null if the task returned nothing or did not succeed."""
     error_type: Mapped[str | None] = mapped_column(Text)
-    """Name of the exception, such as `ValueError`."""
+    """The name of the exception, such as `ValueError`."""
     error: Mapped[str | None] = mapped_column(Text)
     """The exception's message."""
     traceback: Mapped[str | None] = mapped_column(Text)
     """The exception's traceback, without the values of sensitive arguments."""
     untold_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When handlers are told of a failed or lost attempt, unless its own process does so first; null once they are."""
+    """When handlers are to be notified of a failed or lost attempt, unless its own process does that first. Null once
+    they have been notified."""
 
     if TYPE_CHECKING:
         job: Mapped[JobMixin | None]
@@ -180,66 +186,66 @@ class ScheduleMixin(Row):
     name: Mapped[str] = mapped_column(Text, nullable=False)
     """Unique among schedules; code and operators refer to it."""
     task: Mapped[str] = mapped_column(Text, nullable=False)
-    """Name of the task that it enqueues."""
+    """The name of the task that it enqueues."""
     cron: Mapped[str] = mapped_column(Text, nullable=False)
     """The rule: five fields, six with seconds first, or `@every SECONDS`."""
     timezone: Mapped[str] = mapped_column(Text, nullable=False, server_default="UTC")
     """The IANA time zone in which the rule is read."""
     args: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """Arguments of each job, as a JSON object."""
+    """The arguments of each job, as a JSON object."""
     queue: Mapped[str] = mapped_column(Text, nullable=False, server_default="default")
     """The queue of its jobs."""
     priority: Mapped[int] = mapped_column(SmallInteger, nullable=False, server_default=text("0"))
     """The priority of its jobs, from -10 to 10; lower runs first."""
     catch_up: Mapped[CatchUp] = mapped_column(WordType(CatchUp), nullable=False, server_default="latest")
-    """What happens to ticks that no clock was there to fire."""
+    """The handling of ticks that no clock was running to fire."""
     overlap: Mapped[Overlap] = mapped_column(WordType(Overlap), nullable=False, server_default="allow")
-    """Whether a tick fires while an earlier tick's job has not ended."""
+    """The handling of a tick while an earlier tick's job has not ended."""
     jitter: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("0"))
-    """Each job is due up to that many seconds after its tick."""
+    """The longest random delay of a job after its tick, in seconds."""
     enabled: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("true"))
-    """Whether it fires."""
+    """True if the schedule fires."""
     disabled_reason: Mapped[str | None] = mapped_column(Text)
-    """Why it is disabled; shown by the dashboard and the command line."""
+    """The reason why it is disabled, for the dashboard and the command line."""
     next_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """The next tick; worked out by the clock, also after `cron` or `timezone` was changed."""
+    """The next tick. The clock computes it, also after a change of `cron` or `timezone`."""
     last_run_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The last tick for which a job was enqueued."""
     declared: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """Whether code declared it; otherwise an operator did."""
+    """True if code declared it, False if an operator did."""
     declared_values: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What code said last: a value that differs from it was set by an operator."""
+    """The last values that code declared. A value that differs from these was set by an operator."""
     declared_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When a process last had it in its code."""
+    """When a process last had the schedule in its code."""
     retired_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When it was disabled because no code declares it any more."""
+    """When it was disabled because no code declared it any more."""
     planned_rule: Mapped[str | None] = mapped_column(Text)
-    """The rule for which `next_run_at` was worked out."""
+    """The rule from which `next_run_at` was computed."""
 
 
 class TickMixin(Row):
-    """What became of a tick of a schedule, or of several in a row that were missed. The clock only adds rows."""
+    """The outcome of one tick of a schedule, or of several consecutive missed ticks. The clock only adds rows."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     """Given by the database when the row is inserted."""
     schedule_id: Mapped[int] = mapped_column(BigInteger, nullable=False)
     """The schedule, which may have been removed since."""
     scheduled_for: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """The tick; of several the first."""
+    """The time of the tick, or of the first of several."""
     until: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """The last of several ticks, else the same as `scheduled_for`."""
+    """The last of several ticks, otherwise the same as `scheduled_for`."""
     count: Mapped[int | None] = mapped_column(Integer, server_default=text("1"))
-    """How many ticks these are; null where they are too many to be counted."""
+    """The number of ticks. Null if there are too many to count."""
     outcome: Mapped[TickOutcome] = mapped_column(WordType(TickOutcome), nullable=False)
-    """`enqueued`; `skipped`, since a job had not ended or had its key; or `missed`, since no clock came in time."""
+    """`enqueued`; `skipped`, because a job had not ended or held the key; or `missed`, because no clock ran in time."""
     job_id: Mapped[int | None] = mapped_column(BigInteger)
-    """The job that was enqueued, or for which the tick was skipped; it may have been deleted since."""
+    """The job that was enqueued, or because of which the tick was skipped. It may have been deleted since."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
-    """When a clock came to it."""
+    """When a clock handled the tick."""
 
 
 class ProcessMixin(Row):
-    """One live worker or clock. It is alive while `heartbeat_at` is younger than `lease` seconds."""
+    """A live worker or clock. It is alive while `heartbeat_at` is younger than `lease` seconds."""
 
     id: Mapped[uuid.UUID] = mapped_column(
         Uuid, primary_key=True, server_default=text("gen_random_uuid()"), default=uuid.uuid4
@@ -248,25 +254,27 @@ class ProcessMixin(Row):
     kind: Mapped[str] = mapped_column(Text, nullable=False, server_default="worker")
     """`worker` or `clock`."""
     host: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """Name of its host."""
+    """The name of its host."""
     pid: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
     """Its process id on that host."""
     queues: Mapped[dict[str, int]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
     """Name and concurrency of each queue it serves."""
     tasks: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """The tasks that a worker knows, by name and alias, and what its code takes; null where that is not told."""
+    """The tasks that a worker knows, by name and alias, with the parameters that its code takes. Null if not
+    reported."""
     set_aside: Mapped[dict[str, str]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """What the server does not let it change, such as `job 17`, and why; and what holds up its `event loop`."""
+    """Things that hold up the process, each with the reason: rows that the server refuses to change, such as `job 17`,
+    and its `event loop`."""
     connections: Mapped[int] = mapped_column(Integer, nullable=False, server_default=text("0"))
-    """Connections to the server that it may use at once, with those of the jobs that it runs."""
+    """The most connections to the server that it uses at once, including those of its jobs."""
     version: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """The version of this library that it runs."""
+    """Its version of this library."""
     clock_offset: Mapped[float | None] = mapped_column(Double)
-    """Seconds by which the clock of its host is ahead of the server's; negative where it is behind."""
+    """Seconds by which its host's clock is ahead of the server's. Negative if the clock is behind."""
     last_finished_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When a job last ended in it, stored within some seconds; null before the first."""
+    """When a job last ended in it, stored within some seconds. Null before the first."""
     stalled_since: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """Since when no Python code of it has run, as its parent process sees that; null while it makes progress."""
+    """The time since which none of its Python code has run, as its parent sees it. Null while it makes progress."""
     lease: Mapped[float] = mapped_column(Double, nullable=False, server_default=text("30"))
     """Seconds without a heartbeat after which it is taken for dead."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
@@ -276,82 +284,82 @@ class ProcessMixin(Row):
 
 
 class QueueMixin(Row):
-    """What an operator said about a queue; a queue without a row is neither paused nor limited."""
+    """An operator's settings for a queue. A queue without a row is neither paused nor limited."""
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     """The queue's name."""
     paused_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When the queue was paused; null where it is not."""
+    """When the queue was paused. Null if it is not paused."""
     paused_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When claiming goes on by itself; null where somebody has to resume it."""
+    """When the pause ends by itself. Null if somebody has to resume the queue."""
     pause_reason: Mapped[str | None] = mapped_column(Text)
-    """Why it was paused."""
+    """The reason for the pause."""
 
 
 class PausedTaskMixin(Row):
-    """A task whose jobs are not claimed; one with aliases has a row for each of its names."""
+    """A task whose jobs are not claimed. A task with aliases has a row for each of its names."""
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
-    """The task's name, or an alias of it."""
+    """The task's name or one of its aliases."""
     paused_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the task was paused."""
     paused_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When claiming goes on by itself; null where somebody has to resume it."""
+    """When the pause ends by itself. Null if somebody has to resume the task."""
     pause_reason: Mapped[str | None] = mapped_column(Text)
-    """Why it was paused."""
+    """The reason for the pause."""
 
 
 class LimitMixin(Row):
-    """How many jobs may run at once behind a gate, or start in a time. Code declares it, operators override it."""
+    """A limit on jobs that run behind a gate at once, or start in a period. Code declares it, operators override it."""
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
-    """Such as `#stripe`; `#mail=` for each key by itself, `#mail=17` for one; `@mail` for a queue."""
+    """The gate, such as `#stripe`; `#mail=` for each key separately, `#mail=17` for one key; `@mail` for a queue."""
     running: Mapped[int | None] = mapped_column(Integer)
-    """Jobs that may run at once; null where that is not limited."""
+    """The number of jobs that may run at once. Null: no limit."""
     rate: Mapped[int | None] = mapped_column(Integer)
-    """Jobs that may start in any `per` seconds; null where that is not limited."""
+    """The number of jobs that may start in any `per` seconds. Null: no limit."""
     per: Mapped[float | None] = mapped_column(Double)
-    """Seconds."""
+    """The period of the rate, in seconds."""
     hold: Mapped[bool] = mapped_column(Boolean, nullable=False, server_default=text("false"))
-    """Whether an ordered job that failed keeps the next ones of its key waiting."""
+    """True if an ordered job that failed keeps the next jobs of its key waiting."""
     tasks: Mapped[list[str]] = mapped_column(ARRAY(Text), nullable=False, server_default=text("'{}'"))
     """The names of the tasks whose jobs it limits."""
     declared: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    """What code says; null where no code does."""
+    """The values that code declares. Null if no code declares it."""
     set_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When an operator overrode that; null where code decides."""
+    """When an operator overrode the declared values. Null if they apply."""
     changed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When its numbers or its tasks last changed."""
 
 
 class StartMixin(Row):
-    """Jobs that started behind a gate with a rate, at one moment. Rows are only added, and deleted when they are old.
+    """The jobs that started behind a gate with a rate, at one moment.
 
-    What somebody took by `Jobs.spend` counts as jobs here.
+    Rows are only added, and deleted when they are old. Units that were taken by `Jobs.spend` count as jobs.
     """
 
     gate: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
-    """Such as `%stripe`."""
+    """The gate, such as `%stripe`."""
     started_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), primary_key=True)
     """When they started."""
     total: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    """How many have started there so far, these included."""
+    """The number of jobs that have started behind the gate so far, including these."""
     count: Mapped[int] = mapped_column(Integer, nullable=False)
-    """How many started at this moment."""
+    """The number of jobs that started at this moment."""
 
 
 class AuditMixin(Row):
-    """One change that a person made on the dashboard or the command line: who, when, what. Rows are only ever added."""
+    """A change that a person made on the dashboard or the command line: who, when, what. Rows are only ever added."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     """Given by the database when the line is added."""
     at: Mapped[datetime] = mapped_column(DateTime(timezone=True), nullable=False, server_default=_now())
     """When the change was made."""
     actor: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """Who made it, as the application names the visitor."""
+    """The person who made it, as the application names the visitor."""
     action: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """Such as `retry`."""
+    """The action, such as `retry`."""
     subject: Mapped[str] = mapped_column(Text, nullable=False, server_default="")
-    """Such as `job 17`."""
+    """The object of the action, such as `job 17`."""
     details: Mapped[dict[str, Any]] = mapped_column(JSONB, nullable=False, server_default=text("'{}'"))
-    """What was changed, as a JSON object."""
+    """The details of the change, as a JSON object."""

@@ -1,7 +1,8 @@
-"""What rows must be, and the indexes by which something looks for them, by table.
+"""Constraints and indexes, by table.
 
 PostgreSQL parses all CHECKs of a table anew in each statement that writes to it: 4 µs for a kilobyte of
-`pg_constraint.conbin`. There a range is half as long as two comparisons, and a literal array half as long as IN.
+`pg_constraint.conbin`. In that form, a range is half as long as two comparisons, and a literal array half as long
+as IN.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from sqla_jobs.rules.limits import LONGEST_GATE, MOST_GATES, MOST_RATE, MOST_RUN
 from sqla_jobs.rules.outcomes import RunOutcome
 
 BEGUN = "ordered_by IS NOT NULL AND started_at IS NOT NULL AND state NOT IN ('running', 'succeeded', 'cancelled')"
-"""The predicate of the index of jobs of an ordered key that have begun."""
+"""The predicate of the index of jobs that have begun and have an ordered key."""
 _IS_RATE = "ascii(gate) = 37"
-"""Whether it begins with a percent sign, which drivers take for the beginning of a parameter."""
+"""A condition: the gate begins with a percent sign, which drivers take for the beginning of a parameter."""
 _ATTEMPTS = f"CAST('[1, {MOST_ATTEMPTS}]' AS int4range)"
 _PRIORITIES = "CAST('[-10, 10]' AS int4range)"
 _ON_FAILURE = (
@@ -31,7 +32,7 @@ _IS_PARKED = "run_at = 'infinity' AND state = ANY ('{scheduled,cancelled}')"
 
 
 def of_jobs(table: str) -> tuple[Any, ...]:
-    """The invariants of a job, and one narrow index for each state that something looks for."""
+    """Return the constraints of jobs, and one narrow index for each state that queries look for."""
     moments = _in_range(
         *("created_at", "scheduled_for", "cancel_requested_at", "started_at", "finished_at", "unique_period")
     )
@@ -41,7 +42,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
         _check(table, "id", _ID),
         _check(table, "priority", f"{_PRIORITIES} @> CAST(priority AS integer)"),
         _check(table, "position", "position > 0"),
-        # not of those that were checked before: large arguments would be read for it with each change of the row
+        # only for waiting jobs: otherwise each change of a row would read its arguments, which may be large
         _check(table, "args", "state <> ALL ('{scheduled,queued}') OR jsonb_typeof(args) = 'object'"),
         _check(
             table, "attempts", f"CAST('[0, {MOST_ATTEMPTS}]' AS int4range) @> attempt AND {_ATTEMPTS} @> max_attempts"
@@ -54,12 +55,12 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "AND ordered_by = ANY (gates)",
         ),
         _check(table, "headers", _object("headers")),
-        # the job that it describes can be inserted: else a failure could not be stored
+        # the described job must be insertable, or else a failure could not be stored
         _check(table, "on_failure", _ON_FAILURE),
         _check(table, "progress", "CAST('[0, 1]' AS numrange) @> CAST(progress AS numeric)"),
         _check(table, "times", moments),
         _check(table, "run_at", f"{_in_range('run_at')} OR {_IS_PARKED}"),
-        # whether a job has gates comes before its place: a claim of plain ones passes by all that wait behind limits
+        # plain jobs come first, so that a claim of them does not pass those that wait behind limits
         Index(
             f"{table}_queued",
             "queue",
@@ -76,8 +77,8 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "position",
             postgresql_where=text("state LIKE 'queued' AND gates IS NOT NULL"),
         ),
-        # what holds a place behind a gate: one index for each place that it may have among the gates of a job. LIKE,
-        # here and in those around, so that the planner takes them for nothing else, and nothing else for them
+        # running jobs by gate: one index for each place that a gate may have among a job's gates. The predicates
+        # here, above and below say LIKE, so that the planner uses each index only for its own query
         *(
             Index(
                 f"{table}_holding{place}",
@@ -108,7 +109,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
             "finished_at",
             postgresql_where=text("state IN ('succeeded', 'failed', 'cancelled')"),
         ),
-        # by which people see each task that fails, whatever another one floods; jobs that go well are in neither
+        # find the failures of each task, however many another task has; successful jobs are in neither index
         Index(f"{table}_failed", "task", "finished_at", postgresql_where=text("state = 'failed'")),
         Index(
             f"{table}_retrying",
@@ -140,7 +141,7 @@ def of_jobs(table: str) -> tuple[Any, ...]:
 
 
 def of_runs(table: str) -> tuple[Any, ...]:
-    """Of the runs of jobs."""
+    """Return the constraints and indexes of runs."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "outcome", RunOutcome),
@@ -148,7 +149,7 @@ def of_runs(table: str) -> tuple[Any, ...]:
         _check(table, "attempt", "attempt >= 0"),
         _check(table, "times", _in_range("started_at", "finished_at", "untold_at")),
         Index(f"{table}_job_id", "job_id"),
-        # for the dashboard's charts: both cost the finish of a job that goes well next to nothing
+        # for the dashboard's charts; both cost the finish of a successful job next to nothing
         Index(f"{table}_finished_at", "finished_at", postgresql_using="brin"),
         Index(
             f"{table}_failed",
@@ -160,7 +161,7 @@ def of_runs(table: str) -> tuple[Any, ...]:
 
 
 def of_schedules(table: str) -> tuple[Any, ...]:
-    """Of schedules."""
+    """Return the constraints of schedules."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         UniqueConstraint("name", name=conv(f"{table}_name_key")),
@@ -176,7 +177,7 @@ def of_schedules(table: str) -> tuple[Any, ...]:
 
 
 def of_ticks(table: str) -> tuple[Any, ...]:
-    """Of ticks of schedules."""
+    """Return the constraints and the index of ticks."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _one_of(table, "outcome", TickOutcome),
@@ -188,7 +189,7 @@ def of_ticks(table: str) -> tuple[Any, ...]:
 
 
 def of_processes(table: str) -> tuple[Any, ...]:
-    """Of live processes."""
+    """Return the constraints of processes."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "queues", _object("queues")),
@@ -201,7 +202,7 @@ def of_processes(table: str) -> tuple[Any, ...]:
 
 
 def of_queues(table: str) -> tuple[Any, ...]:
-    """Of queues."""
+    """Return the constraints of queues."""
     return (
         PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
         _check(table, "times", _in_range("paused_at", "paused_until")),
@@ -209,7 +210,7 @@ def of_queues(table: str) -> tuple[Any, ...]:
 
 
 def of_paused_tasks(table: str) -> tuple[Any, ...]:
-    """Of paused tasks."""
+    """Return the constraints of paused tasks."""
     return (
         PrimaryKeyConstraint("name", name=conv(f"{table}_pkey")),
         _check(table, "times", _in_range("paused_at", "paused_until")),
@@ -217,7 +218,7 @@ def of_paused_tasks(table: str) -> tuple[Any, ...]:
 
 
 def of_limits(table: str) -> tuple[Any, ...]:
-    """Of limits."""
+    """Return the constraints of limits."""
     return (
         PrimaryKeyConstraint("gate", name=conv(f"{table}_pkey")),
         _check(
@@ -235,7 +236,7 @@ def of_limits(table: str) -> tuple[Any, ...]:
 
 
 def of_starts(table: str) -> tuple[Any, ...]:
-    """Of starts behind gates."""
+    """Return the constraints of starts behind gates."""
     return (
         PrimaryKeyConstraint("gate", "started_at", "total", name=conv(f"{table}_pkey")),
         _check(table, "total", f"count BETWEEN 1 AND {MOST_RUNNING} AND total BETWEEN count AND {MAX_ID}"),
@@ -244,7 +245,7 @@ def of_starts(table: str) -> tuple[Any, ...]:
 
 
 def of_audit(table: str) -> tuple[Any, ...]:
-    """Of what people did."""
+    """Return the constraints of the audit log."""
     return (
         PrimaryKeyConstraint("id", name=conv(f"{table}_pkey")),
         _check(table, "id", _ID),
@@ -265,12 +266,12 @@ _ID = f"CAST('[1, {MAX_ID}]' AS int8range) @> id"
 
 
 def _object(column: str) -> str:
-    """An object with no more levels, and no larger numbers, than every JSON parser can read. (NULL passes.)"""
+    """Return a CHECK for an object whose depth and numbers every JSON parser can read. (NULL passes.)"""
     is_sound = f"!exists (@.**{{{MAX_DEPTH}}}) && !exists (@.** ? (@ > 1e300 || @ < -1e300))"
     return f"{column} @? 'strict $ ? (@.type() == \"object\" && {is_sound})'"
 
 
 def _in_range(*columns: str) -> str:
-    """Moments that every driver can read in every time zone. (NULL passes; 'infinity' does not.)"""
+    """Return a CHECK for times that every driver can read in every time zone. (NULL passes; 'infinity' does not.)"""
     moments = "CAST('[1000-01-01 UTC, 9000-01-01 UTC)' AS tstzrange)"
     return f"{moments} @> ALL (ARRAY[{', '.join(columns)}])" if columns[1:] else f"{moments} @> {columns[0]}"

@@ -1,4 +1,4 @@
-"""Which columns the INSERT of a new job names."""
+"""The columns that the INSERT of a new job names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from sqla_jobs.models.columns import JobMixin
 
 
 def name_only_what_is_set(jobs: Table) -> None:
-    """Let SQLAlchemy leave columns of the library to the server where a new job has no value for them.
+    """Leave out of an INSERT the library's columns for which a new job has no value.
 
-    Of a nullable column without a default it would say NULL, and whoever enqueues would need the right to insert
-    columns with which another job's tick or run can be taken, such as `schedule_id` and `current_run_id`.
+    Otherwise SQLAlchemy would set nullable columns without a default to NULL. Then everybody who enqueues would
+    need the right to insert columns such as `schedule_id` and `current_run_id`, and could take another job's tick
+    or run.
     """
     for name in JobMixin.__annotations__.keys() & jobs.columns.keys():
         column: Any = jobs.columns[name]

@@ -1,4 +1,4 @@
-"""Maps the models on an application's registry and metadata, named by schema and prefix."""
+"""Mapping of the models on an application's registry and metadata, with names from schema and prefix."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from sqla_jobs.models.version import LATEST, comment_of
 
 J = TypeVar("J", bound=JobMixin)
 MARK = "sqla_jobs"
-"""Where the `info` of a jobs' table says its prefix."""
+"""The key in the `info` of a jobs table under which its prefix is stored."""
 _POSITIONS = "jobs_position_seq"
 
 
 _made: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
-"""The classes that are made here, by name. Of several with one name, as in tests, the last."""
+"""The classes made here, by name. If several have one name, as in tests, the last one made."""
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> type[Any]:
-        """What `pickle` finds such a class by, once a `Jobs` has made it in this process."""
+        """Return a class made here, for `pickle`, once a `Jobs` has made it in this process."""
         if name in _made:
             return _made[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -76,14 +76,14 @@ class Models(Generic[J]):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """By what their names have after the prefix: jobs, runs and so on."""
+        """The tables by name without the prefix: jobs, runs and so on."""
         plain = (self.Job, self.Run, self.Schedule, self.Tick, self.Process, self.Queue, self.PausedTask)
         mapped = (*plain, self.Limit, self.Start, self.Audit)
         return {model.__tablename__.removeprefix(self.prefix): cast("Table", model.__table__) for model in mapped}
 
     @cached_property
     def channel(self) -> str:
-        """The name under which processes tell one another of new jobs; PostgreSQL takes 63 bytes."""
+        """The channel by which processes notify one another of new jobs. PostgreSQL allows 63 bytes."""
         name = f"{self.positions.schema or ''}.{self.positions.name}"
         return name if len(name) < 64 else f"sqla_jobs_{sha256(name.encode()).hexdigest()[:32]}"
 
@@ -91,8 +91,8 @@ class Models(Generic[J]):
 def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_class: type[J]) -> Models[J]:
     """Map `job_class` and its companions beside the application's own models.
 
-    Raises `ConfigurationError` where base, schema, prefix or job class cannot be used, before anything is
-    mapped; only what the columns of a job class turn out to be shows when it is mapped itself.
+    Raises `ConfigurationError` for an unusable base, schema, prefix or job class, before anything is mapped. Only
+    errors in the columns of a job class appear later, when it is mapped itself.
     """
     mapper_registry, metadata = _registry_of(base)
     check_prefix(prefix)
@@ -110,13 +110,13 @@ def map_models(base: type[Any] | registry, schema: str | None, prefix: str, job_
         )
     _check_job_class(job_class)
     jobs, runs, schedules, ticks, processes, queues, paused_tasks, limits, starts, audit = names
-    # those of the identity columns, which PostgreSQL names so
+    # the sequences of the identity columns, by PostgreSQL's names
     positions = Sequence(f"{prefix}{_POSITIONS}", schema=schema)
     run_ids = Sequence(f"{runs}_id_seq", schema=schema)
     camel = "".join(part.title() for part in re.split(r"[^a-zA-Z0-9]+", f"{schema or ''}_{prefix}")) or "Sqla"
 
     def mapped(mixin: type[Any], table: str, *args: Any, **options: Any) -> type[Any]:
-        """`mixin` itself where it is an application's own class, else a class made from it."""
+        """Map `mixin` itself if it is an application's own class, otherwise a class made from it."""
         attributes: dict[str, Any] = {
             "__tablename__": table,
             "__table_args__": (*args, {"schema": schema, **options}),
@@ -174,7 +174,7 @@ def _check_dialect(
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise `ConfigurationError` for what no table's name can begin with."""
+    """Raise `ConfigurationError` for a prefix with which no table's name can begin."""
     if not re.fullmatch(r"([a-z_][a-z0-9_]{0,30})?", prefix):
         raise ConfigurationError(f"prefix must be at most 31 lower-case letters, digits and _, got {prefix!r}")
 
@@ -186,7 +186,7 @@ def _mapper(entity: type[Any]) -> Any:
 def _registry_of(base: type[Any] | registry) -> tuple[registry, MetaData]:
     if isinstance(base, registry):
         return base, base.metadata
-    found = getattr(base, "registry", getattr(base, "_sa_registry", None))  # SQLModel's has no public name
+    found = getattr(base, "registry", getattr(base, "_sa_registry", None))  # SQLModel's registry has no public name
     if not isinstance(found, registry):
         raise ConfigurationError(
             f"Jobs({base!r}): give your declarative base class, Flask-SQLAlchemy's db.Model, SQLModel, "
@@ -213,12 +213,13 @@ def _check_job_class(job_class: type[Any]) -> None:
 
 
 def columns_of(entity: type[Any]) -> dict[str, Column[Any]]:
-    """The columns of its table, by attribute. What is computed, such as a `column_property`, is none."""
+    """Return the columns of the entity's table, by attribute. Computed ones, such as a `column_property`, are left
+    out."""
     return {name: column for name, column in _mapper(entity).columns.items() if isinstance(column, Column)}
 
 
 def _refuse_unmapped_columns(job_class: type[Any]) -> None:
-    """What is computed of columns of a class that is not mapped fails in each SELECT, without naming the cause."""
+    """Refuse computed columns of an unmapped class: they would fail in each SELECT, without naming the cause."""
     for name, computed in _mapper(job_class).columns.items():
         if any(isinstance(part, Column) and getattr(part, "table", None) is None for part in iterate(computed)):
             raise ConfigurationError(
@@ -228,7 +229,7 @@ def _refuse_unmapped_columns(job_class: type[Any]) -> None:
 
 
 def _refuse_columns_to_fill(job_class: type[Any]) -> None:
-    """Whoever enqueues without knowing the class (the command line, a clock, a plain INSERT) must be able to."""
+    """Refuse columns that every INSERT would have to fill: the command line, clocks and plain SQL do not know them."""
     for name, column in columns_of(job_class).items():
         given = name in ("task", "args") or column.nullable
         if not given and column.server_default is None:

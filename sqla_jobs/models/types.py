@@ -1,4 +1,4 @@
-"""The words and moments of columns: as Python has them, and as the database does."""
+"""The enumerations and times of columns, in Python and in the database."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sqlalchemy.types import TypeEngine
 Words = TypeVar("Words", bound=StrEnum)
 
 MAX_ATTEMPTS = 25
-"""Of a job whose task and enqueueing say nothing else."""
+"""The default for jobs, if neither the task nor the enqueue gives another number."""
 MOST_ATTEMPTS = 1_000_000_000
-"""What attempts are counted to: the last number stays, and the count never overflows."""
+"""The largest number of attempts. The count stays there and never overflows."""
 
 
 class JobState(StrEnum):
-    """Where a job stands. Equal to its plain string, in Python and in `where`."""
+    """The state of a job. Equal to its plain string, in Python and in `where`."""
 
     scheduled = "scheduled"
-    """Waits for its time."""
+    """The job waits for its time."""
     queued = "queued"
-    """Waits for a worker."""
+    """The job waits for a worker."""
     running = "running"
     """A worker has claimed it."""
     succeeded = "succeeded"
@@ -35,27 +35,27 @@ class JobState(StrEnum):
 
 
 class CatchUp(StrEnum):
-    """What a schedule does about ticks that nobody was there to fire."""
+    """A schedule's handling of ticks that no clock was running to fire."""
 
     skip = "skip"
     """None of them fires."""
     latest = "latest"
-    """The newest fires."""
+    """The newest one fires."""
     all = "all"
-    """All of them fire, the oldest first, 100 at most."""
+    """All of them fire, oldest first, 100 at most."""
 
 
 class Overlap(StrEnum):
-    """What a schedule does about a tick whose previous job has not ended."""
+    """A schedule's handling of a tick while the previous job has not ended."""
 
     allow = "allow"
-    """It fires."""
+    """The tick fires."""
     skip = "skip"
-    """It does not fire."""
+    """The tick does not fire."""
 
 
 class TickOutcome(StrEnum):
-    """What became of a tick of a schedule."""
+    """The outcome of a tick of a schedule."""
 
     enqueued = "enqueued"
     skipped = "skipped"
@@ -63,13 +63,13 @@ class TickOutcome(StrEnum):
 
 
 WAITING = (JobState.scheduled, JobState.queued)
-"""States of a job that has not started, or is tried again."""
+"""The states of a job that has not started, or waits for another attempt."""
 
 LIVE = (*WAITING, JobState.running)
-"""States of a job that still has something ahead of it; at most one such job per `unique_key`."""
+"""The states of a job that has not ended. At most one such job has a given `unique_key`."""
 
 ENDED = (JobState.succeeded, JobState.failed, JobState.cancelled)
-"""States of a job that is through, unless somebody retries it."""
+"""The states of a job that has ended, unless somebody retries it."""
 
 
 HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)) for state in LIVE)})"
@@ -77,11 +77,11 @@ HAS_LIVE_KEY = f"unique_key IS NOT NULL AND state IN ({', '.join(repr(str(state)
 
 
 class WordType(TypeDecorator[Words], Generic[Words]):
-    """Text in the database, a StrEnum in Python; a word this version does not know stays plain text."""
+    """Text in the database, a StrEnum in Python. A word that this version does not know stays plain text."""
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
     cache_ok: bool | None = True
-    __module__ = "sqlalchemy.types"  # Alembic's autogenerate is to write sa.Text(), which needs no import of ours
+    __module__ = "sqlalchemy.types"  # so that Alembic's autogenerate writes sa.Text(), which needs no import of ours
 
     def __init__(self, words: type[Words]) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ PARKED = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class RunAtType(TypeDecorator[datetime]):
-    """A moment with a time zone, and `PARKED` for the database's 'infinity', which no `datetime` can be."""
+    """A time with a time zone. `PARKED` stands for the database's 'infinity', which no `datetime` can represent."""
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = DateTime
     cache_ok: bool | None = True

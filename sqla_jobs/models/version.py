@@ -1,7 +1,7 @@
-"""The version of the tables: which one this code makes, and which one a database has.
+"""The version of the tables: the one that this code makes, and the one that a database has.
 
-It stands in the comment of the jobs' table, which `create_all` writes as migrations do. Code of version N
-runs on tables of version N and N + 1, so that the tables are upgraded before the workers, while these run.
+It is stored in the comment of the jobs table, by `create_all` and by migrations. Code of version N runs on tables
+of version N and N + 1, so that the tables can be upgraded before the workers, while these run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ HELP = f"`sqla-jobs migrate`, or `alembic upgrade heads` where Alembic has them 
 
 
 def comment_of(version: int) -> str:
-    """The comment of a jobs' table of that version."""
+    """Return the comment of a jobs table of this version."""
     return f"sqla_jobs schema {version}"
 
 
 def found_version(connection: Connection, jobs: Table) -> int | None:
-    """The version of the tables in this database, 0 where there are none, None where they do not say."""
+    """Return the version of the tables in this database: 0 if there are none, None if their comment does not say."""
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
     oid = func.to_regclass(name)
     is_there, comment = connection.execute(select(oid.is_not(None), func.obj_description(oid, "pg_class"))).one()
@@ -35,13 +35,13 @@ def found_version(connection: Connection, jobs: Table) -> int | None:
 
 
 def version_in(comment: str | None) -> int | None:
-    """The version that the comment of a jobs' table says."""
-    said = re.search(r"\bsqla_jobs schema ([1-9]\d*)\b", comment or "")
-    return int(said[1]) if said else None
+    """Return the version in the comment of a jobs table, or None."""
+    found = re.search(r"\bsqla_jobs schema ([1-9]\d*)\b", comment or "")
+    return int(found[1]) if found else None
 
 
 def schema_of(connection: Connection, jobs: Table) -> str | None:
-    """The schema in which this connection finds the jobs' table; None where there is no such table."""
+    """Return the schema in which this connection finds the jobs table. None if there is no such table."""
     name: Any = connection.dialect.identifier_preparer.format_table(jobs)
     schema: str | None = connection.scalar(_SCHEMA, {"name": name})
     return schema
@@ -54,7 +54,7 @@ _SCHEMA = text(
 
 
 def check_version(connection: Connection, jobs: Table) -> None:
-    """Raise `ConfigurationError` where this code cannot work on the tables of this database."""
+    """Raise `ConfigurationError` if this code cannot work on the tables of this database."""
     found = found_version(connection, jobs)
     if found == 0:
         raise ConfigurationError(

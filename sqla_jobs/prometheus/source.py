@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.runtime.counters import Totals
-from sqla_jobs.runtime.figures import Figures, Kept
+from sqla_jobs.runtime.figures import Cached, Figures
 
 if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
@@ -47,7 +47,7 @@ class JobsSource:
 
         self._counters = jobs.counters
         self._counters.is_wanted = True
-        self._figures = Kept(partial(read_briefly, jobs), seconds=KEPT, patience=PATIENCE)
+        self._figures = Cached(partial(read_briefly, jobs), seconds=KEPT, patience=PATIENCE)
 
     def totals(self) -> Totals:
         return self._counters.totals()

@@ -1,1 +1,1 @@
-"""What workers, clocks and supervisors share."""
+"""Code that workers, clocks and supervisors share."""

@@ -1,4 +1,4 @@
-"""What a process counts while it claims and runs jobs."""
+"""Counters and histograms of a process that claims and runs jobs."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from sqla_jobs.calls.values import RunEnd
 from sqla_jobs.rules.outcomes import RunOutcome
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
-"""Seconds: the upper bounds of histograms. A last bucket has what is longer."""
+"""Upper bounds of the histogram buckets, in seconds. One more bucket counts longer times."""
 Histogram = list[float]
-"""How many are in each bucket, and in the last place the sum of their seconds."""
+"""The counts of the buckets, followed by the sum of all seconds."""
 
 
 @dataclass(slots=True)
 class Totals:
-    """Since the process began. None of the numbers ever falls."""
+    """Totals since the process began. No number ever decreases."""
 
     claims: int = 0
-    """Claims that gave jobs."""
+    """Claims that returned at least one job."""
     claimed: int = 0
     heartbeats: int = 0
-    """Those that were stored."""
+    """Heartbeats that were stored."""
     waits: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
-    """By task, of each run that began: seconds since the job was due."""
+    """For each task, a histogram of the seconds between a job's due time and the beginning of its run."""
     runs: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
-    """By task, of each run that ended: seconds since it began."""
+    """For each task, a histogram of the seconds between the beginning and the end of a run."""
     ends: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    """By task and outcome."""
+    """The number of ended runs by task and outcome."""
     tasks: set[str] = field(default_factory=set[str])
-    """Those that workers serve, whether they have run or not."""
+    """The tasks that workers serve, whether they have run or not."""
 
     @classmethod
     def of(cls, parts: Iterable[Totals]) -> Totals:
-        """The sum, which shares nothing with its parts."""
+        """Return the sum of `parts`, which shares no data with them."""
         found = cls()
         for part in parts:
             found.claims += part.claims
@@ -57,41 +57,41 @@ EMPTY: Histogram = [0] * (len(BUCKETS) + 2)
 
 
 class Counters:
-    """Counted from several threads, once somebody wants it. Costs next to nothing until then."""
+    """Counts from several threads, once `is_wanted` is set. Until then it costs next to nothing."""
 
     def __init__(self) -> None:
         self.is_wanted = False
-        """Whether anybody asks for the totals."""
+        """True if anybody reads the totals."""
         self._totals = Totals()
         self._begun = deque[tuple[str, float]]()
-        """Not counted yet: a thread that begins a run shall not wait for a lock."""
+        """Runs that are not counted yet: a thread that begins a run must not wait for a lock."""
         self._lock = threading.Lock()
 
     def serves(self, tasks: Iterable[str]) -> None:
-        """A worker runs these tasks."""
+        """Note that a worker serves these tasks."""
         with self._lock:
             self._totals.tasks.update(tasks)
 
     def claimed(self, number: int) -> None:
-        """A claim gave so many jobs."""
+        """Count a claim that returned `number` jobs."""
         if self.is_wanted and number:
             with self._lock:
                 self._totals.claims += 1
                 self._totals.claimed += number
 
     def beaten(self, number: int = 1) -> None:
-        """So many heartbeats were stored."""
+        """Count `number` stored heartbeats."""
         if self.is_wanted:
             with self._lock:
                 self._totals.heartbeats += number
 
     def begun(self, task: str, waited: float) -> None:
-        """A run begins, so many seconds after its job was due."""
+        """Count a run that begins `waited` seconds after its job was due."""
         if self.is_wanted:
             self._begun.append((task, waited))
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
-        """Attempts ended; those that are given back are not counted."""
+        """Count ended attempts, except those that were given back."""
         if not self.is_wanted:
             return
         with self._lock:
@@ -104,7 +104,7 @@ class Counters:
                     _observe(totals.runs, lease.task, end.finished - end.started)
 
     def lost(self, tasks: Iterable[str]) -> None:
-        """Jobs of these tasks are taken back from dead processes. Nobody knows how long they ran."""
+        """Count jobs of these tasks that were taken back from dead processes. Their run times are unknown."""
         if self.is_wanted:
             with self._lock:
                 for task in tasks:
@@ -112,7 +112,7 @@ class Counters:
                     self._totals.ends[key] = self._totals.ends.get(key, 0) + 1
 
     def totals(self) -> Totals:
-        """All so far, as a copy."""
+        """Return a copy of the totals so far."""
         with self._lock:
             self._count_begun()
             return Totals.of([self._totals])

@@ -119,13 +119,13 @@ T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.monitoring")
 
 _REST = 20
-"""An answer is kept for so many times as long as it took, at least; not one that failed: it may soon be there."""
+"""An answer is cached for at least this many times as long as it took, unless it is `None` or an error."""
 
 
-class Kept(Generic[T]):
-    """The answer to `ask`, kept for `seconds` after it came, also if it is none, or an error.
+class Cached(Generic[T]):
+    """A cache for the answer of `ask`, valid for `seconds` after it arrived, even if it is `None` or an error.
 
-    It is asked for in a thread of its own, one at a time, however many threads want it.
+    `ask` runs in a thread of its own, once at a time, however many threads call `get`.
     """
 
     def __init__(self, ask: Callable[[], T], *, seconds: float, patience: float) -> None:
@@ -138,10 +138,10 @@ class Kept(Generic[T]):
         self._has_failed = False
 
     def get(self) -> T | None:
-        """The answer; `None` where it is an error, or does not come within `patience` seconds."""
+        """Return the answer. Return `None` if `ask` failed or takes longer than `patience` seconds."""
         try:
             return self._current().result(self._patience)
-        except Exception:  # noqa: BLE001 - `_find` has told of it
+        except Exception:  # noqa: BLE001 - `_find` has logged it
             return None
 
     def _current(self) -> Future[T]:
@@ -155,7 +155,7 @@ class Kept(Generic[T]):
         began = time.monotonic()
         try:
             found = self._ask()
-        except BaseException as error:  # noqa: BLE001 - raised in the threads that wait
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting threads
             log.log(
                 logging.DEBUG if self._has_failed else logging.WARNING, "cannot read metrics: %s", message_of(error)
             )

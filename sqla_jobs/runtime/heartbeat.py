@@ -1,4 +1,4 @@
-"""Who shows the server that a process lives, and takes back the jobs of processes that do not."""
+"""Heartbeats, which show that a process lives, and the rescue of jobs whose process is dead."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sqla_jobs.runtime.settings import LeaseSettings
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _REST = 50
-"""So many times as long as a look at all that runs took, until the next one."""
+"""The pause after a search for jobs of dead processes, in multiples of the search's duration."""
 
 
 def next_look(began: float, ended: float, *, longest: float) -> float:
-    """When to look again at all that runs: at once where that took next to no time, `longest` seconds later at most.
+    """Return when to search the running jobs again: soon if a search was quick, after `longest` seconds at most.
 
-    Under a held snapshot the index of running jobs keeps an entry for each job that has run.
+    A held snapshot makes searches slow: the index of running jobs then keeps an entry for each job that has run.
     """
     return ended + min(_REST * (ended - began), longest)
 
 
 class Heartbeat:
-    """Beats for the processes that `living` names, and rescues what dead ones held.
+    """Beats for the processes that `living` returns, and rescues the jobs of dead ones.
 
-    A process is dead when this one has seen its heartbeat unchanged for a whole lease, and has itself beaten
-    without a gap meanwhile: otherwise a server that was away, or stood still, would make all look dead.
+    A process is dead if this one has seen its heartbeat unchanged for a whole lease, while beating itself without a
+    gap. Otherwise, all processes would look dead after an outage of the server.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class Heartbeat:
         gone: Callable[[uuid.UUID], None],
         lost: Callable[[Iterable[str]], None],
     ) -> None:
-        """`beaten` is told for which the beat was stored, with its moment, `gone` which was taken for dead.
+        """Prepare to beat. `beaten` receives the processes whose heartbeat was stored, and when.
 
-        `lost` is told the task of each job that is taken back.
+        `gone` receives each process whose row is missing: others took it for dead. `lost` receives the task of each
+        rescued job.
         """
         self._engine: Transactions = engine
         self._queries: Calls = queries
@@ -66,11 +67,11 @@ class Heartbeat:
 
     @property
     def due_in(self) -> float:
-        """Seconds until it is time to beat."""
+        """Seconds until the next heartbeat is due."""
         return max(0.0, self._beat_at + self._lease_settings.heartbeat - time.monotonic())
 
     def beat_if_due(self) -> None:
-        """Beat where it is time for it. Called between the steps of whatever may take long."""
+        """Write the heartbeats if they are due. Call this between the steps of anything that may take long."""
         if self.due_in > 0:
             return
         now, living = time.monotonic(), self._living()
@@ -86,7 +87,7 @@ class Heartbeat:
                 self._gone(process_id)
 
     def rescue_if_due(self) -> None:
-        """Take back the jobs of the dead after each beat, and as soon as a silent process may be dead."""
+        """Rescue the jobs of dead processes: once after each beat, and as soon as a silent process may be dead."""
         if self._has_looked and time.monotonic() < self._sightings.due_at:
             return
         self._has_looked = True
@@ -97,7 +98,7 @@ class Heartbeat:
 
     @property
     def _has_gap(self) -> bool:
-        """Whether too much time has passed since the last beat to conclude anything from the silence of others."""
+        """True if this process has not beaten for so long that the silence of others proves nothing."""
         return time.monotonic() - self._beat_at > self._lease_settings.lease / 2
 
     def _delete_expired(self) -> None:

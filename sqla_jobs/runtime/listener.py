@@ -1,4 +1,4 @@
-"""Hears that there are new jobs, from this process and from others."""
+"""Listeners for notifications about new jobs, from this process and from others."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 Connect = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
-"""Gives a connection that nobody else gets afterwards."""
+"""Returns a connection that is not shared or reused afterwards."""
 
 _LOOK = 2.0
-"""Seconds between two looks at whether to ask."""
+"""The longest wait for notifications, in seconds, before the listener decides whether to test the connection."""
 _PAUSE = 0.5
-"""Seconds before it connects again."""
+"""Seconds before the listener connects again."""
 _STOP = 1.0
-"""Seconds that stopping may take."""
+"""The most seconds that stopping may take."""
 
 
 class Subscription:
-    """Hears what is told inside this process."""
+    """Receives only the notifications of this process."""
 
     connections = 0
 
@@ -47,16 +47,17 @@ class Subscription:
 
 
 class Listener:
-    """LISTENs on a connection of its own; the shortcut, not the truth.
+    """Receives notifications with LISTEN on a connection of its own.
 
-    `look_for(queue)` may take its time; `heard(queue)` returns at once: it is called in the thread that commits
-    jobs, or in the middle of a statement.
+    Notifications are a shortcut: polling makes up for lost ones. `look_for(queue)` handles notifications of the
+    server, and may take its time. `heard(queue)` must return at once: it is called in the thread that commits jobs,
+    or in the middle of a statement.
 
-    Every `patience` seconds it asks whether the server is still there: a connection whose other end is gone
-    is as silent as one on which there is nothing to say.
+    Every `patience` seconds, the listener checks that the server answers: a broken connection is as silent as an
+    idle one.
 
-    Not through a pooler such as PgBouncer: it would leave the LISTEN behind in a connection that it hands
-    to others. There, and while the connection is away, new jobs of other processes are found by polling.
+    It does not listen through a pooler such as PgBouncer, which would leave the LISTEN on a connection that it
+    gives to other clients. Then, and while the connection is lost, polling finds the new jobs of other processes.
     """
 
     connections = 1
@@ -93,7 +94,7 @@ class Listener:
     def stop(self) -> None:
         self._unsubscribe()
         self._stop.set()
-        with self._lock, suppress(psycopg.Error, OSError):  # it may be gone already
+        with self._lock, suppress(psycopg.Error, OSError):  # the connection may be closed already
             if self._listening is not None:
                 hang_up(self._listening)
         self._thread.join(_STOP)
@@ -106,7 +107,7 @@ class Listener:
                 self._listen(raw)
 
     def _connect(self) -> tuple[psycopg.Connection[Any], ExitStack] | None:
-        """A connection that listens and what closes it, or none where a pooler stands before the server."""
+        """Return a connection that listens, and what closes it. Return None if a pooler stands before the server."""
         with ExitStack() as closing:
             raw = closing.enter_context(self._connect_alone())
             if not is_direct(raw):
@@ -119,11 +120,11 @@ class Listener:
             return raw, closing.pop_all()
 
     def _listen(self, raw: psycopg.Connection[Any]) -> None:
-        """Until it is to stop, or the connection is lost."""
+        """Pass on notifications until `stop` is called or the connection is lost."""
         asked_at = time.monotonic()
         try:
             self._listening = raw
-            self._heard("")  # whatever was said before
+            self._heard("")  # makes up for notifications that were missed before
             while not self._stop.is_set():
                 for notify in raw.notifies(timeout=min(_LOOK, self._patience / 2)):
                     self._look_for(notify.payload)
@@ -139,7 +140,7 @@ class Listener:
                 self._listening = None
 
     def _ask(self, raw: psycopg.Connection[Any]) -> None:
-        """Whether the server is there: by listening again, which changes nothing. What it says meanwhile is heard."""
+        """Check that the server answers, by repeating the LISTEN. Notifications that arrive meanwhile are passed on."""
         raw.add_notify_handler(self._on_notify)
         raw.execute(self._statement)
         raw.commit()

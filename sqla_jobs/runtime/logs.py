@@ -1,4 +1,4 @@
-"""What workers and clocks of the command line log, and how a line looks."""
+"""Logging of workers and clocks started from the command line, and the formats of its lines."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from sqla_jobs.errors import ConfigurationError
 from sqla_jobs.rules.outcomes import type_name
 
 FIELDS = ("job_id", "task", "queue", "attempt", "outcome", "run_id", "worker")
-"""What the lines of `sqla_jobs.run` carry beside their message. Those of errors carry those of `_ERROR`, too."""
+"""The fields of lines of `sqla_jobs.run` beside their message. Lines about errors also have those of `_ERROR`."""
 _ERROR = ("error_type", "traceback")
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """How much is logged; checked where it enters. Raises `ConfigurationError`."""
+    """Options of logging, checked on creation. Raises `ConfigurationError`."""
 
     level: str = "INFO"
     form: Literal["text", "json"] = "text"
     jobs: bool = False
-    """A line for each job that went well, too."""
+    """True to also log a line for each job that succeeds."""
 
     def __post_init__(self) -> None:
         if self.level.upper() not in logging.getLevelNamesMapping():
             raise ConfigurationError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, got {self.level}")
 
     def set_up(self, application: str) -> None:
-        """To standard error: what this library and the application log from `level` on, of others warnings.
+        """Log to standard error: this library and the application from `level` on, everything else from WARNING on.
 
-        May be called again. Handlers that the application has put in place of this one stay.
+        This may be called again. If the application has replaced the handler, its own stays.
         """
         level = self.level.upper()
         root = logging.getLogger()
@@ -49,7 +49,7 @@ class LogOptions:
         logging.getLogger("sqla_jobs.run").setLevel(level if self.jobs or level == "DEBUG" else logging.WARNING)
 
     def tell(self, message: str) -> None:
-        """Why a process ends, for the person who started it: as it is, or as a line of JSON."""
+        """Show the person who started the process why it ends: as plain text, or as a line of JSON."""
         if self.form == "json":
             logging.getLogger("sqla_jobs").critical(message)
         else:
@@ -60,7 +60,7 @@ _TEXT = "%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
 
 
 def _package(application: str) -> str:
-    """The first part of the names of an application's loggers. Flask names its application in the environment."""
+    """Return the top-level name of the application's loggers. For Flask, FLASK_APP names the application."""
     named = application.partition(":")[0]
     if named == "sqla_jobs.flask":
         named = os.environ.get("FLASK_APP", "app").partition(":")[0]
@@ -68,11 +68,11 @@ def _package(application: str) -> str:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """One that `set_up` has made."""
+    """A handler that `set_up` has installed."""
 
 
 class _Json(logging.Formatter):
-    """One JSON object a line, with names that stay: docs/monitoring.md lists them."""
+    """Formats a record as one line of JSON. Its field names are stable and listed in docs/monitoring.md."""
 
     def format(self, record: logging.LogRecord) -> str:
         found = {name: vars(record)[name] for name in (*FIELDS, *_ERROR) if vars(record).get(name) is not None}

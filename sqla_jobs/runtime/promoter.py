@@ -1,4 +1,4 @@
-"""Queues what is scheduled and due, on time."""
+"""The promoter, which queues scheduled jobs when they are due."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sqla_jobs.runtime.settings import Settings
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 SOON = 0.005
-"""Seconds until it promotes after somebody heard of new jobs, one of which may have a delay."""
+"""Seconds until a promotion after a notification about new jobs: one of them may have a delay."""
 BUSY = 0.1
-"""The same where no slot is free."""
+"""Seconds until a promotion after such a notification if no slot is free."""
 _REPORT = 60.0
-"""Seconds between two looks for waiting jobs of tasks that nobody here knows."""
+"""Seconds between two searches for queued jobs of unknown tasks."""
 
 
 def poll_in(settings: Settings) -> float:
-    """Seconds until the next poll. Random, so that workers do not poll in step."""
+    """Return the seconds until the next poll. They are random, so that workers do not poll in step."""
     return settings.poll * random.uniform(1.0, 1.4)  # noqa: S311
 
 
 class Promoter:
-    """Promotes at every poll, and exactly when the next scheduled job is due. Called by one thread at a time."""
+    """Promotes at every poll and exactly when the next scheduled job is due. Call it from one thread at a time."""
 
     def __init__(
         self,
@@ -43,8 +43,8 @@ class Promoter:
         self.at: float = 0.0
         """When to promote next, by `time.monotonic()`."""
         self.is_news: bool = False
-        """Whether jobs may start after the last promotion: some were promoted, or a moment of which the server told has
-        come, such as the end of a pause."""
+        """True if jobs may start after the last promotion: because it promoted some, or because a time that the server
+        had given, such as the end of a pause, has come."""
         self._due_at = math.inf
         self._engine: Transactions = engine
         self._queries: Calls = queries
@@ -55,9 +55,9 @@ class Promoter:
         self._reported: set[str] = set()
 
     def expect(self, delay: float) -> bool:
-        """A job will be due in `delay` seconds. Returns whether that is before the next promotion that was planned.
+        """Expect a job to be due in `delay` seconds. Return whether that is before the next planned promotion.
 
-        Of two threads that say so at once one may go unheard, for one poll.
+        If two threads call this at once, one call may be lost until the next poll.
         """
         at = time.monotonic() + delay
         is_sooner = at < self.at
@@ -65,19 +65,19 @@ class Promoter:
         return is_sooner
 
     def promote(self, now: float) -> list[Promotion]:
-        """Queue what is due, in as many parts as the server takes it."""
+        """Queue the jobs that are due, in one statement or, if the server refuses some jobs, in smaller parts."""
         self.at = self._poll_after(now)
         promotions = self._set_aside.around("its promotion", self._promote_among, self._candidates_among)
         self.is_news = now >= self._due_at or any(promotion.promoted for promotion in promotions)
         self._due_at = now + min((promotion.due_in for promotion in promotions), default=math.inf)
-        self.at = min(self.at, self._due_at)  # something may have been told of meanwhile
+        self.at = min(self.at, self._due_at)  # `expect` may have been called meanwhile
         if now >= self._report_at:
             self._report_at = now + _REPORT
             self._report_unknown()
         return promotions
 
     def _poll_after(self, now: float) -> float:
-        """When to poll next."""
+        """Return when to poll next."""
         return now + poll_in(self._settings)
 
     def _promote_among(self, which: Among) -> Promotion:

@@ -1,4 +1,4 @@
-"""Goes on after errors: says so once, waits longer each time, and says when it is over."""
+"""Retry loops, which log the first error, wait longer after each, and log the recovery."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class RetryLoop:
-    """Calls that are repeated until they succeed or `stop` is set; the waits are tenacity's, `longest` at most."""
+    """Repeats calls until they succeed or `stop` is set. The waits are tenacity's, and `longest` at most."""
 
     def __init__(self, what: str, stop: threading.Event, *, longest: float = 5.0) -> None:
         self.trouble: str | None = None
-        """The last error, while calls fail."""
+        """The last error while calls fail, otherwise None."""
         self._what = what
         self._retrying = tenacity.Retrying(
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=longest),
@@ -32,14 +32,14 @@ class RetryLoop:
         )
 
     def call(self, step: Callable[[], T]) -> T:
-        """`step()` until it succeeds. Raises its last error where `stop` is set before that."""
+        """Call `step` until it succeeds. Raises its last error if `stop` is set before that."""
         try:
             return step()
-        except Exception as error:  # noqa: BLE001 - tenacity decides; it is not asked where there is nothing to decide
+        except Exception as error:  # noqa: BLE001 - tenacity decides about errors, and is not called without one
             return self._go_on(step, error)
 
     def _go_on(self, step: Callable[[], T], error: Exception) -> T:
-        """After a first try that failed."""
+        """Retry after the first try failed with `error`."""
         failed: list[Exception] = [error]
 
         def again() -> T:
@@ -55,7 +55,7 @@ class RetryLoop:
         return result
 
     def run(self, step: Callable[[], T]) -> T | None:
-        """The same for a loop that ends when `stop` is set: an error after that is told, and is the end."""
+        """Call `step` until it succeeds. If `stop` is set before that, log its last error and return None."""
         try:
             return self.call(step)
         except Exception as error:
@@ -81,10 +81,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def _trace(error: BaseException | None) -> BaseException | None:
-    """Of an error of the database the message says all; its traceback would show an application's data."""
+    """Return the error, if its traceback may be logged. A database error's could show the application's data."""
     return None if isinstance(error, psycopg.Error) or _is_sqlalchemys(error) else error
 
 
 def _is_sqlalchemys(error: BaseException | None) -> bool:
-    """SQLAlchemy is not imported for that."""
+    """Return whether the error is SQLAlchemy's, without importing SQLAlchemy."""
     return any(kind.__module__ == "sqlalchemy.exc" for kind in type(error).__mro__)

@@ -1,4 +1,4 @@
-"""What a worker and a clock have in common: how they are run and stopped."""
+"""The common base of workers and clocks: starting, running and stopping."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from sqla_jobs.runtime.stopping import StopRequest, stopped_by_signals
 
 
 class Service(ABC):
-    """Works in threads of its own, until `stop_requested` is set or somebody calls `stop()`."""
+    """Works in threads of its own until `stop_requested` is set or `stop()` is called."""
 
     def __init__(self, stop_requested: StopRequest) -> None:
         self._stop_requested = stop_requested
 
     @abstractmethod
     def start(self) -> None:
-        """Begin, in threads."""
+        """Start the threads."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End in order, where it was started; once."""
+        """Stop in order, once. Do nothing if it was not started."""
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT (a second one ends the process at once), or until `stop()`."""
@@ -46,7 +46,8 @@ class Service(ABC):
 
 @contextmanager
 def _settled() -> Generator[None]:
-    """All that is there when work begins is there to stay: the garbage collector need not look through it again."""
+    """Exempt all present objects from garbage collection: those that exist when work begins live as long as the
+    process."""
     gc.collect()
     gc.freeze()
     try:

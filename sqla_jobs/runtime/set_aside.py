@@ -1,4 +1,4 @@
-"""Rows that nothing can be done with: they are passed over, so that they hold up nothing but themselves."""
+"""Rows that the server refuses to change. They are set aside, so that they do not block others."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ T = TypeVar("T")
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 EVENT_LOOP = "event loop"
-"""The name under which a process shows what holds up its event loop."""
+"""The name under which a process shows that its event loop is blocked."""
 
 
 class SetAside:
-    """The rows that this process passes over at the moment, each with the reason. Used by several threads."""
+    """The rows that this process currently skips, each with the reason. Safe for several threads."""
 
     def __init__(self, kind: str = "job", *, again: float = 60.0) -> None:
         self._kind = kind
         self._again = again
-        """Seconds after which one is tried again."""
+        """Seconds after which a row is tried again."""
         self._lock = threading.Lock()
         self._reasons: dict[int, str] = {}
         self._until: dict[int, float] = {}
-        self._told: set[int] = set()
+        self._logged: set[int] = set()
         self._shown: tuple[uuid.UUID | None, dict[str, str]] = (None, {})
         self.notes: dict[str, Callable[[], str | None]] = {}
-        """What else holds up the process, shown beside the rows: by a name, while there is something to say."""
+        """Other reasons for delays, shown beside the rows. Each function returns a reason, or None if there is none."""
 
     @property
     def reasons(self) -> dict[int, str]:
-        """By id, of those passed over now; the others are tried again."""
+        """The reasons by row id, for the rows that are skipped now."""
         if not self._until:
             return {}
         with self._lock:
@@ -47,15 +47,15 @@ class SetAside:
             return {row_id: self._reasons[row_id] for row_id in self._until}
 
     def refused(self, what: str, row_id: int, error: Exception) -> None:
-        """Pass over this one for a while, since the server refuses `what`."""
+        """Set a row aside because the server refused the change that `what` names."""
         self.add(row_id, f"{what} is refused by the server: {reason(error)}")
 
     def add(self, row_id: int, why: str) -> None:
-        """Pass over this one for a while."""
+        """Set a row aside, and log it as an error the first time."""
         self._keep(row_id, why)
         with self._lock:
-            is_new = row_id not in self._told
-            self._told.add(row_id)
+            is_new = row_id not in self._logged
+            self._logged.add(row_id)
         log.log(
             logging.ERROR if is_new else logging.DEBUG,
             "%s %s is set aside, and tried again every %.0f s: %s",
@@ -66,7 +66,7 @@ class SetAside:
         )
 
     def pass_over(self, row_id: int, why: str, *, most: int) -> bool:
-        """Pass over this one for a while, for another reason. False: `most` are passed over already."""
+        """Skip a row for a while without logging. Return False if `most` rows are skipped already."""
         if len(self.reasons) >= most:
             return False
         self._keep(row_id, why)
@@ -77,9 +77,9 @@ class SetAside:
             self._reasons[row_id], self._until[row_id] = why, time.monotonic() + self._again
 
     def show(self, engine: Transactions, queries: Calls, process_id: uuid.UUID) -> None:
-        """Show them in the row of this process, beside what others show there. By one thread alone."""
+        """Store the reasons in this process's row, beside those of others. Call this from one thread only."""
         reasons = {f"{self._kind} {row_id}": why for row_id, why in self.reasons.items()}
-        reasons |= {name: said for name, note in self.notes.items() if (said := note()) is not None}
+        reasons |= {name: text for name, note in self.notes.items() if (text := note()) is not None}
         if (process_id, reasons) == self._shown or not (reasons or self._shown[1]):
             return
         before, shown = self._shown
@@ -89,9 +89,11 @@ class SetAside:
         self._shown = process_id, reasons
 
     def around(self, what: str, change: Callable[[Among], T], candidates: Callable[[Among], Sequence[int]]) -> list[T]:
-        """`change` of all rows but those set aside; where the server refuses it for one of them, in ever smaller parts.
+        """Apply `change` to all rows that are not set aside. Isolate and set aside those that the server refuses.
 
-        `candidates` tells the ids of those that `change` would look at. Returns what each call of `change` returned.
+        First `change` is applied to all rows at once. If the server blames a row, `candidates` must return the ids
+        of the rows that `change` would process, and these are tried in ever smaller parts. Return the results of
+        all successful calls.
         """
         others = Among(set_aside=self.reasons)
         try:

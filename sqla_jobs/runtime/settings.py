@@ -1,4 +1,4 @@
-"""How a worker works, and how it shows that it lives; checked where it enters."""
+"""The settings of a worker and of its lease, checked on creation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from sqla_jobs.rules.checks import DAY, INSTANT, check_integer, check_queue, che
 from sqla_jobs.rules.retention import Retention, seconds_kept
 
 _MOST = 5000
-"""Jobs at once, of all queues together."""
+"""The most jobs that a worker runs at once, over all its queues."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """A process beats every `heartbeat` seconds, and is taken for dead after `lease`. Raises `ConfigurationError`."""
+    """The lease: a process beats every `heartbeat` seconds, and is taken for dead after `lease` seconds.
+
+    Raises `ConfigurationError`.
+    """
 
     heartbeat: float
     lease: float
@@ -31,38 +34,39 @@ class LeaseSettings:
 
     @property
     def patience(self) -> float:
-        """How long the process's own connections wait for a server that is silent."""
+        """Seconds that the process's own connections wait for a silent server."""
         return max(1.0, self.lease / 3)
 
     @property
     def longest_wait(self) -> float:
-        """Between two tries to beat: after an outage all that live have beaten before one may take another for dead."""
+        """The most seconds between two tries to beat. After an outage, all live processes then beat before one of them
+        may take another for dead."""
         return min(5.0, self.heartbeat)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings(LeaseSettings):
-    """All times are seconds; `queues` gives each queue's own number of jobs to run at once."""
+    """The settings of a worker. All times are seconds. `queues` gives the concurrency of each queue."""
 
     queues: dict[str, int]
     poll: float
     grace: float
     slow_after: float
     timeout: float | None
-    """Of tasks that have none of their own."""
+    """The timeout of tasks without one of their own."""
     kill_after: float
-    """After a cancel, until what goes on is given up."""
+    """Seconds after a cancellation until a run that has not ended is abandoned."""
     retention: dict[str, float] | None
-    """Seconds that rows are kept: jobs by the state in which they ended, "audit" and "ticks"; no mention, no end.
-    `None`: another process of the same worker prunes."""
+    """Seconds after which rows are deleted: jobs by final state, "audit" and "ticks". Rows without an entry are kept
+    for ever. `None`: another process of the same worker prunes."""
 
     @property
     def jobs_at_once(self) -> int:
-        """Of all queues together."""
+        """The number of jobs that run at once, over all queues."""
         return sum(self.queues.values())
 
     def jobs_of(self, queues: Iterable[str]) -> int:
-        """How many jobs of these queues run at once; none of a queue that it does not serve."""
+        """Return how many jobs of these queues may run at once. Queues that the worker does not serve count 0."""
         return sum(self.queues.get(queue, 0) for queue in queues)
 
     @classmethod
@@ -80,7 +84,7 @@ class Settings(LeaseSettings):
         kill_after: float,
         retention: Retention,
     ) -> Settings:
-        """The settings, or a `ConfigurationError` that names the one that cannot be."""
+        """Return the settings. Raises a `ConfigurationError` that names the invalid one."""
         if isinstance(queues, str):
             raise ConfigurationError(
                 f"queues must be a list of names or a mapping of names to integers, got {queues!r}"

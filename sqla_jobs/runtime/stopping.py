@@ -1,4 +1,4 @@
-"""The wish that a worker stop, from whichever side it comes."""
+"""A stop request, from a signal, the parent process or the embedding program."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from types import FrameType
 from typing import Any
 
 _ONE_SIGNAL = 0.3
-"""Seconds within which a second signal is the same one, sent to the process and to its group."""
+"""Seconds within which a second signal counts as the same: one was sent to the process, one to its group."""
 _STEP = 0.2
-"""Seconds after which a signal is seen at the latest."""
+"""The longest time, in seconds, until a waiting thread notices a signal."""
 
 
 class StopRequest(threading.Event):
-    """Set by `stop()`, or by a signal handler: that one must not take a lock which the interrupted wait holds."""
+    """A stop request. A signal handler sets `is_signalled`: it must not take the lock of the interrupted wait."""
 
     is_signalled = False
     grace: float = math.inf
-    """Seconds that running jobs get, where the one who asks allows fewer than the settings."""
+    """Seconds that running jobs have to end, if the requester allows fewer than the settings."""
 
     def is_set(self) -> bool:
         return self.is_signalled or super().is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """In steps, since a signal that arrives just before a wait begins does not end it."""
+        """Wait in short steps: a signal that arrives just before a wait does not end it."""
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not self.is_set() and (left := end - time.monotonic()) > 0:
             super().wait(min(left, _STEP))
@@ -38,7 +38,8 @@ class StopRequest(threading.Event):
 
 @contextmanager
 def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> Generator[None]:
-    """These signals call these handlers within the block; in the main thread, for only there can they be had."""
+    """Handle signals with these functions within the block. Do nothing outside the main thread, where that is
+    impossible."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -52,10 +53,10 @@ def handled(handlers: Mapping[int, Callable[[int, FrameType | None], None]]) -> 
 
 @contextmanager
 def stopped_by_signals(request: StopRequest, *, before_exit: Callable[[], None] = lambda: None) -> Generator[None]:
-    """SIGTERM and SIGINT ask for a stop; a second one ends the process at once, after `before_exit`.
+    """Stop on SIGTERM or SIGINT. A second signal ends the process at once, after `before_exit`.
 
-    The first also where somebody else has asked before: a service manager signals the children too, and one
-    that the parent is replacing, or has just told to stop, goes on to end gracefully.
+    A first signal does not end the process at once even if a stop was requested before it: a service manager
+    signals the children too, and a child that its parent is replacing or stopping must still end gracefully.
     """
     signalled_at = 0.0
 

@@ -1,4 +1,4 @@
-"""Storing the ends of attempts, also where the server refuses one of them."""
+"""Storage of the ends of attempts, even if the server refuses one of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sqla_jobs.database.refusals import blames_a_row, in_parts, reason
 from sqla_jobs.rules.outcomes import MAX_MESSAGE, Failure, Outcome, storable
 from sqla_jobs.runtime.set_aside import SetAside
 
-RESCUED = Outcome.lost(Failure("Lost", "its process was taken for dead, and another one has recorded and counted that"))
-_GONE = Outcome.lost(Failure("Lost", "somebody else had the job before its end could be stored"))
+RESCUED = Outcome.lost(Failure("Lost", "its process was taken for dead, and another process recorded that"))
+_GONE = Outcome.lost(Failure("Lost", "another process had the job before its end could be stored"))
 _REPLACED = Outcome.failed(Failure("UnstorableOutcome", "the outcome was refused by the server"))
 
 
@@ -23,12 +23,13 @@ def store(
     *,
     before_each: Callable[[], None] = lambda: None,
 ) -> dict[int, str]:
-    """Store these ends. Returns by run id what became of those that are not stored as they are.
+    """Store these ends. Return, by run id, the fate of each end that is not stored unchanged.
 
-    These are the fates of `Queries.finish`, "replaced" and "refused". An end that the server refuses is replaced by a
-    failure that says so, and set aside if that is refused too; the others are stored. After an error in the
-    middle it may be called again with all of them. `before_each` is called before each transaction: many that
-    are refused take many.
+    Fates are those of `Queries.finish`, "replaced" and "refused". If the server refuses an end, a failure that says
+    so is stored instead ("replaced"). If the server refuses that too, the job is set aside ("refused"). The other
+    ends are stored.
+    After an error halfway, call this again with all ends. `before_each` is called before each transaction: many
+    refused ends need many transactions.
     """
     fates: dict[int, str] = {}
 
@@ -46,7 +47,7 @@ def store(
 
 
 def as_stored(end: RunEnd, fate: str | None) -> RunEnd:
-    """The end with the outcome that its run has; with its lease gone it is lost, whatever the task came to."""
+    """Return the end with the outcome that its run has in the database. An end whose lease was gone is lost."""
     match fate:
         case "replaced":
             return end._replace(outcome=_REPLACED)
@@ -64,7 +65,7 @@ def _store_failure(
     why = storable(reason(error), MAX_MESSAGE).encode("ascii", "replace").decode()
     failure = Outcome.failed(Failure("UnstorableOutcome", f"the outcome was refused by the server: {why}"))
     tries = [end] if end.outcome.kind == "released" else [end, RunEnd(end.lease, failure, end.started, end.finished)]
-    for one in tries:  # the same end once more, since its run may take another id
+    for one in tries:  # first the same end again, since `finish_any` may give its run another id
         try:
             with engine.begin() as connection:
                 fate = queries.finish_any(connection, [one]).get(end.lease.run_id)

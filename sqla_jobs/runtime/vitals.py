@@ -1,4 +1,4 @@
-"""What a process says of itself to people: how far its host's clock is off, and when a job last ended in it."""
+"""Health data of a process for people: the offset of its host's clock, and when its last job ended."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sqla_jobs.models.mapping import Models
 from sqla_jobs.queries import processes
 
 _STAMP = 3.0
-"""Seconds after which the end of a job is shown, at the earliest after that of another."""
+"""The shortest time, in seconds, between two stamps for ended jobs."""
 _MEASURE = 60.0
-"""Seconds between two comparisons of the clocks; the first is made when the process registers."""
+"""Seconds between two comparisons of the clocks. The first is made when the process registers."""
 
 
 class Vitals:
-    """Stamps the row of a process, at most every few seconds and only where there is something new."""
+    """Stamps the row of a process, at most every few seconds, and only with new data."""
 
     def __init__(self, engine: Engine, models: Models[Any]) -> None:
         self._engine = engine
@@ -26,7 +26,7 @@ class Vitals:
         self._stamped_at = self._measured_at = time.monotonic()
 
     def show(self, process_id: uuid.UUID, ended_at: float | None = None) -> None:
-        """Stamp the row where it is time for it; a job last ended at `ended_at`, by `time.monotonic()`."""
+        """Stamp the row if a stamp is due. `ended_at` is when the last job ended, by `time.monotonic()`."""
         now = time.monotonic()
         is_to_measure = now > self._measured_at + _MEASURE
         is_new = ended_at is not None and ended_at > self._stamped_at and now > self._stamped_at + _STAMP

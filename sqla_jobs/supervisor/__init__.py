@@ -1,1 +1,1 @@
-"""The parent of worker processes."""
+"""The supervisor: the parent of worker processes."""

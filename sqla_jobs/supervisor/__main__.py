@@ -1,4 +1,4 @@
-"""A child: `python -m sqla_jobs.supervisor PIPE MEMORY`, two descriptors that its parent left open."""
+"""A child process: `python -m sqla_jobs.supervisor PIPE MEMORY`, with two descriptors inherited from the parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker process, as its parent sees it."""
+"""A worker process, as its parent sees it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class ChildProcess:
-    """A child that loads `application`, and then asks what to do; started at once."""
+    """A child process, started on creation. It loads `application` and then asks the parent for its spec."""
 
     process: subprocess.Popen[bytes]
     pipe: Any
@@ -36,23 +36,23 @@ class ChildProcess:
         self.number = number
         self.started: StartedRuns = StartedRuns(memory)
         self.process_id: uuid.UUID | None = None
-        """Its row in the database."""
+        """The id of its row in the database, while the parent beats for it."""
         self.has_left = False
-        """Whether it has deleted its row and is about to end."""
+        """True once it is deleting its row and about to end."""
         self.ready_at: float | None = None
         self.kill_at: float = math.inf
         self.is_hung = False
-        """Whether its parent has found that it makes no progress, and gives back what it has not begun."""
+        """True if the parent found that it makes no progress. Its jobs that have not begun are then given back."""
         self.killed_after: float | None = None
-        """For how many seconds it had made no progress when it was killed for that."""
+        """Seconds without progress for which the child was killed."""
         self.trouble: str | None = None
-        """Why it cannot claim now, as it last told."""
+        """The reason why it cannot claim, from its last report."""
         self._is_killed = False
         self._watched_since = time.monotonic()
         self._suspects: set[tuple[int, float]] = set()
         self._overdue: set[int] = set()
         self._condemned: dict[int, float] = {}
-        """By run id, when somebody asked to kill the process if the run does not stop."""
+        """The time of each request to kill the process if the run does not stop, by run id."""
         self._sending = threading.Lock()
 
     @property
@@ -61,16 +61,16 @@ class ChildProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """True until the process has ended."""
         return self.process.poll() is None
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it was asked to stop."""
+        """True if it was asked to stop."""
         return self.kill_at < math.inf
 
     def messages(self) -> Iterator[ToParent]:
-        """Its messages. Closes the pipe if the child has closed it."""
+        """Yield the messages that have arrived. Close the pipe if the child has closed it."""
         try:
             while self.pipe.poll():
                 message = self.pipe.recv()
@@ -79,24 +79,24 @@ class ChildProcess:
                     self.ready_at = self.ready_at or time.monotonic()
                 yield message
         except (EOFError, OSError):
-            with self._sending:  # nowhere else is it closed: another thread may be about to write
+            with self._sending:  # close it only here: another thread may be about to write
                 self.pipe.close()
             self.kill_at = min(self.kill_at, time.monotonic() + 10)  # it is about to end, or cannot be reached
 
     def send(self, message: object) -> None:
-        """Send it a message, if it is still there."""
-        with self._sending, suppress(OSError):  # `messages` notices that it is gone
+        """Send a message. Do nothing if the child is gone."""
+        with self._sending, suppress(OSError):  # `messages` will notice that the child is gone
             if not self.pipe.closed:
                 self.pipe.send(message)
 
     def hint(self, message: object) -> None:
-        """Send it a message, unless that may block. The next poll makes up for it."""
+        """Send a message unless that may block. The next poll makes up for a message that is not sent."""
         with self._sending, suppress(OSError):
             if not self.pipe.closed and keeps_up(self.pipe):
                 self.pipe.send(message)
 
     def ask_to_stop(self, within: float) -> None:
-        """Ask it to end within that many seconds; then it is killed."""
+        """Ask the child to end. It is killed after `within` seconds."""
         self.kill_at = time.monotonic() + within
         if self.ready_at is None:
             self.process.terminate()
@@ -104,48 +104,48 @@ class ChildProcess:
             self.send(Stop())
 
     def show_stacks(self) -> None:
-        """Have it log where its jobs are."""
+        """Make the child log the stacks of its jobs."""
         if self.ready_at is not None and self.is_alive:
             os.kill(self.pid, signal.SIGUSR1)
 
     def kill(self, why: str) -> None:
-        """Kill it and log why, once."""
+        """Kill the child and log the reason, once."""
         if not self._is_killed:
             self._is_killed = True
             log.error("process %d is killed: %s", self.pid, why)
             self.process.kill()
 
     def watch_anew(self) -> None:
-        """Count its silence from now on: the parent was held up, and perhaps so was the child."""
+        """Measure its silence from now on: the parent was delayed, and perhaps the child was too."""
         self._watched_since = time.monotonic()
 
     @property
     def silence(self) -> float:
-        """Seconds since its Python code last ran, counted from `watch_anew` at the earliest."""
+        """Seconds since the child last executed Python code, but not counted before `watch_anew`."""
         return time.monotonic() - max(self.started.alive_at, self._watched_since)
 
     @property
     def work(self) -> str:
-        """What it has begun, in words."""
+        """The jobs that the child has begun, in words."""
         return ", ".join(f"job {entry.job_id}" for entry in self.started.entries()) or "no job that has begun"
 
     def revoke(self) -> list[int]:
-        """Forbid it to begin what it holds. Returns the run ids of what it has begun.
+        """Forbid the child to begin jobs that it holds. Return the run ids of those that have begun.
 
-        The pause lets a start become visible that the child wrote before it could see the revocation.
+        The pause lets a start become visible that the child published before it could see the revocation.
         """
         self.started.revoke(time.monotonic())
         time.sleep(0.01)
         return [entry.run_id for entry in self.started.entries()]
 
     def condemn(self, run_id: int) -> None:
-        """Kill the process later if this run does not stop: somebody asked for that."""
+        """Kill the process later if this run does not stop: somebody has requested that."""
         self._condemned.setdefault(run_id, time.monotonic())
 
     def overdue(self, kill_after: float) -> list[Entry]:
-        """The runs that go on `kill_after` seconds after their deadline or a request to kill.
+        """Return the runs that have not ended `kill_after` seconds after their deadline or a request to kill.
 
-        Only those that two looks in succession have found: an entry may change while it is read.
+        A run is returned only if two successive calls find it: an entry may change while it is read.
         """
         now = time.monotonic()
         watched = now - self._watched_since > kill_after
@@ -162,7 +162,7 @@ class ChildProcess:
         return min(entry.deadline or math.inf, self._condemned.get(entry.run_id, math.inf))
 
     def abandoned(self) -> AbandonedWork | None:
-        """What it left when it died. None if it never registered."""
+        """Return the work that the process left behind when it died. None if it never registered."""
         if self.process_id is None:
             return None
         return AbandonedWork(self.process_id, [self._end(entry, self.process_id) for entry in self.started.entries()])
@@ -175,7 +175,7 @@ class ChildProcess:
     def _outcome(self, entry: Entry) -> Outcome:
         if self.killed_after is not None:
             hung = f"process {self.pid} made no progress for {self.killed_after:.0f} s and was killed"
-            return Outcome.lost(Failure("Lost", f"{hung}; --hung-after says how long that may last"))
+            return Outcome.lost(Failure("Lost", f"{hung}; --hung-after sets the longest time without progress"))
         if entry.run_id in self._condemned:
             killed = f"was cancelled and did not stop, so its process {self.pid} was killed"
             return Outcome.lost(Failure("Cancel", killed))
@@ -191,7 +191,7 @@ class ChildProcess:
         return Outcome.failed(failure) if entry.delay is None else Outcome.retried(entry.delay, failure)
 
     def how_it_ended(self) -> str:
-        """In words."""
+        """Return how the process ended, in words."""
         return _how(self.process.returncode)
 
 

@@ -1,4 +1,4 @@
-"""A worker process under a parent."""
+"""The main function of a worker process under a parent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqla_jobs.database.explain import EXPLAINED, explain
 from sqla_jobs.execution.shared_memory import Memory
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_configured
-from sqla_jobs.runtime.figures import Kept
+from sqla_jobs.runtime.figures import Cached
 from sqla_jobs.runtime.listener import Subscription
 from sqla_jobs.supervisor.connection import ParentConnection
 from sqla_jobs.supervisor.messages import Drained, Observed
@@ -30,7 +30,7 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 def main(application: Application, pipe: Connection, memory: Memory) -> None:
-    """Run the worker in this process. Exits with 1 after an error that only a person can correct."""
+    """Run the worker in this process. Exit with 1 after an error that only a person can correct."""
     signal.signal(signal.SIGINT, _leave_it_to_the_parent)
     signal.signal(signal.SIGHUP, _pass_on_to_the_parent)
     logs = application.logs
@@ -51,14 +51,14 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
             _observe(parent, jobs, worker)
         if spec.drain:
             runs = worker.drain()
-            parent.tell_last()
+            parent.send_last_report()
             parent.send(Drained(runs))
         else:
             settings = spec.settings
             clock = Clock(jobs, binding, heartbeat=settings.heartbeat, lease=settings.lease, listener=Subscription)
             with clock if spec.clock else nullcontext():
                 worker.run()
-            parent.tell_last()
+            parent.send_last_report()
     except EXPLAINED as error:
         logs.tell(f"Error: {explain(error)}")
         sys.exit(1)
@@ -69,25 +69,25 @@ def main(application: Application, pipe: Connection, memory: Memory) -> None:
 
 
 def _observe(parent: ParentConnection, jobs: Jobs[Any], worker: Worker) -> None:
-    """Have the parent told how the worker does, and what the database knows."""
+    """Report the worker's state and the database's figures to the parent."""
     from sqla_jobs.monitoring.figures import read_briefly
 
     jobs.counters.is_wanted = True
     parent.observe = lambda: Observed(jobs.counters.totals(), worker.last_error)
-    parent.figures = Kept(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
+    parent.figures = Cached(partial(read_briefly, jobs), seconds=1.0, patience=5.0).get
 
 
 def _leave_it_to_the_parent(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C reaches children too; the parent asks them to stop."""
+    """Ignore SIGINT: Ctrl-C reaches the children too, and the parent asks them to stop."""
 
 
 def _pass_on_to_the_parent(number: int, frame: FrameType | None) -> None:
-    """Somebody may signal the child instead of the parent: `status` shows the pid of the child."""
+    """Send the signal to the parent. Somebody may signal a child by mistake: `status` shows the child's pid."""
     os.kill(os.getppid(), number)
 
 
 def _leave_threads_behind() -> None:
-    """End the process although jobs have left threads running, which would keep it alive for ever."""
+    """End the process, if jobs have left threads running that would keep it alive for ever."""
     ours = (threading.main_thread(), threading.current_thread())
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in ours]
     if left:

@@ -1,4 +1,4 @@
-"""A worker process's end of the connection to its parent."""
+"""The child's end of the connection between a worker process and its parent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psycopg
 from sqlalchemy import event
 
 from sqla_jobs.database.engines import IdleConnections
-from sqla_jobs.database.subscribers import SCHEDULES, subscribe, tell_here
+from sqla_jobs.database.subscribers import SCHEDULES, notify_here, subscribe
 from sqla_jobs.execution.shared_memory import Memory, RunSlot, StartedRuns
 from sqla_jobs.rules.checks import DAY
 from sqla_jobs.runtime.figures import Figures
@@ -46,22 +46,22 @@ from sqla_jobs.supervisor.messages import (
 from sqla_jobs.supervisor.spec import OF_CHILD, ChildSpec
 from sqla_jobs.supervisor.statements import rendered_for_parent
 from sqla_jobs.worker.attempts import Shared
-from sqla_jobs.worker.lookout import Hearer, Lookout, OwnLookout
+from sqla_jobs.worker.lookout import JobListener, Lookout, OwnLookout
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
-"""Seconds between two looks at how much this process has done and how large it is."""
+"""Seconds between two updates of this process's number of runs and memory."""
 _REPORT = 1.0
-"""Seconds between two reports of how the worker does, where the parent wants them."""
+"""Seconds between two reports of the worker's state, if the parent wants them."""
 _UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes in which getrusage gives the memory."""
+"""The unit of getrusage's memory figure, in bytes."""
 
 
 class ParentConnection:
-    """Talks with the parent, which sends the heartbeats, looks for work, and can read what this process has started.
+    """The host of a worker under a parent. The parent beats, finds work, and can read the runs that have begun.
 
-    If the parent is gone, the worker stops: its jobs have half a lease to end.
+    If the parent dies, the worker stops. Its jobs then have half a lease to end.
     """
 
     connections = OF_CHILD - 2
@@ -69,16 +69,16 @@ class ParentConnection:
     def __init__(self, pipe: Connection, memory: Memory) -> None:
         self.all_connections: int = 0
         self.sessions: int = 0
-        """How many connections the jobs may use at once."""
+        """The most connections that the jobs use at once."""
         self.stop: StopRequest = StopRequest()
         self.runs: Callable[[], int] = lambda: 0
-        """How many runs have ended here."""
+        """Returns the number of runs that have ended in this process."""
         self.observe: Callable[[], Observed] | None = None
-        """How the worker does, where the parent wants to know."""
+        """Returns the worker's state, if the parent wants it."""
         self.figures: Callable[[], Figures | None] = lambda: None
-        """What the database knows."""
+        """Reads the figures from the database."""
         self._report_at = 0.0
-        self._hearer: Hearer | None = None
+        self._job_listener: JobListener | None = None
         self._pipe = pipe
         self._started = StartedRuns(memory)
         self.slot: Callable[[], RunSlot] | None = self._started.take
@@ -88,14 +88,14 @@ class ParentConnection:
         self._gone: uuid.UUID | None = None
         self._drains = False
         self._close_idle: list[Callable[[], None]] = []
-        self._tell_at = 0.0
+        self._send_at = 0.0
         self._shared: Shared | None = None
         threading.Thread(target=self._listen, name="sqla_jobs-parent", daemon=True).start()
 
     def configured(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """Send the options from the application's config. Returns what to do, as the parent answers."""
+        """Send the options from the application's config. Return the spec that the parent answers with."""
         self.send(Configured(defaults))
-        spec = self._specs.get()  # the parent answers, or its end ends this process
+        spec = self._specs.get()  # wait for the answer; if the parent dies instead, so does this process
         self._lease, self._drains, self.all_connections = spec.settings.lease, spec.drain, spec.connections
         return spec
 
@@ -105,36 +105,36 @@ class ParentConnection:
 
     @property
     def workers(self) -> int:
-        """How many serve any of the same queues, on all hosts."""
+        """The number of workers on all hosts that serve any of the same queues."""
         return self._started.workers
 
     @property
     def has_limits(self) -> bool:
-        """Whether there are rows of limits."""
+        """True if the table of limits has rows."""
         return self._started.has_limits
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
         self._close_idle.append(close_idle)
 
-    def tell(self, hearer: Hearer | None) -> None:
-        """Pass messages about new jobs to `hearer` from now on; None drops them."""
-        self._hearer = hearer
+    def set_listener(self, listener: JobListener | None) -> None:
+        """Pass notifications about new jobs to `listener` from now on. None: drop them."""
+        self._job_listener = listener
 
     def meet(self, shared: Shared, sessions: int) -> None:
         engine = shared.engine
         self._shared, self.sessions = shared, sessions
         self.may_close(IdleConnections(engine).close)
 
-        def tell(connection: psycopg.Connection[Any], _: object) -> None:
-            self._tell_address(connection)
+        def send_address(connection: psycopg.Connection[Any], _: object) -> None:
+            self._send_address(connection)
 
         self.send(rendered_for_parent(shared.queries, shared.models.channel))
-        event.listen(engine, "connect", tell)
+        event.listen(engine, "connect", send_address)
         with engine.connect() as connection:
-            tell(connection.connection.driver_connection, None)  # type: ignore[arg-type]
+            send_address(connection.connection.driver_connection, None)  # type: ignore[arg-type]
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        """Draining, the worker looks for itself: it ends where nothing is due."""
+        """Return the source of notifications. A draining worker looks for itself, since it ends when nothing is due."""
         return OwnLookout(shared, tasks) if self._drains else ForwardedLookout(self, shared, tasks)
 
     def registered(self, process_id: uuid.UUID) -> None:
@@ -149,16 +149,16 @@ class ParentConnection:
         if self._gone == process_id:
             return False
         now = time.monotonic()
-        if now - self.beat_at > self._lease / 2 and now >= self._tell_at:
-            self._tell_at = now + self._lease / 2
-            self._tell_anew()
+        if now - self.beat_at > self._lease / 2 and now >= self._send_at:
+            self._send_at = now + self._lease / 2
+            self._send_address_anew()
         return True
 
     def kill_for(self, run_id: int) -> None:
         self.hint(Kill(run_id))
 
     def rest(self) -> None:
-        """Close idle connections, all but the one for claims: many children may rest, and the server has few."""
+        """Close idle connections except the one for claims: many children may be idle, and the server has few."""
         for close in self._close_idle:
             close()
 
@@ -166,7 +166,7 @@ class ParentConnection:
         self.send(Leaving())
 
     def send(self, message: object) -> None:
-        """Tell the parent."""
+        """Send a message to the parent."""
         with self._sending:
             try:
                 self._pipe.send(message)
@@ -174,18 +174,18 @@ class ParentConnection:
                 self._orphaned()
 
     def hint(self, message: object) -> None:
-        """Tell the parent, unless that may block: its next poll makes up for it."""
+        """Send a message to the parent unless that may block. Its next poll makes up for a message that is not sent."""
         if keeps_up(self._pipe):
             self.send(message)
 
-    def _tell_anew(self) -> None:
-        """Send the address again, by a new connection. The parent does not beat: perhaps its password has expired."""
+    def _send_address_anew(self) -> None:
+        """Send the address again, from a new connection. The parent no longer beats: its password may have expired."""
         assert self._shared is not None, "meet() comes first"
         pool = self._shared.engine.pool.recreate()
         pool.connect().close()
         pool.dispose()
 
-    def _tell_address(self, connection: psycopg.Connection[Any]) -> None:
+    def _send_address(self, connection: psycopg.Connection[Any]) -> None:
         info = connection.info
         parameters = info.get_parameters() | ({"password": info.password} if info.password else {})
         self.send(Address(parameters, session_of(connection)))
@@ -198,8 +198,8 @@ class ParentConnection:
                     self._obey(self._pipe.recv())
                 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
                 self._started.vitals = (self.runs(), memory)
-                hearer = self._hearer  # which may be gone at the next look
-                self._started.has_free_slot = hearer is not None and hearer.has_free_slot
+                listener = self._job_listener  # another thread may set it to None at any time
+                self._started.has_free_slot = listener is not None and listener.has_free_slot
                 self._report()
         except (EOFError, OSError):
             self._orphaned()
@@ -209,12 +209,12 @@ class ParentConnection:
             self._report_at = now + _REPORT
             self.hint(self.observe())
 
-    def tell_last(self) -> None:
-        """The worker has ended: tell how it did, if the parent wants to know."""
+    def send_last_report(self) -> None:
+        """Send a last report after the worker's end, if the parent wants reports."""
         if self.observe is not None:
             self.send(self.observe())
 
-    def _tell_figures(self) -> None:
+    def _send_figures(self) -> None:
         self.send(FiguresRead(self.figures()))
 
     def _obey(self, message: ChildSpec | Heard | LookAgain | Gone | ReadFigures | Stop) -> None:
@@ -224,20 +224,20 @@ class ParentConnection:
             case Heard(queue, hops):
                 self._hear(queue, hops)
             case LookAgain(hops):
-                if (hearer := self._hearer) is not None and not hearer.look_again() and hops:
+                if (listener := self._job_listener) is not None and not listener.look_again() and hops:
                     self.hint(PassOn("", hops))
             case Gone(process_id):
                 self._gone = process_id
             case ReadFigures():
-                threading.Thread(target=self._tell_figures, name="sqla_jobs-scrape", daemon=True).start()
+                threading.Thread(target=self._send_figures, name="sqla_jobs-scrape", daemon=True).start()
             case Stop():
                 self.stop.set()
 
     def _hear(self, queue: str, hops: int) -> None:
         if queue == SCHEDULES:
             assert self._shared is not None, "meet() comes first"
-            tell_here(self._shared.models.channel, queue)
-        elif (hearer := self._hearer) is not None and not hearer.heard(queue) and hops:
+            notify_here(self._shared.models.channel, queue)
+        elif (listener := self._job_listener) is not None and not listener.heard(queue) and hops:
             self.hint(PassOn(queue, hops))
 
     def _orphaned(self) -> None:
@@ -250,7 +250,7 @@ class ParentConnection:
 
 
 class ForwardedLookout:
-    """The parent listens, polls and promotes. This process itself only hears of what its own jobs enqueue."""
+    """A child's lookout. The parent listens, polls and promotes. The child only hears of its own jobs' enqueues."""
 
     promote_at: float = math.inf
 
@@ -273,7 +273,7 @@ class ForwardedLookout:
         return False
 
     def expect(self, delay: float) -> bool:
-        """Tell the parent, unless its next poll comes before."""
+        """Send the delay to the parent, unless its next poll comes earlier."""
         now = time.monotonic()
         at = now + delay
         if delay < self._longest and not now < self._expected_at <= at:
@@ -282,7 +282,7 @@ class ForwardedLookout:
         return False
 
     def expect_new(self, *, is_busy: bool) -> None:
-        """The parent has heard of the same jobs."""
+        """Do nothing: the parent hears of the same jobs."""
 
     def poll_in(self) -> float:
         return DAY
@@ -290,11 +290,11 @@ class ForwardedLookout:
     def found_more(self, queue: str) -> None:
         self._parent.hint(PassOn(queue))
 
-    def start(self, hearer: Hearer) -> None:
-        self._unsubscribe = subscribe(self._channel, hearer.heard)
-        self._parent.tell(hearer)
+    def start(self, job_listener: JobListener) -> None:
+        self._unsubscribe = subscribe(self._channel, job_listener.heard)
+        self._parent.set_listener(job_listener)
         self._parent.send(Serving(self._tasks, self._parent.sessions))
 
     def stop(self) -> None:
         self._unsubscribe()
-        self._parent.tell(None)
+        self._parent.set_listener(None)

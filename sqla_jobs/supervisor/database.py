@@ -1,4 +1,4 @@
-"""How a parent connects to the database without the application and SQLAlchemy: children send it the address."""
+"""A parent's connection to the database, without the application or SQLAlchemy. Children send it the address."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _DEFAULT = "SELECT current_setting('default_transaction_isolation')"
 _LIMIT = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 
 
-class Told:
-    """What children have sent about the database: the newest address, and the statements of the first child."""
+class DatabaseInfo:
+    """Data about the database from children: the latest address, and the statements of the first child."""
 
     def __init__(self) -> None:
         self._address: Address | None = None
@@ -33,47 +33,47 @@ class Told:
 
     @property
     def address(self) -> Address:
-        assert self._address is not None, "a child tells it before it takes part"
+        assert self._address is not None, "a child sends it before it registers"
         return self._address
 
     @property
     def statements(self) -> Statements:
-        assert self._statements is not None, "a child tells them before its address"
+        assert self._statements is not None, "a child sends them before its address"
         return self._statements
 
 
 class Database:
-    """One connection for one thread, to the newest address, and replaced when it breaks.
+    """A connection for one thread, to the latest address. It is replaced if it breaks.
 
-    Statements commit one by one under READ COMMITTED.
+    Each statement commits by itself, under READ COMMITTED.
     """
 
-    def __init__(self, told: Told, *, patience: float) -> None:
-        self._told = told
+    def __init__(self, info: DatabaseInfo, *, patience: float) -> None:
+        self._info = info
         self._patience = patience
         self._connection: psycopg.Connection[Any] | None = None
         self._is_strict = False
-        """Whether the database's default isolation is another one."""
+        """True if the database's default isolation is not READ COMMITTED."""
 
     def connect(self, stop: threading.Event) -> bool:
-        """Wait for the server. False: until `stop` was set."""
+        """Wait for the server. Return False if `stop` was set before it answered."""
         return RetryLoop("connecting", stop).run(self._open) is not None
 
     @contextmanager
     def begin(self) -> Generator[psycopg.Connection[Any]]:
-        """The connection. What is sent commits one by one."""
+        """Return the connection. Each statement on it commits by itself."""
         with self._usable() as connection, self._transaction(connection) if self._is_strict else nullcontext():
             yield connection
 
     @contextmanager
     def transaction(self) -> Generator[psycopg.Connection[Any]]:
-        """The connection, in a transaction. `psycopg.Rollback` ends the block and rolls it back."""
+        """Return the connection in a transaction. `psycopg.Rollback` ends the block and rolls back."""
         with self._usable() as connection, self._transaction(connection):
             yield connection
 
     @contextmanager
     def for_itself(self) -> Generator[psycopg.Connection[Any]]:
-        """A new connection, for the caller alone."""
+        """Return a new connection that is not shared."""
         connection = self._made()
         try:
             yield connection
@@ -97,7 +97,7 @@ class Database:
         return self._connection
 
     def _made(self) -> psycopg.Connection[Any]:
-        connection = prepared(self._told.address.connect, patience=self._patience)
+        connection = prepared(self._info.address.connect, patience=self._patience)
         connection.autocommit = True
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         return connection
@@ -115,6 +115,6 @@ class Database:
     @contextmanager
     def _transaction(self, connection: psycopg.Connection[Any]) -> Generator[None]:
         with connection.transaction():
-            if self._is_strict:  # a process that vanishes before its COMMIT holds its locks no longer than that
+            if self._is_strict:  # limits how long a process that vanishes before its COMMIT holds locks
                 connection.execute(_LIMIT, [f"{1000 * self._patience:.0f}"])
             yield

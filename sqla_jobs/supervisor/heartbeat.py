@@ -1,4 +1,4 @@
-"""A parent sends heartbeats for its children, and ends or gives back what dead ones held."""
+"""The parent's heartbeats for its children, and the settlement of runs whose process died."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import LeaseSettings
 from sqla_jobs.runtime.storing import as_stored, store
-from sqla_jobs.supervisor.database import Database, Told
+from sqla_jobs.supervisor.database import Database, DatabaseInfo
 from sqla_jobs.supervisor.statements import ParentCalls
 
 if TYPE_CHECKING:
@@ -32,42 +32,42 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 0.5
 _AGAIN = 0.1
-"""Seconds between two looks at what a dead process left."""
+"""Seconds between two tries to settle the work of a dead process."""
 _SOME = 500
-"""Ends that are stored at once. Between two such batches a heartbeat may be due."""
+"""The most ends that are stored at once. A heartbeat may be due between two such batches."""
 _STORED = (None, "cancelled", "replaced")
-"""The fates of ends that are stored, as they are or as another outcome."""
+"""The fates of ends that are stored, unchanged or with another outcome."""
 
 
 @dataclass(slots=True)
 class AbandonedWork:
-    """What a dead process held: the ends of the runs that it had begun. All else is given back."""
+    """The work of a dead process: the ends of the runs that had begun. Its other jobs are given back."""
 
     process_id: uuid.UUID
     begun: list[RunEnd]
     refused: set[int] = field(init=False, default_factory=set[int])
-    """Run ids whose ends the server refuses: a rescue takes their jobs back."""
+    """Run ids whose ends the server refuses. A rescue takes their jobs back."""
 
 
 class ParentHeartbeat:
-    """Sends heartbeats for all children, in a thread of its own. A child has told it the address of the server."""
+    """Sends heartbeats for all children, in a thread of its own, after a child has sent the server's address."""
 
-    def __init__(self, told: Told, set_aside: SetAside, children: Roster, counters: Counters) -> None:
+    def __init__(self, info: DatabaseInfo, set_aside: SetAside, children: Roster, counters: Counters) -> None:
         self._children = children
         self._counters = counters
-        self._told = told
+        self._info = info
         self._abandoned: list[AbandonedWork] = []
         self._set_aside = set_aside
         self._hung: list[tuple[uuid.UUID, Callable[[], list[int]]]] = []
         self._given_back: list[RunEnd] = []
         self._stalled: set[uuid.UUID] = set()
-        """Processes whose rows say that they make no progress."""
+        """Processes whose rows show that they make no progress."""
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, settings: LeaseSettings) -> None:
-        """Start the heartbeats, once a child has told the address. Later calls do nothing."""
+        """Start the heartbeats, once a child has sent the address. Later calls do nothing."""
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._loop, args=(settings,), name="sqla_jobs-parent-heartbeat", daemon=True
@@ -75,17 +75,20 @@ class ParentHeartbeat:
             self._thread.start()
 
     def settle(self, abandoned: AbandonedWork) -> None:
-        """Store the ends of what a dead process had begun, and give back the rest, soon."""
+        """Queue a dead process's work: the ends of its begun runs are stored, and its other jobs are given back."""
         self._abandoned.append(abandoned)
         self._wake.set()
 
     def relieve(self, process_id: uuid.UUID, revoke: Callable[[], list[int]]) -> None:
-        """Give back soon what a hung process has not begun: `revoke` forbids it to, and returns the runs it has."""
+        """Queue the jobs of a hung process that have not begun, to be given back.
+
+        `revoke` forbids the process to begin them, and returns the run ids of those that have begun.
+        """
         self._hung.append((process_id, revoke))
         self._wake.set()
 
     def close(self, timeout: float) -> bool:
-        """Settle what is left, for at most `timeout` seconds. Returns whether all of it is."""
+        """Settle the remaining work for at most `timeout` seconds. Return whether all of it is settled."""
         if self._thread is None:
             return True
         deadline = time.monotonic() + timeout
@@ -97,10 +100,10 @@ class ParentHeartbeat:
         return not self._abandoned
 
     def _loop(self, settings: LeaseSettings) -> None:
-        database = Database(self._told, patience=settings.patience)
+        database = Database(self._info, patience=settings.patience)
         if not database.connect(self._stop):
             return
-        calls = ParentCalls(self._told.statements)
+        calls = ParentCalls(self._info.statements)
         heartbeat = Heartbeat(
             database,
             calls,
@@ -123,7 +126,7 @@ class ParentHeartbeat:
         self._counters.beaten(len(process_ids))
 
     def _tick(self, database: Database, calls: ParentCalls, heartbeat: Heartbeat) -> None:
-        """Beat first: errors with what the dead have left must not cost the living their leases."""
+        """Do one round of work. Beat first: errors with dead processes must not cost the live ones their leases."""
         heartbeat.beat_if_due()
         for process_id in self._children.living()[:1]:  # the parent has no row of its own
             self._set_aside.show(database, calls, process_id)
@@ -137,16 +140,16 @@ class ParentHeartbeat:
         if some := self._given_back[:_SOME]:
             fates = store(database, calls, some, self._set_aside, before_each=heartbeat.beat_if_due)
             self._given_back[: len(some)] = [end for end in some if fates.get(end.lease.run_id) == "locked"]
-            self._tell(database)
+            self._notify(database)
         for abandoned in list(self._abandoned):
             if ends := _settle(database, calls, abandoned, self._set_aside, heartbeat):
-                self._tell(database)
+                self._notify(database)
                 self._counters.ended(ends)
             elif not abandoned.begun and _sign_off(database, calls, abandoned):
                 self._abandoned.remove(abandoned)
 
     def _show_stalled(self, database: Database, calls: ParentCalls) -> None:
-        """Store which children began or ceased to make progress. A locked row is left for the next time."""
+        """Record which children stopped or resumed making progress. A locked row is tried again next time."""
         silences = {child.process_id: child.silence for child in self._children.hung()}
         for process_id in self._children.living():
             if (process_id in silences) is not (process_id in self._stalled):
@@ -156,7 +159,7 @@ class ParentHeartbeat:
 
     @staticmethod
     def _look_for_kills(database: Database, calls: ParentCalls, child: ChildProcess) -> None:
-        """Look for requests to kill a hung child: it cannot look itself."""
+        """Find requests to kill a hung child, which cannot look for them itself."""
         job_ids = [entry.job_id for entry in child.started.entries()]
         if child.process_id is None or not job_ids:
             return
@@ -165,15 +168,15 @@ class ParentHeartbeat:
         for run_id in (run_id for run_id, is_to_kill in requests.items() if is_to_kill):
             child.condemn(run_id)
 
-    def _tell(self, database: Database) -> None:
-        """Tell all listeners that jobs or places are free, in any queue."""
+    def _notify(self, database: Database) -> None:
+        """Notify all listeners that jobs or places are free, in any queue."""
         with database.begin() as connection:
-            connection.execute("SELECT pg_notify(%s, '')", [self._told.statements.channel])
+            connection.execute("SELECT pg_notify(%s, '')", [self._info.statements.channel])
 
     def _revoke(
         self, database: Database, calls: ParentCalls, process_id: uuid.UUID, revoke: Callable[[], list[int]]
     ) -> None:
-        """Give back what the process has not begun. Leases are read first: what it claims later was not revoked."""
+        """Give back the jobs that the process has not begun. Read its leases first: later claims are not revoked."""
         with database.begin() as connection:
             held = calls.leases(connection, process_id)
         begun = set(revoke())
@@ -183,9 +186,9 @@ class ParentHeartbeat:
 def _settle(
     database: Database, calls: ParentCalls, abandoned: AbandonedWork, set_aside: SetAside, heartbeat: Heartbeat
 ) -> list[RunEnd]:
-    """Store some of the ends, and give back some of the rest. Returns those that were stored, as they are.
+    """Store some of the ends, and give back some of the other jobs. Return the ends as they are stored.
 
-    Locked rows are left for the next time.
+    Locked rows are left for the next call.
     """
     some, rest = abandoned.begun[:_SOME], abandoned.begun[_SOME:]
     with database.begin() as connection:
@@ -194,7 +197,7 @@ def _settle(
     some = [end._replace(lease=held.pop(end.lease.run_id, end.lease)) for end in some]
     ends = [*some, *(RunEnd(lease, Outcome.released()) for lease in [*held.values()][:_SOME])]
     fates = store(database, calls, ends, set_aside, before_each=heartbeat.beat_if_due)
-    # only now: after an error all of it is done again
+    # not earlier: after an error above, everything is repeated
     abandoned.begun = rest + [end for end in some if fates.get(end.lease.run_id) == "locked"]
     abandoned.refused |= {run_id for run_id, fate in fates.items() if fate == "refused"}
     stored = [as_stored(end, fate) for end in ends if (fate := fates.get(end.lease.run_id)) in _STORED]
@@ -205,9 +208,9 @@ def _settle(
 
 
 def _sign_off(database: Database, calls: ParentCalls, abandoned: AbandonedWork) -> bool:
-    """Delete the row of the process once it holds nothing. Returns False if it does, or a claim of it is under way.
+    """Delete the row of the process if it holds no jobs. Return False if it does, or a claim of it is in progress.
 
-    In one transaction: from the moment its row is locked no claim can give it anything.
+    Both happen in one transaction: while its row is locked, no claim can give it a job.
     """
     with database.transaction() as connection:
         is_through = calls.sign_off(connection, abandoned.process_id) and not calls.leases(

@@ -1,4 +1,4 @@
-"""Listens, polls and promotes once for all the children of a parent."""
+"""The parent's lookout, which listens, polls and promotes for all its children."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from sqla_jobs.runtime.retrying import RetryLoop
 from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import Database, Told
+from sqla_jobs.supervisor.database import Database, DatabaseInfo
 from sqla_jobs.supervisor.messages import Heard, LookAgain
 from sqla_jobs.supervisor.statements import ParentCalls
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FOLLOWED = 60.0
-"""Seconds for which children that start are told that processes follow jobs, who say so every 20 s."""
+"""Seconds after an announcement of followers, which come every 20 s, for which new children are notified of them."""
 _REST = 20
-"""The pause after a poll, in multiples of its length: under a long-lived snapshot it reads all that was ever queued."""
+"""The pause after a poll, in multiples of its duration: under an old snapshot a poll reads all jobs ever queued."""
 
 
 class ParentLookout:
-    """A thread that polls and promotes, and one that listens. It tells one idle child at a time.
+    """A thread that polls and promotes, and another that listens. Notifications go to one idle child at a time.
 
-    A child without a free slot passes the message on, and so does one that found more jobs than it has room for:
-    then the next child is told. Where no other shows a free slot, all are told, and look when a slot becomes free.
-    The next poll makes up for lost messages.
+    A child passes a notification on if it has no free slot, or finds more jobs than it has room for. Then the next
+    child is notified. If no other child shows a free slot, all are notified, and look when a slot becomes free. The
+    next poll makes up for lost messages.
     """
 
-    def __init__(self, told: Told, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]) -> None:
+    def __init__(
+        self, info: DatabaseInfo, set_aside: SetAside, *, children: Callable[[], Sequence[ChildProcess]]
+    ) -> None:
         self._set_aside = set_aside
         self._children = children
-        self._told = told
+        self._info = info
         self._tasks: tuple[str, ...] = ()
         self._promoter: _PollingPromoter | None = None
         self._turn = 0
@@ -52,7 +54,7 @@ class ParentLookout:
     def serve(self, tasks: tuple[str, ...], settings: Settings, connections: int) -> None:
         """Look for jobs of these tasks from now on.
 
-        `connections` are those that this worker may use at once, in all its processes.
+        `connections` is the number that this worker may use at once, in all its processes.
         """
         self._tasks, self._queues = tasks, settings.queues
         if self._thread is None:
@@ -62,7 +64,7 @@ class ParentLookout:
             self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._stop.set()
         self._wake.set()
         if self._thread is not None:
@@ -70,16 +72,16 @@ class ParentLookout:
 
     @property
     def is_followed(self) -> bool:
-        """Whether processes follow jobs, which a child that starts is to know."""
+        """Whether any process follows jobs."""
         return time.monotonic() < self._followed_until
 
     def expect(self, delay: float) -> None:
-        """A job will be due in `delay` seconds."""
+        """Expect a job to be due in `delay` seconds."""
         if self._promoter is not None and self._promoter.expect(delay):
             self._wake.set()
 
     def heard(self, queue: str) -> None:
-        """Tell children of new jobs in `queue`; "" is any queue."""
+        """Notify children of new jobs in `queue`; "" means any queue."""
         if queue == FOLLOWERS:
             self._followed_until = time.monotonic() + _FOLLOWED
         if queue in (SCHEDULES, FOLLOWERS):
@@ -89,33 +91,35 @@ class ParentLookout:
         if queue.removesuffix(LIMITS) not in ("", *self._queues):
             return
         idle = self._idle()
-        self._tell(queue, idle, hops=len(idle))
+        self._notify(queue, idle, hops=len(idle))
         if queue != LIMITS:  # one of the jobs may have a delay
             self.expect(SOON if idle else BUSY)
 
     def pass_on(self, queue: str, hops: int, sender: ChildProcess) -> None:
-        """Tell an idle child other than `sender`, or all of them after that many `hops`."""
+        """Notify an idle child other than `sender`. After `hops` messages, notify all others."""
         idle = [child for child in self._idle() if child is not sender]
-        self._tell(queue, idle, hops=min(hops - 1, len(idle)), sender=sender)
+        self._notify(queue, idle, hops=min(hops - 1, len(idle)), sender=sender)
 
-    def _tell(self, queue: str, idle: Sequence[ChildProcess], *, hops: int, sender: ChildProcess | None = None) -> None:
+    def _notify(
+        self, queue: str, idle: Sequence[ChildProcess], *, hops: int, sender: ChildProcess | None = None
+    ) -> None:
         if hops:
             idle[0].hint(Heard(queue, hops))
             return
-        for child in self._children():  # one may have become idle half a second ago, without showing it yet
+        for child in self._children():  # a child shows a free slot up to half a second late
             if child is not sender:
                 child.hint(Heard(queue))
 
     def _idle(self) -> list[ChildProcess]:
-        """The children with a free slot, each time beginning with the next one."""
+        """Return the children with a free slot. Each call starts the list at the next child."""
         idle = [child for child in self._children() if child.started.has_free_slot]
         self._turn += 1
         first = self._turn % len(idle) if idle else 0
         return idle[first:] + idle[:first]
 
     def _loop(self, settings: Settings, connections: int) -> None:
-        patience, statements = settings.patience, self._told.statements
-        database = Database(self._told, patience=patience)
+        patience, statements = settings.patience, self._info.statements
+        database = Database(self._info, patience=patience)
         if not database.connect(self._stop):
             return
         calls = ParentCalls(statements)
@@ -142,7 +146,7 @@ class ParentLookout:
         try:
             promotions = promoter.promote(now)
         except Exception:
-            promoter.poll_at = 0.0  # else the next try would wait, and look like a success
+            promoter.poll_at = 0.0  # otherwise the next try would only wait, and count as a success
             raise
         has_limits = any(promotion.has_limits for promotion in promotions)
         for child in self._children():
@@ -169,7 +173,7 @@ def _warn_of_few_connections(database: Database, connections: int) -> None:
 
 
 class _PollingPromoter(Promoter):
-    """A promoter whose polls also find out whether any job is queued."""
+    """A promoter whose polls also check whether any job is queued."""
 
     def __init__(
         self, database: Database, calls: ParentCalls, settings: Settings, set_aside: SetAside, tasks: Sequence[str]
@@ -180,7 +184,7 @@ class _PollingPromoter(Promoter):
         self._is_poll = False
 
     def rests(self, now: float) -> bool:
-        """Whether the next poll is far off since the last one took long. Until then a child may look for itself."""
+        """Return whether the next poll is far off because the last one took long. A child should look meanwhile."""
         return self.poll_at > now + 2 * self._settings.poll
 
     def _poll_after(self, now: float) -> float:

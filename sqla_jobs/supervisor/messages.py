@@ -1,4 +1,4 @@
-"""What a worker process and the parent that supervises it say to one another."""
+"""The messages between a worker process and its parent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SESSION = "SELECT name, current_setting(name) FROM unnest(ARRAY['role', 'search
 
 
 def keeps_up(pipe: Connection) -> bool:
-    """Whether the other end reads its messages: only then does sending one not block."""
+    """Return whether a message can be sent without blocking, because the other end reads its messages."""
     look = select.poll()
     look.register(pipe, select.POLLOUT)
     return bool(look.poll(0))
 
 
 def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """Settings of a session by which tables are found: an application may set them at each connection."""
+    """Return the session settings by which tables are found. An application may set them on each new connection."""
     settings = dict(connection.execute(_SESSION).fetchall())
     connection.rollback()
     return settings
@@ -34,15 +34,15 @@ def session_of(connection: psycopg.Connection[Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """To the parent, before all else: what the application's config says about options. It answers a `ChildSpec`."""
+    """To the parent, as the first message: the options in the application's config. The answer is a `ChildSpec`."""
 
     defaults: dict[str, dict[str, Any]]
-    """By command and option."""
+    """Options by command and name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """To the parent, before any `Address`: by name the statements that it sends, and the channel on which to listen."""
+    """To the parent, before any `Address`: the statements for it, by name, and the channel for LISTEN."""
 
     channel: str
     rendered: dict[str, Rendered]
@@ -50,14 +50,14 @@ class Statements:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """To the parent: how to reach the database, as the application does now."""
+    """To the parent: the address of the database, as the application uses it now."""
 
     parameters: dict[str, Any]
     session: dict[str, str]
-    """As `session_of` tells it."""
+    """The settings from `session_of`."""
 
     def connect(self) -> psycopg.Connection[Any]:
-        """A new connection like the application's."""
+        """Return a new connection with the application's address and session settings."""
         connection = psycopg.connect(**self.parameters)
         before = session_of(connection)
         for name, value in self.session.items():
@@ -69,18 +69,18 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """To the parent: beat for this process from now on, and for no other of mine."""
+    """To the parent: beat for this process from now on, and for no other row of this child."""
 
     process_id: uuid.UUID
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """To the parent: look for jobs of these tasks for me. I neither listen nor poll."""
+    """To the parent: look for jobs of these tasks on behalf of this child, which neither listens nor polls."""
 
     tasks: tuple[str, ...]
     sessions: int
-    """Connections that the jobs of one child may use at once."""
+    """The most connections that the jobs of one child use at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,9 @@ class Expecting:
 
 @dataclass(frozen=True, slots=True)
 class PassOn:
-    """To the parent: there may be more jobs in this queue than I have room for.
+    """To the parent: this queue may have more jobs than this child has room for.
 
-    After `hops` such messages all processes are told.
+    After `hops` such messages, all processes are notified.
     """
 
     queue: str
@@ -103,35 +103,35 @@ class PassOn:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """To the parent: I delete my row now, beat for me no more."""
+    """To the parent: this child now deletes its row. Stop beating for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """To the parent: kill me, if this run does not stop."""
+    """To the parent: kill this child if the run does not stop."""
 
     run_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """To the parent: nothing is left to do, after that many runs."""
+    """To the parent: no work is left, after `runs` runs."""
 
     runs: int
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """To the parent, each second if it wants that, and at the end: how the worker does."""
+    """To the parent, each second on request and at the end: the state of the worker."""
 
     totals: Totals
     trouble: str | None
-    """Why it cannot claim now."""
+    """The reason why it cannot claim, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class FiguresRead:
-    """To the parent, after `ReadFigures`: the answer. `None`: the database gave none."""
+    """To the parent, in answer to `ReadFigures`. `None`: the figures could not be read."""
 
     figures: Figures | None
 
@@ -156,7 +156,8 @@ ToParent = (
 class Heard:
     """To the child: there are new jobs in this queue.
 
-    Where no slot may be free for them, it answers `PassOn` with the same `hops`; 0: all processes are told already.
+    If it may have no free slot for them, it answers `PassOn` with the same `hops`. With 0, all processes have been
+    notified.
     """
 
     queue: str
@@ -165,23 +166,23 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """To the child: there are queued jobs somewhere, perhaps where nobody looks at the moment. `hops` as in `Heard`."""
+    """To the child: jobs are queued somewhere, perhaps in a place that no child looks at. `hops` is as in `Heard`."""
 
     hops: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFigures:
-    """To the child: tell what the database knows."""
+    """To the child: read the figures from the database."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """To the child: give back what has not started, and end."""
+    """To the child: give back the jobs that have not started, and end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """To the child: this process of yours was taken for dead."""
+    """To the child: its row with this id was taken for dead."""
 
     process_id: uuid.UUID

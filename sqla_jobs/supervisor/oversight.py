@@ -1,4 +1,4 @@
-"""Looks for children that make no progress and for jobs that overrun, on behalf of their parent, and kills them."""
+"""Oversight of children, which kills those that make no progress or whose jobs overrun."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sqla_jobs.supervisor.spec import SupervisorOptions
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _ABSENT = 1.0
-"""With more seconds than this between two looks, the parent itself was held up and cannot judge its children."""
+"""If more seconds than this pass between two looks, the parent itself was delayed and cannot judge its children."""
 _NO_ANSWER = 2.0
-"""Seconds without a sign of life after which a child is not expected to answer a signal."""
+"""Seconds of silence after which a child is not expected to react to a signal."""
 
 
 class Oversight:
-    """Watches for children that hang: C code holds their interpreter, or they were stopped.
+    """Finds children that hang because C code holds their interpreter, or because they were stopped.
 
-    `relieve` gives back what such a child has not begun.
+    `relieve` gives back the jobs that such a child has not begun.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Oversight:
         self._looked_at = time.monotonic()
 
     def look(self, options: SupervisorOptions) -> None:
-        """Look at all children, and kill those that the options condemn."""
+        """Check all children, and kill those that exceed the limits in `options`."""
         self._notice_absence()
         for child in self._children:
             if overdue := child.overdue(options.kill_after):
@@ -42,7 +42,7 @@ class Oversight:
                 self._look_whether_hung(child, child.silence, options)
 
     def _notice_absence(self) -> None:
-        """If the parent was held up, perhaps its children were too: their silence counts from now on."""
+        """Measure all silences from now on if the parent was delayed: perhaps its children were too."""
         looked_at, self._looked_at = self._looked_at, time.monotonic()
         if self._looked_at - looked_at > _ABSENT:
             for child in self._children:
@@ -69,7 +69,7 @@ class Oversight:
 
 
 def ask_for_stacks(child: ChildProcess) -> None:
-    """Have a child log where its jobs are, or log why it cannot."""
+    """Make a child log the stacks of its jobs, or log why it cannot."""
     child.show_stacks()
     if child.started.alive_at and child.silence > _NO_ANSWER:
         log.warning(

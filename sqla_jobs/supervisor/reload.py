@@ -1,4 +1,4 @@
-"""For development: notices that code has changed."""
+"""Detection of code changes during development."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sqla_jobs.errors import ConfigurationError
 
 
 def on_change(call: Callable[[], None]) -> None:
-    """Call this whenever a Python file below the current folder changes, from a thread, while the program runs.
+    """Call `call` from a thread whenever a Python file in or below the current folder changes.
 
-    Raises `ConfigurationError` where watchfiles is not installed.
+    Raises `ConfigurationError` if watchfiles is not installed.
     """
     try:
         from watchfiles import PythonFilter, watch

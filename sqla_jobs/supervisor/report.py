@@ -1,4 +1,4 @@
-"""What a parent tells of itself and its children. Any thread may ask."""
+"""The state of a parent and its children, readable from any thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqla_jobs.rules.wording import duration
 from sqla_jobs.runtime.counters import Counters, Totals
-from sqla_jobs.runtime.figures import Figures, Kept
+from sqla_jobs.runtime.figures import Cached, Figures
 from sqla_jobs.supervisor.messages import Observed, ReadFigures
 
 if TYPE_CHECKING:
@@ -19,75 +19,75 @@ if TYPE_CHECKING:
     from sqla_jobs.supervisor.roster import Roster
     from sqla_jobs.supervisor.spec import ChildSpec
 
-_KEPT = 10.0
-"""Seconds for which figures are kept, so that scrapes cannot load the database."""
+_CACHED = 10.0
+"""Seconds for which figures are cached, so that scrapes cannot load the database."""
 _PATIENCE = 5.0
-"""Seconds that a scrape waits for them."""
+"""Seconds that a scrape waits for the figures."""
 _STUCK = 10.0
-"""Seconds without a turn of the main loop, which turns ten times a second, after which it is stuck."""
+"""Seconds without a turn of the main loop after which it is stuck. It normally turns ten times a second."""
 
 
 class Report:
-    """Written by the parent's main thread."""
+    """The parent's report for metrics and health checks. The main thread writes it; any thread may read it."""
 
     def __init__(self, children: Roster, counters: Counters) -> None:
-        """`counters` are those of the parent itself."""
+        """Start a report. `counters` are those of the parent itself."""
         self._children = children
         self._counters = counters
         self._totals: dict[int, Totals] = {}
-        """By pid, what each child last told."""
+        """The last totals of each child, by pid."""
         self._gone = Totals()
-        """Of those that have ended."""
+        """The totals of children that have ended."""
         self._lock = threading.Lock()
         self._answer = Future[Figures | None]()
-        self._figures = Kept(self._ask, seconds=_KEPT, patience=_PATIENCE)
+        self._figures = Cached(self._ask, seconds=_CACHED, patience=_PATIENCE)
         self._turned_at = time.monotonic()
         self._lease = math.inf
 
     def observe(self, spec: ChildSpec) -> None:
-        """The spec of children is known."""
+        """Take the lease and the options from the children's spec."""
         self._lease = spec.settings.lease
         self._counters.is_wanted = spec.is_observed
 
     def turned(self) -> None:
-        """The main loop goes round."""
+        """Note a turn of the main loop."""
         self._turned_at = time.monotonic()
 
     def hear(self, child: ChildProcess, message: Observed) -> None:
-        """A child tells how its worker does."""
+        """Store a child's report of its worker."""
         child.trouble = message.trouble
         with self._lock:
             self._totals[child.pid] = message.totals
 
     def hear_figures(self, figures: Figures | None) -> None:
-        """A child tells what the database knows."""
+        """Store the figures that a child has read."""
         if not self._answer.done():
             self._answer.set_result(figures)
 
     def take_over(self, child: ChildProcess) -> None:
-        """A child has ended: what it counted stays in the sums."""
+        """Add the counts of a child that has ended to those of earlier ones."""
         with self._lock:
             self._gone = Totals.of([self._gone, self._totals.pop(child.pid, Totals())])
 
     def totals(self) -> Totals:
-        """The sum of what all children have counted, those that have ended too, to within a second."""
+        """Return the sum of the counts of all children, past and present, at most a second old."""
         with self._lock:
             return Totals.of([self._gone, self._counters.totals(), *self._totals.values()])
 
     def figures(self) -> Figures | None:
-        """What the database knows, as a child reads it; `None` where none answers in time."""
+        """Return the figures, read by a child. `None` if no child answers in time."""
         return self._figures.get() if self.can_ask() else None
 
     def can_ask(self) -> bool:
-        """Whether any child is at work. None is while the worker starts and stops, and while all are stalled."""
+        """Return whether any child is at work. None is while the worker starts or stops, or while all are stalled."""
         return bool(self._children.claiming())
 
     def stalled(self) -> int:
-        """How many children make no progress."""
+        """Return the number of children that make no progress."""
         return len(self._children.hung())
 
     def _ask(self) -> Figures | None:
-        """One child, which logs why it cannot read them."""
+        """Ask one child for the figures. The child logs why it cannot read them."""
         self._answer = Future()
         for child in self._children.claiming()[:1]:
             child.hint(ReadFigures())
@@ -96,12 +96,12 @@ class Report:
         return None
 
     def why_not_alive(self) -> str | None:
-        """Why the process should be restarted; `None` while its main loop turns."""
+        """Return why the process should be restarted. `None`: its main loop turns."""
         since = time.monotonic() - self._turned_at
         return f"the main loop has not turned for {duration(since)}" if since > _STUCK else None
 
     def why_not_ready(self) -> str | None:
-        """Why no child takes new jobs; `None` if one does, and its last heartbeat is less than half a lease old."""
+        """Return why no child takes jobs. `None`: a child does, and its last heartbeat is younger than half a lease."""
         registered = [child for child in self._children if child.process_id is not None]
         if not registered:
             return "no worker process is registered in the database"

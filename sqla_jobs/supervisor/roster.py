@@ -1,4 +1,4 @@
-"""The places of children under a parent, and who is in them. Only the main thread changes them."""
+"""The children of a parent and the slots that they hold. Only the main thread changes them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqla_jobs.supervisor.child import ChildProcess
 from sqla_jobs.supervisor.messages import Gone
 
 _HEALTHY = 60.0
-"""A child that ran for longer than this ended for a new reason: the delay before its successor starts anew."""
+"""If a child was ready for longer than this many seconds, its failure counts as the first again."""
 _MAX_BACKOFF = 30.0
 
 
 class Slot:
-    """Held by one child at a time, and taken by its successor."""
+    """A place for one child at a time, and for its successor."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -24,39 +24,39 @@ class Slot:
         self.successor: ChildProcess | None = None
         """A child that is starting, and takes over once it is ready."""
         self.start_at: float = 0.0
-        """No child is started here before that moment, by `time.monotonic()`."""
+        """The earliest time to start a child here, by `time.monotonic()`."""
         self.is_done = False
-        """Whether nothing is left to do here, so that no child is started any more."""
+        """True if no work is left here, so that no more children are started."""
         self._failures = 0
 
     @property
     def children(self) -> Iterator[ChildProcess]:
-        """The child that holds it, and its successor."""
+        """Iterate over the child that holds the slot and its successor."""
         return (child for child in (self.child, self.successor) if child is not None)
 
     @property
     def is_vacant(self) -> bool:
-        """Whether a child is to be started here now."""
+        """True if a child should be started here now."""
         return self.child is None and not self.is_done and time.monotonic() >= self.start_at
 
     def succeed(self) -> ChildProcess | None:
-        """The successor takes over. Returns the child that held the slot."""
+        """Make the successor the holder. Return the previous holder."""
         old, self.child, self.successor = self.child, self.successor, None
         return old
 
     def hold_back(self, failed: ChildProcess) -> float:
-        """Delay the next child, longer after each failure. Returns the seconds."""
+        """Delay the start of the next child, longer after each failure. Return the delay in seconds."""
         now = time.monotonic()
         is_new = failed.ready_at is not None and now - failed.ready_at > _HEALTHY
         self._failures = 1 if is_new else self._failures + 1
         seconds = 0.0 if self._failures == 1 else min(_MAX_BACKOFF, 0.25 * 2**self._failures)
-        seconds *= random.uniform(0.75, 1.25)  # noqa: S311 - so that not all start at once
+        seconds *= random.uniform(0.75, 1.25)  # noqa: S311 - avoids that all start at once
         self.start_at = now + seconds
         return seconds
 
 
 class Roster:
-    """The children that hold a slot, their successors, and the replaced ones that have not ended."""
+    """The children that hold a slot, their successors, and replaced children that have not ended."""
 
     def __init__(self) -> None:
         self.slots: list[Slot] = [Slot(1)]
@@ -68,16 +68,16 @@ class Roster:
         yield from list(self._leaving)
 
     def make_room(self, processes: int) -> None:
-        """Add slots up to that number."""
+        """Add slots, up to `processes`."""
         self.slots += map(Slot, range(len(self.slots) + 1, processes + 1))
 
     @property
     def is_changing(self) -> bool:
-        """Whether one is about to take another's place."""
+        """True while a child is being replaced."""
         return bool(self._leaving) or any(slot.successor for slot in self.slots)
 
     def take_over(self, child: ChildProcess) -> ChildProcess | None:
-        """A child is ready: if it is a successor it takes its slot. Returns the child that it replaces."""
+        """Give a slot to its successor, which is ready. Return the child that it replaces, if any."""
         for slot in self.slots:
             if slot.successor is child and (old := slot.succeed()) is not None:
                 self._leaving.append(old)
@@ -85,38 +85,38 @@ class Roster:
         return None
 
     def vacated(self, child: ChildProcess) -> Slot | None:
-        """The slot of a child that ended. None if another child has taken it."""
+        """Return the slot of a child that ended. None if another child has taken it."""
         if child in self._leaving:
             self._leaving.remove(child)
             return None
         return next(slot for slot in self.slots if child in slot.children)
 
     def finished(self, child: ChildProcess) -> None:
-        """The child has drained its queues: its slot stays empty, unless the child was asked to stop."""
+        """Note that the child has drained its queues. Its slot stays empty, unless the child was asked to stop."""
         for slot in self.slots:
             slot.is_done = slot.is_done or (slot.child is child and not child.is_leaving)
 
     def living(self) -> list[uuid.UUID]:
-        """The process ids of all registered children."""
+        """Return the process ids of all registered children."""
         return [child.process_id for child in self if child.process_id is not None]
 
     def claiming(self) -> list[ChildProcess]:
-        """The children that may take new jobs."""
+        """Return the children that may take new jobs."""
         return [child for child in self if child.process_id is not None and not child.is_leaving | child.is_hung]
 
     def hung(self) -> list[ChildProcess]:
-        """The children that make no progress."""
+        """Return the children that make no progress."""
         return [child for child in self if child.is_hung]
 
     def gone(self, process_id: uuid.UUID) -> None:
-        """A process was taken for dead: tell its child."""
+        """Notify the child whose process was taken for dead."""
         for child in self:
             if child.process_id == process_id:
                 child.process_id = None
                 child.send(Gone(process_id))
 
     def beaten(self, process_ids: set[uuid.UUID], moment: float) -> None:
-        """The heartbeats of these processes were stored at `moment`."""
+        """Note that the heartbeats of these processes were stored at `moment`."""
         for child in self:
             if child.process_id in process_ids:
                 child.started.beat_at = max(child.started.beat_at, moment)

@@ -1,4 +1,4 @@
-"""Starts a child process that has nothing of its parent's but a pipe and some memory.
+"""Starts child processes that share only a pipe and some memory with their parent.
 
 `multiprocessing` would start a helper process beside the children, which takes 13 MB.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Memory]:
-    """The process, the pipe to it, and the memory that both share."""
+    """Start a child. Return the process, the pipe to it, and the memory that it shares with the parent."""
     ours, theirs = Pipe()
     with theirs, _shared_file() as file:
         file.truncate(sizeof(Memory))
@@ -37,7 +37,7 @@ def spawn(application: Application) -> tuple[subprocess.Popen[bytes], Any, Memor
 
 
 def inherited(pipe: int, memory: int) -> tuple[Application, Connection, Memory]:
-    """In the child: what `spawn` passed on. Sets `sys.path` to that of the parent."""
+    """In the child: return what `spawn` passed on, and set `sys.path` to that of the parent."""
     connection = Connection(pipe)
     path, application = connection.recv()
     sys.path[:] = path
@@ -51,13 +51,13 @@ def _memory_in(file: int) -> Memory:
 
 
 def _shared_file() -> Any:
-    """A file without a name, in memory if the system can do that."""
+    """Return a file without a name, in memory if the system supports that."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("sqla_jobs"), "r+b")
     return tempfile.TemporaryFile()
 
 
 def _interpreter_options() -> dict[str, str]:
-    """Options of this interpreter that its children take too."""
-    said = {"PYTHONWARNINGS": ",".join(sys.warnoptions), "PYTHONDEVMODE": "1" if sys.flags.dev_mode else ""}
-    return {name: value for name, value in said.items() if value}
+    """Return environment variables that give the children the options of this interpreter."""
+    options = {"PYTHONWARNINGS": ",".join(sys.warnoptions), "PYTHONDEVMODE": "1" if sys.flags.dev_mode else ""}
+    return {name: value for name, value in options.items() if value}

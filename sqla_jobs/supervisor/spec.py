@@ -1,4 +1,4 @@
-"""What a parent and its children are to do."""
+"""The configuration of a parent and its children."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sqla_jobs.runtime.logs import LogOptions
 from sqla_jobs.runtime.settings import Settings
 
 OF_CHILD, OF_PARENT, OF_CLOCK = 4, 3, 1
-"""Connections to the server at once. A child claims by two, one of which is for limits, and stores ends by two.
-A parent beats, polls and listens. The clock of a child does not listen."""
+"""The number of connections to the server. A child has two for claims, one of which is for limits, and two for storing
+ends. A parent beats, polls and listens. The clock of a child does not listen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """What a child loads, by name since the parent does not import it, and how it logs."""
+    """The name of the application that a child loads, and its logging. The parent does not import the application."""
 
     name: str
     logs: LogOptions
@@ -24,25 +24,29 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """To the child: how to work, after it has sent its application's config."""
+    """To the child, in answer to its application's config: its configuration."""
 
     database_url: str | None
     settings: Settings
     drain: bool
     clock: bool
-    """Whether to run a clock beside the worker."""
+    """True to run a clock beside the worker."""
     logs: LogOptions
     is_observed: bool = False
-    """Whether to tell the parent each second how the worker does."""
+    """True to report the worker's state to the parent each second."""
     connections: int = OF_CHILD + OF_PARENT
-    """Connections of this child, without those of the clock and of its jobs."""
+    """The connections of this child, except those of the clock and of its jobs."""
 
     def connections_of(self, processes: int, sessions: int) -> int:
-        """Connections that this many children, each with so many for its jobs, their parent and the clock may use."""
+        """Return how many connections all children, their jobs, their parent and the clock may use.
+
+        There are `processes` children, each with up to `sessions` connections for its jobs.
+        """
         return OF_PARENT + (OF_CLOCK if self.clock else 0) + processes * (OF_CHILD + sessions)
 
     def of_number(self, number: int) -> ChildSpec:
-        """For one of several children: only the first one runs the clock, prunes, and tells of its parent."""
+        """Return the spec of one of several children. Only the first runs the clock, prunes, and counts its parent's
+        connections."""
         if number == 1:
             return self
         return replace(self, clock=False, connections=OF_CHILD, settings=replace(self.settings, retention=None))
@@ -50,23 +54,23 @@ class ChildSpec:
 
 MOST_PROCESSES = 1000
 _SILENT = 5.0
-"""Seconds without a sign of life after which a child makes no progress."""
+"""Seconds of silence after which a child counts as making no progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorOptions:
-    """How many children there are, and when one is replaced or killed. Times are seconds, memory bytes."""
+    """The number of children, and when one is replaced or killed. Times are in seconds, memory in bytes."""
 
     processes: int = 1
     max_jobs: int = 0
     max_memory: int = 0
-    """0 sets no limit."""
+    """The memory at which a child is replaced. 0 sets no limit, here and for `max_jobs`."""
     kill_after: float = 10.0
     """Seconds after a job's timeout until its process is killed, if the job cannot be interrupted."""
     hung_after: float = 300.0
-    """Seconds without progress of any kind until a process is killed; 0 for never."""
+    """Seconds without any progress until a process is killed; 0 for never."""
     reload: bool = False
-    """Whether to try again when the application cannot be imported: somebody is editing it."""
+    """True to try again if the application cannot be imported: somebody is editing it."""
 
     def __post_init__(self) -> None:
         check_integer("--processes", self.processes, least=1, most=MOST_PROCESSES, error=ConfigurationError)
@@ -77,9 +81,9 @@ class SupervisorOptions:
 
     @property
     def silent_after(self) -> float:
-        """Seconds without progress after which others get what a child has not begun."""
+        """Seconds without progress after which a child's jobs that have not begun are given back."""
         return min(_SILENT, self.hung_after / 2) if self.hung_after else _SILENT
 
     def is_spent(self, runs: int, memory: int) -> bool:
-        """Whether a child is to be replaced, by its number of runs and its memory."""
+        """Return whether a child is to be replaced, given its number of runs and its memory."""
         return runs > 0 and (0 < self.max_jobs <= runs or 0 < self.max_memory < memory)

@@ -1,4 +1,4 @@
-"""The statements that a parent sends. A child renders them: the parent does not import SQLAlchemy."""
+"""The statements that a parent sends. A child renders them, since the parent does not import SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS: dict[str, type[Call]] = {name: kind for name, kind in get_type_hints(Cal
 
 
 def rendered_for_parent(queries: Queries, channel: str) -> Statements:
-    """In a child: the statements for its parent."""
+    """In a child: render the statements for the parent."""
     return Statements(channel, {name: getattr(queries, name).rendered for name in _KINDS})
 
 
@@ -24,4 +24,4 @@ class ParentCalls(Calls):
     def __init__(self, statements: Statements) -> None:
         for name, kind in _KINDS.items():
             setattr(self, name, kind(statements.rendered[name]))
-        self.finish = self.finish_any  # a parent stores no ends that went well
+        self.finish = self.finish_any  # a parent stores no successful ends

@@ -1,4 +1,4 @@
-"""The parent of worker processes: starts them, keeps them alive, replaces them. It imports no application code."""
+"""The parent of worker processes, which starts, watches and replaces them. It imports no application code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 from sqla_jobs.runtime.stopping import StopRequest, handled, stopped_by_signals
 from sqla_jobs.supervisor.child import ChildProcess
-from sqla_jobs.supervisor.database import Told
+from sqla_jobs.supervisor.database import DatabaseInfo
 from sqla_jobs.supervisor.heartbeat import ParentHeartbeat
 from sqla_jobs.supervisor.lookout import ParentLookout
 from sqla_jobs.supervisor.messages import (
@@ -48,21 +48,22 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 _LOOK = 0.1
 """Seconds between two looks at the children."""
 _MARGIN = 20.0
-"""Seconds after its grace that a child has for storing ends, before it is killed."""
+"""Seconds after the grace period that a child has for storing ends. Then it is killed."""
 _SETTLE = 5.0
-"""Seconds at the end for storing what killed children held."""
+"""Seconds at the end for storing the ends of killed children's runs."""
 
 Plan = Callable[[dict[str, dict[str, Any]]], tuple[ChildSpec, SupervisorOptions]]
-"""Makes the spec of children and the options of their parent from the options in an application's config."""
+"""Makes the children's spec and the parent's options from the options in an application's config."""
 
 
 class Supervisor:
-    """Runs `application` in as many children as `plan` says, once the first one has sent the application's config.
+    """Runs `application` in child processes, as many as `plan` returns.
 
-    Until then `options` apply, as the command line gives them.
+    `plan` is called with the application's config, which the first child sends. Until then `options` apply, as the
+    command line gives them.
 
-    SIGTERM and SIGINT stop all of them gracefully, a second one at once; SIGHUP replaces them one by one
-    by new ones, which import the application anew; SIGUSR1 makes each log where its jobs are.
+    SIGTERM and SIGINT stop all children gracefully, a second signal at once. SIGHUP replaces them one by one with
+    new processes, which import the application anew. SIGUSR1 makes each child log the stacks of its jobs.
     """
 
     def __init__(self, application: Application, plan: Plan, options: SupervisorOptions) -> None:
@@ -73,14 +74,14 @@ class Supervisor:
         self._children = Roster()
         self._to_replace: deque[Slot] = deque()
         set_aside, counters = SetAside(), Counters()
-        self._told = Told()
-        self._parent_heartbeat = ParentHeartbeat(self._told, set_aside, self._children, counters)
-        self._lookout = ParentLookout(self._told, set_aside, children=self._children.claiming)
+        self._info = DatabaseInfo()
+        self._parent_heartbeat = ParentHeartbeat(self._info, set_aside, self._children, counters)
+        self._lookout = ParentLookout(self._info, set_aside, children=self._children.claiming)
         self._oversight = Oversight(self._children, self._parent_heartbeat.relieve)
         self.report: Report = Report(self._children, counters)
-        """What it tells of itself, to any thread."""
+        """The state of the parent and its children, for any thread."""
         self._is_replacing = False
-        """Whether somebody asked to replace all children. The end of that is logged."""
+        """True while all children are replaced on request. The end of the replacement is logged."""
         self._has_worked = False
         self._signals: set[int] = set()
         self._stop_requested = StopRequest()
@@ -90,7 +91,7 @@ class Supervisor:
         """The number of runs of children that have drained."""
 
     def run(self) -> int:
-        """Supervise until stopped, or until all is drained. Returns the exit code."""
+        """Supervise until stopped, or until all queues are drained. Return the exit code."""
         with (
             stopped_by_signals(self._stop_requested, before_exit=self._kill_all),
             handled(dict.fromkeys((signal.SIGHUP, signal.SIGUSR1), self._on_signal)),
@@ -105,7 +106,9 @@ class Supervisor:
                 self._replace()
         self._lookout.stop()
         if not self._parent_heartbeat.close(_SETTLE):
-            log.warning("what killed processes held could not be recorded; it is taken back when the lease ends")
+            log.warning(
+                "the ends of killed processes' jobs could not be stored; the jobs are taken back when the lease ends"
+            )
         return self._exit_code
 
     def replace_all(self) -> None:
@@ -145,7 +148,8 @@ class Supervisor:
         return self._stop_requested.is_set() or all(slot.is_done for slot in self._children.slots)
 
     def _start_missing(self) -> None:
-        """Until one child has registered, only one is tried: so an error is logged once."""
+        """Start children in vacant slots. Start only one until a child has registered, so that an error is logged
+        once."""
         if self._stop_requested.is_set():
             return
         for slot in self._children.slots if self._has_worked else self._children.slots[:1]:
@@ -158,7 +162,7 @@ class Supervisor:
             time.sleep(_LOOK)
         try:
             ready = wait(list(pipes), _LOOK)
-        except (OSError, ValueError):  # another thread closed one that it could not send to
+        except (OSError, ValueError):  # another thread closed a pipe after an error
             return
         for pipe in ready:
             child = pipes[pipe]
@@ -166,7 +170,7 @@ class Supervisor:
                 self._hear(child, message)
 
     def _decided(self, defaults: dict[str, dict[str, Any]]) -> ChildSpec:
-        """The spec of children, made from the config that the first one has sent."""
+        """Return the children's spec, made from the config that the first child has sent."""
         if self._spec is None:
             try:
                 self._spec, self._options = self._plan(defaults)
@@ -183,7 +187,7 @@ class Supervisor:
 
     @property
     def _settings(self) -> Settings:
-        assert self._spec is not None, "a child asks for it before all else"
+        assert self._spec is not None, "a child asks for it first"
         return self._spec.settings
 
     def _hear(self, child: ChildProcess, message: ToParent) -> None:
@@ -191,12 +195,12 @@ class Supervisor:
             case Configured(defaults):
                 child.send(self._decided(defaults).of_number(child.number))
             case Statements():
-                self._told.learn(message)
+                self._info.learn(message)
             case Address():
-                self._told.learn(message)
+                self._info.learn(message)
                 self._parent_heartbeat.start(self._settings)
             case Serving(tasks, sessions):
-                assert self._spec is not None, "a child asks for it before all else"
+                assert self._spec is not None, "a child asks for it first"
                 connections = self._spec.connections_of(self._options.processes, sessions)
                 self._lookout.serve(tasks, self._settings, connections)
                 if self._lookout.is_followed:
@@ -249,10 +253,10 @@ class Supervisor:
 
     def _plan_restart(self, slot: Slot, child: ChildProcess) -> None:
         if not self._has_worked and self._options.reload:
-            slot.start_at = math.inf  # until something changes
+            slot.start_at = math.inf  # until a file changes
             return
         if not self._has_worked:
-            if (child.process.returncode or 0) < 0:  # else it has said why
+            if (child.process.returncode or 0) < 0:  # otherwise the child has logged the reason
                 log.error("process %d %s before it was ready", child.pid, child.how_it_ended())
             self._exit_code = 1
             self._stop_requested.set()

@@ -1,4 +1,4 @@
-"""The jobs that one worker holds, and what its threads share."""
+"""The jobs that one worker holds, and the data that its parts share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sqla_jobs.runtime.set_aside import SetAside
 from sqla_jobs.runtime.settings import Settings
 
 _DOUBTFUL = 600.0
-"""Seconds after a claim that failed, during which the server may still carry it out."""
+"""Seconds after a failed claim during which the server may still carry it out."""
 
 
 class Attempts:
-    """Attempts by run id, each from its claim until its end is stored.
+    """A table of attempts by run id, each from its claim until its end is stored.
 
     The table has no lock: its reads and writes are single operations on a dictionary.
     """
@@ -34,13 +34,15 @@ class Attempts:
         self.claiming: threading.Lock = threading.Lock()
         """Held from the moment a claim is sent until its jobs are in the table."""
         self.claiming_limited: threading.Lock = threading.Lock()
-        """The same for a claim behind limits, which may wait for the lock of limits while plain claims go on."""
+        """A second such lock for claims behind limits. These may wait for the lock of limits without delaying plain
+        claims."""
         self.unknown_until: float = 0.0
-        """Until then the server may hold leases of ours that are not in this table, by `time.monotonic()`."""
+        """The time until which the server may hold leases of this process that are not in the table, by
+        `time.monotonic()`."""
         self.added_at: float = time.monotonic()
         """When a job was last added, by `time.monotonic()`."""
         self.runs: int = 0
-        """How many runs have ended here."""
+        """The number of runs that have ended in this worker."""
         self.ended_at: float | None = None
         """When the last run ended, by `time.monotonic()`."""
         self.changed: Callable[[Collection[int]], None] | None = None
@@ -52,7 +54,7 @@ class Attempts:
         return len(self._table)
 
     def add(self, jobs: Iterable[Claimed], *, asked_at: float) -> list[Attempt]:
-        """Add claimed jobs. Returns the new ones: a lease that is here already is ignored."""
+        """Add claimed jobs. Return the new attempts: a lease that is in the table already is ignored."""
         now = time.monotonic()
         fresh = [Attempt(job, now, asked_at=asked_at) for job in jobs if job.run_id not in self._table]
         self._table.update({attempt.job.run_id: attempt for attempt in fresh})
@@ -64,7 +66,7 @@ class Attempts:
 
     @contextmanager
     def expecting_unknown(self) -> Generator[None]:
-        """The block sends a claim. If its answer is lost, the server has leases that are not in this table."""
+        """Expect leases that are not in this table: the block sends a claim, whose answer may be lost."""
         self._expect_unknown(2 * self._heartbeat)
         try:
             yield
@@ -76,25 +78,26 @@ class Attempts:
         self.unknown_until = max(self.unknown_until, time.monotonic() + seconds)
 
     def get(self, run_id: int) -> Attempt | None:
-        """The attempt of this run, while it is here."""
+        """Return the attempt of this run, or None if it is not in the table."""
         return self._table.get(run_id)
 
     def run_ids(self) -> Collection[int]:
-        """The run ids of all attempts."""
+        """Return the run ids of all attempts."""
         return list(self._table)
 
     def older_than(self, seconds: float) -> list[Attempt]:
-        """The attempts that were claimed more than `seconds` ago."""
+        """Return the attempts that were claimed more than `seconds` ago."""
         before = time.monotonic() - seconds
         return [attempt for attempt in list(self._table.values()) if attempt.claimed_at < before]
 
     def withdraw(self) -> None:
-        """What has not begun does not begin any more."""
+        """Cancel every attempt that has not started."""
         for attempt in list(self._table.values()):
             attempt.is_withdrawn = attempt.started_at is None
 
     def remove(self, ends: Iterable[RunEnd]) -> list[RunEnd]:
-        """These ends are stored, or their leases lost. Returns them without those that were removed before."""
+        """Remove attempts whose ends are stored or whose leases are lost. Return the ends that were not removed
+        before."""
         removed: list[RunEnd] = []
         for end in ends:
             attempt = self._table.pop(end.lease.run_id, None)
@@ -107,7 +110,7 @@ class Attempts:
         return removed
 
     def count(self, runs: int) -> None:
-        """Count runs that have ended."""
+        """Count ended runs."""
         with self._counting:
             self.runs += runs
             self.ended_at = time.monotonic() if runs else self.ended_at
@@ -115,11 +118,11 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Shared:
-    """What the parts of one worker share."""
+    """The data that the parts of one worker share."""
 
     engine: Engine
     claims: Engine
-    """Used for claims and promotions alone."""
+    """The engine for claims and promotions only."""
     models: Models[Any]
     queries: Queries
     settings: Settings

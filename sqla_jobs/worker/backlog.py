@@ -1,4 +1,4 @@
-"""One queue inside a worker: its slots and claimed jobs, and how many more it can take."""
+"""The backlog of one queue in a worker: its slots and claimed jobs, and the number of jobs to claim."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from contextlib import suppress
 from sqla_jobs.execution.attempt import Attempt
 
 MAX_PREFETCH = 2000
-"""Jobs that are claimed ahead at most."""
+"""The most jobs that are claimed ahead of a free slot."""
 _BATCH = 1000
-"""Jobs that are claimed at once at most."""
+"""The most jobs that are claimed at once."""
 _AHEAD = 0.1
-"""Seconds' worth of jobs, at the queue's recent rate, that are claimed before a slot is free for them."""
+"""Seconds of work, at the queue's recent rate, that are claimed ahead of free slots."""
 _SOON = 0.01
-"""Seconds' worth of jobs that are claimed from behind gates before a slot is free for them."""
+"""Seconds of work, at the queue's recent rate, that are claimed from behind gates ahead of free slots."""
 _STALLED = 0.5
-"""Seconds without a slot taking a job, after which what was claimed ahead is given back."""
+"""Jobs claimed ahead are given back after this many seconds in which no slot took a job."""
 
 
 class Backlog:
-    """The jobs of one queue in this process. Whoever claims fills it, and each of `concurrency` slots runs one job.
+    """The jobs of one queue in this process. A claimer fills it, and each of `concurrency` slots runs one job.
 
-    `begin` gets each job for which a slot is free as it comes; who runs it asks for the next of that slot.
-    `has_room` is called when it is time to claim more.
+    `begin` is called with each new job that has a free slot. When a slot's job is over, `next` returns the slot's
+    next job. `has_room` is called when it is time to claim more.
     """
 
     def __init__(self, name: str, concurrency: int) -> None:
@@ -37,71 +37,74 @@ class Backlog:
         """Runs a job in a free slot."""
         self.has_room: Callable[[], None] = _unheard
         self.empty_until: float = 0.0
-        """The queue is not asked for jobs before this moment, unless `wake` is called."""
+        """The time before which the queue is not asked for jobs, unless `wake` is called."""
         self._woken_at = 0.0
         self._first: deque[Attempt] = deque()
-        """Jobs that hold a place behind a gate: they go before the others."""
+        """Jobs that hold a place behind a gate. They run before the others."""
         self._ahead: deque[Attempt] = deque()
-        """Jobs that were claimed before a slot is free for them."""
+        """Jobs that were claimed ahead of a free slot."""
         self._left: deque[Attempt] = deque()
-        """Jobs that came when it was closed."""
+        """Jobs that arrived after the backlog was closed."""
         self.is_wanted: bool = False
-        """Whether jobs may wait behind gates for a slot of this queue."""
+        """True if jobs may wait behind gates for a slot of this queue."""
         self._lock = threading.Lock()
         self._is_open = True
         self._running = 0
         self._taken_in = 0
-        """How many jobs have come here, but for those that were given back."""
+        """The number of jobs that have arrived and were not given back."""
         self._measured = (time.monotonic(), 0)
         self._prefetch_some(0)
         self._has_asked = False
-        """Whether `has_room` was called since somebody last asked how many jobs to claim."""
+        """True if `has_room` was called since the last call of `room`."""
         self._moved_at = time.monotonic()
-        """When a job last came into the backlog or left it."""
+        """When a job last entered or left the backlog."""
 
     def _prefetch_some(self, jobs: int) -> None:
         self._prefetch = jobs
         self._wanted = self.concurrency + jobs
         self._few = max(self.concurrency - 1, self._wanted - -(-min(self._wanted, _BATCH) // 2))
-        """With so many outstanding jobs it is time to claim more: a slot is free, or half a batch has room."""
+        """The number of outstanding jobs at which to claim more: a slot is free, or half a batch fits."""
 
     @property
     def _outstanding(self) -> int:
-        """What runs here or was claimed ahead."""
+        """The number of jobs that run or were claimed ahead."""
         return self._running + len(self._ahead) + len(self._first)
 
     def room(self, now: float) -> int:
-        """How many jobs to claim. 0 while the batch would be small and no slot waits for a job."""
-        self._has_asked = False  # before the look: who ends a job after it asks again
+        """Return how many jobs to claim. 0 if the batch would be small and no slot waits for a job."""
+        self._has_asked = False  # before counting, so that a job that ends later calls `has_room`
         outstanding = self._outstanding
         is_time = outstanding <= self._few and now >= self.empty_until
         return min(self._wanted - outstanding, _BATCH) if is_time else 0
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a slot waits for a job."""
+        """True if a slot waits for a job."""
         return self._outstanding < self.concurrency
 
     @property
     def busy(self) -> int:
-        """How many slots have a job, or are about to ask for the next one."""
+        """The number of slots that have a job, or are about to ask for the next one."""
         return self._running
 
     def room_behind_gates(self) -> int:
-        """How many jobs to claim from behind gates: for slots that are free, or soon will be at the recent rate."""
-        self.is_wanted = True  # first: a slot that becomes free after the look at them says so
+        """Return how many jobs behind gates to claim, for slots that are free or soon will be at the recent rate."""
+        self.is_wanted = True  # before counting, so that a slot that becomes free later is reported
         soon = min(self.concurrency, int(self._prefetch * _SOON / _AHEAD))
         room = max(0, max(self.concurrency - self._outstanding, soon) - len(self._first))
         self.is_wanted = room == 0
         return room
 
     def wake(self) -> None:
-        """There may be new jobs."""
+        """Stop resting: there may be new jobs."""
         self._woken_at = time.monotonic()
         self.empty_until = 0.0
 
     def rest(self, until: float, *, since: float) -> None:
-        """A look that began at `since` found no more jobs: look again at `until`, or at once if woken since."""
+        """Rest after a look that found no more jobs.
+
+        The look began at `since`. Look again at `until`, or at once if `wake` was called since.
+        """
         if self._woken_at < since:
             self.empty_until = until
 
@@ -110,7 +113,7 @@ class Backlog:
         self._fill(self._ahead, jobs)
 
     def fill_first(self, jobs: list[Attempt]) -> None:
-        """The same for jobs that hold places behind gates: they run before the others."""
+        """Take jobs that hold places behind gates, and begin those for which slots are free, before all others."""
         self._fill(self._first, jobs)
 
     def _fill(self, part: deque[Attempt], jobs: list[Attempt]) -> None:
@@ -128,15 +131,15 @@ class Backlog:
     def _pop(self) -> Attempt | None:
         try:
             attempt = self._first.popleft() if self._first else self._ahead.popleft()
-        except IndexError:  # there is none, or another slot was faster
+        except IndexError:  # it is empty, or another slot was faster
             return self._pop() if self._ahead else None
         self._moved_at = time.monotonic()
         return attempt
 
     def next(self) -> Attempt | None:
-        """The job of a slot is over. Returns its next one; `None`: the slot is free."""
+        """Return the next job for a slot whose job is over. `None`: the slot is free."""
         attempt: Attempt | None
-        try:  # without the lock: many slots come here at once
+        try:  # without the lock, since many slots come here at once
             attempt = self._first.popleft() if self._first else self._ahead.popleft()
             self._moved_at = time.monotonic()
         except IndexError:
@@ -151,13 +154,13 @@ class Backlog:
             self.has_room()
 
     def _pop_or_free(self) -> Attempt | None:
-        with self._lock:  # what is filled in meanwhile is seen here, or finds the slot free
+        with self._lock:  # a job that arrives now is either seen here or finds the slot free
             if (attempt := self._pop()) is None:
                 self._running -= 1
         return attempt
 
     def measure(self, now: float) -> None:
-        """Claim ahead what the slots did of late in a tenth of a second, or half as much as before."""
+        """Set how many jobs to claim ahead: a tenth of a second's work, or half the last number if that is more."""
         since, done = self._measured
         if now - since >= _AHEAD / 10:
             done_now = self._taken_in - self._outstanding
@@ -174,18 +177,18 @@ class Backlog:
 
     @property
     def stalls_at(self) -> float:
-        """When the jobs claimed ahead count as held up, unless a slot takes one before."""
+        """When jobs claimed ahead count as stalled, unless a slot takes one before."""
         return self._moved_at + _STALLED if self._ahead or self._first else math.inf
 
     def stalled(self, now: float) -> list[Attempt]:
-        """Remove and return the jobs claimed ahead that are held up behind long ones: others may run them."""
+        """Remove and return jobs claimed ahead that have stalled behind long ones: other workers may run them."""
         if now < self.stalls_at:
             return []
         self._prefetch_some(0)
         return self.give_back()
 
     def close(self) -> None:
-        """Begin no job any more. What comes is given back."""
+        """Begin no more jobs. Jobs that arrive later are given back."""
         with self._lock:
             self._is_open = False
             self._left.extend([*_emptied(self._first), *_emptied(self._ahead)])
@@ -198,7 +201,7 @@ def _emptied(jobs: deque[Attempt]) -> Iterator[Attempt]:
 
 
 def _unheard() -> None:
-    """Nobody claims yet."""
+    """Do nothing: no claimer is running yet."""
 
 
 def _nowhere(attempt: Attempt) -> None:

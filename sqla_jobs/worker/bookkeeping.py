@@ -1,4 +1,4 @@
-"""What follows from the starts and ends of attempts."""
+"""The consequences of starts and ends of attempts."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from sqla_jobs.runtime.counters import Counters
 from sqla_jobs.runtime.storing import RESCUED
 from sqla_jobs.worker.attempts import Attempts
 from sqla_jobs.worker.claimer import Claimer
-from sqla_jobs.worker.events import EventTeller
+from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.limited import LimitedClaimer
 
 
 class Bookkeeping:
-    """Attempts leave the table and are counted, handlers are told of them, and their places are free.
+    """Removes ended attempts from the table, counts them, notifies handlers, and frees their places.
 
-    Called by whichever thread runs a job or has stored its end.
+    Its methods are called by the thread that runs a job or has stored its end.
     """
 
     def __init__(
-        self, attempts: Attempts, counters: Counters, events: EventTeller, claimer: Claimer, limited: LimitedClaimer
+        self, attempts: Attempts, counters: Counters, events: EventDelivery, claimer: Claimer, limited: LimitedClaimer
     ) -> None:
         self._attempts = attempts
         self._counters = counters
         self._events = events
         self._claimer = claimer
         self._limited = limited
-        self._tell_started = events.started
+        self._notify_started = events.started
         self.started: Callable[[Attempt], None] | None = None
-        """To be called as a run begins; None if nobody wants to know."""
-        if self._tell_started is not None or counters.is_wanted:
+        """Called when a run begins. None if neither handlers nor counters need it."""
+        if self._notify_started is not None or counters.is_wanted:
             self.started = self._on_started
 
     def _on_started(self, attempt: Attempt) -> None:
         self._counters.begun(attempt.job.task, attempt.waited)
-        if self._tell_started is not None:
-            self._tell_started(attempt)
+        if self._notify_started is not None:
+            self._notify_started(attempt)
 
     def succeeded(self, attempt: Attempt) -> None:
-        """The transaction of a run is committed, and its end with it."""
+        """Handle a run whose transaction has committed, and its end with it."""
         ends = [attempt.ended(SUCCEEDED)]
         self._events.ended(ends)
         self._remove(ends)
 
     def settled(self, ends: list[RunEnd], stored: list[RunEnd]) -> None:
-        """The ends are stored, or their leases are lost; `stored` are those that are stored as they are."""
+        """Handle ends that are stored or whose leases are lost. `stored` contains those that are stored unchanged."""
         self._events.ended(stored)
         self._remove(ends)
         for outcome in [end.outcome for end in ends if end.outcome is not SUCCEEDED]:
@@ -57,18 +57,18 @@ class Bookkeeping:
                 self._limited.heard()
 
     def _remove(self, ends: list[RunEnd]) -> None:
-        # first their places are free, so that `drain` misses neither the jobs here nor those that wait for these
+        # free the places first: else `drain` would see neither these jobs nor those that wait for their places
         self._limited.ended([end.lease for end in ends if isinstance(end.lease, Claimed)])
         ended = [end for end in self._attempts.remove(ends) if end.outcome.kind != "released"]
         self._attempts.count(len(ended))
         if self._counters.is_wanted:
             counted = [end for end in ended if end.outcome != RESCUED]
-            if self.started is None:  # when the worker started nobody wanted to know
+            if self.started is None:  # counting was off when the worker started
                 for end in counted:
                     self._counters.begun(end.lease.task, _waited(end))
             self._counters.ended(counted)
 
 
 def _waited(end: RunEnd) -> float:
-    """Seconds that its job was due before it began."""
+    """Return the seconds between the time when the job was due and the beginning of its run."""
     return (end.lease.waited if isinstance(end.lease, Claimed) else 0.0) + end.started

@@ -1,4 +1,4 @@
-"""Takes jobs from the database into the backlogs, on connections of its own."""
+"""The claimer, which moves jobs from the database into the backlogs, on connections of its own."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from sqla_jobs.worker.limited import LimitedClaimer
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _UNWRITTEN = 5000
-"""With more ends than this waiting to be stored, nothing is claimed."""
+"""Claiming pauses while this many ends wait to be stored."""
 _HELD_UP = 0.01
-"""Seconds between two looks while it may not claim."""
+"""Seconds between two looks while claiming is paused."""
 
 
 class Claimer:
-    """Promotes what is due, claims what its backlogs have room for, and gives back what is held up, one at a time.
+    """Promotes due jobs, claims jobs for its backlogs, and gives back stalled ones. Does one of these at a time.
 
-    In a thread of its own, and in that of the listener.
-
-    It looks when its lookout says so; `wake()` makes it look at once.
+    It works in a thread of its own and in the listener's. It looks for work when its lookout says so, or at once
+    after `wake()`.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Claimer:
         self._looking = threading.RLock()
         self._retry = RetryLoop("claiming", self._stopping)
         self._again_at = math.inf
-        """After an error, when to ask the server again: a look that asks nothing would count as a success."""
+        """When to ask the server again after an error. A look that asks nothing would count as a success."""
         self._resting = {backlog.name for backlog in self._backlogs}
         """Queues that had no more jobs at the last look."""
         self.thread: threading.Thread = threading.Thread(target=self._loop, name="sqla_jobs-claim", daemon=True)
@@ -66,7 +65,7 @@ class Claimer:
         self.thread.start()
 
     def stop(self) -> None:
-        """Claim no more. Waits up to 5 s for a claim under way: its jobs have to be given back too."""
+        """Stop claiming. Wait up to 5 s for a claim in progress: its jobs must be given back too."""
         self._stopping.set()
         self._wake.set()
         if self._attempts.claiming.acquire(timeout=5.0):
@@ -78,13 +77,13 @@ class Claimer:
             self._wake.set()
 
     def look_again(self) -> bool:
-        """Look for jobs in all queues, below the floors too. Returns what `heard` does."""
+        """Look for jobs in all queues, also below the floors. Return the same as `heard`."""
         self._floors.sweep_soon()
         self._limited.poll()
         return self._is_heard("")
 
     def heard(self, queue: str) -> bool:
-        """New jobs were enqueued in `queue`; "" is any queue. Returns at once whether slots are free for them."""
+        """Note new jobs in `queue`; "" means any queue. Return at once whether slots are free for them."""
         if queue == FOLLOWERS:
             self._followers.announced()
             return True
@@ -92,7 +91,7 @@ class Claimer:
             self._limited.heard()
         if not queue.endswith(LIMITS):
             return self._is_heard(queue)
-        if queue != LIMITS:  # it may have a short delay
+        if queue != LIMITS:  # one of the jobs may have a short delay
             self._lookout.expect_new(is_busy=False)
             self._wake.set()
         return self._are_free(queue.removesuffix(LIMITS))
@@ -108,18 +107,18 @@ class Claimer:
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a slot waits for a job of any queue."""
+        """True if a slot of any queue waits for a job."""
         return any(backlog.has_free_slot for backlog in self._backlogs)
 
     def look_for(self, queue: str) -> None:
-        """Claim new jobs of `queue` in the calling thread, which is faster than to wake the claim loop."""
+        """Claim new jobs of `queue` in the calling thread, which is faster than waking the claim loop."""
         if queue == FOLLOWERS or queue.endswith(LIMITS):
             self.heard(queue)
             return
         try:
             self._look_for_plain(queue)
         finally:
-            if self._limited.is_meant(queue):  # not before: it would compete with the claim that is to be fast
+            if self._limited.is_meant(queue):  # only now, so that it does not compete with the claim above
                 self._limited.heard()
 
     def _look_for_plain(self, queue: str) -> None:
@@ -128,14 +127,14 @@ class Claimer:
         if self._looking.acquire(blocking=False):
             try:
                 self._step()
-            except Exception as error:  # noqa: BLE001 - whatever the application's way of connecting may raise
-                log.debug("left to the claiming thread, which tells of errors: %s", error)
+            except Exception as error:  # noqa: BLE001 - the application's way of connecting may raise anything
+                log.debug("left to the claiming thread, which logs errors: %s", error)
             finally:
                 self._looking.release()
-        self._wake.set()  # to look again after an error, and else to reckon anew how long to wait
+        self._wake.set()  # the claim loop must look again after an error, or compute its next wait
 
     def _expect_in(self, queue: str) -> bool:
-        """End the rest of the backlogs of `queue`. Returns whether a slot of one of them is free."""
+        """Wake the backlogs of `queue`. Return whether one of them has a free slot."""
         backlogs = self._backlogs_of(queue)
         for backlog in backlogs:
             backlog.wake()
@@ -147,24 +146,24 @@ class Claimer:
         return [backlog for backlog in self._backlogs if queue in ("", backlog.name)]
 
     def expect(self, delay: float) -> None:
-        """A job will be due in `delay` seconds."""
+        """Expect a job to be due in `delay` seconds."""
         if self._lookout.expect(delay):
             self._wake.set()
 
     @property
     def trouble(self) -> str | None:
-        """Why it cannot claim now; `None` where the last try went well."""
+        """The error that prevents claims; `None` if the last try succeeded."""
         return self._retry.trouble
 
     def is_due(self) -> bool:
-        """Whether a job of these queues is due in the database, or was claimed and has not ended."""
+        """Return whether a job of these queues is due in the database, or is claimed and has not ended."""
         others = Among(set_aside=self._set_aside.reasons)
         with (
             self._attempts.claiming,
             self._attempts.claiming_limited,
             self._engine.begin() as connection,
-        ):  # what a claim under way holds locked would be missed
-            if self._attempts:  # first: what ends after the look at the database may be due again
+        ):  # otherwise jobs locked by a claim in progress would be missed
+            if self._attempts:  # before the query, since a job that ends after it may be due again
                 return True
             return self._queries.is_due(connection, list(self._settings.queues), self._all_tasks, others)
 
@@ -182,7 +181,7 @@ class Claimer:
 
     @property
     def _may_claim(self) -> bool:
-        """Whether the last heartbeat is recent and few ends wait to be stored."""
+        """True if the last heartbeat is recent and few ends wait to be stored."""
         return self._liveness.is_sure and self._finisher.waiting < _UNWRITTEN
 
     def _step(self) -> None:
@@ -249,7 +248,8 @@ class Claimer:
     def _hand_out(
         self, claimed: list[Attempt], slots: dict[str, int], not_swept: Collection[str], began: float
     ) -> None:
-        """Give claimed jobs to their backlogs. One that got fewer than it asked for rests until a poll or a sweep."""
+        """Give claimed jobs to their backlogs. A backlog that got fewer than it had room for rests until a poll or a
+        sweep."""
         poll_at = began + self._lookout.poll_in()
         of_queue: dict[str, list[Attempt]] = {name: [] for name in slots}
         for attempt in claimed:

@@ -1,4 +1,4 @@
-"""What plain claims and those behind limits have in common."""
+"""The parts of a worker that the plain claimer and the limited claimer share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the coroutine tasks of a worker need: their event loop and their sessions."""
+"""The event loop and the sessions of a worker's coroutine tasks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from sqla_jobs.worker.event_loop import EventLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _CLOSE = 5.0
-"""Seconds for closing the connections of coroutine tasks."""
+"""Seconds to close the connections of coroutine tasks."""
 
 
 class Coroutines:
-    """Empty for a worker that knows no coroutine task. Raises `ConfigurationError` where greenlet is missing."""
+    """The event loop and sessions for coroutine tasks; empty if there are no such tasks.
+
+    Raises `ConfigurationError` if greenlet is missing.
+    """
 
     def __init__(
         self,
@@ -32,10 +35,10 @@ class Coroutines:
         isolation: str,
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        """`loop` is that of the application, if its coroutine tasks are to run there."""
+        """Prepare for the coroutine tasks. `loop` is the application's event loop, if they are to run in it."""
         signatures = {name: one.signature for name, one in declarations.items() if one.signature.is_coroutine}
         self.tasks: frozenset[str] = frozenset(signatures)
-        """The names of coroutine tasks."""
+        """The names of the coroutine tasks."""
         if signatures:
             check_greenlet(min(signatures))
         self.events: EventLoop | None = EventLoop(loop) if signatures else None
@@ -43,7 +46,7 @@ class Coroutines:
         self._sessions = binding.async_sessions(isolation) if wants_session else None
 
     def transactions(self, queries: Queries, settings: Settings) -> WorkerTransactions | None:
-        """Those in which they run; None where none takes a session."""
+        """Return the transactions of coroutine tasks. None if none of these tasks takes a session."""
         if self._sessions is None:
             return None
         return WorkerTransactions(
@@ -55,16 +58,16 @@ class Coroutines:
         )
 
     def sessions(self, wanted: int) -> int:
-        """How many connections so many of them use at once."""
+        """Return how many connections `wanted` coroutine jobs use at once."""
         return 0 if self._sessions is None else self._sessions.at_most(wanted)
 
     def close_idle(self) -> None:
-        """Close connections that nobody uses now, soon. Called while the loop runs."""
+        """Close idle connections soon. Call this only while the loop runs."""
         if self.events is not None and self.events.is_own and self._sessions is not None:
-            self.events.call(self._sessions.close_idle()).add_done_callback(_tell)
+            self.events.call(self._sessions.close_idle()).add_done_callback(_warn_if_failed)
 
     def close(self) -> None:
-        """Close their connections and end the loop."""
+        """Close the connections and end the loop."""
         if self.events is None:
             return
         if self._sessions is not None and (self.events.is_own or self._sessions.is_made):
@@ -72,12 +75,12 @@ class Coroutines:
                 self.events.call(self._sessions.close()).result(_CLOSE)
             except TimeoutError:
                 log.warning("the event loop is held up, so the connections of coroutine tasks are left open")
-            except Exception as error:  # noqa: BLE001 - the worker goes on to stop
+            except Exception as error:  # noqa: BLE001 - the worker must still stop
                 _warn(error)
         self.events.stop()
 
 
-def _tell(closed: Future[None]) -> None:
+def _warn_if_failed(closed: Future[None]) -> None:
     if not closed.cancelled() and isinstance(error := closed.exception(), Exception):
         _warn(error)
 

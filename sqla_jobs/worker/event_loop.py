@@ -20,46 +20,46 @@ from sqla_jobs.rules.error_text import stack_of
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BLOCKED = 1.0
-"""Seconds after which a loop that does not answer is told of."""
+"""Seconds after which a loop that does not answer is reported as blocked."""
 _STOP = 5.0
-"""Seconds that the loop gets to end."""
+"""Seconds that the loop has to end."""
 _GOES_ON = 1.0
-"""Seconds after which a loop counts as going on, although all it ran was cancelled."""
+"""Seconds after which a loop whose tasks were all cancelled counts as running on."""
 _RUNS = "_contained"
-"""The function below which the stack of a blocked loop is a task's own."""
+"""The function that calls the task's own code. The stack of a blocked loop is logged from there on."""
 
 
 class EventLoop:
-    """An event loop in a thread of its own, with uvloop where that is installed; or that of the application."""
+    """The application's event loop, or one in a thread of its own, which is uvloop's if that is installed."""
 
     def __init__(self, app: asyncio.AbstractEventLoop | None = None) -> None:
-        """`app` is the loop of the application, which runs in the calling thread."""
+        """Use `app`, the application's loop, which runs in the calling thread, or make one."""
         self.is_own: bool = app is None
-        """Whether the worker made it; else it is that of the application."""
+        """True if the worker made the loop; False if it is the application's."""
         self._app = app
         self._thread = threading.Thread(target=self._run, name="sqla_jobs-loop", daemon=True)
         self._ident = 0
-        """The thread that runs the loop, once that has answered."""
+        """The thread that runs the loop, known once the loop has answered."""
         self._is_stopping = False
         self._asked_at: float | None = None
-        """When it was asked for an answer that has not come."""
-        self._is_told = False
+        """When the pending answer was requested, if any."""
+        self._is_logged = False
         self._held_up_by: str | None = None
 
     @property
     def held_up_by(self) -> str | None:
-        """What holds up the loop now, since when and where, as far as it was told of."""
+        """The job that blocks the loop now, with its start and place, if that was logged."""
         return self._held_up_by
 
     def start(self) -> None:
-        """Begin to run, if it is the worker's own."""
+        """Start the loop if it is the worker's own."""
         self.loop: asyncio.AbstractEventLoop = self._app or _new_loop()
         soon(self.loop, self._begin)
         if self.is_own:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the loop, if it is the worker's own, where nothing holds it up."""
+        """End the loop if it is the worker's own and is not blocked."""
         self._is_stopping = True
         soon(self.loop, self._end)
         if self.is_own:
@@ -100,11 +100,12 @@ class EventLoop:
 
     @property
     def is_gone(self) -> bool:
-        """Whether its application has closed it: what runs there never ends."""
+        """True if the application has closed the loop, so that its coroutines never end."""
         return not self.is_own and self.loop.is_closed()
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Run a coroutine in the loop, from another thread. Raises `RuntimeError` where its application closed it."""
+        """Run a coroutine in the loop, from another thread. Raises `RuntimeError` if the application has closed the
+        loop."""
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         except RuntimeError:
@@ -112,12 +113,12 @@ class EventLoop:
             raise
 
     def look(self, now: float, current: Callable[[asyncio.Task[Any] | None], object]) -> None:
-        """Log the stack of what holds up the loop, once. `current` names what an asyncio task runs."""
+        """Log the stack of a job that blocks the loop, once. `current` names the job of an asyncio task."""
         if self._asked_at is None:
-            self._asked_at, self._is_told = now, False
+            self._asked_at, self._is_logged = now, False
             soon(self.loop, self._answer)
-        elif now - self._asked_at > _BLOCKED and not self._is_told:
-            self._is_told = True
+        elif now - self._asked_at > _BLOCKED and not self._is_logged:
+            self._is_logged = True
             frame = sys._current_frames().get(self._ident)  # pyright: ignore[reportPrivateUsage]
             stack = "?" if frame is None else stack_of(frame, since=_RUNS)
             who = current(asyncio.current_task(self.loop))
@@ -147,7 +148,7 @@ class EventLoop:
             self.loop.close()
 
     def _run_on(self) -> None:
-        """A coroutine of a run is contained; an asyncio task or a callback that it has made is not."""
+        """Run the loop. Log an exit raised by an asyncio task or callback of a job: `_contained` does not catch it."""
         try:
             self.loop.run_forever()
         except (KeyboardInterrupt, SystemExit) as error:
@@ -155,7 +156,7 @@ class EventLoop:
 
 
 async def _end(left: set[asyncio.Task[Any]]) -> None:
-    """Cancel what was abandoned, once more."""
+    """Cancel abandoned tasks once more."""
     for one in left:
         one.cancel()
     if left:

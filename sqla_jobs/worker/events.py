@@ -1,4 +1,4 @@
-"""Tells handlers what became of attempts, in a thread that no job waits for."""
+"""Delivery of events to handlers, in a thread that no job waits for."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from sqla_jobs.tasks.hooks import EventName, Hooks, RunEvent
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _MOST = 10_000
-"""Events that wait for slow handlers. More are dropped."""
+"""The most events that wait for slow handlers. More are dropped."""
 _LOOK = 5.0
-"""Seconds between two looks for failed and lost attempts that nobody has told of."""
+"""Seconds between two looks for undelivered events of failed and lost attempts."""
 _SAY_AGAIN = 60.0
-"""Seconds between two lines about dropped events."""
+"""Seconds between two log lines about dropped events."""
 _STOP = 5.0
-"""Seconds that the handlers have when the worker stops."""
+"""Seconds that handlers have when the worker stops."""
 _AT_LEAST_ONCE = ("failed", "lost")
 _LATE = (*_AT_LEAST_ONCE, "retried", "cancelled")
-"""What rows tell of: the last two of attempts whose process was killed for them."""
+"""The outcomes whose events can be delivered from rows. The last two are those of attempts whose process was killed for
+them."""
 
 
-class EventTeller:
-    """Takes events from any thread, and calls the handlers one by one in its own, inside of `context`.
+class EventDelivery:
+    """Takes events from any thread, and calls the handlers one by one in its own thread, inside `context`.
 
     Failed and lost attempts, and those whose process was killed for them, are marked in the database until their
-    handlers have returned. If this process dies before that, another worker tells of them.
+    handlers have returned. If this process dies before, another worker delivers the events.
     """
 
     def __init__(
         self, engine: Engine, queries: Queries, hooks: Hooks, context: Context, tasks: Collection[str]
     ) -> None:
-        """`tasks` are those whose jobs may have been lost elsewhere, by name and alias."""
+        """Prepare delivery. `tasks` are the names and aliases of tasks whose jobs may have been lost elsewhere."""
         self._engine = engine
         self._queries = queries
         self._hooks = hooks
@@ -53,8 +54,8 @@ class EventTeller:
         self._wanted = frozenset(hooks.wanted())
         self._guaranteed = hooks.wanted(_LATE)
         self._waiting = deque[RunEvent]()
-        self._told: list[int] = []
-        """The run ids of attempts whose mark is to be taken away."""
+        self._delivered: list[int] = []
+        """Run ids of attempts whose marks are to be removed."""
         self._say_at = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -65,27 +66,27 @@ class EventTeller:
             self._thread.start()
 
     def stop(self) -> None:
-        """Tell of what waits, for a few seconds at most."""
+        """Deliver the waiting events, for a few seconds at most."""
         self._stopping.set()
         self._wake.set()
         if self._wanted:
             self._thread.join(_STOP)
             if self._thread.is_alive():
-                log.warning("%d events are left untold: their handlers take too long", len(self._waiting))
+                log.warning("%d events are left undelivered: their handlers take too long", len(self._waiting))
 
     @property
     def started(self) -> Callable[[Attempt], None] | None:
-        """To be called as a run begins; None if nobody handles that."""
+        """Called when a run begins. None if no handler wants that event."""
         return self._on_started if "started" in self._wanted else None
 
     def _on_started(self, attempt: Attempt) -> None:
         self._put([started(attempt.job)])
 
     def ended(self, ends: Iterable[RunEnd]) -> None:
-        """The outcomes of these attempts are stored."""
+        """Queue the events of attempts whose ends are stored."""
         if self._wanted:
-            told = (event_of(end) for end in ends if end.outcome.kind in self._wanted)
-            self._put(event for event in told if event is not None)
+            events = (event_of(end) for end in ends if end.outcome.kind in self._wanted)
+            self._put(event for event in events if event is not None)
 
     def _put(self, events: Iterable[RunEvent]) -> None:
         for event in events:
@@ -100,30 +101,30 @@ class EventTeller:
     def _say_dropped(self) -> None:
         if (now := time.monotonic()) >= self._say_at:
             self._say_at = now + _SAY_AGAIN
-            log.warning("%d events wait for their handlers; new ones are dropped, or told of later if failed", _MOST)
+            log.warning("%d events wait for their handlers; new ones are dropped, or delivered later if failed", _MOST)
 
     def _loop(self) -> None:
-        retry = RetryLoop("telling of failed and lost attempts", self._stopping)
+        retry = RetryLoop("delivering events of failed and lost attempts", self._stopping)
         look_at = time.monotonic()
         while not self._stopping.is_set():
             self._wake.wait(max(0.0, look_at - time.monotonic()) if self._guaranteed else None)
             self._wake.clear()
-            self._tell_waiting()
+            self._deliver_waiting()
             retry.run(self._mark)
             if self._guaranteed and time.monotonic() >= look_at:
                 retry.run(self._look)
                 look_at = time.monotonic() + _LOOK
-        self._tell_waiting()
+        self._deliver_waiting()
         retry.run(self._mark)
 
-    def _tell_waiting(self) -> None:
+    def _deliver_waiting(self) -> None:
         while self._waiting:
             event = self._waiting.popleft()
-            self._tell(event)
+            self._deliver(event)
             if event.name in _AT_LEAST_ONCE:
-                self._told.append(event.run_id)
+                self._delivered.append(event.run_id)
 
-    def _tell(self, event: RunEvent) -> None:
+    def _deliver(self, event: RunEvent) -> None:
         try:
             with self._context(None):
                 self._hooks.tell(event)
@@ -132,28 +133,28 @@ class EventTeller:
 
     def _look(self) -> None:
         with self._engine.begin() as connection:
-            untold = self._queries.take_untold(connection, self._guaranteed, self._tasks)
-        for one in untold:
+            undelivered = self._queries.take_untold(connection, self._guaranteed, self._tasks)
+        for one in undelivered:
             if self._stopping.is_set():
                 return
-            self._tell(_event_of_row(one))
-            self._told.append(one.run_id)
+            self._deliver(_event_of_row(one))
+            self._delivered.append(one.run_id)
             self._mark()
 
     def _mark(self) -> None:
-        if self._told:
+        if self._delivered:
             with self._engine.begin() as connection:
-                self._queries.mark_told(connection, self._told)
-            self._told = []
+                self._queries.mark_told(connection, self._delivered)
+            self._delivered = []
 
 
 def started(job: Claimed) -> RunEvent:
-    """What handlers are told as an attempt begins."""
+    """Return the event for an attempt that begins."""
     return _event_of("started", job)
 
 
 def event_of(end: RunEnd) -> RunEvent | None:
-    """What handlers are told of the end of an attempt; None if it was given back."""
+    """Return the event for the end of an attempt. None if the attempt was given back."""
     job, outcome = end.lease, end.outcome
     if not isinstance(job, Claimed) or outcome.kind == "released":
         return None

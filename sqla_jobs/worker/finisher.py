@@ -1,4 +1,4 @@
-"""Stores the ends of attempts in batches, on connections of its own, beside the claims."""
+"""The finisher, which stores the ends of attempts in batches, on connections of its own, beside the claims."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _BATCH = 1000
 _CROWD = 500
-"""With this many ends waiting, a second thread writes beside the first."""
+"""The number of waiting ends at which a second thread helps to write."""
 _BATCH_SIZE = 8_000_000
 """Characters of results and tracebacks after which a batch is full."""
 _LOCKED_AGAIN = 0.05
-"""Seconds after which a row that somebody held locked is tried again."""
+"""Seconds after which a locked row is tried again."""
 _REFUSED_AGAIN = 60.0
-"""Seconds after which what the server refused in every form is tried again."""
+"""Seconds after which an end that the server refused in every form is tried again."""
 
 
 class Finisher:
     """Stores ends of attempts from any thread.
 
-    While one batch is written the next one gathers, so that batches are as large as the load makes them
-    and a single end is written at once. Under full load two are written at a time: while one waits for the
-    disk, or for its turn in Python, the server works at the other. Where that fails each says so.
+    While one batch is written, the next one gathers. So batches grow with the load, and a single end is written at
+    once. Under full load two batches are written at a time: while one waits for the disk, or for its turn in
+    Python, the server works on the other. Each thread logs its own errors.
     """
 
     def __init__(self, engine: Engine, queries: Queries, set_aside: SetAside) -> None:
@@ -51,7 +51,7 @@ class Finisher:
         self._putting_aside = threading.Lock()
         self._crowd = threading.Event()
         self._is_crowded = False
-        """Whether the second thread was called and has not looked since."""
+        """True if the helper was called and has not looked since."""
         self._may_help = True
         self._closing = False
         self._give_up = threading.Event()
@@ -60,17 +60,17 @@ class Finisher:
         self._helper = threading.Thread(target=self._help, name="sqla_jobs-finisher-2", daemon=True)
 
     def start(self, settled: Callable[[list[RunEnd], list[RunEnd]], None]) -> None:
-        """Begin. From now on `settled(ends, stored)` is called.
+        """Start. From now on `settled(ends, stored)` is called after each batch.
 
-        `ends` are stored or lost their lease, with the outcomes that they came to. `stored` are those whose runs say
-        what the attempts themselves came to.
+        `ends` are stored or have lost their leases. Their outcomes are those in the database. `stored` are the ends
+        whose runs record the attempt's own outcome.
         """
         self._settled = settled
         self._thread.start()
         self._helper.start()
 
     def put(self, end: RunEnd) -> None:
-        """Store this soon."""
+        """Store this end soon."""
         self._queue.put(end)
         if not self._is_crowded and self._queue.qsize() >= _CROWD:
             self._call_helper()
@@ -81,11 +81,11 @@ class Finisher:
 
     @property
     def waiting(self) -> int:
-        """Ends not yet taken up for writing."""
+        """The number of ends that are not in a batch yet."""
         return self._queue.qsize()
 
     def close(self, timeout: float) -> bool:
-        """Store what is left, for at most `timeout` seconds. Returns whether all of it was."""
+        """Store the remaining ends for at most `timeout` seconds. Return whether all were stored."""
         deadline = time.monotonic() + timeout
         self._may_help = False
         self._crowd.set()
@@ -108,20 +108,20 @@ class Finisher:
     def _help(self) -> None:
         while self._crowd.wait():
             self._crowd.clear()
-            self._is_crowded = False  # before the look: who puts an end after it calls again
+            self._is_crowded = False  # before looking, so that a later end calls the helper again
             if not self._may_help:
                 return
             self._store(self._take([]))
             if self._locked:
-                self._queue.put(None)  # for the first thread, which may wait for an end for up to a minute
-            if self._queue.qsize() >= _CROWD:  # nothing more may be put while so much waits
+                self._queue.put(None)  # wake the first thread, which may wait up to a minute for an end
+            if self._queue.qsize() >= _CROWD:  # no more ends may arrive while so many wait
                 self._call_helper()
 
     def _store(self, batch: list[RunEnd]) -> None:
-        """Write a batch, however long the server is away. When the worker gives up, the batch is kept."""
+        """Write a batch, however long the server is away. Keep the batch if the worker gives up."""
         try:
             self._retry.call(partial(self._write_all, batch))
-        except Exception as error:  # noqa: BLE001 - told of, and kept for the caller to see
+        except Exception as error:  # noqa: BLE001 - logged, and kept for `close` to see
             log.error("%d outcomes could not be stored before the worker ended: %s", len(batch), reason(error))  # noqa: TRY400
             with self._putting_aside:
                 self._locked += batch
@@ -129,7 +129,7 @@ class Finisher:
     def _gather(self) -> list[RunEnd]:
         """Wait for ends, and return a batch of them."""
         with self._putting_aside:
-            half = _BATCH // 2  # the rest is for what is new
+            half = _BATCH // 2  # the rest of the batch is for new ends
             batch, self._locked = self._locked[:half], self._locked[half:]
             again_in = self._refused_at + _REFUSED_AGAIN - time.monotonic() if self._refused else _REFUSED_AGAIN
             if again_in <= 0:
@@ -143,7 +143,7 @@ class Finisher:
         return self._take(batch)
 
     def _take(self, batch: list[RunEnd]) -> list[RunEnd]:
-        """Fill the batch with ends that wait, up to its size."""
+        """Add waiting ends to the batch, up to its size."""
         size = sum(map(_size, batch))
         while len(batch) < _BATCH and size < _BATCH_SIZE:
             try:
@@ -166,9 +166,9 @@ class Finisher:
         self._settled(batch, stored)
 
     def _put_aside(self, end: RunEnd, fate: str | None) -> bool:
-        """Keep an end that is to be tried again. Returns whether it is."""
+        """Keep an end for another try if its fate is "locked" or "refused". Return whether it is kept."""
         if fate in ("lost", "rescued") and end.outcome.kind not in ("released", "lost"):
-            what = "job %s was given to somebody else before its end could be stored"
+            what = "job %s was given to another process before its end could be stored"
             log.warning(what, end.lease.job_id, extra=run_fields(end.lease, RunOutcome.lost))
         with self._putting_aside:
             if fate == "locked":
@@ -181,7 +181,7 @@ class Finisher:
 
 
 def _is_stored(end: RunEnd, fate: str | None) -> bool:
-    """Whether the run says so. One that was there already may be that of a commit whose answer was lost."""
+    """Return whether the run records the end. A run that existed before may be from a commit whose answer was lost."""
     return fate in (None, "cancelled") or (fate == "known" and end.outcome.kind is RunOutcome.succeeded)
 
 

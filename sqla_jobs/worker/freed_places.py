@@ -1,4 +1,4 @@
-"""Places behind limits that became free in this process: it fills them itself, or tells other workers of them."""
+"""Places behind limits that became free in this process. It fills them itself, or notifies other workers."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from sqla_jobs.rules.limits import holds_a_place
 from sqla_jobs.worker.claiming import Claiming
 
 _APART = 0.1
-"""Seconds between two messages to other workers, at least."""
+"""The shortest time between two messages to other workers, in seconds."""
 
 
 class FreedPlaces:
-    """Counts places from the end of a job that held them until another job takes them or other workers are told."""
+    """Counts free places from the end of a job until another job takes them or other workers are notified."""
 
     def __init__(self, claiming: Claiming) -> None:
         self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._channel = claiming.shared.models.channel
         self._ended = deque[tuple[Gates, str]]()
-        """The gates of each job that ended, and the queue if that is limited itself."""
+        """The gates of each job that ended, and its queue if that is limited itself."""
         self._left = Counter[str]()
-        """Places that nothing here has taken, by gate."""
+        """The number of places, by gate, that no job in this process has taken."""
         self._full = set[Gates]()
-        """Groups that a claim here has filled."""
-        self._told_at = -math.inf
+        """Groups that a claim in this process has filled."""
+        self._notified_at = -math.inf
         self._rest = 0.0
 
     def add(self, gates: Gates, queue: str) -> bool:
-        """Count the places of a job that has ended, behind its gates and in its queue if that is limited, else "".
+        """Count the places of an ended job, behind its gates and in its queue. `queue` is "" if it is not limited.
 
-        Returns whether it had any. Called by any thread.
+        Return whether the job had any place. May be called from any thread.
         """
         has_places = bool(queue) or any(map(holds_a_place, gates))
         if has_places:
@@ -43,7 +43,7 @@ class FreedPlaces:
         return has_places
 
     def take(self) -> Counter[Gates]:
-        """Return the groups that were full and of which jobs ended since the last call, each with their number."""
+        """Return the groups that were full, with the number of their jobs that ended since the last call."""
         hints = Counter[Gates]()
         for _ in range(len(self._ended)):
             gates, queue = self._ended.popleft()
@@ -56,7 +56,8 @@ class FreedPlaces:
         return hints
 
     def refilled(self, jobs: Sequence[Claimed], free: Mapping[Gates, int | None]) -> None:
-        """Count the places that these jobs have taken. So many were `free` before, by group; `None`: any number."""
+        """Count the places that these jobs have taken. `free` has the free places before, by group; `None`:
+        unlimited."""
         for gates, number in Counter(job.gates for job in jobs).items():
             before = free.get(gates)
             if before is not None and before <= number:
@@ -67,21 +68,21 @@ class FreedPlaces:
             self._left = +self._left
 
     @property
-    def tell_at(self) -> float:
-        """When other workers are to be told, by `time.monotonic()`. Infinite where no place is left."""
-        return self._told_at + max(_APART, self._rest) if self._left else math.inf
+    def notify_at(self) -> float:
+        """When other workers are to be notified, by `time.monotonic()`. Infinite if no place is left."""
+        return self._notified_at + max(_APART, self._rest) if self._left else math.inf
 
-    def tell_if_due(self) -> None:
-        if time.monotonic() >= self.tell_at:
-            self.tell()
+    def notify_if_due(self) -> None:
+        if time.monotonic() >= self.notify_at:
+            self.notify()
 
-    def tell(self) -> None:
-        """Tell other workers, which may serve another queue or task, of the places that are left."""
+    def notify(self) -> None:
+        """Notify other workers, which may serve other queues or tasks, of the remaining places."""
         if not self._left:
             return
         began = time.monotonic()
         with self._engine.connect() as connection:
             self._queries.tell_others(connection, self._channel, self._left)
         self._left.clear()
-        self._told_at = time.monotonic()
-        self._rest = 20 * (self._told_at - began)
+        self._notified_at = time.monotonic()
+        self._rest = 20 * (self._notified_at - began)

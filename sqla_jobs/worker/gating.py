@@ -1,4 +1,4 @@
-"""Gives jobs their gates: those that this process's code declares, and those that operators added."""
+"""Assignment of gates to jobs that lack them, from the code of this process and from operators' limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sqla_jobs.tasks.declaration import Declaration
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOON, _SELDOM = 1.0, 5.0
-"""Seconds between two looks for jobs that lack gates: after news, and without news."""
+"""Seconds between two looks for jobs without all their gates: with news, and without."""
 _FORGET = 3600.0
 """Seconds between two deletions of old starts."""
 _MOST_MADE = 10_000
@@ -35,11 +35,11 @@ _UNSTEADY = (
 )
 
 Begin = Callable[[], AbstractContextManager[Connection]]
-"""Begins a transaction or a savepoint that ends with the block."""
+"""Begins a transaction or savepoint that ends with the block."""
 
 
 class Gating:
-    """Gives gates to jobs that lack some. One thread at a time uses it."""
+    """Gives jobs the gates that they lack. Call it from one thread at a time."""
 
     def __init__(
         self,
@@ -48,37 +48,38 @@ class Gating:
         queues: Sequence[str],
         set_aside: SetAside | None = None,
     ) -> None:
-        """`declarations` are those of all known tasks, by name and by alias."""
+        """Prepare for the given tasks. `declarations` has all known tasks, by name and by alias."""
         self._queries = queries
         self._declarations = declarations
         self._queues = queues
         self._set_aside = set_aside or SetAside()
         gates = [gate for declaration in declarations.values() for gate in declaration.gates]
         self.spreads: bool = any(gate.limit is not None and "burst" in gate.limit.values for gate in gates)
-        """Whether code has a rate with a burst."""
+        """True if code declares a rate with a burst."""
         self.queues: set[str] = set()
         """The queues that an operator has limited."""
         self.held_up: set[str] = set()
-        """Tasks that may not start now. A job that runs behind the same limit is not counted: its row is locked."""
+        """Tasks that may not start now, because a running job behind the same limit is not counted: its row is
+        locked."""
         self.added_to_tasks: dict[str, list[str]] = {}
-        """By task, the gates that operators added."""
+        """The gates that operators added, by task."""
         self._made: dict[int, list[str]] = {}
-        """By id of some jobs that were given gates and have not begun since: the ones that code declares."""
+        """The gates that code declares, by job id, for jobs that were given gates and have not begun since."""
         self._has_rows = False
         self._looked_at = self._rest = self._forget_at = 0.0
         self._news: object = None
         """The news at the last look."""
         self._gave = self._left = 0
-        """To how many jobs the last look gave gates, and how many it left without."""
+        """The number of jobs that the last look gave gates, and the number that it left without."""
 
     @property
     def is_limited(self) -> bool:
-        """Whether code limits any task, or there were rows of limits when this process began."""
+        """True if code limits any task, or there were rows of limits when this process began."""
         return self._has_rows or any(declaration.gates for declaration in self._declarations.values())
 
     @property
     def by_operators(self) -> bool:
-        """Whether an operator limits any task or queue."""
+        """True if an operator limits any task or queue."""
         return bool(self.added_to_tasks or self.queues)
 
     def declare(self, engine: Engine, models: Models[Any]) -> None:
@@ -91,11 +92,11 @@ class Gating:
             log.warning("the %s is split: %s. Remedy: %s", titled(row), how, SPLIT_REMEDY)
 
     def is_behind(self, news: object) -> bool:
-        """Whether the last look began before this news."""
+        """Return whether the last look began before this news."""
         return news is not self._news
 
     def due_at(self, news: object) -> float:
-        """When to look next without being woken, by `time.monotonic()`. Infinite where no job is known to lack any."""
+        """Return when to look next unless woken, by `time.monotonic()`. Infinite if no job is known to lack gates."""
         return self._due_at(news) if self.is_behind(news) or self._gave or self._left else math.inf
 
     def _due_at(self, news: object) -> float:
@@ -103,19 +104,19 @@ class Gating:
         return self._looked_at + max(after, self._rest)
 
     def look_if_due(self, begin: Begin, news: object) -> bool:
-        """`look`, some time after the last one. Returns whether jobs may start now that could not before."""
+        """Call `look` if its time has come. Return whether jobs may start now that could not before."""
         if time.monotonic() < self._due_at(news):
             return False
         return self.look(begin, news)
 
     def look(self, begin: Begin, news: object = None) -> bool:
-        """Read the operators' limits and give gates to jobs that lack some.
+        """Read the operators' limits, and give jobs the gates that they lack.
 
-        Running jobs get them before waiting ones: no job starts behind a gate before all that run are counted.
-        Returns whether jobs may start now that could not before.
+        Running jobs get gates first: no job starts behind a gate before all running ones are counted. Return
+        whether jobs may start now that could not before.
         """
         before = self.queues, self.held_up
-        self._looked_at = -math.inf  # if this fails, the next look does it: nothing is claimed before
+        self._looked_at = -math.inf  # if this fails, look again before anything is claimed
         self._look(begin, time.monotonic())
         self._looked_at, self._news = time.monotonic(), news
         return self._gave > 0 or before != (self.queues, self.held_up)
@@ -151,7 +152,7 @@ class Gating:
             self._rest = 20 * (time.monotonic() - began)
 
     def _count_running(self, begin: Begin, expected: Mapping[str, int], running: Sequence[Ungated]) -> set[str]:
-        """Give gates to running jobs. Returns the tasks that share a limit with a job whose row cannot be changed."""
+        """Give gates to running jobs. Return the tasks that share a limit with a job whose row cannot be changed."""
         if self._give(begin, running) == len(running):
             return set()
         with begin() as connection:
@@ -160,15 +161,15 @@ class Gating:
         return {name for name in self._declarations if not uncounted.isdisjoint(self._rows(name))}
 
     def _rows(self, task: str) -> set[str]:
-        """The rows of limits that concern a task."""
+        """Return the rows of limits that apply to a task."""
         declaration = self._declarations[task]
         return {gate.row for gate in declaration.gates} | {*self._added_by_operators(declaration)}
 
     def missing(self, begin: Begin, claimed: Sequence[Claimed]) -> set[int]:
-        """Give claimed jobs the gates that they should have and lack. Returns the run ids of those that lacked any.
+        """Give claimed jobs the gates that they lack. Return the run ids of those that lacked any.
 
-        One whose gates are other ones each time, by a function that makes another key of the same arguments, is set
-        aside: it would be claimed and given back for ever.
+        A job whose key function returns a different key for the same arguments each time is set aside. Otherwise it
+        would be claimed and given back for ever.
         """
         lacking = [job for job in claimed if not self._expected(job.task, job.args).keys() <= set(job.gates)]
         unsteady = [job for job in lacking if self._is_unsteady(job)]
@@ -180,12 +181,12 @@ class Gating:
         return {job.run_id for job in lacking}
 
     def _is_unsteady(self, job: Claimed) -> bool:
-        """Whether it still has what this process has made of its arguments, which makes something else of them now."""
+        """Return whether the job has the gates that this process gave it, but the code now makes others."""
         made = self._made.get(job.job_id)
         return made is not None and {*made} <= {*job.gates} and made != self._of_code(job.task, job.args)
 
     def _give(self, begin: Begin, found: Iterable[Ungated]) -> int:
-        """Returns how many jobs were changed. A job that the server refuses to change is set aside."""
+        """Store gates. Return the number of changed jobs. A job that the server refuses to change is set aside."""
         set_aside = self._set_aside.reasons
         free = [one for one in found if one.job_id not in set_aside]
         gated = [Gated(one.job_id, gates, ordered_gate(gates)) for one in free for gates in [self._joined(one)]]
@@ -197,7 +198,7 @@ class Gating:
         return sum(in_parts(gated, give, lambda one, error: self._set_aside.refused("its limit", one.job_id, error)))
 
     def _joined(self, one: Ungated) -> list[str]:
-        """The gates that this code declares, then the job's others: another version of the code may declare those."""
+        """Return the gates of this code, then the job's others, which another version of the code may declare."""
         if len(self._made) >= _MOST_MADE:
             self._made.clear()
         declaration = self._declarations[one.task]
@@ -221,7 +222,7 @@ class Gating:
 
 
 def declared_limits(declarations: Iterable[Declaration]) -> Iterator[DeclaredLimit]:
-    """The rows of limits that code declares. Raises `ConfigurationError` if two tasks declare one differently."""
+    """Yield the rows of declared limits. Raises `ConfigurationError` if two tasks declare one limit differently."""
     rows: dict[str, DeclaredLimit] = {}
     said_by: dict[str, str] = {}
     for declaration in declarations:

@@ -1,4 +1,4 @@
-"""Claims from behind gates in one queue. Each claim goes on where the last one ended."""
+"""Claims of jobs behind gates in one queue. Each claim starts at the group at which the last one ended."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from sqla_jobs.worker.gating import Gating
 
 _Claim = Callable[[Among], list[Claimed]]
 _GATHER = 0.003
-"""Seconds that slots are waited for after a claim, at most: the lock of limits allows some 1,200 claims a second."""
+"""The longest wait for more slots after a claim, in seconds: the lock of limits allows some 1,200 claims a second."""
 
 
 class Round:
-    """The way once through all groups of a queue. After one that claimed nothing only news makes another one useful."""
+    """A walk through all groups of a queue. After a round without claims only news makes another one useful."""
 
     def __init__(self) -> None:
         self._began: object = None
-        """The news with which it began, if it has claimed nothing so far."""
+        """The news at the beginning of this round, if the round has claimed nothing so far."""
         self._empty: object = None
-        """The news with which the last round began that claimed nothing."""
+        """The news at the beginning of the last round, if that round claimed nothing."""
 
     def begin(self, news: object) -> None:
-        """Begin at the first group. `news` is an object that is another one after each news."""
+        """Begin at the first group. `news` is an object that is replaced whenever there is news."""
         self._began, self._empty = news, None
 
     def spoil(self) -> None:
-        """Have another round follow: something was claimed, or passed over."""
+        """Request another round after this one: a job was claimed, or some were skipped."""
         self._began = self._empty = None
 
     def end(self) -> None:
-        """Come to the last group."""
+        """End the round after the last group."""
         self._empty = self._began
 
     def found_nothing_since(self, news: object) -> bool:
-        """Whether the last round was whole, claimed nothing and began after the last news."""
+        """Return whether the last round was complete, claimed nothing and began after the last news."""
         return self._empty is news
 
 
 class GroupWalk:
-    """Goes round the groups of a queue, the jobs with the same gates. One thread at a time uses it."""
+    """Walks through the groups of a queue. The jobs with the same gates are a group. For one thread at a time."""
 
     def __init__(self, claiming: Claiming, gating: Gating, tasks: Sequence[str], backlog: Backlog) -> None:
         self.backlog = backlog
         self.is_first_fill: bool = True
-        """The next claim that takes all it had room for is the first since a rest: there may be more for others."""
+        """True if the next claim that uses all its room is the first since a rest. Other workers may then find more."""
         self.free: Mapping[Gates, int | None] = {}
-        """How many jobs of a group could start before the last claim, of groups that it took from. None: any number."""
+        """The number of jobs that could start before the last claim, for each group from which it took jobs. None: any
+        number."""
         self._engine = claiming.shared.claims
         self._queries = claiming.shared.queries
         self._set_aside = claiming.shared.set_aside
@@ -68,21 +69,21 @@ class GroupWalk:
         self._small_at = 0.0
         """When a claim of few jobs is worth its lock, by `time.monotonic()`."""
         self._batch_at = math.inf
-        """When to claim few jobs after all, where that waits for more slots."""
+        """When to claim few jobs anyway, while waiting for more free slots."""
         self._rate_at = math.inf
-        """When a rate that the present round found used up lets one more start, by `time.monotonic()`."""
+        """When a rate that was used up in this round allows one more start, by `time.monotonic()`."""
 
     def rests(self, news: object) -> bool:
-        """Whether nothing can start: a whole round claimed nothing and began after the last news."""
+        """Return whether nothing can start: a complete round claimed nothing and began after the last news."""
         is_over = self._is_polled or time.monotonic() >= self._again_at
         return self._round.found_nothing_since(news) and not is_over
 
     def poll(self) -> None:
-        """Look at some groups, on from where the last look ended, also during a rest."""
+        """Look at some groups, from the end of the last look on, even during a rest."""
         self._is_polled = True
 
     def wakes_at(self, news: object) -> float:
-        """When to look without being woken, by `time.monotonic()`. Infinite where only a slot is waited for."""
+        """Return when to look next unless woken, by `time.monotonic()`. Infinite if only a free slot is missing."""
         return self._again_at if self.rests(news) else self._batch_at
 
     @property
@@ -90,7 +91,8 @@ class GroupWalk:
         return min(self._rate_at, self._floors.sweep_at)
 
     def room(self, news: object) -> int:
-        """How many jobs to claim now. 0 right after a claim while few slots are free: more will be in a moment."""
+        """Return how many jobs to claim now. 0 right after a claim if few slots are free: there will be more in a
+        moment."""
         now = time.monotonic()
         self._batch_at = math.inf
         if self.rests(news):
@@ -104,7 +106,8 @@ class GroupWalk:
         return room
 
     def claim(self, room: int, hints: Mapping[Gates, int], news: object) -> list[Claimed]:
-        """Claim at most `room` jobs, of the groups in `hints` first. A limited queue gives jobs without gates too."""
+        """Claim at most `room` jobs, first from the groups in `hints`. A limited queue also gives jobs without
+        gates."""
         is_poll = self._is_polled and self._round.found_nothing_since(news)
         self._is_polled = False
         if self._cursor == "{}" and not is_poll:
@@ -148,7 +151,7 @@ class GroupWalk:
         def behind_gates(which: Among) -> list[Claimed]:
             began = time.monotonic()
             if began >= self._floors.sweep_at and self._cursor != "{}":
-                self._round.spoil()  # it has passed over what this sweep is to find
+                self._round.spoil()  # the round has skipped jobs that this sweep should find
             with self._engine.connect() as connection:
                 look = self._queries.claim_limited(
                     connection,
@@ -176,7 +179,8 @@ class GroupWalk:
         return [job for part in self._set_aside.around("its claim", claim, candidates) for job in part]
 
     def _in_turn(self, claims: list[_Claim]) -> list[_Claim]:
-        """Only a limited queue gives jobs without gates here. The two kinds of claims take turns at being first."""
+        """Return the claims to try, in order. Only a limited queue gives jobs without gates: then the order
+        alternates."""
         if self._queue not in self._gating.queues:
             return claims[:1]
         self._is_plain_first = not self._is_plain_first

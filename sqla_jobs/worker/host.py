@@ -1,4 +1,4 @@
-"""What is outside of a worker: nothing, where it is alone, or a parent process."""
+"""The host of a worker: its connection to the world outside, with or without a parent process."""
 
 from __future__ import annotations
 
@@ -17,64 +17,64 @@ from sqla_jobs.worker.lookout import Lookout, OwnLookout
 
 
 class Host(Protocol):
-    """Keeps one worker alive in the database and tells it of work: itself, or through its parent process."""
+    """Keeps one worker alive in the database and notifies it of work, by itself or through a parent process."""
 
     stop: StopRequest
     connections: int
-    """How many the worker may use at once, beside the two for claims and those of its jobs."""
+    """The most connections that the worker uses, in addition to two for claims and those of its jobs."""
     all_connections: int
-    """How many it may use at once in all, and its parent, beside those of its jobs."""
+    """The most connections that the worker and its parent use together, in addition to those of its jobs."""
     slot: Callable[[], RunSlot] | None
-    """Gives where to publish a run that begins, if anybody watches that."""
+    """Gives a slot in which to publish a run that begins. None if no parent watches."""
 
     @property
     def beat_at(self) -> float:
-        """When the server last heard that the worker lives, by `time.monotonic()`."""
+        """When the worker's last heartbeat was stored, by `time.monotonic()`."""
         ...
 
     def meet(self, shared: Shared, sessions: int) -> None:
-        """Get to know the database, before all else. The jobs may use that many `sessions` at once."""
+        """Learn the database, as the first call. The jobs use up to `sessions` connections at once."""
         ...
 
     def lookout(self, shared: Shared, tasks: Sequence[str]) -> Lookout:
-        """What finds work for a worker of these tasks."""
+        """Return the lookout that finds work for a worker of these tasks."""
         ...
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
-        """`close_idle` closes connections that are of no use while the worker rests."""
+        """Register `close_idle`, which closes connections that an idle worker does not need."""
         ...
 
     def registered(self, process_id: uuid.UUID) -> None:
-        """The worker has a row, under this id from now on."""
+        """Note that the worker has registered a row with this id."""
         ...
 
     @property
     def due_in(self) -> float:
-        """Seconds until it is time to beat."""
+        """Seconds until the next heartbeat is due."""
         ...
 
     def keep(self, process_id: uuid.UUID) -> bool:
-        """Beat where it is time. False: the worker was taken for dead."""
+        """Beat if that is due. Return False if the worker was taken for dead."""
         ...
 
     def kill_for(self, run_id: int) -> None:
-        """Have the process killed, if this run does not stop. Called again and again."""
+        """Have the process killed if this run does not stop. Called again and again."""
         ...
 
     def rest(self) -> None:
-        """No job has been here for a while, and no claim is sent either. Called again and again."""
+        """Save resources: the worker has been idle for a while, and sends no claim. Called again and again."""
         ...
 
     def leaving(self) -> None:
-        """The worker is about to delete its row."""
+        """Note that the worker is about to delete its row."""
         ...
 
 
 class Alone:
-    """Sends the heartbeats of a worker without a parent, and rescues the jobs of dead processes."""
+    """The host of a worker without a parent. It beats, and rescues the jobs of dead processes."""
 
     connections = 5
-    """For heartbeats, listening and pruning one each, and two for finishes: none waits for another."""
+    """One connection each for heartbeats, listening and pruning, and two for finishes: none waits for another."""
     all_connections: int = connections + 2
     slot: Callable[[], RunSlot] | None = None
 
@@ -82,7 +82,7 @@ class Alone:
         self._counters = counters
         self.stop: StopRequest = StopRequest()
         self._process_ids = set[uuid.UUID]()
-        """The id of its row; empty after it was taken for dead."""
+        """The id of its row. Empty after it was taken for dead."""
         self._beat_at = time.monotonic()
 
     @property
@@ -110,7 +110,7 @@ class Alone:
         return OwnLookout(shared, tasks)
 
     def may_close(self, close_idle: Callable[[], None]) -> None:
-        """Its few connections stay open."""
+        """Do nothing: its few connections stay open."""
 
     def registered(self, process_id: uuid.UUID) -> None:
         self._process_ids.add(process_id)
@@ -132,10 +132,10 @@ class Alone:
         return process_id in self._process_ids
 
     def kill_for(self, run_id: int) -> None:
-        """This may be a web server, whose process is not the worker's to kill."""
+        """Do nothing: the process may be a web server, and is not the worker's to kill."""
 
     def rest(self) -> None:
-        """Heartbeats and polls go on."""
+        """Do nothing: heartbeats and polls continue."""
 
     def leaving(self) -> None:
-        """There is no parent to tell."""
+        """Do nothing: there is no parent to notify."""

@@ -1,4 +1,4 @@
-"""Claims jobs from behind limits, for slots that are free or soon will be, in a thread of its own."""
+"""The claimer of jobs behind limits, in a thread of its own, for slots that are free or soon will be."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from sqla_jobs.worker.gating import Gating
 from sqla_jobs.worker.group_walk import GroupWalk
 
 _UNSURE = 0.05
-"""Seconds between two looks while the last heartbeat is too old to claim anything."""
+"""Seconds between two looks while the last heartbeat is too old for claims."""
 _POLLS = 3.9
-"""Polls between two looks without a reason."""
+"""The number of polls between two looks that no message has caused."""
 
 
 class LimitedClaimer:
-    """Claims behind limits. It looks, and looks again while anything was claimed.
+    """Claims jobs behind limits. It repeats its look while anything is claimed.
 
-    A queue rests after a whole round through its groups that claimed nothing and began after the last news. News,
-    such as an enqueue, an end or a changed limit, wakes every queue; a rate that lets one more job start wakes its
-    own; a slot that becomes free continues the round of a queue that does not rest. Polls are for lost messages.
+    A queue rests after a complete round through its groups that claimed nothing and began after the last news.
+    News, such as an enqueue, an end or a changed limit, wakes every queue. A rate that allows one more start wakes
+    its own queue. A slot that becomes free continues the round of a queue that does not rest. Polls make up for
+    lost messages.
 
     It does nothing while neither code nor an operator limits anything.
     """
@@ -46,7 +47,8 @@ class LimitedClaimer:
         self._freed = FreedPlaces(claiming)
         self._walks = [GroupWalk(claiming, gating, tuple(tasks), backlog) for backlog in claiming.backlogs]
         self._news = object()
-        """Another object at each news: a round that ends with the one with which it began has missed nothing."""
+        """An object that is replaced whenever there is news. A round that ends with the object with which it began has
+        missed nothing."""
         self._poll_at = 0.0
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -59,7 +61,7 @@ class LimitedClaimer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Claim no more. Waits up to 5 s for a claim under way: its jobs have to be given back too."""
+        """Stop claiming. Wait up to 5 s for a claim in progress: its jobs must be given back too."""
         self._stopping.set()
         self._wake.set()
         if self._looking.acquire(timeout=5.0):
@@ -67,26 +69,27 @@ class LimitedClaimer:
 
     @property
     def trouble(self) -> str | None:
-        """Why it cannot claim now; `None` where the last try went well."""
+        """The error that prevents claims; `None` if the last try succeeded."""
         return self._retry.trouble
 
     def heard(self) -> None:
-        """There is news: jobs that could not start before may start now."""
+        """Note news: jobs that could not start before may start now."""
         self._news = object()
         if self._is_of_use:
             self._wake.set()
 
     def slot_freed(self) -> None:
-        """A slot became free in a queue that does not rest."""
+        """Wake the claim loop: a slot became free in a queue that does not rest."""
         self._wake.set()
 
     def is_meant(self, what: str) -> bool:
-        """Whether a message may be of limited jobs: those that only an operator limits are told of as plain ones."""
+        """Return whether a message may concern limited jobs. Jobs limited only by operators are announced as plain
+        ones."""
         may_be_limited = self._gating.by_operators or self._gating.is_behind(self._news)
         return not what or what.endswith(LIMITS) or may_be_limited
 
     def poll(self) -> None:
-        """Look at some groups every four polls, to find what no message told of; and once the first limit has come."""
+        """Look at some groups every four polls, to make up for lost messages; and at once after the first limit."""
         now = time.monotonic()
         if now >= self._poll_at:
             self._poll_at = now + _POLLS * self._settings.poll
@@ -97,18 +100,18 @@ class LimitedClaimer:
             self._wake.set()
 
     def ended(self, jobs: Sequence[Claimed]) -> None:
-        """The ends of these jobs are stored: their places behind their limits and in their queues are free."""
+        """Free the places of jobs whose ends are stored: behind their limits and in their queues."""
         queues, added = self._gating.queues, self._gating.added_to_tasks
         is_news = False
         for job in jobs:
             if job.gates or job.queue in queues or job.task in added:
-                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added some while it ran
+                gates = job.gates or tuple(added.get(job.task, ()))  # an operator may have added gates while it ran
                 is_news |= self._freed.add(gates, job.queue if job.queue in queues else "")
         if is_news:
             self.heard()
 
     def claim_some(self) -> bool:
-        """Claim in the calling thread. Returns False if no thread has claimed anything and no queue has anything."""
+        """Claim in the calling thread. Return False if no thread has claimed anything and all queues rest."""
         if not self._is_of_use:
             return False
         self._news = object()
@@ -116,9 +119,9 @@ class LimitedClaimer:
         return self._look() or len(self._attempts) > 0 or not all(walk.rests(self._news) for walk in self._walks)
 
     def leave(self) -> None:
-        """Tell other workers of the places that became free since this one stopped claiming."""
+        """Notify other workers of the places that became free since this one stopped claiming."""
         self._freed.take()
-        self._freed.tell()
+        self._freed.notify()
 
     @property
     def _is_of_use(self) -> bool:
@@ -132,30 +135,30 @@ class LimitedClaimer:
                 self._retry.run(self._look)
 
     def _wakes_at(self) -> float:
-        """When to look again without being woken."""
+        """Return when to look next unless woken."""
         if not self._is_of_use:
             return math.inf
         if not self._liveness.is_sure:
             return time.monotonic() + _UNSURE
         return min(
-            self._gating.due_at(self._news), self._freed.tell_at, *(walk.wakes_at(self._news) for walk in self._walks)
+            self._gating.due_at(self._news), self._freed.notify_at, *(walk.wakes_at(self._news) for walk in self._walks)
         )
 
     def _look(self) -> bool:
-        """Claim for the queues in turn, until each rests or has no room. Returns whether anything was claimed."""
+        """Claim for the queues in turn, until each rests or has no room. Return whether anything was claimed."""
         any_claimed = False
         with self._looking:
             try:
                 while not self._stopping.is_set() and self._liveness.is_sure:
                     if self._gating.look_if_due(self._engine.begin, self._news):
-                        self._news = object()  # it is of jobs that had no gates before
+                        self._news = object()  # jobs that had no gates before may start now
                     hints = self._freed.take()
                     rooms = [(walk, room) for walk in self._walks if (room := walk.room(self._news))]
                     if not rooms:
                         break
                     claimed = [self._claim(walk, room, hints) for walk, room in rooms]
                     any_claimed = any_claimed or any(claimed)
-                self._freed.tell_if_due()
+                self._freed.notify_if_due()
             except Exception:
                 for walk in self._walks:
                     walk.forget()
@@ -181,5 +184,6 @@ class LimitedClaimer:
         return bool(jobs)
 
     def _may_begin(self, job: Claimed) -> bool:
-        """Whether its lease surely stands. If this process was stopped meanwhile, others may take it for dead."""
+        """Return whether the lease is surely valid. If this process was stopped meanwhile, others may take it for
+        dead."""
         return self._liveness.is_sure and job.process_id == self._liveness.process_id

@@ -1,4 +1,4 @@
-"""Keeps a process alive in the database, and looks after the jobs it holds."""
+"""The registration and heartbeat of a worker process, and the care for the jobs that it holds."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from sqla_jobs.worker.misfits import Misfits
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK = 1.0
-"""Seconds between two looks at the jobs held: for cancel requests, and to store progress."""
+"""Seconds between two looks at the held jobs, for cancel requests and to store progress."""
 _PROGRESS = 0.1
-"""Seconds between two times that progress is stored, at least."""
+"""The shortest time between two writes of progress, in seconds."""
 _AT_REST = 10.0
-"""A process without jobs for so many seconds is at rest."""
+"""Seconds without jobs after which a process is idle."""
 _SIGN_OFF = 5.0
-"""Seconds that a heartbeat under way may take when the worker stops."""
+"""Seconds that a heartbeat in progress may take when the worker stops."""
 
 
 class Liveness:
-    """Registers the process, has its host keep it alive, and looks at what it holds, in a thread of its own.
+    """Registers the process, has its host keep it alive, and watches its jobs, in a thread of its own.
 
-    `tasks` stands in its row. `lost` is called after this process was taken for dead: it goes on under a new id, and
-    every lease of the old one is somebody else's. `unknown_leases` is given leases that the server says we hold and we
-    know nothing of.
+    `tasks` is stored in the process's row. `lost` is called after the process was taken for dead: the process
+    continues under a new id, and all its old leases belong to others. `unknown_leases` receives leases that the
+    server lists for this process and that are not in its table.
     """
 
     def __init__(
@@ -72,23 +72,23 @@ class Liveness:
 
     @property
     def process_id(self) -> uuid.UUID:
-        """The row under which this process lives now."""
+        """The id of the row under which this process lives now."""
         assert self._process_id is not None, "start() comes first"
         return self._process_id
 
     @property
     def is_sure(self) -> bool:
-        """Whether the last heartbeat is recent enough to take on new work."""
+        """True if the last heartbeat is recent enough to take new jobs."""
         return time.monotonic() - self._host.beat_at < self._settings.lease / 2
 
     def start(self, sessions: int) -> None:
-        """Register, then go on in a thread. The jobs use up to `sessions` connections. Raises the database's errors."""
+        """Register, then start a thread. The jobs use up to `sessions` connections. Raises database errors."""
         self._sessions = sessions
         self._register()
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop, and delete the row of the process: what it still held is free for others at once."""
+        """Stop, and delete the row of the process. Other workers can then take its remaining jobs at once."""
         self._stop.set()
         self._wake.set()
         self._thread.join(_SIGN_OFF)
@@ -110,7 +110,7 @@ class Liveness:
                 lease=self._settings.lease,
                 tasks=self._tasks,
             )
-        self._host.registered(process_id)  # before anything is claimed under it
+        self._host.registered(process_id)  # the host must know the id before anything is claimed under it
         self._process_id = process_id
 
     def _loop(self) -> None:
@@ -129,7 +129,7 @@ class Liveness:
         return time.monotonic() + min(_LOOK, self._settings.heartbeat, self._host.due_in)
 
     def wake(self) -> None:
-        """A task has reported progress: store it soon."""
+        """Store progress soon: a task has reported some."""
         self._wake.set()
 
     def _store_progress(self) -> None:
@@ -170,16 +170,16 @@ class Liveness:
         self._shared.set_aside.show(self._engine, self._queries, self.process_id)
         if is_at_rest:
             self._host.rest()
-        else:  # at rest it would connect for that alone
+        else:  # an idle process would open a connection only for this
             self._vitals.show(self.process_id, self._attempts.ended_at)
 
     def _give_back_unknown(self) -> None:
-        """Give back jobs of claims whose answer never arrived. Does nothing while a claim is under way."""
-        with ExitStack() as kept:
+        """Give back jobs of claims whose answer never arrived. Do nothing while a claim is in progress."""
+        with ExitStack() as held:
             for claiming in (self._attempts.claiming, self._attempts.claiming_limited):
                 if not claiming.acquire(blocking=False):
                     return
-                kept.callback(claiming.release)
+                held.callback(claiming.release)
             with self._engine.begin() as connection:
                 known, age = self._attempts.run_ids(), self._settings.heartbeat
                 leases = self._queries.unknown_leases(connection, self.process_id, known, age=age)

@@ -1,4 +1,4 @@
-"""How a worker learns that there is work."""
+"""Lookouts, by which a worker learns of jobs to claim."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter, poll_in
 from sqla_jobs.worker.attempts import Shared
 
 
-class Hearer(Protocol):
-    """Is told of new jobs in a queue; "" is any queue."""
+class JobListener(Protocol):
+    """A receiver of notifications about new jobs in a queue; "" means any queue."""
 
     def heard(self, queue: str) -> bool:
-        """Returns at once whether threads are free for them."""
+        """Note new jobs in `queue`. Return at once whether slots are free for them."""
         ...
 
     @property
     def has_free_slot(self) -> bool:
-        """Whether a thread waits for a job of any queue."""
+        """True if a slot of any queue waits for a job."""
         ...
 
     def look_for(self, queue: str) -> None:
-        """`heard`, but may claim before it returns."""
+        """Do what `heard` does, and possibly claim before returning."""
         ...
 
     def look_again(self) -> bool:
-        """Look for jobs in all queues, below the floors too. Returns what `heard` does."""
+        """Look for jobs in all queues, also below the floors. Return the same as `heard`."""
         ...
 
 
@@ -43,40 +43,40 @@ class Lookout(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many serve any of the same queues."""
+        """The number of workers that serve any of the same queues."""
         ...
 
     @property
     def has_limits(self) -> bool:
-        """Whether there are rows of limits."""
+        """True if the table of limits has rows."""
         ...
 
     def promote(self, now: float) -> bool:
-        """Queue jobs that are due. Returns whether jobs may start now that could not before."""
+        """Queue jobs that are due. Return whether jobs may start now that could not before."""
         ...
 
     def expect(self, delay: float) -> bool:
-        """A job will be due in `delay` seconds. Returns whether that brings the next promotion forward."""
+        """Expect a job to be due in `delay` seconds. Return whether the next promotion is now earlier."""
         ...
 
     def expect_new(self, *, is_busy: bool) -> None:
-        """There are new jobs, and one of them may have a delay. Busy: no slot is free."""
+        """Expect new jobs, one of which may have a delay. `is_busy`: no slot is free for them."""
         ...
 
     def poll_in(self) -> float:
-        """Seconds after which a queue that had no more jobs is asked again."""
+        """Return the seconds after which a queue without more jobs is asked again."""
         ...
 
     def found_more(self, queue: str) -> None:
-        """The first claim after a rest filled all room, so other workers may find more."""
+        """Note that the first claim after a rest used all its room, so that other workers may find more."""
         ...
 
-    def start(self, hearer: Hearer) -> None: ...
+    def start(self, job_listener: JobListener) -> None: ...
     def stop(self) -> None: ...
 
 
 class OwnLookout:
-    """A worker without a parent listens and polls for itself."""
+    """The lookout of a worker without a parent, which listens and polls for itself."""
 
     def __init__(self, shared: Shared, tasks: Sequence[str]) -> None:
         self.workers: int = 1
@@ -106,14 +106,14 @@ class OwnLookout:
         return poll_in(self._settings)
 
     def found_more(self, queue: str) -> None:
-        """Other workers listen for themselves."""
+        """Do nothing: other workers listen for themselves."""
 
-    def start(self, hearer: Hearer) -> None:
+    def start(self, job_listener: JobListener) -> None:
         self._listener = Listener(
             partial(for_itself, self._engine),
             self._channel,
-            hearer.heard,
-            look_for=hearer.look_for,
+            job_listener.heard,
+            look_for=job_listener.look_for,
             greets=True,
             patience=self._settings.patience,
         )

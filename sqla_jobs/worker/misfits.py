@@ -24,28 +24,28 @@ from sqla_jobs.runtime.set_aside import SetAside
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FITS_NOWHERE = 60.0
-"""Seconds after which a job that fits no live worker is charged with the attempt; it is said as often."""
+"""Seconds after which a job that fits no live worker fails an attempt. It is logged as often."""
 _LATER = (30.0, 60.0)
-"""Seconds after which those beyond `MOST_PASSED_OVER` come back: between these, so that not all come at once."""
+"""Bounds, in seconds, of the random delay for jobs beyond `MOST_PASSED_OVER`."""
 _REMEMBERED = 10_000
 
 
 class Misfits:
-    """Gives such jobs back, uncharged, to workers whose code they fit. Used by all threads that run jobs."""
+    """Gives misfits back, uncharged, to workers whose code they fit. All threads that run jobs use it."""
 
     def __init__(self, models: Models[Any], takes: Mapping[str, Takes], set_aside: SetAside) -> None:
-        """`takes` says of each task what this code takes."""
+        """Prepare for the given tasks. `takes` has the parameters that this code accepts, by task."""
         self._models = models
         self._takes = takes
         self._set_aside = set_aside
         self._lock = threading.Lock()
         self._met_at: dict[int, float] = {}
-        """When each was met first, by job id."""
+        """When each job was first met, by job id."""
         self._said_at: dict[str, float] = {}
         self._live: list[Code] = []
 
     def meet(self, attempt: Attempt, error: ArgumentsError) -> None:
-        """Raises `NotBegun`, unless a minute has passed since the job was met first and no live worker may run it."""
+        """Raise `NotBegun`, unless the job was first met a minute ago and no live worker can run it."""
         job, now = attempt.job, time.monotonic()
         with self._lock:
             met_at = self._met_at.setdefault(job.job_id, now)
@@ -67,7 +67,7 @@ class Misfits:
         raise NotBegun(why, None if is_passed_over else random.SystemRandom().uniform(*_LATER))
 
     def look(self, engine: Engine) -> None:
-        """Learn what the live workers know, where there is such a job. By one thread alone."""
+        """Read the tasks of the live workers, if there are misfits. Call this from one thread only."""
         if self._met_at:
             with engine.begin() as connection:
                 self._live = read_codes(connection.execute(live_code(self._models)))

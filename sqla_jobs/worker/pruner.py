@@ -1,4 +1,4 @@
-"""Deletes what is older than its retention, in a thread of its own, beside the work."""
+"""The pruner, which deletes rows older than their retention, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _EVERY = 60.0
-"""Seconds from one look to the next, in the mean."""
+"""The average time between two looks, in seconds."""
 _PAUSE = 0.1
-"""Seconds between two batches, in which others have the server to themselves."""
+"""Seconds between two batches, so that others can use the server."""
 _ORPHANED_FOR = 86400.0
-"""Seconds after its end that a run without a job is kept: for whoever puts both back, the runs before the jobs."""
+"""Seconds for which a run without a job is kept after its end: a restore may insert runs before their jobs."""
 _MOST_REFUSED = 100
-"""Rows of one kind whose deletion the server may refuse, after which the rest waits for the next look."""
+"""The number of refused deletions of one kind after which the rest waits for the next look."""
 _NOT_ALLOWED = "42501"
 _TRY_AGAIN = 3600.0
-"""Seconds after which those rows are tried again: the cause may be gone."""
+"""Seconds after which refused rows are tried again: the cause may be gone."""
 
 
 class Pruner:
-    """Deletes, in batches, what is older than its retention: seconds by the state in which a job ended, audit or ticks.
+    """Deletes, in batches, the rows that are older than their retention.
 
-    Any number of them may work at once: none waits for a row that another has locked. A row that the server
-    refuses to delete is passed over, and told of once.
+    `retention` maps the final states of jobs, "audit" and "ticks" to seconds. Several pruners may work at once:
+    none waits for a row that another has locked. A row that the server refuses to delete is skipped, and logged
+    once.
     """
 
     def __init__(self, engine: Engine, models: Models[Any], retention: Mapping[str, float]) -> None:
@@ -52,19 +53,19 @@ class Pruner:
         self._leftovers = Leftovers(models)
         self._retention = retention
         self._refused: set[tuple[str, int]] = set()
-        self._told: set[tuple[str, int]] = set()
+        self._logged: set[tuple[str, int]] = set()
         self._try_again_at = 0.0
         self._next_run: int | None = None
-        """The run beyond which to look for one without a job."""
+        """The id after which to look for the next run without a job."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-pruner", daemon=True)
 
     def start(self) -> None:
-        """Begin, with a look right away."""
+        """Start, and look at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, after the batch under way."""
+        """Stop after the batch in progress."""
         self._stop.set()
         self._thread.join(1.0)
 
@@ -91,14 +92,14 @@ class Pruner:
         self._where_allowed(orphans.name, partial(self._look_for_orphans, orphans))
 
     def _where_allowed(self, name: str, step: Callable[[], None]) -> None:
-        """A right that this role lacks does not keep the rest from being pruned."""
+        """Do one step. If this role may not delete such rows, log that once, so that the others are still pruned."""
         try:
             step()
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != _NOT_ALLOWED:
                 raise
-            if (name, 0) not in self._told:
-                self._told.add((name, 0))
+            if (name, 0) not in self._logged:
+                self._logged.add((name, 0))
                 log.warning("this role may not delete %ss, so none is pruned: %s", name, reason(error))
 
     def _prune_all(self, old: Old) -> None:
@@ -106,9 +107,10 @@ class Pruner:
             pass
 
     def _look_for_orphans(self, orphans: OrphanedRuns) -> None:
-        """The next runs, round and round, and more where some have no job.
+        """Look at the next runs in a cycle. Continue while some have no job.
 
-        They begin anywhere: a worker that is replaced often would else never come to the end of them.
+        The first look begins at a random run: otherwise a worker that is replaced often would never reach the last
+        ones.
         """
         if self._next_run is None:
             with self._transaction() as session:
@@ -121,14 +123,14 @@ class Pruner:
                     return
 
     def _prune(self, old: Old, cursor: Any = None) -> Iterator[tuple[int, Any]]:
-        """Its batches one by one, with a pause after each."""
+        """Delete batch by batch, with a pause after each."""
         passing_over = {row_id for name, row_id in self._refused if name == old.name}
         known = len(self._refused)
 
         def refused(row_id: int, error: Exception) -> None:
             self._refused.add((old.name, row_id))
-            if (old.name, row_id) not in self._told:
-                self._told.add((old.name, row_id))
+            if (old.name, row_id) not in self._logged:
+                self._logged.add((old.name, row_id))
                 warn("delete", old.name, row_id, error)
 
         for gone, beyond in prune(old, self._transaction, refused, cursor=cursor, passing_over=passing_over):

@@ -1,4 +1,4 @@
-"""What runs the jobs of a worker: threads for plain tasks, and one event loop for coroutine tasks."""
+"""The runners of a worker's jobs: threads for plain tasks, and one event loop for coroutine tasks."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from sqla_jobs.worker.watchdog import Watchdog
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _FINALLY = 2.0
-"""Seconds that coroutines get to end once they are cancelled because the worker stops."""
+"""Seconds that coroutines have to end after the stopping worker has cancelled them."""
 _IDLE = 0.1
-"""Seconds that waiting threads get to end beside one that does not."""
+"""Seconds that idle threads have to end while another one is still busy."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What runners call."""
+    """The functions that runners call."""
 
     execute: Callable[[Attempt, Interruptible], RunEnd | None]
     """Runs a job."""
     ended: Callable[[RunEnd], None]
-    """Gets each end that `execute` returned."""
+    """Receives each end that `execute` returned."""
     committed: Callable[[Attempt], None]
-    """Gets each job whose end is stored already."""
+    """Receives each job whose end is stored already."""
     has_room: Callable[[], None]
-    """Asks to claim more."""
+    """Requests a claim of more jobs."""
     is_free: Callable[[], None]
-    """Tells that a slot is free, if jobs may wait for one behind gates."""
+    """Reports a free slot, if jobs may wait for one behind gates."""
     loop_gone: Callable[[], None]
-    """Tells, again and again, that the application has closed the event loop in which its coroutine tasks run."""
+    """Reports, repeatedly, that the application has closed the event loop of its coroutine tasks."""
 
 
 class Runners:
-    """Runs the jobs of all queues, until their ends are on their way to the database."""
+    """Runs the jobs of all queues, until their ends are about to be stored."""
 
     def __init__(
         self,
@@ -59,18 +59,18 @@ class Runners:
         slow_after: float,
         kill_after: float,
     ) -> None:
-        """`coroutines` are the names of the tasks that run in `events`.
+        """Prepare slots. `coroutines` are the names of the tasks that run in `events`.
 
-        One of them that goes on for `kill_after` seconds after it was cancelled is abandoned.
+        A coroutine that still runs `kill_after` seconds after its cancellation is abandoned.
         """
         self._at_work: dict[int, Attempt] = {}
-        """What runs, by run id, or is on its way to the event loop."""
+        """Attempts by run id that run, or are on their way to the event loop."""
         self._events = events
         self._watchdog = Watchdog(self._at_work, events, slow_after=slow_after, kill_after=kill_after)
         self._slots = [_Slots(backlog, frozenset(coroutines), events, self._at_work) for backlog in backlogs]
 
     def start(self, calls: Callbacks) -> None:
-        """Run what the backlogs begin from now on."""
+        """Start to run the jobs that the backlogs begin."""
         if self._events is not None:
             self._events.start()
         self._watchdog.start(calls.loop_gone)
@@ -84,17 +84,17 @@ class Runners:
 
     @property
     def stranded(self) -> list[Attempt]:
-        """Those that were given to an event loop which its application has closed: they never go on."""
+        """Attempts given to an event loop that the application has closed. They never end."""
         return [attempt for slots in self._slots for attempt in slots.stranded]
 
     def show_stacks(self) -> None:
-        """Have the watchdog log where each running job is."""
+        """Make the watchdog log the stack of each running job."""
         self._watchdog.stacks_wanted = True
 
     def wait(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for all jobs to end. After that no job is interrupted any more.
+        """Wait up to `timeout` seconds for all jobs to end. After that, no job is interrupted any more.
 
-        Coroutines that go on then are cancelled.
+        Coroutines that still run then are cancelled.
         """
         _wait_while(lambda: any(slots.is_busy for slots in self._slots), timeout)
         late = self._coroutines
@@ -120,7 +120,7 @@ def _wait_while(condition: Callable[[], bool], timeout: float) -> None:
 
 
 class _Slots:
-    """Runs the jobs of one queue, each in one of its slots: a slot runs one job after another, of either kind."""
+    """Runs the jobs of one queue in its slots. A slot runs one job after another, of either kind."""
 
     def __init__(
         self, backlog: Backlog, coroutines: frozenset[str], events: EventLoop | None, at_work: dict[int, Attempt]
@@ -134,7 +134,7 @@ class _Slots:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a job runs that may still end, or is on its way to where it runs."""
+        """True while the queue has a job that runs or is about to run, except stranded ones."""
         return self._backlog.busy > len(self.stranded)
 
     @property
@@ -159,7 +159,7 @@ class _Slots:
         self._at_work[attempt.job.run_id] = attempt
         try:
             self._events.begin(self._begin_slot, self._events, attempt, context=self._context)
-        except RuntimeError as error:  # its application has closed it
+        except RuntimeError as error:  # the application has closed the loop
             log.debug("%s is stranded: %s", attempt, error)
 
     def _begin_slot(self, events: EventLoop, attempt: Attempt) -> None:
@@ -174,7 +174,7 @@ class _Slots:
             if following is not None and following.job.task not in self._coroutines:
                 self.threads.begin(following)
                 return
-            if following is not None and slot.cancelling():  # by who ends the loop, and is not to wait for new ones
+            if following is not None and slot.cancelling():  # the loop's owner must not wait for new jobs
                 self._begin_in_loop(following)
                 return
 
@@ -188,7 +188,7 @@ class _Slots:
             following = self._run(following, own)
 
     def _run(self, attempt: Attempt, body: Interruptible) -> Attempt | None:
-        """Run a job. Returns the next one of its slot."""
+        """Run a job. Return the next one of its slot."""
         run_id, calls = attempt.job.run_id, self._calls
         self._at_work[run_id] = attempt
         try:

@@ -14,10 +14,10 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 
 class Threads:
-    """Threads that start as they are needed, `most` of them. Each runs one job after another."""
+    """Threads that are started on demand, up to `most` of them. Each runs one job after another."""
 
     def __init__(self, name: str, most: int, work: Callable[[Attempt], None]) -> None:
-        """`work` runs a job, and then others until there is none for the thread."""
+        """Prepare threads. `work` runs a job, and then further jobs while there are any for its thread."""
         self._name = name
         self._most = most
         self._work = work
@@ -25,10 +25,10 @@ class Threads:
         self._inbox: SimpleQueue[Attempt | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        """Threads that wait for a job, less the jobs that wait for a thread on its way here."""
+        """The number of waiting threads, minus the jobs that are queued for one."""
 
     def begin(self, attempt: Attempt) -> None:
-        """Run a job in a thread: one that waits, or a new one."""
+        """Run a job in a waiting thread, or in a new one."""
         with self._lock:
             if self._idle <= 0 and len(self._threads) < self._most and self._can_start(attempt):
                 return
@@ -36,7 +36,7 @@ class Threads:
         self._inbox.put(attempt)
 
     def _can_start(self, attempt: Attempt) -> bool:
-        """Start a thread with a job. False: the system gives no more, and one of those that are there takes it."""
+        """Start a thread with a job. Return False if the system allows no more threads: a present one takes the job."""
         name = f"sqla_jobs-{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._loop, args=(attempt,), name=name, daemon=True)
         try:
@@ -44,14 +44,14 @@ class Threads:
         except RuntimeError as error:
             if not self._threads:
                 raise
-            log.warning("queue %s makes do with %d threads: %s", self._name, len(self._threads), error)
+            log.warning("queue %s runs with only %d threads: %s", self._name, len(self._threads), error)
             self._most = len(self._threads)
             return False
         self._threads.append(thread)
         return True
 
     def close(self) -> None:
-        """Let each thread end after the job it has."""
+        """End each thread after its present job."""
         for _ in self._threads:
             self._inbox.put(None)
 

@@ -1,4 +1,4 @@
-"""Looks at what runs here: interrupts what takes longer than its timeout, and tells where slow runs are."""
+"""The watchdog, which interrupts runs that exceed their timeout and logs the stacks of slow runs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _LOOK, _LOOK_IDLE = 0.1, 0.25
 _EARLIER = 0.5
-"""Seconds before a parent would kill the process, in which a coroutine is abandoned: the others go on."""
+"""A coroutine is abandoned this many seconds before a parent would kill the process, so that others can continue."""
 
 
 class Watchdog:
-    """Looks ten times a second, where anything runs, at what that is.
+    """Looks at the running jobs ten times a second, if there are any.
 
-    A run that takes longer than `slow_after` seconds has its stack logged, and again each time that doubles;
-    setting `stacks_wanted` logs those of all runs. A coroutine that goes on for `kill_after` seconds after it was
-    cancelled is abandoned. What holds up the event loop is told of, and that its application has closed it.
+    It logs the stack of a run that takes longer than `slow_after` seconds, and again each time that doubles.
+    Setting `stacks_wanted` logs the stacks of all runs. It abandons a coroutine that still runs `kill_after`
+    seconds after its cancellation. It reports jobs that block the event loop, and a loop that the application has
+    closed.
     """
 
     def __init__(
         self, at_work: Mapping[int, Attempt], events: EventLoop | None, *, slow_after: float, kill_after: float
     ) -> None:
-        """`at_work` are the attempts by run id."""
+        """Prepare to watch. `at_work` has the attempts by run id."""
         self._at_work = at_work
         self._events = events
         self._slow_after = slow_after
@@ -44,7 +45,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._loop, name="sqla_jobs-watch", daemon=True)
 
     def start(self, loop_gone: Callable[[], None]) -> None:
-        """`loop_gone` is called, again and again, once the application has closed its event loop."""
+        """Start. `loop_gone` is called, repeatedly, once the application has closed its event loop."""
         self._loop_gone = loop_gone
         self._thread.start()
 
@@ -57,7 +58,7 @@ class Watchdog:
             try:
                 self._look(time.monotonic())
             except Exception:
-                log.exception("looking at what runs failed")
+                log.exception("watching the running jobs failed")
 
     def _look(self, now: float) -> None:
         if self._events is not None and self._events.is_gone:
@@ -67,7 +68,7 @@ class Watchdog:
         for attempt in running.values():
             if attempt.deadline is not None and now > attempt.deadline:
                 attempt.interrupt(TimedOut)
-            body = attempt.body  # read once: it is gone when the run ends
+            body = attempt.body  # read once: another thread clears it when the run ends
             if isinstance(body, CoroutineBody):
                 self._abandon_if_deaf(attempt, body, now)
         self._report(running)

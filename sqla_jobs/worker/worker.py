@@ -43,7 +43,7 @@ from sqla_jobs.worker.bookkeeping import Bookkeeping
 from sqla_jobs.worker.claimer import Claimer
 from sqla_jobs.worker.claiming import Claiming
 from sqla_jobs.worker.coroutines import Coroutines
-from sqla_jobs.worker.events import EventTeller
+from sqla_jobs.worker.events import EventDelivery
 from sqla_jobs.worker.finisher import Finisher
 from sqla_jobs.worker.followers import Followers
 from sqla_jobs.worker.gating import Gating
@@ -60,17 +60,17 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
 _SOME = 20
-"""Queues that are named."""
+"""The most queues that a log line names."""
 _FLUSH = 10.0
-"""Seconds for storing what is left when a worker stops."""
+"""Seconds for storing the remaining ends when a worker stops."""
 
 
 class Worker(Service):
-    """Claims jobs of its queues and runs them until it is stopped: plain ones in threads, coroutines in an event loop.
+    """Claims jobs of its queues and runs them until it is stopped. Plain tasks run in threads, coroutines in a loop.
 
-    `run()` blocks until SIGTERM or SIGINT; `start()` and `stop()`, or `with`, run it inside another
-    program; `async with` does so too, and runs coroutines in the event loop of that program; `drain()` runs
-    what is due and ends. One worker is used once.
+    `run()` blocks until SIGTERM or SIGINT. `start()` and `stop()`, or `with`, run it inside another program. `async
+    with` does so too, and runs coroutines in that program's event loop. `drain()` runs the jobs that are due and
+    returns. A worker can be used once.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Worker(Service):
         self._set_aside = SetAside()
         self._started = self._stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        """That of the application, if it runs the worker inside of one."""
+        """The application's event loop, if it runs the worker inside one."""
         self._aside = ThreadPoolExecutor(1, "sqla_jobs-start")
-        """Starts and stops it beside that loop. The threads of the loop itself may all be at work in jobs."""
+        """Starts and stops the worker beside that loop, whose own threads may all be busy with jobs."""
 
     def drain(self) -> int:
-        """Run the jobs of its queues that are due, and those that they enqueue, until none is due.
+        """Run the due jobs of its queues, and the jobs that these enqueue, until none is due.
 
-        Returns the number of runs. Other queues than `default` are served only where `queues=` names them.
+        Return the number of runs. Queues other than `default` are served only if `queues=` names them.
         """
         with self._signals(), self:
             retry = RetryLoop("looking for work", self._stop_requested)
@@ -107,12 +107,12 @@ class Worker(Service):
                         break
                     self._claimer.look_again()
                 self._stop_requested.wait(0.005)
-            retry.run(lambda: self._tell_of_others(logging.WARNING))
+            retry.run(lambda: self._log_unserved(logging.WARNING))
         return self.runs
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        """Inside, SIGTERM and SIGINT stop the worker, and SIGUSR1 logs where jobs are."""
+        """Within the block, SIGTERM and SIGINT stop the worker, and SIGUSR1 logs the stacks of its jobs."""
         with stopped_by_signals(self._stop_requested), handled({signal.SIGUSR1: self._on_stacks_wanted}):
             yield
 
@@ -121,7 +121,7 @@ class Worker(Service):
 
     @property
     def runs(self) -> int:
-        """How many runs have ended here."""
+        """The number of runs that have ended in this worker."""
         return self._attempts.runs
 
     @property
@@ -132,11 +132,11 @@ class Worker(Service):
 
     @property
     def last_error(self) -> str | None:
-        """The error that keeps it from claiming now; `None` where the last claim succeeded."""
+        """The error that prevents claims now; `None` if the last claim succeeded."""
         return (self._claimer.trouble or self._limited.trouble) if self._started else None
 
     def start(self) -> None:
-        """Start working in threads. Raises `ConfigurationError` if no task is known or the tables are not as needed."""
+        """Start working in threads. Raises `ConfigurationError` if no task is known or the tables do not fit."""
         if self._started:
             raise ConfigurationError("this worker was started before: make a new one with jobs.worker(…)")
         tasks = self._jobs.tasks.complete()
@@ -170,7 +170,7 @@ class Worker(Service):
         log.info("worker %s serves %s", self._liveness.process_id, self._settings.queues)
 
     def _sign_on(self, app: Engine, tasks: list[str], isolation: str) -> None:
-        """Connect, make the parts, and register."""
+        """Connect, build the parts, and register."""
         models, settings = self._jobs.models, self._settings
         table = models.tables["jobs"]
         with ExitStack() as made:
@@ -178,21 +178,21 @@ class Worker(Service):
             made.callback(self._engine.dispose)
             self._claims = own_engine(app, patience=settings.patience, most=2, planning=PLANNED_ONCE)
             made.callback(self._claims.dispose)
-            # should the server give no more: one may listen, the others share the second, and claims have their own
+            # the worker needs three connections: one for listening, one for claims, one for everything else
             with self._engine.connect() as connection, self._engine.connect(), self._claims.connect():
                 check_version(connection, table)
-                # wherever a task's own connection looks for tables: those of the jobs are known by their schema
+                # a task's own connection may have another search path, so the tables are named with their schema
                 queries = Queries(models, schema_of(connection, table))
             self._build(tasks, isolation, queries)
             self._gating.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
             self._host.meet(self._shared, sessions)
-            self._tell_of_others(logging.INFO)
+            self._log_unserved(logging.INFO)
             self._liveness.start(sessions)
             made.pop_all()
 
     def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
-        """Make the parts, without starting them."""
+        """Build the parts without starting them."""
         self._shared = shared = Shared(
             self._engine, self._claims, self._jobs.models, queries, self._settings, self._attempts, self._set_aside
         )
@@ -218,7 +218,7 @@ class Worker(Service):
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]
         self._claimer = Claimer(claiming, plain, all_tasks=tasks, limited=self._limited)
-        self._events = EventTeller(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
+        self._events = EventDelivery(self._engine, queries, self._jobs.hooks, self._binding.context, tasks)
         self._books = Bookkeeping(self._attempts, self._jobs.counters, self._events, self._claimer, self._limited)
         self._executor = Executor(
             self._jobs.tasks,
@@ -245,7 +245,7 @@ class Worker(Service):
         self._pruner = None if retention is None else Pruner(self._engine, self._jobs.models, retention)
 
     def _transactions(self, queries: Queries, isolation: str) -> Callable[[Declaration], Transactions]:
-        """In which transactions a task runs."""
+        """Return the function that selects a task's transactions."""
         settings = self._settings
         plain = WorkerTransactions(
             self._binding.run_session,
@@ -261,24 +261,24 @@ class Worker(Service):
 
         return of
 
-    def _tell_of_others(self, level: int) -> None:
-        """Say which queues have jobs that are due, and are not served here."""
+    def _log_unserved(self, level: int) -> None:
+        """Log the queues that have due jobs and are not served by this worker."""
         with self._engine.begin() as connection:
             waiting = connection.scalars(waiting_queues(self._jobs.Job)).all()
         if others := [name for name in waiting if name not in self._settings.queues]:
-            told = ", ".join(others[:_SOME])
-            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", told)
+            names = ", ".join(others[:_SOME])
+            log.log(level, "jobs are due in queues that this worker does not serve (--queues, queues=): %s", names)
 
     def _queues_of_sessions(self, tasks: list[str]) -> set[str]:
-        """The queues of plain tasks that take a session. Coroutines have a pool of their own, and wait for it."""
+        """Return the queues of plain tasks that take a session. Coroutines wait for connections of a separate pool."""
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         plain = [one for one in declarations if one.signature.wants_session and not one.signature.is_coroutine]
         return {one.defaults["queue"] for one in plain}
 
     def _sessions_at_once(self, app: Engine, tasks: list[str]) -> int:
-        """How many connections the jobs may use at once: the pools hold no more, and coroutines without a session none.
+        """Return how many connections the jobs use at most. Pools set a bound. Coroutines without a session use none.
 
-        A job is expected in the queue of its task, or in one that no task has for its own.
+        A job is expected in the queue of its task, or in a queue that is no task's default.
         """
         declarations = [self._jobs.tasks[name].declaration for name in tasks]
         others = {*self._settings.queues} - {one.defaults["queue"] for one in declarations}
@@ -292,7 +292,7 @@ class Worker(Service):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        # in the context of the caller: that is what coroutine tasks begin with
+        # in the caller's context, from which coroutine tasks inherit
         started = self._loop.run_in_executor(self._aside, copy_context().run, self.start)
         try:
             await asyncio.shield(started)
@@ -308,10 +308,10 @@ class Worker(Service):
         self._aside.shutdown(wait=False)
 
     def stop(self) -> None:
-        """Stop claiming, give back what has not started, let the rest end within `grace`, store all ends.
+        """Stop claiming, give back jobs that have not started, let others end within `grace`, and store all ends.
 
-        What still runs after that is recorded as `lost` and left to other workers; its thread can no
-        longer commit anything through its session.
+        A job that still runs after that is recorded as `lost` and left to other workers. Its thread can no longer
+        commit anything through its session.
         """
         if self._stopped or not self._started:
             return
@@ -337,14 +337,14 @@ class Worker(Service):
         for end in (attempt.ended(lost) for attempt in late):
             log_end(end.lease, end.outcome, end.finished - end.started)
         self._end(late, lost)
-        self._give_back()  # of a claim that was slow to answer
+        self._give_back()  # once more, for a claim that was slow to answer
         if not self._finisher.close(_FLUSH):
             log.error("some outcomes could not be stored; their jobs are taken back when the lease ends")
         self._events.stop()
         try:
             self._limited.leave()
         except DBAPIError as error:
-            log.warning("other workers are not told of free places, and find them by polling: %s", reason(error))
+            log.warning("other workers were not notified of free places, and find them by polling: %s", reason(error))
         try:
             self._liveness.stop()
         except DBAPIError as error:
@@ -360,12 +360,12 @@ class Worker(Service):
             self._finisher.put(attempt.ended(outcome))
 
     def _give_back(self) -> None:
-        """Give back what no thread has taken, under whichever process id it was claimed."""
+        """Give back the jobs that no thread has taken, whatever process id they were claimed under."""
         for backlog in self._backlogs:
             self._end(backlog.give_back(), Outcome.released())
 
     def _on_lost(self) -> None:
-        """Others may run what this worker held. Running jobs behind limits are interrupted, lest they exceed them."""
+        """Give back jobs after a lost lease. Interrupt those behind limits: a second start would exceed the limits."""
         self._give_back()
         self._attempts.withdraw()
         for attempt in self._runners.running:
@@ -378,7 +378,7 @@ class Worker(Service):
                 attempt.lose()
 
     def _on_loop_gone(self) -> None:
-        """Coroutine tasks can run here no more, and nobody is left who would stop this worker."""
+        """Stop: coroutine tasks can no longer run, and the program that would stop this worker is gone."""
         if not self._stopped and not self._stop_requested.is_set():
             log.error(
                 "the event loop was closed while this worker ran in it: it stops, and gives back what it holds. "

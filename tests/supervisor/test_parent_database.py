@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqla_jobs.calls.values import Among, Lease, RunEnd
 from sqla_jobs.queries import Queries
 from sqla_jobs.rules.outcomes import Failure, Outcome
-from sqla_jobs.supervisor.database import Database, Told
+from sqla_jobs.supervisor.database import Database, DatabaseInfo
 from sqla_jobs.supervisor.messages import Address
 from sqla_jobs.supervisor.statements import ParentCalls, rendered_for_parent
 from tests.shop import jobs
@@ -118,9 +118,9 @@ def test_a_parent_gets_and_changes_what_a_worker_without_one_does(
 
 @pytest.fixture
 def parent(dsn: str) -> Iterator[Database]:
-    told = Told()
-    told.learn(Address(conninfo_to_dict(dsn), {}))
-    parent = Database(told, patience=5.0)
+    info = DatabaseInfo()
+    info.learn(Address(conninfo_to_dict(dsn), {}))
+    parent = Database(info, patience=5.0)
     yield parent
     parent.close()
 

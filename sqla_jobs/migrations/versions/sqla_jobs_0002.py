@@ -11,10 +11,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Say the rules of rows shorter."""
+    """Shorten the CHECKs, and add the columns of version 2."""
     branch.upgrade(op, from_=1, to=2)  # type: ignore[arg-type]
 
 
 def downgrade() -> None:
-    """Say them as before."""
+    """Restore the CHECKs of version 1, and drop the columns of version 2."""
     branch.downgrade(op, from_=2, to=1)  # type: ignore[arg-type]
