@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session, object_session
 from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
-from sqla_jobs.database.subscribers import SCHEDULES, forget_subscribers, notify_here
+from sqla_jobs.database.subscribers import SCHEDULES, followers_of, forget_subscribers, notify_here
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
 
@@ -106,6 +106,8 @@ def _notify_listeners(session: Session, entity: type[Any], channel: str, queue: 
     if (engine := committed_by(session, entity)) is not None:
         notify_here(channel, queue)
         _notifier(engine).send(engine, channel, queue)
+        if not queue:  # jobs were cancelled, deleted or changed, not only enqueued
+            tell_followers(engine, followers_of(channel), ())
 
 
 def tell_followers(engine: Engine, channel: str, job_ids: Collection[int]) -> None:
