@@ -22,7 +22,7 @@ class SweepTimer:
     """
 
     def __init__(self) -> None:
-        self.at = 0.0
+        self.at: float = 0.0
         """The time of the next sweep, by `time.monotonic()`."""
         self._took = math.inf
 
