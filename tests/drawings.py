@@ -68,7 +68,8 @@ def packages() -> str:
         below = (floors[other] for one, other in imported.keys() - LATE if one == name)
         floors[name] = 1 + max(below, default=0)
     names.sort(key=lambda name: -floors[name])
-    left, top, high, wide = 144, 108, 22, 12.4
+    left, top, high = 144, 108, 22
+    wide = (WIDTH - left) / len(names)
     bottom = top + high * len(names)
 
     def drawn() -> Iterator[str]:

@@ -13,7 +13,8 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-from sqla_jobs.calls.statements import Calls
+from sqla_jobs.calls import statements
+from sqla_jobs.calls.statements import Calls, StoreEnds
 from sqla_jobs.calls.values import EVERYWHERE, MANY, PRIORITIES, Among, Claimed, Lease, Promotion, RunEnd
 from sqla_jobs.database.driver import driver_of_run
 from sqla_jobs.models.mapping import Models
@@ -60,34 +61,34 @@ class Queries(Calls):
         self.held_keys: HeldKeys = HeldKeys(tables)
         self.keys_in_use: KeysInUse = KeysInUse(tables)
         self.waiting_groups: WaitingGroups = WaitingGroups(tables)
-        self.promote = Promote(tables)
-        self.poll = Poll(tables)
+        self.promote: statements.Promote = Promote(tables)
+        self.poll: statements.Poll = Poll(tables)
         self.is_due: IsDue = IsDue(tables)
-        self.unknown_to = UnknownTo(tables)
+        self.unknown_to: statements.UnknownTo = UnknownTo(tables)
 
-        self.finish = Finish(tables)
-        self.finish_any = FinishAny(tables)
+        self.finish: StoreEnds = Finish(tables)
+        self.finish_any: statements.FinishAny = FinishAny(tables)
         self.succeed: SucceedOne = SucceedOne(tables)
 
         self.take_untold: TakeUntold = TakeUntold(tables)
         self.mark_told: MarkTold = MarkTold(tables)
 
-        self.beat = Beat(tables)
-        self.heartbeats = Heartbeats(tables)
-        self.delete_expired = DeleteExpired(tables)
-        self.sign_off = SignOff(tables)
-        self.rescue = Rescue(tables)
-        self.show_set_aside = ShowSetAside(tables)
-        self.show_stalled = ShowStalled(tables)
+        self.beat: statements.Beat = Beat(tables)
+        self.heartbeats: statements.Heartbeats = Heartbeats(tables)
+        self.delete_expired: statements.DeleteExpired = DeleteExpired(tables)
+        self.sign_off: statements.SignOff = SignOff(tables)
+        self.rescue: statements.Rescue = Rescue(tables)
+        self.show_set_aside: statements.ShowSetAside = ShowSetAside(tables)
+        self.show_stalled: statements.ShowStalled = ShowStalled(tables)
 
         self.to_claim: ToClaim = ToClaim(tables)
         self.to_claim_limited: ToClaimLimited = ToClaimLimited(tables)
-        self.to_promote = ToPromote(tables)
-        self.to_rescue = ToRescue(tables)
+        self.to_promote: statements.Candidates = ToPromote(tables)
+        self.to_rescue: statements.Candidates = ToRescue(tables)
 
-        self.leases = Leases(tables)
+        self.leases: statements.Leases = Leases(tables)
         self.unknown_leases: UnknownLeases = UnknownLeases(tables)
-        self.cancel_requests = CancelRequests(tables)
+        self.cancel_requests: statements.CancelRequests = CancelRequests(tables)
         self.store_progress: StoreProgress = StoreProgress(tables)
 
     def begin(self, connection: Connection, *, noticed_within: float, patience: float) -> bool:
