@@ -206,7 +206,7 @@ class _Notifier:
         engine.dispose()
 
     def _store(self, engine: Engine, count: Count, times: Counter[int]) -> None:
-        """What cannot be stored now, since somebody holds the job, goes with what comes next."""
+        """Store counts. Counts of jobs that are locked are kept, and stored with the next ones."""
         try:
             with engine.begin() as connection:
                 stored = count(connection, times)

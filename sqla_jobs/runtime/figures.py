@@ -1,4 +1,4 @@
-"""How queues and limits stand: read in one process for people and metrics, and told to one without SQLAlchemy."""
+"""The status of queues and limits, read in one process for people and metrics, and sent to one without SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -18,101 +18,102 @@ from sqla_jobs.rules.wording import Count
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """One queue. `oldest_wait` is the seconds that the job which was queued first has been due."""
+    """The status of one queue. `oldest_wait` is the seconds since the job that was queued first became due."""
 
     name: str
     queued: Count
     scheduled: Count
     running: int
-    """Those that have begun, at most: `Held` says why."""
+    """The most jobs that may have begun. `Held` explains why this is a bound."""
     claimed: int
-    """Those that a worker has claimed ahead."""
+    """Jobs that workers have claimed ahead."""
     oldest_wait: float | None
     paused: bool
     paused_until: datetime | None
     pause_reason: str | None
     is_served: bool
     per_minute: int
-    """Its jobs that succeeded or failed in the last minute, where that was read."""
+    """Its jobs that succeeded or failed in the last minute, if that was read."""
     paused_at: datetime | None
     paused_by: str | None
-    """Who that was, as far as the audit says."""
+    """The person who paused it, if the audit log names one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """A limit in effect. `used` are the jobs that run behind it, or the starts in the last `per` seconds."""
+    """A limit in effect. `used` counts the jobs that run behind it, or the starts in the last `per` seconds."""
 
     gate: str
     name: str
     kind: str
     """concurrency, ordered, rate or queue."""
     key: str | None
-    """As JSON; `each` where it goes for each key by itself."""
+    """The key, as JSON; `each` if the limit applies to each key separately."""
     tasks: list[str]
     running: int | None
     rate: int | None
     per: float | None
     hold: bool
     declared: dict[str, Any] | None
-    """What code says of `running`, `rate`, `per`, `hold` and `burst`; None where no code does."""
+    """The declared values of `running`, `rate`, `per`, `hold` and `burst`. None if no code declares the limit."""
     set_at: datetime | None
-    """When an operator overrode that."""
+    """When an operator overrode the declared values."""
     set_by: str | None
-    """Who that was, where it was done by the command line or the dashboard."""
+    """The person who overrode them, if that was done by the command line or the dashboard."""
     set_reason: str | None
-    """Why, if that was said."""
+    """The reason for the override, if one was given."""
     changed_at: datetime
     used: int | None
-    """None where that goes for each key by itself, and is a rate."""
+    """None for a rate of each key separately."""
     waiting: Count
-    """Queued jobs that have to pass it."""
+    """Queued jobs that must pass the limit."""
     next_at: datetime | None
-    """When a rate that is used up lets the next one start."""
+    """When a rate that is used up allows the next start."""
 
     @property
     def title(self) -> str:
-        """Such as: rate mail.send of each key."""
+        """The title of the limit, such as: rate mail.send of each key."""
         return titled(self.gate)
 
     @property
     def in_effect(self) -> str:
-        """Such as: 3 at once."""
+        """The values in effect, in words, such as: 3 at once."""
         burst = (self.declared or {}).get("burst")
         numbers = {"running": self.running, "rate": self.rate, "per": self.per, "burst": burst, "hold": self.hold}
         return worded(numbers)
 
     @property
     def by_code(self) -> str | None:
-        """The same of what code declares."""
+        """The declared values, in words. None if no code declares the limit."""
         return None if self.declared is None else worded(self.declared)
 
     @property
     def most(self) -> int | None:
-        """Jobs at once, or starts in `per` seconds."""
+        """The most jobs at once, or starts in `per` seconds."""
         return self.running if self.rate is None else self.rate
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing can ever start behind it."""
+        """True if no job can ever start behind the limit."""
         return self.running == 0 or self.rate == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All of it, at one moment."""
+    """All figures, at one moment."""
 
     queues: list[QueueStatus]
     jobs: dict[tuple[str, str], int]
-    """By state and task, up to a bound: of those that are queued or scheduled, the next ones."""
+    """The number of jobs by state and task, up to a bound. Of queued and scheduled jobs, only the next ones are
+    counted."""
     limits: list[LimitStatus]
-    """Those that are not of one key."""
+    """The limits that are not limits of a single key."""
     alive: dict[str, int]
-    """Processes that live, by kind: workers and clocks."""
+    """The number of live processes by kind: workers and clocks."""
     dead: dict[str, int]
-    """Processes whose lease has run out, and whose rows are still there, by kind."""
+    """The number of processes by kind whose lease has expired but whose row still exists."""
     oldest_heartbeat: dict[str, float]
-    """Seconds since the oldest of the last heartbeats of those that live, by kind."""
+    """The age in seconds of the oldest last heartbeat among live processes, by kind."""
 
 
 T = TypeVar("T")

@@ -72,7 +72,7 @@ class ParentLookout:
 
     @property
     def is_followed(self) -> bool:
-        """Whether any process follows jobs."""
+        """True while any process follows jobs."""
         return time.monotonic() < self._followed_until
 
     def expect(self, delay: float) -> None:
