@@ -25,6 +25,9 @@ from tests.programs import BROWSER, Program, found
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parent.parent
+# Images of containers set it. Then each process of a test compiles the package anew, and each of xdist all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
