@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -25,6 +26,11 @@ from tests.programs import BROWSER, Program, found
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parent.parent
+# Images of containers set it. Then each process of a test compiles the package anew, and each of xdist all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# By default the collector looks through all that the tests have imported, for up to a second, every few tests.
+gc.set_threshold(20_000)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

@@ -13,6 +13,11 @@ from sqlalchemy.schema import CreateSchema
 
 from sqla_jobs.errors import ConfigurationError
 
+# Copying files takes half the time of writing them to the log, but needs two checkpoints: it pays off where
+# nothing is waited for until it is on the disk. Before 15 it is the only way, and has no name.
+_HOW = """SELECT CASE WHEN current_setting('fsync') = 'off' AND current_setting('server_version_num')::int >= 150000
+    THEN ' STRATEGY FILE_COPY' ELSE '' END"""
+
 
 class Databases:
     """Makes databases on one server, and drops them, on one connection."""
@@ -23,6 +28,7 @@ class Databases:
 
     def __enter__(self) -> Self:
         self._connection = self._connect()
+        self._how: str = self._connection.execute(_HOW).fetchall()[0][0]
         return self
 
     def _connect(self) -> psycopg.Connection[Any]:
@@ -63,7 +69,7 @@ class Databases:
     def _create(self, template: str) -> str:
         name = f"sqla_jobs_test_{uuid.uuid4().hex}"
         try:
-            self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            self._execute(f"CREATE DATABASE {name} TEMPLATE {template}{self._how}")
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
                 f"the user {self._server.username!r} may not create the databases of the tests: give it that right, "

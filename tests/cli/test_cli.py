@@ -33,6 +33,7 @@ from tests.helpers import as_id, flood, states, wait_until
 from tests.shop import jobs
 
 Run = Callable[..., Result]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -63,6 +64,36 @@ def failed(database: Engine, session: Session) -> list[int]:
     return ids
 
 
+@pytest.fixture
+def command(
+    database: Engine,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs `sqla-jobs …` in a folder of its own, bound to nothing and with none of the modules there imported."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as here:
+            here.chdir(tmp_path)
+            here.syspath_prepend(tmp_path)
+            here.setattr(jobs, "bound", None)
+            here.delenv("SQLA_JOBS_APP", raising=False)
+            for name, value in {"DATABASE_URL": database_url, **environment}.items():
+                here.setenv(name, value)
+            for path in tmp_path.glob("*.py"):
+                sys.modules.pop(path.stem, None)
+            with pytest.raises(SystemExit) as ended:
+                main(arguments, "sqla-jobs")
+            if jobs.bound is not None:
+                jobs.binding().engine.dispose()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
 def read_status(run: Run) -> Any:
     """The JSON alone: older versions of click mix the warnings on standard error in."""
     return json.JSONDecoder().raw_decode(run("status", "--json").stdout)[0]
@@ -71,23 +102,8 @@ def read_status(run: Run) -> Any:
 class TestWhichApplication:
     """MODULE:ATTR, SQLA_JOBS_APP or pyproject.toml."""
 
-    @pytest.fixture
-    def command(
-        self, database: Engine, database_url: str, tmp_path: Path
-    ) -> Callable[..., subprocess.CompletedProcess[str]]:
-        def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "sqla_jobs", *arguments]
-            variables = {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url, "PATH": "/usr/bin:/bin", **environment}
-            return subprocess.run(
-                command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60, check=False
-            )
-
-        return run
-
     @pytest.mark.slow
-    def test_it_is_named_in_each_of_the_ways(
-        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-    ) -> None:
+    def test_it_is_named_in_each_of_the_ways(self, command: Command, tmp_path: Path) -> None:
         for done in (
             command("list", "tests.shop:jobs", "--json"),
             command("list", "--json", "tests.shop:jobs"),
@@ -100,7 +116,7 @@ class TestWhichApplication:
         assert command("list", "--json").stdout == "[]\n"
 
     @pytest.mark.slow
-    def test_where_none_is_named_the_remedy_is(self, command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    def test_where_none_is_named_the_remedy_is(self, command: Command) -> None:
         done = command("list")
         assert done.returncode == 1
         assert "give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP" in done.stderr
@@ -118,7 +134,7 @@ class TestWhichApplication:
         [("[tool.sqla_jobs]\napp = 5\n", "app must be text such as"), ("[tool", "pyproject.toml cannot be read")],
     )
     def test_a_pyproject_that_cannot_be_read_is_named(
-        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, text: str, reason: str
+        self, command: Command, tmp_path: Path, text: str, reason: str
     ) -> None:
         tmp_path.joinpath("pyproject.toml").write_text(text)
         done = command("list")
@@ -136,7 +152,7 @@ class TestWhichApplication:
     )
     def test_the_address_may_be_that_of_another_driver(
         self,
-        command: Callable[..., subprocess.CompletedProcess[str]],
+        command: Command,
         database_url: str,
         driver: str,
         options: dict[str, str],
@@ -165,9 +181,7 @@ class TestWhichApplication:
         assert "tables" not in done.output
 
     @pytest.mark.slow
-    def test_what_the_application_prints_is_not_in_the_output(
-        self, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-    ) -> None:
+    def test_what_the_application_prints_is_not_in_the_output(self, command: Command, tmp_path: Path) -> None:
         declaring = (
             "from sqlalchemy.orm import DeclarativeBase\nfrom sqla_jobs import Jobs\nprint('settings are read')\n"
         )
@@ -175,27 +189,22 @@ class TestWhichApplication:
         tmp_path.joinpath("noisy.py").write_text(declaring + base)
         tasks = "from noisy import jobs\nprint('tasks are read')\n@jobs.task\ndef work() -> None: ...\n"
         tmp_path.joinpath("noisy_tasks.py").write_text(tasks)
-        here = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
-        enqueued = command("enqueue", "noisy:jobs", "work", **here)
+        enqueued = command("enqueue", "noisy:jobs", "work")
         assert (enqueued.stdout.strip().isdigit(), enqueued.returncode) == (True, 0)
         for arguments in (["list"], ["doctor"], ["show", enqueued.stdout.strip()]):
-            done = command(*arguments, "--app", "noisy:jobs", "--json", **here)
+            done = command(*arguments, "--app", "noisy:jobs", "--json")
             assert json.loads(done.stdout) is not None
             assert done.stderr == "settings are read\ntasks are read\n"
 
     @pytest.mark.slow
-    def test_another_kind_of_database_is_refused(
-        self, command: Callable[..., subprocess.CompletedProcess[str]]
-    ) -> None:
+    def test_another_kind_of_database_is_refused(self, command: Command) -> None:
         done = command("status", "tests.shop:jobs", DATABASE_URL="sqlite:///shop.db")
         assert done.returncode == 1
         assert "the database URL is of sqlite, and jobs live in PostgreSQL: write postgresql+psycopg://" in done.stderr
         assert "Traceback" not in done.stderr
 
     @pytest.mark.slow
-    def test_tables_that_are_not_there_are_one_message(
-        self, command: Callable[..., subprocess.CompletedProcess[str]], database_url: str
-    ) -> None:
+    def test_tables_that_are_not_there_are_one_message(self, command: Command, database_url: str) -> None:
         engine = create_engine(database_url)
         shop.Base.metadata.drop_all(engine)
         engine.dispose()
@@ -430,7 +439,7 @@ class TestReading:
 
     @pytest.mark.slow
     @pytest.mark.usefixtures("database")
-    def test_what_is_sensitive_is_not_shown(self, tmp_path: Path, database_url: str) -> None:
+    def test_what_is_sensitive_is_not_shown(self, command: Command, tmp_path: Path, database_url: str) -> None:
         tmp_path.joinpath("app.py").write_text(
             "from sqlalchemy.orm import DeclarativeBase\n"
             "from sqla_jobs import Jobs\n"
@@ -441,12 +450,13 @@ class TestReading:
         )
 
         def run(*arguments: str) -> str:
-            command = [sys.executable, "-m", "sqla_jobs", *arguments, "--app", "app:jobs", "--database-url"]
-            done = subprocess.run([*command, database_url], cwd=tmp_path, capture_output=True, text=True, check=True)
+            done = command(*arguments, "--app", "app:jobs")
+            assert done.returncode == 0, done.stderr
             return done.stdout + done.stderr
 
         job_id = run("enqueue", "login", '{"user": "ada", "password": "hunter2"}').strip()
-        run("worker", "--drain")
+        worker = [sys.executable, "-m", "sqla_jobs", "worker", "--drain", "--app", "app:jobs"]
+        subprocess.run([*worker, "--database-url", database_url], cwd=tmp_path, capture_output=True, check=True)
         for out in (run("list"), run("show", job_id), run("show", job_id, "--json"), run("list", "--json")):
             assert "ada" in out
             assert "hunter2" not in out

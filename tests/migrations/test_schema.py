@@ -43,12 +43,19 @@ Index("jobs_of_tenants", jobs.Job.tenant_id)
 Index("jobs_by_task", jobs.Job.task)
 
 
-@pytest.fixture
-def connection(module_engine: Engine) -> Iterator[Connection]:
-    """In a transaction that is rolled back, with the tables of this module."""
-    with module_engine.connect() as connection:
+@pytest.fixture(scope="module")
+def tables(module_engine: Engine) -> Engine:
+    """An engine on a database with the tables of this module."""
+    with module_engine.begin() as connection:
         connection.execute(text("CREATE SCHEMA ops"))
         Base.metadata.create_all(connection)
+    return module_engine
+
+
+@pytest.fixture
+def connection(tables: Engine) -> Iterator[Connection]:
+    """In a transaction that is rolled back, with these tables."""
+    with tables.connect() as connection:
         yield connection
         connection.rollback()
 
