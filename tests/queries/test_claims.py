@@ -84,6 +84,15 @@ def test_they_are_taken_in_order_and_so_many_of_each_queue(connection: Connectio
     assert taken(connection) == [second, late]
 
 
+def test_the_order_is_not_that_in_which_the_rows_lie(connection: Connection) -> None:
+    """As it is where the planner takes the index."""
+    first, second = queued(connection), queued(connection)
+    connection.execute(update(Job).where(Job.id == first).values(headers={"moved": "to the end"}))
+    connection.execute(text("SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off"))
+    assert taken(connection, {"default": 1}) == [first]
+    assert taken(connection, {"default": 1}) == [second]
+
+
 def test_each_job_is_offered_once(connection: Connection) -> None:
     ids = [queued(connection, priority=priority) for priority in PRIORITIES]
     assert sorted(taken(connection, {"default": 100})) == sorted(ids)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
 from sqla_jobs.calls.values import Among
 from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
@@ -294,3 +294,16 @@ def test_only_what_runs_without_a_process_is_rescued_so_many_at_a_time(connectio
     (told,) = QUERIES.rescue(connection)
     assert told == (dead[2].job_id, "queued", "mark", "default", 3, dead[2].run_id, dead[2].process_id)
     assert len(alive) == 2
+
+
+@pytest.mark.parametrize(("lock", "rescued"), [("NO KEY UPDATE", 1), ("KEY SHARE", 2)])
+def test_a_rescue_leaves_what_somebody_changes_and_not_what_is_referred_to(
+    shared: Engine, connection: Connection, emptied: None, lock: str, rescued: int
+) -> None:
+    leases = begun(connection, 2)
+    connection.execute(delete(Process))
+    connection.commit()
+    with shared.connect() as other:
+        other.execute(text(f"SELECT FROM sqla_jobs WHERE id = {leases[0].job_id} FOR {lock}"))
+        assert len(QUERIES.rescue(connection)) == rescued
+        connection.rollback()

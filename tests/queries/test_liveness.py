@@ -100,6 +100,8 @@ def test_a_silent_process_is_buried_and_one_that_has_beaten_or_claims_is_not(
     shared: Engine, connection: Connection, me: uuid.UUID
 ) -> None:
     beaten, not_named = register(connection), register(connection)
+    of_mine = select(Process.heartbeat_at).where(Process.id == me).scalar_subquery()
+    connection.execute(update(Process).where(Process.id == not_named).values(heartbeat_at=of_mine))
     seen = {one: heartbeat for one, (heartbeat, lease) in QUERIES.heartbeats(connection).items() if lease == 30}
     assert seen.keys() == {me, beaten, not_named}
     del seen[not_named]
