@@ -112,6 +112,14 @@ def test_a_job_that_was_taken_back_is_told_with_what_it_made_room_for(connection
     assert heard(connection) == ["=limits", "q2"]
 
 
+def test_nothing_is_said_where_no_worker_lives_that_would_hear_it(connection: Connection) -> None:
+    leases = begun(connection, 1, register(connection))
+    register(connection, "clock")
+    heard(connection)
+    rescue(connection, leases)
+    assert heard(connection) == []
+
+
 def claim_from_limited_queue(connection: Connection) -> list[Claimed]:
     connection.execute(insert(Job).values(task="mark", queue="q2", args={"n": 1}, state="queued"))
     claimed = QUERIES.claim_whatever_the_limits(connection, register(connection), {"q2": 1}, ["mark"])
