@@ -198,7 +198,8 @@ def test_it_says_when_something_is_due_next(connection: Connection) -> None:
         rows = jobs.models.tables[table]
         until = func.now() + text(f"interval '{wait} s'")
         ended = {"name": "ended", "paused_at": func.now(), "paused_until": func.now() - HOUR}
-        for values in ({"name": name, "paused_at": func.now(), "paused_until": until}, ended):
+        later = {"name": "later", "paused_at": func.now(), "paused_until": until + HOUR}
+        for values in ({"name": name, "paused_at": func.now(), "paused_until": until}, ended, later):
             connection.execute(insert(rows).values(values))
         assert wait - 10 < QUERIES.promote(connection).due_in <= wait
     for wait in (100.0, 50.0):
