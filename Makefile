@@ -3,12 +3,13 @@
 # make test      the whole test suite; it starts a PostgreSQL of its own unless DATABASE_URL is set
 # make check     lint, types and tests
 # make fastest   a comparison of what jobs cost with the commit in .ci/fastest: two minutes on a quiet machine
+# make mutants   mutation testing of rules/ and queries/: hours; MUTANTS="Claim FinishAny" for some statements alone
 # make docs      the documentation, as HTML in build/docs
 #
 # PYTHON=... chooses the interpreter, VENV=... and CONSTRAINTS=... another environment.
 
 .SUFFIXES:
-.PHONY: help demo fast test fastest oldest lint format types check docs venv clean
+.PHONY: help demo fast test fastest mutants oldest lint format types check docs venv clean
 SHELL := /bin/sh
 VENV ?= .venv
 CONSTRAINTS ?=
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 6
+	@sed -n 's/^# //p' Makefile | head -n 7
 
 demo: $(VENV)/demo.stamp
 	@$(RUN) examples.demo
@@ -40,6 +41,11 @@ test: $(VENV)/programs.stamp
 # Of CPU time alone: it is the same on a busy machine. .ci/fastest moves on whenever a commit is faster.
 fastest: $(VENV)/dev.stamp
 	$(RUN) benchmarks --against "$$(cat .ci/fastest)" --at-most 1.10 --jobs 30000
+
+# Statements by mutants of our own, and the pure rules by mutmut. What was tried is not tried again: rm -r build/mutants mutants
+mutants: $(VENV)/mutants.stamp
+	$(RUN) tests.mutants $(MUTANTS)
+	$(if $(MUTANTS),,$(RUN) mutmut run --max-children 2)
 
 # With the oldest supported dependencies, in an environment of their own. They lack some types.
 oldest:
@@ -79,6 +85,10 @@ $(VENV)/dev.stamp: pyproject.toml $(CONSTRAINTS) $(VENV)/python.stamp
 	@echo "Installing sqla-jobs[dev] into $(VENV) ..."
 	@$(RUN) pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable ".[dev]"
 	@touch $(VENV)/demo.stamp $@
+
+$(VENV)/mutants.stamp: $(VENV)/dev.stamp
+	@$(RUN) pip install --quiet --editable ".[mutants]"
+	@touch $@
 
 # A browser and a pooler for the tests that drive them; where they cannot be had those are skipped. Tried once.
 $(VENV)/programs.stamp: $(VENV)/dev.stamp

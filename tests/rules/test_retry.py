@@ -231,6 +231,25 @@ class TestDecide:
         assert "the policy is broken" in (outcome.failure.traceback or "")
         assert "the task failed" in (outcome.failure.traceback or "")
 
+    def test_a_policy_that_raises_a_secret_does_not_tell_it(self) -> None:
+        def broken(state: RetryCallState) -> Any:
+            raise ZeroDivisionError("hunter2")
+
+        failure = decided(ValueError("no"), Retrying(retry=broken), secrets=Secrets(["hunter2"])).failure
+        assert failure is not None
+        assert failure.message.endswith("raised ZeroDivisionError: ***")
+        assert "hunter2" not in (failure.traceback or "")
+
+    def test_what_is_not_tried_again_says_why(self) -> None:
+        failure = decided(ValueError("no"), Retrying(retry=tenacity.retry_if_exception_type(OSError))).failure
+        assert failure is not None
+        assert (failure.type, failure.message) == ("ValueError", "no")
+
+    def test_a_group_of_one_error_is_told_as_that_one(self) -> None:
+        failure = decided(ExceptionGroup("some", [ValueError("no")])).failure
+        assert failure is not None
+        assert (failure.type, failure.message) == ("ValueError", "no")
+
     def test_a_cancel_says_why_without_the_secret(self) -> None:
         outcome = decided(Cancel("hunter2\x00 is gone"), secrets=Secrets(["hunter2"]))
         assert outcome == Outcome.cancelled(Failure("Cancel", "***\\x00 is gone"))
@@ -242,6 +261,7 @@ class TestSnooze:
     )
     def test_it_comes_back_in_that_time(self, seconds: Any, delay: float) -> None:
         assert decided(Snooze(seconds)) == Outcome.snoozed(delay)
+        assert str(Snooze(seconds)) == f"come back in {delay:g} s"
 
     @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "5", None, timedelta(seconds=-1), [1] * 1000])
     def test_what_is_no_time_is_refused_with_the_reason(self, seconds: Any) -> None:

@@ -1,0 +1,197 @@
+"""Which jobs a claim takes: one condition at a time, each beside a job that differs in nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
+
+from sqla_jobs.calls.values import EVERYWHERE, PRIORITIES, Among
+from sqla_jobs.models.types import MOST_ATTEMPTS
+from sqla_jobs.queries import Claimed, Queries, processes
+from tests.shop import jobs
+
+QUERIES = Queries(jobs.models)
+Job, Queue, Limit, PausedTask = jobs.Job, jobs.Queue, jobs.models.Limit, jobs.models.PausedTask
+HOUR = timedelta(hours=1)
+
+
+def queued(connection: Connection, **values: Any) -> int:
+    plain = {"task": "mark", "queue": "default", "args": {"n": 1}, "state": "queued"}
+    return connection.execute(insert(Job).values({**plain, **values}).returning(Job.id)).scalar_one()
+
+
+def register(connection: Connection) -> uuid.UUID:
+    return processes.register(connection, jobs.models, kind="worker", queues={}, lease=30)
+
+
+def claim(connection: Connection, slots: dict[str, int] | None = None, **more: Any) -> list[Claimed]:
+    return QUERIES.claim(connection, register(connection), slots or {"default": 9}, ["mark", "wait"], **more)
+
+
+def taken(connection: Connection, slots: dict[str, int] | None = None, **more: Any) -> list[int]:
+    return [job.job_id for job in claim(connection, slots, **more)]
+
+
+def test_a_claim_is_written_in_full(connection: Connection) -> None:
+    again = queued(connection, attempt=2, progress=0.5, progress_message="half", headers={"a": "b"}, priority=3)
+    due = func.now() - text("interval '90 s'")
+    connection.execute(update(Job).where(Job.id == again).values(run_at=due, scheduled_for=due))
+    me = register(connection)
+    (lease,) = QUERIES.claim(connection, me, {"default": 1}, ["mark"])
+    job = connection.execute(select(Job.__table__).where(Job.id == again)).one()
+    assert (job.state, job.attempt, job.process_id, job.current_run_id) == ("running", 3, me, lease.run_id)
+    assert (job.progress, job.progress_message) == (None, None)
+    assert (job.started_at - job.run_at).total_seconds() == pytest.approx(lease.waited)
+    assert 90 <= lease.waited < 120
+    assert lease.scheduled_for == job.scheduled_for
+    told = (lease.job_id, lease.process_id, lease.task, lease.queue, lease.priority, lease.position, lease.attempt)
+    assert told == (again, me, "mark", "default", 3, job.position, 3)
+    assert (lease.args, lease.headers) == ('{"n": 1}', '{"a": "b"}')
+
+
+@pytest.mark.parametrize(("before", "after"), [(MOST_ATTEMPTS - 1, MOST_ATTEMPTS), (MOST_ATTEMPTS, MOST_ATTEMPTS)])
+def test_attempts_are_counted_as_far_as_numbers_go(connection: Connection, before: int, after: int) -> None:
+    queued(connection, attempt=before)
+    assert [job.attempt for job in claim(connection)] == [after]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"state": "scheduled"},
+        {"queue": "mail"},
+        {"task": "unknown"},
+        {"gates": ["#mail"]},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_jobs_are_taken_that_are_queued_in_its_queues_of_its_tasks_and_behind_no_gate(
+    connection: Connection, other: dict[str, Any]
+) -> None:
+    queued(connection, **other)
+    mine = queued(connection)
+    assert taken(connection) == [mine]
+
+
+def test_they_are_taken_in_order_and_so_many_of_each_queue(connection: Connection) -> None:
+    late, first, second, third = (queued(connection, priority=priority) for priority in (10, 0, 0, -10))
+    mail = [queued(connection, queue="mail") for _ in range(3)]
+    assert taken(connection, {"default": 2, "mail": 2}) == [third, *sorted([first, *mail[:2]])]
+    assert taken(connection) == [second, late]
+
+
+def test_the_order_is_not_that_in_which_the_rows_lie(connection: Connection) -> None:
+    """As it is where the planner takes the index."""
+    first, second = queued(connection), queued(connection)
+    connection.execute(update(Job).where(Job.id == first).values(headers={"moved": "to the end"}))
+    connection.execute(text("SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off"))
+    assert taken(connection, {"default": 1}) == [first]
+    assert taken(connection, {"default": 1}) == [second]
+
+
+def test_each_job_is_offered_once(connection: Connection) -> None:
+    ids = [queued(connection, priority=priority) for priority in PRIORITIES]
+    assert sorted(taken(connection, {"default": 100})) == sorted(ids)
+    assert connection.scalar(select(func.count(Job.current_run_id.distinct()))) == len(ids)
+
+
+def test_the_floor_of_a_priority_hides_what_lies_at_and_below_it(connection: Connection) -> None:
+    below, at, above, elsewhere = (queued(connection, priority=priority) for priority in (0, 0, 0, 1))
+    floors: dict[int, int] = dict(zip(PRIORITIES, EVERYWHERE, strict=True))
+    floors[0] = connection.execute(select(Job.position).where(Job.id == at)).scalar_one()
+    assert taken(connection, floors={"default": [*floors.values()]}) == [above, elsewhere]
+    assert taken(connection) == [below, at]
+
+
+def test_rows_that_cannot_be_read_are_passed_over_and_some_are_asked_for_alone(connection: Connection) -> None:
+    first, second, third = (queued(connection) for _ in range(3))
+    assert taken(connection, among=Among(only=[first, second], set_aside=[first])) == [second]
+    assert taken(connection, among=Among(set_aside=[first])) == [third]
+    assert taken(connection, among=Among(only=[])) == []
+    assert taken(connection) == [first]
+
+
+PAUSES: dict[str, tuple[dict[str, Any], bool]] = {
+    "for ever": ({"paused_at": func.now()}, True),
+    "for an hour": ({"paused_at": func.now(), "paused_until": func.now() + HOUR}, True),
+    "until an hour ago": ({"paused_at": func.now(), "paused_until": func.now() - HOUR}, False),
+}
+NOT_PAUSED: dict[str, Any] = {"paused_at": None, "paused_until": func.now() + HOUR}
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+@pytest.mark.parametrize("what", ["queue", "task"])
+def test_a_pause_keeps_its_queue_or_task_while_it_lasts(connection: Connection, what: str, pause: str) -> None:
+    values, lasts = PAUSES[pause]
+    paused = queued(connection, task="wait", queue="mail")
+    other = queued(connection)
+    if what == "queue":
+        connection.execute(insert(Queue).values(name="mail", **values))
+        connection.execute(insert(Queue).values(name="default", **NOT_PAUSED))
+    else:
+        connection.execute(insert(PausedTask).values(name="wait", **values))
+    assert taken(connection, {"default": 1, "mail": 1}) == ([other] if lasts else [paused, other])
+
+
+@pytest.mark.parametrize(
+    ("values", "is_limited"),
+    [
+        ({"gate": "#wait", "tasks": ["wait"], "running": 3}, True),
+        ({"gate": "%wait", "tasks": ["wait"], "rate": 3, "per": 60}, True),
+        ({"gate": "#wait", "tasks": ["wait"]}, False),
+        ({"gate": "@mail", "tasks": [], "running": 3}, True),
+        ({"gate": "@mail", "tasks": []}, False),
+        ({"gate": "!mail", "tasks": [], "running": 1}, False),
+    ],
+    ids=lambda given: f"{given['gate']}" if isinstance(given, dict) else "",
+)
+def test_what_is_limited_is_left_to_those_who_count(
+    connection: Connection, values: dict[str, Any], is_limited: bool
+) -> None:
+    connection.execute(insert(Limit).values(values))
+    limited = queued(connection, task="wait", queue="mail")
+    other = queued(connection)
+    assert taken(connection, {"default": 1, "mail": 1}) == ([other] if is_limited else [limited, other])
+
+
+def test_a_process_without_a_row_gets_nothing_and_another_row_does_not_help(connection: Connection) -> None:
+    queued(connection)
+    register(connection)
+    assert QUERIES.claim(connection, uuid.uuid4(), {"default": 1}, ["mark"]) == []
+    assert len(taken(connection)) == 1
+
+
+@pytest.fixture
+def committed(connection: Connection, emptied: None) -> list[int]:
+    """Two jobs and a process that other connections see."""
+    ids = [queued(connection) for _ in range(2)]
+    connection.commit()
+    return ids
+
+
+def test_what_somebody_holds_is_passed_over_and_what_is_referred_to_is_not(
+    shared: Engine, connection: Connection, committed: list[int]
+) -> None:
+    first, second = committed
+    with shared.connect() as other:
+        other.execute(text("SELECT FROM sqla_jobs WHERE id = :id FOR NO KEY UPDATE"), {"id": first})
+        assert taken(connection, {"default": 1}) == [second], "only what may be taken counts"
+        connection.rollback()
+        other.rollback()
+        other.execute(text("SELECT FROM sqla_jobs FOR KEY SHARE"))
+        assert taken(connection) == committed
+
+
+def test_two_claims_of_one_process_and_its_beat_do_not_hinder_each_other(
+    shared: Engine, connection: Connection, committed: list[int]
+) -> None:
+    me = register(connection)
+    connection.commit()
+    with shared.connect() as other, shared.connect() as beating:
+        assert len(QUERIES.claim(other, me, {"default": 1}, ["mark"])) == 1
+        assert len(QUERIES.claim(connection, me, {"default": 1}, ["mark"])) == 1
+        assert QUERIES.beat(beating, [me]) == {me: True}

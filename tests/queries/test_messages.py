@@ -1,0 +1,257 @@
+"""What workers hear of jobs that may start, from each statement that lets some; and what a promotion queues."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
+
+from sqla_jobs.calls.values import Among
+from sqla_jobs.database.driver import driver
+from sqla_jobs.queries import Claimed, Queries, RunEnd, processes
+from sqla_jobs.rules.outcomes import Failure, Outcome
+from tests.shop import jobs
+
+QUERIES = Queries(jobs.models)
+Job, Process, Limit = jobs.Job, jobs.Process, jobs.models.Limit
+WHY = Failure("Error", "why")
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def listening(connection: Connection, emptied: None) -> Iterator[None]:
+    """The connection hears what it says once it has committed."""
+    driver(connection).execute(f'LISTEN "{jobs.models.channel}"'.encode())
+    connection.commit()
+    yield
+    connection.rollback()
+    connection.execute(text("UNLISTEN *"))
+    connection.commit()
+
+
+def heard(connection: Connection) -> list[str]:
+    connection.commit()
+    return sorted(message.payload for message in driver(connection).notifies(timeout=0))
+
+
+def register(connection: Connection, kind: str = "worker", queues: tuple[str, ...] = ()) -> uuid.UUID:
+    return processes.register(connection, jobs.models, kind=kind, queues=dict.fromkeys(queues, 1), lease=30)
+
+
+def begun(connection: Connection, number: int, process_id: uuid.UUID) -> list[Claimed]:
+    connection.execute(
+        insert(Job), [{"task": "mark", "queue": f"q{n}", "args": {"n": n}, "state": "queued"} for n in range(number)]
+    )
+    return QUERIES.claim(connection, process_id, {f"q{n}": 1 for n in range(number)}, ["mark"])
+
+
+def test_a_buried_process_has_the_others_look_for_its_retries(connection: Connection) -> None:
+    silent = register(connection, "clock")
+    (heartbeat, _) = QUERIES.heartbeats(connection)[silent]
+    heard(connection)
+    assert QUERIES.delete_expired(connection, {silent: heartbeat}) == [silent]
+    assert heard(connection) == [], "no worker lives that would hear it"
+    worker, silent = register(connection), register(connection, "clock")
+    (heartbeat, _) = QUERIES.heartbeats(connection)[silent]
+    heard(connection)
+    assert QUERIES.delete_expired(connection, {worker: 0}) == []
+    assert heard(connection) == []
+    assert QUERIES.delete_expired(connection, {silent: heartbeat}) == [silent]
+    assert heard(connection) == [""]
+
+
+def lose(connection: Connection, leases: list[Claimed]) -> None:
+    QUERIES.finish_any(connection, [RunEnd(lease, Outcome.lost(WHY)) for lease in leases])
+
+
+def release(connection: Connection, leases: list[Claimed]) -> None:
+    QUERIES.finish_any(connection, [RunEnd(lease, Outcome.released()) for lease in leases])
+
+
+def rescue(connection: Connection, leases: list[Claimed]) -> None:
+    connection.execute(delete(Process).where(Process.id == leases[0].process_id))
+    assert len(QUERIES.rescue(connection)) == len(leases)
+
+
+GIVING_UP: dict[str, Callable[[Connection, list[Claimed]], None]] = {
+    "lost": lose,
+    "released": release,
+    "rescued": rescue,
+}
+
+
+@pytest.mark.parametrize("way", GIVING_UP)
+def test_a_job_that_was_taken_back_is_told_with_what_it_made_room_for(connection: Connection, way: str) -> None:
+    """In a limited queue or behind gates its place is free, also where it does not start again itself."""
+    register(connection)
+    limits = {"@q2": 1, "@q3": 1, "@q0": None, "#q0": 1}
+    rows: list[dict[str, Any]] = [{"gate": gate, "tasks": [], "running": running} for gate, running in limits.items()]
+    connection.execute(insert(Limit), rows)
+    cancelled = {"cancel_requested_at": func.now()}
+    cases: list[tuple[int, dict[str, Any], list[str]]] = [
+        (0, {}, ["q0"]),
+        (0, cancelled, []),
+        (1, {"gates": ["#m"]}, ["=limits", "q1=limits"]),
+        (1, {"gates": ["#m"], **cancelled}, ["=limits"]),
+    ]
+    for queue, values, expected in cases:
+        lease = begun(connection, 2, register(connection))[queue]
+        connection.execute(delete(Job).where(Job.state == "running", Job.id != lease.job_id))
+        connection.execute(update(Job).where(Job.id == lease.job_id).values({"attempt": 1, **values}))
+        heard(connection)
+        GIVING_UP[way](connection, [lease])
+        assert heard(connection) == expected
+        connection.execute(delete(Job))
+    (lease,) = claim_from_limited_queue(connection)
+    GIVING_UP[way](connection, [lease])
+    assert heard(connection) == ["=limits", "q2"]
+
+
+def test_nothing_is_said_where_no_worker_lives_that_would_hear_it(connection: Connection) -> None:
+    leases = begun(connection, 1, register(connection))
+    register(connection, "clock")
+    heard(connection)
+    rescue(connection, leases)
+    assert heard(connection) == []
+
+
+def claim_from_limited_queue(connection: Connection) -> list[Claimed]:
+    connection.execute(insert(Job).values(task="mark", queue="q2", args={"n": 1}, state="queued"))
+    claimed = QUERIES.claim_whatever_the_limits(connection, register(connection), {"q2": 1}, ["mark"])
+    heard(connection)
+    return claimed
+
+
+def test_what_ends_by_itself_is_told_by_the_process_it_ran_in(connection: Connection) -> None:
+    (mine,) = begun(connection, 1, register(connection))
+    connection.execute(update(Job).values(gates=["#m"]))
+    heard(connection)
+    QUERIES.finish_any(connection, [RunEnd(mine, Outcome.failed(WHY))])
+    assert heard(connection) == []
+
+
+@pytest.mark.parametrize("way", ["failed", "rescued"])
+def test_a_failed_job_queues_the_one_that_follows_with_what_it_says_or_the_defaults(
+    connection: Connection, way: str
+) -> None:
+    register(connection)
+    plain, full, retried, without = leases = begun(connection, 4, register(connection))
+    follows = {"task": "tell", "queue": "mail", "priority": "3", "max_attempts": "7", "argument": "failed"}
+    for lease, on_failure in ((plain, {"task": "tell"}), (full, follows), (retried, {"task": "tell"})):
+        connection.execute(update(Job).where(Job.id == lease.job_id).values(on_failure=on_failure))
+    connection.execute(update(Job).values(max_attempts=1))
+    connection.execute(update(Job).where(Job.id == retried.job_id).values(max_attempts=5))
+    heard(connection)
+    if way == "rescued":
+        rescue(connection, leases)
+    else:
+        ended = [RunEnd(one, Outcome.failed(WHY)) for one in (plain, full, without)]
+        QUERIES.finish_any(connection, [*ended, RunEnd(retried, Outcome.retried(0.0, WHY))])
+    new = select(Job.queue, Job.priority, Job.max_attempts, Job.args, Job.state).where(Job.task == "tell")
+    assert [tuple(row) for row in connection.execute(new.order_by(Job.queue))] == [
+        ("default", 0, 25, {"job_id": plain.job_id}, "queued"),
+        ("mail", 3, 7, {"failed": full.job_id}, "queued"),
+    ]
+    told = ["default", "default=limits", "mail", "mail=limits"]
+    assert heard(connection) == ([*told, "q2"] if way == "rescued" else told)
+
+
+def scheduled(connection: Connection, due: Any, **values: Any) -> int:
+    plain = {"task": "mark", "args": {"n": 1}, "state": "scheduled", "run_at": func.now() + due}
+    return connection.execute(insert(Job).values({**plain, **values}).returning(Job.id)).scalar_one()
+
+
+def test_what_is_due_is_queued_in_the_order_in_which_it_was(connection: Connection) -> None:
+    latest, later, sooner = (scheduled(connection, -n * SECOND) for n in (10, 20, 30))
+    ahead = scheduled(connection, HOUR)
+    cancelled = scheduled(connection, -HOUR, state="cancelled", finished_at=func.now())
+    # by the index they would come in this order anyway
+    connection.execute(text("SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off"))
+    assert QUERIES.promote(connection, limit=2).promoted == 2
+    assert states(connection) == dict.fromkeys((sooner, later), "queued") | {
+        latest: "scheduled", ahead: "scheduled", cancelled: "cancelled",
+    }  # fmt: skip
+    aside = Among(set_aside=[latest])
+    assert QUERIES.promote(connection, among=aside).promoted == 0
+    assert QUERIES.promote(connection, ahead=7200, among=Among(only=[ahead])).promoted == 1
+    found = QUERIES.promote(connection)
+    assert (found.promoted, found.due_in) == (1, math.inf)
+    order = select(Job.id).where(Job.state == "queued").order_by(Job.position)
+    assert [*connection.scalars(order)] == [sooner, later, ahead, latest]
+
+
+def states(connection: Connection) -> dict[int, str]:
+    return {row.id: row.state for row in connection.execute(select(Job.id, Job.state))}
+
+
+def test_it_says_when_something_is_due_next(connection: Connection) -> None:
+    assert QUERIES.promote(connection).due_in == math.inf
+    scheduled(connection, text("interval '1 day'"), state="queued")
+    scheduled(connection, text("'infinity'::interval"))
+    assert QUERIES.promote(connection).due_in == math.inf
+    for table, name, wait in (("queues", "mail", 300.0), ("paused_tasks", "mark", 200.0)):
+        rows = jobs.models.tables[table]
+        until = func.now() + text(f"interval '{wait} s'")
+        ended = {"name": "ended", "paused_at": func.now(), "paused_until": func.now() - HOUR}
+        later = {"name": "later", "paused_at": func.now(), "paused_until": until + HOUR}
+        for values in ({"name": name, "paused_at": func.now(), "paused_until": until}, ended, later):
+            connection.execute(insert(rows).values(values))
+        assert wait - 10 < QUERIES.promote(connection).due_in <= wait
+    for wait in (100.0, 50.0):
+        scheduled(connection, text(f"interval '{wait} s'"))
+        assert wait - 10 < QUERIES.promote(connection).due_in <= wait
+    connection.rollback()
+
+
+def test_it_counts_the_workers_of_the_queues(connection: Connection) -> None:
+    for kind, queues in (("worker", ("a", "b")), ("worker", ("c",)), ("clock", ("a",))):
+        register(connection, kind, queues)
+    assert QUERIES.promote(connection, queues=["a", "x"]).workers == 1
+    assert QUERIES.promote(connection, queues=["b", "c"]).workers == 2
+    assert QUERIES.promote(connection, queues=["x"]).workers == 0
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"), [(0, []), (1, []), (2, ["a", "a=limits", "b"])], ids=["nobody", "alone", "two"]
+)
+def test_what_was_queued_is_told_where_another_worker_lives(
+    connection: Connection, workers: int, expected: list[str]
+) -> None:
+    for _ in range(workers):
+        register(connection)
+    register(connection, "clock")
+    for queue, gates in (("a", None), ("a", None), ("b", None), ("a", ["#m"])):
+        scheduled(connection, -SECOND, queue=queue, gates=gates)
+    heard(connection)
+    assert QUERIES.promote(connection).promoted == 4
+    assert heard(connection) == expected
+
+
+def test_it_says_whether_anything_waits_behind_limits(connection: Connection) -> None:
+    scheduled(connection, HOUR, gates=["#m"])
+    scheduled(connection, HOUR, state="queued")
+    assert not QUERIES.promote(connection)[3]
+    gated = scheduled(connection, HOUR, state="queued", gates=["#m"])
+    assert QUERIES.promote(connection)[3]
+    connection.execute(delete(Job).where(Job.id == gated))
+    assert not QUERIES.promote(connection)[3]
+    connection.execute(insert(Limit).values(gate="#m", tasks=[]))
+    assert QUERIES.promote(connection)[3]
+    connection.rollback()
+
+
+@pytest.mark.parametrize(("lock", "promoted"), [("NO KEY UPDATE", 0), ("KEY SHARE", 1)])
+def test_a_due_job_that_somebody_changes_is_left_and_one_that_is_referred_to_is_not(
+    shared: Engine, connection: Connection, lock: str, promoted: int
+) -> None:
+    scheduled(connection, -SECOND)
+    connection.commit()
+    with shared.connect() as other:
+        other.execute(text(f"SELECT FROM sqla_jobs FOR {lock}"))
+        assert QUERIES.promote(connection).promoted == promoted
+        connection.rollback()
