@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from psycopg.errors import UniqueViolation
 from sqlalchemy import ColumnElement, case, func, null, or_, select
@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from sqla_jobs.actions.audit import Changing
-from sqla_jobs.actions.change import BUSY, Change, Chosen, Conditions, id_of
+from sqla_jobs.actions.change import BUSY, Change, Chosen, Conditions, States, id_of
 from sqla_jobs.database.commits import savepoint
 from sqla_jobs.database.notify import after_commit
 from sqla_jobs.errors import ArgumentsError, JobsError
@@ -35,7 +35,10 @@ class Cancel(Change):
     one without.
     """
 
-    name, past, states, by_default = "cancel", "cancelled", LIVE, LIVE
+    name: ClassVar[str] = "cancel"
+    past: ClassVar[str] = "cancelled"
+    states: ClassVar[States] = LIVE
+    by_default: ClassVar[States] = LIVE
     kill: bool = False
     reason: str | None = None
 
@@ -72,9 +75,13 @@ class Retry(Change):
     that was erased. Raises `ArgumentsError`.
     """
 
-    name, past, states = "retry", "retried", (*ENDED, JobState.scheduled)
-    by_default = (JobState.failed, JobState.cancelled)
-    left_because = f"its arguments were erased, another job that lives, or is newer, has its unique key, or {BUSY}"
+    name: ClassVar[str] = "retry"
+    past: ClassVar[str] = "retried"
+    states: ClassVar[States] = (*ENDED, JobState.scheduled)
+    by_default: ClassVar[States] = (JobState.failed, JobState.cancelled)
+    left_because: ClassVar[str] = (
+        f"its arguments were erased, another job that lives, or is newer, has its unique key, or {BUSY}"
+    )
     over: timedelta | float | None = None
     number: int = 1
 
@@ -162,7 +169,10 @@ class Move(Change):
     `ArgumentsError`.
     """
 
-    name, past, states, by_default = "move", "moved", WAITING, WAITING
+    name: ClassVar[str] = "move"
+    past: ClassVar[str] = "moved"
+    states: ClassVar[States] = WAITING
+    by_default: ClassVar[States] = WAITING
     queue: str | None = None
     priority: int | None = None
 
@@ -186,7 +196,10 @@ class Move(Change):
 class Reschedule(Change):
     """A waiting job waits until `run_at`, a moment with a time zone or that long from now. Raises `ArgumentsError`."""
 
-    name, past, states, by_default = "reschedule", "rescheduled", WAITING, WAITING
+    name: ClassVar[str] = "reschedule"
+    past: ClassVar[str] = "rescheduled"
+    states: ClassVar[States] = WAITING
+    by_default: ClassVar[States] = WAITING
     run_at: datetime | timedelta
 
     def __post_init__(self) -> None:
@@ -210,8 +223,12 @@ class Reschedule(Change):
 class Delete(Change):
     """A job that does not run goes with its runs, unless rows of the application refer to it."""
 
-    name, past, states, by_default = "delete", "deleted", (*ENDED, *WAITING), (*ENDED, *WAITING)
-    left_because, removes = f"rows of the application refer to it, or {BUSY}", True
+    name: ClassVar[str] = "delete"
+    past: ClassVar[str] = "deleted"
+    states: ClassVar[States] = (*ENDED, *WAITING)
+    by_default: ClassVar[States] = (*ENDED, *WAITING)
+    left_because: ClassVar[str] = f"rows of the application refer to it, or {BUSY}"
+    removes: ClassVar[bool] = True
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         removal = Removal(models)
@@ -235,8 +252,12 @@ def _kept_by(key: Reference) -> str:
 class Erase(Change):
     """What a job that ended, and its runs, hold of people goes, and their rows stay, for data protection."""
 
-    name, past, states, by_default, spares = "erase", "erased", ENDED, ENDED, LIVE
-    hides = ("args", "results", "error", "unique_keys")
+    name: ClassVar[str] = "erase"
+    past: ClassVar[str] = "erased"
+    states: ClassVar[States] = ENDED
+    by_default: ClassVar[States] = ENDED
+    spares: ClassVar[States] = LIVE
+    hides: ClassVar[tuple[str, ...]] = ("args", "results", "error", "unique_keys")
 
     def apply(self, session: Session, models: Models[Any], chosen: Chosen, conditions: Conditions) -> int:
         return change_jobs.erase(session, models, [*chosen], conditions)

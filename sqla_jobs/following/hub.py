@@ -48,7 +48,7 @@ class Watch:
         self.job_id = job_id
         self.newest: JobUpdate | None = None
         """Where the job stood at the last look; `None` before the first."""
-        self.is_gone = False
+        self.is_gone: bool = False
         """Whether there is no such job, or no more."""
         self._changed = changed
 

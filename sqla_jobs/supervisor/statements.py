@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_type_hints
 
-from sqla_jobs.calls.statements import Call, Calls
+from sqla_jobs.calls.statements import Call, Calls, StoreEnds
 from sqla_jobs.supervisor.messages import Statements
 
 if TYPE_CHECKING:
@@ -24,4 +24,4 @@ class ParentCalls(Calls):
     def __init__(self, statements: Statements) -> None:
         for name, kind in _KINDS.items():
             setattr(self, name, kind(statements.rendered[name]))
-        self.finish = self.finish_any  # a parent stores no successful ends
+        self.finish: StoreEnds = self.finish_any  # a parent stores no successful ends

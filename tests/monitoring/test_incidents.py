@@ -213,7 +213,7 @@ class TestAUniqueJobFarAhead:
         each = take.options(unique=Unique("item"), delay=7200)
         each.enqueue_many(session, [{"item": 1}])
         session.commit()
-        assert each.enqueue_many(session, [{"item": 1}, {"item": 1}]).left_out == 2
+        assert each.enqueue_many(session, [{"item": 1}, {"item": 1}]).skipped == 2
         session.commit()
         collects = session.scalar(text("SELECT max(id) FROM sqla_jobs"))
         wait_until(lambda: counted(session, collects) == 2)
