@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         JobsError,
         UnknownJob,
         UnknownTask,
+        UnstorableResult,
     )
     from sqla_jobs.following.updates import JobUpdate
     from sqla_jobs.jobs import Jobs
@@ -53,6 +54,7 @@ __all__ = [
     "Unique",
     "UnknownJob",
     "UnknownTask",
+    "UnstorableResult",
 ]
 
 _MODULES = {

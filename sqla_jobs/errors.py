@@ -57,6 +57,10 @@ class JobFailed(JobsError):
         self.job = job
 
 
+class UnstorableResult(JobsError):
+    """A task has returned a value that cannot be stored: its run fails, and is not tried again."""
+
+
 class EntityGone(JobsError):
     """A row that was given as an argument has been deleted since: the run ends cancelled."""
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sqla_jobs.calls.values import read_headers
-from sqla_jobs.errors import ArgumentsError, EntityGone
+from sqla_jobs.errors import ArgumentsError, EntityGone, UnstorableResult
 from sqla_jobs.execution.attempt import Attempt
 from sqla_jobs.execution.interrupt import CancelRequested, Interrupt, LeaseGone, Stopped, TimedOut
 from sqla_jobs.execution.surroundings import Surrounded
@@ -108,7 +108,7 @@ class Plan:
         try:
             return Outcome.succeeded(encode_result(result))
         except ArgumentsError as error:
-            raise _UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
+            raise UnstorableResult(f"{attempt.job.task} (job {attempt.job.job_id}): {error}") from None
 
     def _limit(self, attempt: Attempt, deadline: float) -> None:
         attempt.deadline = deadline
@@ -128,7 +128,7 @@ class Plan:
             return Outcome.lost(Failure("Lost", "its process was taken for dead, and stopped it"))
         if isinstance(error, Stopped):
             return Outcome.lost(Failure("Lost", "the worker stopped, and this did not end within its grace"))
-        if isinstance(error, _UnstorableResult):
+        if isinstance(error, UnstorableResult):
             return Outcome.failed(Failure.of(error, secrets=attempt.secrets))
         if isinstance(error, TimedOut):
             overdue = TimeoutError(f"ran longer than its timeout of {self.timeout:g} s")
@@ -142,10 +142,6 @@ class Plan:
             elapsed=attempt.job.elapsed + since_claim,
             secrets=attempt.secrets if at is None else NOTHING,  # a forecast needs only the delay
         )
-
-
-class _UnstorableResult(Exception):
-    """The task succeeded, but its return value cannot be stored. Another attempt would not help."""
 
 
 def _run_inside(around: Surroundings, run: Callable[[Attempt], Outcome], attempt: Attempt) -> Outcome:

@@ -389,7 +389,7 @@ def test_progress_and_a_cancel_request_pass_between_a_run_and_its_row(session: S
         ("megabyte", "failed", "characters left out"),
         ("nul", "failed", "a\\x00b"),
         ("surrogate", "failed", "\\ud800"),
-        ("result-object", "failed", "not JSON"),
+        ("result-object", "failed", "sqla_jobs.errors.UnstorableResult"),
         ("result-nan", "failed", "not JSON"),
         ("result-nul", "failed", "NUL"),
         ("result-surrogate", "failed", "JSON"),
