@@ -183,7 +183,7 @@ class Worker(Service):
                 check_version(connection, table)
                 # a task's own connection may have another search path, so the tables are named with their schema
                 queries = Queries(models, schema_of(connection, table))
-            self._build(tasks, isolation, queries)
+            self._build(app, tasks, isolation, queries)
             self._gating.declare(self._engine, models)
             sessions = self._sessions_at_once(app, tasks)
             self._host.meet(self._shared, sessions)
@@ -191,7 +191,7 @@ class Worker(Service):
             self._liveness.start(sessions)
             made.pop_all()
 
-    def _build(self, tasks: list[str], isolation: str, queries: Queries) -> None:
+    def _build(self, app: Engine, tasks: list[str], isolation: str, queries: Queries) -> None:
         """Build the parts without starting them."""
         self._shared = shared = Shared(
             self._engine, self._claims, self._jobs.models, queries, self._settings, self._attempts, self._set_aside
@@ -213,7 +213,7 @@ class Worker(Service):
         self._finisher = Finisher(self._engine, queries, self._set_aside)
         self._lookout = self._host.lookout(shared, tasks)
         self._gating = Gating(queries, declarations, list(self._settings.queues), self._set_aside)
-        followers = Followers(self._attempts, self._binding.engine, self._jobs.models.channel)
+        followers = Followers(self._attempts, app, self._jobs.models.channel)
         claiming = Claiming(shared, self._backlogs, self._liveness, self._finisher, self._lookout, followers)
         self._limited = LimitedClaimer(claiming, self._gating, tasks)
         plain = [name for name in tasks if not declarations[name].gates]

@@ -197,3 +197,14 @@ def test_a_lost_message_costs_a_poll(session: Session, monkeypatch: pytest.Monke
         session.execute(text("UPDATE sqla_jobs SET state = 'cancelled', finished_at = now()"))
         session.commit()
         assert waiting.result(20)[-1].state == "cancelled"
+
+
+def test_behind_a_pooler_jobs_are_read_twice_a_second(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sqla_jobs.runtime.listener.is_direct", lambda _: False)
+    monkeypatch.setattr(hub, "UNHEARD", 0.2)
+    one = report.enqueue(session, pages=4)
+    session.commit()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(report.result, one.id, timeout=20)
+        assert jobs.worker().drain() == 1
+        assert waiting.result(20) == Report(4, "July")

@@ -313,7 +313,7 @@ def test_jobs_of_a_resumed_task_start_though_claiming_has_gone_far_beyond_them(
         """For longer than it takes the scan floors to move up."""
         shop.write.enqueue(session, n=1)
         session.commit()
-        wait_until(lambda: states(session).keys() == {"queued", "succeeded"})
+        wait_until(lambda: states(session).keys() == {"queued", "succeeded"} and states(session)["queued"] == 1)
         return time.monotonic() - began > 3
 
     with jobs.worker(bind=database):
