@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm.attributes import instance_state
 
 from sqla_jobs.database.binding import Binding
 from sqla_jobs.errors import ArgumentsError, JobFailed, UnknownJob
@@ -112,7 +113,8 @@ def _id_of(job: JobMixin | int) -> int:
         return job
     if not isinstance(job, JobMixin):
         raise ArgumentsError(f"a job or its id is followed, got {job!r:.100}")
-    if (identity := inspect(job).identity) is None:  # reading job.id would refresh it, on a connection of its session
+    identity = instance_state(job).identity  # reading job.id would refresh it, on a connection of its session
+    if identity is None:
         raise ArgumentsError(
             "the job is not in the database yet, so it cannot be followed: follow it after session.commit()"
         )

@@ -61,7 +61,7 @@ def erase(session: Session, models: Models[Any], ids: Sequence[int], conditions:
     of_runs = (
         update(runs)
         .where(runs.c.job_id.in_(select(erased.c.id)))
-        .values(result=null(), error=null(), traceback=null())
+        .values({runs.c.result: null(), runs.c.error: null(), runs.c.traceback: null()})
         .cte("of_runs")
     )
     statement = select(func.count()).select_from(erased).add_cte(of_runs)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 
@@ -23,20 +24,35 @@ WHY = Failure("Error", "why")
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
+_PAYLOADS = list[str]()
+
+
 @pytest.fixture(autouse=True)
 def listening(connection: Connection, emptied: None) -> Iterator[None]:
     """The connection hears what it says once it has committed."""
-    driver(connection).execute(f'LISTEN "{jobs.models.channel}"'.encode())
+    raw = driver(connection)
+    raw.execute(f'LISTEN "{jobs.models.channel}"'.encode())
     connection.commit()
+    _PAYLOADS.clear()
+    raw.add_notify_handler(_hear)  # psycopg 3.2.1 drops what comes with the answer to a statement and has no handler
     yield
+    raw.remove_notify_handler(_hear)
     connection.rollback()
     connection.execute(text("UNLISTEN *"))
     connection.commit()
 
 
+def _hear(message: psycopg.Notify) -> None:
+    _PAYLOADS.append(message.payload)
+
+
 def heard(connection: Connection) -> list[str]:
     connection.commit()
-    return sorted(message.payload for message in driver(connection).notifies(timeout=0))
+    connection.execute(text("SELECT"))  # whose answer brings what the server has sent after the commit
+    connection.commit()
+    payloads = sorted(_PAYLOADS)
+    _PAYLOADS.clear()
+    return payloads
 
 
 def register(connection: Connection, kind: str = "worker", queues: tuple[str, ...] = ()) -> uuid.UUID:
