@@ -97,7 +97,7 @@ class Following:
         return watch.newest
 
     def _late(self, seen: JobUpdate | None) -> TimeoutError:
-        stands = "the database did not answer" if seen is None else f"it is {seen.state}, attempt {seen.attempt}"
+        stands = "it has not been read yet" if seen is None else f"it is {seen.state}, attempt {seen.attempt}"
         return TimeoutError(f"job {self._job_id} has not ended within {self._timeout:g} s: {stands}")
 
 

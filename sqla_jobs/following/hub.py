@@ -87,11 +87,12 @@ class Hub:
     def add(self, app: Engine, watch: Watch) -> None:
         """Watch a job in the database of `app` from now on."""
         with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
+                thread.start()  # first: where it cannot start, nothing is left behind
+                self._thread = thread
             self._watches.setdefault(watch.job_id, []).append(watch)
             self._to_read.add(watch.job_id)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
-                self._thread.start()
         self._wake.set()
 
     def remove(self, watch: Watch) -> None:
@@ -109,7 +110,7 @@ class Hub:
         with self._lock:
             if message == GREETING:
                 self._announce_at = 0.0
-            elif message:
+            elif message.replace(",", "").isdecimal():
                 self._to_read |= self._watches.keys() & set(map(int, message.split(",")))
                 if not self._to_read:
                     return
@@ -151,15 +152,16 @@ class Hub:
     def _look_until_idle(self, engine: Engine, read: ReadUpdates) -> None:
         poll_at = 0.0
         while time.monotonic() < self._idle_at:
-            job_ids = self._taken(all_of_them=time.monotonic() >= poll_at)
-            if job_ids or time.monotonic() >= self._next_announcement:
+            watches = self._taken(all_of_them=time.monotonic() >= poll_at)
+            if watches or time.monotonic() >= self._next_announcement:
                 with engine.begin() as connection:
                     self._announce_if_due(connection)
-                    found = read(connection, job_ids) if job_ids else {}
-                self._tell(job_ids, found)
+                    found = read(connection, {watch.job_id for watch in watches}) if watches else {}
+                for watch in watches:
+                    watch.see(found.get(watch.job_id))
                 time.sleep(APART)
             now = time.monotonic()
-            if job_ids or now >= poll_at:
+            if watches or now >= poll_at:
                 poll_at = now + (POLL if self._is_heard else UNHEARD)
             self._wake.wait(max(0.0, min(poll_at, self._next_announcement, self._idle_at) - now))
             self._wake.clear()
@@ -179,19 +181,13 @@ class Hub:
             self._announce_at = time.monotonic() + _ANNOUNCED
             notify(connection, self._models.channel, [FOLLOWERS])
 
-    def _taken(self, *, all_of_them: bool) -> list[int]:
-        """Return the ids of the jobs to read now."""
+    def _taken(self, *, all_of_them: bool) -> list[Watch]:
+        """Return the watches to read for now. One that is added later sees no answer older than itself."""
         with self._lock:
             wanted = self._watches.keys() if self._read_all or all_of_them else self._to_read & self._watches.keys()
-            job_ids = [*wanted]
+            watches = [watch for job_id in wanted for watch in self._watches[job_id]]
             self._read_all, self._to_read = False, set()
-        return job_ids
-
-    def _tell(self, job_ids: list[int], found: dict[int, JobUpdate]) -> None:
-        with self._lock:
-            watches = [watch for job_id in job_ids for watch in self._watches.get(job_id, ())]
-        for watch in watches:
-            watch.see(found.get(watch.job_id))
+        return watches
 
     def _may_end(self) -> bool:
         with self._lock:

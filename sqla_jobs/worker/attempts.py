@@ -60,8 +60,8 @@ class Attempts:
         self._table.update({attempt.job.run_id: attempt for attempt in fresh})
         self.added_at = now if fresh else self.added_at
         self._counters.claimed(len(fresh))
-        if self.changed is not None:
-            self.changed([attempt.job.job_id for attempt in fresh])
+        if (changed := self.changed) is not None:  # read once: another thread may take it away
+            changed([attempt.job.job_id for attempt in fresh])
         return fresh
 
     @contextmanager
@@ -105,8 +105,8 @@ class Attempts:
                 removed.append(end)
                 if attempt.slot is not None:
                     attempt.slot.clear()
-        if self.changed is not None:
-            self.changed([end.lease.job_id for end in removed])
+        if (changed := self.changed) is not None:
+            changed([end.lease.job_id for end in removed])
         return removed
 
     def count(self, runs: int) -> None:

@@ -18,7 +18,7 @@ _FOR = 60.0
 class Followers:
     """Sends the ids of jobs that were claimed, reported progress or ended here, by a thread and connection beside.
 
-    A message is sent after the commit: whoever gets it reads the new state. Where nobody follows jobs, nothing calls
+    A message is sent after the commit: whoever gets it reads the new state. Until somebody follows a job, nothing calls
     this.
     """
 
@@ -30,13 +30,12 @@ class Followers:
 
     def announced(self) -> None:
         """Processes follow jobs. The answer makes them read all: what ended before this was known, too."""
+        is_news = time.monotonic() > self._until
         self._until = time.monotonic() + _FOR
-        if self._attempts.changed is None:
-            self._attempts.changed = self._tell
+        self._attempts.changed = self._tell
+        if is_news:
             tell_followers(self._app, self._channel, ())
 
     def _tell(self, job_ids: Collection[int]) -> None:
-        if time.monotonic() > self._until:
-            self._attempts.changed = None
-        elif job_ids:
+        if job_ids and time.monotonic() <= self._until:
             tell_followers(self._app, self._channel, job_ids)
