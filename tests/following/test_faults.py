@@ -6,31 +6,17 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import Session
 
-from sqla_jobs import Jobs
-from sqla_jobs.following import hub
 from sqla_jobs.postgres import LocalServer
 from tests.conftest import StartWorker
 from tests.following.application import Base, jobs, nap, settle
 from tests.helpers import wait_until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def application() -> Jobs[Any]:
-    return jobs
-
-
-@pytest.fixture(autouse=True)
-def no_polls_of_followers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "POLL", 3600.0)
-    monkeypatch.setattr(hub, "UNHEARD", 3600.0)
 
 
 @pytest.fixture

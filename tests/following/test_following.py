@@ -9,27 +9,17 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.orm import Session
 
-from sqla_jobs import ArgumentsError, JobFailed, Jobs, UnknownJob
+from sqla_jobs import ArgumentsError, JobFailed, UnknownJob
 from sqla_jobs.following import hub
 from sqla_jobs.following.updates import JobUpdate, ReadUpdates
 from tests.conftest import StartWorker
 from tests.following.application import Report, fail, gate, jobs, report, settle, step_by_step
 from tests.helpers import wait_until
-
-
-@pytest.fixture
-def application() -> Jobs[Any]:
-    return jobs
-
-
-@pytest.fixture(autouse=True)
-def no_polls_of_followers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "POLL", 3600.0)
-    monkeypatch.setattr(hub, "UNHEARD", 3600.0)
 
 
 @pytest.fixture
@@ -200,7 +190,10 @@ def test_a_lost_message_costs_a_poll(session: Session, monkeypatch: pytest.Monke
 
 
 def test_behind_a_pooler_jobs_are_read_twice_a_second(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sqla_jobs.runtime.listener.is_direct", lambda _: False)
+    def is_direct(connection: psycopg.Connection[Any]) -> bool:
+        return False
+
+    monkeypatch.setattr("sqla_jobs.runtime.listener.is_direct", is_direct)
     monkeypatch.setattr(hub, "UNHEARD", 0.2)
     one = report.enqueue(session, pages=4)
     session.commit()
