@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
@@ -311,7 +310,7 @@ class Jobs(Generic[J]):
         """
         from sqla_jobs.following.follow import follow
 
-        return follow(self.binding(), self.models, job, timeout)
+        return follow(self.binding().engine, self.models, job, timeout)
 
     def wait(self, job: J | int, /, *, timeout: float | None = None) -> J:
         """Wait until a job has succeeded, and return it as it is then, with its runs, outside of any session.
@@ -319,17 +318,15 @@ class Jobs(Generic[J]):
         Raises `JobFailed` where it fails for good or is cancelled, and what `follow` raises. A task that waits for
         another job holds its slot meanwhile: where all slots wait, nothing runs.
         """
-        from sqla_jobs.following.follow import ended
+        from sqla_jobs.following.follow import wait
 
-        *_, last = self.follow(job, timeout=timeout)
-        return ended(self.binding(), self.models, last)
+        return wait(self.binding().engine, self.models, job, timeout)
 
     async def wait_async(self, job: J | int, /, *, timeout: float | None = None) -> J:  # noqa: ASYNC109 - as in `wait`
         """`wait` for an event loop: other coroutines run meanwhile."""
-        from sqla_jobs.following.follow import ended
+        from sqla_jobs.following.follow import wait_async
 
-        last = [update async for update in self.follow(job, timeout=timeout)][-1]
-        return await asyncio.to_thread(ended, self.binding(), self.models, last)
+        return await wait_async(self.binding().engine, self.models, job, timeout)
 
     def cancel(self, session: AnySession, job: J | int, /, *, kill: bool = False) -> bool:
         """Cancel a job once the caller commits: a waiting one ends `cancelled`, a running one is asked to.

@@ -6,14 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.orm.attributes import instance_state
 
-from sqla_jobs.database.binding import Binding
 from sqla_jobs.errors import ArgumentsError, JobFailed, UnknownJob
 from sqla_jobs.following.hub import Watch, hub_of
 from sqla_jobs.following.updates import JobUpdate
@@ -42,8 +41,7 @@ class Following:
     def __iter__(self) -> Generator[JobUpdate]:
         changed = threading.Event()
         deadline = self._deadline()
-        watch = self._watch(changed.set)
-        try:
+        with self._watched(changed.set) as watch:
             seen: JobUpdate | None = None
             while seen is None or not seen.has_ended:
                 if not changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
@@ -52,8 +50,6 @@ class Following:
                 if (update := self._newest(watch)) != seen:
                     seen = update
                     yield update
-        finally:
-            hub_of(self._engine, self._models).remove(watch)
 
     async def __aiter__(self) -> AsyncGenerator[JobUpdate]:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
@@ -63,8 +59,7 @@ class Following:
                 loop.call_soon_threadsafe(changed.set)
 
         deadline = self._deadline()
-        watch = self._watch(wake)
-        try:
+        with self._watched(wake) as watch:
             seen: JobUpdate | None = None
             while seen is None or not seen.has_ended:
                 try:
@@ -76,16 +71,18 @@ class Following:
                 if (update := self._newest(watch)) != seen:
                     seen = update
                     yield update
-        finally:
-            hub_of(self._engine, self._models).remove(watch)
 
     def _deadline(self) -> float | None:
         return None if self._timeout is None else time.monotonic() + self._timeout
 
-    def _watch(self, changed: Callable[[], None]) -> Watch:
+    @contextmanager
+    def _watched(self, changed: Callable[[], None]) -> Generator[Watch]:
         watch = Watch(self._job_id, changed)
         hub_of(self._engine, self._models).add(self._engine, watch)
-        return watch
+        try:
+            yield watch
+        finally:
+            hub_of(self._engine, self._models).remove(watch)
 
     def _newest(self, watch: Watch) -> JobUpdate:
         if watch.is_gone:
@@ -101,11 +98,23 @@ class Following:
         return TimeoutError(f"job {self._job_id} has not ended within {self._timeout:g} s: {stands}")
 
 
-def follow(binding: Binding, models: Models[Any], job: JobMixin | int, timeout: float | None) -> Following:
+def follow(engine: Engine, models: Models[Any], job: JobMixin | int, timeout: float | None) -> Following:
     """The updates of a job. Raises `ArgumentsError` where it has no id."""
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
-    return Following(binding.engine, models, _id_of(job), timeout)
+    return Following(engine, models, _id_of(job), timeout)
+
+
+def wait(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:
+    """The job once it has succeeded. Raises `JobFailed`, and what following raises."""
+    *_, last = follow(engine, models, job, timeout)
+    return _ended(engine, models, last)
+
+
+async def wait_async(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:  # noqa: ASYNC109
+    """`wait` for an event loop."""
+    last = [update async for update in follow(engine, models, job, timeout)][-1]
+    return await asyncio.to_thread(_ended, engine, models, last)
 
 
 def _id_of(job: JobMixin | int) -> int:
@@ -121,9 +130,9 @@ def _id_of(job: JobMixin | int) -> int:
     return int(identity[0])
 
 
-def ended(binding: Binding, models: Models[J], last: JobUpdate) -> J:
+def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:
     """The job after its last update, with its runs, outside of any session. Raises `JobFailed` and `UnknownJob`."""
-    with Session(binding.engine) as session:
+    with Session(engine) as session:
         job = session.get(models.Job, last.job_id, options=[selectinload(models.Job.runs)])
         if job is None:
             raise UnknownJob(f"job {last.job_id} was deleted right after it had {last.state}")
