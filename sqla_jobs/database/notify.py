@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, lru_cache, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
@@ -26,6 +25,7 @@ from sqlalchemy.orm import Session, object_session
 from sqla_jobs.database.commits import committed_by, listen_to_sessions, on_commit
 from sqla_jobs.database.driver import ask, driver
 from sqla_jobs.database.engines import by_psycopg, own_engine
+from sqla_jobs.database.per_engine import PerEngine
 from sqla_jobs.database.subscribers import SCHEDULES, followers_of, forget_subscribers, notify_here
 
 log: logging.Logger = logging.getLogger("sqla_jobs.database.notify")
@@ -124,7 +124,7 @@ def _count(session: Session, entity: type[Any], count: Count, times: Mapping[int
 def _prepare() -> None:
     """Prepare for the end of the program, and for forks."""
     atexit.register(_flush_all)
-    os.register_at_fork(after_in_child=_forget_everything)
+    os.register_at_fork(after_in_child=forget_subscribers)
 
 
 class _Notifier:
@@ -240,26 +240,15 @@ class _Notifier:
             return True
 
 
-_notifiers: WeakKeyDictionary[Engine, _Notifier] = WeakKeyDictionary()
-_making = threading.Lock()
+_notifiers = PerEngine(_Notifier)
 
 
 def _notifier(engine: Engine) -> _Notifier:
     _prepare()
-    with _making:
-        if engine not in _notifiers:
-            _notifiers[engine] = _Notifier()
-        return _notifiers[engine]
-
-
-def _forget_everything() -> None:
-    """Forget all notifiers: a forked child owns neither the threads nor the connections."""
-    global _notifiers, _making
-    _notifiers, _making = WeakKeyDictionary(), threading.Lock()
-    forget_subscribers()
+    return _notifiers.of(engine)
 
 
 def _flush_all() -> None:
     deadline = time.monotonic() + _EXIT
-    for notifier in list(_notifiers.values()):
+    for notifier in _notifiers.all():
         notifier.flush(max(0.0, deadline - time.monotonic()))

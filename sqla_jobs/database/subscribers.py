@@ -10,6 +10,8 @@ LIMITS = "=limits"
 """The suffix of a queue's name, or the whole payload for all queues, if jobs may start behind limits."""
 FOLLOWERS = "=followers"
 """The payload by which processes that follow jobs ask workers to notify them of jobs that change."""
+FOLLOWED_FOR = 60.0
+"""Seconds for which that holds. It is sent again after a third of them."""
 GREETING = "?"
 """The payload by which a worker that begins to listen asks processes that follow jobs to announce themselves."""
 

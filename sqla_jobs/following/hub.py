@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
 
-from sqla_jobs.database.engines import by_psycopg, close_engine, for_itself, own_engine
+from sqla_jobs.database.engines import close_engine, for_itself, own_engine
 from sqla_jobs.database.notify import notify
-from sqla_jobs.database.subscribers import FOLLOWERS, GREETING, followers_of
+from sqla_jobs.database.per_engine import PerEngine
+from sqla_jobs.database.subscribers import FOLLOWED_FOR, FOLLOWERS, GREETING, followers_of
 from sqla_jobs.following.updates import JobUpdate, ReadUpdates
 from sqla_jobs.models.mapping import Models
 from sqla_jobs.models.version import schema_of
@@ -33,8 +32,6 @@ POLL = 5.0
 """Seconds after which it looks although nothing was told: at rows that something else than sqla_jobs has changed."""
 UNHEARD = 0.5
 """The same where no message comes: behind a pooler, or while the server is away."""
-_ANNOUNCED = 20.0
-"""Seconds after which workers are told again that somebody follows jobs."""
 _IDLE = 5.0
 """Seconds without anybody who follows a job, after which threads and connections are given up."""
 _PATIENCE = 10.0
@@ -106,23 +103,17 @@ class Hub:
         self._wake.set()  # to reckon anew how long to wait
 
     def _heard(self, message: str) -> None:
-        """A worker tells the ids of jobs that have changed; without any, all jobs may have."""
+        """Note the ids of jobs that have changed; without any, all may have. The first message is the listener's."""
         with self._lock:
-            if message == GREETING:
-                self._announce_at = 0.0
-            elif message.replace(",", "").isdecimal():
+            if message == GREETING or not self._is_heard:
+                self._is_heard, self._announce_at = True, 0.0
+            if message.replace(",", "").isdecimal():
                 self._to_read |= self._watches.keys() & set(map(int, message.split(",")))
                 if not self._to_read:
                     return
-            else:
+            elif message != GREETING:
                 self._read_all = True
         self._wake.set()
-
-    def _listening(self, message: str) -> None:
-        """The first message is the listener's own: from now on it hears."""
-        if not self._is_heard:
-            self._is_heard, self._announce_at = True, 0.0
-        self._heard(message)
 
     def _loop(self, app: Engine) -> None:
         retry = RetryLoop("following jobs", self._never, longest=2.0)
@@ -138,9 +129,9 @@ class Hub:
 
     def _serve(self, app: Engine) -> None:
         self._is_heard = False
-        engine = own_engine(by_psycopg(app), patience=_PATIENCE, most=2, name="sqla-jobs following")
+        engine = own_engine(app, patience=_PATIENCE, most=2, name="sqla-jobs following")
         channel = followers_of(self._models.channel)
-        listener = Listener(partial(for_itself, engine), channel, self._listening, patience=_PATIENCE)
+        listener = Listener(partial(for_itself, engine), channel, self._heard, patience=_PATIENCE)
         with ExitStack() as closing:
             closing.callback(close_engine, engine)
             with engine.begin() as connection:
@@ -178,7 +169,7 @@ class Hub:
 
     def _announce_if_due(self, connection: Connection) -> None:
         if time.monotonic() >= self._next_announcement:
-            self._announce_at = time.monotonic() + _ANNOUNCED
+            self._announce_at = time.monotonic() + FOLLOWED_FOR / 3
             notify(connection, self._models.channel, [FOLLOWERS])
 
     def _taken(self, *, all_of_them: bool) -> list[Watch]:
@@ -197,26 +188,10 @@ class Hub:
             return True
 
 
-_hubs: WeakKeyDictionary[Engine, dict[type[Any], Hub]] = WeakKeyDictionary()
-_making = threading.Lock()
+_hubs: PerEngine[dict[type[Any], Hub]] = PerEngine(dict)
 
 
 def hub_of(app: Engine, models: Models[Any]) -> Hub:
     """The hub of a database in this process."""
-    _prepare()
-    with _making:
-        hubs = _hubs.setdefault(app, {})
-        if models.Job not in hubs:
-            hubs[models.Job] = Hub(models)
-        return hubs[models.Job]
-
-
-@cache
-def _prepare() -> None:
-    os.register_at_fork(after_in_child=_forget_everything)
-
-
-def _forget_everything() -> None:
-    """In a forked child neither the threads nor the connections are its own."""
-    global _hubs, _making
-    _hubs, _making = WeakKeyDictionary(), threading.Lock()
+    hubs = _hubs.of(app)
+    return hubs.get(models.Job) or hubs.setdefault(models.Job, Hub(models))

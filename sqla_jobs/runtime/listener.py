@@ -76,9 +76,8 @@ class Listener:
         self._connect_alone = connect
         self._channel = channel
         self._statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
-        self._greeting = (
-            sql.SQL("SELECT pg_notify({}, {})").format(followers_of(channel), GREETING) if greets else sql.SQL("SELECT")
-        )
+        greeting = sql.SQL("SELECT pg_notify({}, {})").format(followers_of(channel), GREETING)
+        self._greeting = greeting if greets else None
         self._heard = heard
         self._look_for = look_for or heard
         self._patience = patience
@@ -115,8 +114,9 @@ class Listener:
                 return None
             raw.execute(self._statement)
             raw.commit()
-            raw.execute(self._greeting)
-            raw.commit()
+            if self._greeting is not None:
+                raw.execute(self._greeting)
+                raw.commit()
             return raw, closing.pop_all()
 
     def _listen(self, raw: psycopg.Connection[Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sqla_jobs.calls.values import Among, Promotion
 from sqla_jobs.database.limits import LIMIT, warn_of_few_connections
-from sqla_jobs.database.subscribers import FOLLOWERS, LIMITS, SCHEDULES
+from sqla_jobs.database.subscribers import FOLLOWED_FOR, FOLLOWERS, LIMITS, SCHEDULES
 from sqla_jobs.runtime.listener import Listener
 from sqla_jobs.runtime.promoter import BUSY, SOON, Promoter
 from sqla_jobs.runtime.retrying import RetryLoop
@@ -22,8 +22,6 @@ from sqla_jobs.supervisor.statements import ParentCalls
 
 log: logging.Logger = logging.getLogger("sqla_jobs.worker")
 
-_FOLLOWED = 60.0
-"""Seconds after an announcement of followers, which come every 20 s, for which new children are notified of them."""
 _REST = 20
 """The pause after a poll, in multiples of its duration: under an old snapshot a poll reads all jobs ever queued."""
 
@@ -83,7 +81,7 @@ class ParentLookout:
     def heard(self, queue: str) -> None:
         """Notify children of new jobs in `queue`; "" means any queue."""
         if queue == FOLLOWERS:
-            self._followed_until = time.monotonic() + _FOLLOWED
+            self._followed_until = time.monotonic() + FOLLOWED_FOR
         if queue in (SCHEDULES, FOLLOWERS):
             for child in self._children():
                 child.hint(Heard(queue))

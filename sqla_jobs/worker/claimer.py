@@ -41,7 +41,7 @@ class Claimer:
         self._settings = shared.settings
         self._attempts = shared.attempts
         self._set_aside = shared.set_aside
-        self._engine = claiming.shared.claims
+        self._engine = shared.claims
         self._backlogs = claiming.backlogs
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher

@@ -8,11 +8,8 @@ from collections.abc import Collection
 from sqlalchemy import Engine
 
 from sqla_jobs.database.notify import tell_followers
-from sqla_jobs.database.subscribers import followers_of
+from sqla_jobs.database.subscribers import FOLLOWED_FOR, followers_of
 from sqla_jobs.worker.attempts import Attempts
-
-_FOR = 60.0
-"""Seconds for which they are told after they have announced themselves, which they do every 20 s."""
 
 
 class Followers:
@@ -31,7 +28,7 @@ class Followers:
     def announced(self) -> None:
         """Processes follow jobs. The answer makes them read all: what ended before this was known, too."""
         is_news = time.monotonic() > self._until
-        self._until = time.monotonic() + _FOR
+        self._until = time.monotonic() + FOLLOWED_FOR
         self._attempts.changed = self._tell
         if is_news:
             tell_followers(self._app, self._channel, ())

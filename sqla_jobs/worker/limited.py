@@ -39,7 +39,7 @@ class LimitedClaimer:
         shared = claiming.shared
         self._settings = shared.settings
         self._attempts = shared.attempts
-        self._engine = claiming.shared.claims
+        self._engine = shared.claims
         self._liveness = claiming.liveness
         self._finisher = claiming.finisher
         self._lookout = claiming.lookout

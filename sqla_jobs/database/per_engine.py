@@ -1,0 +1,46 @@
+"""What a process has once for each engine, such as a thread with a connection, and a forked child makes anew."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine
+
+T = TypeVar("T")
+
+
+class PerEngine(Generic[T]):
+    """One object for each engine, for as long as the engine lives.
+
+    A forked child forgets them all: neither their threads nor their connections are its own. Nothing is registered
+    before the first one is made, since importing the package changes nothing.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._forget()
+
+    def of(self, engine: Engine) -> T:
+        """Return the object of an engine, which is made when it is first asked for."""
+        self._registered  # noqa: B018 - once
+        with self._lock:
+            if engine not in self._objects:
+                self._objects[engine] = self._make()
+            return self._objects[engine]
+
+    def all(self) -> list[T]:
+        """Return those that were made in this process."""
+        return list(self._objects.values())
+
+    @cached_property
+    def _registered(self) -> None:
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._objects: WeakKeyDictionary[Engine, T] = WeakKeyDictionary()
+        self._lock = threading.Lock()
