@@ -1,4 +1,4 @@
-"""What `jobs.follow` and `jobs.wait` do."""
+"""`jobs.follow` and `jobs.wait`."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ class Following:
 
 
 def follow(engine: Engine, models: Models[Any], job: JobMixin | int, timeout: float | None) -> Following:
-    """The updates of a job. Raises `ArgumentsError` where it has no id."""
+    """Return the updates of a job. Raises `ArgumentsError` if it has no id."""
     if timeout is not None:
         timeout = check_seconds("timeout", timeout)
     return Following(engine, models, _id_of(job), timeout)
 
 
 def wait(engine: Engine, models: Models[J], job: JobMixin | int, timeout: float | None) -> J:
-    """The job once it has succeeded. Raises `JobFailed`, and what following raises."""
+    """Return the job once it has succeeded. Raises `JobFailed`, and the errors of `Following`."""
     *_, last = follow(engine, models, job, timeout)
     return _ended(engine, models, last)
 
@@ -131,7 +131,7 @@ def _id_of(job: JobMixin | int) -> int:
 
 
 def _ended(engine: Engine, models: Models[J], last: JobUpdate) -> J:
-    """The job after its last update, with its runs, outside of any session. Raises `JobFailed` and `UnknownJob`."""
+    """Return the job after its last update, with its runs, outside any session. Raises `JobFailed` and `UnknownJob`."""
     with Session(engine) as session:
         job = session.get(models.Job, last.job_id, options=[selectinload(models.Job.runs)])
         if job is None:

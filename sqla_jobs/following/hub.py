@@ -1,4 +1,4 @@
-"""Looks after the jobs that are followed in this process: one thread and one LISTEN for all of them."""
+"""The jobs that are followed in this process: one thread and one LISTEN for all of them."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from sqla_jobs.runtime.retrying import RetryLoop
 log: logging.Logger = logging.getLogger("sqla_jobs.following")
 
 APART = 0.05
-"""Seconds between two looks at the database, at least: twenty a second, however many jobs are followed."""
+"""The shortest time between two reads, in seconds: twenty a second, however many jobs are followed."""
 POLL = 5.0
-"""Seconds after which it looks although nothing was told: at rows that something else than sqla_jobs has changed."""
+"""Seconds after which all jobs are read although no message came. Plain SQL, rescues and promotions send none."""
 UNHEARD = 0.5
-"""The same where no message comes: behind a pooler, or while the server is away."""
+"""The same while this process does not listen: behind a pooler, or before the server answers."""
 _IDLE = 5.0
-"""Seconds without anybody who follows a job, after which threads and connections are given up."""
+"""Seconds without a followed job after which thread and connections are closed."""
 _PATIENCE = 10.0
-"""Seconds without an answer after which the server is taken to be away."""
+"""Seconds of silence after which the server counts as away."""
 
 
 class Watch:
-    """One job that is followed. `changed` is called, in the hub's thread, when there is something new to read."""
+    """A followed job. `changed` is called in the hub's thread when there is something new to read."""
 
     def __init__(self, job_id: int, changed: Callable[[], None]) -> None:
         self.job_id = job_id
         self.newest: JobUpdate | None = None
-        """Where the job stood at the last look; `None` before the first."""
+        """The state of the job at the last read; `None` before the first."""
         self.is_gone: bool = False
-        """Whether there is no such job, or no more."""
+        """True if there is no such job, or no longer."""
         self._changed = changed
 
     def see(self, update: JobUpdate | None) -> None:
-        """Take what a look has found: `None` where there is no such job."""
+        """Take the answer of a read: `None` if there is no such job."""
         if update is None:
             self.is_gone = True
         elif update == self.newest:
@@ -61,11 +61,11 @@ class Watch:
 
 
 class Hub:
-    """Reads the jobs that are watched when a worker tells that they have changed, and tells those who watch.
+    """Reads the watched jobs when a worker notifies it that they have changed.
 
-    Workers tell only while somebody follows jobs. So the hub announces itself when it begins to listen, and again and
-    again. A worker that hears that for the first time answers with a message, after which the hub looks at all jobs:
-    what ended before the worker knew of the hub is seen then. A worker that starts asks for an announcement.
+    Workers send such messages only while somebody follows jobs. So the hub announces itself when it begins to listen,
+    and then periodically. A worker that receives the first announcement answers, and the hub then reads all jobs: it
+    sees those that ended before the worker knew of it. A worker that starts asks for an announcement.
     """
 
     def __init__(self, models: Models[Any]) -> None:
@@ -82,7 +82,7 @@ class Hub:
         self._thread: threading.Thread | None = None
 
     def add(self, app: Engine, watch: Watch) -> None:
-        """Watch a job in the database of `app` from now on."""
+        """Start to watch a job in the database of `app`."""
         with self._lock:
             if self._thread is None:
                 thread = threading.Thread(target=self._loop, args=(app,), name="sqla_jobs-following", daemon=True)
@@ -93,14 +93,14 @@ class Hub:
         self._wake.set()
 
     def remove(self, watch: Watch) -> None:
-        """Watch it no more."""
+        """Stop watching."""
         with self._lock:
             watches = self._watches[watch.job_id]
             watches.remove(watch)
             if not watches:
                 del self._watches[watch.job_id]
             self._empty_since = time.monotonic()
-        self._wake.set()  # to reckon anew how long to wait
+        self._wake.set()  # the loop must compute its wait anew
 
     def _heard(self, message: str) -> None:
         """Note the ids of jobs that have changed; without any, all may have. The first message is the listener's."""
@@ -163,7 +163,7 @@ class Hub:
 
     @property
     def _idle_at(self) -> float:
-        """When to give up threads and connections; infinite while anybody follows a job."""
+        """When to close thread and connections; infinite while a job is watched."""
         with self._lock:
             return math.inf if self._watches else self._empty_since + _IDLE
 
@@ -192,6 +192,6 @@ _hubs: PerEngine[dict[type[Any], Hub]] = PerEngine(dict)
 
 
 def hub_of(app: Engine, models: Models[Any]) -> Hub:
-    """The hub of a database in this process."""
+    """Return the hub of a database in this process."""
     hubs = _hubs.of(app)
     return hubs.get(models.Job) or hubs.setdefault(models.Job, Hub(models))

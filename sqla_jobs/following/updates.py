@@ -1,4 +1,4 @@
-"""Where a followed job stands, and the statement that reads it."""
+"""The state of followed jobs, and the statement that reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqla_jobs.queries.statement import Statement
 
 @dataclass(frozen=True, slots=True)
 class JobUpdate:
-    """Where a job stands at one moment."""
+    """The state of a job at one moment."""
 
     job_id: int
     task: str
@@ -35,12 +35,12 @@ class JobUpdate:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job has succeeded, failed or been cancelled."""
+        """True if the job has succeeded, failed or been cancelled."""
         return self.state in ENDED
 
 
 class ReadUpdates(Statement):
-    """Read where some jobs stand. A job that is not there is not among the answers."""
+    """Read the state of some jobs, by id. Jobs that do not exist are missing from the answer."""
 
     def __call__(self, connection: Connection, job_ids: Collection[int]) -> dict[int, JobUpdate]:
         rows = self._run(connection, {"job_ids": list(job_ids)}).all()

@@ -1,4 +1,4 @@
-"""Tells processes that follow jobs which ones have changed here, while there are any."""
+"""Messages to processes that follow jobs, while there are any."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sqla_jobs.worker.attempts import Attempts
 
 
 class Followers:
-    """Sends the ids of jobs that were claimed, reported progress or ended here, by a thread and connection beside.
+    """Sends the ids of jobs that were claimed, reported progress or ended here, over the notifier's connection.
 
-    A message is sent after the commit: whoever gets it reads the new state. Until somebody follows a job, nothing calls
-    this.
+    A message is sent after the commit, so its receiver reads the new state. Nothing is called before the first
+    announcement.
     """
 
     def __init__(self, attempts: Attempts, app: Engine, channel: str) -> None:
@@ -26,7 +26,7 @@ class Followers:
         self._until = 0.0
 
     def announced(self) -> None:
-        """Processes follow jobs. The answer makes them read all: what ended before this was known, too."""
+        """Note that processes follow jobs. The first answer makes them read all jobs, so they see earlier ends too."""
         is_news = time.monotonic() > self._until
         self._until = time.monotonic() + FOLLOWED_FOR
         self._attempts.changed = self._tell
