@@ -1,6 +1,6 @@
-"""The pytest plugin: a server and databases for tests. It imports nothing of the library until a fixture is used.
+"""The pytest plugin: a server and databases for tests. It imports the rest of the library only for its fixtures.
 
-`pytest -p no:sqla_jobs` blocks it. `docs/testing.md` describes the fixtures.
+`pytest -p no:sqla_jobs` disables it. `docs/testing.md` describes the fixtures.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ __all__ = [
 
 @pytest.fixture(scope="session")
 def sqla_jobs_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of a PostgreSQL server: `DATABASE_URL` where it is set, or one that is started.
+    """The URL of a PostgreSQL server: `DATABASE_URL` if it is set, else a new server.
 
-    It starts when it is first asked for, once for all workers of pytest-xdist, and ends with the test run.
+    The server starts with the first test that needs it, once for all workers of pytest-xdist, and stops with the test
+    run.
     """
     shared = getattr(request.config, "workerinput", {}).get(_SHARED)
     if given := os.environ.get("DATABASE_URL"):
@@ -54,9 +55,9 @@ def sqla_jobs_postgres(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqla_jobs_metadata() -> MetaData:
-    """The metadata with the tables of the application and its jobs. To be overridden by the application's tests."""
+    """The metadata with the tables of the application and its jobs. Override this fixture in your conftest.py."""
     pytest.fail(
-        "The fixtures of sqla_jobs need to know your tables. Add to conftest.py:\n\n"
+        "The fixtures of sqla_jobs need your tables. Add to conftest.py:\n\n"
         '    @pytest.fixture(scope="session")\n'
         "    def sqla_jobs_metadata():\n"
         "        return Base.metadata\n",
@@ -66,7 +67,7 @@ def sqla_jobs_metadata() -> MetaData:
 
 @pytest.fixture(scope="session")
 def sqla_jobs_databases(sqla_jobs_postgres: str) -> Iterator[Databases]:
-    """What makes the databases of the other fixtures."""
+    """The factory for the databases of the other fixtures."""
     import psycopg
 
     from sqla_jobs.testing.databases import Databases
@@ -77,7 +78,7 @@ def sqla_jobs_databases(sqla_jobs_postgres: str) -> Iterator[Databases]:
         except psycopg.OperationalError as error:
             if "DATABASE_URL" not in os.environ:
                 raise
-            pytest.fail(f"The server of DATABASE_URL does not let the tests in; {_UNSET_IT}.\n{error}", pytrace=False)
+            pytest.fail(f"The tests cannot connect to DATABASE_URL; {_UNSET_IT}.\n{error}", pytrace=False)
         yield databases
 
 
@@ -109,18 +110,18 @@ def sqla_jobs_connection(sqla_jobs_engine: Engine) -> Iterator[Connection]:
 
 @pytest.fixture
 def sqla_jobs_session(sqla_jobs_connection: Connection) -> Iterator[Session]:
-    """A session of which nothing stays after the test: its commits are savepoints."""
+    """A session that is rolled back after the test: its commits are savepoints."""
     from sqlalchemy.orm import Session
 
     with Session(sqla_jobs_connection, join_transaction_mode="create_savepoint") as session:
         yield session
 
 
-_UNSET_IT = "mend it, or unset it for the tests: they start a server then"
+_UNSET_IT = "correct it, or unset it, and the tests start a server of their own"
 
 
 def _server_of(url: str) -> str:
-    """The URL that `DATABASE_URL` has, for psycopg. Its password is not shown."""
+    """Check `DATABASE_URL`, and return it for psycopg. No message shows its password."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -131,7 +132,7 @@ def _server_of(url: str) -> str:
         pytest.fail(f"DATABASE_URL is not the URL of a database; {_UNSET_IT}.", pytrace=False)
     if backend != "postgresql":
         pytest.fail(
-            f"DATABASE_URL is that of a {backend} database, and the fixtures need PostgreSQL; {_UNSET_IT}.",
+            f"DATABASE_URL names a {backend} database, and the fixtures need PostgreSQL; {_UNSET_IT}.",
             pytrace=False,
         )
     return given
@@ -141,7 +142,7 @@ _SHARED = "sqla_jobs_shared_server"
 
 
 class _SharedServer:
-    """In the process that runs the workers of pytest-xdist: starts a server once one of them asks for its URL."""
+    """Starts a server when the first pytest-xdist worker asks for its URL. Lives in the controlling process."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(16)
@@ -152,7 +153,7 @@ class _SharedServer:
 
     @property
     def address(self) -> tuple[str, bytes]:
-        """For `_ask`."""
+        """The arguments of `_ask`."""
         return str(self._listener.address), self._key
 
     def close(self) -> None:
@@ -172,7 +173,7 @@ class _SharedServer:
                         return
                     answer = answer or self._start()
                     connection.send(answer)
-            except (AuthenticationError, OSError, EOFError):  # whoever asked has gone
+            except (AuthenticationError, OSError, EOFError):  # the worker has gone
                 continue
 
     def _start(self) -> str | Exception:
@@ -199,7 +200,7 @@ _SHARED_SERVER = pytest.StashKey[_SharedServer]()
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist whom to ask."""
+    """Give a worker of pytest-xdist the address to ask for the server's URL."""
     stash: pytest.Stash = node.config.stash
     if _SHARED_SERVER not in stash:
         stash[_SHARED_SERVER] = _SharedServer()

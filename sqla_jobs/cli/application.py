@@ -1,4 +1,4 @@
-"""Which application a command is about, and what goes wrong told in one message."""
+"""Commands that run on one application and its database, and the audit entries of those that change it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from sqlalchemy import event
 
 from sqla_jobs.actions import audit
-from sqla_jobs.cli.naming import application_options, named_application, plain_errors, told_apart
+from sqla_jobs.cli.naming import application_options, named_application, output_on_stderr, plain_errors
 from sqla_jobs.errors import JobsError
 from sqla_jobs.jobs import Jobs
 from sqla_jobs.loading import bind_for_command_line, load_jobs
@@ -23,13 +23,13 @@ P = ParamSpec("P")
 
 
 def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callable[..., None]:
-    """A command on the named application, bound to its database."""
+    """Load the application that the command line names, bind it to its database, and pass it to `command`."""
 
     @application_options
     @wraps(command)
     def run(application: str | None, database_url: str | None, *args: P.args, **options: P.kwargs) -> None:
         with plain_errors():
-            with told_apart():
+            with output_on_stderr():
                 jobs = load_jobs(named_application(application))
             bind_for_command_line(jobs, database_url)
             with _own_connections(jobs):
@@ -40,7 +40,7 @@ def on_application(command: Callable[Concatenate[Jobs[Any], P], None]) -> Callab
 
 @contextmanager
 def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
-    """The engine's connections say which command has them, unless they are named already, and end with the program."""
+    """Name the engine's connections after the command, unless they have a name. Close them when the program ends."""
     context = click.get_current_context()
     path = context.command_path.removeprefix(context.find_root().command_path).strip()
     name = f"sqla-jobs {path.removeprefix('jobs ')}"  # `flask jobs status` is `sqla-jobs status`
@@ -49,7 +49,7 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
         parameters.setdefault("fallback_application_name", name)
 
     engine = None
-    with suppress(JobsError):  # some commands do without
+    with suppress(JobsError):  # some commands need no database
         engine = jobs.binding().engine
         event.listen(engine, "do_connect", connect)
         atexit.register(engine.dispose)
@@ -61,9 +61,9 @@ def _own_connections(jobs: Jobs[Any]) -> Generator[None]:
 
 
 def audited(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command an `actor`, for the audit."""
+    """Give the command an `actor` for the audit."""
 
-    @click.option("--actor", help="Who makes the change, for the audit; USER@HOST unless given.")
+    @click.option("--actor", help="Who makes the change, for the audit; USER@HOST by default.")
     @wraps(command)
     def run(*args: Any, actor: str | None, **options: Any) -> None:
         command(*args, actor=actor or f"{getpass.getuser()}@{socket.gethostname()}", **options)
@@ -72,5 +72,5 @@ def audited(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def changing(jobs: Jobs[Any], actor: str) -> AbstractContextManager[audit.Changing]:
-    """A transaction of `actor`'s on the database that the application is bound to."""
+    """Return a transaction on the application's database that writes audit entries for `actor`."""
     return audit.changing(jobs.binding(), jobs.models, jobs.tasks, actor)

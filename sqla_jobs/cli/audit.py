@@ -20,14 +20,18 @@ from sqla_jobs.rules.checks import MAX_ID, check_text
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--actor", metavar="TEXT", help="Part of the name of who made the change.")
-@click.option("--action", metavar="TEXT", help="Such as retry, or its beginning.")
-@click.option("--subject", metavar="TEXT", help="Part of what was changed, such as 'job 17' or mail.send.")
-@click.option("--newer-than", "after", metavar="TIME", callback=durations.since, help="Made since then: 2h, 7d.")
-@click.option("--older-than", "before", metavar="TIME", callback=durations.since, help="Made before then.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Lines at most.")
+@click.option("--actor", metavar="TEXT", help="Part of the actor's name.")
+@click.option("--action", metavar="TEXT", help="An action, such as retry, or the beginning of one.")
+@click.option("--subject", metavar="TEXT", help="Part of the subject's name, such as 'job 17' or mail.send.")
 @click.option(
-    "--below", type=click.IntRange(0, MAX_ID), metavar="ID", help="Only lines of a smaller id: the next page."
+    "--newer-than", "after", metavar="TIME", callback=durations.since, help="Made after this time: 7d ago, or a moment."
+)
+@click.option("--older-than", "before", metavar="TIME", callback=durations.since, help="Made before this time.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of lines."
+)
+@click.option(
+    "--below", type=click.IntRange(0, MAX_ID), metavar="ID", help="Only lines with a smaller id, for the next page."
 )
 @as_json
 def audit(
@@ -41,7 +45,7 @@ def audit(
     below: int | None,
     as_json: bool,
 ) -> None:
-    """Who changed what and when, the newest first: by the command line or the dashboard."""
+    """List changes made from the command line or the dashboard, the newest first."""
     line: Any = jobs.Audit
     wanted = select(*line.__table__.c).order_by(line.id.desc()).limit(limit + 1)
     with right_usage():
@@ -74,6 +78,6 @@ def audit(
 
 
 def _details(details: dict[str, Any]) -> str:
-    """filter={"tasks": ["mail.send"]} kill=true"""
-    told = {name: value if isinstance(value, str) else json.dumps(value) for name, value in details.items()}
-    return " ".join(f"{name}={value}" for name, value in told.items())
+    """Return details as text: `filter={"tasks": ["mail.send"]} kill=true`."""
+    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in details.items()}
+    return " ".join(f"{name}={value}" for name, value in shown.items())

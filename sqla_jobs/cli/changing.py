@@ -1,4 +1,4 @@
-"""Changing jobs from the command line: those named by ids one by one, those of a filter in batches."""
+"""Change jobs from the command line: one by one by their ids, or in batches by a filter."""
 
 from __future__ import annotations
 
@@ -26,25 +26,28 @@ from sqla_jobs.rules.wording import plural, they_are
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The change that a person wants, of at most `most` jobs."""
+    """A change to make, to at most `most` jobs."""
 
     change: Change
     most: int | None = None
     how: str = ""
-    """Ends the question whether to do it."""
+    """The end of the confirmation question."""
     to_running: str = ""
-    """What becomes of those that run, if it takes more than the change."""
+    """The effect on running jobs, if it differs from the effect on the others."""
     is_for_many: bool = False
-    """Whether it says something about several jobs, and nothing about one."""
+    """True if its options apply only to several jobs."""
 
 
-def _tell_of_running(wanted: Wanted, number: int) -> None:
+def _print_running(wanted: Wanted, number: int) -> None:
     if wanted.to_running and number:
         click.echo(f"{they_are(number, 'running job')} {wanted.to_running}", err=True)
 
 
 def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor: str, *, ask: bool) -> None:
-    """Of jobs named one by one each that is not changed is told, with the reason; raises `JobsError` then."""
+    """Change the jobs with these ids one by one.
+
+    Raises `JobsError` with a reason for each job that was not changed; the others stay changed.
+    """
     change = wanted.change
     with jobs.binding().transaction() as session:
         rows = select(jobs.Job.id, jobs.Job.state).where(jobs.Job.id.in_(ids))
@@ -66,13 +69,13 @@ def carry_out_each(jobs: Jobs[Any], wanted: Wanted, ids: tuple[int, ...], actor:
             else:
                 missed.append(f"job {job_id} is {states[job_id]}")
     click.echo(f"{change.name}: {plural(len(changed), 'job')}")
-    _tell_of_running(wanted, changed.count(JobState.running))
+    _print_running(wanted, changed.count(JobState.running))
     if missed:
         raise JobsError("\n".join(missed))
 
 
-def tell_only(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
-    """Change nothing, and say of which jobs the change would be made, by day and error."""
+def preview(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
+    """Print which jobs the change would affect, by day and error, without changing them."""
     change = wanted.change
     with jobs.binding().transaction() as session:
         parts = change.preview(session, jobs.models, change.meant(selection))
@@ -85,11 +88,11 @@ def tell_only(jobs: Jobs[Any], wanted: Wanted, selection: Selection) -> None:
     )
     number = sum(part.jobs for part in parts)
     some = "" if wanted.most is None else f", the oldest {min(wanted.most, number):,} of them"
-    click.echo(f"{change.name}: {plural(number, 'job')}{some}{wanted.how}; nothing is changed, since this is a dry run")
+    click.echo(f"{change.name}: {plural(number, 'job')}{some}{wanted.how}; this is a dry run, nothing is changed")
 
 
 def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str, *, ask: bool) -> None:
-    """Make the change, once somebody confirmed their number if they are to be asked, and tell what came of it."""
+    """Change the selected jobs in batches and print the result. With `ask`, first ask for confirmation."""
     change = wanted.change
     meant = change.meant(selection)
     with jobs.binding().transaction() as session:
@@ -106,7 +109,7 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
     steps = change.for_many(number).in_batches(partial(changing, jobs, actor), meant, most=wanted.most)
     done = _with_progress(change.name, steps, number)
     click.echo(f"{change.name}: {plural(done.changed, 'job')}")
-    _tell_of_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
+    _print_running(wanted, min(done.changed, by_state.get(JobState.running, 0)))
     if done.left_alone:
         with jobs.binding().transaction() as session:
             causes = change.causes(session, jobs.models, meant, done.left_alone)
@@ -117,7 +120,10 @@ def carry_out(jobs: Jobs[Any], wanted: Wanted, selection: Selection, actor: str,
 
 
 def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
-    """The last of `steps`, with a bar on standard error; broken off by Ctrl-C, it says how far it came."""
+    """Run `steps` to the last and return it, with a progress bar on standard error.
+
+    Raises `JobsError` with the number of changed jobs on Ctrl-C.
+    """
     done = Done()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     is_seen = sys.stderr.isatty()
@@ -128,5 +134,5 @@ def _with_progress(name: str, steps: Iterator[Done], total: int) -> Done:
             for done in steps:
                 bar.update(shown, completed=done.seen)
         except KeyboardInterrupt:
-            raise JobsError(f"interrupted: {plural(done.changed, 'job')} changed, the others not") from None
+            raise JobsError(f"interrupted: {plural(done.changed, 'job')} changed, the rest unchanged") from None
     return done

@@ -1,4 +1,4 @@
-"""`dashboard`: for applications on another framework than Flask, and for a look at a database from a terminal."""
+"""`dashboard`: serves the dashboard without Flask in the application, for one browser of this machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ _HOST = "127.0.0.1"
 @click.command(cls=ApplicationCommand)
 @on_application
 @click.option(
-    "--port", default=8642, show_default=True, type=click.IntRange(0, 65535), help="On 127.0.0.1; 0 takes a free one."
+    "--port",
+    default=8642,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port of 127.0.0.1; 0 takes a free one.",
 )
-@click.option("--read-only", is_flag=True, help="Look, and change nothing.")
+@click.option("--read-only", is_flag=True, help="Allow no changes.")
 def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
-    """Serve the dashboard to this machine, until SIGINT. The address it prints lets one browser in, once."""
+    """Serve the dashboard to this machine, until SIGINT. The printed address works once, in one browser."""
     try:
         from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -38,7 +42,7 @@ def dashboard(jobs: Jobs[Any], port: int, read_only: bool) -> None:
 
     class Quiet(WSGIRequestHandler):
         def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - its name there
-            """Addresses of requests hold what people look for."""
+            """Log nothing: addresses of requests hold the texts that people search for."""
 
     jobs.tasks.load()
     door = OneTimeToken(secrets.token_urlsafe(24))

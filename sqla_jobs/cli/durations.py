@@ -1,4 +1,4 @@
-"""Lengths of time as people write them; callbacks of options."""
+"""Callbacks that parse the durations and moments of options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 
 def duration(context: click.Context, option: click.Parameter, text: str) -> timedelta:
-    """`90s`, `15m`, `12h`, `7d` or `2w`."""
+    """Parse a duration: `90s`, `15m`, `12h`, `7d` or `2w`."""
     parts = re.fullmatch(r"(\d{1,5})([smhdw])", text.strip())
     if parts is None:
         raise click.BadParameter(f"{text!r} is not a duration: write 90s, 15m, 12h, 7d or 2w", context, option)
@@ -24,22 +24,22 @@ def duration(context: click.Context, option: click.Parameter, text: str) -> time
 
 
 def since(context: click.Context, option: click.Parameter, text: str | None) -> datetime | timedelta | None:
-    """A length of time, or a moment such as 2026-03-29T14:30, in UTC unless it says otherwise."""
+    """Parse a duration, or a moment such as 2026-03-29T14:30, in UTC if it has no offset."""
     if text is None or re.fullmatch(r"\d{1,5}[smhdw]", text.strip()):
         return optional(context, option, text)
     try:
         return read_moment(option.opts[0], text)
     except ArgumentsError:
-        wanted = "write a length of time such as 90s, 15m, 12h, 7d, 2w, or a moment such as 2026-03-29T14:30 (UTC)"
-        raise click.BadParameter(f"{text!r:.40} is no time: {wanted}", context, option) from None
+        wanted = "write a duration such as 90s, 15m, 12h, 7d, 2w, or a moment such as 2026-03-29T14:30 (UTC)"
+        raise click.BadParameter(f"{text!r:.40} is not a time: {wanted}", context, option) from None
 
 
 ahead = since
-"""A length of time from now, or a moment, for what lies ahead."""
+"""Parse a duration from now, or a moment, for an option about the future."""
 
 
 def moment(context: click.Context, option: click.Parameter, text: str | None) -> datetime | None:
-    """A moment such as 2026-03-29T14:30, in UTC unless it says otherwise, where the option is given."""
+    """Parse a moment such as 2026-03-29T14:30, in UTC if it has no offset; None without the option."""
     try:
         return None if text is None else read_moment(option.opts[0], text)
     except ArgumentsError as error:
@@ -47,12 +47,12 @@ def moment(context: click.Context, option: click.Parameter, text: str | None) ->
 
 
 def optional(context: click.Context, option: click.Parameter, text: str | None) -> timedelta | None:
-    """The same, where the option is given."""
+    """Parse a duration; None without the option."""
     return None if text is None else duration(context, option, text)
 
 
 def retention(context: click.Context, option: click.Parameter, text: str) -> dict[str, timedelta | None]:
-    """`succeeded=7d,failed=never,audit=90d`."""
+    """Parse retention times: `succeeded=7d,failed=never,audit=90d`."""
     found: dict[str, timedelta | None] = {}
     for item in filter(None, text.split(",")):
         state, given, length = item.strip().partition("=")
@@ -64,5 +64,5 @@ def retention(context: click.Context, option: click.Parameter, text: str) -> dic
 
 
 def duration_option(name: str, parameter: str, help: str) -> Callable[[Any], Any]:  # noqa: A002
-    """An option that takes a length of time."""
+    """Return an option that takes a duration."""
     return click.option(name, parameter, metavar="TIME", callback=optional, help=help)

@@ -15,19 +15,22 @@ from sqla_jobs.monitoring.finding import brief
 from sqla_jobs.monitoring.processes import read_freshest
 from sqla_jobs.rules.wording import duration
 
-_PATIENCE = 5.0
-"""Seconds that the server has for the answer."""
+_TIMEOUT = 5.0
+"""Seconds to wait for the server's answer."""
 
 
 @click.command(cls=ApplicationCommand)
 @on_application
 def healthcheck(jobs: Jobs[Any]) -> None:
-    """Whether a worker of this host is alive. Exits with 0 if one stored a heartbeat within half its lease, else 1."""
+    """Check that a worker of this host is alive.
+
+    Exits with 0 if one stored a heartbeat within half its lease, else with 1.
+    """
     host = socket.gethostname()
-    with brief(jobs, _PATIENCE) as session:
+    with brief(jobs, _TIMEOUT) as session:
         freshest = read_freshest(session, jobs, host)
     if freshest is None:
-        raise JobsError(f"no worker process of host {host} is registered: start one, or look at its log")
+        raise JobsError(f"no worker process of host {host} is registered: start one, or read its log")
     if freshest.beat_age >= freshest.lease / 2:
         raise JobsError(
             f"the last heartbeat of a worker of host {host} is {duration(freshest.beat_age)} old, with a lease of "

@@ -12,8 +12,8 @@ from sqla_jobs.actions.jobs import Cancel, Delete, Erase, Move, Reschedule, Retr
 from sqla_jobs.actions.selection import Selection
 from sqla_jobs.cli import durations
 from sqla_jobs.cli.application import audited, changing, on_application
-from sqla_jobs.cli.changing import Wanted, carry_out, carry_out_each, tell_only
-from sqla_jobs.cli.naming import ApplicationCommand, right_usage, told_apart
+from sqla_jobs.cli.changing import Wanted, carry_out, carry_out_each, preview
+from sqla_jobs.cli.naming import ApplicationCommand, output_on_stderr, right_usage
 from sqla_jobs.cli.output import shown
 from sqla_jobs.cli.selecting import JOB_ID, check_queue, check_queues, check_tasks, selecting
 from sqla_jobs.errors import ArgumentsError
@@ -26,13 +26,13 @@ _Options = list[Callable[[Any], Any]]
 
 
 def _command(name: str, help: str, options: _Options, wanted: Callable[..., Wanted]) -> click.Command:  # noqa: A002
-    """A command that does to the jobs named by ids, or by a filter, what is `wanted(jobs, yes, **options)`."""
+    """Return a command that makes the change `wanted(jobs, yes, **options)` to jobs given by ids or by a filter."""
 
     @on_application
     @click.argument("ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
-    @click.option("--all", "everything", is_flag=True, help="All jobs that there are.")
+    @click.option("--all", "everything", is_flag=True, help="Select all jobs.")
     @click.option("--yes", is_flag=True, help="Do not ask.")
-    @click.option("--dry-run", is_flag=True, help="Change nothing; say how many jobs it would be, by day and error.")
+    @click.option("--dry-run", is_flag=True, help="Change nothing; print how many jobs would change, by day and error.")
     @selecting
     @audited
     def run(
@@ -46,20 +46,20 @@ def _command(name: str, help: str, options: _Options, wanted: Callable[..., Want
         **given: Any,
     ) -> None:
         if ids and (everything or not selection.is_everything):
-            raise click.UsageError("ids, filters and --all exclude each other: give one of them, not both")
+            raise click.UsageError("ids, filters and --all exclude each other: give one of them")
         if not ids and selection.is_everything != everything:
-            raise click.UsageError("say which jobs: ids, a filter such as --state failed, or else --all")
+            raise click.UsageError("no jobs are selected: give ids, a filter such as --state failed, or --all")
         try:
             what = wanted(jobs, yes, **given)
         except ArgumentsError as wrong:
             raise click.UsageError(str(wrong)) from None
         if ids and what.is_for_many:
-            raise click.UsageError("--limit and --over are for a filter or --all, not for ids")
+            raise click.UsageError("--limit and --over need a filter or --all: leave them out, or give no ids")
         if not ids:
             check_tasks(jobs, selection.tasks)
             check_queues(jobs, selection.queues)
         if dry_run:
-            tell_only(jobs, what, Selection(ids=ids) if ids else selection)
+            preview(jobs, what, Selection(ids=ids) if ids else selection)
         elif ids:
             carry_out_each(jobs, what, ids, actor, ask=not yes)
         else:
@@ -81,13 +81,13 @@ def _cancel(jobs: Jobs[Any], yes: bool, kill: bool, reason: str | None) -> Wante
     change = Cancel(kill, None if reason is None else check_text("--reason", reason))
     if kill:
         how = ", and kill the processes of those that do not stop"
-        return Wanted(change, how=how, to_running="asked to end; the process of one that does not is killed")
-    return Wanted(change, to_running="asked to end; --kill kills the process of one that does not")
+        return Wanted(change, how=how, to_running="asked to end; if a job does not, its process is killed")
+    return Wanted(change, to_running="asked to end; with --kill, the process of a job that does not is killed")
 
 
 def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> Wanted:
     if to is None and priority is None:
-        raise click.UsageError("say where to: --to QUEUE, --priority N, or both")
+        raise click.UsageError("no target is given: give --to QUEUE, --priority N, or both")
     change = Move(to, priority)
     if to is not None and not yes:
         with jobs.binding().transaction() as session:
@@ -99,42 +99,34 @@ def _move(jobs: Jobs[Any], yes: bool, to: str | None, priority: int | None) -> W
 def _reschedule(jobs: Jobs[Any], yes: bool, at: datetime | None, within: timedelta | None) -> Wanted:
     run_at = at or within
     if run_at is None or (at and within):
-        raise click.UsageError("say when: either --at MOMENT or --in TIME")
+        raise click.UsageError("give the new time: either --at MOMENT or --in TIME")
     when = f"{duration(run_at.total_seconds())} from now" if isinstance(run_at, timedelta) else shown(run_at)
     return Wanted(Reschedule(run_at), how=f" to {when}")
 
 
-_LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the oldest first.")
-_OVER = durations.duration_option("--over", "over", "Not at once: due one by one over that time, the oldest first.")
+_LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N jobs, the oldest first.")
+_OVER = durations.duration_option("--over", "over", "Spread the retries evenly over this time, the oldest first.")
 _KILL = click.option(
     "--kill", is_flag=True, help="Kill the process of a job that has not stopped after the worker's --kill-after."
 )
-_REASON = click.option("--reason", help="Why, for the audit and for whoever asks `why` later.")
-_TO = click.option(
-    "--to", metavar="QUEUE", help="The queue that they go to, at its end; with --yes also an unknown one."
-)
-_PRIORITY = click.option("--priority", type=int, help="The priority that they get, from -10 to 10; lower runs first.")
-_AT = click.option(
-    "--at", metavar="MOMENT", callback=durations.moment, help="Not before then: 2026-03-29T14:30, in UTC."
-)
-_IN = durations.duration_option("--in", "within", "Not before that time from now: 90s, 15m, 12h, 7d.")
+_REASON = click.option("--reason", help="The reason, for the audit and for `why`.")
+_TO = click.option("--to", metavar="QUEUE", help="The new queue; jobs go to its end. An unknown queue needs --yes.")
+_PRIORITY = click.option("--priority", type=int, help="The new priority, from -10 to 10; lower runs first.")
+_AT = click.option("--at", metavar="MOMENT", callback=durations.moment, help="The new time: 2026-03-29T14:30, in UTC.")
+_IN = durations.duration_option("--in", "within", "The new time, from now: 90s, 15m, 12h, 7d.")
 
-retry: click.Command = _command(
-    "retry", "Queue jobs again that ended, or wait for their time.", [_LIMIT, _OVER], _retry
-)
+retry: click.Command = _command("retry", "Queue ended or scheduled jobs again.", [_LIMIT, _OVER], _retry)
 cancel: click.Command = _command(
-    "cancel", "Cancel jobs that wait, and ask running ones to end.", [_KILL, _REASON], _cancel
+    "cancel", "Cancel waiting jobs, and ask running ones to end.", [_KILL, _REASON], _cancel
 )
 erase: click.Command = _command(
-    "erase", "Erase arguments, results and errors of jobs that ended.", [], lambda *_: Wanted(Erase())
+    "erase", "Erase arguments, results and errors of ended jobs.", [], lambda *_: Wanted(Erase())
 )
 delete: click.Command = _command(
-    "delete", "Delete jobs that do not run, and their runs.", [], lambda *_: Wanted(Delete())
+    "delete", "Delete jobs that are not running, with their runs.", [], lambda *_: Wanted(Delete())
 )
-move: click.Command = _command("move", "Move jobs that wait to another queue or priority.", [_TO, _PRIORITY], _move)
-reschedule: click.Command = _command(
-    "reschedule", "Let jobs that wait be due at another time.", [_AT, _IN], _reschedule
-)
+move: click.Command = _command("move", "Move waiting jobs to another queue or priority.", [_TO, _PRIORITY], _move)
+reschedule: click.Command = _command("reschedule", "Change the due time of waiting jobs.", [_AT, _IN], _reschedule)
 
 
 @click.command(cls=ApplicationCommand)
@@ -143,15 +135,15 @@ reschedule: click.Command = _command(
 @click.argument("arguments", metavar="JSON", default="{}")
 @click.option("--queue")
 @click.option("--priority", type=int, help="From -10 to 10, lower runs first.")
-@durations.duration_option("--delay", "delay", "Not before that: 90s, 15m, 12h, 7d.")
+@durations.duration_option("--delay", "delay", "Time until the job is due: 90s, 15m, 12h, 7d.")
 @click.option("--max-attempts", type=int)
-@click.option("--unique-key", help="At most one live job has it.")
-@click.option("--yes", is_flag=True, help="Also in a queue that no job, worker or task of the application has.")
+@click.option("--unique-key", help="A key that at most one live job has.")
+@click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @audited
 def enqueue(jobs: Jobs[Any], /, actor: str, task: str, arguments: str, yes: bool, **given: Any) -> None:
-    """Enqueue TASK with the arguments in JSON, an object; prints the job's id."""
+    """Enqueue TASK with arguments in a JSON object, and print the job's id."""
     options = {name: value for name, value in given.items() if value is not None}
-    with told_apart():
+    with output_on_stderr():
         wanted = jobs.tasks[task]
     codec = wanted.declaration.codec
     with changing(jobs, actor) as it:

@@ -29,7 +29,7 @@ from sqla_jobs.runtime.figures import LimitStatus
 @exact_numbers
 @as_json
 def limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
-    """Limits: their numbers, what of them is used, and how many jobs wait."""
+    """List limits: their numbers, how much of each is used, and how many jobs wait."""
     with jobs.binding().transaction() as session:
         found = read_limits(session, jobs, exact=exact)
     if as_json:
@@ -51,7 +51,7 @@ def limits(jobs: Jobs[Any], exact: bool, as_json: bool) -> None:
         [_line(one) for one in found],
     )
     if not found:
-        click.echo("Nothing is limited. A worker stores what code declares when it starts.", err=True)
+        click.echo("There are no limits. A worker stores the limits that code declares when it starts.", err=True)
 
 
 def _line(one: LimitStatus) -> tuple[object, ...]:
@@ -63,7 +63,7 @@ def _line(one: LimitStatus) -> tuple[object, ...]:
 
 @click.group()
 def limit() -> None:
-    """Set the numbers of a limit in place of what code says, and take that back."""
+    """Override the numbers of a limit, or return to what code declares."""
 
 
 def _key(context: click.Context, option: click.Parameter, given: str | None) -> object:
@@ -71,15 +71,15 @@ def _key(context: click.Context, option: click.Parameter, given: str | None) -> 
 
 
 def _of_which(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command the rows that are meant as `target`, called with a session."""
+    """Give the command a `target`: the limits that its arguments name."""
 
     @click.argument("which", metavar="[TASK_OR_NAME]", required=False)
     @click.option("--queue", help="A queue, instead of a task or a name.")
-    @click.option("--key", metavar="JSON", callback=_key, help="One key alone, such as 17 or acme.")
+    @click.option("--key", metavar="JSON", callback=_key, help="Only one key, such as 17 or acme.")
     @wraps(command)
     def run(jobs: Jobs[Any], *args: Any, which: str | None, queue: str | None, key: object, **options: Any) -> None:
         if (which is None) == (queue is None):
-            raise click.UsageError("name a task or a limit, or else --queue NAME")
+            raise click.UsageError("name either a task or limit, or --queue NAME")
         if queue is not None and key is not UNSAID:
             raise click.UsageError("--queue takes no --key: a queue has one limit")
         with right_usage():
@@ -92,11 +92,11 @@ def _of_which(command: Callable[..., None]) -> Callable[..., None]:
 @limit.command("set", cls=ApplicationCommand)
 @on_application
 @_of_which
-@click.option("--running", type=int, metavar="N", help="At most so many at once; 0 lets nothing start.")
-@click.option("--rate", type=int, metavar="N", help="At most so many starts in any --per seconds.")
-@click.option("--per", type=float, metavar="SECONDS", help="From 1 to 86400.")
-@click.option("--reason", default="", help="Why, for people.")
-@click.option("--yes", is_flag=True, help="Also a queue that no job, worker or task of the application has.")
+@click.option("--running", type=int, metavar="N", help="At most N jobs at once; 0 lets nothing start.")
+@click.option("--rate", type=int, metavar="N", help="At most N starts in any --per seconds.")
+@click.option("--per", type=float, metavar="SECONDS", help="The period of --rate, from 1 to 86400.")
+@click.option("--reason", default="", help="The reason, shown by `limits`.")
+@click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @audited
 def set_limit(
     jobs: Jobs[Any],
@@ -109,9 +109,9 @@ def set_limit(
     reason: str,
     yes: bool,
 ) -> None:
-    """From now on these numbers go, whatever code says; what runs goes on."""
+    """Override the declared limit until `limit clear`. Running jobs are not interrupted."""
     if running is None and rate is None:
-        raise click.UsageError("say --running N, or --rate N with --per SECONDS, or both")
+        raise click.UsageError("no number is given: give --running N, or --rate N with --per SECONDS, or both")
     if (rate is None) != (per is None):
         raise click.UsageError("--rate N and --per SECONDS go together")
     with changing(jobs, actor) as it:
@@ -119,7 +119,7 @@ def set_limit(
             check_queue(jobs, it.session, queue, "; --yes limits it all the same")
         with right_usage():
             gates = actions.set_limit(it, target, running=running, rate=rate, per=per, reason=reason)
-        _tell(jobs, it.session, gates)
+        _print_limits(jobs, it.session, gates)
 
 
 @limit.command("clear", cls=ApplicationCommand)
@@ -127,16 +127,18 @@ def set_limit(
 @_of_which
 @audited
 def clear(jobs: Jobs[Any], actor: str, target: Target, queue: str | None) -> None:
-    """What code declares goes again, or no limit."""
+    """Remove the override: the declared limit applies again, if there is one."""
     with changing(jobs, actor) as it:
         gates = actions.clear_limit(it, target)
         if not gates:
             meant = " and ".join(titled(gate) for gate in actions.gates_of(target))
-            raise JobsError(f"no operator has set the {meant}; `sqla-jobs limits` shows what is set")
-        _tell(jobs, it.session, gates)
+            raise JobsError(
+                f"no operator has overridden the {meant}; `sqla-jobs limits` shows which limits are overridden"
+            )
+        _print_limits(jobs, it.session, gates)
 
 
-def _tell(jobs: Jobs[Any], session: Session, gates: list[str]) -> None:
+def _print_limits(jobs: Jobs[Any], session: Session, gates: list[str]) -> None:
     now = {one.gate: one for one in read_limits(session, jobs)}
     for gate in gates:
         one = now.get(gate) or now.get(f"{gate.partition('=')[0]}=")

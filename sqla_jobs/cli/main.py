@@ -1,4 +1,4 @@
-"""The commands, put together. Each is imported when it is wanted: what it needs takes seconds to import."""
+"""The group of all commands. It imports a command only to run it, since some take seconds to import."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from importlib import import_module
 import click
 
 COMMANDS = {
-    "audit": ("audit.audit", "Who changed what and when, the newest first"),
-    "cancel": ("jobs.cancel", "Cancel jobs that wait, and ask running ones to end."),
+    "audit": ("audit.audit", "List changes made from the command line or the dashboard, the newest first."),
+    "cancel": ("jobs.cancel", "Cancel waiting jobs, and ask running ones to end."),
     "check": ("schema.check", "Compare the tables with what this version expects"),
-    "clock": ("running.clock", "Enqueue what schedules say, until SIGTERM or SIGINT."),
+    "clock": ("running.clock", "Enqueue the jobs of schedules, until SIGTERM or SIGINT."),
     "dashboard": ("dashboard.dashboard", "Serve the dashboard to this machine, until SIGINT."),
-    "delete": ("jobs.delete", "Delete jobs that do not run, and their runs."),
-    "doctor": ("upkeep.doctor", "What makes a queue slow or stuck, and what to do about it."),
-    "enqueue": ("jobs.enqueue", "Enqueue TASK with the arguments in JSON"),
-    "erase": ("jobs.erase", "Erase arguments, results and errors of jobs that ended."),
-    "find": ("reading.find", "Where TEXT stands: in arguments, headers, results and errors of jobs"),
-    "grants": ("grants.grants", "Print the SQL that gives roles of the database the rights they need"),
-    "healthcheck": ("healthcheck.healthcheck", "Whether a worker of this host is alive."),
-    "limit": ("limits.limit", "Set the numbers of a limit in place of what code says, and take that back."),
-    "limits": ("limits.limits", "Limits: their numbers, what of them is used, and how many jobs wait."),
-    "list": ("reading.list_jobs", "Jobs, the newest first."),
-    "migrate": ("schema.migrate", "Upgrade the tables, in a database that has no Alembic history."),
-    "move": ("jobs.move", "Move jobs that wait to another queue or priority."),
-    "pause": ("pausing.pause", "Claim no more jobs from QUEUE, or of a task; what runs goes on."),
-    "prune": ("upkeep.prune", "Delete jobs that ended so long ago, with their runs, in batches."),
-    "reschedule": ("jobs.reschedule", "Let jobs that wait be due at another time."),
-    "resume": ("pausing.resume", "Claim jobs from QUEUE, or of a task, again."),
-    "retry": ("jobs.retry", "Queue jobs again that ended, or wait for their time."),
-    "schedule": ("schedules.schedule", "Schedules: rows that say by cron what is enqueued when."),
-    "show": ("reading.show", "A job: its arguments, and every run with its error."),
-    "status": ("status.status", "Queues, processes, what fails, and what is wrong."),
-    "why": ("reading.why", "Why a job waits."),
+    "delete": ("jobs.delete", "Delete jobs that are not running, with their runs."),
+    "doctor": ("upkeep.doctor", "Find out what makes a queue slow or stuck, with a remedy for each finding."),
+    "enqueue": ("jobs.enqueue", "Enqueue TASK with arguments in a JSON object"),
+    "erase": ("jobs.erase", "Erase arguments, results and errors of ended jobs."),
+    "find": ("reading.find", "Search for TEXT in jobs, runs, schedules and the audit."),
+    "grants": ("grants.grants", "Print the SQL that grants database roles exactly the rights they need."),
+    "healthcheck": ("healthcheck.healthcheck", "Check that a worker of this host is alive."),
+    "limit": ("limits.limit", "Override the numbers of a limit, or return to what code declares."),
+    "limits": ("limits.limits", "List limits: their numbers, how much of each is used, and how many jobs wait."),
+    "list": ("reading.list_jobs", "List jobs, the newest first."),
+    "migrate": ("schema.migrate", "Create or upgrade the tables, in a database without an Alembic history."),
+    "move": ("jobs.move", "Move waiting jobs to another queue or priority."),
+    "pause": ("pausing.pause", "Pause QUEUE or a task: no more jobs start, running jobs continue."),
+    "prune": ("upkeep.prune", "Delete ended jobs of that age, with their runs, in batches."),
+    "reschedule": ("jobs.reschedule", "Change the due time of waiting jobs."),
+    "resume": ("pausing.resume", "Resume a paused QUEUE or task."),
+    "retry": ("jobs.retry", "Queue ended or scheduled jobs again."),
+    "schedule": ("schedules.schedule", "List and change schedules: cron rules that enqueue jobs."),
+    "show": ("reading.show", "Show a job: its arguments, and every run with its error."),
+    "status": ("status.status", "Show queues, processes, failures and warnings."),
+    "why": ("reading.why", "Explain why a job waits."),
     "worker": ("running.worker", "Run jobs until SIGTERM or SIGINT"),
 }
-"""By name: where each is below `sqla_jobs.cli`, and the beginning of its help."""
+"""For each command, its place below `sqla_jobs.cli` and the beginning of its help."""
 
 
 class Commands(click.Group):
-    """Imports a command when it is wanted, and none to list them."""
+    """Imports a command only to run it, and none to list them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)

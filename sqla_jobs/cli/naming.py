@@ -1,4 +1,4 @@
-"""How a command names its application, and tells what goes wrong in one message. It imports no SQLAlchemy."""
+"""The application of a command, and errors in one message. Imports no SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import click
 from sqla_jobs.errors import ArgumentsError, ConfigurationError, DeclarationError
 
 HOST = "sqla_jobs.application"
-"""Where a program that carries these commands, such as Flask's, leaves MODULE:ATTR in `Context.meta`."""
+"""The key of `Context.meta` under which a program that includes these commands, such as `flask`, puts MODULE:ATTR."""
 NAMED = "sqla_jobs.named"
-"""Where a command leaves the MODULE:ATTR that it found, for whoever tells a remedy."""
+"""The key of `Context.meta` under which a command puts the MODULE:ATTR that it found, for messages."""
 _SPEC = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*(\(\))?")
 
 
 @contextmanager
 def plain_errors() -> Generator[None]:
-    """What a person can cause is one message and exit code 1, without a traceback."""
+    """Turn an error that a person can cause into one message and exit code 1, without a traceback."""
     try:
         yield
     except Exception as error:
@@ -37,14 +37,14 @@ def plain_errors() -> Generator[None]:
         raise click.ClickException(remedy(explain(error))) from error
 
 
-def told_apart() -> AbstractContextManager[object]:
-    """Inside, what code of the application prints goes to standard error: the output of a command is its own."""
+def output_on_stderr() -> AbstractContextManager[object]:
+    """Redirect what the application prints to standard error, so that standard output holds only the command's own."""
     return redirect_stdout(sys.stderr)
 
 
 @contextmanager
 def right_usage() -> Generator[None]:
-    """What no option or argument can be is a wrong command line: exit code 2."""
+    """Turn an error about the value of an option or argument into exit code 2."""
     try:
         yield
     except (ArgumentsError, ConfigurationError, DeclarationError) as error:
@@ -52,14 +52,14 @@ def right_usage() -> Generator[None]:
 
 
 class ApplicationCommand(click.Command):
-    """Takes MODULE:ATTR as its first argument too, where `--app` does not say it."""
+    """A command that takes MODULE:ATTR as its first argument, if `--app` is not given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         is_named = self._names_application(args)
         return super().parse_args(ctx, args if is_named else ["", *args])
 
     def _names_application(self, args: list[str]) -> bool:
-        """Whether the first of the arguments is the application: click knows no optional one before others."""
+        """Return whether the first argument is the application: click has no optional argument before others."""
         options = [parameter for parameter in self.params if isinstance(parameter, click.Option)]
         look = click.Command(self.name, params=[*options, click.Argument(["words"], nargs=-1)])
         given = look.make_context(self.name, [*args], resilient_parsing=True).params
@@ -72,7 +72,7 @@ class ApplicationCommand(click.Command):
 def named_application(given: str | None) -> str:
     """MODULE:ATTR: `given`, else SQLA_JOBS_APP, else `[tool.sqla_jobs] app` in pyproject.toml.
 
-    Raises `ConfigurationError` where nobody names one, and where what is named cannot be one.
+    Raises `ConfigurationError` if none is named, or if the name is malformed.
     """
     context = click.get_current_context(silent=True)
     hosted = context.meta.get(HOST) if context else None
@@ -82,7 +82,7 @@ def named_application(given: str | None) -> str:
             "no application is named: give MODULE:ATTR, such as shop:jobs, or set SQLA_JOBS_APP, "
             'or write app = "shop:jobs" under [tool.sqla_jobs] in pyproject.toml'
         )
-    if ":" not in str(found):  # before anything is imported or started
+    if ":" not in str(found):  # refused before anything is imported or started
         raise ConfigurationError(f"{found!r}: write MODULE:ATTR, such as shop:jobs or shop:create_app()")
     if context:
         context.meta[NAMED] = str(found)
@@ -105,10 +105,14 @@ def _in_pyproject() -> str | None:
 
 
 def application_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which application, and on which database."""
+    """Give the command the options that name the application and its database."""
     first = click.argument("first", required=False, metavar="[MODULE:ATTR]")
-    app = click.option("--app", "application", metavar="MODULE:ATTR", help="The application; or as first argument.")
-    url = click.option("--database-url", metavar="URL", help="Instead of the application's own; else DATABASE_URL.")
+    app = click.option(
+        "--app", "application", metavar="MODULE:ATTR", help="The application; also accepted as first argument."
+    )
+    url = click.option(
+        "--database-url", metavar="URL", help="The database; by default the application's own, else DATABASE_URL."
+    )
 
     @wraps(command)
     def run(*args: Any, first: str | None, application: str | None, **options: Any) -> None:

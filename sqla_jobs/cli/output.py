@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs."""
+"""The output of commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -18,41 +18,43 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sqla_jobs.cli.naming import HOST, NAMED, told_apart
+from sqla_jobs.cli.naming import HOST, NAMED, output_on_stderr
 from sqla_jobs.models.types import PARKED
 from sqla_jobs.rules.wording import Count, duration
 
 HISTORY = "sqla_jobs.history"
-"""Where such a program leaves the path of its alembic.ini there."""
+"""The key of `Context.meta` under which a program that includes these commands puts the path of its alembic.ini."""
 _WIDE = 10_000
 _SHORT = 8
-"""Characters up to which a value is not broken into lines while a longer one of its row can be."""
+"""A column whose values have at most so many characters is never wrapped."""
 
 _STDOUT = "sqla_jobs.stdout"
-"""Where a command that prints JSON finds standard output."""
+"""The key of `Context.meta` for standard output, from before it was redirected."""
 
 
 def as_json(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command an `as_json`. Nothing else is in its output then, whatever code of the application prints."""
+    """Give the command an `as_json` option. With it, output of the application's code goes to standard error."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
     @wraps(command)
     def run(*args: Any, as_json: bool, **options: Any) -> None:
         click.get_current_context().meta[_STDOUT] = sys.stdout
-        with told_apart() if as_json else nullcontext():
+        with output_on_stderr() if as_json else nullcontext():
             command(*args, as_json=as_json, **options)
 
     return run
 
 
 exact_numbers: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
-    "--exact", is_flag=True, help="Count all jobs where else a + stands, however long that takes."
+    "--exact",
+    is_flag=True,
+    help="Count all jobs, however long that takes. By default counting stops at a limit, shown as +.",
 )
-"""Gives the command an `exact`."""
+"""Give the command an `exact` option."""
 
 
 def print_json(data: Any) -> None:
-    """One JSON document; moments in ISO 8601, lengths of time in seconds."""
+    """Print one JSON document; moments in ISO 8601, durations in seconds."""
     document = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)
     click.echo(document, file=click.get_current_context().meta[_STDOUT])
 
@@ -70,13 +72,13 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """By name, and of each count whether there may be more."""
+    """Return the fields by name; each count gets a second one that says whether it is a minimum."""
     found = {field.name: getattr(value, field.name) for field in fields(value)}
     return found | {f"{name}_is_least": one.is_least for name, one in found.items() if isinstance(one, Count)}
 
 
 def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns side by side, as wide as they need to be where nobody looks at a terminal; numbers to the right."""
+    """Print a table, numbers to the right. Nothing is wrapped if standard output is no terminal."""
     lines = [list(row) for row in rows]
     is_seen = sys.stdout.isatty()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
@@ -92,12 +94,12 @@ def print_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def short(process_id: uuid.UUID | None) -> str:
-    """The beginning of a process's id, which tells it from the others that there are."""
+    """Return the beginning of a process's id, which distinguishes it from the others in the table."""
     return str(process_id or "")[:8]
 
 
 def remedy(text: str) -> str:
-    """A remedy in the words of the program that tells it: this one, or another that carries its commands."""
+    """Return a remedy with the commands of the program that prints it, such as `flask jobs worker`."""
     context = click.get_current_context(silent=True)
     if context is not None and HOST in context.meta:
         program = context.find_root().info_name or "flask"
@@ -110,13 +112,13 @@ def remedy(text: str) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal, or something as wide as need be."""
+    """Return a console on the terminal, or one wide enough never to wrap if the stream is no terminal."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, width=None if stream.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
 
 
 def shown(value: object) -> str:
-    """A value for people. What could steer a terminal is written out."""
+    """Return a value for people. Control characters are escaped."""
     match value:
         case None | "":
             return "-"
@@ -133,7 +135,7 @@ def shown(value: object) -> str:
 
 
 def till(end: datetime | timedelta | None) -> str:
-    """When something ends, for the end of a sentence."""
+    """Return ` for 5 min` or ` until MOMENT`, to end a sentence; an empty text for None."""
     match end:
         case None:
             return ""

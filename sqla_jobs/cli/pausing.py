@@ -22,10 +22,10 @@ from sqla_jobs.rules.wording import did_you_mean
 
 
 def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command a `queue` or a `task`, and None for the other."""
+    """Give the command a `queue` or a `task`, and None for the other."""
 
     @click.argument("queue", required=False)
-    @click.option("--task", help="A task in all queues, by its name or an alias.")
+    @click.option("--task", help="A task, by name or alias, in all queues.")
     @wraps(command)
     def run(*args: Any, queue: str | None, task: str | None, **options: Any) -> None:
         if (queue is None) == (task is None):
@@ -38,14 +38,14 @@ def _queue_or_task(command: Callable[..., None]) -> Callable[..., None]:
 @click.command(cls=ApplicationCommand)
 @on_application
 @_queue_or_task
-@click.option("--reason", help="Why, for people.")
+@click.option("--reason", help="The reason, shown by `status`.")
 @click.option(
     "--until",
     metavar="TIME|MOMENT",
     callback=durations.ahead,
-    help="Goes on by itself: after 90s, 15m, 12h, 7d, or at 2026-03-29T14:30, in UTC.",
+    help="Resume automatically: after 90s, 15m, 12h, 7d, or at 2026-03-29T14:30, in UTC.",
 )
-@click.option("--yes", is_flag=True, help="Also a queue that no job, worker or task of the application has.")
+@click.option("--yes", is_flag=True, help="Accept a queue that no job, worker or task of the application uses.")
 @audited
 def pause(
     jobs: Jobs[Any],
@@ -56,12 +56,12 @@ def pause(
     until: datetime | timedelta | None,
     yes: bool,
 ) -> None:
-    """Claim no more jobs from QUEUE, or of a task; what runs goes on."""
+    """Pause QUEUE or a task: no more jobs start, running jobs continue."""
     with changing(jobs, actor) as it:
         if queue is not None and not yes:
             check_queue(jobs, it.session, queue, "; --yes pauses it all the same")
         subject = pausing.pause(it, queue, task=task, reason=reason, until=until)
-    click.echo(f"{subject} is paused: what runs goes on, nothing new starts{till(until)}")
+    click.echo(f"{subject} is paused{till(until)}: no more jobs start, running jobs continue")
 
 
 @click.command(cls=ApplicationCommand)
@@ -69,11 +69,11 @@ def pause(
 @_queue_or_task
 @audited
 def resume(jobs: Jobs[Any], actor: str, queue: str | None, task: str | None) -> None:
-    """Claim jobs from QUEUE, or of a task, again."""
+    """Resume a paused QUEUE or task."""
     with changing(jobs, actor) as it:
         known = read_paused_queues(it.session, jobs) if task is None else names_of(read_paused_tasks(it.session, jobs))
         kind, name = ("queue", str(queue)) if task is None else ("task", task)
         if name not in known:
             raise JobsError(f"{kind} {name!r} is not paused{did_you_mean(name, known)}")
         subject = pausing.resume(it, queue, task=task)
-    click.echo(f"{subject} goes on")
+    click.echo(f"{subject} is resumed")

@@ -30,14 +30,23 @@ from sqla_jobs.rules.wording import NOTHING, duration
 @click.command(cls=ApplicationCommand)
 @on_application
 @click.argument("words", metavar="TEXT")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Of each kind, at most.")
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Maximum number of results of each kind.",
+)
 @as_json
 def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
-    """Where TEXT stands: in arguments, headers, results and errors of jobs, in schedules and in the audit."""
+    """Search for TEXT in jobs, runs, schedules and the audit.
+
+    It reads arguments, headers, progress, results and errors. Sensitive arguments are not searched.
+    """
     jobs.tasks.load()
     with right_usage():
         if not check_text("TEXT", words).strip():
-            raise ArgumentsError("TEXT is empty: say what to look for")
+            raise ArgumentsError("TEXT is empty: give the text to search for")
     with jobs.binding().transaction() as session:
         places = [*search.find(session, jobs, words, limit)]
     if as_json:
@@ -55,11 +64,13 @@ def find(jobs: Jobs[Any], words: str, limit: int, as_json: bool) -> None:
 @click.command("list", cls=ApplicationCommand)
 @on_application
 @selecting
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Jobs at most.")
-@click.option("--below", type=JOB_ID, metavar="ID", help="Only jobs of a smaller id: the next page.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 1_000_000), help="Maximum number of jobs."
+)
+@click.option("--below", type=JOB_ID, metavar="ID", help="Only jobs with a smaller id, for the next page.")
 @as_json
 def list_jobs(jobs: Jobs[Any], selection: Selection, limit: int, below: int | None, as_json: bool) -> None:
-    """Jobs, the newest first."""
+    """List jobs, the newest first."""
     jobs.tasks.load()
     job = jobs.Job
     wanted = _jobs(jobs).where(*selection.where(jobs.models)).order_by(job.id.desc()).limit(limit + 1)
@@ -101,7 +112,7 @@ _MOMENTS = {JobState.scheduled: "run_at", JobState.queued: "run_at", JobState.ru
 @click.argument("job_id", metavar="ID", type=JOB_ID)
 @as_json
 def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
-    """A job: its arguments, and every run with its error."""
+    """Show a job: its arguments, and every run with its error."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         found: Any = session.execute(_jobs(jobs).where(jobs.Job.id == job_id)).one_or_none()
@@ -142,7 +153,7 @@ def show(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
 @click.argument("job_id", metavar="ID", type=JOB_ID)
 @as_json
 def why(jobs: Jobs[Any], job_id: int, as_json: bool) -> None:
-    """Why a job waits."""
+    """Explain why a job waits."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         reasons = jobs.why(session, job_id)
@@ -158,7 +169,7 @@ def _print_reasons(reasons: Iterable[str]) -> None:
 
 
 def _state(job: dict[str, Any]) -> str:
-    """In a word. Programs read the state, and when the job was asked to stop."""
+    """Return the job's state in a word, "cancelling" for a running job that was asked to end."""
     is_cancelling = job["state"] == JobState.running and job["cancel_requested_at"] is not None
     return "cancelling" if is_cancelling else str(job["state"])
 
@@ -171,21 +182,21 @@ def _value(name: str, value: Any) -> object:
 
 _OF_RUNS = frozenset({"result", "error", "traceback"})
 _OF_JOBS = frozenset({"unique_key", "progress_message"})
-"""What tasks and callers write freely; so they do in columns of the application's own."""
+"""Columns with free text of tasks and callers. Columns of a `job_class` count as such, too."""
 
 
 def _jobs(jobs: Jobs[Any]) -> Any:
-    """Jobs, and their arguments as text, which can be read whatever they are."""
+    """Select jobs, with their arguments as text, which can be read even if no JSON parser accepts them."""
     return select(jobs.Job, cast(jobs.Job.args, Text)).options(defer(jobs.Job.args))
 
 
 def _runs(jobs: Jobs[Any]) -> Any:
-    """Runs, and their results likewise."""
+    """Select runs, with their results as text."""
     return select(jobs.Run, cast(jobs.Run.result, Text)).options(defer(jobs.Run.result))
 
 
 def _read(stored: str | None) -> Any:
-    """JSON, or where it is nested too deep to be shown the text that it is."""
+    """Parse JSON; return the text itself if it is invalid or nested too deep to be shown."""
     try:
         return None if stored is None else check_depth(json.loads(stored))
     except (ValueError, RecursionError):
@@ -208,7 +219,7 @@ def _job(jobs: Jobs[Any], job: JobMixin, stored: str) -> dict[str, Any]:
 
 
 def _as_dict(row: JobMixin | RunMixin, secrets: Secrets, free: Set[str], **read: Any) -> dict[str, Any]:
-    """All columns, those `read` otherwise from there, the `free` ones without secrets."""
+    """Return the row's columns by name, `read` in place of stored values, and without secrets in the `free` ones."""
     mapper: Any = inspect(type(row))
     names = [attribute.key for attribute in mapper.column_attrs]
     values = {name: read[name] if name in read else getattr(row, name) for name in names}

@@ -30,9 +30,9 @@ from sqla_jobs.supervisor.supervisor import Supervisor
 
 
 def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The options of the command that runs, with what the application's config says, such as SQLA_JOBS_QUEUES of Flask.
+    """Return the command's options, with defaults from the application's config, such as Flask's SQLA_JOBS_QUEUES.
 
-    The command line comes first.
+    An option that the command line gives wins.
     """
     context = click.get_current_context()
     options = {str(option.name): option for option in context.command.params}
@@ -44,7 +44,7 @@ def _configured(given: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> d
 
 
 def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
-    """`mail=2,default=8`, or names alone with `concurrency` each. Raises `ConfigurationError`."""
+    """Parse `mail=2,default=8`. A name without a number gets `concurrency`. Raises `ConfigurationError`."""
     queues: dict[str, int] = {}
     for item in ("default" if text is None else text).split(","):
         name, given, number = item.strip().partition("=")
@@ -57,59 +57,71 @@ def _parse_queues(text: str | None, concurrency: int) -> dict[str, int]:
 
 
 def _log_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say what is logged."""
-    level = click.option("--log-level", default="INFO", show_default=True, help="DEBUG tells of every job.")
+    """Give the command the options about logging."""
+    level = click.option("--log-level", default="INFO", show_default=True, help="DEBUG logs every job.")
     form = click.option(
-        "--log-format", default="text", show_default=True, type=click.Choice(["text", "json"]), help="How a line looks."
+        "--log-format",
+        default="text",
+        show_default=True,
+        type=click.Choice(["text", "json"]),
+        help="The format of log lines.",
     )
     return level(form(command))
 
 
 @click.command(cls=ApplicationCommand)
 @application_options
-@click.option("--queues", metavar="mail=2,default=8", help="Queues to serve, each with its number of jobs at once.")
-@click.option("--concurrency", default=8, show_default=True, help="Jobs at once, of each queue named without a number.")
-@click.option("--processes", default=1, show_default=True, help="Processes, each with all of these queues.")
-@click.option("--drain", is_flag=True, help="Run what is due, then end.")
-@click.option("--clock/--no-clock", default=True, show_default=True, help="Enqueue what schedules say, too.")
-@click.option("--reload", is_flag=True, help="Start anew when a Python file changes; for development.")
-@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
-@click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
-@click.option("--poll", default=1.0, show_default=True, help="Seconds between two looks for what no message told.")
-@click.option("--grace", default=30.0, show_default=True, help="Seconds running jobs have to end on SIGTERM.")
+@click.option("--queues", metavar="mail=2,default=8", help="Queues to serve, each with its number of concurrent jobs.")
+@click.option("--concurrency", default=8, show_default=True, help="Concurrent jobs of each queue without a number.")
+@click.option("--processes", default=1, show_default=True, help="Processes; each serves all of the queues.")
+@click.option("--drain", is_flag=True, help="Run the jobs that are due, then exit.")
+@click.option("--clock/--no-clock", default=True, show_default=True, help="Enqueue the jobs of schedules, too.")
+@click.option("--reload", is_flag=True, help="Restart when a Python file changes; for development.")
+@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between heartbeats.")
+@click.option(
+    "--lease", default=30.0, show_default=True, help="Seconds without a heartbeat after which a process counts as dead."
+)
+@click.option(
+    "--poll", default=1.0, show_default=True, help="Seconds between polls, which find jobs whose message was lost."
+)
+@click.option("--grace", default=30.0, show_default=True, help="Seconds that running jobs have to end on SIGTERM.")
 @click.option(
     "--kill-after",
     default=10.0,
     show_default=True,
-    help="Seconds past its timeout, or a `cancel --kill`, that a job may go on.",
+    help="Seconds after a job's timeout or `cancel --kill` until its process is killed.",
 )
 @click.option(
     "--hung-after",
     default=300.0,
     show_default=True,
-    help="Seconds without any progress after which a process is killed; 0: never.",
+    help="Seconds without progress after which a process is killed; 0: never.",
 )
-@click.option("--timeout", type=float, help="Seconds that a job of a task without a timeout of its own may take.")
-@click.option("--max-jobs", default=0, help="Replace a process after that many jobs.")
-@click.option("--max-memory", default=0, metavar="MB", help="Replace a process that was larger than this.")
-@click.option("--slow-after", default=300.0, show_default=True, help="Log the stack of a job after that many seconds.")
+@click.option("--timeout", type=float, help="Timeout in seconds for tasks without one of their own.")
+@click.option("--max-jobs", default=0, help="Replace a process after this many jobs; 0: never.")
+@click.option("--max-memory", default=0, metavar="MB", help="Replace a process that has used more memory; 0: never.")
+@click.option(
+    "--slow-after",
+    default=300.0,
+    show_default=True,
+    help="Log the stack of a job that runs longer than this many seconds.",
+)
 @click.option(
     "--retention",
     metavar="succeeded=7d,failed=never,audit=90d",
     callback=durations.retention,
     default="",
-    help="How long jobs that ended are kept: 7d, 30d where they failed, and 365d for lines of the audit, "
-    "and 30d for what became of ticks, unless said otherwise.",
+    help="How long to keep rows. Defaults: ended jobs 7d, failed ones 30d, lines of the audit 365d, ticks 30d.",
 )
 @click.option(
     "--metrics-port",
     metavar="[HOST:]PORT",
-    help="Serve /metrics, /healthz and /readyz there, for all processes as one.",
+    help="Serve /metrics, /healthz and /readyz on this port, for all processes together.",
 )
-@click.option("--log-jobs", is_flag=True, help="Log a line for each job that went well, too.")
+@click.option("--log-jobs", is_flag=True, help="Log a line for each job that succeeds, too.")
 @_log_options
 def worker(application: str | None, drain: bool, reload: bool, **options: Any) -> None:
-    """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP starts anew, one process by one."""
+    """Run jobs until SIGTERM or SIGINT; a second signal ends at once. SIGHUP restarts the processes one by one."""
     with plain_errors():
         name = named_application(application)
 
@@ -200,11 +212,13 @@ def _child_spec(
 
 @click.command(cls=ApplicationCommand)
 @application_options
-@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between two signs of life.")
-@click.option("--lease", default=30.0, show_default=True, help="Seconds without one, after which it is dead.")
+@click.option("--heartbeat", default=5.0, show_default=True, help="Seconds between heartbeats.")
+@click.option(
+    "--lease", default=30.0, show_default=True, help="Seconds without a heartbeat after which a process counts as dead."
+)
 @_log_options
 def clock(application: str | None, database_url: str | None, **options: Any) -> None:
-    """Enqueue what schedules say, until SIGTERM or SIGINT. Workers do so too, unless told --no-clock."""
+    """Enqueue the jobs of schedules, until SIGTERM or SIGINT. Workers do so too, except with --no-clock."""
     with right_usage():
         logs = _logs(**options)
     with plain_errors():

@@ -27,14 +27,14 @@ from sqla_jobs.tasks.schedule import declared
 
 @click.group()
 def schedule() -> None:
-    """Schedules: rows that say by cron what is enqueued when."""
+    """List and change schedules: cron rules that enqueue jobs."""
 
 
 @schedule.command("list", cls=ApplicationCommand)
 @on_application
 @as_json
 def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
-    """All schedules, with their next ticks."""
+    """List all schedules, with their next ticks."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         rows = [_row(jobs, one) for one in session.scalars(select(jobs.Schedule).order_by(jobs.Schedule.name))]
@@ -53,10 +53,10 @@ def list_schedules(jobs: Jobs[Any], as_json: bool) -> None:
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many ticks.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Number of ticks.")
 @as_json
 def show(jobs: Jobs[Any], name: str, limit: int, as_json: bool) -> None:
-    """A schedule, and what became of its last ticks: enqueued, skipped or missed."""
+    """Show a schedule, and whether its last ticks were enqueued, skipped or missed."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         one = _named(jobs, session, name)
@@ -119,15 +119,19 @@ def _note(row: dict[str, Any]) -> str:
 @click.argument("task")
 @click.argument("cron")
 @click.argument("arguments", metavar="[JSON]", default="{}")
-@click.option("--timezone", default="UTC", show_default=True, help="Of IANA, such as Europe/Paris.")
-@click.option("--queue", help="Instead of the task's own.")
-@click.option("--priority", type=int, help="Instead of the task's own.")
-@click.option("--catch-up", type=click.Choice([*CatchUp]), default="latest", show_default=True, help="On missed ticks.")
+@click.option("--timezone", default="UTC", show_default=True, help="An IANA name, such as Europe/Paris.")
+@click.option("--queue", help="By default the task's own.")
+@click.option("--priority", type=int, help="By default the task's own.")
+@click.option(
+    "--catch-up", type=click.Choice([*CatchUp]), default="latest", show_default=True, help="Which missed ticks to fire."
+)
 @click.option("--overlap", type=click.Choice([*Overlap]), default="allow", show_default=True)
-@click.option("--jitter", type=float, default=0.0, metavar="SECONDS", help="Each job is due up to that much later.")
+@click.option(
+    "--jitter", type=float, default=0.0, metavar="SECONDS", help="Delay each job by a random time up to this."
+)
 @audited
 def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str, arguments: str, **given: Any) -> None:
-    """Add a schedule of an operator's: NAME enqueues TASK by CRON, with the arguments in JSON."""
+    """Add a schedule: NAME enqueues TASK by the rule CRON, with arguments in a JSON object."""
     declaration = jobs.tasks[task].declaration
     options: Any = {option: value for option, value in given.items() if value is not None} | {"name": name}
     with right_usage():
@@ -140,18 +144,18 @@ def add_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str, cron: str
 @schedule.command("set", cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@click.option("--task", help="What it enqueues from now on.")
-@click.option("--args", metavar="JSON", help="The arguments of its jobs, an object.")
-@click.option("--cron", metavar="RULE", help="When.")
-@click.option("--timezone", help="Of IANA, such as Europe/Paris.")
+@click.option("--task", help="The task to enqueue from now on.")
+@click.option("--args", metavar="JSON", help="The arguments of its jobs, in a JSON object.")
+@click.option("--cron", metavar="RULE", help="The new rule.")
+@click.option("--timezone", help="An IANA name, such as Europe/Paris.")
 @click.option("--queue", help="The queue of its jobs.")
-@click.option("--priority", type=int, help="Of its jobs, from -10 to 10; lower runs first.")
-@click.option("--catch-up", type=click.Choice([*CatchUp]), help="On missed ticks.")
+@click.option("--priority", type=int, help="The priority of its jobs, from -10 to 10; lower runs first.")
+@click.option("--catch-up", type=click.Choice([*CatchUp]), help="Which missed ticks to fire.")
 @click.option("--overlap", type=click.Choice([*Overlap]))
-@click.option("--jitter", type=float, metavar="SECONDS", help="Each job is due up to that much later.")
+@click.option("--jitter", type=float, metavar="SECONDS", help="Delay each job by a random time up to this.")
 @audited
 def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, args: str | None, **given: Any) -> None:
-    """Change what NAME enqueues or when; code does not take that back, `schedule sync --reset` does."""
+    """Change what NAME enqueues, or when. Only `schedule sync --reset` restores what code declares."""
     values = {option: value for option, value in given.items() if value is not None}
     jobs.tasks.load()
     if task is not None:
@@ -162,14 +166,14 @@ def set_schedule(jobs: Jobs[Any], /, actor: str, name: str, task: str | None, ar
         except (ValueError, RecursionError):
             raise click.BadParameter("write a JSON object, such as '{\"n\": 1}'", param_hint="--args") from None
     if not values:
-        raise click.UsageError("say what to change, such as --task, --args or --cron")
+        raise click.UsageError("nothing to change is given: give an option such as --task, --args or --cron")
     with changing(jobs, actor) as it, right_usage():
         changed = schedule_actions.edit(it, name, values)
     for field, change in changed.items():
         said = change if isinstance(change, str) else f"{change['from']} → {change['to']}"
         click.echo(shown(f"{field}: {said}"))
     if not changed:
-        click.echo("nothing is changed: it was so already")
+        click.echo("nothing changed: the schedule has these values already")
 
 
 def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
@@ -184,7 +188,7 @@ def _named(jobs: Jobs[Any], session: Session, name: str) -> ScheduleMixin:
 @click.argument("name")
 @audited
 def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Fire again, from the next tick on."""
+    """Enable NAME: it fires again, from its next tick on."""
     with changing(jobs, actor) as it:
         schedule_actions.enable(it, name)
 
@@ -192,10 +196,10 @@ def enable(jobs: Jobs[Any], actor: str, name: str) -> None:
 @schedule.command(cls=ApplicationCommand)
 @on_application
 @click.argument("name")
-@click.option("--reason", help="Shown to whoever wonders.")
+@click.option("--reason", help="The reason, shown by `schedule list`.")
 @audited
 def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
-    """Fire no more, until somebody enables it."""
+    """Disable NAME: it fires no more, until `schedule enable`."""
     with changing(jobs, actor) as it:
         schedule_actions.disable(it, name, reason or "")
 
@@ -205,7 +209,7 @@ def disable(jobs: Jobs[Any], actor: str, name: str, reason: str | None) -> None:
 @click.argument("name")
 @audited
 def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Delete a schedule that an operator added; what code declares would come back, and is to be disabled."""
+    """Delete NAME, a schedule that an operator added. One that code declares would come back: disable it instead."""
     with changing(jobs, actor) as it:
         schedule_actions.remove(it, name)
 
@@ -215,7 +219,7 @@ def remove(jobs: Jobs[Any], actor: str, name: str) -> None:
 @click.argument("name")
 @audited
 def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
-    """Enqueue a job of it at once, whatever its rule says; prints the job's id."""
+    """Enqueue a job of NAME at once, whatever its rule, and print the job's id."""
     jobs.tasks.load()
     with changing(jobs, actor) as it:
         job_id = schedule_actions.fire(it, name).id
@@ -224,10 +228,10 @@ def run_now(jobs: Jobs[Any], actor: str, name: str) -> None:
 
 @schedule.command("sync", cls=ApplicationCommand)
 @on_application
-@click.option("--prune", is_flag=True, help="Disable at once what code declared once and does not any more.")
-@click.option("--reset", is_flag=True, help="Take back what operators changed.")
+@click.option("--prune", is_flag=True, help="Disable schedules that code no longer declares.")
+@click.option("--reset", is_flag=True, help="Undo the changes of operators.")
 def sync_schedules(jobs: Jobs[Any], prune: bool, reset: bool) -> None:
-    """Make rows of what code declares. Clocks do so when they start."""
+    """Store the schedules that code declares. Clocks do so when they start."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         sync(session, jobs.models, jobs.schedules, reset=reset)

@@ -17,11 +17,11 @@ from sqla_jobs.models.version import LATEST
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--sql", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--sql", is_flag=True, help="Print the statements without executing them.")
 @click.option("--revision", is_flag=True, help="Write a revision for the application's own Alembic history.")
 @click.option("--config", metavar="PATH", help="With --revision: the alembic.ini or pyproject.toml.")
 def migrate(jobs: Jobs[Any], sql: bool, revision: bool, config: str | None) -> None:
-    """Upgrade the tables, in a database that has no Alembic history."""
+    """Create or upgrade the tables, in a database without an Alembic history."""
     if sql and revision:
         raise click.UsageError("--sql and --revision exclude each other: give one")
     if config is not None and not revision:
@@ -62,7 +62,7 @@ def _write_revision(jobs: Jobs[Any], config: str | None) -> None:
 @on_application
 @as_json
 def check(jobs: Jobs[Any], as_json: bool) -> None:
-    """Compare the tables with what this version expects; exits with 1 and a line for each difference."""
+    """Compare the tables with what this version expects. Exits with 1 and a line for each difference."""
     with jobs.binding().engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         found = compare(connection, jobs.models)
     if as_json:

@@ -1,4 +1,4 @@
-"""The options that say which jobs are meant, and whether a name is that of anything."""
+"""The options that select jobs, and checks for misspelled names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ JOB_ID = click.IntRange(0, MAX_ID)
 
 
 def _arguments(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """`order=17`; what is no JSON is a text."""
+    """Parse `order=17`. A value that is not JSON is a text."""
     found: dict[str, Any] = {}
     for item in given:
         name, equals, value = item.partition("=")
@@ -40,34 +40,40 @@ def _arguments(context: click.Context, option: click.Parameter, given: tuple[str
 
 
 _OPTIONS = (
-    click.option("--state", "states", multiple=True, type=click.Choice([*JobState]), help="May be given again."),
-    click.option("--task", "tasks", multiple=True, help="By its name; may be given again."),
-    click.option("--queue", "queues", multiple=True, help="May be given again."),
+    click.option("--state", "states", multiple=True, type=click.Choice([*JobState]), help="A state; repeatable."),
+    click.option("--task", "tasks", multiple=True, help="The name of a task; repeatable."),
+    click.option("--queue", "queues", multiple=True, help="The name of a queue; repeatable."),
     click.option(
         *("--arg", "args"),
         multiple=True,
         metavar="NAME=VALUE",
         callback=_arguments,
-        help="An argument as it is stored, at any depth, or in an array.",
+        help="A stored argument, at any depth or in an array; repeatable.",
     ),
     click.option(
         *("--result", "results"),
         multiple=True,
         metavar="NAME=VALUE",
         callback=_arguments,
-        help="Likewise in the result of a run.",
+        help="A value in the result of a run; repeatable.",
     ),
-    click.option("--error", metavar="TEXT", help="Part of the last run's error, in any case."),
+    click.option("--error", metavar="TEXT", help="Part of the last run's error; case is ignored."),
     click.option(
-        "--older-than", "before", metavar="TIME", callback=durations.since, help="Enqueued before: 7d ago, or a moment."
+        "--older-than",
+        "before",
+        metavar="TIME",
+        callback=durations.since,
+        help="Enqueued before this time: 7d ago, or a moment.",
     ),
-    click.option("--newer-than", "after", metavar="TIME", callback=durations.since, help="Enqueued since then."),
-    click.option("--ended-within", "ended_after", metavar="TIME", callback=durations.since, help="Ended since then."),
+    click.option("--newer-than", "after", metavar="TIME", callback=durations.since, help="Enqueued after this time."),
+    click.option(
+        "--ended-within", "ended_after", metavar="TIME", callback=durations.since, help="Ended after this time."
+    ),
 )
 
 
 def selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command a `selection`, made of these options."""
+    """Give the command a `selection` made of these options."""
 
     @wraps(command)
     def run(
@@ -107,7 +113,7 @@ def selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
-    """Raise `JobsError` for a task that neither the application nor any job has: it is a slip, as a rule."""
+    """Raise `JobsError` for a task, probably misspelled, that neither the application nor any job has."""
     known = set(jobs.tasks)
     with jobs.binding().transaction() as session:
         for task in set(tasks) - known:
@@ -116,14 +122,14 @@ def check_tasks(jobs: Jobs[Any], tasks: Iterable[str]) -> None:
 
 
 def check_queues(jobs: Jobs[Any], queues: Iterable[str]) -> None:
-    """Raise `JobsError` for a queue that nobody knows of."""
+    """Raise `JobsError` for a queue that no job, worker or task uses."""
     with jobs.binding().transaction() as session:
         for queue in queues:
             check_queue(jobs, session, queue)
 
 
 def check_queue(jobs: Jobs[Any], session: Session, queue: str, otherwise: str = "") -> None:
-    """Raise `JobsError` for a queue that nobody knows of: it is a slip, as a rule; `otherwise` ends the message."""
+    """Raise `JobsError` for a queue that no job, worker or task uses. `otherwise` ends the message."""
     jobs.tasks.load()
     of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
     queues, _ = read_work(session, jobs)

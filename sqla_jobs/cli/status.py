@@ -19,16 +19,16 @@ from sqla_jobs.runtime.figures import QueueStatus
 from sqla_jobs.runtime.stopping import StopRequest, stopped_by_signals
 
 _AGAIN = 2.0
-"""Seconds between two looks of `status --watch`."""
+"""Seconds between updates of `status --watch`."""
 
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--watch", is_flag=True, help="Look every 2 seconds, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat every 2 seconds, until Ctrl-C.")
 @exact_numbers
 @as_json
 def status(jobs: Jobs[Any], watch: bool, exact: bool, as_json: bool) -> None:
-    """Queues, processes, what fails, and what is wrong."""
+    """Show queues, processes, failures and warnings."""
     if watch and (as_json or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a terminal: leave out --json, and write to no file or pipe")
     jobs.tasks.load()
@@ -128,7 +128,7 @@ def _first_line(text: str | None) -> str:
 
 
 def _print_processes(processes: Sequence[ProcessStatus]) -> None:
-    """How each is, how it does, and what it runs."""
+    """Print a table of states, one of figures and one of running jobs."""
     print_table(
         ["PROCESS", "KIND", "HOST", "PID", "LAST BEAT", "QUEUES"],
         [
@@ -178,5 +178,5 @@ def _how_it_is(process: ProcessStatus) -> str:
 
 
 def _running(begun: int, claimed: int) -> object:
-    """How many jobs run, and how many a worker has claimed ahead."""
+    """Return the number of running jobs, and of jobs claimed ahead."""
     return f"{begun} (+{claimed} claimed)" if claimed else begun

@@ -28,14 +28,20 @@ from sqla_jobs.rules.wording import plural
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--older-than", required=True, metavar="TIME", callback=durations.duration, help="Such as 12h or 7d.")
-@click.option("--state", "states", multiple=True, type=click.Choice([*ENDED]), help="All three, unless given.")
+@click.option(
+    "--older-than",
+    required=True,
+    metavar="TIME",
+    callback=durations.duration,
+    help="The age since a job's end, such as 12h or 7d.",
+)
+@click.option("--state", "states", multiple=True, type=click.Choice([*ENDED]), help="All three by default.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @audited
 def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str, ...], yes: bool) -> None:
-    """Delete jobs that ended so long ago, with their runs, in batches. Workers do so too, by their --retention.
+    """Delete ended jobs of that age, with their runs, in batches. Workers do so too, by their --retention.
 
-    Without --state, runs that ended so long ago and whose job is gone go too.
+    Without --state, runs of that age whose job no longer exists are deleted, too.
     """
     wanted = tuple(JobState(state) for state in states) or ENDED
     carry_out(jobs, Wanted(Delete()), Selection(states=wanted, ended_before=older_than), actor, ask=not yes)
@@ -49,10 +55,10 @@ def prune(jobs: Jobs[Any], actor: str, older_than: timedelta, states: tuple[str,
 
 @click.command(cls=ApplicationCommand)
 @on_application
-@click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
+@click.option("--strict", is_flag=True, help="Exit with 1 also for warnings.")
 @as_json
 def doctor(jobs: Jobs[Any], strict: bool, as_json: bool) -> None:
-    """What makes a queue slow or stuck, and what to do about it. Exits with 1 where something is an error."""
+    """Find out what makes a queue slow or stuck, with a remedy for each finding. Exits with 1 if one is an error."""
     jobs.tasks.load()
     with jobs.binding().transaction() as session:
         findings = examine(session, jobs)

@@ -12,24 +12,24 @@ from flask import Flask
 from flask.cli import NoAppException, ScriptInfo
 
 from sqla_jobs.cli.main import Commands
-from sqla_jobs.cli.naming import HOST, plain_errors, told_apart
+from sqla_jobs.cli.naming import HOST, output_on_stderr, plain_errors
 from sqla_jobs.cli.output import HISTORY
 from sqla_jobs.errors import ConfigurationError
 
 Defaults = dict[str, dict[str, Any]]
-"""By name of the command and of the option."""
+"""Default values by name of the command and of the option."""
 
 _PREFIX = "SQLA_JOBS_"
-_ONLY_SAID = {"application", "database_url", "drain", "reload"}
-"""Options of the worker that are no settings of an application."""
+_NO_SETTINGS = {"application", "database_url", "drain", "reload"}
+"""Options of the worker that no application's config can set."""
 _LOADED = "sqla_jobs.flask:loaded"
 _HELP = "sqla_jobs.help"
 
 
 def defaults_of(config: Mapping[str, Any]) -> Defaults:
-    """What an application's config says about the options of `worker` and `clock`.
+    """Return the defaults of `worker` and `clock` from an application's config, such as SQLA_JOBS_CONCURRENCY.
 
-    SQLA_JOBS_CONCURRENCY is `--concurrency`. Raises `ConfigurationError` for what is no option, or no value of it.
+    Raises `ConfigurationError` for an unknown setting or an invalid value.
     """
     given = {key: value for key, value in config.items() if key.startswith(_PREFIX) and value is not None}
     if not given:
@@ -50,11 +50,11 @@ def defaults_of(config: Mapping[str, Any]) -> Defaults:
 
 def _settings(command: click.Command) -> dict[str, click.Option]:
     options = [option for option in command.params if isinstance(option, click.Option)]
-    return {_PREFIX + str(option.name).upper(): option for option in options if option.name not in _ONLY_SAID}
+    return {_PREFIX + str(option.name).upper(): option for option in options if option.name not in _NO_SETTINGS}
 
 
 def _value(key: str, given: Any, option: click.Option) -> Any:
-    """As on the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
+    """Convert a setting like the command line: `{"default": 8, "mail": 2}` is `default=8,mail=2`."""
     said = given
     if isinstance(given, Mapping):
         said = ",".join(f"{name}={number}" for name, number in given.items())
@@ -67,7 +67,7 @@ def _value(key: str, given: Any, option: click.Option) -> Any:
 
 
 def loaded() -> Flask:
-    """The application that `flask --app` or FLASK_APP names. Raises `ConfigurationError` where there is none."""
+    """Load the application that `flask --app` or FLASK_APP names. Raises `ConfigurationError` if there is none."""
     context = click.get_current_context(silent=True)
     info = context.find_object(ScriptInfo) if context else None
     try:
@@ -77,7 +77,7 @@ def loaded() -> Flask:
 
 
 class _Commands(Commands):
-    """The commands of `sqla-jobs`, which say their help without an application."""
+    """The commands of `sqla-jobs`. They print their help without an application."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_HELP] = not set(args).isdisjoint(ctx.help_option_names)
@@ -95,7 +95,7 @@ def cli(context: click.Context) -> None:
         if context.invoked_subcommand == "worker":  # the parent of workers imports no application code
             context.meta[HOST] = _named(context.ensure_object(ScriptInfo))
         else:
-            with told_apart():
+            with output_on_stderr():
                 app = loaded()
             context.with_resource(app.app_context())
             context.default_map = defaults_of(app.config)
@@ -104,7 +104,7 @@ def cli(context: click.Context) -> None:
 
 
 def _named(info: ScriptInfo) -> str:
-    """MODULE:ATTR by which other processes load the same application. Raises `ConfigurationError`."""
+    """Return the MODULE:ATTR by which other processes load the same application. Raises `ConfigurationError`."""
     if info.create_app is None:
         if info.app_import_path:
             os.environ["FLASK_APP"] = info.app_import_path
@@ -113,6 +113,6 @@ def _named(info: ScriptInfo) -> str:
     if module == "__main__" or "<" in name:
         raise ConfigurationError(
             f"worker processes cannot import {name!r} of {module!r}, which makes the application of this program: "
-            "put it into a module, or name the application, python -m sqla_jobs.worker MODULE:ATTR"
+            "put it into a module, or run python -m sqla_jobs.worker MODULE:ATTR"
         )
     return f"{module}:{name}()"

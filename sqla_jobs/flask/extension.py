@@ -26,12 +26,11 @@ AnyBind = Bind | scoped_session[Any]
 
 
 class FlaskJobs(Generic[J]):
-    """Jobs of Flask applications: each run in an application context, in the session that `db.session` is there.
+    """Connects jobs to Flask applications: each run has an application context, and its session is `db.session`.
 
-    The database is that of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite, in whichever order the extensions
-    are initialised; without these it is `bind`, or what `jobs` is bound to: an engine, a session factory or a
-    `scoped_session`. Each run is also inside `context`, which is called with its `RunContext`. Nothing connects
-    before a worker, a clock or a command does.
+    The database is that of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite; the extensions may be initialised in any order.
+    Without these it is `bind`, or the bind of `jobs`: an engine, a session factory or a `scoped_session`. Each run is
+    also inside `context(run)`, with its `RunContext`. The extension itself opens no connection.
     """
 
     def __init__(
@@ -49,14 +48,14 @@ class FlaskJobs(Generic[J]):
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Put this into `app.extensions["sqla_jobs"]`. Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting.
+        """Set `app.extensions["sqla_jobs"]` to this. Raises `ConfigurationError` for an unknown SQLA_JOBS_ setting.
 
-        Several applications may carry the same jobs, as those of a factory in tests do: a worker is for
-        the one in whose context it is made, or the only one.
+        Several applications may share the jobs, such as those that a factory makes in tests. A worker is for the
+        application in whose context it is made, or for the only one.
         """
         if app.extensions.get("sqla_jobs", self) is not self:
             raise ConfigurationError(
-                f"{app!r} has other jobs in extensions['sqla_jobs'] already: an application carries one Jobs"
+                f"{app!r} already has other jobs in extensions['sqla_jobs']: an application has one Jobs"
             )
         defaults_of(app.config)
         if "sqla_jobs" not in app.extensions:
@@ -64,15 +63,18 @@ class FlaskJobs(Generic[J]):
             _applications(self.jobs).add(app)
 
     def option_defaults(self, app: Flask) -> dict[str, dict[str, Any]]:
-        """What the config of `app` says about the options of `worker` and `clock`, by command."""
+        """Return the defaults of `worker` and `clock` from the config of `app`, by command."""
         return defaults_of(app.config)
 
     def use(self, app: Flask) -> None:
-        """Have workers, clocks and commands of this process work for `app`, also outside of its context."""
+        """Make workers, clocks and commands of this process use `app`, even outside its context."""
         _applications(self.jobs).used = app
 
     def binding(self, app: Flask, bind: Bind | None = None) -> _AppBinding:
-        """The database of `app`, or `bind`, with a context of `app` around each run. Raises `ConfigurationError`."""
+        """Return the binding to the database of `app`, or to `bind`, with a context of `app` around each run.
+
+        Raises `ConfigurationError` if there is no database, or more than one.
+        """
         chosen = bind or self.bind
         db, bound = app.extensions.get("sqlalchemy"), self.jobs.bound
         if chosen is None and db is None and bound is None:
@@ -82,8 +84,8 @@ class FlaskJobs(Generic[J]):
             )
         if chosen is None and db is not None and bound is not None:
             raise ConfigurationError(
-                f"{app!r} has db.session, and its jobs are bound to something else: leave jobs.bind or "
-                "session_factory= out, so that a run's session is db.session, or say FlaskJobs(jobs, app, bind=…)"
+                f"{app!r} has db.session, and its jobs are bound to another database or session: remove jobs.bind or "
+                "session_factory=, so that a run's session is db.session, or write FlaskJobs(jobs, app, bind=…)"
             )
         if (chosen := chosen or bound) is not None:
             own = chosen if isinstance(chosen, scoped_session) else None
@@ -93,7 +95,7 @@ class FlaskJobs(Generic[J]):
 
 
 class _AppBinding(Binding):
-    """The database of one application. `shared` gives what its helpers write in, inside a context."""
+    """The database of one application. `shared` returns the `db.session` of the present context."""
 
     def __init__(
         self, app: Flask, bind: AnyBind, entity: type[Any], shared: SessionFactory | None, inner: Context
@@ -105,14 +107,14 @@ class _AppBinding(Binding):
 
     @contextmanager
     def session(self) -> Generator[Session]:
-        """In the context that the caller is in: the end of another one might take the caller's session away."""
+        """Open a session, in the caller's context if there is one: a new context could end the caller's session."""
         is_inside = has_app_context() and current_app == self._app
         with nullcontext() if is_inside else self._app.app_context(), closing(self.session_factory()) as session:
             yield session
 
     @contextmanager
     def _context(self, run: RunContext | None) -> Generator[None]:
-        """A new one. A session left open in it is closed, also where a teardown function raises."""
+        """Enter a new application context. Close the session left in it, even if a teardown function raises."""
         left: Session | None = None
         try:
             with self._app.app_context():
@@ -127,7 +129,7 @@ class _AppBinding(Binding):
 
     @contextmanager
     def context_in(self, session: Session, run: RunContext | None) -> Generator[None]:
-        """A new one, in which `db.session` is the session of a test; nothing closes that."""
+        """Enter a new application context in which `db.session` is the session of a test, which stays open."""
         with _kept(self._shared), self._app.app_context(), _shared_as(session, self._shared), self._inner(run):
             yield
 
@@ -137,7 +139,7 @@ class _AppBinding(Binding):
 
 
 def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
-    """What makes sessions, and what gives `db.session`; both to be called inside a context."""
+    """Return a factory of sessions and a function that returns `db.session`. Both need an application context."""
     session = vars(db).get("session")
     if isinstance(session, scoped_session):
         return session, session
@@ -151,7 +153,7 @@ def _sessions_of(db: Any) -> tuple[AnyBind, SessionFactory]:
 
 @contextmanager
 def _shared_as(session: Session, shared: SessionFactory | None) -> Generator[None]:
-    """Inside, `shared` gives this session. The teardown of the context, which would close it, does not find it."""
+    """Make `shared` return this session, and remove it before the context's teardown, which would close it."""
     if isinstance(shared, scoped_session):
         shared.registry.set(session)
         try:
@@ -171,7 +173,7 @@ def _shared_as(session: Session, shared: SessionFactory | None) -> Generator[Non
 
 @contextmanager
 def _kept(shared: SessionFactory | None) -> Generator[None]:
-    """Afterwards the session of the caller's thread is where it was, if they are known by thread and not by context."""
+    """Restore the caller's session afterwards, if sessions are registered by thread and not by context."""
     registry = shared.registry if isinstance(shared, scoped_session) else None
     mine = registry() if isinstance(registry, ThreadLocalRegistry) and registry.has() else None
     try:
@@ -182,7 +184,7 @@ def _kept(shared: SessionFactory | None) -> Generator[None]:
 
 
 class _Applications:
-    """Those that carry one `Jobs`; says which one is meant."""
+    """The applications that share one `Jobs`. Chooses the one that a worker or command uses."""
 
     def __init__(self, jobs: Jobs[Any]) -> None:
         self.used: Flask | None = None
@@ -198,7 +200,7 @@ class _Applications:
         return carried.binding(app, bind)
 
     def context_in(self, session: Session) -> Context:
-        """That of the application in whose context the test is, else of the one that was initialised last."""
+        """Return the context of the active application, else of the one that was initialised last."""
         living = [app for carrier in reversed(self._carriers) if (app := carrier())]
         app = self._active() or self.used or next(iter(living), None)
         if app is None:

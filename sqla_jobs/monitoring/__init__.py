@@ -1,1 +1,1 @@
-"""How queues, processes and the database stand."""
+"""The state of queues, processes and the database: `status`, `doctor` and `why`."""

@@ -1,4 +1,4 @@
-"""What an application has added to the tables of jobs, and how that can stand in the way."""
+"""Findings about an application's own foreign keys, policies and triggers on the tables of jobs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _UNINDEXED = text(
 )
 
 _MANY = 1_000
-"""Jobs past their retention that a foreign key may keep without a word: some are kept on purpose."""
+"""Jobs past their retention that a foreign key may keep without a warning, since some are kept on purpose."""
 _COUNTED = 100_000
-"""Of each state."""
+"""Jobs that are counted in each state."""
 
 
 def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Foreign keys to jobs without an index."""
+    """Find foreign keys to jobs that have no index."""
     rows = _ask(session, jobs, _UNINDEXED, ["jobs"])
     if not rows:
         yield well("foreign keys to jobs", "all have an index, or there is none")
@@ -50,7 +50,7 @@ def foreign_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def kept_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Foreign keys that keep many jobs from being pruned, as long as workers have no other --retention."""
+    """Find foreign keys that keep many jobs from being pruned. Assumes the default retention."""
     removal = Removal(jobs.models)
     numbers = Counter[Reference]()
     for state, seconds in seconds_kept({"audit": None, "ticks": None}).items():
@@ -71,14 +71,14 @@ _SECURED = text(
 
 
 def row_level_security(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Tables with row level security."""
+    """Find tables with row level security."""
     for table, applies_to_us in _ask(session, jobs, _SECURED):
-        role = "this role is under its policies" if applies_to_us else "this role is exempt from its policies"
+        role = "it applies to this role" if applies_to_us else "this role is exempt"
         yield warning(
             "row level security",
-            f"it is on for {table}; {role}",
-            "a program does not see the rows that a policy hides from its role: such jobs are never claimed, "
-            "taken back or pruned, and nothing says so. Give workers and clocks a role with BYPASSRLS, or "
+            f"enabled on {table}; {role}",
+            "workers never claim, rescue or prune jobs that a policy hides from their role, and log no error. Give "
+            "workers and clocks a role with BYPASSRLS, or "
             f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
         )
 
@@ -96,19 +96,19 @@ _BEFORE, _INSTEAD = 2, 64
 
 
 def triggers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Triggers that can refuse or change what is about to be written. The library has none."""
+    """Find BEFORE and INSTEAD OF triggers, which can refuse or change what workers write. The library has none."""
     for table, name, function in _ask(session, jobs, _TRIGGERS, before_or_instead=_BEFORE | _INSTEAD):
         yield warning(
             "triggers",
             f"trigger {name} of {table} calls {function} before rows are written",
-            "where it raises or returns NULL, a job is not claimed, not stored or not pruned. Let it return NEW (OLD "
-            f"for a DELETE) for whatever a worker writes; or DROP TRIGGER {name} ON {table}",
+            "if it raises or returns NULL, a job is not claimed, stored or pruned. Let it return NEW (OLD for a "
+            f"DELETE) for each write of a worker; or DROP TRIGGER {name} ON {table}",
         )
 
 
 def _ask(
     session: Session, jobs: Jobs[Any], question: TextClause, nouns: Sequence[str] = (), **values: int
 ) -> list[Any]:
-    """The answer about some of the tables, or all."""
+    """Ask about the tables with these nouns, by default about all tables."""
     names = table_names(session, jobs, nouns or jobs.models.tables)
     return [*ask(session, jobs, question, tables=names, **values)]

@@ -15,9 +15,9 @@ from sqla_jobs.monitoring.finding import Finding, ask, session_named, warning
 from sqla_jobs.rules.wording import duration, plural
 
 _LONG = 2.0
-"""Seconds of waiting after which it is worth a word."""
+"""Seconds of waiting before a warning."""
 _CANDIDATES = 3
-"""Running jobs that are named where any of them may be one that waits."""
+"""At most so many running jobs are named as candidates for a waiting session."""
 
 _WAITING = text(
     """
@@ -39,21 +39,21 @@ _SESSIONS = text(
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The session at the head of those that wait for each other."""
+    """The session that blocks others and does not wait itself."""
 
     pid: int
     said: str
-    """Who it is, what it does, and for how long its transaction has been open."""
+    """Its user and program, its state, and the age of its transaction."""
 
     @property
     def remedy(self) -> str:
-        """How to let the others go on."""
+        """The remedy: end this session's transaction."""
         return f"commit or roll back its transaction, or end it: SELECT pg_terminate_backend({self.pid})"
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A session that waits for a lock, since when its transaction is open, and for how many seconds it has waited."""
+    """A session that waits for a lock, the start of its transaction, and the seconds that it has waited."""
 
     pid: int
     since: datetime
@@ -62,7 +62,10 @@ class Blocked:
 
 
 def read_blocked(session: Session, jobs: Jobs[Any]) -> list[Blocked]:
-    """Those that have waited for some seconds, as far as this role may see it; the oldest transaction first."""
+    """Return sessions that have waited for some seconds, the oldest transaction first.
+
+    Sessions that this role may not see are missing.
+    """
     rows: list[Any] = ask(session, jobs, _WAITING).all()
     blockers: dict[int, list[int]] = {row[0]: row[3] for row in rows}
     heads = {pid: _head(pid, blockers) for pid in blockers}
@@ -75,7 +78,7 @@ def read_blocked(session: Session, jobs: Jobs[Any]) -> list[Blocked]:
 
 
 def _head(pid: int, blockers: Mapping[int, Sequence[int]]) -> int:
-    """The first of those that it waits for which waits for nobody; 0 where there is none such."""
+    """Return the first session in the chain of blockers that waits for no other; 0 if there is none."""
     seen, ahead = {pid}, [*blockers[pid]]
     while ahead:
         one = ahead.pop(0)
@@ -97,7 +100,7 @@ def _holders(session: Session, jobs: Jobs[Any], pids: set[int]) -> dict[int, Hol
 
 
 def blocked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Who holds up sessions that may be those of running jobs."""
+    """Find sessions that block others which may belong to running jobs."""
     by_holder = dict[Holder, list[Blocked]]()
     for one in read_blocked(session, jobs):
         by_holder.setdefault(one.holder, []).append(one)
@@ -108,16 +111,16 @@ def blocked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning(
             "running jobs",
             f"{plural(len(waiting), 'session')} {'waits' if len(waiting) == 1 else 'wait'} for a lock, for "
-            f"{duration(max(one.seconds for one in waiting))} by now, perhaps those of {named}: it is held by "
+            f"{duration(max(one.seconds for one in waiting))} so far; possibly those of {named}. The lock is held by "
             f"{holder.said}",
             holder.remedy,
         )
 
 
 def _running_since(session: Session, jobs: Jobs[Any], moment: datetime) -> str:
-    """The running jobs that had started by then, those that run longest first: job 4 (mail.send), job 5 (…) and more.
+    """Name the running jobs that had started by then, the oldest first: job 4 (mail.send), job 5 (…) and more.
 
-    No session says of which job it is.
+    PostgreSQL does not know which job a session runs, so each of them is a candidate.
     """
     job = jobs.Job
     running = select(job.id, job.task).where(job.state == "running", job.started_at <= moment)
@@ -127,6 +130,6 @@ def _running_since(session: Session, jobs: Jobs[Any], moment: datetime) -> str:
 
 
 def nearest(blocked: Sequence[Blocked], started_at: datetime | None) -> Blocked | None:
-    """The one whose transaction began soonest after a job was claimed: it is the likeliest to be that job's."""
+    """Return the session whose transaction began first after a job was claimed: it is most likely that job's."""
     since = [one for one in blocked if started_at is not None and one.since >= started_at]
     return min(since, key=lambda one: one.since, default=None)

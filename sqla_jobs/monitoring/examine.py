@@ -1,4 +1,4 @@
-"""What makes queues slow or stuck, and what to do about it: the same for `doctor`, `status` and the dashboard."""
+"""The findings of `doctor`, `status` and the dashboard: causes of slow or stuck queues, with remedies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LOOKS: tuple[Callable[[Session, Jobs[Any]], Iterator[Finding]], ...] = (
 
 
 def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
-    """All that `sqla-jobs doctor` looks at. Reads only; needs no rights beyond the application's own."""
+    """Return all findings of `sqla-jobs doctor`. Writes nothing and needs only the application's own rights."""
     found = [finding for look in _LOOKS for finding in look(session, jobs)]
     queues, processes = read_work(session, jobs)
     return [*found, *_of_work(session, jobs, queues, processes)]
@@ -48,7 +48,7 @@ def examine(session: Session, jobs: Jobs[Any]) -> list[Finding]:
 def problems(
     session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]
 ) -> list[Finding]:
-    """What is wrong right now, at a price at which a page can ask for it every few seconds."""
+    """Return the findings about work and the oldest transaction, cheap enough for a page to read every few seconds."""
     found = [*_of_work(session, jobs, queues, processes), *server.oldest_transaction(session, jobs)]
     return [finding for finding in found if finding.verdict is not Verdict.ok]
 

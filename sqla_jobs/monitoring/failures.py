@@ -1,4 +1,4 @@
-"""What fails, by task and error. Each task is counted on its own: a flood of one hides no other."""
+"""Failures by task and error. Tasks are counted separately, so many failures of one hide no other."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from sqla_jobs.monitoring.finding import ask
 from sqla_jobs.rules.wording import Count
 
 LOOKED_AT = 20_000
-"""Jobs whose last error is read, of all tasks together."""
+"""Maximum number of jobs whose last error is read, over all tasks."""
 _TASKS = 1_000
-"""Tasks that are looked at."""
+"""Maximum number of tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Jobs of one task that failed by one kind of error; `last_job_id` is the newest, with its error.
+    """The jobs of one task that failed with one type of error. `last_job_id` is the newest of them.
 
-    `share` is the part of the whole task in all that is counted here, from 0 to 1.
+    `share` is the task's share of all counted failures, from 0 to 1.
     """
 
     task: str
@@ -37,7 +37,7 @@ class Failures:
 
 @dataclass(frozen=True, slots=True)
 class Retrying(Failures):
-    """Jobs of one task that failed by one kind of error and are tried again; `next_at` is the first of them."""
+    """The jobs of one task that failed with one type of error and wait for a retry, the first at `next_at`."""
 
     next_at: datetime
 
@@ -50,9 +50,9 @@ def read_failures(
     but_for: Collection[str] = (),
     most: int = LOOKED_AT,
 ) -> list[Failures]:
-    """The jobs that failed in that time, but for those of some tasks; the most frequent failure first.
+    """Return the failures of the time `within`, except those of the tasks `but_for`; the most frequent first.
 
-    The last errors of `most` jobs are read.
+    The last errors of at most `most` jobs are read.
     """
     job = jobs.Job
     failed = job.state == text("'failed'")
@@ -64,7 +64,7 @@ def read_failures(
 def read_retrying(
     session: Session, jobs: Jobs[Any], *, but_for: Collection[str] = (), most: int = LOOKED_AT
 ) -> list[Retrying]:
-    """The jobs that failed last time and are tried again, likewise."""
+    """Return the failures that wait for a retry, except those of the tasks `but_for`; the most frequent first."""
     job, run = jobs.Job, jobs.Run
     tried = text("'scheduled', 'queued'")
     waiting = job.state.in_(tried) & job.started_at.is_not(None)
@@ -83,33 +83,33 @@ def _by_task(
     most: int,
     *of_last_run: ColumnElement[bool],
 ) -> list[tuple[Failures, datetime]]:
-    """Each with the first `run_at`; an index on (task, `order`) has the jobs that meet `condition`."""
+    """Return failures, each with its first `run_at`. An index on (task, `order`) must hold the jobs of `condition`."""
     job, run = jobs.Job, jobs.Run
     tasks = [task for task in tasks_of(session, jobs, condition) if task not in but_for]
     there = _counts(session, jobs, tasks, [condition, *narrower], order, most)
     looked_at = _fair(there, most)
     if not looked_at:
         return []
-    lane = values(column("task", Text), column("most", Integer), name="lane").data([*looked_at.items()])
+    each = values(column("task", Text), column("most", Integer), name="each").data([*looked_at.items()])
     some = (
         select(job.id, job.run_at)
-        .where(condition, *narrower, job.task == lane.c.task)
+        .where(condition, *narrower, job.task == each.c.task)
         .order_by(order)
-        .limit(lane.c.most)
-        .correlate(lane)
+        .limit(each.c.most)
+        .correlate(each)
         .lateral("some")
     )
     of_job = aliased(run)
-    # + 0, else the planner may look for the greatest id of all that is of this job, and pass all the others
+    # + 0, else the planner may walk the primary key backwards until it meets a run of this job
     last = select(func.max(of_job.id + 0)).where(of_job.job_id == some.c.id).correlate(some).scalar_subquery()
-    # LIMIT keeps each look-up one in the primary key
+    # LIMIT makes each look-up one of the primary key
     ended = select(run.id, run.error_type).where(run.id == last, *of_last_run).limit(1).correlate(some).lateral("ended")
     kind, count, newest = func.coalesce(ended.c.error_type, ""), func.count(), func.max(ended.c.id)
     grouped = (
-        select(lane.c.task, kind, count, newest, func.min(some.c.run_at))
-        .select_from(lane.join(some, true()).join(ended, true()))
-        .group_by(lane.c.task, kind)
-        .order_by(count.desc(), lane.c.task)
+        select(each.c.task, kind, count, newest, func.min(some.c.run_at))
+        .select_from(each.join(some, true()).join(ended, true()))
+        .group_by(each.c.task, kind)
+        .order_by(count.desc(), each.c.task)
     )
     groups = ask(session, jobs, grouped).all()
     examples = _examples(session, jobs, [group[3] for group in groups])
@@ -133,7 +133,7 @@ def _by_task(
 
 
 def tasks_of(session: Session, jobs: Jobs[Any], condition: ColumnElement[bool]) -> list[str]:
-    """The tasks of the jobs that meet it: from one to the next in the index, not job by job."""
+    """Return the tasks of jobs that meet `condition`, with one look at the index for each task, not each job."""
     job = jobs.Job
     task = select(func.min(job.task).label("name")).where(condition).cte("tasks", recursive=True)
     following = select(func.min(job.task)).where(condition, job.task > task.c.name).correlate(task).scalar_subquery()
@@ -149,19 +149,19 @@ def _counts(
     order: Any,
     most: int,
 ) -> dict[str, int]:
-    """How many there are of each task, one more than can be looked at at most; in order, for the sake of the index."""
+    """Count the jobs of each task, up to `most` + 1. `order` is there for the index."""
     if not tasks:
         return {}
     job = jobs.Job
-    lane = values(column("task", Text), name="lane").data([(task,) for task in tasks])
-    some = select(literal(1).label("one")).where(*conditions, job.task == lane.c.task)
-    some = some.order_by(order).limit(most + 1).correlate(lane)
+    each = values(column("task", Text), name="each").data([(task,) for task in tasks])
+    some = select(literal(1).label("one")).where(*conditions, job.task == each.c.task)
+    some = some.order_by(order).limit(most + 1).correlate(each)
     number = select(func.count()).select_from(some.subquery("some")).scalar_subquery()
-    return {row[0]: row[1] for row in ask(session, jobs, select(lane.c.task, number)) if row[1]}
+    return {row[0]: row[1] for row in ask(session, jobs, select(each.c.task, number)) if row[1]}
 
 
 def _fair(there: Mapping[str, int], most: int) -> dict[str, int]:
-    """How many to look at of each task, of `most`: all of small ones, and the rest in equal parts."""
+    """Distribute `most` over the tasks: small tasks get all they need, and the others equal parts of the rest."""
     left, found = most, dict[str, int]()
     for place, (task, number) in enumerate(sorted(there.items(), key=lambda item: item[1])):
         found[task] = min(number, left // (len(there) - place))
@@ -170,7 +170,7 @@ def _fair(there: Mapping[str, int], most: int) -> dict[str, int]:
 
 
 def _examples(session: Session, jobs: Jobs[Any], run_ids: Sequence[int]) -> dict[int, tuple[int, str]]:
-    """The job and the error of each of these runs, without secrets."""
+    """Return the job and the error of each of these runs, without secrets."""
     job, run = jobs.Job, jobs.Run
     rows = session.execute(
         select(run.id, job.id, job.task, run.error, cast(job.args, Text))

@@ -1,4 +1,4 @@
-"""The figures of a database, at the same price for ten jobs and for a million."""
+"""The figures of a database. The cost does not grow with the number of jobs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sqla_jobs.monitoring.queues import COUNTED, read_work
 from sqla_jobs.runtime.figures import Figures
 
 DEEP = 100_000
-"""Queued jobs of one queue that are counted."""
+"""Maximum number of queued jobs counted in one queue."""
 _NEXT = 20_000
-"""Queued jobs whose tasks are looked at, of all queues together."""
-_PATIENCE = 3.0
-"""Seconds that a statement may take."""
+"""Maximum number of queued jobs counted by task, over all queues."""
+_TIMEOUT = 3.0
+"""Timeout of a statement in seconds."""
 
 
 def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
-    """All figures. A queue is counted up to `DEEP`, everything else up to `COUNTED`.
+    """Return all figures. Queued jobs of a queue are counted up to `DEEP`, everything else up to `COUNTED`.
 
-    Limits of one key are left out: there may be as many as an application has customers.
+    Limits of single keys are omitted, since an application may have one for each of its customers.
     """
     limit: Any = jobs.Limit
     queues, processes = read_work(session, jobs, most=DEEP, most_scheduled=COUNTED)
@@ -43,8 +43,8 @@ def read_figures(session: Session, jobs: Jobs[Any]) -> Figures:
 
 
 def read_briefly(jobs: Jobs[Any]) -> Figures:
-    """The figures, or an error of the database if a statement takes longer than some seconds."""
-    with brief(jobs, _PATIENCE) as session:
+    """Return all figures. Raises the database's error if a statement takes longer than some seconds."""
+    with brief(jobs, _TIMEOUT) as session:
         return read_figures(session, jobs)
 
 
@@ -57,31 +57,31 @@ def _oldest_heartbeats(processes: Sequence[ProcessStatus]) -> dict[str, float]:
 
 
 def _by_state(session: Session, jobs: Jobs[Any], queues: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """State, task, and how many. Each is read in the order of an index, so that no more is read than is counted."""
+    """Yield state, task and number. Each count follows the order of an index, so it reads only rows that it counts."""
     job: Any = jobs.Job
     first = select(job.task).where(job.state == "scheduled").order_by(job.run_at).limit(COUNTED).subquery()
     running = select(job.task).where(job.state == "running").subquery()
     for state, some in (("scheduled", first), ("running", running)):
         yield from _grouped(session, jobs, state, select(some.c.task, func.count()).group_by(some.c.task))
     if queues:
-        lane = _lane(queues)
+        each = _each(queues)
         following = (
             select(job.task)
-            .where(job.state == "queued", job.queue == lane.c.name)
+            .where(job.state == "queued", job.queue == each.c.name)
             .order_by(job.gates.is_(None), job.priority, job.position)
             .limit(max(1, _NEXT // len(queues)))
-            .correlate(lane)
+            .correlate(each)
             .lateral("following")
         )
-        of_each = select(following.c.task, func.count()).select_from(lane.join(following, true()))
+        of_each = select(following.c.task, func.count()).select_from(each.join(following, true()))
         yield from _grouped(session, jobs, "queued", of_each.group_by(following.c.task))
     has_failed: ColumnElement[bool] = job.state == literal("failed", literal_execute=True)
     if tasks := tasks_of(session, jobs, has_failed):
-        lane = _lane(tasks)
-        one = select(literal(1).label("one")).where(has_failed, job.task == lane.c.name)
-        counted = one.order_by(job.finished_at).limit(COUNTED).correlate(lane).subquery("counted")
+        each = _each(tasks)
+        one = select(literal(1).label("one")).where(has_failed, job.task == each.c.name)
+        counted = one.order_by(job.finished_at).limit(COUNTED).correlate(each).subquery("counted")
         number = select(func.count()).select_from(counted).scalar_subquery()
-        yield from _grouped(session, jobs, "failed", select(lane.c.name, number))
+        yield from _grouped(session, jobs, "failed", select(each.c.name, number))
 
 
 def _grouped(session: Session, jobs: Jobs[Any], state: str, query: Any) -> Iterator[tuple[str, str, int]]:
@@ -89,5 +89,5 @@ def _grouped(session: Session, jobs: Jobs[Any], state: str, query: Any) -> Itera
         yield state, task, number
 
 
-def _lane(names: Sequence[str]) -> Any:
-    return values(column("name", Text), name="lane").data([(name,) for name in names])
+def _each(names: Sequence[str]) -> Any:
+    return values(column("name", Text), name="each").data([(name,) for name in names])

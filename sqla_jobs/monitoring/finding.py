@@ -1,4 +1,4 @@
-"""What was found about a database, and what to do about it."""
+"""Findings about a database, and helpers to read it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqla_jobs.jobs import Jobs
 
 
 class Verdict(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     ok = "ok"
     warning = "warning"
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: what was found and, unless it is well, the remedy."""
+    """The result of one check and, unless the verdict is ok, the remedy."""
 
     about: str
     verdict: Verdict
@@ -36,34 +36,34 @@ class Finding:
 
 
 def well(about: str, found: str) -> Finding:
-    """Nothing is wrong with it."""
+    """Return a finding that nothing is wrong."""
     return Finding(about, Verdict.ok, found)
 
 
 def warning(about: str, found: str, remedy: str) -> Finding:
-    """Something is slow or stuck, or will be."""
+    """Return a finding that something is slow or stuck, or will be."""
     return Finding(about, Verdict.warning, found, remedy)
 
 
 def ask(session: Session, jobs: Jobs[Any], question: Executable, **values: Any) -> Any:
-    """The answer of the database of the jobs, where the session knows several."""
+    """Execute a statement on the database that holds the jobs, even if the session has several."""
     return session.execute(question, values, bind_arguments={"mapper": jobs.Job})
 
 
 @contextmanager
 def brief(jobs: Jobs[Any], seconds: float) -> Generator[Session]:
-    """A transaction on the database of the jobs. The server ends a statement that takes longer than `seconds`."""
+    """Open a transaction on the jobs' database, in which the server ends statements that take over `seconds`."""
     with jobs.binding().transaction() as session:
         ask(session, jobs, select(func.set_config("statement_timeout", f"{1000 * seconds:.0f}", True)))
         yield session
 
 
 def table_names(session: Session, jobs: Jobs[Any], nouns: Iterable[str]) -> list[str]:
-    """What SQL calls the tables of jobs, runs and so on."""
+    """Return the quoted SQL names of the tables with these nouns, such as `jobs` and `runs`."""
     preparer = session.connection(bind_arguments={"mapper": jobs.Job}).dialect.identifier_preparer
     return [str(preparer.format_table(jobs.models.tables[noun])) for noun in nouns]
 
 
 def session_named(pid: int, user: str, address: str | None, program: str | None) -> str:
-    """Who has a session of the server, for people."""
+    """Describe a session of the server, for people."""
     return f"pid {pid} of {user} from {address or 'this host'} ({program or 'no application_name'})"

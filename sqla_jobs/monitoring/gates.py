@@ -1,4 +1,4 @@
-"""The gates behind which a job waits: which are full, by what, and until when."""
+"""The gates behind which a job waits: which are full, which jobs fill them, and until when."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from sqla_jobs.rules.limits import described, named_on_command_line, ordered_gat
 from sqla_jobs.rules.wording import duration, plural
 
 _NAMED = 3
-"""Jobs that are named one by one."""
+"""Maximum number of jobs named in a sentence."""
 
 
 def moment(at: datetime) -> str:
-    """A moment in UTC."""
+    """Return a moment in UTC, for people."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def decide(job_id: int) -> str:
-    """What can be done about a failed job that keeps the others of its key waiting."""
+    """Return the remedy for a failed job that keeps the other jobs of its key waiting."""
     return f"`sqla-jobs retry {job_id}` runs it again, `sqla-jobs cancel {job_id}` lets the next one start"
 
 
 def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
-    """What of its order and its limits keeps a queued job from starting now.
+    """Yield the reasons, from its limits and the order of its key, why a queued job does not start now.
 
-    `job` is a row of jobs, with its arguments as `args_text`.
+    `job` is a row of jobs with its arguments as `args_text`.
     """
     if job.ordered_by is None and (missed := misses_order(jobs, job)) is not None:
         yield f"It never starts: {missed[0]}. Remedy: {missed[1]}."
@@ -56,7 +56,7 @@ def behind_gates(session: Session, jobs: Jobs[Any], job: Any) -> Iterator[str]:
 
 
 def _gates(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
-    """Those that it has, and those that a worker gives it before it starts."""
+    """Return the gates that the job has, and those that a worker would add before starting it."""
     found = dict.fromkeys(job.gates or ())
     names: Sequence[str] = [job.task]
     if (task := jobs.tasks.get(job.task)) is not None:
@@ -116,12 +116,12 @@ def _who_closed(session: Session, jobs: Jobs[Any], gate: str) -> str:
 
 
 def _holders(state: GateState) -> str:
-    """2 run, jobs 4 and 5; 40 run, jobs 4, 5 and 6 and 37 more."""
+    """Return text such as `2 run, jobs 4 and 5` or `40 run, jobs 4, 5 and 6 and 37 more`."""
     named = [str(job_id) for job_id in state.holders]
     run = f"{state.used:,} {'runs' if state.used == 1 else 'run'}"
     if not named:
         return run
     more = f"{state.used - len(named):,} more" if state.used > len(named) else ""
-    told = [*named, more] if more else named
-    listed = " and ".join([", ".join(told[:-1]), told[-1]]) if len(told) > 1 else told[0]
+    parts = [*named, more] if more else named
+    listed = " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
     return f"{run}, job{'s' if len(named) > 1 else ''} {listed}"

@@ -1,4 +1,4 @@
-"""Limits, what of them is used, and what waits behind them."""
+"""The status of limits, and findings about them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from sqla_jobs.rules.wording import Count, duration, they_are
 from sqla_jobs.runtime.figures import LimitStatus
 
 EACH = "each"
-"""In place of a key: the row goes for each one that has no row of its own. Keys are JSON, where a text has quotes."""
+"""Stands for a key: the row applies to each key that has no row of its own. No key looks like it: texts have quotes."""
 KINDS = {"#": "concurrency", "!": "ordered", "%": "rate", "@": "queue"}
-"""By the first character of a gate."""
+"""The kind of limit for each first character of a gate."""
 
 
 def read_limits(
     session: Session, jobs: Jobs[Any], *which: ColumnElement[bool], exact: bool = False
 ) -> list[LimitStatus]:
-    """All limits in effect that meet these conditions, those of each key before those of one, and queues last.
+    """Return the limits in effect that meet the conditions: limits of all keys before those of one, queues last.
 
-    Exact numbers of waiting jobs are counted to the end, which takes the longer the more jobs there are.
+    With `exact`, all waiting jobs are counted, which takes longer the more there are.
     """
     limit: Any = jobs.Limit
     in_effect = select(*limit.__table__.c).where(is_in_effect(limit), *which).order_by(limit.gate)
@@ -78,7 +78,7 @@ def read_limits(
 def read_setters(
     session: Session, jobs: Jobs[Any], set_at: Mapping[str, datetime | None]
 ) -> dict[str, tuple[str, str | None]]:
-    """Who overrode these limits at these moments, and why, as far as the audit says."""
+    """Return who overrode each of these limits at that moment, and the reason, if the audit has the line."""
     moments = {titled(gate): (gate, at) for gate, at in set_at.items() if at is not None}
     line = jobs.Audit
     last = select(func.max(line.id)).where(line.action == "set", line.subject.in_([*moments])).group_by(line.subject)
@@ -89,13 +89,13 @@ def read_setters(
 
 
 _CLOSED = 86_400.0
-"""Seconds after which a limit that lets nothing start is worth a word."""
+"""Seconds before a warning about a limit that lets nothing start."""
 _SOME = 20
-"""Keys that are named one by one."""
+"""Maximum number of keys or jobs reported one by one."""
 
 
 def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Limits that have let nothing start for more than a day."""
+    """Find limits that have let nothing start for more than a day."""
     limit: Any = jobs.Limit
     age = age_of(limit.changed_at)
     is_closed = or_(limit.running == 0, limit.rate == 0)
@@ -103,21 +103,21 @@ def closed_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     if not ages:
         return
     for one in read_limits(session, jobs):
-        if one.gate in ages and (one.waiting or one.set_at is None):  # else somebody wanted it so, and nobody waits
+        if one.gate in ages and (one.waiting or one.set_at is None):  # else an operator closed it and no job waits
             numbers = "--running N" if one.rate is None else "--rate N --per SECONDS"
             set_it = f"sqla-jobs limit set {named_on_command_line(one.gate)} {numbers}"
             yield warning(
                 one.title,
                 f"it has let nothing start for {duration(ages[one.gate])} ({one.in_effect}), "
                 f"and {they_are(one.waiting, 'job')} waiting behind it",
-                f"{set_it}; or take back what an operator set: sqla-jobs limit clear {named_on_command_line(one.gate)}"
+                f"{set_it}; or remove the override: sqla-jobs limit clear {named_on_command_line(one.gate)}"
                 if one.set_at
                 else f"give it another number in code; or override it: {set_it}",
             )
 
 
 def split_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Limits whose keys are hashed by the code of one program, and not by that of another."""
+    """Find limits whose keys one program hashes and another does not."""
     limit: Any = jobs.Limit
     rows = select(limit.gate, limit.declared, limit.tasks).where(limit.declared.has_key(HASHED_BY)).order_by(limit.gate)
     for gate, declared, tasks in ask(session, jobs, rows):
@@ -126,7 +126,7 @@ def split_limits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Failed jobs that keep the next ones of their ordered key waiting."""
+    """Find failed jobs that keep the next jobs of their ordered key waiting."""
     for job_id, gate, waiting in Queries(jobs.models).held_keys(session, _SOME):
         number = Count(waiting, is_least=waiting >= COUNTED)
         yield warning(
@@ -137,7 +137,7 @@ def held_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs that plain SQL has put behind an ordered gate and not into its order, where no worker mends that."""
+    """Find jobs that plain SQL inserted with an ordered gate and without `ordered_by`, and that no worker repairs."""
     job: Any = jobs.Job
     waits = (job.state.like("queued"), job.gates.is_not(None), job.ordered_by.is_(None))
     first = select(job.id, job.task, job.gates).where(*waits).limit(COUNTED).subquery("first")
@@ -148,7 +148,7 @@ def out_of_order(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
-    """Why such a queued job never starts, and the remedy; None where it does. Of limited tasks workers mend that."""
+    """Return why such a queued job never starts, and the remedy. None if it starts: workers repair limited tasks."""
     order, task = ordered_gate(row.gates or ()), jobs.tasks.get(row.task)
     if order is None or (task is not None and task.declaration.gates):
         return None
@@ -156,7 +156,7 @@ def misses_order(jobs: Jobs[Any], row: Any) -> tuple[str, str] | None:
     put_in = f"UPDATE {table} SET ordered_by = '{gate}' WHERE id = {row.id}"  # noqa: S608 - it is shown, and not sent
     return (
         f"it has the gate {order:.200} and no ordered_by, so no worker finds it in the order of its key",
-        f"{put_in}; what inserts such rows must set both or neither: workers give jobs the gates that code declares",
+        f"{put_in}; SQL that inserts jobs must set both columns or neither: workers add the gates that code declares",
     )
 
 
@@ -165,7 +165,7 @@ def _of_each(gates: Collection[str]) -> list[str]:
 
 
 def _named(gate: str) -> tuple[str, str, str | None]:
-    """Name, kind and key."""
+    """Split a gate into name, kind and key."""
     kind = KINDS.get(gate[0], gate[0])
     if gate.startswith("@"):
         return gate[1:], kind, None
@@ -176,7 +176,7 @@ def _named(gate: str) -> tuple[str, str, str | None]:
 def _waiting(
     session: Session, jobs: Jobs[Any], gates: Collection[str], groups: Collection[WaitingGroup], most: int
 ) -> dict[str, Count]:
-    """How many jobs wait behind each row."""
+    """Count the jobs that wait behind each row."""
     numbers, least = dict.fromkeys(gates, 0), set[str]()
     for group in groups:
         for row in _rows_of(group.gates) & numbers.keys():
@@ -188,7 +188,7 @@ def _waiting(
 
 
 def _rows_of(gates: Collection[str]) -> set[str]:
-    """The rows that can limit a job with these gates: its own and those of each key."""
+    """Return the rows that can limit a job with these gates: those of its keys, and those for every key."""
     return {*gates, *(gate[: gate.index("=") + 1] for gate in gates if "=" in gate)}
 
 

@@ -1,4 +1,4 @@
-"""Who holds the rows of jobs."""
+"""Findings about sessions that hold the rows of jobs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from sqla_jobs.monitoring.queues import waiting_queues
 from sqla_jobs.rules.wording import duration
 
 _LONG = 2.0
-"""Seconds after which a lock is worth a word: claims and ends hold theirs for milliseconds."""
+"""Seconds before a warning about a lock. Claims and ends hold theirs for milliseconds."""
 _SOME = 20
-"""Waiting jobs of each queue, and overdue ones, that are looked at: the next to run first."""
+"""Maximum number of waiting jobs examined in each queue, and of overdue ones: the next to run."""
 _CANDIDATES = 3
-"""Running jobs that are named where any of them may be the holder."""
+"""Maximum number of running jobs named as possible holders."""
 
-# a lock of a row is no entry of pg_locks: it is the row's xmax, and its transaction holds a lock of its own number
+# pg_locks has no row locks: the row's xmax names the transaction, which holds a lock on its own number
 _HELD = """
     WITH waiting AS (
       (SELECT id, state, xmax AS holder FROM {jobs}
        WHERE state = 'scheduled' AND run_at < clock_timestamp() ORDER BY run_at LIMIT :some)
       UNION ALL
-      (SELECT head.* FROM unnest(CAST(:queues AS text[])) AS lane (name) CROSS JOIN LATERAL (
+      (SELECT head.* FROM unnest(CAST(:queues AS text[])) AS each (name) CROSS JOIN LATERAL (
          SELECT id, state, xmax AS holder FROM {jobs}
-         WHERE state = 'queued' AND queue = lane.name ORDER BY priority, position LIMIT :some
+         WHERE state = 'queued' AND queue = each.name ORDER BY priority, position LIMIT :some
        ) AS head)
     )
     SELECT waiting.id, waiting.state, activity.pid, activity.usename, activity.application_name,
@@ -60,18 +60,21 @@ _IDLE_HOLDERS = text(
 
 
 def locked_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs in a transaction that somebody has forgotten."""
+    """Find sessions that are idle in a transaction with locks on jobs."""
     (table,) = table_names(session, jobs, ["jobs"])
     for pid, user, address, program, age in ask(session, jobs, _IDLE_HOLDERS, table=table):
         yield warning(
             "locked jobs",
             f"{session_named(pid, user, address, program)} has done nothing for {age:.0f} s inside a transaction",
-            f"jobs it has locked wait; if its host is gone, end it: SELECT pg_terminate_backend({pid})",
+            f"jobs that it has locked wait; if its host is gone, end it: SELECT pg_terminate_backend({pid})",
         )
 
 
 def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Waiting jobs that no worker can take, since a session holds their rows; not where several share a row's lock."""
+    """Find waiting jobs that no worker can claim, since a session holds their rows.
+
+    A row lock that several sessions share is not found.
+    """
     (table,) = table_names(session, jobs, ["jobs"])
     values = {"queues": waiting_queues(session, jobs), "some": _SOME, "long": _LONG}
     for job_id, state, pid, user, name, address, doing, since, age in ask(
@@ -79,7 +82,7 @@ def held_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     ).all():
         holders = _possible_holders(session, jobs, since)
         named = " or ".join(f"job {holder} ({task[:200]})" for holder, task in holders)
-        perhaps = f"; it is perhaps the transaction of {named}" if named else ""
+        perhaps = f"; possibly the transaction of {named}" if named else ""
         end = f"end it: SELECT pg_terminate_backend({pid})"
         yield warning(
             f"job {job_id}",
@@ -101,18 +104,18 @@ _HOLDER = """
 
 
 def read_holder(session: Session, jobs: Jobs[Any], job_id: int) -> Any:
-    """The session that holds a job's row: pid, user, address, program and seconds; None where nobody does.
+    """Return the session that holds a job's row: pid, user, address, program and seconds.
 
-    Also None where several share the row's lock.
+    None if no session does, or if several share the lock.
     """
     (table,) = table_names(session, jobs, ["jobs"])
     return ask(session, jobs, text(_HOLDER.format(jobs=table)), job_id=job_id).first()
 
 
 def _possible_holders(session: Session, jobs: Jobs[Any], since: Any) -> list[tuple[int, str]]:
-    """Running jobs of transactional tasks that had been claimed when that transaction began; none if they are many.
+    """Return the running transactional jobs that had been claimed when that transaction began; none if there are many.
 
-    No session says whose it is, so these are all that can be it.
+    PostgreSQL does not know which job a session runs, so each of them is a candidate.
     """
     job = jobs.Job
     tasks = [name for name in jobs.tasks if jobs.tasks[name].declaration.signature.wants_session]

@@ -1,4 +1,4 @@
-"""What is paused, since when and by whom, as far as the audit says."""
+"""Paused queues and tasks, with the actor if the audit has the line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqla_jobs.queries.restrictions import is_paused
 
 @dataclass(frozen=True, slots=True)
 class PausedTask:
-    """A task whose jobs are not claimed; `names` are those under which they are stored."""
+    """A paused task. `names` are those under which its jobs are stored: its name and aliases."""
 
     task: str
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class PausedTask:
 
 
 def read_paused_tasks(session: Session, jobs: Jobs[Any]) -> list[PausedTask]:
-    """All of them by name, those that no code declares any more too."""
+    """Return all paused tasks by name, including those that code no longer declares."""
     rows: dict[str, Any] = {row.name: row for row in ask(session, jobs, _paused(jobs.PausedTask))}
     names = dict[str, list[str]]()
     for name in rows:
@@ -49,12 +49,12 @@ def read_paused_tasks(session: Session, jobs: Jobs[Any]) -> list[PausedTask]:
 
 
 def names_of(paused: Iterable[PausedTask]) -> dict[str, str]:
-    """The task of each name under which a paused one is stored."""
+    """Map each stored name of a paused task to the task."""
     return {name: one.task for one in paused for name in one.names}
 
 
 class Pause(NamedTuple):
-    """When a queue was paused, by whom, until when and why."""
+    """The pause of a queue: its start, actor, end and reason."""
 
     at: datetime | None
     by: str | None
@@ -66,7 +66,7 @@ NOT_PAUSED = Pause(None, None, None, None)
 
 
 def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:
-    """The paused queues by name."""
+    """Return the pauses of paused queues, by name of the queue."""
     rows: list[Any] = ask(session, jobs, _paused(jobs.Queue)).all()
     by = _pausers(session, jobs, [f"queue {row.name}" for row in rows])
     return {
@@ -75,7 +75,7 @@ def read_paused_queues(session: Session, jobs: Jobs[Any]) -> dict[str, Pause]:
 
 
 def paused_words(until: datetime | None, reason: str | None) -> str:
-    """`paused`, until when and why, as far as somebody said so."""
+    """Return `paused`, with the end and the reason if there are any."""
     end = f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if until else ""
     return f"paused{end}{f' ({reason[:200]})' if reason else ''}"
 
@@ -86,7 +86,7 @@ def _paused(what: Any) -> Any:
 
 
 def _pausers(session: Session, jobs: Jobs[Any], subjects: list[str]) -> dict[str, str]:
-    """Who paused each of them last."""
+    """Return the actor of the last pause of each subject."""
     audit = jobs.Audit
     last = select(func.max(audit.id)).where(audit.action == "pause", audit.subject.in_(subjects))
     rows = ask(session, jobs, select(audit.subject, audit.actor).where(audit.id.in_(last.group_by(audit.subject))))

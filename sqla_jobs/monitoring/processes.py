@@ -1,4 +1,4 @@
-"""The workers and clocks, and what each runs."""
+"""Workers and clocks, and the jobs that each runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.queries.processes import age_of, is_alive
 
 _SHOWN = 10
-"""Running jobs that are shown of one process."""
+"""Maximum number of running jobs shown for a process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A job that a process holds; `seconds` since it was claimed."""
+    """A job that a process has claimed, and the `seconds` since then."""
 
     job_id: int
     task: str
@@ -29,7 +29,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """One process; `beat_age` is the seconds since its last heartbeat, `running` what it has held longest."""
+    """One process. `beat_age` is the age of its last heartbeat in seconds, `running` its oldest running jobs."""
 
     id: uuid.UUID
     kind: str
@@ -40,24 +40,24 @@ class ProcessStatus:
     alive: bool
     running: list[Running]
     begun: int
-    """Running jobs that it may have begun, those that it has claimed ahead not counted."""
+    """Number of running jobs without those that it has claimed ahead."""
     claimed: int
-    """Running jobs that it has claimed ahead, and begun none of."""
+    """Number of jobs that it has claimed ahead and not started."""
     version: str
-    """Of this library, in that process."""
+    """Version of this library in that process."""
     clock_offset: float | None
     """Seconds by which its host's clock is ahead of the server's."""
     idle: float | None
-    """Seconds since a job last ended in it, to within some seconds."""
+    """Seconds since its last job ended, accurate to some seconds."""
     age: float
     """Seconds since it started."""
     stalled: float | None
-    """Seconds since code of it last ran; `None` while it makes progress, as far as its parent process sees that."""
+    """Seconds since its parent last saw it make progress; `None` while it does, or without a parent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The last heartbeat of a process, and after how many seconds without another one it is dead."""
+    """The age of a process's last heartbeat, and the lease: the age at which the process counts as dead."""
 
     pid: int
     beat_age: float
@@ -66,10 +66,10 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Running jobs of one queue in one process: those that have begun at most, and those that were claimed ahead.
+    """The jobs of one queue that a process has claimed: at most `begun` have started, `claimed` were claimed ahead.
 
-    Threads are filled before jobs are claimed ahead, so at most as many have begun as the process runs of that
-    queue at once. Where the process has vanished all may have begun.
+    Slots are filled before jobs are claimed ahead, so `begun` is at most the queue's concurrency in the process.
+    If the process has vanished, all may have started.
     """
 
     queue: str
@@ -79,7 +79,7 @@ class Held:
 
 
 def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
-    """What is running, by queue and process."""
+    """Count running jobs by queue and process."""
     job, process = jobs.Job, jobs.Process
     rows = session.execute(
         select(job.queue, job.process_id, func.count(), process.queues)
@@ -96,13 +96,13 @@ def read_held(session: Session, jobs: Jobs[Any]) -> list[Held]:
 
 
 def places(queues: dict[str, Any] | None, queue: str, otherwise: int) -> int:
-    """How many jobs of `queue` a process runs at once, as far as its row says so."""
+    """Return the concurrency of `queue` from the `queues` of a process's row; `otherwise` if it has none."""
     found = (queues or {}).get(queue)
     return found if isinstance(found, int) and found > 0 else otherwise
 
 
 def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> list[ProcessStatus]:
-    """All processes, and what each has been running longest; `held` is what all of them run."""
+    """Return all processes with their oldest running jobs. `held` comes from `read_held`."""
     process = jobs.Process
     moments = (process.heartbeat_at, process.last_finished_at, process.started_at, process.stalled_since)
     columns: Any = (process, is_alive(process), *map(age_of, moments))
@@ -131,7 +131,7 @@ def read_processes(session: Session, jobs: Jobs[Any], held: Sequence[Held]) -> l
 
 
 def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Heartbeat | None:
-    """The freshest heartbeat of a worker process of `host`; `None` where it has no such process."""
+    """Return the freshest heartbeat of a worker process of `host`; `None` if the host has none."""
     process: Any = jobs.Process
     age = age_of(process.heartbeat_at)
     here = select(process.pid, age, process.lease).where(process.kind == "worker", process.host == host)
@@ -140,12 +140,12 @@ def read_freshest(session: Session, jobs: Jobs[Any], host: str) -> Heartbeat | N
 
 
 def _begun(held: list[tuple[str, int, Running]], queues: dict[str, Any]) -> list[Running]:
-    """What may have begun of the jobs that a process holds, the longest held of each queue; some of them."""
+    """Return the oldest jobs of each queue, up to its concurrency: those may have started."""
     return [job for queue, place, job in held if place <= places(queues, queue, _SHOWN)][:_SHOWN]
 
 
 def _running(session: Session, jobs: Jobs[Any]) -> dict[uuid.UUID, list[tuple[str, int, Running]]]:
-    """The longest of each process and queue, each with its place among these."""
+    """Return the oldest running jobs of each process and queue, each with its rank among them."""
     job = jobs.Job
     order = (job.started_at, job.current_run_id)
     place = func.row_number().over(partition_by=[job.process_id, job.queue], order_by=order)

@@ -1,4 +1,4 @@
-"""How the queues stand, at the same price for ten waiting jobs and for a million."""
+"""The status of queues. The cost does not grow with the number of waiting jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqla_jobs.rules.wording import Count
 from sqla_jobs.runtime.figures import QueueStatus
 
 COUNTED, ALL = 10_000, 10**12
-"""Jobs of a queue that are counted; there may be more, but for the second number."""
+"""Maximum number of jobs counted in a queue: by default, and for exact numbers."""
 _NOT_READ: Mapping[str, int] = {}
 
 
@@ -33,9 +33,9 @@ def read_work(
     most: int = COUNTED,
     most_scheduled: int | None = None,
 ) -> tuple[list[QueueStatus], list[ProcessStatus]]:
-    """All queues with live jobs, that are paused or served, and those of `per_minute`; and all processes.
+    """Return queues and all processes. Queues are those with live jobs, paused, served, or in `per_minute`.
 
-    Of each queue `most` queued jobs are counted, and of all together `most_scheduled` scheduled ones (else `most`).
+    At most `most` queued jobs are counted in each queue, and `most_scheduled` (default `most`) scheduled ones in all.
     """
     held = read_held(session, jobs)
     processes = read_processes(session, jobs, held)
@@ -87,30 +87,30 @@ def _read_queues(
 
 
 def waiting_queues(session: Session, jobs: Jobs[Any]) -> list[str]:
-    """The queues with queued jobs."""
+    """Return the names of queues with queued jobs."""
     return list(session.scalars(of_waiting(jobs.Job), bind_arguments={"mapper": jobs.Job}))
 
 
 def _queued(session: Session, jobs: Jobs[Any], names: list[str], most: int) -> dict[str, tuple[int, float | None]]:
-    """Of each queue how many are queued, one more than `most` at most, and the longest wait in seconds."""
+    """Return for each queue the number of queued jobs, up to `most` + 1, and the longest wait in seconds."""
     if not names:
         return {}
     job: Any = jobs.Job
-    lane = values(column("name", TextType), name="lane").data([(name,) for name in names])
-    here = (job.state == "queued", job.queue == lane.c.name)
-    some = select(literal(1).label("one")).where(*here).limit(most + 1).correlate(lane).subquery("some")
+    each = values(column("name", TextType), name="each").data([(name,) for name in names])
+    here = (job.state == "queued", job.queue == each.c.name)
+    some = select(literal(1).label("one")).where(*here).limit(most + 1).correlate(each).subquery("some")
     number = select(func.count()).select_from(some).scalar_subquery()
     level = values(column("is_plain", Boolean), column("priority", SmallInteger), name="level")
     level = level.data([*product((True, False), PRIORITIES)])
-    head = (  # of each part of the index, which has the order of its jobs
+    head = (  # the first job of each part of the index
         select(job.run_at)
         .where(*here, job.gates.is_(None) == level.c.is_plain, job.priority == level.c.priority)
         .order_by(job.position)
         .limit(1)
-        .correlate(lane, level)
+        .correlate(each, level)
         .lateral("head")
     )
-    oldest = select(func.min(head.c.run_at)).select_from(level.join(head, true())).correlate(lane).scalar_subquery()
+    oldest = select(func.min(head.c.run_at)).select_from(level.join(head, true())).correlate(each).scalar_subquery()
     wait = age_of(oldest)
-    query = select(lane.c.name, cast(number, Integer), case((wait < 0, 0.0), else_=wait))
+    query = select(each.c.name, cast(number, Integer), case((wait < 0, 0.0), else_=wait))
     return {row[0]: (row[1], row[2]) for row in session.execute(query, bind_arguments={"mapper": job})}

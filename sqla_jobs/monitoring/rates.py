@@ -1,4 +1,4 @@
-"""Rates that failing attempts use up."""
+"""Findings about rates that failing attempts use up."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from sqla_jobs.rules.limits import titled
 from sqla_jobs.rules.wording import Count, duration, plural, they_are
 
 _SOME = 20
-"""Rates that are looked at: those behind which most jobs wait."""
+"""Maximum number of rates examined: those with the most waiting jobs."""
 _READ = 20_000
-"""Failed attempts that are looked at, the last ones."""
+"""Maximum number of failed attempts examined, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eaten:
-    """Of the starts behind a rate, those of attempts that failed, by the task that most of them were of."""
+    """The failed attempts among the starts that a rate counted, of the task with most of them."""
 
     task: str
     failed: int
     jobs: int
-    """Of how many jobs these were."""
+    """Number of jobs with these attempts."""
     job_id: int
-    """The last of them."""
+    """The newest of these jobs."""
 
     def __str__(self) -> str:
         of = f"job {self.job_id}" if self.jobs == 1 else plural(self.jobs, "job")
-        return f"{self.failed:,} of these starts failed, of {of} of {self.task[:200]}"
+        return f"{self.failed:,} of these starts failed: {of} of {self.task[:200]}"
 
 
 def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eaten | None:
-    """What failed in the last `per` seconds behind a gate, by the task that failed most; None where nothing did."""
+    """Return the failures of the last `per` seconds behind a gate, of the task that failed most; None without any."""
     job: Any = jobs.Job
     run = jobs.Run
-    failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # as its index says it
+    failed = run.outcome.in_(text("'failed', 'retried', 'lost'"))  # the predicate of its index
     since = func.clock_timestamp() - timedelta(seconds=per)
     last = select(run.job_id, run.started_at).where(failed, run.finished_at > since)
     some = last.order_by(run.finished_at.desc()).limit(_READ).subquery("some")
@@ -61,7 +61,7 @@ def read_eaten(session: Session, jobs: Jobs[Any], gate: str, per: float) -> Eate
 
 
 def eaten_rates(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Rates that are used up, for the most part by attempts that fail."""
+    """Find exhausted rates of which failing attempts used more than half."""
     queries = Queries(jobs.models)
     waiting = Counter[str]()
     least = set[str]()
@@ -84,5 +84,5 @@ def eaten_rates(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
                 titled(state.gate),
                 f"{state.used:,} of at most {plural(state.most, 'start')} in {duration(state.per)} are taken; {eaten}, "
                 f"and {they_are(number, 'job')} waiting behind it",
-                f"until the cause is gone: {stop}. `sqla-jobs status` shows the errors",
+                f"until the cause is fixed: {stop}. `sqla-jobs status` shows the errors",
             )

@@ -1,4 +1,4 @@
-"""Where a text stands: in jobs, runs, schedules and the audit."""
+"""Search for a text in jobs, runs, schedules and the audit."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from sqla_jobs.jobs import Jobs
 from sqla_jobs.monitoring.finding import ask
 
 _AROUND = 30
-"""Characters that are shown before and after the text."""
+"""Number of characters shown before and after the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One place where the text stands."""
+    """One occurrence of the text."""
 
     where: str
     """`arguments`, `headers`, `unique key`, `progress`, `result`, `error`, `schedule` or `audit`."""
     job_id: int | None
-    """Of a job, or the job of a run."""
+    """The job that has the text, or whose run has it."""
     name: str
     """The task, the schedule, or the subject of a line of the audit."""
     at: datetime | None
-    """When the job was enqueued, the run ended, the schedule is due next, or the line was written."""
+    """The time of the job's enqueue, the run's end, the schedule's next tick or the audit line."""
     found: str
-    """The text with what is around it."""
+    """The text with its surroundings."""
 
 
 def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[Place]:
-    """The newest places, at most `most` of each kind. It reads the tables from end to end.
+    """Yield the newest occurrences, at most `most` of each kind. Scans whole tables.
 
-    Sensitive arguments are not looked into, nor what may repeat them: results, errors, keys and progress of such tasks.
+    Skips sensitive arguments, and what may repeat them: results, errors, unique keys and progress of tasks with any.
     """
     job, run, schedule, audit = jobs.Job, jobs.Run, jobs.Schedule, jobs.Audit
     hidden = jobs.tasks.sensitive()
@@ -52,7 +52,7 @@ def find(session: Session, jobs: Jobs[Any], words: str, most: int) -> Iterator[P
     is_open = job.task.not_in([*hidden])
     for where, text, sought in of_jobs:
         wanted = select(job.id, job.task, job.created_at, text).where(text.icontains(sought, autoescape=True))
-        if where in ("unique key", "progress"):  # which may repeat a sensitive argument
+        if where in ("unique key", "progress"):  # these may repeat a sensitive argument
             wanted = wanted.where(is_open)
         for row in ask(session, jobs, wanted.order_by(job.id.desc()).limit(most)):
             yield Place(where, row[0], row[1], row[2], _around(row[3], sought))

@@ -1,4 +1,4 @@
-"""What of the server makes queues slow or stuck."""
+"""Findings about the server: settings, connections, clocks, old transactions and bloat."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CLOCK_OFF = 2.0
 _BLOATED = 0.5
 _CROWDED = 0.8
 _WAITED = 0.5
-"""Seconds that a statement may wait for a pooler."""
+"""Seconds that a statement may wait for a pooler before a warning."""
 
 
 def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Whether the server is new enough."""
+    """Check that the server is new enough."""
     setting = func.current_setting
     number, name = ask(session, jobs, select(setting("server_version_num"), setting("server_version"))).one()
     if int(number) < _OLDEST_SERVER:
@@ -37,7 +37,7 @@ def version(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Whether a pooler stands before the server, and for how long it let this statement wait. To be looked at first."""
+    """Detect a pooler in front of the server, and how long a statement waits for it. Must run first."""
     began = time.monotonic()
     there = ask(session, jobs, select(func.pg_backend_pid())).scalar_one()
     waited = time.monotonic() - began
@@ -48,12 +48,12 @@ def pooler(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     if waited > _WAITED:
         yield warning(
             "pooler",
-            f"it stands before the server, and let this command wait {duration(waited)} for a connection",
-            "all connections of its pool are in use: make the pool larger (PgBouncer: default_pool_size), or find who "
-            "keeps them in long transactions: `sqla-jobs doctor --database-url URL`, with the server's own address",
+            f"in front of the server; this command waited {duration(waited)} for a connection",
+            "all connections of its pool are in use: make the pool larger (PgBouncer: default_pool_size), or find the "
+            "long transactions that occupy it: `sqla-jobs doctor --database-url URL`, with the server's own address",
         )
     else:
-        yield well("pooler", f"it stands before the server, and gave a connection after {duration(waited)}")
+        yield well("pooler", f"in front of the server; this command waited {duration(waited)} for a connection")
 
 
 _SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {
@@ -66,7 +66,7 @@ _SETTINGS: dict[str, tuple[Callable[[str], bool], str]] = {
 
 
 def settings(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Settings that endanger jobs."""
+    """Check settings that endanger jobs."""
     is_local = _setting(session, jobs, "cluster_name") == "local_postgres"
     for name, (is_good, remedy) in _SETTINGS.items():
         value = _setting(session, jobs, name)
@@ -83,11 +83,11 @@ def _setting(session: Session, jobs: Jobs[Any], name: str) -> str:
 _IDLE = "idle_in_transaction_session_timeout"
 _LIMIT = text("SELECT setting::float8 / 1000 FROM pg_settings WHERE name = :name")
 _LONG = 3600.0
-"""What a task without a timeout is taken to need."""
+"""Seconds that a task without a timeout is assumed to need."""
 
 
 def idle_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Whether the server ends the transaction of a task that runs no statement for as long as the task may take."""
+    """Check that the server does not end idle transactions sooner than the slowest transactional task may take."""
     limit = ask(session, jobs, _LIMIT, name=_IDLE).scalar_one()
     declared = {task.declaration.name: task.declaration for task in jobs.tasks.values()}
     needed = {name: one.timeout or _LONG for name, one in declared.items() if one.signature.wants_session}
@@ -96,7 +96,7 @@ def idle_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning(
             _IDLE,
             f"{duration(limit)}, and task {slowest} may take longer",
-            "the server ends the transaction of a task that runs no statement for so long, and the attempt fails; let "
+            "if a task runs no statement for so long, the server ends its transaction and the attempt fails; let "
             f"workers connect with create_engine(…, connect_args={{'options': '-c {_IDLE}=0'}})",
         )
     else:
@@ -104,7 +104,7 @@ def idle_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
 
 
 def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """How many are left."""
+    """Check that enough connections are left."""
     used, most = ask(session, jobs, text(LIMIT)).one()
     process = jobs.Process
     fleet = ask(
@@ -116,20 +116,20 @@ def connections(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             "connections",
             found,
             "raise max_connections, lower --processes or the concurrency of workers, "
-            "or put PgBouncer before the server",
+            "or put PgBouncer in front of the server",
         )
     else:
         yield well("connections", found)
 
 
 def clock_of_this_host(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """How far it is from the server's."""
+    """Compare this host's clock with the server's."""
     before = datetime.now(UTC)
     there = ask(session, jobs, select(func.clock_timestamp())).scalar_one()
     off = max((before - there).total_seconds(), (there - datetime.now(UTC)).total_seconds(), 0.0)
     found = f"{off:.1f} s off the server's"
     if off > _CLOCK_OFF:
-        remedy = "jobs go by the server's clock; let NTP set this one, or run_at computed here is off"
+        remedy = "the server's clock decides when jobs are due, so a run_at computed here is off: set this clock by NTP"
         yield warning("clock of this host", found, remedy)
     else:
         yield well("clock of this host", found)
@@ -148,27 +148,27 @@ _OLDEST = text(
 
 
 def _what_holds_up_vacuum(session: Session, jobs: Jobs[Any]) -> str:
-    """The beginning of a remedy: which transaction to end first, if one is older than those of short jobs."""
+    """Return the beginning of a remedy that names the transaction to end first; empty if none is old."""
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None or row.age < _SHORT:
         return ""
     return (
-        f"vacuum removes nothing that is newer than the oldest transaction, that of pid {row.pid}, which is "
-        f"{duration(row.age)} old: if nobody needs it, SELECT pg_terminate_backend({row.pid}, 5000); then "
+        f"vacuum keeps rows that died after the oldest transaction began, that of pid {row.pid}, {duration(row.age)} "
+        f"ago: if nobody needs it, SELECT pg_terminate_backend({row.pid}, 5000); then "
     )
 
 
 def oldest_transaction(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Of another connection to this database, as far as this user may see it."""
+    """Check the age of the oldest transaction of other connections to this database that this user may see."""
     row = ask(session, jobs, _OLDEST).one_or_none()
     if row is None:
-        yield well("oldest transaction", "none but this")
+        yield well("oldest transaction", "no other transaction")
         return
     pid, user, program, address, state, age, query = row
     who = session_named(pid, user, address, program)
     found = f"{duration(age)}, {state}, {who}: {' '.join((query or '').split())[:100]}"
     if age > _OLD_TRANSACTION:
-        remedy = "vacuum can remove nothing that is newer, so every queue gets slower; end it: "
+        remedy = "vacuum keeps all rows that died since it began, so every queue gets slower; end it: "
         yield warning("oldest transaction", found, f"{remedy}SELECT pg_terminate_backend({pid})")
     else:
         yield well("oldest transaction", found)
@@ -183,12 +183,12 @@ _PREPARED = text(
 
 
 def prepared_transactions(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Those that nobody has ended."""
+    """Find prepared transactions."""
     for name, age in ask(session, jobs, _PREPARED):
         yield warning(
             "prepared transaction",
             f"{name!r}, {duration(age)} old",
-            f"it holds its locks until somebody ends it: ROLLBACK PREPARED '{name}'",
+            f"it keeps its locks until it is ended: ROLLBACK PREPARED '{name}'",
         )
 
 
@@ -201,7 +201,7 @@ _SIZES = text(
 
 
 def bloat(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Tables with more dead rows than vacuum should leave."""
+    """Find tables with more dead rows than vacuum should leave."""
     for name in table_names(session, jobs, ("jobs", "runs", "processes")):
         row = ask(session, jobs, _SIZES, name=name).one_or_none()
         if row is None:

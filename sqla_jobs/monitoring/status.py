@@ -1,4 +1,4 @@
-"""How the queues and processes stand right now, for people."""
+"""The present status of queues and processes, for people."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from sqla_jobs.monitoring.queues import ALL, read_work
 from sqla_jobs.runtime.figures import QueueStatus
 
 _COUNTED = 1_000_000
-"""Jobs of a queue that are counted; there may be more."""
+"""Maximum number of jobs counted in a queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The whole picture, and what is wrong with it."""
+    """The status of an application's jobs, with warnings."""
 
     queues: list[QueueStatus]
     paused_tasks: list[PausedTask]
     processes: list[ProcessStatus]
     failures: list[Failures]
-    """Of the last day, the most frequent first."""
+    """Failures of the last day, the most frequent first."""
     retrying: list[Retrying]
-    """What fails and has attempts left."""
+    """Failures that have attempts left, the most frequent first."""
     warnings: list[Finding]
 
 
 def read_status(session: Session, jobs: Jobs[Any], *, exact: bool = False) -> Status:
-    """The status of all queues and processes; the tasks must have been imported for the warnings.
+    """Return the status of all queues and processes. The warnings need the tasks to be imported.
 
-    Exact numbers are counted to the end, which takes the longer the more jobs there are.
+    With `exact`, all jobs are counted, which takes longer the more there are.
     """
     ended = _ended_per_minute(session, jobs)
     queues, processes = read_work(session, jobs, per_minute=ended, most=ALL if exact else _COUNTED)

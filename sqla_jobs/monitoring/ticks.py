@@ -1,4 +1,4 @@
-"""What became of the last ticks of a schedule, as it was recorded when they came."""
+"""The recorded outcomes of a schedule's last ticks."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ class TickReport:
 
     scheduled_for: datetime
     until: datetime
-    """The last of several."""
+    """The last tick; equal to `scheduled_for` for a single one."""
     count: int | None
-    """None where they are too many to have been counted."""
+    """Number of ticks; None if there were too many to count."""
     outcome: TickOutcome
     at: datetime
-    """When a clock came to it."""
+    """The time at which a clock handled the tick."""
     late: float
-    """Seconds from the tick until then."""
+    """Seconds from the tick until `at`."""
     job_id: int | None
     """The job that was enqueued, or for which the tick was skipped."""
     job_state: JobState | None
-    """Its state now; None where it was deleted."""
+    """The job's present state; None if the job was deleted."""
 
     @property
     def how_many(self) -> str:
-        """One tick, or a number of them."""
+        """The number of ticks, for people."""
         return "more than 1,000 ticks" if self.count is None else plural(self.count, "tick")
 
 
 def read_ticks(session: Session, jobs: Jobs[Any], schedule_id: int, limit: int) -> list[TickReport]:
-    """The last ones, the newest first."""
+    """Return the last ticks of a schedule, the newest first."""
     tick, job = jobs.Tick, jobs.Job
     rows = ask(
         session,
@@ -68,7 +68,7 @@ def read_ticks(session: Session, jobs: Jobs[Any], schedule_id: int, limit: int) 
 
 
 def read_refusal(session: Session, jobs: Jobs[Any], schedule_id: int) -> str | None:
-    """That the tick that has come is refused, and why, where a clock says so."""
+    """Return why the present tick is refused, if a clock has set it aside; else None."""
     process = jobs.Process
     why = process.set_aside[f"schedule {schedule_id}"].astext
     found: str | None = ask(session, jobs, select(why).where(why.is_not(None)).limit(1)).scalar()

@@ -1,4 +1,4 @@
-"""What keeps jobs from being run."""
+"""Findings about jobs that wait, or that do not end."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ from sqla_jobs.runtime.figures import QueueStatus
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _LOOKED_AT = 2_000
-"""Queued jobs of each queue, with gates and without, the next to run first, among which unknown tasks are looked for:
-they gather there."""
+"""Number of jobs at the head of each queue, with gates and without, that are searched for unknown tasks.
+
+Workers pass over such jobs, so they gather at the head.
+"""
 _SOME = 20
-"""Jobs that are named one by one."""
+"""Maximum number of findings of one kind."""
 _UNHEARD = 30.0
-"""Seconds after which a job that was cancelled should have ended."""
+"""Seconds in which a cancelled job should end."""
 _START = "start one: python -m sqla_jobs.worker MODULE:ATTR"
 _AHEAD, _FAR_AHEAD = 3600.0, 7 * 86_400.0
-"""Seconds beyond which it is worth a word that a job keeps its unique key: where ticks were skipped for it, or not."""
+"""Seconds of waiting before a warning about a job that keeps its unique key: with skipped ticks, and without."""
 _PUT_OFF = 3600.0
-"""Seconds after which a job that is put off again and again is worth a word."""
+"""Seconds before a warning about a job that is put off again and again."""
 _IS_JOB = re.compile(r"job [1-9]\d{0,17}").fullmatch
 _LATE = 60.0
-"""Seconds after which a tick that was not fired is worth a word."""
+"""Seconds before a warning about an overdue tick or job."""
 
 
 def workers(queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
-    """Queues whose jobs wait: paused, or served by nobody."""
+    """Find queues with waiting jobs that are paused or that no worker serves."""
     waiting = [queue for queue in queues if queue.queued]
     for queue in waiting:
         if queue.paused:
@@ -55,7 +57,7 @@ def workers(queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]) -
     if not any(process.alive and process.kind == "worker" for process in processes):
         how_many = sum(queue.queued for queue in waiting)
         also = f", and {they_are(how_many, 'job')} waiting" if how_many else ""
-        yield warning("workers", f"none is alive{also}", f"{_START}; if one runs, its log says why its processes end")
+        yield warning("workers", f"none is alive{also}", f"{_START}; if one runs, its log shows why its processes end")
         return
     served = [queue.name for queue in queues if queue.is_served]
     for queue in waiting:
@@ -70,7 +72,7 @@ def workers(queues: Sequence[QueueStatus], processes: Sequence[ProcessStatus]) -
 
 
 def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
-    """Processes that live and do nothing."""
+    """Find live processes that make no progress."""
     for process in processes:
         if process.alive and process.stalled is not None:
             yield warning(
@@ -78,32 +80,32 @@ def stalled_processes(processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
                 f"it has made no progress for {duration(process.stalled)}, "
                 f"and {they_are(process.begun, 'job')} running in it",
                 "it was stopped, or C code holds its interpreter: `py-spy dump --native --pid "
-                f"{process.pid}` there tells where; its worker kills it after --hung-after, `kill -KILL {process.pid}` "
-                "does so now",
+                f"{process.pid}` on its host shows where; its worker kills it after --hung-after, "
+                f"`kill -KILL {process.pid}` kills it now",
             )
 
 
 def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueStatus]) -> Iterator[Finding]:
-    """Tasks of waiting jobs that are paused, or that no live worker knows, or not this application."""
+    """Find tasks of waiting jobs that are paused, or unknown to all live workers or to this application."""
     names = [queue.name for queue in queues if queue.queued]
     if not names:
         return
     jobs.tasks.load()
     job: Any = jobs.Job
     paused = {name: one for one in read_paused_tasks(session, jobs) for name in one.names}
-    lane = values(column("name", TextType), column("is_plain", Boolean), name="lane")
-    lane = lane.data([*product(names, (True, False))])
-    first = (  # of each part of the index, which has the order of its jobs
+    each = values(column("name", TextType), column("is_plain", Boolean), name="each")
+    each = each.data([*product(names, (True, False))])
+    first = (  # the first jobs of each part of the index
         select(job.queue, job.task, job.id)
-        .where(job.state == "queued", job.queue == lane.c.name, job.gates.is_(None) == lane.c.is_plain)
+        .where(job.state == "queued", job.queue == each.c.name, job.gates.is_(None) == each.c.is_plain)
         .order_by(job.priority, job.position)
         .limit(_LOOKED_AT)
-        .correlate(lane)
+        .correlate(each)
         .lateral("first")
     )
     counts = (
         select(first.c.queue, first.c.task, func.count(), func.min(first.c.id))
-        .select_from(lane.join(first, true()))
+        .select_from(each.join(first, true()))
         .group_by(first.c.queue, first.c.task)
         .order_by(first.c.task, first.c.queue)
     )
@@ -139,25 +141,23 @@ def unclaimed_tasks(session: Session, jobs: Jobs[Any], queues: Sequence[QueueSta
 
 
 def _replacement(session: Session, jobs: Jobs[Any], task: str, job_id: int) -> str:
-    """How another task can run the jobs of one that is gone, of which this is one."""
+    """Return the remedy that lets another task run the jobs of a missing one. `job_id` is one of these jobs."""
     job: Any = jobs.Job
     given = ask(session, jobs, select(func.jsonb_object_keys(job.args)).where(job.id == job_id, job.state == "queued"))
     names = {*given.scalars()}
     takes = {near: jobs.tasks[near].declaration.signature.by_name for near in near_names(task, jobs.tasks)}
     if fitting := [near for near, (required, known) in takes.items() if required <= names <= known]:
-        return (
-            f"give its name to the task that replaces it: {fitting[0]:.200} takes their arguments, so aliases=[…] does"
-        )
+        return f"add its name to aliases=[…] of the task that replaces it: {fitting[0]:.200} takes the same arguments"
     others = "".join(f"; {near:.200} takes ({', '.join(sorted(known)):.200})" for near, (_, known) in takes.items())
     return (
-        "give its name to the task that replaces it, aliases=[…], where that takes the same arguments "
-        f"({', '.join(sorted(names)):.200}{others}); where those were renamed too, declare a task of the old name and "
-        "arguments, which calls the new one"
+        "add its name to aliases=[…] of the task that replaces it, if that takes the same arguments "
+        f"({', '.join(sorted(names)):.200}{others}); if arguments were renamed, too, declare a task with the old name "
+        "and arguments that calls the new one"
     )
 
 
 def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]) -> Iterator[Finding]:
-    """Schedules that nobody fires."""
+    """Find enabled schedules that no clock fires."""
     schedule: Any = jobs.Schedule
     late = age_of(func.min(schedule.next_run_at))
     enabled, overdue = ask(session, jobs, select(func.count(), late).where(schedule.enabled)).one()
@@ -171,24 +171,24 @@ def clocks(session: Session, jobs: Jobs[Any], processes: Sequence[ProcessStatus]
         )
     elif overdue is not None and overdue > _LATE:
         yield warning(
-            "schedules", f"one is overdue by {duration(overdue)}, though a clock is alive", "look at the clock's log"
+            "schedules", f"one is overdue by {duration(overdue)}, though a clock is alive", "read the clock's log"
         )
 
 
 def vanished_processes(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs that run nowhere."""
+    """Count running jobs of processes that are not alive."""
     job, process = jobs.Job, jobs.Process
     alive = select(process.id).where(is_alive(process))
     orphaned = select(func.count()).where(job.state == "running", job.process_id.not_in(alive))
     if held := ask(session, jobs, orphaned).scalar_one():
-        remedy = "a worker takes them back by itself within its lease; start one if none runs"
+        remedy = "a worker rescues them within its lease; start one if none runs"
         yield warning("jobs of vanished processes", f"{held:,}", remedy)
     else:
         yield well("jobs of vanished processes", "0")
 
 
 def killers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs that lose their process again and again, as one does that runs out of memory."""
+    """Find jobs that lose their process again and again, such as those that run out of memory."""
     job, run = jobs.Job, jobs.Run
     since = func.clock_timestamp() - timedelta(days=1)
     lost = (
@@ -207,12 +207,12 @@ def killers(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             f"job {job_id}",
             f"{task[:200]} has lost its process {times} times since yesterday, "
             f"and {they_are(most - attempt, 'attempt')} left",
-            f"its runs say how (`sqla-jobs show {job_id}`); to stop it: sqla-jobs cancel {job_id}",
+            f"its runs show how (`sqla-jobs show {job_id}`); to stop it: sqla-jobs cancel {job_id}",
         )
 
 
 def overdue_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Scheduled jobs that nobody has queued, though their time has come."""
+    """Find scheduled jobs that are due and that no worker has queued."""
     job: Any = jobs.Job
     first = (
         select(job.id, age_of(job.run_at).label("late"))
@@ -225,13 +225,13 @@ def overdue_jobs(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
             yield warning(
                 f"job {job_id}",
                 f"it is scheduled, and overdue by {duration(seconds)}",
-                "workers queue such jobs each second: start one if none is alive; else somebody holds the row locked, "
-                "or the server refuses to have it changed (both are findings of their own)",
+                "workers queue such jobs each second: start one if none is alive; else a session holds the row locked, "
+                "or the server refuses to change it (both are findings of their own)",
             )
 
 
 def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Running jobs that do not end though somebody asked them to."""
+    """Find running jobs that have not ended although their cancel was requested."""
     job, process = jobs.Job, jobs.Process
     asked = age_of(job.cancel_requested_at)
     rows = (
@@ -244,14 +244,14 @@ def unheard_cancels(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning(
             f"job {job_id}",
             f"{task[:200]} still runs, {duration(seconds)} after it was cancelled",
-            f"code that does not come back to Python cannot be interrupted: sqla-jobs cancel {job_id} --kill; "
-            f"where its worker has no parent, on {host}: kill -9 {pid}. Give the task a timeout=, or the worker "
+            f"code that does not return to Python cannot be interrupted: sqla-jobs cancel {job_id} --kill; "
+            f"if its worker has no parent, on {host}: kill -9 {pid}. Give the task a timeout=, or the worker "
             "--timeout, after which the process is killed",
         )
 
 
 def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Rows that workers and clocks pass over, since nothing can be done with them."""
+    """Find rows that workers and clocks have set aside."""
     of_each = ask(session, jobs, select(jobs.Process.set_aside)).scalars()
     all_ = {name: str(why) for shown in of_each for name, why in shown.items()}
     reasons = {name: why for name, why in all_.items() if name != EVENT_LOOP and not why.startswith(UNFIT)}
@@ -259,13 +259,13 @@ def set_aside(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning(
             name[:100],
             reasons[name][:1000],
-            "mend what it names: the row, a trigger or constraint of yours, or a function that makes keys; "
-            "it is tried again every minute",
+            "fix the cause that it names: the row, a trigger or constraint of yours, or a function that makes keys; "
+            "workers try again every minute",
         )
 
 
 def put_off(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs that have never started, since each enqueue of their key put them off again."""
+    """Find jobs that have never started, since each enqueue of their unique key put them off again."""
     job: Any = jobs.Job
     columns = (job.id, job.task, job.times_replaced, job.created_at, job.run_at, job.started_at)
     scheduled = select(*columns).where(job.state == "scheduled").order_by(job.run_at)
@@ -280,27 +280,27 @@ def put_off(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
     for job_id, task, times, seconds, run_at in ask(session, jobs, rows):
         yield warning(
             f"job {job_id}",
-            f"{task[:200]} was first asked for {duration(seconds)} ago and has not started: {plural(times, 'enqueue')} "
-            f"of its unique key replaced it, and put it off until {moment(run_at)}",
+            f"{task[:200]} was first enqueued {duration(seconds)} ago and has not started: {plural(times, 'enqueue')} "
+            f"with its unique key replaced it and put it off until {moment(run_at)}",
             f"give its Unique(on_conflict='replace') a max_delay=; sqla-jobs retry {job_id} runs it now",
         )
 
 
 def event_loops(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Event loops in which a coroutine lets no other run."""
+    """Find event loops that a coroutine blocks."""
     process: Any = jobs.Process
     held = select(process.pid, process.host, process.set_aside[EVENT_LOOP].astext)
     for pid, host, why in ask(session, jobs, held.where(is_alive(process), process.set_aside.has_key(EVENT_LOOP))):
         yield warning(
             f"event loop of process {pid} of {host}",
             f"{why[:1000]}: no other coroutine runs there",
-            "a coroutine must not block: await asyncio.to_thread(…) calls what does; to end that job now: "
+            "a coroutine must not block: call blocking code by await asyncio.to_thread(…); to end that job now: "
             "sqla-jobs cancel ID --kill",
         )
 
 
 def undeclared_schedules(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Schedules that enqueue jobs which nobody runs."""
+    """Find schedules whose task this application does not declare."""
     schedule: Any = jobs.Schedule
     lost = select(schedule.name, schedule.task, schedule.next_run_at).where(schedule.enabled)
     lost = lost.where(schedule.task.not_in(list(jobs.tasks))).order_by(schedule.name).limit(_SOME)
@@ -308,24 +308,24 @@ def undeclared_schedules(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]
         when = f", next at {moment(next_at)}" if next_at is not None else ""
         yield warning(
             f"schedule {name[:200]}",
-            f"it enqueues jobs of task {task[:200]}{when}, and this application does not declare that"
+            f"it enqueues jobs of task {task[:200]}{when}, which this application does not declare"
             f"{did_you_mean(task, jobs.tasks)}",
-            f"deploy the code that declares it; or let it tick no more: sqla-jobs schedule disable {quote(name[:200])}",
+            f"deploy the code that declares the task; or disable it: sqla-jobs schedule disable {quote(name[:200])}",
         )
 
 
 class _Parked(NamedTuple):
-    """A job of a unique key that waits for long."""
+    """A job with a unique key that waits for long."""
 
     id: int
     task: str
     run_at: datetime
     wait: float
-    """Seconds that are left of it."""
+    """Seconds until it is due."""
     ticks: int
-    """Ticks of schedules that were skipped for it."""
+    """Number of ticks that were skipped since the job is live."""
     enqueues: int
-    """Enqueues that were answered with it, as far as they were counted."""
+    """Minimum number of enqueues that returned this job instead of a new one."""
 
     @property
     def is_far(self) -> bool:
@@ -333,7 +333,7 @@ class _Parked(NamedTuple):
 
     @property
     def swallows(self) -> bool:
-        """Not one that collects enqueues for some hours or days, as may be meant."""
+        """True if it has stood for others, except for some hours or days, which may be intended."""
         return self.ticks > 0 or (self.enqueues > 0 and self.is_far)
 
     @property
@@ -345,19 +345,19 @@ class _Parked(NamedTuple):
         answered = f"; at least {enqueues} {were} answered with it so far" if self.enqueues else ""
         return warning(
             f"job {self.id}",
-            f"it {until}, and keeps its unique key meanwhile: what is enqueued of {self.task[:200]} with that key is "
-            f"no job of its own{skipped}{answered}",
-            f"sqla-jobs retry {self.id} runs it now; or sqla-jobs cancel {self.id} sets its key free",
+            f"it {until}, and keeps its unique key meanwhile: an enqueue of {self.task[:200]} with that key makes "
+            f"no new job{skipped}{answered}",
+            f"sqla-jobs retry {self.id} runs it now; or sqla-jobs cancel {self.id} frees its key",
         )
 
 
 def parked_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs of unique keys that wait for very long, and would stand for all that follow."""
+    """Find jobs that keep a unique key for very long, and have answered no enqueue yet."""
     yield from (one.finding for one in _parked(session, jobs) if one.is_far and not one.swallows)
 
 
 def swallowing_keys(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Jobs of unique keys that have stood for others, and will for long."""
+    """Find jobs that keep a unique key for long, and have answered enqueues or ticks."""
     yield from (one.finding for one in _parked(session, jobs) if one.swallows)
 
 
@@ -381,7 +381,7 @@ def _parked(session: Session, jobs: Jobs[Any]) -> list[_Parked]:
 
 
 def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
-    """Waiting jobs whose arguments do not fit the code of a worker, by task."""
+    """Find waiting jobs whose arguments do not fit the code of a worker, by task."""
     process: Any = jobs.Process
     rows = ask(session, jobs, select(process.host, process.pid, process.set_aside).where(is_alive(process)))
     shown = [
@@ -396,6 +396,6 @@ def misfits(session: Session, jobs: Jobs[Any]) -> Iterator[Finding]:
         yield warning(
             f"task {task[:200]}",
             f"{who} leaves {plural(number, 'job')} to workers with other code, such as job {min(ids)}: {why[:500]}",
-            f"sqla-jobs why {min(ids)} says who takes it; start workers with the code that enqueued it, or give what "
-            "is new in the task a default. Where no live worker takes it the attempt fails after a minute",
+            f"sqla-jobs why {min(ids)} shows which worker takes it; start workers with the code that enqueued it, or "
+            "give new parameters of the task a default. If no live worker takes it, the attempt fails after a minute",
         )

@@ -1,4 +1,4 @@
-"""Why a job waits, in sentences."""
+"""`why`: the reasons why a job waits, in sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sqla_jobs.rules.wording import Count, did_you_mean, duration, plural, they_
 from sqla_jobs.runtime.set_aside import EVENT_LOOP
 
 _IS_MINE: Any = literal_column("xmin = CAST(pg_current_xact_id_if_assigned() AS xid)", Boolean)
-"""Whether the transaction that asks has written the row's present version."""
+"""True if the asking transaction wrote the present version of the row."""
 _READ = (
     *("id", "task", "queue", "priority", "position", "state", "run_at", "attempt", "max_attempts", "gates"),
     *(
@@ -45,13 +45,13 @@ _READ = (
     "cancel_requested_at",
 )
 _AHEAD = 3600.0
-"""Seconds of waiting after which it is worth a word that a job keeps its unique key."""
+"""Seconds of waiting from which `why` mentions that a job keeps its unique key."""
 _COUNTED = 10_000
-"""Jobs before this one that are counted."""
+"""Maximum number of jobs counted before this one."""
 
 
 def why(session: Session, jobs: Jobs[Any], job: Any) -> list[str]:
-    """Why a job waits, or what became of it. Raises `UnknownJob`."""
+    """Return the reasons why a job waits, or its outcome, as sentences. Raises `UnknownJob`."""
     row = _read(session, jobs, id_of(session, job))
     match row.state:
         case JobState.queued:
@@ -87,7 +87,7 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     left = (row.run_at - row.now).total_seconds()
     when = f"{moment(row.run_at)}, in {duration(left)}"
     if left <= 0:
-        yield f"It has been due for {duration(-left)}, and a worker queues it at its next look."
+        yield f"It has been due for {duration(-left)}, and a worker queues it at its next poll."
         return
     run: Any = jobs.Run
     last: Any = ask(
@@ -105,50 +105,50 @@ def _not_due(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _of_key(row: Any) -> Iterator[str]:
-    """What its unique key has to do with it."""
+    """Yield sentences about the enqueues that its unique key has answered."""
     if row.times_replaced and row.started_at is None:
         age = duration((row.now - row.created_at).total_seconds())
         have = (
             f"{plural(row.times_replaced, 'enqueue')} of its unique key {'has' if row.times_replaced == 1 else 'have'}"
         )
-        yield f"{have} replaced it since it was first asked for, {age} ago."
+        yield f"{have} replaced it since it was first enqueued, {age} ago."
     if row.times_returned:
         were = "was" if row.times_returned == 1 else "were"
         yield f"At least {plural(row.times_returned, 'enqueue')} of its unique key {were} answered with it meanwhile."
     if row.unique_key is not None and (row.run_at - row.now).total_seconds() > _AHEAD:
         yield (
-            "It keeps its unique key meanwhile: what is enqueued with that key is no job of its own. "
-            f"`sqla-jobs retry {row.id}` runs it now, `sqla-jobs cancel {row.id}` sets its key free."
+            "It keeps its unique key meanwhile: an enqueue with that key makes no new job. "
+            f"`sqla-jobs retry {row.id}` runs it now, `sqla-jobs cancel {row.id}` frees its key."
         )
 
 
 def _held_up(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """All that keeps a queued job from being claimed now."""
+    """Yield the reasons why a queued job is not claimed now."""
     yield from _not_served(session, jobs, row)
     yield from _refused(session, jobs, row)
     yield from behind_gates(session, jobs, row)
 
 
 def _not_served(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """What holds up all jobs of its task or queue."""
+    """Yield the reasons that hold up all jobs of its task or queue."""
     if row.task not in jobs.tasks:
         yield (
             f"This application does not declare the task {row.task!r:.200}{did_you_mean(row.task, jobs.tasks) or '.'} "
-            "Only a worker whose code does takes it."
+            "Only a worker whose code declares it takes the job."
         )
     tasks = read_paused_tasks(session, jobs)
     if (task := names_of(tasks).get(row.task)) is not None:
         pause = next(one for one in tasks if one.task == task)
         who = _since(pause.paused_at, pause.paused_by, pause.paused_until, pause.pause_reason)
-        yield f"The task {task!r:.200} has been paused {who}; `sqla-jobs resume --task {task[:200]}` lets it go on."
+        yield f"The task {task!r:.200} has been paused {who}; `sqla-jobs resume --task {task[:200]}` resumes it."
     if (of_queue := read_paused_queues(session, jobs).get(row.queue)) is not None:
         who = _since(of_queue.at, of_queue.by, of_queue.until, of_queue.reason)
-        yield f"The queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` lets it go on."
+        yield f"The queue {row.queue!r} has been paused {who}; `sqla-jobs resume {row.queue}` resumes it."
     yield from _fits_no_code(session, jobs, row)
 
 
 def _fits_no_code(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Where not all live workers of its queue can run it."""
+    """Yield a reason if not all live workers of its queue can run it."""
     process: Any = jobs.Process
     serves = (process.kind == "worker", is_alive(process), process.queues.has_key(row.queue))
     known = process.tasks[row.task]
@@ -176,13 +176,13 @@ def _unfit(given: Iterable[str], misfits: Mapping[str, Takes], others: int) -> s
     if others:
         return f"{said}: another one takes it."
     return (
-        f"{said}: start a worker with the code that enqueued it, or give what is new a default. Without one the "
-        "attempt fails after a minute."
+        f"{said}: start a worker with the code that enqueued it, or give new parameters a default. Else the attempt "
+        "fails after a minute."
     )
 
 
 def _since(at: datetime | None, by: str | None, until: datetime | None, reason: str | None) -> str:
-    """When it was paused, by whom, for how long and why, as far as that is known."""
+    """Describe a pause by its known start, actor, end and reason."""
     said = (
         f"since {moment(at)}" if at else "",
         f"by {by}" if by else "",
@@ -193,7 +193,7 @@ def _since(at: datetime | None, by: str | None, until: datetime | None, reason: 
 
 
 def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """What keeps workers from taking the row."""
+    """Yield the reasons why workers cannot claim the row: set aside, uncommitted or locked."""
     name = f"job {row.id}"
     process: Any = jobs.Process
     shown = process.set_aside
@@ -204,15 +204,17 @@ def _refused(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
             yield f"Process {pid} of {host} leaves it to others: {said}."
         else:
             yield (
-                f"Workers pass it over, and try it again every minute: {said}. Mend what that names: the row, a "
-                "trigger or constraint, or a function that makes keys."
+                f"Workers pass it over, and try it again every minute: {said}. Fix the cause: the row, a trigger or "
+                "constraint, or a function that makes keys."
             )
     if row.is_uncommitted:
-        yield "This transaction has added or changed it, and has not committed: no worker can take it before that."
+        yield "This transaction has added or changed it: no worker can take it before the commit."
     elif (holder := read_holder(session, jobs, row.id)) is not None:
         pid, user, address, program, age = holder
         who = session_named(pid, user, address, program)
-        since = "" if age is None else f", for {duration(age)}"  # only the user's own, without pg_read_all_stats
+        since = (
+            "" if age is None else f", for {duration(age)}"
+        )  # NULL for sessions of other users without pg_read_all_stats
         yield f"Its row is held by {who}{since}: no worker can take it before that transaction ends."
 
 
@@ -236,7 +238,7 @@ def _place(session: Session, jobs: Jobs[Any], row: Any, when: str) -> str:
 
 
 def _taken_slots(session: Session, jobs: Jobs[Any], queue: str) -> Iterator[str]:
-    """By what the live workers are busy that serve the queue, where no slot of theirs is free."""
+    """Yield the jobs that occupy the queue's slots if none is free."""
     process, job = jobs.Process, jobs.Job
     live: Any = select(process.queues).where(is_alive(process), process.kind == "worker")
     slots = sum(places(served, queue, 0) for served in ask(session, jobs, live).scalars())
@@ -254,7 +256,7 @@ def _taken_slots(session: Session, jobs: Jobs[Any], queue: str) -> Iterator[str]
 
 def _blocked(whose: str, one: Blocked) -> str:
     return (
-        f"pid {one.pid}, which is perhaps the session of {whose}, has waited {duration(one.seconds)} for a lock. It is "
+        f"pid {one.pid}, possibly the session of {whose}, has waited {duration(one.seconds)} for a lock. It is "
         f"held by {one.holder.said}: {one.holder.remedy}."
     )
 
@@ -267,7 +269,7 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     for_long = duration((row.now - (row.started_at or row.now)).total_seconds())
     said = f"It runs: attempt {row.attempt} of {row.max_attempts}, for {for_long}"
     if found is None:
-        yield f"{said}, in a process that has vanished; a worker takes it back within its lease."
+        yield f"{said}, in a process that has vanished; a worker rescues it within its lease."
         return
     asked = "" if row.cancel_requested_at is None else f"; it was asked to stop at {moment(row.cancel_requested_at)}"
     yield f"{said}, in process {found.pid} of {found.host}{asked}."
@@ -279,7 +281,7 @@ def _running(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
 
 
 def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
-    """Who asked for it and why, as far as the audit says."""
+    """Yield who cancelled the job and why, if the audit has the line."""
     if row.state != JobState.cancelled:
         return
     line = jobs.Audit
@@ -288,7 +290,7 @@ def _cancelled_by(session: Session, jobs: Jobs[Any], row: Any) -> Iterator[str]:
     found: Any = ask(session, jobs, asked).one_or_none()
     if found is not None:
         why = f" ({found.reason:.200})" if found.reason else ""
-        yield f"{found.actor} asked for that at {moment(found.at)}{why}."
+        yield f"{found.actor} cancelled it at {moment(found.at)}{why}."
 
 
 def _ended(session: Session, jobs: Jobs[Any], row: Any) -> str:

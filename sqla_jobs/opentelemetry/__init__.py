@@ -32,15 +32,15 @@ def instrument(
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> None:
-    """Make a span of each enqueue and of each run of `jobs`, with metrics, by the conventions for messaging.
+    """Make a span for each enqueue and each run of `jobs`, with metrics, by the semantic conventions for messaging.
 
-    - `parent`: True makes a run's span a child of the span that enqueued it. By default it begins a trace of its own,
-      with a link to that span.
+    - `parent`: True makes a run's span a child of the enqueue's span. By default a run begins a trace of its own, with
+      a link to the enqueue's span.
     - `tracer_provider`, `meter_provider`: by default the global ones, which may also be set later.
 
-    Jobs carry the context from one to the other in their headers, as the global propagator writes it. Metrics of an
-    enqueue are recorded after its commit. Call it where `jobs` is made, so that workers do too. A second call replaces
-    the first. Raises `ConfigurationError` for arguments of other types.
+    The global propagator writes the context into the headers of jobs and reads it from there. Metrics of an enqueue are
+    recorded after its commit. Call `instrument` where `jobs` is made, so that workers call it, too. A second call
+    replaces the first. Raises `ConfigurationError` for arguments of other types.
     """
     from sqla_jobs.jobs import Jobs
 
@@ -69,6 +69,6 @@ def _check(what: str, given: object, wanted: str, *, fits: bool) -> None:
 
 
 def _spans(jobs: Jobs[Any]) -> Spans:
-    """Those of the last call."""
+    """Return the `Spans` of the last call of `instrument`."""
     assert isinstance(jobs.hooks.tracing, Spans), "instrument() alone sets it"
     return jobs.hooks.tracing

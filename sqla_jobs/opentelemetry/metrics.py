@@ -1,4 +1,4 @@
-"""What is counted, by the names of the conventions."""
+"""Counters and durations of enqueues and attempts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqla_jobs.tasks.context import RunContext
 from sqla_jobs.tasks.hooks import RunEvent
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-"""Seconds; those of the conventions."""
+"""Bucket boundaries in seconds, from the conventions."""
 
 
 class Metrics:
@@ -39,12 +39,12 @@ class Metrics:
         )
 
     def sent(self, number: int, seconds: float, attributes: Mapping[str, str]) -> None:
-        """An enqueue of so many jobs was committed."""
+        """Record the committed enqueue of `number` jobs."""
         self._sent.add(number, attributes)
         self._send_duration.record(seconds, attributes)
 
     def processed(self, run: RunContext | RunEvent, seconds: float, outcome: str, error: Failure | None) -> None:
-        """An attempt has ended."""
+        """Record the end of an attempt."""
         attributes = attributes_of("process", run.queue, run.task, outcome, error.type if error else "")
         self._consumed.add(1, attributes)
         self._process_duration.record(seconds, attributes)

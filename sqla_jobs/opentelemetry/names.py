@@ -12,7 +12,7 @@ SCHEMA = "https://opentelemetry.io/schemas/1.36.0"
 
 @lru_cache(maxsize=1024)
 def attributes_of(operation: str, queue: str, task: str, outcome: str = "", error: str = "") -> Mapping[str, str]:
-    """Those of spans and of metrics."""
+    """Return the attributes of spans and metrics."""
     attributes = {
         "messaging.system": NAME,
         "messaging.operation.type": operation,

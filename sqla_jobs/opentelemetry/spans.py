@@ -28,11 +28,11 @@ from sqla_jobs.tasks.hooks import LONGEST, RunEvent
 
 _ERRORS = frozenset({"failed", "retried", "lost"})
 _UNCOUNTED = frozenset({"lost", "released"})
-"""What the rescuer counts, and what did not run."""
+"""Outcomes that this process does not count: the rescuer counts `lost`, and a released job did not run."""
 
 
 class Spans:
-    """Makes those of one `Jobs`, and counts them in `metrics`. With `parent` runs continue the trace of the enqueue."""
+    """Makes the spans of one `Jobs` and records its metrics. With `parent`, runs continue the trace of the enqueue."""
 
     def __init__(self, provider: TracerProvider | None, metrics: Metrics, *, parent: bool) -> None:
         self._tracer = trace.get_tracer(NAME, code_version(), provider, SCHEMA)
@@ -40,13 +40,13 @@ class Spans:
         self._is_parent = parent
 
     def headers(self) -> dict[str, str]:
-        """The present context. What is too long for a header, such as much baggage, is left out."""
+        """Return the present context as headers. A value too long for a header, such as much baggage, is left out."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         return {name: value for name, value in carrier.items() if len(value) <= LONGEST}
 
     def sending(self, session: Session, job: type[JobMixin], task: str, queue: str) -> _Sending:
-        """A PRODUCER span of an enqueue; its metrics after the commit."""
+        """Start the PRODUCER span of an enqueue. Its metrics follow after the commit."""
         attributes = attributes_of("send", queue, task)
         span = self._tracer.start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
 
@@ -56,12 +56,12 @@ class Spans:
         return _Sending(span, sent)
 
     def _sent(self, number: int, seconds: float, attributes: Mapping[str, str], one: JobMixin | None) -> None:
-        """After the commit. A job that was expunged before it was flushed has no identity."""
+        """Record a committed enqueue. A job that was expunged before a flush has no identity and does not count."""
         if one is None or inspect(one, raiseerr=True).has_identity:
             self._metrics.sent(number, seconds, attributes)
 
     def processing(self, run: RunContext) -> Callable[[Outcome], None]:
-        """A CONSUMER span of a run, in which its code runs."""
+        """Start the CONSUMER span of a run and make it current. Return the function that ends it."""
         started = time.perf_counter()
         context, links = self._origin(run.headers)
         span = self._start_span(run, context, links)
@@ -73,7 +73,7 @@ class Spans:
             error = failure if kind in _ERRORS else None
             span.set_attribute("sqla_jobs.outcome", kind)
             if error is not None:
-                _tell(span, error)
+                _record_failure(span, error)
             span.end()
             if kind not in _UNCOUNTED:
                 self._metrics.processed(run, time.perf_counter() - started, kind, error)
@@ -81,7 +81,7 @@ class Spans:
         return ended
 
     def ended_elsewhere(self, event: RunEvent) -> None:
-        """A CONSUMER span of a run whose own process cannot make one any more. It ends now."""
+        """Make a CONSUMER span, ending now, for a run whose own process was killed."""
         if event.name != "lost" and not event.process_killed:
             return
         context, links = self._origin(event.headers)
@@ -90,12 +90,12 @@ class Spans:
         span = self._start_span(event, context, links, now - int(event.seconds * 1e9))
         span.set_attribute("sqla_jobs.outcome", event.name)
         if error is not None:
-            _tell(span, error)
+            _record_failure(span, error)
         span.end(now)
         self._metrics.processed(event, event.seconds, event.name, error)
 
     def _origin(self, headers: Mapping[str, str]) -> tuple[Context, Sequence[Link]]:
-        """The context for the span of a run, and its links."""
+        """Return the context for the span of a run, and its links."""
         context = contexts.get_current()
         if not headers:
             return context, ()
@@ -120,7 +120,7 @@ class Spans:
 
 
 class _Sending(AbstractContextManager["_Sending", None]):
-    """The span of one enqueue. What is enqueued inside gets its context."""
+    """The span of one enqueue. Jobs that are enqueued inside get its context."""
 
     def __init__(self, span: Span, sent: Callable[[int, float, JobMixin | None], None]) -> None:
         self._span = span
@@ -143,25 +143,25 @@ class _Sending(AbstractContextManager["_Sending", None]):
         self._span.end()
 
     def one(self, job: JobMixin, inserted: int) -> None:
-        """A pending job has no id yet."""
+        """Record one job. A pending job has no id yet."""
         self._inserted, self._job = inserted, job
         job_id = cast("int | None", job.id)
         if job_id is not None:
             self._span.set_attribute("messaging.message.id", str(job_id))
 
     def many(self, inserted: int) -> None:
-        """So many jobs are one batch."""
+        """Record a batch of jobs."""
         self._inserted = inserted
         self._span.set_attribute("messaging.batch.message_count", inserted)
 
 
 def _inside(span: Span, context: Context) -> Context:
-    """Without an SDK a span may be none: then what is around it goes on."""
+    """Return a context with the span as current one, or `context` if the span is invalid, as without an SDK."""
     return set_span_in_context(span, context) if span.get_span_context().is_valid else context
 
 
-def _tell(span: Span, failure: Failure) -> None:
-    """As `Span.record_exception` does, without the values of sensitive arguments."""
+def _record_failure(span: Span, failure: Failure) -> None:
+    """Record the failure like `Span.record_exception`, but without the values of sensitive arguments."""
     span.set_attribute("error.type", failure.type)
     span.set_status(StatusCode.ERROR, f"{failure.type}: {failure.message:.500}")
     exception = {"exception.type": failure.type, "exception.message": failure.message}
@@ -171,18 +171,18 @@ def _tell(span: Span, failure: Failure) -> None:
 
 
 class Carried(NamedTuple):
-    """What the headers of a job say of its enqueue."""
+    """The enqueue's context, from the headers of a job."""
 
     span: Span
-    """In which it was."""
+    """The span of the enqueue."""
     links: Sequence[Link]
-    """To that span; none if the headers name no span."""
+    """A link to that span; empty if the headers name no span."""
     baggage: Mapping[str, object]
 
 
 @lru_cache(maxsize=1024)
 def carried(propagator: TextMapPropagator, headers: frozenset[tuple[str, str]]) -> Carried:
-    """The many jobs of a bulk have the same headers."""
+    """Extract the context from headers. Cached, since the jobs of a batch have equal headers."""
     context = propagator.extract(dict(headers), Context())
     span = trace.get_current_span(context)
     found = span.get_span_context()

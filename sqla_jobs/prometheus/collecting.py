@@ -1,4 +1,4 @@
-"""The collector, as prometheus-client wants it."""
+"""The collectors for prometheus-client."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _NOTHING = Figures([], {}, [], {}, {}, {})
 
 
 class MetricsCollector(Collector):
-    """Asks its source at each scrape."""
+    """Collects the metrics of one source at each scrape."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._tasks, self._queues, self._limits = Labels(), Labels(), Labels()
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics, now."""
+        """Return all metrics."""
         yield from of_totals(self._source.totals(), self._tasks)
         if (stalled := self._source.stalled()) is not None:
             yield of_stalled(stalled)
@@ -32,24 +32,24 @@ class MetricsCollector(Collector):
             yield from of_figures(figures, self._tasks, self._queues, self._limits)
 
     def describe(self) -> Iterator[Metric]:
-        """Their names, for a registry: nothing is read for that."""
+        """Return the names of the metrics for a registry, without reading the source."""
         yield from of_totals(Totals(), Labels())
         yield of_stalled(0)
         yield from of_figures(_NOTHING, Labels(), Labels(), Labels())
 
 
 class NamedCollectors(Collector):
-    """Those of several applications as one, with a label that names the application: a family may not come twice."""
+    """Merges the metrics of several applications, since a family may occur once, and labels them by application."""
 
     def __init__(self, collectors: Mapping[str, MetricsCollector]) -> None:
         self._collectors = dict(collectors)
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics, now."""
+        """Return all metrics."""
         return _merged((name, metric) for name, one in self._collectors.items() for metric in one.collect())
 
     def describe(self) -> Iterable[Metric]:
-        """Their names, for a registry: nothing is read for that."""
+        """Return the names of the metrics for a registry, without reading the source."""
         return _merged((name, metric) for name, one in self._collectors.items() for metric in one.describe())
 
 

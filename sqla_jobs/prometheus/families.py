@@ -1,4 +1,4 @@
-"""The metrics, by name: docs/monitoring.md lists them."""
+"""The metric families. docs/monitoring.md lists them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sqla_jobs.runtime.counters import BUCKETS, EMPTY, Histogram, Totals
 from sqla_jobs.runtime.figures import Figures
 
 OTHER = "other"
-"""Stands for all names that come after the first `MOST`."""
+"""The label of all names after the first `MOST`."""
 MOST = 100
 _LONGEST = 200
 
 
 class Labels:
-    """The first hundred names that come are labels, and stay so: a series never changes its meaning."""
+    """Labels for the first hundred names. A name keeps its label, so a series never changes its meaning."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._known.values()])  # a copy: two scrapes may come at once
+        return iter([*self._known.values()])  # a copy, since two scrapes may overlap
 
     def __getitem__(self, name: str) -> str:
         label = self._known.get(name)
@@ -41,7 +41,7 @@ _BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
 
 
 def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
-    """What workers have counted."""
+    """Yield the metrics that workers count."""
     served = _served(totals)
     begun = served | totals.waits
     waits, runs = _by_label(begun, tasks), _by_label(served | totals.runs, tasks)
@@ -56,25 +56,25 @@ def of_totals(totals: Totals, tasks: Labels) -> Iterator[Metric]:
     for labels, number in _ends(totals, begun, tasks).items():
         ended.add_metric(labels, number)
     yield ended
-    yield _histogram("sqla_jobs_run_seconds", "How long runs took.", runs)
-    yield _histogram("sqla_jobs_wait_seconds", "How long jobs were due before their run began.", waits)
+    yield _histogram("sqla_jobs_run_seconds", "Duration of runs.", runs)
+    yield _histogram("sqla_jobs_wait_seconds", "Time from when jobs were due to the start of their run.", waits)
 
 
 def of_stalled(number: int) -> Metric:
-    """What the parent of a worker sees of its processes."""
+    """Return the metric of a worker's stalled processes."""
     text = "Processes of the worker that make no progress."
     return GaugeMetricFamily("sqla_jobs_stalled_processes", text, value=number)
 
 
 def _served(totals: Totals) -> dict[str, Histogram]:
-    """Tasks that begin with 0. Of more than have labels, those that run are to get them."""
+    """Return the tasks whose series start at 0; none if there are too many, so that running tasks get the labels."""
     return dict.fromkeys(sorted(totals.tasks), EMPTY) if len(totals.tasks) <= MOST else {}
 
 
 def _ends(totals: Totals, begun: Iterable[str], tasks: Labels) -> Mapping[tuple[str, str], int]:
-    """All outcomes of each task that is served or has begun: a series that first shows up as 1 has not increased.
+    """Return the counts of ends. Each served or started task has all outcomes, from 0 on, so that increases show.
 
-    Other tasks that the database has shown may yet be lost elsewhere, and are counted here by whoever takes them back.
+    Tasks known only from the database have `lost` at 0: this worker may rescue and count their jobs.
     """
     found = {(label, str(RunOutcome.lost)): 0 for label in tasks}
     for task in begun:
@@ -101,10 +101,10 @@ def _histogram(name: str, text: str, of_tasks: Mapping[str, Histogram]) -> Metri
 
 
 def of_figures(figures: Figures | None, tasks: Labels, queues: Labels, limits: Labels) -> Iterator[Metric]:
-    """What the database knows; or only that it does not answer."""
+    """Yield the metrics of the database, or only that it is down."""
     is_up = [((), float(figures is not None))]
     yield _gauge(
-        "sqla_jobs_database_up", "Whether the database could be read. Else its metrics are missing.", (), is_up
+        "sqla_jobs_database_up", "1 if the database could be read, else 0, and its metrics are missing.", (), is_up
     )
     if figures is not None:
         yield from _of_queues(figures, queues)
@@ -122,7 +122,7 @@ def _of_queues(figures: Figures, queues: Labels) -> Iterator[Metric]:
     found = [(queues[one.name], one) for one in figures.queues]
     yield _gauge(
         "sqla_jobs_queue_jobs",
-        "Jobs by queue and state, up to a bound. Claimed ones are not begun yet.",
+        "Jobs by queue and state, up to a bound. Claimed jobs have not started.",
         ("queue", "state"),
         [
             ((queue, state), number)
@@ -137,14 +137,14 @@ def _of_queues(figures: Figures, queues: Labels) -> Iterator[Metric]:
     )
     yield _gauge(
         "sqla_jobs_queue_oldest_wait_seconds",
-        "How long the job which was queued first has been due.",
+        "Time since the oldest queued job was due.",
         ("queue",),
         [((queue,), one.oldest_wait or 0.0) for queue, one in found],
         fold=max,
     )
     yield _gauge(
         "sqla_jobs_queue_paused",
-        "Whether the queue is paused.",
+        "1 if the queue is paused, else 0.",
         ("queue",),
         [((queue,), float(one.paused)) for queue, one in found],
         fold=max,
@@ -158,8 +158,8 @@ def _of_limits(figures: Figures, limits: Labels) -> Iterator[Metric]:
         if one.most is not None
     ]
     names = ("limit", "kind", "scope")
-    most = "Jobs at once, or starts in its time, that a limit allows."
-    used = "Jobs that run behind a limit, or its starts in its time."
+    most = "Running jobs, or starts in its period, that a limit allows."
+    used = "Running jobs behind a limit, or the starts in its period."
     yield _gauge("sqla_jobs_limit_max", most, names, [(labels, one.most or 0) for labels, one in found])
     known = [(labels, one.used) for labels, one in found if one.used is not None]
     yield _gauge("sqla_jobs_limit_used", used, names, known)
@@ -170,7 +170,7 @@ def _of_limits(figures: Figures, limits: Labels) -> Iterator[Metric]:
 def _of_processes(figures: Figures) -> Iterator[Metric]:
     yield _gauge(
         "sqla_jobs_processes",
-        "Registered workers and clocks. Dead ones have not stored a heartbeat for their whole lease.",
+        "Registered workers and clocks. Dead: without a heartbeat for the whole lease.",
         ("kind", "state"),
         [
             ((kind, state), of_kind.get(kind, 0))
@@ -180,7 +180,7 @@ def _of_processes(figures: Figures) -> Iterator[Metric]:
     )
     yield _gauge(
         "sqla_jobs_heartbeat_age_seconds",
-        "Of the processes that live, the age of the oldest last heartbeat.",
+        "Age of the oldest last heartbeat of live processes.",
         ("kind",),
         [((kind,), age) for kind, age in figures.oldest_heartbeat.items()],
     )
@@ -192,7 +192,7 @@ _Row = tuple[tuple[str, ...], float]
 def _gauge(
     name: str, text: str, labels: Sequence[str], rows: Iterable[_Row], *, fold: Callable[[float, float], float] = add
 ) -> Metric:
-    """Rows of the same labels, those of "other", are folded into one."""
+    """Return a gauge. Rows with equal labels, such as "other", are folded into one."""
     folded: dict[tuple[str, ...], float] = {}
     for key, value in rows:
         folded[key] = fold(folded[key], value) if key in folded else value

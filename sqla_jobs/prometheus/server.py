@@ -26,29 +26,29 @@ _ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):)?(?P<port>[
 
 
 class Report(Source, Protocol):
-    """What is told; asked in any thread."""
+    """The source of metrics and health. Any thread may call it."""
 
     def why_not_alive(self) -> str | None:
-        """Why the process should be restarted."""
+        """Return why the process should be restarted; None while it is alive."""
         ...
 
     def why_not_ready(self) -> str | None:
-        """Why it takes no new jobs."""
+        """Return why the process takes no new jobs; None while it is ready."""
         ...
 
 
 def serve(address: str, report: Report) -> None:
-    """Answer GET and HEAD at PORT of all interfaces, or at HOST:PORT, until the process ends.
+    """Answer GET and HEAD on PORT of all interfaces, or on HOST:PORT, until the process ends.
 
-    Raises `ConfigurationError` if nobody can listen there.
+    Raises `ConfigurationError` if the address is invalid or in use.
     """
     host, port = _parsed(address)
     try:
         server = _Server(host, port, report)
     except OSError as error:
         raise ConfigurationError(
-            f"--metrics-port {address}: cannot listen there ({error.strerror or error}): name another port, "
-            "or end the process that has it"
+            f"--metrics-port {address}: cannot listen there ({error.strerror or error}): give another port, "
+            "or end the process that uses it"
         ) from None
     threading.Thread(target=server.serve_forever, name="sqla_jobs-metrics", daemon=True).start()
     log.info("serving /metrics, /healthz and /readyz at port %d of %s", port, host or "all interfaces")
@@ -75,12 +75,12 @@ class _Server(ThreadingMixIn, TCPServer):
         super().__init__((host, port), partial(_Handler, report, registry))
 
     def server_bind(self) -> None:
-        if self.address_family == socket.AF_INET6:  # else whether IPv4 is served too is up to the host
+        if self.address_family == socket.AF_INET6:  # else the host's settings decide whether IPv4 is served, too
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news."""
+        """Log errors of requests only as DEBUG: clients often close their connection."""
         log.debug("a request could not be answered: %s", sys.exc_info()[1])
 
 
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def __init__(self, report: Report, registry: CollectorRegistry, *request: Any) -> None:
         self._report, self._registry = report, registry
-        super().__init__(*request)  # which answers
+        super().__init__(*request)  # the base class answers the request
 
     def do_GET(self) -> None:
         match self.path.partition("?")[0]:
@@ -122,4 +122,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class calls it
-        """Requests are not logged: there is one every few seconds."""
+        """Log nothing: there is a request every few seconds."""

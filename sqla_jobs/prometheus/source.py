@@ -1,4 +1,4 @@
-"""Where metrics come from."""
+"""The sources of metrics."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from sqla_jobs.jobs import Jobs
 
 KEPT = 10.0
-"""Seconds for which figures are kept, so that scrapes cannot load the database."""
+"""Seconds for which figures are cached, so that scrapes do not load the database."""
 PATIENCE = 5.0
 """Seconds that a scrape waits for the database."""
 
 
 class Source(Protocol):
-    """What is told; asked in any thread."""
+    """The source of metrics. Any thread may call it."""
 
     def totals(self) -> Totals:
-        """What workers have counted."""
+        """Return the counters of workers."""
         ...
 
     def figures(self) -> Figures | None:
-        """What the database knows; `None` where it does not answer."""
+        """Return the figures of the database; `None` if it does not answer."""
         ...
 
     def can_ask(self) -> bool:
-        """Whether anybody is there who could read that."""
+        """Return whether the source has a database to read."""
         ...
 
     def stalled(self) -> int | None:
-        """How many processes of a worker make no progress; `None` where that is not known."""
+        """Return how many processes of a worker make no progress; `None` if that is unknown."""
         ...
 
 
@@ -59,11 +59,11 @@ class JobsSource:
         return True
 
     def stalled(self) -> int | None:
-        return None  # this process could not tell
+        return None  # only a parent process knows
 
 
 def check_installed(what: str) -> None:
-    """Raises `ConfigurationError` if `what` cannot have prometheus-client."""
+    """Raise `ConfigurationError` if prometheus-client is not installed, which `what` needs."""
     if find_spec("prometheus_client") is None:
         raise ConfigurationError(
             f"{what} needs prometheus-client, which is not installed: pip install 'sqla-jobs[prometheus]'"

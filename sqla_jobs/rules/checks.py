@@ -1,4 +1,4 @@
-"""What people write, read before it goes to the database: what that cannot hold is refused with the reason. Pure."""
+"""Checks of values before they go to the database. They refuse values that it cannot hold, with the reason. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sqla_jobs.errors import ArgumentsError, JobsError
 from sqla_jobs.rules.wording import duration
 
 CENTURY = 100 * 365 * 86400.0
-"""Seconds: the longest time that anything may take."""
+"""Seconds: the maximum of every duration."""
 DAY = 86400.0
 INSTANT = 0.001
-"""Seconds: the least of what must take some time."""
+"""Seconds: the minimum of a duration that must not be 0."""
 MAX_ID = 9_000_000_000_000_000_000
-"""Of any row: one more is a number that the server and drivers can take too."""
+"""The maximum id of a row. The server and drivers can still add 1 to it."""
 MAX_DEPTH = 100
-"""Levels of nested JSON in rows that people write, and in what is shown."""
+"""Maximum depth of nested JSON that is stored or shown."""
 MOMENTS = (datetime(1000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
-"""Between these lie the times that the database takes: every driver can read them in every time zone."""
+"""The range of times that may be stored: every driver can read them in every time zone."""
 
 
 def check_seconds(
     what: str, length: object, *, least: float = 0.0, most: float = CENTURY, error: type[JobsError] = ArgumentsError
 ) -> float:
-    """A length of time as seconds. Raises `error` where it is none, or not from `least` to `most`."""
+    """Return a duration in seconds. Raises `error` unless it is a number or timedelta from `least` to `most`."""
     seconds = length.total_seconds() if isinstance(length, timedelta) else length
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not least <= seconds <= most:
         limits = f"from {duration(least) if least else 0} to {'100 years' if most == CENTURY else duration(most)}"
@@ -35,14 +35,14 @@ def check_seconds(
 
 
 def check_integer(what: str, number: object, *, least: int, most: int, error: type[JobsError] = ArgumentsError) -> int:
-    """The same number. Raises `error` where it is none, or not from `least` to `most`."""
+    """Return `number`. Raises `error` unless it is an integer from `least` to `most`."""
     if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
         raise error(f"{what} must be an integer from {least:,} to {most:,}, got {number!r:.60}")
     return number
 
 
 def check_name(what: str, name: object, *, without: str = "", error: type[JobsError] = ArgumentsError) -> str:
-    """The same name. Raises `error` where it is none, is long, or has a character of `without`."""
+    """Return `name`. Raises `error` if it is no text, is empty or too long, or contains a character of `without`."""
     if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable() or set(name) & set(without):
         also = f" without {' and '.join(map(repr, without))}" if without else ""
         raise error(f"{what} must be 1 to 200 printable characters{also}, got {name!r:.60}")
@@ -50,25 +50,25 @@ def check_name(what: str, name: object, *, without: str = "", error: type[JobsEr
 
 
 def check_queue(name: object, *, error: type[JobsError] = ArgumentsError) -> str:
-    """The same name of a queue: one that `--queues` can say, too."""
+    """Return the name of a queue. Raises `error` for a name that `--queues` could not express."""
     return check_name("queue", name, without="=,", error=error)
 
 
 def check_text(what: str, text: str) -> str:
-    """The same text. Raises `ArgumentsError` for one that PostgreSQL cannot hold."""
+    """Return `text`. Raises `ArgumentsError` if PostgreSQL cannot store it."""
     if "\x00" in text:
         raise ArgumentsError(f"{what}={text!r:.60} holds a NUL character, which PostgreSQL cannot store: leave it out")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ArgumentsError(
-            f"{what}={text!r:.60} is not valid Unicode: it holds half of a surrogate pair; write it anew"
+            f"{what}={text!r:.60} is not valid Unicode: it holds half of a surrogate pair; correct the text"
         ) from None
     return text
 
 
 def check_json(what: str, value: object) -> None:
-    """Raises `ArgumentsError` for JSON that PostgreSQL cannot hold as it is."""
+    """Raise `ArgumentsError` for JSON that PostgreSQL cannot store unchanged."""
     level: list[object] = [value]
     for _ in range(MAX_DEPTH):
         below: list[object] = []
@@ -91,7 +91,7 @@ def _parts(what: str, value: object) -> Iterable[object]:
             check_text(what, value)
         case float() if not math.isfinite(value):
             raise ArgumentsError(
-                f"{what} holds a number beyond 1.8e308 or NaN, which JSON does not have: write another one"
+                f"{what} holds NaN or a number beyond 1.8e308, which JSON does not have: give a finite number"
             )
         case _:
             pass
@@ -99,7 +99,7 @@ def _parts(what: str, value: object) -> Iterable[object]:
 
 
 def read_moment(what: str, text: str) -> datetime:
-    """A time in UTC. Raises `ArgumentsError`, also for one that the database does not take."""
+    """Parse a time as UTC. Raises `ArgumentsError` for an invalid time, or one out of the range `MOMENTS`."""
     try:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=UTC) if moment.utcoffset() is None else moment.astimezone(UTC)
@@ -109,7 +109,7 @@ def read_moment(what: str, text: str) -> datetime:
 
 
 def check_moment(what: str, moment: datetime) -> datetime:
-    """The same. Raises `ArgumentsError` for one that the database does not take."""
+    """Return `moment`. Raises `ArgumentsError` if it is out of the range `MOMENTS`."""
     first, end = MOMENTS
     if not first <= moment < end:
         raise ArgumentsError(
@@ -119,7 +119,7 @@ def check_moment(what: str, moment: datetime) -> datetime:
 
 
 def read_priority(text: str) -> int:
-    """A priority; its range is checked where it is used. Raises `ArgumentsError`."""
+    """Parse a priority without checking its range. Raises `ArgumentsError`."""
     try:
         return int(text)
     except ValueError:
@@ -129,7 +129,7 @@ def read_priority(text: str) -> int:
 
 
 def read_number(name: str, text: str, kind: type[int] | type[float]) -> Any:
-    """A number that a person wrote. Raises `ArgumentsError`."""
+    """Parse a number. Raises `ArgumentsError`."""
     try:
         return kind(text)
     except ValueError:
@@ -137,7 +137,7 @@ def read_number(name: str, text: str, kind: type[int] | type[float]) -> Any:
 
 
 def read_id(text: str) -> int:
-    """A whole number that an id can be. Raises `ValueError`."""
+    """Parse an id. Raises `ValueError`."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_ID)) and int(text) <= MAX_ID):
         raise ValueError(f"{text!r:.40} is not an id")
     return int(text)

@@ -1,6 +1,6 @@
-"""One field of a cron rule: its text as the numbers that it names. Pure.
+"""The fields of a cron rule. Each expands its text to the numbers that it names. Pure.
 
-The grammar is crontab(5)'s, without random times, and with three forms more: `5/15` (from 5 to the end by 15),
+The grammar is that of crontab(5), without random times and with three more forms: `5/15` (from 5 to the end by 15),
 `L` (the last day of a month, and in `L5` the last Friday) and `5#2` (the second Friday).
 """
 
@@ -16,7 +16,7 @@ _OF_MONTH = re.compile(r"(L)?([0-7]|[A-Z]{3})(?:#([1-5]))?", re.ASCII)
 
 @dataclass(frozen=True)
 class Field:
-    """A place in a rule: the numbers that may stand there, and the names of the first of them."""
+    """A field of a rule: its range of numbers, and the names of the first of these."""
 
     name: str
     low: int
@@ -27,13 +27,13 @@ class Field:
 
     @property
     def range(self) -> str:
-        """What may stand there, for people."""
+        """The allowed values, for people."""
         named = f" or {self.names[0]}-{self.names[-1]}" if self.names else ""
         special = " or L" if self.has_last_day else " or L5 or 5#2" if self.has_weeks else ""
         return f"{self.low}-{self.high}{named}{special}"
 
     def expand(self, text: str) -> str:
-        """Every number that `text` names, in order and with commas; or `*`. Raises `ValueError` with the reason."""
+        """Return the numbers that `text` names, in order, with commas; or `*`. Raises `ValueError` with the reason."""
         text = text.upper()
         if text == "*" or (text == "?" and (self.has_last_day or self.has_weeks)):
             return "*"
@@ -55,7 +55,7 @@ class Field:
         return ",".join([*map(str, sorted(numbers)), *sorted(set(special))])
 
     def _special(self, item: str) -> str | None:
-        """`L`, `L5` or `5#2` as croniter has it."""
+        """Return `L`, `L5` or `5#2` in croniter's notation."""
         if self.has_last_day and item == "L":
             return "l"
         found = _OF_MONTH.fullmatch(item) if self.has_weeks else None
@@ -90,7 +90,7 @@ class Field:
         return int(text)
 
     def _around(self, low: int, high: int) -> str:
-        """What somebody means who writes a range backwards."""
+        """Return the ranges that a backward range probably means."""
         end = 6 if self.has_weeks else self.high
         ends = [(low, end), (self.low, high)] if low <= end else [(self.low, high), (low, low)]
         return ",".join(f"{first}-{last}" if first < last else str(first) for first, last in ends)

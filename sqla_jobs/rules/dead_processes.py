@@ -1,4 +1,4 @@
-"""Which processes are dead, as far as one of them can tell by its own clock: pure."""
+"""Decides which processes are dead, by the clock of the process that observes them. Pure."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Mapping
 
 
 class Sightings:
-    """When each process was first seen with the heartbeat that it has now.
+    """The moments at which each process was first seen with its present heartbeat, by `time.monotonic()`.
 
-    No clock but this process's own is asked: the server's may step, and two servers' differ. Moments are of
-    `time.monotonic()`.
+    Only this process's own clock counts: the server's may step, and those of two servers differ.
     """
 
     due_at: float = math.inf
-    """When the next one may have been silent for its lease, unless it is heard of until then."""
+    """The next moment at which a process will have been silent for its lease, if no new heartbeat comes."""
 
     def __init__(self) -> None:
         self._seen: dict[uuid.UUID, tuple[int, float]] = {}
 
     def forget(self) -> None:
-        """Begin anew: for a while the server could not be asked, nor could the others tell it that they live."""
+        """Start over, after a time without the server: other processes could not store heartbeats either."""
         self._seen, self.due_at = {}, math.inf
 
     def silent(
         self, heartbeats: Mapping[uuid.UUID, tuple[int, float]], *, asked_at: float, answered_at: float
     ) -> dict[uuid.UUID, int]:
-        """Of processes with these heartbeats and leases, those seen without a new one for their lease; and that one.
+        """Return the processes that had no new heartbeat for their lease, each with its heartbeat.
 
-        It counts from the latest moment at which it can have been seen first to the earliest at which it was seen last.
+        `heartbeats` has the heartbeat and the lease of each process. The silence is measured as its minimum: from the
+        answer that first showed the heartbeat to the question that showed it last.
         """
         before = self._seen
         self._seen = {

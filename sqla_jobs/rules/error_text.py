@@ -1,7 +1,7 @@
-"""What is told of an exception: errors of the database without the application's data. Pure.
+"""The text of exceptions, without the application's data that database errors show. Pure.
 
-SQLAlchemy shows the parameters of a statement, and PostgreSQL the row that it refuses (DETAIL, CONTEXT). Both are
-data of the application's, of any task, and neither is kept: the server's primary message and the SQL are.
+SQLAlchemy shows the parameters of a statement, and PostgreSQL the refused row (DETAIL, CONTEXT). Both may be data of
+any task, so neither is kept. The server's primary message and the SQL are.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any, cast
 
 _LIBRARY = str(Path(__file__).parents[1])
 _STAND_INS = "sqlalchemy.dialects.postgresql.asyncpg"
-"""The module of the errors that stand for asyncpg's. In some versions their text has DETAIL."""
+"""The module of SQLAlchemy's stand-ins for asyncpg's errors. In some versions their text has DETAIL."""
 _AFTER_FIRST_LINE = re.compile(r"(Original exception was: [^\n]*).*", re.DOTALL)
-"""What a `PendingRollbackError` repeats of the error before it. The first line has the primary message."""
+"""The earlier error in the text of a `PendingRollbackError`. Its first line has the primary message."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """What `error` is a group of, also of groups; itself where it is none. Never raises."""
+    """Return the errors in a group, including those in nested groups; or `[error]` if it is no group. Never raises."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting:
@@ -34,24 +34,24 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def message_of(error: BaseException) -> str:
-    """`str(error)` without what the database and SQLAlchemy add of the application's data. Never raises."""
+    """Return `str(error)` without the application's data that the database and SQLAlchemy add. Never raises."""
     return _without(_data_of(error), _own_message(error))
 
 
 def traceback_of(error: BaseException, clean: Callable[[str], str]) -> str:
-    """The traceback with all causes, each message passed through `clean`. Never raises."""
+    """Return the traceback with all causes, each message passed through `clean`. Never raises."""
     data = _data_of(error)
     try:
-        told = traceback.TracebackException.from_exception(error)
-        _begin_at_the_task(told)
-        _retell(told, error, lambda text: clean(_without(data, text)))
-        return "".join(told.format())
-    except BaseException:  # noqa: BLE001 - nothing that an error does may stop its being told
+        shown = traceback.TracebackException.from_exception(error)
+        _begin_at_the_task(shown)
+        _replace_messages(shown, error, lambda text: clean(_without(data, text)))
+        return "".join(shown.format())
+    except BaseException:  # noqa: BLE001 - an error must be shown whatever its methods do
         return f"<its traceback cannot be written: {clean(_without(data, _own_message(error)))}>"
 
 
 def stack_of(frame: FrameType, *, since: str | None = None) -> str:
-    """Where a thread is that runs a job, from the task on; after this library's function `since` if it is there."""
+    """Return the stack of a thread that runs a job: after this library's function `since`, and from the task on."""
     stack = traceback.extract_stack(frame)
     if places := [place for place, one in enumerate(stack) if one.name == since and one.filename.startswith(_LIBRARY)]:
         del stack[: places[-1]]
@@ -61,30 +61,30 @@ def stack_of(frame: FrameType, *, since: str | None = None) -> str:
 
 
 def stack_of_frames(frames: Iterable[FrameType]) -> str:
-    """The same of a coroutine's frames, the outermost first."""
+    """Return the stack of a coroutine from its frames, the outermost first."""
     return "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames).format())
 
 
-def _begin_at_the_task(told: traceback.TracebackException) -> None:
+def _begin_at_the_task(shown: traceback.TracebackException) -> None:
     """Leave out the frames of this library that lead to the application's."""
-    ours = next((place for place, frame in enumerate(told.stack) if not frame.filename.startswith(_LIBRARY)), 0)
-    del told.stack[:ours]
+    ours = next((place for place, frame in enumerate(shown.stack) if not frame.filename.startswith(_LIBRARY)), 0)
+    del shown.stack[:ours]
 
 
-def _retell(told: Any, error: BaseException, clean: Callable[[str], str]) -> None:
-    """Replace the messages in `told`, which was made of `error`."""
-    waiting: list[tuple[Any, Any]] = [(told, error)]
+def _replace_messages(shown: Any, error: BaseException, clean: Callable[[str], str]) -> None:
+    """Replace the messages in `shown`, which was made of `error`."""
+    waiting: list[tuple[Any, Any]] = [(shown, error)]
     while waiting:
-        told, error = waiting.pop()
-        # its one way to another message; what Python adds to its own ones ("Did you mean") stays
-        told._str = clean(_of_database(error) or told._str)
-        notes = getattr(told, "__notes__", None)
+        shown, error = waiting.pop()
+        # the only way to change the message and keep what Python adds to it, such as "Did you mean"
+        shown._str = clean(_of_database(error) or shown._str)
+        notes = getattr(shown, "__notes__", None)
         if isinstance(notes, list):
-            told.__notes__ = [clean(_text_of(note)) for note in cast("list[object]", notes)]
+            shown.__notes__ = [clean(_text_of(note)) for note in cast("list[object]", notes)]
         pairs: list[tuple[Any, Any]] = [
-            (told.__cause__, error.__cause__),
-            (told.__context__, error.__context__),
-            *zip(told.exceptions or (), _part(error, "exceptions") or (), strict=False),
+            (shown.__cause__, error.__cause__),
+            (shown.__context__, error.__context__),
+            *zip(shown.exceptions or (), _part(error, "exceptions") or (), strict=False),
         ]
         waiting += [(one, cause) for one, cause in pairs if one is not None and cause is not None]
 
@@ -94,7 +94,7 @@ def _own_message(error: BaseException) -> str:
 
 
 def _of_database(error: BaseException) -> str | None:
-    """What is kept of errors of SQLAlchemy's and of drivers, which are known by their names and attributes."""
+    """Return the message to keep of an error of SQLAlchemy or a driver, recognised by name and attributes; or None."""
     kind = type(error)
     if kind.__name__ == "PendingRollbackError":
         return _AFTER_FIRST_LINE.sub(r"\1", _text_of(error))
@@ -115,7 +115,7 @@ def _of_database(error: BaseException) -> str | None:
 
 
 def _original(error: BaseException) -> BaseException | None:
-    """The error of a driver that one of SQLAlchemy's was made of. Before 2.1 a stand-in has it as its cause alone."""
+    """Return the driver's error inside one of SQLAlchemy's. Before 2.1 a stand-in has it only as its cause."""
     found = _part(error, "orig")
     if found is None and type(error).__module__ == _STAND_INS:
         found = error.__cause__
@@ -123,7 +123,7 @@ def _original(error: BaseException) -> BaseException | None:
 
 
 def _part(owner: object, name: str) -> Any:
-    """An attribute, `None` where there is none, or where looking at it raises."""
+    """Return an attribute; `None` if it is missing or raises."""
     try:
         return getattr(owner, name, None)
     except BaseException:  # noqa: BLE001
@@ -138,24 +138,24 @@ def _text_of(value: object) -> str:
 
 
 def _data_of(error: BaseException) -> list[tuple[str, str]]:
-    """How errors of the database print themselves, anywhere below `error`, and what is told instead."""
+    """Return the full texts of all database errors below `error`, each with its replacement, the longest first."""
     found: dict[str, str] = {}
     for one in _all_below(error):
-        full, told = _text_of(one), _own_message(one)
-        if full != told:
-            found[full] = told
-            found[repr(full)[1:-1]] = repr(told)[1:-1]
+        full, shown = _text_of(one), _own_message(one)
+        if full != shown:
+            found[full] = shown
+            found[repr(full)[1:-1]] = repr(shown)[1:-1]
     return sorted(found.items(), key=lambda pair: len(pair[0]), reverse=True)
 
 
 def _without(data: list[tuple[str, str]], text: str) -> str:
-    for full, told in data:
-        text = text.replace(full, told)
+    for full, shown in data:
+        text = text.replace(full, shown)
     return text
 
 
 def _all_below(error: BaseException) -> Iterator[BaseException]:
-    """It, its causes, and the members of groups."""
+    """Yield `error`, its causes, and the members of groups."""
     waiting: list[Any] = [error]
     seen: set[int] = set()
     while waiting:

@@ -1,4 +1,4 @@
-"""What becomes of a text in `repr`, JSON, URLs, HTML, SQL, base64 and the like. Pure."""
+"""Undoes the escapes of `repr`, JSON, URLs, HTML and SQL, and lists the encodings of a text. Pure."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _ESCAPE = re.compile(
     """,
     re.VERBOSE,
 )
-"""What `repr`, JSON, URLs, HTML, SQL and the traceback of an exception group make of a character, at any depth."""
+"""A character escaped, once or repeatedly, by `repr`, JSON, URLs, HTML, SQL or the traceback of an exception group."""
 _LETTERS = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'", "#39": "'", "#x27": "'", "#34": '"'}
 _ALPHABETS = str.maketrans("-_", "+/"), str.maketrans("+/", "-_")
 _ENCODED = 6
-"""Characters of the shortest piece of base64 or hexadecimal that is worth a look."""
+"""Minimum length of base64 or hexadecimal text to search for."""
 
 
 class Plain:
-    """A text with all escapes undone, and where in it each part came from."""
+    """A text with all escapes undone, and a map from its parts to the original."""
 
     def __init__(self, text: str) -> None:
         parts: list[str] = []
@@ -49,7 +49,7 @@ class Plain:
         self.text: str = "".join((*parts, text[end:])) if parts else text
 
     def origin(self, begin: int, end: int) -> tuple[int, int]:
-        """The stretch of the original that a stretch of the plain text came from."""
+        """Return the span of the original for a span of the plain text."""
         first = bisect_right(self._places, begin) - 1
         last = bisect_left(self._places, end)
         if last == len(self._places) or self._places[last] > end:
@@ -61,7 +61,7 @@ class Plain:
 
 
 def _meant(escape: re.Match[str]) -> str:
-    """The character that an escape stands for, or none for a backslash."""
+    """Return the character that an escape stands for; an empty text for a backslash."""
     match escape.lastgroup:
         case "low":
             return (bytes.fromhex(escape["high"] + escape["low"])).decode("utf-16-be")
@@ -82,7 +82,7 @@ def _meant(escape: re.Match[str]) -> str:
 
 
 def encodings(text: str) -> Iterator[str]:
-    """What else a text may look like: as bytes, and encoded; bytes are stored as base64, so also what it encodes."""
+    """Yield the forms of a text as bytes and encoded, and those of the bytes that it encodes if it is base64."""
     written = text.encode("utf-8", "surrogatepass")
     yield written.decode("latin-1")
     yield from _of_bytes(written)
@@ -98,7 +98,7 @@ def encodings(text: str) -> Iterator[str]:
 
 
 def _of_bytes(data: bytes) -> Iterator[str]:
-    """In hexadecimal, and in base64 at each of the three places of other data before it."""
+    """Yield the data in hexadecimal, and in base64 at each of the three offsets inside longer data."""
     found = [data.hex(), base64.b64encode(data).decode().rstrip("=")]
     for before, begin in ((0, 0), (1, 2), (2, 3)):
         encoded = base64.b64encode(bytes(before) + data).decode()

@@ -1,4 +1,4 @@
-"""Which arguments a task takes, as processes tell one another in their rows. Pure."""
+"""The arguments that each process's tasks take, as published in the rows of processes. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 UNFIT = "its arguments do not fit this code"
-"""How the reason begins for which a process passes over a job that others may run."""
+"""The beginning of the reason why a process passes over a job that other processes may run."""
 
 MOST_PASSED_OVER = 100
-"""Jobs that a process passes over so at once. Each claim looks at them, so others come back later instead."""
+"""Maximum number of jobs that a process passes over at a time, since each claim reads them. Others are delayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +22,19 @@ class Takes:
     types: str
 
     def shown(self) -> dict[str, Any]:
-        """As it stands in the row of a process."""
+        """Return the form for the row of a process."""
         return {"required": [*self.required], "optional": [*self.optional], "types": self.types}
 
     @classmethod
     def read(cls, shown: object) -> Takes | None:
-        """The same, read back; `None` for what no process of this library has written."""
+        """Parse the form from the row of a process; return `None` for other data."""
         if not isinstance(shown, dict):
             return None
         found = cast("dict[str, object]", shown)
         return cls(_names(found.get("required")), _names(found.get("optional")), str(found.get("types", "")))
 
     def fits(self, given: Collection[str]) -> bool:
-        """Whether a job with arguments of these names can be called; their values may not fit all the same."""
+        """Return whether the task takes arguments of these names. Their values may still not fit."""
         return set(self.required) <= set(given) <= {*self.required, *self.optional}
 
     def __str__(self) -> str:
@@ -43,24 +43,24 @@ class Takes:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What a live worker serves and knows: the queues, and what each task takes."""
+    """The queues that a live worker serves, and the arguments of the tasks that it knows."""
 
     queues: Collection[str]
     tasks: dict[str, object] | None
-    """`None`: it does not tell, since it is of an older version."""
+    """`None` for a worker of an older version, which does not publish its tasks."""
 
     @classmethod
     def read(cls, queues: object, tasks: object) -> Code:
-        """From the columns of its row."""
+        """Parse the columns of a process's row."""
         names: list[str] = [*queues] if isinstance(queues, dict) else []
         return cls(names, cast("dict[str, object]", tasks) if isinstance(tasks, dict) else None)
 
     def may_know(self, task: str, queue: str) -> bool:
-        """Whether it may claim jobs of the task from the queue."""
+        """Return whether the worker may claim jobs of the task from the queue."""
         return queue in self.queues and (self.tasks is None or task in self.tasks)
 
     def may_run(self, task: str, queue: str, given: Collection[str], *, unlike: Takes) -> bool:
-        """Whether it may run such a job, which does not fit the code that takes `unlike`."""
+        """Return whether the worker may run such a job, which does not fit code that takes `unlike`."""
         if not self.may_know(task, queue):
             return False
         takes = None if self.tasks is None else Takes.read(self.tasks[task])
@@ -68,7 +68,7 @@ class Code:
 
 
 def read_codes(rows: Iterable[Any]) -> list[Code]:
-    """Of each pair of queues and tasks."""
+    """Parse rows of queues and tasks."""
     return [Code.read(*row) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Keys that are made of a job's arguments: of some that are named, or by a function. Pure."""
+"""Keys made of some of a job's arguments, or by a function of them. Pure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from sqla_jobs.errors import DeclarationError
 
 KeyOf = str | Sequence[str] | Callable[[Mapping[str, Any]], Any]
-"""An argument's name, several names, or a function of the arguments as they are stored."""
+"""An argument's name, several names, or a function of the stored arguments."""
 
 as_json: partial[str] = partial(json.dumps, sort_keys=True, separators=(",", ":"))
-"""The text of a key: one for equal keys."""
+"""Returns the text of a key. Equal keys have equal texts."""
 
 
 def number_alike(key: str) -> str:
-    """The same JSON with whole numbers written as such, 1.0 as 1: PostgreSQL and other languages write either."""
+    """Return the JSON text with whole numbers as integers, 1.0 as 1, since PostgreSQL and languages write either."""
     return as_json(json.loads(key, parse_float=_number)) if key[0] not in '"tfn' and not key.isdecimal() else key
 
 
-def _number(said: str) -> float | int:
-    number = Decimal(said)
+def _number(text: str) -> float | int:
+    number = Decimal(text)
     return int(number) if number == number.to_integral_value() else float(number)
 
 
 def argument_names(what: str, key: object) -> tuple[str, ...]:
-    """The arguments that a key names; none where a function makes it. Raises `DeclarationError` for what is no key."""
+    """Return the arguments that a key names; none if it is a function. Raises `DeclarationError` for an invalid key."""
     if callable(key):
         return ()
     names = (key,) if isinstance(key, str) else key
@@ -38,7 +38,7 @@ def argument_names(what: str, key: object) -> tuple[str, ...]:
 
 
 def check_arguments(what: str, names: Sequence[str], arguments: Collection[str]) -> None:
-    """Raises `DeclarationError` for a name that is no argument of the task."""
+    """Raise `DeclarationError` for a name that is no argument of the task."""
     for name in names:
         if name not in arguments:
             known = ", ".join(arguments) or "none"
@@ -46,7 +46,7 @@ def check_arguments(what: str, names: Sequence[str], arguments: Collection[str])
 
 
 def key_in(text: str) -> object:
-    """The key that a person has typed: JSON, such as 17, and else a text."""
+    """Parse a key as JSON, such as 17; anything else is a text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -54,7 +54,7 @@ def key_in(text: str) -> object:
 
 
 def may_show(key: KeyOf | None, hidden: frozenset[str]) -> bool:
-    """Whether a key may show any of the `hidden` arguments, as all arguments do, and what a function makes of them."""
+    """Return whether a key may show any of the `hidden` arguments. A function, and a key of all arguments, may."""
     if key is None or callable(key):
         return bool(hidden)
     return not hidden.isdisjoint(argument_names("key", key))

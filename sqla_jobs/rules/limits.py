@@ -1,8 +1,9 @@
-"""Limits as code declares them, and the gates by which rows name them. Pure.
+"""Declared limits, and the gates by which rows refer to them. Pure.
 
-A gate is text: a kind, the limit's name and, where it has a key, `=` and that as JSON. `#stripe` is a number of jobs at
-once, `%stripe` a number of starts in a time, `!mail=17` an ordered key, `~mail=17` a key that gets its turn.
-A row of limits is named by a gate, or by one without its key, such as `#mail=`: that goes for each key of its own.
+A gate is text: the kind, the limit's name and, for a limit with a key, `=` and the key as JSON. `#stripe` limits
+concurrent jobs, `%stripe` limits starts in a period, `!mail=17` orders the jobs of a key, and `~mail=17` makes keys
+take turns.
+A row of limits is named by a gate, or by a gate without its key, such as `#mail=`: then it applies to each key.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments
 MOST_RUNNING = 1_000_000
 MOST_RATE = 10_000
 MOST_LIMITS = 3
-"""Limits that one task declares."""
+"""Maximum number of limits of a task."""
 PLACES = MOST_LIMITS + 2
-"""Gates that limit one job: its task's, and two more that an operator may add, one of each kind."""
+"""Maximum number of gates that limit one job: its task's, and two, one of each kind, that operators may add."""
 MOST_GATES = PLACES + 1
-"""Gates of one job: after those that limit it comes the one by which it takes turns."""
+"""Maximum number of gates of one job: those that limit it, and the last, by which it takes turns."""
 LONGEST_GATE = 500
-"""Characters of a gate."""
+"""Maximum length of a gate in characters."""
 _LONGEST_NAME = 200
 _LONGEST = 120
-"""Characters of a key. A longer one is replaced by its hash."""
+"""Maximum length of a key in characters. A longer key is replaced by its hash."""
 _HASHED = re.compile("sha256:[0-9a-f]{40}")
-"""In place of a key. No key is so itself: a text has quotes."""
+"""The hash that replaces a key. No key looks like it, since texts have quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,11 @@ class _Keyed:
 
 @dataclass(frozen=True, init=False)
 class ConcurrencyLimit(_Keyed):
-    """At most `running` jobs run at once, over all workers: of the task, of each key, or of tasks that share a name.
+    """Lets at most `running` jobs run at once, over all workers: of a task, of each key, or of tasks with equal `name`.
 
-    `key` is an argument's name, several, or a function of the arguments. `ordered`, only with 1, runs the jobs of
-    a key in the order in which they were committed; with "hold" a job that failed keeps the next ones waiting until
-    somebody retries, cancels or deletes it. Raises `DeclarationError`.
+    `key` is an argument's name, several names, or a function of the arguments. `ordered`, allowed only with 1, runs the
+    jobs of a key in the order of their commits. With "hold", a failed job keeps the next ones waiting until it is
+    retried, cancelled or deleted. Raises `DeclarationError`.
     """
 
     running: int
@@ -73,31 +74,31 @@ class ConcurrencyLimit(_Keyed):
             raise DeclarationError(f"ConcurrencyLimit: ordered must be True, False or 'hold', got {ordered!r:.60}")
         if ordered and running != 1:
             raise DeclarationError(
-                f"ConcurrencyLimit({running}, ordered=…): only one job at a time keeps an order; say 1"
+                f"ConcurrencyLimit({running}, ordered=…): only one job at a time keeps an order; write 1"
             )
         if ordered and key is None:
-            raise DeclarationError("ConcurrencyLimit(1, ordered=…) needs key=, whose jobs are to keep their order")
+            raise DeclarationError("ConcurrencyLimit(1, ordered=…) needs key=, which selects the jobs to keep in order")
         for member, value in {"running": running, "ordered": ordered, "key": key, "name": name}.items():
             object.__setattr__(self, member, value)
 
     @property
     def kind(self) -> str:
-        """The first character of its gates' names."""
+        """The first character of its gates."""
         return "!" if self.ordered else "#"
 
     @property
     def values(self) -> dict[str, Any]:
-        """The numbers in its row of limits."""
+        """The numbers for its row of limits."""
         return {"running": self.running, "rate": None, "per": None, "hold": self.ordered == "hold"}
 
 
 @dataclass(frozen=True, init=False)
 class RateLimit(_Keyed):
-    """At most `rate` jobs start in any `per` seconds, over all workers; each attempt counts as a start.
+    """Lets at most `rate` jobs start in any `per` seconds, over all workers. Each attempt counts as a start.
 
-    `rate` is from 0 to 10,000, `per` a timedelta or seconds, from 1 to a day. `burst` is how many may start close
-    together, by default all; with less the starts are spread: at most `burst` in any `per * burst / rate` seconds.
-    `key` and `name` are as in `ConcurrencyLimit`. Raises `DeclarationError`.
+    `rate` is from 0 to 10,000, `per` a timedelta or seconds, from 1 second to a day. `burst` is the number of jobs that
+    may start close together, by default all. A smaller number spreads the starts: at most `burst` in any
+    `per * burst / rate` seconds. `key` and `name` are as in `ConcurrencyLimit`. Raises `DeclarationError`.
     """
 
     rate: int
@@ -124,7 +125,7 @@ class RateLimit(_Keyed):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The numbers in its row of limits."""
+        """The numbers for its row of limits."""
         burst = {} if self.burst is None else {"burst": self.burst}
         return {"running": None, "rate": self.rate, "per": self.per, "hold": False, **burst}
 
@@ -134,31 +135,31 @@ Limit = ConcurrencyLimit | RateLimit
 
 @dataclass
 class Gate:
-    """One gate of a task: the row of limits behind it, and how the gate of each job is made from its arguments."""
+    """One gate of a task: its row of limits, and the key that completes the gate of each job."""
 
     row: str
-    """Such as `#stripe`, or `#mail=` if each key has a gate of its own."""
+    """The row of limits, such as `#stripe`, or `#mail=` if each key has a gate of its own."""
     key: KeyOf | None
     hides: bool
-    """Whether the key may show sensitive arguments of this task."""
+    """True if the key may show sensitive arguments of this task."""
     limit: Limit | None
     """None if the gate only makes jobs take turns."""
     is_hidden: bool = field(init=False)
-    """Whether keys are hashed: as they are in each task that shares the row, once `spell_alike` was called."""
+    """True if keys are hashed. `spell_alike` makes this equal for all tasks that share the row."""
 
     def __post_init__(self) -> None:
         self.is_hidden = self.hides
 
     def of(self, arguments: Mapping[str, Any]) -> str:
-        """The gate of a job with these arguments, as stored."""
+        """Return the gate of a job with these stored arguments."""
         return self.row if self.key is None else self._with(key_of(self.key, arguments))
 
     def of_key(self, key: object) -> str:
-        """The gate of one key, which may be said by the hash that people see of it."""
+        """Return the gate of one key, given as itself or as its hash."""
         return f"{self.row}{key}" if isinstance(key, str) and _HASHED.fullmatch(key) else self._with(key)
 
     def misspells(self, gate: str) -> bool:
-        """Whether that gate has a key of this row as it is, although it is hashed: made by code that knew less."""
+        """Return whether `gate` has a plain key of this row although its keys are hashed, as older code made it."""
         return self.is_hidden and gate.startswith(self.row) and not _HASHED.fullmatch(gate[len(self.row) :])
 
     def _with(self, key: object) -> str:
@@ -166,9 +167,9 @@ class Gate:
 
 
 def spell_alike(gates: Sequence[Gate]) -> None:
-    """Have all tasks that share a row hash its keys if one does.
+    """Make all tasks that share a row hash its keys if one does.
 
-    Else one key had two gates, and twice as many jobs of it could start.
+    Otherwise one key would have two gates, and twice as many of its jobs could start.
     """
     hidden = {gate.row for gate in gates if gate.hides}
     for gate in gates:
@@ -176,11 +177,11 @@ def spell_alike(gates: Sequence[Gate]) -> None:
 
 
 HASHED_BY = "hashed_by"
-"""In the column `declared` of a row of limits: the tasks whose code hashes the keys of it. Absent where none does."""
+"""The name, in the column `declared`, of the list of tasks whose code hashes the keys of a limit. Absent for none."""
 
 
 def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> str | None:
-    """Which tasks of a row hash its keys and which do not, where that differs: such as code of two programs."""
+    """Return which tasks of a row hash its keys and which do not, such as those of two programs. None if they agree."""
     hashing = set((declared or {}).get(HASHED_BY, ())) & {*tasks}
     others = set(tasks) - hashing
     if not hashing or not others:
@@ -188,7 +189,7 @@ def split_between(declared: Mapping[str, Any] | None, tasks: Sequence[str]) -> s
     does = "hashes" if len(hashing) == 1 else "hash"
     return (
         f"the code of {', '.join(sorted(hashing))} {does} its keys, since it makes them of sensitive arguments, and "
-        f"that of {', '.join(sorted(others))} stores them as they are: a key has two spellings, and each counts alone"
+        f"that of {', '.join(sorted(others))} stores them unchanged: a key has two spellings, and each is counted alone"
     )
 
 
@@ -201,17 +202,17 @@ SPLIT_REMEDY = (
 def gates_of(
     task: str, limits: Sequence[Limit], fair_by: KeyOf | None, parameters: Mapping[str, Any], hidden: frozenset[str]
 ) -> tuple[Gate, ...]:
-    """The gates of a task's jobs, in the order in which each job lists them: the most widely shared come first.
+    """Return the gates of a task, in the order in which its jobs list them: the most widely shared first.
 
     Raises `DeclarationError`.
     """
     if len(limits) > MOST_LIMITS:
-        raise DeclarationError(f"{task} has {len(limits)} limits; at most {MOST_LIMITS} are taken: join some")
+        raise DeclarationError(f"{task} has {len(limits)} limits; the maximum is {MOST_LIMITS}: combine some")
     for limit in limits:
         _check_key(f"{task}: key", limit.key, parameters)
     gates = [_gate(task, limit, limit.kind, limit.key, limit.name or task, hidden) for limit in limits]
     if len({gate.row for gate in gates}) < len(gates):
-        raise DeclarationError(f"{task} has two limits of one kind and name: give one of them a name= of its own")
+        raise DeclarationError(f"{task} has two limits of one kind and name: give one of them another name=")
     if sum(gate.row.startswith("!") for gate in gates) > 1:
         raise DeclarationError(f"{task} has two ordered limits, which would contradict each other: keep one")
     gates.sort(key=lambda gate: (gate.key is not None, gate.row))
@@ -228,7 +229,7 @@ def _gate(task: str, limit: Limit | None, kind: str, key: KeyOf | None, name: st
 
 
 def check_limit_name(what: str, name: object, *, error: type[JobsError]) -> str:
-    """Returns the name. Raises `error` if no limit can have it."""
+    """Return the name of a limit. Raises `error` if it is invalid."""
     found = check_name(what, name, without="=", error=error)
     if len(found.encode()) > _LONGEST_NAME:
         raise error(f"{what} must be at most {_LONGEST_NAME} bytes of UTF-8, got {found!r:.60}; give a shorter name=")
@@ -244,43 +245,43 @@ def _check_key(what: str, key: KeyOf | None, parameters: Mapping[str, Any]) -> N
 
 
 def key_of(key: KeyOf, arguments: Mapping[str, Any]) -> Any:
-    """The key that a job with these arguments, as stored, has."""
+    """Return the key of a job with these stored arguments."""
     if callable(key):
         return key(arguments)
     return arguments.get(key) if isinstance(key, str) else [arguments.get(name) for name in key]
 
 
 def key_text(key: object, *, is_hidden: bool = False) -> str:
-    """The end of a gate: the key as JSON, or its hash if it is long or hidden."""
+    """Return the end of a gate: the key as JSON, or its hash if it is long or hidden."""
     text = number_alike(as_json(key))
     return f"sha256:{sha256(text.encode()).hexdigest()[:40]}" if is_hidden or len(text) > _LONGEST else text
 
 
 def ordered_gate(gates: Sequence[str]) -> str | None:
-    """The gate whose jobs run in order, if one of these is such."""
+    """Return the gate whose jobs run in order, or None."""
     return next((gate for gate in gates if gate.startswith("!")), None)
 
 
 def holds_a_place(gate: str) -> bool:
-    """Whether a job holds a place behind the gate from its start to its end. A rate counts starts alone."""
+    """Return whether a job occupies a place behind the gate from its start to its end. A rate only counts starts."""
     return gate[0] in "#!"
 
 
 def described(gate: str) -> str:
-    """A gate, or a row of limits, in words: mail.send of key 17."""
+    """Describe a gate or a row of limits: `mail.send of key 17`."""
     name, keyed, key = gate[1:].partition("=")
     return f"{name} of key {key}" if key else f"{name} of each key" if keyed else name
 
 
 def titled(gate: str) -> str:
-    """`described`, with the kind of limit: limit stripe, rate mail.send of key 17, limit of queue mail."""
+    """Describe a gate with its kind: `limit stripe`, `rate mail.send of key 17`, `limit of queue mail`."""
     if gate.startswith("@"):
         return f"limit of queue {gate[1:]}"
     return f"{'rate' if gate.startswith('%') else 'limit'} {described(gate)}"
 
 
 def named_on_command_line(gate: str) -> str:
-    """The arguments of `sqla-jobs limit` that name a gate, or a row of limits."""
+    """Return the arguments of `sqla-jobs limit` for a gate or a row of limits."""
     name, _, key = gate[1:].partition("=")
     if gate.startswith("@"):
         return f"--queue {quote(gate[1:])}"
@@ -288,7 +289,7 @@ def named_on_command_line(gate: str) -> str:
 
 
 def worded(values: Mapping[str, Any]) -> str:
-    """The numbers of a limit, its `running`, `rate`, `per`, `hold` and `burst`: 3 at once, 150 in 1 s."""
+    """Describe `running`, `rate`, `per`, `hold` and `burst` of a limit: `3 at once`, `150 in 1 s`."""
     if values["rate"] is not None:
         spread = f", {values['burst']:,} close together" if values.get("burst") else ""
         return f"{values['rate']:,} in {values['per']:g} s{spread}"

@@ -1,4 +1,4 @@
-"""What an attempt came to: decided purely here, stored in one place (`queries.finish`)."""
+"""The outcomes of attempts. `decide` makes them without I/O, and `queries.finish` stores them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sqla_jobs.rules.retry import MAX_DELAY, next_delay
 
 
 class RunOutcome(StrEnum):
-    """How one attempt ended."""
+    """The outcome of one attempt."""
 
     succeeded = "succeeded"
     """The task returned."""
     failed = "failed"
-    """The task raised an exception, and is not tried again."""
+    """The task raised an exception, and no retry follows."""
     cancelled = "cancelled"
-    """Somebody cancelled the job, the task raised `Cancel`, or a row among its arguments is gone."""
+    """The job was cancelled, the task raised `Cancel`, or a row among its arguments no longer exists."""
     retried = "retried"
-    """The task raised an exception, and is tried again."""
+    """The task raised an exception, and a retry follows."""
     snoozed = "snoozed"
     """The task raised `Snooze`; the attempt does not count."""
     lost = "lost"
@@ -34,11 +34,11 @@ class RunOutcome(StrEnum):
 
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 50_000
-"""Characters kept of an error's message and of its traceback."""
+"""Maximum length, in characters, of a stored message and traceback."""
 
 
 class Snooze(Exception):
-    """Raised by a task to come back in `seconds` without using up an attempt."""
+    """Raised by a task to run again in `seconds` without using up an attempt."""
 
     def __init__(self, seconds: float | timedelta) -> None:
         wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
@@ -49,7 +49,7 @@ class Snooze(Exception):
 
 
 class Cancel(Exception):
-    """Raised by a task to end its job as `cancelled`, for `reason`."""
+    """Raised by a task to end its job as `cancelled`, with a `reason`."""
 
     def __init__(self, reason: str = "") -> None:
         self.reason: str = str(reason)
@@ -58,7 +58,7 @@ class Cancel(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception in words that PostgreSQL can store."""
+    """An exception as texts that PostgreSQL can store."""
 
     type: str
     message: str
@@ -66,30 +66,30 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, *, secrets: Secrets = NOTHING) -> Failure:
-        """`error` described, without secrets and without data of the application's that the database shows.
+        """Describe `error` without secrets, and without the application's data that the database shows.
 
-        A group of one error, such as an `asyncio.TaskGroup` raises, has the type and message of that one.
+        A group of one error, such as an `asyncio.TaskGroup` raises, has the type and message of that error.
         """
         raised = leaves(error)
-        told = raised[0] if len(raised) == 1 else error
+        shown = raised[0] if len(raised) == 1 else error
 
         def clean(text: str) -> str:
             return storable(secrets.text(text), MAX_MESSAGE)
 
         return cls(
-            storable(type_name(type(told)), 500),
-            clean(message_of(told)),
+            storable(type_name(type(shown)), 500),
+            clean(message_of(shown)),
             storable(secrets.text(traceback_of(error, clean)), MAX_TRACEBACK, keep_end=True),
         )
 
 
 def type_name(kind: type[BaseException]) -> str:
-    """What logs and runs call a kind of exception: `ValueError`, `shop.errors.Refused`."""
+    """Return the name of an exception's type for logs and runs: `ValueError`, `shop.errors.Refused`."""
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
-    """`text` without what PostgreSQL's text refuses (NUL, lone surrogates), cut to `limit` with a mark."""
+    """Return `text` with NUL and lone surrogates, which PostgreSQL refuses, escaped, and cut to `limit` with a mark."""
     cut = len(text) - limit
     if cut > 0:
         mark = f"… [{cut:,} characters left out] …"
@@ -99,10 +99,10 @@ def storable(text: str, limit: int, *, keep_end: bool = False) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt came to, and what follows. Made by one of the class methods."""
+    """The outcome of an attempt and its consequences. Made by one of the class methods."""
 
     kind: RunOutcome | Literal["released"]
-    """What rows and logs call it. One that is released was never begun, and leaves no run."""
+    """The name in rows and logs. A released attempt was never started and leaves no run."""
     result: str | None = None
     """JSON text; `None` for a task that returned `None`."""
     delay: float | None = None
@@ -111,42 +111,42 @@ class Outcome:
 
     @classmethod
     def succeeded(cls, result: str | None = None) -> Outcome:
-        """The task returned."""
+        """Return the outcome of a task that returned."""
         return SUCCEEDED if result is None else cls(RunOutcome.succeeded, result=result)
 
     @classmethod
     def retried(cls, delay: float, failure: Failure) -> Self:
-        """It failed, and is due again `delay` seconds after that."""
+        """Return the outcome of a failed attempt that is retried after `delay` seconds."""
         return cls(RunOutcome.retried, delay=delay, failure=failure)
 
     @classmethod
     def snoozed(cls, delay: float) -> Self:
-        """It asked to come back in `delay` seconds; the attempt is given back."""
+        """Return the outcome of a snooze for `delay` seconds, which uses up no attempt."""
         return cls(RunOutcome.snoozed, delay=delay)
 
     @classmethod
     def cancelled(cls, failure: Failure) -> Self:
-        """It ended on purpose."""
+        """Return the outcome of a cancelled attempt."""
         return cls(RunOutcome.cancelled, failure=failure)
 
     @classmethod
     def failed(cls, failure: Failure) -> Self:
-        """It ended for good."""
+        """Return the outcome of a failed attempt that is not retried."""
         return cls(RunOutcome.failed, failure=failure)
 
     @classmethod
     def lost(cls, failure: Failure) -> Self:
-        """It was begun, and its worker stopped before the end."""
+        """Return the outcome of a started attempt whose worker stopped before its end."""
         return cls(RunOutcome.lost, failure=failure)
 
     @classmethod
     def released(cls, delay: float | None = None) -> Self:
-        """It was claimed and never begun: given back without a run, to be due at once or in `delay` seconds."""
+        """Return the outcome of a claimed attempt that was never started: due again at once or in `delay` seconds."""
         return cls("released", delay=delay)
 
 
 SUCCEEDED = Outcome(RunOutcome.succeeded)
-"""That of each task that returned `None`."""
+"""The outcome of each task that returned `None`."""
 
 
 def decide(
@@ -158,11 +158,11 @@ def decide(
     elapsed: float,
     secrets: Secrets = NOTHING,
 ) -> Outcome:
-    """What follows from `error`, raised by attempt number `attempt`, `elapsed` seconds after the first start.
+    """Return the outcome of `error`, raised by attempt number `attempt`, `elapsed` seconds after the first start.
 
-    Whichever of the policy's `stop` and `max_attempts` comes first ends the job. A policy that itself
-    raises ends it too, and both errors are told. Of a group, such as an `asyncio.TaskGroup` raises, a `Cancel` decides,
-    else a `Snooze`; otherwise the policy must accept each of its errors. The longest wait counts.
+    The job ends with the policy's `stop` or with `max_attempts`, whichever comes first. A policy that raises also ends
+    the job, and the failure shows both errors. In a group, such as an `asyncio.TaskGroup` raises, a `Cancel` decides,
+    else a `Snooze`; otherwise the policy must accept each of the errors, and the longest wait counts.
     """
     raised = leaves(error)
     for one in raised:
@@ -175,10 +175,10 @@ def decide(
         return Outcome.failed(failure)
     try:
         delays = [next_delay(policy, one, attempt=attempt, elapsed=elapsed) for one in raised]
-    except Exception as broken:  # noqa: BLE001 - whatever a policy raises is told with what the task raised
+    except Exception as broken:  # noqa: BLE001 - the failure shows the policy's error with the task's
         broken.__context__ = error
         of_policy = Failure.of(broken, secrets=secrets)
-        why = f"It is not tried again: its retry policy raised {of_policy.type}: {of_policy.message}"
+        why = f"The job is not retried: its retry policy raised {of_policy.type}: {of_policy.message}"
         return Outcome.failed(replace(failure, message=f"{failure.message}\n{why}", traceback=of_policy.traceback))
     accepted = [delay for delay in delays if delay is not None]
     return Outcome.retried(max(accepted), failure) if len(accepted) == len(delays) else Outcome.failed(failure)

@@ -14,44 +14,44 @@ from sqla_jobs.rules.checks import MAX_DEPTH
 from sqla_jobs.rules.escapes import Plain, encodings
 
 MARK = "***"
-"""Stands for a secret inside a text."""
+"""Replaces a secret inside a text."""
 HIDDEN = "(hidden)"
-"""Stands for a sensitive argument as a whole."""
+"""Replaces a whole sensitive argument."""
 ERASED = "(erased)"
-"""Stored in place of the arguments of a job that were erased."""
+"""Replaces the arguments of an erased job."""
 
 _SHORTEST = 3
-"""Characters below which a value is not looked for: every text would be full of marks."""
+"""Minimum length of a secret. Shorter values occur in every text and are not masked."""
 _ANYWHERE = {str: 4, int: 8}
-"""Characters from which a text or a number is looked for inside of longer words and numbers too."""
+"""Minimum length of a text or a number that is also masked inside longer words and numbers."""
 _REST = 12
-"""Characters that a piece of a secret has at least, to be looked for where its end was cut off."""
+"""Minimum length of a piece of a secret to be masked."""
 _CUTTABLE = 28
-"""Characters beyond which tools also keep the end of a value: `reprlib`, the first that does, shows 30 with quotes."""
+"""Length beyond which tools shorten a value and keep its end: the shortest is `reprlib`, with 30 including quotes."""
 _MANY = 1_000
-"""Values of one job beyond which only their plain forms are looked for."""
+"""Number of secrets of a job beyond which only plain forms are masked."""
 _FEW = 64
-"""Forms that are found faster one by one than by a look at each place of the text."""
+"""Number of forms up to which a search for each is faster than a check at each place of the text."""
 _CUT = re.compile(r" \.\.\. \(\d+ (?:chars\)|characters truncated\) \.\.\. )")
-"""Where the repr of psycopg's Json and Jsonb ends, and where SQLAlchemy leaves out the middle of a parameter."""
+"""The cuts in the repr of psycopg's Json and Jsonb (at the end), and in SQLAlchemy's parameters (in the middle)."""
 
 
 class Secrets:
-    """The values of sensitive arguments, as they are stored.
+    """The stored values of sensitive arguments, and their removal from texts.
 
-    They count by their leaves: each text and number inside of dicts and lists. `true`, `false`, `null` and
-    values shorter than 3 characters are not looked for. Texts of 3 characters, and numbers of less than 8,
-    are found where no letter or digit stands beside them, all others anywhere.
+    Each text and number inside dicts and lists is a secret, except values shorter than 3 characters; `true`, `false`
+    and `null` are not. Texts of 3 characters, and numbers of fewer than 8, are masked only without a letter or digit
+    beside them; all others anywhere.
     """
 
     def __init__(self, values: Iterable[object]) -> None:
         self._values = values
 
     def text(self, text: str) -> str:
-        """`text` with a mark for each secret in it: as it is, escaped or encoded, also if its beginning or end is cut.
+        """Return `text` with a mark for each secret in it: plain, escaped, encoded or cut.
 
-        A piece counts from 12 characters on: the beginning of any secret, the end of one of more than 28. Where
-        psycopg and SQLAlchemy say that they have cut a parameter, shorter pieces count too.
+        A cut secret is masked if its beginning, or its end if it is longer than 28, has at least 12 characters. Beside
+        the marks by which psycopg and SQLAlchemy show that they cut a parameter, shorter pieces are masked, too.
         """
         if not self._forms:
             return text
@@ -62,7 +62,7 @@ class Secrets:
         return _masked(text, spans)
 
     def json(self, value: Any) -> Any:
-        """JSON, or a column's value, with marks in its texts and keys, and in place of what else shows a secret."""
+        """Return JSON, or a column's value, with marks in texts and keys, and in place of other values with secrets."""
         try:
             return self._json(value) if self._forms else value
         except RecursionError:
@@ -80,7 +80,7 @@ class Secrets:
                 return value if (redacted := self.text(said := str(value))) == said else redacted
 
     def _found(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where secrets are, in the order in which they were found; some overlap."""
+        """Yield the spans of secrets, in no order; some overlap."""
         for size, heads in self._heads.items():
             yield from self._begun(text, heads, size)
         if self._tails:
@@ -91,7 +91,7 @@ class Secrets:
             yield from self._beside(text, *cut.span())
 
     def _beside(self, text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-        """Pieces of secrets that a cut has left there, however short."""
+        """Yield the spans of pieces of secrets on both sides of a cut, however short."""
         for size in range(_REST - 1, 0, -1):
             if text[max(0, begin - size) : begin] in self._beginnings:
                 yield begin - size, begin
@@ -102,7 +102,7 @@ class Secrets:
                 break
 
     def _begun(self, text: str, heads: Mapping[str, list[str]], size: int) -> Iterator[tuple[int, int]]:
-        """Where forms are that begin with one of `heads`, as far as they go."""
+        """Yield the spans of forms, whole or cut, that begin with one of `heads`."""
         if len(heads) <= _FEW:
             for head, forms in heads.items():
                 at = text.find(head)
@@ -120,7 +120,7 @@ class Secrets:
             at += step
 
     def _reach(self, text: str, at: int, forms: Iterable[str]) -> tuple[int, int]:
-        """How many characters from there on are one of `forms` or its beginning, and where to look on."""
+        """Return the length of the longest form, whole or cut, at this place, and the step to the next place."""
         longest, is_whole = 0, False
         for form in forms:
             length = _agreeing(text, at, form)
@@ -145,7 +145,7 @@ class Secrets:
 
     @cached_property
     def _heads(self) -> dict[int, dict[str, list[str]]]:
-        """By the length of what is looked for first, the forms that begin so."""
+        """Map the length of a beginning, and the beginning, to the forms that have it."""
         heads: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
         for form in self._forms:
             size = min(len(form), _REST)
@@ -162,7 +162,7 @@ class Secrets:
 
     @cached_property
     def _tails(self) -> dict[str, list[str]]:
-        """Long forms backwards, by how those begin."""
+        """Map beginnings to long forms, all reversed."""
         tails: dict[str, list[str]] = defaultdict(list)
         for form in self._forms:
             if len(form) > _CUTTABLE:
@@ -171,11 +171,11 @@ class Secrets:
 
 
 NOTHING = Secrets(())
-"""Hides nothing."""
+"""No secrets: changes nothing."""
 
 
 def parse(stored: str) -> Any:
-    """JSON, with numbers as they are written. What cannot be read comes as the text that it is."""
+    """Parse JSON, and keep numbers as they are written. Return invalid JSON unchanged."""
     try:
         return check_depth(json.loads(stored, parse_int=Digits, parse_float=Digits))
     except (ValueError, RecursionError):
@@ -183,7 +183,7 @@ def parse(stored: str) -> Any:
 
 
 def check_depth(value: Any) -> Any:
-    """The same. Raises `ValueError` for JSON of more than `MAX_DEPTH` levels, through which nobody could recurse."""
+    """Return `value`. Raises `ValueError` for JSON with more than `MAX_DEPTH` levels, too deep to recurse through."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [item for one in level for item in _items(one)]
@@ -203,7 +203,7 @@ def _items(value: object) -> Iterable[Any]:
 
 
 class Digits(str):
-    """A number as it is written: a float would lose digits, and a long int cannot be converted at all."""
+    """A number as it is written. A float would lose digits, and Python does not convert very long ints."""
 
     __slots__ = ()
 
@@ -212,7 +212,7 @@ class Digits(str):
 
 
 def _leaves(values: Iterable[object]) -> Iterator[object]:
-    """Texts and numbers, also those inside of a text that is JSON itself."""
+    """Yield all texts and numbers, also those inside a text that is JSON itself."""
     waiting = list(values)
     while waiting:
         value = waiting.pop()
@@ -235,7 +235,7 @@ def _is_number(text: str) -> bool:
 
 
 def _agreeing(text: str, at: int, form: str) -> int:
-    """How many characters of `form` stand there."""
+    """Return how many characters of `form` the text has at this place."""
     if text.startswith(form, at):
         return len(form)
     known, step = 0, _REST
@@ -248,7 +248,7 @@ def _agreeing(text: str, at: int, form: str) -> int:
 
 
 def _is_inside(text: str, begin: int, end: int) -> bool:
-    """Whether a letter or digit stands right before or after that stretch."""
+    """Return whether a letter or digit is directly before or after the span."""
     return text[begin - 1 : begin].isalnum() or text[end : end + 1].isalnum()
 
 

@@ -1,4 +1,4 @@
-"""How long jobs that ended, the lines of the audit, and what became of ticks are kept."""
+"""The retention of ended jobs, lines of the audit and ticks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqla_jobs.rules.checks import check_seconds
 AUDIT, TICKS = "audit", "ticks"
 Kept: TypeAlias = Literal["succeeded", "failed", "cancelled", "audit", "ticks"]
 Retention: TypeAlias = Mapping[Kept, "timedelta | float | None"]
-"""By the state in which a job ended, "audit" and "ticks": a timedelta or seconds, and None to keep it for ever."""
+"""A timedelta or seconds for each state of ended jobs, "audit" and "ticks"; None to keep them for ever."""
 
 KEPT: Retention = MappingProxyType(
     {
@@ -24,13 +24,13 @@ KEPT: Retention = MappingProxyType(
         "ticks": timedelta(days=30),
     }
 )
-"""Where nothing else is said. Failed jobs are somebody's work still to be done."""
+"""The defaults. Failed jobs are kept longer, since they still need attention."""
 
 
 def seconds_kept(given: Retention) -> dict[str, float]:
-    """Seconds by state, and for the audit and ticks, without those kept for ever; what is not `given` is as in `KEPT`.
+    """Return the seconds for each name in `KEPT`, except those kept for ever. `KEPT` completes what is not `given`.
 
-    Raises `ConfigurationError` for another name, and for what is no length of time.
+    Raises `ConfigurationError` for an unknown name or an invalid duration.
     """
     found: dict[str, float] = {}
     for state, kept in {**KEPT, **given}.items():

@@ -1,4 +1,4 @@
-"""How long a failed job waits, by tenacity's strategies evaluated once on stored facts."""
+"""The delay of retries. It evaluates tenacity's strategies once, on stored facts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tenacity.wait import wait_base, wait_none
 from sqla_jobs.errors import DeclarationError
 
 MAX_DELAY = 365 * 86400.0
-"""Seconds; a longer wait is clamped to it."""
+"""Seconds: the maximum wait. Longer ones are clamped."""
 
 
 _RANDOM = random.SystemRandom()
-"""Not the global one, which a task may seed: its retries would all fall on the same moments."""
+"""Independent of the global generator: if a task seeds that one, all its retries would have equal delays."""
 
 
 class wait_backoff(wait_base):
-    """2, 4, 8 … seconds after each attempt, an hour at most, each ± 25 % so that failures spread out."""
+    """Waits 2, 4, 8 … seconds after each attempt, at most an hour, each ± 25 % so that retries spread out."""
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> float:
         return min(2.0 ** min(retry_state.attempt_number, 12), 3600.0) * _RANDOM.uniform(0.75, 1.25)
@@ -31,11 +31,11 @@ class wait_backoff(wait_base):
 
 BACKOFF = wait_backoff()
 DEFAULT_POLICY = tenacity.Retrying(retry=tenacity.retry_if_exception_type(BaseException), wait=BACKOFF)
-"""Retries whatever was raised; `max_attempts` ends it."""
+"""Retries every exception, until `max_attempts`."""
 
 
 def check_policy(policy: object) -> tenacity.BaseRetrying:
-    """The policy, or a `DeclarationError` where a part of it could never take effect in a job."""
+    """Return the policy. Raises `DeclarationError` if a part of it could never take effect in a job."""
     if isinstance(policy, tenacity.AsyncRetrying) or not isinstance(policy, tenacity.BaseRetrying):
         raise DeclarationError(
             f"retry={policy!r} is not a tenacity.Retrying: write retry=tenacity.Retrying(stop=…, wait=…, retry=…)"
@@ -50,16 +50,16 @@ def check_policy(policy: object) -> tenacity.BaseRetrying:
     if used := [name for name, given in callbacks.items() if given]:
         raise DeclarationError(
             f"retry=Retrying({', '.join(used)}=…) would never be called: a job waits in the database "
-            "and not in the worker, so only stop, wait and retry take effect; leave the others out"
+            "and not in the worker, so only stop, wait and retry take effect; remove the others"
         )
     return policy
 
 
 def next_delay(policy: tenacity.BaseRetrying, error: BaseException, *, attempt: int, elapsed: float) -> float | None:
-    """Seconds to wait before the next attempt, from 0 to `MAX_DELAY`; `None` to give up.
+    """Return the seconds before the next attempt, from 0 to `MAX_DELAY`; `None` for no retry.
 
     `attempt` counts from 1; `elapsed` is the seconds since the job was first started. The order is
-    tenacity's own: `retry`, then `wait`, then `stop` (which may look at the coming wait).
+    tenacity's own: `retry`, then `wait`, then `stop` (which may use the coming wait).
     """
     state = tenacity.RetryCallState(policy, fn=None, args=(), kwargs={})
     state.attempt_number = attempt

@@ -1,4 +1,4 @@
-"""What makes a job unique: which key it takes, and what becomes of an enqueue that finds the key taken. Pure."""
+"""Unique jobs: the key of a job, and the effect of an enqueue that finds a live job with its key. Pure."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from sqla_jobs.rules.keys import KeyOf, argument_names, as_json, check_arguments
 OnConflict = Literal["return", "raise", "replace", "update"]
 
 RESERVED = "unique:"
-"""What the keys begin with that are made from arguments; nobody else's do."""
+"""The beginning of keys made from arguments. Literal keys must not have it."""
 MAX_KEY = 500
-"""Characters of a key."""
+"""Maximum length of a key in characters."""
 _WORDS: tuple[str, ...] = get_args(OnConflict)
 _MISSING: Any = object()
 
 
 @dataclass(frozen=True, init=False)
 class Unique:
-    """At most one live job (scheduled, queued or running) a key, and what an enqueue does that finds one.
+    """Allows at most one live job (scheduled, queued or running) per key, and decides what a second enqueue does.
 
-    - `key`: the names of the arguments that make the key, one or a list (an empty one: one job of the task); or a
-      callable, given a mapping of the arguments as they are stored, that returns a JSON-able value; or None for all
-      arguments.
+    - `key`: the name of the argument that makes the key, or a list of names (an empty list: one job of the task); or a
+      callable that gets a mapping of the stored arguments and returns a JSON-able value; or None for all arguments.
     - `on_conflict`: "return" the live job, "raise" `JobExists`, "replace" the arguments, priority, queue and run_at
-      of a job that waits, or "update" its arguments and priority.
-    - `max_delay`: required with "replace": seconds or a timedelta after the job was first enqueued, beyond which
-      replacing it delays it no more; None for ever.
-    - `per`: seconds or a timedelta: once in each such period by the server's clock, aligned to 1970-01-01 UTC,
-      whatever became of the job.
+      of a waiting job, or "update" its arguments and priority.
+    - `max_delay`: required with "replace": seconds or a timedelta after the first enqueue; later replacements do not
+      delay the job beyond it. None sets no bound.
+    - `per`: seconds or a timedelta: one job in each such period by the server's clock, aligned to 1970-01-01 UTC,
+      whatever the job's outcome.
 
-    Raises `DeclarationError` for what none of them can be.
+    Raises `DeclarationError` for invalid values.
     """
 
     key: KeyOf | None
@@ -74,14 +73,14 @@ class Unique:
             raise DeclarationError(f"on_conflict must be one of {', '.join(_WORDS)}, got {on_conflict!r:.60}")
         if on_conflict == "replace" and max_delay is _MISSING:
             raise DeclarationError(
-                "on_conflict='replace' needs max_delay=: the seconds after the first enqueue beyond which nothing "
-                "delays the job any more, such as max_delay=600, or None for ever (a job that is replaced again and "
-                "again then never starts)"
+                "on_conflict='replace' needs max_delay=: the seconds after the first enqueue beyond which replacements "
+                "do not delay the job, such as max_delay=600; or None for no bound, with which a job that is "
+                "replaced again and again never starts"
             )
         if on_conflict != "replace" and max_delay is not _MISSING:
             raise DeclarationError(
-                f"max_delay={max_delay!r:.60} is for on_conflict='replace' alone, and on_conflict is "
-                f"{on_conflict!r}: leave it out, or say on_conflict='replace'"
+                f"max_delay={max_delay!r:.60} is only for on_conflict='replace', and on_conflict is "
+                f"{on_conflict!r}: leave it out, or write on_conflict='replace'"
             )
         values = {
             "key": key if key is None or callable(key) else argument_names("key", key),
@@ -94,7 +93,7 @@ class Unique:
 
     @property
     def changes(self) -> bool:
-        """Whether a waiting job that has the key is changed."""
+        """True if an enqueue changes a waiting job with the key."""
         return self.on_conflict in ("replace", "update")
 
 
@@ -104,7 +103,7 @@ def _length(what: str, length: float | timedelta | None, *, least: float) -> flo
 
 @dataclass(frozen=True)
 class KeyMaker:
-    """Makes the key of each job of one task. Raises `DeclarationError` where `key` names no argument of the task."""
+    """Makes the keys of one task's jobs. Raises `DeclarationError` if `key` names no argument of the task."""
 
     task: str
     key: KeyOf | None
@@ -116,9 +115,9 @@ class KeyMaker:
             check_arguments(f"{self.task}: key", self.key, sorted(self.arguments))
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
-        """The key of a job with these arguments, as stored. Raises `ArgumentsError` for one that is no JSON.
+        """Return the key of a job with these stored arguments. Raises `ArgumentsError` if it is no JSON.
 
-        One that is long, or that could tell a sensitive argument, is told by its hash.
+        A key that is long, or that could show a sensitive argument, is replaced by its hash.
         """
         said = self._json(self._chosen(arguments))
         plain = f"{RESERVED}{said}"
@@ -133,7 +132,7 @@ class KeyMaker:
         return {name: arguments[name] for name in names if name in arguments}
 
     def _json(self, chosen: Any) -> str:
-        what = f"{self.task}: what the key= of its Unique returns"
+        what = f"{self.task}: the value of the key= of its Unique"
         try:
             said = as_json([self.task, chosen], ensure_ascii=False)
             check_json(what, json.loads(said))

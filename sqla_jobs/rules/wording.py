@@ -1,16 +1,16 @@
-"""What messages say: numbers and lengths of time, names that look alike, and addresses of the docs."""
+"""Texts for messages: numbers, durations, similar names, and addresses of the docs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 NOTHING = "\N{EN DASH}"
-"""Where there is no value."""
+"""Shown for a missing value."""
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def duration(seconds: float | None) -> str:
-    """Two units at most: 3 h 12 min, 4.2 s, 15 ms."""
+    """Return a duration in at most two units: `3 h 12 min`, `4.2 s`, `15 ms`."""
     if seconds is None:
         return NOTHING
     if seconds < 0:
@@ -31,33 +31,33 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(share: float) -> str:
-    """Of a share from 0 to 1, which is neither all nor nothing where it does not say so: 47 %, < 1 %, > 99 %."""
+    """Return a share from 0 to 1 as `47 %`, `< 1 %` or `> 99 %`. Only 0 and 1 are shown as 0 % and 100 %."""
     if 0 < share < 0.01:
         return "< 1 %"
     return "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
 
 
 def offset(seconds: float | None) -> str:
-    """How far a clock is ahead or behind: +12 ms, -3 s; 0 within half of a hundredth of a second."""
+    """Return how far a clock is ahead or behind: `+12 ms`, `-3 s`, or `0` below 5 ms."""
     if seconds is None:
         return NOTHING
     return "0" if abs(seconds) < 0.005 else f"{'+' if seconds > 0 else ''}{duration(round(seconds, 2))}"
 
 
 def plural(count: int, noun: str) -> str:
-    """1 job, 2 jobs, at least 10,000 jobs."""
+    """Return a number with a noun: `1 job`, `2 jobs`, `at least 10,000 jobs`."""
     least = "at least " if isinstance(count, Count) and count.is_least else ""
     return f"{least}{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 class Count(int):
-    """How many there are: exactly, about, or at least."""
+    """A number that is exact, an estimate or a minimum."""
 
     is_exact: bool
     is_least: bool
 
     def __new__(cls, number: int, *, is_exact: bool = True, is_least: bool = False) -> Count:
-        """An estimate is rounded to two digits, so that it does not look exact."""
+        """Make a count. An estimate is rounded to two digits, so that it does not look exact."""
         shown = number if is_exact or is_least else int(float(f"{number:.1e}"))
         made = super().__new__(cls, shown)
         made.is_exact, made.is_least = is_exact and not is_least, is_least
@@ -68,7 +68,7 @@ class Count(int):
 
 
 def they_are(count: int, noun: str) -> str:
-    """1 job is, 2 jobs are."""
+    """Return a number with a noun and a verb: `1 job is`, `2 jobs are`."""
     return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
 
 
@@ -76,22 +76,22 @@ _LONGEST_NAME = 200
 
 
 def near_names(given: str, known: Iterable[str]) -> list[str]:
-    """The names that look like it, the nearest first. Of a long one the beginning: the comparison is slow."""
-    from difflib import get_close_matches  # only where something is wrong: each worker imports this module
+    """Return the known names similar to `given`, the most similar first. Compares only the beginning of a long name."""
+    from difflib import get_close_matches  # imported late: each worker imports this module
 
     return get_close_matches(given[:_LONGEST_NAME], list(known), n=3)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The names that look like it, to end a sentence that refuses it."""
+    """Return the end of a refusal, such as `; did you mean 'mail'?`; empty if no known name is similar."""
     near = near_names(given, known)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 REPOSITORY = "https://github.com/sqla-jobs/sqla-jobs"
-"""`[project.urls]` and the links of the README name it too."""
+"""The address in `[project.urls]` and in the links of the README, too."""
 
 
 def page(name: str) -> str:
-    """The address of a page of the documentation, for a message: an installed package has no docs."""
+    """Return the address of a page of the documentation, for a message. An installed package has no docs."""
     return f"{REPOSITORY}/blob/main/docs/{name}.md"

@@ -1,4 +1,4 @@
-"""For the tests of applications: what was enqueued, what runs, and rows in every state, in the test's own session."""
+"""The test kit: assertions about enqueued jobs, ways to run them, and factories, all in the test's own session."""
 
 from sqla_jobs.testing.assertions import assert_enqueued, assert_not_enqueued, assert_unique, enqueued
 from sqla_jobs.testing.calling import run_job

@@ -1,4 +1,4 @@
-"""Looks for jobs by their task, some of their arguments and their options."""
+"""Assertions that find jobs by their task, some of their arguments and their options."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **arguments: Any) -> list[J]:
-    """The jobs that were enqueued, whatever has become of them since, the oldest first.
+    """Return the jobs that were enqueued, in any state, the oldest first.
 
-    - `session`: that of the test; it is flushed.
-    - `what`: a task, or `task.options(…)` for the jobs with these options too: a `delay` may be a second off, and
-      `unique=` stands for the key that it makes. A `Jobs` stands for all jobs.
-    - `arguments`: some of the arguments of the task, by name; they are compared as the task gets them, and a default
-      counts as given. A task that is a class is `jobs.tasks["its name"]`.
+    - `session`: the session of the test; it is flushed.
+    - `what`: a task, or `task.options(…)` to find only jobs with these options: a `delay` may differ by a second, and
+      `unique=` matches the key that it makes. A `Jobs` finds all jobs.
+    - `arguments`: some of the task's arguments, by name. They are compared after decoding, and a default counts as
+      given. A task that is a class is `jobs.tasks["its name"]`.
 
     Raises `ArgumentsError` for an argument that the task does not take, or a value that does not fit.
     """
@@ -36,9 +36,9 @@ def enqueued(session: AnySession, what: Jobs[J] | Enqueuer[..., J], /, **argumen
 
 
 def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
-    """Assert that a job was enqueued, as `enqueued` finds it, and return it: the newest where there are several.
+    """Assert that `enqueued` finds a job, and return it; if it finds several, return the newest.
 
-    The failure shows the jobs that come nearest, as a difference. Raises `ArgumentsError` as `enqueued` does.
+    The failure shows a diff of the most similar jobs. Raises `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
     check_task(task)
@@ -51,9 +51,9 @@ def assert_enqueued(session: AnySession, task: Enqueuer[..., J], /, **arguments:
 
 
 def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any], /, **arguments: Any) -> None:
-    """Assert that no job was enqueued that `enqueued` finds; of a `Jobs` that there is none at all.
+    """Assert that `enqueued` finds no job; for a `Jobs`, that there is no job at all.
 
-    The failure shows those that were. Raises `ArgumentsError` as `enqueued` does.
+    The failure lists the jobs that it finds. Raises `ArgumentsError` as `enqueued` does.
     """
     __tracebackhide__ = True
     own = plain_session(session, call_of(assert_not_enqueued, what, arguments))
@@ -63,10 +63,10 @@ def assert_not_enqueued(session: AnySession, what: Jobs[Any] | Enqueuer[..., Any
 
 
 def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: Any) -> J:
-    """Assert that exactly one live job was enqueued, and that it has the unique key that its arguments make.
+    """Assert that `enqueued` finds exactly one live job, with the unique key of its arguments, and return it.
 
-    It is found as `enqueued` finds it, and returned. Live are jobs that are scheduled, queued or running. The failure
-    shows the live jobs with their keys. Raises `ArgumentsError` as `enqueued` does, and for a task that is not unique.
+    A live job is scheduled, queued or running. The failure shows the live jobs with their keys. Raises
+    `ArgumentsError` as `enqueued` does, and for a task that is not unique.
     """
     __tracebackhide__ = True
     check_task(task)
@@ -87,7 +87,7 @@ def assert_unique(session: AnySession, task: Enqueuer[..., J], /, **arguments: A
 
 
 def _sort_out(session: Session, what: Jobs[J] | Enqueuer[..., J], arguments: dict[str, Any]) -> tuple[list[J], list[J]]:
-    """The jobs that were asked for, and the others of the task."""
+    """Return the jobs that match, and the task's other jobs."""
     check_task_or_jobs(what)
     models = what.models
     job: Any = models.Job

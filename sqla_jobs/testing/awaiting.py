@@ -1,4 +1,4 @@
-"""Coroutine tasks in tests: they are awaited in the test's own event loop, or in one for each where it has none."""
+"""Runs tasks in tests: coroutines in the test's event loop or, if the test has none, each in a loop of its own."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Here:
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """`function(…)`."""
+        """Call `function` and return its result."""
         return function(*args, **kwargs)
 
     def interrupt(self, owner: object, kind: type[Interrupt]) -> None:
-        """A test's runs go on."""
+        """Do nothing: runs in tests are not interrupted."""
 
     def stack(self) -> str:
-        """It is where the test is."""
+        """Return a fixed text: the test's own traceback shows the place."""
         return "in the thread of the test"
 
 
@@ -39,7 +39,7 @@ class InGreenlet(Here):
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """`await function(…)`."""
+        """Await `function` and return its result."""
         return await_only(function(*args, **kwargs))
 
 
@@ -49,12 +49,12 @@ class InOwnLoop(Here):
     def run(
         self, owner: object, function: Callable[..., Any], args: Iterable[Any] = (), kwargs: Mapping[str, Any] = NONE
     ) -> Any:
-        """`await function(…)`."""
+        """Await `function` and return its result."""
         return asyncio.run(function(*args, **kwargs))
 
 
 def body_of(declaration: Declaration, session: Session) -> Here:
-    """What runs a task in the test of this session. Raises `ConfigurationError` where nothing can await it."""
+    """Return the runner of a task in a test with this session. Raises `ConfigurationError` if nothing can await it."""
     if not declaration.signature.is_coroutine:
         return Here()
     remedy = "write await session.run_sync(lambda own: drain(jobs, own)) with the AsyncSession of the test"
@@ -65,12 +65,14 @@ def body_of(declaration: Declaration, session: Session) -> Here:
     if _is_in_greenlet():
         return InGreenlet()
     if _is_in_loop():
-        raise ConfigurationError(f"{declaration.name} is a coroutine task, and drain would hold up its loop: {remedy}")
+        raise ConfigurationError(
+            f"{declaration.name} is a coroutine task, and drain would block its event loop: {remedy}"
+        )
     return InOwnLoop()
 
 
 def around_test(session: Session) -> Any:
-    """The `AsyncSession` around a test's session; `None` where it has none."""
+    """Return the `AsyncSession` that a test's session belongs to; `None` if there is none."""
     if "sqlalchemy.ext.asyncio" not in sys.modules:
         return None
     from sqlalchemy.ext.asyncio import async_session
@@ -79,7 +81,7 @@ def around_test(session: Session) -> Any:
 
 
 def is_test_cancelled() -> bool:
-    """Whether somebody cancels the asyncio task of the test, such as a timeout."""
+    """Return whether the test's asyncio task is being cancelled, such as by a timeout."""
     task = asyncio.current_task() if _is_in_loop() else None
     return task is not None and task.cancelling() > 0
 

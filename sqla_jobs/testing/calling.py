@@ -1,4 +1,4 @@
-"""Calls a task as a worker does, without a job."""
+"""`run_job`: calls a task as a worker does, without a job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 C = ParamSpec("C")
-E = TypeVar("E", bound=Callable[..., Any])  # or mypy takes what the result of the call is awaited for
+E = TypeVar("E", bound=Callable[..., Any])  # unbound, mypy would infer the awaited result
 E_co = TypeVar("E_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,28 +53,28 @@ T = TypeVar("T")
 
 
 class RunOptions(TypedDict, total=False):
-    """What the `RunContext` of a task that `run_job` runs says."""
+    """Options of `run_job`: the values of the task's `RunContext`."""
 
     attempt: int
     """The number of the attempt, from 1; by default 1."""
     max_attempts: int
-    """The attempt after which a failure is final; by default that of the task."""
+    """The attempt after which a failure is final; by default the task's own."""
     scheduled_for: datetime
-    """The tick of the schedule that enqueued the job; by default none did."""
+    """The tick of the schedule that enqueued the job; by default no schedule did."""
     cancel_requested: bool
-    """Whether somebody asked for the job to be cancelled; by default False."""
+    """True if the job's cancel was requested; by default False."""
     headers: Mapping[str, str]
-    """What is given along with the job, beside what `@jobs.headers` adds."""
+    """The job's headers, in addition to those of `@jobs.headers`."""
 
 
 class Call(Protocol[P, R_co]):
-    """A call of a task with its arguments, those that are injected left out."""
+    """A call of a task without its injected parameters."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 class _Nobody:
-    """Only what takes anything takes one: a task that is known by its name alone. And only `Any` is one."""
+    """Matches only callables whose signature is unknown, such as a task found by its name; only `Any` is one."""
 
 
 class _Injected(Protocol[C, E_co]):
@@ -82,14 +82,14 @@ class _Injected(Protocol[C, E_co]):
 
 
 class _CallOf(Generic[C]):
-    """Chooses among the overloads where the run is called, as it is done for `task.enqueue`."""
+    """Selects the overload at the call of a run, as `task.enqueue` does."""
 
     def __get__(self, run: _Injected[C, E], owner: object = None, /) -> E:
-        return run.without_injected(lambda *_, **__: None)  # of interest to type checkers alone
+        return run.without_injected(lambda *_, **__: None)  # only for type checkers
 
 
 class Run(Generic[C, R]):
-    """Runs one task when it is called with its arguments; what `run_job` returns."""
+    """The return value of `run_job`: runs the task when called with its arguments."""
 
     __call__: _CallOf[C] = _CallOf()
 
@@ -109,7 +109,7 @@ class Run(Generic[C, R]):
     @overload
     def without_injected(self, target: Callable[P, object], /) -> Call[P, R]: ...
     def without_injected(self, target: Callable[..., object], /) -> Call[..., R]:
-        """How a task of this kind is called."""
+        """Return the call, typed without the injected parameters."""
         return self._run
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -133,7 +133,7 @@ class Run(Generic[C, R]):
 
 
 class AwaitedRun(Run[C, R]):
-    """One that is awaited: of a coroutine task, or in an `AsyncSession`."""
+    """A run that is awaited: of a coroutine task, or with an `AsyncSession`."""
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         body = InGreenlet() if self._task.declaration.signature.is_coroutine else Here()
@@ -157,24 +157,25 @@ def run_job(
 def run_job(
     session: AnySession | AnyAsyncSession, task: Task[C, Any, Any], /, **options: Unpack[RunOptions]
 ) -> Run[C, Any]:
-    """What runs the task as a worker would, here and without a job: `run_job(session, settle, attempt=3)(order=order)`.
+    """Run a task as a worker would, but without a job: `run_job(session, settle, attempt=3)(order=order)`.
 
-    It takes the arguments as `enqueue` does. They are encoded, decoded and checked as for a job, the session and a
-    `RunContext` are injected, and the result must be one that can be stored. It returns that result, or raises what
-    the task raised; nothing is recorded, retried or interrupted, and no event handler is told. It runs inside of the
-    middleware of its `Jobs` and of what workers put around a run: the `context=` of `jobs.bind`, or a new application
-    context of Flask's, whose `db.session` is that of the test. A task with a session runs in a savepoint of `session`,
-    whose end checks deferred constraints, and which is rolled back where it raises.
+    The second call takes the arguments as `enqueue` does. It encodes, decodes and checks them, injects the session and
+    a `RunContext`, and checks that the result can be stored. It returns the result, or raises the task's exception.
+    Nothing is recorded, retried or interrupted, and no event handler is called.
 
-    Of a coroutine task, and with an `AsyncSession`, it is awaited: `await run_job(session, fetch)(url=url)`.
+    The task runs inside the middleware of its `Jobs` and the `context=` of `jobs.bind`, or a new application context
+    of Flask's, whose `db.session` is the test's session. A task with a session runs in a savepoint of `session`. The
+    end of the savepoint checks deferred constraints; an exception rolls it back.
 
-    - `session`: that of the test. A coroutine task that takes a session needs an `AsyncSession`.
+    For a coroutine task, and with an `AsyncSession`, await the call: `await run_job(session, fetch)(url=url)`.
+
+    - `session`: the session of the test. A coroutine task that takes a session needs an `AsyncSession`.
     - `task`: a task. One that is a class is `jobs.tasks["its name"]`.
-    - `options`: what the task's `RunContext` says: `attempt`, `max_attempts`, `scheduled_for`, `cancel_requested`,
-      `headers`.
+    - `options`: the values of the task's `RunContext`: `attempt`, `max_attempts`, `scheduled_for`,
+      `cancel_requested`, `headers`.
 
     Raises `ArgumentsError` for arguments that do not fit, and for a result that cannot be stored;
-    `ConfigurationError` for a coroutine task without what it needs.
+    `ConfigurationError` for a coroutine task without an `AsyncSession` or greenlet that it needs.
     """
     if not isinstance(task, Task):
         raise ArgumentsError(f"run_job takes a task, got {task!r:.200}: {HOW_TO_GIVE_A_TASK}")
@@ -209,7 +210,7 @@ def _context(declaration: Declaration, options: RunOptions) -> RunContext:
 
 
 def _attempt(declaration: Declaration, run: RunContext, stored: str) -> Attempt:
-    """The attempt as what is around it knows it."""
+    """Return an attempt for the middleware and context around the run."""
     of_job = (run.job_id, run.run_id, uuid.UUID(int=0), run.task, run.queue, 0, 0, stored)
     attempt = Attempt(Claimed(*of_job, run.attempt, run.max_attempts, None, 0.0, None, 0.0), time.monotonic())
     attempt.declaration = declaration

@@ -1,4 +1,4 @@
-"""Claims in a test's own transaction: the statements of workers, under a process that is not committed either."""
+"""Claims in a test's own transaction, by the statements of workers. The claiming process is not committed either."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Claim = Callable[[Session, uuid.UUID, dict[str, int], Sequence[str]], list[Claim
 
 
 def connection_of(jobs: Jobs[Any], session: Session) -> Connection:
-    """The session's connection to the database of the jobs."""
+    """Return the session's connection to the database of the jobs."""
     return session.connection(bind_arguments={"mapper": jobs.Job})
 
 
 def known_tasks(jobs: Jobs[Any], session: Session) -> list[str]:
-    """The names of all tasks. Raises what a worker raises that refuses to start."""
+    """Return the names of all tasks. Raises the errors with which a worker refuses to start."""
     names = jobs.tasks.complete()
     check_version(connection_of(jobs, session), jobs.models.tables["jobs"])
     _ = [*declared_limits(jobs.tasks[name].declaration for name in names)]
@@ -45,7 +45,7 @@ def known_tasks(jobs: Jobs[Any], session: Session) -> list[str]:
 def process(
     jobs: Jobs[Any], session: Session, *, kind: str = "test", queues: Mapping[str, int] | None = None
 ) -> Generator[uuid.UUID]:
-    """A process that claims may be made for, in the session's transaction."""
+    """Register a process for claims, in the session's transaction."""
     session.flush()
     process_id = processes.register(
         connection_of(jobs, session), jobs.models, kind=kind, queues=dict(queues or {}), lease=30.0
@@ -58,20 +58,20 @@ def process(
 
 
 def promote(session: Session, queries: Queries, *, ahead: float) -> None:
-    """Queue what is due within `ahead` seconds."""
+    """Queue the jobs that are due within `ahead` seconds."""
     while queries.promote(session, ahead=ahead).promoted:
         pass
 
 
 def check_queues(queues: Iterable[str]) -> list[str]:
-    """The names as a list. Raises `ConfigurationError` for what a worker would not serve either."""
+    """Return the names as a list. Raises `ConfigurationError` for a name that a worker would refuse."""
     if isinstance(queues, str):
         raise ConfigurationError(f"queues must be a list of names, such as [{queues!r:.60}], got {queues!r:.60}")
     return [check_queue(name, error=ConfigurationError) for name in queues]
 
 
 def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> None:
-    """Raise `ConfigurationError` for a queue that no task and no row names: it is a slip."""
+    """Raise `ConfigurationError` for a queue, probably misspelled, that no task, job or schedule has."""
     of_tasks = (str(task.declaration.defaults["queue"]) for task in jobs.tasks.values())
     of_rows = union(*(select(column) for column in (jobs.Job.queue, jobs.Schedule.queue, jobs.Queue.name)))
     known = {"default", *of_tasks, *session.scalars(of_rows, bind_arguments={"mapper": jobs.Job})}
@@ -81,14 +81,17 @@ def check_known(jobs: Jobs[Any], session: Session, queues: Iterable[str]) -> Non
 
 
 def queues_of_waiting(jobs: Jobs[Any], session: Session) -> list[str]:
-    """The queues with a job that may start."""
+    """Return the queues with queued jobs."""
     job = jobs.Job
     found = session.scalars(select(job.queue).where(job.state == "queued").distinct().order_by(job.queue))
     return list(found)
 
 
 def within_limits(jobs: Jobs[Any], session: Session, queries: Queries) -> Claim:
-    """Claims as workers do: within limits, and from each group in turn. Limits hold for the session's transaction."""
+    """Store the declared limits in the session's transaction, and return a claim that obeys them.
+
+    Like a worker's, the claim takes jobs from each group in turn.
+    """
     declarations = {name: jobs.tasks[name].declaration for name in jobs.tasks}
     declare(session, jobs.models, list(declarations), declared_limits(declarations.values()))
     cursors: dict[str, str] = {}
@@ -115,14 +118,14 @@ def _savepoint(session: Session, queries: Queries) -> Generator[Connection]:
 
 
 def expire_rows(jobs: Jobs[Any], session: Session) -> None:
-    """What the session knows of jobs and schedules was changed below it."""
+    """Expire the session's jobs and schedules, since statements have changed their rows."""
     for entity in list(session.identity_map.values()):
         if isinstance(entity, (jobs.Job, jobs.Schedule)) and not session.is_modified(entity):
             session.expire(entity)
 
 
 class Savepoints:
-    """Transactions that are savepoints in the caller's, in which nothing is set."""
+    """The transactions of runs in tests: savepoints of the test's transaction. No setting is changed in them."""
 
     isolation: str = "READ COMMITTED"
 
@@ -132,9 +135,9 @@ class Savepoints:
         self._are_deferrable, self._deferred = self._connection.execute(_DEFERRED).one()
 
     def check_constraints(self) -> None:
-        """Raise `IntegrityError` for what violates a deferred constraint, as a commit does.
+        """Raise `IntegrityError` if a row violates a deferred constraint, as a commit does.
 
-        They are deferred again afterwards.
+        The constraints are deferred again afterwards.
         """
         if self._are_deferrable:
             with self._session.begin_nested():
@@ -144,7 +147,7 @@ class Savepoints:
 
     @contextmanager
     def begin(self) -> Generator[Session]:
-        """The run's savepoint; a task that itself commits or rolls back has ended it already."""
+        """Open the run's savepoint. A task that commits or rolls back itself has ended it already."""
         savepoint = self._session.begin_nested()
         try:
             yield self._session
@@ -156,7 +159,7 @@ class Savepoints:
             raise
 
     def around(self, session: Session) -> Any:
-        """The `AsyncSession` around the test's session."""
+        """Return the `AsyncSession` that the test's session belongs to."""
         return around_test(session)
 
     @property
@@ -164,7 +167,7 @@ class Savepoints:
         return self._session.connection(bind_arguments={"mapper": self._entity})
 
     def _is_open(self, savepoint: SessionTransaction) -> bool:
-        """Whether it still has to be ended. After a flush that failed it has to be, and is not active."""
+        """Return whether the savepoint is still open. After a failed flush it is open, though not active."""
         innermost = self._session.get_nested_transaction()
         while innermost is not None and innermost is not savepoint:
             innermost = innermost.parent
@@ -178,7 +181,7 @@ _DEFERRED = text(
         bool_and(c.condeferred) AS is_deferred
       FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace GROUP BY 1) named"""
 )
-"""Whether a constraint can be deferred, and the names of those that are so when a transaction begins.
+"""Whether any constraint is deferrable, and the names of those that are initially deferred.
 
-Namesakes of constraints that are not so are left out: SET CONSTRAINTS takes names, and means all that have them.
+SET CONSTRAINTS affects all constraints of a name, so a name is left out if a constraint that has it is not deferred.
 """

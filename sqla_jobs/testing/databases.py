@@ -1,4 +1,4 @@
-"""Databases for tests: each a copy of a template, which is made faster than its tables."""
+"""Databases for tests. Each is a copy of a template, since copying is faster than creating tables."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sqlalchemy.schema import CreateSchema
 
 from sqla_jobs.errors import ConfigurationError
 
-# Copying files takes half the time of writing them to the log, but needs two checkpoints: it pays off where
-# nothing is waited for until it is on the disk. Before 15 it is the only way, and has no name.
+# FILE_COPY takes half the time of WAL_LOG, but needs two checkpoints, so it pays off only without fsync.
+# PostgreSQL 14 always copies files and does not know the option.
 _HOW = """SELECT CASE WHEN current_setting('fsync') = 'off' AND current_setting('server_version_num')::int >= 150000
     THEN ' STRATEGY FILE_COPY' ELSE '' END"""
 
 
 class Databases:
-    """Makes databases on one server, and drops them, on one connection."""
+    """Creates and drops databases on one server, over one connection."""
 
     def __init__(self, server_url: str) -> None:
         self._server = make_url(server_url)
@@ -42,7 +42,7 @@ class Databases:
 
     @contextmanager
     def new(self, metadata: MetaData | None = None) -> Generator[str]:
-        """The URL of a new database with the tables of `metadata`; an empty one without. It is dropped afterwards."""
+        """Yield the URL of a new database with the tables of `metadata`, or an empty one. Drop it afterwards."""
         name = self._create("template0" if metadata is None else self._template(metadata))
         try:
             yield self._url(name)
@@ -50,7 +50,7 @@ class Databases:
             self._drop(name)
 
     def _template(self, metadata: MetaData) -> str:
-        """The name of a database with these tables, which is made when it is first asked for."""
+        """Return the name of a template with these tables. The first call for a `metadata` creates it."""
         if not isinstance(metadata, MetaData):
             raise ConfigurationError(
                 f"the tables of a database come from a MetaData, got {metadata!r:.100}: have the fixture "
@@ -63,7 +63,7 @@ class Databases:
                 for schema in {table.schema for table in metadata.tables.values()} - {None}:
                     connection.execute(CreateSchema(str(schema), if_not_exists=True))
                 metadata.create_all(connection)
-            engine.dispose()  # what is connected to cannot be copied
+            engine.dispose()  # a database with connections cannot be copied
         return self._templates[metadata]
 
     def _create(self, template: str) -> str:
@@ -72,8 +72,8 @@ class Databases:
             self._execute(f"CREATE DATABASE {name} TEMPLATE {template}{self._how}")
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"the user {self._server.username!r} may not create the databases of the tests: give it that right, "
-                f"ALTER ROLE … CREATEDB, or unset DATABASE_URL for the tests, which start a server then ({error})"
+                f"the user {self._server.username!r} may not create the databases of the tests: grant it "
+                f"ALTER ROLE … CREATEDB, or unset DATABASE_URL, and the tests start a server of their own ({error})"
             ) from None
         return name
 
@@ -95,6 +95,6 @@ class Databases:
 
 @contextmanager
 def new_database(server_url: str) -> Generator[str]:
-    """The URL of a new, empty database. It is dropped afterwards."""
+    """Yield the URL of a new, empty database. Drop it afterwards."""
     with Databases(server_url) as databases, databases.new() as url:
         yield url

@@ -1,4 +1,4 @@
-"""Runs what is due in a test's own session and thread."""
+"""`drain`: runs the due jobs in a test's own session and thread."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ _FAILED = (RunOutcome.failed, RunOutcome.retried)
 
 
 class Drained(int):
-    """How many runs `drain` has run."""
+    """The return value of `drain`: the number of runs, and more."""
 
     waiting: list[int]
-    """The ids of the jobs that are due and did not run; `jobs.why` tells why.
+    """The ids of jobs that are due and did not run; `jobs.why` explains why.
 
-    They wait behind a limit that is obeyed, are paused or in a queue that was left out, or nobody declares their task.
+    They wait behind a limit, are paused, are in a queue that was not drained, or have an undeclared task.
     """
     errors: list[BaseException]
-    """What was raised by runs that failed or are tried again, and did not reach the test otherwise; in order."""
+    """The exceptions, in order, of runs that failed or will be retried and that `drain` did not raise."""
 
     def __new__(cls, runs: int, waiting: Sequence[int], errors: Sequence[BaseException] = ()) -> Drained:
         drained = super().__new__(cls, runs)
@@ -70,10 +70,10 @@ class Drained(int):
         return drained
 
     def __repr__(self) -> str:
-        """A failed `assert drain(…) == 1` shows it."""
+        """Return the text that a failed `assert drain(…) == 1` shows."""
         if not self.waiting:
             return str(int(self))
-        first = f"jobs.why(session, {self.waiting[0]}) tells why"
+        first = f"jobs.why(session, {self.waiting[0]}) explains why"
         return f"<{plural(int(self), 'run')}; {plural(len(self.waiting), 'job')} due and not run: {first}>"
 
 
@@ -88,33 +88,32 @@ def drain(
     limits: bool = False,
     schedules: bool = True,
 ) -> Drained:
-    """Run what is due, and what that enqueues, in this session and thread. Returns the number of runs.
+    """Run the due jobs, and those that they enqueue, in this session and thread. Return the number of runs.
 
-    The real claim, execution and finish, each transactional task in a savepoint of `session`, which is
-    never committed or rolled back as a whole: in a test whose transaction is rolled back, all of it is. Deferred
-    constraints are checked before the first run, and at the end of each as by its commit.
+    Jobs go through the real claim, execution and finish. Each transactional task runs in a savepoint of `session`.
+    `drain` never commits or rolls back `session` itself, so a test that rolls it back undoes everything. Deferred
+    constraints are checked before the first run, and at the end of each run as by a commit.
 
-    - `errors`: "raise" raises what a task raised, once that is recorded, with a note that names the job; the jobs after
-      it stay due. What the task's own `retry=` tries again is recorded alone, and the job comes again when it is due;
-      a task without `retry=` expects no error, though workers try it again. "record" records all.
-    - `queues`: the names of those to run; by default all, while a worker serves those alone that it is given. One that
-      no task, job or schedule has is an error, also after the last run.
-    - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time from now run too,
-      without waiting. So do the ticks of schedules, declared and stored: they fire one moment after another, each
-      when nothing else is due. With `schedules=False` none fires.
-    - `max_runs`: more runs than these are an error.
-    - `limits`: True obeys the limits of tasks and queues, and the turns of `fair_by`, which are passed over otherwise.
-      What waits behind a limit is left. The returned number's `waiting` names the jobs that are due and did not run.
+    - `errors`: "raise" records a task's exception and then raises it, with a note that names the job; the jobs after
+      it stay due. An exception that the task's own `retry=` covers is only recorded, and the job runs again when it
+      is due. A task without `retry=` expects no exception, although workers would retry it. "record" only records.
+    - `queues`: the names of the queues to run; by default all. A queue that no task, job or schedule has, even after
+      the last run, is an error.
+    - `ahead`: a timedelta, or seconds. Delayed jobs and retries that are due within that time also run, without
+      waiting. So do the ticks of declared and stored schedules: they fire in order of time, each when nothing else is
+      due. `schedules=False` fires none.
+    - `max_runs`: the maximum number of runs; more are an error.
+    - `limits`: True obeys the limits of tasks and queues and the turns of `fair_by`; False ignores them. Jobs behind a
+      full limit stay queued. The `waiting` of the returned number lists due jobs that did not run.
 
-    Each run is inside of the middleware and of what workers put around it: the `context=` of `jobs.bind`, or a new
-    application context of Flask's, whose `db.session` is that of the test.
-    Coroutine tasks are awaited in the event loop of an asynchronous test, which writes
-    `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; that is what they are given. In a
-    synchronous test each of those without a session has an event loop of its own.
+    Each run is inside the middleware and the `context=` of `jobs.bind`, or a new application context of Flask's, whose
+    `db.session` is the test's session. Coroutine tasks are awaited in the event loop of an asynchronous test, which
+    writes `await session.run_sync(lambda own: drain(jobs, own))` with its `AsyncSession`; tasks get that session. In
+    a synchronous test, each coroutine task without a session runs in an event loop of its own.
 
-    Raises what a task raised; `JobsError` where after `max_runs` there is still something due, and where a task rolls
-    back or closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due,
-    and where a worker would refuse to start, as where two tasks declare one limit differently.
+    Raises the exception of a task; `JobsError` if jobs are still due after `max_runs`, or if a task rolls back or
+    closes the session; `ConfigurationError` for a coroutine task that cannot be awaited, whose job stays due, and if
+    a worker would refuse to start, such as when two tasks declare one limit differently.
     """
     if errors not in ("raise", "record"):
         raise ConfigurationError(f"errors must be 'raise' or 'record', got {errors!r:.60}")
@@ -142,8 +141,8 @@ def drain(
         while (job := find(process_id)) is not None:
             if runs == max_runs:
                 raise JobsError(
-                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=, or look "
-                    "why there is no end, such as a task that enqueues itself, or a long ahead="
+                    f"after {plural(runs, 'run')} job {job.job_id} ({job.task}) is still due: raise max_runs=, or find "
+                    "the cause of the endless runs, such as a task that enqueues itself, or a long ahead="
                 )
             attempt = Attempt(job, time.monotonic())
             body = _body(jobs, own, queries, attempt)
@@ -166,15 +165,15 @@ def drain(
                 recorded.append(error)
         if own.get(jobs.Process, process_id, populate_existing=True) is None:
             raise JobsError(
-                "the session of the test was rolled back or closed while jobs ran, and what they did with it: by a "
-                "task, by a middleware, or by the context= of jobs.bind"
+                "the session of the test was rolled back or closed while jobs ran, which undid their work: by a task, "
+                "by a middleware, or by the context= of jobs.bind"
             )
-    check_known(jobs, own, names or [])  # only now: a run may enqueue into a queue that none had before
+    check_known(jobs, own, names or [])  # at the end, since a run may enqueue into a new queue
     return Drained(runs, _waiting(jobs, own), recorded)
 
 
 def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt) -> Interruptible:
-    """What runs the task. Gives the job back, and raises `ConfigurationError`, where nothing here can."""
+    """Return the runner of the task. Release the job and raise `ConfigurationError` if nothing here can run it."""
     try:
         return body_of(jobs.tasks[attempt.job.task].declaration, session)
     except ConfigurationError:
@@ -183,26 +182,26 @@ def _body(jobs: Jobs[Any], session: Session, queries: Queries, attempt: Attempt)
 
 
 def _finish(queries: Queries, session: Session, end: RunEnd) -> RunEnd:
-    """Store the end. Returns it as it is stored."""
+    """Store the end of a run, and return it as stored."""
     return as_stored(end, queries.finish(session, [end]).get(end.lease.run_id))
 
 
 def _tell(jobs: Jobs[Any], context: Context, event: RunEvent) -> None:
-    """Call the handlers, inside of `context` as workers do. Ctrl-C and `pytest.fail` go on to the test."""
+    """Call the event handlers inside `context`, as workers do. Ctrl-C and `pytest.fail` propagate to the test."""
     if jobs.hooks.wanted([event.name]):
         with context(None):
             jobs.hooks.tell(event, caught=Exception)
 
 
 class _Raised:
-    """Remembers what was raised inside of a run."""
+    """Remembers the exception of a run."""
 
     def __init__(self) -> None:
         self._error: BaseException | None = None
 
     @contextmanager
     def around(self, run: RunContext | None, context: Context) -> Generator[None]:
-        """The surroundings of a run, with those of `jobs.bind`."""
+        """Enter the context of a run, and remember an exception from inside it or from the context itself."""
         with self._remembered(), context(run), self._remembered():
             yield
 
@@ -217,7 +216,7 @@ class _Raised:
     def by(
         self, executor: Executor, attempt: Attempt, body: Interruptible
     ) -> tuple[BaseException | None, RunEnd | None]:
-        """What the run raised, and its end where that is not stored yet."""
+        """Execute the attempt. Return its exception, and its end unless that is stored already."""
         self._error = None
         end = executor.execute(attempt, body)
         error, self._error = self._error, None
@@ -225,14 +224,14 @@ class _Raised:
 
 
 def _is_expected(declaration: Declaration, error: BaseException, end: RunEnd) -> bool:
-    """Whether the task's own `retry=` tries it again. None expects what is no `Exception`: Ctrl-C, `pytest.fail`."""
+    """Return whether the task's own `retry=` covers the error. None covers Ctrl-C or `pytest.fail`."""
     is_retried = end.outcome.kind == RunOutcome.retried and isinstance(error, Exception)
     return is_retried and declaration.policy is not DEFAULT_POLICY
 
 
 def _unrecorded(job: Claimed) -> JobsError:
     return JobsError(
-        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task, or what is around it, has "
+        f"the run of job {job.job_id} ({job.task}) cannot be recorded: the task, its middleware or its context has "
         "rolled back or closed the session of the test, and with it the claim of the job, or has changed the job "
         "itself. In the task, undo with `with session.begin_nested():` instead of session.rollback(), or test it with "
         "jobs.worker(bind=…).drain()"
@@ -241,15 +240,17 @@ def _unrecorded(job: Claimed) -> JobsError:
 
 def _note(jobs: Jobs[Any], job: Claimed, end: RunEnd) -> str:
     arguments = to_json(jobs.tasks.shown(job.task, from_json(job.args))).decode()
-    again = "; a worker tries it again, but no retry= of the task expects it" * (end.outcome.kind == RunOutcome.retried)
+    again = "; a worker would retry it, but the task has no retry= that covers it" * (
+        end.outcome.kind == RunOutcome.retried
+    )
     return (
         f"raised by job {job.job_id}, attempt {job.attempt} of {job.max_attempts} at {job.task!r} "
-        f"with {arguments:.500}{again}; drain(…, errors='record') records it alone"
+        f"with {arguments:.500}{again}; drain(…, errors='record') only records it"
     )
 
 
 class _Ends(Savepoints):
-    """Savepoints whose runs end in them too."""
+    """Savepoints that also store the ends of runs."""
 
     def __init__(self, session: Session, models: Models[Any], queries: Queries) -> None:
         super().__init__(session, models)
@@ -271,7 +272,7 @@ def _finder(
     *,
     limits: bool,
 ) -> Callable[[Any], Claimed | None]:
-    """Finds and claims the next job; where nothing is due, after the next tick that is ahead."""
+    """Return a function that claims the next job. If none is due, it fires the next ticks first."""
     claim = within_limits(jobs, session, queries) if limits else queries.claim_whatever_the_limits
 
     def claimed(process_id: Any) -> Claimed | None:
@@ -298,10 +299,10 @@ def _waiting(jobs: Jobs[Any], session: Session) -> list[int]:
 
 
 class Ticks:
-    """Those of all schedules, declared and stored, within `ahead` seconds from now."""
+    """The ticks of all schedules, declared and stored, within `ahead` seconds from now."""
 
     def __init__(self, jobs: Jobs[Any], session: Session, ahead: float) -> None:
-        """Does what a clock does when it starts: stores what code declares, and fires what is due already."""
+        """Store the declared schedules and fire the due ticks, as a starting clock does."""
         self._jobs = jobs
         self._session = session
         self._ahead = timedelta(seconds=ahead)
@@ -312,7 +313,7 @@ class Ticks:
         expire_rows(jobs, session)
 
     def fire_next(self) -> bool:
-        """Fire all ticks of the next moment at which there are any, as if it had come. False: there is none."""
+        """Fire the ticks of the next moment that has any, as if it were now. Return False if there is none."""
         schedule: Any = self._jobs.Schedule
         horizon = func.clock_timestamp() + self._ahead
         upcoming = select(func.min(schedule.next_run_at)).where(schedule.enabled, schedule.next_run_at <= horizon)

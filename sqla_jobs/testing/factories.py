@@ -1,4 +1,4 @@
-"""Makes jobs and runs as they are after some time, for pages and reports of applications."""
+"""Factories for jobs and runs in any state, for tests of an application's pages and reports."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def make_job(
     error: BaseException | None = None,
     **columns: Any,
 ) -> J:
-    """A job in `state`, with the runs, the times and the live process that belong to it; added and flushed.
+    """Make a job in `state`, with the runs, times and live process of such a job; add and flush it.
 
-    - `session`: that of the test.
-    - `what`: the task of the job, or `task.options(…)`. A `Jobs` makes one of a task named `task=`, by default
+    - `session`: the session of the test.
+    - `what`: the task of the job, or `task.options(…)`. A `Jobs` makes a job of the task named `task=`, by default
       "example", whose `args` are any JSON object.
     - `state`: a `JobState` or its name. A scheduled job is due in an hour; a running one belongs to a process that is
       alive for a day.
     - `args`: some of the task's arguments; those without a value are left out.
-    - `attempt`: the last attempt that began: by default 1 of a job that runs, succeeded or failed, else 0. Each has a
-      run but the one that runs, and all before the last are retried.
-    - `result`: what the run of a job that succeeded returned.
+    - `attempt`: the number of started attempts: by default 1 for a job that is running, succeeded or failed, else 0.
+      Each attempt that ended has a run; all before the last were retried.
+    - `result`: the result of the last run of a job that succeeded.
     - `error`: the exception of its failed and retried runs; by default a `RuntimeError`.
     - `columns`: other values of the row, by name, such as `queue="mail"`, `finished_at=…`, and columns of your own.
 
-    Raises `ArgumentsError` for arguments that do not fit the task, and for what no job in that state has.
+    Raises `ArgumentsError` for arguments that do not fit the task, and for values that no job in that state has.
     """
     check_task_or_jobs(what)
     check_error(error)
@@ -75,7 +75,7 @@ def make_job(
     if result is not None and reached != JobState.succeeded:
         raise ArgumentsError(f"a job that is {reached} has no result: leave out result=, or give state='succeeded'")
     if error is not None and not any(outcome in _FAILED for outcome in outcomes):
-        raise ArgumentsError(f"no run of it failed, as it is {reached} after {number} attempts: leave out error=")
+        raise ArgumentsError(f"a job that is {reached} after {number} attempts has no failed run: leave out error=")
     own.flush()
     last = columns.get("finished_at") or columns.get("started_at") or _now(own, job_class)
     values: dict[str, Any] = {
@@ -109,10 +109,10 @@ def make_run(
     error: BaseException | None = None,
     **columns: Any,
 ) -> RunMixin:
-    """One more run of a job that is in the database, added and flushed; the job stays as it is.
+    """Make one more run of a job that is in the database; add and flush it. The job does not change.
 
-    `attempt` is by default that of the job. `result` is kept where `outcome` is "succeeded"; `error`, by default a
-    `RuntimeError`, where it is "failed" or "retried". `columns` are other values of the row, by name.
+    `attempt` is by default the job's own. `result` is stored only if `outcome` is "succeeded"; `error`, by default a
+    `RuntimeError`, only if it is "failed" or "retried". `columns` are other values of the row, by name.
     Raises `ArgumentsError` for an outcome or a column that does not exist.
     """
     own = plain_session(session, "make_run(session, job)")
@@ -134,7 +134,7 @@ def make_run(
         "finished_at": ended,
         "outcome": RunOutcome(outcome),
         "result": result if outcome == RunOutcome.succeeded else None,
-        **_told(RunOutcome(outcome), error),
+        **_error_columns(RunOutcome(outcome), error),
     }
     run = run_class(**{**values, **columns})
     own.add(run)
@@ -150,8 +150,8 @@ def _refuse_taken_key(session: Session, job_class: type[Any], values: Mapping[st
     live = select(job_class.id, job_class.state).where(job_class.unique_key == key, job_class.state.in_(LIVE))
     if (other := session.execute(live).first()) is not None:
         raise ArgumentsError(
-            f"job {other.id} is {other.state} and has the unique key {key!r:.100} already, as one live job may: give "
-            "other args=, or a state= that has ended"
+            f"job {other.id} is {other.state} and already has the unique key {key!r:.100}: give other args=, or "
+            "a state= that has ended"
         )
 
 
@@ -167,7 +167,7 @@ def _state(state: str) -> JobState:
 
 
 def _outcomes(state: JobState, attempt: int) -> Sequence[RunOutcome]:
-    """Of the runs, in order."""
+    """Return the outcomes of the job's runs, in order."""
     if state in ENDED:
         return [*[RunOutcome.retried] * (attempt - 1), *([RunOutcome(state.value)] if attempt else [])]
     return [RunOutcome.retried] * (attempt - 1 if state == JobState.running else attempt)
@@ -176,7 +176,7 @@ def _outcomes(state: JobState, attempt: int) -> Sequence[RunOutcome]:
 def _declared(
     session: Session, what: Jobs[Any] | Enqueuer[..., Any], args: Mapping[str, Any], task: str | None
 ) -> dict[str, Any]:
-    """Columns that are as if it had been enqueued."""
+    """Return the columns that an enqueue would set."""
     if isinstance(what, Jobs):
         return {**_DEFAULTS, "args": dict(args)} | ({} if task is None else {"task": task})
     if task is not None:
@@ -206,7 +206,7 @@ def _times(state: JobState, attempt: int, last: datetime) -> dict[str, Any]:
 
 
 def _lease(session: Session, models: Models[Any], queue: str) -> dict[str, Any]:
-    """What a running job has of the process that runs it."""
+    """Add a live process, and return the columns of a job that it runs."""
     process = models.Process(kind="worker", host="example", pid=1, queues={queue: 1}, lease=86400.0)
     session.add(process)
     session.flush()
@@ -214,7 +214,7 @@ def _lease(session: Session, models: Models[Any], queue: str) -> dict[str, Any]:
     return {"process_id": process.id, "current_run_id": session.scalar(lease, bind_arguments={"mapper": models.Job})}
 
 
-def _told(outcome: RunOutcome, error: BaseException | None) -> dict[str, Any]:
+def _error_columns(outcome: RunOutcome, error: BaseException | None) -> dict[str, Any]:
     if outcome == RunOutcome.cancelled:
         failure = Failure("Cancel", "cancelled while it ran")
     elif outcome in _FAILED:

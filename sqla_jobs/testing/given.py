@@ -1,4 +1,4 @@
-"""What people give to the kit, told apart before it is used."""
+"""Checks of the arguments of the kit's functions."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ HOW_TO_GIVE_A_TASK: str = "write @jobs.task above a function; a class that is a 
 
 
 def check_task(what: object) -> None:
-    """Raises `ArgumentsError` for what is no task, nor one with options."""
+    """Raise `ArgumentsError` unless `what` is a task, with or without options."""
     if not isinstance(what, Enqueuer):
         raise ArgumentsError(f"expected a task, got {what!r:.200}: {HOW_TO_GIVE_A_TASK}")
 
 
 def check_task_or_jobs(what: object) -> None:
-    """Raises `ArgumentsError` for what is neither."""
+    """Raise `ArgumentsError` unless `what` is a task or a `Jobs`."""
     if not isinstance(what, Enqueuer | Jobs):
         raise ArgumentsError(f"expected a task or the Jobs, got {what!r:.200}: {HOW_TO_GIVE_A_TASK}")
 
 
 def check_jobs(jobs: object) -> None:
-    """Raises `ArgumentsError` for what is no `Jobs`."""
+    """Raise `ArgumentsError` unless `jobs` is a `Jobs`."""
     if not isinstance(jobs, Jobs):
         raise ArgumentsError(
             f"expected the Jobs, got {jobs!r:.200}: write drain(jobs, session), startable(session, jobs), "
@@ -39,7 +39,7 @@ def check_jobs(jobs: object) -> None:
 
 
 def check_columns(model: type[Any], columns: Mapping[str, Any]) -> None:
-    """Raises `ArgumentsError` for a name that is no column of the model's, and for a time without a time zone."""
+    """Raise `ArgumentsError` for a name that is no column of the model, and for a time without a time zone."""
     for name, value in columns.items():
         if not hasattr(model, name):
             mapper: Mapper[Any] = inspect(model, raiseerr=True)
@@ -51,6 +51,6 @@ def check_columns(model: type[Any], columns: Mapping[str, Any]) -> None:
 
 
 def check_error(error: object) -> None:
-    """Raises `ArgumentsError` for what is no exception."""
+    """Raise `ArgumentsError` unless `error` is an exception or None."""
     if error is not None and not isinstance(error, BaseException):
         raise ArgumentsError(f"error must be an exception, such as ValueError('it broke'), got {error!r:.60}")

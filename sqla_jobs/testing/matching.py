@@ -1,4 +1,4 @@
-"""What a test asks for of a job, compared with jobs as they are stored."""
+"""Comparison of the arguments and options that a test expects with stored jobs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sqla_jobs.tasks.arguments import Codec
 from sqla_jobs.tasks.declaration import Declaration
 from sqla_jobs.tasks.task import Enqueuer
 
-_ANOTHER = f"{HIDDEN}, another one"
+_ANOTHER = f"{HIDDEN}, a different value"
 _CLOSE = 1.0
-"""Seconds that a delay may be off: it counts from a moment a little before the row's own."""
+"""Seconds by which a delay may differ: it counts from a moment shortly before the row's `created_at`."""
 _ABSENT: Any = object()
 
 
 class Compared(NamedTuple):
-    """One thing that was asked for, and what a job has there; both as JSON that people may see."""
+    """An expected value and the job's value, both as JSON without secrets."""
 
     name: str
     wanted: Any
@@ -35,12 +35,12 @@ class Compared(NamedTuple):
 
     @property
     def is_there(self) -> bool:
-        """Whether the job has it at all."""
+        """False if the job has no such argument."""
         return self.found is not _ABSENT
 
 
 class Criteria:
-    """Some of the arguments and options of a task's jobs. Raises `ArgumentsError` for what no job of it could have."""
+    """The expected arguments and options. Raises `ArgumentsError` for a value that no job of the task could have."""
 
     def __init__(self, session: Session, enqueuer: Enqueuer[..., Any], arguments: Mapping[str, Any]) -> None:
         if (error := enqueuer.unknown(arguments)) is not None:
@@ -57,13 +57,13 @@ class Criteria:
 
     @property
     def wanted(self) -> dict[str, Any]:
-        """The arguments and options that were asked for, as JSON that people may see."""
+        """The expected arguments and options, as JSON without secrets."""
         secrets = self._declaration.secrets(self._stored)
         chosen = to_jsonable_python(dict(self._enqueuer.chosen), timedelta_mode="float", fallback=repr)
         return {**self._declaration.shown(self._stored), **secrets.json(chosen)}
 
     def compare(self, job: JobMixin) -> list[Compared]:
-        """Each of them, beside what the job has. A default counts as an argument that was given."""
+        """Compare each expected value with the job's. A default counts as a given argument."""
         return [*self._of_arguments(job), *self._of_options(job)]
 
     def _of_arguments(self, job: JobMixin) -> Iterator[Compared]:
@@ -109,12 +109,12 @@ class Criteria:
 
 
 def some_arguments(session: Session, declaration: Declaration, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Some of a task's arguments as they are stored. Raises `ArgumentsError` for a value that does not fit."""
+    """Encode some of a task's arguments. Raises `ArgumentsError` for a value that does not fit."""
     return _of_some(declaration).stored(session, arguments)
 
 
 def _of_some(declaration: Declaration) -> Codec:
-    """The task's codec, for which no argument is missing."""
+    """Return a codec of the task in which all arguments are optional."""
     parameters = [
         one.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=None)
         for one in declaration.signature.arguments.parameters.values()
@@ -124,6 +124,6 @@ def _of_some(declaration: Declaration) -> Codec:
 
 
 def arguments_of(job: JobMixin) -> Mapping[str, Any]:
-    """The stored arguments; none where they were erased."""
+    """Return the stored arguments; none if they were erased."""
     stored: object = job.args
     return stored if isinstance(stored, dict) else {}

@@ -1,4 +1,4 @@
-"""How failures of assertions show jobs: what was asked for, what is there, and the difference."""
+"""The messages of failed assertions: the expected job, the jobs found, and the difference."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sqla_jobs.tasks.task import Enqueuer
 from sqla_jobs.testing.matching import Compared, Criteria, arguments_of
 
 _SHOWN = 3
-"""Jobs that come nearest."""
+"""Maximum number of similar jobs in a message."""
 _LISTED = 10
 
 
 def call_of(
     function: Callable[..., Any], what: Jobs[Any] | Enqueuer[..., Any], arguments: Iterable[str]
 ) -> Callable[[], str]:
-    """Makes the text of a call: assert_enqueued(session, send, email=…)."""
+    """Return a function that makes the text of a call, `assert_enqueued(session, send, email=…)`."""
 
     def call() -> str:
         named = "jobs" if isinstance(what, Jobs) else what.written
@@ -31,26 +31,26 @@ def call_of(
 
 
 def asked_for(criteria: Criteria) -> str:
-    """In one line: of 'send' with email="a@b.c", queue="mail"."""
+    """Describe the expected job in one line: `of 'send' with email="a@b.c", queue="mail"`."""
     wanted = [f"{name}={json.dumps(value)}" for name, value in criteria.wanted.items()]
     return f"of {criteria.task!r}" + (f" with {', '.join(wanted)}" if wanted else "")
 
 
 def are(found: Sequence[object]) -> str:
-    """There is 1 job, are 2 jobs, is none."""
+    """Return text after "there": `is 1 job`, `are 2 jobs` or `is none`."""
     return f"{'is' if len(found) == 1 else 'are'} {plural(len(found), 'job')}" if found else "is none"
 
 
 def nearest(criteria: Criteria, jobs: Sequence[JobMixin]) -> str:
-    """The jobs of the task that fit best, each with its difference: - what was asked for, + what it has."""
+    """Return the most similar jobs of the task, each with a diff from the expected values (-) to its own (+)."""
     ranked = sorted(((criteria.compare(job), job) for job in jobs), key=lambda pair: _distance(pair[0]))
     shown = "".join(f"\n\n  {_named(job)}\n{_difference(compared)}" for compared, job in ranked[:_SHOWN])
     more = f"\n\n  and {len(jobs) - _SHOWN} more" if len(jobs) > _SHOWN else ""
-    return f"expected a job {asked_for(criteria)} (-); the nearest (+) of {len(jobs)}:{shown}{more}"
+    return f"expected a job {asked_for(criteria)} (-); the most similar (+) of {len(jobs)}:{shown}{more}"
 
 
 def listed(what: Jobs[Any] | Enqueuer[..., Any], jobs: Sequence[JobMixin]) -> str:
-    """A line for each job, with its arguments."""
+    """Return a line for each job, with its arguments."""
     lines = [f"\n  {_named(job)}: {job.task}({_arguments(what, job)})" for job in jobs[:_LISTED]]
     return "".join(lines) + (f"\n  and {len(jobs) - _LISTED} more" if len(jobs) > _LISTED else "")
 

@@ -1,4 +1,4 @@
-"""What would start now, by limits, pauses and order: asked of the claim itself, and undone."""
+"""Assertions about the jobs that would start now. They make real claims and roll them back."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ J = TypeVar("J", bound=JobMixin)
 
 
 def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | None = None) -> list[J]:
-    """The jobs that workers with room for all of them would start now, in their order. None of them does.
+    """Return, in order, the jobs that workers with enough slots would start now. No job is started.
 
-    What is not due, is paused, has no declared task, or waits behind a limit is left out; what already runs counts
-    (`make_job(session, task, state="running")` makes such a job).
+    Jobs that are not due, are paused, have an undeclared task or wait behind a limit are left out. Running jobs take
+    their places of limits; `make_job(session, task, state="running")` makes such a job.
 
-    - `session`: that of the test; it is flushed, and nothing else of it is changed.
-    - `queues`: the names of those to look at; by default all. One that no task, job or schedule has is an error.
+    - `session`: the session of the test; it is flushed, and otherwise unchanged.
+    - `queues`: the names of the queues; by default all. One that no task, job or schedule has is an error.
     """
     own = plain_session(session, "startable(session, jobs)")
     with _all_started(own, jobs, queues) as ids:
@@ -46,7 +46,7 @@ def startable(session: AnySession, jobs: Jobs[J], /, *, queues: Iterable[str] | 
 
 
 def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
-    """Assert that a job is among those that are `startable`. The failure says why it waits."""
+    """Assert that `startable` returns the job. The failure shows why it waits."""
     __tracebackhide__ = True
     own = plain_session(session, "assert_starts(session, jobs, job)")
     job_id, why = id_of(own, job), list[str]()
@@ -58,9 +58,9 @@ def assert_starts(session: AnySession, jobs: Jobs[J], job: J | int, /) -> None:
 
 
 def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because: str = "") -> None:
-    """Assert that a job is not `startable`, and that one of the reasons of `jobs.why` contains the text `because`.
+    """Assert that `startable` does not return the job, and that `jobs.why` has a reason that contains `because`.
 
-    These are the reasons once all has started that may. The failure shows them.
+    The reasons hold after all startable jobs have started. The failure shows them.
     """
     __tracebackhide__ = True
     own = plain_session(session, "assert_waits(session, jobs, job)")
@@ -75,7 +75,10 @@ def assert_waits(session: AnySession, jobs: Jobs[J], job: J | int, /, *, because
 
 @contextmanager
 def _all_started(session: Session, jobs: Jobs[Any], queues: Iterable[str] | None) -> Generator[list[int]]:
-    """Inside, all jobs run that may start; afterwards none does. Raises what a worker raises that refuses to start."""
+    """Start all startable jobs, yield their ids, and roll back.
+
+    Raises the errors with which a worker refuses to start.
+    """
     check_jobs(jobs)
     known_tasks(jobs, session)
     queries = Queries(jobs.models)

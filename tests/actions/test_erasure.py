@@ -110,7 +110,7 @@ def test_they_are_named_by_results_too_and_by_ids(session: Session) -> None:
 def test_without_an_answer_and_without_a_filter_nothing_is_erased(session: Session) -> None:
     job_id = add(session, "failed")
     run("erase", "--arg", "customers=17", code=1, answer="n\n")
-    assert "say which jobs" in run("erase", code=2).output
+    assert "no jobs are selected" in run("erase", code=2).output
     assert holding(session) == [job_id]
     run("erase", "--all", "--yes")
     assert holding(session) == []
@@ -218,4 +218,4 @@ def test_a_text_is_found_wherever_it_stands_but_not_in_secrets(session: Session)
     told = run("find", DATA)
     assert "greetings" in told.output
     assert "are not searched" in told.output
-    assert "say what to look for" in run("find", " ", code=2).output
+    assert "give the text to search for" in run("find", " ", code=2).output

@@ -384,8 +384,7 @@ class TestReading:
         for options in (["--arg", "x"], ["--result", "x"]):
             assert "'x' is not NAME=VALUE" in run("list", *options, code=2).output
         assert (
-            "'soon' is no time: write a length of time such as 90s"
-            in run("list", "--newer-than", "soon", code=2).output
+            "'soon' is not a time: write a duration such as 90s" in run("list", "--newer-than", "soon", code=2).output
         )
 
     def test_a_value_is_found_deep_in_arguments_and_in_results(self, run: Run, session: Session) -> None:
@@ -493,8 +492,8 @@ class TestChanging:
         assert states(session) == {}
 
     def test_nobody_changes_everything_by_saying_nothing(self, run: Run, session: Session, failed: list[int]) -> None:
-        assert "say which jobs" in run("delete", code=2).output
-        assert "not both" in run("delete", "5", "--state", "failed", code=2).output
+        assert "no jobs are selected" in run("delete", code=2).output
+        assert "exclude each other" in run("delete", "5", "--state", "failed", code=2).output
         assert len(states(session)) == 3
         run("delete", "--all", "--yes")
         assert states(session) == {}
@@ -513,7 +512,7 @@ class TestChanging:
             [ago, "misbehave", "failed", "GeneratorExit", "1"],
             [today, "misbehave", "failed", "GeneratorExit", "2"],
         ]
-        said = "retry: 3 jobs, the oldest 2 of them; nothing is changed, since this is a dry run"
+        said = "retry: 3 jobs, the oldest 2 of them; this is a dry run, nothing is changed"
         assert told.splitlines()[-1] == said
         assert "erase: 1 job;" in run("erase", str(failed[1]), "--dry-run").output
         waiting = shop.mark.options(delay=60).enqueue(session, n=1)
@@ -529,8 +528,8 @@ class TestChanging:
         run("cancel", str(one.id), "--reason", "ordered twice", "--actor", "ada")
         run("cancel", "--task", "mark", "--reason", "all of them", "--yes")
         told = run("why", str(one.id)).output
-        assert re.search(r"^ada asked for that at 20.* UTC \(ordered twice\)\.$", told, re.MULTILINE), told
-        assert "asked for that" not in run("why", str(other.id)).output
+        assert re.search(r"^ada cancelled it at 20.* UTC \(ordered twice\)\.$", told, re.MULTILINE), told
+        assert "cancelled it at" not in run("why", str(other.id)).output
         lines = json.loads(run("audit", "--json").stdout)
         assert [line["details"]["reason"] for line in lines] == ["all of them", "ordered twice"]
 
@@ -611,8 +610,10 @@ class TestChanging:
         assert "cancel 1 running job, and kill the processes of those that do not stop? [y/N]" in asked
         session.refresh(job)
         assert (job.state, job.kill_requested) == ("running", True)
-        assert "asked to end; the process of one that does not is killed" in asked
-        told = "cancel: 1 job\n1 running job is asked to end; --kill kills the process of one that does not\n"
+        assert "asked to end; if a job does not, its process is killed" in asked
+        told = (
+            "cancel: 1 job\n1 running job is asked to end; with --kill, the process of a job that does not is killed\n"
+        )
         assert run("cancel", str(job.id)).output == told
         session.refresh(job)
         assert job.kill_requested, "a request without it does not take it back"
@@ -659,7 +660,7 @@ class TestChanging:
         shop.mark.enqueue(session, 1)
         session.commit()
         out = run("pause", "--task", "mark", "--actor", "bob").output
-        assert out == "task mark is paused: what runs goes on, nothing new starts\n"
+        assert out == "task mark is paused: no more jobs start, running jobs continue\n"
         assert jobs.worker(bind=database).drain() == 0
         found = read_status(run)["paused_tasks"]
         assert [(one["task"], one["names"], one["paused_by"]) for one in found] == [("mark", ["mark"], "bob")]
@@ -667,7 +668,7 @@ class TestChanging:
         assert re.search(r"^mark +20\S+ \S+ +bob +- +- *$", out, re.MULTILINE)
         assert "task mark: it is paused, with 1 job waiting\n    sqla-jobs resume --task mark" in out
         assert "task mark: it is paused" in run("doctor", "--strict", code=1).output
-        assert run("resume", "--task", "mark").output == "task mark goes on\n"
+        assert run("resume", "--task", "mark").output == "task mark is resumed\n"
         assert jobs.worker(bind=database).drain() == 1
         lines = session.execute(select(jobs.Audit.actor, jobs.Audit.action, jobs.Audit.subject)).all()
         assert [tuple(line[1:]) for line in lines] == [("pause", "task mark"), ("resume", "task mark")]
@@ -677,7 +678,7 @@ class TestChanging:
         shop.mark.options(queue="mail").enqueue(session, 1)
         session.commit()
         out = run("pause", *what, "--reason", "provider is down", "--until", "2h").output
-        assert out.endswith(" is paused: what runs goes on, nothing new starts for 2 h\n")
+        assert out.endswith("is paused for 2 h: no more jobs start, running jobs continue\n")
         for command in (["status"], ["doctor", "--strict"]):
             said = run(*command, code=int(command[0] == "doctor")).output
             assert re.search(r"it is paused until 20\S+ \S+ UTC \(provider is down\), with 1 job waiting", said), said
@@ -687,7 +688,7 @@ class TestChanging:
         assert session.scalars(select(jobs.Audit.details)).all() == [{"reason": "provider is down", "until": "2:00:00"}]
         assert "until 2999-" in run("pause", *what, "--until", "2999-01-02T03:04").output
         assert "has passed by the server's clock" in run("pause", *what, "--until", "2020-01-02", code=1).output
-        assert "'soon' is no time" in run("pause", *what, "--until", "soon", code=2).output
+        assert "'soon' is not a time" in run("pause", *what, "--until", "soon", code=2).output
         session.execute(update(jobs.Queue).values(paused_until=func.now()))
         session.execute(update(jobs.PausedTask).values(paused_until=func.now()))
         session.commit()
@@ -725,7 +726,7 @@ class TestChanging:
         assert list(states(session).values()) == ["queued", "queued", "failed"]
         assert "retry 1 failed job? [y/N]" in run("retry", "--all", "--limit", "9", answer="n\n", code=1).output
         for options in (["--limit", "2"], ["--over", "2h"]):
-            assert "are for a filter or --all, not for ids" in run("retry", "1", *options, code=2).output
+            assert "need a filter or --all" in run("retry", "1", *options, code=2).output
 
     def test_jobs_that_wait_are_moved(self, run: Run, session: Session, failed: list[int]) -> None:
         one = shop.mark.enqueue(session, 1)
@@ -760,15 +761,15 @@ class TestChanging:
     @pytest.mark.parametrize(
         ("arguments", "code", "said"),
         [
-            (["move", "1"], 2, "say where to: --to QUEUE, --priority N, or both"),
+            (["move", "1"], 2, "no target is given: give --to QUEUE, --priority N, or both"),
             (["move", "1", "--to", "a,b"], 2, "queue must be 1 to 200 printable characters"),
             (["move", "1", "--priority", "11"], 2, "priority must be an integer from -10 to 10"),
             (["move", "1", "--to", "defualt"], 1, "has a queue 'defualt'; did you mean 'default'"),
             (["move", "1", "--to", "default"], 1, "job 1 is failed"),
             (["move", "99", "--to", "default"], 1, "there is no job 99"),
             (["move", "--task", "mrak", "--to", "default"], 1, "did you mean 'mark'"),
-            (["reschedule", "1"], 2, "say when: either --at MOMENT or --in TIME"),
-            (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "say when: either"),
+            (["reschedule", "1"], 2, "give the new time: either --at MOMENT or --in TIME"),
+            (["reschedule", "1", "--at", "2031-01-01", "--in", "2h"], 2, "give the new time: either"),
             (["reschedule", "1", "--at", "soon"], 2, "is not a time"),
             (["reschedule", "1", "--in", "2h"], 1, "job 1 is failed"),
             (["retry", "--all", "--limit", "0"], 2, "0 is not in the range x>=1"),
@@ -826,8 +827,11 @@ class TestEnqueue:
         assert (one.task, one.args, one.cron) == ("mark", {"n": 1}, "@daily")
         (line,) = json.loads(run("audit", "--json").stdout)
         assert (line["action"], line["subject"], line["details"]["args"]) == ("edit", "schedule nightly", "changed")
-        assert run("schedule", "set", "nightly", "--task", "mark").output == "nothing is changed: it was so already\n"
-        assert "say what to change" in run("schedule", "set", "nightly", code=2).output
+        assert (
+            run("schedule", "set", "nightly", "--task", "mark").output
+            == "nothing changed: the schedule has these values already\n"
+        )
+        assert "nothing to change is given" in run("schedule", "set", "nightly", code=2).output
         assert "write a JSON object" in run("schedule", "set", "nightly", "--args", "{", code=2).output
         assert "there is no schedule 'x'" in run("schedule", "set", "x", "--cron", "@daily", code=1).output
 
@@ -936,7 +940,7 @@ class TestUpkeep:
         assert "it is scheduled, and overdue by 1 h" in found[f"job {late.id}"]["found"]
         assert re.search(r"still runs, 1 min.* after it was cancelled", found[f"job {deaf.id}"]["found"])
         assert (
-            f"sqla-jobs cancel {deaf.id} --kill; where its worker has no parent, on here: kill -9 4711"
+            f"sqla-jobs cancel {deaf.id} --kill; if its worker has no parent, on here: kill -9 4711"
             in found[f"job {deaf.id}"]["remedy"]
         )
         run("doctor", "--strict", code=1)
@@ -968,7 +972,7 @@ class TestUpkeep:
             assert shop.begun.wait(20)
             wait_until(lambda: found().keys() == {f"job {ids['late']}"})
             said = found()[f"job {ids['late']}"]
-            assert f"perhaps the transaction of job {holder.id} (hold)" in said["found"]
+            assert f"possibly the transaction of job {holder.id} (hold)" in said["found"]
             assert f"sqla-jobs cancel {holder.id}" in said["remedy"]
             shop.gate.set()
 
@@ -978,8 +982,8 @@ class TestUpkeep:
             connection.exec_driver_sql("ALTER TABLE sqla_runs ENABLE ROW LEVEL SECURITY")
         found = {one["about"]: one for one in json.loads(run("doctor", "--json").stdout)}["row level security"]
         assert found["verdict"] == "warning"
-        assert found["found"] == "it is on for sqla_runs; this role is exempt from its policies"
-        assert "never claimed, taken back or pruned" in found["remedy"]
+        assert found["found"] == "enabled on sqla_runs; this role is exempt"
+        assert "workers never claim, rescue or prune jobs" in found["remedy"]
         assert "BYPASSRLS" in found["remedy"]
         with database.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE sqla_runs DISABLE ROW LEVEL SECURITY")
@@ -1020,7 +1024,7 @@ class TestUpkeep:
         (["list", "--arg", f"x={'9' * 5000}"], 0, ""),
         (["list", "--older-than", "99999w"], 0, ""),
         (["list", "--newer-than", "99999w", "--json"], 0, "[]"),
-        (["list", "--newer-than", "999999w"], 2, "is no time: write"),
+        (["list", "--newer-than", "999999w"], 2, "is not a time: write"),
         (["prune", "--older-than", "99999w", "--yes"], 0, "0 jobs"),
         (["list", "--limit", str(2**63)], 2, "not in the range"),
         (["list", "--below", str(2**63)], 2, "not in the range"),

@@ -103,7 +103,7 @@ def test_the_commands_work_on_the_application_that_flask_loads(shop: Shop, sessi
     shop.jobs.tasks["record"].enqueue(session, n=1)
     session.commit()
     code, out, err = flask("status")
-    remedy = "start one: python -m flask jobs worker; if one runs, its log says why its processes end"
+    remedy = "start one: python -m flask jobs worker; if one runs, its log shows why its processes end"
     assert (code, err) == (0, f"\nwarning: workers: none is alive, and 1 job is waiting\n    {remedy}\n")
     assert re.search(r"^default +1 ", out, re.MULTILINE)
     assert flask("worker", "--drain", "--log-level", "ERROR") == (0, "1 run\n", "")

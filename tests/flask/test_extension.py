@@ -298,7 +298,7 @@ class TestWhichApplication:
         SQLAlchemy(app)
         jobs.bind(engine)
         FlaskJobs(jobs, app)
-        with pytest.raises(ConfigurationError, match=r"bound to something else: leave jobs\.bind"):
+        with pytest.raises(ConfigurationError, match=r"bound to another database or session: remove jobs\.bind"):
             jobs.worker()
 
     def test_an_application_carries_one(self, jobs: Jobs[Any], engine: Engine) -> None:
@@ -306,7 +306,7 @@ class TestWhichApplication:
         carried = FlaskJobs(jobs, app, bind=engine)
         carried.init_app(app)
         assert app.extensions["sqla_jobs"] is carried
-        with pytest.raises(ConfigurationError, match="an application carries one Jobs"):
+        with pytest.raises(ConfigurationError, match="an application has one Jobs"):
             FlaskJobs(jobs, app)
 
 

@@ -184,8 +184,11 @@ def test_what_is_bound_around_runs_is_around_those_of_drain_too(database: Engine
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("divides", r"run of job \d+ \(divides\) cannot be recorded: the task, or what is around it, has rolled back"),
-        ("writes", "closed while jobs ran, and what they did with it: .*by the context= of jobs.bind"),
+        (
+            "divides",
+            r"run of job \d+ \(divides\) cannot be recorded: the task, its middleware or its context has rolled back",
+        ),
+        ("writes", "closed while jobs ran, which undid their work: .*by the context= of jobs.bind"),
     ],
 )
 def test_a_context_that_closes_the_session_of_the_test_is_told_of(

@@ -173,7 +173,7 @@ def test_a_limit_whose_keys_one_of_two_programs_hides_is_told_of(
         ((verdict, found, remedy),) = told()
         assert verdict == "warning"
         assert "the code of reset_password hashes its keys" in found
-        assert "that of news stores them as they are" in found
+        assert "that of news stores them unchanged" in found
         assert "sensitive=[…] in each program" in remedy
         assert f"the rate smtp of each key is split: {found}. Remedy: {remedy}" in caplog.text
     caplog.clear()

@@ -137,7 +137,7 @@ def test_a_queue_is_limited_or_paused_or_served_by_nobody(served: Session) -> No
     jobs.pause(served, task=shop.plain)
     served.commit()
     said = jobs.why(served, second)
-    assert re.match(r"The task 'plain' has been paused since 20.* UTC; `sqla-jobs resume --task plain` lets", said[0])
+    assert re.match(r"The task 'plain' has been paused since 20.* UTC; `sqla-jobs resume --task plain` ", said[0])
     assert re.match(r"The queue 'default' has been paused since 20.* UTC; `sqla-jobs resume default` lets", said[1])
     assert len(said) == 3
     lonely = shop.plain.options(queue="lonely").enqueue(served, n=1)
@@ -164,7 +164,7 @@ def test_a_job_of_a_task_that_nobody_declares_here_says_so(served: Session) -> N
     served.execute(text("INSERT INTO sqla_jobs (task, args, state) VALUES ('plian', '{}', 'queued')"))
     assert jobs.why(served, 1)[0] == (
         "This application does not declare the task 'plian'; did you mean 'plain'? "
-        "Only a worker whose code does takes it."
+        "Only a worker whose code declares it takes the job."
     )
 
 
@@ -183,20 +183,20 @@ def test_what_the_server_refuses_is_told(served: Session) -> None:
     served.execute(text("UPDATE sqla_processes SET set_aside = jsonb_build_object('job 1', 'CheckViolation: no')"))
     served.commit()
     (said,) = jobs.why(served, job)
-    assert said.startswith("Workers pass it over, and try it again every minute: CheckViolation: no. Mend what ")
+    assert said.startswith("Workers pass it over, and try it again every minute: CheckViolation: no. Fix the cause: ")
 
 
 def test_the_jobs_of_a_vanished_process_are_told_of(served: Session) -> None:
     job = added(served, shop.plain, n=1)
     run(served, job.id)
     served.execute(text("DELETE FROM sqla_processes"))
-    assert "in a process that has vanished; a worker takes it back" in jobs.why(served, job)[0]
+    assert "in a process that has vanished; a worker rescues it" in jobs.why(served, job)[0]
 
 
 def test_what_is_not_committed_is_told(served: Session) -> None:
     job = shop.plain.enqueue(served, n=1)
     (said,) = jobs.why(served, job)
-    assert said == "This transaction has added or changed it, and has not committed: no worker can take it before that."
+    assert said == "This transaction has added or changed it: no worker can take it before the commit."
 
 
 def test_a_scheduled_job_says_until_when_it_waits_and_why(served: Session, database: Engine) -> None:

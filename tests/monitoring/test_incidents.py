@@ -125,8 +125,9 @@ class TestEverySlotWaitsForOneRow:
     def test_who_holds_it_is_told(self, session: Session, holder: int, waiting: int) -> None:
         found, remedy = doctor()["running jobs"]
         form = (
-            r"2 sessions wait for a lock, for .* by now, perhaps those of job 1 \(take\), job 2 \(take\): "
-            rf"it is held by pid {holder} of .* \(no application_name\), idle in transaction, in a transaction for .*"
+            r"2 sessions wait for a lock, for .* so far; possibly those of job 1 \(take\), job 2 \(take\)\. "
+            rf"The lock is held by pid {holder} of .* \(no application_name\), idle in transaction, in a transaction "
+            "for .*"
         )
         assert re.fullmatch(form, found), found
         assert remedy.endswith(f"end it: SELECT pg_terminate_backend({holder})")
@@ -134,7 +135,7 @@ class TestEverySlotWaitsForOneRow:
         ends = f"held by pid {holder} .* SELECT pg_terminate_backend\\({holder}\\)\\."
         runs, why = jobs.why(session, 1)
         assert runs.startswith("It runs: attempt 1")
-        assert re.fullmatch(rf"pid \d+, which is perhaps the session of this job, has waited .* {ends}", why), why
+        assert re.fullmatch(rf"pid \d+, possibly the session of this job, has waited .* {ends}", why), why
         queued, slots, why = jobs.why(session, waiting)
         assert queued == "It is queued and nothing holds it: a worker takes it as soon as a slot is free."
         form = (
@@ -155,14 +156,14 @@ def test_a_rate_that_failing_attempts_use_up_is_told_with_their_task(database: E
         wait_until(lambda: state_of(session, 1) == "queued")
     found, remedy = doctor()["rate remind"]
     assert found == (
-        "3 of at most 3 starts in 1 min are taken; 3 of these starts failed, of job 1 of remind, "
+        "3 of at most 3 starts in 1 min are taken; 3 of these starts failed: job 1 of remind, "
         "and 5 jobs are waiting behind it"
     )
-    assert remedy.startswith("until the cause is gone: sqla-jobs pause --task remind; or cancel that job: sqla-jobs ")
+    assert remedy.startswith("until the cause is fixed: sqla-jobs pause --task remind; or cancel that job: sqla-jobs ")
     assert warned(session, "rate remind")
     with jobs.worker(["other"]):
         told = jobs.why(session, made[0])
-    assert any(said.endswith(" 3 of these starts failed, of job 1 of remind.") for said in told), told
+    assert any(said.endswith("3 of these starts failed: job 1 of remind.") for said in told), told
 
 
 class TestAUniqueJobFarAhead:
@@ -172,14 +173,14 @@ class TestAUniqueJobFarAhead:
         session.commit()
         found, remedy = doctor()[f"job {job.id}"]
         form = (
-            r"it waits until 20.* UTC, in (30 d|29 d 23 h), and keeps its unique key meanwhile: what is enqueued of "
-            r"take with that key is no job of its own"
+            r"it waits until 20.* UTC, in (30 d|29 d 23 h), and keeps its unique key meanwhile: an enqueue of take "
+            r"with that key makes no new job"
         )
         assert re.fullmatch(form, found), found
-        assert remedy == f"sqla-jobs retry {job.id} runs it now; or sqla-jobs cancel {job.id} sets its key free"
+        assert remedy == f"sqla-jobs retry {job.id} runs it now; or sqla-jobs cancel {job.id} frees its key"
         assert f"job {near.id}" not in doctor()
         said = next(one for one in jobs.why(session, near) if "unique key" in one)
-        assert said.startswith("It keeps its unique key meanwhile: what is enqueued with that key is no job of its own")
+        assert said.startswith("It keeps its unique key meanwhile: an enqueue with that key makes no new job")
         CliRunner().invoke(main, [*remedy.split(" runs")[0].split()[1:], "--yes", "--app", f"{__name__}:jobs"])
         assert state_of(session, job.id) == "queued"
 
@@ -207,7 +208,7 @@ class TestAUniqueJobFarAhead:
         wait_until(lambda: counted(session, job.id) == 3)
         assert counted(session, near.id) is None  # a worker may be about to queue it
         found, _ = doctor()[f"job {job.id}"]
-        assert found.endswith(" is no job of its own; at least 3 enqueues were answered with it so far")
+        assert found.endswith(" makes no new job; at least 3 enqueues were answered with it so far")
         assert warned(session, f"job {job.id}")
         assert "At least 3 enqueues of its unique key were answered with it meanwhile." in jobs.why(session, job)
         each = take.options(unique=Unique("item"), delay=7200)
@@ -235,13 +236,13 @@ def test_a_debounce_that_never_comes_to_an_end_is_told(database: Engine, session
     session.commit()
     found, remedy = doctor()[f"job {job.id}"]
     form = (
-        r"index was first asked for 3 h ago and has not started: 3 enqueues of its unique key replaced it, and put it "
+        r"index was first enqueued 3 h ago and has not started: 3 enqueues with its unique key replaced it and put it "
         r"off until 20.* UTC"
     )
     assert re.fullmatch(form, found), found
     assert "max_delay=" in remedy
     assert warned(session, f"job {job.id}")
-    assert "3 enqueues of its unique key have replaced it since it was first asked for" in jobs.why(session, job)[1]
+    assert "3 enqueues of its unique key have replaced it since it was first enqueued" in jobs.why(session, job)[1]
 
 
 def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database: Engine, session: Session) -> None:
@@ -258,9 +259,12 @@ def test_the_remedy_for_jobs_of_a_renamed_task_looks_at_their_arguments(database
         wait_until(lambda: session.scalar(text("SELECT count(*) FROM sqla_jobs WHERE state = 'queued'")) == 3)
         remedies = {about: remedy for about, (_, remedy) in doctor().items()}
     about_reminder = remedies["task reminder"]
-    assert "aliases=[…], where that takes the same arguments (client, urgent; remind takes (customer)" in about_reminder
-    assert "where those were renamed too, declare a task of the old name and arguments" in about_reminder
-    assert "index takes their arguments, so aliases=[…] does; or cancel" in remedies["task indexes"]
+    assert (
+        "of the task that replaces it, if that takes the same arguments (client, urgent; remind takes (customer)"
+        in about_reminder
+    )
+    assert "if arguments were renamed, too, declare a task with the old name and arguments" in about_reminder
+    assert "index takes the same arguments; or cancel" in remedies["task indexes"]
     assert "where that takes the same arguments (); where" in remedies["task zzz"]
 
 
@@ -268,7 +272,7 @@ def test_a_schedule_of_a_task_that_is_gone_is_told(database: Engine, session: Se
     session.add(jobs.Schedule(name="night run", task="tkae", cron="0 3 * * *"))
     session.commit()
     found, remedy = doctor()["schedule night run"]
-    assert found.startswith("it enqueues jobs of task tkae, and this application does not declare that; did you mean '")
+    assert found.startswith("it enqueues jobs of task tkae, which this application does not declare; did you mean '")
     assert remedy.endswith("sqla-jobs schedule disable 'night run'")
     assert warned(session, "schedule night run")
     CliRunner().invoke(main, ["schedule", "disable", "night run", "--app", f"{__name__}:jobs"])
@@ -315,7 +319,7 @@ def test_a_pooler_that_is_too_small_is_told(database: Engine, monkeypatch: pytes
     with pgbouncer(database.url, pool_size=1, patience=1) as pooled:
         jobs.bind(pooled)
         found, remedy = doctor()["pooler"]
-        assert re.fullmatch("it stands before the server, and let this command wait .* for a connection", found), found
+        assert re.fullmatch("in front of the server; this command waited .* for a connection", found), found
         assert "default_pool_size" in remedy
         with pooled.connect() as connection:
             connection.execute(text("SELECT 1"))

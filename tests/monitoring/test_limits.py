@@ -57,14 +57,14 @@ def test_a_limit_that_has_let_nothing_start_for_a_day_is_told_of(declared: Engin
     assert found['limit keyed of key "a b"'] == (
         "it has let nothing start for 1 d 1 h (0 at once), and 1 job is waiting behind it",
         (
-            "sqla-jobs limit set keyed --key '\"a b\"' --running N; or take back what an operator set: "
+            "sqla-jobs limit set keyed --key '\"a b\"' --running N; or remove the override: "
             "sqla-jobs limit clear keyed --key '\"a b\"'"
         ),
     )
     assert found["limit of queue default"] == (
         "it has let nothing start for 1 d 1 h (0 at once), and 2 jobs are waiting behind it",
         (
-            "sqla-jobs limit set --queue default --running N; or take back what an operator set: "
+            "sqla-jobs limit set --queue default --running N; or remove the override: "
             "sqla-jobs limit clear --queue default"
         ),
     )

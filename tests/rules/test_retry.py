@@ -226,7 +226,7 @@ class TestDecide:
         assert outcome.failure is not None
         assert outcome.failure.type == "ValueError"
         assert outcome.failure.message == (
-            "the task failed\nIt is not tried again: its retry policy raised ZeroDivisionError: the policy is broken"
+            "the task failed\nThe job is not retried: its retry policy raised ZeroDivisionError: the policy is broken"
         )
         assert "the policy is broken" in (outcome.failure.traceback or "")
         assert "the task failed" in (outcome.failure.traceback or "")

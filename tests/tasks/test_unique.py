@@ -151,7 +151,7 @@ class TestKeys:
 
     @pytest.mark.parametrize("value", [object(), float("nan"), {1: 2, "a": 3}, "\ud800"])
     def test_a_callable_that_returns_no_json_is_refused(self, session: Session, value: Any) -> None:
-        with pytest.raises(ArgumentsError, match="what the key= of its Unique returns"):
+        with pytest.raises(ArgumentsError, match="the value of the key= of its Unique"):
             plain.options(unique=Unique(lambda _: value)).enqueue(session, 1)
 
     def test_what_is_no_unique_is_refused(self) -> None:
@@ -199,7 +199,7 @@ class TestPolicies:
         [
             ({"on_conflict": "ignore"}, "on_conflict must be one of return, raise, replace, update, got 'ignore'"),
             ({"on_conflict": "replace"}, "^on_conflict='replace' needs max_delay=: the seconds after the first"),
-            ({"max_delay": 5}, "^max_delay=5 is for on_conflict='replace' alone, and on_conflict is 'return'"),
+            ({"max_delay": 5}, "^max_delay=5 is only for on_conflict='replace', and on_conflict is 'return'"),
             ({"on_conflict": "replace", "max_delay": -1}, "max_delay must be"),
             ({"on_conflict": "replace", "max_delay": True}, "max_delay must be"),
             ({"per": 0}, "per must be"),

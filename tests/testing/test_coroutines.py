@@ -202,7 +202,9 @@ def test_those_with_a_session_say_what_the_test_needs(session: Session) -> None:
 
 async def test_an_asynchronous_test_with_a_synchronous_session_is_told_so(session: Session) -> None:
     one = shop.nap.enqueue(session, seconds=0.01)
-    with pytest.raises(ConfigurationError, match="nap is a coroutine task, and drain would hold up its loop: write"):
+    with pytest.raises(
+        ConfigurationError, match="nap is a coroutine task, and drain would block its event loop: write"
+    ):
         drain(jobs, session)
     assert one.state == "queued"
     assert await run_job(session, shop.shout)(text="hey") == "HEY"

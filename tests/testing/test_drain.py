@@ -110,7 +110,7 @@ def test_a_task_that_undoes_its_own_claim_is_told_of(session: Session, ends: Cal
 
     undoes.enqueue(session)
     session.commit()
-    with pytest.raises(JobsError, match=r"run of job \d+ \(undoes\) cannot be recorded: the task, or what"):
+    with pytest.raises(JobsError, match=r"run of job \d+ \(undoes\) cannot be recorded: the task, its middleware"):
         drain(jobs, session)
 
 
@@ -160,7 +160,7 @@ def test_a_task_without_a_policy_raises_at_its_first_error(session: Session) -> 
     job = expects_no_error.enqueue(session)
     with pytest.raises(ValueError, match="a bug") as raised:
         drain(jobs, session)
-    assert "; a worker tries it again, but no retry= of the task expects it; drain(" in raised.value.__notes__[0]
+    assert "; a worker would retry it, but the task has no retry= that covers it; drain(" in raised.value.__notes__[0]
     assert (job.state, job.runs[0].outcome) == ("scheduled", "retried")
     assert [*map(str, drain(jobs, session, ahead=2.6, errors="record").errors)] == ["a bug"]
 
@@ -300,7 +300,7 @@ def test_what_is_due_and_does_not_run_is_named(session: Session) -> None:
     shop.write.enqueue(session, n=2)
     drained = drain(jobs, session)
     assert (drained, drained.waiting) == (1, [paused.id, unknown.id])
-    assert repr(drained) == f"<1 run; 2 jobs due and not run: jobs.why(session, {paused.id}) tells why>"
+    assert repr(drained) == f"<1 run; 2 jobs due and not run: jobs.why(session, {paused.id}) explains why>"
     jobs.resume(session, "mail")
     session.delete(unknown)
     assert repr(drain(jobs, session)) == "1"

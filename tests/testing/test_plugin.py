@@ -135,10 +135,10 @@ def test_without_the_metadata_of_the_application_the_failure_says_what_to_write(
     [
         (
             "sqlite:///test.db",
-            "DATABASE_URL is that of a sqlite database, *need PostgreSQL; *unset it*",
+            "DATABASE_URL names a sqlite database, *need PostgreSQL; *unset it*",
         ),
         ("hunter2", "DATABASE_URL is not the URL of a database; *unset it*"),
-        ("postgresql://127.0.0.1:1/shop", "The server of DATABASE_URL does not let the tests in; *unset it*"),
+        ("postgresql://127.0.0.1:1/shop", "The tests cannot connect to DATABASE_URL; *unset it*"),
     ],
 )
 def test_a_server_that_will_not_do_is_told_with_the_variable_that_names_it(
